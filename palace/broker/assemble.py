@@ -1,0 +1,51 @@
+"""Putting an owner's parts together, once it holds the lock."""
+
+from collections.abc import Mapping
+
+from palace.broker.broker import Broker
+from palace.broker.endpoint import Endpoint
+from palace.broker.lanes import Lanes
+from palace.broker.lock import Owner
+from palace.config import Config
+from palace.engine.mempalace import MempalaceEngine, installed_version
+from palace.host import Host
+from palace.paths import Paths
+from palace.protocol.admission import Admission
+from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.lifecycle import Lifecycle
+from palace.snapshot import load_catalogue
+
+
+def assemble(
+    owner: Owner,
+    config: Config,
+    environ: Mapping[str, str],
+    host: Host,
+    listening: tuple[Endpoint | None, str],
+) -> Broker:
+    """Return a broker over the real engine; `listening` is its endpoint and its mode."""
+    endpoint, mode = listening
+    engine = MempalaceEngine(owner.paths, config, environ)
+    lanes = Lanes(engine=engine, readers=config.readers, polls=config.polls)
+    return Broker(
+        owner=owner,
+        config=config,
+        engine=engine,
+        host=host,
+        endpoint=endpoint,
+        mode=mode,
+        catalogue=None,
+        admission=Admission(
+            capacity=lanes.capacity(),
+            queue_depth_max=config.queue_depth_max,
+            session_depth_max=config.session_depth_max,
+        ),
+        lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s),
+        lanes=lanes,
+    )
+
+
+def catalogue_at_start(paths: Paths, host: Host) -> Catalogue | None:
+    """Return the catalogue to answer with while the engine loads: only one of its own version."""
+    catalogue = load_catalogue(host.read_file(paths.catalogue))
+    return catalogue if catalogue.engine_version == installed_version() else None

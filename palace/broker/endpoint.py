@@ -1,0 +1,91 @@
+"""Where an owner listens, and what it publishes: steps B6, B7, X1 and X2 of the protocol.
+
+Names are removed only by whoever holds the lock, and on the way out only those that are still
+its own.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+
+import attrs
+
+from palace import __version__
+from palace.broker.lock import Owner
+from palace.host import Host
+from palace.paths import runtime_dir
+from palace.protocol.errors import LockFailed, UnsafePalace
+from palace.protocol.record import SCHEMA, Record, decode_record
+
+BACKLOG = 512  # fifty shims at once must not meet a full backlog
+
+
+@attrs.define(eq=False)
+class Endpoint:
+    """A bound, listening AF_UNIX socket; the broker closes it."""
+
+    path: str
+    socket: socket.socket
+    file_id: tuple[int, int] | None
+
+
+def listen(owner: Owner, environ: Mapping[str, str], host: Host) -> Endpoint:
+    """B6: remove what an earlier owner left, bind 0600, listen.  Call it before any thread."""
+    path = owner.paths.socket(runtime_dir(environ))
+    _prepare_directory(os.path.dirname(path), owner.paths.root, host)
+    host.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise LockFailed(
+            f"{path} can't be listened on: {error.strerror}. Clients need a Unix socket there."
+        ) from None
+    finally:
+        os.umask(umask)
+    listener.setblocking(False)
+    return Endpoint(path=path, socket=listener, file_id=host.file_id(path))
+
+
+def _prepare_directory(directory: str, root: str, host: Host) -> None:
+    if directory == root:
+        return
+    for path in (os.path.dirname(directory), directory):
+        host.make_directory(path)
+    problem = host.trust_problem(directory)
+    if problem:
+        raise UnsafePalace(f"The socket directory {directory} can't be used: {problem}. Remove it.")
+
+
+def publish(owner: Owner, endpoint: Endpoint | None, host: Host, *, mode: str) -> Record:
+    """B7: say where the palace is served, after it listens."""
+    record = Record(
+        v=SCHEMA,
+        epoch=owner.epoch,
+        incarnation=owner.incarnation,
+        palace_id=owner.palace_id,
+        pid=os.getpid(),
+        start_time=host.start_time(os.getpid()),
+        boot_id=host.boot_id(),
+        pid_namespace=host.pid_namespace(),
+        host_id=socket.gethostname(),
+        endpoints=[f"unix:{endpoint.path}"] if endpoint else [],
+        token=host.token(32),
+        version=__version__,
+        mode=mode,
+        started_at=host.utc_text(),
+    )
+    host.write_durable(owner.paths.record, record.encode())
+    return record
+
+
+def unpublish(owner: Owner, endpoint: Endpoint | None, host: Host) -> None:
+    """X1 and X2: remove the record and the socket, each only if it is ours."""
+    record = decode_record(host.read_file(owner.paths.record))
+    if record is not None and record.incarnation == owner.incarnation:
+        host.unlink(owner.paths.record)
+    if endpoint is not None and host.file_id(endpoint.path) == endpoint.file_id:
+        host.unlink(endpoint.path)

@@ -1,0 +1,222 @@
+"""`palace serve`: from the command line to a running owner, and out again with an exit code.
+
+Order is everything here: the lock comes before any heavy import, so that a process that loses the
+election has cost next to nothing, and before any thread, so that the umask of the bind is nobody
+else's.
+"""
+
+import os
+import sys
+
+from palace.broker import lock
+from palace.env import read_environment
+from palace.host import Host
+from palace.paths import Paths, find_palace
+from palace.protocol import wire
+from palace.protocol.errors import ConfigError, LockFailed, PalaceError
+
+LOG_BYTES_MAX = 5 << 20  # then it is renamed to .1 at the next start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from palace.broker.endpoint import Endpoint
+    from palace.config import Config
+
+
+
+class Options:
+    """What the command line of `palace serve` says."""
+
+    __slots__ = ("detached", "direct_fd", "found_by", "palace", "report_fd")
+
+    def __init__(self) -> None:
+        self.palace = ""
+        self.found_by = ""
+        self.detached = False
+        self.report_fd = -1
+        self.direct_fd = -1
+
+
+def parse_options(arguments: "list[str]") -> Options:
+    """Read the arguments after `serve`; raises ConfigError for anything else."""
+    options = Options()
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if name == "--detached":
+            options.detached = True
+            continue
+        if name not in ("--palace", "--found-by", "--report-fd", "--direct-fd"):
+            raise ConfigError(f"palace serve: unknown argument {name!r}. See: palace serve --help")
+        if not equals:
+            if not rest:
+                raise ConfigError(f"palace serve: {name} needs a value. See: palace serve --help")
+            value = rest.pop(0)
+        field = name[2:].replace("-", "_")
+        setattr(options, field, int(value) if field.endswith("_fd") else value)
+    return options
+
+
+class Report:
+    """The one line by which a started broker tells its starter how it went."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def send(self, kind: str, fields: "dict[str, str]") -> None:
+        """Send it and hang up; later calls do nothing."""
+        if self._fd < 0:
+            return
+        try:
+            os.write(self._fd, wire.encode_header(kind, fields))
+        except OSError:
+            pass  # the starter is gone, which changes nothing for the broker
+        os.close(self._fd)
+        self._fd = -1
+
+
+def main(arguments: "list[str]") -> int:
+    """Run a broker; return its exit code (docs/reference/exit-codes.md)."""
+    report = Report(-1)
+    try:
+        options = parse_options(arguments)
+        report = Report(options.report_fd)
+        return _serve(options, report)
+    except PalaceError as error:
+        return _fail(report, error)
+    except OSError as error:
+        text = (
+            f"{error.filename or 'a file of the palace'}: {error.strerror}. "
+            "Check the disk's free space and the directory's permissions."
+        )
+        return _fail(report, LockFailed(text))
+
+
+def _fail(report: Report, error: PalaceError) -> int:
+    print(f"palace serve: {error.message}", file=sys.stderr, flush=True)
+    report.send(wire.FAILED, {"error": error.name, "text": error.message})
+    return error.exit_code
+
+
+def _serve(options: Options, report: Report) -> int:
+    host = Host()
+    environment = read_environment()
+    if options.found_by:  # a shim has found it for us
+        paths = Paths(options.palace, found_by=options.found_by)
+    else:
+        paths = find_palace(options.palace, environment.all)
+    lock.check_directory(paths, host)
+    if options.detached:
+        _detach(paths, keep=options.report_fd)
+    owner = lock.take_lock(paths, host)  # B1..B3
+    lock.check_hold(paths, host)
+    config = _become_owner(owner, environment.all, host)
+    return _run(owner, config, environment.all, host, (options.direct_fd, report))
+
+
+def _detach(paths: Paths, *, keep: int) -> None:
+    """Leave the starter's session, directory and descriptors behind; log into the palace."""
+    for name in os.listdir("/dev/fd"):
+        fd = int(name)
+        if fd > 2 and fd != keep:
+            try:
+                os.close(fd)  # what sshd or an MCP host left open would keep its reader waiting
+            except OSError:
+                continue  # the descriptor of this very listing
+    _open_log(paths.log)
+    if os.getsid(0) != os.getpid():
+        try:
+            os.setsid()
+        except PermissionError:
+            pass  # the leader of a process group: a terminal's own shell started us
+    os.chdir("/")
+
+
+def _open_log(path: str) -> None:
+    try:
+        if os.stat(path).st_size > LOG_BYTES_MAX:
+            os.rename(path, path + ".1")
+    except FileNotFoundError:
+        pass
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+def _become_owner(owner: lock.Owner, environ: "Mapping[str, str]", host: Host) -> "Config":
+    from palace.config import adopt, load_config
+    from palace.engine.mempalace import check_installed
+
+    config = load_config(owner.paths, environ, host)
+    check_installed()
+    lock.take_other_locks(owner, config, environ, host)  # B4
+    lock.take_epoch(owner, host)  # B5
+    adopt(owner.paths, config, host)
+    return config
+
+
+def _run(
+    owner: lock.Owner,
+    config: "Config",
+    environ: "Mapping[str, str]",
+    host: Host,
+    starter: "tuple[int, Report]",
+) -> int:
+    from functools import partial
+
+    import trio
+
+    from palace.broker import endpoint as endpoints
+    from palace.broker.assemble import assemble, catalogue_at_start
+
+    direct_fd, report = starter
+    _set_up_logging()
+    direct = _direct_socket(direct_fd)
+    mode = "direct" if direct is not None else "broker"
+    try:
+        listener: Endpoint | None = endpoints.listen(owner, environ, host)  # B6
+    except PalaceError:
+        if direct is None:
+            raise
+        listener = None  # degraded: it serves its own client alone
+    broker = assemble(owner, config, environ, host, (listener, mode))
+    broker.catalogue = catalogue_at_start(owner.paths, host)
+
+    def say_serving() -> None:
+        report.send(wire.SERVING, {"pid": str(os.getpid())})
+        _say_serving(owner, listener, mode)
+
+    code = trio.run(partial(broker.serve, direct=direct, on_serving=say_serving))
+    # X6: the process's end releases the lock.  Threads that native code holds must not delay it.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _say_serving(owner: lock.Owner, listener: "Endpoint | None", mode: str) -> None:
+    where = listener.path if listener else "no socket, for its own client only"
+    degraded = " (degraded: direct)" if mode == "direct" else ""
+    print(
+        f"palace: epoch {owner.epoch} of {owner.paths.root} on {where}{degraded}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _direct_socket(fd: int) -> "socket.socket | None":
+    if fd < 0:
+        return None
+    import socket
+
+    return socket.socket(fileno=fd)
+
+
+def _set_up_logging() -> None:
+    import logging
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )

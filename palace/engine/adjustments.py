@@ -1,0 +1,165 @@
+"""The named adjustments to the hosted mempalace.
+
+Each is small, checks at start that what it adjusts is still there, and can be switched off by its
+name in palace.toml (`adjustments_off`).  One that doesn't find its place refuses the engine,
+rather than let it run unadjusted.
+"""
+
+import hashlib
+import importlib
+import os
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from palace.config import Config
+from palace.paths import Paths
+from palace.protocol.errors import StoreUnavailable
+
+
+class HostedState:
+    """What adjustments keep beside the package: the call of each thread, and a progress count."""
+
+    def __init__(self) -> None:
+        self.progress = 0
+        self._call = threading.local()
+
+    def enter_call(self, *, read_only: bool) -> None:
+        self.progress += 1
+        self._call.read_only = read_only
+
+    def leave_call(self) -> None:
+        self.progress += 1
+        self._call.read_only = False
+
+    def tick(self) -> None:
+        """Note that storage is moving, for the watchdog; a lost increment does no harm."""
+        self.progress += 1
+
+    @property
+    def read_only(self) -> bool:
+        """Tell whether the call of this thread comes from a read-only session."""
+        return getattr(self._call, "read_only", False)
+
+
+def _need(module: ModuleType | type, name: str, adjustment: str) -> Any:
+    found = getattr(module, name, None)
+    if found is None:
+        raise StoreUnavailable(
+            f"The installed mempalace has no {module.__name__}.{name}, which the adjustment "
+            f"{adjustment!r} needs. Install a 3.11.x release that palace was tested with, or "
+            f"switch it off: adjustments_off = [{adjustment!r}] in palace.toml"
+        )
+    return found
+
+
+def held_lock(server: ModuleType, _state: HostedState, paths: Paths, _config: Config) -> None:
+    """Hand over mempalace's own lock, which the owner took before the engine was imported."""
+    from mempalace import palace
+
+    mark = _need(palace, "_mark_held", "held_lock")
+    _need(palace, "_held_by_this_process", "held_lock")
+    key = hashlib.sha256(os.path.normcase(paths.root).encode()).hexdigest()[:16]
+    mark(key)
+
+
+def graph_file(server: ModuleType, _state: HostedState, paths: Paths, config: Config) -> None:
+    """Open the graph that palace.toml fixed, whoever's environment started the broker."""
+    _need(server, "_resolve_kg_path", "graph_file")
+    apply_flags = _need(server, "_apply_server_flags", "graph_file")
+    apply_flags(palace=paths.root)
+    server._resolve_kg_path = lambda: config.graph  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def session_read_only(
+    server: ModuleType, state: HostedState, _paths: Paths, _config: Config
+) -> None:
+    """Refuse a read-only session what stock refuses a read-only server (error -32003)."""
+    stock = _need(server, "_mcp_read_only_refusal", "session_read_only")
+    refused = _need(server, "_READ_ONLY_REFUSED_TOOLS", "session_read_only")
+    _need(server, "_mcp_tool_preflight_refusal", "session_read_only")
+
+    def refusal(req_id: object, tool_name: str) -> Any:
+        if state.read_only and tool_name in refused:
+            return {
+                "jsonrpc": "2.0",
+                "id": req_id,
+                "error": {
+                    "code": -32003,
+                    "message": "Server is in read-only mode; this tool is disabled",
+                    "data": {"tool": tool_name},
+                },
+            }
+        return stock(req_id, tool_name)
+
+    server._mcp_read_only_refusal = refusal  # type: ignore[attr-defined]  # noqa: SLF001
+    follow = _need(server, "tool_follow_tunnels", "session_read_only")
+
+    def tool_follow_tunnels(wing: str, room: str, record: bool = True) -> Any:
+        return follow(wing, room, record=record and not state.read_only)
+
+    entry = server.TOOLS["mempalace_follow_tunnels"]
+    if entry["handler"] is follow:
+        # The dispatcher reads the handler's qualified name to word a missing argument.
+        tool_follow_tunnels.__qualname__ = follow.__qualname__
+        entry["handler"] = tool_follow_tunnels
+
+
+def pin_once(_server: ModuleType, _state: HostedState, _paths: Paths, _config: Config) -> None:
+    """Pin a collection's thread count once, not at every search, which would write each time."""
+    from mempalace.backends import chroma
+
+    stock = _need(chroma, "_pin_hnsw_threads", "pin_once")
+    generation = _need(chroma, "chroma_system_generation", "pin_once")
+    pinned: dict[str, object] = {}
+
+    def pin(collection: Any) -> None:
+        # A new Chroma system has forgotten the pin, which is not stored (chromadb 1.5).
+        current = generation()
+        if pinned.get(str(collection.id)) == current:
+            return
+        stock(collection)
+        pinned[str(collection.id)] = current
+
+    chroma._pin_hnsw_threads = pin  # noqa: SLF001
+    _server._pin_hnsw_threads = pin  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def watch_progress(
+    _server: ModuleType, state: HostedState, _paths: Paths, _config: Config
+) -> None:
+    """Count storage writes and mine's file boundaries, so that a long mine is no stuck one."""
+    from mempalace.backends import chroma
+
+    _wrap(chroma, "_count_write", state.tick)
+    for name in ("miner", "convo_miner", "format_miner"):
+        _wrap(importlib.import_module(f"mempalace.{name}"), "mine_yield_point", state.tick)
+
+
+def _wrap(module: ModuleType, name: str, before: Callable[[], None]) -> None:
+    stock = _need(module, name, "watch_progress")
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        before()
+        return stock(*args, **kwargs)
+
+    setattr(module, name, wrapped)
+
+
+Adjustment = Callable[[ModuleType, HostedState, Paths, Config], None]
+
+ALL: tuple[Adjustment, ...] = (
+    held_lock,
+    graph_file,
+    session_read_only,
+    pin_once,
+    watch_progress,
+)
+
+
+def apply_all(server: ModuleType, state: HostedState, paths: Paths, config: Config) -> None:
+    """Make every adjustment that isn't switched off; raises StoreUnavailable."""
+    for adjustment in ALL:
+        if adjustment.__name__ not in config.adjustments_off:
+            adjustment(server, state, paths, config)

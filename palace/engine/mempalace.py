@@ -1,0 +1,213 @@
+"""The real mempalace, hosted in the broker's process.  The only importer of mempalace.
+
+Its 47 tools and its files are what users have, so nothing of it is written anew.  What hosting
+needs is done by named adjustments (palace/engine/adjustments.py).
+"""
+
+import importlib
+import importlib.metadata
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from palace.config import Config
+from palace.engine import adjustments
+from palace.engine.api import Reply
+from palace.paths import Paths, home_dir
+from palace.protocol import jsonrpc
+from palace.protocol.errors import EngineError, StoreCorrupt, StoreUnavailable
+from palace.protocol.jsonrpc import Catalogue
+
+SUPPORTED = "3.11"
+WATCHED = ("mempalace", "chromadb")
+_OUTDATED_CODE = -32005
+_SQLITE_MAGIC = b"SQLite format 3\0"
+
+logger = logging.getLogger("palace.engine")
+
+
+def installed_version(name: str = "mempalace") -> str:
+    """Return an installed distribution's version, "" where there is none."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def check_installed() -> None:
+    """Refuse early, and with the remedy, where the engine is missing or of another line."""
+    version = installed_version()
+    if not version or not installed_version("chromadb"):
+        raise StoreUnavailable(
+            "The memory engine is not installed here, so no broker can run. Install it: "
+            "pip install 'palace-broker[engine]' (containers that only need the shim can do "
+            "without, when a broker runs elsewhere on this machine)."
+        )
+    if not version.startswith(SUPPORTED + "."):
+        raise StoreUnavailable(
+            f"mempalace {version} is installed; this palace works with {SUPPORTED}.x. "
+            f"Install that: pip install 'mempalace=={SUPPORTED}.*'"
+        )
+
+
+class MempalaceEngine:
+    """One palace, opened by the one process that may (see `Engine` for the promises)."""
+
+    def __init__(self, paths: Paths, config: Config, environ: Mapping[str, str]) -> None:
+        self._paths = paths
+        self._config = config
+        self._environ = environ
+        self._server: ModuleType | None = None
+        self._state = adjustments.HostedState()
+        self._versions = {name: installed_version(name) for name in WATCHED}
+        self._stats = {name: _metadata_stamp(name) for name in WATCHED}
+        self._loading = "starting"
+
+    def load(self) -> Catalogue:
+        check_installed()
+        self._check_store()
+        self._prepare_model()
+        self._loading = "importing mempalace"
+        self._set_environment()
+        server = importlib.import_module("mempalace.mcp_server")
+        adjustments.apply_all(server, self._state, self._paths, self._config)
+        self._loading = "opening the palace"
+        self._take_writer_lock(server)
+        server._startup_preflight()  # noqa: SLF001
+        self._server = server
+        self._warm(server)
+        return self._catalogue(server)
+
+    def loading_text(self) -> str:
+        return self._loading
+
+    def call(self, message: dict[str, object], *, read_only: bool) -> Reply:
+        assert self._server is not None, "load() comes first"
+        self._state.enter_call(read_only=read_only)
+        try:
+            reply = self._server._http_dispatch(message)  # noqa: SLF001
+        except Exception:
+            # Stock's stdio loop answers so for whatever escapes its dispatcher.
+            logger.exception("the engine failed")
+            ident = jsonrpc.request_id(message)
+            if ident is None:
+                return Reply(payload=None)
+            reply = jsonrpc.error(ident, jsonrpc.INTERNAL_ERROR, "Internal error")
+        finally:
+            self._state.leave_call()
+        if reply is None:
+            return Reply(payload=None)
+        return Reply(payload=jsonrpc.encode(reply), outdated=_is_outdated(reply))
+
+    def progress(self) -> int:
+        return self._state.progress
+
+    def replaced(self) -> str:
+        for name in WATCHED:
+            stamp = _metadata_stamp(name)
+            if stamp == self._stats[name]:
+                continue
+            version = installed_version(name)
+            if version and version != self._versions[name]:
+                return f"{name} {self._versions[name]} -> {version}"
+            if version:
+                self._stats[name] = stamp  # the same version, installed again
+        return ""
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server._release_mcp_writer_lock()  # noqa: SLF001
+            self._server = None
+
+    def _check_store(self) -> None:
+        """Refuse a store that is no SQLite database before anything could touch it."""
+        try:
+            with open(self._paths.store, "rb") as file:  # nobody else has it open: we own it
+                head = file.read(len(_SQLITE_MAGIC))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreUnavailable(f"{self._paths.store} can't be read: {error.strerror}.") from None
+        if head and head != _SQLITE_MAGIC:
+            raise StoreCorrupt(
+                f"{self._paths.store} is not a SQLite database any more. Restore it from a backup, "
+                "or move it away to begin with an empty palace; nothing was changed."
+            )
+
+    def _prepare_model(self) -> None:
+        from palace.engine.model import install_model, is_installed  # numpy takes 100 ms
+
+        home = Path(home_dir(self._environ))
+        if self._state_uses_default_model() and not is_installed(home):
+
+            def tell(stage: str, fraction: float) -> None:
+                self._loading = f"{stage} ({fraction:.0%})"
+
+            logger.info("the embedding model is missing: fetching it")
+            install_model(home, progress=tell)
+
+    def _state_uses_default_model(self) -> bool:
+        return self._environ.get("MEMPALACE_EMBEDDING_MODEL", "") in ("", "minilm", "default")
+
+    def _set_environment(self) -> None:
+        os.environ["MEMPALACE_HUB_FORWARD"] = "0"
+        os.environ["MEMPALACE_MCP_IDLE_HOURS"] = "0"
+        os.environ["MEMPALACE_CONFIG_DIR"] = self._config.config_dir
+        os.environ["MEMPALACE_PALACE_PATH"] = self._paths.root
+        for name in ("MEMPALACE_MCP_READ_ONLY", "PYTHONPATH"):
+            os.environ.pop(name, None)
+
+    def _take_writer_lock(self, server: ModuleType) -> None:
+        ok, reason = server._acquire_mcp_writer_lock()  # noqa: SLF001
+        if not ok:
+            raise StoreUnavailable(f"mempalace's own writer lock was refused: {reason}")
+
+    def _warm(self, server: ModuleType) -> None:
+        """Load the index before the first call; a palace without a store stays untouched."""
+        if not os.path.exists(self._paths.store):
+            return
+        self._loading = "warming up"
+        collection = server._get_collection(create=False)  # noqa: SLF001
+        if collection is not None:
+            return
+        problem: dict[str, Any] = server._collection_error_or_no_palace()  # noqa: SLF001
+        logger.warning("the palace opened without its drawers: %s", problem)
+
+    def _catalogue(self, server: ModuleType) -> Catalogue:
+        entries = [server._tool_catalog_entry(n, t) for n, t in server.TOOLS.items()]  # noqa: SLF001
+        return Catalogue(
+            engine_version=self._versions["mempalace"],
+            protocol_versions=tuple(server.SUPPORTED_PROTOCOL_VERSIONS),
+            tools=tuple(entries),
+            read_only_refused=frozenset(server._READ_ONLY_REFUSED_TOOLS),  # noqa: SLF001
+        )
+
+
+def _is_outdated(reply: dict[str, Any]) -> bool:
+    error = reply.get("error")
+    return isinstance(error, dict) and error.get("code") == _OUTDATED_CODE
+
+
+def _metadata_stamp(name: str) -> tuple[object, ...]:
+    """Return what changes when a distribution is installed anew; costs two stats."""
+    try:
+        distribution = importlib.metadata.distribution(name)
+        path = str(distribution.locate_file(""))
+        metadata = getattr(distribution, "_path", None)
+        found = os.stat(f"{metadata or path}/METADATA")
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def load_error(error: BaseException) -> EngineError:
+    """Turn whatever `load` raised into an error that a client can read."""
+    if isinstance(error, EngineError):
+        return error
+    return StoreUnavailable(
+        f"The memory engine could not be loaded: {type(error).__name__}: {error}. "
+        "See the broker's log: palace status names it."
+    )

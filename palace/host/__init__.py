@@ -1,0 +1,267 @@
+"""The port to the kernel: everything that the protocol asks of files, locks, processes and time.
+
+One object, `Host`, is handed to whoever needs the kernel, so that a simulated one can take its
+place.  It decides nothing: no retry beyond EINTR, no policy, no logging.  The platform halves
+(`linux`, `darwin`) are imported when first asked.
+
+Rule for this file: standard library only, and of that only what starts fast: the shim imports it.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import ModuleType
+
+    from palace.host.mounts import Mount
+
+LOCK_MODE = 0o600
+_UNSAFE_BITS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def _platform() -> "ModuleType":
+    if sys.platform == "darwin":
+        from palace.host import darwin
+
+        return darwin
+    from palace.host import linux
+
+    return linux
+
+
+class Host:
+    """The real kernel.  Methods raise OSError as the kernel does."""
+
+    __slots__ = ()
+
+    # Time and chance.
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never goes back."""
+        return time.monotonic()
+
+    def utc_text(self) -> str:
+        """Return the wall clock for people to read; nothing is decided by it."""
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+    def random(self) -> float:
+        """Return a float in [0, 1)."""
+        return int.from_bytes(os.urandom(7), "big") / (1 << 56)
+
+    def token(self, size: int = 16) -> str:
+        """Return `size` random bytes in hexadecimal."""
+        return os.urandom(size).hex()
+
+    # Files.
+
+    def read_file(self, path: str, size_max: int = 1 << 20) -> "bytes | None":
+        """Return a regular file's bytes, None where there is none; never follows a link."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+                return None
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            return os.read(fd, size_max + 1)
+        finally:
+            os.close(fd)
+
+    def write_durable(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        """Replace a file whole: temporary file, fsync, rename, fsync of the directory."""
+        temporary = f"{path}.{os.getpid()}.tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(temporary, flags, mode)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+                self.sync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, path)
+        except OSError:
+            self.unlink(temporary)
+            raise
+        self.sync_directory(os.path.dirname(path))
+
+    def sync(self, fd: int) -> None:
+        """Make a file's bytes survive a power cut."""
+        if sys.platform == "darwin":
+            from palace.host.darwin import full_sync
+
+            full_sync(fd)
+        else:
+            os.fsync(fd)
+
+    def sync_directory(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def unlink(self, path: str) -> bool:
+        """Remove a name; False where it was not there."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def file_id(self, path: str) -> "tuple[int, int] | None":
+        """Return (device, inode) of what a name stands for, None where it is gone."""
+        try:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_dev, found.st_ino
+
+    def make_directory(self, path: str, mode: int = 0o700) -> None:
+        """Create one directory, if it isn't there."""
+        try:
+            os.mkdir(path, mode)
+        except FileExistsError:
+            return
+
+    def trust_problem(self, path: str, *, uid: "int | None" = None) -> str:
+        """Return why a directory can't be trusted with control files, "" where it can."""
+        found = os.lstat(path)
+        owner = os.geteuid() if uid is None else uid
+        if not stat.S_ISDIR(found.st_mode):
+            return "it is not a directory"
+        if found.st_uid != owner:
+            return f"it belongs to uid {found.st_uid}, and this process runs as uid {owner}"
+        if found.st_mode & _UNSAFE_BITS:
+            return f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o})"
+        return ""
+
+    def writable(self, path: str) -> bool:
+        return os.access(path, os.W_OK)
+
+    # Locks.
+
+    def open_lock(self, path: str) -> int:
+        """Open a lock file, creating it 0600; the caller owns the descriptor."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(path, flags, LOCK_MODE)
+
+    def try_lock(self, fd: int) -> bool:
+        """Take the exclusive flock without waiting; False where somebody else has it.
+
+        Any other answer of the kernel (ENOLCK, EOPNOTSUPP) is raised: it means no lock.
+        """
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except InterruptedError:
+                continue
+            except BlockingIOError:
+                return False
+            return True
+
+    def same_file(self, fd: int, path: str) -> bool:
+        """Tell whether a descriptor still is what the name stands for."""
+        found = os.fstat(fd)
+        return self.file_id(path) == (found.st_dev, found.st_ino)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def read_at(self, fd: int, offset: int, size: int) -> bytes:
+        return os.pread(fd, size, offset)
+
+    def write_note(self, fd: int, offset: int, note: bytes) -> None:
+        """Leave a note for people in a lock file; nothing is decided by it."""
+        os.ftruncate(fd, offset)
+        os.pwrite(fd, note, offset)
+
+    def lock_holder(self, path: str) -> "int | None":
+        """Return the pid that holds a flock on a file, as far as the kernel tells."""
+        return _platform().lock_holder(path)  # type: ignore[no-any-return]
+
+    # Where am I?
+
+    def mount_of(self, path: str) -> "Mount":
+        return _platform().mount_of(path)  # type: ignore[no-any-return]
+
+    def boot_id(self) -> str:
+        return _platform().boot_id()  # type: ignore[no-any-return]
+
+    def pid_namespace(self) -> str:
+        return _platform().pid_namespace()  # type: ignore[no-any-return]
+
+    def start_time(self, pid: int) -> str:
+        """Return when a process started, in the kernel's own words; "" where it is gone."""
+        return _platform().start_time(pid)  # type: ignore[no-any-return]
+
+    def process_title(self, pid: int) -> str:
+        """Return a process's command line, shortened; "" where it can't be read."""
+        return _platform().process_title(pid)  # type: ignore[no-any-return]
+
+    def in_container(self) -> bool:
+        return _platform().in_container()  # type: ignore[no-any-return]
+
+    # Processes.
+
+    def spawn(
+        self,
+        argv: "Sequence[str]",
+        environ: "Mapping[str, str]",
+        *,
+        log_fd: int,
+        pass_fds: "Mapping[int, int]",
+        detached: bool,
+    ) -> int:
+        """Start a process without forking Python; return its pid.
+
+        Standard input is /dev/null, output and errors go to `log_fd`.  `pass_fds` maps
+        descriptors here to numbers there (at least 3); all others are closed on exec.
+        `detached` gives it a session of its own, so that it outlives its parent's terminal.
+        """
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, null, 0)]
+            actions += [(os.POSIX_SPAWN_DUP2, log_fd, target) for target in (1, 2)]
+            actions += [(os.POSIX_SPAWN_DUP2, fd, target) for fd, target in pass_fds.items()]
+            return self._spawn(argv, environ, actions, detached=detached)
+        finally:
+            os.close(null)
+
+    def _spawn(
+        self,
+        argv: "Sequence[str]",
+        environ: "Mapping[str, str]",
+        actions: "list[tuple[int, ...]]",
+        *,
+        detached: bool,
+    ) -> int:
+        try:
+            return os.posix_spawn(
+                argv[0], argv, environ, file_actions=actions, setsid=detached
+            )
+        except NotImplementedError:
+            # A libc without POSIX_SPAWN_SETSID: the broker makes its own session at its start.
+            return os.posix_spawn(argv[0], argv, environ, file_actions=actions)
+
+    def reap(self, pid: int) -> "int | None":
+        """Return the exit status of an ended child (negative: the signal), None while it runs."""
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return -1
+        return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def peer_of(sock: object) -> "tuple[int, int]":
+    """Return (pid, uid) of the process at the other end of an AF_UNIX socket (pid 0: unknown)."""
+    return _platform().peer_of(sock)  # type: ignore[no-any-return]

@@ -1,0 +1,67 @@
+"""What only Linux can tell: /proc and SO_PEERCRED."""
+
+import os
+import struct
+from _socket import SO_PEERCRED, SOL_SOCKET, socket  # the socket module costs the shim 7 ms
+
+from palace.host.mounts import Mount, covering, parse_mountinfo
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def mount_of(path: str) -> Mount:
+    return covering(parse_mountinfo(_read("/proc/self/mountinfo")), os.path.realpath(path))
+
+
+def boot_id() -> str:
+    return _read("/proc/sys/kernel/random/boot_id").strip()
+
+
+def pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def start_time(pid: int) -> str:
+    # Field 22 of stat(5); the command in field 2 may hold blanks and brackets.
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""
+
+
+def process_title(pid: int) -> str:
+    return _read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()[:200]
+
+
+def in_container() -> bool:
+    return os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv")
+
+
+def lock_holder(path: str) -> int | None:
+    """Find the holder of a flock in /proc/locks (proc(5)); -1 and unseen pids count as none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    for row in _read("/proc/locks").splitlines():
+        fields = row.split()
+        if "->" in fields or len(fields) < 6 or fields[1] != "FLOCK":
+            continue
+        if fields[5] == device and fields[4].isdigit() and fields[4] != "0":
+            return int(fields[4])
+    return None
+
+
+def peer_of(sock: socket) -> tuple[int, int]:
+    size = struct.calcsize("3i")
+    raw = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, size)
+    pid, uid, _gid = struct.unpack("3i", raw)
+    return pid, uid

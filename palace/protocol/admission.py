@@ -1,0 +1,216 @@
+"""The point of no refusal: what is admitted, and what of it may run now.
+
+Theory of operation.  Each session has a queue, and sessions take turns: a client that floods its
+own queue delays only itself.  Of a session, queries overlap with each other, while a mutation
+waits for what came before it and holds up what comes after it, so that a client which pipelines
+dependent calls sees what it would see from a serial server.  Long-polls hold nothing up.  A call
+that was cancelled while it runs no longer counts for its session's order.
+
+Before `offer` says ADMITTED a request can be refused; after it, it ends in a reply or in an
+explicit "outcome unknown".
+
+Rule for this file: pure; who runs next is decided only here.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Mapping
+
+import attrs
+
+from palace.protocol.tools import Kind, Lane, Tool
+
+
+class Offer(enum.Enum):
+    ADMITTED = "admitted"
+    SESSION_FULL = "session_full"  # its own backlog: wait, nobody else is at fault
+    FULL = "full"  # everybody's backlog: wait for a while, then say Busy
+    DRAINING = "draining"
+
+
+@attrs.define(eq=False, kw_only=True)
+class Job:
+    """One admitted tool call.  `cancelled`: its client no longer wants the reply."""
+
+    session: str
+    ordinal: int
+    tool: Tool
+    message: object
+    name: str = ""
+    admitted_s: float = 0.0
+    deadline_s: float = float("inf")
+    cancelled: bool = False
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.session, self.ordinal
+
+    @property
+    def exclusive(self) -> bool:
+        """Tell whether it keeps its session's other calls from overlapping with it."""
+        return self.tool.lane in (Lane.WRITER, Lane.BULK)
+
+
+@attrs.define(eq=False)
+class _Queue:
+    waiting: deque[Job] = attrs.field(factory=deque)
+    shared: int = 0  # running readers
+    exclusive: int = 0  # running writers that still count for the order
+
+
+@attrs.define(eq=False, kw_only=True)
+class Admission:
+    """All queues of one owner.  Capacities are numbers of jobs."""
+
+    capacity: Mapping[Lane, int]
+    queue_depth_max: int
+    session_depth_max: int
+    _queues: dict[str, _Queue] = attrs.field(factory=dict)
+    _turns: deque[str] = attrs.field(factory=deque)  # sessions with waiting jobs, next first
+    _running: dict[tuple[str, int], Job] = attrs.field(factory=dict)
+    _in_lane: dict[Lane, int] = attrs.field(factory=lambda: dict.fromkeys(Lane, 0))
+    _waiting: int = 0
+    ready: bool = False
+    draining: bool = False
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
+
+    @property
+    def running(self) -> tuple[Job, ...]:
+        return tuple(self._running.values())
+
+    def in_lane(self, lane: Lane) -> int:
+        return self._in_lane[lane]
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def offer(self, job: Job) -> Offer:
+        """Admit a job, or say why it must wait."""
+        if self.draining:
+            return Offer.DRAINING
+        queue = self._queues.get(job.session)
+        if queue is not None and len(queue.waiting) >= self.session_depth_max:
+            return Offer.SESSION_FULL
+        if self._waiting >= self.queue_depth_max:
+            return Offer.FULL
+        if queue is None:
+            queue = self._queues[job.session] = _Queue()
+        if not queue.waiting:
+            self._turns.append(job.session)
+        queue.waiting.append(job)
+        self._waiting += 1
+        return Offer.ADMITTED
+
+    def take_ready(self) -> list[Job]:
+        """Return the jobs that start now, in order; they count as running from here on."""
+        started: list[Job] = []
+        if not self.ready:
+            return started
+        progress = True
+        while progress:
+            progress = False
+            for session in tuple(self._turns):  # who can't start keeps its turn
+                job = self._startable(self._queues[session])
+                if job is None:
+                    continue
+                self._start(job)
+                started.append(job)
+                progress = True
+        return started
+
+    def finish(self, job: Job) -> None:
+        """Note that a running job has ended."""
+        del self._running[job.key]
+        self._in_lane[job.tool.lane] -= 1
+        if not job.cancelled:
+            self._leave_order(job)
+        self._forget_if_empty(job.session)
+
+    def cancel(self, session: str, ordinal: int) -> Job | None:
+        """Take back a job: removed if it waits, marked if it runs, None if neither."""
+        running = self._running.get((session, ordinal))
+        if running is not None:
+            if not running.cancelled:
+                running.cancelled = True
+                self._leave_order(running)
+            return running
+        queue = self._queues.get(session)
+        for job in queue.waiting if queue else ():
+            if job.ordinal == ordinal:
+                self._remove(job)
+                job.cancelled = True
+                return job
+        return None
+
+    def is_running(self, session: str, ordinal: int) -> bool:
+        return (session, ordinal) in self._running
+
+    def expire(self, now_s: float) -> list[Job]:
+        """Remove and return the waiting jobs whose deadline has passed."""
+        late = [
+            job
+            for queue in self._queues.values()
+            for job in queue.waiting
+            if job.deadline_s <= now_s
+        ]
+        for job in late:
+            self._remove(job)
+        return late
+
+    def withdraw(self, *, only_mutations: bool = False) -> list[Job]:
+        """Remove and return what has not started (a drain that hands work back)."""
+        jobs = [job for queue in self._queues.values() for job in queue.waiting]
+        if only_mutations:
+            jobs = [job for job in jobs if job.tool.kind is not Kind.QUERY]
+        for job in jobs:
+            self._remove(job)
+        return jobs
+
+    def _startable(self, queue: _Queue) -> Job | None:
+        job = queue.waiting[0]
+        lane = job.tool.lane
+        if self._in_lane[lane] >= self.capacity[lane] or queue.exclusive:
+            return None
+        if job.exclusive and queue.shared:
+            return None
+        return job
+
+    def _start(self, job: Job) -> None:
+        queue = self._queues[job.session]
+        assert queue.waiting[0] is job
+        queue.waiting.popleft()
+        self._waiting -= 1
+        self._turns.remove(job.session)
+        if queue.waiting:
+            self._turns.append(job.session)
+        self._running[job.key] = job
+        self._in_lane[job.tool.lane] += 1
+        if job.exclusive:
+            queue.exclusive += 1
+        elif job.tool.lane is Lane.READER:
+            queue.shared += 1
+
+    def _leave_order(self, job: Job) -> None:
+        queue = self._queues[job.session]
+        if job.exclusive:
+            queue.exclusive -= 1
+        elif job.tool.lane is Lane.READER:
+            queue.shared -= 1
+
+    def _remove(self, job: Job) -> None:
+        queue = self._queues[job.session]
+        queue.waiting.remove(job)
+        self._waiting -= 1
+        if not queue.waiting:
+            self._turns.remove(job.session)
+        self._forget_if_empty(job.session)
+
+    def _forget_if_empty(self, session: str) -> None:
+        queue = self._queues[session]
+        runs = any(key[0] == session for key in self._running)
+        if not queue.waiting and not runs:
+            del self._queues[session]

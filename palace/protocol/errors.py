@@ -1,0 +1,185 @@
+"""Every way a request or a start can fail, with the code a client sees and what to do next.
+
+Rule for this file: only classes. `wire_code` is stable and never reused; `retry` tells a client
+what may help: "never", "same_request" (ask again later), "after_reconnect".
+"""
+
+
+class PalaceError(Exception):
+    """Base of all errors that palace raises; its text ends with what to do."""
+
+    wire_code = -32099
+    name = "palace_error"
+    retry = "never"
+    exit_code = 70
+
+    def __init__(self, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def error_object(self) -> dict[str, object]:
+        """Return the JSON-RPC `error` member."""
+        data = {"palace": self.name, "retry": self.retry, **self.details}
+        return {"code": self.wire_code, "message": self.message, "data": data}
+
+
+class ConfigError(PalaceError):
+    """A setting is wrong; the text names where it was set, its key and its value."""
+
+    wire_code = -32060
+    name = "config"
+    exit_code = 78
+
+
+class UnsafePalace(ConfigError):
+    """The palace directory can't be trusted: owner, mode or type."""
+
+    wire_code = -32061
+    name = "unsafe_palace"
+    exit_code = 77
+
+
+class ElectionError(PalaceError):
+    """Nobody could be found or made to own the palace."""
+
+    wire_code = -32050
+    name = "election"
+    retry = "same_request"
+    exit_code = 69
+
+
+class LockHeld(ElectionError):
+    """Another process holds broker.lock: the election is lost, which is no fault."""
+
+    wire_code = -32051
+    name = "lock_held"
+    exit_code = 75
+
+
+class ForeignWriter(ElectionError):
+    """Stock mempalace, or another palace, holds what the owner needs besides broker.lock."""
+
+    wire_code = -32052
+    name = "foreign_writer"
+    exit_code = 73
+
+
+class BrokerUnreachable(ElectionError):
+    """No broker answered within the deadline."""
+
+    wire_code = -32053
+    name = "broker_unreachable"
+
+
+class SpawnFailed(ElectionError):
+    """A broker could not be started."""
+
+    wire_code = -32054
+    name = "spawn_failed"
+    exit_code = 71
+
+
+class VersionMismatch(ElectionError):
+    """The two sides speak different versions."""
+
+    wire_code = -32055
+    name = "version_mismatch"
+    retry = "never"
+    exit_code = 76
+
+
+class ForeignKernel(ElectionError):
+    """The palace lies on a file system whose locks this kernel doesn't serve."""
+
+    wire_code = -32056
+    name = "foreign_kernel"
+    retry = "never"
+    exit_code = 72
+
+
+class OnHold(ElectionError):
+    """`palace stop --hold` forbids brokers until `palace start`."""
+
+    wire_code = -32057
+    name = "on_hold"
+    exit_code = 79
+
+
+class LockFailed(ElectionError):
+    """The kernel or the disk refused a step of becoming owner."""
+
+    wire_code = -32058
+    name = "lock_failed"
+    exit_code = 74
+
+
+class WireError(PalaceError):
+    """A peer broke the protocol between shim and broker."""
+
+    wire_code = -32059
+    name = "wire"
+    exit_code = 76
+
+
+class RequestError(PalaceError):
+    """This one request was refused; nothing was changed by it."""
+
+    wire_code = -32040
+    name = "request"
+
+
+class Busy(RequestError):
+    wire_code = -32041
+    name = "busy"
+    retry = "same_request"
+
+
+class Draining(RequestError):
+    wire_code = -32042
+    name = "draining"
+    retry = "after_reconnect"
+
+
+class TooLarge(RequestError):
+    wire_code = -32043
+    name = "too_large"
+
+
+class DeadlineExceeded(RequestError):
+    wire_code = -32044
+    name = "deadline_exceeded"
+    retry = "same_request"
+
+
+class ForeignPath(RequestError):
+    wire_code = -32048
+    name = "foreign_path"
+
+
+class OutcomeUnknown(PalaceError):
+    """The request may or may not have been carried out; look before asking again."""
+
+    wire_code = -32045
+    name = "outcome_unknown"
+
+
+class EngineError(PalaceError):
+    """The hosted engine can't do its work."""
+
+    wire_code = -32046
+    name = "engine"
+    exit_code = 70
+
+
+class StoreUnavailable(EngineError):
+    wire_code = -32047
+    name = "store_unavailable"
+    retry = "after_reconnect"
+    exit_code = 69
+
+
+class StoreCorrupt(EngineError):
+    wire_code = -32049
+    name = "store_corrupt"
+    exit_code = 70

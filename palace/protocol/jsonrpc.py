@@ -1,0 +1,180 @@
+"""JSON-RPC as stock mempalace answers it: parsing, the replies that need no engine, and errors.
+
+Quirks count, since clients have met them: a call without an id is answered with a null id, params
+that are no object are taken as none, NaN is let through, a batch is one invalid request.
+
+Rule for this file: pure, and free of attrs: the shim imports it while no broker is connected.
+"""
+
+import json
+
+from palace.protocol.errors import PalaceError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INTERNAL_ERROR = -32603
+READ_ONLY_REFUSED = -32003
+
+NOT_INLINE = object()
+
+
+class Catalogue:
+    """What `initialize` and `tools/list` say for one engine version; values are never changed."""
+
+    __slots__ = ("engine_version", "protocol_versions", "read_only_refused", "tools")
+
+    def __init__(
+        self,
+        *,
+        engine_version: str,
+        protocol_versions: "tuple[str, ...]",
+        tools: "tuple[dict[str, Any], ...]",
+        read_only_refused: "frozenset[str]",
+    ) -> None:
+        self.engine_version = engine_version
+        self.protocol_versions = protocol_versions
+        self.tools = tools
+        self.read_only_refused = read_only_refused
+
+    @classmethod
+    def from_json(cls, text: "bytes | str") -> "Catalogue":
+        """Read what `to_json` wrote; raises ValueError on anything else."""
+        try:
+            data = json.loads(text)
+            return cls(
+                engine_version=str(data["engine_version"]),
+                protocol_versions=tuple(data["protocol_versions"]),
+                tools=tuple(data["tools"]),
+                read_only_refused=frozenset(data["read_only_refused"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a tool catalogue: {error!r}") from None
+
+    def to_json(self) -> bytes:
+        data = {
+            "engine_version": self.engine_version,
+            "protocol_versions": list(self.protocol_versions),
+            "read_only_refused": sorted(self.read_only_refused),
+            "tools": list(self.tools),
+        }
+        return json.dumps(data, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+def parse(line: bytes) -> "Any":
+    """Decode one line as stock does; raises ValueError or RecursionError when it is no JSON."""
+    return json.loads(line.decode("utf-8", "replace"))
+
+
+def encode(message: object) -> bytes:
+    """Encode one reply as stock does: UTF-8, lone surrogates become question marks."""
+    return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def error(request_id: object, code: int, text: str) -> "dict[str, object]":
+    return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}}
+
+
+def failure(request_id: object, reason: PalaceError) -> "dict[str, object]":
+    """Return the reply that tells a client of one of our own errors."""
+    return {"jsonrpc": "2.0", "id": request_id, "error": reason.error_object()}
+
+
+def result(request_id: object, value: object) -> "dict[str, object]":
+    return {"jsonrpc": "2.0", "id": request_id, "result": value}
+
+
+def request_id(message: object) -> object:
+    return message.get("id") if isinstance(message, dict) else None
+
+
+def method_of(message: object) -> str:
+    """Return the method, or "" where it is missing or no string."""
+    method = message.get("method") if isinstance(message, dict) else None
+    return method if isinstance(method, str) else ""
+
+
+def params_of(message: object) -> "dict[str, Any]":
+    params = message.get("params") if isinstance(message, dict) else None
+    return params if isinstance(params, dict) else {}
+
+
+def is_tool_call(message: object) -> bool:
+    return method_of(message) == "tools/call"
+
+
+def inline_reply(message: object, catalogue: "Catalogue | None", *, read_only: bool) -> object:
+    """Answer what needs no engine.
+
+    Returns the reply, None where stock stays silent, or NOT_INLINE for a tool call and for what
+    needs a catalogue when there is none yet.
+    """
+    if not isinstance(message, dict):
+        return error(None, INVALID_REQUEST, "Invalid Request")
+    method = method_of(message)
+    ident = message.get("id")
+    if method == "ping":
+        return result(ident, {})
+    if method.startswith("notifications/"):
+        return None
+    if method == "tools/call":
+        return NOT_INLINE
+    if method in ("initialize", "tools/list"):
+        if catalogue is None:
+            return NOT_INLINE
+        if method == "initialize":
+            return result(ident, _initialize(params_of(message), catalogue))
+        return result(ident, {"tools": _tools(catalogue, read_only=read_only)})
+    if ident is None:
+        return None
+    return _unknown_method(ident, message)
+
+
+def _initialize(params: "dict[str, Any]", catalogue: Catalogue) -> "dict[str, Any]":
+    versions = catalogue.protocol_versions
+    asked = params.get("protocolVersion", versions[-1])
+    return {
+        "protocolVersion": asked if asked in versions else versions[0],
+        "capabilities": {"tools": {}},
+        "serverInfo": {"name": "mempalace", "version": catalogue.engine_version},
+    }
+
+
+def _tools(catalogue: Catalogue, *, read_only: bool) -> "list[dict[str, Any]]":
+    if not read_only:
+        return list(catalogue.tools)
+    return [tool for tool in catalogue.tools if tool["name"] not in catalogue.read_only_refused]
+
+
+def _unknown_method(ident: object, message: "dict[str, Any]") -> "dict[str, object]":
+    method = message.get("method")
+    if not isinstance(method, str):
+        kind = type(method).__name__
+        text = f"Unknown method: expected a string, got {kind}"
+    else:
+        text = f"Unknown method: {method}"
+    return error(ident, METHOD_NOT_FOUND, text)
+
+
+def client_of(message: object) -> "tuple[str, str]":
+    """Return name and version of the client that an `initialize` names; "" where it doesn't."""
+    info = params_of(message).get("clientInfo")
+    if not isinstance(info, dict):
+        return "", ""
+    return str(info.get("name", ""))[:100], str(info.get("version", ""))[:100]
+
+
+def cancelled_id(message: object) -> "str | None":
+    """Return the key of the request that a `notifications/cancelled` names, if it is one."""
+    if method_of(message) != "notifications/cancelled":
+        return None
+    return id_key(params_of(message).get("requestId"))
+
+
+def id_key(ident: object) -> str:
+    """Return a key under which 1, 1.0, true and "1" are four different ids."""
+    return f"{type(ident).__name__}:{ident!r}"

@@ -1,0 +1,65 @@
+"""The lines of one session that the broker has not settled yet, and what may be sent again.
+
+Theory of operation.  A line is *waiting* until its last byte was handed to a connection, then
+*sent*: from there on it may have been carried out.  A reply settles it.  When a connection ends,
+every unsettled line goes again over the next one, in order, and HELLO says of each whether it may
+have run: only the broker, which knows the tools, decides what a second delivery means.
+
+Rule for this file: pure, light (the shim imports it); it knows lines, not JSON.
+"""
+
+
+class Ledger:
+    """Unsettled lines of one session, by ordinal, oldest first."""
+
+    __slots__ = ("_lines", "_sent", "bytes", "next_ordinal")
+
+    def __init__(self) -> None:
+        self._lines: dict[int, bytes] = {}
+        self._sent: set[int] = set()
+        self.next_ordinal = 0
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def accept(self, line: bytes) -> int:
+        """Take a line (newline excluded) from the client; return its ordinal."""
+        ordinal = self.next_ordinal
+        self.next_ordinal = ordinal + 1
+        self._lines[ordinal] = line
+        self.bytes += len(line)
+        return ordinal
+
+    def mark_sent(self, ordinal: int) -> None:
+        """Note that the line's last byte left: from now on it may have been carried out."""
+        if ordinal in self._lines:
+            self._sent.add(ordinal)
+
+    def settle(self, ordinal: int) -> bool:
+        """Forget a line; False when it is not known (a second reply, which is then dropped)."""
+        line = self._lines.pop(ordinal, None)
+        if line is None:
+            return False
+        self._sent.discard(ordinal)
+        self.bytes -= len(line)
+        return True
+
+    def goodbye(self, read_upto: int, unrun: "list[int]") -> None:
+        """Take the broker's word: lines after `read_upto`, and those in `unrun`, did not run."""
+        self._sent = {o for o in self._sent if o <= read_upto and o not in set(unrun)}
+
+    def maybe_ran(self, ordinal: int) -> bool:
+        return ordinal in self._sent
+
+    def outstanding(self) -> "list[tuple[int, bytes]]":
+        """Return the unsettled lines, oldest first."""
+        return list(self._lines.items())
+
+    def awaits_reply(self) -> bool:
+        """Tell whether a line that was sent is still unsettled."""
+        return bool(self._sent)
+
+    def resend_list(self) -> "list[tuple[int, bool]]":
+        """Return (ordinal, may have run) for all that the next connection must carry first."""
+        return [(ordinal, ordinal in self._sent) for ordinal in self._lines]

@@ -1,0 +1,99 @@
+"""broker.json: what an owner publishes about itself once it listens.
+
+A record is a hint for clients and for people.  It never grants or revokes the right to open the
+palace; torn, alien or outdated ones count as absent.
+
+Rule for this file: pure, free of attrs (the shim reads a record when dialling failed).
+"""
+
+import json
+
+SCHEMA = 1
+RECORD_BYTES_MAX = 65_536
+_FIELDS = {
+    "v": int,
+    "epoch": int,
+    "incarnation": str,
+    "palace_id": str,
+    "pid": int,
+    "start_time": str,
+    "boot_id": str,
+    "pid_namespace": str,
+    "host_id": str,
+    "endpoints": list,
+    "token": str,
+    "version": str,
+    "mode": str,
+    "started_at": str,
+}
+
+
+class Record:
+    """One published owner; `endpoints` are URLs, `started_at` is UTC and informational."""
+
+    __slots__ = tuple(_FIELDS)
+
+    v: int
+    epoch: int
+    incarnation: str
+    palace_id: str
+    pid: int
+    start_time: str
+    boot_id: str
+    pid_namespace: str
+    host_id: str
+    endpoints: "list[str]"
+    token: str
+    version: str
+    mode: str
+    started_at: str
+
+    def __init__(self, **fields: object) -> None:
+        for name in _FIELDS:
+            setattr(self, name, fields[name])
+
+    def __repr__(self) -> str:
+        shown = {name: value for name, value in self.to_dict().items() if name != "token"}
+        return f"Record({shown!r})"
+
+    def to_dict(self) -> "dict[str, object]":
+        return {name: getattr(self, name) for name in _FIELDS}
+
+    def public_dict(self) -> "dict[str, object]":
+        """Return the record without its token."""
+        fields = self.to_dict()
+        del fields["token"]
+        return fields
+
+    def encode(self) -> bytes:
+        return json.dumps(self.to_dict(), indent=1).encode() + b"\n"
+
+
+def decode_record(data: "bytes | None") -> "Record | None":
+    """Return the record, or None where it is missing, torn, alien or of a later schema."""
+    if not data or len(data) > RECORD_BYTES_MAX:
+        return None
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict) or fields.get("v") != SCHEMA:
+        return None
+    if any(not isinstance(fields.get(name), kind) for name, kind in _FIELDS.items()):
+        return None
+    return Record(**fields)
+
+
+def version_tuple(version: str) -> "tuple[int, ...]":
+    """Return the leading numbers of a version, for comparing: "1.2.3rc1" is (1, 2, 3)."""
+    numbers = []
+    for part in version.split(".")[:4]:
+        digits = ""
+        for char in part:
+            if not char.isdigit():
+                break
+            digits += char
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)

@@ -1,0 +1,99 @@
+"""What each tool of the engine does to the palace, and which lane therefore runs it.
+
+The table is checked against the installed engine by tests/engine/test_tools.py.  A tool that is
+not in it counts as a mutation: refusing to guess costs speed, guessing wrong costs memories.
+
+Kinds: a *query* changes nothing a user would miss and may be sent twice; a *mutation* changes the
+palace; an *external effect* changes something outside of it and is never sent twice.
+"""
+
+import enum
+
+import attrs
+
+
+class Kind(enum.Enum):
+    QUERY = "query"
+    MUTATION = "mutation"
+    EXTERNAL = "external"
+
+
+class Lane(enum.Enum):
+    """WRITER runs one at a time; READER some; POLL waits for events; BULK runs `mine` alone."""
+
+    WRITER = "writer"
+    READER = "reader"
+    POLL = "poll"
+    BULK = "bulk"
+
+
+@attrs.frozen
+class Tool:
+    kind: Kind
+    lane: Lane
+
+
+_QUERY = Tool(Kind.QUERY, Lane.READER)
+_MUTATION = Tool(Kind.MUTATION, Lane.WRITER)
+_EXTERNAL = Tool(Kind.EXTERNAL, Lane.WRITER)
+UNKNOWN = _MUTATION
+
+TOOLS: dict[str, Tool] = {
+    "mempalace_status": _QUERY,
+    "mempalace_list_wings": _QUERY,
+    "mempalace_list_rooms": _QUERY,
+    "mempalace_get_taxonomy": _QUERY,
+    "mempalace_get_aaak_spec": _QUERY,
+    "mempalace_kg_query": _QUERY,
+    "mempalace_kg_add": _MUTATION,
+    "mempalace_kg_invalidate": _MUTATION,
+    "mempalace_kg_supersede": _MUTATION,
+    "mempalace_kg_timeline": _QUERY,
+    "mempalace_kg_stats": _QUERY,
+    "mempalace_traverse": _QUERY,
+    "mempalace_find_tunnels": _QUERY,
+    "mempalace_graph_stats": _QUERY,
+    "mempalace_mesh_peers": _QUERY,
+    "mempalace_create_tunnel": _MUTATION,
+    "mempalace_list_tunnels": _QUERY,
+    "mempalace_delete_tunnel": _MUTATION,
+    "mempalace_list_hallways": _QUERY,
+    "mempalace_delete_hallway": _MUTATION,
+    # Counts the crossing in tunnels.json: written by one at a time, and harmless when sent twice.
+    "mempalace_follow_tunnels": Tool(Kind.QUERY, Lane.WRITER),
+    "mempalace_search": _QUERY,
+    "mempalace_check_duplicate": _QUERY,
+    "mempalace_add_drawer": _MUTATION,
+    "mempalace_checkpoint": _MUTATION,
+    "mempalace_delete_drawer": _MUTATION,
+    "mempalace_delete_drawers": _MUTATION,
+    # Runs for hours and yields between files: it must not keep the writer lane.
+    "mempalace_mine": Tool(Kind.MUTATION, Lane.BULK),
+    "mempalace_delete_by_source": _MUTATION,
+    "mempalace_sync": _MUTATION,
+    "mempalace_get_drawer": _QUERY,
+    "mempalace_get_drawers": _QUERY,
+    "mempalace_list_drawers": _QUERY,
+    "mempalace_update_drawer": _MUTATION,
+    "mempalace_diary_write": _MUTATION,
+    "mempalace_diary_read": _QUERY,
+    "mempalace_hook_settings": _EXTERNAL,
+    "mempalace_memories_filed_away": _EXTERNAL,
+    "mempalace_reconnect": _EXTERNAL,
+    "mempalace_event_append": _MUTATION,
+    "mempalace_task_create": _MUTATION,
+    "mempalace_event_list": _QUERY,
+    # Long-polls for minutes: among the readers it would starve them.
+    "mempalace_event_wait": Tool(Kind.QUERY, Lane.POLL),
+    "mempalace_event_ack": _MUTATION,
+    "mempalace_artifact_put": _MUTATION,
+    "mempalace_artifact_get": _QUERY,
+    "mempalace_patch_submit": _MUTATION,
+}
+
+
+def classify_call(message: object) -> Tool:
+    """Return what a `tools/call` message will do; what can't be told is a mutation."""
+    params = message.get("params") if isinstance(message, dict) else None
+    name = params.get("name") if isinstance(params, dict) else None
+    return TOOLS.get(name, UNKNOWN) if isinstance(name, str) else UNKNOWN

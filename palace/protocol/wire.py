@@ -1,0 +1,122 @@
+"""What shim and broker say to each other, line by line.
+
+Theory of operation.  Both sides of a connection speak lines of UTF-8 ended by a newline.
+
+- A *header* is `palace/1 KIND key=value ...`; values are percent-encoded, so that a header can
+  be read with two splits (the shim can't afford a JSON parser at start-up).
+- shim -> broker: one HELLO header, then the client's own JSON-RPC lines, unchanged.
+- broker -> shim: one WELCOME (or REFUSED) header, then for each line of the client a *reply*:
+  `ORDINAL JSON`, or `ORDINAL` alone where nothing is to be said to the client.  Headers may come
+  between replies (GOODBYE, CLIENT).
+
+The ordinal counts a session's lines from 0.  It, and never the client's request id, ties a reply
+to its line: ids may be reused, missing, or of any type (docs/decisions/0001).
+
+Rule for this file: pure, light (the shim imports it), no state.
+"""
+
+from palace.protocol.errors import WireError
+
+VERSION = 1
+PREFIX = b"palace/"
+HEADER_BYTES_MAX = 65_536  # a resend list of 4,096 lines takes 40 kB
+
+HELLO = "hello"
+WELCOME = "welcome"
+REFUSED = "refused"
+GOODBYE = "goodbye"
+CLIENT = "client"
+CONTROL = "control"
+ANSWER = "answer"
+SERVING = "serving"
+FAILED = "failed"
+
+_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:,/+@~")
+
+
+def quote(value: str) -> str:
+    """Percent-encode everything but letters, digits and `-_.:,/+@~`."""
+    raw = value.encode("utf-8", "surrogatepass")
+    if _SAFE.issuperset(raw):
+        return value
+    return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in raw)
+
+
+def unquote(value: str) -> str:
+    """Undo `quote`; a broken escape raises WireError."""
+    if "%" not in value:
+        return value
+    head, *rest = value.split("%")
+    raw = head.encode()
+    try:
+        for part in rest:
+            raw += bytes([int(part[:2], 16)]) + part[2:].encode()
+        return raw.decode("utf-8", "surrogatepass")
+    except (ValueError, UnicodeDecodeError):
+        raise WireError(f"broken escape in {value[:80]!r}") from None
+
+
+def encode_header(kind: str, fields: "dict[str, str]") -> bytes:
+    """Return one header line, newline included."""
+    parts = [f"palace/{VERSION}", kind]
+    parts += [f"{key}={quote(value)}" for key, value in fields.items()]
+    return " ".join(parts).encode() + b"\n"
+
+
+def decode_header(line: bytes) -> "tuple[int, str, dict[str, str]]":
+    """Return (version, kind, fields) of a header line; anything else raises WireError."""
+    if not line.startswith(PREFIX) or len(line) > HEADER_BYTES_MAX:
+        raise WireError(f"not a palace header: {line[:60]!r}")
+    try:
+        words = line.decode("ascii").split()
+        version = int(words[0][len(PREFIX) :])
+        kind = words[1]
+        pairs = [word.split("=", 1) for word in words[2:]]
+        return version, kind, {key: unquote(value) for key, value in pairs}
+    except (ValueError, IndexError, UnicodeDecodeError):
+        raise WireError(f"broken palace header: {line[:60]!r}") from None
+
+
+def encode_reply(ordinal: int, payload: "bytes | None") -> bytes:
+    """Return the reply line of one client line; None says that the client gets nothing."""
+    if payload is None:
+        return b"%d\n" % ordinal
+    return b"%d %b\n" % (ordinal, payload)
+
+
+def decode_reply(line: bytes) -> "tuple[int, bytes]":
+    """Split a reply line into ordinal and payload (empty: nothing for the client)."""
+    head, _, payload = line.partition(b" ")
+    if not head.isdigit():
+        raise WireError(f"not a reply: {line[:60]!r}")
+    return int(head), payload
+
+
+def encode_resend(lines: "list[tuple[int, bool]]") -> str:
+    """Write the lines that follow HELLO: `ORDINAL:1` where it may have been carried out."""
+    return ",".join(f"{ordinal}:{int(maybe_ran)}" for ordinal, maybe_ran in lines)
+
+
+def decode_resend(text: str) -> "list[tuple[int, bool]]":
+    """Undo `encode_resend`; ordinals must rise."""
+    if not text:
+        return []
+    try:
+        pairs = [part.split(":") for part in text.split(",")]
+        lines = [(int(ordinal), flag == "1") for ordinal, flag in pairs]
+    except ValueError:
+        raise WireError(f"broken resend list: {text[:80]!r}") from None
+    if any(later <= earlier for (earlier, _), (later, _) in zip(lines, lines[1:], strict=False)):
+        raise WireError(f"resend list out of order: {text[:80]!r}")
+    return lines
+
+
+def encode_ordinals(ordinals: "list[int]") -> str:
+    return ",".join(str(ordinal) for ordinal in ordinals)
+
+
+def decode_ordinals(text: str) -> "list[int]":
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise WireError(f"broken ordinal list: {text[:80]!r}") from None

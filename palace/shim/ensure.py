@@ -1,0 +1,65 @@
+"""`palace ensure`: make sure that a broker runs here, and print its record as one JSON line.
+
+It is what a container runs over ssh: it elects on the machine where flock works, says where the
+broker is, and leaves nothing of itself behind.
+"""
+
+import json
+import sys
+
+from palace import __version__
+from palace.env import ShimEnvironment, read_environment
+from palace.host import Host
+from palace.paths import Paths, find_palace
+from palace.protocol import wire
+from palace.protocol.errors import BrokerUnreachable, ConfigError, PalaceError
+from palace.protocol.record import Record, decode_record
+from palace.shim.connect import DEADLINE_S, Connector, expected_palace_id
+
+USAGE = """usage: palace ensure [--palace DIR]
+
+Starts the palace's broker unless one runs, and prints its record (without the token) as one line
+of JSON. Running it again changes nothing. Exit codes: docs/reference/exit-codes.md
+"""
+
+
+def ensure(
+    paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DEADLINE_S
+) -> Record:
+    """Return the record of a broker that has answered; raises PalaceError."""
+    host = Host()
+    connector = Connector(host, paths, environment, deadline_s=deadline_s, may_direct=False)
+    session = host.token()
+
+    def hello() -> bytes:
+        fields = {"session": session, "palace_id": expected_palace_id(host, paths)}
+        return wire.encode_header(wire.HELLO, fields | {"version": __version__, "next": "0"})
+
+    connector.begin(hello)
+    connector.wait()
+    welcome, error = connector.welcome, connector.error
+    connector.end()
+    if error is not None:
+        raise error
+    record = decode_record(host.read_file(paths.record))
+    if record is None or record.incarnation != welcome.get("incarnation"):
+        raise BrokerUnreachable("The broker answered and left at once. Ask again.")
+    return record
+
+
+def main(arguments: "list[str]") -> int:
+    """Run the command; return its exit code."""
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(USAGE)
+        return 0
+    try:
+        if arguments and not arguments[0].startswith("--palace"):
+            raise ConfigError(f"don't know what to do with {arguments[0]!r}.\n{USAGE}")
+        given = arguments[0].partition("=")[2] or (arguments[1:2] or [""])[0] if arguments else ""
+        environment = read_environment()
+        record = ensure(find_palace(given, environment.all), environment)
+    except PalaceError as error:
+        print(f"palace ensure: {error.message}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(record.public_dict()), flush=True)
+    return 0

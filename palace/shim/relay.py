@@ -1,0 +1,436 @@
+"""`palace shim`: one MCP client's stdio, relayed to whoever owns the palace.
+
+It relays lines and counts them; it never interprets a tool.  While no broker is connected it
+answers `initialize`, `tools/list` and `ping` from a snapshot, so that a host never sees a start
+or a takeover.  It survives every broker, ends with its client's stdin, and leaves nothing behind.
+"""
+
+import os
+import select
+import sys
+
+from palace import __version__
+from palace.env import ShimEnvironment, read_environment
+from palace.host import Host
+from palace.paths import Paths, find_palace
+from palace.protocol import wire
+from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, TooLarge
+from palace.protocol.ledger import Ledger
+from palace.shim.connect import Connector, expected_palace_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+
+    from palace.protocol.oversize import IdScanner
+
+STDIN, STDOUT = 0, 1
+CHUNK = 262_144
+FIRST_WELCOME_S = 0.25  # a running broker answers in 1 ms; a stopped one must not hold up stdio
+LINE_BYTES_MAX = 33_554_432  # until a broker says otherwise
+LEDGER_BYTES_MAX = 67_108_864
+LEDGER_LINES_MAX = 2048
+LOCAL_BYTES_MAX = 65_536  # a longer line is no ping
+USAGE = """usage: palace shim [--palace DIR]
+
+What an MCP host runs: it speaks MCP on stdin and stdout and relays to the palace's broker, which
+it finds or starts. Register `palace shim` as a stdio server; the same text works everywhere.
+
+  --palace DIR   the palace (default: $MEMPALACE_PATH, else where mempalace keeps it)
+
+environment:
+  MEMPALACE_PATH      the palace, or its parent directory
+  MEMPALACE_BROKER    a broker to use as it stands, e.g. unix:/run/palace.sock; nothing is started
+  PALACE_NO_SPAWN=1   never start a broker
+  PALACE_IDLE_S       idle seconds after which a broker that this shim starts leaves
+  MEMPALACE_MCP_READ_ONLY=1   this session may not change the palace
+"""
+
+
+class ClientGone(Exception):  # noqa: N818 - how the relay ends
+    """Nobody reads our stdout any more."""
+
+
+class Relay:
+    """One shim life."""
+
+    def __init__(self, host: Host, paths: Paths, environment: ShimEnvironment) -> None:
+        self._host = host
+        self._paths = paths
+        self._environment = environment
+        self._session = host.token()
+        self._client = ""
+        self._ledger = Ledger()
+        self._connector = Connector(host, paths, environment)
+        self._sock: socket | None = None
+        self._received = b""
+        self._unsent: list[tuple[int, memoryview]] = []
+        self._partial: list[bytes] = []
+        self._partial_bytes = 0
+        self._scanner: IdScanner | None = None
+        self._line_bytes_max = LINE_BYTES_MAX
+        self._stdin_open = True
+        self._parting = False  # the broker said goodbye: nothing new goes to it
+        self._half_closed = False
+
+    def run(self) -> None:
+        """Relay until the client has closed stdin and everything it asked is answered."""
+        self._begin()
+        self._await_first_welcome()
+        try:
+            while self._stdin_open or len(self._ledger):
+                self._step()
+        finally:
+            if self._sock is not None:
+                self._sock.close()
+            self._connector.end()
+
+    # Connecting.
+
+    def _begin(self) -> None:
+        self._connector.begin(self._hello)
+        self._look_at_connector()
+
+    def _hello(self) -> bytes:
+        fields = {
+            "session": self._session,
+            "palace_id": expected_palace_id(self._host, self._paths),
+            "next": str(self._ledger.next_ordinal),
+            "version": __version__,
+        }
+        resend = self._ledger.resend_list()
+        if resend:
+            fields["resend"] = wire.encode_resend(resend)
+        if self._environment.read_only:
+            fields["read_only"] = "1"
+        if self._client:
+            fields["client"] = self._client
+        return wire.encode_header(wire.HELLO, fields)
+
+    def _await_first_welcome(self) -> None:
+        deadline_s = self._host.monotonic() + FIRST_WELCOME_S
+        while self._connector.state == Connector.GREETING:
+            left_s = deadline_s - self._host.monotonic()
+            if left_s <= 0:
+                return
+            poll = select.poll()
+            poll.register(self._connector.fd(), select.POLLIN)
+            poll.poll(left_s * 1000)
+            self._connector.advance()
+            self._look_at_connector()
+
+    def _look_at_connector(self) -> None:
+        connector = self._connector
+        if connector.state == Connector.CONNECTED and self._sock is None:
+            self._connected()
+        elif connector.state == Connector.FAILED and connector.error is not None:
+            self._fail_all(connector.error)
+            connector.state = Connector.IDLE
+
+    def _connected(self) -> None:
+        self._sock, self._connector.sock = self._connector.sock, None
+        self._connector.state = Connector.IDLE
+        self._received, self._connector.rest = self._connector.rest, b""
+        limit = self._connector.welcome.get("line_bytes_max", "")
+        self._line_bytes_max = int(limit) if limit.isdigit() else LINE_BYTES_MAX
+        self._parting = self._half_closed = False
+        lines = self._ledger.outstanding()
+        self._unsent = [(ordinal, memoryview(line + b"\n")) for ordinal, line in lines]
+        self._send()
+        if self._received:
+            self._replies(b"")
+
+    def _lost(self) -> None:
+        """The connection has ended; what is unsettled wants a new one, silence does not."""
+        assert self._sock is not None
+        self._sock.close()
+        self._sock = None
+        self._received = b""
+        self._unsent = []
+        if len(self._ledger):
+            self._begin()
+
+    # One turn of the loop.
+
+    def _step(self) -> None:
+        poll = select.poll()
+        reading = self._stdin_open and self._has_room()
+        if reading:
+            poll.register(STDIN, select.POLLIN)
+        elif not self._stdin_open:
+            poll.register(STDOUT, 0)  # only its end: a client that is gone reads no reply
+        if self._sock is not None:
+            events = select.POLLIN | (select.POLLOUT if self._unsent else 0)
+            poll.register(self._sock.fileno(), events)
+        elif self._connector.fd() >= 0:
+            poll.register(self._connector.fd(), select.POLLIN)
+        ready = dict(poll.poll(self._timeout_ms()))
+        if not self._stdin_open and ready.get(STDOUT):
+            raise ClientGone
+        if self._sock is not None:
+            self._serve_socket(ready.get(self._sock.fileno(), 0))
+        elif self._connector.state in (Connector.SLEEPING, Connector.GREETING):
+            if self._connector.timeout_s() <= 0 or self._connector.fd() in ready:
+                self._connector.advance()
+            self._look_at_connector()
+        if reading and STDIN in ready:
+            self._read_stdin()
+
+    def _timeout_ms(self) -> "float | None":
+        if self._connector.state in (Connector.SLEEPING, Connector.GREETING):
+            return self._connector.timeout_s() * 1000 + 1
+        return None
+
+    def _has_room(self) -> bool:
+        ledger = self._ledger
+        return ledger.bytes < LEDGER_BYTES_MAX and len(ledger) < LEDGER_LINES_MAX
+
+    def _serve_socket(self, events: int) -> None:
+        assert self._sock is not None
+        if events & select.POLLOUT:
+            self._send()
+        if self._sock is not None and events & ~select.POLLOUT:
+            try:
+                data = self._sock.recv(CHUNK)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if data:
+                self._replies(data)
+            else:
+                self._lost()
+
+    # From the broker.
+
+    def _replies(self, data: bytes) -> None:
+        whole = self._received + data if self._received else data
+        lines = whole.split(b"\n")
+        self._received = lines.pop()
+        out = []
+        for line in lines:
+            if line.startswith(wire.PREFIX):
+                self._header(line)
+                continue
+            ordinal, payload = wire.decode_reply(line)
+            if self._ledger.settle(ordinal) and payload:
+                out.append(payload)
+        if out:
+            out.append(b"")
+            write_all(b"\n".join(out))
+
+    def _header(self, line: bytes) -> None:
+        _, kind, fields = wire.decode_header(line)
+        if kind == wire.CLIENT:
+            self._client = fields.get("client", "")
+        elif kind == wire.GOODBYE:
+            unrun = wire.decode_ordinals(fields.get("unrun", ""))
+            self._ledger.goodbye(int(fields.get("read_upto", "-1")), unrun)
+            self._parting = True
+            self._unsent = []
+
+    # From the client.
+
+    def _read_stdin(self) -> None:
+        try:
+            data = os.read(STDIN, CHUNK)
+        except OSError:
+            data = b""  # an orphaned terminal: the client is gone
+        if not data:
+            self._end_of_input()
+            return
+        lines = data.split(b"\n")
+        for line in lines[:-1]:
+            self._end_line(line)
+        if lines[-1]:
+            self._keep(lines[-1])
+        if self._sock is not None and self._unsent:
+            self._send()
+
+    def _keep(self, piece: bytes) -> None:
+        """Hold the beginning of a line; one that is too long is only scanned for its id."""
+        if self._scanner is not None:
+            self._scanner.feed(piece)
+            return
+        self._partial.append(piece)
+        self._partial_bytes += len(piece)
+        if self._partial_bytes > self._line_bytes_max:
+            from palace.protocol.oversize import IdScanner
+
+            self._scanner = IdScanner()
+            for kept in self._partial:
+                self._scanner.feed(kept)
+            self._partial = []
+
+    def _end_line(self, last: bytes) -> None:
+        if self._partial or self._scanner is not None:
+            self._keep(last)
+            if self._scanner is not None:
+                self._refuse_too_large(self._scanner)
+                self._partial_bytes = 0
+                self._scanner = None
+                return
+            last = b"".join(self._partial)
+            self._partial = []
+            self._partial_bytes = 0
+        if last.strip():
+            self._accept(last)
+
+    def _end_of_input(self) -> None:
+        self._stdin_open = False
+        self._end_line(b"")  # stock answers half a line before the end, too
+        if self._sock is not None:
+            self._send()
+
+    def _accept(self, line: bytes) -> None:
+        if len(line) > self._line_bytes_max:
+            from palace.protocol.oversize import IdScanner
+
+            scanner = IdScanner()
+            scanner.feed(line)
+            self._refuse_too_large(scanner)
+            return
+        ordinal = self._ledger.accept(line)
+        if self._sock is not None:
+            if not self._parting:
+                self._unsent.append((ordinal, memoryview(line + b"\n")))
+        elif not self._answer_locally(ordinal, line) and self._connector.state == Connector.IDLE:
+            self._begin()
+
+    def _send(self) -> None:
+        """Hand unsent lines to the kernel, as many as it takes."""
+        sock = self._sock
+        assert sock is not None
+        try:
+            while self._unsent:
+                ordinal, rest = self._unsent[0]
+                sent = sock.send(rest)
+                if sent < len(rest):
+                    self._unsent[0] = (ordinal, rest[sent:])
+                    return
+                self._ledger.mark_sent(ordinal)
+                del self._unsent[0]
+        except BlockingIOError:
+            return
+        except OSError:
+            return  # its end is read next, with the replies that came before it
+        if not self._stdin_open and not self._half_closed and not self._parting:
+            self._half_closed = True
+            try:
+                sock.shutdown(1)
+            except OSError:
+                return
+
+    # What the shim answers by itself.
+
+    def _answer_locally(self, ordinal: int, line: bytes) -> bool:
+        """Answer what needs no broker; False where the line has to wait for one."""
+        if len(line) > LOCAL_BYTES_MAX:
+            return False
+        from palace.protocol import jsonrpc
+        from palace.snapshot import load_catalogue
+
+        try:
+            message = jsonrpc.parse(line)
+        except (ValueError, RecursionError):
+            return False
+        method = jsonrpc.method_of(message)
+        if method.startswith("notifications/") and len(self._ledger) == 1:
+            self._ledger.settle(ordinal)
+            return True
+        if method not in ("initialize", "tools/list", "ping"):
+            return False
+        if method == "initialize":
+            self._client = " ".join(part for part in jsonrpc.client_of(message) if part)
+        catalogue = load_catalogue(self._read_quietly(self._paths.catalogue))
+        read_only = self._environment.read_only
+        reply = jsonrpc.inline_reply(message, catalogue, read_only=read_only)
+        self._ledger.settle(ordinal)
+        write_all(jsonrpc.encode(reply) + b"\n")
+        return True
+
+    def _read_quietly(self, path: str) -> "bytes | None":
+        try:
+            return self._host.read_file(path, 1 << 22)
+        except OSError:
+            return None
+
+    def _fail_all(self, problem: PalaceError) -> None:
+        """No owner can be had: say so to everything that waits; the next request tries anew."""
+        from palace.protocol import jsonrpc
+
+        print(f"palace shim: {problem.message}", file=sys.stderr, flush=True)
+        for ordinal, line in self._ledger.outstanding():
+            reason = problem
+            if self._ledger.maybe_ran(ordinal):
+                text = f"The broker ended before it answered. {problem.message} If this was a change, it may or may not have been carried out."  # noqa: E501
+                reason = OutcomeUnknown(text)
+            self._ledger.settle(ordinal)
+            self._say_failure(jsonrpc, line, reason)
+
+    def _say_failure(self, jsonrpc, line: bytes, reason: PalaceError) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        try:
+            message = jsonrpc.parse(line)
+        except (ValueError, RecursionError):
+            reply = jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error")
+        else:
+            if jsonrpc.method_of(message).startswith("notifications/"):
+                return
+            reply = jsonrpc.failure(jsonrpc.request_id(message), reason)
+        write_all(jsonrpc.encode(reply) + b"\n")
+
+    def _refuse_too_large(self, scanner: "IdScanner") -> None:
+        from palace.protocol import jsonrpc
+
+        problem = TooLarge(
+            f"A request of more than {self._line_bytes_max} bytes is not taken (line_bytes_max in "
+            "palace.toml). Nothing was done; send it in parts."
+        )
+        write_all(jsonrpc.encode(jsonrpc.failure(scanner.request_id(), problem)) + b"\n")
+
+
+def write_all(data: bytes) -> None:
+    """Write to the client, waiting as long as it takes; raises ClientGone when it has left."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(STDOUT, view) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(STDOUT, select.POLLOUT)
+            poll.poll()
+        except OSError:
+            raise ClientGone from None
+
+
+def parse_arguments(arguments: "list[str]") -> str:
+    """Return the value of --palace, "" without one; raises ConfigError for anything else."""
+    palace = ""
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if name != "--palace" or not (equals or rest):
+            raise ConfigError(f"palace shim: don't know what to do with {name!r}.\n{USAGE}")
+        palace = value if equals else rest.pop(0)
+    return palace
+
+
+def main(arguments: "list[str]") -> int:
+    """Run the shim; return its exit code."""
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(USAGE)
+        return 0
+    environment = read_environment()
+    try:
+        paths = find_palace(parse_arguments(arguments), environment.all)
+    except PalaceError as error:
+        print(f"palace shim: {error.message}", file=sys.stderr)
+        return error.exit_code
+    try:
+        Relay(Host(), paths, environment).run()
+    except ClientGone:
+        # What is still buffered nowhere can't be flushed: leave as stock does, with 0.
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -1,0 +1,161 @@
+"""Lines over one connected AF_UNIX socket, for Trio.
+
+Built on the socket itself and `trio.lowlevel`, since a reply that can leave at once must not pay
+for a task switch: ping through the broker is budgeted at 200 microseconds.
+"""
+
+import socket
+
+import trio
+
+from palace.protocol.errors import WireError
+
+READ_BYTES = 262_144
+OUTBOX_BYTES_MAX = 256 << 20  # a client that never reads is cut off here
+
+
+class LineStream:
+    """A connected socket that receives lines and sends without waiting.
+
+    One task receives; anybody may `send_soon`; `flush_forever` must run beside them.  Whoever
+    made the stream closes it.
+    """
+
+    def __init__(self, sock: socket.socket, *, line_bytes_max: int) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._line_bytes_max = line_bytes_max
+        self._buffer = bytearray()
+        self._unread: list[bytes] = []
+        self._searched = 0
+        self._outbox = bytearray()
+        self._wakeup = trio.Event()
+        self._drained = trio.Event()
+        self._detached = False
+        self.broken = False
+
+    async def receive_lines(self) -> list[bytes]:
+        """Return at least one whole line, newlines excluded; an empty list at the end.
+
+        Half a line before the end of the stream is dropped: it was never sent whole.
+        Raises WireError when a line exceeds its limit.
+        """
+        if self._unread:
+            lines, self._unread = self._unread, []
+            return lines
+        while True:
+            data = await self._receive()
+            if not data:
+                return []
+            self._buffer += data
+            end = self._buffer.rfind(b"\n", self._searched)
+            if end >= 0:
+                lines = bytes(self._buffer[:end]).split(b"\n")
+                del self._buffer[: end + 1]
+                self._searched = 0
+                return lines
+            self._searched = len(self._buffer)
+            if self._searched > self._line_bytes_max:
+                raise WireError(f"a line of more than {self._line_bytes_max} bytes")
+
+    def unread(self, lines: list[bytes]) -> None:
+        """Put lines back: the next `receive_lines` returns them."""
+        self._unread = lines + self._unread
+
+    async def _receive(self) -> bytes:
+        while True:
+            try:
+                data = self._sock.recv(READ_BYTES)
+            except BlockingIOError:
+                try:
+                    await trio.lowlevel.wait_readable(self._sock)
+                except (trio.ClosedResourceError, OSError):
+                    return b""
+            except OSError:  # reset, or closed by the session's next connection
+                return b""
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                return data
+
+    def send_soon(self, data: bytes) -> None:
+        """Send now what the kernel takes, and the rest as soon as it will."""
+        if self.broken:
+            return
+        if not self._outbox:
+            data = data[self._try_send(data) :]
+            if not data:
+                return
+        self._outbox += data
+        if len(self._outbox) > OUTBOX_BYTES_MAX:
+            self._break()
+        self._wakeup.set()
+
+    def _try_send(self, data: bytes | bytearray) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._break()
+            return len(data)
+
+    def _break(self) -> None:
+        self.broken = True
+        self._outbox.clear()
+        self._drained.set()
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+
+    async def flush_forever(self) -> None:
+        """Send what `send_soon` could not; runs until cancelled."""
+        while True:
+            await self._wakeup.wait()
+            self._wakeup = trio.Event()
+            while self._outbox and not self.broken:
+                try:
+                    await trio.lowlevel.wait_writable(self._sock)
+                except (trio.ClosedResourceError, OSError):
+                    self._break()
+                    break
+                del self._outbox[: self._try_send(self._outbox[:READ_BYTES])]
+            self._drained.set()
+            self._drained = trio.Event()
+
+    async def flushed(self) -> None:
+        """Return when everything was handed to the kernel, or nobody listens any more."""
+        while self._outbox and not self.broken:
+            await self._drained.wait()
+
+    def detach(self) -> socket.socket:
+        """Give the socket away: from here on the caller closes it."""
+        self._detached = True
+        return self._sock
+
+    def close(self) -> None:
+        """Close the socket; safe to call twice."""
+        self.broken = True
+        self._outbox.clear()
+        self._drained.set()
+        if self._sock.fileno() >= 0 and not self._detached:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+
+async def accept_one(listener: socket.socket) -> socket.socket:
+    """Wait for a connection; raises OSError as accept(2) does (EMFILE, ENFILE, ...)."""
+    while True:
+        sock = accept_nowait(listener)
+        if sock is not None:
+            return sock
+        await trio.lowlevel.wait_readable(listener)
+
+
+def accept_nowait(listener: socket.socket) -> socket.socket | None:
+    """Return a waiting connection, None where there is none."""
+    try:
+        sock, _ = listener.accept()
+    except (BlockingIOError, ConnectionAbortedError):
+        return None
+    return sock

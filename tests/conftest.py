@@ -1,0 +1,47 @@
+"""What all tests share: a home with the genuine embedding model, and palaces in it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from palace.engine.model import install_model, is_installed
+from tests.support.clients import Site, end_brokers
+
+
+@pytest.fixture(scope="session")
+def model_home(pytestconfig: pytest.Config) -> Path:
+    """A home that holds the genuine MiniLM; fetched once for a checkout, kept in its cache."""
+    home = Path(pytestconfig.cache.mkdir("model-home"))
+    if not is_installed(home):
+        install_model(home)
+    return home
+
+
+@pytest.fixture
+def site(tmp_path: Path, model_home: Path) -> Iterator[Site]:
+    """A fresh home and an empty palace, with the model at hand; its brokers are ended."""
+    home = tmp_path / "home"
+    (home / ".cache").mkdir(parents=True)
+    (home / ".cache" / "chroma").symlink_to(model_home / ".cache" / "chroma")
+    site = Site(home=home, palace=tmp_path / "store" / "palace")
+    site.palace.parent.mkdir()
+    try:
+        yield site
+    finally:
+        end_brokers(tmp_path)
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's name."""
+    import tempfile
+
+    path = Path(os.path.realpath(tempfile.mkdtemp(prefix="p-", dir="/tmp")))
+    try:
+        yield path
+    finally:
+        end_brokers(path)
+        shutil.rmtree(path)

@@ -1,0 +1,253 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palace.protocol.admission import Admission, Job, Offer
+from palace.protocol.tools import TOOLS, Kind, Lane, Tool
+
+READ = TOOLS["mempalace_search"]
+WRITE = TOOLS["mempalace_add_drawer"]
+POLL = TOOLS["mempalace_event_wait"]
+MINE = TOOLS["mempalace_mine"]
+
+
+def make(**limits: int) -> Admission:
+    readers = limits.pop("readers", 2)
+    admission = Admission(
+        capacity={Lane.WRITER: 1, Lane.READER: readers, Lane.POLL: 2, Lane.BULK: 1},
+        **({"queue_depth_max": 100, "session_depth_max": 10} | limits),
+    )
+    admission.ready = True
+    return admission
+
+
+def job(session: str, ordinal: int, tool: Tool = READ, **more: float) -> Job:
+    return Job(session=session, ordinal=ordinal, tool=tool, message=None, **more)
+
+
+def keys(jobs: list[Job]) -> list[tuple[str, int]]:
+    return [item.key for item in jobs]
+
+
+def test_nothing_starts_before_the_engine_is_ready() -> None:
+    admission = make()
+    admission.ready = False
+    admission.offer(job("a", 0))
+
+    assert admission.take_ready() == []
+    admission.ready = True
+    assert keys(admission.take_ready()) == [("a", 0)]
+
+
+def test_queries_of_one_session_overlap_up_to_the_lane() -> None:
+    admission = make(readers=2)
+    for ordinal in range(3):
+        admission.offer(job("a", ordinal))
+
+    assert keys(admission.take_ready()) == [("a", 0), ("a", 1)]
+    assert admission.in_lane(Lane.READER) == 2
+
+
+def test_a_mutation_waits_for_its_sessions_queries_and_holds_up_what_follows() -> None:
+    admission = make()
+    jobs = [job("a", 0), job("a", 1, WRITE), job("a", 2)]
+    for item in jobs:
+        admission.offer(item)
+
+    assert keys(admission.take_ready()) == [("a", 0)]
+    admission.finish(jobs[0])
+    assert keys(admission.take_ready()) == [("a", 1)]
+    assert admission.take_ready() == []
+    admission.finish(jobs[1])
+    assert keys(admission.take_ready()) == [("a", 2)]
+
+
+def test_one_sessions_mutation_does_not_hold_up_anothers_query() -> None:
+    admission = make()
+    admission.offer(job("a", 0, WRITE))
+    admission.offer(job("b", 0))
+    admission.offer(job("b", 1, WRITE))
+
+    assert keys(admission.take_ready()) == [("a", 0), ("b", 0)]
+
+
+def test_sessions_take_turns_whatever_one_of_them_has_queued() -> None:
+    admission = make(session_depth_max=50)
+    order = []
+    for ordinal in range(5):
+        admission.offer(job("flood", ordinal, WRITE))
+    admission.offer(job("quiet", 0, WRITE))
+    for _ in range(6):
+        started = admission.take_ready()
+        order += [item.session for item in started]
+        for item in started:
+            admission.finish(item)
+
+    assert order == ["flood", "quiet", "flood", "flood", "flood", "flood"]
+
+
+def test_long_polls_hold_nothing_up_and_starve_no_reader() -> None:
+    admission = make()
+    for ordinal in range(3):
+        admission.offer(job(f"p{ordinal}", 0, POLL))
+    admission.offer(job("p0", 1, WRITE))
+    admission.offer(job("a", 0))
+
+    assert keys(admission.take_ready()) == [("p0", 0), ("p1", 0), ("a", 0), ("p0", 1)]
+
+
+def test_mine_does_not_keep_the_writer_lane() -> None:
+    admission = make()
+    admission.offer(job("a", 0, MINE))
+    admission.offer(job("b", 0, WRITE))
+    admission.offer(job("a", 1, WRITE))
+
+    assert keys(admission.take_ready()) == [("a", 0), ("b", 0)]
+
+
+def test_a_full_session_and_a_full_queue_are_told_apart() -> None:
+    admission = make(queue_depth_max=3, session_depth_max=2)
+
+    assert [admission.offer(job("a", n)) for n in range(3)] == [
+        Offer.ADMITTED,
+        Offer.ADMITTED,
+        Offer.SESSION_FULL,
+    ]
+    assert admission.offer(job("b", 0)) is Offer.ADMITTED
+    assert admission.offer(job("c", 0)) is Offer.FULL
+    assert admission.waiting == 3
+
+
+def test_draining_admits_nothing_and_lets_the_admitted_run() -> None:
+    admission = make()
+    admission.offer(job("a", 0, WRITE))
+    admission.draining = True
+
+    assert admission.offer(job("a", 1)) is Offer.DRAINING
+    assert keys(admission.take_ready()) == [("a", 0)]
+
+
+def test_a_cancelled_job_that_waits_is_removed() -> None:
+    admission = make()
+    admission.offer(job("a", 0, WRITE))
+    admission.offer(job("a", 1, WRITE))
+    started = admission.take_ready()
+
+    cancelled = admission.cancel("a", 1)
+
+    assert cancelled is not None
+    assert cancelled.cancelled
+    assert not admission.is_running("a", 1)
+    assert admission.waiting == 0
+    admission.finish(started[0])
+    assert not admission.busy
+
+
+def test_a_cancelled_job_that_runs_no_longer_holds_its_session_up() -> None:
+    admission = make()
+    mine = job("a", 0, MINE)
+    admission.offer(mine)
+    admission.offer(job("a", 1))
+    admission.take_ready()
+
+    assert admission.cancel("a", 0) is mine
+    assert admission.is_running("a", 0)
+    assert keys(admission.take_ready()) == [("a", 1)]
+    assert admission.cancel("a", 0) is mine
+    admission.finish(mine)
+
+
+def test_cancelling_what_is_not_there_is_nothing() -> None:
+    admission = make()
+
+    assert admission.cancel("a", 0) is None
+    admission.offer(job("a", 0))
+    assert admission.cancel("a", 7) is None
+
+
+def test_jobs_past_their_deadline_are_taken_out() -> None:
+    admission = make()
+    admission.ready = False
+    admission.offer(job("a", 0, deadline_s=5.0))
+    admission.offer(job("a", 1, deadline_s=9.0))
+
+    assert keys(admission.expire(5.0)) == [("a", 0)]
+    assert keys(admission.withdraw()) == [("a", 1)]
+    assert not admission.busy
+
+
+def test_an_upgrade_withdraws_changes_and_lets_queries_run() -> None:
+    admission = make()
+    admission.ready = False
+    for ordinal, tool in enumerate((READ, WRITE, TOOLS["mempalace_reconnect"])):
+        admission.offer(job("a", ordinal, tool))
+
+    assert keys(admission.withdraw(only_mutations=True)) == [("a", 1), ("a", 2)]
+    admission.ready = True
+    assert keys(admission.take_ready()) == [("a", 0)]
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_no_lane_overflows_no_order_is_broken_and_nothing_is_lost(data: st.DataObject) -> None:
+    admission = make(queue_depth_max=20, session_depth_max=6)
+    capacity = admission.capacity
+    ordinals: Counter[str] = Counter()
+    alive: dict[tuple[str, int], Job] = {}
+    running: dict[tuple[str, int], Job] = {}
+    for _ in range(data.draw(st.integers(1, 40))):
+        step = data.draw(st.sampled_from(["offer", "offer", "finish", "cancel"]))
+        if step == "offer":
+            session = data.draw(st.sampled_from("abc"))
+            item = job(session, ordinals[session], data.draw(st.sampled_from(list(TOOLS.values()))))
+            if admission.offer(item) is Offer.ADMITTED:
+                ordinals[session] += 1
+                alive[item.key] = item
+        elif step == "finish" and running:
+            key = data.draw(st.sampled_from(sorted(running)))
+            admission.finish(running.pop(key))
+            del alive[key]
+        elif step == "cancel" and alive:
+            key = data.draw(st.sampled_from(sorted(alive)))
+            assert admission.cancel(*key) is alive[key]
+            if key not in running:
+                del alive[key]
+        for item in admission.take_ready():
+            earlier = [other for other in alive.values() if _before(other, item)]
+            assert all(other.key in running for other in earlier), "out of order"
+            counted = [other for other in earlier if not other.cancelled]
+            assert not any(other.exclusive for other in counted)
+            if item.exclusive:
+                assert all(other.tool.lane is Lane.POLL for other in counted)
+            running[item.key] = item
+        for lane in Lane:
+            inside = sum(item.tool.lane is lane for item in running.values())
+            assert admission.in_lane(lane) == inside <= capacity[lane]
+        assert admission.waiting == len(alive) - len(running)
+
+    for _ in range(200):
+        for item in tuple(running.values()):
+            admission.finish(item)
+            del alive[item.key]
+        running = {item.key: item for item in admission.take_ready()}
+    assert not alive
+    assert not admission.busy
+    assert admission._queues == {}
+
+
+def _before(other: Job, item: Job) -> bool:
+    return other.session == item.session and other.ordinal < item.ordinal
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_every_kind_of_tool_has_a_lane_that_fits_it(kind: Kind) -> None:
+    lanes = {tool.lane for tool in TOOLS.values() if tool.kind is kind}
+
+    expected = {
+        Kind.QUERY: {Lane.READER, Lane.POLL, Lane.WRITER},
+        Kind.MUTATION: {Lane.WRITER, Lane.BULK},
+        Kind.EXTERNAL: {Lane.WRITER},
+    }
+    assert lanes == expected[kind]

@@ -1,0 +1,79 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palace.protocol.ledger import Ledger
+
+
+def test_lines_are_numbered_from_zero_and_settled_once() -> None:
+    ledger = Ledger()
+
+    assert [ledger.accept(b"a"), ledger.accept(b"bc")] == [0, 1]
+    assert (len(ledger), ledger.bytes) == (2, 3)
+    assert ledger.settle(0)
+    assert not ledger.settle(0)
+    assert (len(ledger), ledger.bytes) == (1, 2)
+    assert ledger.accept(b"d") == 2
+
+
+def test_only_what_left_whole_may_have_run() -> None:
+    ledger = Ledger()
+    first, second = ledger.accept(b"a"), ledger.accept(b"b")
+
+    ledger.mark_sent(first)
+
+    assert ledger.resend_list() == [(first, True), (second, False)]
+    assert ledger.maybe_ran(first)
+    assert not ledger.maybe_ran(second)
+    assert ledger.awaits_reply()
+
+
+def test_goodbye_clears_what_was_not_read_and_what_did_not_run() -> None:
+    ledger = Ledger()
+    ordinals = [ledger.accept(b"x") for _ in range(5)]
+    for ordinal in ordinals:
+        ledger.mark_sent(ordinal)
+
+    ledger.goodbye(3, [1])
+
+    assert ledger.resend_list() == [(0, True), (1, False), (2, True), (3, True), (4, False)]
+
+
+def test_a_settled_line_is_never_marked_as_sent() -> None:
+    ledger = Ledger()
+    ordinal = ledger.accept(b"x")
+    ledger.settle(ordinal)
+
+    ledger.mark_sent(ordinal)
+
+    assert not ledger.awaits_reply()
+    assert ledger.outstanding() == []
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("accept"), st.binary(max_size=9)),
+            st.tuples(st.sampled_from(["sent", "settle", "upto"]), st.integers(-1, 12)),
+        )
+    )
+)
+def test_every_line_is_outstanding_until_settled_and_sent_only_if_marked(steps: list) -> None:
+    ledger = Ledger()
+    lines: dict[int, bytes] = {}
+    sent: set[int] = set()
+    for kind, value in steps:
+        if kind == "accept":
+            lines[ledger.accept(value)] = value
+        elif kind == "sent":
+            ledger.mark_sent(value)
+            sent |= {value} & set(lines)
+        elif kind == "settle":
+            assert ledger.settle(value) == (lines.pop(value, None) is not None)
+            sent.discard(value)
+        else:
+            ledger.goodbye(value, [])
+            sent = {ordinal for ordinal in sent if ordinal <= value}
+
+    assert ledger.outstanding() == sorted(lines.items())
+    assert ledger.resend_list() == [(ordinal, ordinal in sent) for ordinal in sorted(lines)]
+    assert ledger.bytes == sum(map(len, lines.values()))

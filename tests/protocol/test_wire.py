@@ -1,0 +1,84 @@
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palace.protocol import wire
+from palace.protocol.errors import WireError
+
+VALUES = st.text(st.characters(), max_size=60)
+KEYS = st.from_regex(r"[a-z_]{1,12}", fullmatch=True)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=6))
+def test_header_comes_back_as_it_was(fields: dict[str, str]) -> None:
+    line = wire.encode_header("hello", fields)
+
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert wire.decode_header(line[:-1]) == (1, "hello", fields)
+
+
+@given(st.binary(max_size=200))
+def test_header_of_a_stranger_is_refused_or_read_but_never_crashes(line: bytes) -> None:
+    with suppress(WireError):
+        wire.decode_header(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"palace/",
+        b"palace/x hello",
+        b"palace/1",
+        b"palace/1 hello novalue",
+        b"palace/1 hello a=%zz",
+        b"palace/1 hello a=%ff",
+        b"GET / HTTP/1.1",
+        b'{"jsonrpc": "2.0"}',
+        b"palace/1 hello a=" + b"x" * wire.HEADER_BYTES_MAX,
+        "palace/1 hello a=ä".encode(),
+    ],
+)
+def test_broken_header_is_refused(line: bytes) -> None:
+    with pytest.raises(WireError):
+        wire.decode_header(line)
+
+
+def test_header_of_another_version_is_read_so_that_it_can_be_answered() -> None:
+    assert wire.decode_header(b"palace/99 hello session=ab") == (99, "hello", {"session": "ab"})
+
+
+@given(st.integers(0, 10**12), st.one_of(st.none(), st.binary(min_size=1, max_size=50)))
+def test_reply_comes_back_as_it_was(ordinal: int, payload: bytes | None) -> None:
+    line = wire.encode_reply(ordinal, payload)
+
+    assert wire.decode_reply(line[:-1]) == (ordinal, payload or b"")
+
+
+@pytest.mark.parametrize("line", [b"", b"x {}", b"-1 {}", b'{"id": 1}', b" 1 {}"])
+def test_what_is_no_reply_is_refused(line: bytes) -> None:
+    with pytest.raises(WireError):
+        wire.decode_reply(line)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.booleans()), unique_by=lambda item: item[0]))
+def test_resend_list_comes_back_in_order(lines: list[tuple[int, bool]]) -> None:
+    lines = sorted(lines)
+
+    assert wire.decode_resend(wire.encode_resend(lines)) == lines
+
+
+@pytest.mark.parametrize("text", ["1", "a:1", "2:1,1:1", "1:1,1:0", ":", "1:1,"])
+def test_broken_resend_list_is_refused(text: str) -> None:
+    with pytest.raises(WireError):
+        wire.decode_resend(text)
+
+
+def test_ordinals_come_back_and_garbage_is_refused() -> None:
+    assert wire.decode_ordinals(wire.encode_ordinals([])) == []
+    assert wire.decode_ordinals(wire.encode_ordinals([3, 1])) == [3, 1]
+    with pytest.raises(WireError):
+        wire.decode_ordinals("1,x")
