@@ -84,9 +84,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="sessions_max", default=256, low=1, high=10_000, text="Connections served at once."
     ),
-    Setting(
-        key="readers", default=4, low=1, high=64, text="Queries that run beside each other."
-    ),
+    Setting(key="readers", default=4, low=1, high=64, text="Queries that run beside each other."),
     Setting(
         key="polls", default=32, low=1, high=1024, text="Long-polls (event_wait) held at once."
     ),

@@ -312,7 +312,7 @@ class Broker:
         """B9: open the store, off the loop; calls wait in admission meanwhile."""
         try:
             catalogue = await trio.to_thread.run_sync(self.engine.load, abandon_on_cancel=True)
-        except Exception as error:  # noqa: BLE001 - whatever it was, clients must be told
+        except Exception as error:
             logger.exception("the engine could not be loaded")
             self.failure = load_error(error)
             self.last_error = self.failure.message

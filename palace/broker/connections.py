@@ -75,7 +75,7 @@ async def _serve_stream(broker: Broker, stream: LineStream, sock: socket.socket)
         broker.last_error = repr(error)
 
 
-class _Refusal(Exception):  # noqa: N818 - not an error of ours
+class _Refusal(Exception):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code

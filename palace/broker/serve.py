@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from palace.config import Config
 
 
-
 class Options:
     """What the command line of `palace serve` says."""
 
@@ -218,5 +217,7 @@ def _set_up_logging() -> None:
     import logging
 
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )

@@ -105,7 +105,7 @@ async def serve_lines(broker: Broker, session: Session, stream: LineStream) -> N
             if not lines:
                 return
             for line in lines:
-                if session.closing:  # a line after the goodbye is not read: it is sent again
+                if session.reading.cancel_called:  # said goodbye: the rest is sent elsewhere
                     return
                 ordinal, maybe_ran = session.take_ordinal()
                 await _handle_line(broker, session, ordinal, maybe_ran=maybe_ran, line=line)

@@ -54,7 +54,7 @@ def _need(module: ModuleType | type, name: str, adjustment: str) -> Any:
     return found
 
 
-def held_lock(server: ModuleType, _state: HostedState, paths: Paths, _config: Config) -> None:
+def held_lock(_server: ModuleType, _state: HostedState, paths: Paths, _config: Config) -> None:
     """Hand over mempalace's own lock, which the owner took before the engine was imported."""
     from mempalace import palace
 
@@ -126,9 +126,7 @@ def pin_once(_server: ModuleType, _state: HostedState, _paths: Paths, _config: C
     _server._pin_hnsw_threads = pin  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def watch_progress(
-    _server: ModuleType, state: HostedState, _paths: Paths, _config: Config
-) -> None:
+def watch_progress(_server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
     """Count storage writes and mine's file boundaries, so that a long mine is no stuck one."""
     from mempalace.backends import chroma
 

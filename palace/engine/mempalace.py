@@ -130,7 +130,9 @@ class MempalaceEngine:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StoreUnavailable(f"{self._paths.store} can't be read: {error.strerror}.") from None
+            raise StoreUnavailable(
+                f"{self._paths.store} can't be read: {error.strerror}."
+            ) from None
         if head and head != _SQLITE_MAGIC:
             raise StoreCorrupt(
                 f"{self._paths.store} is not a SQLite database any more. Restore it from a backup, "

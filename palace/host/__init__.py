@@ -245,13 +245,12 @@ class Host:
         *,
         detached: bool,
     ) -> int:
+        words = list(argv)
         try:
-            return os.posix_spawn(
-                argv[0], argv, environ, file_actions=actions, setsid=detached
-            )
+            return os.posix_spawn(words[0], words, environ, file_actions=actions, setsid=detached)
         except NotImplementedError:
             # A libc without POSIX_SPAWN_SETSID: the broker makes its own session at its start.
-            return os.posix_spawn(argv[0], argv, environ, file_actions=actions)
+            return os.posix_spawn(words[0], words, environ, file_actions=actions)
 
     def reap(self, pid: int) -> "int | None":
         """Return the exit status of an ended child (negative: the signal), None while it runs."""

@@ -386,9 +386,7 @@ class Connector:
         try:
             environ = self._environment.for_broker()
             self._drop_child()
-            self._child = spawn_broker(
-                self._host, self._paths, environ, direct_fd=theirs.fileno()
-            )
+            self._child = spawn_broker(self._host, self._paths, environ, direct_fd=theirs.fileno())
         except OSError as error:
             ours.close()
             self._happened(election.SPAWN_FAILED, f"{error.strerror}")

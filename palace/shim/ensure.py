@@ -23,9 +23,7 @@ of JSON. Running it again changes nothing. Exit codes: docs/reference/exit-codes
 """
 
 
-def ensure(
-    paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DEADLINE_S
-) -> Record:
+def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DEADLINE_S) -> Record:
     """Return the record of a broker that has answered; raises PalaceError."""
     host = Host()
     connector = Connector(host, paths, environment, deadline_s=deadline_s, may_direct=False)

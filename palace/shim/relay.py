@@ -47,7 +47,7 @@ environment:
 """
 
 
-class ClientGone(Exception):  # noqa: N818 - how the relay ends
+class ClientGone(Exception):
     """Nobody reads our stdout any more."""
 
 

@@ -42,7 +42,9 @@ class Site:
         environ = self.environ(**more) | {"MEMPALACE_HUB_FORWARD": "0"}
         return Client([*argv, *arguments], environ)
 
-    def run(self, *arguments: str, timeout_s: float = 60, **more: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *arguments: str, timeout_s: float = 60, **more: str
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a palace command to its end."""
         return subprocess.run(
             [*PALACE, *arguments],
