@@ -128,9 +128,12 @@ class Broker:
         if self.failure is not None:
             self._answer_waiting(self.failure)
             return
-        for job in self.admission.take_ready():
+        started = self.admission.take_ready()
+        for job in started:
             session = self.sessions.get(job.session)
             self.lanes.run(job, read_only=session is not None and session.read_only)
+        if started:  # the queue became shorter
+            self._room.unpark_all()
 
     def finish(self, job: Job, reply: Reply) -> None:
         """Take a lane's result: the reply goes out, and others may start."""
@@ -143,7 +146,6 @@ class Broker:
                 pass
             else:
                 self._settle(session, job, None if job.cancelled else reply.payload)
-        self._room.unpark_all()
         self.start_ready()
 
     def cancel(self, session: Session, ordinal: int) -> None:
@@ -151,6 +153,7 @@ class Broker:
         job = self.admission.cancel(session.id, ordinal)
         if job is not None and not self.admission.is_running(session.id, ordinal):
             self._settle(session, job, None)
+            self._room.unpark_all()
         self.start_ready()
 
     def _settle(self, session: Session, job: Job, payload: bytes | None) -> None:
@@ -276,15 +279,23 @@ class Broker:
         while True:
             await trio.sleep(CLOCK_S)
             now_s = trio.current_time()
-            for job in self.admission.expire(now_s):
-                text = f"{job.name} waited {self.config.queue_wait_s:.0f} s and was not begun."
-                self.fail(job, DeadlineExceeded(text + " Ask again."))
+            self._give_up_late_jobs(now_s)
             if not self.host.same_file(self.owner.lock_fd, self.owner.paths.lock):
                 self.stop(Reason.MOVED, text="the palace was moved or its lock file replaced")
             self._forget_lost_sessions(now_s)
             drain = self.lifecycle.tick(now_s, busy=self.admission.busy)
             if drain is not None:
                 self._drain(drain)
+
+    def _give_up_late_jobs(self, now_s: float) -> None:
+        late = self.admission.expire(now_s)
+        for job in late:
+            text = (
+                f"{job.name} waited {self.config.queue_wait_s:.0f} s and was not begun. Ask again."
+            )
+            self.fail(job, DeadlineExceeded(text))
+        if late:
+            self._room.unpark_all()
 
     def _forget_lost_sessions(self, now_s: float) -> None:
         for session in tuple(self.sessions.values()):
@@ -330,8 +341,11 @@ class Broker:
 
     async def _keep_catalogue(self, catalogue: Catalogue) -> None:
         path, text = self.owner.paths.catalogue, catalogue.to_json()
-        if self.host.read_file(path) != text:
-            await trio.to_thread.run_sync(self.host.write_durable, path, text)
+        try:
+            if self.host.read_file(path) != text:
+                await trio.to_thread.run_sync(self.host.write_durable, path, text)
+        except OSError as error:  # a cache: shims then answer from the shipped one
+            logger.warning("the tool catalogue was not kept: %s", error)
 
     def _answer_early(self, session: Session, catalogue: Catalogue) -> None:
         for ordinal, message in session.early:

@@ -408,19 +408,20 @@ class Connector:
         if name == "broker_unreachable":
             self.error = BrokerUnreachable(self._unreachable_text(text))
         elif name == "no_spawn":
-            self.error = BrokerUnreachable(self._no_spawn_text())
+            self.error = BrokerUnreachable(self._no_spawn_text(text))
         else:
             kind = _ERRORS.get(name, ElectionError)
             self.error = kind(f"{text[:1].upper()}{text[1:]}", refused=name)
 
-    def _no_spawn_text(self) -> str:
+    def _no_spawn_text(self, why: str) -> str:
         if self._environment.broker:
             return (
                 f"No broker answers at MEMPALACE_BROKER={self._environment.broker}, which is used "
                 "as it stands. Start the broker there, or unset the variable."
             )
+        found = "No broker runs" if why == election.ABSENT else f"The broker is {why}"
         return (
-            f"No broker runs for {self._paths.root}, and PALACE_NO_SPAWN forbids starting one. "
+            f"{found} for {self._paths.root}, and PALACE_NO_SPAWN forbids starting one. "
             f"Start it by hand (palace serve --palace {self._paths.root}) or unset PALACE_NO_SPAWN."
         )
 

@@ -147,6 +147,8 @@ class Relay:
         self._sock = None
         self._received = b""
         self._unsent = []
+        for ordinal, line in self._ledger.outstanding():
+            self._answer_locally(ordinal, line)
         if len(self._ledger):
             self._begin()
 
@@ -291,10 +293,11 @@ class Relay:
             self._refuse_too_large(scanner)
             return
         ordinal = self._ledger.accept(line)
-        if self._sock is not None:
-            if not self._parting:
-                self._unsent.append((ordinal, memoryview(line + b"\n")))
-        elif not self._answer_locally(ordinal, line) and self._connector.state == Connector.IDLE:
+        if self._sock is not None and not self._parting:
+            self._unsent.append((ordinal, memoryview(line + b"\n")))
+        elif self._answer_locally(ordinal, line):
+            return
+        elif self._sock is None and self._connector.state == Connector.IDLE:
             self._begin()
 
     def _send(self) -> None:
