@@ -1,0 +1,296 @@
+"""How an owner leaves: nobody loses a reply, nothing runs twice, nothing alien is removed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from palace.protocol import wire
+from palace.protocol.lifecycle import Reason
+from tests.support.engine import LightEngine
+from tests.support.owner import Running, Shim, open_broker, until
+
+
+@pytest.fixture
+def root(short_dir: Path) -> Path:
+    return short_dir / "palace"
+
+
+async def goodbye(shim: Shim) -> dict[str, str]:
+    kind, fields = await shim.header()
+    assert kind == wire.GOODBYE
+    return fields
+
+
+def control(running: Running, **fields: str) -> Shim:
+    shim = running.connect()
+    shim.stream.send_soon(wire.encode_header(wire.CONTROL, fields))
+    return shim
+
+
+async def test_idle_sessions_are_told_and_the_names_are_gone(root: Path) -> None:
+    async with open_broker(root, idle_s=0.3) as running:
+        shim = await running.session()
+        fields = await goodbye(shim)
+        await running.ended.wait()
+
+    assert fields == {"reason": "idle", "read_upto": "-1", "unrun": ""}
+    assert running.engine.closed
+    assert running.code == 0
+    assert {"broker.lock", "epoch", "palace_id"} <= set(os.listdir(root))
+    assert not {"broker.json", "broker.sock"} & set(os.listdir(root))
+
+
+async def test_admitted_work_is_finished_and_answered_before_the_end(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="first", hold="w")
+        shim.call("add_drawer", 2, name="second")
+        await until(lambda: running.broker.admission.waiting == 1)
+        running.broker.stop(Reason.STOP)
+
+        assert await goodbye(shim) == {"reason": "stop", "read_upto": "1", "unrun": ""}
+        assert not running.engine.closed
+        running.engine.gate("w").set()
+        assert sorted((await shim.replies(2)).keys()) == [0, 1]
+        assert await shim.line() == b""
+        await running.ended.wait()
+
+    assert running.engine.written == ["first", "second"]
+    assert running.engine.closed
+
+
+async def test_a_line_after_the_goodbye_is_not_read(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="first", hold="w")
+        await until(lambda: running.engine.begun)
+        running.broker.stop(Reason.STOP)
+        shim.call("add_drawer", 2, name="second")
+        fields = await goodbye(shim)
+        running.engine.gate("w").set()
+        await shim.reply()
+        await running.ended.wait()
+
+    assert fields["read_upto"] == "0"
+    assert running.engine.written == ["first"]
+
+
+async def test_an_upgrade_hands_unbegun_changes_back(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="runs", hold="w")
+        shim.call("add_drawer", 2, name="waits")
+        await until(lambda: running.broker.admission.waiting == 1)
+        running.broker.stop(Reason.UPGRADE)
+
+        fields = await goodbye(shim)
+        running.engine.gate("w").set()
+        assert (await shim.reply())[0] == 0
+        await running.ended.wait()
+
+    assert (fields["reason"], fields["unrun"]) == ("upgrade", "1")
+    assert running.engine.written == ["runs"]
+
+
+async def test_a_write_that_the_outdated_engine_refuses_is_handed_back(root: Path) -> None:
+    engine = LightEngine(outdated=True)
+    async with open_broker(root, engine) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1)
+        said = [await goodbye(shim), await goodbye(shim)]
+        assert await shim.line() == b""
+        await running.ended.wait()
+
+    assert [fields["unrun"] for fields in said] == ["", "0"]
+    assert engine.written == []
+
+
+async def test_a_replaced_package_is_noticed_without_a_call(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        running.engine.change = "mempalace 3.11.0 -> 3.11.1"
+
+        assert (await goodbye(shim))["reason"] == "upgrade"
+
+
+async def test_a_long_poll_is_handed_back_instead_of_waited_for(root: Path) -> None:
+    async with open_broker(root, grace_s=20.0) as running:
+        shim = await running.session()
+        shim.call("event_wait", 1, hold="poll")
+        await until(lambda: running.engine.begun)
+        running.broker.stop(Reason.STOP)
+
+        assert (await goodbye(shim))["unrun"] == "0"
+        assert await shim.line() == b""
+        with trio.fail_after(10):
+            await running.ended.wait()
+
+
+async def test_what_outlasts_the_grace_is_told_to_be_unknown(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="runs", hold="w")
+        shim.call("add_drawer", 2, name="waits")
+        await until(lambda: running.broker.admission.waiting == 1)
+        running.broker.stop(Reason.STOP, grace_s=0.2)
+        await goodbye(shim)
+        handed_back = await goodbye(shim)
+        ordinal, unknown = await shim.reply()
+        await running.ended.wait()
+
+        assert handed_back["unrun"] == "1"
+        assert (ordinal, unknown["error"]["code"]) == (0, -32045)
+        assert not running.engine.closed
+
+
+async def test_calls_that_wait_for_a_loading_engine_are_handed_back_at_once(root: Path) -> None:
+    engine = LightEngine()
+    engine.may_load.clear()
+    async with open_broker(root, engine, grace_s=20.0) as running:
+        shim = await running.session()
+        shim.call("search", 1)
+        shim.call("add_drawer", 2)
+        await until(lambda: running.broker.admission.waiting == 2)
+        running.broker.stop(Reason.STOP)
+
+        assert (await goodbye(shim))["unrun"] == "0,1"
+        with trio.fail_after(10):
+            await running.ended.wait()
+
+
+async def test_resent_lines_that_were_not_read_keep_what_was_said_of_them(root: Path) -> None:
+    async with open_broker(root, session_depth_max=1) as running:
+        shim = await running.session(resend="0:0,1:0,2:0,3:1,4:0", next="5")
+        shim.call("add_drawer", 0, name="runs", hold="w")
+        for ident in (1, 2, 3, 4):
+            shim.call("add_drawer", ident)
+        await until(lambda: running.broker.sessions["s"].offering == 2)
+        running.broker.stop(Reason.STOP)
+        fields = await goodbye(shim)
+        running.engine.gate("w").set()
+
+    assert (fields["read_upto"], fields["unrun"]) == ("4", "2,4")
+
+
+async def test_a_failed_engine_answers_every_call_and_then_makes_room(root: Path) -> None:
+    engine = LightEngine(fail_load="The model is missing. Fetch it: palace model")
+    engine.may_load.clear()
+    async with open_broker(root, engine) as running:
+        shim = await running.session()
+        shim.call("search", 1)
+        await until(lambda: running.broker.admission.waiting)
+        engine.may_load.set()
+        replies = [await shim.reply()]
+        shim.call("add_drawer", 2)
+        replies.append(await shim.reply())
+        assert (await goodbye(shim))["reason"] == "failed"
+        await running.ended.wait()
+
+    assert [reply["error"]["code"] for _, reply in replies] == [-32047, -32047]
+    assert "palace model" in replies[0][1]["error"]["message"]
+    assert running.code == 70
+
+
+async def test_files_that_name_somebody_else_are_left_alone(root: Path) -> None:
+    async with open_broker(root) as running:
+        record = json.loads((root / "broker.json").read_text())
+        (root / "broker.json").write_text(json.dumps(record | {"incarnation": "another"}))
+        (root / "broker.sock").unlink()
+        (root / "broker.sock").write_text("not ours")
+        running.broker.stop(Reason.STOP)
+        await running.ended.wait()
+
+    assert json.loads((root / "broker.json").read_text())["incarnation"] == "another"
+    assert (root / "broker.sock").read_text() == "not ours"
+
+
+async def test_a_palace_that_was_moved_is_left(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        root.rename(root.with_name("moved"))
+
+        assert (await goodbye(shim))["reason"] == "moved"
+        await running.ended.wait()
+    root.with_name("moved").rename(root)
+
+
+async def test_whoever_dials_a_leaving_broker_is_told_to_come_again(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, hold="w")
+        await until(lambda: running.engine.begun)
+        late = running.connect()
+        late.hello("late")
+        running.broker.stop(Reason.STOP)
+
+        assert (await late.header())[0] in (wire.REFUSED, wire.WELCOME)
+        running.engine.gate("w").set()
+
+
+async def test_stop_answers_and_hangs_up_only_with_the_process(root: Path) -> None:
+    async with open_broker(root) as running:
+        asking = control(running, ask="stop", now="0")
+
+        assert (await asking.header())[0] == wire.ANSWER
+        await running.ended.wait()
+        assert len(running.broker.mourners) == 1
+
+
+async def test_status_shows_sessions_and_no_contents(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session("0123456789abcdef", client="pi 1")
+        shim.call("add_drawer", 1, name="a secret", hold="w")
+        await until(lambda: running.engine.begun)
+        asking = control(running, ask="status")
+        await asking.header()
+        text = await asking.line()
+        status = json.loads(text)
+        running.engine.gate("w").set()
+        await shim.reply()
+
+    assert status["engine"]["state"] == "ready"
+    assert status["lanes"]["writer"] == {"running": 1, "max": 1}
+    assert status["sessions"][0]["client"] == "pi 1"
+    assert status["sessions"][0]["in_flight"] == 1
+    assert b"secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        (b"GET / HTTP/1.1\r\n", "wire"),
+        (b"palace/99 hello session=a\n", "version_mismatch"),
+        (b"palace/1 hello next=0\n", "wire"),
+        (b"palace/1 hello session=a next=x\n", "wire"),
+        (b"palace/1 hello session=a resend=2:1,1:1\n", "wire"),
+        (b"palace/1 hello session=a palace_id=other\n", "wrong_palace"),
+        (b"palace/1 control ask=dance\n", "wire"),
+        (b"palace/1 welcome\n", "wire"),
+        (b"\n", "wire"),
+    ],
+)
+async def test_strangers_are_refused_and_others_served(root: Path, first: bytes, code: str) -> None:
+    async with open_broker(root) as running:
+        stranger = running.connect()
+        stranger.stream.send_soon(first)
+        kind, fields = await stranger.header()
+        shim = await running.session()
+        shim.say({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+        await shim.reply()
+
+    assert (kind, fields["code"]) == (wire.REFUSED, code)
+    assert fields["text"]
+
+
+async def test_more_sessions_than_allowed_are_refused_as_busy(root: Path) -> None:
+    async with open_broker(root, sessions_max=1) as running:
+        await running.session("a")
+        second = running.connect()
+        second.hello("b")
+
+        kind, fields = await second.header()
+
+    assert (kind, fields["code"]) == (wire.REFUSED, "busy")

@@ -1,0 +1,277 @@
+"""What a client of the broker sees: order, fairness, refusals, cancellation, two connections."""
+
+from pathlib import Path
+
+import pytest
+
+from palace.protocol import wire
+from tests.support.engine import LightEngine
+from tests.support.owner import open_broker, until
+
+
+@pytest.fixture
+def root(short_dir: Path) -> Path:
+    return short_dir / "palace"
+
+
+async def test_replies_carry_the_ordinal_of_their_line_whatever_the_ids(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        for ident in (7, 7, "x", None, 1.5):
+            shim.call("search", ident)
+
+        replies = await shim.replies(5)
+
+    assert [replies[n]["id"] for n in range(5)] == [7, 7, "x", None, 1.5]
+
+
+async def test_what_has_no_reply_is_settled_silently(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.say({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        shim.say({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+
+        assert await shim.reply() == (0, None)
+        assert (await shim.reply())[0] == 1
+
+
+async def test_malformed_lines_are_answered_as_stock_answers_them(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        for line in (b"{", b"[" * 100_000, b"\xff\xfe", b"1" * 5000, b"[]"):
+            shim.stream.send_soon(line + b"\n")
+
+        replies = await shim.replies(5)
+
+    assert [replies[n]["error"]["code"] for n in range(5)] == [-32700] * 4 + [-32600]
+    assert all(reply["id"] is None for reply in replies.values())
+
+
+async def test_a_pipelined_search_sees_the_write_before_it(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="write", hold="w")
+        shim.call("search", 2, name="read")
+        await until(lambda: "write" in running.engine.begun)
+        other = await running.session("other")
+        other.call("search", 3, name="other")
+        await other.reply()
+
+        assert running.engine.begun == ["write", "other"]
+        running.engine.gate("w").set()
+        assert [(await shim.reply())[0] for _ in range(2)] == [0, 1]
+
+
+async def test_a_mutation_in_the_lane_is_alone(root: Path) -> None:
+    async with open_broker(root) as running:
+        shims = [await running.session(str(n)) for n in range(4)]
+        for shim in shims:
+            shim.call("add_drawer", 1, name="w", hold="w")
+        await until(lambda: running.engine.begun)
+        await until(lambda: running.broker.admission.waiting == 3)
+
+        assert running.engine.begun == ["w"]
+        running.engine.gate("w").set()
+        for shim in shims:
+            await shim.reply()
+        assert running.engine.written == ["w"] * 4
+
+
+async def test_a_cancelled_call_that_waits_never_runs(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="first", hold="w")
+        shim.call("add_drawer", "two", name="second")
+        params = {"requestId": "two", "reason": "enough"}
+        shim.say({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
+        assert sorted([await shim.reply(), await shim.reply()]) == [(1, None), (2, None)]
+        running.engine.gate("w").set()
+        assert (await shim.reply())[0] == 0
+        assert running.engine.written == ["first"]
+
+
+async def test_a_cancelled_call_that_runs_ends_without_a_reply(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="first", hold="w")
+        await until(lambda: running.engine.begun)
+        params = {"requestId": 1}
+        shim.say({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+        assert await shim.reply() == (1, None)
+        running.engine.gate("w").set()
+
+        assert await shim.reply() == (0, None)
+        assert running.engine.written == ["first"]
+
+
+async def test_a_full_queue_is_backpressure_first_and_busy_after_a_while(root: Path) -> None:
+    settings = {"queue_depth_max": 2, "admission_wait_s": 0.2}
+    async with open_broker(root, **settings) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 0, name="runs", hold="w")
+        await until(lambda: running.engine.begun)
+        for ident in (1, 2, 3):
+            shim.call("add_drawer", ident)
+        ordinal, refused = await shim.reply()
+
+        assert (ordinal, refused["id"], refused["error"]["code"]) == (3, 3, -32041)
+        assert "ask again" in refused["error"]["message"]
+        running.engine.gate("w").set()
+        assert sorted((await shim.replies(3)).keys()) == [0, 1, 2]
+        assert running.broker.counters.busy == 1
+
+
+async def test_a_session_that_floods_delays_only_itself(root: Path) -> None:
+    async with open_broker(root, session_depth_max=4, admission_wait_s=0.0) as running:
+        flood = await running.session("flood")
+        flood.call("add_drawer", 0, name="runs", hold="w")
+        for ident in range(1, 30):
+            flood.call("add_drawer", ident, name=f"f{ident}")
+        await until(lambda: running.broker.admission.waiting == 4)
+        quiet = await running.session("quiet")
+        quiet.call("add_drawer", 1, name="quiet")
+        await until(lambda: running.broker.admission.waiting == 5)
+        running.engine.gate("w").set()
+        await quiet.reply()
+        replies = await flood.replies(30)
+
+    assert running.engine.written.index("quiet") <= 2
+    assert all("result" in reply for reply in replies.values())
+
+
+async def test_a_call_that_waited_too_long_is_given_up_explicitly(root: Path) -> None:
+    async with open_broker(root, queue_wait_s=0.3) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 0, name="runs", hold="w")
+        shim.call("add_drawer", 1, name="late")
+        ordinal, late = await shim.reply()
+
+        assert (ordinal, late["error"]["code"]) == (1, -32044)
+        running.engine.gate("w").set()
+        await shim.reply()
+        assert running.engine.written == ["runs"]
+
+
+async def test_what_may_have_run_is_not_run_again_unless_it_is_a_query(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session(resend="3:1,4:1,5:0,6:1", next="7")
+        shim.call("add_drawer", "a", name="maybe")
+        shim.call("search", "b", name="query")
+        shim.call("add_drawer", "c", name="fresh")
+        shim.call("reconnect", "d", name="external")
+        shim.call("search", "e", name="new")
+
+        replies = await shim.replies(5)
+
+    assert replies[3]["error"]["code"] == replies[6]["error"]["code"] == -32045
+    assert "Look before you repeat it" in replies[3]["error"]["message"]
+    assert [replies[n]["id"] for n in (4, 5, 7)] == ["b", "c", "e"]
+    assert running.engine.written == ["fresh"]
+    assert "external" not in running.engine.begun
+
+
+async def test_a_second_connection_of_a_session_takes_over_without_running_twice(
+    root: Path,
+) -> None:
+    async with open_broker(root) as running:
+        first = await running.session()
+        first.call("add_drawer", 1, name="once", hold="w")
+        first.call("search", 2, name="query")
+        await until(lambda: running.engine.begun)
+        second = await running.session(resend="0:1,1:1", next="2")
+        second.call("add_drawer", 1, name="once", hold="w")
+        second.call("search", 2, name="query")
+        assert await first.line() == b""
+        running.engine.gate("w").set()
+
+        replies = await second.replies(2)
+
+    assert sorted(replies) == [0, 1]
+    assert running.engine.written == ["once"]
+
+
+async def test_a_reply_that_found_no_connection_waits_for_the_next(root: Path) -> None:
+    async with open_broker(root) as running:
+        first = await running.session()
+        first.call("add_drawer", 1, name="once", hold="w")
+        await until(lambda: running.engine.begun)
+        first.close()
+        session = running.broker.sessions["s"]
+        running.engine.gate("w").set()
+        await until(lambda: not session.jobs)
+        second = await running.session(resend="0:1", next="1")
+        second.call("add_drawer", 1, name="once")
+
+        ordinal, reply = await second.reply()
+
+    assert (ordinal, reply["id"]) == (0, 1)
+    assert running.engine.written == ["once"]
+
+
+async def test_a_client_that_has_said_its_last_word_gets_its_replies(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="last", hold="w")
+        await until(lambda: running.engine.begun)
+        shim.stream._sock.shutdown(1)
+        running.engine.gate("w").set()
+
+        assert (await shim.reply())[0] == 0
+        assert await shim.line() == b""
+        assert "s" not in running.broker.sessions
+
+
+async def test_a_read_only_session_says_so_to_the_engine_and_others_do_not(root: Path) -> None:
+    async with open_broker(root) as running:
+        reader = await running.session("r", read_only="1")
+        writer = await running.session("w")
+        reader.call("add_drawer", 1)
+        await reader.reply()
+        writer.call("add_drawer", 1)
+        await writer.reply()
+        reader.say({"jsonrpc": "2.0", "id": 2, "method": "tools/list"})
+        _, listed = await reader.reply()
+
+    assert running.engine.read_only_calls == [True, False]
+    assert "mempalace_add_drawer" not in {tool["name"] for tool in listed["result"]["tools"]}
+
+
+async def test_the_clients_name_is_told_to_its_shim_for_the_next_owner(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        info = {"name": "pi", "version": "1.2"}
+        params = {"protocolVersion": "2025-06-18", "clientInfo": info}
+        shim.say({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
+
+        assert await shim.header() == (wire.CLIENT, {"client": "pi 1.2"})
+        assert (await shim.reply())[1]["result"]["serverInfo"]["name"] == "mempalace"
+
+
+async def test_initialize_waits_for_the_engine_only_without_a_catalogue(root: Path) -> None:
+    engine = LightEngine()
+    engine.may_load.clear()
+    async with open_broker(root, engine) as running:
+        known = await running.session("known")
+        known.say({"jsonrpc": "2.0", "id": 1, "method": "initialize"})
+        await known.header()
+        assert (await known.reply())[0] == 0
+        running.broker.catalogue = None
+        unknown = await running.session("unknown")
+        unknown.say({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+        unknown.say({"jsonrpc": "2.0", "id": 2, "method": "ping"})
+        assert (await unknown.reply())[0] == 1
+        engine.may_load.set()
+
+        assert (await unknown.reply())[0] == 0
+
+
+async def test_long_polls_do_not_hold_up_their_session(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("event_wait", 1, hold="poll")
+        shim.call("add_drawer", 2)
+
+        assert (await shim.reply())[0] == 1
+        running.engine.gate("poll").set()
+        assert (await shim.reply())[0] == 0

@@ -1,0 +1,320 @@
+"""A real shim against a broker that the test plays: what it relays, keeps, resends and refuses."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from palace.protocol import wire
+from tests.support.scripted import Connection, ScriptedBroker, call, start_shim
+
+
+@pytest.fixture
+def palace(short_dir: Path) -> Path:
+    return short_dir / "palace"
+
+
+def test_lines_go_unchanged_and_replies_come_back_without_their_ordinal(palace: Path) -> None:
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        served = broker.accept()
+        hello = served.hello()
+        served.welcome()
+        shim.send(b'  {"id": 1,\t"weird":  true}  \n\n   \nsecond\n')
+        assert served.line() == b'  {"id": 1,\t"weird":  true}  '
+        assert served.line() == b"second"
+        served.reply(1, b'{"odd": "spacing"  }')
+        served.reply(0, b"not even json")
+
+        assert shim.receive() == b'{"odd": "spacing"  }'
+        assert shim.receive() == b"not even json"
+
+    assert (hello["next"], "resend" in hello) == ("0", False)
+    assert len(hello["session"]) == 32
+
+
+def test_a_second_reply_and_a_silent_settlement_give_the_client_nothing(palace: Path) -> None:
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        served = broker.accept()
+        served.hello()
+        served.welcome()
+        shim.send(call(1) + call(2) + call(3))
+        for _ in range(3):
+            served.line()
+        served.reply(0, None)
+        served.answer(1, 2, "once")
+        served.answer(1, 2, "twice")
+        served.answer(2, 3, "end")
+
+        assert json.loads(shim.receive())["result"] == "once"
+        assert json.loads(shim.receive())["result"] == "end"
+
+
+def test_a_broker_that_dies_is_succeeded_and_told_what_may_have_run(palace: Path) -> None:
+    with start_shim(palace, palace) as shim:
+        with ScriptedBroker(palace) as broker:
+            served = broker.accept()
+            session = served.hello()["session"]
+            served.welcome(epoch="4")
+            shim.send(call(1) + call(2))
+            served.line()
+            served.line()
+            served.answer(0, 1, "done")
+            shim.receive()
+            next_broker = ScriptedBroker(palace, "next.sock")
+            next_broker.path.rename(palace / "broker.sock")
+            next_broker.path = palace / "broker.sock"
+            served.close()
+            with next_broker as broker2:
+                again = broker2.accept()
+                hello = again.hello()
+                again.welcome(epoch="5")
+                assert again.message()["id"] == 2
+                again.answer(1, 2, "answered by the next")
+                assert json.loads(shim.receive())["result"] == "answered by the next"
+
+    assert hello["session"] == session
+    assert (hello["resend"], hello["next"]) == ("1:1", "2")
+
+
+def test_after_a_goodbye_the_shim_dials_only_when_its_client_asks(palace: Path) -> None:
+    with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
+        served = broker.accept()
+        served.hello()
+        served.welcome()
+        shim.send(call(1) + call(2) + call(3))
+        for _ in range(3):
+            served.line()
+        served.header(wire.GOODBYE, reason="stop", read_upto="1", unrun="1")
+        served.answer(0, 1, "finished")
+        assert json.loads(shim.receive())["result"] == "finished"
+        served.close()
+
+        again = broker.accept()
+        hello = again.hello()
+
+        assert hello["resend"] == "1:0,2:0"
+        again.welcome()
+        assert [again.message()["id"], again.message()["id"]] == [2, 3]
+        again.answer(1, 2, "a")
+        again.answer(2, 3, "b")
+        shim.receive()
+        shim.receive()
+        again.header(wire.GOODBYE, reason="idle", read_upto="2", unrun="")
+        again.close()
+        shim.send(b'{"jsonrpc": "2.0", "id": 9, "method": "ping"}\n')
+        assert json.loads(shim.receive()) == {"jsonrpc": "2.0", "id": 9, "result": {}}
+        shim.send(call(4))
+        third = broker.accept()
+        assert third.hello()["next"] == "5"
+        third.welcome()
+        assert third.message()["id"] == 4
+        third.answer(4, 4, "c")
+        shim.receive()
+
+
+def test_a_line_that_crosses_the_goodbye_is_sent_to_the_next_owner(palace: Path) -> None:
+    with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
+        served = broker.accept()
+        served.hello()
+        served.welcome()
+        shim.send(call(1))
+        served.line()
+        served.header(wire.GOODBYE, reason="idle", read_upto="-1", unrun="")
+        served.close()
+
+        again = broker.accept()
+
+        assert again.hello()["resend"] == "0:0"
+        again.welcome()
+        again.answer(0, 1, "x")
+        shim.receive()
+
+
+def test_an_owner_of_an_older_epoch_is_not_believed(palace: Path) -> None:
+    with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
+        served = broker.accept()
+        served.hello()
+        served.welcome(epoch="7")
+        shim.send(call(1))
+        served.line()
+        served.close()
+        old = broker.accept()
+        old.hello()
+        old.welcome(epoch="6")
+
+        reply = json.loads(shim.receive())
+
+    assert reply["id"] == 1
+    assert reply["error"]["data"]["palace"] == "outcome_unknown"
+
+
+def test_another_palace_is_refused_by_its_identity(palace: Path) -> None:
+    with ScriptedBroker(palace) as broker:
+        (palace / "palace_id").write_text("mine\n")
+        with start_shim(palace, palace) as shim:
+            shim.send(call("x"))
+            for _ in range(2):  # at its start, and for the call
+                served = broker.accept()
+                assert served.hello()["palace_id"] == "mine"
+                served.welcome(palace_id="theirs")
+            reply = json.loads(shim.receive())
+
+    assert reply["id"] == "x"
+    assert reply["error"]["data"]["refused"] == "wrong_palace"
+    assert "theirs" in reply["error"]["message"]
+
+
+def test_a_stranger_behind_the_socket_is_named_as_such(palace: Path) -> None:
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        shim.send(call(1))
+        for _ in range(2):
+            served = broker.accept()
+            served.hello()
+            served._sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        assert "no palace broker" in json.loads(shim.receive())["error"]["message"]
+
+
+def test_a_refusal_reaches_the_client_in_the_brokers_words(palace: Path) -> None:
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        shim.send(call(1))
+        for _ in range(2):
+            served = broker.accept()
+            served.hello()
+            served.header(wire.REFUSED, code="forbidden", text="uid 7 may not use this palace.")
+
+        assert "may not use this palace" in json.loads(shim.receive())["error"]["message"]
+
+
+def test_without_a_broker_the_snapshot_answers_and_calls_say_why_not(palace: Path) -> None:
+    palace.mkdir(mode=0o700)
+    with start_shim(palace, palace) as shim:
+        version = shim.initialize()["result"]["serverInfo"]["version"]
+        tools = shim.request("tools/list")["result"]["tools"]
+        pong = shim.request("ping")
+        shim.send(b'{"jsonrpc": "2.0", "method": "notifications/initialized"}\n')
+        error = shim.call("mempalace_search", query="x")["error"]
+
+    assert (version, len(tools), pong["result"]) == ("3.11.0", 47, {})
+    assert error["code"] == -32053
+    assert "PALACE_NO_SPAWN" in error["message"]
+
+
+def test_the_snapshot_hides_from_a_read_only_session_what_it_may_not_do(palace: Path) -> None:
+    palace.mkdir(mode=0o700)
+    with start_shim(palace, palace, MEMPALACE_MCP_READ_ONLY="1") as shim:
+        names = {tool["name"] for tool in shim.request("tools/list")["result"]["tools"]}
+
+    assert "mempalace_search" in names
+    assert "mempalace_add_drawer" not in names
+
+
+def test_a_named_broker_is_used_as_it_stands_and_nothing_else(palace: Path) -> None:
+    environ = {"MEMPALACE_BROKER": f"unix:{palace}/elsewhere.sock", "PALACE_NO_SPAWN": ""}
+    with ScriptedBroker(palace, "elsewhere.sock") as broker:
+        with start_shim(palace, palace, **environ) as shim:
+            served = broker.accept()
+            served.hello()
+            served.welcome()
+            shim.send(call(1))
+            served.line()
+            served.answer(0, 1, "from there")
+            assert json.loads(shim.receive())["result"] == "from there"
+    with start_shim(palace, palace, **environ) as shim:
+        error = shim.call("mempalace_search", query="x")["error"]
+    with start_shim(palace, palace, MEMPALACE_BROKER="ssh://host") as shim:
+        scheme = shim.call("mempalace_search", query="x")["error"]
+
+    assert "as it stands" in error["message"]
+    assert "unix:PATH" in scheme["message"]
+    assert not (palace / "broker.lock").exists()
+
+
+@pytest.mark.parametrize("ident_first", [True, False])
+def test_a_line_that_is_too_long_is_refused_with_its_id_and_the_session_goes_on(
+    palace: Path, ident_first: bool
+) -> None:
+    text = "x" * 200_000
+    head, tail = ('{"id": "big", "a": "', '"}') if ident_first else ('{"a": "', '", "id": "big"}')
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        served = broker.accept()
+        served.hello()
+        served.welcome(line_bytes_max="100000")
+        shim.send(f"{head}{text}{tail}\n".encode())
+        refused = json.loads(shim.receive())
+        shim.send(call(2))
+        assert served.message()["id"] == 2
+        served.answer(0, 2, "fine")
+
+        assert (refused["id"], refused["error"]["code"]) == ("big", -32043)
+        assert json.loads(shim.receive())["result"] == "fine"
+
+
+def test_half_a_line_before_the_end_is_answered_and_the_shim_leaves(palace: Path) -> None:
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        served = broker.accept()
+        served.hello()
+        served.welcome()
+        shim.send(call(1) + call(2).rstrip())
+        assert shim.process.stdin is not None
+        shim.process.stdin.close()
+        assert [served.message()["id"], served.message()["id"]] == [1, 2]
+        assert served.line() == b""
+        served.answer(0, 1, "a")
+        served.answer(1, 2, "b")
+
+        assert json.loads(shim.receive())["result"] == "a"
+        assert json.loads(shim.receive())["result"] == "b"
+        assert shim.process.wait(20) == 0
+
+
+def test_a_client_that_is_gone_is_not_waited_for(palace: Path) -> None:
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        served = broker.accept()
+        served.hello()
+        served.welcome()
+        shim.send(call(1, "mempalace_mine"))
+        served.line()
+        assert shim.process.stdin is not None
+        assert shim.process.stdout is not None
+        shim.process.stdin.close()
+        shim.process.stdout.close()
+
+        assert shim.process.wait(20) == 0
+
+
+def test_a_flood_in_both_directions_does_not_lock_up(palace: Path) -> None:
+    count, text = 400, "y" * 20_000
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        served = broker.accept()
+        served.hello()
+        served.welcome()
+        sending = threading.Thread(
+            target=lambda: shim.send(b"".join(call(n, text=text) for n in range(count)))
+        )
+        sending.start()
+        answering = threading.Thread(target=_answer_all, args=(served, count, text))
+        answering.start()
+        received = [json.loads(shim.receive())["id"] for _ in range(count)]
+        sending.join()
+        answering.join()
+
+        assert received == list(range(count))
+
+
+def _answer_all(served: Connection, count: int, text: str) -> None:
+    for ordinal in range(count):
+        assert served.message()["id"] == ordinal
+        served.answer(ordinal, ordinal, text)
+
+
+def test_unknown_arguments_and_help(palace: Path) -> None:
+    palace.mkdir(mode=0o700)
+    with start_shim(palace, palace, "--nonsense") as shim:
+        assert shim.process.wait(20) == 78
+        assert shim.process.stderr is not None
+        assert b"usage: palace shim" in shim.process.stderr.read()
+    with start_shim(palace, palace, "--help") as shim:
+        assert shim.receive().startswith(b"usage: palace shim")
+        assert shim.process.wait(20) == 0

@@ -1,0 +1,80 @@
+"""A light engine for tests of the broker alone: its calls last until the test lets them end.
+
+It keeps the contract of palace/engine/api.py, which tests/engine/test_contract.py checks on it and
+on the real one.
+"""
+
+import json
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+from palace.engine.api import Reply
+from palace.protocol.errors import StoreUnavailable
+from palace.protocol.jsonrpc import Catalogue
+from palace.snapshot import load_catalogue
+
+OUTDATED = {"code": -32005, "message": "outdated"}
+
+
+@dataclass
+class LightEngine:
+    """`add_drawer` appends to `written`; a call whose argument `hold` is named waits for it."""
+
+    fail_load: str = ""
+    written: list[str] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
+    read_only_calls: list[bool] = field(default_factory=list)
+    outdated: bool = False
+    change: str = ""
+    closed: bool = False
+    may_load: threading.Event = field(default_factory=threading.Event)
+    gates: dict[str, threading.Event] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _progress: int = 0
+
+    def __post_init__(self) -> None:
+        self.may_load.set()
+
+    def gate(self, name: str) -> threading.Event:
+        with self._lock:
+            return self.gates.setdefault(name, threading.Event())
+
+    def load(self) -> Catalogue:
+        assert self.may_load.wait(30)
+        if self.fail_load:
+            raise StoreUnavailable(self.fail_load)
+        return load_catalogue(None)
+
+    def loading_text(self) -> str:
+        return "loading"
+
+    def call(self, message: dict[str, Any], *, read_only: bool) -> Reply:
+        params = message["params"]
+        arguments = params.get("arguments") or {}
+        name = arguments.get("name", params["name"])
+        with self._lock:
+            self.begun.append(name)
+            self.read_only_calls.append(read_only)
+        if "hold" in arguments:
+            assert self.gate(arguments["hold"]).wait(30)
+        if self.outdated and params["name"] == "mempalace_add_drawer":
+            reply = {"jsonrpc": "2.0", "id": message.get("id"), "error": OUTDATED}
+            return Reply(payload=json.dumps(reply).encode(), outdated=True)
+        if params["name"] == "mempalace_add_drawer":
+            with self._lock:
+                self.written.append(name)
+        with self._lock:
+            self._progress += 1
+        result = {"content": [{"type": "text", "text": json.dumps({"name": name})}]}
+        reply = {"jsonrpc": "2.0", "id": message.get("id"), "result": result}
+        return Reply(payload=json.dumps(reply).encode())
+
+    def progress(self) -> int:
+        return self._progress
+
+    def replaced(self) -> str:
+        return self.change
+
+    def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,169 @@
+"""An owner in the test's own loop: real lock, real sockets, a light engine."""
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from palace.broker import endpoint, lock
+from palace.broker.broker import Broker
+from palace.broker.lanes import Lanes
+from palace.config import Config
+from palace.host import Host
+from palace.paths import Paths
+from palace.protocol import wire
+from palace.protocol.admission import Admission
+from palace.protocol.lifecycle import Lifecycle, Reason
+from palace.snapshot import load_catalogue
+from palace.transport.unix import LineStream
+from tests.support.engine import LightEngine
+
+CEILING_S = 30.0
+
+
+class Shim:
+    """The shim's side of one connection, written out."""
+
+    def __init__(self, sock: socket.socket, nursery: trio.Nursery) -> None:
+        self.stream = LineStream(sock, line_bytes_max=1 << 26)
+        nursery.start_soon(self.stream.flush_forever)
+        self._lines: list[bytes] = []
+        self.ended = False
+
+    async def line(self) -> bytes:
+        """Return the next line from the broker; b"" at the end."""
+        while not self._lines:
+            self._lines = await self.stream.receive_lines()
+            if not self._lines:
+                self.ended = True
+                return b""
+        return self._lines.pop(0)
+
+    def hello(self, session: str = "s", **fields: str) -> None:
+        header = {"session": session, "next": "0"} | fields
+        self.stream.send_soon(wire.encode_header(wire.HELLO, header))
+
+    async def header(self) -> tuple[str, dict[str, str]]:
+        _, kind, fields = wire.decode_header(await self.line())
+        return kind, fields
+
+    async def welcome(self, session: str = "s", **fields: str) -> dict[str, str]:
+        self.hello(session, **fields)
+        kind, answer = await self.header()
+        assert kind == wire.WELCOME, (kind, answer)
+        return answer
+
+    def call(self, tool: str, ident: Any = 1, **arguments: Any) -> None:
+        params = {"name": f"mempalace_{tool}", "arguments": arguments}
+        self.say({"jsonrpc": "2.0", "id": ident, "method": "tools/call", "params": params})
+
+    def say(self, message: Any) -> None:
+        self.stream.send_soon(json.dumps(message).encode() + b"\n")
+
+    async def reply(self) -> tuple[int, Any]:
+        """Return (ordinal, decoded reply or None)."""
+        ordinal, payload = wire.decode_reply(await self.line())
+        return ordinal, json.loads(payload) if payload else None
+
+    async def replies(self, count: int) -> dict[int, Any]:
+        return dict([await self.reply() for _ in range(count)])
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+@attrs.define(eq=False)
+class Running:
+    """A broker that serves, and a way to connect to it."""
+
+    broker: Broker
+    engine: LightEngine
+    nursery: trio.Nursery
+    code: int | None = None
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    shims: list[Shim] = attrs.field(factory=list)
+
+    def connect(self) -> Shim:
+        assert self.broker.endpoint is not None
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(self.broker.endpoint.path)
+        self.shims.append(Shim(sock, self.nursery))
+        return self.shims[-1]
+
+    async def session(self, name: str = "s", **fields: str) -> Shim:
+        shim = self.connect()
+        await shim.welcome(name, **fields)
+        return shim
+
+
+def make_broker(root: Path, engine: LightEngine, **settings: Any) -> Broker:
+    host = Host()
+    paths = Paths(str(root))
+    lock.check_directory(paths, host)
+    owner = lock.take_lock(paths, host)
+    lock.take_epoch(owner, host)
+    config = Config(graph=f"{root}/kg", config_dir=str(root), **settings)
+    lanes = Lanes(engine=engine, readers=config.readers, polls=config.polls)
+    return Broker(
+        owner=owner,
+        config=config,
+        engine=engine,
+        host=host,
+        endpoint=endpoint.listen(owner, {}, host),
+        mode="broker",
+        catalogue=load_catalogue(None),
+        admission=Admission(
+            capacity=lanes.capacity(),
+            queue_depth_max=config.queue_depth_max,
+            session_depth_max=config.session_depth_max,
+        ),
+        lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s, failed_linger_s=0.5),
+        lanes=lanes,
+    )
+
+
+@asynccontextmanager
+async def open_broker(
+    root: Path, engine: LightEngine | None = None, **settings: Any
+) -> AsyncIterator[Running]:
+    """Serve until the block ends; then the broker is stopped and must end in time."""
+    engine = engine or LightEngine()
+    broker = make_broker(root, engine, **settings)
+    with trio.fail_after(CEILING_S):
+        async with trio.open_nursery() as nursery:
+            running = Running(broker, engine, nursery)
+            serving = trio.Event()
+
+            async def serve() -> None:
+                running.code = await broker.serve(on_serving=serving.set)
+                running.ended.set()
+
+            nursery.start_soon(serve)
+            await serving.wait()
+            try:
+                yield running
+            finally:
+                for gate in engine.gates.values():
+                    gate.set()
+                engine.may_load.set()
+                broker.stop(Reason.STOP, grace_s=1.0)
+                with trio.CancelScope(shield=True), trio.move_on_after(CEILING_S):
+                    await running.ended.wait()
+                broker.host.close(broker.owner.lock_fd)
+                for shim in running.shims:
+                    shim.close()
+                for sock in broker.mourners:
+                    sock.close()
+                nursery.cancel_scope.cancel()
+
+
+async def until(condition: Any) -> None:
+    """Wait for what another task or thread brings about."""
+    with trio.fail_after(CEILING_S):
+        while not condition():
+            await trio.sleep(0.005)
