@@ -1,0 +1,297 @@
+"""Becoming the owner, step by step, on a real kernel."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from palace.broker import endpoint, lock
+from palace.config import Config
+from palace.host import Host
+from palace.paths import Paths
+from palace.protocol.errors import (
+    ForeignKernel,
+    ForeignWriter,
+    LockFailed,
+    LockHeld,
+    OnHold,
+    UnsafePalace,
+)
+from palace.protocol.record import decode_record
+
+HOST = Host()
+
+
+@pytest.fixture
+def palace(short_dir: Path) -> Paths:
+    root = short_dir / "palace"
+    root.mkdir(mode=0o700)
+    return Paths(str(root))
+
+
+def settings(palace: Paths, **more: object) -> Config:
+    graph = f"{palace.root}/knowledge_graph.sqlite3"
+    return Config(**({"graph": graph, "config_dir": "/c", "mempalace_lock_wait_s": 0.0} | more))  # type: ignore[arg-type]
+
+
+def held(path: str) -> int:
+    """Hold a flock from an open file description of its own."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd
+
+
+def test_the_lock_file_is_private_and_stays(palace: Paths) -> None:
+    owner = lock.take_lock(palace, HOST)
+
+    assert os.stat(palace.lock).st_mode & 0o777 == 0o600
+    os.close(owner.lock_fd)
+    assert os.path.exists(palace.lock)
+
+
+def test_a_second_owner_is_refused_and_told_who_the_first_is(palace: Paths) -> None:
+    owner = lock.take_lock(palace, HOST)
+
+    with pytest.raises(LockHeld) as caught:
+        lock.take_lock(palace, HOST)
+
+    assert f"pid {os.getpid()}" in caught.value.message
+    os.close(owner.lock_fd)
+    os.close(lock.take_lock(palace, HOST).lock_fd)
+
+
+class Replacing(Host):
+    """A host on which somebody replaces the lock file just after it was opened."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def try_lock(self, fd: int) -> bool:
+        taken = super().try_lock(fd)
+        if self.times:
+            self.times -= 1
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            os.unlink(path)
+            Path(path).touch()
+        return taken
+
+
+def test_a_lock_on_a_replaced_file_is_no_lock(palace: Paths) -> None:
+    owner = lock.take_lock(palace, Replacing(2))
+
+    assert HOST.same_file(owner.lock_fd, palace.lock)
+    os.close(owner.lock_fd)
+
+
+def test_a_lock_file_that_is_replaced_for_ever_is_refused(palace: Paths) -> None:
+    with pytest.raises(LockFailed, match="keeps being replaced"):
+        lock.take_lock(palace, Replacing(1000))
+
+
+class Unlockable(Host):
+    def try_lock(self, fd: int) -> bool:
+        raise OSError(37, "No locks available")
+
+
+def test_any_other_answer_of_the_kernel_means_no_lock(palace: Paths) -> None:
+    with pytest.raises(LockFailed, match="ENOLCK"):
+        lock.take_lock(palace, Unlockable())
+
+
+def test_a_link_in_the_lock_files_place_is_not_followed(palace: Paths, tmp_path: Path) -> None:
+    os.symlink(tmp_path / "target", palace.lock)
+
+    with pytest.raises(LockFailed):
+        lock.take_lock(palace, HOST)
+    assert not (tmp_path / "target").exists()
+
+
+def test_the_epoch_rises_durably_with_every_owner_and_the_identity_stays(palace: Paths) -> None:
+    owners = []
+    for _ in range(3):
+        owner = lock.take_lock(palace, HOST)
+        lock.take_epoch(owner, HOST)
+        os.close(owner.lock_fd)
+        owners.append(owner)
+
+    assert [owner.epoch for owner in owners] == [1, 2, 3]
+    assert len({owner.palace_id for owner in owners}) == 1
+    assert len({owner.incarnation for owner in owners}) == 3
+    assert Path(palace.epoch).read_text() == "3\n"
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", "9" * 30, "²"])
+def test_an_epoch_that_is_no_number_is_not_guessed(palace: Paths, text: str) -> None:
+    Path(palace.epoch).write_text(text)
+    owner = lock.take_lock(palace, HOST)
+
+    with pytest.raises(LockFailed, match="no number"):
+        lock.take_epoch(owner, HOST)
+    os.close(owner.lock_fd)
+
+
+def test_stocks_lock_is_taken_where_stock_looks_for_it(palace: Paths, tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path)}
+    owner = lock.take_lock(palace, HOST)
+    lock.take_other_locks(owner, settings(palace), environ, HOST)
+    path = lock.mempalace_lock_path(palace, environ)
+
+    with pytest.raises(BlockingIOError):
+        held(path)
+    assert Path(path).read_bytes()[1:].decode().startswith(f"{os.getpid()} palace serve")
+    for fd in [owner.lock_fd, *owner.other_fds]:
+        os.close(fd)
+
+
+def test_a_stock_writer_is_named(palace: Paths, tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path)}
+    fd = held(lock.mempalace_lock_path(palace, environ))
+    os.pwrite(fd, b"\x004711 mempalace mine", 0)
+    owner = lock.take_lock(palace, HOST)
+
+    with pytest.raises(ForeignWriter, match="4711 mempalace mine") as caught:
+        lock.take_other_locks(owner, settings(palace), environ, HOST)
+
+    assert caught.value.exit_code == 73
+    os.close(fd)
+    os.close(owner.lock_fd)
+
+
+def test_a_hook_that_holds_stocks_lock_for_a_moment_is_waited_for(
+    palace: Paths, tmp_path: Path
+) -> None:
+    environ = {"HOME": str(tmp_path)}
+    fd = held(lock.mempalace_lock_path(palace, environ))
+
+    class Patient(Host):
+        asked = 0
+
+        def try_lock(self, fd_: int) -> bool:
+            Patient.asked += 1
+            if Patient.asked == 3:
+                os.close(fd)
+            return super().try_lock(fd_)
+
+    owner = lock.take_lock(palace, HOST)
+    lock.take_other_locks(owner, settings(palace, mempalace_lock_wait_s=20.0), environ, Patient())
+
+    assert Patient.asked >= 3
+    for open_fd in [owner.lock_fd, *owner.other_fds]:
+        os.close(open_fd)
+
+
+def test_two_palaces_never_share_a_data_file(palace: Paths, tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path)}
+    other = Paths(f"{palace.root}-two")
+    os.mkdir(other.root, 0o700)
+    first, second = lock.take_lock(palace, HOST), lock.take_lock(other, HOST)
+    lock.take_other_locks(first, settings(palace), environ, HOST)
+
+    with pytest.raises(ForeignWriter, match=r"tunnels\.json.*another palace") as caught:
+        lock.take_other_locks(second, settings(other), environ, HOST)
+
+    assert palace.root in caught.value.message
+    for fd in [first.lock_fd, second.lock_fd, *first.other_fds, *second.other_fds]:
+        os.close(fd)
+
+
+def test_a_graph_outside_of_the_palace_has_a_lock_of_its_own(palace: Paths, tmp_path: Path) -> None:
+    graph = tmp_path / "graphs" / "kg.sqlite3"
+    owner = lock.take_lock(palace, HOST)
+    lock.take_other_locks(owner, settings(palace, graph=str(graph)), {"HOME": str(tmp_path)}, HOST)
+
+    with pytest.raises(BlockingIOError):
+        held(f"{graph}.owner.lock")
+    for fd in [owner.lock_fd, *owner.other_fds]:
+        os.close(fd)
+
+
+def test_a_hold_is_respected(palace: Paths) -> None:
+    lock.check_hold(palace, HOST)
+    Path(palace.hold).write_text("2026-01-01\n")
+
+    with pytest.raises(OnHold, match="palace start"):
+        lock.check_hold(palace, HOST)
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_palace_that_others_may_write_to_is_refused(palace: Paths, mode: int) -> None:
+    os.chmod(palace.root, mode)
+
+    with pytest.raises(UnsafePalace, match="chmod go-w") as caught:
+        lock.check_directory(palace, HOST)
+    assert caught.value.exit_code == 77
+
+
+def test_a_file_in_the_palaces_place_is_refused(short_dir: Path) -> None:
+    (short_dir / "file").touch()
+
+    with pytest.raises(UnsafePalace, match="not a directory"):
+        lock.check_directory(Paths(str(short_dir / "file")), HOST)
+
+
+def test_a_new_palace_is_made_private_and_a_missing_parent_is_no_typo(short_dir: Path) -> None:
+    lock.check_directory(Paths(str(short_dir / "new")), HOST)
+    assert os.stat(short_dir / "new").st_mode & 0o777 == 0o700
+
+    with pytest.raises(UnsafePalace, match="mkdir -p"):
+        lock.check_directory(Paths(str(short_dir / "no" / "mount")), HOST)
+    lock.check_directory(Paths(str(short_dir / "def" / "mempalace" / "palace")), HOST)
+
+
+class Shared(Host):
+    """A host whose palace lies on a mount of another kernel."""
+
+    def mount_of(self, path: str):  # noqa: ANN201
+        from palace.host.mounts import Mount
+
+        return Mount(point="/workspace", fs_type="virtiofs", source="share")
+
+
+def test_another_kernels_file_system_is_refused_with_its_mount_and_remedies(palace: Paths) -> None:
+    with pytest.raises(ForeignKernel) as caught:
+        lock.check_directory(palace, Shared())
+
+    assert "/workspace, a virtiofs mount" in caught.value.message
+    assert "MEMPALACE_BROKER=unix:PATH" in caught.value.message
+    assert caught.value.exit_code == 72
+
+
+def test_the_socket_is_private_and_published_only_with_its_own_record(palace: Paths) -> None:
+    owner = lock.take_lock(palace, HOST)
+    lock.take_epoch(owner, HOST)
+    Path(f"{palace.root}/broker.sock").write_text("left by somebody")
+    bound = endpoint.listen(owner, {}, HOST)
+    record = endpoint.publish(owner, bound, HOST, mode="broker")
+
+    assert os.stat(bound.path).st_mode & 0o777 == 0o600
+    again = decode_record(HOST.read_file(palace.record))
+    assert again is not None
+    assert again.to_dict() == record.to_dict()
+    assert os.stat(palace.record).st_mode & 0o777 == 0o600
+    endpoint.unpublish(owner, bound, HOST)
+    assert not os.path.exists(bound.path)
+    assert not os.path.exists(palace.record)
+    bound.socket.close()
+    os.close(owner.lock_fd)
+
+
+def test_a_long_path_binds_in_the_runtime_directory_and_refuses_a_squatted_one(
+    short_dir: Path,
+) -> None:
+    root = short_dir / ("x" * 100)
+    root.mkdir(mode=0o700)
+    environ = {"XDG_RUNTIME_DIR": str(short_dir / "run")}
+    owner = lock.take_lock(Paths(str(root)), HOST)
+    bound = endpoint.listen(owner, environ, HOST)
+    bound.socket.close()
+    directory = os.path.dirname(bound.path)
+
+    assert directory.startswith(f"{short_dir}/run/palace-")
+    assert os.stat(directory).st_mode & 0o777 == 0o700
+    os.chmod(directory, 0o777)
+    with pytest.raises(UnsafePalace, match="socket directory"):
+        endpoint.listen(owner, environ, HOST)
+    os.close(owner.lock_fd)

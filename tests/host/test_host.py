@@ -1,0 +1,132 @@
+"""The real kernel behind the port."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from palace.host import Host, peer_of
+
+HOST = Host()
+
+
+def test_a_durable_write_replaces_whole_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    HOST.write_durable(str(path), b"one")
+    HOST.write_durable(str(path), b"two")
+
+    assert path.read_bytes() == b"two"
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "in the way").touch()
+
+    with pytest.raises(OSError, match="directory"):
+        HOST.write_durable(str(tmp_path / "file"), b"two")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_only_regular_files_are_read_and_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"x" * 10)
+    (tmp_path / "link").symlink_to("real")
+    os.mkfifo(tmp_path / "fifo")
+
+    assert HOST.read_file(str(tmp_path / "real")) == b"x" * 10
+    assert HOST.read_file(str(tmp_path / "real"), 4) == b"x" * 5
+    for name in ("link", "fifo", "missing", "real/below"):
+        assert HOST.read_file(str(tmp_path / name)) is None
+    assert HOST.read_file(str(tmp_path)) is None
+
+
+def test_a_lock_excludes_other_descriptions_and_ends_with_its_last_descriptor(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "lock")
+    first, second = HOST.open_lock(path), HOST.open_lock(path)
+
+    assert HOST.try_lock(first)
+    assert not HOST.try_lock(second)
+    assert HOST.lock_holder(path) == os.getpid()
+    HOST.close(first)
+    assert HOST.try_lock(second)
+    HOST.close(second)
+    assert HOST.lock_holder(path) is None
+
+
+def test_a_replaced_file_is_not_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    fd = HOST.open_lock(str(path))
+
+    assert HOST.same_file(fd, str(path))
+    path.unlink()
+    assert not HOST.same_file(fd, str(path))
+    path.touch()
+    assert not HOST.same_file(fd, str(path))
+    HOST.close(fd)
+
+
+def test_the_peer_of_a_socket_is_known() -> None:
+    ours, theirs = socket.socketpair()
+
+    assert peer_of(ours) == (os.getpid(), os.geteuid())
+    ours.close()
+    theirs.close()
+
+
+def test_a_spawned_process_gets_its_descriptors_and_no_others(tmp_path: Path) -> None:
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    reading, writing = os.pipe()
+    code = (
+        "import os; print(os.getsid(0) == os.getpid()); os.write(5, b'x');"
+        "[os.fstat(fd) for fd in (0, 1, 2, 5)];"
+        "print([fd for fd in (3, 4, 6, 7, 8, 9) if os.path.exists(f'/proc/self/fd/{fd}')])"
+    )
+
+    pid = HOST.spawn(
+        [sys.executable, "-c", code], {}, log_fd=log, pass_fds={writing: 5}, detached=True
+    )
+    os.close(writing)
+    assert os.read(reading, 9) == b"x"
+    _, status = os.waitpid(pid, 0)
+
+    assert status == 0
+    assert (tmp_path / "log").read_text() == "True\n[]\n"
+    os.close(log)
+    os.close(reading)
+
+
+def test_an_ended_child_is_reaped_once_with_its_status() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(75)"])
+    status = None
+    while status is None:
+        status = HOST.reap(child.pid)
+    child.returncode = status
+
+    assert status == 75
+    assert HOST.reap(child.pid) == -1
+
+
+def test_processes_are_told_apart_by_when_they_started() -> None:
+    assert HOST.start_time(os.getpid()).isdigit()
+    assert HOST.start_time(2**22 + 1) == ""
+    assert "pytest" in HOST.process_title(os.getpid())
+
+
+def test_this_machine_has_a_boot_and_a_local_disk(tmp_path: Path) -> None:
+    assert len(HOST.boot_id()) >= 32
+    assert HOST.mount_of(str(tmp_path)).is_local
+
+
+def test_chance_is_spread_over_the_unit_interval() -> None:
+    draws = [HOST.random() for _ in range(200)]
+
+    assert all(0 <= draw < 1 for draw in draws)
+    assert min(draws) < 0.2
+    assert max(draws) > 0.8
+    assert HOST.token() != HOST.token()
