@@ -18,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="One memory, one writer, everywhere: many agents share one MemPalace.",
     epilog="Register `palace shim` as a stdio MCP server in every agent; the rest is automatic.",
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from palace.broker.broker import Broker
+from palace.broker.desk import Desk
 from palace.broker.endpoint import Endpoint
 from palace.broker.lanes import Lanes
 from palace.broker.lock import Owner
@@ -22,12 +22,12 @@ def assemble(
     environ: Mapping[str, str],
     host: Host,
     listening: tuple[Endpoint | None, str],
-) -> Broker:
-    """Return a broker over the real engine; `listening` is its endpoint and its mode."""
+) -> Desk:
+    """Return an owner's desk with the real engine; `listening` is its endpoint and its mode."""
     endpoint, mode = listening
     engine = MempalaceEngine(owner.paths, config, environ)
     lanes = Lanes(engine=engine, readers=config.readers, polls=config.polls)
-    return Broker(
+    return Desk(
         owner=owner,
         config=config,
         engine=engine,

@@ -1,16 +1,15 @@
 """What a fresh connection is: a session's HELLO, a control question, or a stranger."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING
 
 import trio
 
-from palace.broker.session import Session, serve_lines
+from palace.broker.desk import Desk
+from palace.broker.requests import serve_lines
+from palace.broker.session import Session
 from palace.broker.status import status_of
 from palace.host import peer_of
 from palace.protocol import wire
@@ -18,61 +17,58 @@ from palace.protocol.errors import WireError
 from palace.protocol.lifecycle import Reason
 from palace.transport.unix import LineStream
 
-if TYPE_CHECKING:
-    from palace.broker.broker import Broker
-
 HELLO_S = 5.0
 LINE_MARGIN = 1024
 
 logger = logging.getLogger("palace.broker")
 
 
-async def serve_connection(broker: Broker, sock: socket.socket, *, direct: bool = False) -> None:
+async def serve_connection(desk: Desk, sock: socket.socket, *, direct: bool = False) -> None:
     """Serve one accepted socket to its end and close it."""
-    broker.counters.connections += 1
-    limit = broker.config.line_bytes_max + LINE_MARGIN
+    desk.counters.connections += 1
+    limit = desk.config.line_bytes_max + LINE_MARGIN
     stream = LineStream(sock, line_bytes_max=limit)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.flush_forever)
-            await _serve_stream(broker, stream, sock)
+            await _serve_stream(desk, stream, sock)
             await stream.flushed()
             nursery.cancel_scope.cancel()
     finally:
         stream.close()
         if direct:
-            broker.stop(Reason.DIRECT, text="its client has left")
+            desk.stop(Reason.DIRECT, text="its client has left")
 
 
-async def _serve_stream(broker: Broker, stream: LineStream, sock: socket.socket) -> None:
+async def _serve_stream(desk: Desk, stream: LineStream, sock: socket.socket) -> None:
     try:
         pid, uid = peer_of(sock)
-        _check_peer(broker, uid)
+        _check_peer(desk, uid)
         lines = await _first_line(stream)
         if not lines:
             return
         version, kind, fields = wire.decode_header(lines[0])
         _check_version(version)
         if kind == wire.CONTROL:
-            await _serve_control(broker, stream, fields)
+            await _serve_control(desk, stream, fields)
         elif kind == wire.HELLO:
-            session = _open_session(broker, stream, fields, pid=pid)
-            await _serve_session(broker, session, stream, lines[1:])
+            session = _open_session(desk, stream, fields, pid=pid)
+            await _serve_session(desk, session, stream, lines[1:])
         else:
             raise WireError(f"a connection begins with hello, not {kind!r}")
     except _Refusal as refusal:
-        broker.counters.refused += 1
+        desk.counters.refused += 1
         header = wire.encode_header(wire.REFUSED, {"code": refusal.code, "text": refusal.text})
         stream.send_soon(header)
     except WireError as error:
         logger.warning("refused a connection: %s", error)
-        broker.counters.refused += 1
-        broker.last_error = error.message
+        desk.counters.refused += 1
+        desk.last_error = error.message
         stream.send_soon(wire.encode_header(wire.REFUSED, {"code": "wire", "text": error.message}))
     except Exception as error:
         # The session boundary: a fault in serving one client must not end the others'.
         logger.exception("a connection failed")
-        broker.last_error = repr(error)
+        desk.last_error = repr(error)
 
 
 class _Refusal(Exception):
@@ -88,12 +84,12 @@ async def _first_line(stream: LineStream) -> list[bytes]:
     raise _Refusal("silent", f"no hello came within {HELLO_S:.0f} s")
 
 
-def _check_peer(broker: Broker, uid: int) -> None:
-    if uid not in {0, os.geteuid(), *broker.config.allow_uids}:
+def _check_peer(desk: Desk, uid: int) -> None:
+    if uid not in {0, os.geteuid(), *desk.config.allow_uids}:
         raise _Refusal(
             "forbidden",
             f"uid {uid} may not use this palace. Its owner can allow it: "
-            f"allow_uids = [{uid}] in {broker.owner.paths.settings}",
+            f"allow_uids = [{uid}] in {desk.owner.paths.settings}",
         )
 
 
@@ -106,34 +102,32 @@ def _check_version(version: int) -> None:
         )
 
 
-def _open_session(
-    broker: Broker, stream: LineStream, fields: dict[str, str], *, pid: int
-) -> Session:
+def _open_session(desk: Desk, stream: LineStream, fields: dict[str, str], *, pid: int) -> Session:
     """Check a HELLO, bind the session to this connection, and send WELCOME."""
     expected = fields.get("palace_id", "")
-    if expected and expected != broker.owner.palace_id:
+    if expected and expected != desk.owner.palace_id:
         raise _Refusal(
             "wrong_palace",
-            f"this broker serves palace {broker.owner.palace_id}, the client wants {expected}",
+            f"this broker serves palace {desk.owner.palace_id}, the client wants {expected}",
         )
-    if broker.lifecycle.drain is not None:
+    if desk.lifecycle.drain is not None:
         raise _Refusal("draining", "the broker is leaving")
     ident = fields.get("session", "")
-    session = broker.sessions.get(ident)
+    session = desk.sessions.get(ident)
     if session is None:
         if not ident:
             raise WireError("a hello names its session")
-        if len(broker.sessions) >= broker.config.sessions_max:
-            text = f"{broker.config.sessions_max} sessions are open (sessions_max in palace.toml)"
+        if len(desk.sessions) >= desk.config.sessions_max:
+            text = f"{desk.config.sessions_max} sessions are open (sessions_max in palace.toml)"
             raise _Refusal("busy", text)
         session = Session(
             id=ident, pid=pid, read_only=False, client="", since_s=trio.current_time()
         )
-        broker.sessions[ident] = session
+        desk.sessions[ident] = session
     _resume(session, fields)
     session.connect(stream)
-    broker.lifecycle.active(trio.current_time())
-    session.header(wire.WELCOME, _welcome(broker))
+    desk.lifecycle.active(trio.current_time())
+    session.header(wire.WELCOME, _welcome(desk))
     return session
 
 
@@ -147,24 +141,24 @@ def _resume(session: Session, fields: dict[str, str]) -> None:
         raise WireError(f"hello's next is no number: {fields['next'][:40]!r}") from None
 
 
-def _welcome(broker: Broker) -> dict[str, str]:
+def _welcome(desk: Desk) -> dict[str, str]:
     return {
-        "epoch": str(broker.owner.epoch),
-        "incarnation": broker.owner.incarnation,
-        "palace_id": broker.owner.palace_id,
-        "engine": broker.lifecycle.engine.value,
-        "line_bytes_max": str(broker.config.line_bytes_max),
-        "mode": broker.mode,
+        "epoch": str(desk.owner.epoch),
+        "incarnation": desk.owner.incarnation,
+        "palace_id": desk.owner.palace_id,
+        "engine": desk.lifecycle.engine.value,
+        "line_bytes_max": str(desk.config.line_bytes_max),
+        "mode": desk.mode,
     }
 
 
 async def _serve_session(
-    broker: Broker, session: Session, stream: LineStream, lines: list[bytes]
+    desk: Desk, session: Session, stream: LineStream, lines: list[bytes]
 ) -> None:
     """Handle what came with the HELLO, then the rest; let admitted work end before hanging up."""
     stream.unread(lines)
     try:
-        await serve_lines(broker, session, stream)
+        await serve_lines(desk, session, stream)
         # A client that has said its last word still gets the replies to what it asked.
         session.finishing = True
         settled = session.settled
@@ -176,20 +170,20 @@ async def _serve_session(
             session.stream = None
             session.lost_s = trio.current_time()
             if not session.jobs and not session.undelivered:
-                broker.sessions.pop(session.id, None)
+                desk.sessions.pop(session.id, None)
 
 
-async def _serve_control(broker: Broker, stream: LineStream, fields: dict[str, str]) -> None:
+async def _serve_control(desk: Desk, stream: LineStream, fields: dict[str, str]) -> None:
     ask = fields.get("ask", "")
     if ask == "status":
-        body = json.dumps(status_of(broker)).encode()
+        body = json.dumps(status_of(desk)).encode()
         stream.send_soon(wire.encode_header(wire.ANSWER, {}) + body + b"\n")
     elif ask == "stop":
-        stream.send_soon(wire.encode_header(wire.ANSWER, {"epoch": str(broker.owner.epoch)}))
+        stream.send_soon(wire.encode_header(wire.ANSWER, {"epoch": str(desk.owner.epoch)}))
         now = fields.get("now", "") == "1"
         await stream.flushed()
         # The process's end is the rest of the answer: the kernel hangs up for it.
-        broker.mourners.append(stream.detach())
-        broker.stop(Reason.STOP, grace_s=0.0 if now else None, text="palace stop")
+        desk.mourners.append(stream.detach())
+        desk.stop(Reason.STOP, grace_s=0.0 if now else None, text="palace stop")
     else:
         raise WireError(f"unknown control question {ask[:40]!r}")

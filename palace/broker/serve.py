@@ -13,7 +13,7 @@ from palace.env import read_environment
 from palace.host import Host
 from palace.paths import Paths, find_palace
 from palace.protocol import wire
-from palace.protocol.errors import ConfigError, LockFailed, PalaceError
+from palace.protocol.errors import ConfigError, LockFailed, LockHeld, PalaceError
 
 LOG_BYTES_MAX = 5 << 20  # then it is renamed to .1 at the next start
 
@@ -65,6 +65,10 @@ class Report:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
+    @property
+    def wanted(self) -> bool:
+        return self._fd >= 0
+
     def send(self, kind: str, fields: "dict[str, str]") -> None:
         """Send it and hang up; later calls do nothing."""
         if self._fd < 0:
@@ -95,7 +99,8 @@ def main(arguments: "list[str]") -> int:
 
 
 def _fail(report: Report, error: PalaceError) -> int:
-    print(f"palace serve: {error.message}", file=sys.stderr, flush=True)
+    if not (report.wanted and isinstance(error, LockHeld)):  # losing an election is no news
+        print(f"palace serve: {error.message}", file=sys.stderr, flush=True)
     report.send(wire.FAILED, {"error": error.name, "text": error.message})
     return error.exit_code
 
@@ -171,6 +176,7 @@ def _run(
 
     from palace.broker import endpoint as endpoints
     from palace.broker.assemble import assemble, catalogue_at_start
+    from palace.broker.broker import Broker
 
     direct_fd, report = starter
     _set_up_logging()
@@ -182,14 +188,14 @@ def _run(
         if direct is None:
             raise
         listener = None  # degraded: it serves its own client alone
-    broker = assemble(owner, config, environ, host, (listener, mode))
-    broker.catalogue = catalogue_at_start(owner.paths, host)
+    desk = assemble(owner, config, environ, host, (listener, mode))
+    desk.catalogue = catalogue_at_start(owner.paths, host)
 
     def say_serving() -> None:
         report.send(wire.SERVING, {"pid": str(os.getpid())})
         _say_serving(owner, listener, mode)
 
-    code = trio.run(partial(broker.serve, direct=direct, on_serving=say_serving))
+    code = trio.run(partial(Broker(desk).serve, direct=direct, on_serving=say_serving))
     # X6: the process's end releases the lock.  Threads that native code holds must not delay it.
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""One client's life at the broker: its lines in, its replies out, over one or more connections."""
+"""One client's life at the broker: what it asked and was not answered yet, on which connection."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from palace.protocol import jsonrpc, wire
-from palace.protocol.admission import Job, Offer
-from palace.protocol.errors import Busy, Draining, OutcomeUnknown
-from palace.protocol.tools import Kind, classify_call
+from palace.protocol import wire
 
 if TYPE_CHECKING:
-    from palace.broker.broker import Broker
+    from palace.protocol.admission import Job
     from palace.transport.unix import LineStream
 
 UNDELIVERED_MAX = 1024
@@ -95,123 +92,3 @@ class Session:
         ordinal = self.next_ordinal
         self.next_ordinal += 1
         return ordinal, False
-
-
-async def serve_lines(broker: Broker, session: Session, stream: LineStream) -> None:
-    """Handle a session's lines until its connection ends or the broker says goodbye."""
-    with session.reading:
-        while not session.closing:
-            lines = await stream.receive_lines()
-            if not lines:
-                return
-            for line in lines:
-                if session.reading.cancel_called:  # said goodbye: the rest is sent elsewhere
-                    return
-                ordinal, maybe_ran = session.take_ordinal()
-                await _handle_line(broker, session, ordinal, maybe_ran=maybe_ran, line=line)
-
-
-async def _handle_line(
-    broker: Broker, session: Session, ordinal: int, *, maybe_ran: bool, line: bytes
-) -> None:
-    if maybe_ran and _known(session, ordinal):
-        return
-    broker.note_activity()
-    try:
-        message = jsonrpc.parse(line)
-    except (ValueError, RecursionError, MemoryError):
-        text = jsonrpc.encode(jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error"))
-        session.reply(ordinal, text)
-        return
-    session.requests += 1
-    _note_client(session, message)
-    reply = jsonrpc.inline_reply(message, broker.catalogue, read_only=session.read_only)
-    if reply is not jsonrpc.NOT_INLINE:
-        _note_cancelled(broker, session, message)
-        session.reply(ordinal, None if reply is None else jsonrpc.encode(reply))
-    elif not jsonrpc.is_tool_call(message):
-        session.early.append((ordinal, message))
-    else:
-        await _handle_call(broker, session, ordinal, maybe_ran=maybe_ran, message=message)
-
-
-def _known(session: Session, ordinal: int) -> bool:
-    """Tell whether this incarnation still has, or had, the line: then it answers by itself."""
-    kept = session.undelivered.pop(ordinal, None)
-    if kept is not None and session.stream is not None:
-        session.stream.send_soon(kept)
-        return True
-    return ordinal in session.jobs
-
-
-async def _handle_call(
-    broker: Broker, session: Session, ordinal: int, *, maybe_ran: bool, message: object
-) -> None:
-    tool = classify_call(message)
-    name = jsonrpc.params_of(message).get("name")
-    if maybe_ran and tool.kind is not Kind.QUERY:
-        problem = OutcomeUnknown(
-            f"The broker ended while {name} was under way: it may or may not have been carried "
-            "out. Look before you repeat it."
-        )
-        _refuse(session, ordinal, message, problem)
-        return
-    now_s = trio.current_time()
-    job = Job(
-        session=session.id,
-        ordinal=ordinal,
-        tool=tool,
-        message=message,
-        name=name if isinstance(name, str) else "",
-        admitted_s=now_s,
-        deadline_s=now_s + broker.config.queue_wait_s,
-    )
-    await _admit(broker, session, job)
-
-
-async def _admit(broker: Broker, session: Session, job: Job) -> None:
-    """Offer a job until it is admitted; meanwhile the session reads no further line."""
-    offer = broker.admission.offer(job)
-    busy_from_s = trio.current_time() + broker.config.admission_wait_s
-    session.offering = job.ordinal
-    while offer in (Offer.SESSION_FULL, Offer.FULL):
-        patience_s = float("inf") if offer is Offer.SESSION_FULL else busy_from_s
-        with trio.move_on_at(patience_s) as waited:
-            await broker.wait_for_room()
-        offer = broker.admission.offer(job)
-        if waited.cancelled_caught and offer is Offer.FULL:
-            break
-    session.offering = None
-    if offer is Offer.ADMITTED:
-        session.jobs[job.ordinal] = job
-        session.ids[jsonrpc.id_key(jsonrpc.request_id(job.message))] = job.ordinal
-        broker.start_ready()
-    elif offer is Offer.DRAINING:
-        if not session.closing:
-            problem = Draining("The broker is leaving; ask again and a new one will answer.")
-            _refuse(session, job.ordinal, job.message, problem)
-    else:
-        broker.counters.busy += 1
-        text = (
-            f"The palace's queue ({broker.config.queue_depth_max} requests) was full for "
-            f"{broker.config.admission_wait_s:.0f} s. Nothing was done; ask again later."
-        )
-        _refuse(session, job.ordinal, job.message, Busy(text))
-
-
-def _refuse(session: Session, ordinal: int, message: object, problem: Exception) -> None:
-    ident = jsonrpc.request_id(message)
-    session.reply(ordinal, jsonrpc.encode(jsonrpc.failure(ident, problem)))  # type: ignore[arg-type]
-
-
-def _note_client(session: Session, message: object) -> None:
-    if jsonrpc.method_of(message) == "initialize":
-        session.client = " ".join(part for part in jsonrpc.client_of(message) if part)
-        session.header(wire.CLIENT, {"client": session.client})
-
-
-def _note_cancelled(broker: Broker, session: Session, message: object) -> None:
-    key = jsonrpc.cancelled_id(message)
-    ordinal = session.ids.get(key) if key is not None else None
-    if ordinal is not None:
-        broker.cancel(session, ordinal)

@@ -1,54 +1,50 @@
 """What an owner says of itself: the snapshot behind `palace status`."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
 from palace import __version__
+from palace.broker.desk import Desk
+from palace.broker.session import Session
 from palace.protocol.tools import Lane
 
-if TYPE_CHECKING:
-    from palace.broker.broker import Broker
-    from palace.broker.session import Session
 
-
-def status_of(broker: Broker) -> dict[str, Any]:
+def status_of(desk: Desk) -> dict[str, Any]:
     """Return a JSON-ready snapshot; durations are seconds, no memory contents."""
     now_s = trio.current_time()
-    admission = broker.admission
+    admission = desk.admission
     return {
-        "palace": broker.owner.paths.root,
-        "palace_id": broker.owner.palace_id,
+        "palace": desk.owner.paths.root,
+        "palace_id": desk.owner.palace_id,
         "pid": os.getpid(),
         "version": __version__,
-        "epoch": broker.owner.epoch,
-        "incarnation": broker.owner.incarnation,
-        "mode": broker.mode,
-        "degraded": "direct" if broker.mode == "direct" else "",
-        "up_s": round(now_s - broker.started_s, 3),
-        "idle_s": round(broker.lifecycle.idle_for_s(now_s), 3),
-        "idle_exit_s": broker.config.idle_s,
-        "endpoint": broker.endpoint.path if broker.endpoint else "",
-        "log": broker.owner.paths.log,
-        "graph": broker.config.graph,
+        "epoch": desk.owner.epoch,
+        "incarnation": desk.owner.incarnation,
+        "mode": desk.mode,
+        "degraded": "direct" if desk.mode == "direct" else "",
+        "up_s": round(now_s - desk.started_s, 3),
+        "idle_s": round(desk.lifecycle.idle_for_s(now_s), 3),
+        "idle_exit_s": desk.config.idle_s,
+        "endpoint": desk.endpoint.path if desk.endpoint else "",
+        "log": desk.owner.paths.log,
+        "graph": desk.config.graph,
         "engine": {
-            "state": broker.lifecycle.engine.value,
-            "version": broker.catalogue.engine_version if broker.catalogue else "",
-            "doing": broker.engine.loading_text(),
-            "failure": broker.lifecycle.failure,
+            "state": desk.lifecycle.engine.value,
+            "version": desk.catalogue.engine_version if desk.catalogue else "",
+            "doing": desk.engine.loading_text(),
+            "failure": desk.lifecycle.failure,
         },
         "queue": {"waiting": admission.waiting, "max": admission.queue_depth_max},
         "lanes": {
             lane.value: {"running": admission.in_lane(lane), "max": admission.capacity[lane]}
             for lane in Lane
         },
-        "requests": broker.counters.requests,
-        "busy_refusals": broker.counters.busy,
-        "last_error": broker.last_error,
-        "sessions": [_session(session, now_s) for session in broker.sessions.values()],
+        "requests": desk.counters.requests,
+        "busy_refusals": desk.counters.busy,
+        "last_error": desk.last_error,
+        "sessions": [_session(session, now_s) for session in desk.sessions.values()],
     }
 
 

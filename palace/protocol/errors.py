@@ -130,31 +130,34 @@ class RequestError(PalaceError):
 
 
 class Busy(RequestError):
+    """The queue stayed full for as long as a request may wait."""
+
     wire_code = -32041
     name = "busy"
     retry = "same_request"
 
 
 class Draining(RequestError):
+    """The broker is leaving."""
+
     wire_code = -32042
     name = "draining"
     retry = "after_reconnect"
 
 
 class TooLarge(RequestError):
+    """The line exceeds the limit."""
+
     wire_code = -32043
     name = "too_large"
 
 
 class DeadlineExceeded(RequestError):
+    """The request waited too long for its turn and was not begun."""
+
     wire_code = -32044
     name = "deadline_exceeded"
     retry = "same_request"
-
-
-class ForeignPath(RequestError):
-    wire_code = -32048
-    name = "foreign_path"
 
 
 class OutcomeUnknown(PalaceError):
@@ -173,6 +176,8 @@ class EngineError(PalaceError):
 
 
 class StoreUnavailable(EngineError):
+    """The engine or its store can't be loaded here."""
+
     wire_code = -32047
     name = "store_unavailable"
     retry = "after_reconnect"
@@ -180,6 +185,8 @@ class StoreUnavailable(EngineError):
 
 
 class StoreCorrupt(EngineError):
+    """The store is damaged; nothing was changed by looking."""
+
     wire_code = -32049
     name = "store_corrupt"
     exit_code = 70

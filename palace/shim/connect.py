@@ -82,6 +82,7 @@ class Connector:
         self._hello: Callable[[], bytes] = bytes
         self._machine: election.Election | None = None
         self._child: Child | None = None
+        self._unreaped: list[int] = []
         self._wake_s = 0.0
         self._epoch = 0
         self.direct = False
@@ -93,6 +94,8 @@ class Connector:
 
     def begin(self, hello: "Callable[[], bytes]") -> None:
         """Start an attempt; `hello` makes the first line anew for each connection."""
+        self._drop_child()
+        self.reap()
         self._hello = hello
         verbatim = bool(self._environment.broker)
         now_s = self._host.monotonic()
@@ -190,7 +193,13 @@ class Connector:
     def _drop_child(self) -> None:
         if self._child is not None:
             self._child.close()
+            self._unreaped.append(self._child.pid)
             self._child = None
+
+    def reap(self) -> bool:
+        """Take leave of brokers that this shim once started; True while one of them lives."""
+        self._unreaped = [pid for pid in self._unreaped if self._host.reap(pid) is None]
+        return bool(self._unreaped)
 
     # Dialling.
 

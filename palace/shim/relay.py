@@ -30,6 +30,7 @@ FIRST_WELCOME_S = 0.25  # a running broker answers in 1 ms; a stopped one must n
 LINE_BYTES_MAX = 33_554_432  # until a broker says otherwise
 LEDGER_BYTES_MAX = 67_108_864
 LEDGER_LINES_MAX = 2048
+REAP_MS = 200.0
 LOCAL_BYTES_MAX = 65_536  # a longer line is no ping
 USAGE = """usage: palace shim [--palace DIR]
 
@@ -181,6 +182,8 @@ class Relay:
     def _timeout_ms(self) -> "float | None":
         if self._connector.state in (Connector.SLEEPING, Connector.GREETING):
             return self._connector.timeout_s() * 1000 + 1
+        if self._sock is None and self._connector.reap():
+            return REAP_MS  # a broker that left must not stay in the process table
         return None
 
     def _has_room(self) -> bool:

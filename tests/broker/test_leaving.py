@@ -48,8 +48,8 @@ async def test_admitted_work_is_finished_and_answered_before_the_end(root: Path)
         shim = await running.session()
         shim.call("add_drawer", 1, name="first", hold="w")
         shim.call("add_drawer", 2, name="second")
-        await until(lambda: running.broker.admission.waiting == 1)
-        running.broker.stop(Reason.STOP)
+        await until(lambda: running.desk.admission.waiting == 1)
+        running.desk.stop(Reason.STOP)
 
         assert await goodbye(shim) == {"reason": "stop", "read_upto": "1", "unrun": ""}
         assert not running.engine.closed
@@ -67,7 +67,7 @@ async def test_a_line_after_the_goodbye_is_not_read(root: Path) -> None:
         shim = await running.session()
         shim.call("add_drawer", 1, name="first", hold="w")
         await until(lambda: running.engine.begun)
-        running.broker.stop(Reason.STOP)
+        running.desk.stop(Reason.STOP)
         shim.call("add_drawer", 2, name="second")
         fields = await goodbye(shim)
         running.engine.gate("w").set()
@@ -83,8 +83,8 @@ async def test_an_upgrade_hands_unbegun_changes_back(root: Path) -> None:
         shim = await running.session()
         shim.call("add_drawer", 1, name="runs", hold="w")
         shim.call("add_drawer", 2, name="waits")
-        await until(lambda: running.broker.admission.waiting == 1)
-        running.broker.stop(Reason.UPGRADE)
+        await until(lambda: running.desk.admission.waiting == 1)
+        running.desk.stop(Reason.UPGRADE)
 
         fields = await goodbye(shim)
         running.engine.gate("w").set()
@@ -121,7 +121,7 @@ async def test_a_long_poll_is_handed_back_instead_of_waited_for(root: Path) -> N
         shim = await running.session()
         shim.call("event_wait", 1, hold="poll")
         await until(lambda: running.engine.begun)
-        running.broker.stop(Reason.STOP)
+        running.desk.stop(Reason.STOP)
 
         assert (await goodbye(shim))["unrun"] == "0"
         assert await shim.line() == b""
@@ -134,8 +134,8 @@ async def test_what_outlasts_the_grace_is_told_to_be_unknown(root: Path) -> None
         shim = await running.session()
         shim.call("add_drawer", 1, name="runs", hold="w")
         shim.call("add_drawer", 2, name="waits")
-        await until(lambda: running.broker.admission.waiting == 1)
-        running.broker.stop(Reason.STOP, grace_s=0.2)
+        await until(lambda: running.desk.admission.waiting == 1)
+        running.desk.stop(Reason.STOP, grace_s=0.2)
         await goodbye(shim)
         handed_back = await goodbye(shim)
         ordinal, unknown = await shim.reply()
@@ -153,8 +153,8 @@ async def test_calls_that_wait_for_a_loading_engine_are_handed_back_at_once(root
         shim = await running.session()
         shim.call("search", 1)
         shim.call("add_drawer", 2)
-        await until(lambda: running.broker.admission.waiting == 2)
-        running.broker.stop(Reason.STOP)
+        await until(lambda: running.desk.admission.waiting == 2)
+        running.desk.stop(Reason.STOP)
 
         assert (await goodbye(shim))["unrun"] == "0,1"
         with trio.fail_after(10):
@@ -167,8 +167,8 @@ async def test_resent_lines_that_were_not_read_keep_what_was_said_of_them(root: 
         shim.call("add_drawer", 0, name="runs", hold="w")
         for ident in (1, 2, 3, 4):
             shim.call("add_drawer", ident)
-        await until(lambda: running.broker.sessions["s"].offering == 2)
-        running.broker.stop(Reason.STOP)
+        await until(lambda: running.desk.sessions["s"].offering == 2)
+        running.desk.stop(Reason.STOP)
         fields = await goodbye(shim)
         running.engine.gate("w").set()
 
@@ -181,7 +181,7 @@ async def test_a_failed_engine_answers_every_call_and_then_makes_room(root: Path
     async with open_broker(root, engine) as running:
         shim = await running.session()
         shim.call("search", 1)
-        await until(lambda: running.broker.admission.waiting)
+        await until(lambda: running.desk.admission.waiting)
         engine.may_load.set()
         replies = [await shim.reply()]
         shim.call("add_drawer", 2)
@@ -200,7 +200,7 @@ async def test_files_that_name_somebody_else_are_left_alone(root: Path) -> None:
         (root / "broker.json").write_text(json.dumps(record | {"incarnation": "another"}))
         (root / "broker.sock").unlink()
         (root / "broker.sock").write_text("not ours")
-        running.broker.stop(Reason.STOP)
+        running.desk.stop(Reason.STOP)
         await running.ended.wait()
 
     assert json.loads((root / "broker.json").read_text())["incarnation"] == "another"
@@ -224,7 +224,7 @@ async def test_whoever_dials_a_leaving_broker_is_told_to_come_again(root: Path) 
         await until(lambda: running.engine.begun)
         late = running.connect()
         late.hello("late")
-        running.broker.stop(Reason.STOP)
+        running.desk.stop(Reason.STOP)
 
         assert (await late.header())[0] in (wire.REFUSED, wire.WELCOME)
         running.engine.gate("w").set()
@@ -236,7 +236,7 @@ async def test_stop_answers_and_hangs_up_only_with_the_process(root: Path) -> No
 
         assert (await asking.header())[0] == wire.ANSWER
         await running.ended.wait()
-        assert len(running.broker.mourners) == 1
+        assert len(running.desk.mourners) == 1
 
 
 async def test_status_shows_sessions_and_no_contents(root: Path) -> None:

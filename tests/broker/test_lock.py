@@ -244,7 +244,7 @@ def test_a_new_palace_is_made_private_and_a_missing_parent_is_no_typo(short_dir:
 class Shared(Host):
     """A host whose palace lies on a mount of another kernel."""
 
-    def mount_of(self, path: str):  # noqa: ANN201
+    def mount_of(self, path: str):
         from palace.host.mounts import Mount
 
         return Mount(point="/workspace", fs_type="virtiofs", source="share")

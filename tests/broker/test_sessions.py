@@ -68,7 +68,7 @@ async def test_a_mutation_in_the_lane_is_alone(root: Path) -> None:
         for shim in shims:
             shim.call("add_drawer", 1, name="w", hold="w")
         await until(lambda: running.engine.begun)
-        await until(lambda: running.broker.admission.waiting == 3)
+        await until(lambda: running.desk.admission.waiting == 3)
 
         assert running.engine.begun == ["w"]
         running.engine.gate("w").set()
@@ -119,7 +119,7 @@ async def test_a_full_queue_is_backpressure_first_and_busy_after_a_while(root: P
         assert "ask again" in refused["error"]["message"]
         running.engine.gate("w").set()
         assert sorted((await shim.replies(3)).keys()) == [0, 1, 2]
-        assert running.broker.counters.busy == 1
+        assert running.desk.counters.busy == 1
 
 
 async def test_a_session_that_floods_delays_only_itself(root: Path) -> None:
@@ -128,10 +128,10 @@ async def test_a_session_that_floods_delays_only_itself(root: Path) -> None:
         flood.call("add_drawer", 0, name="runs", hold="w")
         for ident in range(1, 30):
             flood.call("add_drawer", ident, name=f"f{ident}")
-        await until(lambda: running.broker.admission.waiting == 4)
+        await until(lambda: running.desk.admission.waiting == 4)
         quiet = await running.session("quiet")
         quiet.call("add_drawer", 1, name="quiet")
-        await until(lambda: running.broker.admission.waiting == 5)
+        await until(lambda: running.desk.admission.waiting == 5)
         running.engine.gate("w").set()
         await quiet.reply()
         replies = await flood.replies(30)
@@ -197,7 +197,7 @@ async def test_a_reply_that_found_no_connection_waits_for_the_next(root: Path) -
         first.call("add_drawer", 1, name="once", hold="w")
         await until(lambda: running.engine.begun)
         first.close()
-        session = running.broker.sessions["s"]
+        session = running.desk.sessions["s"]
         running.engine.gate("w").set()
         await until(lambda: not session.jobs)
         second = await running.session(resend="0:1", next="1")
@@ -219,7 +219,7 @@ async def test_a_client_that_has_said_its_last_word_gets_its_replies(root: Path)
 
         assert (await shim.reply())[0] == 0
         assert await shim.line() == b""
-        assert "s" not in running.broker.sessions
+        assert "s" not in running.desk.sessions
 
 
 async def test_a_read_only_session_says_so_to_the_engine_and_others_do_not(root: Path) -> None:
@@ -256,7 +256,7 @@ async def test_initialize_waits_for_the_engine_only_without_a_catalogue(root: Pa
         known.say({"jsonrpc": "2.0", "id": 1, "method": "initialize"})
         await known.header()
         assert (await known.reply())[0] == 0
-        running.broker.catalogue = None
+        running.desk.catalogue = None
         unknown = await running.session("unknown")
         unknown.say({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
         unknown.say({"jsonrpc": "2.0", "id": 2, "method": "ping"})

@@ -12,6 +12,7 @@ import trio
 
 from palace.broker import endpoint, lock
 from palace.broker.broker import Broker
+from palace.broker.desk import Desk
 from palace.broker.lanes import Lanes
 from palace.config import Config
 from palace.host import Host
@@ -81,7 +82,7 @@ class Shim:
 class Running:
     """A broker that serves, and a way to connect to it."""
 
-    broker: Broker
+    desk: Desk
     engine: LightEngine
     nursery: trio.Nursery
     code: int | None = None
@@ -89,9 +90,9 @@ class Running:
     shims: list[Shim] = attrs.field(factory=list)
 
     def connect(self) -> Shim:
-        assert self.broker.endpoint is not None
+        assert self.desk.endpoint is not None
         sock = socket.socket(socket.AF_UNIX)
-        sock.connect(self.broker.endpoint.path)
+        sock.connect(self.desk.endpoint.path)
         self.shims.append(Shim(sock, self.nursery))
         return self.shims[-1]
 
@@ -101,7 +102,7 @@ class Running:
         return shim
 
 
-def make_broker(root: Path, engine: LightEngine, **settings: Any) -> Broker:
+def make_desk(root: Path, engine: LightEngine, **settings: Any) -> Desk:
     host = Host()
     paths = Paths(str(root))
     lock.check_directory(paths, host)
@@ -109,7 +110,7 @@ def make_broker(root: Path, engine: LightEngine, **settings: Any) -> Broker:
     lock.take_epoch(owner, host)
     config = Config(graph=f"{root}/kg", config_dir=str(root), **settings)
     lanes = Lanes(engine=engine, readers=config.readers, polls=config.polls)
-    return Broker(
+    return Desk(
         owner=owner,
         config=config,
         engine=engine,
@@ -133,14 +134,14 @@ async def open_broker(
 ) -> AsyncIterator[Running]:
     """Serve until the block ends; then the broker is stopped and must end in time."""
     engine = engine or LightEngine()
-    broker = make_broker(root, engine, **settings)
+    desk = make_desk(root, engine, **settings)
     with trio.fail_after(CEILING_S):
         async with trio.open_nursery() as nursery:
-            running = Running(broker, engine, nursery)
+            running = Running(desk, engine, nursery)
             serving = trio.Event()
 
             async def serve() -> None:
-                running.code = await broker.serve(on_serving=serving.set)
+                running.code = await Broker(desk).serve(on_serving=serving.set)
                 running.ended.set()
 
             nursery.start_soon(serve)
@@ -151,13 +152,13 @@ async def open_broker(
                 for gate in engine.gates.values():
                     gate.set()
                 engine.may_load.set()
-                broker.stop(Reason.STOP, grace_s=1.0)
+                desk.stop(Reason.STOP, grace_s=1.0)
                 with trio.CancelScope(shield=True), trio.move_on_after(CEILING_S):
                     await running.ended.wait()
-                broker.host.close(broker.owner.lock_fd)
+                desk.host.close(desk.owner.lock_fd)
                 for shim in running.shims:
                     shim.close()
-                for sock in broker.mourners:
+                for sock in desk.mourners:
                     sock.close()
                 nursery.cancel_scope.cancel()
 

@@ -1,0 +1,197 @@
+"""The desk: what all tasks of an owner share, and every step that a request or a drain takes.
+
+Nothing here waits for a client; a decision to leave and the unpublishing that follows from it are
+one step of the loop.
+"""
+
+import logging
+import socket
+
+import attrs
+import trio
+
+from palace.broker import endpoint as endpoints
+from palace.broker.endpoint import Endpoint
+from palace.broker.lanes import Lanes
+from palace.broker.lock import Owner
+from palace.broker.session import Session
+from palace.config import Config
+from palace.engine.api import Engine, Reply
+from palace.host import Host
+from palace.protocol import jsonrpc
+from palace.protocol.admission import Admission, Job
+from palace.protocol.errors import DeadlineExceeded, PalaceError
+from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.lifecycle import Drain, EngineState, Lifecycle, Reason
+from palace.protocol.tools import Lane
+
+ABANDONED_S = 60.0  # how long a session without a connection keeps its replies
+
+logger = logging.getLogger("palace.broker")
+
+
+@attrs.define(eq=False)
+class Counters:
+    requests: int = 0
+    replies: int = 0
+    busy: int = 0
+    refused: int = 0
+    connections: int = 0
+
+
+@attrs.define(eq=False, kw_only=True)
+class Desk:
+    """The state of one owner.  `mourners` are sockets that the process's end shall close."""
+
+    owner: Owner
+    config: Config
+    engine: Engine
+    host: Host
+    endpoint: Endpoint | None
+    mode: str
+    catalogue: Catalogue | None
+    admission: Admission
+    lifecycle: Lifecycle
+    lanes: Lanes
+    sessions: dict[str, Session] = attrs.field(factory=dict)
+    counters: Counters = attrs.field(factory=Counters)
+    failure: PalaceError | None = None
+    draining: trio.Event = attrs.field(factory=trio.Event)
+    started_s: float = 0.0
+    last_error: str = ""
+    mourners: list[socket.socket] = attrs.field(factory=list)
+    _room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+
+    # Requests.
+
+    def note_activity(self) -> None:
+        self.counters.requests += 1
+        self.lifecycle.active(trio.current_time())
+
+    async def wait_for_room(self) -> None:
+        """Return when a queue may have become shorter."""
+        await self._room.park()
+
+    def start_ready(self) -> None:
+        """Hand to the lanes what may run now."""
+        if self.failure is not None:
+            self.answer_waiting(self.failure)
+            return
+        started = self.admission.take_ready()
+        for job in started:
+            session = self.sessions.get(job.session)
+            self.lanes.run(job, read_only=session is not None and session.read_only)
+        if started:  # the queue became shorter
+            self._room.unpark_all()
+
+    def finish(self, job: Job, reply: Reply) -> None:
+        """Take a lane's result: the reply goes out, and others may start."""
+        self.admission.finish(job)
+        session = self.sessions.get(job.session)
+        if reply.outdated:
+            self.stop(Reason.UPGRADE)
+        if session is not None and job.ordinal in session.jobs:
+            if reply.outdated and self.hand_back(session, [job]):
+                pass
+            else:
+                self._settle(session, job, None if job.cancelled else reply.payload)
+        self.start_ready()
+
+    def cancel(self, session: Session, ordinal: int) -> None:
+        """Drop a call that hasn't started, or the reply of one that has."""
+        job = self.admission.cancel(session.id, ordinal)
+        if job is not None and not self.admission.is_running(session.id, ordinal):
+            self._settle(session, job, None)
+            self._room.unpark_all()
+        self.start_ready()
+
+    def _settle(self, session: Session, job: Job, payload: bytes | None) -> None:
+        del session.jobs[job.ordinal]
+        key = jsonrpc.id_key(jsonrpc.request_id(job.message))
+        if session.ids.get(key) == job.ordinal:
+            del session.ids[key]
+        self.counters.replies += 1
+        session.reply(job.ordinal, payload)
+        session.note_settled()
+
+    def fail(self, job: Job, problem: PalaceError) -> None:
+        """Answer a job that will not run (or whose end will not be seen) with an error."""
+        session = self.sessions.get(job.session)
+        if session is not None and job.ordinal in session.jobs:
+            ident = jsonrpc.request_id(job.message)
+            self._settle(session, job, jsonrpc.encode(jsonrpc.failure(ident, problem)))
+
+    def answer_waiting(self, problem: PalaceError) -> None:
+        for job in self.admission.withdraw():
+            self.fail(job, problem)
+        self._room.unpark_all()
+
+    def hand_back(self, session: Session, jobs: list[Job]) -> bool:
+        """Give unrun jobs back to their shim, which sends them to the next owner."""
+        if session.stream is None or not session.closing:
+            return False
+        for job in jobs:
+            session.jobs.pop(job.ordinal, None)
+        session.goodbye(self._reason(), [job.ordinal for job in jobs])
+        return True
+
+    def _reason(self) -> str:
+        return self.lifecycle.drain.reason.value if self.lifecycle.drain else ""
+
+    def give_up_late_jobs(self, now_s: float) -> None:
+        late = self.admission.expire(now_s)
+        for job in late:
+            text = (
+                f"{job.name} waited {self.config.queue_wait_s:.0f} s and was not begun. Ask again."
+            )
+            self.fail(job, DeadlineExceeded(text))
+        if late:
+            self._room.unpark_all()
+
+    def forget_lost_sessions(self, now_s: float) -> None:
+        for session in tuple(self.sessions.values()):
+            lost = session.stream is None and now_s - session.lost_s >= ABANDONED_S
+            if lost and not session.jobs:
+                del self.sessions[session.id]
+
+    def answer_early(self, session: Session, catalogue: Catalogue) -> None:
+        for ordinal, message in session.early:
+            reply = jsonrpc.inline_reply(message, catalogue, read_only=session.read_only)
+            session.reply(ordinal, None if reply is None else jsonrpc.encode(reply))
+        session.early.clear()
+
+    # Leaving.
+
+    def stop(self, reason: Reason, *, grace_s: float | None = None, text: str = "") -> None:
+        """Begin to drain, unless that has begun; one step, so nobody can slip in between."""
+        drain = self.lifecycle.stop(reason, grace_s=grace_s, text=text)
+        if drain is not None:
+            self.drain(drain)
+
+    def drain(self, drain: Drain) -> None:
+        logger.info("leaving: %s %s", drain.reason.value, drain.text)
+        endpoints.unpublish(self.owner, self.endpoint, self.host)
+        self.admission.draining = True
+        back: dict[str, list[Job]] = {}
+        for job in self._unbegun(drain):
+            back.setdefault(job.session, []).append(job)
+        for session in self.sessions.values():
+            session.closing = True
+            jobs = back.get(session.id, [])
+            if not self.hand_back(session, jobs):
+                session.note_settled()
+        self._room.unpark_all()
+        self.draining.set()
+
+    def _unbegun(self, drain: Drain) -> list[Job]:
+        """Return the admitted jobs that are better begun by the next owner."""
+        jobs: list[Job] = []
+        if self.lifecycle.engine is EngineState.LOADING:
+            jobs += self.admission.withdraw()
+        elif drain.reason is Reason.UPGRADE:
+            jobs += self.admission.withdraw(only_mutations=True)
+        for job in self.admission.running:
+            if job.tool.lane is Lane.POLL:  # waits for minutes, and may be asked again
+                self.admission.cancel(job.session, job.ordinal)
+                jobs.append(job)
+        return jobs
