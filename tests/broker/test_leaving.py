@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from palace.protocol import wire
 from palace.protocol.lifecycle import Reason
@@ -52,6 +53,7 @@ async def test_admitted_work_is_finished_and_answered_before_the_end(root: Path)
         running.desk.stop(Reason.STOP)
 
         assert await goodbye(shim) == {"reason": "stop", "read_upto": "1", "unrun": ""}
+        await trio.testing.wait_all_tasks_blocked(0.05)
         assert not running.engine.closed
         running.engine.gate("w").set()
         assert sorted((await shim.replies(2)).keys()) == [0, 1]

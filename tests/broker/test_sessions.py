@@ -275,3 +275,18 @@ async def test_long_polls_do_not_hold_up_their_session(root: Path) -> None:
         assert (await shim.reply())[0] == 1
         running.engine.gate("poll").set()
         assert (await shim.reply())[0] == 0
+
+
+async def test_replies_that_the_kernel_will_not_take_yet_are_kept_whole(root: Path) -> None:
+    text = "x" * 300_000
+    async with open_broker(root) as running:
+        shim = await running.session()
+        for ident in range(30):
+            shim.call("search", ident, name=text)
+        await until(lambda: len(running.engine.begun) == 30)
+        await until(lambda: not running.desk.admission.busy)
+
+        replies = await shim.replies(30)
+
+    assert sorted(replies) == list(range(30))
+    assert all(text in str(reply) for reply in replies.values())

@@ -131,6 +131,28 @@ def test_a_line_that_crosses_the_goodbye_is_sent_to_the_next_owner(palace: Path)
         shim.receive()
 
 
+def test_what_is_asked_after_the_goodbye_is_never_sent_to_the_leaving_owner(palace: Path) -> None:
+    with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
+        served = broker.accept()
+        served.hello()
+        served.welcome()
+        shim.send(call(1))
+        served.line()
+        served.header(wire.GOODBYE, reason="stop", read_upto="0", unrun="")
+        served.answer(0, 1, "last")
+        shim.receive()
+        shim.send(call(2) + b'{"jsonrpc": "2.0", "id": 3, "method": "ping"}\n')
+        assert json.loads(shim.receive())["id"] == 3  # by the shim itself
+        served.close()
+        again = broker.accept()
+
+        assert again.hello()["resend"] == "1:0"
+        again.welcome()
+        assert again.message()["id"] == 2
+        again.answer(1, 2, "x")
+        shim.receive()
+
+
 def test_an_owner_of_an_older_epoch_is_not_believed(palace: Path) -> None:
     with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
         served = broker.accept()
