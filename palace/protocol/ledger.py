@@ -5,18 +5,23 @@ Theory of operation.  A line is *waiting* until its last byte was handed to a co
 every unsettled line goes again over the next one, in order, and HELLO says of each whether it may
 have run: only the broker, which knows the tools, decides what a second delivery means.
 
+A line that was under way at every one of several deaths may be their cause: it is given up.
+
 Rule for this file: pure, light (the shim imports it); it knows lines, not JSON.
 """
+
+DEATHS_MAX = 5  # of owners, with one line under way at each
 
 
 class Ledger:
     """Unsettled lines of one session, by ordinal, oldest first."""
 
-    __slots__ = ("_lines", "_sent", "bytes", "next_ordinal")
+    __slots__ = ("_deaths", "_lines", "_sent", "bytes", "next_ordinal")
 
     def __init__(self) -> None:
         self._lines: dict[int, bytes] = {}
         self._sent: set[int] = set()
+        self._deaths: dict[int, int] = {}
         self.next_ordinal = 0
         self.bytes = 0
 
@@ -42,12 +47,22 @@ class Ledger:
         if line is None:
             return False
         self._sent.discard(ordinal)
+        self._deaths.pop(ordinal, None)
         self.bytes -= len(line)
         return True
 
     def goodbye(self, read_upto: int, unrun: "list[int]") -> None:
         """Take the broker's word: lines after `read_upto`, and those in `unrun`, did not run."""
         self._sent = {o for o in self._sent if o <= read_upto and o not in set(unrun)}
+
+    def lost(self) -> "list[int]":
+        """Note that an owner died; return the lines that were under way too often to be resent."""
+        for ordinal in self._sent:
+            self._deaths[ordinal] = self._deaths.get(ordinal, 0) + 1
+        return [ordinal for ordinal, deaths in self._deaths.items() if deaths >= DEATHS_MAX]
+
+    def line(self, ordinal: int) -> bytes:
+        return self._lines[ordinal]
 
     def maybe_ran(self, ordinal: int) -> bool:
         return ordinal in self._sent

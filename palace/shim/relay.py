@@ -14,7 +14,13 @@ from palace.env import ShimEnvironment, read_environment
 from palace.host import Host
 from palace.paths import Paths, find_palace
 from palace.protocol import wire
-from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, TooLarge
+from palace.protocol.errors import (
+    ConfigError,
+    OutcomeUnknown,
+    PalaceError,
+    TooLarge,
+    WireError,
+)
 from palace.protocol.ledger import Ledger
 from palace.shim.connect import Connector, expected_palace_id
 
@@ -150,6 +156,8 @@ class Relay:
         self._unsent = []
         for ordinal, line in self._ledger.outstanding():
             self._answer_locally(ordinal, line)
+        if not self._parting:
+            self._give_up_poison()
         if len(self._ledger):
             self._begin()
 
@@ -201,10 +209,13 @@ class Relay:
                 return
             except OSError:
                 data = b""
-            if data:
-                self._replies(data)
-            else:
-                self._lost()
+            try:
+                if data:
+                    self._replies(data)
+                    return
+            except (WireError, ValueError):  # it no longer speaks the protocol: as good as dead
+                pass
+            self._lost()
 
     # From the broker.
 
@@ -363,18 +374,32 @@ class Relay:
 
     def _fail_all(self, problem: PalaceError) -> None:
         """No owner can be had: say so to everything that waits; the next request tries anew."""
-        from palace.protocol import jsonrpc
-
         print(f"palace shim: {problem.message}", file=sys.stderr, flush=True)
         for ordinal, line in self._ledger.outstanding():
             reason = problem
             if self._ledger.maybe_ran(ordinal):
-                text = f"The broker ended before it answered. {problem.message} If this was a change, it may or may not have been carried out."  # noqa: E501
+                text = (
+                    f"The broker ended before it answered. {problem.message} If this was a "
+                    "change, it may or may not have been carried out."
+                )
                 reason = OutcomeUnknown(text)
             self._ledger.settle(ordinal)
-            self._say_failure(jsonrpc, line, reason)
+            self._say_failure(line, reason)
 
-    def _say_failure(self, jsonrpc, line: bytes, reason: PalaceError) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def _give_up_poison(self) -> None:
+        """Answer lines that were under way at so many deaths that they may be the cause."""
+        for ordinal in self._ledger.lost():
+            text = (
+                "The broker ended each time while this was under way, so it is not sent again; it "
+                f"may or may not have been carried out. The broker's log: {self._paths.log}"
+            )
+            line = self._ledger.line(ordinal)
+            self._ledger.settle(ordinal)
+            self._say_failure(line, OutcomeUnknown(text))
+
+    def _say_failure(self, line: bytes, reason: PalaceError) -> None:
+        from palace.protocol import jsonrpc
+
         try:
             message = jsonrpc.parse(line)
         except (ValueError, RecursionError):

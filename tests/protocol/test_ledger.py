@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palace.protocol.ledger import Ledger
+from palace.protocol.ledger import DEATHS_MAX, Ledger
 
 
 def test_lines_are_numbered_from_zero_and_settled_once() -> None:
@@ -77,3 +77,18 @@ def test_every_line_is_outstanding_until_settled_and_sent_only_if_marked(steps: 
     assert ledger.outstanding() == sorted(lines.items())
     assert ledger.resend_list() == [(ordinal, ordinal in sent) for ordinal in sorted(lines)]
     assert ledger.bytes == sum(map(len, lines.values()))
+
+
+def test_a_line_that_was_under_way_at_every_death_is_given_up() -> None:
+    ledger = Ledger()
+    poison, innocent = ledger.accept(b"p"), ledger.accept(b"i")
+    for _ in range(DEATHS_MAX - 1):
+        ledger.mark_sent(poison)
+        assert ledger.lost() == []
+
+    ledger.mark_sent(innocent)
+
+    assert ledger.lost() == [poison]
+    assert ledger.line(poison) == b"p"
+    ledger.settle(poison)
+    assert ledger.resend_list() == [(innocent, True)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from palace.protocol import wire
+from palace.protocol.ledger import DEATHS_MAX
 from tests.support.scripted import Connection, ScriptedBroker, call, start_shim
 
 
@@ -151,6 +152,47 @@ def test_what_is_asked_after_the_goodbye_is_never_sent_to_the_leaving_owner(pala
         assert again.message()["id"] == 2
         again.answer(1, 2, "x")
         shim.receive()
+
+
+def test_a_query_that_kills_every_owner_is_given_up_and_the_session_goes_on(palace: Path) -> None:
+    with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
+        shim.send(call("poison", "mempalace_search"))
+        for _ in range(DEATHS_MAX):
+            served = broker.accept()
+            served.hello()
+            served.welcome()
+            assert served.message()["id"] == "poison"
+            served.close()
+        reply = json.loads(shim.receive())
+        shim.send(call("next"))
+        again = broker.accept()
+        again.hello()
+        again.welcome()
+        assert again.message()["id"] == "next"
+        again.answer(1, "next", "fine")
+        shim.receive()
+
+    assert (reply["id"], reply["error"]["code"]) == ("poison", -32045)
+    assert "broker.log" in reply["error"]["message"]
+
+
+def test_a_broker_that_talks_nonsense_is_as_good_as_dead(palace: Path) -> None:
+    with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
+        for nonsense in (b"what?\n", b"palace/1 goodbye read_upto=x\n"):
+            shim.send(call(1))
+            served = broker.accept()
+            served.hello()
+            served.welcome()
+            served.line()
+            served._sock.sendall(nonsense)
+            again = broker.accept()
+            hello = again.hello()
+            assert hello["resend"].endswith(":1")
+            again.welcome()
+            again.reply(int(hello["resend"].split(":")[0]), b"{}")
+            shim.receive()
+            again.header(wire.GOODBYE, reason="idle", read_upto="9", unrun="")
+            again.close()
 
 
 def test_an_owner_of_an_older_epoch_is_not_believed(palace: Path) -> None:
