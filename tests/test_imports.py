@@ -22,7 +22,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "shim": ({"shim", "protocol", "host", "env", "paths", "snapshot", "broker.lock"}, set()),
     "broker": (
         {"broker", "protocol", "transport", "engine", "config", "env", "paths", "host", "snapshot"},
-        {"attrs", "trio"},
+        {"attrs", "outcome", "trio"},
     ),
 }
 ONLY_IN = {

@@ -1,8 +1,10 @@
 """The broker: one nursery tree from the lock to the last reply.
 
-    lanes                   outlive the sessions: admitted work is finished
+    watching                outlives the sessions: a stuck writer is noticed to the end
       sessions              outlive accepting: replies are sent
         accepting           listener, signals, clocks, the engine's load
+
+The lanes' threads run beside it; sessions wait for them, so admitted work is finished.
 
 Indentation is lifetime, and teardown is the reverse of opening.
 """
@@ -56,15 +58,15 @@ class Broker:
         self.desk.started_s = trio.current_time()
         self.desk.lifecycle.begin(self.desk.started_s)
         endpoints.publish(self.desk.owner, self.desk.endpoint, self.desk.host, mode=self.desk.mode)
-        async with trio.open_nursery() as lanes:
-            self.desk.lanes.start(lanes, self.desk.finish)
+        self.desk.lanes.start(self.desk.finish)
+        async with trio.open_nursery() as watching:
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(self._load)
                     accepting.start_soon(self._watch_signals)
                     accepting.start_soon(self._watch_clock)
                     accepting.start_soon(self._watch_upgrade)
-                    lanes.start_soon(self._watchdog().serve)
+                    watching.start_soon(self._watchdog().serve)
                     if direct is not None:
                         sessions.start_soon(
                             partial(serve_connection, self.desk, direct, direct=True)
@@ -77,7 +79,8 @@ class Broker:
                 self._hang_up(sessions)
                 await self._end_sessions(sessions)
             await self._close_engine()
-            lanes.cancel_scope.cancel()
+            self.desk.lanes.end()
+            watching.cancel_scope.cancel()
         assert self.desk.lifecycle.drain is not None
         return 70 if self.desk.lifecycle.drain.reason is Reason.FAILED else 0
 

@@ -8,6 +8,7 @@ import logging
 import socket
 
 import attrs
+import outcome
 import trio
 
 from palace.broker import endpoint as endpoints
@@ -20,7 +21,7 @@ from palace.engine.api import Engine, Reply
 from palace.host import Host
 from palace.protocol import jsonrpc
 from palace.protocol.admission import Admission, Job
-from palace.protocol.errors import DeadlineExceeded, PalaceError
+from palace.protocol.errors import DeadlineExceeded, OutcomeUnknown, PalaceError
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import Drain, EngineState, Lifecycle, Reason
 from palace.protocol.tools import Lane
@@ -80,14 +81,22 @@ class Desk:
         started = self.admission.take_ready()
         for job in started:
             session = self.sessions.get(job.session)
-            self.lanes.run(job, read_only=session is not None and session.read_only)
+            read_only = session is not None and session.read_only
+            self.lanes.run(job, read_only=read_only, running=self.admission.in_lane(job.tool.lane))
         if started:  # the queue became shorter
             self._room.unpark_all()
 
-    def finish(self, job: Job, reply: Reply) -> None:
+    def finish(self, job: Job, result: outcome.Outcome[Reply]) -> None:
         """Take a lane's result: the reply goes out, and others may start."""
         self.admission.finish(job)
         session = self.sessions.get(job.session)
+        if isinstance(result, outcome.Error):
+            logger.error("%s failed in the engine", job.name, exc_info=result.error)
+            self.last_error = repr(result.error)
+            self.fail(job, OutcomeUnknown(f"{job.name} failed in the engine: {result.error!r}."))
+            self.start_ready()
+            return
+        reply = result.unwrap()
         if reply.outdated:
             self.stop(Reason.UPGRADE)
         if session is not None and job.ordinal in session.jobs:

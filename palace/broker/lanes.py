@@ -1,65 +1,94 @@
-"""The lanes: where admitted calls run, each in a worker thread of the engine.
+"""The lanes: where admitted calls run, in worker threads of the engine.
 
-The writer lane is one consumer of one bounded channel, so that mutations run in the order in which
-admission started them.  Readers and long-polls have limiters of their own; admission never starts
-more than fit.
+Each lane is a queue and as many threads as the lane is wide; the writer lane's one thread takes
+mutations in the order in which admission started them.  Admission never starts more than fit.
+
+The threads are our own and kept, since a call handed over by `trio.to_thread` costs about 100
+microseconds more (docs/decisions/0008).
 """
 
+import queue
+import threading
 from collections.abc import Callable
-from functools import partial
 
 import attrs
+import outcome
 import trio
 
 from palace.engine.api import Engine, Reply
 from palace.protocol.admission import Job
 from palace.protocol.tools import Lane
 
-Finish = Callable[[Job, Reply], None]
+Finish = Callable[[Job, outcome.Outcome[Reply]], None]
+
+
+@attrs.define(eq=False)
+class _Workers:
+    """The threads of one lane; they end at a None in their queue, or with the process."""
+
+    calls: "queue.SimpleQueue[Callable[[], None] | None]" = attrs.field(factory=queue.SimpleQueue)
+    threads: int = 0
+
+    def submit(self, call: Callable[[], None], *, name: str, running: int) -> None:
+        if running > self.threads:  # grown on demand: most palaces never need them all
+            self.threads += 1
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        self.calls.put(call)
+
+    def _serve(self) -> None:
+        while (call := self.calls.get()) is not None:
+            call()
+
+    def end(self) -> None:
+        for _ in range(self.threads):
+            self.calls.put(None)
+        self.threads = 0
 
 
 @attrs.define(eq=False)
 class Lanes:
-    """Runs jobs; `finish` is called in the loop with each job's reply."""
+    """Runs jobs; `finish` is called in the loop with each job's outcome.
+
+    `start` comes first and `end` last; what still runs then is left to the end of the process.
+    """
 
     engine: Engine
     readers: int
     polls: int
-    _nursery: trio.Nursery | None = None
     _finish: Finish | None = None
-    _writes: trio.MemorySendChannel[tuple[Job, bool]] | None = None
-    _limiters: dict[Lane, trio.CapacityLimiter] = attrs.field(factory=dict)
+    _token: trio.lowlevel.TrioToken | None = None
+    _workers: dict[Lane, _Workers] = attrs.field(
+        factory=lambda: {lane: _Workers() for lane in Lane}
+    )
 
     def capacity(self) -> dict[Lane, int]:
         """Return how many jobs each lane runs at once."""
         return {Lane.WRITER: 1, Lane.READER: self.readers, Lane.POLL: self.polls, Lane.BULK: 1}
 
-    def start(self, nursery: trio.Nursery, finish: Finish) -> None:
-        """Start the writer; every task of the lanes lives in `nursery`."""
-        self._nursery = nursery
+    def start(self, finish: Finish) -> None:
+        """Remember the loop that this is called in, and whom to tell."""
+        self._token = trio.lowlevel.current_trio_token()
         self._finish = finish
-        self._limiters = {lane: trio.CapacityLimiter(n) for lane, n in self.capacity().items()}
-        self._writes, writes = trio.open_memory_channel[tuple[Job, bool]](1)
-        nursery.start_soon(self._serve_writer, writes)
 
-    def run(self, job: Job, *, read_only: bool) -> None:
-        """Run a job that admission has started."""
-        assert self._nursery is not None
-        assert self._writes is not None
-        if job.tool.lane is Lane.WRITER:
-            self._writes.send_nowait((job, read_only))  # never full: admission starts one at a time
-        else:
-            self._nursery.start_soon(self._run, job, read_only)
-
-    async def _serve_writer(self, writes: trio.MemoryReceiveChannel[tuple[Job, bool]]) -> None:
-        async for job, read_only in writes:
-            await self._run(job, read_only)
-
-    async def _run(self, job: Job, read_only: bool) -> None:
-        assert self._finish is not None
-        call = partial(self.engine.call, job.message, read_only=read_only)  # type: ignore[arg-type]
-        # Abandoned on cancel: at the very end of the grace the process leaves without its threads.
-        reply = await trio.to_thread.run_sync(
-            call, limiter=self._limiters[job.tool.lane], abandon_on_cancel=True
+    def run(self, job: Job, *, read_only: bool, running: int) -> None:
+        """Run a job that admission has started; `running` counts it and its lane's others."""
+        lane = job.tool.lane
+        self._workers[lane].submit(
+            lambda: self._call(job, read_only=read_only),
+            name=f"palace-{lane.value}",
+            running=running,
         )
-        self._finish(job, reply)
+
+    def end(self) -> None:
+        """Let idle threads end."""
+        for workers in self._workers.values():
+            workers.end()
+
+    def _call(self, job: Job, *, read_only: bool) -> None:
+        assert self._finish is not None
+        assert self._token is not None
+        result = outcome.capture(self.engine.call, job.message, read_only=read_only)  # type: ignore[arg-type]
+        try:
+            self._token.run_sync_soon(self._finish, job, result)
+        except trio.RunFinishedError:
+            return  # the owner has left: its clients were told so

@@ -79,6 +79,8 @@ class Relay:
         self._stdin_open = True
         self._parting = False  # the broker said goodbye: nothing new goes to it
         self._half_closed = False
+        self._poll = select.poll()
+        self._awaited: tuple[object, ...] = ()
 
     def run(self) -> None:
         """Relay until the client has closed stdin and everything it asked is answered."""
@@ -164,18 +166,8 @@ class Relay:
     # One turn of the loop.
 
     def _step(self) -> None:
-        poll = select.poll()
         reading = self._stdin_open and self._has_room()
-        if reading:
-            poll.register(STDIN, select.POLLIN)
-        elif not self._stdin_open:
-            poll.register(STDOUT, 0)  # only its end: a client that is gone reads no reply
-        if self._sock is not None:
-            events = select.POLLIN | (select.POLLOUT if self._unsent else 0)
-            poll.register(self._sock.fileno(), events)
-        elif self._connector.fd() >= 0:
-            poll.register(self._connector.fd(), select.POLLIN)
-        ready = dict(poll.poll(self._timeout_ms()))
+        ready = dict(self._poll_for(reading=reading).poll(self._timeout_ms()))
         if not self._stdin_open and ready.get(STDOUT):
             raise ClientGone
         if self._sock is not None:
@@ -186,6 +178,25 @@ class Relay:
             self._look_at_connector()
         if reading and STDIN in ready:
             self._read_stdin()
+
+    def _poll_for(self, *, reading: bool) -> select.poll:
+        """Return a poll object for what is awaited now; most turns await the same as the last."""
+        if self._sock is not None:
+            other = self._sock.fileno()
+            events = select.POLLIN | (select.POLLOUT if self._unsent else 0)
+        else:
+            other, events = self._connector.fd(), select.POLLIN
+        awaited = (reading, self._stdin_open, other, events)
+        if awaited != self._awaited:
+            self._awaited = awaited
+            self._poll = select.poll()
+            if reading:
+                self._poll.register(STDIN, select.POLLIN)
+            elif not self._stdin_open:
+                self._poll.register(STDOUT, 0)  # only its end: who is gone reads no reply
+            if other >= 0:
+                self._poll.register(other, events)
+        return self._poll
 
     def _timeout_ms(self) -> "float | None":
         if self._connector.state in (Connector.SLEEPING, Connector.GREETING):

@@ -1,9 +1,11 @@
 """What a client of the broker sees: order, fairness, refusals, cancellation, two connections."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from palace.engine.api import Reply
 from palace.protocol import wire
 from tests.support.engine import LightEngine
 from tests.support.owner import open_broker, until
@@ -290,3 +292,21 @@ async def test_replies_that_the_kernel_will_not_take_yet_are_kept_whole(root: Pa
 
     assert sorted(replies) == list(range(30))
     assert all(text in str(reply) for reply in replies.values())
+
+
+async def test_a_fault_of_the_engine_is_told_and_the_lane_goes_on(root: Path) -> None:
+    class Faulty(LightEngine):
+        def call(self, message: dict[str, Any], *, read_only: bool) -> Reply:
+            if message["id"] == "bad":
+                raise RuntimeError("boom")
+            return super().call(message, read_only=read_only)
+
+    async with open_broker(root, Faulty()) as running:
+        shim = await running.session()
+        shim.call("add_drawer", "bad")
+        shim.call("add_drawer", "good")
+        replies = await shim.replies(2)
+
+    assert replies[0]["error"]["code"] == -32045
+    assert "boom" in replies[0]["error"]["message"]
+    assert replies[1]["id"] == "good"

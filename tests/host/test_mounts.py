@@ -11,7 +11,7 @@ MOUNTINFO = """\
 26 24 0:35 / /workspace/deep/palace rw - ext4 /dev/vdb rw
 27 22 0:36 / /tmp rw - 9p host rw
 broken row
-28 22 0:37 / /half - 
+28 22 0:37 / /half - x
 """
 
 

@@ -52,9 +52,7 @@ def test_without_the_engine_the_shim_answers_and_says_what_is_missing(light: Sit
     assert "pip install 'palace-broker[engine]'" in error["message"]
 
 
-def test_without_the_engine_it_still_reaches_somebody_elses_broker(
-    light: Site, site: Site
-) -> None:
+def test_without_the_engine_it_still_reaches_somebody_elses_broker(light: Site, site: Site) -> None:
     with site.shim() as full:
         full.initialize()
         full.tool("kg_add", subject="shim", predicate="is", object="light")

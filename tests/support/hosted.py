@@ -1,0 +1,84 @@
+"""The real engine in a process of its own: importing it rewires stdout, and it can't be unloaded."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from palace.engine.api import Reply
+from palace.protocol.jsonrpc import Catalogue
+
+SERVER = """
+import json, os, sys
+out = os.fdopen(os.dup(1), "w")
+from palace.broker import lock
+from palace.config import load_config
+from palace.engine.mempalace import MempalaceEngine
+from palace.host import Host
+from palace.paths import Paths
+host, paths = Host(), Paths(sys.argv[1])
+lock.check_directory(paths, host)
+owner = lock.take_lock(paths, host)
+config = load_config(paths, os.environ, host)
+lock.take_other_locks(owner, config, os.environ, host)
+engine = MempalaceEngine(paths, config, os.environ)
+for line in sys.stdin:
+    name, arguments = json.loads(line)
+    value = getattr(engine, name)(**arguments)
+    if name == "load":
+        value = value.to_json().decode()
+    if name == "call":
+        value = [value.payload.decode() if value.payload is not None else None, value.outdated]
+    print(json.dumps(value), file=out, flush=True)
+"""
+
+
+class HostedEngine:
+    """Speaks to a real `MempalaceEngine` over pipes; the same methods; end it."""
+
+    def __init__(self, home: Path, palace: Path) -> None:
+        palace.parent.mkdir(parents=True)
+        kept = {n: v for n, v in os.environ.items() if not n.startswith(("MEMPAL", "XDG_"))}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", SERVER, str(palace)],
+            env=kept | {"HOME": str(home)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def _ask(self, name: str, **arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([name, arguments]) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def load(self) -> Catalogue:
+        return Catalogue.from_json(self._ask("load"))
+
+    def call(self, message: dict[str, Any], *, read_only: bool) -> Reply:
+        payload, outdated = self._ask("call", message=message, read_only=read_only)
+        return Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
+
+    def progress(self) -> int:
+        return int(self._ask("progress"))
+
+    def replaced(self) -> str:
+        return str(self._ask("replaced"))
+
+    def loading_text(self) -> str:
+        return str(self._ask("loading_text"))
+
+    def close(self) -> None:
+        self._ask("close")
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
