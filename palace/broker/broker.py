@@ -101,6 +101,7 @@ class Broker:
         with trio.move_on_after(self.desk.lifecycle.drain.grace_s):
             for session in tuple(self.desk.sessions.values()):
                 await session.settled.wait()
+            await self.desk.wait_for_calls()
         for job in self.desk.admission.withdraw():
             owner = self.desk.sessions.get(job.session)
             if owner is None or not self.desk.hand_back(owner, [job]):

@@ -61,6 +61,7 @@ class Desk:
     started_s: float = 0.0
     last_error: str = ""
     mourners: list[socket.socket] = attrs.field(factory=list)
+    _finished: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     _room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
     # Requests.
@@ -72,6 +73,11 @@ class Desk:
     async def wait_for_room(self) -> None:
         """Return when a queue may have become shorter."""
         await self._room.park()
+
+    async def wait_for_calls(self) -> None:
+        """Return when nothing but long-polls runs, cancelled calls included."""
+        while any(job.tool.lane is not Lane.POLL for job in self.admission.running):
+            await self._finished.park()
 
     def start_ready(self) -> None:
         """Hand to the lanes what may run now."""
@@ -94,6 +100,7 @@ class Desk:
             logger.error("%s failed in the engine", job.name, exc_info=result.error)
             self.last_error = repr(result.error)
             self.fail(job, OutcomeUnknown(f"{job.name} failed in the engine: {result.error!r}."))
+            self._finished.unpark_all()
             self.start_ready()
             return
         reply = result.unwrap()
@@ -103,13 +110,14 @@ class Desk:
             if reply.outdated and self.hand_back(session, [job]):
                 pass
             else:
-                self._settle(session, job, None if job.cancelled else reply.payload)
+                self._settle(session, job, reply.payload)
+        self._finished.unpark_all()
         self.start_ready()
 
     def cancel(self, session: Session, ordinal: int) -> None:
         """Drop a call that hasn't started, or the reply of one that has."""
         job = self.admission.cancel(session.id, ordinal)
-        if job is not None and not self.admission.is_running(session.id, ordinal):
+        if job is not None and ordinal in session.jobs:
             self._settle(session, job, None)
             self._room.unpark_all()
         self.start_ready()

@@ -163,11 +163,12 @@ def take_other_locks(
     owner: Owner, config: "Config", environ: "Mapping[str, str]", host: Host
 ) -> None:
     """B4: mempalace's own lock, waited for a while, then the data files outside the palace."""
-    path = mempalace_lock_path(owner.paths, environ)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    fd = _take_in_time(path, config.mempalace_lock_wait_s, host)
-    host.write_note(fd, 1, f"{os.getpid()} palace serve {owner.paths.root}".encode())
-    owner.other_fds.append(fd)
+    if "held_lock" not in config.adjustments_off:  # else the engine takes it by itself
+        path = mempalace_lock_path(owner.paths, environ)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        fd = _take_in_time(path, config.mempalace_lock_wait_s, host)
+        host.write_note(fd, 1, f"{os.getpid()} palace serve {owner.paths.root}".encode())
+        owner.other_fds.append(fd)
     for data_file in outside_files(owner.paths, config):
         _take_data_lock(owner, data_file, host)
 

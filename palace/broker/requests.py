@@ -55,7 +55,7 @@ def _known(session: Session, ordinal: int) -> bool:
     if kept is not None and session.stream is not None:
         session.stream.send_soon(kept)
         return True
-    return ordinal in session.jobs
+    return ordinal in session.jobs or ordinal in session.answered
 
 
 async def _handle_call(

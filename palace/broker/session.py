@@ -32,6 +32,7 @@ class Session:
     ids: dict[str, int] = attrs.field(factory=dict)  # request id of a job -> its ordinal
     early: list[tuple[int, object]] = attrs.field(factory=list)  # lines that wait for a catalogue
     undelivered: dict[int, bytes] = attrs.field(factory=dict)
+    answered: set[int] = attrs.field(factory=set)  # while resent lines are still to come
     offering: int | None = None  # the ordinal that waits outside of a full queue
     closing: bool = False  # goodbye was said
     finishing: bool = False  # the client has said its last word
@@ -43,6 +44,8 @@ class Session:
     def reply(self, ordinal: int, payload: bytes | None) -> None:
         """Send a line's reply, or keep it for the session's next connection."""
         line = wire.encode_reply(ordinal, payload)
+        if self.resend:
+            self.answered.add(ordinal)
         if self.stream is None or self.stream.broken:
             if len(self.undelivered) < UNDELIVERED_MAX:
                 self.undelivered[ordinal] = line
@@ -83,6 +86,7 @@ class Session:
         self.settled = trio.Event()
         self.reading = trio.CancelScope()
         self.finishing = False
+        self.answered.clear()
         self.stream = stream
 
     def take_ordinal(self) -> tuple[int, bool]:

@@ -21,6 +21,7 @@ INTERNAL_ERROR = -32603
 READ_ONLY_REFUSED = -32003
 
 NOT_INLINE = object()
+BLANK = object()  # a line of nothing but white space, which stock passes over
 
 
 class Catalogue:
@@ -67,7 +68,8 @@ class Catalogue:
 
 def parse(line: bytes) -> "Any":
     """Decode one line as stock does; raises ValueError or RecursionError when it is no JSON."""
-    return json.loads(line.decode("utf-8", "replace"))
+    text = line.decode("utf-8", "replace").strip()  # of str: it knows more kinds of white space
+    return json.loads(text) if text else BLANK
 
 
 def encode(message: object) -> bytes:
@@ -113,6 +115,8 @@ def inline_reply(message: object, catalogue: "Catalogue | None", *, read_only: b
     Returns the reply, None where stock stays silent, or NOT_INLINE for a tool call and for what
     needs a catalogue when there is none yet.
     """
+    if message is BLANK:
+        return None
     if not isinstance(message, dict):
         return error(None, INVALID_REQUEST, "Invalid Request")
     method = method_of(message)

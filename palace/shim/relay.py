@@ -416,7 +416,8 @@ class Relay:
         except (ValueError, RecursionError):
             reply = jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error")
         else:
-            if jsonrpc.method_of(message).startswith("notifications/"):
+            silent = jsonrpc.method_of(message).startswith("notifications/")
+            if silent or message is jsonrpc.BLANK:
                 return
             reply = jsonrpc.failure(jsonrpc.request_id(message), reason)
         write_all(jsonrpc.encode(reply) + b"\n")

@@ -64,6 +64,27 @@ async def test_admitted_work_is_finished_and_answered_before_the_end(root: Path)
     assert running.engine.closed
 
 
+async def test_a_cancelled_change_that_runs_is_waited_for_before_the_store_is_closed(
+    root: Path,
+) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="runs", hold="w")
+        await until(lambda: running.engine.begun)
+        params = {"requestId": 1}
+        shim.say({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+        await shim.replies(2)
+        running.desk.stop(Reason.STOP)
+        await goodbye(shim)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert not running.ended.is_set()
+        running.engine.gate("w").set()
+        await running.ended.wait()
+
+    assert running.engine.written == ["runs"]
+    assert running.engine.closed
+
+
 async def test_a_line_after_the_goodbye_is_not_read(root: Path) -> None:
     async with open_broker(root) as running:
         shim = await running.session()

@@ -1,4 +1,4 @@
-"""The real engine in a process of its own: importing it rewires stdout, and it can't be unloaded."""
+"""The real engine in a process of its own, since importing it rewires stdout for good."""
 
 import json
 import os

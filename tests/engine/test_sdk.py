@@ -1,0 +1,188 @@
+"""The official MCP SDK as the client: what hosts are built with."""
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+import trio
+from mcp import ClientSession, StdioServerParameters, stdio_client
+from mcp.types import CallToolResult, TextContent
+
+from tests.support.clients import PALACE, Client, Site, end_brokers, wait_until
+from tests.support.corpus import encode
+from tests.support.places import make_site, start_shim
+
+pytestmark = [pytest.mark.engine, pytest.mark.process]
+
+ROOT = Path(__file__).parents[2]
+OTTERS = "Sea otters hold hands while they sleep, so that the tide doesn't part them."
+EVENT = {"type": "otter.seen", "stream": "otters", "room": "r", "from_agent": "two"}
+CEILING_S = 60
+LONG_MS = 300_000  # longer than any test
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Iterator[Site]:
+    """A palace whose broker is ready."""
+    root = tmp_path_factory.mktemp("sdk")
+    site = make_site(root, model_home)
+    with start_shim(site.environ()) as shim:
+        assert shim.tool("kg_stats")["triples"] == 0
+    yield site
+    end_brokers(root)
+
+
+def _nothing() -> TextIO:
+    return open(os.devnull, "w")
+
+
+@asynccontextmanager
+async def open_session(site: Site) -> AsyncIterator[ClientSession]:
+    """Open an initialized session over a shim of its own."""
+    command, *arguments = [*PALACE, "shim"]
+    server = StdioServerParameters(command=command, args=arguments, env=site.environ())
+    with _nothing() as nothing:
+        async with (
+            stdio_client(server, errlog=nothing) as (receiving, sending),
+            ClientSession(receiving, sending) as session,
+        ):
+            await session.initialize()
+            yield session
+
+
+async def tool(session: ClientSession, name: str, **arguments: Any) -> Any:
+    """Call a tool that must work; return what it says."""
+    result = await session.call_tool(f"mempalace_{name}", arguments)
+    assert isinstance(result, CallToolResult)
+    assert not result.is_error
+    (content,) = result.content
+    assert isinstance(content, TextContent)
+    return json.loads(content.text)
+
+
+def wait_for_polls(site: Site, count: int) -> None:
+    """Return when so many long-polls run at the broker."""
+
+    def running() -> bool:
+        return site.status()["lanes"]["poll"]["running"] == count
+
+    wait_until(running, what=f"{count} long-polls run")
+
+
+@pytest.mark.trio
+async def test_two_sessions_at_once_find_what_the_other_writes(served: Site) -> None:
+    with trio.fail_after(CEILING_S):
+        async with open_session(served) as one, open_session(served) as two:
+            written = await tool(one, "add_drawer", wing="nature", room="sea", content=OTTERS)
+            found = await tool(two, "search", query="how do sea animals sleep")
+            await tool(two, "kg_add", subject="Ada", predicate="counts", object="otters")
+            facts = await tool(one, "kg_query", entity="Ada")
+            await tool(two, "delete_drawer", drawer_id=written["drawer_id"])
+            gone = await tool(one, "search", query="how do sea animals sleep")
+
+    assert [drawer["text"] for drawer in found["results"]] == [OTTERS]
+    assert [fact["object"] for fact in facts["facts"]] == ["otters"]
+    assert gone["results"] == []
+
+
+@pytest.mark.trio
+async def test_sessions_that_write_at_the_same_time_lose_nothing(served: Site) -> None:
+    count = 20
+
+    async def write(session: ClientSession, name: str) -> None:
+        for number in range(count):
+            await tool(session, "kg_add", subject=name, predicate="wrote", object=f"{number}")
+
+    with trio.fail_after(CEILING_S):
+        async with open_session(served) as one, open_session(served) as two:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(write, one, "one")
+                nursery.start_soon(write, two, "two")
+            of_two = await tool(one, "kg_query", entity="two")
+            of_one = await tool(two, "kg_query", entity="one")
+
+    wanted = sorted(str(number) for number in range(count))
+    assert sorted(fact["object"] for fact in of_one["facts"]) == wanted
+    assert sorted(fact["object"] for fact in of_two["facts"]) == wanted
+
+
+@pytest.mark.trio
+async def test_session_is_told_what_the_engine_says(served: Site) -> None:
+    """palace/tools.json is what the engine says: tests/engine/test_tools.py."""
+    shipped = json.loads((ROOT / "palace" / "tools.json").read_text())
+
+    with trio.fail_after(CEILING_S):
+        async with open_session(served) as session:
+            initialized = session.initialize_result
+            listed = await session.list_tools()
+            await session.send_ping()
+
+    assert initialized is not None
+    assert initialized.server_info.name == "mempalace"
+    assert initialized.server_info.version == shipped["engine_version"]
+    assert initialized.protocol_version in shipped["protocol_versions"]
+    tools = [entry.model_dump(by_alias=True, exclude_none=True) for entry in listed.tools]
+    assert tools == shipped["tools"]
+
+
+@pytest.mark.trio
+async def test_cancelled_wait_ends_and_its_session_goes_on(served: Site) -> None:
+    """The SDK sends notifications/cancelled for a call that its caller gives up."""
+    given_up = []
+
+    async def wait_for_event(session: ClientSession, scope: trio.CancelScope) -> None:
+        with scope:
+            await tool(session, "event_wait", stream="otters", timeout_ms=LONG_MS)
+        given_up.append(scope.cancelled_caught)
+
+    with trio.fail_after(CEILING_S):
+        async with open_session(served) as one, open_session(served) as two:
+            scope = trio.CancelScope()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait_for_event, one, scope)
+                await trio.to_thread.run_sync(wait_for_polls, served, 1)
+                scope.cancel()
+            mine = await tool(one, "kg_stats")
+            await tool(two, "event_append", **EVENT)
+            seen = await tool(one, "event_wait", stream="otters", timeout_ms=LONG_MS)
+
+    assert given_up == [True]
+    assert "triples" in mine
+    assert [event["type"] for event in seen["events"]] == ["otter.seen"]
+
+
+def _cancel_a_wait(site: Site, stream: str) -> Client:
+    """Return a client that has begun a long-poll and cancelled it."""
+    client = start_shim(site.environ())
+    arguments = {"stream": stream, "timeout_ms": LONG_MS}
+    client.send(encode("tools/call", "w", name="mempalace_event_wait", arguments=arguments))
+    wait_for_polls(site, 1)
+    cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "w"}}
+    client.send(json.dumps(cancel).encode() + b"\n")
+    assert client.tool("kg_stats")  # read behind the cancellation
+    return client
+
+
+def test_cancelled_wait_is_never_answered(served: Site) -> None:
+    with _cancel_a_wait(served, "seals") as client:
+        client.tool("event_append", **EVENT | {"stream": "seals"})
+        wait_for_polls(served, 0)
+
+        # `tool` takes the next line for its reply: one to "w" would be in its way.
+        assert client.tool("event_list", stream="seals")["count"] == 1
+
+
+def test_session_that_cancelled_a_wait_ends_with_its_input(served: Site) -> None:
+    """The last of this module, since the abandoned wait goes on at the broker."""
+    client = _cancel_a_wait(served, "nothing")
+    try:
+        assert client.process.stdin is not None
+        client.process.stdin.close()
+        assert client.process.wait(5) == 0
+    finally:
+        client.process.kill()
+        client.close()
