@@ -1,10 +1,14 @@
 """What only Linux can tell: /proc and SO_PEERCRED."""
 
 import os
-import struct
+import sys
 from _socket import SO_PEERCRED, SOL_SOCKET, socket  # the socket module costs the shim 7 ms
 
-from palace.host.mounts import Mount, covering, parse_mountinfo
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from palace.host.mounts import Mount
+
+_UCRED_BYTES = 12  # struct ucred, unix(7): pid, uid, gid, of 4 bytes each
 
 
 def _read(path: str) -> str:
@@ -15,7 +19,9 @@ def _read(path: str) -> str:
         return ""
 
 
-def mount_of(path: str) -> Mount:
+def mount_of(path: str) -> "Mount":
+    from palace.host.mounts import covering, parse_mountinfo  # no shim asks while a broker runs
+
     return covering(parse_mountinfo(_read("/proc/self/mountinfo")), os.path.realpath(path))
 
 
@@ -61,7 +67,6 @@ def lock_holder(path: str) -> int | None:
 
 
 def peer_of(sock: socket) -> tuple[int, int]:
-    size = struct.calcsize("3i")
-    raw = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, size)
-    pid, uid, _gid = struct.unpack("3i", raw)
-    return pid, uid
+    raw = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED_BYTES)
+    # Without `struct`, which the shim would import for this alone.
+    return int.from_bytes(raw[:4], sys.byteorder), int.from_bytes(raw[4:8], sys.byteorder)

@@ -10,7 +10,7 @@ import trio
 
 from palace.protocol.errors import WireError
 
-READ_BYTES = 262_144
+READ_BYTES = 65_536  # from 128 KiB on malloc may map and unmap memory at each read: 13 us
 OUTBOX_BYTES_MAX = 256 << 20  # a client that never reads is cut off here
 
 
