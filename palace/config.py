@@ -32,7 +32,11 @@ class Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting(key="graph", default="", text="The knowledge graph's file; fixed at first adoption."),
+    Setting(
+        key="graph",
+        default="",
+        text="The knowledge graph's file, absolute or in the palace; fixed at first adoption.",
+    ),
     Setting(
         key="config_dir",
         default="",
@@ -160,8 +164,9 @@ def load_config(found: paths.Paths, environ: Mapping[str, str], host: Host) -> C
         text = environ.get(setting.variable, "") if setting.variable else ""
         if text:
             fields[setting.key] = _checked(setting, _number(setting, text), "environment")
-    if not fields.get("graph"):
-        fields["graph"] = paths.stock_graph(found, environ)
+    # A graph in the palace is named by its name alone, so that a palace can be moved.
+    graph = fields.get("graph") or paths.stock_graph(found, environ)
+    fields["graph"] = os.path.join(found.root, graph)
     if not fields.get("config_dir"):
         fields["config_dir"] = paths.config_dir(environ)
     return Config(**fields)
@@ -174,7 +179,7 @@ def adopt(found: paths.Paths, config: Config, host: Host) -> None:
     text = (
         "# Settings of this palace, the same for whoever serves it.\n"
         "# All keys: docs/reference/settings.md\n"
-        f"graph = {_toml_string(config.graph)}\n"
+        f"graph = {_toml_string(config.graph.removeprefix(found.root + '/'))}\n"
         f"config_dir = {_toml_string(config.config_dir)}\n"
     )
     host.write_durable(found.settings, text.encode())
@@ -207,7 +212,8 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
             return tuple(value)
         raise _wrong(setting, value, where, f"a list of {kind.__name__}")
     if isinstance(default, str):
-        if isinstance(value, str) and (not value or os.path.isabs(value)):
+        plain = setting.key == "graph" and "/" not in str(value)
+        if isinstance(value, str) and (not value or os.path.isabs(value) or plain):
             return value
         raise _wrong(setting, value, where, "an absolute path")
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -81,7 +81,7 @@ class Control:
 
 
 def read_record(paths: Paths) -> Record | None:
-    return decode_record(Host().read_file(paths.record))
+    return decode_record(Host().read_hint(paths.record))
 
 
 def endpoint_path(paths: Paths, environment: ShimEnvironment) -> str:
@@ -107,7 +107,7 @@ def absent_text(paths: Paths, host: Host) -> str:
     if holder is not None:
         title = host.process_title(holder)
         lines.append(f"its lock is held by pid {holder} ({title}), which does not answer")
-    record = decode_record(host.read_file(paths.record))
+    record = decode_record(host.read_hint(paths.record))
     if record is not None:
         lines.append(f"the last one was pid {record.pid}, epoch {record.epoch}, and left no word")
     return "\n".join(lines)

@@ -34,7 +34,9 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_every_command_has_help_and_stands_in_the_overview() -> None:
     overview = run("--help").stdout
 
-    assert {command.name or command.callback.__name__ for command in app.registered_commands} == NAMES  # type: ignore[union-attr]
+    assert {
+        command.name or command.callback.__name__ for command in app.registered_commands
+    } == NAMES  # type: ignore[union-attr]
     for name in NAMES:
         done = run(name, "--help")
         assert name in overview

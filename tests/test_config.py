@@ -35,6 +35,7 @@ def test_the_file_beats_the_defaults_and_the_environment_beats_the_file(tmp_path
 
     assert (config.idle_s, config.grace_s, config.allow_uids) == (0.0, 2.5, (7,))
     assert config.graph == "/g"
+    assert load(tmp_path, "graph = 'kg.db'").graph == f"{tmp_path}/kg.db"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,19 @@ def test_adoption_fixes_the_graph_for_whoever_comes_later(tmp_path: Path) -> Non
     later = load_config(Paths(str(root), found_by="default"), {"HOME": "/other"}, Host())
 
     assert (later.graph, later.config_dir) == (first.graph, first.config_dir)
+    assert first.graph == f"{root}/knowledge_graph.sqlite3"
+
+
+def test_a_graph_in_the_palace_moves_with_it_and_one_outside_stays(tmp_path: Path) -> None:
+    inside, outside, moved = (tmp_path / name for name in ("inside", "outside", "moved"))
+    for root, found_by in ((inside, "--palace"), (outside, "default")):
+        root.mkdir()
+        found = Paths(str(root), found_by=found_by)
+        adopt(found, load_config(found, ENVIRON, Host()), Host())
+    inside.rename(moved)
+
+    assert load(moved).graph == f"{moved}/knowledge_graph.sqlite3"
+    assert load(outside).graph == "/home/me/.mempalace/knowledge_graph.sqlite3"
 
 
 def test_adoption_never_overwrites(tmp_path: Path) -> None:

@@ -47,5 +47,5 @@ def assemble(
 
 def catalogue_at_start(paths: Paths, host: Host) -> Catalogue | None:
     """Return the catalogue to answer with while the engine loads: only one of its own version."""
-    catalogue = load_catalogue(host.read_file(paths.catalogue))
+    catalogue = load_catalogue(host.read_hint(paths.catalogue, 1 << 22))
     return catalogue if catalogue.engine_version == installed_version() else None

@@ -84,7 +84,7 @@ def publish(owner: Owner, endpoint: Endpoint | None, host: Host, *, mode: str) -
 
 def unpublish(owner: Owner, endpoint: Endpoint | None, host: Host) -> None:
     """X1 and X2: remove the record and the socket, each only if it is ours."""
-    record = decode_record(host.read_file(owner.paths.record))
+    record = decode_record(host.read_hint(owner.paths.record))
     if record is not None and record.incarnation == owner.incarnation:
         host.unlink(owner.paths.record)
     if endpoint is not None and host.file_id(endpoint.path) == endpoint.file_id:

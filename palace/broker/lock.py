@@ -242,7 +242,8 @@ def take_epoch(owner: Owner, host: Host) -> None:
         identity = uuid.uuid4().hex
         host.write_durable(paths.palace_id, identity.encode() + b"\n")
     owner.palace_id = identity
-    text = (host.read_file(paths.epoch) or b"0").decode(errors="replace").strip()
+    last = host.read_file(paths.epoch)
+    text = "0" if last is None else last.decode(errors="replace").strip()
     if not text.isascii() or not text.isdigit() or len(text) > 19:
         raise LockFailed(
             f"{paths.epoch} holds {text[:40]!r}, which is no number. Restore it from a backup, or "

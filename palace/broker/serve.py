@@ -99,10 +99,19 @@ def main(arguments: "list[str]") -> int:
 
 
 def _fail(report: Report, error: PalaceError) -> int:
-    if not (report.wanted and isinstance(error, LockHeld)):  # losing an election is no news
-        print(f"palace serve: {error.message}", file=sys.stderr, flush=True)
+    quiet = report.wanted and isinstance(error, LockHeld)  # losing an election is no news
     report.send(wire.FAILED, {"error": error.name, "text": error.message})
+    if not quiet:
+        say(f"palace serve: {error.message}")
     return error.exit_code
+
+
+def say(text: str) -> None:
+    """Write a line to standard error; a full disk under the log must not end a broker."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        return
 
 
 def _serve(options: Options, report: Report) -> int:
@@ -197,18 +206,13 @@ def _run(
 
     code = trio.run(partial(Broker(desk).serve, direct=direct, on_serving=say_serving))
     # X6: the process's end releases the lock.  Threads that native code holds must not delay it.
-    sys.stderr.flush()
     os._exit(code)
 
 
 def _say_serving(owner: lock.Owner, listener: "Endpoint | None", mode: str) -> None:
     where = listener.path if listener else "no socket, for its own client only"
     degraded = " (degraded: direct)" if mode == "direct" else ""
-    print(
-        f"palace: epoch {owner.epoch} of {owner.paths.root} on {where}{degraded}",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"palace: epoch {owner.epoch} of {owner.paths.root} on {where}{degraded}")
 
 
 def _direct_socket(fd: int) -> "socket.socket | None":

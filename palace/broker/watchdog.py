@@ -3,8 +3,9 @@
 Two clocks.  A Trio task ticks once a second and counts ticks without progress: ticks that the
 whole process missed (SIGSTOP, a paused machine) are not counted.  Each tick also re-arms
 `faulthandler`, whose own thread needs no interpreter lock: it fires when not even a tick came
-through for as long.  Either way the process dies at once, the kernel frees the lock, and the next
-client elects a new owner.
+through for as long.  It is armed only while something is being written, since its clock can't tell
+a stopped process from a stuck interpreter.  Either way the process dies at once, the kernel frees
+the lock, and the next client elects a new owner.
 """
 
 import faulthandler
@@ -39,9 +40,13 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _tick(self) -> None:
-        faulthandler.dump_traceback_later(self.limit_s + 2 * TICK_S, exit=True)
         progress = self.progress()
-        if not self.writing() or progress != self._seen:
+        if not self.writing():
+            faulthandler.cancel_dump_traceback_later()
+            self._seen = -1
+            return
+        faulthandler.dump_traceback_later(self.limit_s + 2 * TICK_S, exit=True)
+        if progress != self._seen:
             self._seen = progress
             self._stuck_ticks = 0
             return

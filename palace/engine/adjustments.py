@@ -158,6 +158,27 @@ ALL: tuple[Adjustment, ...] = (
 
 def apply_all(server: ModuleType, state: HostedState, paths: Paths, config: Config) -> None:
     """Make every adjustment that isn't switched off; raises StoreUnavailable."""
+    names = [adjustment.__name__ for adjustment in ALL]
+    unknown = sorted(set(config.adjustments_off) - set(names))
+    if unknown:
+        raise StoreUnavailable(
+            f"adjustments_off in {paths.settings} names {', '.join(unknown)}, which is none of "
+            f"{', '.join(names)}. Correct or remove it."
+        )
     for adjustment in ALL:
         if adjustment.__name__ not in config.adjustments_off:
-            adjustment(server, state, paths, config)
+            _make(adjustment, server, state, (paths, config))
+
+
+def _make(
+    adjustment: Adjustment, server: ModuleType, state: HostedState, place: tuple[Paths, Config]
+) -> None:
+    try:
+        adjustment(server, state, *place)
+    except (ImportError, LookupError, AttributeError) as error:
+        name = adjustment.__name__
+        raise StoreUnavailable(
+            f"The adjustment {name!r} does not fit the installed mempalace ({error!r}). Install a "
+            f"3.11.x release that palace was tested with, or switch it off: "
+            f"adjustments_off = [{name!r}] in {place[0].settings}"
+        ) from error

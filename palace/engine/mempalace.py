@@ -171,6 +171,9 @@ class MempalaceEngine:
         """Load the index before the first call; a palace without a store stays untouched."""
         if not os.path.exists(self._paths.store):
             return
+        if server._sqlite_integrity_errors:  # noqa: SLF001 - opening it would change it
+            logger.error("the store is damaged and stays closed; stock's own gate says so to calls")
+            return
         self._loading = "warming up"
         collection = server._get_collection(create=False)  # noqa: SLF001
         if collection is not None:

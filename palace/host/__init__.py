@@ -75,6 +75,13 @@ class Host:
         finally:
             os.close(fd)
 
+    def read_hint(self, path: str, size_max: int = 1 << 20) -> "bytes | None":
+        """Return what `read_file` does, but None also where it may not be read."""
+        try:
+            return self.read_file(path, size_max)
+        except OSError:
+            return None
+
     def write_durable(self, path: str, data: bytes, mode: int = 0o600) -> None:
         """Replace a file whole: temporary file, fsync, rename, fsync of the directory."""
         temporary = f"{path}.{os.getpid()}.tmp"

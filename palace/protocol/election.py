@@ -56,7 +56,7 @@ _FINAL_EXITS = {
 PAUSE_FIRST_S = 0.02
 PAUSE_MAX_S = 0.5
 RESPAWN_AFTER_S = 5.0
-SILENT_DEATHS_MAX = 2  # spawned brokers that died without a word before direct mode is tried
+SILENT_DEATHS_MAX = 3  # spawned brokers that died without a word before direct mode is tried
 
 
 class Election:

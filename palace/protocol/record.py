@@ -81,6 +81,8 @@ def decode_record(data: "bytes | None") -> "Record | None":
         return None
     if any(not isinstance(fields.get(name), kind) for name, kind in _FIELDS.items()):
         return None
+    if not all(isinstance(endpoint, str) for endpoint in fields["endpoints"]):
+        return None
     return Record(**fields)
 
 

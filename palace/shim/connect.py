@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 GREETING_S = 5.0
 DIRECT_GREETING_S = 40.0  # a direct broker may wait for mempalace's own lock first
 DEADLINE_S = 60.0
+COURTESY_S = 2.0
 
 _ABSENT = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ECONNRESET, errno.EPIPE)
 _BUSY = (errno.EAGAIN, errno.ENOTCONN, errno.EINTR)
@@ -104,11 +105,17 @@ class Connector:
             random=self._host.random,
             may_spawn=not (self._environment.no_spawn or verbatim),
             may_direct=self._may_direct and not verbatim,
-            wait_before_spawn_s=2.0 if self._host.in_container() else 0.0,
+            wait_before_spawn_s=self._courtesy_s(),
         )
         self.error = None
         self.direct = False
         self._happened(election.BEGIN)
+
+    def _courtesy_s(self) -> float:
+        """Let the host go first where a container shares its palace with it by a mount."""
+        if not self._host.in_container() or self._host.mount_of(self._paths.root).point == "/":
+            return 0.0
+        return COURTESY_S
 
     def fd(self) -> int:
         """Return what to poll for reading, -1 where only time will tell."""
@@ -181,13 +188,12 @@ class Connector:
         child = self._child
         if child is not None:
             child.read_report()
-            if not child.serving:
-                status = child.exit_status()
-                if status is not None:
-                    text = child.failure_text()
-                    self._drop_child()
-                    self._happened(election.CHILD_EXITED, status, text)
-                    return
+            status = child.exit_status()
+            if status is not None:
+                text = child.failure_text()
+                self._drop_child()
+                self._happened(election.CHILD_EXITED, status, text)
+                return
         self._happened(election.WOKE)
 
     def _drop_child(self) -> None:
@@ -231,7 +237,7 @@ class Connector:
     def _published_path(self) -> str:
         from palace.protocol.record import decode_record
 
-        record = decode_record(self._host.read_file(self._paths.record))
+        record = decode_record(self._host.read_hint(self._paths.record))
         if record is None or record.boot_id != self._host.boot_id():
             return ""
         unix = [url for url in record.endpoints if str(url).startswith("unix:")]
@@ -380,7 +386,7 @@ class Connector:
             check_hold(self._paths, self._host)
         except ElectionError as error:
             return error
-        record = decode_record(self._host.read_file(self._paths.record))
+        record = decode_record(self._host.read_hint(self._paths.record))
         if record is not None and version_tuple(record.version) > version_tuple(__version__):
             return VersionMismatch(
                 f"The palace was last served by palace {record.version}; this is {__version__}. "
@@ -447,8 +453,4 @@ class Connector:
 
 def expected_palace_id(host: Host, paths: Paths) -> str:
     """Return the identity that the palace itself shows, "" where it has none yet."""
-    try:
-        data = host.read_file(paths.palace_id, 200)
-    except OSError:
-        return ""
-    return (data or b"").decode("ascii", "replace").strip()
+    return (host.read_hint(paths.palace_id, 200) or b"").decode("ascii", "replace").strip()

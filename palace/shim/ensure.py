@@ -39,7 +39,7 @@ def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DE
     connector.end()
     if error is not None:
         raise error
-    record = decode_record(host.read_file(paths.record))
+    record = decode_record(host.read_hint(paths.record))
     if record is None or record.incarnation != welcome.get("incarnation"):
         raise BrokerUnreachable("The broker answered and left at once. Ask again.")
     return record

@@ -374,18 +374,12 @@ class Relay:
             return False
         if method == "initialize":
             self._client = " ".join(part for part in jsonrpc.client_of(message) if part)
-        catalogue = load_catalogue(self._read_quietly(self._paths.catalogue))
+        catalogue = load_catalogue(self._host.read_hint(self._paths.catalogue, 1 << 22))
         read_only = self._environment.read_only
         reply = jsonrpc.inline_reply(message, catalogue, read_only=read_only)
         self._ledger.settle(ordinal)
         write_all(jsonrpc.encode(reply) + b"\n")
         return True
-
-    def _read_quietly(self, path: str) -> "bytes | None":
-        try:
-            return self._host.read_file(path, 1 << 22)
-        except OSError:
-            return None
 
     def _fail_all(self, problem: PalaceError) -> None:
         """No owner can be had: say so to everything that waits; the next request tries anew."""

@@ -18,14 +18,13 @@ DIRECT_FD = 4
 class Child:
     """A started `palace serve`.  `report_fd` becomes readable when it serves or gives up."""
 
-    __slots__ = ("_host", "_report", "pid", "report_fd", "serving")
+    __slots__ = ("_host", "_report", "pid", "report_fd")
 
     def __init__(self, host: Host, pid: int, report_fd: int) -> None:
         self._host = host
         self._report = b""
         self.pid = pid
         self.report_fd = report_fd
-        self.serving = False
 
     def exit_status(self) -> "int | None":
         """Return its exit status once it has ended, None before."""
@@ -41,7 +40,6 @@ class Child:
             return
         self._report += data
         if not data or self._report.endswith(b"\n"):
-            self.serving = self._kind() == wire.SERVING
             self.close()
 
     def failure_text(self) -> str:
@@ -52,12 +50,6 @@ class Child:
         except WireError:
             return ""
         return fields.get("text", "") if kind == wire.FAILED else ""
-
-    def _kind(self) -> str:
-        try:
-            return wire.decode_header(self._report.rstrip(b"\n"))[1]
-        except WireError:
-            return ""
 
     def close(self) -> None:
         if self.report_fd >= 0:

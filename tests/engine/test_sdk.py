@@ -182,7 +182,7 @@ def test_session_that_cancelled_a_wait_ends_with_its_input(served: Site) -> None
     try:
         assert client.process.stdin is not None
         client.process.stdin.close()
-        assert client.process.wait(5) == 0
+        assert client.process.wait(CEILING_S) == 0
     finally:
         client.process.kill()
         client.close()

@@ -49,6 +49,7 @@ def test_the_token_is_neither_shown_nor_published_to_people() -> None:
         Record(**FIELDS).encode()[:-9],
         json.dumps(FIELDS | {"v": 99}).encode(),
         json.dumps(FIELDS | {"pid": "12"}).encode(),
+        json.dumps(FIELDS | {"endpoints": [{"unix": 1}]}).encode(),
         json.dumps({k: v for k, v in FIELDS.items() if k != "epoch"}).encode(),
         b"[" * 100_000,
     ],

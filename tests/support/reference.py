@@ -1,0 +1,123 @@
+"""Writes docs/reference/ from the code; `just reference` runs it, tests/test_docs.py checks it."""
+
+from pathlib import Path
+
+import typer
+
+from palace.cli import app
+from palace.config import SETTINGS
+from palace.protocol import errors
+from palace.protocol.tools import TOOLS
+from palace.shim.relay import USAGE
+
+ROOT = Path(__file__).parent.parent.parent
+VARIABLES = (
+    ("MEMPALACE_PATH", "The palace, or its parent directory. Comes before stock's variables."),
+    ("MEMPALACE_PALACE_PATH", "The palace, as for stock; so are MEMPALACE_PALACE and its elder."),
+    ("MEMPALACE_CONFIG_DIR", "mempalace's configuration directory, until palace.toml fixes it."),
+    ("MEMPALACE_BROKER", "`unix:PATH` of a broker, used as it stands: no fallback, no start."),
+    ("MEMPALACE_MCP_READ_ONLY", "This session may not change the palace."),
+    ("PALACE_NO_SPAWN", "1: never start a broker; the error says so."),
+    ("PALACE_IDLE_S", "`idle_s` for a broker that this process starts."),
+    ("XDG_RUNTIME_DIR", "Where the socket goes when the palace's path is too long for one."),
+)
+
+
+def settings() -> str:
+    rows = ["| key | default | range | meaning |", "|---|---|---|---|"]
+    for setting in SETTINGS:
+        low, high = setting.low, setting.high
+        span = f"{low:g} to {high:g}" if low is not None and high is not None else ""
+        default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+        shown = "found as stock does" if default == "" else f"`{default}`"
+        rows.append(f"| `{setting.key}` | {shown} | {span} | {setting.text} |")
+    variables = ["| variable | meaning |", "|---|---|"]
+    variables += [f"| `{name}` | {text} |" for name, text in VARIABLES]
+    return (
+        "# Settings\n\nGenerated from palace/config.py by `just reference`.\n\n"
+        "## palace.toml\n\n"
+        "In the palace's directory; the same for whoever serves it. Written once, at the first\n"
+        "start, with the graph and the configuration directory; the rest is yours to add.\n"
+        "A broker reads it when it starts.\n\n" + "\n".join(rows) + "\n\n"
+        "## Environment\n\nOf a shim or a command.\n\n" + "\n".join(variables) + "\n\n"
+        "## Where the palace is\n\n"
+        "`--palace`, `$MEMPALACE_PATH`, `$MEMPALACE_PALACE_PATH`, `$MEMPALACE_PALACE`,\n"
+        "`$MEMPAL_PALACE_PATH`, `palace_path` in mempalace's config.json, `palace` in its\n"
+        "configuration directory: the first that is set. The configuration directory is\n"
+        "`$MEMPALACE_CONFIG_DIR`, `~/.mempalace` where that is in use,\n"
+        "`$XDG_CONFIG_HOME/mempalace`, `~/.config/mempalace`.\n"
+    )
+
+
+def all_errors() -> list[type[errors.PalaceError]]:
+    found = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    kinds = [kind for kind in found if issubclass(kind, errors.PalaceError)]
+    return sorted(kinds, key=lambda kind: -kind.wire_code)
+
+
+def exit_codes() -> str:
+    rows = ["| code | meaning |", "|---|---|", "| 0 | done |", "| 2 | wrong usage |"]
+    codes: dict[int, list[str]] = {}
+    for kind in all_errors():
+        if issubclass(kind, errors.RequestError | errors.OutcomeUnknown):
+            continue  # these answer requests, and end no process
+        codes.setdefault(kind.exit_code, []).append(f"`{kind.name}`")
+    rows += [f"| {code} | {', '.join(names)} |" for code, names in sorted(codes.items())]
+    wire = ["| code | name | try again | meaning |", "|---|---|---|---|"]
+    for kind in all_errors():
+        text = (kind.__doc__ or "").split("\n")[0]
+        wire.append(f"| {kind.wire_code} | `{kind.name}` | {kind.retry} | {text} |")
+    return (
+        "# Exit codes and error codes\n\n"
+        "Generated from palace/protocol/errors.py by `just reference`.\n\n"
+        "## Exit codes\n\n" + "\n".join(rows) + "\n\n"
+        "`palace shim` ends with 0 when its client closes stdin, whatever happened before.\n"
+        "A broker that is ended by its watchdog leaves with 70 or 1.\n\n"
+        "## Errors in replies\n\n"
+        "JSON-RPC error codes of palace itself; `data.palace` holds the name, `data.retry` what\n"
+        "may help. Stock's own codes (-32700 to -32600, -32000 to -32005) pass unchanged.\n\n"
+        + "\n".join(wire)
+        + "\n"
+    )
+
+
+def tools() -> str:
+    rows = ["| tool | kind | lane |", "|---|---|---|"]
+    rows += [f"| `{n}` | {tool.kind.value} | {tool.lane.value} |" for n, tool in TOOLS.items()]
+    return (
+        "# Tools\n\nGenerated from palace/protocol/tools.py by `just reference`.\n\n"
+        "A *query* may be sent again after a broker's death; of a *mutation* and an *external*\n"
+        "effect the client is told that the outcome is unknown. A tool that is not listed counts\n"
+        "as a mutation.\n\n" + "\n".join(rows) + "\n"
+    )
+
+
+def commands() -> str:
+    """Describe the commands as data, since how help is laid out differs between versions."""
+    group = typer.main.get_command(app)
+    parts = ["# Commands\n\nGenerated from palace/cli.py by `just reference`.\n"]
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        rows = [f"## palace {name}\n\n{command.help}\n\n| option | meaning |\n|---|---|"]
+        for option in command.params:
+            value = f" {option.metavar}" if option.metavar else ""
+            rows.append(f"| `{option.opts[0]}{value}` | {option.help} |")
+        parts.append("\n".join(rows) + "\n")
+    parts.append(f"## What `palace shim --help` says\n\n```text\n{USAGE}```\n")
+    return "\n".join(parts)
+
+
+PAGES = {
+    "settings.md": settings,
+    "exit-codes.md": exit_codes,
+    "tools.md": tools,
+    "commands.md": commands,
+}
+
+
+def main() -> None:
+    for name, page in PAGES.items():
+        (ROOT / "docs" / "reference" / name).write_text(page())
+
+
+if __name__ == "__main__":
+    main()

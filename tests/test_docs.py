@@ -1,0 +1,62 @@
+"""Documents that can go stale don't: generated pages, links, the README's size and commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from palace.protocol import errors
+from tests.support.reference import PAGES, ROOT, all_errors
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("name", sorted(PAGES))
+def test_a_generated_page_says_what_the_code_says(name: str) -> None:
+    written = (ROOT / "docs" / "reference" / name).read_text()
+
+    assert written == PAGES[name](), "run: just reference"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_the_readme_is_short_and_its_test_command_is_what_ci_runs() -> None:
+    readme = (ROOT / "README.md").read_text()
+    ci = (ROOT / ".ci" / "run").read_text()
+
+    assert len(readme.splitlines()) <= 120
+    assert "palace try" in readme
+    for step in ("-m venv .venv", "'.[engine,dev]'", "just check"):
+        assert step in readme
+        assert step in ci
+
+
+def test_files_that_the_docs_name_exist() -> None:
+    pattern = re.compile(r"`((?:palace|tests|docs|bench|specs)/[\w./-]+\.(?:py|md|pml))`")
+    for path in DOCUMENTS:
+        for name in pattern.findall(path.read_text()):
+            assert (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+def test_every_error_has_a_code_and_a_name_of_its_own_and_says_what_it_means() -> None:
+    kinds = all_errors()
+
+    assert len({kind.wire_code for kind in kinds}) == len(kinds)
+    assert len({kind.name for kind in kinds}) == len(kinds)
+    assert all(kind.retry in ("never", "same_request", "after_reconnect") for kind in kinds)
+    assert all(kind.__doc__ for kind in kinds)
+    assert issubclass(errors.Busy, errors.PalaceError)
+
+
+def test_every_decision_has_its_parts() -> None:
+    for path in (ROOT / "docs" / "decisions").glob("*.md"):
+        text = path.read_text()
+        assert re.match(r"# \d{4}: ", text), path.name
+        for part in ("**Context.**", "**Choice.**", "**What would change our mind.**"):
+            assert part in text, path.name
+        assert len(text.splitlines()) <= 60
