@@ -45,7 +45,10 @@ class Control:
 
     def ask(self, question: str, **fields: str) -> dict[str, str]:
         """Send one question; return the fields of the answer's header."""
-        self._sock.sendall(wire.encode_header(wire.CONTROL, {"ask": question, **fields}))
+        try:
+            self._sock.sendall(wire.encode_header(wire.CONTROL, {"ask": question, **fields}))
+        except OSError:
+            raise BrokerUnreachable(self._hung_up()) from None
         _, kind, answer = wire.decode_header(self._line())
         if kind != wire.ANSWER:
             raise WireError(f"the broker answered {kind}: {answer.get('text', '')}")
@@ -63,6 +66,9 @@ class Control:
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
+    def _hung_up(self) -> str:
+        return f"What listens at {self._path} hung up: a broker that leaves, or none at all. Ask again."
+
     def _line(self) -> bytes:
         while b"\n" not in self._buffer:
             try:
@@ -73,8 +79,10 @@ class Control:
                     f"{ANSWER_S:.0f} s: it is stopped or stuck. Its watchdog will end it if a "
                     "write is stuck; `kill -CONT` or `kill` its pid otherwise (palace status)."
                 ) from None
+            except OSError:
+                data = b""
             if not data:
-                raise BrokerUnreachable(f"The broker at {self._path} hung up. Ask again.")
+                raise BrokerUnreachable(self._hung_up())
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
