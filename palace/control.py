@@ -67,7 +67,7 @@ class Control:
         return bool(poll.poll(timeout_s * 1000))
 
     def _hung_up(self) -> str:
-        return f"What listens at {self._path} hung up: a broker that leaves, or none at all. Ask again."
+        return f"What listens at {self._path} hung up: a leaving broker, or none. Ask again."
 
     def _line(self) -> bytes:
         while b"\n" not in self._buffer:
