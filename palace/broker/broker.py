@@ -144,12 +144,19 @@ class Broker:
             await trio.sleep(CLOCK_S)
             now_s = trio.current_time()
             self.desk.give_up_late_jobs(now_s)
-            if not self.desk.host.same_file(self.desk.owner.lock_fd, self.desk.owner.paths.lock):
+            if not self._lock_file_is_ours():
                 self.desk.stop(Reason.MOVED, text="the palace was moved or its lock file replaced")
             self.desk.forget_lost_sessions(now_s)
             drain = self.desk.lifecycle.tick(now_s, busy=self.desk.admission.busy)
             if drain is not None:
                 self.desk.drain(drain)
+
+    def _lock_file_is_ours(self) -> bool:
+        owner = self.desk.owner
+        try:
+            return self.desk.host.same_file(owner.lock_fd, owner.paths.lock)
+        except OSError:  # not even looking is allowed: this is no place to serve from
+            return False
 
     async def _watch_upgrade(self) -> None:
         while True:

@@ -317,3 +317,19 @@ async def test_more_sessions_than_allowed_are_refused_as_busy(root: Path) -> Non
         kind, fields = await second.header()
 
     assert (kind, fields["code"]) == (wire.REFUSED, "busy")
+
+
+async def test_unbegun_calls_of_a_lost_client_hold_no_drain_up(root: Path) -> None:
+    engine = LightEngine()
+    engine.may_load.clear()
+    async with open_broker(root, engine, grace_s=20.0) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1)
+        await until(lambda: running.desk.admission.waiting == 1)
+        shim.close()
+        await until(lambda: running.desk.sessions["s"].finishing)
+        running.desk.stop(Reason.STOP)
+        with trio.fail_after(10):
+            await running.ended.wait()
+
+    assert engine.written == []
