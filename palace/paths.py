@@ -121,7 +121,13 @@ def _expand(path: str, environ: "Mapping[str, str]") -> str:
 
 
 def _resolve(path: str, environ: "Mapping[str, str]") -> str:
-    return os.path.realpath(_expand(path, environ))
+    resolved = os.path.realpath(_expand(path, environ))
+    if not resolved.isprintable():  # control characters, or bytes that are no UTF-8
+        raise ConfigError(
+            f"The palace's path {resolved!a} is not plain text, which settings and logs can't "
+            "hold. Rename the directory."
+        )
+    return resolved
 
 
 def _palace_or_parent(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,15 @@ import pytest
 
 from palace.engine.model import install_model, is_installed
 from tests.support.clients import Site, end_brokers
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out, and say so, what reads Linux's /proc where there is none."""
+    if sys.platform == "linux":
+        return
+    for item in items:
+        if item.get_closest_marker("process"):
+            item.add_marker(pytest.mark.skip(reason="reads Linux's /proc"))
 
 
 @pytest.fixture(scope="session")

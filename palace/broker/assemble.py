@@ -15,6 +15,11 @@ from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import Lifecycle
 from palace.snapshot import load_catalogue
 
+STRANGERS = 64  # connections besides sessions: questions, and what has not said hello yet
+ENGINE_DESCRIPTORS = (
+    96  # a small palace with two clients has 39 open; bigger ones have more segments
+)
+
 
 def assemble(
     owner: Owner,
@@ -42,7 +47,13 @@ def assemble(
         ),
         lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s),
         lanes=lanes,
+        connections_max=connections_max(config, host.descriptor_limit()),
     )
+
+
+def connections_max(config: Config, descriptors: int) -> int:
+    """Return how many connections leave the engine what it needs."""
+    return max(1, min(config.sessions_max + STRANGERS, descriptors - ENGINE_DESCRIPTORS))
 
 
 def catalogue_at_start(paths: Paths, host: Host) -> Catalogue | None:

@@ -26,6 +26,7 @@ logger = logging.getLogger("palace.broker")
 async def serve_connection(desk: Desk, sock: socket.socket, *, direct: bool = False) -> None:
     """Serve one accepted socket to its end and close it."""
     desk.counters.connections += 1
+    desk.open_connections += 1
     limit = desk.config.line_bytes_max + LINE_MARGIN
     stream = LineStream(sock, line_bytes_max=limit)
     try:
@@ -35,6 +36,7 @@ async def serve_connection(desk: Desk, sock: socket.socket, *, direct: bool = Fa
             await stream.flushed()
             nursery.cancel_scope.cancel()
     finally:
+        desk.open_connections -= 1
         stream.close()
         if direct:
             desk.stop(Reason.DIRECT, text="its client has left")
@@ -42,6 +44,8 @@ async def serve_connection(desk: Desk, sock: socket.socket, *, direct: bool = Fa
 
 async def _serve_stream(desk: Desk, stream: LineStream, sock: socket.socket) -> None:
     try:
+        if desk.open_connections > desk.connections_max:
+            raise _Refusal("busy", f"{desk.connections_max} connections are open")
         pid, uid = peer_of(sock)
         _check_peer(desk, uid)
         lines = await _first_line(stream)

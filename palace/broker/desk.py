@@ -57,6 +57,8 @@ class Desk:
     sessions: dict[str, Session] = attrs.field(factory=dict)
     counters: Counters = attrs.field(factory=Counters)
     failure: PalaceError | None = None
+    connections_max: int = 512  # more would take the descriptors that the engine needs
+    open_connections: int = 0
     draining: trio.Event = attrs.field(factory=trio.Event)
     started_s: float = 0.0
     last_error: str = ""

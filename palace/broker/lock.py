@@ -22,6 +22,7 @@ from palace.protocol.errors import (
     OnHold,
     UnsafePalace,
 )
+from palace.protocol.wire import identity_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -237,7 +238,12 @@ def _take_data_lock(owner: Owner, data_file: str, host: Host) -> None:
 def take_epoch(owner: Owner, host: Host) -> None:
     """B5: the palace's identity, and the next epoch, durable before the store is opened."""
     paths = owner.paths
-    identity = (host.read_file(paths.palace_id) or b"").decode(errors="replace").strip()
+    identity = identity_of(host.read_file(paths.palace_id, 200))
+    if identity is None:
+        raise LockFailed(
+            f"{paths.palace_id} does not hold a palace's identity (32 hexadecimal digits). Restore "
+            "it from a backup, or remove it: the palace then gets a new one."
+        )
     if not identity:
         identity = uuid.uuid4().hex
         host.write_durable(paths.palace_id, identity.encode() + b"\n")

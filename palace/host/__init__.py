@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from palace.host.mounts import Mount
 
 LOCK_MODE = 0o600
+DESCRIPTORS = 4096
 _UNSAFE_BITS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -195,6 +196,17 @@ class Host:
     def lock_holder(self, path: str) -> "int | None":
         """Return the pid that holds a flock on a file, as far as the kernel tells."""
         return _platform().lock_holder(path)  # type: ignore[no-any-return]
+
+    def descriptor_limit(self) -> int:
+        """Raise the soft limit of open files towards the hard one; return what it is then."""
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        return soft
 
     # Where am I?
 

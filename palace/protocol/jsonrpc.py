@@ -47,10 +47,15 @@ class Catalogue:
         """Read what `to_json` wrote; raises ValueError on anything else."""
         try:
             data = json.loads(text)
+            versions, tools = data["protocol_versions"], data["tools"]
+            if not versions or not all(isinstance(version, str) for version in versions):
+                raise ValueError("a catalogue names protocol versions")
+            if not all(isinstance(tool["name"], str) for tool in tools):
+                raise ValueError("a tool has a name")
             return cls(
                 engine_version=str(data["engine_version"]),
-                protocol_versions=tuple(data["protocol_versions"]),
-                tools=tuple(data["tools"]),
+                protocol_versions=tuple(versions),
+                tools=tuple(tools),
                 read_only_refused=frozenset(data["read_only_refused"]),
             )
         except (KeyError, TypeError) as error:

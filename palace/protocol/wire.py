@@ -21,6 +21,8 @@ VERSION = 1
 PREFIX = b"palace/"
 HEADER_BYTES_MAX = 65_536  # a resend list of 4,096 lines takes 40 kB
 
+IDENTITY_DIGITS = 32  # of a uuid, in hexadecimal
+
 HELLO = "hello"
 WELCOME = "welcome"
 REFUSED = "refused"
@@ -54,6 +56,16 @@ def unquote(value: str) -> str:
         return raw.decode("utf-8", "surrogatepass")
     except (ValueError, UnicodeDecodeError):
         raise WireError(f"broken escape in {value[:80]!r}") from None
+
+
+def identity_of(data: "bytes | None") -> "str | None":
+    """Return the identity in a palace_id file: "" where there is none, None where it is odd."""
+    if data is None:
+        return ""
+    text = data.strip()
+    if len(text) != IDENTITY_DIGITS or text.strip(b"0123456789abcdef"):
+        return None
+    return text.decode("ascii")
 
 
 def encode_header(kind: str, fields: "dict[str, str]") -> bytes:

@@ -452,5 +452,5 @@ class Connector:
 
 
 def expected_palace_id(host: Host, paths: Paths) -> str:
-    """Return the identity that the palace itself shows, "" where it has none yet."""
-    return (host.read_hint(paths.palace_id, 200) or b"").decode("ascii", "replace").strip()
+    """Return the identity that the palace itself shows, "" where it shows none."""
+    return wire.identity_of(host.read_hint(paths.palace_id, 200)) or ""

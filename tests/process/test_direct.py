@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients import PALACE, Client, Site, wait_until
+from tests.support.needs import need_command, need_root
 from tests.support.processes import (
     Reaper,
     Serving,
@@ -90,9 +90,10 @@ def guest(site: Site, tmp_path: Path) -> Iterator[Site]:
     """The site's palace as a guest of another kernel sees it: through a FUSE mount.
 
     bindfs imitates the boundary: flock succeeds there while it is held beneath, and no socket
-    can be connected to.  Without it these tests fail: `apt-get install bindfs`.
+    can be connected to.
     """
-    assert shutil.which("bindfs"), "bindfs is missing: apt-get install bindfs (.ci/run does)"
+    need_root()
+    need_command("bindfs")
     make_palace(site)
     mount = tmp_path / "mount"
     mount.mkdir()

@@ -136,6 +136,33 @@ def test_ensure_twice_names_the_same_broker_and_leaves_no_descriptor_open(site: 
         os.close(reading)
 
 
+def test_other_home_and_a_link_lead_to_the_same_broker(site: Site, tmp_path: Path) -> None:
+    make_palace(site)
+    link, home = tmp_path / "link", tmp_path / "other-home"
+    link.symlink_to(site.palace)
+    home.mkdir()
+    (home / ".cache").symlink_to(site.home / ".cache")
+    with Watcher(site.palace) as watcher:
+        with (
+            site.shim() as first,
+            Site(home=home, palace=site.palace).shim() as second,
+            Site(home=home, palace=link).shim() as third,
+        ):
+            first.send(call_line(1, "kg_add", subject="a", predicate="is", object="b"))
+            second.send(call_line(1, "add_drawer", wing="w", room="r", content="of another home"))
+            third.send(call_line(1, "get_aaak_spec"))
+            replies = [json.loads(client.receive()) for client in (first, second, third)]
+            facts = third.tool("kg_query", entity="a")["count"]
+            status = status_of(site)
+
+    assert not [reply for reply in replies if "result" not in reply]
+    assert facts == 1
+    assert len(status["sessions"]) == 3
+    assert epoch_of(site) == "1"
+    assert watcher.pids == {status["pid"]}
+    watcher.assert_one_at_a_time()
+
+
 def test_no_spawn_starts_nothing_and_says_so(site: Site) -> None:
     with site.shim(PALACE_NO_SPAWN="1") as client:
         client.initialize()

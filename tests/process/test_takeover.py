@@ -213,6 +213,23 @@ def test_mutation_that_ran_when_its_owner_died_has_an_unknown_outcome(site: Site
         assert client.tool("kg_add", subject="a", predicate="is", object="next")["success"]
 
 
+def test_client_that_said_its_last_word_gets_every_answer_of_the_next_owner(site: Site) -> None:
+    asked = 200
+    with site.shim() as client:
+        client.tool("kg_add", subject="a", predicate="is", object="b")
+        client.send(b"".join(call_line(n, "kg_query", entity="a") for n in range(asked)))
+        assert client.process.stdin is not None
+        client.process.stdin.close()
+        replies = [json.loads(client.receive())]
+        site.kill_broker()
+        replies += [json.loads(client.receive()) for _ in range(asked - 1)]
+
+        assert client.receive() == b""
+        assert client.process.wait(30) == 0
+    assert sorted(reply["id"] for reply in replies) == list(range(asked))
+    assert not [reply for reply in replies if "result" not in reply]
+
+
 def owner_that_welcomed(site: Site, spared: set[int]) -> list[int]:
     """Return the pid of a site's owner once it has a session, unless it is spared."""
     try:

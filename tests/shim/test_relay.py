@@ -215,18 +215,18 @@ def test_an_owner_of_an_older_epoch_is_not_believed(palace: Path) -> None:
 
 def test_another_palace_is_refused_by_its_identity(palace: Path) -> None:
     with ScriptedBroker(palace) as broker:
-        (palace / "palace_id").write_text("mine\n")
+        (palace / "palace_id").write_text("a" * 32 + "\n")
         with start_shim(palace, palace) as shim:
             shim.send(call("x"))
             for _ in range(2):  # at its start, and for the call
                 served = broker.accept()
-                assert served.hello()["palace_id"] == "mine"
-                served.welcome(palace_id="theirs")
+                assert served.hello()["palace_id"] == "a" * 32
+                served.welcome(palace_id="b" * 32)
             reply = json.loads(shim.receive())
 
     assert reply["id"] == "x"
     assert reply["error"]["data"]["refused"] == "wrong_palace"
-    assert "theirs" in reply["error"]["message"]
+    assert "b" * 32 in reply["error"]["message"]
 
 
 def test_a_stranger_behind_the_socket_is_named_as_such(palace: Path) -> None:

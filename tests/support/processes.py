@@ -57,14 +57,16 @@ def run(argv: list[str], site: Site, **more: str) -> "subprocess.CompletedProces
 
 
 class Serving:
-    """A `palace serve` in the foreground; `end` it."""
+    """A `palace serve` in the foreground; `end` it.  `prefix` is a command that runs it."""
 
-    def __init__(self, site: Site, *arguments: str, **more: str) -> None:
+    def __init__(
+        self, site: Site, *arguments: str, prefix: tuple[str, ...] = (), **more: str
+    ) -> None:
         self.site = site
         self._log = site.home / f"serve-{len(list(site.home.iterdir()))}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*PALACE, "serve", f"--palace={site.palace}", *arguments],
+                [*prefix, *PALACE, "serve", f"--palace={site.palace}", *arguments],
                 env=site.environ(**more),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
