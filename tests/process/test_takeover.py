@@ -298,6 +298,26 @@ def test_stopped_owner_is_reported_only_after_the_deadline_and_goes_on(site: Sit
             assert status_of(site)["epoch"] == 1
 
 
+@pytest.mark.xfail(
+    reason="DEFECT: a line that is answered locally between HELLO and WELCOME takes an ordinal"
+)
+def test_call_sent_while_the_owner_is_silent_is_answered_when_it_goes_on(site: Site) -> None:
+    with Serving(site) as owner:
+        os.kill(owner.pid, signal.SIGSTOP)
+        with site.shim() as client:
+            client.initialize()  # by the shim alone, which has dialled and waits for its welcome
+            client.send(call_line("early", "get_aaak_spec"))
+            os.kill(owner.pid, signal.SIGCONT)
+            try:
+                reply = json.loads(client.receive(20))
+            except TimeoutError:
+                client.process.kill()
+                raise
+
+    assert reply["id"] == "early"
+    assert "result" in reply
+
+
 def test_stop_longer_than_the_watchdog_is_survived(site: Site) -> None:
     make_palace(site, "watchdog_s = 1\n")
     with Serving(site) as owner:
