@@ -86,7 +86,10 @@ class Admission:
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._running)
+        """Tell whether anything is asked for; a poll that nobody waits for any more is not."""
+        return bool(self._waiting) or any(
+            not (job.cancelled and job.tool.lane is Lane.POLL) for job in self._running.values()
+        )
 
     def offer(self, job: Job) -> Offer:
         """Admit a job, or say why it must wait."""

@@ -251,3 +251,15 @@ def test_every_kind_of_tool_has_a_lane_that_fits_it(kind: Kind) -> None:
         Kind.EXTERNAL: {Lane.WRITER},
     }
     assert lanes == expected[kind]
+
+
+def test_a_long_poll_that_nobody_waits_for_any_more_keeps_no_owner_busy() -> None:
+    admission = make()
+    poll = job("a", 0, POLL)
+    admission.offer(poll)
+    admission.take_ready()
+
+    assert admission.busy
+    admission.cancel("a", 0)
+    assert not admission.busy
+    admission.finish(poll)

@@ -30,15 +30,7 @@ def start_stock(environ: dict[str, str], *arguments: str, **popen: Any) -> Clien
 
 
 def start_shim(environ: dict[str, str], *arguments: str, **popen: Any) -> Client:
-    """Start a `palace shim` in exactly this environment; it logs into nothing.
-
-    Its broker is started beside it, since in a container a shim waits for two seconds first, in
-    case that the host starts one. Where one runs already, the second one leaves at once.
-    """
-    if "PALACE_NO_SPAWN" not in environ:
-        background = ["sh", "-c", '"$@" >/dev/null 2>&1 &', "sh"]
-        serve = [*PALACE, "serve", "--detached", *arguments]
-        subprocess.run([*background, *serve], env=environ, check=True)
+    """Start a `palace shim` in exactly this environment; it logs into nothing."""
     popen.setdefault("stderr", subprocess.DEVNULL)
     return Client([*PALACE, "shim", *arguments], environ, **popen)
 
