@@ -50,6 +50,10 @@ def _told(command: str) -> Iterator[None]:
     except PalaceError as error:
         print(f"palace {command}: {error.message}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"palace {command}: {where}{error.strerror}", file=sys.stderr)
+        raise typer.Exit(74) from None
 
 
 @app.command(help="Relay one MCP client (stdin, stdout) to the palace's broker.")

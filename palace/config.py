@@ -86,7 +86,11 @@ SETTINGS: tuple[Setting, ...] = (
         text="Requests of one session that may wait.",
     ),
     Setting(
-        key="sessions_max", default=256, low=1, high=10_000, text="Connections served at once."
+        key="sessions_max",
+        default=256,
+        low=1,
+        high=10_000,
+        text="Sessions at once, those that lost their connection included.",
     ),
     Setting(key="readers", default=4, low=1, high=64, text="Queries that run beside each other."),
     Setting(

@@ -10,7 +10,7 @@ from palace.env import ShimEnvironment
 from palace.host import Host, peer_of
 from palace.paths import Paths, runtime_dir
 from palace.protocol import wire
-from palace.protocol.errors import BrokerUnreachable, WireError
+from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
 from palace.protocol.record import Record, decode_record
 
 ANSWER_S = 5.0
@@ -96,6 +96,10 @@ def endpoint_path(paths: Paths, environment: ShimEnvironment) -> str:
     """Return the socket of a palace's broker: named by the user, published, or the usual one."""
     if environment.broker.startswith("unix:"):
         return environment.broker.removeprefix("unix:")
+    if environment.broker:
+        raise ConfigError(
+            f"MEMPALACE_BROKER={environment.broker!r}: this version of palace knows unix:PATH only."
+        )
     record = read_record(paths)
     for url in record.endpoints if record else ():
         if url.startswith("unix:"):

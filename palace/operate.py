@@ -27,8 +27,12 @@ def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: 
                     "See palace status, or end it: palace stop --now"
                 )
     except BrokerUnreachable as error:
-        if host.lock_holder(paths.lock) is not None:
-            raise
+        holder = host.lock_holder(paths.lock)
+        if holder is not None:
+            raise BrokerUnreachable(
+                f"{error.message} Its lock is still held by pid {holder}: if that is leaving, it "
+                f"waits for a call to end; otherwise end it: kill {holder}"
+            ) from None
         if hold:
             return f"No broker runs for {paths.root}.{held}"
         raise BrokerUnreachable(error.message) from None

@@ -27,7 +27,7 @@ from palace.protocol.admission import Job
 from palace.protocol.errors import OutcomeUnknown
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import EngineState, Reason
-from palace.protocol.tools import Kind, Lane
+from palace.protocol.tools import Lane
 from palace.transport.unix import accept_nowait, accept_one
 
 CLOCK_S = 0.25
@@ -168,15 +168,16 @@ class Broker:
                 self.desk.stop(Reason.UPGRADE, text=change)
 
     def _writes(self) -> bool:
-        return any(job.tool.kind is not Kind.QUERY for job in self.desk.admission.running)
+        """Tell whether something runs that must make progress: opening the store counts."""
+        loading = self.desk.lifecycle.engine is EngineState.LOADING
+        return loading or any(job.exclusive for job in self.desk.admission.running)
 
     def _watchdog(self) -> Watchdog:
+        engine = self.desk.engine
         return Watchdog(
             limit_s=self.desk.config.watchdog_s,
-            progress=self.desk.engine.progress,
-            writing=lambda: any(
-                job.tool.kind is not Kind.QUERY for job in self.desk.admission.running
-            ),
+            progress=lambda: (engine.progress(), engine.loading_text()),
+            writing=self._writes,
         )
 
     async def _load(self) -> None:

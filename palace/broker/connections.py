@@ -163,6 +163,8 @@ async def _serve_session(
     stream.unread(lines)
     try:
         await serve_lines(desk, session, stream)
+        if session.stream is not stream:  # the session goes on over another connection
+            return
         # A client that has said its last word still gets the replies to what it asked.
         session.finishing = True
         settled = session.settled

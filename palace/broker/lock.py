@@ -235,6 +235,14 @@ def _take_data_lock(owner: Owner, data_file: str, host: Host) -> None:
     owner.other_fds.append(fd)
 
 
+def _published_epoch(paths: Paths, host: Host) -> int:
+    """Return the epoch that the last owner left in its record: the epoch file may be lost."""
+    from palace.protocol.record import decode_record
+
+    record = decode_record(host.read_hint(paths.record))
+    return record.epoch if record is not None else 0
+
+
 def take_epoch(owner: Owner, host: Host) -> None:
     """B5: the palace's identity, and the next epoch, durable before the store is opened."""
     paths = owner.paths
@@ -255,5 +263,5 @@ def take_epoch(owner: Owner, host: Host) -> None:
             f"{paths.epoch} holds {text[:40]!r}, which is no number. Restore it from a backup, or "
             "write the largest epoch that `palace status` ever showed into it."
         )
-    owner.epoch = int(text) + 1
+    owner.epoch = max(int(text), _published_epoch(paths, host)) + 1
     host.write_durable(paths.epoch, f"{owner.epoch}\n".encode())

@@ -13,13 +13,14 @@ from palace.transport.unix import LineStream
 
 async def serve_lines(desk: Desk, session: Session, stream: LineStream) -> None:
     """Handle a session's lines until its connection ends or the broker says goodbye."""
-    with session.reading:
+    reading = session.reading
+    with reading:
         while not session.closing:
             lines = await stream.receive_lines()
             if not lines:
                 return
             for line in lines:
-                if session.reading.cancel_called:  # said goodbye: the rest is sent elsewhere
+                if reading.cancel_called:  # said goodbye: the rest is sent elsewhere
                     return
                 ordinal, maybe_ran = session.take_ordinal()
                 await _handle_line(desk, session, ordinal, maybe_ran=maybe_ran, line=line)
@@ -85,17 +86,21 @@ async def _handle_call(
 
 async def _admit(desk: Desk, session: Session, job: Job) -> None:
     """Offer a job until it is admitted; meanwhile the session reads no further line."""
+    assert job.ordinal not in session.jobs, "a line is offered once"
     offer = desk.admission.offer(job)
     busy_from_s = trio.current_time() + desk.config.admission_wait_s
     session.offering = job.ordinal
-    while offer in (Offer.SESSION_FULL, Offer.FULL):
-        patience_s = float("inf") if offer is Offer.SESSION_FULL else busy_from_s
-        with trio.move_on_at(patience_s) as waited:
-            await desk.wait_for_room()
-        offer = desk.admission.offer(job)
-        if waited.cancelled_caught and offer is Offer.FULL:
-            break
-    session.offering = None
+    try:
+        while offer in (Offer.SESSION_FULL, Offer.FULL):
+            patience_s = float("inf") if offer is Offer.SESSION_FULL else busy_from_s
+            with trio.move_on_at(patience_s) as waited:
+                await desk.wait_for_room()
+            offer = desk.admission.offer(job)
+            if waited.cancelled_caught and offer is Offer.FULL:
+                break
+    finally:
+        if session.offering == job.ordinal:
+            session.offering = None
     if offer is Offer.ADMITTED:
         session.jobs[job.ordinal] = job
         session.ids[jsonrpc.id_key(jsonrpc.request_id(job.message))] = job.ordinal

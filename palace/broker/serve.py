@@ -55,6 +55,8 @@ def parse_options(arguments: "list[str]") -> Options:
                 raise ConfigError(f"palace serve: {name} needs a value. See: palace serve --help")
             value = rest.pop(0)
         field = name[2:].replace("-", "_")
+        if field.endswith("_fd") and not value.isdigit():
+            raise ConfigError(f"palace serve: {name} needs a number. See: palace serve --help")
         setattr(options, field, int(value) if field.endswith("_fd") else value)
     return options
 

@@ -82,6 +82,8 @@ class Session:
         """Bind the session to a connection; an older one is closed, since a shim has only one."""
         if self.stream is not None:
             self.stream.close()
+        self.reading.cancel()  # its reader must take no ordinal of the new connection's
+        self.offering = None
         self.settled.set()
         self.settled = trio.Event()
         self.reading = trio.CancelScope()

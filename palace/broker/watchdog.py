@@ -25,9 +25,9 @@ class Watchdog:
     """Watches one owner; `limit_s` is how long a running write may make no progress."""
 
     limit_s: float
-    progress: Callable[[], int]
+    progress: Callable[[], object]
     writing: Callable[[], bool]
-    _seen: int = -1
+    _seen: object = None
     _stuck_ticks: int = 0
 
     async def serve(self) -> None:
@@ -43,7 +43,7 @@ class Watchdog:
         progress = self.progress()
         if not self.writing():
             faulthandler.cancel_dump_traceback_later()
-            self._seen = -1
+            self._seen = None
             return
         faulthandler.dump_traceback_later(self.limit_s + 2 * TICK_S, exit=True)
         if progress != self._seen:

@@ -62,22 +62,22 @@ class Host:
     # Files.
 
     def read_file(self, path: str, size_max: int = 1 << 20) -> "bytes | None":
-        """Return a regular file's bytes, None where there is none; never follows a link."""
+        """Return a regular file's bytes, None where there is none; refuses anything else."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return None
             raise
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return None
+                raise OSError(errno.EINVAL, "it is no regular file", path)
             return os.read(fd, size_max + 1)
         finally:
             os.close(fd)
 
     def read_hint(self, path: str, size_max: int = 1 << 20) -> "bytes | None":
-        """Return what `read_file` does, but None also where it may not be read."""
+        """Return what `read_file` does, but None also where it can't or may not be read."""
         try:
             return self.read_file(path, size_max)
         except OSError:

@@ -174,18 +174,29 @@ class Admission:
         return jobs
 
     def _startable(self, queue: _Queue) -> Job | None:
-        job = queue.waiting[0]
+        if queue.exclusive:
+            return None
+        job = self._next(queue)
+        if job is None:
+            return None
         lane = job.tool.lane
-        if self._in_lane[lane] >= self.capacity[lane] or queue.exclusive:
+        if self._in_lane[lane] >= self.capacity[lane]:
             return None
         if job.exclusive and queue.shared:
             return None
         return job
 
+    def _next(self, queue: _Queue) -> Job | None:
+        """Return the first job, or the first behind long-polls that find their lane full."""
+        full = self._in_lane[Lane.POLL] >= self.capacity[Lane.POLL]
+        for job in queue.waiting:
+            if not (full and job.tool.lane is Lane.POLL):
+                return job
+        return None
+
     def _start(self, job: Job) -> None:
         queue = self._queues[job.session]
-        assert queue.waiting[0] is job
-        queue.waiting.popleft()
+        queue.waiting.remove(job)
         self._waiting -= 1
         self._turns.remove(job.session)
         if queue.waiting:

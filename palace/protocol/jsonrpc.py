@@ -181,7 +181,8 @@ def cancelled_id(message: object) -> "str | None":
     """Return the key of the request that a `notifications/cancelled` names, if it is one."""
     if method_of(message) != "notifications/cancelled":
         return None
-    return id_key(params_of(message).get("requestId"))
+    ident = params_of(message).get("requestId")
+    return None if ident is None else id_key(ident)
 
 
 def id_key(ident: object) -> str:

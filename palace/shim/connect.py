@@ -38,8 +38,8 @@ GREETING_S = 5.0
 DIRECT_GREETING_S = 40.0  # a direct broker may wait for mempalace's own lock first
 DEADLINE_S = 60.0
 COURTESY_S = 2.0
+SUCCESSION_S = 5.0  # who may not spawn waits so long for others to replace an owner that died
 
-_ABSENT = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ECONNRESET, errno.EPIPE)
 _BUSY = (errno.EAGAIN, errno.ENOTCONN, errno.EINTR)
 _ERRORS = {
     kind.name: kind
@@ -106,6 +106,7 @@ class Connector:
             may_spawn=not (self._environment.no_spawn or verbatim),
             may_direct=self._may_direct and not verbatim,
             wait_before_spawn_s=self._courtesy_s(),
+            nobody_until_s=now_s + SUCCESSION_S if self._epoch else 0.0,
         )
         self.error = None
         self.direct = False
@@ -386,6 +387,8 @@ class Connector:
             check_hold(self._paths, self._host)
         except ElectionError as error:
             return error
+        except OSError as error:
+            return LockFailed(f"{error.filename}: {error.strerror}. Check its permissions.")
         record = decode_record(self._host.read_hint(self._paths.record))
         if record is not None and version_tuple(record.version) > version_tuple(__version__):
             return VersionMismatch(

@@ -12,9 +12,10 @@ from palace.env import ShimEnvironment, read_environment
 from palace.host import Host
 from palace.paths import Paths, find_palace
 from palace.protocol import wire
-from palace.protocol.errors import BrokerUnreachable, ConfigError, PalaceError
+from palace.protocol.errors import BrokerUnreachable, PalaceError
 from palace.protocol.record import Record, decode_record
 from palace.shim.connect import DEADLINE_S, Connector, expected_palace_id
+from palace.shim.relay import parse_arguments
 
 USAGE = """usage: palace ensure [--palace DIR]
 
@@ -51,9 +52,7 @@ def main(arguments: "list[str]") -> int:
         sys.stdout.write(USAGE)
         return 0
     try:
-        if arguments and not arguments[0].startswith("--palace"):
-            raise ConfigError(f"don't know what to do with {arguments[0]!r}.\n{USAGE}")
-        given = arguments[0].partition("=")[2] or (arguments[1:2] or [""])[0] if arguments else ""
+        given = parse_arguments(arguments, USAGE)
         environment = read_environment()
         record = ensure(find_palace(given, environment.all), environment)
     except PalaceError as error:

@@ -79,6 +79,8 @@ class Relay:
         self._stdin_open = True
         self._parting = False  # the broker said goodbye: nothing new goes to it
         self._half_closed = False
+        self._promised: list[int] = []  # what the last hello said would follow it
+        self._promised_next = 0
         self._poll = select.poll()
         self._awaited: tuple[object, ...] = ()
 
@@ -108,6 +110,8 @@ class Relay:
             "version": __version__,
         }
         resend = self._ledger.resend_list()
+        self._promised = [ordinal for ordinal, _ in resend]
+        self._promised_next = self._ledger.next_ordinal
         if resend:
             fields["resend"] = wire.encode_resend(resend)
         if self._environment.read_only:
@@ -143,8 +147,10 @@ class Relay:
         limit = self._connector.welcome.get("line_bytes_max", "")
         self._line_bytes_max = int(limit) if limit.isdigit() else LINE_BYTES_MAX
         self._parting = self._half_closed = False
-        lines = self._ledger.outstanding()
-        self._unsent = [(ordinal, memoryview(line + b"\n")) for ordinal, line in lines]
+        lines = dict(self._ledger.outstanding())
+        for ordinal in (*self._promised, *range(self._promised_next, self._ledger.next_ordinal)):
+            lines.setdefault(ordinal, b"")  # answered here meanwhile: both sides count it
+        self._unsent = [(n, memoryview(line + b"\n")) for n, line in sorted(lines.items())]
         self._send()
         if rest:
             self._replies(rest)
@@ -444,14 +450,14 @@ def write_all(data: bytes) -> None:
             raise ClientGone from None
 
 
-def parse_arguments(arguments: "list[str]") -> str:
+def parse_arguments(arguments: "list[str]", usage: str = USAGE) -> str:
     """Return the value of --palace, "" without one; raises ConfigError for anything else."""
     palace = ""
     rest = list(arguments)
     while rest:
         name, equals, value = rest.pop(0).partition("=")
         if name != "--palace" or not (equals or rest):
-            raise ConfigError(f"palace shim: don't know what to do with {name!r}.\n{USAGE}")
+            raise ConfigError(f"don't know what to do with {name!r}.\n{usage}")
         palace = value if equals else rest.pop(0)
     return palace
 

@@ -295,3 +295,27 @@ def test_a_long_path_binds_in_the_runtime_directory_and_refuses_a_squatted_one(
     with pytest.raises(UnsafePalace, match="socket directory"):
         endpoint.listen(owner, environ, HOST)
     os.close(owner.lock_fd)
+
+
+def test_a_lost_epoch_file_does_not_take_the_epoch_back(palace: Paths) -> None:
+    first = lock.take_lock(palace, HOST)
+    Path(palace.epoch).write_text("41\n")
+    lock.take_epoch(first, HOST)
+    endpoint.publish(first, None, HOST, mode="broker")
+    os.close(first.lock_fd)
+    os.unlink(palace.epoch)
+
+    second = lock.take_lock(palace, HOST)
+    lock.take_epoch(second, HOST)
+    os.close(second.lock_fd)
+
+    assert (first.epoch, second.epoch) == (42, 43)
+
+
+def test_a_link_in_place_of_the_epoch_is_refused_instead_of_replaced(palace: Paths) -> None:
+    os.symlink(palace.log, palace.epoch)
+    owner = lock.take_lock(palace, HOST)
+
+    with pytest.raises(OSError, match="symbolic links"):
+        lock.take_epoch(owner, HOST)
+    os.close(owner.lock_fd)

@@ -313,3 +313,22 @@ async def test_a_fault_of_the_engine_is_told_and_the_lane_goes_on(root: Path) ->
     assert replies[0]["error"]["code"] == -32045
     assert "boom" in replies[0]["error"]["message"]
     assert replies[1]["id"] == "good"
+
+
+async def test_a_second_connection_ends_the_first_ones_reader(root: Path) -> None:
+    async with open_broker(root, session_depth_max=1) as running:
+        first = await running.session()
+        for ident in range(5):
+            first.call("search" if ident else "add_drawer", ident, name=f"n{ident}", hold="w")
+        session = running.desk.sessions["s"]
+        await until(lambda: session.offering == 2)
+        second = await running.session(resend="0:1,1:1,2:1,3:1,4:1", next="5")
+        for ident in range(5):
+            second.call("search" if ident else "add_drawer", ident, name=f"n{ident}", hold="w")
+        running.engine.gate("w").set()
+        replies = await second.replies(5)
+        second.call("search", 5, name="n5")
+
+        assert sorted(replies) == [0, 1, 2, 3, 4]
+        assert (await second.reply())[0] == 5
+        assert running.engine.written == ["n0"]

@@ -39,9 +39,12 @@ def test_only_regular_files_are_read_and_links_are_not_followed(tmp_path: Path) 
 
     assert HOST.read_file(str(tmp_path / "real")) == b"x" * 10
     assert HOST.read_file(str(tmp_path / "real"), 4) == b"x" * 5
-    for name in ("link", "fifo", "missing", "real/below"):
+    for name in ("missing", "real/below"):
         assert HOST.read_file(str(tmp_path / name)) is None
-    assert HOST.read_file(str(tmp_path)) is None
+    for name in ("link", "fifo", "."):
+        assert HOST.read_hint(str(tmp_path / name)) is None
+        with pytest.raises(OSError, match=r"link|regular"):
+            HOST.read_file(str(tmp_path / name))
 
 
 def test_a_lock_excludes_other_descriptions_and_ends_with_its_last_descriptor(

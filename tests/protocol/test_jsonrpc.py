@@ -81,6 +81,7 @@ def test_a_cancellation_names_its_request() -> None:
 
     assert jsonrpc.cancelled_id(message) == jsonrpc.id_key(7)
     assert jsonrpc.cancelled_id({"method": "ping"}) is None
+    assert jsonrpc.cancelled_id({"method": "notifications/cancelled", "params": {}}) is None
 
 
 def test_lone_surrogates_and_broken_bytes_pass_as_in_stock() -> None:

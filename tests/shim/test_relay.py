@@ -195,6 +195,39 @@ def test_a_broker_that_talks_nonsense_is_as_good_as_dead(palace: Path) -> None:
             again.close()
 
 
+def test_what_the_shim_answers_before_the_welcome_shifts_no_ordinal(palace: Path) -> None:
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        served = broker.accept()
+        hello = served.hello()
+        shim.send(b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n' + call(2))
+        assert json.loads(shim.receive())["id"] == 1  # by the shim itself, meanwhile
+        served.welcome()
+
+        assert hello["next"] == "0"
+        assert served.line() == b""
+        assert served.message()["id"] == 2
+        served.reply(0, None)
+        served.answer(1, 2, "mine")
+        assert json.loads(shim.receive())["result"] == "mine"
+
+
+def test_who_may_not_spawn_waits_for_others_to_replace_a_dead_owner(palace: Path) -> None:
+    with start_shim(palace, palace) as shim:
+        with ScriptedBroker(palace) as first:
+            served = first.accept()
+            served.hello()
+            served.welcome()
+            shim.send(call(1, "mempalace_search"))
+            served.line()
+        with ScriptedBroker(palace) as second:
+            again = second.accept()
+            again.hello()
+            again.welcome(epoch="2")
+            again.answer(0, 1, "by the next")
+
+            assert json.loads(shim.receive())["result"] == "by the next"
+
+
 def test_an_owner_of_an_older_epoch_is_not_believed(palace: Path) -> None:
     with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
         served = broker.accept()
