@@ -298,9 +298,6 @@ def test_stopped_owner_is_reported_only_after_the_deadline_and_goes_on(site: Sit
             assert status_of(site)["epoch"] == 1
 
 
-@pytest.mark.xfail(
-    reason="DEFECT: a line that is answered locally between HELLO and WELCOME takes an ordinal"
-)
 def test_call_sent_while_the_owner_is_silent_is_answered_when_it_goes_on(site: Site) -> None:
     with Serving(site) as owner:
         os.kill(owner.pid, signal.SIGSTOP)
