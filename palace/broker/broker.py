@@ -133,6 +133,8 @@ class Broker:
                 await trio.sleep(0.1)
                 continue
             sessions.start_soon(serve_connection, self.desk, sock)
+            # A whole backlog taken at once would hold its descriptors before one is refused.
+            await trio.lowlevel.checkpoint()
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -168,9 +170,10 @@ class Broker:
                 self.desk.stop(Reason.UPGRADE, text=change)
 
     def _writes(self) -> bool:
-        """Tell whether something runs that must make progress: opening the store counts."""
-        loading = self.desk.lifecycle.engine is EngineState.LOADING
-        return loading or any(job.exclusive for job in self.desk.admission.running)
+        return any(job.exclusive for job in self.desk.admission.running)
+
+    def _loads(self) -> bool:
+        return self.desk.lifecycle.engine is EngineState.LOADING
 
     def _watchdog(self) -> Watchdog:
         engine = self.desk.engine
@@ -178,6 +181,7 @@ class Broker:
             limit_s=self.desk.config.watchdog_s,
             progress=lambda: (engine.progress(), engine.loading_text()),
             writing=self._writes,
+            loading=self._loads,
         )
 
     async def _load(self) -> None:

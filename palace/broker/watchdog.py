@@ -27,6 +27,7 @@ class Watchdog:
     limit_s: float
     progress: Callable[[], object]
     writing: Callable[[], bool]
+    loading: Callable[[], bool]
     _seen: object = None
     _stuck_ticks: int = 0
 
@@ -41,11 +42,13 @@ class Watchdog:
 
     def _tick(self) -> None:
         progress = self.progress()
-        if not self.writing():
+        if self.writing():
+            faulthandler.dump_traceback_later(self.limit_s + 2 * TICK_S, exit=True)
+        else:
             faulthandler.cancel_dump_traceback_later()
+        if not (self.writing() or self.loading()):
             self._seen = None
             return
-        faulthandler.dump_traceback_later(self.limit_s + 2 * TICK_S, exit=True)
         if progress != self._seen:
             self._seen = progress
             self._stuck_ticks = 0
