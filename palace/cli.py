@@ -28,6 +28,10 @@ PalaceOption = Annotated[
     typer.Option("--palace", metavar="DIR", help="The palace; found as stock mempalace does."),
 ]
 
+StopOption = Annotated[
+    bool, typer.Option("--stop", help="Stop the broker that runs; shims start a new one.")
+]
+
 
 def main_callback(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -82,7 +86,7 @@ def status(
     palace: PalaceOption = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    from palace.control import Control, absent_text
+    from palace.control import Control, unanswered_text
     from palace.env import read_environment
     from palace.host import Host
     from palace.paths import find_palace
@@ -96,7 +100,7 @@ def status(
             with Control(paths, environment) as control:
                 answer = control.status()
         except BrokerUnreachable as error:
-            text = absent_text(paths, Host())
+            text = unanswered_text(paths, Host(), error)
             body = {"palace": paths.root, "running": False, "text": text}
             print(json.dumps(body) if as_json else text)
             raise typer.Exit(error.exit_code) from None
@@ -135,6 +139,82 @@ def start(palace: PalaceOption = "") -> None:
         record = ensure_broker(paths, environment)
         note = "the hold is over; " if released else ""
         print(f"{note}pid {record.pid} serves {paths.root}, epoch {record.epoch}")
+
+
+@app.command(help="Show what was changed, from the journal: one line a record.")
+def log(
+    palace: PalaceOption = "",
+    since: Annotated[int, typer.Option("--since", metavar="SEQ", min=1, help="Begin here.")] = 1,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    from palace.env import read_environment
+    from palace.host import Host
+    from palace.logtext import print_log
+    from palace.paths import find_palace
+
+    with _told("log"):
+        paths = find_palace(palace, read_environment().all)
+        raise typer.Exit(print_log(paths, Host(), since=since, follow=follow, as_json=as_json))
+
+
+@app.command(help="Look for what is wrong with a palace; exit code 65 where something is.")
+def doctor(
+    palace: PalaceOption = "",
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Compare every memory with the journal.")
+    ] = False,
+    stop_first: StopOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a finding.")] = False,
+) -> None:
+    from palace.env import read_environment
+    from palace.logtext import print_findings
+    from palace.paths import find_palace
+    from palace.upkeep import examine
+
+    environment = read_environment()
+    with _told("doctor"):
+        paths = find_palace(palace, environment.all)
+        findings = examine(paths, environment, drift=drift, stop=stop_first)
+        raise typer.Exit(print_findings(paths, findings, as_json=as_json))
+
+
+@app.command(help="Make the stores and indexes anew from the journal; the old ones are kept.")
+def rebuild(
+    palace: PalaceOption = "",
+    stop_first: StopOption = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Even where the journal lacks records.")
+    ] = False,
+) -> None:
+    from palace.env import read_environment
+    from palace.paths import find_palace
+    from palace.upkeep import rebuild_palace
+
+    environment = read_environment()
+    with _told("rebuild"):
+        paths = find_palace(palace, environment.all)
+        made = rebuild_palace(paths, environment, stop=stop_first, partial=partial)
+        print(f"{made.entities} entities are in new stores; the old ones are in {made.kept}.")
+
+
+@app.command(help="Take memories out of journal, archive and stores for good.")
+def purge(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="As search shows them.")],
+    palace: PalaceOption = "",
+    stop_first: StopOption = False,
+) -> None:
+    from palace.env import read_environment
+    from palace.logtext import purge_text
+    from palace.paths import find_palace
+    from palace.upkeep import purge_memories
+
+    environment = read_environment()
+    with _told("purge"):
+        paths = find_palace(palace, environment.all)
+        purged = purge_memories(paths, environment, ids, stop=stop_first)
+        print(purge_text(paths, purged))
+        raise typer.Exit(0 if purged.records else 66)
 
 
 @app.command(name="try", help="See it work: two agents, one scratch palace, a killed broker.")

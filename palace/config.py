@@ -29,6 +29,7 @@ class Setting:
     low: float | None = None
     high: float | None = None
     variable: str = ""
+    choices: tuple[str, ...] = ()
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -41,6 +42,12 @@ SETTINGS: tuple[Setting, ...] = (
         key="config_dir",
         default="",
         text="mempalace's configuration directory; fixed at first adoption.",
+    ),
+    Setting(
+        key="journal",
+        default="on",
+        choices=("on", "off"),
+        text="Whether changes are journalled before they are made.",
     ),
     Setting(
         key="idle_s",
@@ -136,6 +143,7 @@ class Config:
 
     graph: str
     config_dir: str
+    journal: str = "on"
     idle_s: float = 900.0
     grace_s: float = 30.0
     admission_wait_s: float = 30.0
@@ -210,6 +218,10 @@ def _number(setting: Setting, text: str) -> float:
 
 def _checked(setting: Setting, value: Any, where: str) -> Any:
     default = setting.default
+    if setting.choices:
+        if value in setting.choices:
+            return value
+        raise _wrong(setting, value, where, f"one of {', '.join(setting.choices)}")
     if isinstance(default, tuple):
         kind = int if setting.key == "allow_uids" else str
         if isinstance(value, list) and all(type(item) is kind for item in value):

@@ -1,5 +1,6 @@
 """Asking a running broker from the command line: status, stop; and whether one runs at all."""
 
+import errno
 import json
 import os
 import select
@@ -10,10 +11,12 @@ from palace.env import ShimEnvironment
 from palace.host import Host, peer_of
 from palace.paths import Paths, runtime_dir
 from palace.protocol import wire
-from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
+from palace.protocol.errors import BrokerUnreachable, WireError
 from palace.protocol.record import Record, decode_record
+from palace.shim.connect import named_endpoint, published_endpoint
 
 ANSWER_S = 5.0
+_NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED)  # what connect(2) says of an absence
 
 
 class Control:
@@ -26,12 +29,12 @@ class Control:
         self._sock.settimeout(ANSWER_S)
         try:
             self._sock.connect(self._path)
+        except BlockingIOError:  # its backlog is full: it listens, but doesn't accept
+            self._sock.close()
+            raise BrokerUnreachable(self._stuck("takes no more connections")) from None
         except OSError as error:
             self._sock.close()
-            raise BrokerUnreachable(
-                f"No broker runs for {paths.root} ({self._path}: {error.strerror}). "
-                "One is started by the next `palace shim` or `palace ensure`."
-            ) from None
+            raise _not_connected(paths, self._path, error) from None
         uid = peer_of(self._sock)[1]
         if uid not in (0, os.geteuid()):
             self._sock.close()
@@ -66,6 +69,12 @@ class Control:
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
+    def _stuck(self, sign: str) -> str:
+        return (
+            f"The broker at {self._path} {sign}: it is stopped or stuck. Its watchdog will end it "
+            "if a write is stuck; `kill -CONT` or `kill` its pid otherwise (palace status)."
+        )
+
     def _hung_up(self) -> str:
         return f"What listens at {self._path} hung up: a leaving broker, or none. Ask again."
 
@@ -74,11 +83,8 @@ class Control:
             try:
                 data = self._sock.recv(65_536)
             except TimeoutError:
-                raise BrokerUnreachable(
-                    f"The broker at {self._path} accepts but does not answer within "
-                    f"{ANSWER_S:.0f} s: it is stopped or stuck. Its watchdog will end it if a "
-                    "write is stuck; `kill -CONT` or `kill` its pid otherwise (palace status)."
-                ) from None
+                sign = f"accepts but does not answer within {ANSWER_S:.0f} s"
+                raise BrokerUnreachable(self._stuck(sign)) from None
             except OSError:
                 data = b""
             if not data:
@@ -88,30 +94,48 @@ class Control:
         return line
 
 
+def _not_connected(paths: Paths, path: str, error: OSError) -> BrokerUnreachable:
+    if error.errno in _NOBODY:
+        return BrokerUnreachable(
+            f"No broker runs for {paths.root} ({path}: {error.strerror}). "
+            "One is started by the next `palace shim` or `palace ensure`.",
+            absent=True,
+        )
+    return BrokerUnreachable(
+        f"The broker of {paths.root} can't be reached: {path}: {error.strerror or error}."
+    )
+
+
 def read_record(paths: Paths) -> Record | None:
     return decode_record(Host().read_hint(paths.record))
 
 
 def endpoint_path(paths: Paths, environment: ShimEnvironment) -> str:
     """Return the socket of a palace's broker: named by the user, published, or the usual one."""
-    if environment.broker.startswith("unix:"):
-        return environment.broker.removeprefix("unix:")
-    if environment.broker:
-        raise ConfigError(
-            f"MEMPALACE_BROKER={environment.broker!r}: this version of palace knows unix:PATH only."
-        )
-    record = read_record(paths)
-    for url in record.endpoints if record else ():
-        if url.startswith("unix:"):
-            return url.removeprefix("unix:")
-    return paths.socket(runtime_dir(environment.all))
+    named = named_endpoint(environment)
+    if named is not None:
+        return named
+    return published_endpoint(read_record(paths)) or paths.socket(runtime_dir(environment.all))
+
+
+def unanswered_text(paths: Paths, host: Host, error: BrokerUnreachable) -> str:
+    """Say why a palace's broker gave no status, and what else is known of it."""
+    if error.details.get("absent"):
+        return absent_text(paths, host)
+    return "\n".join([error.message, *_traces(paths, host)])
 
 
 def absent_text(paths: Paths, host: Host) -> str:
     """Say what is known of a palace that nobody answers for."""
-    lines = [f"no broker runs for {paths.root}"]
+    first = f"no broker runs for {paths.root}"
     if host.file_id(paths.root) is None:
-        return f"{lines[0]}: the directory does not exist"
+        return f"{first}: the directory does not exist"
+    return "\n".join([first, *_traces(paths, host, dead=True)])
+
+
+def _traces(paths: Paths, host: Host, *, dead: bool = False) -> list[str]:
+    """Return what the palace's control files tell, one line each."""
+    lines = []
     hold = host.read_file(paths.hold)
     if hold is not None:
         lines.append(f"on hold since {hold.decode(errors='replace').strip()}: palace start ends it")
@@ -120,6 +144,6 @@ def absent_text(paths: Paths, host: Host) -> str:
         title = host.process_title(holder)
         lines.append(f"its lock is held by pid {holder} ({title}), which does not answer")
     record = decode_record(host.read_hint(paths.record))
-    if record is not None:
+    if record is not None and dead:
         lines.append(f"the last one was pid {record.pid}, epoch {record.epoch}, and left no word")
-    return "\n".join(lines)
+    return lines

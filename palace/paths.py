@@ -69,6 +69,14 @@ class Paths:
     def catalogue(self) -> str:
         return self._in_root("broker.tools.json")
 
+    @property
+    def journal(self) -> str:
+        return self._in_root("journal")
+
+    @property
+    def journal_head(self) -> str:
+        return self._in_root("journal/HEAD.json")
+
     def socket(self, runtime_dir: str) -> str:
         """Return where the broker listens: in the palace, or in `runtime_dir` if that is too long.
 

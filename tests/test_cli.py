@@ -13,7 +13,10 @@ from palace.cli import app
 from palace.statustext import span, status_text
 from tests.support.clients import PALACE
 
-NAMES = {"shim", "serve", "ensure", "status", "stop", "start", "try", "model"}
+NAMES = {
+    *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
+    *("log", "doctor", "rebuild", "purge"),
+}
 
 
 def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":

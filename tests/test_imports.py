@@ -15,19 +15,23 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "protocol": ({"protocol"}, {"attrs"}),
     "host": ({"host"}, set()),
     "transport": ({"protocol"}, {"trio"}),
+    "journal": ({"journal", "protocol", "host"}, {"attrs"}),
     "engine": (
-        {"engine", "protocol", "config", "paths"},
+        {"engine", "journal", "protocol", "config", "paths", "host"},
         {"attrs", "mempalace", "chromadb", "numpy", "onnx"},
     ),
     "shim": ({"shim", "protocol", "host", "env", "paths", "snapshot", "broker.lock"}, set()),
     "broker": (
-        {"broker", "protocol", "transport", "engine", "config", "env", "paths", "host", "snapshot"},
+        {
+            *("broker", "protocol", "transport", "engine", "journal", "config", "env", "paths"),
+            *("host", "snapshot"),
+        },
         {"attrs", "outcome", "trio"},
     ),
 }
 ONLY_IN = {
-    "mempalace": {"engine/mempalace.py", "engine/adjustments.py"},
-    "chromadb": {"engine/model.py"},
+    "mempalace": {"engine/mempalace.py", "engine/adjustments.py", "engine/stores.py"},
+    "chromadb": {"engine/model.py", "engine/chroma.py", "engine/chroma_seam.py"},
     "typer": {"cli.py"},
 }
 PURE_NEVER = {

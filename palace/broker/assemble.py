@@ -9,6 +9,7 @@ from palace.broker.lock import Owner
 from palace.config import Config
 from palace.engine.mempalace import MempalaceEngine, installed_version
 from palace.host import Host
+from palace.journal.record import Stamp
 from palace.paths import Paths
 from palace.protocol.admission import Admission
 from palace.protocol.jsonrpc import Catalogue
@@ -30,7 +31,8 @@ def assemble(
 ) -> Desk:
     """Return an owner's desk with the real engine; `listening` is its endpoint and its mode."""
     endpoint, mode = listening
-    engine = MempalaceEngine(owner.paths, config, environ)
+    stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
+    engine = MempalaceEngine(owner.paths, config, environ, host, stamp)
     lanes = Lanes(engine=engine, readers=config.readers, polls=config.polls)
     return Desk(
         owner=owner,

@@ -139,10 +139,15 @@ def _resume(session: Session, fields: dict[str, str]) -> None:
     session.read_only = fields.get("read_only", "") == "1"
     session.client = fields.get("client", session.client)
     session.resend = wire.decode_resend(fields.get("resend", ""))
+    session.next_ordinal = _number(fields, "next")
+    session.epoch = _number(fields, "epoch")
+
+
+def _number(fields: dict[str, str], name: str) -> int:
     try:
-        session.next_ordinal = int(fields.get("next", "0"))
+        return int(fields.get(name, "0"))
     except ValueError:
-        raise WireError(f"hello's next is no number: {fields['next'][:40]!r}") from None
+        raise WireError(f"hello's {name} is no number: {fields[name][:40]!r}") from None
 
 
 def _welcome(desk: Desk) -> dict[str, str]:
@@ -176,7 +181,7 @@ async def _serve_session(
             session.stream = None
             session.lost_s = trio.current_time()
             if not session.jobs and not session.undelivered:
-                desk.sessions.pop(session.id, None)
+                desk.end_session(session)
 
 
 async def _serve_control(desk: Desk, stream: LineStream, fields: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from palace.broker.lanes import Lanes
 from palace.broker.lock import Owner
 from palace.broker.session import Session
 from palace.config import Config
-from palace.engine.api import Engine, Reply
+from palace.engine.api import Call, Engine, Reply
 from palace.host import Host
 from palace.protocol import jsonrpc
 from palace.protocol.admission import Admission, Job
@@ -88,33 +88,59 @@ class Desk:
             return
         started = self.admission.take_ready()
         for job in started:
-            session = self.sessions.get(job.session)
-            read_only = session is not None and session.read_only
-            self.lanes.run(job, read_only=read_only, running=self.admission.in_lane(job.tool.lane))
+            self.lanes.run(job, self._call(job), running=self.admission.in_lane(job.tool.lane))
         if started:  # the queue became shorter
             self._room.unpark_all()
 
-    def finish(self, job: Job, result: outcome.Outcome[Reply]) -> None:
-        """Take a lane's result: the reply goes out, and others may start."""
-        self.admission.finish(job)
+    def _call(self, job: Job) -> Call:
         session = self.sessions.get(job.session)
+        assert isinstance(job.message, dict), "admission takes tool calls"
+        return Call(
+            message=job.message,
+            session=job.session,
+            ordinal=job.ordinal,
+            read_only=session is not None and session.read_only,
+            maybe_ran=job.maybe_ran,
+            epoch=session.epoch if session is not None else 0,
+        )
+
+    def finish(self, job: Job, result: outcome.Outcome[Reply]) -> None:
+        """Take a lane's result: others may start, and the reply goes out once it is durable."""
+        self.admission.finish(job)
         if isinstance(result, outcome.Error):
             logger.error("%s failed in the engine", job.name, exc_info=result.error)
             self.last_error = repr(result.error)
             self.fail(job, OutcomeUnknown(f"{job.name} failed in the engine: {result.error!r}."))
-            self._finished.unpark_all()
-            self.start_ready()
-            return
-        reply = result.unwrap()
-        if reply.outdated:
-            self.stop(Reason.UPGRADE)
-        if session is not None and job.ordinal in session.jobs:
-            if reply.outdated and self.hand_back(session, [job]):
-                pass
-            else:
-                self._settle(session, job, reply.payload)
+        else:
+            self._finish(job, result.unwrap())
         self._finished.unpark_all()
         self.start_ready()
+
+    def _finish(self, job: Job, reply: Reply) -> None:
+        if reply.outdated:
+            self.stop(Reason.UPGRADE)
+        session = self.sessions.get(job.session)
+        if session is None or job.ordinal not in session.jobs:
+            return
+        if reply.seq:
+            self.lanes.when_durable(reply.seq, lambda problem: self._deliver(job, reply, problem))
+        elif not (reply.outdated and self.hand_back(session, [job])):
+            self._settle(session, job, reply.payload)
+
+    def _deliver(self, job: Job, reply: Reply, problem: PalaceError | None) -> None:
+        if problem is not None:
+            self.last_error = problem.message
+            text = f"{job.name} was carried out, but that may not be lasting. {problem.message}"
+            self.fail(job, OutcomeUnknown(text))
+            return
+        session = self.sessions.get(job.session)
+        if session is not None and job.ordinal in session.jobs:
+            self._settle(session, job, reply.payload)
+
+    def end_session(self, session: Session) -> None:
+        """Forget a session whose client has left for good."""
+        self.sessions.pop(session.id, None)
+        self.engine.end_session(session.id)
 
     def cancel(self, session: Session, ordinal: int) -> None:
         """Drop a call that hasn't started, or the reply of one that has."""

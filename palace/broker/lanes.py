@@ -15,7 +15,7 @@ import attrs
 import outcome
 import trio
 
-from palace.engine.api import Engine, Reply
+from palace.engine.api import Call, Engine, Reply, Told
 from palace.protocol.admission import Job
 from palace.protocol.tools import Lane
 
@@ -70,11 +70,11 @@ class Lanes:
         self._token = trio.lowlevel.current_trio_token()
         self._finish = finish
 
-    def run(self, job: Job, *, read_only: bool, running: int) -> None:
+    def run(self, job: Job, call: Call, *, running: int) -> None:
         """Run a job that admission has started; `running` counts it and its lane's others."""
         lane = job.tool.lane
         self._workers[lane].submit(
-            lambda: self._call(job, read_only=read_only),
+            lambda: self._call(job, call),
             name=f"palace-{lane.value}",
             running=running,
         )
@@ -84,11 +84,17 @@ class Lanes:
         for workers in self._workers.values():
             workers.end()
 
-    def _call(self, job: Job, *, read_only: bool) -> None:
+    def when_durable(self, seq: int, told: Told) -> None:
+        """Call `told` in the loop once the engine says that `seq` is durable, or can't be."""
+        self.engine.when_durable(seq, lambda problem: self._soon(told, problem))
+
+    def _call(self, job: Job, call: Call) -> None:
         assert self._finish is not None
+        self._soon(self._finish, job, outcome.capture(self.engine.call, call))
+
+    def _soon(self, function: Callable[..., None], *arguments: object) -> None:
         assert self._token is not None
-        result = outcome.capture(self.engine.call, job.message, read_only=read_only)  # type: ignore[arg-type]
         try:
-            self._token.run_sync_soon(self._finish, job, result)
+            self._token.run_sync_soon(function, *arguments)
         except trio.RunFinishedError:
             return  # the owner has left: its clients were told so

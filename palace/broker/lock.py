@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 VERIFY_TRIES_MAX = 10
 POLL_S = 0.1
+EPOCH_DIGITS_MAX = 19  # of the epoch file; nobody is elected so often
 _NOTE_BYTES_MAX = 400
 
 
@@ -236,11 +237,31 @@ def _take_data_lock(owner: Owner, data_file: str, host: Host) -> None:
 
 
 def _published_epoch(paths: Paths, host: Host) -> int:
-    """Return the epoch that the last owner left in its record: the epoch file may be lost."""
+    """Return the epoch that the last owner left in its record: the epoch file may be lost.
+
+    A record is a hint, so one that isn't ours counts as absent, and so does one whose epoch comes
+    so near to the file's limit that a later owner could not write its own.
+    """
     from palace.protocol.record import decode_record
 
+    if host.file_owner(paths.record) != os.geteuid():
+        return 0
     record = decode_record(host.read_hint(paths.record))
-    return record.epoch if record is not None else 0
+    if record is None or record.epoch >= 10 ** (EPOCH_DIGITS_MAX - 1):
+        return 0
+    return record.epoch
+
+
+def _journalled_epoch(paths: Paths, host: Host) -> int:
+    """Return the epoch in the journal's HEAD.json, a cache: its records must not be older."""
+    import json
+
+    try:
+        head = json.loads(host.read_hint(paths.journal_head, _NOTE_BYTES_MAX) or b"{}")
+        epoch = int(head.get("epoch", 0))
+    except (ValueError, TypeError, AttributeError):
+        return 0
+    return epoch if 0 < epoch < 10 ** (EPOCH_DIGITS_MAX - 1) else 0
 
 
 def take_epoch(owner: Owner, host: Host) -> None:
@@ -258,10 +279,10 @@ def take_epoch(owner: Owner, host: Host) -> None:
     owner.palace_id = identity
     last = host.read_file(paths.epoch)
     text = "0" if last is None else last.decode(errors="replace").strip()
-    if not text.isascii() or not text.isdigit() or len(text) > 19:
+    if not text.isascii() or not text.isdigit() or len(text) > EPOCH_DIGITS_MAX:
         raise LockFailed(
             f"{paths.epoch} holds {text[:40]!r}, which is no number. Restore it from a backup, or "
             "write the largest epoch that `palace status` ever showed into it."
         )
-    owner.epoch = max(int(text), _published_epoch(paths, host)) + 1
+    owner.epoch = max(int(text), _published_epoch(paths, host), _journalled_epoch(paths, host)) + 1
     host.write_durable(paths.epoch, f"{owner.epoch}\n".encode())

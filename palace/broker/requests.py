@@ -6,8 +6,8 @@ from palace.broker.desk import Desk
 from palace.broker.session import Session
 from palace.protocol import jsonrpc, wire
 from palace.protocol.admission import Job, Offer
-from palace.protocol.errors import Busy, Draining, OutcomeUnknown, PalaceError
-from palace.protocol.tools import Kind, classify_call
+from palace.protocol.errors import Busy, Draining, PalaceError, WireError
+from palace.protocol.tools import classify_call
 from palace.transport.unix import LineStream
 
 
@@ -22,8 +22,26 @@ async def serve_lines(desk: Desk, session: Session, stream: LineStream) -> None:
             for line in lines:
                 if reading.cancel_called:  # said goodbye: the rest is sent elsewhere
                     return
+                if line.startswith(wire.PREFIX):
+                    _take_header(desk, session, line)
+                    continue
                 ordinal, maybe_ran = session.take_ordinal()
                 await _handle_line(desk, session, ordinal, maybe_ran=maybe_ran, line=line)
+
+
+def _take_header(desk: Desk, session: Session, line: bytes) -> None:
+    """Take the shim's own word, which is no line of its client and takes no ordinal."""
+    _, kind, fields = wire.decode_header(line)
+    if kind != wire.ACK:
+        raise WireError(f"a session's shim says ack, not {kind[:40]!r}")
+    try:
+        upto = int(fields.get("upto", ""))
+    except ValueError:
+        raise WireError(f"ack's upto is no number: {fields.get('upto', '')[:40]!r}") from None
+    if upto > session.next_ordinal:  # an outcome forgotten too early lets its line run twice
+        raise WireError(f"an ack up to {upto}, but only {session.next_ordinal} lines came")
+    session.acknowledged = max(session.acknowledged, upto)
+    desk.engine.acknowledge(session.id, upto)
 
 
 async def _handle_line(
@@ -64,13 +82,6 @@ async def _handle_call(
 ) -> None:
     tool = classify_call(message)
     name = jsonrpc.params_of(message).get("name")
-    if maybe_ran and tool.kind is not Kind.QUERY:
-        problem = OutcomeUnknown(
-            f"The broker ended while {name} was under way: it may or may not have been carried "
-            "out. Look before you repeat it."
-        )
-        _refuse(session, ordinal, message, problem)
-        return
     now_s = trio.current_time()
     job = Job(
         session=session.id,
@@ -80,6 +91,7 @@ async def _handle_call(
         name=name if isinstance(name, str) else "",
         admitted_s=now_s,
         deadline_s=now_s + desk.config.queue_wait_s,
+        maybe_ran=maybe_ran,
     )
     await _admit(desk, session, job)
 
@@ -125,7 +137,7 @@ def _refuse(session: Session, ordinal: int, message: object, problem: PalaceErro
 
 def _note_client(session: Session, message: object) -> None:
     if jsonrpc.method_of(message) == "initialize":
-        session.client = " ".join(part for part in jsonrpc.client_of(message) if part)
+        session.client = jsonrpc.client_of(message)
         session.header(wire.CLIENT, {"client": session.client})
 
 

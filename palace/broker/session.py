@@ -25,6 +25,7 @@ class Session:
     read_only: bool
     client: str
     since_s: float
+    epoch: int = 0  # of its last owner before this one, 0 if unknown
     stream: LineStream | None = None
     next_ordinal: int = 0
     resend: list[tuple[int, bool]] = attrs.field(factory=list)
@@ -33,6 +34,7 @@ class Session:
     early: list[tuple[int, object]] = attrs.field(factory=list)  # lines that wait for a catalogue
     undelivered: dict[int, bytes] = attrs.field(factory=dict)
     answered: set[int] = attrs.field(factory=set)  # while resent lines are still to come
+    acknowledged: int = 0  # all lines below are settled at the shim
     offering: int | None = None  # the ordinal that waits outside of a full queue
     closing: bool = False  # goodbye was said
     finishing: bool = False  # the client has said its last word

@@ -36,6 +36,7 @@ def status_of(desk: Desk) -> dict[str, Any]:
             "doing": desk.engine.loading_text(),
             "failure": desk.lifecycle.failure,
         },
+        "journal": desk.engine.status(),
         "queue": {"waiting": admission.waiting, "max": admission.queue_depth_max},
         "lanes": {
             lane.value: {"running": admission.in_lane(lane), "max": admission.capacity[lane]}

@@ -6,6 +6,9 @@ whole process missed (SIGSTOP, a paused machine) are not counted.  Each tick als
 through for as long.  It is armed only while something is being written, since its clock can't tell
 a stopped process from a stuck interpreter.  Either way the process dies at once, the kernel frees
 the lock, and the next client elects a new owner.
+
+The first clock runs while the engine is loaded, too, but never with less than `LOADING_S`: who
+sets a limit for writes says nothing about how long imports take on a busy machine.
 """
 
 import faulthandler
@@ -18,11 +21,15 @@ import trio
 
 TICK_S = 1.0
 EXIT_CODE = 70
+LOADING_S = 300.0  # imports say nothing on their way, and wait for a busy machine's disk and cores
 
 
 @attrs.define(eq=False)
 class Watchdog:
-    """Watches one owner; `limit_s` is how long a running write may make no progress."""
+    """Watches one owner; `limit_s` is how long a running write may make no progress.
+
+    Loading may take as long, and `LOADING_S` at least.
+    """
 
     limit_s: float
     progress: Callable[[], object]
@@ -41,26 +48,28 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _tick(self) -> None:
-        progress = self.progress()
-        if self.writing():
+        writing = self.writing()
+        if writing:
             faulthandler.dump_traceback_later(self.limit_s + 2 * TICK_S, exit=True)
         else:
             faulthandler.cancel_dump_traceback_later()
-        if not (self.writing() or self.loading()):
+        if not (writing or self.loading()):
             self._seen = None
             return
-        if progress != self._seen:
-            self._seen = progress
+        seen = (writing, self.progress())  # a write doesn't inherit the ticks of the loading
+        if seen != self._seen:
+            self._seen = seen
             self._stuck_ticks = 0
             return
         self._stuck_ticks += 1
-        if self._stuck_ticks * TICK_S >= self.limit_s:
-            self._abort()
+        limit_s = self.limit_s if writing else max(self.limit_s, LOADING_S)
+        if self._stuck_ticks * TICK_S >= limit_s:
+            self._abort("a write" if writing else "loading the engine", limit_s)
 
-    def _abort(self) -> None:
+    def _abort(self, what: str, limit_s: float) -> None:
         print(
-            f"palace: a write made no progress for {self.limit_s:.0f} s; ending the process, so "
-            "that the lock is free (watchdog_s in palace.toml sets the limit)",
+            f"palace: {what} made no progress for {limit_s:.0f} s; ending the process, so that "
+            "the lock is free (watchdog_s in palace.toml sets the limit)",
             file=sys.stderr,
             flush=True,
         )

@@ -18,11 +18,16 @@ from palace.paths import Paths
 from palace.protocol.errors import StoreUnavailable
 
 
+def _nothing() -> None:
+    return
+
+
 class HostedState:
     """What adjustments keep beside the package: the call of each thread, and a progress count."""
 
     def __init__(self) -> None:
         self.progress = 0
+        self.at_boundary: Callable[[], None] = _nothing
         self._call = threading.local()
 
     def enter_call(self, *, read_only: bool) -> None:
@@ -36,6 +41,11 @@ class HostedState:
     def tick(self) -> None:
         """Note that storage is moving, for the watchdog; a lost increment does no harm."""
         self.progress += 1
+
+    def boundary(self) -> None:
+        """Note that mine is between two files, where it may be interrupted for good."""
+        self.tick()
+        self.at_boundary()
 
     @property
     def read_only(self) -> bool:
@@ -132,7 +142,7 @@ def watch_progress(_server: ModuleType, state: HostedState, _paths: Paths, _conf
 
     _wrap(chroma, "_count_write", state.tick)
     for name in ("miner", "convo_miner", "format_miner"):
-        _wrap(importlib.import_module(f"mempalace.{name}"), "mine_yield_point", state.tick)
+        _wrap(importlib.import_module(f"mempalace.{name}"), "mine_yield_point", state.boundary)
 
 
 def _wrap(module: ModuleType, name: str, before: Callable[[], None]) -> None:

@@ -1,10 +1,39 @@
 """What a broker asks of an engine, and the values that pass between them."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import attrs
 
+from palace.protocol.errors import PalaceError
 from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.tools import Tool, classify_call
+
+Told = Callable[[PalaceError | None], None]
+
+
+@attrs.frozen(kw_only=True)
+class Call:
+    """One `tools/call` of a session.
+
+    (`session`, `ordinal`) is its idempotency key.  `maybe_ran` says that an earlier owner may have
+    begun it; `epoch` is that of the session's last owner, 0 if unknown.
+    """
+
+    message: dict[str, Any]
+    session: str = ""
+    ordinal: int = 0
+    read_only: bool = False
+    maybe_ran: bool = False
+    epoch: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"{self.session}:{self.ordinal}"
+
+    @property
+    def tool(self) -> Tool:
+        return classify_call(self.message)
 
 
 @attrs.frozen(kw_only=True)
@@ -12,26 +41,44 @@ class Reply:
     """One answered call.  `payload` is encoded JSON, None where stock stays silent.
 
     `outdated` says that the engine refused because its package was replaced on disk: nothing was
-    changed, and a newer engine may answer.
+    changed, and a newer engine may answer.  A reply with a `seq` may leave only when the engine
+    says that this much of its journal is durable.
     """
 
     payload: bytes | None
     outdated: bool = False
+    seq: int = 0
 
 
 class Engine(Protocol):
-    """The memory engine.  Every method but `progress` may block: call them in worker threads.
+    """The memory engine.  What may block is to be called in worker threads.
 
     The broker guarantees that `load` comes first, `close` last, and that calls of the writer lane
     don't overlap with each other.
     """
 
     def load(self) -> Catalogue:
-        """Import and open; raises EngineError with a text that says what to do."""
+        """Import and open; raises EngineError with a text that says what to do.  Blocks."""
         ...
 
-    def call(self, message: dict[str, object], *, read_only: bool) -> Reply:
-        """Answer one `tools/call` as stock would; never raises for what a client sent."""
+    def call(self, call: Call) -> Reply:
+        """Answer one call as stock would; never raises for what a client sent.  Blocks."""
+        ...
+
+    def when_durable(self, seq: int, told: Told) -> None:
+        """Call `told` from another thread once `seq` is durable, or with why it can't be."""
+        ...
+
+    def acknowledge(self, session: str, upto: int) -> None:
+        """Forget the recorded replies of a session below an ordinal: it has them."""
+        ...
+
+    def end_session(self, session: str) -> None:
+        """Forget a session that will never come again."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Return what `palace status` shows of the engine's journal, JSON-ready."""
         ...
 
     def progress(self) -> int:
@@ -39,7 +86,7 @@ class Engine(Protocol):
         ...
 
     def replaced(self) -> str:
-        """Say which installed version differs from the loaded one; "" where none does."""
+        """Say which installed version differs from the loaded one; "" where none does.  Blocks."""
         ...
 
     def loading_text(self) -> str:
@@ -47,5 +94,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the store.  The engine can't be used afterwards."""
+        """Close the store.  The engine can't be used afterwards.  Blocks."""
         ...

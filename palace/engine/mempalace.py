@@ -15,15 +15,21 @@ from typing import Any
 
 from palace.config import Config
 from palace.engine import adjustments
-from palace.engine.api import Reply
+from palace.engine.api import Call, Reply, Told
+from palace.engine.memory import Memory, open_memory, refused
+from palace.host import Host
+from palace.journal.record import Stamp
 from palace.paths import Paths, home_dir
 from palace.protocol import jsonrpc
 from palace.protocol.errors import EngineError, StoreCorrupt, StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.resend import Trace, Verdict, judge
 
 SUPPORTED = "3.11"
 WATCHED = ("mempalace", "chromadb")
 _OUTDATED_CODE = -32005
+_DAMAGED_CODE = -32002
+REBUILD_HINT = " The journal holds what was in it: palace rebuild --stop"
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
 logger = logging.getLogger("palace.engine")
@@ -56,10 +62,20 @@ def check_installed() -> None:
 class MempalaceEngine:
     """One palace, opened by the one process that may (see `Engine` for the promises)."""
 
-    def __init__(self, paths: Paths, config: Config, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        config: Config,
+        environ: Mapping[str, str],
+        host: Host | None = None,
+        stamp: Stamp | None = None,
+    ) -> None:
         self._paths = paths
         self._config = config
         self._environ = environ
+        self._host = host or Host()
+        self._stamp = stamp
+        self._memory: Memory | None = None
         self._server: ModuleType | None = None
         self._state = adjustments.HostedState()
         self._versions = {name: installed_version(name) for name in WATCHED}
@@ -76,23 +92,46 @@ class MempalaceEngine:
         adjustments.apply_all(server, self._state, self._paths, self._config)
         self._loading = "opening the palace"
         self._take_writer_lock(server)
+        self._open_memory(server)
         server._startup_preflight()  # noqa: SLF001
         self._server = server
+        if self._memory is not None and not server._sqlite_integrity_errors:  # noqa: SLF001
+            self._memory.recover()
         self._warm(server)
         return self._catalogue(server)
+
+    def _open_memory(self, server: ModuleType) -> None:
+        if self._config.journal == "off" or self._stamp is None:
+            return
+        if not server._is_chroma_backend():  # noqa: SLF001
+            logger.warning("this palace's backend is not Chroma: there is no journal")
+            return
+        place = (self._paths, self._config, self._host)
+        self._memory = open_memory(place, self._stamp, server, self._tell)
+        self._state.at_boundary = self._memory.durable.end_of_file
+
+    def _tell(self, stage: str, fraction: float) -> None:
+        self._loading = f"{stage} ({fraction:.0%})"
 
     def loading_text(self) -> str:
         return self._loading
 
-    def call(self, message: dict[str, object], *, read_only: bool) -> Reply:
+    def call(self, call: Call) -> Reply:
         assert self._server is not None, "load() comes first"
-        self._state.enter_call(read_only=read_only)
+        if self._memory is not None:
+            return self._memory.answer(call, lambda: self._dispatch(call))
+        verdict = judge(call.tool.kind, maybe_ran=call.maybe_ran, trace=Trace())
+        return self._dispatch(call) if verdict is Verdict.RUN else refused(call, verdict)
+
+    def _dispatch(self, call: Call) -> Reply:
+        assert self._server is not None
+        self._state.enter_call(read_only=call.read_only)
         try:
-            reply = self._server._http_dispatch(message)  # noqa: SLF001
+            reply = self._server._http_dispatch(call.message)  # noqa: SLF001
         except Exception:
             # Stock's stdio loop answers so for whatever escapes its dispatcher.
             logger.exception("the engine failed")
-            ident = jsonrpc.request_id(message)
+            ident = jsonrpc.request_id(call.message)
             if ident is None:
                 return Reply(payload=None)
             reply = jsonrpc.error(ident, jsonrpc.INTERNAL_ERROR, "Internal error")
@@ -100,7 +139,24 @@ class MempalaceEngine:
             self._state.leave_call()
         if reply is None:
             return Reply(payload=None)
-        return Reply(payload=jsonrpc.encode(reply), outdated=_is_outdated(reply))
+        if self._memory is not None and _error_code(reply) == _DAMAGED_CODE:
+            reply["error"]["message"] += REBUILD_HINT
+        return Reply(payload=jsonrpc.encode(reply), outdated=_error_code(reply) == _OUTDATED_CODE)
+
+    def when_durable(self, seq: int, told: Told) -> None:
+        assert self._memory is not None, "a reply has a seq only where there is a journal"
+        self._memory.when_durable(seq, told)
+
+    def acknowledge(self, session: str, upto: int) -> None:
+        if self._memory is not None:
+            self._memory.journal.acknowledge(session, upto)
+
+    def end_session(self, session: str) -> None:
+        if self._memory is not None:
+            self._memory.journal.end_session(session)
+
+    def status(self) -> dict[str, Any]:
+        return {"journal": "off"} if self._memory is None else self._memory.status()
 
     def progress(self) -> int:
         return self._state.progress
@@ -118,6 +174,9 @@ class MempalaceEngine:
         return ""
 
     def close(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
         if self._server is not None:
             self._server._release_mcp_writer_lock()  # noqa: SLF001
             self._server = None
@@ -191,9 +250,9 @@ class MempalaceEngine:
         )
 
 
-def _is_outdated(reply: dict[str, Any]) -> bool:
+def _error_code(reply: dict[str, Any]) -> object:
     error = reply.get("error")
-    return isinstance(error, dict) and error.get("code") == _OUTDATED_CODE
+    return error.get("code") if isinstance(error, dict) else None
 
 
 def _metadata_stamp(name: str) -> tuple[object, ...]:

@@ -118,6 +118,46 @@ class Host:
         finally:
             os.close(fd)
 
+    def open_append(self, path: str) -> int:
+        """Open a file to append to, creating it 0600; the caller owns the descriptor."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(path, flags, 0o600)
+
+    def open_read(self, path: str) -> int:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def write(self, fd: int, data: bytes) -> int:
+        """Write once; return how much of it was taken."""
+        return os.write(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def reserve(self, fd: int, offset: int, size: int) -> bool:
+        """Keep disk space for what will be written there; False where that can't be had."""
+        return _platform().reserve(fd, offset, size)  # type: ignore[no-any-return]
+
+    def list_directory(self, path: str) -> "list[str]":
+        """Return the names in a directory; none where there is none."""
+        try:
+            return os.listdir(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(old, new)
+
+    def signature(self, path: str) -> "tuple[int, int, int] | None":
+        """Return (inode, size, mtime in ns) of a file, None where there is none."""
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
     def unlink(self, path: str) -> bool:
         """Remove a name; False where it was not there."""
         try:
@@ -133,6 +173,13 @@ class Host:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_dev, found.st_ino
+
+    def file_owner(self, path: str) -> "int | None":
+        """Return the uid that a name belongs to, None where it is gone."""
+        try:
+            return os.lstat(path).st_uid
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def make_directory(self, path: str, mode: int = 0o700) -> None:
         """Create one directory, if it isn't there."""
@@ -207,6 +254,9 @@ class Host:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
         return soft
+
+    def pass_point(self, name: str) -> None:
+        """Do nothing: a named place between two steps, where a test may end the process."""
 
     # Where am I?
 

@@ -84,3 +84,8 @@ def peer_of(sock: socket) -> tuple[int, int]:
 def full_sync(fd: int) -> None:
     """Flush a file through the drive's cache, which fsync(2) doesn't do on macOS."""
     fcntl.fcntl(fd, _F_FULLFSYNC)
+
+
+def reserve(_fd: int, _offset: int, _size: int) -> bool:
+    """F_PREALLOCATE would do it; without a machine to try it on, nothing is kept."""
+    return False

@@ -1,5 +1,6 @@
 """What only Linux can tell: /proc and SO_PEERCRED."""
 
+import errno
 import os
 import sys
 from _socket import SO_PEERCRED, SOL_SOCKET, socket  # the socket module costs the shim 7 ms
@@ -70,3 +71,18 @@ def peer_of(sock: socket) -> tuple[int, int]:
     raw = sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED_BYTES)
     # Without `struct`, which the shim would import for this alone.
     return int.from_bytes(raw[:4], sys.byteorder), int.from_bytes(raw[4:8], sys.byteorder)
+
+
+def reserve(fd: int, offset: int, size: int) -> bool:
+    """Allocate blocks beyond the end of a file, whose size stays (fallocate(2), KEEP_SIZE)."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    keep_size = 1
+    done = libc.fallocate(fd, keep_size, ctypes.c_long(offset), ctypes.c_long(size))
+    if done == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINTR):
+        return False
+    raise OSError(number, os.strerror(number))

@@ -30,7 +30,11 @@ class Offer(enum.Enum):
 
 @attrs.define(eq=False, kw_only=True)
 class Job:
-    """One admitted tool call.  `cancelled`: its client no longer wants the reply."""
+    """One admitted tool call.
+
+    `maybe_ran`: an earlier owner may have begun it.  `cancelled`: its client no longer wants the
+    reply.
+    """
 
     session: str
     ordinal: int
@@ -39,6 +43,7 @@ class Job:
     name: str = ""
     admitted_s: float = 0.0
     deadline_s: float = float("inf")
+    maybe_ran: bool = False
     cancelled: bool = False
 
     @property

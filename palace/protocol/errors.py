@@ -184,6 +184,30 @@ class StoreUnavailable(EngineError):
     exit_code = 69
 
 
+class JournalFailed(EngineError):
+    """The journal could not be written: the change was not made, or was taken back."""
+
+    wire_code = -32048
+    name = "journal_failed"
+    retry = "same_request"
+    exit_code = 74
+
+
+class JournalBroken(EngineError):
+    """The journal can't be read, or says what can't be true; nothing was changed by looking."""
+
+    wire_code = -32062
+    name = "journal_broken"
+    exit_code = 65
+
+
+class Quarantined(EngineError):
+    """The request ended two brokers while it was carried out, and is not tried again."""
+
+    wire_code = -32063
+    name = "quarantined"
+
+
 class StoreCorrupt(EngineError):
     """The store is damaged; nothing was changed by looking."""
 

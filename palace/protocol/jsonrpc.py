@@ -169,12 +169,13 @@ def _unknown_method(ident: object, message: "dict[str, Any]") -> "dict[str, obje
     return error(ident, METHOD_NOT_FOUND, text)
 
 
-def client_of(message: object) -> "tuple[str, str]":
-    """Return name and version of the client that an `initialize` names; "" where it doesn't."""
+def client_of(message: object) -> str:
+    """Return the client that an `initialize` names, as "name version"; "" where it doesn't."""
     info = params_of(message).get("clientInfo")
     if not isinstance(info, dict):
-        return "", ""
-    return str(info.get("name", ""))[:100], str(info.get("version", ""))[:100]
+        return ""
+    parts = (str(info.get(key, ""))[:100] for key in ("name", "version"))
+    return " ".join(part for part in parts if part)
 
 
 def cancelled_id(message: object) -> "str | None":

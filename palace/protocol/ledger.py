@@ -53,7 +53,8 @@ class Ledger:
 
     def goodbye(self, read_upto: int, unrun: "list[int]") -> None:
         """Take the broker's word: lines after `read_upto`, and those in `unrun`, did not run."""
-        self._sent = {o for o in self._sent if o <= read_upto and o not in set(unrun)}
+        not_run = set(unrun)
+        self._sent = {o for o in self._sent if o <= read_upto and o not in not_run}
 
     def lost(self) -> "list[int]":
         """Note that an owner died; return the lines that were under way too often to be resent."""
@@ -71,9 +72,9 @@ class Ledger:
         """Return the unsettled lines, oldest first."""
         return list(self._lines.items())
 
-    def awaits_reply(self) -> bool:
-        """Tell whether a line that was sent is still unsettled."""
-        return bool(self._sent)
+    def settled_upto(self) -> int:
+        """Return the oldest unsettled ordinal: all below it are settled for good."""
+        return next(iter(self._lines), self.next_ordinal)
 
     def resend_list(self) -> "list[tuple[int, bool]]":
         """Return (ordinal, may have run) for all that the next connection must carry first."""

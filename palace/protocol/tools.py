@@ -29,12 +29,16 @@ class Lane(enum.Enum):
 
 @attrs.frozen
 class Tool:
+    """`units` says that an interrupted call keeps what it did, and is run again from its start."""
+
     kind: Kind
     lane: Lane
+    units: bool = False
 
 
 _QUERY = Tool(Kind.QUERY, Lane.READER)
 _MUTATION = Tool(Kind.MUTATION, Lane.WRITER)
+_UNITS = Tool(Kind.MUTATION, Lane.WRITER, units=True)
 _EXTERNAL = Tool(Kind.EXTERNAL, Lane.WRITER)
 UNKNOWN = _MUTATION
 
@@ -68,9 +72,9 @@ TOOLS: dict[str, Tool] = {
     "mempalace_delete_drawer": _MUTATION,
     "mempalace_delete_drawers": _MUTATION,
     # Runs for hours and yields between files: it must not keep the writer lane.
-    "mempalace_mine": Tool(Kind.MUTATION, Lane.BULK),
-    "mempalace_delete_by_source": _MUTATION,
-    "mempalace_sync": _MUTATION,
+    "mempalace_mine": Tool(Kind.MUTATION, Lane.BULK, units=True),
+    "mempalace_delete_by_source": _UNITS,
+    "mempalace_sync": _UNITS,
     "mempalace_get_drawer": _QUERY,
     "mempalace_get_drawers": _QUERY,
     "mempalace_list_drawers": _QUERY,

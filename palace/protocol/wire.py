@@ -4,10 +4,14 @@ Theory of operation.  Both sides of a connection speak lines of UTF-8 ended by a
 
 - A *header* is `palace/1 KIND key=value ...`; values are percent-encoded, so that a header can
   be read with two splits (the shim can't afford a JSON parser at start-up).
-- shim -> broker: one HELLO header, then the client's own JSON-RPC lines, unchanged.
+- shim -> broker: one HELLO header, then the client's own JSON-RPC lines, unchanged.  ACK headers
+  may come between lines; a client's line that looks like a header gets one space before it.
 - broker -> shim: one WELCOME (or REFUSED) header, then for each line of the client a *reply*:
   `ORDINAL JSON`, or `ORDINAL` alone where nothing is to be said to the client.  Headers may come
   between replies (GOODBYE, CLIENT).
+
+`ack upto=N` says that all ordinals below N are settled at the shim, which will never send them
+again: what the broker keeps about them can be forgotten.
 
 The ordinal counts a session's lines from 0.  It, and never the client's request id, ties a reply
 to its line: ids may be reused, missing, or of any type (docs/decisions/0001).
@@ -28,6 +32,7 @@ WELCOME = "welcome"
 REFUSED = "refused"
 GOODBYE = "goodbye"
 CLIENT = "client"
+ACK = "ack"
 CONTROL = "control"
 ANSWER = "answer"
 SERVING = "serving"

@@ -34,6 +34,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from palace.protocol.record import Record
+
 GREETING_S = 5.0
 DIRECT_GREETING_S = 40.0  # a direct broker may wait for mempalace's own lock first
 DEADLINE_S = 60.0
@@ -93,6 +95,11 @@ class Connector:
         self.rest = b""
         self.error: PalaceError | None = None
 
+    @property
+    def epoch(self) -> int:
+        """Return the epoch of the last owner that said welcome, 0 before the first."""
+        return self._epoch
+
     def begin(self, hello: "Callable[[], bytes]") -> None:
         """Start an attempt; `hello` makes the first line anew for each connection."""
         self._drop_child()
@@ -149,9 +156,7 @@ class Connector:
 
     def end(self) -> None:
         """Let go of everything; a direct child is given time to close its store."""
-        if self.sock is not None:
-            self.sock.close()
-            self.sock = None
+        self._close_sock()
         if self._child is not None and self.direct:
             deadline_s = self._host.monotonic() + DIRECT_GREETING_S
             import time
@@ -211,20 +216,19 @@ class Connector:
     # Dialling.
 
     def _endpoint(self) -> str:
-        given = self._environment.broker
-        if given:
-            return given.removeprefix("unix:")
+        named = named_endpoint(self._environment)
+        if named is not None:
+            return named
         return self._paths.socket(runtime_dir(self._environment.all))
 
     def _dial(self) -> None:
-        given = self._environment.broker
-        if given and not given.startswith("unix:"):
-            text = f"MEMPALACE_BROKER={given!r}: this version of palace knows unix:PATH only."
-            self._happened(election.REFUSED, "config", text)
+        try:
+            path = self._endpoint()
+        except ConfigError as error:
+            self._happened(election.REFUSED, error.name, error.message)
             return
-        path = self._endpoint()
         problem = self._connect(path)
-        if problem == errno.ENOENT and not given:
+        if problem == errno.ENOENT and not self._environment.broker:
             other = self._published_path()
             if other and other != path:
                 problem = self._connect(other)
@@ -241,8 +245,7 @@ class Connector:
         record = decode_record(self._host.read_hint(self._paths.record))
         if record is None or record.boot_id != self._host.boot_id():
             return ""
-        unix = [url for url in record.endpoints if str(url).startswith("unix:")]
-        return str(unix[0]).removeprefix("unix:") if unix else ""
+        return published_endpoint(record)
 
     def _connect(self, path: str) -> int:
         """Connect and say hello; return 0, or the errno that says why not."""
@@ -297,9 +300,7 @@ class Connector:
             self._greeted(line)
 
     def _not_greeted(self, why: str) -> None:
-        if self.sock is not None:
-            self.sock.close()
-            self.sock = None
+        self._close_sock()
         if self.direct and self._child is not None:
             self._child_must_have_ended()
             return
@@ -452,6 +453,26 @@ class Connector:
             f"No broker answered for {self._paths.root} within {self._patience_s:.0f} s ({why}); "
             f"{who}. Its log: {self._paths.log}"
         )
+
+
+def named_endpoint(environment: ShimEnvironment) -> "str | None":
+    """Return the socket that MEMPALACE_BROKER names, None where it isn't set."""
+    given = environment.broker
+    if not given:
+        return None
+    if not given.startswith("unix:"):
+        raise ConfigError(
+            f"MEMPALACE_BROKER={given!r}: this version of palace knows unix:PATH only."
+        )
+    return given.removeprefix("unix:")
+
+
+def published_endpoint(record: "Record | None") -> str:
+    """Return the socket that a broker's record names, "" where it names none."""
+    for url in record.endpoints if record is not None else ():
+        if url.startswith("unix:"):
+            return url.removeprefix("unix:")
+    return ""
 
 
 def expected_palace_id(host: Host, paths: Paths) -> str:

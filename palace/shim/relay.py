@@ -18,7 +18,6 @@ from palace.protocol.errors import (
     ConfigError,
     OutcomeUnknown,
     PalaceError,
-    TooLarge,
     WireError,
 )
 from palace.protocol.ledger import Ledger
@@ -31,11 +30,13 @@ if TYPE_CHECKING:
     from palace.protocol.oversize import IdScanner
 
 STDIN, STDOUT = 0, 1
+NO_ORDINAL = -1  # of what we say ourselves
 CHUNK = 65_536  # from 128 KiB on malloc maps and unmaps memory at each read: 13 us each
 FIRST_WELCOME_S = 0.25  # a running broker answers in 1 ms; a stopped one must not hold up stdio
 LINE_BYTES_MAX = 33_554_432  # until a broker says otherwise
 LEDGER_BYTES_MAX = 67_108_864
 LEDGER_LINES_MAX = 2048
+ACK_LINES = 64  # settled lines between two acks: a header for each would cost a send each
 REAP_MS = 200.0
 LOCAL_BYTES_MAX = 65_536  # a longer line is no ping
 USAGE = """usage: palace shim [--palace DIR]
@@ -79,6 +80,7 @@ class Relay:
         self._stdin_open = True
         self._parting = False  # the broker said goodbye: nothing new goes to it
         self._half_closed = False
+        self._acknowledged = 0  # what the last ack on this connection said
         self._promised: list[int] = []  # what the last hello said would follow it
         self._promised_next = 0
         self._poll = select.poll()
@@ -107,6 +109,7 @@ class Relay:
             "session": self._session,
             "palace_id": expected_palace_id(self._host, self._paths),
             "next": str(self._ledger.next_ordinal),
+            "epoch": str(self._connector.epoch),
             "version": __version__,
         }
         resend = self._ledger.resend_list()
@@ -147,13 +150,14 @@ class Relay:
         limit = self._connector.welcome.get("line_bytes_max", "")
         self._line_bytes_max = int(limit) if limit.isdigit() else LINE_BYTES_MAX
         self._parting = self._half_closed = False
+        self._acknowledged = 0  # who knows whether the last one arrived
         lines = dict(self._ledger.outstanding())
         for ordinal in (*self._promised, *range(self._promised_next, self._ledger.next_ordinal)):
             lines.setdefault(ordinal, b"")  # answered here meanwhile: both sides count it
         self._unsent = [(n, memoryview(line + b"\n")) for n, line in sorted(lines.items())]
         self._send()
-        if rest:
-            self._replies(rest)
+        if not self._understood(rest):
+            self._lost()
 
     def _lost(self) -> None:
         """The connection has ended; what is unsettled wants a new one, silence does not."""
@@ -226,15 +230,18 @@ class Relay:
                 return
             except OSError:
                 data = b""
-            try:
-                if data:
-                    self._replies(data)
-                    return
-            except (WireError, ValueError):  # it no longer speaks the protocol: as good as dead
-                pass
-            self._lost()
+            if not data or not self._understood(data):
+                self._lost()
 
     # From the broker.
+
+    def _understood(self, data: bytes) -> bool:
+        """Take what the broker said; False where it speaks the protocol no longer."""
+        try:
+            self._replies(data)
+        except (WireError, ValueError):
+            return False
+        return True
 
     def _replies(self, data: bytes) -> None:
         lines = data.split(b"\n")
@@ -245,16 +252,32 @@ class Relay:
         if rest:
             self._received.append(rest)
         out = []
-        for line in lines:
-            if line.startswith(wire.PREFIX):
-                self._header(line)
-                continue
-            ordinal, payload = wire.decode_reply(line)
-            if self._ledger.settle(ordinal) and payload:
-                out.append(payload)
-        if out:
-            out.append(b"")
-            write_all(b"\n".join(out))
+        try:
+            for line in lines:
+                if line.startswith(wire.PREFIX):
+                    self._header(line)
+                    continue
+                ordinal, payload = wire.decode_reply(line)
+                if self._ledger.settle(ordinal) and payload:
+                    out.append(payload)
+        finally:  # what was settled before a broken line is never sent again
+            if out:
+                out.append(b"")
+                write_all(b"\n".join(out))
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """Tell the broker now and then what is settled for good: it need not remember that.
+
+        The header waits behind the lines in `_unsent`: the first of them may have left in part.
+        """
+        upto = self._ledger.settled_upto()
+        if upto < self._acknowledged + ACK_LINES or self._parting or self._half_closed:
+            return
+        self._acknowledged = upto
+        ack = wire.encode_header(wire.ACK, {"upto": str(upto)})
+        self._unsent.append((NO_ORDINAL, memoryview(ack)))
+        self._send()
 
     def _header(self, line: bytes) -> None:
         _, kind, fields = wire.decode_header(line)
@@ -292,11 +315,7 @@ class Relay:
         self._partial.append(piece)
         self._partial_bytes += len(piece)
         if self._partial_bytes > self._line_bytes_max:
-            from palace.protocol.oversize import IdScanner
-
-            self._scanner = IdScanner()
-            for kept in self._partial:
-                self._scanner.feed(kept)
+            self._scanner = scan(self._partial)
             self._partial = []
 
     def _end_line(self, last: bytes) -> None:
@@ -321,12 +340,10 @@ class Relay:
 
     def _accept(self, line: bytes) -> None:
         if len(line) > self._line_bytes_max:
-            from palace.protocol.oversize import IdScanner
-
-            scanner = IdScanner()
-            scanner.feed(line)
-            self._refuse_too_large(scanner)
+            self._refuse_too_large(scan([line]))
             return
+        if line.startswith(wire.PREFIX):
+            line = b" " + line  # it would be taken for a header; it is no JSON either way
         ordinal = self._ledger.accept(line)
         if self._sock is not None and not self._parting:
             self._unsent.append((ordinal, memoryview(line + b"\n")))
@@ -366,7 +383,7 @@ class Relay:
         if len(line) > LOCAL_BYTES_MAX:
             return False
         from palace.protocol import jsonrpc
-        from palace.snapshot import load_catalogue
+        from palace.shim.answers import inline_line
 
         try:
             message = jsonrpc.parse(line)
@@ -379,12 +396,11 @@ class Relay:
         if method not in ("initialize", "tools/list", "ping"):
             return False
         if method == "initialize":
-            self._client = " ".join(part for part in jsonrpc.client_of(message) if part)
-        catalogue = load_catalogue(self._host.read_hint(self._paths.catalogue, 1 << 22))
+            self._client = jsonrpc.client_of(message)
         read_only = self._environment.read_only
-        reply = jsonrpc.inline_reply(message, catalogue, read_only=read_only)
+        answer = inline_line(message, self._host, self._paths, read_only=read_only)
         self._ledger.settle(ordinal)
-        write_all(jsonrpc.encode(reply) + b"\n")
+        write_all(answer)
         return True
 
     def _fail_all(self, problem: PalaceError) -> None:
@@ -413,27 +429,24 @@ class Relay:
             self._say_failure(line, OutcomeUnknown(text))
 
     def _say_failure(self, line: bytes, reason: PalaceError) -> None:
-        from palace.protocol import jsonrpc
+        from palace.shim.answers import failure_line
 
-        try:
-            message = jsonrpc.parse(line)
-        except (ValueError, RecursionError):
-            reply = jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error")
-        else:
-            silent = jsonrpc.method_of(message).startswith("notifications/")
-            if silent or message is jsonrpc.BLANK:
-                return
-            reply = jsonrpc.failure(jsonrpc.request_id(message), reason)
-        write_all(jsonrpc.encode(reply) + b"\n")
+        write_all(failure_line(line, reason))
 
     def _refuse_too_large(self, scanner: "IdScanner") -> None:
-        from palace.protocol import jsonrpc
+        from palace.shim.answers import too_large_line
 
-        problem = TooLarge(
-            f"A request of more than {self._line_bytes_max} bytes is not taken (line_bytes_max in "
-            "palace.toml). Nothing was done; send it in parts."
-        )
-        write_all(jsonrpc.encode(jsonrpc.failure(scanner.request_id(), problem)) + b"\n")
+        write_all(too_large_line(scanner.request_id(), self._line_bytes_max))
+
+
+def scan(pieces: "list[bytes]") -> "IdScanner":
+    """Begin to look for the id of a line that is too long to be kept."""
+    from palace.protocol.oversize import IdScanner
+
+    scanner = IdScanner()
+    for piece in pieces:
+        scanner.feed(piece)
+    return scanner
 
 
 def write_all(data: bytes) -> None:

@@ -319,3 +319,53 @@ def test_a_link_in_place_of_the_epoch_is_refused_instead_of_replaced(palace: Pat
     with pytest.raises(OSError, match="symbolic links"):
         lock.take_epoch(owner, HOST)
     os.close(owner.lock_fd)
+
+
+def _start(palace: Paths, host: Host = HOST) -> lock.Owner:
+    """Become the owner, publish, and leave as a killed process does."""
+    owner = lock.take_lock(palace, host)
+    lock.take_epoch(owner, host)
+    endpoint.publish(owner, None, host, mode="broker")
+    os.close(owner.lock_fd)
+    return owner
+
+
+@pytest.mark.parametrize("epoch", [10**18, 10**25])
+def test_a_huge_epoch_in_the_record_does_not_poison_the_palace(palace: Paths, epoch: int) -> None:
+    _start(palace)
+    text = Path(palace.record).read_text()
+    Path(palace.record).write_text(text.replace('"epoch": 1,', f'"epoch": {epoch},'))
+    record = decode_record(HOST.read_file(palace.record))
+    assert record is not None
+    assert record.epoch == epoch
+
+    assert [_start(palace).epoch, _start(palace).epoch] == [2, 3]
+
+
+def test_the_largest_epoch_that_a_record_may_name_leaves_room_for_others(palace: Paths) -> None:
+    _start(palace)
+    text = Path(palace.record).read_text()
+    Path(palace.record).write_text(text.replace('"epoch": 1,', f'"epoch": {10**18 - 1},'))
+
+    assert [_start(palace).epoch, _start(palace).epoch] == [10**18, 10**18 + 1]
+
+
+class OthersRecord(Host):
+    """A host on which the record, and nothing else, belongs to another user."""
+
+    def file_owner(self, path: str) -> int | None:
+        return os.geteuid() + 1 if path.endswith("/broker.json") else super().file_owner(path)
+
+
+def test_a_record_of_another_user_says_nothing_about_the_epoch(palace: Paths) -> None:
+    _start(palace)
+    text = Path(palace.record).read_text()
+    Path(palace.record).write_text(text.replace('"epoch": 1,', '"epoch": 77,'))
+
+    assert _start(palace, OthersRecord()).epoch == 2
+
+
+def test_a_file_has_its_owner_and_a_missing_one_none(palace: Paths) -> None:
+    assert HOST.file_owner(palace.root) == os.geteuid()
+    assert HOST.file_owner(f"{palace.root}/none") is None
+    assert HOST.file_owner(f"{palace.root}/none/below") is None

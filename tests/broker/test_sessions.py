@@ -1,11 +1,10 @@
 """What a client of the broker sees: order, fairness, refusals, cancellation, two connections."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from palace.engine.api import Reply
+from palace.engine.api import Call, Reply
 from palace.protocol import wire
 from tests.support.engine import LightEngine
 from tests.support.owner import open_broker, until
@@ -299,10 +298,10 @@ async def test_replies_that_the_kernel_will_not_take_yet_are_kept_whole(root: Pa
 
 async def test_a_fault_of_the_engine_is_told_and_the_lane_goes_on(root: Path) -> None:
     class Faulty(LightEngine):
-        def call(self, message: dict[str, Any], *, read_only: bool) -> Reply:
-            if message["id"] == "bad":
+        def call(self, call: Call) -> Reply:
+            if call.message["id"] == "bad":
                 raise RuntimeError("boom")
-            return super().call(message, read_only=read_only)
+            return super().call(call)
 
     async with open_broker(root, Faulty()) as running:
         shim = await running.session()

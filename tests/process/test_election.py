@@ -268,6 +268,18 @@ def test_stop_without_a_broker_says_so(site: Site) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_status_of_a_stopped_broker_says_that_it_does_not_answer(site: Site) -> None:
+    with Serving(site) as owner:
+        os.kill(owner.pid, signal.SIGSTOP)
+        done = site.run("status", "--json")
+        answer = json.loads(done.stdout)
+
+        assert done.returncode == 69
+        assert "accepts but does not answer" in answer["text"]
+        assert f"held by pid {owner.pid}" in answer["text"]
+        assert "no broker runs" not in answer["text"]
+
+
 def test_hold_keeps_brokers_away_until_start(site: Site) -> None:
     with Serving(site) as owner, site.shim() as client:
         assert client.tool("get_aaak_spec")

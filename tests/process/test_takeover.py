@@ -191,7 +191,8 @@ def test_ten_killed_owners_leave_at_most_one_zombie_for_each_client(storm: Storm
     assert storm.children.count("Z") <= CLIENTS
 
 
-def test_mutation_that_ran_when_its_owner_died_has_an_unknown_outcome(site: Site) -> None:
+def test_without_a_journal_a_mutation_of_a_dead_owner_has_an_unknown_outcome(site: Site) -> None:
+    make_palace(site, 'journal = "off"\n')
     with Serving(site), site.shim() as client, site.shim() as asking:
         client.tool("kg_add", subject="a", predicate="is", object="first")
         asking.tool("get_aaak_spec")
@@ -417,7 +418,7 @@ def test_stuck_writer_ends_its_owner_and_the_next_call_is_served(site: Site) -> 
         reply = json.loads(client.receive())
 
         assert reply["id"] == "stuck"
-        assert code_of(reply) == OUTCOME_UNKNOWN
+        assert "result" in reply, "its next owner took it back and ran it again"
         assert "watchdog_s" in owner.words()
         assert client.tool("kg_add", subject="a", predicate="is", object="next")["success"]
         assert site.record()["epoch"] == 2

@@ -103,8 +103,10 @@ def test_an_error_of_ours_carries_the_id_a_name_and_what_to_try() -> None:
 def test_a_client_that_says_who_it_is_is_known_and_others_are_not() -> None:
     named = {"params": {"clientInfo": {"name": "pi", "version": "2"}}}
 
-    assert jsonrpc.client_of(named) == ("pi", "2")
-    assert jsonrpc.client_of({"params": {"clientInfo": "pi"}}) == ("", "")
+    assert jsonrpc.client_of(named) == "pi 2"
+    assert jsonrpc.client_of({"params": {"clientInfo": {"version": 2}}}) == "2"
+    assert jsonrpc.client_of({"params": {"clientInfo": {"name": "n" * 101}}}) == "n" * 100
+    assert jsonrpc.client_of({"params": {"clientInfo": "pi"}}) == ""
 
 
 def test_the_catalogue_survives_its_file_and_a_torn_one_is_replaced_by_the_shipped() -> None:

@@ -24,7 +24,6 @@ def test_only_what_left_whole_may_have_run() -> None:
     assert ledger.resend_list() == [(first, True), (second, False)]
     assert ledger.maybe_ran(first)
     assert not ledger.maybe_ran(second)
-    assert ledger.awaits_reply()
 
 
 def test_goodbye_clears_what_was_not_read_and_what_did_not_run() -> None:
@@ -45,8 +44,41 @@ def test_a_settled_line_is_never_marked_as_sent() -> None:
 
     ledger.mark_sent(ordinal)
 
-    assert not ledger.awaits_reply()
+    assert not ledger.maybe_ran(ordinal)
     assert ledger.outstanding() == []
+
+
+def test_what_is_settled_counts_up_to_the_oldest_unsettled_line() -> None:
+    ledger = Ledger()
+    assert ledger.settled_upto() == 0
+    for _ in range(4):
+        ledger.accept(b"x")
+
+    ledger.settle(2)
+    ledger.settle(1)
+    assert ledger.settled_upto() == 0
+    ledger.settle(0)
+    assert ledger.settled_upto() == 3
+    ledger.settle(3)
+    assert ledger.settled_upto() == 4
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 20)), max_size=60))
+def test_what_was_said_to_be_settled_is_never_outstanding_again(steps: list[int | None]) -> None:
+    ledger = Ledger()
+    promised = 0
+    for step in steps:
+        if step is None:
+            ledger.accept(b"x")
+        else:
+            ledger.settle(step)
+        upto = ledger.settled_upto()
+        left = [ordinal for ordinal, _ in ledger.outstanding()]
+
+        assert promised <= upto <= ledger.next_ordinal
+        assert not [ordinal for ordinal in left if ordinal < upto]
+        assert upto in left or upto == ledger.next_ordinal
+        promised = upto
 
 
 @given(

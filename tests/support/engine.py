@@ -9,9 +9,12 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from palace.engine.api import Reply
+from palace.engine.api import Call, Reply, Told
+from palace.engine.memory import refused
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.resend import Verdict
+from palace.protocol.tools import Kind
 from palace.snapshot import load_catalogue
 
 OUTDATED = {"code": -32005, "message": "outdated"}
@@ -49,7 +52,10 @@ class LightEngine:
     def loading_text(self) -> str:
         return "loading"
 
-    def call(self, message: dict[str, Any], *, read_only: bool) -> Reply:
+    def call(self, call: Call) -> Reply:
+        message, read_only = call.message, call.read_only
+        if call.maybe_ran and call.tool.kind is not Kind.QUERY:
+            return refused(call, Verdict.UNKNOWN)
         params = message["params"]
         arguments = params.get("arguments") or {}
         name = arguments.get("name", params["name"])
@@ -69,6 +75,18 @@ class LightEngine:
         result = {"content": [{"type": "text", "text": json.dumps({"name": name})}]}
         reply = {"jsonrpc": "2.0", "id": message.get("id"), "result": result}
         return Reply(payload=json.dumps(reply).encode())
+
+    def when_durable(self, seq: int, told: Told) -> None:
+        raise AssertionError("without a journal no reply has a seq")
+
+    def acknowledge(self, session: str, upto: int) -> None:
+        return
+
+    def end_session(self, session: str) -> None:
+        return
+
+    def status(self) -> dict[str, Any]:
+        return {"journal": "off"}
 
     def progress(self) -> int:
         return self._progress

@@ -7,13 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from palace.engine.api import Reply
+import attrs
+
+from palace.engine.api import Call, Reply, Told
 from palace.protocol.jsonrpc import Catalogue
 
 SERVER = """
 import json, os, sys
 out = os.fdopen(os.dup(1), "w")
 from palace.broker import lock
+from palace.engine.api import Call
+from palace.journal.record import Stamp
 from palace.config import load_config
 from palace.engine.mempalace import MempalaceEngine
 from palace.host import Host
@@ -23,13 +27,16 @@ lock.check_directory(paths, host)
 owner = lock.take_lock(paths, host)
 config = load_config(paths, os.environ, host)
 lock.take_other_locks(owner, config, os.environ, host)
-engine = MempalaceEngine(paths, config, os.environ)
+lock.take_epoch(owner, host)
+stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
+engine = MempalaceEngine(paths, config, os.environ, host, stamp)
 for line in sys.stdin:
     name, arguments = json.loads(line)
-    value = getattr(engine, name)(**arguments)
+    value = None if name == "call" else getattr(engine, name)(**arguments)
     if name == "load":
         value = value.to_json().decode()
     if name == "call":
+        value = engine.call(Call(**arguments))
         value = [value.payload.decode() if value.payload is not None else None, value.outdated]
     print(json.dumps(value), file=out, flush=True)
 """
@@ -60,9 +67,21 @@ class HostedEngine:
     def load(self) -> Catalogue:
         return Catalogue.from_json(self._ask("load"))
 
-    def call(self, message: dict[str, Any], *, read_only: bool) -> Reply:
-        payload, outdated = self._ask("call", message=message, read_only=read_only)
+    def call(self, call: Call) -> Reply:
+        payload, outdated = self._ask("call", **attrs.asdict(call))
         return Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
+
+    def when_durable(self, seq: int, told: Told) -> None:
+        raise NotImplementedError("a callback doesn't cross a pipe")
+
+    def acknowledge(self, session: str, upto: int) -> None:
+        self._ask("acknowledge", session=session, upto=upto)
+
+    def end_session(self, session: str) -> None:
+        self._ask("end_session", session=session)
+
+    def status(self) -> dict[str, Any]:
+        return dict(self._ask("status"))
 
     def progress(self) -> int:
         return int(self._ask("progress"))

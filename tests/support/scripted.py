@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import socket
 import subprocess
 from pathlib import Path
@@ -51,6 +52,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = b""
+        self.acks: list[int] = []
 
     def line(self) -> bytes:
         while b"\n" not in self._buffer:
@@ -61,8 +63,27 @@ class Connection:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
+    def client_line(self) -> bytes:
+        """Return the next line of the client; acks before it are kept in `acks`."""
+        while (line := self.line()).startswith(wire.PREFIX):
+            _, kind, fields = wire.decode_header(line)
+            assert kind == wire.ACK
+            self.acks.append(int(fields["upto"]))
+        return line
+
     def message(self) -> Any:
-        return json.loads(self.line())
+        return json.loads(self.client_line())
+
+    def await_bytes(self) -> None:
+        """Wait until something came that was not read yet, and leave it there."""
+        assert self._sock.recv(1, socket.MSG_PEEK)
+
+    def at_rest(self, quiet_s: float = 0.3) -> bool:
+        """Tell whether nothing comes for a while: a silence can only be waited for."""
+        return not self._buffer and not select.select([self._sock], [], [], quiet_s)[0]
+
+    def say(self, data: bytes) -> None:
+        self._sock.sendall(data)
 
     def hello(self) -> dict[str, str]:
         _, kind, fields = wire.decode_header(self.line())

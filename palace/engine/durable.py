@@ -1,0 +1,227 @@
+"""Journal first: each change is on the disk before it is made, each reply after it.
+
+A call's changes form a *group* under its key.  Changes made outside of any call, and those of calls
+that are made of units, stand for themselves.  What can't be finished is taken back at once where
+that is possible, and otherwise by the next owner (palace/engine/recovery.py).
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import attrs
+
+from palace.engine.projection import Change, Projection, same
+from palace.journal.journal import Journal
+from palace.journal.record import ABORT, DELETE, OUTCOME, PUT, UNDO, UNIT, Draft
+from palace.protocol.errors import JournalFailed
+
+T = TypeVar("T")
+
+logger = logging.getLogger("palace.journal")
+
+
+@attrs.define(eq=False)
+class Group:
+    """The changes of one call; `first` holds each entity's first state, in order of touching."""
+
+    key: str
+    units: bool = False
+    step: int = 0
+    first: dict[tuple[str, str], tuple[Projection, Change]] = attrs.field(factory=dict)
+    failure: JournalFailed | None = None
+
+    @property
+    def changed(self) -> bool:
+        return self.step > 0
+
+
+@attrs.define(eq=False)
+class Durable:
+    """Binds the journal to the projections.  Threads share one."""
+
+    journal: Journal
+    _here: threading.local = attrs.field(factory=threading.local)
+    _owed: list[Draft] = attrs.field(factory=list)  # what a full disk kept us from saying
+    _count: int = 0
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+
+    @contextmanager
+    def group(self, key: str, *, units: bool) -> Iterator[Group]:
+        """Collect what this thread changes under a call's key; the caller says how it ended."""
+        group = Group(key, units)
+        self._here.group = group
+        try:
+            yield group
+        finally:
+            self._here.group = None
+
+    def change(self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]) -> T:
+        """Journal changes, then make them; raises JournalFailed, and then they weren't made.
+
+        The caller holds the projection's lock since it read the `before`s.
+        """
+        changes = [change for change in changes if change.before != change.after]
+        if not changes:
+            return make()
+        group = getattr(self._here, "group", None)
+        alone = group is None
+        if group is None:
+            group = Group(self._own_key())
+        try:
+            result = self._change(group, projection, changes, make, alone=alone)
+        except JournalFailed as error:
+            group.failure = error
+            raise
+        if alone:
+            self.end_unit(group)
+        return result
+
+    def _change(
+        self,
+        group: Group,
+        projection: Projection,
+        changes: Sequence[Change],
+        make: Callable[[], T],
+        *,
+        alone: bool,
+    ) -> T:
+        journal = self.journal
+        self._pay()
+        group.step += 1
+        seq = journal.append([_draft(group, change) for change in changes])
+        try:
+            journal.sync(seq)
+            journal.host.pass_point("apply")
+            result = make()
+        except BaseException:
+            self._take_back(group, projection, changes, alone=alone)
+            raise
+        journal.host.pass_point("applied")
+        projection.applied(changes)
+        for change in changes:
+            group.first.setdefault((change.kind, change.id), (projection, change))
+        return result
+
+    def _take_back(
+        self, group: Group, projection: Projection, changes: Sequence[Change], *, alone: bool
+    ) -> None:
+        """One operation failed: the journal, and if need be the store, say it wasn't made."""
+        logger.warning("a change of %s failed and is taken back", group.key)
+        try:
+            for change in changes:
+                actual = projection.read(change.kind, [change.id]).get(change.id)
+                if not same(actual, change.before):
+                    projection.write(change.kind, {change.id: change.before})
+        except Exception:  # the next owner tries again: the group stays open in the journal
+            logger.exception("a failed change could not be taken back")
+            return
+        drafts = [_undo(group.key, change) for change in changes]
+        if alone:
+            drafts.append(Draft(action=ABORT, key=group.key, payload={"why": "it failed"}))
+        self._say(drafts)
+
+    # The end of a group.
+
+    def end_unit(self, group: Group | None = None) -> None:
+        """What the group did so far stays, whatever becomes of the rest."""
+        group = group or getattr(self._here, "group", None)
+        if group is None or not group.first:
+            return
+        group.first.clear()
+        try:
+            self.journal.close_key(group.key, UNIT)
+        except JournalFailed:
+            self._owed.append(Draft(action=UNIT, key=group.key, payload={}))
+
+    def end_of_file(self) -> None:
+        """A long call has come to a boundary where it may be interrupted for good."""
+        group = getattr(self._here, "group", None)
+        if group is not None and group.units:
+            self.end_unit(group)
+
+    def commit(self, group: Group, reply: str) -> int:
+        """Record a call's outcome; return the seq whose durability it waits for, 0 for none.
+
+        Raises JournalFailed where that is impossible: then the call was taken back.
+        """
+        if not group.changed:
+            return 0
+        if group.failure is None:
+            try:
+                self._pay()
+                self.journal.host.pass_point("outcome")
+                return self.journal.close_key(group.key, OUTCOME, reply=reply)
+            except JournalFailed as error:
+                group.failure = error
+        self._take_all_back(group)
+        raise group.failure
+
+    def _take_all_back(self, group: Group) -> None:
+        if group.units:
+            self.end_unit(group)
+            return
+        undone = []
+        try:
+            for projection, change in reversed(group.first.values()):
+                with projection.lock:
+                    now = projection.read(change.kind, [change.id]).get(change.id)
+                    projection.write(change.kind, {change.id: change.before})
+                    projection.applied([Change(change.kind, change.id, now, change.before)])
+                undone.append(_undo(group.key, change))
+        except Exception:
+            logger.exception("a call could not be taken back: the next owner will do it")
+            return
+        self._say(
+            [*undone, Draft(action=ABORT, key=group.key, payload={"why": "the journal failed"})]
+        )
+
+    # What must be said, now or as soon as there is room.
+
+    def _say(self, drafts: list[Draft]) -> None:
+        with self._lock:
+            self._owed += drafts
+        try:
+            self._pay()
+        except JournalFailed:
+            logger.warning("the journal can't be written: %d records wait", len(self._owed))
+
+    def _pay(self) -> None:
+        if not self._owed:
+            return
+        with self._lock:
+            owed = list(self._owed)
+            if owed:
+                self.journal.append(owed)
+                self._owed.clear()
+
+    def _own_key(self) -> str:
+        with self._lock:
+            self._count += 1
+            return f"own-{self.journal.stamp.epoch}-{self._count}"
+
+
+def _draft(group: Group, change: Change) -> Draft:
+    return Draft(
+        action=PUT if change.after is not None else DELETE,
+        key=group.key,
+        step=group.step,
+        kind=change.kind,
+        id=change.id,
+        payload=change.after,
+        deleted=change.after is None,
+        before=change.before,
+    )
+
+
+def _undo(key: str, change: Change) -> Draft:
+    return Draft(
+        action=UNDO,
+        key=key,
+        kind=change.kind,
+        id=change.id,
+        payload=change.before,
+        deleted=change.before is None,
+    )

@@ -1,0 +1,102 @@
+"""What the journal asks of a projection: a store that the journal can write anew.
+
+Payloads are JSON; an id that a projection doesn't hold is absent from what `read` returns.
+"""
+
+import base64
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import attrs
+
+from palace.journal.replay import UNSTABLE
+
+
+@attrs.frozen
+class Change:
+    """One entity's change; None is its absence."""
+
+    kind: str
+    id: str
+    before: Any
+    after: Any
+
+
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two payloads mean the same entity; vectors may differ by their last bits.
+
+    Chroma keeps a vector of a cosine collection divided by its length and gives it back multiplied.
+    """
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return bool(one == other)
+    if any(one.get(key) != other.get(key) for key in {*one, *other} - UNSTABLE):
+        return False
+    return one.get("vector") == other.get("vector") or _same_vector(one, other)
+
+
+def _same_vector(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    import numpy as np
+
+    if not one.get("vector") or not other.get("vector"):
+        return False
+    left, right = (np.frombuffer(base64.b64decode(p["vector"]), "<f4") for p in (one, other))
+    return left.shape == right.shape and bool(np.allclose(left, right, rtol=1e-5, atol=1e-7))
+
+
+class Projection(Protocol):
+    """One store.  `lock` is held from reading a `before` to having applied the change."""
+
+    name: str
+    lock: threading.RLock
+
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of entities that it holds."""
+        ...
+
+    def owns(self, kind: str) -> bool:
+        """Tell whether entities of this kind belong here."""
+        ...
+
+    def read(self, kind: str, ids: Iterable[str]) -> dict[str, Any]:
+        """Return payloads by id."""
+        ...
+
+    def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
+        """Yield all (id, payload) of a kind."""
+        ...
+
+    def count(self, kind: str) -> int: ...
+
+    def write(self, kind: str, changes: Mapping[str, Any]) -> None:
+        """Make the store hold these payloads (None: delete), past the journal."""
+        ...
+
+    def applied(self, changes: Iterable[Change]) -> None:
+        """Note changes that were made, so that `look` stays true."""
+        ...
+
+    def look(self) -> Any:
+        """Return what the store looks like, as JSON; costs nothing."""
+        ...
+
+    def measure(self) -> Any:
+        """Return what `look` would say, from the files; only while nobody has them open."""
+        ...
+
+    def was_replaced(self, base: Any) -> bool:
+        """Tell whether the store isn't the one that looked like `base`, gone on: what it lacks was
+        then lost, not deleted.
+        """
+        ...
+
+    def is_older(self, base: Any) -> bool:
+        """Tell whether the store went back in time: then the journal knows better."""
+        ...
+
+    def suspects(self, base: Any, touched: "Mapping[tuple[str, str], Any]") -> bool:
+        """Tell whether somebody else changed the store since it looked like `base`.
+
+        `touched` holds what our own records say was changed since then.
+        """
+        ...

@@ -1,0 +1,231 @@
+"""New stores from the journal alone: built beside the old ones, checked, and put in their place."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from palace.config import Config
+from palace.engine.chroma import COLLECTION
+from palace.engine.files import KIND as FILE
+from palace.engine.files import NAMES as FILES
+from palace.engine.projection import Projection, same
+from palace.engine.stores import Stores, build_stores, open_chroma
+from palace.engine.swap import Move, swap
+from palace.host import Host
+from palace.journal.journal import Journal
+from palace.journal.record import ABORT, STATE, UNDO, Draft
+from palace.journal.replay import Progress, Replay, replay
+from palace.paths import Paths
+from palace.protocol.errors import JournalBroken, StoreCorrupt
+
+BATCH = 500
+
+
+@attrs.frozen(kw_only=True)
+class Rebuilt:
+    """What a rebuild has made; `kept` is where the old stores are, "" where they are gone."""
+
+    entities: int
+    kinds: dict[str, int]
+    kept: str
+
+
+@attrs.define(eq=False, kw_only=True)
+class Rebuild:
+    """One rebuild.  Call it under the palace's lock, with no store open in this process."""
+
+    paths: Paths
+    config: Config
+    host: Host
+    journal: Journal
+    progress: Progress
+    partial: bool = False
+    keep: bool = True
+    _clients: list[Any] = attrs.field(factory=list)
+
+    def run(self) -> Rebuilt:
+        """Build, check, swap; raises JournalBroken where the journal has gaps, unless `partial`."""
+        self._close_open_keys()
+        known = replay(self.paths.journal, self.host, self.progress)
+        self._check(known)
+        scratch = f"{self.paths.root}/rebuild-{self._suffix}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        self.host.make_directory(scratch)
+        new = self._scratch_stores(scratch)
+        self._fill(new, known)
+        self._verify(new, known)
+        self._clients.pop().close()
+        moves = [*self._old_away(), *self._new_in(new, known)]
+        swap(self.paths.root, self.host, moves)
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not self.keep:
+            self._remove_old()
+        self._tell_state()
+        kinds = {kind: len(known.ids(kind)) for kind in sorted(known.kinds())}
+        return Rebuilt(entities=len(known.live), kinds=kinds, kept=self._kept if self.keep else "")
+
+    @property
+    def _suffix(self) -> str:
+        return str(self.journal.stamp.epoch)
+
+    @property
+    def _kept(self) -> str:
+        return f"{self.paths.root}/replaced-{self._suffix}"
+
+    def _close_open_keys(self) -> None:
+        """What a dead owner left unfinished is not part of the palace."""
+        for key, changes in list(self.journal.tail.open.items()):
+            first = {(c.kind, c.id): c for c in reversed(changes)}
+            drafts = [
+                Draft(
+                    action=UNDO,
+                    key=key,
+                    kind=change.kind,
+                    id=change.id,
+                    payload=change.before,
+                    deleted=change.before is None,
+                )
+                for change in first.values()
+            ]
+            why = {"why": "its owner died"}
+            self.journal.append([*drafts, Draft(action=ABORT, key=key, payload=why)])
+        self.journal.sync(self.journal.seq)
+
+    def _check(self, known: Replay) -> None:
+        if known.gaps and not self.partial:
+            gaps = ", ".join(f"{first} to {last}" for first, last in known.gaps[:5])
+            raise JournalBroken(
+                f"The journal lacks records {gaps}, so that stores made from it would lack "
+                "memories, too. See palace doctor; build what there is: palace rebuild --partial"
+            )
+
+    def _scratch_stores(self, scratch: str) -> Stores:
+        config = attrs.evolve(self.config, graph=f"{scratch}/knowledge_graph.sqlite3")
+        self.host.make_directory(f"{scratch}/palace")
+        paths = Paths(f"{scratch}/palace")
+
+        def api() -> Any:
+            if not self._clients:
+                self._clients.append(open_chroma(paths.root))
+            return self._clients[0]._server  # noqa: SLF001
+
+        return build_stores(paths, config, self.host, api)
+
+    def _fill(self, new: Stores, known: Replay) -> None:
+        total, done = max(1, len(known.live)), 0
+        new.chroma.api()  # a palace without drawers has a store, too
+        for kind in _in_order(known):
+            store = _store_of(new, kind)
+            for batch in _batches(known.payloads(kind)):
+                store.write(kind, dict(batch))
+                done += len(batch)
+                self.progress("writing new stores", done / total)
+
+    def _verify(self, new: Stores, known: Replay) -> None:
+        total, done = max(1, len(known.live)), 0
+        for kind in _in_order(known):
+            store, ids = _store_of(new, kind), known.ids(kind)
+            for start in range(0, len(ids), BATCH):
+                found = store.read(kind, ids[start : start + BATCH])
+                for ident in ids[start : start + BATCH]:
+                    if not same(found.get(ident), known.payload((kind, ident))):
+                        raise StoreCorrupt(
+                            f"The new store doesn't hold {kind} {ident} as the journal does. "
+                            "Nothing was replaced; please report this."
+                        )
+                done += len(found)
+                self.progress("checking them", done / total)
+
+    def _real(self) -> Stores:
+        return build_stores(self.paths, self.config, self.host, lambda: None)
+
+    def _old_files(self) -> Iterator[str]:
+        root, real = self.paths.root, self._real()
+        for name in sorted(os.listdir(root)):
+            if is_chroma_file(root, name):
+                yield f"{root}/{name}"
+        for path in (real.graph.path, real.logstream.path):
+            yield from (path, f"{path}-wal", f"{path}-shm")
+        yield from (real.tunnels.path, real.hallways.path)
+
+    def _old_away(self) -> Iterator[Move]:
+        for path in self._old_files():
+            if self.host.file_id(path) is not None:
+                yield Move(path, self._away(path))
+
+    def _away(self, path: str) -> str:
+        """Return where an old file goes: into the palace, or beside itself where it is outside."""
+        if path.startswith(f"{self.paths.root}/"):
+            return f"{self._kept}/{os.path.basename(path)}"
+        return f"{path}.replaced-{self._suffix}"
+
+    def _new_in(self, new: Stores, known: Replay) -> Iterator[Move]:
+        inside = new.chroma.root
+        for name in sorted(os.listdir(inside)):
+            if name not in FILES or (FILE, name) in known.live:
+                yield Move(f"{inside}/{name}", f"{self.paths.root}/{name}")
+        real = self._real()
+        for made, final in (
+            (new.graph.path, real.graph.path),
+            (new.tunnels.path, real.tunnels.path),
+            (new.hallways.path, real.hallways.path),
+        ):
+            if os.path.exists(made):
+                yield Move(self._near(made, final), final)
+
+    def _near(self, made: str, final: str) -> str:
+        """Copy a new file to the file system where it belongs, so that a rename can end it."""
+        near = f"{final}.rebuilt"
+        shutil.copyfile(made, near)
+        fd = self.host.open_read(near)
+        try:
+            self.host.sync(fd)
+        finally:
+            self.host.close(fd)
+        return near
+
+    def _remove_old(self) -> None:
+        shutil.rmtree(self._kept, ignore_errors=True)
+        for path in self._old_files():
+            self.host.unlink(f"{path}.replaced-{self._suffix}")
+
+    def _tell_state(self) -> None:
+        stores = self._real()
+        looks = {projection.name: projection.measure() for projection in stores.all}
+        self.journal.look = lambda: looks
+        self.journal.close_key("", STATE)
+
+
+def is_chroma_file(root: str, name: str) -> bool:
+    """Tell whether a name in the palace belongs to Chroma: its database, or a segment's directory.
+
+    Stock renames segments that it distrusts to UUID.drift-TIME and UUID.corrupt-TIME.
+    """
+    if name.startswith("chroma.sqlite3"):
+        return True
+    head = name.partition(".")[0]
+    is_uuid = len(head) == 36 and head.count("-") == 4
+    return is_uuid and os.path.isdir(f"{root}/{name}")
+
+
+def _store_of(stores: Stores, kind: str) -> Projection:
+    return next(store for store in stores.all if store.owns(kind))
+
+
+def _in_order(known: Replay) -> list[str]:
+    """Return kinds in an order in which they can be written: collections before records."""
+    return sorted(known.kinds(), key=lambda kind: (kind != COLLECTION, kind != FILE, kind))
+
+
+def _batches(entries: Iterator[Any]) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for entry in entries:
+        batch.append(entry)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,265 @@
+"""Opening a palace with a journal: before anything is served, both must say the same.
+
+In this order: what somebody else changed while no broker ran is taken into the journal; what a dead
+owner left unfinished is taken back; what the journal knows and a store has lost is written again.
+A palace without a journal is adopted whole.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from palace.engine.projection import Change, Projection, same
+from palace.journal.journal import Journal
+from palace.journal.record import (
+    ABORT,
+    ADOPT,
+    ATTEMPT,
+    QUARANTINE,
+    STATE,
+    UNDO,
+    Draft,
+)
+from palace.journal.replay import Entity, Progress, Replay, digest_of, replay
+from palace.journal.tail import Touched
+
+BATCH = 500
+CRASHES_MAX = 2  # of owners under one key, before it is left alone
+
+logger = logging.getLogger("palace.journal")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Recovery:
+    """One opening.  Call `look` before any store is open, then `run`."""
+
+    journal: Journal
+    projections: Sequence[Projection]
+    progress: Progress
+    now: dict[str, Any] = attrs.field(factory=dict)
+    suspects: list[Projection] = attrs.field(factory=list)
+
+    def look(self) -> None:
+        """Measure the stores and compare them with what the journal says they looked like."""
+        self.progress("looking at the palace", 0.0)
+        self.now = {projection.name: projection.measure() for projection in self.projections}
+        base = self.journal.tail.at
+        if base is None:
+            return
+        for projection in self.projections:
+            then = base.get(projection.name)
+            if then is None or projection.suspects(then, self.journal.tail.touched):
+                self.suspects.append(projection)
+
+    def run(self) -> None:
+        tail = self.journal.tail
+        if tail.at is None:
+            self._adopt_all()
+            return
+        touched = dict(tail.touched)
+        open_keys = list(tail.open)
+        for projection in self.suspects:
+            logger.warning("%s was changed by somebody else: taking that over", projection.name)
+            self._reconcile(projection, base=tail.at.get(projection.name))
+        for key in open_keys:
+            self._take_back(key)
+        if not self.suspects:
+            self._write_lost(touched)
+        if self.suspects or open_keys:
+            self.journal.sync(self.journal.close_key("", STATE))
+
+    # A palace that has no journal yet.
+
+    def _adopt_all(self) -> None:
+        known = replay(self.journal.directory, self.journal.host, self.progress)
+        total = sum(p.count(kind) for p in self.projections for kind in p.kinds()) or 1
+        done = 0
+        logger.info("taking %d entities into a new journal", total)
+        for projection in self.projections:
+            for kind in projection.kinds():
+                for batch in _batches(projection.scan(kind)):
+                    new = [entry for entry in batch if not _is_known(known, kind, entry)]
+                    _append_adopted(self.journal, kind, new)
+                    done += len(batch)
+                    self.progress("taking the palace into its journal", min(1.0, done / total))
+        self.journal.sync(self.journal.close_key("", STATE))
+
+    # A store that isn't what the journal left.
+
+    def _reconcile(self, projection: Projection, base: Any) -> None:
+        """Take over what differs; what is missing is either deleted, or the store is an old one."""
+        known = replay(self.journal.directory, self.journal.host, self.progress)
+        work = _Reconciling(
+            journal=self.journal,
+            projection=projection,
+            known=known,
+            pending=_states(self.journal.tail.open.values()),
+            lost=base is not None and projection.was_replaced(base),
+            older=base is not None and projection.is_older(base),
+        )
+        kinds = {*projection.kinds(), *(kind for kind in known.kinds() if projection.owns(kind))}
+        for number, kind in enumerate(sorted(kinds)):  # a collection comes before its records
+            self.progress(f"comparing {kind}", number / len(kinds))
+            work.run(kind)
+
+    # What a dead owner left unfinished.
+
+    def _take_back(self, key: str) -> None:
+        journal = self.journal
+        changes = list(journal.tail.open[key])
+        states = _states(journal.tail.open.values())
+        crashes = journal.tail.attempts.get(key, 0) + 1
+        journal.sync(journal.append([Draft(action=ATTEMPT, key=key)]))
+        journal.host.pass_point("take_back")
+        first = {(c.kind, c.id): c for c in reversed(changes)}
+        if crashes > CRASHES_MAX:
+            # Taking it back has ended owners, too: let the journal be right, and open without it.
+            text = f"taking it back ended {crashes - 1} brokers; its entities may be damaged"
+            drafts = [Draft(action=QUARANTINE, key=key, payload=text)]
+            drafts += [_undone(key, change) for change in first.values()]
+        else:
+            drafts = [
+                _undone(key, change)
+                for change in first.values()
+                if self._write_back(key, change, states[change.kind, change.id])
+            ]
+            if crashes == CRASHES_MAX:
+                text = f"it was under way at the death of {crashes} brokers"
+                drafts.append(Draft(action=QUARANTINE, key=key, payload=text))
+        logger.warning("%s was unfinished: %d changes are taken back", key, len(drafts))
+        journal.append([*drafts, Draft(action=ABORT, key=key, payload={"why": "its owner died"})])
+
+    def _write_back(self, key: str, change: Draft, ours: list[Any]) -> bool:
+        """Restore an entity, unless its newest state is somebody else's."""
+        projection = next(p for p in self.projections if p.owns(change.kind))
+        actual = projection.read(change.kind, [change.id]).get(change.id)
+        if not _among(ours, actual):
+            return False
+        newest = self.journal.tail.touched[change.kind, change.id].now
+        mine = [c.payload for c in self.journal.tail.open[key] if c.id == change.id]
+        if newest not in (*mine, change.before):
+            return False
+        if not same(actual, change.before):
+            projection.write(change.kind, {change.id: change.before})
+            projection.applied([Change(change.kind, change.id, actual, change.before)])
+        return True
+
+    # What a store has lost, though its change was complete.
+
+    def _write_lost(self, touched: dict[tuple[str, str], Touched]) -> None:
+        tail = self.journal.tail
+        for (kind, ident), was in touched.items():
+            now = tail.touched[kind, ident].now if (kind, ident) in tail.touched else was.now
+            projection = next((p for p in self.projections if p.owns(kind)), None)
+            if projection is None:
+                continue
+            actual = projection.read(kind, [ident]).get(ident)
+            if not same(actual, now):
+                logger.warning("%s %s was lost by its store: written again", kind, ident)
+                projection.write(kind, {ident: now})
+                projection.applied([Change(kind, ident, actual, now)])
+
+
+@attrs.define(eq=False, kw_only=True)
+class _Reconciling:
+    """One store against the journal.
+
+    `lost`: what it lacks was not deleted; `older`: nor was changed what differs.
+    """
+
+    journal: Journal
+    projection: Projection
+    known: Replay
+    pending: dict[Entity, list[Any]]
+    lost: bool
+    older: bool
+
+    def run(self, kind: str) -> None:
+        there: set[str] = set()
+        old: list[str] = []
+        for batch in _batches(self.projection.scan(kind)):
+            there.update(ident for ident, _ in batch)
+            changed = [entry for entry in batch if not self._is_ours(kind, entry)]
+            if self.older:
+                old += [ident for ident, _ in changed if (kind, ident) in self.known.live]
+                changed = [entry for entry in changed if (kind, entry[0]) not in self.known.live]
+            _append_adopted(self.journal, kind, changed)
+        missing = [
+            ident
+            for ident in self.known.ids(kind)
+            if ident not in there and None not in self.pending.get((kind, ident), ())
+        ]
+        if self.lost:
+            self._write_again(kind, [*old, *missing])
+        else:
+            _append_adopted(self.journal, kind, [(ident, None) for ident in missing])
+
+    def _is_ours(self, kind: str, entry: tuple[str, Any]) -> bool:
+        pending = self.pending.get((kind, entry[0]), ())
+        return _is_known(self.known, kind, entry) or _among(pending, entry[1])
+
+    def _write_again(self, kind: str, ids: list[str]) -> None:
+        for batch in _batches(iter(ids)):
+            payloads = {ident: self.known.payload((kind, ident)) for ident in batch}
+            before = self.projection.read(kind, payloads)
+            self.projection.write(kind, payloads)
+            self.projection.applied(
+                Change(kind, ident, before.get(ident), now) for ident, now in payloads.items()
+            )
+
+
+def _states(open_keys: Iterable[Sequence[Draft]]) -> dict[Entity, list[Any]]:
+    """Return the states that unfinished keys gave to entities, the ones before included."""
+    states: dict[Entity, list[Any]] = {}
+    for changes in open_keys:
+        for change in changes:
+            states.setdefault((change.kind, change.id), [change.before]).append(change.payload)
+    return states
+
+
+def _append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Any]]) -> None:
+    drafts = [_adopted(kind, ident, payload) for ident, payload in found]
+    if drafts:
+        journal.append(drafts)
+        if journal.is_long():
+            journal.roll()
+
+
+def _batches(entries: Iterator[Any]) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for entry in entries:
+        batch.append(entry)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _is_known(known: Replay, kind: str, entry: tuple[str, Any]) -> bool:
+    ident, payload = entry
+    live = known.live.get((kind, ident))
+    if live is None or live.digest != digest_of(payload):
+        return False
+    return same(payload, known.payload((kind, ident)))
+
+
+def _among(states: Iterable[Any], payload: Any) -> bool:
+    return any(same(payload, state) for state in states)
+
+
+def _adopted(kind: str, ident: str, payload: Any) -> Draft:
+    return Draft(action=ADOPT, kind=kind, id=ident, payload=payload, deleted=payload is None)
+
+
+def _undone(key: str, change: Draft) -> Draft:
+    return Draft(
+        action=UNDO,
+        key=key,
+        kind=change.kind,
+        id=change.id,
+        payload=change.before,
+        deleted=change.before is None,
+    )

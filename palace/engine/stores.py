@@ -1,0 +1,172 @@
+"""A palace's stores, and the seams under them.
+
+| store | seam |
+|---|---|
+| Chroma | chromadb's own class (chroma_seam.py) |
+| knowledge graph, events and artifacts | the connection that stock opens (rows.py) |
+| tunnels, hallways | stock's functions that save the whole list |
+| small files | none: looked at when the palace is opened and closed |
+"""
+
+import importlib
+import os
+import sqlite3
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import attrs
+
+from palace.config import Config
+from palace.engine import chroma_seam
+from palace.engine.chroma import Chroma
+from palace.engine.durable import Durable
+from palace.engine.files import Files
+from palace.engine.lists import JsonList
+from palace.engine.projection import Change, Projection
+from palace.engine.rows import GRAPH, LOGSTREAM, Rows, connect_watched
+from palace.host import Host
+from palace.paths import Paths
+from palace.protocol.errors import StoreCorrupt
+
+
+@attrs.frozen(kw_only=True)
+class Stores:
+    """All projections of one palace, in the order in which they are written."""
+
+    chroma: Chroma
+    graph: Rows
+    logstream: Rows
+    tunnels: JsonList
+    hallways: JsonList
+    files: Files
+
+    @property
+    def all(self) -> tuple[Projection, ...]:
+        return (
+            self.files,
+            self.chroma,
+            self.graph,
+            self.logstream,
+            self.tunnels,
+            self.hallways,
+        )
+
+    def looks(self) -> dict[str, Any]:
+        return {projection.name: projection.look() for projection in self.all}
+
+
+def build_stores(paths: Paths, config: Config, host: Host, api: Callable[[], Any]) -> Stores:
+    """Return the stores of a palace; `api` opens Chroma.  Nothing is opened yet."""
+    parent = os.path.dirname(paths.root)
+    return Stores(
+        chroma=Chroma(paths.root, api),
+        graph=_rows("graph", config.graph, GRAPH, ("knowledge_graph", "KnowledgeGraph")),
+        logstream=_rows(
+            "logstream",
+            f"{paths.root}/logstream.sqlite3",
+            LOGSTREAM,
+            ("logstream", "Logstream"),
+        ),
+        tunnels=JsonList(name="tunnels", kind="tunnel", path=f"{parent}/tunnels.json", host=host),
+        hallways=JsonList(
+            name="hallways",
+            kind="hallway",
+            path=f"{parent}/hallways.json",
+            host=host,
+            member="hallways",
+            wrapper={"schema_version": 1},
+        ),
+        files=Files(paths.root, host),
+    )
+
+
+def open_chroma(root: str) -> Any:
+    """Open a new store as stock would; the caller closes the client."""
+    from mempalace.backends.chroma import ChromaBackend
+
+    return ChromaBackend.make_client(root)
+
+
+def _rows(name: str, path: str, tables: Any, stock: tuple[str, str]) -> Rows:
+    module, owner = stock
+
+    def make() -> None:
+        getattr(importlib.import_module(f"mempalace.{module}"), owner)(db_path=path).close()
+
+    return Rows(name, path, tables, create=make, exists=lambda: os.path.exists(path))
+
+
+def migrate(stores: Stores) -> None:
+    """Let stock bring old tables up to date before anything of them is journalled."""
+    for rows in (stores.graph, stores.logstream):
+        if not rows.exists():
+            continue
+        try:
+            rows.create()
+        except sqlite3.DatabaseError as error:
+            raise StoreCorrupt(
+                f"{rows.path} can't be opened: {error}. Bring it back from the journal: "
+                "palace stop --hold; palace rebuild; palace start"
+            ) from None
+
+
+def install_seams(stores: Stores, durable: Durable) -> None:
+    """Journal from now on whatever changes these stores in this process."""
+    chroma_seam.install(stores.chroma, durable)
+    for name, rows in (("knowledge_graph", stores.graph), ("logstream", stores.logstream)):
+        _watch_rows(importlib.import_module(f"mempalace.{name}"), rows, durable)
+    graph_module = importlib.import_module("mempalace.palace_graph")
+    _watch_list(graph_module, "_save_tunnels", stores.tunnels, durable)
+    hallways_module = importlib.import_module("mempalace.hallways")
+    _watch_list(hallways_module, "_save_hallways", stores.hallways, durable)
+
+
+def _watch_rows(module: ModuleType, rows: Rows, durable: Durable) -> None:
+    def changed(changes: list[Change], commit: Callable[[], None]) -> None:
+        with rows.lock:
+            durable.change(rows, changes, commit)
+
+    watched = connect_watched(sqlite3.connect, rows.tables, changed)
+
+    def connect(path: str, *args: Any, **options: Any) -> sqlite3.Connection:
+        ours = os.path.realpath(path) == os.path.realpath(rows.path)
+        opener: Callable[..., sqlite3.Connection] = watched if ours else sqlite3.connect
+        return opener(path, *args, **options)
+
+    names = {name: getattr(sqlite3, name) for name in dir(sqlite3) if not name.startswith("__")}
+    module.sqlite3 = SimpleNamespace(**(names | {"connect": connect}))  # type: ignore[attr-defined]
+    owner = module.KnowledgeGraph if rows.name == "graph" else module.Logstream
+    stock = owner._init_db  # noqa: SLF001
+
+    def init(self: Any) -> None:
+        stock(self)
+        connection = self._connection
+        if hasattr(connection, "watch"):  # a new file has its tables now
+            connection.watch(rows.tables, changed)
+
+    owner._init_db = init  # noqa: SLF001
+
+
+def _watch_list(module: ModuleType, name: str, kept: JsonList, durable: Durable) -> None:
+    stock = getattr(module, name)
+
+    def save(records: list[Any], config: Any = None) -> None:
+        def make() -> None:
+            stock(records, config)
+            _make_durable(kept)
+
+        with kept.lock:
+            durable.change(kept, kept.changes_to(records), make)
+
+    setattr(module, name, save)
+
+
+def _make_durable(kept: JsonList) -> None:
+    """Stock renames without an fsync: a power cut could leave an empty file."""
+    fd = kept.host.open_read(kept.path)
+    try:
+        kept.host.sync(fd)
+    finally:
+        kept.host.close(fd)
+    kept.host.sync_directory(os.path.dirname(kept.path))

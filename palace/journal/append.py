@@ -1,0 +1,210 @@
+"""Appending: one writer of the newest segment, and fsyncs that all who wait share.
+
+Theory of operation.  `append` writes records in one piece and gives them their seqs; `sync` returns
+when they are on the disk.  One thread at a time is in fsync; who comes meanwhile waits for it and
+is covered by the next one, which takes all of them.
+
+Failures.  What could not be written whole is cut off again.  After a failed fsync the kernel may
+have dropped the pages, so nothing is ever retried there: the records that no fsync has confirmed
+are written again, with their seqs, into a new segment (segment.py says how it is read).
+The space for closing records is reserved, so that a full disk refuses changes, not their ends.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from palace.host import Host
+from palace.journal.record import ENTITIES, SEGMENT, Draft, Stamp, encode
+from palace.journal.segment import segment_path
+from palace.protocol.errors import JournalFailed
+
+RESERVE_STEP = 1 << 20
+RESERVE_LEFT = 1 << 18  # kept for closing records when the disk is full
+
+
+@attrs.define(eq=False, kw_only=True)
+class Appender:
+    """The newest segment, open for appending.  Threads may call everything but `close`."""
+
+    directory: str
+    host: Host
+    stamp: Stamp
+    header: Callable[[], object]  # what a new segment's first record says
+    next_seq: int = 1
+    _fd: int = -1
+    _path: str = ""
+    _first: int = 1
+    _length: int = 0
+    _reserved: int = 0
+    _can_reserve: bool = True
+    _broken: str = ""
+    _synced: int = 0
+    _syncing: bool = False
+    _unsynced: deque[tuple[int, bytes]] = attrs.field(factory=deque)
+    _lock: threading.Condition = attrs.field(factory=lambda: threading.Condition(threading.RLock()))
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    @property
+    def length(self) -> int:
+        """Return the size of the newest segment in bytes."""
+        return self._length
+
+    @property
+    def synced(self) -> int:
+        return self._synced
+
+    def open_last(self, path: str, first: int) -> None:
+        """Go on in an existing segment; what stands in it is made durable first."""
+        self._fd = self.host.open_append(path)
+        self.host.sync(self._fd)
+        self._path, self._first = path, first
+        self._length = self._reserved = self.host.size(self._fd)
+        self._synced = self.next_seq - 1
+
+    def open_new(self) -> None:
+        """Go on in a new segment, once all that stands in this one is on the disk."""
+        with self._lock:
+            self._begin_segment()
+
+    def append(self, drafts: Sequence[Draft]) -> int:
+        """Write records; return the last one's seq.  Raises JournalFailed, and then none stands."""
+        with self._lock:
+            if self._broken:
+                self._begin_segment()
+            ts = self.host.utc_text()
+            seqs = range(self.next_seq, self.next_seq + len(drafts))
+            try:
+                lines = [
+                    encode(draft, seq, self.stamp, ts)
+                    for draft, seq in zip(drafts, seqs, strict=True)
+                ]
+            except (TypeError, ValueError) as error:
+                raise JournalFailed(f"A change could not be written down: {error}.") from None
+            data = b"".join(lines)
+            self._make_room(len(data), spare=any(draft.action in ENTITIES for draft in drafts))
+            self._write(data)
+            self._unsynced.extend(zip(seqs, lines, strict=True))
+            self.next_seq += len(drafts)
+            return self.next_seq - 1
+
+    def sync(self, seq: int) -> None:
+        """Return when everything up to `seq` survives a power cut; raises JournalFailed."""
+        with self._lock:
+            while self._synced < seq:
+                if self._broken:
+                    raise self._failed(self._broken)
+                if not self._syncing:
+                    break
+                self._lock.wait()
+            else:
+                return
+            self._syncing = True
+            target, fd = self.next_seq - 1, self._fd
+        problem = ""
+        try:
+            self.host.sync(fd)
+        except OSError as error:
+            problem = error.strerror or repr(error)
+        with self._lock:
+            self._syncing = False
+            if problem:
+                self._broken = problem
+            else:
+                self._confirm(target)
+            self._lock.notify_all()
+            if problem:
+                raise self._failed(problem)
+
+    def close(self) -> None:
+        """Give unused space back and close the file; what is not synced may be lost."""
+        with self._lock:
+            if self._fd < 0:
+                return
+            try:
+                self.host.truncate(self._fd, self._length)
+            except OSError:
+                pass  # blocks stay reserved for nothing: the disk's loss, nobody's memory
+            self.host.close(self._fd)
+            self._fd = -1
+
+    def _confirm(self, seq: int) -> None:
+        self._synced = max(self._synced, seq)
+        while self._unsynced and self._unsynced[0][0] <= self._synced:
+            self._unsynced.popleft()
+
+    def _write(self, data: bytes) -> None:
+        try:
+            written = self.host.write(self._fd, data)
+        except OSError as error:
+            written, problem = 0, error.strerror or repr(error)
+        else:
+            problem = "the disk took a part only"
+        if written == len(data):
+            self._length += written
+            return
+        try:
+            self.host.truncate(self._fd, self._length)
+            self._reserved = self._length
+        except OSError:
+            self._broken = problem  # the piece stays behind; go on in a new segment
+        raise self._failed(problem)
+
+    def _make_room(self, size: int, *, spare: bool) -> None:
+        """Reserve blocks ahead; `spare` keeps some of them for records that close something."""
+        wanted = self._length + size + (RESERVE_LEFT if spare else 0)
+        if not self._can_reserve or wanted <= self._reserved:
+            return
+        try:
+            for step in (RESERVE_STEP, 0):
+                if self._try_reserve(wanted + step, last=step == 0):
+                    return
+        except OSError as error:
+            if spare:
+                raise self._failed(error.strerror or repr(error)) from None
+
+    def _try_reserve(self, upto: int, *, last: bool) -> bool:
+        try:
+            self._can_reserve = self.host.reserve(self._fd, self._length, upto - self._length)
+        except OSError:
+            if last:
+                raise
+            return False
+        self._reserved = upto
+        return True
+
+    def _begin_segment(self) -> None:
+        while self._syncing:  # the old file is in use
+            self._lock.wait()
+        again = tuple(self._unsynced)  # none, unless an fsync has failed
+        first = again[0][0] if again else self.next_seq
+        path = segment_path(self.directory, first)
+        header = Draft(action=SEGMENT, payload=self.header())
+        data = encode(header, first - 1, self.stamp, self.host.utc_text())
+        data += b"".join(line for _, line in again)
+        old = self._fd
+        try:
+            if old >= 0 and not self._broken:
+                self.host.truncate(old, self._length)  # gives back what was reserved
+                self.host.sync(old)
+            self.host.write_durable(path, data)
+            self._fd = self.host.open_append(path)
+        except OSError as error:
+            raise self._failed(error.strerror or repr(error)) from None
+        self._path, self._first, self._broken = path, first, ""
+        self._length = self._reserved = len(data)
+        self._confirm(self.next_seq - 1)
+        self._lock.notify_all()
+        if old >= 0:
+            self.host.close(old)
+
+    def _failed(self, problem: str) -> JournalFailed:
+        return JournalFailed(
+            f"The journal {self._path} could not be written: {problem}. Free some space, or repair "
+            "the disk, and ask again; the broker goes on by itself."
+        )

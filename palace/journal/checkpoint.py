@@ -1,0 +1,105 @@
+"""Checkpoints: every live entity in one file, so that older segments are not needed any more.
+
+A checkpoint is made from closed segments (and the checkpoint before it) alone: it needs no lock and
+disturbs nobody.  Its lines are the records themselves, in order of the entities' first appearance,
+and a terminator that counts them.  Segments that it covers move to the archive; nothing is deleted.
+"""
+
+import os
+from collections.abc import Callable
+
+import attrs
+
+from palace.host import Host
+from palace.journal.record import CHECKPOINT, Draft, Stamp, encode
+from palace.journal.replay import checkpoint_path, newest_checkpoint, replay
+from palace.journal.segment import ARCHIVE, Place, list_segments
+
+BYTES_MIN = 64 << 20
+PAUSE_EVERY = 200
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint:
+    path: str
+    seq: int
+    entities: int
+
+
+def is_due(directory: str, host: Host, *, bytes_min: int = BYTES_MIN) -> bool:
+    """Tell whether closed segments outweigh the last checkpoint, and are worth the work."""
+    closed = list_segments(directory, host)[:-1]
+    newest = newest_checkpoint(directory, host)
+    grown = sum(_size(segment.path, host) for segment in closed)
+    return grown >= max(bytes_min, _size(newest[0], host) if newest is not None else 0)
+
+
+def _size(path: str, host: Host) -> int:
+    found = host.signature(path)
+    return found[1] if found is not None else 0
+
+
+def make_checkpoint(
+    directory: str, host: Host, stamp: Stamp, pause: Callable[[], None] = lambda: None
+) -> Checkpoint | None:
+    """Write a checkpoint over all closed segments and archive them; None if there are none.
+
+    `pause` is called now and then: it may sleep, so that others get on.
+    """
+    segments = list_segments(directory, host)
+    if len(segments) < 2:
+        return None
+    upto = segments[-1].first - 1
+    state = replay(directory, host, lambda _stage, _fraction: pause(), upto)
+    path = checkpoint_path(directory, upto)
+    temporary = f"{path}.tmp"
+    host.unlink(temporary)
+    fd = host.open_append(temporary)
+    try:
+        for number, live in enumerate(state.live.values()):
+            if number % PAUSE_EVERY == 0:
+                pause()
+            _write(host, fd, b"\n%b\n" % _line(live.place, host))
+        end = Draft(action=CHECKPOINT, payload={"upto": upto, "entities": len(state.live)})
+        _write(host, fd, encode(end, upto, stamp, host.utc_text()))
+        host.sync(fd)
+    finally:
+        host.close(fd)
+    host.rename(temporary, path)
+    host.sync_directory(directory)
+    _archive(directory, host, upto, path)
+    return Checkpoint(path=path, seq=upto, entities=len(state.live))
+
+
+def _line(place: Place, host: Host) -> bytes:
+    fd = host.open_read(place.path)
+    try:
+        return host.read_at(fd, place.offset, place.length)
+    finally:
+        host.close(fd)
+
+
+def _write(host: Host, fd: int, data: bytes) -> None:
+    while data:
+        data = data[host.write(fd, data) :]
+
+
+def _archive(directory: str, host: Host, upto: int, newest: str) -> None:
+    host.make_directory(f"{directory}/{ARCHIVE}")
+    old = [
+        s.path for s in list_segments(directory, host) if s.end is not None and s.end <= upto + 1
+    ]
+    while (found := _older_checkpoint(directory, host, newest)) is not None:
+        host.rename(found, f"{directory}/{ARCHIVE}/{os.path.basename(found)}")
+    for path in old:
+        host.rename(path, f"{directory}/{ARCHIVE}/{os.path.basename(path)}")
+    host.sync_directory(f"{directory}/{ARCHIVE}")
+    host.sync_directory(directory)
+
+
+def _older_checkpoint(directory: str, host: Host, newest: str) -> str | None:
+    for name in host.list_directory(directory):
+        path = f"{directory}/{name}"
+        if name.startswith("checkpoint-") and name.endswith(".jsonl") and path < newest:
+            return path
+    return None

@@ -1,0 +1,275 @@
+"""The journal of one palace, open for its owner: append, make durable, and know the present.
+
+    <palace>/journal/00000000000000000001.jsonl ...   segments, the newest is appended to
+    <palace>/journal/checkpoint-<seq>.jsonl           all live entities up to seq (checkpoint.py)
+    <palace>/journal/archive/                         segments that a checkpoint made redundant
+    <palace>/journal/HEAD.json, watermark.json        caches: they may be lost
+
+Threads share one; the syncer's thread is its own.
+"""
+
+import json
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from palace.host import Host
+from palace.journal.append import Appender
+from palace.journal.record import (
+    ABORT,
+    OUTCOME,
+    SEGMENT,
+    STATE,
+    UNIT,
+    Draft,
+    Stamp,
+)
+from palace.journal.segment import Broken, Segment, list_segments, read_segment
+from palace.journal.tail import Tail
+from palace.protocol.errors import JournalBroken, JournalFailed
+
+SEGMENT_BYTES = 16 << 20
+HEAD = "HEAD.json"
+
+Told = Callable[[JournalFailed | None], None]
+
+
+@attrs.define(eq=False, kw_only=True)
+class Journal:
+    """`look` returns what the projections look like now; it is asked when nothing is open."""
+
+    directory: str
+    host: Host
+    stamp: Stamp
+    tail: Tail
+    segment_bytes: int = SEGMENT_BYTES
+    look: Callable[[], dict[str, Any] | None] = lambda: None
+    is_new: bool = False
+    _appender: Appender = attrs.field(init=False)
+    _lock: threading.RLock = attrs.field(factory=threading.RLock)
+    _waiting: "queue.SimpleQueue[tuple[int, Told] | None]" = attrs.field(factory=queue.SimpleQueue)
+    _syncer: threading.Thread | None = None
+    # What sessions say of themselves comes from the broker's loop, which must not wait for a disk.
+    _settled: "deque[tuple[str, int | None]]" = attrs.field(factory=deque)
+
+    def __attrs_post_init__(self) -> None:
+        self._appender = Appender(
+            directory=self.directory,
+            host=self.host,
+            stamp=self.stamp,
+            header=self.tail.header,
+            next_seq=self.tail.seq + 1,
+        )
+
+    @classmethod
+    def open(
+        cls, directory: str, host: Host, stamp: Stamp, *, segment_bytes: int = SEGMENT_BYTES
+    ) -> "Journal":
+        """Open a palace's journal, or begin it; call it under the lock.
+
+        Raises JournalBroken where it can't be read or belongs to a later epoch.
+        """
+        host.make_directory(directory)
+        segments = list_segments(directory, host)
+        tail = read_tail(segments, host)
+        if tail.epoch > stamp.epoch:
+            raise JournalBroken(
+                f"The journal in {directory} was last written in epoch {tail.epoch}, and this "
+                f"owner has epoch {stamp.epoch}: an older copy of the palace's files was put "
+                "back. Put back all of them, or write the larger number into the file `epoch`."
+            )
+        tail.forget_old_sessions(stamp.epoch)
+        journal = cls(
+            directory=directory,
+            host=host,
+            stamp=stamp,
+            tail=tail,
+            segment_bytes=segment_bytes,
+            is_new=not segments,
+        )
+        appender = journal._appender
+        if segments:
+            appender.open_last(segments[-1].path, segments[-1].first)
+        else:
+            appender.open_new()
+        journal._write_head()
+        return journal
+
+    # Writing.
+
+    def append(self, drafts: Sequence[Draft]) -> int:
+        """Write records in one piece; return the last one's seq.  Raises JournalFailed."""
+        with self._lock:
+            self._forget_settled()
+            self.host.pass_point("append")
+            seq = self._appender.append(drafts)
+            for place, draft in enumerate(drafts, seq - len(drafts) + 1):
+                self.tail.note(draft, place, self.stamp.epoch)
+            self.host.pass_point("appended")
+            return seq
+
+    def sync(self, seq: int) -> None:
+        """Return when all up to `seq` is on the disk; raises JournalFailed."""
+        self._appender.sync(seq)
+        self.host.pass_point("synced")
+
+    def close_key(self, key: str, action: str, **payload: object) -> int:
+        """Append what ends a key's changes; where nothing else is open it also tells the state."""
+        assert action in (OUTCOME, UNIT, ABORT, STATE)
+        with self._lock:
+            quiet = not (self.tail.open.keys() - {key})
+            if quiet and (at := self.look()) is not None:
+                payload["at"] = at
+            seq = self.append([Draft(action=action, key=key, payload=payload)])
+            if quiet and self.is_long():
+                self.roll()
+            return seq
+
+    def is_long(self) -> bool:
+        """Tell whether the newest segment has its size, and the next one may begin."""
+        return self._appender.length > self.segment_bytes
+
+    def roll(self) -> None:
+        """Begin a new segment; without space for one the old one goes on."""
+        with self._lock:
+            try:
+                self._appender.open_new()
+            except JournalFailed:
+                return
+            self._write_head()
+
+    def when_synced(self, seq: int, told: Told) -> None:
+        """Call `told` from another thread as soon as `seq` is on the disk, or can't be."""
+        with self._lock:
+            if self._syncer is None:
+                self._syncer = threading.Thread(
+                    target=self._serve_syncs, name="palace-journal", daemon=True
+                )
+                self._syncer.start()
+        self._waiting.put((seq, told))
+
+    def close(self) -> None:
+        """Make everything durable and close the files."""
+        self._waiting.put(None)
+        if self._syncer is not None:
+            self._syncer.join()
+        try:
+            self.sync(self.tail.seq)
+            self._write_head()
+        finally:
+            self._appender.close()
+
+    # Asking.
+
+    @property
+    def seq(self) -> int:
+        return self.tail.seq
+
+    @property
+    def synced(self) -> int:
+        return self._appender.synced
+
+    def reply(self, session: str, ordinal: int) -> str | None:
+        """Return the recorded reply of a call, None where none is known."""
+        with self._lock:
+            return self.tail.reply(session, ordinal)
+
+    def crashes(self, key: str) -> int:
+        """Return how many owners have died while this key was unfinished."""
+        with self._lock:
+            return self.tail.attempts.get(key, 0)
+
+    def is_forgotten(self, session: str, ordinal: int, epoch: int) -> bool:
+        with self._lock:
+            return self.tail.is_forgotten(session, ordinal, epoch)
+
+    def acknowledge(self, session: str, upto: int) -> None:
+        """Forget a session's outcomes below `upto`, at the next append."""
+        self._settled.append((session, upto))
+
+    def end_session(self, session: str) -> None:
+        """Forget all of a session's outcomes, at the next append."""
+        self._settled.append((session, None))
+
+    def _forget_settled(self) -> None:
+        while self._settled:
+            session, upto = self._settled.popleft()
+            if upto is None:
+                self.tail.end_session(session)
+            else:
+                self.tail.acknowledge(session, upto)
+
+    def segments(self) -> list[Segment]:
+        return list_segments(self.directory, self.host)
+
+    def _serve_syncs(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            batch = [first]
+            ended = False
+            while not self._waiting.empty():
+                item = self._waiting.get()
+                if item is None:
+                    ended = True
+                    break
+                batch.append(item)
+            problem = self._sync_or_repair(max(seq for seq, _ in batch))
+            for _, told in batch:
+                told(problem)
+            if ended:
+                return
+
+    def _sync_or_repair(self, seq: int) -> JournalFailed | None:
+        try:
+            self.sync(seq)
+        except JournalFailed:
+            try:  # what no fsync has confirmed goes into a new segment
+                self.repair()
+                self.sync(seq)
+            except JournalFailed as error:
+                return error
+        return None
+
+    def repair(self) -> None:
+        """After a failed fsync: write what isn't confirmed anew; raises JournalFailed."""
+        with self._lock:
+            self._appender.open_new()
+
+    def _write_head(self) -> None:
+        head = {
+            "seq": self.tail.seq,
+            "epoch": self.stamp.epoch,
+            "segment": self._appender.path.rpartition("/")[2],
+        }
+        try:
+            path = f"{self.directory}/{HEAD}"
+            self.host.write_durable(path, json.dumps(head).encode() + b"\n")
+        except OSError:
+            return  # a cache
+
+
+def read_tail(segments: Sequence[Segment], host: Host) -> Tail:
+    """Return what the journal says of the present; reads the newest readable segment and on."""
+    start = len(segments) - 1
+    while start > 0 and not _has_header(segments[start], host):
+        start -= 1
+    tail = Tail()
+    for segment in segments[max(start, 0) :]:
+        for _, found in read_segment(segment, host):
+            if isinstance(found, Broken):
+                continue  # torn by a crash, or damaged: `palace doctor` tells them apart
+            if found.action == SEGMENT:
+                if segment is segments[start]:
+                    tail = Tail.from_header(found.payload, found.seq, found.epoch)
+                continue
+            tail.note(found, found.seq, found.epoch)
+    return tail
+
+
+def _has_header(segment: Segment, host: Host) -> bool:
+    for _, found in read_segment(segment, host):
+        return not isinstance(found, Broken) and found.action == SEGMENT
+    return False

@@ -1,0 +1,106 @@
+"""Taking a memory out of the journal's files for good: the one place where history is rewritten.
+
+Each file is written anew without the entity, its seqs unchanged.  Replies of the calls that touched
+it go, too, since they may repeat it.  Doing it twice does no harm.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from palace.host import Host
+from palace.journal.record import (
+    OUTCOME,
+    PURGED,
+    SEGMENT,
+    BrokenRecord,
+    Record,
+    decode,
+    opened,
+    seal,
+)
+from palace.journal.segment import ARCHIVE, read_lines
+
+PURGED_REPLY = "purged"
+
+
+def purge_journal(directory: str, host: Host, ids: frozenset[str]) -> int:
+    """Rewrite every file that mentions one of the ids; return how many records were taken out."""
+    paths = list(_files(directory, host))
+    keys = {record.key for path in paths for record in _records(path, host) if record.id in ids}
+    keys.discard("")
+    return sum(_rewrite(path, host, ids, keys) for path in paths)
+
+
+def _files(directory: str, host: Host) -> Iterator[str]:
+    for place in (directory, f"{directory}/{ARCHIVE}"):
+        for name in sorted(host.list_directory(place)):
+            if name.endswith(".jsonl"):
+                yield f"{place}/{name}"
+            elif name.endswith(".tmp"):
+                host.unlink(f"{place}/{name}")
+
+
+def _records(path: str, host: Host) -> Iterator[Record]:
+    for _, line in read_lines(path, host):
+        try:
+            yield decode(line)
+        except BrokenRecord:
+            continue
+
+
+def _rewrite(path: str, host: Host, ids: frozenset[str], keys: set[str]) -> int:
+    kept: list[bytes] = []
+    taken = 0
+    changed = False
+    for _, line in read_lines(path, host):
+        new, is_entity = _without(line, ids, keys)
+        taken += is_entity
+        changed |= new != line
+        if new is not None:
+            kept.append(b"\n%b\n" % new)
+    if changed:
+        host.write_durable(path, b"".join(kept))
+    return taken
+
+
+def _without(line: bytes, ids: frozenset[str], keys: set[str]) -> tuple[bytes | None, bool]:
+    """Return a line without what must go (None: a torn one, which could hold anything)."""
+    try:
+        record = decode(line)
+    except BrokenRecord:
+        return None, False
+    fields: dict[str, Any] = json.loads(opened(line).decode("utf-8", "surrogatepass"))
+    is_entity = record.id in ids and record.action != PURGED
+    if is_entity:
+        fields |= {"action": PURGED, "payload": None, "deleted": True}
+        fields.pop("before", None)
+    elif record.action == OUTCOME and record.key in keys:
+        fields["payload"] = {**fields["payload"], "reply": PURGED_REPLY}
+    elif record.action == SEGMENT:
+        fields["payload"] = _header_without(record.payload, ids, keys)
+    else:
+        return line, False
+    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    return seal(body.encode("utf-8", "surrogatepass")).strip(b"\n"), is_entity
+
+
+def _header_without(header: dict[str, Any], ids: frozenset[str], keys: set[str]) -> dict[str, Any]:
+    replies = {
+        session: [
+            epoch,
+            forgotten,
+            [[o, PURGED_REPLY if f"{session}:{o}" in keys else text] for o, text in texts],
+        ]
+        for session, (epoch, forgotten, texts) in header["replies"].items()
+    }
+    still_open = {
+        key: [change for change in changes if change[3] not in ids]
+        for key, changes in header["open"].items()
+    }
+    return {
+        **header,
+        "open": still_open,
+        "touched": [entry for entry in header["touched"] if entry[1] not in ids],
+        "replies": replies,
+    }

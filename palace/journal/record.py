@@ -1,0 +1,165 @@
+"""One record of the journal: a line of JSON that says one thing about the palace.
+
+A record is written as a newline, the JSON object, a checksum as its last member, and a newline:
+what a crash leaves of it costs this record and no other.  Its payload is the complete entity after
+the change (vectors included), so that records can be read alone, in order of `seq`, and twice.
+
+| field | meaning |
+|---|---|
+| `v` | 1 |
+| `seq` | position in the journal, from 1, without gaps; the only order there is |
+| `epoch` | of the owner that wrote it; never falls |
+| `ts` | the wall clock, for people |
+| `writer` | the owner's incarnation |
+| `key` | the call it belongs to: `SESSION:ORDINAL`, or a name of our own |
+| `step` | counts the storage operations of one key |
+| `action` | one of ACTIONS |
+| `kind`, `id` | which entity; both "" in control records |
+| `payload` | the entity, or what a control record says |
+| `deleted` | the entity is gone; the payload is null |
+| `before` | the entity before the change, null where there was none; only in `put` and `delete` |
+| `crc` | CRC-32 of all that stands before it, in hexadecimal |
+"""
+
+import json
+import zlib
+from typing import Any
+
+import attrs
+
+VERSION = 1
+
+# Entities.
+PUT = "put"
+DELETE = "delete"
+UNDO = "undo"  # a change is taken back: the entity as it was
+ADOPT = "adopt"  # found in the palace, not written by us
+# Control.
+OUTCOME = "outcome"  # a call has ended; the payload holds its reply
+UNIT = "unit"  # what this key did so far stays, whatever becomes of the rest
+ABORT = "abort"  # what this key did is taken back
+SEGMENT = "segment"  # first in a file: what a reader of this file alone must know
+STATE = "state"  # the projections hold everything up to here, and look like this
+ATTEMPT = "attempt"  # taking something back has begun
+CHECKPOINT = "checkpoint"  # last in a checkpoint's file
+PURGED = "purged"  # what stood here was taken out on purpose
+QUARANTINE = "quarantine"  # a key that is not tried again: it ended owners
+
+CHANGES = frozenset({PUT, DELETE})
+ENTITIES = frozenset({PUT, DELETE, UNDO, ADOPT})
+ACTIONS = ENTITIES | {
+    OUTCOME,
+    UNIT,
+    ABORT,
+    SEGMENT,
+    STATE,
+    ATTEMPT,
+    CHECKPOINT,
+    PURGED,
+    QUARANTINE,
+}
+
+_CRC = b',"crc":"'
+_TAIL = len(_CRC) + 8 + 2  # `,"crc":"01234567"}`
+
+
+class BrokenRecord(ValueError):
+    """A line that is no record: torn, damaged, or of a later version."""
+
+
+@attrs.frozen(kw_only=True)
+class Draft:
+    """What a record says, before it has a place in the journal."""
+
+    action: str
+    key: str = ""
+    step: int = 0
+    kind: str = ""
+    id: str = ""
+    payload: Any = None
+    deleted: bool = False
+    before: Any = None
+
+
+@attrs.frozen(kw_only=True)
+class Record(Draft):
+    seq: int
+    epoch: int
+    ts: str
+    writer: str
+
+    @property
+    def entity(self) -> tuple[str, str]:
+        return self.kind, self.id
+
+
+@attrs.frozen(kw_only=True)
+class Stamp:
+    """What all records of one owner share."""
+
+    epoch: int
+    writer: str
+
+
+def encode(draft: Draft, seq: int, stamp: Stamp, ts: str) -> bytes:
+    """Return the bytes of one record; raises TypeError for a payload that is no JSON."""
+    fields: dict[str, Any] = {
+        "v": VERSION,
+        "seq": seq,
+        "epoch": stamp.epoch,
+        "ts": ts,
+        "writer": stamp.writer,
+        "key": draft.key,
+        "step": draft.step,
+        "action": draft.action,
+        "kind": draft.kind,
+        "id": draft.id,
+        "payload": draft.payload,
+        "deleted": draft.deleted,
+    }
+    if draft.action in CHANGES:
+        fields["before"] = draft.before
+    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "surrogatepass"
+    )
+    return seal(body)
+
+
+def seal(body: bytes) -> bytes:
+    """Return a record's line for its JSON text without a checksum."""
+    return b'\n%b,"crc":"%08x"}\n' % (body[:-1], zlib.crc32(body))
+
+
+def decode(line: bytes) -> Record:
+    """Read one line (newlines excluded); raises BrokenRecord."""
+    try:
+        fields = json.loads(opened(line).decode("utf-8", "surrogatepass"))
+        if fields["v"] != VERSION:
+            raise BrokenRecord(f"version {fields['v']!r}: written by a newer palace")
+        return Record(
+            seq=fields["seq"],
+            epoch=fields["epoch"],
+            ts=fields["ts"],
+            writer=fields["writer"],
+            key=fields["key"],
+            step=fields["step"],
+            action=fields["action"],
+            kind=fields["kind"],
+            id=fields["id"],
+            payload=fields["payload"],
+            deleted=fields["deleted"],
+            before=fields.get("before"),
+        )
+    except (KeyError, TypeError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
+        raise BrokenRecord(f"not a record: {error!r}") from None
+
+
+def opened(line: bytes) -> bytes:
+    """Return a line's JSON text without its checksum, which is checked; raises BrokenRecord."""
+    at = len(line) - _TAIL
+    if at < 2 or line[at : at + len(_CRC)] != _CRC or not line.endswith(b'"}'):
+        raise BrokenRecord("torn: it does not end as a record does")
+    body = line[:at] + b"}"
+    if b"%08x" % zlib.crc32(body) != line[at + len(_CRC) : -2]:
+        raise BrokenRecord("its checksum is wrong")
+    return body

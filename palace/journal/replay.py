@@ -1,0 +1,140 @@
+"""Replaying: every live entity, as the journal knows it.
+
+Records are read in order, the newest checkpoint first; the last word on an entity counts.  Nothing
+but places and hashes is kept in memory (about 300 bytes an entity), payloads are read again when
+they are asked for.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from typing import Any
+
+import attrs
+
+from palace.host import Host
+from palace.journal.record import ENTITIES, Record
+from palace.journal.segment import (
+    DIGITS,
+    SUFFIX,
+    Broken,
+    Place,
+    Segment,
+    list_segments,
+    read_at,
+    read_segment,
+)
+
+PREFIX = "checkpoint-"
+UNSTABLE = frozenset({"vector", "schema"})
+
+Entity = tuple[str, str]
+Progress = Callable[[str, float], None]
+
+
+def no_progress(_stage: str, _fraction: float) -> None:
+    return
+
+
+def digest_of(payload: object) -> int:
+    """Return 64 bits that stand for a payload; the order of its keys doesn't count.
+
+    Left out is what a store changes by itself: the last bit of a vector that Chroma normalizes,
+    and a collection's list of known metadata keys.
+    """
+    if isinstance(payload, dict):
+        payload = {key: value for key, value in payload.items() if key not in UNSTABLE}
+    text = json.dumps(payload, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    raw = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(raw, digest_size=8).digest(), "big")
+
+
+@attrs.frozen
+class Live:
+    """Where an entity's newest payload stands, and its digest."""
+
+    place: Place
+    digest: int
+    seq: int
+
+
+@attrs.define(eq=False)
+class Replay:
+    """The journal's last word on each entity, in the order in which they first appeared."""
+
+    host: Host
+    live: dict[Entity, Live] = attrs.field(factory=dict)
+    seq: int = 0
+    broken: list[Broken] = attrs.field(factory=list)
+    gaps: list[tuple[int, int]] = attrs.field(factory=list)  # first and last seq that are missing
+
+    def follow(self, record: Record) -> None:
+        """Note a record's place in the order; what lies between it and the last is missing."""
+        if record.seq > self.seq + 1:
+            self.gaps.append((self.seq + 1, record.seq - 1))
+        self.seq = max(self.seq, record.seq)
+
+    def take(self, place: Place, record: Record) -> None:
+        if record.action not in ENTITIES:
+            return
+        if record.deleted:
+            self.live.pop(record.entity, None)
+        else:
+            self.live[record.entity] = Live(place, digest_of(record.payload), record.seq)
+
+    def kinds(self) -> set[str]:
+        return {kind for kind, _ in self.live}
+
+    def ids(self, kind: str) -> list[str]:
+        return [ident for known, ident in self.live if known == kind]
+
+    def payload(self, entity: Entity) -> Any:
+        return read_at(self.live[entity].place, self.host).payload
+
+    def payloads(self, kind: str) -> Iterator[tuple[str, Any]]:
+        """Yield a kind's entities with their payloads, file after file."""
+        for entity, live in list(self.live.items()):
+            if entity[0] == kind:
+                yield entity[1], read_at(live.place, self.host).payload
+
+
+def checkpoint_path(directory: str, seq: int) -> str:
+    return f"{directory}/{PREFIX}{seq:0{DIGITS}d}{SUFFIX}"
+
+
+def newest_checkpoint(directory: str, host: Host) -> tuple[str, int] | None:
+    """Return the newest checkpoint's path and the seq up to which it speaks."""
+    found = sorted(
+        name
+        for name in host.list_directory(directory)
+        if name.startswith(PREFIX) and name.endswith(".jsonl")
+    )
+    if not found:
+        return None
+    return f"{directory}/{found[-1]}", int(found[-1][len(PREFIX) : -len(".jsonl")])
+
+
+def replay(
+    directory: str, host: Host, progress: Progress = no_progress, upto: int | None = None
+) -> Replay:
+    """Read the newest checkpoint and all segments after it, those after `upto` left out."""
+    state = Replay(host)
+    start = newest_checkpoint(directory, host)
+    if start is not None:
+        path, state.seq = start
+        for place, found in read_segment(Segment(path=path, first=0, end=None), host):
+            if isinstance(found, Broken):
+                state.broken.append(found)
+            else:
+                state.take(place, found)
+    after = state.seq
+    segments = [s for s in list_segments(directory, host) if s.end is None or s.end > after + 1]
+    for number, segment in enumerate(segments):
+        progress("reading the journal", number / len(segments))
+        for place, found in read_segment(segment, host):
+            if isinstance(found, Broken):
+                state.broken.append(found)
+            elif after < found.seq and (upto is None or found.seq <= upto):
+                state.follow(found)
+                state.take(place, found)
+    return state

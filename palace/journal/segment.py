@@ -1,0 +1,110 @@
+"""The journal's files: which there are, and what stands in them.
+
+A segment is named by its first record's seq.  It is only ever appended to, and never again once the
+next one exists.  After a failed fsync nobody knows what of the last records is on the disk, so the
+writer goes on in a new segment that begins with the first of them: records of a segment from the
+next one's first seq on don't count.
+"""
+
+from collections.abc import Iterator
+
+import attrs
+
+from palace.host import Host
+from palace.journal.record import BrokenRecord, Record, decode
+
+SUFFIX = ".jsonl"
+DIGITS = 20
+ARCHIVE = "archive"
+CHUNK = 1 << 20
+
+
+@attrs.frozen(kw_only=True)
+class Segment:
+    """One file; `end` is the next one's first seq, None for the last."""
+
+    path: str
+    first: int
+    end: int | None
+
+
+@attrs.frozen(kw_only=True)
+class Place:
+    """Where a line stands."""
+
+    path: str
+    offset: int
+    length: int
+
+
+@attrs.frozen(kw_only=True)
+class Broken:
+    """A line that is no record, and why."""
+
+    place: Place
+    why: str
+
+
+def segment_path(directory: str, first: int) -> str:
+    return f"{directory}/{first:0{DIGITS}d}{SUFFIX}"
+
+
+def list_segments(directory: str, host: Host, *, archived: bool = False) -> list[Segment]:
+    """Return a journal's segments, oldest first; with those in its archive, if asked."""
+    found = dict.fromkeys(_firsts(f"{directory}/{ARCHIVE}", host), f"{directory}/{ARCHIVE}")
+    if not archived:
+        found.clear()
+    found |= dict.fromkeys(_firsts(directory, host), directory)
+    firsts = sorted(found)
+    ends: list[int | None] = [*firsts[1:], None]
+    return [
+        Segment(path=segment_path(found[first], first), first=first, end=end)
+        for first, end in zip(firsts, ends, strict=False)
+    ]
+
+
+def _firsts(directory: str, host: Host) -> list[int]:
+    return [
+        int(name[:DIGITS])
+        for name in host.list_directory(directory)
+        if len(name) == DIGITS + len(SUFFIX) and name.endswith(SUFFIX) and name[:DIGITS].isdigit()
+    ]
+
+
+def read_lines(path: str, host: Host, offset: int = 0) -> Iterator[tuple[Place, bytes]]:
+    """Yield a file's lines that aren't empty, the unfinished last one included."""
+    fd = host.open_read(path)
+    try:
+        rest = b""
+        while chunk := host.read_at(fd, offset + len(rest), CHUNK):
+            data = rest + chunk
+            *lines, rest = data.split(b"\n")
+            for line in lines:
+                if line:
+                    yield Place(path=path, offset=offset, length=len(line)), line
+                offset += len(line) + 1
+        if rest:
+            yield Place(path=path, offset=offset, length=len(rest)), rest
+    finally:
+        host.close(fd)
+
+
+def read_segment(segment: Segment, host: Host) -> Iterator[tuple[Place, Record | Broken]]:
+    """Yield what stands in a segment, in order, without what the next segment repeats."""
+    for place, line in read_lines(segment.path, host):
+        try:
+            record = decode(line)
+        except BrokenRecord as error:
+            yield place, Broken(place=place, why=str(error))
+            continue
+        if segment.end is None or record.seq < segment.end:
+            yield place, record
+
+
+def read_at(place: Place, host: Host) -> Record:
+    """Read the one record that stands at a place; raises BrokenRecord."""
+    fd = host.open_read(place.path)
+    try:
+        return decode(host.read_at(fd, place.offset, place.length))
+    finally:
+        host.close(fd)

@@ -1,0 +1,224 @@
+"""What the journal says of the present: which calls are open, which replies may be asked for again.
+
+The same fold reads the newest segment when a journal is opened and follows what is appended to it
+afterwards.  Pure: it knows records, no files.
+
+Theory of operation.  A key with changes is *open* until an outcome, a unit's end or an abort
+closes it; what a dead owner left open is taken back by the next one.  A closing record that leaves
+nothing open also tells what the projections looked like (`at`): the *base*.  What was touched since
+then is remembered with the state that it had at the base, so that a later reader can tell our own
+unfinished work from what somebody else did.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from palace.journal.record import (
+    ABORT,
+    ADOPT,
+    ATTEMPT,
+    CHANGES,
+    ENTITIES,
+    OUTCOME,
+    QUARANTINE,
+    SEGMENT,
+    STATE,
+    UNDO,
+    UNIT,
+    Draft,
+)
+
+OUTCOMES_MAX = 4096  # of one session: a shim never has more lines unsettled
+EPOCHS_KEPT = 1000  # after which the outcomes of a session that never came back are forgotten
+
+Entity = tuple[str, str]
+
+
+@attrs.frozen
+class Touched:
+    """An entity's payload at the base, and now; None where it is absent."""
+
+    base: Any
+    now: Any
+
+
+@attrs.define(eq=False)
+class Replies:
+    """One session's outcomes by ordinal; those below `forgotten` are not known any more."""
+
+    epoch: int = 0
+    forgotten: int = 0
+    texts: dict[int, str] = attrs.field(factory=dict)
+
+    def forget(self, upto: int) -> None:
+        self.forgotten = max(self.forgotten, upto)
+        self.texts = {ordinal: text for ordinal, text in self.texts.items() if ordinal >= upto}
+
+
+def split_key(key: str) -> tuple[str, int] | None:
+    """Return (session, ordinal) of a call's key, None for a key of our own."""
+    session, colon, ordinal = key.rpartition(":")
+    if not colon or not session or not ordinal.isdigit():
+        return None
+    return session, int(ordinal)
+
+
+@attrs.define(eq=False)
+class Tail:
+    """The fold.  `note` takes each record once, in order."""
+
+    seq: int = 0
+    epoch: int = 0
+    at: dict[str, Any] | None = None
+    at_seq: int = 0
+    open: dict[str, list[Draft]] = attrs.field(factory=dict)  # key -> its changes, oldest first
+    touched: dict[Entity, Touched] = attrs.field(factory=dict)
+    replies: dict[str, Replies] = attrs.field(factory=dict)
+    attempts: dict[str, int] = attrs.field(factory=dict)
+    quarantined: dict[str, str] = attrs.field(factory=dict)  # key -> why
+    horizon: int = 0  # sessions last seen in an epoch before this one are not known any more
+
+    def note(self, draft: Draft, seq: int, epoch: int) -> None:
+        self.epoch = max(self.epoch, epoch)
+        if draft.action == SEGMENT:
+            return
+        self.seq = seq
+        if draft.action in ENTITIES:
+            self._touch(draft)
+        if draft.action in CHANGES:
+            self.open.setdefault(draft.key, []).append(draft)
+        elif draft.action in (OUTCOME, UNIT, ABORT, STATE):
+            self._close(draft, epoch)
+        elif draft.action == ATTEMPT:
+            self.attempts[draft.key] = self.attempts.get(draft.key, 0) + 1
+        elif draft.action == QUARANTINE:
+            self.quarantined[draft.key] = str(draft.payload)
+
+    def _touch(self, draft: Draft) -> None:
+        if self.at is None:  # a palace is being adopted: there is nothing to compare with yet
+            return
+        entity = draft.kind, draft.id
+        known = self.touched.get(entity)
+        now = None if draft.deleted else draft.payload
+        if known is not None:
+            self.touched[entity] = Touched(known.base, now)
+        elif draft.action in CHANGES:
+            self.touched[entity] = Touched(draft.before, now)
+        else:
+            assert draft.action in (UNDO, ADOPT)
+            self.touched[entity] = Touched(now, now)
+
+    def _close(self, draft: Draft, epoch: int) -> None:
+        payload = draft.payload or {}
+        self.open.pop(draft.key, None)
+        call = split_key(draft.key)
+        if draft.action == OUTCOME:
+            self.attempts.pop(draft.key, None)
+            if call is not None:
+                self._keep(call, str(payload.get("reply", "")), epoch)
+        if "at" in payload:
+            self.at, self.at_seq = payload["at"], self.seq
+            self.touched.clear()
+
+    def _keep(self, call: tuple[str, int], reply: str, epoch: int) -> None:
+        session, ordinal = call
+        replies = self.replies.setdefault(session, Replies())
+        replies.epoch = epoch
+        replies.texts[ordinal] = reply
+        if len(replies.texts) > OUTCOMES_MAX:
+            replies.forget(min(replies.texts) + 1)
+
+    # Outcomes.
+
+    def reply(self, session: str, ordinal: int) -> str | None:
+        """Return the recorded reply of a call, None where none is known."""
+        replies = self.replies.get(session)
+        return replies.texts.get(ordinal) if replies is not None else None
+
+    def is_forgotten(self, session: str, ordinal: int, epoch: int) -> bool:
+        """Tell whether an outcome may have been recorded and is not known any more.
+
+        `epoch` is that of the owner to which the session last sent the line, 0 if unknown.
+        """
+        replies = self.replies.get(session)
+        if replies is not None:
+            return ordinal < replies.forgotten
+        return 0 < epoch < self.horizon
+
+    def acknowledge(self, session: str, upto: int) -> None:
+        """Forget the outcomes that the session has settled."""
+        replies = self.replies.get(session)
+        if replies is not None and upto > replies.forgotten:
+            replies.forget(upto)
+
+    def end_session(self, session: str) -> None:
+        """Forget a session that will never come again."""
+        self.replies.pop(session, None)
+
+    def forget_old_sessions(self, epoch: int) -> None:
+        horizon = epoch - EPOCHS_KEPT
+        old = [name for name, replies in self.replies.items() if replies.epoch < horizon]
+        for name in old:
+            del self.replies[name]
+        if old:
+            self.horizon = max(self.horizon, horizon)
+
+    # A segment's first record, from which a reader starts.
+
+    def header(self) -> dict[str, Any]:
+        """Return what a reader must know who reads on from here."""
+        return {
+            "at": self.at,
+            "at_seq": self.at_seq,
+            "open": {
+                key: [_packed(change) for change in changes] for key, changes in self.open.items()
+            },
+            "touched": [[*entity, was.base, was.now] for entity, was in self.touched.items()],
+            "replies": {
+                name: [replies.epoch, replies.forgotten, list(replies.texts.items())]
+                for name, replies in self.replies.items()
+            },
+            "attempts": self.attempts,
+            "quarantined": self.quarantined,
+            "horizon": self.horizon,
+        }
+
+    @classmethod
+    def from_header(cls, payload: dict[str, Any], seq: int, epoch: int) -> "Tail":
+        """Undo `header`."""
+        replies = {
+            name: Replies(then, forgotten, dict(texts))
+            for name, (then, forgotten, texts) in payload["replies"].items()
+        }
+        return cls(
+            seq=seq,
+            epoch=epoch,
+            at=payload["at"],
+            at_seq=payload["at_seq"],
+            open={key: [_unpacked(key, c) for c in cs] for key, cs in payload["open"].items()},
+            touched={(k, i): Touched(base, now) for k, i, base, now in payload["touched"]},
+            replies=replies,
+            attempts=dict(payload["attempts"]),
+            quarantined=dict(payload["quarantined"]),
+            horizon=payload["horizon"],
+        )
+
+
+def _packed(change: Draft) -> list[Any]:
+    return [change.step, change.action, change.kind, change.id, change.payload, change.before]
+
+
+def _unpacked(key: str, packed: Iterable[Any]) -> Draft:
+    step, action, kind, ident, payload, before = packed
+    return Draft(
+        key=key,
+        step=step,
+        action=action,
+        kind=kind,
+        id=ident,
+        payload=payload,
+        before=before,
+        deleted=payload is None,
+    )

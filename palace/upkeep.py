@@ -1,0 +1,235 @@
+"""Work on a palace that needs it for itself: rebuild, purge, and looking for drift.
+
+Each takes the lock as a broker would.  One that runs is asked to leave first, and the lock is taken
+the moment it is free, before a shim could have started another.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from palace.broker import lock
+from palace.config import Config, adopt, load_config
+from palace.control import Control
+from palace.engine.drift import Drift, find_drift
+from palace.engine.rebuild import Rebuild, Rebuilt
+from palace.engine.stores import build_stores, open_chroma
+from palace.engine.swap import finish_swap
+from palace.env import ShimEnvironment
+from palace.host import Host
+from palace.journal.inspect import Finding, inspect_journal
+from palace.journal.journal import Journal
+from palace.journal.purge import purge_journal
+from palace.journal.record import Stamp
+from palace.journal.replay import replay
+from palace.paths import Paths
+from palace.protocol.errors import BrokerUnreachable, JournalBroken, LockHeld
+
+LOCK_S = 120.0
+POLL_S = 0.002
+
+Progress = Callable[[str, float], None]
+
+
+@attrs.frozen(kw_only=True)
+class Held:
+    """A palace that is ours for now."""
+
+    paths: Paths
+    config: Config
+    host: Host
+    stamp: Stamp
+
+
+@contextmanager
+def hold_palace(paths: Paths, environment: ShimEnvironment, *, stop: bool) -> Iterator[Held]:
+    """Own the palace until the block ends; `stop` asks a running broker to leave.
+
+    Raises LockHeld, naming the holder, where that is not wanted or takes too long.
+    """
+    host = Host()
+    lock.check_directory(paths, host)
+    owner = _take_lock(paths, environment, host, stop=stop)
+    try:
+        config = load_config(paths, environment.all, host)
+        lock.take_other_locks(owner, config, environment.all, host)
+        lock.take_epoch(owner, host)
+        adopt(paths, config, host)
+        finish_swap(paths.root, host)
+        stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
+        yield Held(paths=paths, config=config, host=host, stamp=stamp)
+    finally:
+        for fd in (*owner.other_fds, owner.lock_fd):
+            host.close(fd)
+
+
+def _take_lock(paths: Paths, environment: ShimEnvironment, host: Host, *, stop: bool) -> lock.Owner:
+    try:
+        return lock.take_lock(paths, host)
+    except LockHeld as error:
+        if not stop:
+            raise LockHeld(
+                f"{error.message} This needs the palace for itself: palace stop --hold, and "
+                "palace start afterwards; or let it be stopped now: --stop"
+            ) from None
+    try:
+        with Control(paths, environment) as control:
+            control.ask("stop", now="0")
+            return _wait_for_lock(paths, host)
+    except BrokerUnreachable:
+        return _wait_for_lock(paths, host)
+
+
+def _wait_for_lock(paths: Paths, host: Host) -> lock.Owner:
+    import time
+
+    deadline_s = host.monotonic() + LOCK_S
+    while True:
+        try:
+            return lock.take_lock(paths, host)
+        except LockHeld:
+            if host.monotonic() >= deadline_s:
+                raise
+        time.sleep(POLL_S)
+
+
+def rebuild_palace(
+    paths: Paths, environment: ShimEnvironment, *, stop: bool, partial: bool
+) -> Rebuilt:
+    """Make new stores from the journal and swap them in; the old ones are kept."""
+    with hold_palace(paths, environment, stop=stop) as held, _journal(held) as journal:
+        return _rebuild(held, journal, partial=partial, keep=True)
+
+
+def _rebuild(held: Held, journal: Journal, *, partial: bool, keep: bool) -> Rebuilt:
+    return Rebuild(
+        paths=held.paths,
+        config=held.config,
+        host=held.host,
+        journal=journal,
+        progress=progress_shown(),
+        partial=partial,
+        keep=keep,
+    ).run()
+
+
+@contextmanager
+def _journal(held: Held) -> Iterator[Journal]:
+    if not held.host.list_directory(held.paths.journal):
+        raise JournalBroken(
+            f"{held.paths.root} has no journal: there is nothing to make stores from. A broker "
+            'begins one at its first start, unless palace.toml says journal = "off".'
+        )
+    journal = Journal.open(held.paths.journal, held.host, held.stamp)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+@attrs.frozen(kw_only=True)
+class Purged:
+    """How many records went; which entities still hold such a text; which old stores remain."""
+
+    records: int
+    alike: tuple[str, ...]
+    copies: tuple[str, ...]
+
+
+def purge_memories(
+    paths: Paths, environment: ShimEnvironment, ids: list[str], *, stop: bool
+) -> Purged:
+    """Take entities out of journal, archive and stores, which are made anew without them."""
+    wanted = frozenset(ids)
+    with hold_palace(paths, environment, stop=stop) as held:
+        texts = _texts(held, wanted)
+        records = purge_journal(paths.journal, held.host, wanted)
+        if records:
+            with _journal(held) as journal:
+                _rebuild(held, journal, partial=False, keep=False)
+        copies = [name for name in held.host.list_directory(paths.root) if "replaced-" in name]
+        return Purged(
+            records=records,
+            alike=tuple(_holding(held, texts)),
+            copies=tuple(f"{paths.root}/{name}" for name in sorted(copies)),
+        )
+
+
+def _texts(held: Held, ids: frozenset[str]) -> list[str]:
+    known = replay(held.paths.journal, held.host)
+    found = [known.payload(entity) for entity in known.live if entity[1] in ids]
+    return [text for payload in found if (text := _text_of(payload))]
+
+
+def _text_of(payload: Any) -> str:
+    document = payload.get("document") if isinstance(payload, dict) else None
+    return document.strip() if isinstance(document, str) else ""
+
+
+def _holding(held: Held, texts: list[str]) -> list[str]:
+    if not texts:
+        return []
+    known = replay(held.paths.journal, held.host)
+    return [
+        f"{kind} {ident}"
+        for kind, ident in known.live
+        if any(text in _text_of(known.payload((kind, ident))) for text in texts)
+    ]
+
+
+def examine(
+    paths: Paths, environment: ShimEnvironment, *, drift: bool, stop: bool
+) -> list[Finding]:
+    """Return what `palace doctor` says; the comparison with the stores needs the lock."""
+    findings = inspect_journal(paths.journal, Host())
+    if not drift:
+        return findings
+    with hold_palace(paths, environment, stop=stop) as held:
+        findings += [_drifted(found) for found in _find_drift(held)]
+    return findings
+
+
+def _find_drift(held: Held) -> list[Drift]:
+    clients: list[Any] = []
+
+    def api() -> Any:
+        if not clients:
+            clients.append(open_chroma(held.paths.root))
+        return clients[0]._server  # noqa: SLF001
+
+    try:
+        stores = build_stores(held.paths, held.config, held.host, api)
+        known = replay(held.paths.journal, held.host, progress_shown())
+        return find_drift(stores, known, progress_shown())
+    finally:
+        for client in clients:
+            client.close()
+
+
+def _drifted(found: Drift) -> Finding:
+    return Finding(
+        level="error",
+        code="drift",
+        text=f"{found.kind}: {found.missing} missing, {found.foreign} unknown to the journal, "
+        f"{found.different} different, such as {found.example}.",
+        remedy="palace start takes over what others wrote; palace rebuild makes the stores anew.",
+    )
+
+
+def progress_shown() -> Progress:
+    """Return a bar on a terminal, and silence elsewhere."""
+    return _bar if sys.stderr.isatty() else _silent
+
+
+def _bar(stage: str, fraction: float) -> None:
+    done = int(fraction * 30)
+    end = "\n" if fraction >= 1 else ""
+    print(f"\r{stage:<36.36} [{'#' * done:<30}] {fraction:4.0%}", end=end, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _silent(_stage: str, _fraction: float) -> None:
+    return

@@ -1,0 +1,96 @@
+"""What a shim says between its client's lines: acks, and what is none."""
+
+from pathlib import Path
+
+import pytest
+
+from palace.protocol import wire
+from tests.support.owner import Running, Shim, open_broker
+
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+@pytest.fixture
+def root(short_dir: Path) -> Path:
+    return short_dir / "palace"
+
+
+def acknowledge(shim: Shim, upto: int) -> None:
+    shim.stream.send_soon(wire.encode_header(wire.ACK, {"upto": str(upto)}))
+
+
+async def settled(shim: Shim) -> int:
+    """Ask something; return the ordinal under which it is answered."""
+    shim.say(PING)
+    return (await shim.reply())[0]
+
+
+async def test_an_ack_is_noted_takes_no_ordinal_and_never_goes_back(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        session = running.desk.sessions["s"]
+        assert [await settled(shim) for _ in range(3)] == [0, 1, 2]
+
+        acknowledge(shim, 2)
+        assert await settled(shim) == 3
+        assert session.acknowledged == 2
+        acknowledge(shim, 1)
+        acknowledge(shim, 4)
+        assert await settled(shim) == 4
+        assert session.acknowledged == 4
+        assert session.requests == 5
+
+
+async def test_an_ack_that_comes_with_the_hello_is_noted(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = running.connect()
+        hello = wire.encode_header(wire.HELLO, {"session": "s", "next": "70"})
+        shim.stream.send_soon(hello + wire.encode_header(wire.ACK, {"upto": "70"}))
+        assert (await shim.header())[0] == wire.WELCOME
+
+        assert await settled(shim) == 70
+        assert running.desk.sessions["s"].acknowledged == 70
+
+
+async def refused(running: Running, line: bytes) -> str:
+    """Say something; return the text of the refusal, after which the broker hangs up."""
+    shim = await running.session()
+    assert await settled(shim) == 0
+    shim.stream.send_soon(line + b"\n")
+    kind, fields = await shim.header()
+    assert (kind, fields["code"]) == (wire.REFUSED, "wire")
+    assert await shim.line() == b""
+    return fields["text"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"palace/1 ack", "no number"),
+        (b"palace/1 ack upto=", "no number"),
+        (b"palace/1 ack upto=many", "no number"),
+        (b"palace/1 ack upto=" + b"9" * 5000, "no number"),
+        (b"palace/1 ack upto=2", "only 1 lines came"),
+        (b"palace/1 ack upto", "broken"),
+        (b"palace/", "broken"),
+        (b"palace/1 goodbye upto=1", "goodbye"),
+    ],
+)
+async def test_a_broken_ack_ends_its_connection_alone(root: Path, line: bytes, words: str) -> None:
+    async with open_broker(root) as running:
+        other = await running.session("other")
+        assert words in await refused(running, line)
+
+        again = await running.session("s", next="1")
+        assert await settled(again) == 1
+        assert await settled(other) == 0
+        assert running.desk.lifecycle.drain is None
+
+
+async def test_a_negative_ack_changes_nothing(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        acknowledge(shim, -5)
+
+        assert await settled(shim) == 0
+        assert running.desk.sessions["s"].acknowledged == 0
