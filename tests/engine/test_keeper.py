@@ -1,0 +1,66 @@
+"""The keeper's thread: checkpoints beside the work."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from palace.engine.keeper import Keeper
+from palace.host import Host
+from palace.journal.journal import Journal
+from palace.journal.record import PUT, UNIT, Draft, Stamp
+from palace.journal.replay import newest_checkpoint, replay
+from palace.journal.segment import list_segments
+
+CEILING_S = 20.0
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    stamp = Stamp(epoch=1, writer="w")
+    journal = Journal.open(str(tmp_path / "journal"), Host(), stamp, segment_bytes=2000)
+    yield journal
+    journal.close()
+
+
+def write(journal: Journal, count: int) -> None:
+    for number in range(count):
+        key = f"own-{number}"
+        draft = Draft(action=PUT, key=key, kind="k", id=f"i{number % 7}", payload={"n": number})
+        journal.append([draft])
+        journal.close_key(key, UNIT)
+
+
+def wait_for_checkpoint(journal: Journal) -> None:
+    ceiling_s = time.monotonic() + CEILING_S
+    while newest_checkpoint(journal.directory, journal.host) is None:
+        assert time.monotonic() < ceiling_s
+        time.sleep(0.01)
+
+
+def test_a_grown_journal_gets_a_checkpoint_and_says_the_same(journal: Journal) -> None:
+    keeper = Keeper(journal=journal, bytes_min=5000)
+    keeper.start()
+
+    write(journal, 100)
+    wait_for_checkpoint(journal)
+    write(journal, 20)
+    journal.sync(journal.seq)
+    keeper.end()
+
+    live = replay(journal.directory, journal.host)
+    found = {ident: live.payload(("k", ident))["n"] for ident in live.ids("k")}
+    assert found == {f"i{number % 7}": number for number in range(13, 20)}
+    assert not live.gaps
+
+
+def test_an_owner_that_leaves_breaks_a_checkpoint_off(journal: Journal) -> None:
+    write(journal, 100)
+    before = list_segments(journal.directory, journal.host)
+    keeper = Keeper(journal=journal, bytes_min=1)
+    keeper.end()
+    keeper.start()
+
+    assert newest_checkpoint(journal.directory, journal.host) is None
+    assert list_segments(journal.directory, journal.host) == before
