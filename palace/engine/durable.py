@@ -147,7 +147,7 @@ class Durable:
 
         Raises JournalFailed where that is impossible: then the call was taken back.
         """
-        if not group.changed:
+        if not group.changed and group.failure is None:
             return 0
         if group.failure is None:
             try:

@@ -20,6 +20,7 @@ from palace.journal.record import (
     QUARANTINE,
     STATE,
     UNDO,
+    UNIT,
     Draft,
 )
 from palace.journal.replay import Entity, Progress, Replay, digest_of, replay
@@ -58,6 +59,9 @@ class Recovery:
         if tail.at is None:
             self._adopt_all()
             return
+        if tail.gaps:
+            self._believe_the_stores()
+            return
         touched = dict(tail.touched)
         open_keys = list(tail.open)
         for projection in self.suspects:
@@ -85,6 +89,19 @@ class Recovery:
                     done += len(batch)
                     self.progress("taking the palace into its journal", min(1.0, done / total))
         self.journal.sync(self.journal.close_key("", STATE))
+
+    # A journal that lacks records.
+
+    def _believe_the_stores(self) -> None:
+        """Nobody knows what was finished: what the stores hold counts, nothing is taken back."""
+        journal = self.journal
+        logger.error("the journal lacks records: see palace doctor; taking the stores as they are")
+        for key in list(journal.tail.open):
+            journal.append([Draft(action=UNIT, key=key, payload={"why": "records are missing"})])
+        for projection in self.projections:
+            self._reconcile(projection, base=None)
+        journal.sync(journal.close_key("", STATE, whole=True))
+        journal.roll()  # what begins here is whole
 
     # A store that isn't what the journal left.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import attrs
 
 from palace.host import Host
-from palace.journal.record import QUARANTINE, SEGMENT, Record
+from palace.journal.record import QUARANTINE, SEGMENT, STATE, Record
 from palace.journal.replay import newest_checkpoint
 from palace.journal.segment import Broken, Segment, list_segments, read_segment
 
@@ -74,6 +74,8 @@ def inspect_journal(directory: str, host: Host) -> list[Finding]:
             last, epoch = found.seq, max(epoch, found.epoch)
             if found.action == QUARANTINE:
                 findings.append(_quarantine(found))
+            elif found.action == STATE and found.payload.get("whole"):
+                findings = [_healed(finding, found) for finding in findings]
     findings += _torn(torn)
     findings += _head(directory, host, last)
     findings += _checkpoint(directory, host)
@@ -105,14 +107,22 @@ def _torn(broken: list[Broken]) -> Iterator[Finding]:
 def _gap(gap: Gap, broken: list[Broken]) -> Iterator[Finding]:
     seqs = f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}"
     remedy = (
-        "What the stores hold of it is still there: palace rebuild would lose it. Restore the "
-        "journal's file from a backup, or take the stores as they are: palace doctor --drift"
+        "What the stores hold of it is still there. Restore the journal's file from a backup, or "
+        "let the broker take over what the stores hold: palace start"
     )
     for line in broken:
         code = "wrong_checksum" if "checksum" in line.why else "broken_line"
         where = f"{line.place.path} at byte {line.place.offset}"
         yield Finding(level=ERROR, code=code, text=f"{where}: {line.why}.", remedy=remedy)
     yield Finding(level=ERROR, code="gap", text=f"Record {seqs} is missing.", remedy=remedy)
+
+
+def _healed(finding: Finding, record: Record) -> Finding:
+    """What was missing was taken over from the stores later: history has a hole, no memory has."""
+    if finding.code not in ("gap", "wrong_checksum", "broken_line"):
+        return finding
+    remedy = f"None needed: record {record.seq} took over what the stores held."
+    return attrs.evolve(finding, level=NOTE, remedy=remedy)
 
 
 def _epoch_fell(record: Record, epoch: int) -> Finding:

@@ -84,6 +84,8 @@ class Journal:
                 "back. Put back all of them, or write the larger number into the file `epoch`."
             )
         tail.forget_old_sessions(stamp.epoch)
+        if tail.gaps:
+            tail.forget_sessions(stamp.epoch)
         journal = cls(
             directory=directory,
             host=host,

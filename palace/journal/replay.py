@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from palace.host import Host
-from palace.journal.record import ENTITIES, Record
+from palace.journal.record import ENTITIES, STATE, Record
 from palace.journal.segment import (
     DIGITS,
     SUFFIX,
@@ -75,6 +75,8 @@ class Replay:
         self.seq = max(self.seq, record.seq)
 
     def take(self, place: Place, record: Record) -> None:
+        if record.action == STATE and record.payload.get("whole"):
+            self.gaps.clear()  # what was missing was taken over from the stores
         if record.action not in ENTITIES:
             return
         if record.deleted:

@@ -78,12 +78,14 @@ class Tail:
     replies: dict[str, Replies] = attrs.field(factory=dict)
     attempts: dict[str, int] = attrs.field(factory=dict)
     quarantined: dict[str, str] = attrs.field(factory=dict)  # key -> why
+    gaps: int = 0  # records are missing: what is open, and which replies are known, is a guess
     horizon: int = 0  # sessions last seen in an epoch before this one are not known any more
 
     def note(self, draft: Draft, seq: int, epoch: int) -> None:
         self.epoch = max(self.epoch, epoch)
         if draft.action == SEGMENT:
             return
+        self.gaps += seq > self.seq + 1
         self.seq = seq
         if draft.action in ENTITIES:
             self._touch(draft)
@@ -143,9 +145,7 @@ class Tail:
         `epoch` is that of the owner to which the session last sent the line, 0 if unknown.
         """
         replies = self.replies.get(session)
-        if replies is not None:
-            return ordinal < replies.forgotten
-        return 0 < epoch < self.horizon
+        return epoch < self.horizon or (replies is not None and ordinal < replies.forgotten)
 
     def acknowledge(self, session: str, upto: int) -> None:
         """Forget the outcomes that the session has settled."""
@@ -156,6 +156,11 @@ class Tail:
     def end_session(self, session: str) -> None:
         """Forget a session that will never come again."""
         self.replies.pop(session, None)
+
+    def forget_sessions(self, epoch: int) -> None:
+        """Forget all outcomes from before an epoch: some of them may be missing."""
+        self.replies.clear()
+        self.horizon = epoch
 
     def forget_old_sessions(self, epoch: int) -> None:
         horizon = epoch - EPOCHS_KEPT
