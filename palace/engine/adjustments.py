@@ -136,6 +136,13 @@ def pin_once(_server: ModuleType, _state: HostedState, _paths: Paths, _config: C
     _server._pin_hnsw_threads = pin  # type: ignore[attr-defined]  # noqa: SLF001
 
 
+def short_padding(_server: ModuleType, _state: HostedState, _paths: Paths, _config: Config) -> None:
+    """Pad texts to the longest of their batch instead of to 256 tokens: same vectors, less work."""
+    from palace.engine import embedding
+
+    embedding.install()
+
+
 def watch_progress(_server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
     """Count storage writes and mine's file boundaries, so that a long mine is no stuck one."""
     from mempalace.backends import chroma
@@ -162,6 +169,7 @@ ALL: tuple[Adjustment, ...] = (
     graph_file,
     session_read_only,
     pin_once,
+    short_padding,
     watch_progress,
 )
 
