@@ -90,8 +90,11 @@ class Broker:
         """X3 and X4: tell whoever still waits in the backlog, then stop listening."""
         if self.desk.endpoint is None:
             return
-        while (sock := accept_nowait(self.desk.endpoint.socket)) is not None:
-            sessions.start_soon(serve_connection, self.desk, sock)
+        try:
+            while (sock := accept_nowait(self.desk.endpoint.socket)) is not None:
+                sessions.start_soon(serve_connection, self.desk, sock)
+        except OSError as error:  # no descriptor left: the kernel hangs up on the rest
+            logger.warning("the backlog was not answered: %s", error)
         trio.lowlevel.notify_closing(self.desk.endpoint.socket)
         self.desk.endpoint.socket.close()
 
@@ -119,8 +122,13 @@ class Broker:
         if any(job.tool.lane is not Lane.POLL for job in self.desk.admission.running):
             logger.warning("leaving while a call still runs: the store is not closed")
             return
-        with trio.move_on_after(CLOSE_S):
-            await trio.to_thread.run_sync(self.desk.engine.close, abandon_on_cancel=True)
+        try:
+            with trio.move_on_after(CLOSE_S):
+                await trio.to_thread.run_sync(self.desk.engine.close, abandon_on_cancel=True)
+        except Exception:
+            logger.exception(
+                "the store could not be closed: the next owner finds it as after a crash"
+            )
 
     # Tasks that end when draining begins.
 

@@ -24,7 +24,7 @@ from palace.protocol.admission import Admission, Job
 from palace.protocol.errors import DeadlineExceeded, OutcomeUnknown, PalaceError
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import Drain, EngineState, Lifecycle, Reason
-from palace.protocol.tools import Lane
+from palace.protocol.tools import Kind, Lane
 
 ABANDONED_S = 60.0  # how long a session without a connection keeps its replies
 
@@ -164,7 +164,8 @@ class Desk:
         session = self.sessions.get(job.session)
         if session is not None and job.ordinal in session.jobs:
             ident = jsonrpc.request_id(job.message)
-            self._settle(session, job, jsonrpc.encode(jsonrpc.failure(ident, problem)))
+            reply = jsonrpc.failure(ident, refusal_of(job, problem))
+            self._settle(session, job, jsonrpc.encode(reply))
 
     def answer_waiting(self, problem: PalaceError) -> None:
         for job in self.admission.withdraw():
@@ -172,12 +173,16 @@ class Desk:
         self._room.unpark_all()
 
     def hand_back(self, session: Session, jobs: list[Job]) -> bool:
-        """Give unrun jobs back to their shim, which sends them to the next owner."""
+        """Give unrun jobs back to their shim, which sends them to the next owner.
+
+        Of those that an earlier owner may have begun it isn't said that they did not run: the next
+        owner asks the journal.
+        """
         if not session.closing:
             return False
         for job in jobs:
             session.jobs.pop(job.ordinal, None)
-        session.goodbye(self._reason(), [job.ordinal for job in jobs])
+        session.goodbye(self._reason(), [job.ordinal for job in jobs if not job.maybe_ran])
         return True
 
     def _reason(self) -> str:
@@ -230,14 +235,25 @@ class Desk:
         self.draining.set()
 
     def _unbegun(self, drain: Drain) -> list[Job]:
-        """Return the admitted jobs that are better begun by the next owner."""
+        """Return the admitted jobs that are better begun by the next owner.
+
+        An outdated engine refuses changes, and a query must not overtake the change before it.
+        """
         jobs: list[Job] = []
-        if self.lifecycle.engine is EngineState.LOADING:
+        if self.lifecycle.engine is EngineState.LOADING or drain.reason is Reason.UPGRADE:
             jobs += self.admission.withdraw()
-        elif drain.reason is Reason.UPGRADE:
-            jobs += self.admission.withdraw(only_mutations=True)
         for job in self.admission.running:
             if job.tool.lane is Lane.POLL:  # waits for minutes, and may be asked again
                 self.admission.cancel(job.session, job.ordinal)
                 jobs.append(job)
         return jobs
+
+
+def refusal_of(job: Job, problem: PalaceError) -> PalaceError:
+    """Return what a refused job is answered with: "not done" is only said of what never ran."""
+    if job.tool.kind is Kind.QUERY or not job.maybe_ran or isinstance(problem, OutcomeUnknown):
+        return problem
+    return OutcomeUnknown(
+        f"An earlier broker ended while {job.name} was under way: it may or may not have been "
+        f"carried out, and was not begun again. {problem.message}"
+    )

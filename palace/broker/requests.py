@@ -2,7 +2,7 @@
 
 import trio
 
-from palace.broker.desk import Desk
+from palace.broker.desk import Desk, refusal_of
 from palace.broker.session import Session
 from palace.protocol import jsonrpc, wire
 from palace.protocol.admission import Job, Offer
@@ -101,7 +101,7 @@ async def _admit(desk: Desk, session: Session, job: Job) -> None:
     assert job.ordinal not in session.jobs, "a line is offered once"
     offer = desk.admission.offer(job)
     busy_from_s = trio.current_time() + desk.config.admission_wait_s
-    session.offering = job.ordinal
+    session.offering = None if job.maybe_ran else job.ordinal
     try:
         while offer in (Offer.SESSION_FULL, Offer.FULL):
             patience_s = float("inf") if offer is Offer.SESSION_FULL else busy_from_s
@@ -120,19 +120,20 @@ async def _admit(desk: Desk, session: Session, job: Job) -> None:
     elif offer is Offer.DRAINING:
         if not session.closing:
             problem = Draining("The broker is leaving; ask again and a new one will answer.")
-            _refuse(session, job.ordinal, job.message, problem)
+            _refuse(session, job, problem)
     else:
         desk.counters.busy += 1
         text = (
             f"The palace's queue ({desk.config.queue_depth_max} requests) was full for "
             f"{desk.config.admission_wait_s:.0f} s. Nothing was done; ask again later."
         )
-        _refuse(session, job.ordinal, job.message, Busy(text))
+        _refuse(session, job, Busy(text))
 
 
-def _refuse(session: Session, ordinal: int, message: object, problem: PalaceError) -> None:
-    ident = jsonrpc.request_id(message)
-    session.reply(ordinal, jsonrpc.encode(jsonrpc.failure(ident, problem)))
+def _refuse(session: Session, job: Job, problem: PalaceError) -> None:
+    ident = jsonrpc.request_id(job.message)
+    reply = jsonrpc.failure(ident, refusal_of(job, problem))
+    session.reply(job.ordinal, jsonrpc.encode(reply))
 
 
 def _note_client(session: Session, message: object) -> None:

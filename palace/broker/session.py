@@ -35,7 +35,7 @@ class Session:
     undelivered: dict[int, bytes] = attrs.field(factory=dict)
     answered: set[int] = attrs.field(factory=set)  # while resent lines are still to come
     acknowledged: int = 0  # all lines below are settled at the shim
-    offering: int | None = None  # the ordinal that waits outside of a full queue
+    offering: int | None = None  # the ordinal that waits outside of a full queue and never ran
     closing: bool = False  # goodbye was said
     finishing: bool = False  # the client has said its last word
     lost_s: float = 0.0  # when the connection ended
