@@ -16,14 +16,14 @@ from palace.config import Config, adopt, load_config
 from palace.control import Control
 from palace.engine.drift import Drift, find_drift
 from palace.engine.rebuild import Rebuild, Rebuilt
-from palace.engine.stores import build_stores, open_chroma
+from palace.engine.stores import Stores, build_stores, open_chroma
 from palace.engine.swap import finish_swap
 from palace.env import ShimEnvironment
 from palace.host import Host
-from palace.journal.inspect import Finding, inspect_journal
+from palace.journal.inspect import Finding, inspect_journal, read_from
 from palace.journal.journal import Journal
 from palace.journal.purge import purge_journal
-from palace.journal.record import Stamp
+from palace.journal.record import Record, Stamp
 from palace.journal.replay import replay
 from palace.paths import Paths
 from palace.protocol.errors import BrokerUnreachable, JournalBroken, LockHeld
@@ -105,6 +105,10 @@ def rebuild_palace(
 
 
 def _rebuild(held: Held, journal: Journal, *, partial: bool, keep: bool) -> Rebuilt:
+    return _rebuilding(held, journal, partial=partial, keep=keep).run()
+
+
+def _rebuilding(held: Held, journal: Journal, *, partial: bool, keep: bool) -> Rebuild:
     return Rebuild(
         paths=held.paths,
         config=held.config,
@@ -113,7 +117,7 @@ def _rebuild(held: Held, journal: Journal, *, partial: bool, keep: bool) -> Rebu
         progress=progress_shown(),
         partial=partial,
         keep=keep,
-    ).run()
+    )
 
 
 @contextmanager
@@ -143,10 +147,13 @@ def purge_memories(
     paths: Paths, environment: ShimEnvironment, ids: list[str], *, stop: bool
 ) -> Purged:
     """Take entities out of journal, archive and stores, which are made anew without them."""
-    wanted = frozenset(ids)
     with hold_palace(paths, environment, stop=stop) as held:
+        with _journal(held) as journal:  # before anything is changed
+            _rebuilding(held, journal, partial=False, keep=False).check()
+        wanted = _with_chunks(held, frozenset(ids))
         texts = _texts(held, wanted)
-        records = purge_journal(paths.journal, held.host, wanted)
+        # An earlier purge may have come as far as here, and no further.
+        records = purge_journal(paths.journal, held.host, wanted) or _still_stored(held, wanted)
         if records:
             with _journal(held) as journal:
                 _rebuild(held, journal, partial=False, keep=False)
@@ -156,6 +163,30 @@ def purge_memories(
             alike=tuple(_holding(held, texts)),
             copies=tuple(f"{paths.root}/{name}" for name in sorted(copies)),
         )
+
+
+def _with_chunks(held: Held, ids: frozenset[str]) -> frozenset[str]:
+    """Return ids with those of the chunks that a long drawer or diary entry was ever split into."""
+    found = set(ids)
+    for record in read_from(held.paths.journal, held.host):
+        if isinstance(record, Record) and not ids.isdisjoint(_parents(record)):
+            found.add(record.id)
+    return frozenset(found)
+
+
+def _parents(record: Record) -> Iterator[str]:
+    for payload in (record.payload, record.before):
+        metadata = payload.get("metadata") if isinstance(payload, dict) else None
+        for name in ("parent_drawer_id", "parent_entry_id"):
+            if isinstance(metadata, dict) and name in metadata:
+                yield metadata[name]
+
+
+def _still_stored(held: Held, ids: frozenset[str]) -> int:
+    with _open_stores(held) as stores:
+        for store in stores.all:
+            store.measure()
+        return sum(len(store.read(kind, ids)) for store in stores.all for kind in store.kinds())
 
 
 def _texts(held: Held, ids: frozenset[str]) -> list[str]:
@@ -193,6 +224,13 @@ def examine(
 
 
 def _find_drift(held: Held) -> list[Drift]:
+    with _open_stores(held) as stores:
+        known = replay(held.paths.journal, held.host, progress_shown())
+        return find_drift(stores, known, progress_shown())
+
+
+@contextmanager
+def _open_stores(held: Held) -> Iterator[Stores]:
     clients: list[Any] = []
 
     def api() -> Any:
@@ -201,9 +239,7 @@ def _find_drift(held: Held) -> list[Drift]:
         return clients[0]._server  # noqa: SLF001
 
     try:
-        stores = build_stores(held.paths, held.config, held.host, api)
-        known = replay(held.paths.journal, held.host, progress_shown())
-        return find_drift(stores, known, progress_shown())
+        yield build_stores(held.paths, held.config, held.host, api)
     finally:
         for client in clients:
             client.close()

@@ -221,15 +221,20 @@ class Chroma:
     def was_replaced(self, base: Any) -> bool:
         now = {name: pair[0] for name, pair in self._counts.items()}
         then = {name: pair[0] for name, pair in base["collections"].items()}
-        return self.is_older(base) or any(now.get(name) != ident for name, ident in then.items())
+        return self._seq < base["seq"] or any(
+            now.get(name) != ident for name, ident in then.items()
+        )
 
     def is_older(self, base: Any) -> bool:
-        return bool(self._seq < base["seq"])
+        """Tell whether Chroma's numbers went back; in collections made anew they begin anew."""
+        now = {pair[0] for pair in self._counts.values()}
+        then = {pair[0] for pair in base["collections"].values()}
+        return bool(self._seq < base["seq"] and now <= then)
 
     def suspects(self, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
         """Look for records numbered since the base that aren't ours, and for missing ones."""
         ours = {entity for entity in touched if self.owns(entity[0])}
-        if self.is_older(base):
+        if self._seq < base["seq"]:
             return True
         ids = {name: pair[0] for name, pair in self._counts.items()}
         then = {name: pair[0] for name, pair in base["collections"].items()}

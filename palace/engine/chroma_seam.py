@@ -6,6 +6,7 @@ here, so that vectors are journalled with them.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -124,11 +125,19 @@ def _given(asked: Asked) -> dict[str, dict[str, Any]]:
         metadata = at("metadatas", place)
         given[ident] = {
             "document": at("documents", place),
-            "metadata": dict(metadata) if metadata else None,
+            "metadata": {key: _kept(value) for key, value in (metadata or {}).items()} or None,
             "vector": None if vector is None else chroma.packed_vector(vector),
             "uri": at("uris", place),
         }
     return given
+
+
+def _kept(value: Any) -> Any:
+    """Return what Chroma keeps of a value in metadata, whose integers have 64 bits."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    is_large = type(value) is int and not -(1 << 63) <= value < 1 << 63
+    return float(value) if is_large else value
 
 
 def _fresh(new: Mapping[str, Any]) -> dict[str, Any]:

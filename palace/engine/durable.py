@@ -6,6 +6,7 @@ that is possible, and otherwise by the next owner (palace/engine/recovery.py).
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from palace.journal.record import ABORT, DELETE, OUTCOME, PUT, UNDO, UNIT, Draft
 from palace.protocol.errors import JournalFailed
 
 T = TypeVar("T")
+# Chroma 1.5 leaks what it held at a write that found the disk full, and soon hangs for ever: such a
+# write must not begin.  One change takes far less; an index grows by some MiB at a time.
+ROOM_BYTES = 16 << 20
 
 logger = logging.getLogger("palace.journal")
 
@@ -63,7 +67,7 @@ class Durable:
 
         The caller holds the projection's lock since it read the `before`s.
         """
-        changes = [change for change in changes if change.before != change.after]
+        changes = [change for change in changes if _is_one(change)]
         if not changes:
             return make()
         group = getattr(self._here, "group", None)
@@ -91,6 +95,7 @@ class Durable:
         journal = self.journal
         self._pay()
         group.step += 1
+        _check_room(journal.directory)
         seq = journal.append([_draft(group, change) for change in changes])
         try:
             journal.sync(seq)
@@ -201,6 +206,20 @@ class Durable:
         with self._lock:
             self._count += 1
             return f"own-{self.journal.stamp.epoch}-{self._count}"
+
+
+def _is_one(change: Change) -> bool:
+    """Tell whether a change changes anything; to Python, 1 is True and 1.0 as well."""
+    return change.before != change.after or not same(change.before, change.after)
+
+
+def _check_room(directory: str) -> None:
+    found = os.statvfs(directory)
+    if found.f_bavail * found.f_frsize < ROOM_BYTES:
+        raise JournalFailed(
+            f"The disk of {directory} is nearly full: less than {ROOM_BYTES >> 20} MiB are left. "
+            "Nothing was changed. Free some space and ask again; the broker goes on by itself."
+        )
 
 
 def _draft(group: Group, change: Change) -> Draft:

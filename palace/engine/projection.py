@@ -4,6 +4,7 @@ Payloads are JSON; an id that a projection doesn't hold is absent from what `rea
 """
 
 import base64
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -24,15 +25,26 @@ class Change:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two payloads mean the same entity; vectors may differ by their last bits.
+    """Tell whether two payloads mean the same entity; numbers may differ by their last bits.
 
-    Chroma keeps a vector of a cosine collection divided by its length and gives it back multiplied.
+    Chroma keeps a vector of a cosine collection divided by its length and gives it back multiplied,
+    and what it reads back of a float in a record's metadata may be the float's neighbour.
     """
     if not isinstance(one, dict) or not isinstance(other, dict):
         return bool(one == other)
-    if any(one.get(key) != other.get(key) for key in {*one, *other} - UNSTABLE):
+    if not all(_alike(one.get(key), other.get(key)) for key in {*one, *other} - UNSTABLE):
         return False
     return one.get("vector") == other.get("vector") or _same_vector(one, other)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):  # True is no 1 here, nor is 1.0
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return bool(math.isclose(one, other, rel_tol=1e-14) if isinstance(one, float) else one == other)
 
 
 def _same_vector(one: dict[str, Any], other: dict[str, Any]) -> bool:

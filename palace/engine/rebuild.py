@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from palace.engine.stores import Stores, build_stores, open_chroma
 from palace.engine.swap import Move, swap
 from palace.host import Host
 from palace.journal.journal import Journal
-from palace.journal.record import ABORT, STATE, UNDO, Draft
+from palace.journal.record import ABORT, ADOPT, STATE, UNDO, Draft
 from palace.journal.replay import Progress, Replay, replay
 from palace.paths import Paths
 from palace.protocol.errors import JournalBroken, StoreCorrupt
@@ -47,10 +48,11 @@ class Rebuild:
     _clients: list[Any] = attrs.field(factory=list)
 
     def run(self) -> Rebuilt:
-        """Build, check, swap; raises JournalBroken where the journal has gaps, unless `partial`."""
+        """Build, check, swap; raises JournalBroken where `check` does."""
+        self.check()
         self._close_open_keys()
+        self._adopt_files()
         known = replay(self.paths.journal, self.host, self.progress)
-        self._check(known)
         scratch = f"{self.paths.root}/rebuild-{self._suffix}"
         shutil.rmtree(scratch, ignore_errors=True)
         self.host.make_directory(scratch)
@@ -94,13 +96,54 @@ class Rebuild:
             self.journal.append([*drafts, Draft(action=ABORT, key=key, payload=why)])
         self.journal.sync(self.journal.seq)
 
-    def _check(self, known: Replay) -> None:
-        if known.gaps and not self.partial:
+    def check(self) -> None:
+        """Unless `partial`, raise JournalBroken where the journal lacks what stores may hold."""
+        if self.partial:
+            return
+        known = replay(self.paths.journal, self.host, self.progress)
+        if known.gaps:
             gaps = ", ".join(f"{first} to {last}" for first, last in known.gaps[:5])
             raise JournalBroken(
                 f"The journal lacks records {gaps}, so that stores made from it would lack "
                 "memories, too. See palace doctor; build what there is: palace rebuild --partial"
             )
+        if changed := ", ".join(self._changed_by_others()):
+            raise JournalBroken(
+                f"Somebody else has changed {changed} since a broker last had the palace open. "
+                "Stores made from the journal would lack that: let a broker take it over first "
+                "(palace start), or go without it (palace rebuild --partial)."
+            )
+
+    def _changed_by_others(self) -> Iterator[str]:
+        """Yield the stores that hold what the journal may lack; an unreadable one holds nothing."""
+        tail = self.journal.tail
+        stores = self._real()
+        for store in (
+            stores.chroma,
+            stores.graph,
+            stores.logstream,
+            stores.tunnels,
+            stores.hallways,
+        ):
+            base = (tail.at or {}).get(store.name)
+            try:
+                store.measure()
+                if not any(store.count(kind) for kind in store.kinds()):
+                    continue
+                if base is None or store.suspects(base, tail.touched):
+                    yield store.name
+            except (sqlite3.DatabaseError, StoreCorrupt):
+                continue
+
+    def _adopt_files(self) -> None:
+        """Stock's small files are journalled when a broker leaves, which one that died did not."""
+        known = replay(self.paths.journal, self.host)
+        found = [
+            entry for entry in self._real().files.scan(FILE) if (FILE, entry[0]) not in known.live
+        ]
+        drafts = [Draft(action=ADOPT, kind=FILE, id=name, payload=data) for name, data in found]
+        if drafts:
+            self.journal.append(drafts)
 
     def _scratch_stores(self, scratch: str) -> Stores:
         config = attrs.evolve(self.config, graph=f"{scratch}/knowledge_graph.sqlite3")

@@ -22,9 +22,10 @@ from palace.journal.record import (
     UNDO,
     UNIT,
     Draft,
+    Record,
 )
 from palace.journal.replay import Entity, Progress, Replay, digest_of, replay
-from palace.journal.tail import Touched
+from palace.journal.segment import list_segments, read_segment
 
 BATCH = 500
 CRASHES_MAX = 2  # of owners under one key, before it is left alone
@@ -41,6 +42,8 @@ class Recovery:
     progress: Progress
     now: dict[str, Any] = attrs.field(factory=dict)
     suspects: list[Projection] = attrs.field(factory=list)
+    _ours: dict[Entity, list[Any]] = attrs.field(factory=dict)  # states since the base, in order
+    _left_alone: set[Entity] = attrs.field(factory=set)
 
     def look(self) -> None:
         """Measure the stores and compare them with what the journal says they looked like."""
@@ -56,21 +59,22 @@ class Recovery:
 
     def run(self) -> None:
         tail = self.journal.tail
-        if tail.at is None:
-            self._adopt_all()
-            return
-        if tail.gaps:
+        if tail.at is not None and tail.gaps:
             self._believe_the_stores()
             return
-        touched = dict(tail.touched)
-        open_keys = list(tail.open)
+        self._ours = self._states_since_base()
+        open_keys = list(reversed(tail.open))  # the last first, should two have changed the same
+        if tail.at is None:
+            for key in open_keys:
+                self._take_back(key)
+            self._adopt_all()
+            return
         for projection in self.suspects:
             logger.warning("%s was changed by somebody else: taking that over", projection.name)
             self._reconcile(projection, base=tail.at.get(projection.name))
         for key in open_keys:
             self._take_back(key)
-        if not self.suspects:
-            self._write_lost(touched)
+        self._write_lost()
         if self.suspects or open_keys:
             self.journal.sync(self.journal.close_key("", STATE))
 
@@ -123,10 +127,23 @@ class Recovery:
 
     # What a dead owner left unfinished.
 
+    def _states_since_base(self) -> dict[Entity, list[Any]]:
+        """Return the states that entities had at the base, and that our records gave them since."""
+        journal, tail = self.journal, self.journal.tail
+        states = _states(tail.open.values())
+        for entity, was in tail.touched.items():
+            states.setdefault(entity, []).append(was.base)
+        for segment in list_segments(journal.directory, journal.host, archived=True):
+            if not states or (segment.end is not None and segment.end <= tail.at_seq):
+                continue
+            for _, found in read_segment(segment, journal.host):
+                if isinstance(found, Record) and found.seq > tail.at_seq and found.entity in states:
+                    states[found.entity].append(found.payload)
+        return states
+
     def _take_back(self, key: str) -> None:
         journal = self.journal
         changes = list(journal.tail.open[key])
-        states = _states(journal.tail.open.values())
         crashes = journal.tail.attempts.get(key, 0) + 1
         journal.sync(journal.append([Draft(action=ATTEMPT, key=key)]))
         journal.host.pass_point("take_back")
@@ -136,11 +153,12 @@ class Recovery:
             text = f"taking it back ended {crashes - 1} brokers; its entities may be damaged"
             drafts = [Draft(action=QUARANTINE, key=key, payload=text)]
             drafts += [_undone(key, change) for change in first.values()]
+            self._left_alone.update(first)
         else:
             drafts = [
                 _undone(key, change)
                 for change in first.values()
-                if self._write_back(key, change, states[change.kind, change.id])
+                if self._write_back(change, [c.payload for c in changes if _is_of(c, change)])
             ]
             if crashes == CRASHES_MAX:
                 text = f"it was under way at the death of {crashes} brokers"
@@ -148,35 +166,40 @@ class Recovery:
         logger.warning("%s was unfinished: %d changes are taken back", key, len(drafts))
         journal.append([*drafts, Draft(action=ABORT, key=key, payload={"why": "its owner died"})])
 
-    def _write_back(self, key: str, change: Draft, ours: list[Any]) -> bool:
+    def _write_back(self, change: Draft, mine: list[Any]) -> bool:
         """Restore an entity, unless its newest state is somebody else's."""
-        projection = next(p for p in self.projections if p.owns(change.kind))
-        actual = projection.read(change.kind, [change.id]).get(change.id)
-        if not _among(ours, actual):
-            return False
-        newest = self.journal.tail.touched[change.kind, change.id].now
-        mine = [c.payload for c in self.journal.tail.open[key] if c.id == change.id]
+        kind, ident = entity = change.kind, change.id
+        touched = self.journal.tail.touched.get(entity)
+        newest = self._ours[entity][-1] if touched is None else touched.now
         if newest not in (*mine, change.before):
             return False
+        projection = next(p for p in self.projections if p.owns(kind))
+        actual = projection.read(kind, [ident]).get(ident)
+        if not _among(self._ours[entity], actual):
+            _append_adopted(self.journal, kind, [(ident, actual)])
+            return False
         if not same(actual, change.before):
-            projection.write(change.kind, {change.id: change.before})
-            projection.applied([Change(change.kind, change.id, actual, change.before)])
+            projection.write(kind, {ident: change.before})
+            projection.applied([Change(kind, ident, actual, change.before)])
+        self._ours[entity].append(change.before)
         return True
 
     # What a store has lost, though its change was complete.
 
-    def _write_lost(self, touched: dict[tuple[str, str], Touched]) -> None:
-        tail = self.journal.tail
-        for (kind, ident), was in touched.items():
-            now = tail.touched[kind, ident].now if (kind, ident) in tail.touched else was.now
+    def _write_lost(self) -> None:
+        for (kind, ident), was in list(self.journal.tail.touched.items()):
             projection = next((p for p in self.projections if p.owns(kind)), None)
-            if projection is None:
+            if projection is None or projection in self.suspects:
                 continue
             actual = projection.read(kind, [ident]).get(ident)
-            if not same(actual, now):
+            if same(actual, was.now) or (kind, ident) in self._left_alone:
+                continue
+            if _among(self._ours[kind, ident], actual):
                 logger.warning("%s %s was lost by its store: written again", kind, ident)
-                projection.write(kind, {ident: now})
-                projection.applied([Change(kind, ident, actual, now)])
+                projection.write(kind, {ident: was.now})
+                projection.applied([Change(kind, ident, actual, was.now)])
+            else:
+                _append_adopted(self.journal, kind, [(ident, actual)])
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -234,6 +257,10 @@ def _states(open_keys: Iterable[Sequence[Draft]]) -> dict[Entity, list[Any]]:
         for change in changes:
             states.setdefault((change.kind, change.id), [change.before]).append(change.payload)
     return states
+
+
+def _is_of(one: Draft, other: Draft) -> bool:
+    return (one.kind, one.id) == (other.kind, other.id)
 
 
 def _append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Any]]) -> None:

@@ -84,7 +84,7 @@ class Appender:
                     encode(draft, seq, self.stamp, ts)
                     for draft, seq in zip(drafts, seqs, strict=True)
                 ]
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 raise JournalFailed(f"A change could not be written down: {error}.") from None
             data = b"".join(lines)
             self._make_room(len(data), spare=any(draft.action in ENTITIES for draft in drafts))
@@ -126,11 +126,7 @@ class Appender:
         with self._lock:
             if self._fd < 0:
                 return
-            try:
-                self.host.truncate(self._fd, self._length)
-            except OSError:
-                pass  # blocks stay reserved for nothing: the disk's loss, nobody's memory
-            self.host.close(self._fd)
+            self._let_go()
             self._fd = -1
 
     def _confirm(self, seq: int) -> None:
@@ -181,27 +177,40 @@ class Appender:
     def _begin_segment(self) -> None:
         while self._syncing:  # the old file is in use
             self._lock.wait()
+        if self._fd >= 0 and not self._broken:
+            try:
+                self.host.sync(self._fd)
+                self._confirm(self.next_seq - 1)
+            except OSError as error:
+                self._broken = error.strerror or repr(error)
         again = tuple(self._unsynced)  # none, unless an fsync has failed
         first = again[0][0] if again else self.next_seq
         path = segment_path(self.directory, first)
         header = Draft(action=SEGMENT, payload=self.header())
         data = encode(header, first - 1, self.stamp, self.host.utc_text())
         data += b"".join(line for _, line in again)
-        old = self._fd
+        there = self.host.file_id(path)
         try:
-            if old >= 0 and not self._broken:
-                self.host.truncate(old, self._length)  # gives back what was reserved
-                self.host.sync(old)
             self.host.write_durable(path, data)
-            self._fd = self.host.open_append(path)
+            fd = self.host.open_append(path)
         except OSError as error:
-            raise self._failed(error.strerror or repr(error)) from None
-        self._path, self._first, self._broken = path, first, ""
+            problem = error.strerror or repr(error)
+            if self.host.file_id(path) != there:
+                self._broken = problem  # readers go by the new one: nothing may follow in the old
+            raise self._failed(problem) from None
+        if self._fd >= 0:
+            self._let_go()
+        self._fd, self._path, self._first, self._broken = fd, path, first, ""
         self._length = self._reserved = len(data)
         self._confirm(self.next_seq - 1)
         self._lock.notify_all()
-        if old >= 0:
-            self.host.close(old)
+
+    def _let_go(self) -> None:
+        try:
+            self.host.truncate(self._fd, self._length)  # gives back what was reserved
+        except OSError:
+            pass  # blocks stay reserved for nothing: the disk's loss, nobody's memory
+        self.host.close(self._fd)
 
     def _failed(self, problem: str) -> JournalFailed:
         return JournalFailed(

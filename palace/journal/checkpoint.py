@@ -42,8 +42,9 @@ def _size(path: str, host: Host) -> int:
 def make_checkpoint(
     directory: str, host: Host, stamp: Stamp, pause: Callable[[], None] = lambda: None
 ) -> Checkpoint | None:
-    """Write a checkpoint over all closed segments and archive them; None if there are none.
+    """Write a checkpoint over all closed segments and archive them.
 
+    None where there are none, or where records are missing.
     `pause` is called now and then: it may sleep, so that others get on.
     """
     segments = list_segments(directory, host)
@@ -51,6 +52,8 @@ def make_checkpoint(
         return None
     upto = segments[-1].first - 1
     state = replay(directory, host, lambda _stage, _fraction: pause(), upto)
+    if state.gaps or state.seq < upto:
+        return None  # it would hide what is missing
     path = checkpoint_path(directory, upto)
     temporary = f"{path}.tmp"
     host.unlink(temporary)

@@ -76,7 +76,9 @@ class Journal:
         """
         host.make_directory(directory)
         segments = list_segments(directory, host)
-        tail = read_tail(segments, host)
+        if not segments:
+            host.sync_directory(directory.rpartition("/")[0])  # its name, too, must be safe
+        tail = read_tail(list_segments(directory, host, archived=True), host)
         if tail.epoch > stamp.epoch:
             raise JournalBroken(
                 f"The journal in {directory} was last written in epoch {tail.epoch}, and this "

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from palace.host import Host
-from palace.journal.record import ENTITIES, STATE, Record
+from palace.journal.record import ENTITIES, SEGMENT, STATE, Record
 from palace.journal.segment import (
     DIGITS,
     SUFFIX,
@@ -137,6 +137,7 @@ def replay(
             if isinstance(found, Broken):
                 state.broken.append(found)
             elif after < found.seq and (upto is None or found.seq <= upto):
-                state.follow(found)
+                if found.action != SEGMENT:  # it has the seq of the record before its first
+                    state.follow(found)
                 state.take(place, found)
     return state

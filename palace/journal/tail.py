@@ -83,7 +83,7 @@ class Tail:
 
     def note(self, draft: Draft, seq: int, epoch: int) -> None:
         self.epoch = max(self.epoch, epoch)
-        if draft.action == SEGMENT:
+        if draft.action == SEGMENT or seq <= self.seq:  # one that a header speaks of already
             return
         self.gaps += seq > self.seq + 1
         self.seq = seq
@@ -175,6 +175,7 @@ class Tail:
     def header(self) -> dict[str, Any]:
         """Return what a reader must know who reads on from here."""
         return {
+            "seq": self.seq,
             "at": self.at,
             "at_seq": self.at_seq,
             "open": {
@@ -192,13 +193,13 @@ class Tail:
 
     @classmethod
     def from_header(cls, payload: dict[str, Any], seq: int, epoch: int) -> "Tail":
-        """Undo `header`."""
+        """Undo `header`; it may speak of records that follow it, which then are repeated ones."""
         replies = {
             name: Replies(then, forgotten, dict(texts))
             for name, (then, forgotten, texts) in payload["replies"].items()
         }
         return cls(
-            seq=seq,
+            seq=payload.get("seq", seq),
             epoch=epoch,
             at=payload["at"],
             at_seq=payload["at_seq"],
