@@ -1,5 +1,6 @@
 """How an owner leaves: nobody loses a reply, nothing runs twice, nothing alien is removed."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -333,3 +334,99 @@ async def test_unbegun_calls_of_a_lost_client_hold_no_drain_up(root: Path) -> No
             await running.ended.wait()
 
     assert engine.written == []
+
+
+async def test_what_may_have_run_before_is_not_said_to_be_unrun(root: Path) -> None:
+    engine = LightEngine()
+    engine.may_load.clear()
+    async with open_broker(root, engine) as running:
+        shim = await running.session(resend="0:1,1:0", next="2")
+        shim.call("add_drawer", 0)
+        shim.call("add_drawer", 1)
+        await until(lambda: running.desk.admission.waiting == 2)
+        running.desk.stop(Reason.STOP)
+        fields = await goodbye(shim)
+
+    assert (fields["read_upto"], fields["unrun"]) == ("1", "1")
+
+
+async def test_what_may_have_run_before_and_finds_no_room_is_not_said_to_be_unrun(
+    root: Path,
+) -> None:
+    async with open_broker(root, session_depth_max=1) as running:
+        shim = await running.session(resend="0:0,1:0,2:1", next="3")
+        shim.call("add_drawer", 0, name="runs", hold="w")
+        shim.call("add_drawer", 1)
+        shim.call("search", 2)
+        await until(lambda: running.desk.admission.waiting == 1)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        running.desk.stop(Reason.STOP)
+        fields = await goodbye(shim)
+        running.engine.gate("w").set()
+
+    assert fields["unrun"] == ""
+
+
+async def test_a_failed_engine_does_not_deny_what_may_have_run_before(root: Path) -> None:
+    engine = LightEngine(fail_load="The model is missing. Fetch it: palace model")
+    async with open_broker(root, engine) as running:
+        shim = await running.session(resend="0:1,1:1,2:0", next="3")
+        shim.call("add_drawer", 0)
+        shim.call("search", 1)
+        shim.call("add_drawer", 2)
+        codes = {n: reply["error"]["code"] for n, reply in (await shim.replies(3)).items()}
+
+    assert codes == {0: -32045, 1: -32047, 2: -32047}
+
+
+async def test_no_query_overtakes_a_change_that_is_handed_back(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        other = await running.session("other")
+        other.call("add_drawer", 1, name="runs", hold="w")
+        await until(lambda: running.engine.begun)
+        shim.call("add_drawer", 1, name="waits")
+        shim.call("search", 2)
+        await until(lambda: running.desk.admission.waiting == 2)
+        running.desk.stop(Reason.UPGRADE)
+        fields = await goodbye(shim)
+        running.engine.gate("w").set()
+        assert await shim.line() == b""
+
+    assert fields["unrun"] == "0,1"
+
+
+async def test_a_leaving_owner_without_descriptors_still_ends_its_work(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_listener: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="runs", hold="w")
+        await until(lambda: running.engine.begun)
+        monkeypatch.setattr("palace.broker.broker.accept_nowait", refuse)
+        running.desk.stop(Reason.STOP)
+        await goodbye(shim)
+        running.engine.gate("w").set()
+        assert (await shim.reply())[0] == 0
+        await running.ended.wait()
+
+    assert running.engine.closed
+    assert running.code == 0
+
+
+async def test_a_store_that_will_not_close_is_left_as_after_a_crash(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_engine: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(LightEngine, "close", fail)
+    async with open_broker(root) as running:
+        await running.session()
+        running.desk.stop(Reason.STOP)
+        await running.ended.wait()
+
+    assert running.code == 0

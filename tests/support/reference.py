@@ -6,6 +6,7 @@ import typer
 
 from palace.cli import app
 from palace.config import SETTINGS
+from palace.engine.stores import JOURNALLED
 from palace.protocol import errors
 from palace.protocol.tools import TOOLS
 from palace.shim.relay import USAGE
@@ -92,6 +93,24 @@ def tools() -> str:
     )
 
 
+def journal() -> str:
+    rows = ["| tool | kinds of entities |", "|---|---|"]
+    rows += [f"| `{n}` | {', '.join(f'`{k}`' for k in kinds)} |" for n, kinds in JOURNALLED.items()]
+    return (
+        "# What is journalled\n\nGenerated from palace/engine/stores.py by `just reference`.\n\n"
+        "Each changed entity is journalled whole, before it is changed; `palace log` shows them\n"
+        "with their kinds. A tool that is not listed changes nothing in the palace.\n\n"
+        "| kind | an entity is |\n|---|---|\n"
+        "| `chroma:NAME` | a record of that Chroma collection: text, metadata, vector |\n"
+        "| `chroma-collection` | a collection's settings |\n"
+        "| `graph:...`, `log:...` | a row of the knowledge graph, or of events and artifacts |\n"
+        "| `tunnel`, `hallway` | an entry of the file of that name |\n"
+        "| `file` | a small file of mempalace's, when the palace is opened or closed |\n\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
 def commands() -> str:
     """Describe the commands as data, since how help is laid out differs between versions."""
     group = typer.main.get_command(app)
@@ -110,6 +129,7 @@ PAGES = {
     "settings.md": settings,
     "exit-codes.md": exit_codes,
     "tools.md": tools,
+    "journal.md": journal,
     "commands.md": commands,
 }
 
