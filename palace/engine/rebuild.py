@@ -54,7 +54,9 @@ class Rebuild:
         self._adopt_files()
         known = replay(self.paths.journal, self.host, self.progress)
         scratch = f"{self.paths.root}/rebuild-{self._suffix}"
-        shutil.rmtree(scratch, ignore_errors=True)
+        for name in os.listdir(self.paths.root):
+            if name.startswith("rebuild-"):  # one that was killed left it
+                shutil.rmtree(f"{self.paths.root}/{name}", ignore_errors=True)
         self.host.make_directory(scratch)
         new = self._scratch_stores(scratch)
         self._fill(new, known)

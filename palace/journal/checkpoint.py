@@ -69,6 +69,7 @@ def make_checkpoint(
     finally:
         host.close(fd)
     host.rename(temporary, path)
+    host.make_directory(f"{directory}/{ARCHIVE}")
     host.sync_directory(directory)
     _archive(directory, host, upto, path)
     return Checkpoint(path=path, seq=upto, entities=len(state.live))
@@ -88,7 +89,6 @@ def _write(host: Host, fd: int, data: bytes) -> None:
 
 
 def _archive(directory: str, host: Host, upto: int, newest: str) -> None:
-    host.make_directory(f"{directory}/{ARCHIVE}")
     old = [
         s.path for s in list_segments(directory, host) if s.end is not None and s.end <= upto + 1
     ]

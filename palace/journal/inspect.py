@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import attrs
 
 from palace.host import Host
-from palace.journal.record import QUARANTINE, SEGMENT, STATE, Record
+from palace.journal.record import CHECKPOINT, QUARANTINE, SEGMENT, STATE, Record
 from palace.journal.replay import newest_checkpoint
 from palace.journal.segment import Broken, Segment, list_segments, read_segment
 
@@ -163,13 +163,22 @@ def _checkpoint(directory: str, host: Host) -> Iterator[Finding]:
     newest = newest_checkpoint(directory, host)
     if newest is None:
         return
-    segment = Segment(path=newest[0], first=0, end=None)
-    for _, found in read_segment(segment, host):
+    path, lines, counted = newest[0], 0, -1
+    wrong = []
+    for _, found in read_segment(Segment(path=path, first=0, end=None), host):
         if isinstance(found, Broken):
-            yield Finding(
-                level=ERROR,
-                code="broken_checkpoint",
-                text=f"{newest[0]} at byte {found.place.offset}: {found.why}.",
-                remedy=f"Move it away: the segments in {directory}/archive hold the same; move "
-                "them back.",
-            )
+            wrong.append(f"{path} at byte {found.place.offset}: {found.why}.")
+        elif found.action == CHECKPOINT:
+            counted = found.payload["entities"]
+        else:
+            lines += 1
+    if not wrong and lines != counted:
+        wrong.append(f"{path} doesn't hold as many entities as were written.")
+    for text in wrong:
+        yield Finding(
+            level=ERROR,
+            code="broken_checkpoint",
+            text=text,
+            remedy=f"Move it away: the segments in {directory}/archive hold the same; move "
+            "them back.",
+        )
