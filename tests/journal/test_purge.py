@@ -1,0 +1,278 @@
+"""Purging: of a purged memory no byte remains in any file, and all else is as it was."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palace.journal.checkpoint import make_checkpoint
+from palace.journal.inspect import inspect_journal, read_from
+from palace.journal.journal import Journal
+from palace.journal.purge import PURGED_REPLY, purge_journal
+from palace.journal.record import (
+    ADOPT,
+    DELETE,
+    OUTCOME,
+    PURGED,
+    PUT,
+    UNDO,
+    Draft,
+    Record,
+    Stamp,
+)
+from palace.journal.replay import replay
+from palace.journal.segment import ARCHIVE
+from palace.protocol.errors import JournalFailed
+from tests.support.disk import ROOT, Disk, Stopped, all_kept, all_lost
+
+JOURNAL = f"{ROOT}/journal"
+SECRET = "the secret \udcff of the sea"
+RAW = SECRET.encode("utf-8", "surrogatepass")
+GONE = frozenset({"gone", "gone, too"})
+STAMP = Stamp(epoch=1, writer="w")
+
+
+def opened(disk: Disk) -> Journal:
+    journal = Journal.open(JOURNAL, disk, STAMP)
+    journal.look = lambda: {"store": journal.seq}
+    return journal
+
+
+def change(action: str, key: str, ident: str, payload: Any, before: Any = None) -> Draft:
+    return Draft(
+        action=action,
+        key=key,
+        kind="k",
+        id=ident,
+        payload=payload,
+        before=before,
+        deleted=payload is None,
+    )
+
+
+def put(key: str, ident: str, payload: Any, before: Any = None) -> Draft:
+    return change(PUT, key, ident, payload, before)
+
+
+def written() -> Disk:
+    """Return a disk whose journal holds the secret in every place where one can be."""
+    disk = Disk()
+    journal = opened(disk)
+    journal.append([put("s:1", "kept", 1), put("s:1", "gone", SECRET)])
+    journal.close_key("s:1", OUTCOME, reply=f"filed {SECRET}")
+    journal.append([put("s:2", "kept", 2, 1), change(ADOPT, "", "gone, too", [SECRET])])
+    journal.close_key("s:2", OUTCOME, reply="filed something else")
+    journal.roll()
+    journal.append([put("s:3", "gone", {"better": SECRET}, SECRET)])
+    journal.close_key("s:3", OUTCOME, reply=SECRET)
+    journal.roll()
+    assert make_checkpoint(JOURNAL, disk, STAMP) is not None
+    journal.append([put("t:1", "gone", "harmless", SECRET), put("t:1", "other", 5)])
+    journal.append([change(UNDO, "t:2", "gone", SECRET)])
+    journal.append([change(DELETE, "t:2", "gone, too", None, SECRET)])
+    journal.roll()
+    journal.append([put("t:1", "gone", SECRET, "harmless")])
+    with_torn_line(disk, journal.segments()[1].path)
+    repeated(disk, journal)
+    journal.append([put("u:1", "new", 6)])
+    journal.close()
+    disk.put(f"{JOURNAL}/checkpoint-{9:020d}.jsonl.tmp", RAW)
+    disk.put(f"{JOURNAL}/{ARCHIVE}/{9:020d}.jsonl.77.tmp", RAW)
+    return disk.power_cut(all_kept)
+
+
+def with_torn_line(disk: Disk, path: str) -> None:
+    data = disk.read(path)
+    disk.put(path, data + b'\n{"v":1,"seq":7,"payload":"' + RAW[:-1] + b"\n")
+
+
+def repeated(disk: Disk, journal: Journal) -> None:
+    """Let the records that no fsync has confirmed stand in two segments."""
+    journal.sync(journal.seq)
+    journal.append([put("s:4", "gone", SECRET)])
+    disk.fail("sync", 5)
+    with pytest.raises(JournalFailed):
+        journal.sync(journal.seq)
+    journal.repair()
+
+
+def files(disk: Disk) -> dict[str, bytes]:
+    return {path: disk.read(path) for path, file in sorted(disk.names.items()) if file is not None}
+
+
+def contents(disk: Disk) -> dict[tuple[str, str], Any]:
+    known = replay(JOURNAL, disk)
+    assert (known.broken, known.gaps) == ([], [])
+    return {entity: known.payload(entity) for entity in known.live}
+
+
+def test_no_byte_of_what_was_purged_remains() -> None:
+    disk = written()
+    assert sum(RAW in data for data in files(disk).values()) >= 7
+
+    assert purge_journal(JOURNAL, disk, GONE) > 7
+
+    for path, data in files(disk).items():
+        for part in (RAW, b"secret", b"of the sea", b"harmless"):
+            assert part not in data, path
+    assert not [path for path in disk.names if path.endswith(".tmp")]
+    assert not disk.open_files
+
+
+def test_everything_else_is_as_it_was() -> None:
+    disk = written()
+    before = [item for item in read_from(JOURNAL, disk) if isinstance(item, Record)]
+    kept = {e: p for e, p in contents(_without_torn(disk)).items() if e[1] not in GONE}
+
+    taken = purge_journal(JOURNAL, disk, GONE)
+
+    after = list(read_from(JOURNAL, disk))
+    assert [item.seq for item in after if isinstance(item, Record)] == [r.seq for r in before]
+    for old, new in zip(before, after, strict=True):
+        assert isinstance(new, Record)
+        assert (new.ts, new.writer, new.epoch, new.key) == (old.ts, old.writer, old.epoch, old.key)
+        if old.id in GONE:
+            assert (new.action, new.payload, new.before) == (PURGED, None, None)
+        elif old.action == OUTCOME and old.key in ("s:1", "s:3"):
+            assert new.payload == old.payload | {"reply": PURGED_REPLY}
+        else:
+            assert new == old
+    assert taken >= sum(record.id in GONE for record in before)
+    assert contents(disk) == kept
+    assert inspect_journal(JOURNAL, disk) == []
+
+
+def _without_torn(disk: Disk) -> Disk:
+    again = Disk()
+    for path, data in files(disk).items():
+        again.put(path, data.replace(b'\n{"v":1,"seq":7,"payload":"' + RAW[:-1] + b"\n", b""))
+    again.names |= {path: None for path, file in disk.names.items() if file is None}
+    return again
+
+
+def test_the_journal_is_gone_on_with() -> None:
+    disk = written()
+    seq = opened(disk.power_cut(all_kept)).seq
+    purge_journal(JOURNAL, disk, GONE)
+
+    journal = opened(disk)
+
+    assert (journal.seq, journal.tail.gaps) == (seq, 0)
+    assert [journal.reply("s", n) for n in (1, 2, 3)] == [
+        PURGED_REPLY,
+        "filed something else",
+        PURGED_REPLY,
+    ]
+    assert {c.id for changes in journal.tail.open.values() for c in changes} == {"other", "new"}
+    assert not [entity for entity in journal.tail.touched if entity[1] in GONE]
+    journal.append([put("v:1", "gone", "again")])
+    journal.close()
+    assert contents(disk)["k", "gone"] == "again"
+
+
+def test_doing_it_twice_does_no_harm() -> None:
+    disk = written()
+    assert purge_journal(JOURNAL, disk, GONE) > 0
+    once = files(disk)
+
+    assert purge_journal(JOURNAL, disk, GONE) == 0
+    assert files(disk) == once
+
+
+def test_an_id_that_nobody_knows_changes_nothing_but_torn_lines() -> None:
+    disk = _without_torn(written())
+    before = {path: data for path, data in files(disk).items() if not path.endswith(".tmp")}
+
+    assert purge_journal(JOURNAL, disk, frozenset({"nobody"})) == 0
+
+    assert files(disk) == before
+
+
+@pytest.mark.parametrize("choose", [all_kept, all_lost])
+def test_a_purge_that_dies_at_any_call_and_is_repeated_ends_the_same(choose: Any) -> None:
+    whole = written()
+    purge_journal(JOURNAL, whole, GONE)
+    number = 0
+    while True:
+        disk = written()
+        disk.stop_after(number)
+        try:
+            purge_journal(JOURNAL, disk, GONE)
+        except Stopped:
+            pass
+        ended = not disk.dead
+        disk = disk.power_cut(choose)
+        assert [e for e in contents(_without_torn(disk)) if e[1] not in GONE]
+        assert opened(disk.power_cut(all_kept)).tail.gaps == 0
+        purge_journal(JOURNAL, disk, GONE)
+        assert files(disk) == files(whole), number
+        if ended:
+            break
+        number += 1
+    assert number > 40
+
+
+def test_a_purge_that_finds_the_disk_full_has_lost_nothing() -> None:
+    disk = written()
+    before = {e: p for e, p in contents(_without_torn(disk)).items() if e[1] not in GONE}
+    disk.room = 300
+    with pytest.raises(OSError, match="No space"):
+        purge_journal(JOURNAL, disk, GONE)
+    assert {e: p for e, p in contents(_without_torn(disk)).items() if e[1] not in GONE} == before
+
+    disk.room = None
+    purge_journal(JOURNAL, disk, GONE)
+    assert contents(disk) == before
+
+
+ids = st.sampled_from(["a", "b", "gone"])
+payloads = st.integers(0, 9) | st.just({"text": "x" * 30})
+scripts = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from([PUT, ADOPT, UNDO]), ids, payloads),
+        st.tuples(st.just(DELETE), ids, st.none()),
+        st.sampled_from([("end", "", None), ("roll", "", None), ("checkpoint", "", None)]),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(script=scripts)
+def test_whatever_was_written_the_purged_is_gone_and_the_rest_stays(
+    script: list[tuple[str, str, Any]],
+) -> None:
+    disk = Disk()
+    journal = opened(disk)
+    last: dict[str, Any] = {}
+    for number, (step, ident, plain) in enumerate(script):
+        key = f"s:{number // 4}"
+        if step == "end":
+            journal.close_key(key, OUTCOME, reply=f"{last.get('gone')}")
+        elif step == "roll":
+            journal.roll()
+        elif step == "checkpoint":
+            make_checkpoint(JOURNAL, disk, STAMP)
+        else:
+            payload = [SECRET, plain] if ident == "gone" and plain is not None else plain
+            journal.append([change(step, key, ident, payload, last.get(ident))])
+            last[ident] = payload
+    journal.close()
+    before = contents(disk)
+    touching = {
+        record.key
+        for record in read_from(JOURNAL, disk)
+        if isinstance(record, Record) and record.id == "gone"
+    }
+
+    purge_journal(JOURNAL, disk, frozenset({"gone"}))
+
+    assert contents(disk) == {e: p for e, p in before.items() if e[1] != "gone"}
+    assert inspect_journal(JOURNAL, disk) == []
+    for record in read_from(JOURNAL, disk):
+        assert isinstance(record, Record)
+        if record.action == OUTCOME and record.key in touching:
+            assert record.payload["reply"] == PURGED_REPLY
+        elif record.action != OUTCOME:
+            assert SECRET not in str(record)
