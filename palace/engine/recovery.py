@@ -145,12 +145,13 @@ class Recovery:
         journal = self.journal
         changes = list(journal.tail.open[key])
         crashes = journal.tail.attempts.get(key, 0) + 1
+        tries = journal.tail.tries.get(key, 0)
         journal.sync(journal.append([Draft(action=ATTEMPT, key=key)]))
         journal.host.pass_point("take_back")
         first = {(c.kind, c.id): c for c in reversed(changes)}
-        if crashes > CRASHES_MAX:
+        if tries >= CRASHES_MAX:
             # Taking it back has ended owners, too: let the journal be right, and open without it.
-            text = f"taking it back ended {crashes - 1} brokers; its entities may be damaged"
+            text = f"taking it back ended {tries} brokers; its entities may be damaged"
             drafts = [Draft(action=QUARANTINE, key=key, payload=text)]
             drafts += [_undone(key, change) for change in first.values()]
             self._left_alone.update(first)

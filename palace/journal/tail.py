@@ -76,7 +76,8 @@ class Tail:
     open: dict[str, list[Draft]] = attrs.field(factory=dict)  # key -> its changes, oldest first
     touched: dict[Entity, Touched] = attrs.field(factory=dict)
     replies: dict[str, Replies] = attrs.field(factory=dict)
-    attempts: dict[str, int] = attrs.field(factory=dict)
+    attempts: dict[str, int] = attrs.field(factory=dict)  # key -> deaths while it was unfinished
+    tries: dict[str, int] = attrs.field(factory=dict)  # key -> take-backs that did not end
     quarantined: dict[str, str] = attrs.field(factory=dict)  # key -> why
     gaps: int = 0  # records are missing: what is open, and which replies are known, is a guess
     horizon: int = 0  # sessions last seen in an epoch before this one are not known any more
@@ -95,6 +96,7 @@ class Tail:
             self._close(draft, epoch)
         elif draft.action == ATTEMPT:
             self.attempts[draft.key] = self.attempts.get(draft.key, 0) + 1
+            self.tries[draft.key] = self.tries.get(draft.key, 0) + 1
         elif draft.action == QUARANTINE:
             self.quarantined[draft.key] = str(draft.payload)
 
@@ -115,6 +117,7 @@ class Tail:
     def _close(self, draft: Draft, epoch: int) -> None:
         payload = draft.payload or {}
         self.open.pop(draft.key, None)
+        self.tries.pop(draft.key, None)
         call = split_key(draft.key)
         if draft.action == OUTCOME:
             self.attempts.pop(draft.key, None)
@@ -187,6 +190,7 @@ class Tail:
                 for name, replies in self.replies.items()
             },
             "attempts": self.attempts,
+            "tries": self.tries,
             "quarantined": self.quarantined,
             "horizon": self.horizon,
         }
@@ -207,6 +211,7 @@ class Tail:
             touched={(k, i): Touched(base, now) for k, i, base, now in payload["touched"]},
             replies=replies,
             attempts=dict(payload["attempts"]),
+            tries=dict(payload["tries"]),
             quarantined=dict(payload["quarantined"]),
             horizon=payload["horizon"],
         )

@@ -249,7 +249,10 @@ class Connector:
 
     def _connect(self, path: str) -> int:
         """Connect and say hello; return 0, or the errno that says why not."""
-        sock = socket(AF_UNIX, SOCK_STREAM)
+        try:
+            sock = socket(AF_UNIX, SOCK_STREAM)
+        except OSError as error:  # no descriptor left, for now
+            return error.errno or errno.EMFILE
         try:
             sock.setblocking(False)
             sock.connect(path)
@@ -401,7 +404,11 @@ class Connector:
     def _go_direct(self) -> None:
         from socket import socketpair
 
-        ours, theirs = socketpair()
+        try:
+            ours, theirs = socketpair()
+        except OSError as error:
+            self._happened(election.SPAWN_FAILED, f"{error.strerror}")
+            return
         try:
             environ = self._environment.for_broker()
             self._drop_child()

@@ -285,3 +285,16 @@ def test_the_number_of_outcomes_counts_what_is_kept(upto: int) -> None:
         fold.tell(end("s:3", reply=""))
 
     assert tail.replies["s"].forgotten == max(upto, 1)
+
+
+def test_take_backs_that_ended_count_no_longer_while_deaths_do() -> None:
+    tail = Tail()
+    seq = 0
+    for _ in range(3):
+        for action in ("put", "attempt", "abort"):
+            seq += 1
+            entity = {"kind": "k", "id": "i"} if action == "put" else {}
+            tail.note(Draft(action=action, key="s:1", payload={}, **entity), seq, 1)
+
+    assert tail.attempts == {"s:1": 3}
+    assert tail.tries == {}

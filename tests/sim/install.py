@@ -1,0 +1,274 @@
+"""Putting the simulation under palace's modules, and taking it away again.
+
+Every name that is replaced stands in `_replacements`; palace itself knows nothing of it.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import trio
+from trio._core import _io_epoll, _run
+
+import palace.broker.assemble
+import palace.broker.broker
+import palace.broker.connections
+import palace.broker.endpoint
+import palace.broker.lanes
+import palace.broker.lock
+import palace.broker.serve
+import palace.broker.status
+import palace.broker.watchdog
+import palace.engine.durable
+import palace.engine.files
+import palace.engine.keeper
+import palace.engine.mempalace
+import palace.host
+import palace.journal.append
+import palace.journal.journal
+import palace.shim.connect
+import palace.shim.relay
+import palace.shim.spawn
+from tests.sim import kernel, threads
+from tests.sim.engine import CATALOGUE, SimEngine
+from tests.sim.host import Chance, SimHost
+from tests.sim.kernel import alive
+from tests.sim.threads import current_fiber, the_world
+from tests.sim.world import Process, World
+
+POLLS_AFTER_DEATH_MAX = 300
+_REAL_SLEEP = time.sleep
+_REAL_RUN = trio.run
+_REAL_GET_EVENTS = _io_epoll.EpollIOManager.get_events
+_OS = kernel.SimOs()
+
+
+class SimClock(trio.abc.Clock):
+    """The world's time, for Trio."""
+
+    def start_clock(self) -> None:
+        return
+
+    def current_time(self) -> float:
+        return the_world().now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return deadline - the_world().now
+
+
+def _run_trio(async_fn: Callable[..., Any], *args: Any) -> Any:
+    return _REAL_RUN(async_fn, *args, clock=SimClock() if threads.inside() else None)
+
+
+def _get_events(self: Any, timeout: float) -> Any:
+    """What Trio waits in: the other processes run meanwhile."""
+    if not threads.inside():
+        return _REAL_GET_EVENTS(self, timeout)
+    world = the_world()
+    process = current_fiber().process
+    count = max(1, len(self._registered))
+    if process.dead:
+        return _unwind(self, process)
+    events = self._epoll.poll(0, count)
+    if events or timeout <= 0:
+        return events
+    deadline = world.now + timeout + 1e-9
+    world.block(fds=[(self._epoll.fileno(), 1)], deadline=deadline, dying=True)
+    return _unwind(self, process) if process.dead else self._epoll.poll(0, count)
+
+
+def _unwind(manager: Any, process: Process) -> Any:
+    """Let a dead process's tasks run to their ends: they can't reach anything any more."""
+    process.polls_after_death += 1
+    assert process.polls_after_death < POLLS_AFTER_DEATH_MAX, "the dead don't come to rest"
+    main = _run.GLOBAL_RUN_CONTEXT.runner.main_task
+    if main is not None and main._parent_nursery is not None:
+        main._parent_nursery.cancel_scope.cancel()
+    the_world().block(lambda: True, dying=True)
+    return manager._epoll.poll(0, max(1, len(manager._registered)))
+
+
+@contextlib.contextmanager
+def _signal_receiver(*_signals: int) -> Iterator[Any]:
+    send, receive = trio.open_memory_channel[int](64)
+    token = trio.lowlevel.current_trio_token()
+    process = alive()
+    process.handler = lambda number: token.run_sync_soon(send.send_nowait, number)
+    try:
+        yield receive
+    finally:
+        process.handler = None
+
+
+def _sleep(seconds: float) -> None:
+    if threads.inside():
+        the_world().sleep(seconds)
+    else:
+        _REAL_SLEEP(seconds)
+
+
+class _FaultHandler:
+    """Stands in for the watchdog's native timer."""
+
+    def dump_traceback_later(self, timeout: float, exit: bool) -> None:  # noqa: A002
+        self.cancel_dump_traceback_later()
+        world, process = the_world(), current_fiber().process
+        process.notes["native"] = world.after(timeout, lambda: self._fire(process))
+
+    def _fire(self, process: Process) -> None:
+        world = process.world
+        if process.stopped_until > world.now:  # its thread is stopped, too, and is late then
+            left_s = process.stopped_until - world.now
+            process.notes["native"] = world.after(left_s, lambda: self._fire(process))
+            return
+        world.note("the native watchdog fires", process)
+        world.end(process, 1)
+
+    def cancel_dump_traceback_later(self) -> None:
+        timer = current_fiber().process.notes.pop("native", None)
+        if timer is not None:
+            the_world().cancel(timer)
+
+    def dump_traceback(self, all_threads: bool) -> None:
+        return
+
+
+class _Uuid:
+    """Identities by the seed's dice."""
+
+    def uuid4(self) -> Any:
+        return type("U", (), {"hex": Chance.dice.randbytes(16).hex()})
+
+
+def _say(text: str) -> None:
+    the_world().note(text)
+    if text.startswith("palace: epoch"):
+        current_fiber().process.notes["serves"] = True
+
+
+def _print(*words: object, **_options: object) -> None:
+    the_world().note(" ".join(str(word) for word in words))
+
+
+def _environment() -> Any:
+    from palace.env import ShimEnvironment
+
+    return ShimEnvironment(current_fiber().process.environ)
+
+
+def _replacements() -> list[tuple[object, str, object]]:
+    broker, shim, journal = palace.broker, palace.shim, palace.journal
+    with_os = (
+        *(palace.host, broker.lock, broker.endpoint, broker.serve, broker.connections),
+        *(broker.status, broker.watchdog, shim.connect, shim.relay, shim.spawn),
+    )
+    engine = palace.engine
+    with_threads = (
+        *(broker.lanes, journal.journal, journal.append),
+        *(engine.durable, engine.keeper, engine.files),
+    )
+    return [
+        *((module, "os", _OS) for module in with_os),
+        *((module, "threading", threads.THREADING) for module in with_threads),
+        (engine.durable, "os", _OS),
+        (palace.host, "fcntl", kernel.SimFcntl()),
+        (broker.lanes, "queue", threads.QUEUE),
+        (journal.journal, "queue", threads.QUEUE),
+        (broker.endpoint, "socket", kernel.SOCKET),
+        (shim.connect, "socket", kernel.SimSocket),
+        (kernel.socket, "socketpair", _socketpair),
+        (shim.relay, "select", kernel.SELECT),
+        (shim.relay, "print", _print),
+        (shim.relay, "Host", SimHost),
+        (shim.relay, "read_environment", _environment),
+        (broker.serve, "Host", SimHost),
+        (broker.serve, "read_environment", _environment),
+        (broker.serve, "say", _say),
+        (broker.serve, "_set_up_logging", lambda: None),
+        (broker.serve, "_direct_socket", _direct_socket),
+        (broker.watchdog, "faulthandler", _FaultHandler()),
+        (broker.watchdog, "print", _print),
+        (broker.lock, "uuid", _Uuid()),
+        (broker.assemble, "MempalaceEngine", SimEngine),
+        (broker.assemble, "installed_version", lambda: CATALOGUE.engine_version),
+        (engine.mempalace, "check_installed", lambda: None),
+        (time, "sleep", _sleep),
+        (trio, "run", _run_trio),
+        (trio, "open_signal_receiver", _signal_receiver),
+        (trio._threads, "start_thread_soon", threads.start_thread_soon),
+        (_io_epoll.EpollIOManager, "get_events", _get_events),
+        (_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True),
+        *_factories(),
+    ]
+
+
+def _factories() -> list[tuple[object, str, object]]:
+    """Replace what makes fields' defaults, which attrs keeps beside each class's __init__."""
+    found: list[tuple[object, str, object]] = []
+    for owner, name, make in (
+        (palace.journal.journal.Journal, "_lock", threads.RLock),
+        (palace.journal.journal.Journal, "_waiting", threads.SimpleQueue),
+        (palace.engine.durable.Durable, "_lock", threads.RLock),
+        (palace.engine.keeper.Keeper, "_wake", threads.Event),
+        (palace.engine.files.Files, "lock", threads.RLock),
+        (palace.broker.lanes._Workers, "calls", threads.SimpleQueue),
+    ):
+        known = owner.__init__.__globals__  # type: ignore[misc]
+        assert f"__attr_factory_{name}" in known, (owner, name, sorted(known))
+        found.append((known, f"__attr_factory_{name}", make))
+    return found
+
+
+def _direct_socket(fd: int) -> Any:
+    return None if fd < 0 else kernel.SimSocket(fileno=fd)
+
+
+def _socketpair(*arguments: Any) -> Any:
+    """Trio's own wake-up sockets are no part of what is simulated."""
+    if arguments or not threads.inside():
+        return kernel.REAL_SOCKETPAIR(*arguments)
+    import sys
+
+    caller = sys._getframe(1).f_globals["__name__"]
+    if not caller.startswith("palace."):
+        return kernel.REAL_SOCKETPAIR()
+    return kernel.sim_socketpair()
+
+
+@contextlib.contextmanager
+def installed(world: World, machine: kernel.Machine) -> Iterator[None]:
+    """Simulate for the length of the block."""
+    undo: list[Callable[[], None]] = []
+    Chance.dice.seed(world.seed)
+    _run._r.seed(world.seed)
+    threads.Here.world, kernel.Now.machine = world, machine
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    umask = os.umask(0o077)
+    try:
+        for target, name, value in _replacements():
+            undo.append(replace(target, name, value))
+        yield
+    finally:
+        for restore in reversed(undo):
+            restore()
+        os.umask(umask)
+        logging.disable(level)
+        threads.Here.world = kernel.Now.machine = None
+
+
+def replace(target: Any, name: str, value: object) -> Callable[[], None]:
+    """Replace an attribute or a dict's entry; return what puts the old one back."""
+    if isinstance(target, dict):
+        old = target[name]
+        target[name] = value
+        return lambda: target.__setitem__(name, old)
+    if name in vars(target):
+        old = vars(target)[name]
+        setattr(target, name, value)
+        return lambda: setattr(target, name, old)
+    setattr(target, name, value)
+    return lambda: delattr(target, name)

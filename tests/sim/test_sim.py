@@ -1,0 +1,86 @@
+"""Seeds: whole palaces under every misfortune, and proof that the simulation would notice.
+
+PALACE_SIM_SEEDS sets how many seeds run: 300 where nothing is said, 10,000 for the full profile.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+from tests.sim.__main__ import command_of
+from tests.sim.breakages import BREAKAGES, broken
+from tests.sim.scenario import Plan, Run, plan_of
+
+SEEDS = int(os.environ.get("PALACE_SIM_SEEDS", "300"))
+CHUNKS = 10
+ROOT = Path(__file__).parent.parent.parent
+WITHIN = 400
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_promises_hold_whatever_happens(chunk: int) -> None:
+    failed = {}
+    for seed in range(chunk, SEEDS, CHUNKS):
+        outcome = Run(seed).run()
+        if outcome.problems:
+            failed[command_of(seed)] = outcome.problems
+
+    assert not failed
+
+
+def test_the_same_seed_is_the_same_run() -> None:
+    argv = [sys.executable, "-m", "tests.sim", "--seed", "42", "--steps"]
+    runs = [
+        subprocess.run(
+            argv,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    ]
+
+    assert runs[0] == runs[1]
+    assert len(runs[0].splitlines()) > 500
+
+
+def test_a_run_leaves_nothing_behind() -> None:
+    descriptors = os.listdir("/proc/self/fd")
+    for seed in range(20):
+        Run(seed).run()
+
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+
+
+def test_one_seed_in_a_calm_world_serves_everybody() -> None:
+    plan = Plan(clients=3, calls=6, depth=2, switch=0.2, faults_s=2.0)
+    run = Run(7, plan)
+    outcome = run.run()
+
+    assert outcome.problems == []
+    assert outcome.counts["owners"] <= 2
+    assert {op.outcome for client in run.clients for op in client.ops} == {"ok"}
+
+
+@pytest.mark.parametrize("name", BREAKAGES)
+def test_a_broken_palace_is_noticed(name: str) -> None:
+    breakage = BREAKAGES[name]
+    with broken(name):
+        for seed in range(WITHIN):
+            if Run(seed, breakage.plan).run().problems:
+                return
+
+    pytest.fail(f"nothing was noticed within {WITHIN} seeds: {BREAKAGES[name].text}")
+
+
+def test_plans_differ_and_are_told_apart_by_their_seeds_alone() -> None:
+    plans = [plan_of(seed) for seed in range(200)]
+
+    assert plans == [plan_of(seed) for seed in range(200)]
+    assert len({attrs.astuple(plan) for plan in plans}) > 190
+    assert any(plan.kill_broker == 0 and not plan.actions for plan in plans)
