@@ -4,6 +4,7 @@ Each takes the lock as a broker would.  One that runs is asked to leave first, a
 the moment it is free, before a shim could have started another.
 """
 
+import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from palace.journal.replay import replay
 from palace.paths import Paths
 from palace.protocol.errors import BrokerUnreachable, JournalBroken, LockHeld
 
+M_PERTURB = -6  # of glibc's malloc.h
 LOCK_S = 120.0
 POLL_S = 0.002
 
@@ -147,6 +149,7 @@ def purge_memories(
     paths: Paths, environment: ShimEnvironment, ids: list[str], *, stop: bool
 ) -> Purged:
     """Take entities out of journal, archive and stores, which are made anew without them."""
+    _blank_memory()
     with hold_palace(paths, environment, stop=stop) as held:
         with _journal(held) as journal:  # before anything is changed
             _rebuilding(held, journal, partial=False, keep=False).check()
@@ -163,6 +166,13 @@ def purge_memories(
             alike=tuple(_holding(held, texts)),
             copies=tuple(f"{paths.root}/{name}" for name in sorted(copies)),
         )
+
+
+def _blank_memory() -> None:
+    """Chroma's index files hold what stood in their memory before: let it be no purged text."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_PERTURB, 1)
 
 
 def _with_chunks(held: Held, ids: frozenset[str]) -> frozenset[str]:

@@ -13,6 +13,7 @@ import json
 import os
 import sqlite3
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -57,6 +58,8 @@ class Chroma:
     _names: dict[str, str] = attrs.field(factory=dict)  # collection id -> name
     _counts: dict[str, list[Any]] = attrs.field(factory=dict)  # name -> id, number of records
     _seq: int = 0
+    _measured: tuple[frozenset[str], int] = (frozenset(), 0)  # collections and seq when opened
+    _last: dict[str, int] = attrs.field(factory=dict)  # name -> its seq, if told something since
     _api: Api = None
 
     def api(self) -> Api:
@@ -128,10 +131,10 @@ class Chroma:
         gone = [record for record in [*gone, *kept] if record in there]
         if gone:
             _stock(api, "_delete")(api, ident, ids=gone)
-            self._seq += len(gone)
+            self.numbered(kind, len(gone))
         if kept:
             put_records(api, ident, kept)
-            self._seq += len(kept)
+            self.numbered(kind, len(kept))
 
     def _collection(self, name: str) -> Any:
         import chromadb.errors
@@ -161,10 +164,12 @@ class Chroma:
     def _forget(self, name: str) -> None:
         ident, _ = self._counts.pop(name, ["", 0])
         self._names.pop(str(ident), None)
+        self._last.pop(name, None)
+        names, seq = self._measured
+        if name not in names:  # Chroma forgets the numbers that it gave to what is dropped
+            self._seq = max([seq, *self._last.values()])
 
     def _id_of(self, kind: str) -> Any:
-        import uuid
-
         name = kind.removeprefix(PREFIX)
         if name not in self._counts and self._collection(name) is None:
             return None
@@ -190,9 +195,11 @@ class Chroma:
             counts = self._counts[change.kind.removeprefix(PREFIX)]
             counts[1] += (change.after is not None) - (change.before is not None)
 
-    def numbered(self, records_told: int) -> None:
-        """Chroma was told so many records: it has numbered them."""
-        self._seq += records_told
+    def numbered(self, kind: str, records_told: int) -> None:
+        """Chroma was told so many records of a collection: it has numbered them."""
+        if records_told:
+            self._seq += records_told
+            self._last[kind.removeprefix(PREFIX)] = self._seq
 
     def look(self) -> dict[str, Any]:
         return {
@@ -203,20 +210,25 @@ class Chroma:
     def measure(self) -> dict[str, Any]:
         self._names.clear()
         self._counts.clear()
+        self._last.clear()
         self._seq = 0
-        if not os.path.exists(self.path):
-            return self.look()
-        with closing(self._sqlite()) as connection:
-            if not _has_tables(connection):
-                return self.look()
-            self._seq = int(connection.execute(_SEQ).fetchone()[0])
-            for name, ident, count in connection.execute(_COUNTS):
-                self._names[ident] = name
-                self._counts[name] = [ident, count]
+        if os.path.exists(self.path):
+            with closing(self._sqlite()) as connection:
+                if _has_tables(connection):
+                    self._seq = int(connection.execute(_SEQ).fetchone()[0])
+                    for name, ident, count in connection.execute(_COUNTS):
+                        self._names[ident] = name
+                        self._counts[name] = [ident, count]
+        self._measured = frozenset(self._counts), self._seq
         return self.look()
 
+    def recount(self) -> None:
+        for pair in self._counts.values():
+            pair[1] = int(self.api()._count(uuid.UUID(str(pair[0]))))  # noqa: SLF001
+
     def _sqlite(self) -> sqlite3.Connection:
-        return sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
+        # Writable: a killed owner may have left a transaction that SQLite has to take back first.
+        return sqlite3.connect(f"file:{self.path}?mode=rw", uri=True)
 
     def was_replaced(self, base: Any) -> bool:
         now = {name: pair[0] for name, pair in self._counts.items()}

@@ -70,7 +70,7 @@ class _Seam:
             Change(kind, record, old.get(record), merge(old.get(record), new))
             for record, new in given.items()
         ]
-        return self._make(changes, len(given), make)
+        return self._make(changes, (kind, len(given)), make)
 
     def delete(self, api: Api, asked: Asked, make: Make) -> Any:
         names = ("ids", "where", "where_document", "limit")
@@ -80,17 +80,19 @@ class _Seam:
         changes = [Change(kind, record, was, None) for record, was in old.items()]
         # Chroma numbers every id that it is told to delete, there or not.
         told = len(asked["ids"]) if query.keys() == {"ids"} else len(old)
-        return self._make(changes, told, make)
+        return self._make(changes, (kind, told), make)
 
     def create_collection(self, _api: Api, asked: Asked, make: Make) -> Any:
         # Made first, and journalled at once after it: Chroma fills in its configuration, an empty
-        # collection is no memory, and nothing can be put into it before this returns.
+        # collection is no memory, and nothing can be put into it before this returns.  It is never
+        # taken back: Chroma forgets its numbers with a collection, and would seem to be older.
         name = asked["name"]
         known = self._projection.read(COLLECTION, [name])
         made = make()
         if not known:
             now = self._projection.read(COLLECTION, [name])[name]
-            self._make([Change(COLLECTION, name, None, now)], 0, lambda: None)
+            changes = [Change(COLLECTION, name, None, now)]
+            self._durable.change_for_good(self._projection, changes, lambda: None)
         return made
 
     def delete_collection(self, _api: Api, asked: Asked, make: Make) -> Any:
@@ -101,12 +103,12 @@ class _Seam:
             for ident, record in (projection.scan(PREFIX + name) if known else ())
         ]
         changes += [Change(COLLECTION, name, was, None) for was in known.values()]
-        return self._make(changes, 0, make)
+        return self._make(changes, ("", 0), make)
 
-    def _make(self, changes: Sequence[Change], told: int, make: Make) -> Any:
+    def _make(self, changes: Sequence[Change], told: tuple[str, int], make: Make) -> Any:
         def made() -> Any:
             result = make()
-            self._projection.numbered(told)
+            self._projection.numbered(*told)
             return result
 
         return self._durable.change(self._projection, changes, made)

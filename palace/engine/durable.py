@@ -83,6 +83,17 @@ class Durable:
             self.end_unit(group)
         return result
 
+    def change_for_good(
+        self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]
+    ) -> T:
+        """Do what `change` does, as a unit of its own: it stays, whatever becomes of the call."""
+        group = getattr(self._here, "group", None)
+        self._here.group = None
+        try:
+            return self.change(projection, changes, make)
+        finally:
+            self._here.group = group
+
     def _change(
         self,
         group: Group,

@@ -75,6 +75,9 @@ class Files:
             if self._seen.get(ident) != digest_of(payload)
         ]
 
+    def recount(self) -> None:
+        return  # what was measured is so
+
     def was_replaced(self, _base: Any) -> bool:
         return True  # stock removes none of them
 

@@ -100,6 +100,9 @@ class JsonList:
         self._count, self._sum = _sums(keyed(self.load()).values())
         return self.look()
 
+    def recount(self) -> None:
+        return  # what was measured is so
+
     def was_replaced(self, base: Any) -> bool:
         return base[0] > 0 and not os.path.exists(self.path)
 

@@ -96,6 +96,10 @@ class Projection(Protocol):
         """Return what `look` would say, from the files; only while nobody has them open."""
         ...
 
+    def recount(self) -> None:
+        """Correct what was measured, now that the store is open and has ended what it had begun."""
+        ...
+
     def was_replaced(self, base: Any) -> bool:
         """Tell whether the store isn't the one that looked like `base`, gone on: what it lacks was
         then lost, not deleted.

@@ -62,6 +62,9 @@ class Recovery:
         if tail.at is not None and tail.gaps:
             self._believe_the_stores()
             return
+        if tail.open or tail.touched or self.suspects:
+            for projection in self.projections:
+                projection.recount()
         self._ours = self._states_since_base()
         open_keys = list(reversed(tail.open))  # the last first, should two have changed the same
         if tail.at is None:
@@ -70,7 +73,8 @@ class Recovery:
             self._adopt_all()
             return
         for projection in self.suspects:
-            logger.warning("%s was changed by somebody else: taking that over", projection.name)
+            level = logging.INFO if projection.name == "files" else logging.WARNING
+            logger.log(level, "%s was changed by somebody else: taking it over", projection.name)
             self._reconcile(projection, base=tail.at.get(projection.name))
         for key in open_keys:
             self._take_back(key)

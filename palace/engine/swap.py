@@ -17,7 +17,10 @@ PLAN = "swap.json"
 
 @attrs.frozen
 class Move:
-    """One rename; it is done when its source is gone."""
+    """One rename; it is done when its source is gone.
+
+    Where another move puts something in its source's place, it is done when its target is there.
+    """
 
     old: str
     new: str
@@ -35,8 +38,10 @@ def finish_swap(root: str, host: Host) -> bool:
     plan = host.read_file(f"{root}/{PLAN}", 1 << 22)
     if plan is None:
         return False
-    for old, new in json.loads(plan):
-        if host.file_id(old) is None:
+    moves = json.loads(plan)
+    targets = {new for _, new in moves}
+    for old, new in moves:
+        if host.file_id(old) is None or (old in targets and host.file_id(new) is not None):
             continue
         host.make_directory(os.path.dirname(new))
         host.rename(old, new)

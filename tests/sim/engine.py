@@ -148,6 +148,9 @@ class TinyStore:
         self._load()
         return self.look()
 
+    def recount(self) -> None:
+        return
+
     def was_replaced(self, base: Any) -> bool:
         return self.is_older(base)
 

@@ -1,0 +1,171 @@
+"""Upkeep in a process of its own that stays, for one palace after another.
+
+As a program (`python -P tests/support/workshop.py`) it answers lines of JSON; `Workshop` starts it
+and asks.  Every palace that it touches is closed again before it answers.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+from palace import upkeep
+from palace.engine.rebuild import Rebuilt
+from palace.env import ShimEnvironment
+from palace.host import Host
+from palace.paths import Paths
+from palace.protocol.errors import PalaceError
+
+
+class Interrupted(BaseException):
+    """Somebody has pulled the plug."""
+
+
+class FrailHost(Host):
+    """The real kernel, until so many renames were carried out."""
+
+    renames = sys.maxsize
+    made = 0
+
+    def rename(self, old: str, new: str) -> None:
+        if FrailHost.made >= FrailHost.renames:
+            raise Interrupted
+        FrailHost.made += 1
+        super().rename(old, new)
+
+
+def _environment() -> ShimEnvironment:
+    return ShimEnvironment(os.environ)
+
+
+def rebuild(root: str, *, partial: bool = False, renames: int = sys.maxsize) -> Any:
+    """Rebuild; stop for good before the rename after so many (`made` says how many there were)."""
+    FrailHost.renames, FrailHost.made = renames, 0
+    upkeep.Host = FrailHost  # type: ignore[misc]
+    try:
+        made = upkeep.rebuild_palace(Paths(root), _environment(), stop=False, partial=partial)
+    except Interrupted:
+        return {"interrupted": FrailHost.made}
+    finally:
+        upkeep.Host = Host  # type: ignore[misc]
+    assert isinstance(made, Rebuilt)
+    return {"entities": made.entities, "kept": made.kept, "renames": FrailHost.made}
+
+
+def open_palace(root: str) -> None:
+    """Own it for a moment, as the next broker would, and let it go."""
+    with upkeep.hold_palace(Paths(root), _environment(), stop=False):
+        pass
+
+
+def purge(root: str, ids: list[str]) -> Any:
+    purged = upkeep.purge_memories(Paths(root), _environment(), ids, stop=False)
+    return {"records": purged.records, "alike": purged.alike, "copies": purged.copies}
+
+
+def purge_journal_alone(root: str, ids: list[str]) -> int:
+    """Do the first half of a purge and no more."""
+    return upkeep.purge_journal(Paths(root).journal, Host(), frozenset(ids))
+
+
+def doctor(root: str) -> Any:
+    found = upkeep.examine(Paths(root), _environment(), drift=True, stop=False)
+    return [[finding.level, finding.code, finding.text] for finding in found]
+
+
+def contents(root: str) -> Any:
+    """Return every entity of the stores by kind and id."""
+    with upkeep.hold_palace(Paths(root), _environment(), stop=False) as held:
+        with upkeep._open_stores(held) as stores:
+            for store in stores.all:
+                store.measure()
+            return {kind: dict(store.scan(kind)) for store in stores.all for kind in store.kinds()}
+
+
+def nearest(root: str, collection: str, vectors: list[list[float]], count: int) -> Any:
+    """Return the ids that Chroma's index finds for each vector."""
+    with upkeep.hold_palace(Paths(root), _environment(), stop=False) as held:
+        client = upkeep.open_chroma(held.paths.root)
+        try:
+            found = client.get_collection(collection, embedding_function=None)
+            return found.query(query_embeddings=vectors, n_results=count, include=[])["ids"]
+        finally:
+            client.close()
+
+
+REQUESTS = (
+    rebuild,
+    open_palace,
+    purge,
+    purge_journal_alone,
+    doctor,
+    contents,
+    nearest,
+)
+
+
+def serve() -> None:
+    requests = {request.__name__: request for request in REQUESTS}
+    out = os.fdopen(os.dup(1), "w")  # importing mempalace rewires stdout
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        try:
+            reply = [requests[name](**arguments), None]
+        except PalaceError as error:
+            reply = [None, [error.name, error.exit_code, error.message]]
+        print(json.dumps(reply), file=out, flush=True)
+
+
+class Refused(Exception):
+    """What palace refused, by its name, with its exit code and its words."""
+
+    def __init__(self, name: str, code: int, message: str) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name, self.code, self.message = name, code, message
+
+
+class Workshop:
+    """Asks; methods are the functions above.  End it."""
+
+    def __init__(self, environ: dict[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", __file__],
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+    def ask(self, request: str, root: Path, /, **arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        line = json.dumps([request, {"root": str(root)} | arguments])
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        said = self._process.stdout.readline()
+        assert said, self._log.read_text()[-4000:]
+        value, problem = json.loads(said)
+        if problem is not None:
+            raise Refused(*problem)
+        return value
+
+
+if __name__ == "__main__":
+    serve()
