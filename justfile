@@ -25,17 +25,33 @@ lint:
 types:
     mypy
 
-# All tests, or those named.
+# All tests, or those named, two files at a time.
 test *arguments:
-    python -m pytest {{arguments}}
+    python -m pytest -n 2 --dist loadfile {{arguments}}
 
 # The tests that start no process and load no engine.
 quick:
     python -m pytest tests/protocol tests/host tests/broker tests/test_*.py
 
+# The invariant suite: model, spec and simulation; `just model-check full` takes longer.
+model-check profile="quick":
+    python -m tests.model.check --profile {{profile}}
+
+# Every broken protocol, by whom it was caught, and in how many steps.
+mutants:
+    python -m tests.model.mutants
+
+# Simulate with new seeds until stopped.
+soak:
+    python -m tests.sim --soak
+
 # Measure beside floors and peers (minutes); prints a Markdown table.
 bench *arguments:
     python bench/main_job.py {{arguments}}
+
+# Measure what the journal costs: on beside off, and with a slow disk.
+bench-journal *arguments:
+    python bench/journal.py {{arguments}}
 
 # Write the generated parts of docs/ anew.
 reference:

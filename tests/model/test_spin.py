@@ -1,0 +1,114 @@
+"""The specs under Spin: what must hold holds in the whole state space, and each mutant is found.
+
+The quick profile runs here; PALACE_SPIN=full runs the one that contains everything (minutes).
+"""
+
+import ast
+import functools
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.model import spin
+
+PROFILE = spin.PROFILES[os.environ.get("PALACE_SPIN", "quick")]
+ROOT = Path(__file__).parent.parent.parent
+README = ROOT / "specs" / "README.md"
+
+search_once = functools.cache(spin.run_search)
+
+
+@pytest.fixture
+def _checker() -> None:
+    """Fail where Spin isn't installed: a spec that nobody checks is a drawing."""
+    if spin.parts_missing():
+        pytest.fail(spin.parts_missing())
+
+
+@pytest.mark.usefixtures("_checker")
+@pytest.mark.parametrize("search", PROFILE, ids=lambda search: search.name)
+def test_what_must_hold_holds_in_the_whole_state_space(search: spin.Search) -> None:
+    found = search_once(search)
+
+    assert found.broken == ""
+    assert found.errors == 0
+    assert found.complete, found.output
+    assert found.states >= search.states_min
+
+
+@pytest.mark.usefixtures("_checker")
+def test_every_action_of_the_specs_was_taken() -> None:
+    found = [search_once(search) for search in PROFILE]
+
+    assert spin.unreached(found) == []
+
+
+@pytest.mark.usefixtures("_checker")
+@pytest.mark.parametrize(
+    "mutant", spin.MUTANTS, ids=lambda mutant: f"{mutant.name}-{mutant.breaks}"
+)
+def test_broken_protocol_is_found(mutant: spin.Mutant) -> None:
+    found = spin.run_mutant(mutant)
+
+    assert found.broken == mutant.breaks
+    assert found.depth > 0
+
+
+def test_scope_does_not_shrink() -> None:
+    floor = next(search for search in spin.FULL if search.name == "all together")
+    sizes = spin.sizes(floor)
+
+    assert all(sizes[name] >= least for name, least in spin.FLOOR.items())
+    assert floor.states_min >= spin.FLOOR_STATES
+    assert len(spin.actions()) >= spin.ACTIONS_MIN
+    assert len({mutant.name for mutant in spin.MUTANTS}) >= spin.MUTANTS_MIN
+
+
+def test_every_switch_of_the_specs_has_its_mutant() -> None:
+    named = {word for mutant in spin.MUTANTS for word in f"M_{mutant.name.upper()}".split()}
+    texts = [path.read_text() for path in spin.SPECS.glob("*.pml")]
+    switches = {word for text in texts for word in re.findall(r"\bM_[A-Z_]+\b", text)}
+
+    assert switches == named
+
+
+def test_readme_maps_every_action_to_code_that_exists() -> None:
+    text = README.read_text()
+    mapped = set(re.findall(r"`([A-Z]\w*)`", text))
+    names = {action.partition(".")[2] for action in spin.actions()}
+
+    assert names - mapped == set()
+    for module, name in re.findall(r"`(palace(?:\.[a-z_]+)+)\.(\w+(?:\.\w+)?)`", text):
+        assert name in _definitions(module), f"{module}.{name}"
+    for path, name in re.findall(r"(tests/\w+/\w+\.py)(?:::(\w+))?", text):
+        assert f"def {name}" in (ROOT / path).read_text(), f"{path}::{name}"
+
+
+def test_readme_lists_every_mutant_and_what_finds_it() -> None:
+    text = README.read_text()
+
+    for mutant in spin.MUTANTS:
+        name = re.escape(mutant.name.lower().replace(" m_", " + "))
+        assert re.search(rf"\| {name} \| [^|]+ \| {mutant.breaks} \| \d+ \|", text), mutant
+
+
+def _definitions(module: str) -> set[str]:
+    path = ROOT / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{part.name}" for part in node.body if hasattr(part, "name")}
+    return found
+
+
+def test_absent_checker_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+
+    assert "apt-get install spin gcc" in spin.parts_missing()
+    with pytest.raises(spin.SpinMissing, match="apt-get install spin gcc"):
+        spin.run_search(spin.QUICK[0])
