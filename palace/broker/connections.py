@@ -181,7 +181,7 @@ async def _serve_session(
             session.stream = None
             session.lost_s = trio.current_time()
             if not session.jobs and not session.undelivered:
-                desk.end_session(session)
+                desk.leave(session)
 
 
 async def _serve_control(desk: Desk, stream: LineStream, fields: dict[str, str]) -> None:

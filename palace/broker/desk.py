@@ -137,10 +137,14 @@ class Desk:
         if session is not None and job.ordinal in session.jobs:
             self._settle(session, job, reply.payload)
 
-    def end_session(self, session: Session) -> None:
-        """Forget a session whose client has left for good."""
+    def leave(self, session: Session) -> None:
+        """Forget a session that has nothing to come; its outcomes only if its shim has them all.
+
+        The end of a connection says nothing of that: a shim may have given up waiting for WELCOME.
+        """
         self.sessions.pop(session.id, None)
-        self.engine.end_session(session.id)
+        if session.acknowledged >= session.next_ordinal:
+            self.engine.end_session(session.id)
 
     def cancel(self, session: Session, ordinal: int) -> None:
         """Drop a call that hasn't started, or the reply of one that has."""
@@ -242,8 +246,9 @@ class Desk:
         jobs: list[Job] = []
         if self.lifecycle.engine is EngineState.LOADING or drain.reason is Reason.UPGRADE:
             jobs += self.admission.withdraw()
+        jobs += self.admission.withdraw(only=Lane.POLL)  # they wait for minutes
         for job in self.admission.running:
-            if job.tool.lane is Lane.POLL:  # waits for minutes, and may be asked again
+            if job.tool.lane is Lane.POLL:  # and may be asked again
                 self.admission.cancel(job.session, job.ordinal)
                 jobs.append(job)
         return jobs

@@ -18,6 +18,7 @@ from palace.engine import adjustments
 from palace.engine.api import Call, Reply, Told
 from palace.engine.memory import Memory, open_memory, refused
 from palace.host import Host
+from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.paths import Paths, home_dir
 from palace.protocol import jsonrpc
@@ -102,6 +103,7 @@ class MempalaceEngine:
 
     def _open_memory(self, server: ModuleType) -> None:
         if self._config.journal == "off" or self._stamp is None:
+            Journal.note_pause(self._paths.journal, self._host)
             return
         if not server._is_chroma_backend():  # noqa: SLF001
             logger.warning("this palace's backend is not Chroma: there is no journal")

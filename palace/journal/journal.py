@@ -34,6 +34,7 @@ from palace.protocol.errors import JournalBroken, JournalFailed
 
 SEGMENT_BYTES = 16 << 20
 HEAD = "HEAD.json"
+PAUSE = "paused"
 
 Told = Callable[[JournalFailed | None], None]
 
@@ -86,8 +87,9 @@ class Journal:
                 "back. Put back all of them, or write the larger number into the file `epoch`."
             )
         tail.forget_old_sessions(stamp.epoch)
-        if tail.gaps:
-            tail.forget_sessions(stamp.epoch)
+        pause = f"{directory}/{PAUSE}"
+        if tail.gaps or host.file_id(pause) is not None:
+            tail.forget_sessions(stamp.epoch)  # it knows nothing of what was before
         journal = cls(
             directory=directory,
             host=host,
@@ -102,7 +104,14 @@ class Journal:
         else:
             appender.open_new()
         journal._write_head()
+        host.unlink(pause)
         return journal
+
+    @staticmethod
+    def note_pause(directory: str, host: Host) -> None:
+        """Note that an owner works without the journal: its silence then says nothing."""
+        host.make_directory(directory)
+        host.write_durable(f"{directory}/{PAUSE}", b"an owner worked without the journal\n")
 
     # Writing.
 

@@ -31,6 +31,7 @@ from palace.journal.record import (
 )
 
 OUTCOMES_MAX = 4096  # of one session: a shim never has more lines unsettled
+SESSIONS_MAX = 1000  # with outcomes that nobody has acknowledged; the oldest go first
 EPOCHS_KEPT = 1000  # after which the outcomes of a session that never came back are forgotten
 
 Entity = tuple[str, str]
@@ -134,6 +135,9 @@ class Tail:
         replies.texts[ordinal] = reply
         if len(replies.texts) > OUTCOMES_MAX:
             replies.forget(min(replies.texts) + 1)
+        if len(self.replies) > SESSIONS_MAX:
+            oldest = min(self.replies, key=lambda name: self.replies[name].epoch)
+            self.horizon = max(self.horizon, self.replies.pop(oldest).epoch + 1)
 
     # Outcomes.
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from palace.protocol.tools import Kind, Lane, Tool
+from palace.protocol.tools import Lane, Tool
 
 
 class Offer(enum.Enum):
@@ -169,11 +169,11 @@ class Admission:
             self._remove(job)
         return late
 
-    def withdraw(self, *, only_mutations: bool = False) -> list[Job]:
-        """Remove and return what has not started (a drain that hands work back)."""
+    def withdraw(self, *, only: Lane | None = None) -> list[Job]:
+        """Remove and return what has not started, or what of one lane (a drain hands it back)."""
         jobs = [job for queue in self._queues.values() for job in queue.waiting]
-        if only_mutations:
-            jobs = [job for job in jobs if job.tool.kind is not Kind.QUERY]
+        if only is not None:
+            jobs = [job for job in jobs if job.tool.lane is only]
         for job in jobs:
             self._remove(job)
         return jobs

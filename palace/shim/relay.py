@@ -371,8 +371,12 @@ class Relay:
             return  # its end is read next, with the replies that came before it
         if not self._stdin_open and not self._half_closed and not self._parting:
             self._half_closed = True
+            upto = str(self._ledger.settled_upto())
             try:
-                sock.shutdown(1)
+                try:  # with the last word goes what the broker need not remember any more
+                    sock.send(wire.encode_header(wire.ACK, {"upto": upto}))
+                finally:
+                    sock.shutdown(1)
             except OSError:
                 return
 

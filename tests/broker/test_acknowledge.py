@@ -1,11 +1,13 @@
 """What a shim says between its client's lines: acks, and what is none."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from palace.protocol import wire
-from tests.support.owner import Running, Shim, open_broker
+from tests.support.engine import LightEngine
+from tests.support.owner import Running, Shim, open_broker, until
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
@@ -94,3 +96,26 @@ async def test_a_negative_ack_changes_nothing(root: Path) -> None:
 
         assert await settled(shim) == 0
         assert running.desk.sessions["s"].acknowledged == 0
+
+
+class Remembering(LightEngine):
+    """A light engine that notes which sessions it was told to forget."""
+
+    forgotten: ClassVar[list[str]] = []
+
+    def end_session(self, session: str) -> None:
+        self.forgotten.append(session)
+
+
+async def test_outcomes_are_forgotten_with_a_farewell_and_not_with_a_connection(
+    root: Path,
+) -> None:
+    async with open_broker(root, Remembering()) as running:
+        for name, upto in (("settled", 1), ("torn off", 0)):
+            shim = await running.session(name)
+            await settled(shim)
+            acknowledge(shim, upto)
+            shim.close()
+            await until(lambda: not running.desk.sessions)
+
+        assert Remembering.forgotten == ["settled"]

@@ -208,7 +208,12 @@ def admission(snap: Snap, limits: tuple[int, int], event: str, *arguments: Any) 
         machine.finish(machine._running[str(session), ordinal])
         result = _jobs(machine.take_ready())
     elif event == "withdraw":
-        result = _jobs(machine.withdraw(only_mutations=arguments[0]))
+        taken = [j for q in machine._queues.values() for j in q.waiting if not arguments[0]]
+        if arguments[0]:  # what an earlier version did: queries stay
+            taken = [j for q in machine._queues.values() for j in q.waiting if j.exclusive]
+        for job in taken:
+            machine._remove(job)
+        result = _jobs(taken)
     elif event == "cancel":
         machine.cancel(str(arguments[0]), arguments[1])
     else:

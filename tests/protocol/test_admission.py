@@ -178,13 +178,13 @@ def test_jobs_past_their_deadline_are_taken_out() -> None:
     assert not admission.busy
 
 
-def test_an_upgrade_withdraws_changes_and_lets_queries_run() -> None:
+def test_a_drain_takes_out_long_polls_and_lets_others_run() -> None:
     admission = make()
     admission.ready = False
-    for ordinal, tool in enumerate((READ, WRITE, TOOLS["mempalace_reconnect"])):
+    for ordinal, tool in enumerate((READ, TOOLS["mempalace_event_wait"], WRITE)):
         admission.offer(job("a", ordinal, tool))
 
-    assert keys(admission.withdraw(only_mutations=True)) == [("a", 1), ("a", 2)]
+    assert keys(admission.withdraw(only=Lane.POLL)) == [("a", 1)]
     admission.ready = True
     assert keys(admission.take_ready()) == [("a", 0)]
 

@@ -357,7 +357,8 @@ def test_half_a_line_before_the_end_is_answered_and_the_shim_leaves(palace: Path
         assert shim.process.stdin is not None
         shim.process.stdin.close()
         assert [served.message()["id"], served.message()["id"]] == [1, 2]
-        assert served.line() == b""
+        assert served.client_line() == b""
+        assert served.acks == [0], "its farewell: nothing is settled yet"
         served.answer(0, 1, "a")
         served.answer(1, 2, "b")
 
