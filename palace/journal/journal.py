@@ -101,6 +101,8 @@ class Journal:
         appender = journal._appender
         if segments:
             appender.open_last(segments[-1].path, segments[-1].first)
+            if host.file_id(pause) is not None:
+                appender.open_new()  # its header keeps what the note says
         else:
             appender.open_new()
         journal._write_head()

@@ -16,12 +16,13 @@ DEATHS_MAX = 5  # of owners, with one line under way at each
 class Ledger:
     """Unsettled lines of one session, by ordinal, oldest first."""
 
-    __slots__ = ("_deaths", "_lines", "_sent", "bytes", "next_ordinal")
+    __slots__ = ("_deaths", "_lines", "_old_epoch", "_sent", "bytes", "next_ordinal")
 
     def __init__(self) -> None:
         self._lines: dict[int, bytes] = {}
         self._sent: set[int] = set()
         self._deaths: dict[int, int] = {}
+        self._old_epoch = -1  # which HELLO named while there were old lines, -1 for none
         self.next_ordinal = 0
         self.bytes = 0
 
@@ -75,6 +76,19 @@ class Ledger:
     def settled_upto(self) -> int:
         """Return the oldest unsettled ordinal: all below it are settled for good."""
         return next(iter(self._lines), self.next_ordinal)
+
+    def epoch_of_lines(self, last: int) -> int:
+        """Return the epoch that the next HELLO names; `last` is that of the last owner.
+
+        It is not later than that of any owner to which a line that may have run was sent: who was
+        asked before the last owner may have done it, too.
+        """
+        if not self._sent:
+            self._old_epoch = -1
+            return last
+        if self._old_epoch < 0:
+            self._old_epoch = last
+        return self._old_epoch
 
     def resend_list(self) -> "list[tuple[int, bool]]":
         """Return (ordinal, may have run) for all that the next connection must carry first."""

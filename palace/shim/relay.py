@@ -109,7 +109,7 @@ class Relay:
             "session": self._session,
             "palace_id": expected_palace_id(self._host, self._paths),
             "next": str(self._ledger.next_ordinal),
-            "epoch": str(self._connector.epoch),
+            "epoch": str(self._ledger.epoch_of_lines(self._connector.epoch)),
             "version": __version__,
         }
         resend = self._ledger.resend_list()

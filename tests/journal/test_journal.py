@@ -398,3 +398,20 @@ def test_a_refused_append_leaves_nothing_behind() -> None:
     assert (journal.seq, list(journal.tail.open), journal.reply("s", 0)) == (1, ["s:0"], None)
     assert journal.close_key("s:0", OUTCOME, reply="r") == 2
     assert seqs(disk) == [1, 2]
+
+
+@pytest.mark.parametrize("had_one", [False, True])
+def test_what_an_owner_without_the_journal_did_stays_unknown(had_one: bool) -> None:
+    disk = Disk()
+    if had_one:
+        first = opened(disk, 1)
+        first.append([put("own-1", "a")])
+        first.close_key("own-1", UNIT)
+        first.close()
+    Journal.note_pause(JOURNAL, disk)
+
+    opened(disk, 3)  # and killed
+
+    again = opened(disk, 4)
+    assert again.is_forgotten("s", 0, 2), "owner 2 may have carried it out"
+    assert not again.is_forgotten("s", 0, 3)

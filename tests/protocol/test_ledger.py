@@ -124,3 +124,15 @@ def test_a_line_that_was_under_way_at_every_death_is_given_up() -> None:
     assert ledger.line(poison) == b"p"
     ledger.settle(poison)
     assert ledger.resend_list() == [(innocent, True)]
+
+
+def test_hello_names_the_owner_that_old_lines_were_first_sent_to() -> None:
+    ledger = Ledger()
+    assert ledger.epoch_of_lines(0) == 0
+    first = ledger.accept(b"one")
+    ledger.mark_sent(first)
+
+    assert ledger.epoch_of_lines(3) == 3, "its owner died"
+    assert ledger.epoch_of_lines(4) == 3, "so did the next, which may not have got to it"
+    ledger.settle(first)
+    assert ledger.epoch_of_lines(5) == 5
