@@ -102,6 +102,7 @@ STATUS: dict[str, Any] = {
     "up_s": 7300.0,
     "endpoint": "/p/broker.sock",
     "engine": {"state": "loading", "doing": "fetching the model (40%)", "version": ""},
+    "journal": {"journal": "on", "seq": 7, "durable_seq": 6, "quarantined": 0},
     "queue": {"waiting": 1, "max": 9},
     "lanes": {"writer": {"running": 1, "max": 1}},
     "requests": 5,

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 
 from palace.engine import embedding
-from palace.engine.model import is_installed
 
 WORDS = (Path(__file__).parents[2] / "docs" / "design.md").read_text().split()
 COUNT = 1000 if os.environ.get("PALACE_TEST_PROFILE") == "full" else 60
 
 
 @pytest.fixture(scope="module")
-def stock() -> Any:
+def stock(model_home: Path) -> Any:
     from chromadb.utils.embedding_functions import ONNXMiniLM_L6_V2
 
-    assert is_installed(Path.home()), "fetch the model: palace model"
-    return ONNXMiniLM_L6_V2()
+    class AtHand(ONNXMiniLM_L6_V2):
+        DOWNLOAD_PATH = model_home / ".cache" / "chroma" / "onnx_models" / "all-MiniLM-L6-v2"
+
+    return AtHand()
 
 
 def texts(count: int) -> list[str]:

@@ -352,7 +352,8 @@ def _apply(
 
 
 def test_places_of_every_adjustment_are_listed() -> None:
-    assert set(PLACES) == set(BY_NAME)
+    # Short padding needs nothing of mempalace, and of chromadb one class that its import finds.
+    assert set(PLACES) == set(BY_NAME) - {"short_padding"}
     assert len(BY_NAME) == len(ALL)
 
 

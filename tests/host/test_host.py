@@ -118,7 +118,7 @@ def test_an_ended_child_is_reaped_once_with_its_status() -> None:
 def test_processes_are_told_apart_by_when_they_started() -> None:
     assert HOST.start_time(os.getpid()).isdigit()
     assert HOST.start_time(2**22 + 1) == ""
-    assert "pytest" in HOST.process_title(os.getpid())
+    assert "python" in HOST.process_title(os.getpid())
 
 
 def test_this_machine_has_a_boot_and_a_local_disk(tmp_path: Path) -> None:
