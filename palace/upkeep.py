@@ -5,8 +5,7 @@ the moment it is free, before a shim could have started another.
 """
 
 import ctypes
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,14 +25,13 @@ from palace.journal.journal import Journal
 from palace.journal.purge import purge_journal
 from palace.journal.record import Record, Stamp
 from palace.journal.replay import replay
+from palace.operate import progress_shown
 from palace.paths import Paths
 from palace.protocol.errors import BrokerUnreachable, JournalBroken, LockHeld
 
 M_PERTURB = -6  # of glibc's malloc.h
 LOCK_S = 120.0
 POLL_S = 0.002
-
-Progress = Callable[[str, float], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -265,19 +263,3 @@ def _drifted(found: Drift) -> Finding:
         f"{found.different} different, such as {found.example}.",
         remedy="palace start takes over what others wrote; palace rebuild makes the stores anew.",
     )
-
-
-def progress_shown() -> Progress:
-    """Return a bar on a terminal, and silence elsewhere."""
-    return _bar if sys.stderr.isatty() else _silent
-
-
-def _bar(stage: str, fraction: float) -> None:
-    done = int(fraction * 30)
-    end = "\n" if fraction >= 1 else ""
-    print(f"\r{stage:<36.36} [{'#' * done:<30}] {fraction:4.0%}", end=end, file=sys.stderr)
-    sys.stderr.flush()
-
-
-def _silent(_stage: str, _fraction: float) -> None:
-    return

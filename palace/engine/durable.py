@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import attrs
 
-from palace.engine.projection import Change, Projection, same
+from palace.engine.projection import Change, Projection, same, undo
 from palace.journal.journal import Journal
-from palace.journal.record import ABORT, DELETE, OUTCOME, PUT, UNDO, UNIT, Draft
+from palace.journal.record import ABORT, DELETE, OUTCOME, PUT, UNIT, Draft
 from palace.protocol.errors import JournalFailed
 
 T = TypeVar("T")
@@ -134,7 +134,7 @@ class Durable:
         except Exception:  # the next owner tries again: the group stays open in the journal
             logger.exception("a failed change could not be taken back")
             return
-        drafts = [_undo(group.key, change) for change in changes]
+        drafts = [undo(group.key, change) for change in changes]
         if alone:
             drafts.append(Draft(action=ABORT, key=group.key, payload={"why": "it failed"}))
         self._say(drafts)
@@ -186,7 +186,7 @@ class Durable:
                     now = projection.read(change.kind, [change.id]).get(change.id)
                     projection.write(change.kind, {change.id: change.before})
                     projection.applied([Change(change.kind, change.id, now, change.before)])
-                undone.append(_undo(group.key, change))
+                undone.append(undo(group.key, change))
         except Exception:
             logger.exception("a call could not be taken back: the next owner will do it")
             return
@@ -243,15 +243,4 @@ def _draft(group: Group, change: Change) -> Draft:
         payload=change.after,
         deleted=change.after is None,
         before=change.before,
-    )
-
-
-def _undo(key: str, change: Change) -> Draft:
-    return Draft(
-        action=UNDO,
-        key=key,
-        kind=change.kind,
-        id=change.id,
-        payload=change.before,
-        deleted=change.before is None,
     )

@@ -7,11 +7,15 @@ import base64
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 import attrs
 
+from palace.journal.record import UNDO, Draft
 from palace.journal.replay import UNSTABLE
+
+BATCH = 500  # entities that are read or written at a time
 
 
 @attrs.frozen
@@ -22,6 +26,36 @@ class Change:
     id: str
     before: Any
     after: Any
+
+
+class Changed(Protocol):
+    """What is known of a change: a Change, or a journal's record of one."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def before(self) -> Any: ...
+
+
+def undo(key: str, change: Changed) -> Draft:
+    """Return the record that takes a change back."""
+    return Draft(
+        action=UNDO,
+        key=key,
+        kind=change.kind,
+        id=change.id,
+        payload=change.before,
+        deleted=change.before is None,
+    )
+
+
+def in_batches(entries: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield entries in lists of at most BATCH."""
+    rest = iter(entries)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
 
 
 def same(one: Any, other: Any) -> bool:

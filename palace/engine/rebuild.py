@@ -12,17 +12,15 @@ from palace.config import Config
 from palace.engine.chroma import COLLECTION
 from palace.engine.files import KIND as FILE
 from palace.engine.files import NAMES as FILES
-from palace.engine.projection import Projection, same
+from palace.engine.projection import BATCH, Projection, in_batches, same, undo
 from palace.engine.stores import Stores, build_stores, open_chroma
 from palace.engine.swap import Move, swap
 from palace.host import Host
 from palace.journal.journal import Journal
-from palace.journal.record import ABORT, ADOPT, STATE, UNDO, Draft
+from palace.journal.record import ABORT, ADOPT, STATE, Draft
 from palace.journal.replay import Progress, Replay, replay
 from palace.paths import Paths
 from palace.protocol.errors import JournalBroken, StoreCorrupt
-
-BATCH = 500
 
 
 @attrs.frozen(kw_only=True)
@@ -83,17 +81,7 @@ class Rebuild:
         """What a dead owner left unfinished is not part of the palace."""
         for key, changes in list(self.journal.tail.open.items()):
             first = {(c.kind, c.id): c for c in reversed(changes)}
-            drafts = [
-                Draft(
-                    action=UNDO,
-                    key=key,
-                    kind=change.kind,
-                    id=change.id,
-                    payload=change.before,
-                    deleted=change.before is None,
-                )
-                for change in first.values()
-            ]
+            drafts = [undo(key, change) for change in first.values()]
             why = {"why": "its owner died"}
             self.journal.append([*drafts, Draft(action=ABORT, key=key, payload=why)])
         self.journal.sync(self.journal.seq)
@@ -164,7 +152,7 @@ class Rebuild:
         new.chroma.api()  # a palace without drawers has a store, too
         for kind in _in_order(known):
             store = _store_of(new, kind)
-            for batch in _batches(known.payloads(kind)):
+            for batch in in_batches(known.payloads(kind)):
                 store.write(kind, dict(batch))
                 done += len(batch)
                 self.progress("writing new stores", done / total)
@@ -263,14 +251,3 @@ def _store_of(stores: Stores, kind: str) -> Projection:
 def _in_order(known: Replay) -> list[str]:
     """Return kinds in an order in which they can be written: collections before records."""
     return sorted(known.kinds(), key=lambda kind: (kind != COLLECTION, kind != FILE, kind))
-
-
-def _batches(entries: Iterator[Any]) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for entry in entries:
-        batch.append(entry)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -6,12 +6,12 @@ A palace without a journal is adopted whole.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
 
-from palace.engine.projection import Change, Projection, same
+from palace.engine.projection import Change, Projection, in_batches, same, undo
 from palace.journal.journal import Journal
 from palace.journal.record import (
     ABORT,
@@ -19,16 +19,13 @@ from palace.journal.record import (
     ATTEMPT,
     QUARANTINE,
     STATE,
-    UNDO,
     UNIT,
     Draft,
     Record,
 )
 from palace.journal.replay import Entity, Progress, Replay, digest_of, replay
 from palace.journal.segment import list_segments, read_segment
-
-BATCH = 500
-CRASHES_MAX = 2  # of owners under one key, before it is left alone
+from palace.protocol.resend import CRASHES_MAX
 
 logger = logging.getLogger("palace.journal")
 
@@ -91,7 +88,7 @@ class Recovery:
         logger.info("taking %d entities into a new journal", total)
         for projection in self.projections:
             for kind in projection.kinds():
-                for batch in _batches(projection.scan(kind)):
+                for batch in in_batches(projection.scan(kind)):
                     new = [entry for entry in batch if not _is_known(known, kind, entry)]
                     _append_adopted(self.journal, kind, new)
                     done += len(batch)
@@ -157,11 +154,11 @@ class Recovery:
             # Taking it back has ended owners, too: let the journal be right, and open without it.
             text = f"taking it back ended {tries} brokers; its entities may be damaged"
             drafts = [Draft(action=QUARANTINE, key=key, payload=text)]
-            drafts += [_undone(key, change) for change in first.values()]
+            drafts += [undo(key, change) for change in first.values()]
             self._left_alone.update(first)
         else:
             drafts = [
-                _undone(key, change)
+                undo(key, change)
                 for change in first.values()
                 if self._write_back(change, [c.payload for c in changes if _is_of(c, change)])
             ]
@@ -224,7 +221,7 @@ class _Reconciling:
     def run(self, kind: str) -> None:
         there: set[str] = set()
         old: list[str] = []
-        for batch in _batches(self.projection.scan(kind)):
+        for batch in in_batches(self.projection.scan(kind)):
             there.update(ident for ident, _ in batch)
             changed = [entry for entry in batch if not self._is_ours(kind, entry)]
             if self.older:
@@ -246,7 +243,7 @@ class _Reconciling:
         return _is_known(self.known, kind, entry) or _among(pending, entry[1])
 
     def _write_again(self, kind: str, ids: list[str]) -> None:
-        for batch in _batches(iter(ids)):
+        for batch in in_batches(ids):
             payloads = {ident: self.known.payload((kind, ident)) for ident in batch}
             before = self.projection.read(kind, payloads)
             self.projection.write(kind, payloads)
@@ -276,17 +273,6 @@ def _append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Any]
             journal.roll()
 
 
-def _batches(entries: Iterator[Any]) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for entry in entries:
-        batch.append(entry)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _is_known(known: Replay, kind: str, entry: tuple[str, Any]) -> bool:
     ident, payload = entry
     live = known.live.get((kind, ident))
@@ -301,14 +287,3 @@ def _among(states: Iterable[Any], payload: Any) -> bool:
 
 def _adopted(kind: str, ident: str, payload: Any) -> Draft:
     return Draft(action=ADOPT, kind=kind, id=ident, payload=payload, deleted=payload is None)
-
-
-def _undone(key: str, change: Draft) -> Draft:
-    return Draft(
-        action=UNDO,
-        key=key,
-        kind=change.kind,
-        id=change.id,
-        payload=change.before,
-        deleted=change.before is None,
-    )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from palace.engine import durable, recovery
+from palace.engine import durable, projection
 from palace.engine.recovery import CRASHES_MAX
 from palace.journal.record import ADOPT, ATTEMPT, QUARANTINE, STATE
 from palace.journal.replay import replay
@@ -345,7 +345,7 @@ def test_attempts_are_safe_before_the_store_is_touched() -> None:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "BATCH", 3)
+    monkeypatch.setattr(projection, "BATCH", 3)
 
 
 def _full() -> tuple[Platter, Platter]:
