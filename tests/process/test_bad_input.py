@@ -296,13 +296,13 @@ def test_lock_held_by_a_stock_writer_is_reported_with_its_pid(site: Site) -> Non
     make_palace(site, "mempalace_lock_wait_s = 0.3\n")
     with site.stock() as stock:
         stock.tool("add_drawer", wing="w", room="r", content="by stock")
+        served = site.run("serve")  # before a shim's own attempt could hold the lock
+        assert served.returncode == 73
+        assert str(stock.process.pid) in one_line(served.stderr)
+
         with site.shim() as client:
             client.send(call_line("stock", "get_aaak_spec"))
-            served = site.run("serve")
             reply = json.loads(client.receive())
-
-            assert served.returncode == 73
-            assert str(stock.process.pid) in one_line(served.stderr)
             assert (reply["id"], code_of(reply)) == ("stock", -32052)
             assert str(stock.process.pid) in reply["error"]["message"]
             assert not (site.palace / "epoch").exists()
