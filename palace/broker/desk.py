@@ -30,6 +30,8 @@ ABANDONED_S = 60.0  # how long a session without a connection keeps its replies
 
 logger = logging.getLogger("palace.broker")
 
+HANDING_BACK = (Reason.UPGRADE, Reason.FAILED)  # what waits is better begun by the next owner
+
 
 @attrs.define(eq=False)
 class Counters:
@@ -119,6 +121,8 @@ class Desk:
     def _finish(self, job: Job, reply: Reply) -> None:
         if reply.outdated:
             self.stop(Reason.UPGRADE)
+        elif reply.stuck:
+            self.stop(Reason.FAILED, text="a change could not be taken back: the next owner does")
         session = self.sessions.get(job.session)
         if session is None or job.ordinal not in session.jobs:
             return
@@ -224,10 +228,12 @@ class Desk:
 
     def drain(self, drain: Drain) -> None:
         logger.info("leaving: %s %s", drain.reason.value, drain.text)
+        self.host.trace(f"X0.{drain.reason.value}")
         try:
             endpoints.unpublish(self.owner, self.endpoint, self.host)
         except OSError as error:  # hints that stay behind mislead nobody: the lock decides
             logger.warning("record and socket were not removed: %s", error)
+        self.host.trace("X2.goodbye")  # before a shim can read its goodbye
         self.admission.draining = True
         back: dict[str, list[Job]] = {}
         for job in self._unbegun(drain):
@@ -244,7 +250,7 @@ class Desk:
         An outdated engine refuses changes, and a query must not overtake the change before it.
         """
         jobs: list[Job] = []
-        if self.lifecycle.engine is EngineState.LOADING or drain.reason is Reason.UPGRADE:
+        if self.lifecycle.engine is EngineState.LOADING or drain.reason in HANDING_BACK:
             jobs += self.admission.withdraw()
         jobs += self.admission.withdraw(only=Lane.POLL)  # they wait for minutes
         for job in self.admission.running:

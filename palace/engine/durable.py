@@ -2,15 +2,15 @@
 
 A call's changes form a *group* under its key.  Changes made outside of any call, and those of calls
 that are made of units, stand for themselves.  What can't be finished is taken back at once where
-that is possible, and otherwise by the next owner (palace/engine/recovery.py).
+that is possible, and otherwise by the next owner (palace/engine/recovery.py): this one is *stuck*
+then, makes no further change, and leaves.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -29,12 +29,13 @@ logger = logging.getLogger("palace.journal")
 
 @attrs.define(eq=False)
 class Group:
-    """The changes of one call; `first` holds each entity's first state, in order of touching."""
+    """The changes of one call: each entity's first one, in order of touching, and last state."""
 
     key: str
     units: bool = False
     step: int = 0
     first: dict[tuple[str, str], tuple[Projection, Change]] = attrs.field(factory=dict)
+    last: dict[tuple[str, str], Any] = attrs.field(factory=dict)
     failure: JournalFailed | None = None
 
     @property
@@ -47,6 +48,7 @@ class Durable:
     """Binds the journal to the projections.  Threads share one."""
 
     journal: Journal
+    stuck: bool = False
     _here: threading.local = attrs.field(factory=threading.local)
     _owed: list[Draft] = attrs.field(factory=list)  # what a full disk kept us from saying
     _count: int = 0
@@ -104,9 +106,11 @@ class Durable:
         alone: bool,
     ) -> T:
         journal = self.journal
+        if self.stuck:
+            raise _stuck()
         self._pay()
         group.step += 1
-        _check_room(journal.directory)
+        self._check_room()
         seq = journal.append([_draft(group, change) for change in changes])
         try:
             journal.sync(seq)
@@ -119,7 +123,17 @@ class Durable:
         projection.applied(changes)
         for change in changes:
             group.first.setdefault((change.kind, change.id), (projection, change))
+            group.last[change.kind, change.id] = change.after
         return result
+
+    def _check_room(self) -> None:
+        directory = self.journal.directory
+        if self.journal.host.free_bytes(directory) < ROOM_BYTES:
+            raise JournalFailed(
+                f"The disk of {directory} is nearly full: less than {ROOM_BYTES >> 20} MiB are "
+                "left. Nothing was changed. Free some space and ask again; the broker goes on by "
+                "itself."
+            )
 
     def _take_back(
         self, group: Group, projection: Projection, changes: Sequence[Change], *, alone: bool
@@ -131,8 +145,9 @@ class Durable:
                 actual = projection.read(change.kind, [change.id]).get(change.id)
                 if not same(actual, change.before):
                     projection.write(change.kind, {change.id: change.before})
-        except Exception:  # the next owner tries again: the group stays open in the journal
-            logger.exception("a failed change could not be taken back")
+        except Exception:
+            logger.exception("a failed change could not be taken back: the next owner does it")
+            group.failure = self._leave_open()
             return
         drafts = [undo(group.key, change) for change in changes]
         if alone:
@@ -172,7 +187,8 @@ class Durable:
                 return self.journal.close_key(group.key, OUTCOME, reply=reply)
             except JournalFailed as error:
                 group.failure = error
-        self._take_all_back(group)
+        if not self.stuck:
+            self._take_all_back(group)
         raise group.failure
 
     def _take_all_back(self, group: Group) -> None:
@@ -181,18 +197,26 @@ class Durable:
             return
         undone = []
         try:
-            for projection, change in reversed(group.first.values()):
+            for entity, (projection, change) in reversed(group.first.items()):
                 with projection.lock:
                     now = projection.read(change.kind, [change.id]).get(change.id)
+                    if not same(now, group.last[entity]):
+                        continue  # somebody else has changed it since: theirs is the last word
                     projection.write(change.kind, {change.id: change.before})
                     projection.applied([Change(change.kind, change.id, now, change.before)])
                 undone.append(undo(group.key, change))
         except Exception:
-            logger.exception("a call could not be taken back: the next owner will do it")
+            logger.exception("a call could not be taken back: the next owner does it")
+            group.failure = self._leave_open()
             return
         self._say(
             [*undone, Draft(action=ABORT, key=group.key, payload={"why": "the journal failed"})]
         )
+
+    def _leave_open(self) -> JournalFailed:
+        """Leave a group open in the journal: the next owner takes it back from there."""
+        self.stuck = True
+        return _stuck()
 
     # What must be said, now or as soon as there is room.
 
@@ -224,13 +248,11 @@ def _is_one(change: Change) -> bool:
     return change.before != change.after or not same(change.before, change.after)
 
 
-def _check_room(directory: str) -> None:
-    found = os.statvfs(directory)
-    if found.f_bavail * found.f_frsize < ROOM_BYTES:
-        raise JournalFailed(
-            f"The disk of {directory} is nearly full: less than {ROOM_BYTES >> 20} MiB are left. "
-            "Nothing was changed. Free some space and ask again; the broker goes on by itself."
-        )
+def _stuck() -> JournalFailed:
+    return JournalFailed(
+        "A change could neither be finished nor taken back, so this broker leaves, and the next "
+        "one takes it back at its start. Ask again. The broker's log says what went wrong."
+    )
 
 
 def _draft(group: Group, change: Change) -> Draft:

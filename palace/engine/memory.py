@@ -74,8 +74,8 @@ class Memory:
             text = (reply.payload or b"").decode("utf-8", "surrogatepass")
             seq = self.durable.commit(group, text)
         except JournalFailed as error:
-            return _failure(call, error)
-        return attrs.evolve(reply, seq=seq)
+            return attrs.evolve(_failure(call, error), stuck=self.durable.stuck)
+        return attrs.evolve(reply, seq=seq, stuck=self.durable.stuck)
 
     def _trace(self, call: Call) -> Trace:
         if not call.maybe_ran:
@@ -155,9 +155,9 @@ def refused(call: Call, verdict: Verdict) -> Reply:
         return _failure(
             call,
             Quarantined(
-                f"{name} was under way when two brokers died, so it is not tried again by itself; "
-                "nothing of it was kept. Ask anew if you think that it is harmless, and see: "
-                "palace doctor"
+                f"{name} was under way when two brokers died, so it is not tried again by itself. "
+                "What it changed was taken back, or is named by `palace doctor`. Ask anew if you "
+                "think that it is harmless."
             ),
         )
     return _failure(

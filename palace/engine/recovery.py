@@ -86,13 +86,17 @@ class Recovery:
         total = sum(p.count(kind) for p in self.projections for kind in p.kinds()) or 1
         done = 0
         logger.info("taking %d entities into a new journal", total)
+        gone = set(known.live)  # what a first half has taken, and was deleted before this one
         for projection in self.projections:
             for kind in projection.kinds():
                 for batch in in_batches(projection.scan(kind)):
                     new = [entry for entry in batch if not _is_known(known, kind, entry)]
                     _append_adopted(self.journal, kind, new)
+                    gone.difference_update((kind, ident) for ident, _ in batch)
                     done += len(batch)
                     self.progress("taking the palace into its journal", min(1.0, done / total))
+        for kind, ident in gone:
+            _append_adopted(self.journal, kind, [(ident, None)])
         self.journal.sync(self.journal.close_key("", STATE))
 
     # A journal that lacks records.
@@ -101,16 +105,20 @@ class Recovery:
         """Nobody knows what was finished: what the stores hold counts, nothing is taken back."""
         journal = self.journal
         logger.error("the journal lacks records: see palace doctor; taking the stores as they are")
+        unfinished = frozenset(_states(journal.tail.open.values()))
         for key in list(journal.tail.open):
             journal.append([Draft(action=UNIT, key=key, payload={"why": "records are missing"})])
-        for projection in self.projections:
-            self._reconcile(projection, base=None)
+        base = journal.tail.at or {}
+        for projection in self.projections:  # but a store that was lost is no witness
+            self._reconcile(projection, base.get(projection.name), unfinished)
         journal.sync(journal.close_key("", STATE, whole=True))
         journal.roll()  # what begins here is whole
 
     # A store that isn't what the journal left.
 
-    def _reconcile(self, projection: Projection, base: Any) -> None:
+    def _reconcile(
+        self, projection: Projection, base: Any, believed: frozenset[Entity] = frozenset()
+    ) -> None:
         """Take over what differs; what is missing is either deleted, or the store is an old one."""
         known = replay(self.journal.directory, self.journal.host, self.progress)
         work = _Reconciling(
@@ -120,6 +128,7 @@ class Recovery:
             pending=_states(self.journal.tail.open.values()),
             lost=base is not None and projection.was_replaced(base),
             older=base is not None and projection.is_older(base),
+            believed=believed,
         )
         kinds = {*projection.kinds(), *(kind for kind in known.kinds() if projection.owns(kind))}
         for number, kind in enumerate(sorted(kinds)):  # a collection comes before its records
@@ -208,7 +217,8 @@ class Recovery:
 class _Reconciling:
     """One store against the journal.
 
-    `lost`: what it lacks was not deleted; `older`: nor was changed what differs.
+    `lost`: what it lacks was not deleted; `older`: nor was changed what differs.  Of the `believed`
+    entities the store's word counts all the same: nobody knows whether their changes were made.
     """
 
     journal: Journal
@@ -217,6 +227,7 @@ class _Reconciling:
     pending: dict[Entity, list[Any]]
     lost: bool
     older: bool
+    believed: frozenset[Entity]
 
     def run(self, kind: str) -> None:
         there: set[str] = set()
@@ -225,18 +236,22 @@ class _Reconciling:
             there.update(ident for ident, _ in batch)
             changed = [entry for entry in batch if not self._is_ours(kind, entry)]
             if self.older:
-                old += [ident for ident, _ in changed if (kind, ident) in self.known.live]
-                changed = [entry for entry in changed if (kind, entry[0]) not in self.known.live]
+                stale = {ident for ident, _ in changed if self._is_known_better(kind, ident)}
+                old += stale
+                changed = [entry for entry in changed if entry[0] not in stale]
             _append_adopted(self.journal, kind, changed)
         missing = [
             ident
             for ident in self.known.ids(kind)
             if ident not in there and None not in self.pending.get((kind, ident), ())
         ]
+        gone = {ident for ident in missing if not self.lost or (kind, ident) in self.believed}
+        _append_adopted(self.journal, kind, [(ident, None) for ident in gone])
         if self.lost:
-            self._write_again(kind, [*old, *missing])
-        else:
-            _append_adopted(self.journal, kind, [(ident, None) for ident in missing])
+            self._write_again(kind, [*old, *(ident for ident in missing if ident not in gone)])
+
+    def _is_known_better(self, kind: str, ident: str) -> bool:
+        return (kind, ident) in self.known.live and (kind, ident) not in self.believed
 
     def _is_ours(self, kind: str, entry: tuple[str, Any]) -> bool:
         pending = self.pending.get((kind, entry[0]), ())

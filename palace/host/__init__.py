@@ -244,6 +244,11 @@ class Host:
         """Return the pid that holds a flock on a file, as far as the kernel tells."""
         return _platform().lock_holder(path)  # type: ignore[no-any-return]
 
+    def free_bytes(self, path: str) -> int:
+        """Return how much an unprivileged process may still write to a path's file system."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
     def descriptor_limit(self) -> int:
         """Raise the soft limit of open files towards the hard one; return what it is then."""
         import resource
@@ -257,6 +262,13 @@ class Host:
 
     def pass_point(self, name: str) -> None:
         """Do nothing: a named place between two steps, where a test may end the process."""
+
+    def trace(self, act: str, **seen: "str | int") -> None:
+        """Do nothing: a step of the protocol, which PALACE_TRACE has written down (`host_for`).
+
+        Each caller says whether it calls before its act or after it: what others can see of an
+        act must stand in the trace before what they do about it.
+        """
 
     # Where am I?
 
@@ -328,6 +340,15 @@ class Host:
         except ChildProcessError:
             return -1
         return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def host_for(trace: str) -> Host:
+    """Return a process's port; one that writes a trace where `trace` names a file."""
+    if not trace:
+        return Host()
+    from palace.host.tracing import TracingHost
+
+    return TracingHost(trace)
 
 
 def peer_of(sock: object) -> "tuple[int, int]":

@@ -7,6 +7,8 @@ is covered by the next one, which takes all of them.
 Failures.  What could not be written whole is cut off again.  After a failed fsync the kernel may
 have dropped the pages, so nothing is ever retried there: the records that no fsync has confirmed
 are written again, with their seqs, into a new segment (segment.py says how it is read).
+A note says so meanwhile: an owner that dies in between leaves a file of which the kernel shows
+more than the disk holds, and the next one writes it anew.
 The space for closing records is reserved, so that a full disk refuses changes, not their ends.
 """
 
@@ -23,6 +25,7 @@ from palace.protocol.errors import JournalFailed
 
 RESERVE_STEP = 1 << 20
 RESERVE_LEFT = 1 << 18  # kept for closing records when the disk is full
+DOUBT = "doubt"  # the note: it must outlive a process, and no power cut, which ends the doubt
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -38,6 +41,7 @@ class Appender:
     _path: str = ""
     _first: int = 1
     _length: int = 0
+    _start: int = 0
     _reserved: int = 0
     _can_reserve: bool = True
     _broken: str = ""
@@ -51,9 +55,9 @@ class Appender:
         return self._path
 
     @property
-    def length(self) -> int:
-        """Return the size of the newest segment in bytes."""
-        return self._length
+    def grown(self) -> int:
+        """Return how many bytes the newest segment has grown by since it was begun or opened."""
+        return self._length - self._start
 
     @property
     def synced(self) -> int:
@@ -61,11 +65,33 @@ class Appender:
 
     def open_last(self, path: str, first: int) -> None:
         """Go on in an existing segment; what stands in it is made durable first."""
+        if self.host.file_id(self._doubt) is not None:
+            self._write_anew(path)
         self._fd = self.host.open_append(path)
         self.host.sync(self._fd)
         self._path, self._first = path, first
         self._length = self._reserved = self.host.size(self._fd)
         self._synced = self.next_seq - 1
+
+    @property
+    def _doubt(self) -> str:
+        return f"{self.directory}/{DOUBT}"
+
+    def _write_anew(self, path: str) -> None:
+        """Put a copy in a file's place: of the pages of this one some may never be written."""
+        fd = self.host.open_read(path)
+        try:
+            data = self.host.read_at(fd, 0, self.host.size(fd))
+        finally:
+            self.host.close(fd)
+        self.host.write_durable(path, data)
+        self._end_doubt()
+
+    def _note_doubt(self) -> None:
+        try:
+            self.host.close(self.host.open_append(self._doubt))
+        except OSError:
+            return  # then this process must live until it has begun a new segment
 
     def open_new(self) -> None:
         """Go on in a new segment, once all that stands in this one is on the disk."""
@@ -111,6 +137,7 @@ class Appender:
             self.host.sync(fd)
         except OSError as error:
             problem = error.strerror or repr(error)
+            self._note_doubt()
         with self._lock:
             self._syncing = False
             if problem:
@@ -128,6 +155,12 @@ class Appender:
                 return
             self._let_go()
             self._fd = -1
+
+    def _end_doubt(self) -> None:
+        try:
+            self.host.unlink(self._doubt)
+        except OSError:
+            return  # the next owner copies a file for nothing
 
     def _confirm(self, seq: int) -> None:
         self._synced = max(self._synced, seq)
@@ -183,6 +216,7 @@ class Appender:
                 self._confirm(self.next_seq - 1)
             except OSError as error:
                 self._broken = error.strerror or repr(error)
+                self._note_doubt()
         again = tuple(self._unsynced)  # none, unless an fsync has failed
         first = again[0][0] if again else self.next_seq
         path = segment_path(self.directory, first)
@@ -200,8 +234,10 @@ class Appender:
             raise self._failed(problem) from None
         if self._fd >= 0:
             self._let_go()
+        if self._broken:
+            self._end_doubt()
         self._fd, self._path, self._first, self._broken = fd, path, first, ""
-        self._length = self._reserved = len(data)
+        self._length = self._reserved = self._start = len(data)
         self._confirm(self.next_seq - 1)
         self._lock.notify_all()
 

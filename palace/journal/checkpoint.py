@@ -13,7 +13,7 @@ import attrs
 from palace.host import Host
 from palace.journal.record import CHECKPOINT, Draft, Stamp, encode
 from palace.journal.replay import checkpoint_path, newest_checkpoint, replay
-from palace.journal.segment import ARCHIVE, Place, list_segments
+from palace.journal.segment import ARCHIVE, Place, list_segments, open_wherever
 
 BYTES_MIN = 64 << 20
 PAUSE_EVERY = 200
@@ -76,7 +76,7 @@ def make_checkpoint(
 
 
 def _line(place: Place, host: Host) -> bytes:
-    fd = host.open_read(place.path)
+    fd = open_wherever(place.path, host)
     try:
         return host.read_at(fd, place.offset, place.length)
     finally:

@@ -56,7 +56,7 @@ def inspect_journal(directory: str, host: Host) -> list[Finding]:
     segments = list_segments(directory, host, archived=True)
     if not segments:
         return []
-    findings = list(_file_system(directory, host))
+    findings = [*_file_system(directory, host), *_headers(segments, host)]
     last = 0
     epoch = 0
     torn: list[Broken] = []
@@ -91,6 +91,20 @@ def _file_system(directory: str, host: Host) -> Iterator[Finding]:
             text=f"The journal lies on {mount.point}, a {mount.fs_type} mount of another kernel.",
             remedy="Keep the palace on a disk of this machine.",
         )
+
+
+def _headers(segments: list[Segment], host: Host) -> Iterator[Finding]:
+    """A segment begins with what must be known to read on from it; without, an older one serves."""
+    for segment in segments:
+        found = next((found for _, found in read_segment(segment, host)), None)
+        if isinstance(found, Broken) or (found is not None and found.action != SEGMENT):
+            yield Finding(
+                level=WARNING,
+                code="broken_header",
+                text=f"{segment.path} doesn't begin with its header.",
+                remedy="No memory is missing. The journal is read from an older segment on; should "
+                "the broker not start for it, restore the file from a backup.",
+            )
 
 
 def _torn(broken: list[Broken]) -> Iterator[Finding]:

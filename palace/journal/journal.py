@@ -9,6 +9,7 @@ Threads share one; the syncer's thread is its own.
 """
 
 import json
+import logging
 import queue
 import threading
 from collections import deque
@@ -35,6 +36,8 @@ from palace.protocol.errors import JournalBroken, JournalFailed
 SEGMENT_BYTES = 16 << 20
 HEAD = "HEAD.json"
 PAUSE = "paused"
+
+logger = logging.getLogger("palace.journal")
 
 Told = Callable[[JournalFailed | None], None]
 
@@ -147,7 +150,7 @@ class Journal:
 
     def is_long(self) -> bool:
         """Tell whether the newest segment has its size, and the next one may begin."""
-        return self._appender.length > self.segment_bytes
+        return self._appender.grown > self.segment_bytes
 
     def roll(self) -> None:
         """Begin a new segment; without space for one the old one goes on."""
@@ -235,9 +238,15 @@ class Journal:
                 batch.append(item)
             problem = self._sync_or_repair(max(seq for seq, _ in batch))
             for _, told in batch:
-                told(problem)
+                self._tell(told, problem)
             if ended:
                 return
+
+    def _tell(self, told: Told, problem: JournalFailed | None) -> None:
+        try:
+            told(problem)
+        except Exception:  # one listener's trouble: the others' replies wait behind it
+            logger.exception("a reply could not be handed over")
 
     def _sync_or_repair(self, seq: int) -> JournalFailed | None:
         try:

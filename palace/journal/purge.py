@@ -1,7 +1,8 @@
 """Taking a memory out of the journal's files for good: the one place where history is rewritten.
 
-Each file is written anew without the entity, its seqs unchanged.  Replies of the calls that touched
-it go, too, since they may repeat it.  Doing it twice does no harm.
+Each file is written anew without the entity, its seqs unchanged.  All recorded replies go, too: any
+of them may quote it.  A shim that asks for one again hears that nobody knows.  Doing it twice does
+no harm.
 """
 
 import json
@@ -27,9 +28,8 @@ PURGED_REPLY = "purged"
 def purge_journal(directory: str, host: Host, ids: frozenset[str]) -> int:
     """Rewrite every file that mentions one of the ids; return how many records were taken out."""
     paths = list(_files(directory, host))
-    keys = {record.key for path in paths for record in _records(path, host) if record.id in ids}
-    keys.discard("")
-    return sum(_rewrite(path, host, ids, keys) for path in paths)
+    known = any(record.id in ids for path in paths for record in _records(path, host))
+    return sum(_rewrite(path, host, ids, blank=known) for path in paths)
 
 
 def _files(directory: str, host: Host) -> Iterator[str]:
@@ -49,12 +49,12 @@ def _records(path: str, host: Host) -> Iterator[Record]:
             continue
 
 
-def _rewrite(path: str, host: Host, ids: frozenset[str], keys: set[str]) -> int:
+def _rewrite(path: str, host: Host, ids: frozenset[str], *, blank: bool) -> int:
     kept: list[bytes] = []
     taken = 0
     changed = False
     for _, line in read_lines(path, host):
-        new, is_entity = _without(line, ids, keys)
+        new, is_entity = _without(line, ids, blank=blank)
         taken += is_entity
         changed |= new != line
         if new is not None:
@@ -64,7 +64,7 @@ def _rewrite(path: str, host: Host, ids: frozenset[str], keys: set[str]) -> int:
     return taken
 
 
-def _without(line: bytes, ids: frozenset[str], keys: set[str]) -> tuple[bytes | None, bool]:
+def _without(line: bytes, ids: frozenset[str], *, blank: bool) -> tuple[bytes | None, bool]:
     """Return a line without what must go (None: a torn one, which could hold anything)."""
     try:
         record = decode(line)
@@ -75,23 +75,19 @@ def _without(line: bytes, ids: frozenset[str], keys: set[str]) -> tuple[bytes | 
     if is_entity:
         fields |= {"action": PURGED, "payload": None, "deleted": True}
         fields.pop("before", None)
-    elif record.action == OUTCOME and record.key in keys:
+    elif record.action == OUTCOME and blank:
         fields["payload"] = {**fields["payload"], "reply": PURGED_REPLY}
-    elif record.action == SEGMENT:
-        fields["payload"] = _header_without(record.payload, ids, keys)
+    elif record.action == SEGMENT and blank:
+        fields["payload"] = _header_without(record.payload, ids)
     else:
         return line, False
     body = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     return seal(body.encode("utf-8", "surrogatepass")).strip(b"\n"), is_entity
 
 
-def _header_without(header: dict[str, Any], ids: frozenset[str], keys: set[str]) -> dict[str, Any]:
+def _header_without(header: dict[str, Any], ids: frozenset[str]) -> dict[str, Any]:
     replies = {
-        session: [
-            epoch,
-            forgotten,
-            [[o, PURGED_REPLY if f"{session}:{o}" in keys else text] for o, text in texts],
-        ]
+        session: [epoch, forgotten, [[ordinal, PURGED_REPLY] for ordinal, _ in texts]]
         for session, (epoch, forgotten, texts) in header["replies"].items()
     }
     still_open = {

@@ -71,9 +71,18 @@ def _firsts(directory: str, host: Host) -> list[int]:
     ]
 
 
+def open_wherever(path: str, host: Host) -> int:
+    """Open a file for reading that may move to the archive at any moment; return a descriptor."""
+    try:
+        return host.open_read(path)
+    except FileNotFoundError:
+        directory, _, name = path.rpartition("/")
+        return host.open_read(f"{directory}/{ARCHIVE}/{name}")
+
+
 def read_lines(path: str, host: Host, offset: int = 0) -> Iterator[tuple[Place, bytes]]:
     """Yield a file's lines that aren't empty, the unfinished last one included."""
-    fd = host.open_read(path)
+    fd = open_wherever(path, host)
     try:
         rest = b""
         while chunk := host.read_at(fd, offset + len(rest), CHUNK):
@@ -103,7 +112,7 @@ def read_segment(segment: Segment, host: Host) -> Iterator[tuple[Place, Record |
 
 def read_at(place: Place, host: Host) -> Record:
     """Read the one record that stands at a place; raises BrokenRecord."""
-    fd = host.open_read(place.path)
+    fd = open_wherever(place.path, host)
     try:
         return decode(host.read_at(fd, place.offset, place.length))
     finally:

@@ -132,6 +132,22 @@ async def test_a_write_that_the_outdated_engine_refuses_is_handed_back(root: Pat
     assert engine.written == []
 
 
+async def test_an_engine_that_is_stuck_makes_room_and_what_waits_is_handed_back(root: Path) -> None:
+    async with open_broker(root, LightEngine(stuck=True)) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="ends", hold="w")
+        shim.call("add_drawer", 2, name="waits")
+        await until(lambda: running.desk.admission.waiting == 1)
+        running.engine.gate("w").set()
+
+        fields = await goodbye(shim)
+        assert (await shim.reply())[0] == 0
+        await running.ended.wait()
+
+    assert (fields["reason"], fields["unrun"]) == ("failed", "1")
+    assert running.engine.written == ["ends"]
+
+
 async def test_a_replaced_package_is_noticed_without_a_call(root: Path) -> None:
     async with open_broker(root) as running:
         shim = await running.session()

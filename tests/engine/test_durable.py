@@ -1,7 +1,6 @@
 """Journal first: what is changed, taken back, owed and recovered, over two stores in memory."""
 
 import errno
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,14 +17,6 @@ from palace.journal.record import (
 from palace.protocol.errors import JournalFailed
 from tests.support.disk import Disk, all_lost
 from tests.support.projections import Entity, Life, after, awake, entities, records
-
-
-@pytest.fixture(autouse=True, scope="module")
-def room() -> Iterator[None]:
-    """The disk in memory is not the one that statvfs looks at."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable, "_check_room", lambda _directory: None, raising=False)
-        yield
 
 
 def actions(life: Life, since: int = 1) -> list[str]:
@@ -153,17 +144,23 @@ def test_a_lonely_change_that_fails_is_taken_back_and_ended(half: bool) -> None:
     life.check()
 
 
-def test_what_can_not_be_taken_back_is_left_to_the_next_owner() -> None:
-    life = awake(Disk())
-    life.call("s:1", ("a", "x", 1))
+def broken_for_good(life: Life) -> None:
+    """Let the store take the new x, refuse y, and then refuse to have the old x again."""
 
     def on_write(entity: Entity) -> None:
-        if entity == ("a", "x") and life.contents == entities(x=2):
+        if entity == ("a", "x") and ("a", "x", 2) in [(*e, p) for e, p in life.contents.items()]:
             raise LookupError("broken for good")
         if entity == ("a", "y"):
             raise LookupError("the store refuses it")
 
     life.one.on_write = on_write
+
+
+def test_what_can_not_be_taken_back_is_left_to_the_next_owner() -> None:
+    life = awake(Disk())
+    life.call("s:1", ("a", "x", 1))
+
+    broken_for_good(life)
     with pytest.raises(LookupError, match="refuses"):
         life.set("a", x=2, y=2)
     assert life.contents == entities(x=2)
@@ -172,6 +169,45 @@ def test_what_can_not_be_taken_back_is_left_to_the_next_owner() -> None:
 
     assert again.contents == entities(x=1)
     again.check()
+
+
+def test_a_call_that_can_not_be_taken_back_is_no_success_and_the_last_of_its_owner() -> None:
+    life = awake(Disk())
+    life.call("s:1", ("a", "x", 1))
+    broken_for_good(life)
+
+    with life.durable.group("s:2", units=False) as group:
+        life.set("b", z=2)
+        with pytest.raises(LookupError, match="refuses"):
+            life.set("a", x=2, y=2)
+    with pytest.raises(JournalFailed, match="neither be finished nor taken back"):
+        life.durable.commit(group, "done")
+
+    assert life.durable.stuck
+    assert list(life.journal.tail.open) == ["s:2"]
+    with pytest.raises(JournalFailed, match="this broker leaves"):
+        life.set("b", z=3)
+    again = after(life)
+    assert again.contents == entities(x=1)
+    again.check()
+
+
+def test_a_failed_call_does_not_take_back_what_somebody_else_made_of_it() -> None:
+    life = awake(Disk())
+    with life.durable.group("s:1", units=False) as group:
+        life.set("a", x=1, y=1)
+        other = life.durable.group("s:2", units=False)
+        with other as theirs:
+            life.set("a", x=2)
+        life.durable.commit(theirs, "done")
+    group.failure = JournalFailed("a later change of it")
+
+    with pytest.raises(JournalFailed, match="a later change"):
+        life.durable.commit(group, "done")
+
+    assert life.contents == entities(x=2)
+    life.check()
+    after(life).check()
 
 
 def test_without_the_journal_nothing_is_made() -> None:
@@ -190,20 +226,14 @@ def test_without_the_journal_nothing_is_made() -> None:
     life.check()
 
 
-def test_on_a_nearly_full_disk_a_change_is_refused_before_it_is_journalled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_on_a_nearly_full_disk_a_change_is_refused_before_it_is_journalled() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1))
-
-    def refuse(_directory: str) -> None:
-        raise JournalFailed("it is nearly full")
-
-    monkeypatch.setattr(durable, "_check_room", refuse)
+    life.disk.room = durable.ROOM_BYTES - 1
     for work in (lambda: life.call("s:2", ("a", "x", 2)), lambda: life.set("a", x=2)):
         with pytest.raises(JournalFailed, match="nearly full"):
             work()
-    monkeypatch.undo()
+    life.disk.room = None
 
     assert PUT not in actions(life, 4)
     assert not life.journal.tail.open

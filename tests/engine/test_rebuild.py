@@ -409,7 +409,6 @@ def test_interrupted_purge_is_ended_by_the_next_one(
     assert workshop.ask("doctor", copied.palace) == []
 
 
-@pytest.mark.xfail(reason="a reply that quotes another call's memory keeps the quotation")
 def test_purged_memory_is_in_no_reply_that_quoted_it(workshop: Workshop, copied: Site) -> None:
     shutil.rmtree(copied.palace.parent)
     with Probe(copied.environ(), copied.palace) as probe:

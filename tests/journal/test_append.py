@@ -59,7 +59,7 @@ def test_records_are_numbered_without_gaps_and_one_call_is_one_piece() -> None:
     assert [call for call in disk.calls if call[0] == "write"][-3:] == [
         ("write", writer.path) for _ in range(3)
     ]
-    assert writer.length == len(disk.read(writer.path))
+    assert writer.grown == sum(len(line) + 2 for line in disk.read(writer.path).split()[1:])
 
 
 def test_what_is_no_json_is_refused_and_takes_no_number() -> None:
@@ -334,6 +334,49 @@ def test_a_failed_fsync_of_the_first_records_replaces_their_segment() -> None:
     assert [s.first for s in list_segments(ROOT, disk)] == [1]
     assert standing(disk.power_cut()) == numbered("a", "b")
     assert len(disk.open_files) == 1
+
+
+@pytest.mark.parametrize("call", ["sync", "open_new"])
+def test_the_next_owner_trusts_no_file_whose_fsync_has_failed(call: str) -> None:
+    disk = Disk()
+    writer = appender(disk)
+    writer.append([put("a")])
+    writer.sync(1)
+    writer.append([put("b")])
+    disk.fail("sync", errno.EIO, times=1)
+    disk.fail("open_append", errno.EIO, end=".tmp", times=1)
+    with pytest.raises(JournalFailed):
+        writer.sync(2) if call == "sync" else writer.open_new()
+
+    # It is killed here; the kernel, which believes that all is written, lives on.
+    disk.faults.clear()
+    heir = Appender(
+        directory=ROOT,
+        host=disk,
+        stamp=Stamp(epoch=2, writer="heir"),
+        header=lambda: {"h": 2},
+        next_seq=3,
+    )
+    heir.open_last(writer.path, 1)
+
+    assert standing(disk.power_cut()) == numbered("a", "b")
+    heir.sync(heir.append([put("c")]))
+    assert standing(disk.power_cut()) == numbered("a", "b", "c")
+    assert disk.file_id(f"{ROOT}/{append.DOUBT}") is None
+
+
+def test_the_doubt_ends_with_the_new_segment() -> None:
+    disk = Disk()
+    writer = appender(disk)
+    writer.append([put("a")])
+    disk.fail("sync", errno.EIO)
+    with pytest.raises(JournalFailed):
+        writer.sync(1)
+    assert disk.file_id(f"{ROOT}/{append.DOUBT}") is not None
+
+    writer.open_new()
+
+    assert disk.file_id(f"{ROOT}/{append.DOUBT}") is None
 
 
 def test_all_who_wait_for_a_failed_fsync_are_told() -> None:

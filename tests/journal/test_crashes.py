@@ -4,11 +4,10 @@ A broker lives over two stores on a disk that loses what was not synced, from an
 any call of the kernel, in its recovery, too, and is born again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import attrs
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -24,14 +23,6 @@ SEGMENT_BYTES = 3000
 SOUND = {("note", "torn_line"), ("warning", "quarantine")}
 
 Step = tuple[str, str, Any]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def room() -> Iterator[None]:
-    """The disk in memory is not the one that statvfs looks at."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable, "_check_room", lambda _directory: None, raising=False)
-        yield
 
 
 @attrs.frozen

@@ -157,6 +157,14 @@ def test_a_line_that_ends_too_early_though_others_follow_is_broken() -> None:
     assert "Record 5 is missing" in found(disk)[1].text
 
 
+def test_a_damaged_header_is_a_warning_since_no_memory_is_missing() -> None:
+    disk = sound()
+    change(disk, paths(disk)[-1], lambda data: data.replace(b'"action":"segment"', b'"action":"?"'))
+
+    assert ("warning", "broken_header") in codes(disk)
+    assert all(level != "error" for level, _ in codes(disk))
+
+
 def test_missing_records_are_counted() -> None:
     disk = sound()
     change(disk, paths(disk)[1], lambda data: joined([lines(data)[0], lines(data)[3]]))

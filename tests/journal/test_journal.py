@@ -254,6 +254,22 @@ def test_a_segment_that_has_its_size_is_ended_when_nothing_is_open() -> None:
     assert head(disk)["seq"] == journal.synced == journal.seq
 
 
+def test_a_large_header_is_no_reason_to_end_a_segment() -> None:
+    disk = Disk()
+    journal = opened(disk, segment_bytes=1000)
+    for number in range(1, 30):
+        journal.append([put(f"s:{number}", "x")])
+        journal.close_key(f"s:{number}", OUTCOME, reply="y" * 200)
+    journal.roll()
+    assert len(disk.read(journal.segments()[-1].path)) > 1000
+    count = len(journal.segments())
+
+    journal.append([put("s:31", "x")])
+    journal.close_key("s:31", OUTCOME, reply="")
+
+    assert len(journal.segments()) == count
+
+
 def test_without_space_for_a_new_segment_the_old_one_goes_on() -> None:
     disk = Disk()
     journal = opened(disk)
@@ -346,6 +362,22 @@ def test_an_attempt_that_is_repeated_after_a_failed_fsync_counts_once() -> None:
     again = opened(disk.power_cut(all_lost), 2)
     assert again.crashes("s:1") == journal.crashes("s:1") == 1
     assert [change.payload for change in again.tail.open["s:1"]] == ["a", "b"]
+
+
+def test_who_can_not_be_told_keeps_nobody_else_waiting() -> None:
+    disk = Disk()
+    journal = opened(disk)
+    told: list[int] = []
+
+    def fail(_problem: JournalFailed | None) -> None:
+        told.append(1)
+        raise RuntimeError("its loop has ended")
+
+    journal.when_synced(journal.append([put("s:1", "a")]), fail)
+
+    assert _told(journal, journal.append([put("s:1", "b")])) is None
+    assert told == [1]
+    journal.close()
 
 
 def test_many_who_wait_share_fsyncs_and_all_are_told() -> None:

@@ -1,11 +1,11 @@
 """Opening a palace: journal and stores say the same afterwards, whatever came in between."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from palace.engine import durable, projection
+from palace.engine import projection
 from palace.engine.recovery import CRASHES_MAX
 from palace.journal.record import ADOPT, ATTEMPT, QUARANTINE, STATE
 from palace.journal.replay import replay
@@ -21,14 +21,6 @@ from tests.support.projections import (
     entities,
     records,
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def room() -> Iterator[None]:
-    """The disk in memory is not the one that statvfs looks at."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable, "_check_room", lambda _directory: None, raising=False)
-        yield
 
 
 def actions(life: Life, since: int = 1) -> list[str]:
@@ -399,6 +391,21 @@ def test_what_is_changed_between_two_halves_of_an_adoption_is_noticed() -> None:
     again.check()
 
 
+@pytest.mark.usefixtures("small_batches")
+def test_what_is_deleted_between_two_halves_of_an_adoption_is_deleted() -> None:
+    disk, platters = Disk(), _full()
+    disk.stop_after(40)
+    died(lambda: awake(disk, platters, segment_bytes=3000))
+    disk = disk.power_cut(all_kept)
+    taken = next(iter(replay(JOURNAL, disk).live))
+    platters[0].set(taken, None)
+
+    again = awake(disk, platters, 2, segment_bytes=3000)
+
+    assert taken not in again.known()
+    again.check()
+
+
 def test_what_was_left_unfinished_before_the_first_adoption_is_taken_back() -> None:
     one, two = Platter(), Platter()
     one.set(("a", "x"), 1)
@@ -445,4 +452,23 @@ def test_where_records_are_missing_the_stores_are_believed() -> None:
     assert again.contents == entities(x=2, z_=2)
     again.check()
     assert not again.journal.tail.open
+    assert after(again).journal.tail.gaps == 0
+
+
+def test_where_records_are_missing_a_lost_store_is_no_witness() -> None:
+    life = awake(Disk())
+    life.call("s:1", ("a", "x", 1), ("a", "y", 1), ("b", "z", 1))
+    life.call("s:2", ("b", "z", 2))
+    with life.durable.group("s:3", units=False):
+        life.set("a", w=3)
+    path = life.journal.segments()[-1].path
+    data = life.disk.read(path)
+    at = data.index(b'"seq":6')
+    life.disk.put(path, data[:at] + b"X" + data[at + 1 :])
+    life.one.platter = Platter(birth=1)
+
+    again = after(life)
+
+    assert again.contents == entities(x=1, y=1, z_=2), "nobody knows whether w was ever made"
+    again.check()
     assert after(again).journal.tail.gaps == 0

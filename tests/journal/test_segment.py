@@ -16,6 +16,7 @@ from palace.journal.record import (
     encode,
 )
 from palace.journal.segment import (
+    ARCHIVE,
     Broken,
     Segment,
     list_segments,
@@ -122,6 +123,20 @@ def test_an_archived_segment_counts_where_it_is_asked_for_and_yields_to_its_copy
         (segment_path(ROOT, 9), 9, None),
     ]
     assert list_segments(f"{ROOT}/none", disk) == []
+
+
+def test_a_segment_that_moves_to_the_archive_is_read_there() -> None:
+    disk = Disk()
+    path = segment_path(ROOT, 1)
+    disk.put(path, header(1) + put(1) + put(2))
+    segment = list_segments(ROOT, disk)[0]
+    disk.make_directory(f"{ROOT}/{ARCHIVE}")
+    disk.rename(path, f"{ROOT}/{ARCHIVE}/{path.rpartition('/')[2]}")
+
+    found = [(place, item) for place, item in read_segment(segment, disk)]
+
+    assert [item.seq for _, item in found if isinstance(item, Record)] == [0, 1, 2]
+    assert read_at(found[1][0], disk) == found[1][1]
 
 
 def test_a_record_is_read_again_where_it_stood() -> None:

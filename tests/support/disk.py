@@ -334,6 +334,9 @@ class Disk(Host):
             raise
         self.sync_directory(os.path.dirname(path))
 
+    def free_bytes(self, path: str) -> int:
+        return 1 << 40 if self.room is None else self.room
+
     def pass_point(self, name: str) -> None:
         self._enter("pass_point", name)
 

@@ -29,6 +29,7 @@ class LightEngine:
     begun: list[str] = field(default_factory=list)
     read_only_calls: list[bool] = field(default_factory=list)
     outdated: bool = False
+    stuck: bool = False
     change: str = ""
     closed: bool = False
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -74,7 +75,7 @@ class LightEngine:
             self._progress += 1
         result = {"content": [{"type": "text", "text": json.dumps({"name": name})}]}
         reply = {"jsonrpc": "2.0", "id": message.get("id"), "result": result}
-        return Reply(payload=json.dumps(reply).encode())
+        return Reply(payload=json.dumps(reply).encode(), stuck=self.stuck)
 
     def when_durable(self, seq: int, told: Told) -> None:
         raise AssertionError("without a journal no reply has a seq")
