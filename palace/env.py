@@ -28,13 +28,14 @@ def is_true(value: str) -> bool:
 class ShimEnvironment:
     """The environment of one shim or command, read once.  `all` is the whole of it."""
 
-    __slots__ = ("all", "broker", "no_spawn", "read_only")
+    __slots__ = ("all", "broker", "no_spawn", "read_only", "trace")
 
     def __init__(self, environ: "Mapping[str, str]") -> None:
         self.all = dict(environ)
         self.broker = environ.get("MEMPALACE_BROKER", "")
         self.no_spawn = is_true(environ.get("PALACE_NO_SPAWN", ""))
         self.read_only = is_true(environ.get("MEMPALACE_MCP_READ_ONLY", ""))
+        self.trace = environ.get("PALACE_TRACE", "")
 
     def for_broker(self) -> "dict[str, str]":
         """Return the environment of a broker that this process starts."""

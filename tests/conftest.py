@@ -10,6 +10,7 @@ import pytest
 
 from palace.engine.model import install_model, is_installed
 from tests.support.clients import Site, end_brokers
+from tests.support.traces import traced
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,6 +43,13 @@ def site(tmp_path: Path, model_home: Path) -> Iterator[Site]:
         yield site
     finally:
         end_brokers(tmp_path)
+
+
+@pytest.fixture
+def follow_trace(site: Site) -> Iterator[Path]:
+    """Have the site's processes write their steps, and hold them against the model at the end."""
+    with traced(site) as path:
+        yield path
 
 
 @pytest.fixture

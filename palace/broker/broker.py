@@ -89,22 +89,25 @@ class Broker:
     def _hang_up(self, sessions: trio.Nursery) -> None:
         """X3 and X4: tell whoever still waits in the backlog, then stop listening."""
         if self.desk.endpoint is None:
+            self.desk.host.trace("X4.hangup")
             return
         try:
             while (sock := accept_nowait(self.desk.endpoint.socket)) is not None:
                 sessions.start_soon(serve_connection, self.desk, sock)
         except OSError as error:  # no descriptor left: the kernel hangs up on the rest
             logger.warning("the backlog was not answered: %s", error)
+        self.desk.host.trace("X4.hangup")  # before the kernel resets who comes too late
         trio.lowlevel.notify_closing(self.desk.endpoint.socket)
         self.desk.endpoint.socket.close()
 
     async def _end_sessions(self, sessions: trio.Nursery) -> None:
         """Wait for admitted work for as long as the grace lasts, then name what is left."""
         assert self.desk.lifecycle.drain is not None
-        with trio.move_on_after(self.desk.lifecycle.drain.grace_s):
+        with trio.move_on_after(self.desk.lifecycle.drain.grace_s) as grace:
             for session in tuple(self.desk.sessions.values()):
                 await session.settled.wait()
             await self.desk.wait_for_calls()
+        self.desk.host.trace("X4.grace" if grace.cancelled_caught else "X4.settled")
         for job in self.desk.admission.withdraw():
             owner = self.desk.sessions.get(job.session)
             if owner is None or not self.desk.hand_back(owner, [job]):
@@ -117,18 +120,24 @@ class Broker:
 
     async def _close_engine(self) -> None:
         """X5; a store that is still in use, or won't close, is left as after a crash."""
+        closed = await self._closed()
+        self.desk.host.trace("X5.close" if closed else "X5.abandon")
+
+    async def _closed(self) -> bool:
         if self.desk.lifecycle.engine is not EngineState.READY:
-            return
+            return False
         if any(job.tool.lane is not Lane.POLL for job in self.desk.admission.running):
             logger.warning("leaving while a call still runs: the store is not closed")
-            return
+            return False
         try:
-            with trio.move_on_after(CLOSE_S):
+            with trio.move_on_after(CLOSE_S) as closing:
                 await trio.to_thread.run_sync(self.desk.engine.close, abandon_on_cancel=True)
         except Exception:
             logger.exception(
                 "the store could not be closed: the next owner finds it as after a crash"
             )
+            return False
+        return not closing.cancelled_caught
 
     # Tasks that end when draining begins.
 
@@ -194,6 +203,7 @@ class Broker:
 
     async def _load(self) -> None:
         """B9: open the store, off the loop; calls wait in admission meanwhile."""
+        self.desk.host.trace("B9.open")  # before it: an owner that dies in there may have it open
         try:
             catalogue = await trio.to_thread.run_sync(self.desk.engine.load, abandon_on_cancel=True)
         except Exception as error:
@@ -201,10 +211,12 @@ class Broker:
             self.desk.failure = load_error(error)
             self.desk.last_error = self.desk.failure.message
             self.desk.lifecycle.load_failed(self.desk.failure.message, trio.current_time())
+            self.desk.host.trace("B9.fail")
             self.desk.answer_waiting(self.desk.failure)
             return
         self.desk.catalogue = catalogue
         self.desk.lifecycle.loaded(trio.current_time())
+        self.desk.host.trace("B9.ready")
         logger.info("ready: mempalace %s", catalogue.engine_version)
         await self._keep_catalogue(catalogue)
         for session in self.desk.sessions.values():

@@ -131,6 +131,7 @@ def _open_session(desk: Desk, stream: LineStream, fields: dict[str, str], *, pid
     _resume(session, fields)
     session.connect(stream)
     desk.lifecycle.active(trio.current_time())
+    desk.host.trace("A.hello", session=ident)  # before its shim can read the welcome
     session.header(wire.WELCOME, _welcome(desk))
     return session
 

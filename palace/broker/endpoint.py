@@ -38,6 +38,7 @@ def listen(owner: Owner, environ: Mapping[str, str], host: Host) -> Endpoint:
     umask = os.umask(0o177)
     try:
         listener.bind(path)
+        host.trace("B6.bind")  # between the two: nobody can connect before this line
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -79,6 +80,7 @@ def publish(owner: Owner, endpoint: Endpoint | None, host: Host, *, mode: str) -
         started_at=host.utc_text(),
     )
     host.write_durable(owner.paths.record, record.encode())
+    host.trace("B7.publish", epoch=owner.epoch)
     return record
 
 

@@ -122,6 +122,7 @@ def take_lock(paths: Paths, host: Host) -> Owner:
             host.close(fd)
             raise LockHeld(held_text(paths.lock, host))
         if host.same_file(fd, paths.lock):
+            host.trace("B2.lock")  # after it: the line before it may be another owner's last
             return Owner(paths, fd)
         host.close(fd)
     raise LockFailed(f"{paths.lock} keeps being replaced: something removes lock files in there.")
@@ -171,8 +172,10 @@ def take_other_locks(
         fd = _take_in_time(path, config.mempalace_lock_wait_s, host)
         host.write_note(fd, 1, f"{os.getpid()} palace serve {owner.paths.root}".encode())
         owner.other_fds.append(fd)
+        host.trace("B4.fence")
     for data_file in outside_files(owner.paths, config):
         _take_data_lock(owner, data_file, host)
+    host.trace("B4.data")
 
 
 def _take_in_time(path: str, wait_s: float, host: Host) -> int:
@@ -286,3 +289,4 @@ def take_epoch(owner: Owner, host: Host) -> None:
         )
     owner.epoch = max(int(text), _published_epoch(paths, host), _journalled_epoch(paths, host)) + 1
     host.write_durable(paths.epoch, f"{owner.epoch}\n".encode())
+    host.trace("B5.epoch", epoch=owner.epoch)

@@ -10,10 +10,17 @@ import sys
 
 from palace.broker import lock
 from palace.env import read_environment
-from palace.host import Host
+from palace.host import Host, host_for
 from palace.paths import Paths, find_palace
 from palace.protocol import wire
-from palace.protocol.errors import ConfigError, LockFailed, LockHeld, PalaceError
+from palace.protocol.errors import (
+    ConfigError,
+    ForeignWriter,
+    LockFailed,
+    LockHeld,
+    OnHold,
+    PalaceError,
+)
 
 LOG_BYTES_MAX = 5 << 20  # then it is renamed to .1 at the next start
 
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
 
     from palace.broker.endpoint import Endpoint
     from palace.config import Config
+    from palace.env import ShimEnvironment
 
 
 class Options:
@@ -86,26 +94,38 @@ class Report:
 def main(arguments: "list[str]") -> int:
     """Run a broker; return its exit code (docs/reference/exit-codes.md)."""
     report = Report(-1)
+    environment = read_environment()
+    host = host_for(environment.trace)
     try:
         options = parse_options(arguments)
         report = Report(options.report_fd)
-        return _serve(options, report)
+        return _serve(options, report, environment, host)
     except PalaceError as error:
-        return _fail(report, error)
+        return _fail(report, error, host)
     except OSError as error:
         text = (
             f"{error.filename or 'a file of the palace'}: {error.strerror}. "
             "Check the disk's free space and the directory's permissions."
         )
-        return _fail(report, LockFailed(text))
+        return _fail(report, LockFailed(text), host)
 
 
-def _fail(report: Report, error: PalaceError) -> int:
+def _fail(report: Report, error: PalaceError, host: Host) -> int:
+    host.trace(_last_act(error))  # before the end of the process: that releases the lock
     quiet = report.wanted and isinstance(error, LockHeld)  # losing an election is no news
     report.send(wire.FAILED, {"error": error.name, "text": error.message})
     if not quiet:
         say(f"palace serve: {error.message}")
     return error.exit_code
+
+
+def _last_act(error: PalaceError) -> str:
+    """Return by which step of the protocol a process gives up."""
+    if isinstance(error, LockHeld):
+        return "B2.lost"
+    if isinstance(error, OnHold):
+        return "B3.held"
+    return "B4.foreign" if isinstance(error, ForeignWriter) else "fault"
 
 
 def say(text: str) -> None:
@@ -116,9 +136,9 @@ def say(text: str) -> None:
         return
 
 
-def _serve(options: Options, report: Report) -> int:
-    host = Host()
-    environment = read_environment()
+def _serve(options: Options, report: Report, environment: "ShimEnvironment", host: Host) -> int:
+    # Before anything else: from here to its next step this process may be seen to hold the lock.
+    host.trace("B1.open", direct=int(options.direct_fd >= 0))
     if options.found_by:  # a shim has found it for us
         paths = Paths(options.palace, found_by=options.found_by)
     else:
@@ -198,6 +218,7 @@ def _run(
     except PalaceError:
         if direct is None:
             raise
+        host.trace("B6.deaf")
         listener = None  # degraded: it serves its own client alone
     desk = assemble(owner, config, environ, host, (listener, mode))
     desk.catalogue = catalogue_at_start(owner.paths, host)
@@ -208,6 +229,7 @@ def _run(
 
     code = trio.run(partial(Broker(desk).serve, direct=direct, on_serving=say_serving))
     # X6: the process's end releases the lock.  Threads that native code holds must not delay it.
+    host.trace("X6.exit", status=code)  # before it: the next owner's line must come later
     os._exit(code)
 
 

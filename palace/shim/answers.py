@@ -8,6 +8,10 @@ from palace.paths import Paths
 from palace.protocol import jsonrpc
 from palace.protocol.errors import PalaceError, TooLarge
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from palace.protocol.oversize import IdScanner
+
 
 def inline_line(message: object, host: Host, paths: Paths, *, read_only: bool) -> bytes:
     """Answer `initialize`, `tools/list` or `ping` as the broker would."""
@@ -28,6 +32,16 @@ def failure_line(line: bytes, reason: PalaceError) -> bytes:
     if message is jsonrpc.BLANK or jsonrpc.method_of(message).startswith("notifications/"):
         return b""
     return _line(jsonrpc.failure(jsonrpc.request_id(message), reason))
+
+
+def scanner_of(pieces: "list[bytes]") -> "IdScanner":
+    """Begin to look for the id of a line that is too long to be kept."""
+    from palace.protocol.oversize import IdScanner
+
+    scanner = IdScanner()
+    for piece in pieces:
+        scanner.feed(piece)
+    return scanner
 
 
 def too_large_line(request_id: object, line_bytes_max: int) -> bytes:

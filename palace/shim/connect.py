@@ -303,6 +303,7 @@ class Connector:
             self._greeted(line)
 
     def _not_greeted(self, why: str) -> None:
+        self._host.trace("C3.reset" if why == election.ABSENT else "C3.silent")
         self._close_sock()
         if self.direct and self._child is not None:
             self._child_must_have_ended()
@@ -334,6 +335,7 @@ class Connector:
         if kind == wire.WELCOME:
             self._welcomed(fields, epoch)
             return
+        self._host.trace("C3.refused")
         self._close_sock()
         code = fields.get("code", "")
         if code in ("draining", "silent"):
@@ -353,10 +355,12 @@ class Connector:
             )
             self._happened(election.REFUSED, "wrong_palace", text)
         elif epoch < self._epoch:  # an owner that was replaced: its answers are void
+            self._host.trace("C3.refused")
             self._close_sock()
             self._happened(election.DIAL_FAILED, election.SILENT)
         else:
             self._epoch = epoch
+            self._host.trace("C2.welcome", epoch=epoch)
             self.welcome = fields
             self._happened(election.WELCOMED)
 

@@ -9,7 +9,7 @@ import sys
 
 from palace import __version__
 from palace.env import ShimEnvironment, read_environment
-from palace.host import Host
+from palace.host import host_for
 from palace.paths import Paths, find_palace
 from palace.protocol import wire
 from palace.protocol.errors import BrokerUnreachable, PalaceError
@@ -26,11 +26,12 @@ of JSON. Running it again changes nothing. Exit codes: docs/reference/exit-codes
 
 def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DEADLINE_S) -> Record:
     """Return the record of a broker that has answered; raises PalaceError."""
-    host = Host()
+    host = host_for(environment.trace)
     connector = Connector(host, paths, environment, deadline_s=deadline_s, may_direct=False)
     session = host.token()
 
     def hello() -> bytes:
+        host.trace("C.dial", session=session)
         fields = {"session": session, "palace_id": expected_palace_id(host, paths)}
         return wire.encode_header(wire.HELLO, fields | {"version": __version__, "next": "0"})
 

@@ -11,7 +11,7 @@ import sys
 
 from palace import __version__
 from palace.env import ShimEnvironment, read_environment
-from palace.host import Host
+from palace.host import Host, host_for
 from palace.paths import Paths, find_palace
 from palace.protocol import wire
 from palace.protocol.errors import (
@@ -121,6 +121,7 @@ class Relay:
             fields["read_only"] = "1"
         if self._client:
             fields["client"] = self._client
+        self._host.trace("C.dial", session=self._session)  # before its HELLO can be read
         return wire.encode_header(wire.HELLO, fields)
 
     def _await_first_welcome(self) -> None:
@@ -162,6 +163,7 @@ class Relay:
     def _lost(self) -> None:
         """The connection has ended; what is unsettled wants a new one, silence does not."""
         assert self._sock is not None
+        self._host.trace("C4.lost")
         self._sock.close()
         self._sock = None
         self._received = []
@@ -286,6 +288,7 @@ class Relay:
         elif kind == wire.GOODBYE:
             unrun = wire.decode_ordinals(fields.get("unrun", ""))
             self._ledger.goodbye(int(fields.get("read_upto", "-1")), unrun)
+            self._host.trace("C.goodbye")
             self._parting = True
             self._unsent = []
 
@@ -315,7 +318,7 @@ class Relay:
         self._partial.append(piece)
         self._partial_bytes += len(piece)
         if self._partial_bytes > self._line_bytes_max:
-            self._scanner = scan(self._partial)
+            self._scanner = self._scan(self._partial)
             self._partial = []
 
     def _end_line(self, last: bytes) -> None:
@@ -334,13 +337,14 @@ class Relay:
 
     def _end_of_input(self) -> None:
         self._stdin_open = False
+        self._host.trace("C.leave")  # before the broker can see the end and hang up
         self._end_line(b"")  # stock answers half a line before the end, too
         if self._sock is not None:
             self._send()
 
     def _accept(self, line: bytes) -> None:
         if len(line) > self._line_bytes_max:
-            self._refuse_too_large(scan([line]))
+            self._refuse_too_large(self._scan([line]))
             return
         if line.startswith(wire.PREFIX):
             line = b" " + line  # it would be taken for a header; it is no JSON either way
@@ -437,20 +441,15 @@ class Relay:
 
         write_all(failure_line(line, reason))
 
+    def _scan(self, pieces: "list[bytes]") -> "IdScanner":
+        from palace.shim.answers import scanner_of
+
+        return scanner_of(pieces)
+
     def _refuse_too_large(self, scanner: "IdScanner") -> None:
         from palace.shim.answers import too_large_line
 
         write_all(too_large_line(scanner.request_id(), self._line_bytes_max))
-
-
-def scan(pieces: "list[bytes]") -> "IdScanner":
-    """Begin to look for the id of a line that is too long to be kept."""
-    from palace.protocol.oversize import IdScanner
-
-    scanner = IdScanner()
-    for piece in pieces:
-        scanner.feed(piece)
-    return scanner
 
 
 def write_all(data: bytes) -> None:
@@ -491,7 +490,7 @@ def main(arguments: "list[str]") -> int:
         print(f"palace shim: {error.message}", file=sys.stderr)
         return error.exit_code
     try:
-        Relay(Host(), paths, environment).run()
+        Relay(host_for(environment.trace), paths, environment).run()
     except ClientGone:
         # What is still buffered nowhere can't be flushed: leave as stock does, with 0.
         return 0

@@ -10,6 +10,7 @@ from tests.model.machines import TORN, Verdict, tail_of
 from tests.model.owner import die
 from tests.model.serving import admission, refuse_waiting, reply, start
 from tests.model.state import (
+    BACKLOG,
     CLOSE,
     EXIT,
     OK,
@@ -25,6 +26,8 @@ from tests.model.state import (
 from tests.model.world_types import Model, Out
 
 CRASHES_MAX = 2  # palace/engine/recovery.py
+# Where an owner hears that its store is open; the decision to leave may come in the same turn.
+NEWS = (SERVE, BACKLOG)
 _RESULTS = {Verdict.UNKNOWN: (UNKNOWN, 0), Verdict.QUARANTINE: (QUARANTINED, 0)}
 
 
@@ -79,14 +82,14 @@ def load_steps(m: Model, s: State, i: int, out: Out) -> None:
         if has_journal(m, p) and m.variant != "tail_not_synced":
             go = fsync(go)  # what a dead owner wrote is repeated only once it is durable
         out(("B9.open", i), go)
-        if s.left.faults and p.pc == SERVE:
-            t = s._replace(left=s.left._replace(faults=s.left.faults - 1))
-            t = with_proc(t, i, p._replace(life=machines.life(p.life, "failed"), load=(9,)))
-            out(("B9.fail", i), refuse_waiting(m, t, i))
     elif has_journal(m, p):
         _recover(m, s, i, p, out)
     else:
         _ready(m, s, i, p, out)
+    if s.left.faults and p.pc in NEWS:  # it won't open, or can't be recovered: both as they are
+        t = s._replace(left=s.left._replace(faults=s.left.faults - 1))
+        t = with_proc(t, i, p._replace(life=machines.life(p.life, "failed"), load=(9,)))
+        out(("B9.fail", i), refuse_waiting(m, t, i))
 
 
 def _recover(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
@@ -136,7 +139,7 @@ def _take_back(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
 
 
 def _ready(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
-    if p.pc != SERVE:  # leaving: nobody takes the news
+    if p.pc not in NEWS:  # leaving: nobody takes the news
         return
     life = machines.life(p.life, "loaded")
     adm, started = admission(m, p.adm, "ready")

@@ -103,7 +103,7 @@ def owner_steps(m: Model, s: State, i: int, out: Out) -> None:
     p = s.procs[i]
     if p.pc < SERVE:
         _BECOMING[p.pc](m, s, i, p, out)
-        if s.left.faults and p.pc in (LOCK, EPOCH, BIND, PUBLISH):
+        if s.left.faults and p.pc in _MAY_FAIL:
             _fault(m, s, i, p, out)
     elif p.pc == SERVE:
         _reasons_to_leave(m, s, i, p, out)
@@ -117,9 +117,8 @@ def _fault(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
     if m.variant in ("enolck_acquired", "eintr_acquired") and p.pc == LOCK:
         out(("fault", i), with_proc(s, i, p._replace(pc=_after_lock(m))))
         return
-    if p.direct and p.pc == BIND:
+    if p.direct and p.pc == BIND:  # it can do without a socket, and not without its settings
         out(("B6.deaf", i), with_proc(s, i, p._replace(pc=PUBLISH)))
-        return
     if (
         m.variant == "publish_anyway" and p.pc == BIND
     ):  # what can't be bound is published all the same
@@ -474,6 +473,7 @@ _BECOMING = {
     BIND: _bind,
     PUBLISH: _publish,
 }
+_MAY_FAIL = (LOCK, HOLD, FENCE, DATA, EPOCH, BIND, PUBLISH)
 _LEAVING = {
     DECIDED: _decided,
     UNSOCK: _unsock,

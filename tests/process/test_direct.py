@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients import PALACE, Client, Site, wait_until
+from tests.support.effects import assert_explained, texts_in
 from tests.support.needs import need_command, need_root
 from tests.support.processes import (
     Reaper,
@@ -35,6 +36,7 @@ def sandbox(site: Site) -> Reaper:
     return Reaper(lambda: detached_brokers_of(site.palace))
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_shim_serves_itself_and_others_where_brokers_are_killed(site: Site, tmp_path: Path) -> None:
     make_palace(site)
     words = tmp_path / "stderr"
@@ -70,6 +72,7 @@ def test_shim_serves_itself_and_others_where_brokers_are_killed(site: Site, tmp_
     assert not (site.palace / "broker.json").exists()
     assert not (site.palace / "broker.sock").exists()
     assert watcher.pids == {direct, heir}
+    assert_explained({"first": ["by the first"], "second": ["by the second"]}, texts_in(site))
     watcher.assert_one_at_a_time()
 
 

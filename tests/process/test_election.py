@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from palace.broker.lock import mempalace_lock_path
 from palace.paths import Paths
 from tests.support.clients import PALACE, Client, Site, brokers_of, wait_until
+from tests.support.effects import assert_explained, facts_in, texts_in
 from tests.support.processes import (
     OUTCOME_UNKNOWN,
     Serving,
@@ -53,6 +55,7 @@ def election_line(number: int) -> bytes:
     return call_line(2, "get_aaak_spec")
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_fifty_shims_at_once_elect_one_broker(site: Site) -> None:
     make_palace(site)
     initialize = b'{"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}\n'
@@ -76,6 +79,9 @@ def test_fifty_shims_at_once_elect_one_broker(site: Site) -> None:
         assert "result" in second, second
     assert facts == SHIMS // 10
     assert len(drawers) == SHIMS // 10
+    assert_explained({f"{n}": [f"herd shim{n}"] for n in range(5, SHIMS, 10)}, facts_in(site))
+    texts = {f"{n}": [f"drawer of shim {n}"] for n in range(0, SHIMS, 10)}
+    assert_explained(texts, texts_in(site))
     assert exit_codes == [0] * SHIMS
     assert brokers == [status["pid"]]
     assert len(status["sessions"]) == SHIMS
@@ -103,6 +109,7 @@ def test_second_serve_leaves_with_75_before_heavy_imports(site: Site) -> None:
         assert status_of(site)["epoch"] == 1
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_ensure_twice_names_the_same_broker_and_leaves_no_descriptor_open(site: Site) -> None:
     reading, writing = os.pipe()
     try:
@@ -216,6 +223,7 @@ def test_named_broker_that_is_gone_is_not_replaced(site: Site) -> None:
             assert client.tool("get_aaak_spec")
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_stop_waits_for_the_running_call_and_the_session_goes_on(site: Site) -> None:
     with Serving(site) as owner, site.shim() as client:
         client.tool("kg_add", subject="a", predicate="is", object="first")
@@ -229,7 +237,7 @@ def test_stop_waits_for_the_running_call_and_the_session_goes_on(site: Site) -> 
             wait_until(lambda: not (site.palace / "broker.json").exists(), what="a drain")
             assert is_alive(pid)
             assert stop.poll() is None
-            assert not (site.palace / "broker.sock").exists()
+            wait_until(lambda: not (site.palace / "broker.sock").exists(), what="a drain")
         words, _ = stop.communicate(timeout=60)
         assert owner.process.wait(30) == 0
         reply = json.loads(client.receive())
@@ -241,8 +249,10 @@ def test_stop_waits_for_the_running_call_and_the_session_goes_on(site: Site) -> 
         assert not is_alive(pid)
         assert client.tool("kg_query", entity="a")["count"] == 2
         assert epoch_of(site) == "2"
+        assert_explained({"client": ["a first", "a slow"]}, facts_in(site))
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_stop_now_answers_the_running_call_with_outcome_unknown(site: Site) -> None:
     with Serving(site) as owner, site.shim() as client:
         client.tool("kg_add", subject="a", predicate="is", object="first")
@@ -280,6 +290,7 @@ def test_status_of_a_stopped_broker_says_that_it_does_not_answer(site: Site) -> 
         assert "no broker runs" not in answer["text"]
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_hold_keeps_brokers_away_until_start(site: Site) -> None:
     with Serving(site) as owner, site.shim() as client:
         assert client.tool("get_aaak_spec")
@@ -310,6 +321,7 @@ def test_hold_keeps_brokers_away_until_start(site: Site) -> None:
         assert status_of(site)["epoch"] == 2
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_idle_broker_leaves_and_the_silent_session_elects_anew(site: Site) -> None:
     with site.shim(PALACE_IDLE_S="1") as client:
         assert client.tool("kg_add", subject="a", predicate="is", object="b")
@@ -328,6 +340,25 @@ def test_idle_broker_leaves_and_the_silent_session_elects_anew(site: Site) -> No
         assert site.record()["pid"] != first
 
 
+@pytest.mark.usefixtures("follow_trace")
+def test_clients_that_come_back_as_their_idle_owner_leaves_are_served(site: Site) -> None:
+    clients = [site.shim(PALACE_IDLE_S="1") for _ in range(4)]
+    asked: dict[str, list[str]] = {f"w{number}": [] for number in range(len(clients))}
+    for turn in range(9):
+        for (name, facts), client in zip(asked.items(), clients, strict=True):
+            client.send(call_line(turn, "kg_add", subject=name, predicate="did", object=f"o{turn}"))
+            facts.append(f"{name} o{turn}")
+        replies = [json.loads(client.receive()) for client in clients]
+        assert not [reply for reply in replies if "result" not in reply]
+        time.sleep(0.9 + 0.06 * turn)  # an owner leaves between 1 s and 1.25 s after its last work
+
+    assert [client.close() for client in clients] == [0] * len(clients)
+    wait_until(lambda: not processes_of(site.palace), what="nobody is left")
+    assert int(epoch_of(site)) > 1
+    assert_explained(asked, facts_in(site))
+
+
+@pytest.mark.usefixtures("follow_trace")
 def test_every_process_leaves_after_its_clients(site: Site) -> None:
     clients = [site.shim(PALACE_IDLE_S="1") for _ in range(4)]
     for client in clients:
@@ -342,6 +373,7 @@ def test_every_process_leaves_after_its_clients(site: Site) -> None:
     assert not [name for name in names if name.endswith(".tmp")]
 
 
+@pytest.mark.usefixtures("follow_trace")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_makes_a_broker_remove_what_is_its_own(site: Site, number: signal.Signals) -> None:
     with Serving(site) as owner:
@@ -413,6 +445,7 @@ def test_removed_lock_file_makes_no_second_opener(site: Site) -> None:
     watcher.assert_one_at_a_time()
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_locks_and_store_are_in_no_other_process(site: Site) -> None:
     paths = Paths(str(site.palace))
     with site.shim() as client:
@@ -436,6 +469,7 @@ def test_locks_and_store_are_in_no_other_process(site: Site) -> None:
                 assert flags & O_CLOEXEC, f"{path} would be inherited by a child"
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_shim_that_is_killed_leaves_the_others_alone(site: Site) -> None:
     with Serving(site), site.shim() as client:
         client.tool("kg_add", subject="a", predicate="is", object="b")

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from palace.protocol.errors import PalaceError
+from tests.model.history import READ, Call, check
 from tests.support.clients import Site, end_brokers, wait_until
+from tests.support.effects import assert_explained, facts_in, texts_in
 from tests.support.processes import (
     OUTCOME_UNKNOWN,
     Line,
@@ -36,6 +37,7 @@ from tests.support.processes import (
     wait_writing,
 )
 from tests.support.storm import WING, Load, nonces_in
+from tests.support.traces import traced
 from tests.support.watch import Watcher
 
 pytestmark = pytest.mark.process
@@ -57,7 +59,8 @@ class Storm:
     after: list[dict[str, object]]  # a last query of each client, in its old session
     facts: list[list[str]]  # by client
     found: set[str]  # ids of acknowledged drawers that the engine still shows
-    texts: list[str]  # every stored document
+    texts: list[str]  # every stored document, in the order in which they came
+    graph: list[str]  # every fact, in that order, too
     children: list[str]  # states of the shims' children
     exit_codes: list[int]
 
@@ -67,7 +70,9 @@ def storm(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Iterato
     site = make_site(tmp_path_factory.mktemp("storm"), model_home)
     make_palace(site)
     try:
-        yield raise_storm(site)
+        with traced(site):
+            storm = raise_storm(site)
+        yield storm
     finally:
         end_brokers(site.palace)
 
@@ -106,7 +111,8 @@ def raise_storm(site: Site) -> Storm:
         after=after,
         facts=facts,
         found=found,
-        texts=stored_texts(site),
+        texts=texts_in(site),
+        graph=facts_in(site),
         children=states,
         exit_codes=exit_codes,
     )
@@ -129,18 +135,6 @@ def drawers_found(load: Load) -> set[str]:
         if "content" in answer:
             found.add(ident)
     return found
-
-
-def stored_texts(site: Site) -> list[str]:
-    """Read every document of a palace that nobody has open."""
-    connection = sqlite3.connect(f"file:{site.palace}/chroma.sqlite3?mode=ro", uri=True)
-    try:
-        rows = connection.execute(
-            "select string_value from embedding_metadata where key = 'chroma:document'"
-        )
-        return [row[0] for row in rows]
-    finally:
-        connection.close()
 
 
 def test_ten_killed_owners_leave_every_client_in_its_session(storm: Storm) -> None:
@@ -172,6 +166,26 @@ def test_ten_killed_owners_make_no_change_twice(storm: Storm) -> None:
     assert not {nonce: count for nonce, count in drawers.items() if count > 1}
     assert not {nonce: count for nonce, count in others.items() if count > 1}
     assert [len(facts) for facts in storm.facts] == [len(set(facts)) for facts in storm.facts]
+
+
+def test_ten_killed_owners_leave_a_history_that_explains_the_stores(storm: Storm) -> None:
+    applied = {
+        "add_drawer": [row for row in storm.texts if row.startswith("a drawer, nonce")],
+        "diary_write": [row for row in storm.texts if "an entry, nonce" in row],
+        "kg_add": [fact for fact in storm.graph if fact.startswith("worker")],
+    }
+    for tool, rows in applied.items():
+        names = [f"{tool} {nonce}" for row in rows for nonce in nonces_in([row])]
+        calls = [c for tally in storm.load.tallies for c in tally.calls if tool in c.name]
+        if tool == "kg_add":  # the only one of which a last query shows everything
+            calls += [last_look(number, facts) for number, facts in enumerate(storm.facts)]
+
+        assert check(calls, names) == []
+
+
+def last_look(number: int, facts: list[str]) -> Call:
+    saw = frozenset(f"kg_add {fact}" for fact in facts)
+    return Call(session=f"client {number}", name="kg_query", kind=READ, saw=saw)
 
 
 def test_ten_killed_owners_never_had_the_store_open_at_once(storm: Storm) -> None:
@@ -214,6 +228,7 @@ def test_without_a_journal_a_mutation_of_a_dead_owner_has_an_unknown_outcome(sit
         assert client.tool("kg_add", subject="a", predicate="is", object="next")["success"]
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_client_that_said_its_last_word_gets_every_answer_of_the_next_owner(site: Site) -> None:
     asked = 200
     with site.shim() as client:
@@ -240,6 +255,7 @@ def owner_that_welcomed(site: Site, spared: set[int]) -> list[int]:
     return [status["pid"]] if status["sessions"] and status["pid"] not in spared else []
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_query_that_kills_every_owner_is_given_up(site: Site) -> None:
     with site.shim() as client:
         client.tool("add_drawer", wing="w", room="r", content="a drawer")
@@ -254,6 +270,7 @@ def test_query_that_kills_every_owner_is_given_up(site: Site) -> None:
     assert "error" in reply
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_owner_that_dies_before_its_first_welcome_is_replaced(site: Site) -> None:
     make_palace(site)
     (site.palace / "broker.log").touch()
@@ -269,6 +286,7 @@ def test_owner_that_dies_before_its_first_welcome_is_replaced(site: Site) -> Non
     assert "result" in reply, reply
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_stopped_owner_is_reported_only_after_the_deadline_and_goes_on(site: Site) -> None:
     with Serving(site) as owner, site.shim() as client:
         client.tool("kg_add", subject="a", predicate="is", object="b")
@@ -299,6 +317,7 @@ def test_stopped_owner_is_reported_only_after_the_deadline_and_goes_on(site: Sit
             assert status_of(site)["epoch"] == 1
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_call_sent_while_the_owner_is_silent_is_answered_when_it_goes_on(site: Site) -> None:
     with Serving(site) as owner:
         os.kill(owner.pid, signal.SIGSTOP)
@@ -330,6 +349,7 @@ def test_stop_longer_than_the_watchdog_is_survived(site: Site) -> None:
             assert status_of(site)["pid"] == owner.pid
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_sigterm_under_load_loses_no_call(site: Site) -> None:
     facts, drawers = 90, 3  # more than a session may have waiting: some lines stay unread
     with Serving(site), site.shim() as first:
@@ -354,7 +374,8 @@ def test_sigterm_under_load_loses_no_call(site: Site) -> None:
         wait_gone(pid)
 
         counts = [first.tool("kg_query", entity=f"w{n}")["count"] for n in range(CLIENTS)]
-        stored = first.tool("list_drawers", wing="w", limit=100)["drawers"]
+        graph = facts_in(site)
+        listed = first.tool("list_drawers", wing="w", limit=100)["drawers"]
         for client in clients:
             client.close()
 
@@ -362,9 +383,12 @@ def test_sigterm_under_load_loses_no_call(site: Site) -> None:
         assert sorted(reply["id"] for reply in got) == list(range(facts + drawers))
         assert not [reply for reply in got if "result" not in reply]
     assert counts == [facts] * CLIENTS
-    assert len(stored) == drawers * CLIENTS
+    asked = {f"w{n}": [f"w{n} o{turn}" for turn in range(facts)] for n in range(CLIENTS)}
+    assert_explained(asked | {"first": ["first here"]}, graph)
+    assert len(listed) == drawers * CLIENTS
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_sigterm_while_the_engine_loads_hands_the_waiting_call_on(site: Site) -> None:
     make_palace(site, "grace_s = 3600\n")  # whoever waits for it, waits too long
     with site.shim() as client:
@@ -388,6 +412,7 @@ def call_that_waits(site: Site) -> bool:
     return status["queue"]["waiting"] == 1
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_long_poll_goes_on_at_the_next_owner(site: Site) -> None:
     about = {"type": "note", "stream": "s", "room": "r", "from_agent": "a"}
     make_palace(site, "grace_s = 3600\n")
@@ -408,6 +433,7 @@ def test_long_poll_goes_on_at_the_next_owner(site: Site) -> None:
         assert site.record()["epoch"] == 2
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_stuck_writer_ends_its_owner_and_the_next_call_is_served(site: Site) -> None:
     make_palace(site, "watchdog_s = 4\n")
     with Serving(site) as owner, site.shim() as client:
@@ -448,6 +474,7 @@ def upgraded_path(directory: Path) -> str:
     return os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH", "")]))
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_upgrade_under_an_owner_makes_it_hand_over(site: Site, tmp_path: Path) -> None:
     private = tmp_path / "private"
     private.mkdir()
@@ -475,6 +502,7 @@ def test_upgrade_under_an_owner_makes_it_hand_over(site: Site, tmp_path: Path) -
         assert client.initialize()["result"]["serverInfo"]["version"] == "3.11.77"
 
 
+@pytest.mark.usefixtures("follow_trace")
 def test_change_right_after_an_upgrade_is_made_by_the_next_owner(
     site: Site, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from palace.host import Host
 from palace.host.mounts import Mount
-from tests.sim.kernel import step, the_machine
+from tests.sim.kernel import alive, step, the_machine
 from tests.sim.threads import current_fiber, the_world
 
 
@@ -39,6 +39,11 @@ class SimHost(Host):
 
     def pass_point(self, name: str) -> None:
         step("point", name)
+
+    def trace(self, act: str, **seen: str | int) -> None:
+        """Note it between two steps: an act and its event are one here."""
+        pid = alive().pid
+        the_world().notes["trace"].append({"act": act, "pid": pid, **seen})
 
     def lock_holder(self, path: str) -> int | None:
         step("lock_holder")

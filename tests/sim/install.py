@@ -159,6 +159,10 @@ def _environment() -> Any:
     return ShimEnvironment(current_fiber().process.environ)
 
 
+def _host_for(_trace: str) -> SimHost:
+    return SimHost()
+
+
 def _replacements() -> list[tuple[object, str, object]]:
     broker, shim, journal = palace.broker, palace.shim, palace.journal
     with_os = (
@@ -182,9 +186,9 @@ def _replacements() -> list[tuple[object, str, object]]:
         (kernel.socket, "socketpair", _socketpair),
         (shim.relay, "select", kernel.SELECT),
         (shim.relay, "print", _print),
-        (shim.relay, "Host", SimHost),
+        (shim.relay, "host_for", _host_for),
         (shim.relay, "read_environment", _environment),
-        (broker.serve, "Host", SimHost),
+        (broker.serve, "host_for", _host_for),
         (broker.serve, "read_environment", _environment),
         (broker.serve, "say", _say),
         (broker.serve, "_set_up_logging", lambda: None),

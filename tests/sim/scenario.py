@@ -17,6 +17,7 @@ from palace.broker import serve
 from palace.broker.lock import mempalace_lock_path
 from palace.paths import Paths
 from palace.shim.relay import Relay
+from tests.model.follow import problems_of
 from tests.sim import install, kernel
 from tests.sim.bystanders import GREETINGS, Watcher, stock, stranger
 from tests.sim.checks import check_files, check_promises, live_in
@@ -156,6 +157,7 @@ class Run:
             "db": set(),
             "effects": [],
             "torn": set(),
+            "trace": [],
             "lazy_store": self.plan.lazy_store,
             "brittle_store": self.plan.brittle_store,
             "version": "3.11.9",
@@ -164,6 +166,7 @@ class Run:
             "before_call": self._before_call,
         }
         world.died.append(world.notes["db"].discard)
+        world.died.append(self._ended)
 
         def connected(relay: Relay) -> None:
             self._connected(relay)
@@ -222,6 +225,10 @@ class Run:
         self._counted(process.name)
         world.note(f"starts {process!r}")
         return process.pid
+
+    def _ended(self, process: Process) -> None:
+        """The trace also has the ends that no process can write down by itself."""
+        self.world.notes["trace"].append({"act": "end", "pid": process.pid})
 
     def _counted(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
@@ -403,6 +410,7 @@ class Run:
     def _judge(self) -> None:
         world = self.world
         problems = check_promises(self.clients, live_in(self.root), world.notes)
+        problems += problems_of(world.notes["trace"], ends_told=True)
         for text in [*problems, *check_files(self.root)]:
             world.violated(text)
 

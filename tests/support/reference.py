@@ -20,6 +20,7 @@ VARIABLES = (
     ("MEMPALACE_MCP_READ_ONLY", "This session may not change the palace."),
     ("PALACE_NO_SPAWN", "1: never start a broker; the error says so."),
     ("PALACE_IDLE_S", "`idle_s` for a broker that this process starts."),
+    ("PALACE_TRACE", "A file to which it and its brokers append the protocol's steps."),
     ("XDG_RUNTIME_DIR", "Where the socket goes when the palace's path is too long for one."),
 )
 

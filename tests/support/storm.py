@@ -1,12 +1,14 @@
 """A load on one palace through several shims, and a tally of what was promised to each client."""
 
 import itertools
-import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.model.history import CHANGE, READ, Call
 from tests.support.clients import Client, Site, wait_until
+from tests.support.crew import Crew
 from tests.support.processes import OUTCOME_UNKNOWN, code_of, text_of
 
 WING = "storm"
@@ -22,6 +24,7 @@ class Tally:
     entries: set[str] = field(default_factory=set)
     unknown: set[tuple[str, str]] = field(default_factory=set)  # (tool, nonce)
     unexpected: list[object] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)  # in the order of asking
     queries: int = 0
     turns: int = 0
 
@@ -32,6 +35,7 @@ class Tally:
 
     def said(self, tool: str, nonce: str, reply: dict[str, Any]) -> None:
         """Note one reply."""
+        self.calls.append(self._call(tool, nonce, reply))
         if code_of(reply) == OUTCOME_UNKNOWN and tool != "search":
             self.unknown.add((tool, nonce))
         elif "result" not in reply:
@@ -47,37 +51,28 @@ class Tally:
         else:
             self.entries.add(nonce)
 
+    def _call(self, tool: str, nonce: str, reply: dict[str, Any]) -> Call:
+        fate = "ok" if "result" in reply else "refused"
+        return Call(
+            session=f"client {self.number}",
+            name=f"{tool} {nonce}",
+            kind=READ if tool == "search" else CHANGE,
+            reply="unknown" if code_of(reply) == OUTCOME_UNKNOWN else fate,
+        )
+
     def _said_search(self, nonce: str, answer: dict[str, Any]) -> None:
         if "error" in answer or not answer.get("results"):
             self.unexpected.append(("search", nonce, answer))
         self.queries += 1
 
 
-class Load:
-    """Clients that change and ask without a pause, each in a thread, from `start` to `end`."""
+class Load(Crew[Client, Tally]):
+    """Clients with a shim each; close those by hand."""
 
     def __init__(self, site: Site, clients: int) -> None:
-        self.clients = [site.shim() for _ in range(clients)]
+        shims = [site.shim() for _ in range(clients)]
         self.tallies = [Tally(number=number) for number in range(clients)]
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, args=pair, daemon=True)
-            for pair in zip(self.clients, self.tallies, strict=True)
-        ]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def end(self) -> None:
-        """Let each client end its turn, and wait for it."""
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(120)
-            assert not thread.is_alive(), "a client waits for a reply for ever"
-
-    def replies(self) -> int:
-        return sum(tally.replies for tally in self.tallies)
+        super().__init__(shims, self.tallies, take_turns)
 
     def wait_for_replies(self, more: int) -> None:
         wanted = self.replies() + more
@@ -89,25 +84,16 @@ class Load:
 
         def had() -> bool:
             pairs = zip(self.tallies, wanted, strict=True)
-            return all(tally.turns >= turns for tally, turns in pairs) or self.failed()
+            return all(tally.turns >= turns for tally, turns in pairs)
 
-        wait_until(had, 90, f"{more} turns of each client")
+        wait_until(lambda: had() or self.failed(), 90, f"{more} turns of each client")
 
-    def failed(self) -> bool:
-        return any(tally.unexpected for tally in self.tallies)
 
-    def _work(self, client: Client, tally: Tally) -> None:
-        try:
-            for turn in itertools.count():
-                if self._stopping.is_set():
-                    return
-                self._turn(client, tally, f"n{tally.number}x{turn}z")
-                tally.turns += 1
-        except Exception as problem:
-            tally.unexpected.append(problem)
-
-    def _turn(self, client: Client, tally: Tally, nonce: str) -> None:
-        who = f"worker{tally.number}"
+def take_turns(client: Client, tally: Tally) -> Iterator[None]:
+    """Make one change of each sort, and a query, in each turn."""
+    who = f"worker{tally.number}"
+    for turn in itertools.count():
+        nonce = f"n{tally.number}x{turn}z"
         changes = {
             "add_drawer": {"wing": WING, "room": who, "content": f"a drawer, nonce {nonce}"},
             "kg_add": {"subject": who, "predicate": "did", "object": nonce},
@@ -116,6 +102,8 @@ class Load:
         }
         for tool, arguments in changes.items():
             tally.said(tool, nonce, client.call(f"mempalace_{tool}", **arguments))
+        tally.turns += 1
+        yield
 
 
 def nonces_in(texts: list[str]) -> Counter[str]:
