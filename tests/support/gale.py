@@ -11,16 +11,16 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from palace.protocol.errors import PalaceError
 from tests.support import nonces
 from tests.support.clients import Client, Site, wait_until
+from tests.support.crew import Caller, Crew, Seat
 from tests.support.killing import POINTS, Failpoints
 from tests.support.mutations import DATES, long_text
 from tests.support.places import start_shim
@@ -48,30 +48,28 @@ class Promises:
     unexpected: list[object] = field(default_factory=list)
     calls: int = 0
 
+    @property
+    def replies(self) -> int:
+        return self.calls
 
-class Gale:
-    """Clients in threads, from `start` to `end`; close it."""
+    @property
+    def acknowledged(self) -> int:
+        changes = (self.drawers, self.entries, self.facts, self.events, self.artifacts)
+        return sum(map(len, changes)) + sum(said for _, said in self.updates)
 
-    def __init__(self, site: Site, clients: int) -> None:
+
+class Gale(Crew[Seat, Promises]):
+    """Clients with a shim each, which is replaced where it is killed; close it."""
+
+    def __init__(self, site: Site, clients: int, *arguments: str) -> None:
         self.promises = [Promises(number) for number in range(clients)]
         self._logs = [(site.home / f"shim-{number}.log").open("wb") for number in range(clients)]
-        self.clients = [start_shim(site.environ(), stderr=log) for log in self._logs]
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, args=pair, daemon=True)
-            for pair in zip(self.clients, self.promises, strict=True)
-        ]
 
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        def starter(log: BinaryIO) -> Callable[[], Client]:
+            return lambda: start_shim(site.environ(), *arguments, stderr=log)
 
-    def end(self) -> None:
-        """Let each client finish its turn."""
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(240)
-            assert not thread.is_alive(), "a client waits for a reply for ever"
+        seats = [Seat(starter(log)) for log in self._logs]
+        super().__init__(seats, self.promises, take_turns)
 
     def close(self) -> list[int]:
         codes = [client.close() for client in self.clients]
@@ -79,33 +77,19 @@ class Gale:
             log.close()
         return codes
 
-    def await_replies(self) -> None:
-        """Wait until each client has got a reply, or a failure."""
-        seen = [promises.calls for promises in self.promises]
 
-        def have() -> bool:
-            pairs = zip(self.promises, seen, strict=True)
-            return all(promises.calls > calls for promises, calls in pairs)
-
-        wait_until(lambda: have() or self.failed(), 90, "a reply for each client")
-
-    def failed(self) -> list[object]:
-        return [problem for promises in self.promises for problem in promises.unexpected]
-
-    def _work(self, client: Client, promises: Promises) -> None:
-        try:
-            turns = Turns(client, promises)
-            turns.make_drawer()
-            while not self._stopping.is_set():
-                turns.take()
-        except Exception as problem:
-            promises.unexpected.append(problem)
+def take_turns(client: Caller, promises: Promises) -> Iterator[None]:
+    turns = Turns(client, promises)
+    turns.make_drawer()
+    while True:
+        yield
+        turns.take()
 
 
 class Turns:
     """One client's turns: each makes one change of every sort."""
 
-    def __init__(self, client: Client, promises: Promises) -> None:
+    def __init__(self, client: Caller, promises: Promises) -> None:
         self._client = client
         self._promises = promises
         self._who = f"worker{promises.number}"

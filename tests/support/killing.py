@@ -55,7 +55,10 @@ class Failpoints:
 
     def left(self) -> str:
         """Return what is armed and hasn't struck."""
-        return self._armed.read_text() if self._armed.exists() else ""
+        try:
+            return self._armed.read_text()
+        except FileNotFoundError:
+            return ""
 
     @contextmanager
     def traced(self) -> Iterator[Counter[str]]:

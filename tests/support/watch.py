@@ -33,7 +33,8 @@ class Overlap:
 class Watcher:
     """Watches the stores below some directories, from `__enter__` to `__exit__`."""
 
-    def __init__(self, *roots: Path) -> None:
+    def __init__(self, *roots: Path, rest_ms: float = 0) -> None:
+        self._rest_s = rest_ms / 1000  # after each sample, whatever happens meanwhile
         self._roots = tuple(f"{os.path.realpath(root)}/" for root in roots)
         self._kernel_threads = _kernel_threads()
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -89,6 +90,7 @@ class Watcher:
                 self._watch_new_roots()
                 self._sample()
                 select.select([self._notify], [], [], PAUSE_MS / 1000)
+                time.sleep(self._rest_s)
                 self._read_events()
             self._sample()
         except BaseException as problem:  # told to the test when it leaves the block

@@ -1,0 +1,307 @@
+"""A light engine for real processes: brokers import it in the place of palace.engine.mempalace.
+
+It keeps the contract of palace/engine/api.py with palace's own `Memory`, `Durable`, `Recovery` and
+`Keeper`; only mempalace and Chroma are replaced, so that an owner is ready after milliseconds.
+
+The store is one file of lines, which is open for as long as a real store would be.  It is a
+witness, too: each line names the epoch that wrote it, and whoever opens the store while somebody
+else has it open (an flock tells, at any instant) is noted in a file `overlaps` beside the palace.
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from palace.config import Config
+from palace.engine.api import Call, Reply, Told
+from palace.engine.durable import Durable
+from palace.engine.files import Files
+from palace.engine.keeper import Keeper
+from palace.engine.memory import Memory
+from palace.engine.projection import Change
+from palace.engine.recovery import Recovery
+from palace.host import Host
+from palace.journal.journal import Journal
+from palace.journal.record import Stamp
+from palace.journal.replay import digest_of, no_progress
+from palace.paths import Paths
+from palace.protocol import jsonrpc
+from palace.protocol.errors import EngineError, StoreUnavailable
+from palace.protocol.jsonrpc import Catalogue
+from palace.snapshot import load_catalogue
+
+STORE = "chroma.sqlite3.light"  # the watcher takes it for a store by its name
+KINDS = ("drawer", "tally")
+SEGMENT_BYTES = 64 << 10  # so that storms meet new segments and checkpoints
+CHECKPOINT_BYTES = 128 << 10
+_64_BITS = (1 << 64) - 1
+
+
+def installed_version(_name: str = "mempalace") -> str:
+    return load_catalogue(None).engine_version
+
+
+def check_installed() -> None:
+    importlib.metadata.version("trio")  # something has to be there, as for the real one
+
+
+def load_error(error: BaseException) -> EngineError:
+    if isinstance(error, EngineError):
+        return error
+    return StoreUnavailable(f"The light engine could not be loaded: {error!r}. See its log.")
+
+
+class LightStore:
+    """Entities in a file of lines `[number, epoch, kind, id, payload]` (payload null: deleted).
+
+    What it was told survives a killed process; a line that a death tore goes at the next opening.
+    """
+
+    name = "store"
+
+    def __init__(self, root: str, host: Host, epoch: int) -> None:
+        self.path = f"{root}/{STORE}"
+        self.lock = threading.RLock()
+        self._host = host
+        self._epoch = epoch
+        self._fd = -1
+        self._seq = 0
+        self._length = 0
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._live: dict[tuple[str, str], Any] = {}
+        self._sums = [0, 0]
+
+    # The file.
+
+    def open(self) -> None:
+        self._fd = self._host.open_append(self.path)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # go on as a broken protocol would, and tell
+            note = f"pid {os.getpid()}, epoch {self._epoch}\n".encode()
+            fd = self._host.open_append(f"{os.path.dirname(self.path)}.overlaps")
+            os.write(fd, note)
+            os.close(fd)
+        self._host.truncate(self._fd, self._length)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._host.close(self._fd)
+            self._fd = -1
+
+    def _load(self) -> None:
+        self._live.clear()
+        self._numbers.clear()
+        self._seq = self._length = 0
+        self._sums = [0, 0]
+        for line in (self._host.read_hint(self.path, 1 << 28) or b"").splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                return
+            number, _, kind, ident, payload = json.loads(line)
+            self._length += len(line)
+            self._note(number, (kind, ident), payload)
+
+    def _note(self, number: int, entity: tuple[str, str], payload: Any) -> None:
+        for old, sign in ((self._live.pop(entity, None), -1), (payload, 1)):
+            if old is not None:
+                self._sums[0] += sign
+                self._sums[1] = (self._sums[1] + sign * digest_of(old)) & _64_BITS
+        self._seq = number
+        self._numbers[entity] = number
+        if payload is not None:
+            self._live[entity] = payload
+
+    # What a projection must do.
+
+    def kinds(self) -> tuple[str, ...]:
+        return KINDS
+
+    def owns(self, kind: str) -> bool:
+        return kind in KINDS
+
+    def read(self, kind: str, ids: Iterable[str]) -> dict[str, Any]:
+        return {i: self._live[kind, i] for i in ids if (kind, i) in self._live}
+
+    def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
+        yield from [(i, payload) for (known, i), payload in self._live.items() if known == kind]
+
+    def count(self, kind: str) -> int:
+        return sum(known == kind for known, _ in self._live)
+
+    def write(self, kind: str, changes: Mapping[str, Any]) -> None:
+        for ident, payload in changes.items():
+            entry = [self._seq + 1, self._epoch, kind, ident, payload]
+            line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+            taken = self._host.write(self._fd, line)
+            if taken != len(line):
+                self._host.truncate(self._fd, self._length)
+                raise OSError(28, "the disk took a part only")
+            self._length += taken
+            self._note(self._seq + 1, (kind, ident), payload)
+
+    def applied(self, changes: Iterable[Change]) -> None:
+        return
+
+    def look(self) -> dict[str, Any]:
+        return {"seq": self._seq, "sums": list(self._sums)}
+
+    def measure(self) -> dict[str, Any]:
+        self._load()
+        return self.look()
+
+    def recount(self) -> None:
+        return
+
+    def was_replaced(self, base: Any) -> bool:
+        return self.is_older(base)
+
+    def is_older(self, base: Any) -> bool:
+        return bool(self._seq < base["seq"])
+
+    def suspects(self, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+        ours = {entity for entity in touched if self.owns(entity[0])}
+        if self.is_older(base):
+            return True
+        if {e for e, number in self._numbers.items() if number > base["seq"]} - ours:
+            return True
+        then = _sums(touched[e].base for e in ours if touched[e].base is not None)
+        now = _sums(self._live[e] for e in ours if e in self._live)
+        return any(
+            (b - t) & _64_BITS != (m - n) & _64_BITS
+            for b, t, m, n in zip(base["sums"], then, self._sums, now, strict=True)
+        )
+
+
+def _sums(payloads: Iterable[Any]) -> list[int]:
+    digests = [digest_of(payload) for payload in payloads]
+    return [len(digests), sum(digests) & _64_BITS]
+
+
+class LightStores:
+    """What `Memory` asks of all stores together."""
+
+    def __init__(self, root: str, host: Host, epoch: int) -> None:
+        self.light = LightStore(root, host, epoch)
+        self.files = Files(root, host)
+
+    @property
+    def all(self) -> tuple[Any, ...]:
+        return (self.files, self.light)
+
+    def looks(self) -> dict[str, Any]:
+        return {projection.name: projection.look() for projection in self.all}
+
+
+class MempalaceEngine:
+    """Stands where the real one does."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        _config: Config,
+        _environ: Mapping[str, str],
+        host: Host,
+        stamp: Stamp,
+    ) -> None:
+        self._paths = paths
+        self._host = host
+        self._stamp = stamp
+        self._memory: Memory | None = None
+        self._progress = 0
+        self._stores = LightStores(paths.root, host, stamp.epoch)
+
+    def load(self) -> Catalogue:
+        journal = Journal.open(
+            self._paths.journal, self._host, self._stamp, segment_bytes=SEGMENT_BYTES
+        )
+        stores = self._stores
+        recovery = Recovery(journal=journal, projections=stores.all, progress=no_progress)
+        recovery.look()
+        stores.light.open()
+        keeper = Keeper(journal=journal, bytes_min=CHECKPOINT_BYTES)
+        memory = Memory(journal, stores, Durable(journal), recovery, keeper)  # type: ignore[arg-type]
+        memory.recover()
+        self._memory = memory
+        return load_catalogue(None)
+
+    def loading_text(self) -> str:
+        return "loading"
+
+    def call(self, call: Call) -> Reply:
+        assert self._memory is not None, "load() comes first"
+        memory = self._memory
+        return memory.answer(call, lambda: self._dispatch(memory.durable, call))
+
+    def when_durable(self, seq: int, told: Told) -> None:
+        assert self._memory is not None, "a reply with a seq comes from a memory"
+        self._memory.when_durable(seq, told)
+
+    def acknowledge(self, session: str, upto: int) -> None:
+        if self._memory is not None:
+            self._memory.journal.acknowledge(session, upto)
+
+    def end_session(self, session: str) -> None:
+        if self._memory is not None:
+            self._memory.journal.end_session(session)
+
+    def status(self) -> dict[str, Any]:
+        return self._memory.status() if self._memory is not None else {"journal": "on"}
+
+    def progress(self) -> int:
+        return self._progress
+
+    def replaced(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+            self._stores.light.close()
+
+    # The tools.
+
+    def _dispatch(self, durable: Durable, call: Call) -> Reply:
+        params = call.message["params"]
+        tool = getattr(self, "_" + params["name"].removeprefix("mempalace_"))
+        try:
+            told = tool(durable, params["arguments"])
+        except Exception as error:  # as stock's tools say it; what was made so far stays
+            told = {"success": False, "error": repr(error)}
+        result = {"content": [{"type": "text", "text": json.dumps(told)}]}
+        reply = {"jsonrpc": "2.0", "id": call.message.get("id"), "result": result}
+        return Reply(payload=jsonrpc.encode(reply))
+
+    def _change(self, durable: Durable, kind: str, ident: str, after: Any) -> None:
+        """Make one storage operation as a seam does it."""
+        store = self._stores.light
+        with store.lock:
+            before = store.read(kind, [ident]).get(ident)
+            change = Change(kind, ident, before, after)
+            durable.change(store, [change], lambda: store.write(kind, {ident: after}))
+        self._progress += 1
+
+    def _add_drawer(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+        """File a drawer in parts under ids of its own, and count it in its author's tally."""
+        who, nonce = arguments["who"], arguments["nonce"]
+        for part in range(arguments["parts"]):
+            body = {"who": who, "nonce": nonce, "part": part, "of": arguments["parts"]}
+            self._change(durable, "drawer", self._host.token(6), body)
+        tally = self._stores.light.read("tally", [who]).get(who, {"count": 0})
+        self._change(durable, "tally", who, {"count": tally["count"] + 1})
+        return {"success": True}
+
+    def _get_drawer(self, _durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+        tally = self._stores.light.read("tally", [arguments["who"]])
+        return {"success": True, "count": tally.get(arguments["who"], {"count": 0})["count"]}
+
+    def _hook_settings(self, _durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Do something outside of the palace, which can't be taken back."""
+        fd = self._host.open_append(f"{self._paths.root}.effects")
+        os.write(fd, f"{arguments['nonce']}\n".encode())
+        os.close(fd)
+        return {"success": True}
