@@ -53,6 +53,10 @@ bench *arguments:
 bench-journal *arguments:
     python bench/journal.py {{arguments}}
 
+# Measure a guest over TLS beside a neighbour.
+bench-guests *arguments:
+    python bench/guests.py {{arguments}}
+
 # Write the generated parts of docs/ anew.
 reference:
     python -m tests.support.reference

@@ -19,6 +19,10 @@ def main() -> None:
         from palace.shim.ensure import main as ensure
 
         sys.exit(ensure(arguments[1:]))
+    if command == "dial":
+        from palace.shim.dial import main as dial
+
+        sys.exit(dial(arguments[1:]))
     if command == "--version":
         from palace import __version__
 

@@ -1,7 +1,7 @@
 """The commands that people type: parse, one call, an exit code.
 
-`shim`, `serve` and `ensure` are dispatched before this module is imported; they stand here for
-their help alone.
+`shim`, `serve`, `ensure` and `dial` are dispatched before this module is imported; they stand here
+for their help alone.
 """
 
 import json
@@ -77,6 +77,13 @@ def serve(palace: PalaceOption = "") -> None:
 @app.command(help="Make sure that a broker runs; print its record as one JSON line.")
 def ensure(palace: PalaceOption = "") -> None:
     from palace.shim.ensure import main as run
+
+    raise typer.Exit(run([f"--palace={palace}"] if palace else []))
+
+
+@app.command(help="Carry bytes between stdin, stdout and the palace's broker, for shims over ssh.")
+def dial(palace: PalaceOption = "") -> None:
+    from palace.shim.dial import main as run
 
     raise typer.Exit(run([f"--palace={palace}"] if palace else []))
 
@@ -167,8 +174,13 @@ def doctor(
         bool, typer.Option("--drift", help="Compare every memory with the journal.")
     ] = False,
     stop_first: StopOption = False,
+    boundary: Annotated[
+        bool, typer.Option("--boundary", help="How this machine reaches the palace's broker.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a finding.")] = False,
 ) -> None:
+    if boundary:
+        _doctor_boundary(palace, as_json=as_json)
     from palace.env import read_environment
     from palace.logtext import print_findings
     from palace.paths import find_palace
@@ -179,6 +191,72 @@ def doctor(
         paths = find_palace(palace, environment.all)
         findings = examine(paths, environment, drift=drift, stop=stop_first)
         raise typer.Exit(print_findings(paths, findings, as_json=as_json))
+
+
+def _doctor_boundary(palace: str, *, as_json: bool) -> None:
+    from palace.boundary import explore, print_boundary
+    from palace.env import read_environment
+    from palace.paths import find_palace
+
+    environment = read_environment()
+    with _told("doctor"):
+        boundary = explore(find_palace(palace, environment.all), environment)
+        raise typer.Exit(print_boundary(boundary, as_json=as_json))
+
+
+@app.command(help="Say that this machine alone uses a palace on another kernel's mount; or show.")
+def own(
+    palace: PalaceOption = "",
+    here: Annotated[bool, typer.Option("--here", help="It is served here from now on.")] = False,
+    release: Annotated[bool, typer.Option("--release", help="It is nobody's any more.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Though another owner is named, that is gone for good.")
+    ] = False,
+) -> None:
+    from palace.env import read_environment
+    from palace.own import claim_palace, release_palace, show_owner
+    from palace.paths import find_palace
+
+    if here and release:
+        raise typer.BadParameter("either --here or --release")
+    if force and not (here or release):
+        raise typer.BadParameter("--force goes with --here or --release")
+    environment = read_environment()
+    with _told("own"):
+        paths = find_palace(palace, environment.all)
+        if here:
+            print(claim_palace(paths, environment, force=force))
+        elif release:
+            print(release_palace(paths, environment, force=force))
+        else:
+            print(show_owner(paths, environment))
+
+
+@app.command(help="Let containers behind another kernel reach the broker (docker, off); or show.")
+def expose(
+    to: Annotated[str, typer.Argument(metavar="[TO]", help="docker, or off; nothing: show.")] = "",
+    palace: PalaceOption = "",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Default: 7253.")
+    ] = 0,
+) -> None:
+    from palace.env import read_environment
+    from palace.expose import expose_docker, expose_off, show_exposure
+    from palace.paths import find_palace
+
+    if to not in ("", "docker", "off"):
+        raise typer.BadParameter(f"{to!r} is neither docker nor off")
+    if port and to != "docker":
+        raise typer.BadParameter("--port goes with docker")
+    environment = read_environment()
+    with _told("expose"):
+        paths = find_palace(palace, environment.all)
+        if to == "docker":
+            print(expose_docker(paths, environment, port=port))
+        elif to == "off":
+            print(expose_off(paths, environment))
+        else:
+            print(show_exposure(paths, environment))
 
 
 @app.command(help="Make the stores and indexes anew from the journal; the old ones are kept.")

@@ -7,7 +7,7 @@ docs/reference/settings.md is generated.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -17,6 +17,7 @@ from palace.host import Host
 from palace.protocol.errors import ConfigError
 
 TOML_BYTES_MAX = 1 << 20
+ANYWHERE = ("0.0.0.0", "::", "*")  # noqa: S104 - to be refused
 
 
 @attrs.frozen(kw_only=True)
@@ -30,17 +31,47 @@ class Setting:
     high: float | None = None
     variable: str = ""
     choices: tuple[str, ...] = ()
+    form: str = ""  # of text: see FORMS
+
+
+def _is_path(text: str) -> bool:
+    return os.path.isabs(text)
+
+
+def _is_graph(text: str) -> bool:
+    return os.path.isabs(text) or "/" not in text
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdigit() and 0 < int(port) < 65_536 and " " not in host
+
+
+def _is_ssh(text: str) -> bool:
+    return text.startswith("ssh://") and len(text) > len("ssh://") and text.isprintable()
+
+
+# What a text setting may be, and how that is said.
+FORMS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "path": (_is_path, "an absolute path"),
+    "graph": (_is_graph, "an absolute path"),
+    "address": (_is_address, "HOST:PORT"),
+    "ssh": (_is_ssh, "ssh://[USER@]HOST[:PORT][/PALACE]"),
+    "text": (str.isprintable, "one line of text"),
+}
 
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="graph",
         default="",
+        form="graph",
         text="The knowledge graph's file, absolute or in the palace; fixed at first adoption.",
     ),
     Setting(
         key="config_dir",
         default="",
+        form="path",
         text="mempalace's configuration directory; fixed at first adoption.",
     ),
     Setting(
@@ -125,6 +156,58 @@ SETTINGS: tuple[Setting, ...] = (
         text="Seconds to wait at start for a stock process (a hook) that holds mempalace's lock.",
     ),
     Setting(
+        key="listen",
+        default="",
+        form="address",
+        text="HOST:PORT where guests are served over TLS (palace expose); empty: nowhere.",
+    ),
+    Setting(
+        key="listen_anywhere",
+        default=False,
+        text="Whether `listen` may be a wildcard address, reachable from every network.",
+    ),
+    Setting(
+        key="advertise",
+        default=(),
+        form="address",
+        text="HOST:PORT under which guests reach `listen`, if it has other names for them.",
+    ),
+    Setting(
+        key="certificate",
+        default="",
+        form="path",
+        text="PEM file shown to guests, with its `private_key`; empty: each broker makes one.",
+    ),
+    Setting(
+        key="private_key",
+        default="",
+        form="path",
+        text="PEM file of the certificate's key.",
+    ),
+    Setting(
+        key="bridge",
+        default="",
+        form="ssh",
+        text="ssh://[USER@]HOST[:PORT][/PALACE]: how guests reach this palace's machine.",
+    ),
+    Setting(
+        key="bridge_config",
+        default="",
+        form="text",
+        text="ssh configuration file that guests name with -F.",
+    ),
+    Setting(
+        key="bridge_command",
+        default="palace",
+        form="text",
+        text="How palace is called over ssh, where a shell without a login doesn't find it.",
+    ),
+    Setting(
+        key="path_map",
+        default={},
+        text="Directories of guests and what they are called here: a table of absolute paths.",
+    ),
+    Setting(
         key="allow_uids",
         default=(),
         text="Users besides the palace's owner and root who may connect.",
@@ -156,6 +239,15 @@ class Config:
     line_bytes_max: int = 33_554_432
     watchdog_s: float = 600.0
     mempalace_lock_wait_s: float = 15.0
+    listen: str = ""
+    listen_anywhere: bool = False
+    advertise: tuple[str, ...] = ()
+    certificate: str = ""
+    private_key: str = ""
+    bridge: str = ""
+    bridge_config: str = ""
+    bridge_command: str = "palace"
+    path_map: Mapping[str, str] = attrs.field(factory=dict)
     allow_uids: tuple[int, ...] = ()
     adjustments_off: tuple[str, ...] = ()
 
@@ -181,7 +273,18 @@ def load_config(found: paths.Paths, environ: Mapping[str, str], host: Host) -> C
     fields["graph"] = os.path.join(found.root, graph)
     if not fields.get("config_dir"):
         fields["config_dir"] = paths.config_dir(environ)
-    return Config(**fields)
+    config = Config(**fields)
+    _check_wildcard(config, found.settings)
+    return config
+
+
+def _check_wildcard(config: Config, where: str) -> None:
+    host = config.listen.rpartition(":")[0].strip("[]")
+    if config.listen and host in ANYWHERE and not config.listen_anywhere:
+        raise ConfigError(
+            f"{where}: listen = {config.listen!r} can be reached from every network. Name one "
+            "address, or say listen_anywhere = true, too."
+        )
 
 
 def adopt(found: paths.Paths, config: Config, host: Host) -> None:
@@ -222,16 +325,19 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
         if value in setting.choices:
             return value
         raise _wrong(setting, value, where, f"one of {', '.join(setting.choices)}")
-    if isinstance(default, tuple):
-        kind = int if setting.key == "allow_uids" else str
-        if isinstance(value, list) and all(type(item) is kind for item in value):
-            return tuple(value)
-        raise _wrong(setting, value, where, f"a list of {kind.__name__}")
-    if isinstance(default, str):
-        plain = setting.key == "graph" and "/" not in str(value)
-        if isinstance(value, str) and (not value or os.path.isabs(value) or plain):
+    if isinstance(default, bool):
+        if isinstance(value, bool):
             return value
-        raise _wrong(setting, value, where, "an absolute path")
+        raise _wrong(setting, value, where, "true or false")
+    if isinstance(default, tuple):
+        return _checked_list(setting, value, where)
+    if isinstance(default, str):
+        fits, wanted = FORMS[setting.form]
+        if isinstance(value, str) and (not value or fits(value)):
+            return value
+        raise _wrong(setting, value, where, wanted)
+    if isinstance(default, dict):
+        return _checked_map(setting, value, where)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong(setting, value, where, "a number")
     low, high = setting.low, setting.high
@@ -240,6 +346,25 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
     if isinstance(default, int) and value != int(value):
         raise _wrong(setting, value, where, "a whole number")
     return type(default)(value)
+
+
+def _checked_list(setting: Setting, value: Any, where: str) -> Any:
+    kind = int if setting.key == "allow_uids" else str
+    fits = FORMS[setting.form][0] if setting.form else None
+    plain = isinstance(value, list) and all(type(item) is kind for item in value)
+    if plain and (fits is None or all(fits(item) for item in value)):
+        return tuple(value)
+    of = FORMS[setting.form][1] if setting.form else kind.__name__
+    raise _wrong(setting, value, where, f"a list of {of}")
+
+
+def _checked_map(setting: Setting, value: Any, where: str) -> Any:
+    if isinstance(value, dict) and all(
+        isinstance(there, str) and os.path.isabs(name) and os.path.isabs(there)
+        for name, there in value.items()
+    ):
+        return {os.path.normpath(name): os.path.normpath(there) for name, there in value.items()}
+    raise _wrong(setting, value, where, "a table of absolute paths")
 
 
 def _wrong(setting: Setting, value: Any, where: str, wanted: str) -> ConfigError:

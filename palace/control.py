@@ -7,13 +7,14 @@ import select
 import socket
 from typing import Any
 
+from palace.broker.ownership import find_foreign, read_claim
 from palace.env import ShimEnvironment
 from palace.host import Host, peer_of
 from palace.paths import Paths, runtime_dir
 from palace.protocol import wire
-from palace.protocol.errors import BrokerUnreachable, WireError
+from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
 from palace.protocol.record import Record, decode_record
-from palace.shim.connect import named_endpoint, published_endpoint
+from palace.shim.endpoints import named_socket, published_socket
 
 ANSWER_S = 5.0
 _NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED)  # what connect(2) says of an absence
@@ -112,10 +113,16 @@ def read_record(paths: Paths) -> Record | None:
 
 def endpoint_path(paths: Paths, environment: ShimEnvironment) -> str:
     """Return the socket of a palace's broker: named by the user, published, or the usual one."""
-    named = named_endpoint(environment)
-    if named is not None:
+    named = named_socket(environment)
+    if named:
         return named
-    return published_endpoint(read_record(paths)) or paths.socket(runtime_dir(environment.all))
+    if environment.broker:
+        raise ConfigError(
+            f"MEMPALACE_BROKER={environment.broker!r}: this command asks a broker on its own "
+            "machine. Run it there, or name a socket: unix:PATH."
+        )
+    find_foreign(paths, Host(), environment.all)  # it says where the lock and the socket are
+    return published_socket(read_record(paths)) or paths.socket(runtime_dir(environment.all))
 
 
 def unanswered_text(paths: Paths, host: Host, error: BrokerUnreachable) -> str:
@@ -136,6 +143,9 @@ def absent_text(paths: Paths, host: Host) -> str:
 def _traces(paths: Paths, host: Host, *, dead: bool = False) -> list[str]:
     """Return what the palace's control files tell, one line each."""
     lines = []
+    claim = read_claim(paths, host)
+    if claim is not None:
+        lines.append(f"it is owned by {claim.owner}: palace own")
     hold = host.read_file(paths.hold)
     if hold is not None:
         lines.append(f"on hold since {hold.decode(errors='replace').strip()}: palace start ends it")

@@ -22,13 +22,18 @@ _PARENT_NAMES = (".mempalace", "mempalace")
 
 
 class Paths:
-    """The control files of one palace; `root` is its resolved directory."""
+    """The control files of one palace; `root` is its resolved directory.
 
-    __slots__ = ("found_by", "root")
+    `local` is the directory of lock and socket where they can't lie in the palace: it belongs to
+    this kernel, but is reached over a mount without either (palace/broker/ownership.py sets it).
+    """
+
+    __slots__ = ("found_by", "local", "root")
 
     def __init__(self, root: str, *, found_by: str = "--palace") -> None:
         self.root = root
         self.found_by = found_by
+        self.local = ""
 
     def _in_root(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -39,7 +44,11 @@ class Paths:
 
     @property
     def lock(self) -> str:
-        return self._in_root("broker.lock")
+        return f"{self.local or self.root}/broker.lock"
+
+    @property
+    def owner(self) -> str:
+        return self._in_root("owner.json")
 
     @property
     def record(self) -> str:
@@ -48,6 +57,10 @@ class Paths:
     @property
     def epoch(self) -> str:
         return self._in_root("epoch")
+
+    @property
+    def protocol(self) -> str:
+        return self._in_root("protocol")
 
     @property
     def palace_id(self) -> str:
@@ -78,11 +91,11 @@ class Paths:
         return self._in_root("journal/HEAD.json")
 
     def socket(self, runtime_dir: str) -> str:
-        """Return where the broker listens: in the palace, or in `runtime_dir` if that is too long.
+        """Return where the broker listens: beside its lock, in `runtime_dir` if that is too long.
 
         `runtime_dir` is the user's own directory (`$XDG_RUNTIME_DIR`, else a private one in /tmp).
         """
-        near = self._in_root("broker.sock")
+        near = f"{self.local or self.root}/broker.sock"
         if len(os.fsencode(near)) <= SUN_PATH_BYTES_MAX:
             return near
         import hashlib  # only for long paths: it costs 3 ms
@@ -97,6 +110,13 @@ def runtime_dir(environ: "Mapping[str, str]") -> str:
     if given.startswith("/"):
         return given.rstrip("/")
     return f"/tmp/palace-run-{os.geteuid()}"  # noqa: S108 - made 0700 and its owner is checked
+
+
+def state_dir(environ: "Mapping[str, str]") -> str:
+    """Return where palace keeps what belongs to this user on this machine alone."""
+    given = environ.get("XDG_STATE_HOME", "")
+    base = given.rstrip("/") if given.startswith("/") else f"{home_dir(environ)}/.local/state"
+    return f"{base}/palace"
 
 
 def home_dir(environ: "Mapping[str, str]") -> str:

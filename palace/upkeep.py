@@ -51,7 +51,7 @@ def hold_palace(paths: Paths, environment: ShimEnvironment, *, stop: bool) -> It
     Raises LockHeld, naming the holder, where that is not wanted or takes too long.
     """
     host = Host()
-    lock.check_directory(paths, host)
+    lock.check_directory(paths, host, environment.all)
     owner = _take_lock(paths, environment, host, stop=stop)
     try:
         config = load_config(paths, environment.all, host)

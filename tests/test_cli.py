@@ -16,6 +16,7 @@ from tests.support.clients import PALACE
 NAMES = {
     *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
     *("log", "doctor", "rebuild", "purge"),
+    *("dial", "own", "expose"),
 }
 
 

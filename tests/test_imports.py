@@ -14,19 +14,25 @@ PACKAGE = ROOT / "palace"
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "protocol": ({"protocol"}, {"attrs"}),
     "host": ({"host"}, set()),
-    "transport": ({"protocol"}, {"trio"}),
+    "transport": ({"transport", "protocol"}, {"trio", "trio_websocket"}),
     "journal": ({"journal", "protocol", "host"}, {"attrs"}),
     "engine": (
         {"engine", "journal", "protocol", "config", "paths", "host"},
         {"attrs", "mempalace", "chromadb", "numpy", "onnx"},
     ),
-    "shim": ({"shim", "protocol", "host", "env", "paths", "snapshot", "broker.lock"}, set()),
+    "shim": (
+        {
+            *("shim", "protocol", "host", "env", "paths", "snapshot"),
+            *("broker.lock", "broker.ownership"),
+        },
+        {"wsproto"},
+    ),
     "broker": (
         {
             *("broker", "protocol", "transport", "engine", "journal", "config", "env", "paths"),
             *("host", "snapshot"),
         },
-        {"attrs", "outcome", "trio"},
+        {"attrs", "cryptography", "outcome", "trio"},
     ),
 }
 ONLY_IN = {
@@ -34,7 +40,11 @@ ONLY_IN = {
     "chromadb": {
         *("engine/model.py", "engine/chroma.py", "engine/chroma_seam.py", "engine/embedding.py"),
     },
+    "tomlkit": {"expose.py"},
     "typer": {"cli.py"},
+    "trio_websocket": {"transport/websocket.py"},
+    "wsproto": {"shim/wss.py"},
+    "cryptography": {"broker/certificate.py"},
 }
 PURE_NEVER = {
     *("trio", "os", "pathlib", "socket", "_socket", "ssl", "subprocess", "threading", "time"),

@@ -17,6 +17,7 @@ BROAD_EXCEPTS = {
     "broker/connections.py": 1,  # the session boundary
     # Whatever the engine's import raises must reach the clients; its closing must end no drain.
     "broker/broker.py": 2,
+    "shim/route.py": 1,  # the end of a thread: whatever libraries raise, the client is told
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next
     "engine/durable.py": 3,  # whatever a store raises, its change is taken back
     "engine/rows.py": 1,  # what Connection.__exit__ does

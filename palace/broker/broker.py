@@ -14,12 +14,13 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from palace.broker import endpoint as endpoints
-from palace.broker.connections import serve_connection
+from palace.broker.connections import serve_socket
 from palace.broker.desk import Desk
 from palace.broker.watchdog import Watchdog
 from palace.engine.mempalace import load_error
@@ -30,8 +31,12 @@ from palace.protocol.lifecycle import EngineState, Reason
 from palace.protocol.tools import Lane
 from palace.transport.unix import accept_nowait, accept_one
 
+if TYPE_CHECKING:
+    from palace.broker.guests import Guests
+
 CLOCK_S = 0.25
 UPGRADE_CHECK_S = 2.0
+LISTEN_AGAIN_S = 5.0
 CLOSE_S = 60.0
 LAST_WORDS_S = 2.0  # to flush replies after the grace
 
@@ -43,6 +48,7 @@ class Broker:
     """Runs the tasks of one owner; none of them outlives `serve`."""
 
     desk: Desk
+    guests: "Guests | None" = None
 
     async def serve(
         self,
@@ -57,7 +63,10 @@ class Broker:
         """
         self.desk.started_s = trio.current_time()
         self.desk.lifecycle.begin(self.desk.started_s)
-        endpoints.publish(self.desk.owner, self.desk.endpoint, self.desk.host, mode=self.desk.mode)
+        self.guests = self._make_guests()
+        if self.guests is not None:
+            await self.guests.listen()
+        self._publish()
         self.desk.lanes.start(self.desk.finish)
         async with trio.open_nursery() as watching:
             async with trio.open_nursery() as sessions:
@@ -68,21 +77,36 @@ class Broker:
                     accepting.start_soon(self._watch_upgrade)
                     watching.start_soon(self._watchdog().serve)
                     if direct is not None:
-                        sessions.start_soon(
-                            partial(serve_connection, self.desk, direct, direct=True)
-                        )
+                        sessions.start_soon(partial(serve_socket, self.desk, direct, direct=True))
                     if self.desk.endpoint is not None:
                         accepting.start_soon(self._accept, self.desk.endpoint.socket, sessions)
+                    if self.guests is not None:
+                        accepting.start_soon(self._accept_guests, self.guests, sessions)
                     on_serving()
                     await self.desk.draining.wait()
                     accepting.cancel_scope.cancel()
                 self._hang_up(sessions)
+                if self.guests is not None:
+                    await self.guests.close()
                 await self._end_sessions(sessions)
             await self._close_engine()
             self.desk.lanes.end()
             watching.cancel_scope.cancel()
         assert self.desk.lifecycle.drain is not None
         return 70 if self.desk.lifecycle.drain.reason is Reason.FAILED else 0
+
+    def _make_guests(self) -> "Guests | None":
+        if not self.desk.config.listen:
+            return None
+        from palace.broker.guests import Guests  # TLS and websockets: for those alone who want it
+
+        return Guests.of(self.desk)
+
+    def _publish(self, *, again: bool = False) -> None:
+        desk = self.desk
+        remote = self.guests.remote if self.guests is not None else None
+        say = endpoints.write_record if again else endpoints.publish
+        say(desk.owner, desk.endpoint, desk.host, mode=desk.mode, remote=remote)
 
     # Leaving.
 
@@ -93,7 +117,7 @@ class Broker:
             return
         try:
             while (sock := accept_nowait(self.desk.endpoint.socket)) is not None:
-                sessions.start_soon(serve_connection, self.desk, sock)
+                sessions.start_soon(serve_socket, self.desk, sock)
         except OSError as error:  # no descriptor left: the kernel hangs up on the rest
             logger.warning("the backlog was not answered: %s", error)
         self.desk.host.trace("X4.hangup")  # before the kernel resets who comes too late
@@ -149,9 +173,17 @@ class Broker:
                 logger.warning("accept failed: %s", error)
                 await trio.sleep(0.1)
                 continue
-            sessions.start_soon(serve_connection, self.desk, sock)
+            sessions.start_soon(serve_socket, self.desk, sock)
             # A whole backlog taken at once would hold its descriptors before one is refused.
             await trio.lowlevel.checkpoint()
+
+    async def _accept_guests(self, guests: "Guests", sessions: trio.Nursery) -> None:
+        """Let guests in; where their address is taken (by an owner that leaves, say) try again."""
+        while guests.remote is None:
+            await trio.sleep(LISTEN_AGAIN_S)
+            if await guests.listen():
+                self._publish(again=True)
+        await guests.accept(sessions)
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:

@@ -5,8 +5,10 @@ import logging
 import os
 import socket
 
+import attrs
 import trio
 
+from palace import __version__
 from palace.broker.desk import Desk
 from palace.broker.requests import serve_lines
 from palace.broker.session import Session
@@ -15,6 +17,8 @@ from palace.host import peer_of
 from palace.protocol import wire
 from palace.protocol.errors import WireError
 from palace.protocol.lifecycle import Reason
+from palace.protocol.pathmap import Whereabouts
+from palace.transport.lines import Lines
 from palace.transport.unix import LineStream
 
 HELLO_S = 5.0
@@ -23,31 +27,48 @@ LINE_MARGIN = 1024
 logger = logging.getLogger("palace.broker")
 
 
-async def serve_connection(desk: Desk, sock: socket.socket, *, direct: bool = False) -> None:
-    """Serve one accepted socket to its end and close it."""
+@attrs.frozen(kw_only=True)
+class Peer:
+    """Who is at the other end: `uid` is None for guests, whom their token let in."""
+
+    pid: int
+    uid: int | None
+
+
+GUEST = Peer(pid=0, uid=None)
+
+
+async def serve_socket(desk: Desk, sock: socket.socket, *, direct: bool = False) -> None:
+    """Serve one accepted AF_UNIX socket to its end and close it."""
+    stream = LineStream(sock, line_bytes_max=desk.config.line_bytes_max + LINE_MARGIN)
+    pid, uid = peer_of(sock)
+    try:
+        await serve_connection(desk, stream, Peer(pid=pid, uid=uid))
+    finally:
+        if direct:
+            desk.stop(Reason.DIRECT, text="its client has left")
+
+
+async def serve_connection(desk: Desk, stream: Lines, peer: Peer) -> None:
+    """Serve one connection to its end and close it."""
     desk.counters.connections += 1
     desk.open_connections += 1
-    limit = desk.config.line_bytes_max + LINE_MARGIN
-    stream = LineStream(sock, line_bytes_max=limit)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.flush_forever)
-            await _serve_stream(desk, stream, sock)
+            await _serve_stream(desk, stream, peer)
             await stream.flushed()
             nursery.cancel_scope.cancel()
     finally:
         desk.open_connections -= 1
         stream.close()
-        if direct:
-            desk.stop(Reason.DIRECT, text="its client has left")
 
 
-async def _serve_stream(desk: Desk, stream: LineStream, sock: socket.socket) -> None:
+async def _serve_stream(desk: Desk, stream: Lines, peer: Peer) -> None:
     try:
         if desk.open_connections > desk.connections_max:
             raise _Refusal("busy", f"{desk.connections_max} connections are open")
-        pid, uid = peer_of(sock)
-        _check_peer(desk, uid)
+        _check_peer(desk, peer)
         lines = await _first_line(stream)
         if not lines:
             return
@@ -56,13 +77,14 @@ async def _serve_stream(desk: Desk, stream: LineStream, sock: socket.socket) -> 
         if kind == wire.CONTROL:
             await _serve_control(desk, stream, fields)
         elif kind == wire.HELLO:
-            session = _open_session(desk, stream, fields, pid=pid)
+            session = _open_session(desk, stream, fields, pid=peer.pid)
             await _serve_session(desk, session, stream, lines[1:])
         else:
             raise WireError(f"a connection begins with hello, not {kind!r}")
     except _Refusal as refusal:
         desk.counters.refused += 1
-        header = wire.encode_header(wire.REFUSED, {"code": refusal.code, "text": refusal.text})
+        fields = {"code": refusal.code, "text": refusal.text, **refusal.more}
+        header = wire.encode_header(wire.REFUSED, fields)
         stream.send_soon(header)
     except WireError as error:
         logger.warning("refused a connection: %s", error)
@@ -76,20 +98,22 @@ async def _serve_stream(desk: Desk, stream: LineStream, sock: socket.socket) -> 
 
 
 class _Refusal(Exception):
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, **more: str) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
+        self.more = more
 
 
-async def _first_line(stream: LineStream) -> list[bytes]:
+async def _first_line(stream: Lines) -> list[bytes]:
     with trio.move_on_after(HELLO_S):
         return await stream.receive_lines()
     raise _Refusal("silent", f"no hello came within {HELLO_S:.0f} s")
 
 
-def _check_peer(desk: Desk, uid: int) -> None:
-    if uid not in {0, os.geteuid(), *desk.config.allow_uids}:
+def _check_peer(desk: Desk, peer: Peer) -> None:
+    uid = peer.uid
+    if uid is not None and uid not in {0, os.geteuid(), *desk.config.allow_uids}:
         raise _Refusal(
             "forbidden",
             f"uid {uid} may not use this palace. Its owner can allow it: "
@@ -98,15 +122,18 @@ def _check_peer(desk: Desk, uid: int) -> None:
 
 
 def _check_version(version: int) -> None:
-    if version != wire.VERSION:
+    if not wire.OLDEST <= version <= wire.VERSION:
+        older = "the client" if version < wire.OLDEST else "the broker"
         raise _Refusal(
             "version_mismatch",
-            f"the broker speaks protocol {wire.VERSION}, the client {version}: upgrade the older "
-            "(pip install --upgrade palace-broker)",
+            f"the broker ({__version__}) speaks protocol {wire.VERSION}, the client {version}: "
+            f"upgrade {older} (pip install --upgrade palace-broker)",
+            oldest=str(wire.OLDEST),
+            newest=str(wire.VERSION),
         )
 
 
-def _open_session(desk: Desk, stream: LineStream, fields: dict[str, str], *, pid: int) -> Session:
+def _open_session(desk: Desk, stream: Lines, fields: dict[str, str], *, pid: int) -> Session:
     """Check a HELLO, bind the session to this connection, and send WELCOME."""
     expected = fields.get("palace_id", "")
     if expected and expected != desk.owner.palace_id:
@@ -129,6 +156,7 @@ def _open_session(desk: Desk, stream: LineStream, fields: dict[str, str], *, pid
         )
         desk.sessions[ident] = session
     _resume(session, fields)
+    session.where = _whereabouts(desk, fields)
     session.connect(stream)
     desk.lifecycle.active(trio.current_time())
     desk.host.trace("A.hello", session=ident)  # before its shim can read the welcome
@@ -142,6 +170,16 @@ def _resume(session: Session, fields: dict[str, str]) -> None:
     session.resend = wire.decode_resend(fields.get("resend", ""))
     session.next_ordinal = _number(fields, "next")
     session.epoch = _number(fields, "epoch")
+
+
+def _whereabouts(desk: Desk, fields: dict[str, str]) -> Whereabouts:
+    """Read where a shim says it is; one that doesn't say is an old one, and a neighbour."""
+    place = fields.get("place", "")
+    return Whereabouts(
+        cwd=fields.get("cwd", ""),
+        same_files=place in ("", desk.place),
+        resolve=os.path.realpath,
+    )
 
 
 def _number(fields: dict[str, str], name: str) -> int:
@@ -162,9 +200,7 @@ def _welcome(desk: Desk) -> dict[str, str]:
     }
 
 
-async def _serve_session(
-    desk: Desk, session: Session, stream: LineStream, lines: list[bytes]
-) -> None:
+async def _serve_session(desk: Desk, session: Session, stream: Lines, lines: list[bytes]) -> None:
     """Handle what came with the HELLO, then the rest; let admitted work end before hanging up."""
     stream.unread(lines)
     try:
@@ -185,7 +221,9 @@ async def _serve_session(
                 desk.leave(session)
 
 
-async def _serve_control(desk: Desk, stream: LineStream, fields: dict[str, str]) -> None:
+async def _serve_control(desk: Desk, stream: Lines, fields: dict[str, str]) -> None:
+    if not isinstance(stream, LineStream):
+        raise WireError("guests ask for tools, not for the broker itself: use `palace` on its host")
     ask = fields.get("ask", "")
     if ask == "status":
         body = json.dumps(status_of(desk)).encode()
@@ -197,5 +235,9 @@ async def _serve_control(desk: Desk, stream: LineStream, fields: dict[str, str])
         # The process's end is the rest of the answer: the kernel hangs up for it.
         desk.mourners.append(stream.detach())
         desk.stop(Reason.STOP, grace_s=0.0 if now else None, text="palace stop")
+    elif ask == "upgrade":  # a younger palace wants to serve; nothing is lost by it
+        stream.send_soon(wire.encode_header(wire.ANSWER, {"epoch": str(desk.owner.epoch)}))
+        await stream.flushed()
+        desk.stop(Reason.UPGRADE, text="asked by a younger version")
     else:
         raise WireError(f"unknown control question {ask[:40]!r}")

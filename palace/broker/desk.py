@@ -64,9 +64,13 @@ class Desk:
     draining: trio.Event = attrs.field(factory=trio.Event)
     started_s: float = 0.0
     last_error: str = ""
+    place: str = attrs.field(init=False)  # whose files this process sees
     mourners: list[socket.socket] = attrs.field(factory=list)
     _finished: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     _room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+
+    def __attrs_post_init__(self) -> None:
+        self.place = self.host.place()
 
     # Requests.
 

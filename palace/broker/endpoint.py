@@ -29,6 +29,15 @@ class Endpoint:
     file_id: tuple[int, int] | None
 
 
+@attrs.frozen(kw_only=True)
+class Remote:
+    """What guests must know: where to dial, with which token, and whom to expect there."""
+
+    urls: tuple[str, ...]
+    token: str
+    fingerprint: str
+
+
 def listen(owner: Owner, environ: Mapping[str, str], host: Host) -> Endpoint:
     """B6: remove what an earlier owner left, bind 0600, listen.  Call it before any thread."""
     path = owner.paths.socket(runtime_dir(environ))
@@ -61,8 +70,20 @@ def _prepare_directory(directory: str, root: str, host: Host) -> None:
         raise UnsafePalace(f"The socket directory {directory} can't be used: {problem}. Remove it.")
 
 
-def publish(owner: Owner, endpoint: Endpoint | None, host: Host, *, mode: str) -> Record:
+def publish(
+    owner: Owner, endpoint: Endpoint | None, host: Host, *, mode: str, remote: Remote | None = None
+) -> Record:
     """B7: say where the palace is served, after it listens."""
+    record = write_record(owner, endpoint, host, mode=mode, remote=remote)
+    host.trace("B7.publish", epoch=owner.epoch)
+    return record
+
+
+def write_record(
+    owner: Owner, endpoint: Endpoint | None, host: Host, *, mode: str, remote: Remote | None = None
+) -> Record:
+    """Say where the palace is served; for an owner that says so already: where else."""
+    urls = remote.urls if remote else ()
     record = Record(
         v=SCHEMA,
         epoch=owner.epoch,
@@ -73,14 +94,14 @@ def publish(owner: Owner, endpoint: Endpoint | None, host: Host, *, mode: str) -
         boot_id=host.boot_id(),
         pid_namespace=host.pid_namespace(),
         host_id=socket.gethostname(),
-        endpoints=[f"unix:{endpoint.path}"] if endpoint else [],
-        token=host.token(32),
+        endpoints=[*([f"unix:{endpoint.path}"] if endpoint else []), *urls],
+        token=remote.token if remote else "",
+        fingerprint=remote.fingerprint if remote else "",
         version=__version__,
         mode=mode,
         started_at=host.utc_text(),
     )
     host.write_durable(owner.paths.record, record.encode())
-    host.trace("B7.publish", epoch=owner.epoch)
     return record
 
 

@@ -12,17 +12,19 @@ import hashlib
 import os
 import uuid
 
+from palace import __version__
+from palace.broker.ownership import check_again, check_kernel, make_local_directory
 from palace.host import Host
 from palace.paths import Paths, home_dir
+from palace.protocol import wire
 from palace.protocol.errors import (
-    ForeignKernel,
     ForeignWriter,
     LockFailed,
     LockHeld,
     OnHold,
     UnsafePalace,
+    VersionMismatch,
 )
-from palace.protocol.wire import identity_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Owner:
         self.incarnation = uuid.uuid4().hex
 
 
-def check_directory(paths: Paths, host: Host) -> None:
+def check_directory(paths: Paths, host: Host, environ: "Mapping[str, str]") -> None:
     """Make the palace's directory where that is sane, and refuse one that can't be trusted."""
     root = paths.root
     if host.file_id(root) is None:
@@ -69,7 +71,9 @@ def check_directory(paths: Paths, host: Host) -> None:
             f"The palace {root} is read-only for this process: its owner must be able to write "
             f"there. Mount it read-write, or chmod u+w {root}"
         )
-    check_kernel(paths, host)
+    check_kernel(paths, host, environ)
+    if paths.local:
+        make_local_directory(paths, host, environ)
 
 
 def _create(paths: Paths, host: Host) -> None:
@@ -89,20 +93,6 @@ def _create(paths: Paths, host: Host) -> None:
             f"The palace {root} does not exist and can't be made: {error.strerror}. "
             f"Make it by hand: mkdir -p {root}"
         ) from None
-
-
-def check_kernel(paths: Paths, host: Host) -> None:
-    """Refuse a file system whose locks this kernel doesn't serve (docs/design.md)."""
-    mount = host.mount_of(paths.root)
-    if not mount.is_local:
-        raise ForeignKernel(
-            f"The palace {paths.root} lies on {mount.point}, a {mount.fs_type} mount: locks taken "
-            "here don't exclude the processes of the machine that owns it, so the palace will not "
-            "be opened here. Start `palace serve` on that machine and name its socket with "
-            "MEMPALACE_BROKER=unix:PATH, or keep the palace on a disk of this machine.",
-            mount=mount.point,
-            fs_type=mount.fs_type,
-        )
 
 
 def take_lock(paths: Paths, host: Host) -> Owner:
@@ -175,6 +165,7 @@ def take_other_locks(
         host.trace("B4.fence")
     for data_file in outside_files(owner.paths, config):
         _take_data_lock(owner, data_file, host)
+    check_again(owner.paths, host, environ)  # as late as can be before anything is written
     host.trace("B4.data")
 
 
@@ -267,10 +258,36 @@ def _journalled_epoch(paths: Paths, host: Host) -> int:
     return epoch if 0 < epoch < 10 ** (EPOCH_DIGITS_MAX - 1) else 0
 
 
+def _keep_protocol(paths: Paths, host: Host) -> None:
+    """Refuse to serve where a younger palace has: the two would take turns for ever."""
+    text = (host.read_file(paths.protocol, 200) or b"0").split()[:1]
+    last = int(text[0]) if text and text[0].isdigit() else 0
+    if last > wire.VERSION:
+        raise VersionMismatch(
+            f"The palace {paths.root} was served with protocol {last}, and palace {__version__} "
+            f"speaks {wire.VERSION}. Upgrade it (pip install --upgrade palace-broker), or, to go "
+            f"back for good, remove {paths.protocol}."
+        )
+    if last < wire.VERSION:
+        host.write_durable(paths.protocol, f"{wire.VERSION} {__version__}\n".encode())
+
+
+def _sweep(paths: Paths, host: Host) -> None:
+    """Remove what owners that were killed in the middle of a write left beside their files."""
+    kept = (paths.record, paths.epoch, paths.palace_id, paths.protocol, paths.catalogue)
+    ours = {os.path.basename(path) for path in kept}
+    for name in host.list_directory(paths.root):
+        base, _, pid = name.removesuffix(".tmp").rpartition(".")
+        if name.endswith(".tmp") and pid.isdigit() and base in ours:
+            host.unlink(f"{paths.root}/{name}")
+
+
 def take_epoch(owner: Owner, host: Host) -> None:
     """B5: the palace's identity, and the next epoch, durable before the store is opened."""
     paths = owner.paths
-    identity = identity_of(host.read_file(paths.palace_id, 200))
+    _sweep(paths, host)
+    _keep_protocol(paths, host)
+    identity = wire.identity_of(host.read_file(paths.palace_id, 200))
     if identity is None:
         raise LockFailed(
             f"{paths.palace_id} does not hold a palace's identity (32 hexadecimal digits). Restore "

@@ -6,12 +6,13 @@ from palace.broker.desk import Desk, refusal_of
 from palace.broker.session import Session
 from palace.protocol import jsonrpc, wire
 from palace.protocol.admission import Job, Offer
-from palace.protocol.errors import Busy, Draining, PalaceError, WireError
+from palace.protocol.errors import Busy, Draining, PalaceError, PathUnknown, WireError
+from palace.protocol.pathmap import translate
 from palace.protocol.tools import classify_call
-from palace.transport.unix import LineStream
+from palace.transport.lines import Lines
 
 
-async def serve_lines(desk: Desk, session: Session, stream: LineStream) -> None:
+async def serve_lines(desk: Desk, session: Session, stream: Lines) -> None:
     """Handle a session's lines until its connection ends or the broker says goodbye."""
     reading = session.reading
     with reading:
@@ -93,6 +94,11 @@ async def _handle_call(
         deadline_s=now_s + desk.config.queue_wait_s,
         maybe_ran=maybe_ran,
     )
+    try:
+        job.message = translate(message, session.where, desk.config.path_map)
+    except PathUnknown as problem:
+        _refuse(session, job, problem)
+        return
     await _admit(desk, session, job)
 
 

@@ -20,6 +20,7 @@ from palace.protocol.errors import (
     LockHeld,
     OnHold,
     PalaceError,
+    StoreUnavailable,
 )
 
 LOG_BYTES_MAX = 5 << 20  # then it is renamed to .1 at the next start
@@ -102,6 +103,12 @@ def main(arguments: "list[str]") -> int:
         return _serve(options, report, environment, host)
     except PalaceError as error:
         return _fail(report, error, host)
+    except ImportError as error:
+        text = (
+            f"A part of palace can't be loaded: {error}. Either the installation is damaged, or "
+            "the process may open too few files: see `ulimit -n`."
+        )
+        return _fail(report, StoreUnavailable(text), host)
     except OSError as error:
         text = (
             f"{error.filename or 'a file of the palace'}: {error.strerror}. "
@@ -143,7 +150,7 @@ def _serve(options: Options, report: Report, environment: "ShimEnvironment", hos
         paths = Paths(options.palace, found_by=options.found_by)
     else:
         paths = find_palace(options.palace, environment.all)
-    lock.check_directory(paths, host)
+    lock.check_directory(paths, host, environment.all)
     if options.detached:
         _detach(paths, keep=options.report_fd)
     owner = lock.take_lock(paths, host)  # B1..B3

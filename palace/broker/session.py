@@ -8,10 +8,11 @@ import attrs
 import trio
 
 from palace.protocol import wire
+from palace.protocol.pathmap import Whereabouts
 
 if TYPE_CHECKING:
     from palace.protocol.admission import Job
-    from palace.transport.unix import LineStream
+    from palace.transport.lines import Lines
 
 UNDELIVERED_MAX = 1024
 
@@ -26,7 +27,8 @@ class Session:
     client: str
     since_s: float
     epoch: int = 0  # of its last owner before this one, 0 if unknown
-    stream: LineStream | None = None
+    where: Whereabouts = attrs.field(factory=Whereabouts)
+    stream: Lines | None = None
     next_ordinal: int = 0
     resend: list[tuple[int, bool]] = attrs.field(factory=list)
     jobs: dict[int, Job] = attrs.field(factory=dict)
@@ -80,7 +82,7 @@ class Session:
         if (self.closing or self.finishing) and not self.jobs:
             self.settled.set()
 
-    def connect(self, stream: LineStream) -> None:
+    def connect(self, stream: Lines) -> None:
         """Bind the session to a connection; an older one is closed, since a shim has only one."""
         if self.stream is not None:
             self.stream.close()

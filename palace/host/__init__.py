@@ -97,9 +97,9 @@ class Host:
             finally:
                 os.close(fd)
             os.rename(temporary, path)
-        except OSError:
+        except OSError as error:
             self.unlink(temporary)
-            raise
+            raise OSError(error.errno, error.strerror, path) from None  # close(2) names no file
         self.sync_directory(os.path.dirname(path))
 
     def sync(self, fd: int) -> None:
@@ -281,6 +281,9 @@ class Host:
     def pid_namespace(self) -> str:
         return _platform().pid_namespace()  # type: ignore[no-any-return]
 
+    def mount_namespace(self) -> str:
+        return _platform().mount_namespace()  # type: ignore[no-any-return]
+
     def start_time(self, pid: int) -> str:
         """Return when a process started, in the kernel's own words; "" where it is gone."""
         return _platform().start_time(pid)  # type: ignore[no-any-return]
@@ -288,6 +291,11 @@ class Host:
     def process_title(self, pid: int) -> str:
         """Return a process's command line, shortened; "" where it can't be read."""
         return _platform().process_title(pid)  # type: ignore[no-any-return]
+
+    def place(self) -> str:
+        """Return what processes have in common that see the same files by the same names."""
+        inside = f"/{self.mount_namespace()}" if self.in_container() else ""
+        return self.boot_id() + inside
 
     def in_container(self) -> bool:
         return _platform().in_container()  # type: ignore[no-any-return]

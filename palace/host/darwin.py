@@ -53,6 +53,10 @@ def pid_namespace() -> str:
     return ""  # macOS has one
 
 
+def mount_namespace() -> str:
+    return ""
+
+
 def start_time(pid: int) -> str:
     return _run("/bin/ps", "-o", "lstart=", "-p", str(pid)).strip()
 

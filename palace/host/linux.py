@@ -23,7 +23,9 @@ def _read(path: str) -> str:
 def mount_of(path: str) -> "Mount":
     from palace.host.mounts import covering, parse_mountinfo  # no shim asks while a broker runs
 
-    return covering(parse_mountinfo(_read("/proc/self/mountinfo")), os.path.realpath(path))
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        text = file.read()  # what can't be read must not pass for a foreign mount
+    return covering(parse_mountinfo(text), os.path.realpath(path))
 
 
 def boot_id() -> str:
@@ -33,6 +35,13 @@ def boot_id() -> str:
 def pid_namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def mount_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/mnt")
     except OSError:
         return ""
 

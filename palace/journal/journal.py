@@ -79,6 +79,9 @@ class Journal:
         Raises JournalBroken where it can't be read or belongs to a later epoch.
         """
         host.make_directory(directory)
+        for name in host.list_directory(directory):
+            if name.endswith(".tmp"):  # a killed owner's
+                host.unlink(f"{directory}/{name}")
         segments = list_segments(directory, host)
         if not segments:
             host.sync_directory(directory.rpartition("/")[0])  # its name, too, must be safe

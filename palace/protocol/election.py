@@ -42,7 +42,7 @@ READY = "ready"
 EXIT_LOST = 75
 EXIT_HOLD = 79
 # Exit codes of a broker that will not succeed by trying again at once.
-_FINAL_EXITS = {
+FINAL_EXITS = {
     69: "store_unavailable",
     72: "foreign_kernel",
     73: "foreign_writer",
@@ -165,8 +165,8 @@ class Election:
 
     def _child_exited(self, status: object, text: str) -> "list[tuple[object, ...]]":
         self._child_alive = False
-        if status in _FINAL_EXITS:
-            return self._end((FAIL, _FINAL_EXITS[status], text))
+        if status in FINAL_EXITS:
+            return self._end((FAIL, FINAL_EXITS[status], text))
         if self._direct and status != EXIT_LOST:
             return self._end((FAIL, "spawn_failed", text or f"direct broker: exit {status}"))
         if status == EXIT_LOST:

@@ -160,6 +160,13 @@ class DeadlineExceeded(RequestError):
     retry = "same_request"
 
 
+class PathUnknown(RequestError):
+    """The request names a file of the client's that has no name where the broker runs."""
+
+    wire_code = -32064
+    name = "path_unknown"
+
+
 class OutcomeUnknown(PalaceError):
     """The request may or may not have been carried out; look before asking again."""
 

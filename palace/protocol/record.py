@@ -25,7 +25,9 @@ _FIELDS = {
     "version": str,
     "mode": str,
     "started_at": str,
+    "fingerprint": str,
 }
+_YOUNGER = {"fingerprint": ""}  # fields that older versions of palace don't write
 
 
 class Record:
@@ -47,10 +49,11 @@ class Record:
     version: str
     mode: str
     started_at: str
+    fingerprint: str
 
     def __init__(self, **fields: object) -> None:
         for name in _FIELDS:
-            setattr(self, name, fields[name])
+            setattr(self, name, fields[name] if name in fields else _YOUNGER[name])
 
     def __repr__(self) -> str:
         shown = {name: value for name, value in self.to_dict().items() if name != "token"}
@@ -79,7 +82,9 @@ def decode_record(data: "bytes | None") -> "Record | None":
         return None
     if not isinstance(fields, dict) or fields.get("v") != SCHEMA:
         return None
-    if any(not isinstance(fields.get(name), kind) for name, kind in _FIELDS.items()):
+    if any(
+        not isinstance(fields.get(name, _YOUNGER.get(name)), kind) for name, kind in _FIELDS.items()
+    ):
         return None
     if not all(isinstance(endpoint, str) for endpoint in fields["endpoints"]):
         return None

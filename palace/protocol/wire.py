@@ -10,6 +10,11 @@ Theory of operation.  Both sides of a connection speak lines of UTF-8 ended by a
   `ORDINAL JSON`, or `ORDINAL` alone where nothing is to be said to the client.  Headers may come
   between replies (GOODBYE, CLIENT).
 
+Versions: HELLO names the shim's newest.  A broker that doesn't speak it refuses, and says which it
+does (`oldest`, `newest`): the shim then says HELLO in the newest that both know.  Where there is
+none, the younger side waits for the older to be replaced, never the other way round
+(docs/decisions/0012).
+
 `ack upto=N` says that all ordinals below N are settled at the shim, which will never send them
 again: what the broker keeps about them can be forgotten.
 
@@ -21,7 +26,8 @@ Rule for this file: pure, light (the shim imports it), no state.
 
 from palace.protocol.errors import WireError
 
-VERSION = 1
+VERSION = 1  # what this side would rather speak
+OLDEST = 1  # what it still understands
 PREFIX = b"palace/"
 HEADER_BYTES_MAX = 65_536  # a resend list of 4,096 lines takes 40 kB
 
@@ -73,9 +79,9 @@ def identity_of(data: "bytes | None") -> "str | None":
     return text.decode("ascii")
 
 
-def encode_header(kind: str, fields: "dict[str, str]") -> bytes:
-    """Return one header line, newline included."""
-    parts = [f"palace/{VERSION}", kind]
+def encode_header(kind: str, fields: "dict[str, str]", *, version: int = 0) -> bytes:
+    """Return one header line, newline included, in our own version unless another is named."""
+    parts = [f"palace/{version or VERSION}", kind]
     parts += [f"{key}={quote(value)}" for key, value in fields.items()]
     return " ".join(parts).encode() + b"\n"
 
@@ -92,6 +98,17 @@ def decode_header(line: bytes) -> "tuple[int, str, dict[str, str]]":
         return version, kind, {key: unquote(value) for key, value in pairs}
     except (ValueError, IndexError, UnicodeDecodeError):
         raise WireError(f"broken palace header: {line[:60]!r}") from None
+
+
+def common_version(oldest: int, newest: int) -> int:
+    """Return the newest version that both sides understand, 0 where there is none."""
+    best = min(newest, VERSION)
+    return best if best >= max(oldest, OLDEST) else 0
+
+
+def at_version(line: bytes, version: int) -> bytes:
+    """Return a header line of ours as it is said in another version."""
+    return PREFIX + b"%d" % version + line[line.index(b" ") :]
 
 
 def encode_reply(ordinal: int, payload: "bytes | None") -> bytes:

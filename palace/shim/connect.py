@@ -6,7 +6,7 @@ so that the relay can serve its client meanwhile: poll `fd()` for `timeout_s()`,
 
 import errno
 import os
-from _socket import AF_UNIX, SOCK_STREAM, socket
+from _socket import AF_UNIX, SOCK_STREAM, socket, socketpair
 
 from palace import __version__
 from palace.env import ShimEnvironment
@@ -14,49 +14,32 @@ from palace.host import Host, peer_of
 from palace.paths import Paths, runtime_dir
 from palace.protocol import election, wire
 from palace.protocol.errors import (
-    BrokerUnreachable,
     ConfigError,
     ElectionError,
-    ForeignKernel,
-    ForeignWriter,
     LockFailed,
-    OnHold,
     PalaceError,
-    SpawnFailed,
-    StoreUnavailable,
-    UnsafePalace,
     VersionMismatch,
     WireError,
 )
+from palace.shim.endpoints import expected_palace_id, named_socket, published_socket
+from palace.shim.failure import failure_of
 from palace.shim.spawn import Child, spawn_broker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from palace.protocol.record import Record
+    from palace.shim.ladder import Ladder
 
 GREETING_S = 5.0
 DIRECT_GREETING_S = 40.0  # a direct broker may wait for mempalace's own lock first
 DEADLINE_S = 60.0
 COURTESY_S = 2.0
+CHILD_END_S = 2.0
 SUCCESSION_S = 5.0  # who may not spawn waits so long for others to replace an owner that died
 
+_NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.EOPNOTSUPP)
 _BUSY = (errno.EAGAIN, errno.ENOTCONN, errno.EINTR)
-_ERRORS = {
-    kind.name: kind
-    for kind in (
-        ConfigError,
-        ForeignKernel,
-        ForeignWriter,
-        LockFailed,
-        OnHold,
-        SpawnFailed,
-        StoreUnavailable,
-        UnsafePalace,
-        VersionMismatch,
-    )
-}
 
 
 class Connector:
@@ -88,6 +71,10 @@ class Connector:
         self._unreaped: list[int] = []
         self._wake_s = 0.0
         self._epoch = 0
+        self._ladder: Ladder | None = None
+        self._speak = wire.VERSION
+        self._asked_to_leave = False
+        self._may_spawn = False
         self.direct = False
         self.state = self.IDLE
         self.sock: socket | None = None
@@ -105,19 +92,34 @@ class Connector:
         self._drop_child()
         self.reap()
         self._hello = hello
-        verbatim = bool(self._environment.broker)
+        named = self._environment.broker
+        if self._ladder is not None and not named and not self._is_foreign():
+            self._ladder.end()  # `palace own` has changed whose palace it is
+            self._ladder = None
+        if named and not named_socket(self._environment):
+            self._become_guest()
+        guest = self._ladder is not None
+        self._may_spawn = not (self._environment.no_spawn or named or guest)
         now_s = self._host.monotonic()
         self._machine = election.Election(
             deadline_s=now_s + self._patience_s,
             random=self._host.random,
-            may_spawn=not (self._environment.no_spawn or verbatim),
-            may_direct=self._may_direct and not verbatim,
+            may_spawn=self._may_spawn,
+            may_direct=self._may_direct and not named and not guest,
             wait_before_spawn_s=self._courtesy_s(),
-            nobody_until_s=now_s + SUCCESSION_S if self._epoch else 0.0,
+            nobody_until_s=now_s + SUCCESSION_S if self._epoch or guest else 0.0,
         )
         self.error = None
         self.direct = False
+        self._asked_to_leave = False
         self._happened(election.BEGIN)
+
+    def _become_guest(self) -> None:
+        """From here on the broker is reached from afar, and never started from here."""
+        if self._ladder is None:
+            from palace.shim.ladder import Ladder
+
+            self._ladder = Ladder(self._host, self._paths, self._environment)
 
     def _courtesy_s(self) -> float:
         """Let the host go first where a container shares its palace with it by a mount."""
@@ -157,12 +159,10 @@ class Connector:
     def end(self) -> None:
         """Let go of everything; a direct child is given time to close its store."""
         self._close_sock()
+        if self._ladder is not None:
+            self._ladder.end()
         if self._child is not None and self.direct:
-            deadline_s = self._host.monotonic() + DIRECT_GREETING_S
-            import time
-
-            while self._child.exit_status() is None and self._host.monotonic() < deadline_s:
-                time.sleep(0.02)
+            self._child.wait(DIRECT_GREETING_S)
         self._drop_child()
 
     # The machine's events and actions.
@@ -216,22 +216,32 @@ class Connector:
     # Dialling.
 
     def _endpoint(self) -> str:
-        named = named_endpoint(self._environment)
-        if named is not None:
-            return named
-        return self._paths.socket(runtime_dir(self._environment.all))
+        named = named_socket(self._environment)
+        return named or self._paths.socket(runtime_dir(self._environment.all))
 
     def _dial(self) -> None:
-        try:
-            path = self._endpoint()
-        except ConfigError as error:
-            self._happened(election.REFUSED, error.name, error.message)
+        if self._ladder is not None:
+            try:
+                self._ladder.begin()
+            except ConfigError as error:
+                self._happened(election.REFUSED, error.name, error.message)
+                return
+            self._next_rung(self._ladder)
             return
+        path = self._endpoint()
         problem = self._connect(path)
         if problem == errno.ENOENT and not self._environment.broker:
             other = self._published_path()
             if other and other != path:
                 problem = self._connect(other)
+        if problem in _NOBODY and not self._environment.broker:
+            if self._is_foreign():
+                self._become_guest()
+                self.begin(self._hello)
+                return
+            if self._endpoint() != path:  # it is owned here, over another kernel's mount
+                path = self._endpoint()
+                problem = self._connect(path)
         if problem in (errno.EACCES, errno.EPERM):
             text = f"{path} belongs to another user, so the palace can't be reached through it."
             self._happened(election.REFUSED, "unsafe_palace", text)
@@ -245,7 +255,35 @@ class Connector:
         record = decode_record(self._host.read_hint(self._paths.record))
         if record is None or record.boot_id != self._host.boot_id():
             return ""
-        return published_endpoint(record)
+        return published_socket(record)
+
+    def _is_foreign(self) -> bool:
+        from palace.broker.ownership import find_foreign
+
+        try:
+            return find_foreign(self._paths, self._host, self._environment.all) is not None
+        except OSError:
+            return False  # what is wrong there is told before anything is started
+
+    # A guest's ways, one after the other.
+
+    def _next_rung(self, ladder: "Ladder") -> None:
+        found = ladder.climb()
+        if found is None:
+            self._happened(election.DIAL_FAILED, election.ABSENT)
+            return
+        fd, patience_s = found
+        sock = socket(fileno=fd)
+        sock.setblocking(False)
+        if self._greet(sock, patience_s):
+            self._led_nowhere(ladder, election.ABSENT)
+
+    def _led_nowhere(self, ladder: "Ladder", why: str) -> None:
+        problem = ladder.led_nowhere(silent=why == election.SILENT)
+        if problem is not None:
+            self._happened(election.REFUSED, problem.name, problem.text)
+        else:
+            self._next_rung(ladder)
 
     def _connect(self, path: str) -> int:
         """Connect and say hello; return 0, or the errno that says why not."""
@@ -267,7 +305,7 @@ class Connector:
             sock.close()
             return errno.EPERM
         try:
-            sock.send(self._hello())
+            sock.send(wire.at_version(self._hello(), self._speak))
         except OSError as error:
             sock.close()
             return error.errno or errno.EPIPE
@@ -308,17 +346,14 @@ class Connector:
         if self.direct and self._child is not None:
             self._child_must_have_ended()
             return
+        if self._ladder is not None:
+            self._led_nowhere(self._ladder, why)
+            return
         self._happened(election.DIAL_FAILED, why)
 
     def _child_must_have_ended(self) -> None:
-        import time
-
         assert self._child is not None
-        for _ in range(200):
-            status = self._child.exit_status()
-            if status is not None:
-                break
-            time.sleep(0.01)
+        status = self._child.wait(CHILD_END_S)
         text = self._child.failure_text()
         self._drop_child()
         self.direct = False
@@ -342,8 +377,25 @@ class Connector:
             self._happened(election.DIAL_FAILED, election.ABSENT)
         elif code == "busy":
             self._happened(election.DIAL_FAILED, election.BUSY)
+        elif code == "version_mismatch" and self._agrees(fields):
+            return
         else:
             self._happened(election.REFUSED, code, fields.get("text", "the broker refused us"))
+
+    def _agrees(self, fields: "dict[str, str]") -> bool:
+        """Go on with a broker of another version, or with its successor, where that can be."""
+        from palace.shim.versions import after_refusal
+
+        may_replace = self._may_spawn and not self._asked_to_leave
+        self._asked_to_leave, version = after_refusal(fields, self._endpoint(), ask=may_replace)
+        if self._asked_to_leave:
+            self._happened(election.DIAL_FAILED, election.BUSY)  # it is alive until it has left
+            return True
+        if version in (0, self._speak):
+            return False
+        self._speak = version
+        self._dial()
+        return True
 
     def _welcomed(self, fields: "dict[str, str]", epoch: int) -> None:
         expected = expected_palace_id(self._host, self._paths)
@@ -387,11 +439,12 @@ class Connector:
 
     def _spawn_refusal(self) -> "PalaceError | None":
         """What forbids a broker of ours here, before one is started in vain."""
-        from palace.broker.lock import check_hold, check_kernel
+        from palace.broker.lock import check_hold
+        from palace.broker.ownership import check_kernel
         from palace.protocol.record import decode_record, version_tuple
 
         try:
-            check_kernel(self._paths, self._host)
+            check_kernel(self._paths, self._host, self._environment.all)
             check_hold(self._paths, self._host)
         except ElectionError as error:
             return error
@@ -406,8 +459,6 @@ class Connector:
         return None
 
     def _go_direct(self) -> None:
-        from socket import socketpair
-
         try:
             ours, theirs = socketpair()
         except OSError as error:
@@ -425,7 +476,7 @@ class Connector:
             theirs.close()
         self.direct = True
         ours.setblocking(False)
-        problem = self._greet(socket(fileno=ours.detach()), DIRECT_GREETING_S)
+        problem = self._greet(ours, DIRECT_GREETING_S)
         if problem:
             self._not_greeted(election.ABSENT)
 
@@ -435,57 +486,8 @@ class Connector:
         self.state = self.FAILED
         self._close_sock()
         self._drop_child()
-        if name == "broker_unreachable":
-            self.error = BrokerUnreachable(self._unreachable_text(text))
-        elif name == "no_spawn":
-            self.error = BrokerUnreachable(self._no_spawn_text(text))
+        if self._ladder is not None and name in ("broker_unreachable", "no_spawn"):
+            self.error = self._ladder.failure(text)
         else:
-            kind = _ERRORS.get(name, ElectionError)
-            self.error = kind(f"{text[:1].upper()}{text[1:]}", refused=name)
-
-    def _no_spawn_text(self, why: str) -> str:
-        if self._environment.broker:
-            return (
-                f"No broker answers at MEMPALACE_BROKER={self._environment.broker}, which is used "
-                "as it stands. Start the broker there, or unset the variable."
-            )
-        found = "No broker runs" if why == election.ABSENT else f"The broker is {why}"
-        return (
-            f"{found} for {self._paths.root}, and PALACE_NO_SPAWN forbids starting one. "
-            f"Start it by hand (palace serve --palace {self._paths.root}) or unset PALACE_NO_SPAWN."
-        )
-
-    def _unreachable_text(self, why: str) -> str:
-        from palace.broker.lock import held_text
-
-        holder = self._host.lock_holder(self._paths.lock)
-        who = held_text(self._paths.lock, self._host) if holder else "nobody holds its lock"
-        return (
-            f"No broker answered for {self._paths.root} within {self._patience_s:.0f} s ({why}); "
-            f"{who}. Its log: {self._paths.log}"
-        )
-
-
-def named_endpoint(environment: ShimEnvironment) -> "str | None":
-    """Return the socket that MEMPALACE_BROKER names, None where it isn't set."""
-    given = environment.broker
-    if not given:
-        return None
-    if not given.startswith("unix:"):
-        raise ConfigError(
-            f"MEMPALACE_BROKER={given!r}: this version of palace knows unix:PATH only."
-        )
-    return given.removeprefix("unix:")
-
-
-def published_endpoint(record: "Record | None") -> str:
-    """Return the socket that a broker's record names, "" where it names none."""
-    for url in record.endpoints if record is not None else ():
-        if url.startswith("unix:"):
-            return url.removeprefix("unix:")
-    return ""
-
-
-def expected_palace_id(host: Host, paths: Paths) -> str:
-    """Return the identity that the palace itself shows, "" where it shows none."""
-    return wire.identity_of(host.read_hint(paths.palace_id, 200)) or ""
+            place = (self._host, self._paths, self._environment)
+            self.error = failure_of(name, text, place, patience_s=self._patience_s)

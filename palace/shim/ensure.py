@@ -14,7 +14,8 @@ from palace.paths import Paths, find_palace
 from palace.protocol import wire
 from palace.protocol.errors import BrokerUnreachable, PalaceError
 from palace.protocol.record import Record, decode_record
-from palace.shim.connect import DEADLINE_S, Connector, expected_palace_id
+from palace.shim.connect import DEADLINE_S, Connector
+from palace.shim.endpoints import expected_palace_id
 from palace.shim.relay import parse_arguments
 
 USAGE = """usage: palace ensure [--palace DIR]

@@ -9,7 +9,6 @@ import os
 import select
 import sys
 
-from palace import __version__
 from palace.env import ShimEnvironment, read_environment
 from palace.host import Host, host_for
 from palace.paths import Paths, find_palace
@@ -21,7 +20,8 @@ from palace.protocol.errors import (
     WireError,
 )
 from palace.protocol.ledger import Ledger
-from palace.shim.connect import Connector, expected_palace_id
+from palace.shim.connect import Connector
+from palace.shim.endpoints import about_client, expected_palace_id
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Relay:
         self._environment = environment
         self._session = host.token()
         self._client = ""
+        self._about = about_client(host, environment)
         self._ledger = Ledger()
         self._connector = Connector(host, paths, environment)
         self._sock: socket | None = None
@@ -110,15 +111,13 @@ class Relay:
             "palace_id": expected_palace_id(self._host, self._paths),
             "next": str(self._ledger.next_ordinal),
             "epoch": str(self._ledger.epoch_of_lines(self._connector.epoch)),
-            "version": __version__,
+            **self._about,
         }
         resend = self._ledger.resend_list()
         self._promised = [ordinal for ordinal, _ in resend]
         self._promised_next = self._ledger.next_ordinal
         if resend:
             fields["resend"] = wire.encode_resend(resend)
-        if self._environment.read_only:
-            fields["read_only"] = "1"
         if self._client:
             fields["client"] = self._client
         self._host.trace("C.dial", session=self._session)  # before its HELLO can be read

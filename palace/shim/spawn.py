@@ -26,6 +26,15 @@ class Child:
         self.pid = pid
         self.report_fd = report_fd
 
+    def wait(self, timeout_s: float) -> "int | None":
+        """Return the exit status as soon as there is one, None when it takes too long."""
+        import time
+
+        deadline_s = self._host.monotonic() + timeout_s
+        while (status := self.exit_status()) is None and self._host.monotonic() < deadline_s:
+            time.sleep(0.01)
+        return status
+
     def exit_status(self) -> "int | None":
         """Return its exit status once it has ended, None before."""
         return self._host.reap(self.pid)

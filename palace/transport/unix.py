@@ -8,26 +8,19 @@ import socket
 
 import trio
 
-from palace.protocol.errors import WireError
+from palace.transport.lines import OUTBOX_BYTES_MAX, LineSplitter
 
 READ_BYTES = 65_536  # from 128 KiB on malloc may map and unmap memory at each read: 13 us
-OUTBOX_BYTES_MAX = 256 << 20  # a client that never reads is cut off here
 
 
 class LineStream:
-    """A connected socket that receives lines and sends without waiting.
-
-    One task receives; anybody may `send_soon`; `flush_forever` must run beside them.  Whoever
-    made the stream closes it.
-    """
+    """A connected socket that receives lines and sends without waiting (see `Lines`)."""
 
     def __init__(self, sock: socket.socket, *, line_bytes_max: int) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._line_bytes_max = line_bytes_max
-        self._buffer = bytearray()
+        self._splitter = LineSplitter(line_bytes_max)
         self._unread: list[bytes] = []
-        self._searched = 0
         self._outbox = bytearray()
         self._wakeup = trio.Event()
         self._drained = trio.Event()
@@ -35,11 +28,6 @@ class LineStream:
         self.broken = False
 
     async def receive_lines(self) -> list[bytes]:
-        """Return at least one whole line, newlines excluded; an empty list at the end.
-
-        Half a line before the end of the stream is dropped: it was never sent whole.
-        Raises WireError when a line exceeds its limit.
-        """
         if self._unread:
             lines, self._unread = self._unread, []
             return lines
@@ -47,19 +35,11 @@ class LineStream:
             data = await self._receive()
             if not data:
                 return []
-            self._buffer += data
-            end = self._buffer.rfind(b"\n", self._searched)
-            if end >= 0:
-                lines = bytes(self._buffer[:end]).split(b"\n")
-                del self._buffer[: end + 1]
-                self._searched = 0
+            lines = self._splitter.feed(data)
+            if lines:
                 return lines
-            self._searched = len(self._buffer)
-            if self._searched > self._line_bytes_max:
-                raise WireError(f"a line of more than {self._line_bytes_max} bytes")
 
     def unread(self, lines: list[bytes]) -> None:
-        """Put lines back: the next `receive_lines` returns them."""
         self._unread = lines + self._unread
 
     async def _receive(self) -> bytes:
@@ -78,7 +58,6 @@ class LineStream:
                 return data
 
     def send_soon(self, data: bytes) -> None:
-        """Send now what the kernel takes, and the rest as soon as it will."""
         if self.broken:
             return
         if not self._outbox:
@@ -109,7 +88,6 @@ class LineStream:
             return
 
     async def flush_forever(self) -> None:
-        """Send what `send_soon` could not; runs until cancelled."""
         while True:
             await self._wakeup.wait()
             self._wakeup = trio.Event()
@@ -124,7 +102,6 @@ class LineStream:
             self._drained = trio.Event()
 
     async def flushed(self) -> None:
-        """Return when everything was handed to the kernel, or nobody listens any more."""
         while self._outbox and not self.broken:
             await self._drained.wait()
 
@@ -134,7 +111,6 @@ class LineStream:
         return self._sock
 
     def close(self) -> None:
-        """Close the socket; safe to call twice."""
         self.broken = True
         self._outbox.clear()
         self._drained.set()

@@ -10,6 +10,7 @@ from palace.broker import endpoint, lock
 from palace.config import Config
 from palace.host import Host
 from palace.paths import Paths
+from palace.protocol import wire
 from palace.protocol.errors import (
     ForeignKernel,
     ForeignWriter,
@@ -17,6 +18,7 @@ from palace.protocol.errors import (
     LockHeld,
     OnHold,
     UnsafePalace,
+    VersionMismatch,
 )
 from palace.protocol.record import decode_record
 
@@ -221,7 +223,7 @@ def test_a_palace_that_others_may_write_to_is_refused(palace: Paths, mode: int) 
     os.chmod(palace.root, mode)
 
     with pytest.raises(UnsafePalace, match="chmod go-w") as caught:
-        lock.check_directory(palace, HOST)
+        lock.check_directory(palace, HOST, {})
     assert caught.value.exit_code == 77
 
 
@@ -229,16 +231,16 @@ def test_a_file_in_the_palaces_place_is_refused(short_dir: Path) -> None:
     (short_dir / "file").touch()
 
     with pytest.raises(UnsafePalace, match="not a directory"):
-        lock.check_directory(Paths(str(short_dir / "file")), HOST)
+        lock.check_directory(Paths(str(short_dir / "file")), HOST, {})
 
 
 def test_a_new_palace_is_made_private_and_a_missing_parent_is_no_typo(short_dir: Path) -> None:
-    lock.check_directory(Paths(str(short_dir / "new")), HOST)
+    lock.check_directory(Paths(str(short_dir / "new")), HOST, {})
     assert os.stat(short_dir / "new").st_mode & 0o777 == 0o700
 
     with pytest.raises(UnsafePalace, match="mkdir -p"):
-        lock.check_directory(Paths(str(short_dir / "no" / "mount")), HOST)
-    lock.check_directory(Paths(str(short_dir / "def" / "mempalace" / "palace")), HOST)
+        lock.check_directory(Paths(str(short_dir / "no" / "mount")), HOST, {})
+    lock.check_directory(Paths(str(short_dir / "def" / "mempalace" / "palace")), HOST, {})
 
 
 class Shared(Host):
@@ -252,10 +254,11 @@ class Shared(Host):
 
 def test_another_kernels_file_system_is_refused_with_its_mount_and_remedies(palace: Paths) -> None:
     with pytest.raises(ForeignKernel) as caught:
-        lock.check_directory(palace, Shared())
+        lock.check_directory(palace, Shared(), {})
 
     assert "/workspace, a virtiofs mount" in caught.value.message
-    assert "MEMPALACE_BROKER=unix:PATH" in caught.value.message
+    for remedy in ("palace expose docker", "bridge =", "palace own --here", "doctor --boundary"):
+        assert remedy in caught.value.message
     assert caught.value.exit_code == 72
 
 
@@ -369,3 +372,30 @@ def test_a_file_has_its_owner_and_a_missing_one_none(palace: Paths) -> None:
     assert HOST.file_owner(palace.root) == os.geteuid()
     assert HOST.file_owner(f"{palace.root}/none") is None
     assert HOST.file_owner(f"{palace.root}/none/below") is None
+
+
+def test_what_killed_owners_left_in_the_middle_of_a_write_is_removed(palace: Paths) -> None:
+    left = ["epoch.12.tmp", "broker.json.7.tmp", "protocol.1.tmp"]
+    theirs = ["epoch.tmp", "notes.12.tmp", "epoch.x.tmp", "palace.toml.3.tmp"]
+    for name in (*left, *theirs):
+        (Path(palace.root) / name).write_text("half")
+
+    owner = lock.take_lock(palace, HOST)
+    lock.take_epoch(owner, HOST)
+    HOST.close(owner.lock_fd)
+
+    names = {path.name for path in Path(palace.root).iterdir()}
+    assert names.isdisjoint(left)
+    assert names >= set(theirs)
+
+
+def test_a_palace_that_a_younger_protocol_has_served_is_left_to_it(palace: Paths) -> None:
+    owner = lock.take_lock(palace, HOST)
+    lock.take_epoch(owner, HOST)
+    assert Path(palace.protocol).read_text().split()[0] == str(wire.VERSION)
+    Path(palace.protocol).write_text("99 7.0\n")
+
+    with pytest.raises(VersionMismatch, match=r"remove .*protocol"):
+        lock.take_epoch(owner, HOST)
+    HOST.close(owner.lock_fd)
+    assert Path(palace.epoch).read_text() == "1\n"

@@ -447,3 +447,14 @@ def test_what_an_owner_without_the_journal_did_stays_unknown(had_one: bool) -> N
     again = opened(disk, 4)
     assert again.is_forgotten("s", 0, 2), "owner 2 may have carried it out"
     assert not again.is_forgotten("s", 0, 3)
+
+
+def test_what_a_killed_owner_left_half_written_is_removed() -> None:
+    disk = Disk()
+    opened(disk).close()
+    for name in ("HEAD.json.5.tmp", "00000000000000000009.jsonl.5.tmp", "checkpoint-1.jsonl.tmp"):
+        disk.put(f"{JOURNAL}/{name}", b"half")
+
+    opened(disk).close()
+
+    assert not [path for path in disk.names if path.endswith(".tmp")]

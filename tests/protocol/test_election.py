@@ -69,7 +69,7 @@ def test_no_spawn_fails_at_once_instead_of_waiting_for_nobody() -> None:
     ]
 
 
-@pytest.mark.parametrize(("status", "name"), sorted(election._FINAL_EXITS.items()))
+@pytest.mark.parametrize(("status", "name"), sorted(election.FINAL_EXITS.items()))
 def test_a_broker_that_says_why_it_can_not_start_ends_the_attempt(status: int, name: str) -> None:
     machine = make()
     machine.handle((election.DIAL_FAILED, election.ABSENT), 0)

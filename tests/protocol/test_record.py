@@ -19,6 +19,7 @@ FIELDS = {
     "version": "0.1.0",
     "mode": "broker",
     "started_at": "now",
+    "fingerprint": "",
 }
 
 
@@ -26,6 +27,15 @@ def test_a_record_comes_back_as_it_was() -> None:
     record = Record(**FIELDS)
 
     again = decode_record(record.encode())
+
+    assert again is not None
+    assert again.to_dict() == FIELDS
+
+
+def test_a_record_of_an_older_version_says_less() -> None:
+    older = {name: value for name, value in FIELDS.items() if name != "fingerprint"}
+
+    again = decode_record(json.dumps(older).encode())
 
     assert again is not None
     assert again.to_dict() == FIELDS

@@ -320,7 +320,7 @@ def test_a_named_broker_is_used_as_it_stands_and_nothing_else(palace: Path) -> N
             assert json.loads(shim.receive())["result"] == "from there"
     with start_shim(palace, palace, **environ) as shim:
         error = shim.call("mempalace_search", query="x")["error"]
-    with start_shim(palace, palace, MEMPALACE_BROKER="ssh://host") as shim:
+    with start_shim(palace, palace, MEMPALACE_BROKER="tcp://host") as shim:
         scheme = shim.call("mempalace_search", query="x")["error"]
 
     assert "as it stands" in error["message"]

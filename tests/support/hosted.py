@@ -23,7 +23,7 @@ from palace.engine.mempalace import MempalaceEngine
 from palace.host import Host
 from palace.paths import Paths
 host, paths = Host(), Paths(sys.argv[1])
-lock.check_directory(paths, host)
+lock.check_directory(paths, host, os.environ)
 owner = lock.take_lock(paths, host)
 config = load_config(paths, os.environ, host)
 lock.take_other_locks(owner, config, os.environ, host)

@@ -19,5 +19,9 @@ def need_root() -> None:
     need(os.geteuid() == 0, "needs root (chown, mount): sudo .venv/bin/just test")
 
 
-def need_command(name: str) -> None:
-    need(shutil.which(name) is not None, f"needs {name}: apt-get install {name}")
+def need_command(name: str) -> str:
+    """Return a command's path; those of administrators count, whatever PATH says."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    found = shutil.which(name, path=path)
+    need(found is not None, f"needs {name}: see what .ci/run installs")
+    return found or ""

@@ -50,7 +50,7 @@ class _Server:
         from palace.host import Host
 
         host, paths = Host(), Paths(root)
-        lock.check_directory(paths, host)
+        lock.check_directory(paths, host, os.environ)
         owner = lock.take_lock(paths, host)
         config = load_config(paths, os.environ, host)
         lock.take_other_locks(owner, config, os.environ, host)

@@ -16,13 +16,24 @@ VARIABLES = (
     ("MEMPALACE_PATH", "The palace, or its parent directory. Comes before stock's variables."),
     ("MEMPALACE_PALACE_PATH", "The palace, as for stock; so are MEMPALACE_PALACE and its elder."),
     ("MEMPALACE_CONFIG_DIR", "mempalace's configuration directory, until palace.toml fixes it."),
-    ("MEMPALACE_BROKER", "`unix:PATH` of a broker, used as it stands: no fallback, no start."),
+    (
+        "MEMPALACE_BROKER",
+        "`unix:PATH`, `wss://HOST:PORT` or `ssh://[USER@]HOST[:PORT][/PALACE]` of a broker, used "
+        "as it stands: no fallback, no start from here.",
+    ),
     ("MEMPALACE_MCP_READ_ONLY", "This session may not change the palace."),
     ("PALACE_NO_SPAWN", "1: never start a broker; the error says so."),
     ("PALACE_IDLE_S", "`idle_s` for a broker that this process starts."),
     ("PALACE_TRACE", "A file to which it and its brokers append the protocol's steps."),
+    ("PALACE_TOKEN_FILE", "A file with the token of a `wss:` broker whose record isn't seen."),
+    ("PALACE_BRIDGE_CONFIG", "`bridge_config` for this shim."),
+    ("PALACE_BRIDGE_COMMAND", "`bridge_command` for this shim."),
+    ("XDG_STATE_HOME", "Where `palace own --here` keeps identity and locks; ~/.local/state."),
     ("XDG_RUNTIME_DIR", "Where the socket goes when the palace's path is too long for one."),
 )
+
+
+FOUND = dict.fromkeys(("graph", "config_dir"), "found as stock does")
 
 
 def settings() -> str:
@@ -31,7 +42,7 @@ def settings() -> str:
         low, high = setting.low, setting.high
         span = f"{low:g} to {high:g}" if low is not None and high is not None else ""
         default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
-        shown = "found as stock does" if default == "" else f"`{default}`"
+        shown = f"`{default}`" if default != "" else FOUND.get(setting.key, "")
         rows.append(f"| `{setting.key}` | {shown} | {span} | {setting.text} |")
     variables = ["| variable | meaning |", "|---|---|"]
     variables += [f"| `{name}` | {text} |" for name, text in VARIABLES]

@@ -1,0 +1,92 @@
+"""The key and certificate by which guests know a broker.
+
+Without one of the user's own, every incarnation makes its own: nothing to set up, to rotate or to
+leak.  Its record shows the fingerprint, which clients pin; dates and names in it mean nothing.
+"""
+
+import ssl
+import tempfile
+from datetime import UTC, datetime
+from hashlib import sha256
+
+import attrs
+
+from palace.config import Config
+from palace.host import Host
+from palace.protocol.errors import ConfigError
+
+PEM_BYTES_MAX = 1 << 20
+FOREVER = (datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC))
+
+
+@attrs.frozen(kw_only=True)
+class Identity:
+    """What a listener shows: `fingerprint` is SHA-256 of the certificate, in hexadecimal."""
+
+    context: ssl.SSLContext
+    fingerprint: str
+
+
+def make_identity(config: Config, host: Host) -> Identity:
+    """Return a server's identity: the user's own, or a new one.  Raises ConfigError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if config.certificate or config.private_key:
+        return Identity(context=context, fingerprint=_load_own(context, config, host))
+    key, certificate = _new_pair()
+    # OpenSSL takes files only; these are ours alone and gone in a moment.
+    with tempfile.NamedTemporaryFile(prefix="palace-") as file:
+        file.write(key + certificate)
+        file.flush()
+        context.load_cert_chain(file.name)
+    return Identity(context=context, fingerprint=_fingerprint(certificate))
+
+
+def _new_pair() -> tuple[bytes, bytes]:
+    """Return a key and a certificate that it signed, as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "palace broker")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(FOREVER[0])
+        .not_valid_after(FOREVER[1])
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+        certificate.public_bytes(serialization.Encoding.PEM),
+    )
+
+
+def _load_own(context: ssl.SSLContext, config: Config, host: Host) -> str:
+    if not (config.certificate and config.private_key):
+        raise ConfigError("certificate and private_key in palace.toml go together: name both.")
+    try:
+        context.load_cert_chain(config.certificate, config.private_key)
+        pem = host.read_file(config.certificate, PEM_BYTES_MAX) or b""
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConfigError(
+            f"certificate = {config.certificate!r}, private_key = {config.private_key!r}: {error}. "
+            "Both must be PEM files that belong together."
+        ) from None
+    return _fingerprint(pem)
+
+
+def _fingerprint(pem: bytes) -> str:
+    text = pem.decode("ascii", "replace")
+    head = "-----BEGIN CERTIFICATE-----"
+    tail = "-----END CERTIFICATE-----"
+    first = head + text.partition(head)[2].partition(tail)[0] + tail
+    return sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest()

@@ -1,0 +1,78 @@
+"""`palace dial`: a broker's socket as standard input and output, for a shim that comes over ssh."""
+
+import os
+import select
+import socket
+import sys
+
+from palace.env import read_environment
+from palace.paths import find_palace
+from palace.protocol.errors import BrokerUnreachable, PalaceError
+from palace.shim.endpoints import published_socket
+from palace.shim.ensure import ensure
+from palace.shim.relay import parse_arguments
+
+READ_BYTES = 65_536
+USAGE = """usage: palace dial [--palace DIR]
+
+Makes sure that the palace's broker runs, and carries bytes between it and standard input and
+output until one of them ends. Shims on other machines run it over ssh, where sockets can't be
+forwarded. Exit codes: docs/reference/exit-codes.md
+"""
+
+
+def main(arguments: "list[str]") -> int:
+    """Run the command; return its exit code."""
+    if "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(USAGE)
+        return 0
+    try:
+        given = parse_arguments(arguments, USAGE)
+        environment = read_environment()
+        record = ensure(find_palace(given, environment.all), environment)
+        _carry(published_socket(record))
+    except PalaceError as error:
+        print(f"palace dial: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        return 0  # nobody listens any more
+    return 0
+
+
+def _carry(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as broker:
+        try:
+            broker.connect(path)
+        except OSError as error:
+            raise BrokerUnreachable(f"{path}: {error.strerror}. Ask again.") from None
+        near_open = True
+        while True:
+            poll = select.poll()
+            poll.register(broker, select.POLLIN)
+            if near_open:
+                poll.register(0, select.POLLIN)
+            ready = dict(poll.poll())
+            if 0 in ready:
+                near_open = _to_broker(broker)
+            if broker.fileno() in ready and not _from_broker(broker):
+                return
+
+
+def _to_broker(broker: socket.socket) -> bool:
+    data = os.read(0, READ_BYTES)
+    try:
+        broker.sendall(data) if data else broker.shutdown(socket.SHUT_WR)
+    except OSError:
+        return False  # it has hung up: what it said before is still to be read
+    return bool(data)
+
+
+def _from_broker(broker: socket.socket) -> bool:
+    try:
+        data = broker.recv(READ_BYTES)
+    except OSError:
+        return False
+    rest = data
+    while rest:
+        rest = rest[os.write(1, rest) :]
+    return bool(data)

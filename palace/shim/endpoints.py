@@ -1,0 +1,47 @@
+"""Where a palace's broker may be: named by the user, published by the broker, or the usual place.
+
+Rule for this file: light, since every shim imports it.
+"""
+
+import os
+
+from palace import __version__
+from palace.host import Host
+from palace.paths import Paths
+from palace.protocol import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from palace.env import ShimEnvironment
+    from palace.protocol.record import Record
+
+UNIX = "unix:"
+
+
+def named_socket(environment: "ShimEnvironment") -> str:
+    """Return the socket that MEMPALACE_BROKER names, "" where it names none."""
+    given = environment.broker
+    return given[len(UNIX) :] if given.startswith(UNIX) else ""
+
+
+def published_socket(record: "Record | None") -> str:
+    """Return the socket that a broker's record names, "" where it names none."""
+    for url in record.endpoints if record is not None else ():
+        if url.startswith(UNIX):
+            return url[len(UNIX) :]
+    return ""
+
+
+def about_client(host: Host, environment: "ShimEnvironment") -> "dict[str, str]":
+    """Return what every HELLO says of its client: whose files it sees, from which directory."""
+    try:
+        cwd = os.getcwd()
+    except OSError:
+        cwd = ""  # it was removed
+    about = {"version": __version__, "place": host.place(), "cwd": cwd}
+    return about | {"read_only": "1"} if environment.read_only else about
+
+
+def expected_palace_id(host: Host, paths: Paths) -> str:
+    """Return the identity that the palace itself shows, "" where it shows none."""
+    return wire.identity_of(host.read_hint(paths.palace_id, 200)) or ""

@@ -1,0 +1,76 @@
+"""The error that a failed attempt ends with: what the client is told, and what would help.
+
+Loaded before it is needed: a shim that fails may have no descriptor left to import it with.
+"""
+
+from palace.env import ShimEnvironment
+from palace.host import Host
+from palace.paths import Paths
+from palace.protocol import election
+from palace.protocol.errors import (
+    BrokerUnreachable,
+    ConfigError,
+    ElectionError,
+    ForeignKernel,
+    ForeignWriter,
+    LockFailed,
+    OnHold,
+    PalaceError,
+    SpawnFailed,
+    StoreUnavailable,
+    UnsafePalace,
+    VersionMismatch,
+)
+
+ERRORS = {
+    kind.name: kind
+    for kind in (
+        ConfigError,
+        ForeignKernel,
+        ForeignWriter,
+        LockFailed,
+        OnHold,
+        SpawnFailed,
+        StoreUnavailable,
+        UnsafePalace,
+        VersionMismatch,
+    )
+}
+
+Place = tuple[Host, Paths, ShimEnvironment]
+
+
+def failure_of(name: str, text: str, place: Place, *, patience_s: float) -> PalaceError:
+    """Return the error for what the election machine says that it failed with."""
+    if name == "broker_unreachable":
+        return BrokerUnreachable(_unreachable_text(text, place, patience_s))
+    if name == "no_spawn":
+        return BrokerUnreachable(_no_spawn_text(text, place))
+    kind = ERRORS.get(name, ElectionError)
+    return kind(f"{text[:1].upper()}{text[1:]}", refused=name)
+
+
+def _no_spawn_text(why: str, place: Place) -> str:
+    _, paths, environment = place
+    if environment.broker:
+        return (
+            f"No broker answers at MEMPALACE_BROKER={environment.broker}, which is used "
+            "as it stands. Start the broker there, or unset the variable."
+        )
+    found = "No broker runs" if why == election.ABSENT else f"The broker is {why}"
+    return (
+        f"{found} for {paths.root}, and PALACE_NO_SPAWN forbids starting one. "
+        f"Start it by hand (palace serve --palace {paths.root}) or unset PALACE_NO_SPAWN."
+    )
+
+
+def _unreachable_text(why: str, place: Place, patience_s: float) -> str:
+    from palace.broker.lock import held_text
+
+    host, paths, _ = place
+    holder = host.lock_holder(paths.lock)
+    who = held_text(paths.lock, host) if holder else "nobody holds its lock"
+    return (
+        f"No broker answered for {paths.root} within {patience_s:.0f} s ({why}); "
+        f"{who}. Its log: {paths.log}"
+    )

@@ -1,0 +1,195 @@
+"""Lines over a TLS websocket, for clients behind another kernel.  Sole importer of trio_websocket.
+
+The websocket carries a stream of bytes in binary messages; where a message ends means nothing.
+A text message says that the client has said its last word, and still listens.
+A client logs in with `Authorization: Bearer TOKEN` in its handshake: what is wrong with it is
+answered in HTTP, before the websocket exists, and nothing of it is written to a log.
+"""
+
+import hmac
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+import trio_websocket
+
+from palace.transport.lines import OUTBOX_BYTES_MAX, LineSplitter
+
+MESSAGE_BYTES_MAX = 1 << 20  # of a client's message; longer lines come in several
+SEND_BYTES = 65_536
+HANDSHAKE_S = 10.0  # TLS and HTTP together
+GOODBYE_S = 1.0
+PATH = "/palace"
+
+# What an HTTP answer says instead of a websocket.
+UNAUTHORIZED, NOT_FOUND, TOO_MANY = 401, 404, 429
+
+
+class WebSocketLines:
+    """A websocket that receives lines and sends without waiting (palace/transport/lines.py)."""
+
+    def __init__(self, connection: trio_websocket.WebSocketConnection, line_bytes_max: int) -> None:
+        self._connection = connection
+        self._splitter = LineSplitter(line_bytes_max)
+        self._unread: list[bytes] = []
+        self._outbox = bytearray()
+        self._wakeup = trio.Event()
+        self._drained = trio.Event()
+        self._cut = trio.CancelScope()
+        self.broken = False
+
+    async def receive_lines(self) -> list[bytes]:
+        if self._unread:
+            lines, self._unread = self._unread, []
+            return lines
+        while not self.broken:
+            try:
+                message = await self._connection.get_message()
+            except trio_websocket.ConnectionClosed:
+                break
+            if isinstance(message, str):  # half a close, for which websockets have no other word
+                break
+            lines = self._splitter.feed(message)
+            if lines:
+                return lines
+        return []
+
+    def unread(self, lines: list[bytes]) -> None:
+        self._unread = lines + self._unread
+
+    def send_soon(self, data: bytes) -> None:
+        if self.broken:
+            return
+        self._outbox += data
+        if len(self._outbox) > OUTBOX_BYTES_MAX:
+            self.close()
+        self._wakeup.set()
+
+    async def flush_forever(self) -> None:
+        while True:
+            await self._wakeup.wait()
+            self._wakeup = trio.Event()
+            while self._outbox and not self.broken:
+                piece = bytes(self._outbox[:SEND_BYTES])
+                try:
+                    await self._connection.send_message(piece)
+                except trio_websocket.ConnectionClosed:
+                    self.close()
+                    break
+                del self._outbox[: len(piece)]
+            self._drained.set()
+            self._drained = trio.Event()
+
+    async def flushed(self) -> None:
+        while self._outbox and not self.broken:
+            await self._drained.wait()
+
+    def close(self) -> None:
+        """Cut the connection: `open_lines` closes it."""
+        self.broken = True
+        self._outbox.clear()
+        self._drained.set()
+        self._cut.cancel()
+
+    async def watch_cut(self) -> None:
+        """Return when `close` was called."""
+        with self._cut:
+            await trio.sleep_forever()
+
+
+class Door:
+    """Who may come in: checks tokens, and keeps those out for a while who guess.
+
+    `now_s` is a monotonic clock.  Only failures are remembered, of at most `ADDRESSES_MAX`.
+    """
+
+    FAILURES_MAX = 10  # of one address within FAILURES_S
+    FAILURES_S = 60.0
+    ADDRESSES_MAX = 1024
+
+    def __init__(self, token: str, now_s: Callable[[], float]) -> None:
+        self._expected = f"Bearer {token}".encode()
+        self._now_s = now_s
+        self._failures: dict[str, list[float]] = {}
+        self.refused = 0
+
+    def admit(self, address: str, path: str, authorization: bytes) -> int:
+        """Return 0, or the HTTP status that says why not."""
+        since_s = self._now_s() - self.FAILURES_S
+        recent = [at_s for at_s in self._failures.pop(address, []) if at_s >= since_s]
+        if len(recent) >= self.FAILURES_MAX:
+            status = TOO_MANY
+        elif path != PATH:
+            status = NOT_FOUND
+        elif not hmac.compare_digest(authorization, self._expected):
+            status = UNAUTHORIZED
+            recent.append(self._now_s())
+        else:
+            return 0
+        self.refused += 1
+        self._failures[address] = recent
+        while len(self._failures) > self.ADDRESSES_MAX:
+            del self._failures[next(iter(self._failures))]
+        return status
+
+
+@asynccontextmanager
+async def open_lines(
+    stream: trio.SocketStream, context: ssl.SSLContext, door: Door, *, line_bytes_max: int
+) -> AsyncIterator[WebSocketLines | None]:
+    """Do the handshakes on an accepted connection; yield its lines, None where it is refused.
+
+    The stream is closed at the end, and nothing that a peer does raises.
+    """
+    tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+    try:
+        async with trio.open_nursery() as nursery:
+            connection = await _handshake(nursery, stream, tls, door)
+            if connection is None:
+                yield None
+            else:
+                lines = WebSocketLines(connection, line_bytes_max)
+                nursery.start_soon(_close_when_cut, lines, connection)
+                yield lines
+                lines.close()
+                with trio.move_on_after(GOODBYE_S):
+                    await connection.aclose()
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(tls)
+
+
+async def _handshake(
+    nursery: trio.Nursery,
+    stream: trio.SocketStream,
+    tls: "trio.SSLStream[trio.SocketStream]",
+    door: Door,
+) -> trio_websocket.WebSocketConnection | None:
+    address = str(stream.socket.getpeername()[0])
+    with trio.move_on_after(HANDSHAKE_S):
+        try:
+            await tls.do_handshake()
+            request = await trio_websocket.wrap_server_stream(
+                nursery, tls, max_message_size=MESSAGE_BYTES_MAX, receive_buffer_size=SEND_BYTES
+            )
+            headers = dict(request.headers)
+            status = door.admit(address, request.path, headers.get(b"authorization", b""))
+            if status:
+                await request.reject(status)
+                return None
+            return await request.accept()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            return None
+        except (trio_websocket.HandshakeError, trio_websocket.ConnectionClosed):
+            return None
+    return None
+
+
+async def _close_when_cut(
+    lines: WebSocketLines, connection: trio_websocket.WebSocketConnection
+) -> None:
+    await lines.watch_cut()
+    with trio.move_on_after(GOODBYE_S):
+        await connection.aclose()

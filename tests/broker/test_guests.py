@@ -1,0 +1,430 @@
+"""Guests over a TLS websocket: the shim's own client against the broker, and clients that err."""
+
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio_websocket
+import trustme
+
+from palace.broker import guests
+from palace.protocol import wire
+from palace.protocol.errors import ConfigError
+from palace.protocol.lifecycle import Reason
+from palace.protocol.record import Record, decode_record
+from palace.shim.route import Route
+from palace.shim.wss import carry_websocket
+from palace.transport import websocket
+from tests.support.engine import LightEngine
+from tests.support.owner import Running, Shim, open_broker, until
+from tests.support.sshd import free_port
+
+
+@pytest.fixture
+def root(short_dir: Path) -> Path:
+    return short_dir / "palace"
+
+
+@pytest.fixture
+def listen() -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+def record_of(root: Path) -> Record:
+    record = decode_record((root / "broker.json").read_bytes())
+    assert record is not None
+    return record
+
+
+@attrs.define(eq=False)
+class Guest:
+    """A shim's side: its lines, and the route that carries them."""
+
+    shim: Shim
+    route: Route
+
+
+def set_out(running: Running, **instead: str) -> Guest:
+    """Set out for the broker as the record says, or with something else instead."""
+    record = record_of(Path(running.desk.owner.paths.root))
+    url = next(url for url in record.endpoints if url.startswith("wss://"))
+    way = {"url": url, "token": record.token, "fingerprint": record.fingerprint} | instead
+    route = Route(lambda near: carry_websocket(near, **way))
+    shim = Shim(route.sock, running.nursery)
+    running.shims.append(shim)
+    return Guest(shim, route)
+
+
+async def failure(guest: Guest) -> str:
+    """Return why a route led nowhere."""
+    assert await guest.shim.line() == b""
+    await until(lambda: not guest.route.alive)
+    assert guest.route.problem is not None
+    return guest.route.problem.text
+
+
+async def test_a_guest_is_served_like_a_neighbour(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen) as running:
+        guest = set_out(running)
+        welcome = await guest.shim.welcome("guest")
+        neighbour = await running.session("neighbour")
+        guest.shim.call("add_drawer", 1, name="by guest")
+        neighbour.call("add_drawer", 1, name="by neighbour")
+        replies = [await guest.shim.reply(), await neighbour.reply()]
+
+        assert welcome["palace_id"] == running.desk.owner.palace_id
+        assert [(ordinal, reply["id"]) for ordinal, reply in replies] == [(0, 1), (0, 1)]
+        assert sorted(running.engine.written) == ["by guest", "by neighbour"]
+
+
+@pytest.mark.parametrize("size", [1, 70_000, 5_000_000])
+async def test_lines_of_any_size_pass_both_ways(root: Path, listen: str, size: int) -> None:
+    async with open_broker(root, listen=listen) as running:
+        guest = set_out(running)
+        await guest.shim.welcome()
+        guest.shim.call("add_drawer", 1, name="x" * size)
+        ordinal, reply = await guest.shim.reply()
+
+        assert ordinal == 0
+        assert json.loads(reply["result"]["content"][0]["text"]) == {"name": "x" * size}
+
+
+async def test_a_guest_that_has_said_its_last_word_gets_its_replies(
+    root: Path, listen: str
+) -> None:
+    async with open_broker(root, listen=listen) as running:
+        guest = set_out(running)
+        await guest.shim.welcome()
+        guest.shim.call("add_drawer", 1, name="late", hold="gate")
+        await until(lambda: running.engine.begun)
+        guest.route.sock.shutdown(socket.SHUT_WR)
+        await trio.sleep(0.1)
+        running.engine.gate("gate").set()
+
+        assert (await guest.shim.reply())[0] == 0
+        assert await guest.shim.line() == b""
+        await until(lambda: not guest.route.alive and not running.desk.sessions)
+
+
+async def test_a_guest_that_hangs_up_leaves_nothing_behind(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen) as running:
+        guest = set_out(running)
+        await guest.shim.welcome()
+        guest.shim.close()
+
+        await until(lambda: not guest.route.alive)
+        await until(lambda: not running.desk.sessions and not running.desk.open_connections)
+
+
+async def test_a_second_connection_takes_the_session_over(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen) as running:
+        first = set_out(running)
+        await first.shim.welcome("same")
+        second = set_out(running)
+        await second.shim.welcome("same")
+
+        assert await first.shim.line() == b""
+        second.shim.call("status", 1)
+        assert (await second.shim.reply())[0] == 0
+
+
+async def test_guests_are_told_goodbye_and_the_address_is_free(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen) as running:
+        guest = set_out(running)
+        await guest.shim.welcome()
+        running.desk.stop(Reason.UPGRADE)
+
+        kind, fields = await guest.shim.header()
+        assert (kind, fields["reason"]) == (wire.GOODBYE, "upgrade")
+        await running.ended.wait()
+    host, _, port = listen.partition(":")
+    with socket.socket() as sock:
+        sock.bind((host, int(port)))
+
+
+# Who is not let in.
+
+
+async def test_a_wrong_token_is_refused_before_anything_is_said(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen) as running:
+        for token in ("", "a\nb", "wrong", record_of(root).token[:-1]):
+            text = await failure(set_out(running, token=token))
+            assert "token" in text
+
+        assert running.desk.counters.connections == 0
+        assert not running.desk.sessions
+
+
+async def test_who_guesses_tokens_is_kept_out_for_a_while(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen) as running:
+        for _ in range(websocket.Door.FAILURES_MAX):
+            assert "token" in await failure(set_out(running, token="guess"))
+
+        assert "too many failed logins" in await failure(set_out(running))
+        neighbour = await running.session()
+        neighbour.call("status", 1)
+        assert (await neighbour.reply())[0] == 0
+
+
+def test_a_door_forgets_failures_and_is_bounded() -> None:
+    now = [0.0]
+    door = websocket.Door("secret", lambda: now[0])
+    wrong, right = b"Bearer wrong", b"Bearer secret"
+    for _ in range(door.FAILURES_MAX):
+        assert door.admit("a", websocket.PATH, wrong) == 401
+    assert door.admit("a", websocket.PATH, right) == 429
+    assert door.admit("b", websocket.PATH, right) == 0
+    assert door.admit("b", "/elsewhere", right) == 404
+    now[0] = door.FAILURES_S + 1
+    assert door.admit("a", websocket.PATH, right) == 0
+    for number in range(3 * door.ADDRESSES_MAX):
+        door.admit(f"address {number}", websocket.PATH, wrong)
+    assert len(door._failures) <= door.ADDRESSES_MAX
+    assert door.admit("c", websocket.PATH, b"") == 401
+
+
+async def test_another_certificate_is_not_the_brokers(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen) as running:
+        pin = record_of(root).fingerprint
+        text = await failure(set_out(running, fingerprint=pin[:-1] + "0" * (pin[-1] != "0") + "1"))
+        assert "not the broker of this palace" in text
+        assert "not to be trusted" in await failure(set_out(running, fingerprint=""))
+        assert running.desk.counters.connections == 0
+
+
+def own_certificate(directory: Path, **more: Any) -> tuple[trustme.CA, dict[str, str]]:
+    """Return an authority and the settings of a broker that it vouches for."""
+    authority = trustme.CA()
+    leaf = authority.issue_cert("localhost", "127.0.0.1", **more)
+    leaf.private_key_pem.write_to_path(str(directory / "key.pem"))
+    for number, blob in enumerate(leaf.cert_chain_pems):
+        blob.write_to_path(str(directory / "chain.pem"), append=bool(number))
+    authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+    return authority, {
+        "certificate": str(directory / "chain.pem"),
+        "private_key": str(directory / "key.pem"),
+    }
+
+
+async def test_a_certificate_of_the_users_own_is_shown_and_vouched_for(
+    root: Path, listen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, settings = own_certificate(tmp_path)
+    async with open_broker(root, listen=listen, **settings) as running:
+        await set_out(running).shim.welcome("pinned")
+        assert "not to be trusted" in await failure(set_out(running, fingerprint=""))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        await set_out(running, fingerprint="").shim.welcome("vouched for")
+
+
+async def test_an_expired_certificate_is_trusted_by_its_pin_alone(
+    root: Path, listen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import UTC, datetime
+
+    _, settings = own_certificate(tmp_path, not_after=datetime(2021, 1, 1, tzinfo=UTC))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with open_broker(root, listen=listen, **settings) as running:
+        text = await failure(set_out(running, fingerprint=""))
+        assert "expired" in text
+        await set_out(running).shim.welcome()
+
+
+def test_half_a_pair_of_files_is_refused(tmp_path: Path) -> None:
+    from palace.broker.certificate import make_identity
+    from palace.config import Config
+    from palace.host import Host
+
+    config = partial(Config, graph="/g", config_dir="/c")
+    _, settings = own_certificate(tmp_path)
+    with pytest.raises(ConfigError, match="name both"):
+        make_identity(config(certificate=settings["certificate"]), Host())
+    with pytest.raises(ConfigError, match="belong together"):
+        make_identity(config(certificate="/none", private_key="/none"), Host())
+    swapped = config(certificate=settings["private_key"], private_key=settings["certificate"])
+    with pytest.raises(ConfigError, match="belong together"):
+        make_identity(swapped, Host())
+
+
+# Clients that err.
+
+
+async def dial(listen: str) -> trio.SocketStream:
+    host, _, port = listen.partition(":")
+    return await trio.open_tcp_stream(host, int(port))
+
+
+def trusting() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def ended(stream: trio.abc.Stream) -> None:
+    """Return when the broker has hung up, and hang up."""
+    with trio.fail_after(10):
+        async with stream:
+            try:
+                while await stream.receive_some(100):
+                    pass
+            except trio.BrokenResourceError:
+                pass
+
+
+async def test_a_client_without_tls_is_cut_off(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen) as running:
+        stream = await dial(listen)
+        await stream.send_all(b"GET /palace HTTP/1.1\r\nHost: x\r\n\r\n")
+        await ended(stream)
+
+        await set_out(running).shim.welcome()
+
+
+@asynccontextmanager
+async def open_client(
+    listen: str, path: str, token: str
+) -> AsyncIterator[trio_websocket.WebSocketConnection]:
+    """Connect with a common client of websockets, and leave no socket behind, whatever happens."""
+    tls = trio.SSLStream(await dial(listen), trusting(), server_hostname="x")
+    async with trio.open_nursery() as nursery:
+        try:
+            yield await trio_websocket.wrap_client_stream(
+                nursery, tls, "x", path, extra_headers=[(b"authorization", token.encode())]
+            )
+        finally:
+            nursery.cancel_scope.cancel()
+            await trio.aclose_forcefully(tls)
+
+
+async def test_another_path_is_not_found(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen):
+        with pytest.RaisesGroup(trio_websocket.ConnectionRejected) as caught:
+            async with open_client(listen, "/elsewhere", "Bearer x"):
+                raise AssertionError("it was let in")
+        (rejected,) = caught.value.exceptions
+        assert rejected.status_code == 404
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_a_slow_handshake_is_given_up(
+    root: Path, listen: str, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "HANDSHAKE_S", 0.3)
+    async with open_broker(root, listen=listen) as running:
+        stream: Any = await dial(listen)
+        if tls:
+            stream = trio.SSLStream(stream, trusting(), server_hostname="x", https_compatible=True)
+            await stream.send_all(b"GET /palace HTTP/1.1\r\n")
+        await ended(stream)
+        await set_out(running).shim.welcome()
+
+
+async def test_a_message_that_is_too_large_ends_its_connection_alone(
+    root: Path, listen: str
+) -> None:
+    async with open_broker(root, listen=listen) as running:
+        other = set_out(running)
+        await other.shim.welcome("other")
+        token = f"Bearer {record_of(root).token}"
+        async with open_client(listen, websocket.PATH, token) as connection:
+            await connection.send_message(
+                wire.encode_header(wire.HELLO, {"session": "big", "next": "0"})
+            )
+            await connection.get_message()
+            await connection.send_message(b"x" * (websocket.MESSAGE_BYTES_MAX + 1))
+            with pytest.raises(trio_websocket.ConnectionClosed):
+                await connection.get_message()
+        other.shim.call("status", 1)
+        assert (await other.shim.reply())[0] == 0
+
+
+async def test_a_guest_asks_for_tools_not_for_the_broker(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen) as running:
+        guest = set_out(running)
+        guest.shim.stream.send_soon(wire.encode_header(wire.CONTROL, {"ask": "stop"}))
+        kind, fields = await guest.shim.header()
+
+        assert (kind, fields["code"]) == (wire.REFUSED, "wire")
+        assert running.desk.lifecycle.drain is None
+
+
+async def test_handshakes_are_bounded_and_do_not_keep_others_out_for_long(
+    root: Path, listen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "HANDSHAKES_MAX", 3)
+    monkeypatch.setattr(websocket, "HANDSHAKE_S", 0.5)
+    async with open_broker(root, listen=listen) as running:
+        idle = [await dial(listen) for _ in range(3)]
+        await trio.sleep(0.1)
+        assert "no TLS" in await failure(set_out(running))
+        await trio.sleep(0.8)
+        await set_out(running).shim.welcome()
+        for stream in idle:
+            await stream.aclose()
+
+
+async def test_two_hundred_guests_at_once(root: Path, listen: str) -> None:
+    async with open_broker(root, LightEngine(), listen=listen, sessions_max=250) as running:
+        running.desk.connections_max = 250
+        everybody: list[Guest] = []
+        for start in range(0, 200, 20):
+            some = [set_out(running) for _ in range(20)]
+            for number, guest in enumerate(some, start):
+                await guest.shim.welcome(f"s{number}")
+            everybody += some
+        for number, guest in enumerate(everybody):
+            guest.shim.call("add_drawer", 1, name=f"of {number}")
+        for guest in everybody:
+            assert (await guest.shim.reply())[0] == 0
+
+        assert sorted(running.engine.written) == sorted(f"of {n}" for n in range(200))
+
+
+# The address.
+
+
+async def test_an_address_that_is_taken_is_tried_again(
+    root: Path, listen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from palace.broker import broker
+
+    monkeypatch.setattr(broker, "LISTEN_AGAIN_S", 0.05)
+    host, _, port = listen.partition(":")
+    with socket.socket() as taken:
+        taken.bind((host, int(port)))
+        taken.listen()
+        async with open_broker(root, listen=listen) as running:
+            neighbour = await running.session()
+            assert record_of(root).endpoints == [f"unix:{root}/broker.sock"]
+            assert "can't be served" in running.desk.last_error
+            taken.close()
+            await until(lambda: len(record_of(root).endpoints) == 2)
+            await set_out(running).shim.welcome("guest")
+            neighbour.call("status", 1)
+            assert (await neighbour.reply())[0] == 0
+
+
+async def test_guests_are_told_another_address_than_is_listened_on(root: Path, listen: str) -> None:
+    async with open_broker(root, listen=listen, advertise=("host.docker.internal:7", listen)):
+        record = record_of(root)
+
+    assert record.endpoints[1:] == ["wss://host.docker.internal:7", f"wss://{listen}"]
+    assert len(record.token) >= 32
+    assert len(record.fingerprint) == 64
+
+
+async def test_without_guests_there_is_no_token(root: Path) -> None:
+    async with open_broker(root):
+        record = record_of(root)
+
+    assert (record.token, record.fingerprint) == ("", "")
+    assert record.endpoints == [f"unix:{root}/broker.sock"]

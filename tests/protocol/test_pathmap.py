@@ -1,0 +1,119 @@
+"""Paths of clients that see other files than the broker does."""
+
+import posixpath
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palace.protocol.errors import PathUnknown
+from palace.protocol.pathmap import LABEL, LABELS, READS_FILES, Whereabouts, translate
+from palace.protocol.tools import TOOLS
+
+MAP = {"/workspace": "/Users/me/src", "/workspace/deep": "/Volumes/deep", "/all": "/"}
+GUEST = Whereabouts(cwd="/workspace/here", same_files=False)
+
+
+def call(tool: str, **arguments: Any) -> dict[str, Any]:
+    params = {"name": f"mempalace_{tool}", "arguments": arguments}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+
+def read(path: str, where: Whereabouts = GUEST) -> str:
+    message = translate(call("mine", source=path, wing="w"), where, MAP)
+    assert message["params"]["arguments"]["wing"] == "w"
+    return str(message["params"]["arguments"]["source"])
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        ("/workspace", "/Users/me/src"),
+        ("/workspace/", "/Users/me/src"),
+        ("/workspace/a b/c", "/Users/me/src/a b/c"),
+        ("//workspace//a/./b/../c", "/Users/me/src/a/c"),
+        ("/workspace/deep/x", "/Volumes/deep/x"),
+        ("/workspace/deeper", "/Users/me/src/deeper"),
+        ("/all/etc", "/etc"),
+        ("notes", "/Users/me/src/here/notes"),
+        ("../there", "/Users/me/src/there"),
+    ],
+)
+def test_a_guest_names_its_files_in_its_own_words(there: str, here: str) -> None:
+    assert read(there) == here
+
+
+@pytest.mark.parametrize("path", ["/work", "/workspaces/x", "/workspace/../etc", "/", "~/x", "~"])
+def test_what_has_no_name_here_is_refused_and_says_how_to_give_it_one(path: str) -> None:
+    with pytest.raises(PathUnknown, match="path_map"):
+        read(path)
+
+
+def test_a_relative_path_without_a_working_directory_is_refused() -> None:
+    with pytest.raises(PathUnknown):
+        read("notes", Whereabouts(same_files=False))
+
+
+def test_a_link_does_not_lead_out_of_what_is_lent() -> None:
+    links = {"/Users/me/src/out": "/etc/secrets", "/Users/me/src": "/real/src"}
+
+    def resolve(path: str) -> str:
+        return links.get(path, path.replace("/Users/me/src", "/real/src", 1))
+
+    where = Whereabouts(cwd="/", same_files=False, resolve=resolve)
+    assert read("/workspace/in", where) == "/Users/me/src/in"
+    with pytest.raises(PathUnknown, match="symbolic link"):
+        read("/workspace/out", where)
+
+
+def test_a_neighbour_means_its_own_working_directory() -> None:
+    near = Whereabouts(cwd="/home/me/project")
+    assert read("notes", near) == "/home/me/project/notes"
+    assert read("/anywhere/at/all", near) == "/anywhere/at/all"
+    assert read("~/x", near) == "~/x"
+
+
+@pytest.mark.parametrize("tool", sorted(LABELS))
+def test_a_label_is_translated_where_it_can_be_and_else_stays(tool: str) -> None:
+    names = {"/workspace/x.md": "/Users/me/src/x.md", "/other": "/other", "x": "x"}
+    for there, here in names.items():
+        message = call(tool.removeprefix("mempalace_"), source_file=there)
+        translated = translate(message, GUEST, MAP)
+        assert translated["params"]["arguments"][LABEL] == here
+        assert translate(message, Whereabouts(cwd="/x"), MAP) is message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        call("mine"),
+        call("mine", source=7),
+        call("mine", source=" "),
+        call("sync"),
+        call("status", source="/x", source_file="/workspace/x"),
+        {"params": {"name": "mempalace_mine"}},
+        {"params": {"name": ["mempalace_mine"], "arguments": {"source": "/x"}}},
+        {"params": []},
+        {},
+    ],
+)
+def test_what_names_no_file_is_left_alone(message: dict[str, Any]) -> None:
+    assert translate(message, GUEST, MAP) is message
+
+
+def test_the_tools_exist() -> None:
+    assert TOOLS.keys() >= READS_FILES.keys() | LABELS
+
+
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "deep", "workspace"]), max_size=8))
+def test_no_spelling_leads_out_of_what_is_lent(parts: list[str]) -> None:
+    roots = {"/workspace": "/lent"}
+    message = call("sync", project_dir="/" + "/".join(parts))
+    try:
+        found = translate(message, Whereabouts(cwd="/", same_files=False), roots)
+    except PathUnknown:
+        return
+    here = found["params"]["arguments"]["project_dir"]
+    assert here == posixpath.normpath(here)
+    assert here == "/lent" or here.startswith("/lent/")
