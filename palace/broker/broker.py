@@ -49,6 +49,7 @@ class Broker:
 
     desk: Desk
     guests: "Guests | None" = None
+    _root_id: tuple[int, int] | None = None
 
     async def serve(
         self,
@@ -63,6 +64,7 @@ class Broker:
         """
         self.desk.started_s = trio.current_time()
         self.desk.lifecycle.begin(self.desk.started_s)
+        self._root_id = self.desk.host.file_id(self.desk.owner.paths.root)
         self.guests = self._make_guests()
         if self.guests is not None:
             await self.guests.listen()
@@ -203,9 +205,12 @@ class Broker:
                 self.desk.drain(drain)
 
     def _lock_file_is_ours(self) -> bool:
-        owner = self.desk.owner
+        owner, host = self.desk.owner, self.desk.host
         try:
-            return self.desk.host.same_file(owner.lock_fd, owner.paths.lock)
+            return (
+                host.same_file(owner.lock_fd, owner.paths.lock)
+                and host.file_id(owner.paths.root) == self._root_id  # its lock may lie elsewhere
+            )
         except OSError:  # not even looking is allowed: this is no place to serve from
             return False
 
