@@ -49,6 +49,8 @@ def _engine(engine: dict[str, str]) -> str:
 def _journal(journal: dict[str, Any]) -> str:
     if journal["journal"] == "off":
         return "off: a change that a death interrupts has an unknown outcome"
+    if "seq" not in journal:
+        return str(journal["journal"])
     behind = journal["seq"] - journal["durable_seq"]
     text = f"record {journal['seq']}" + (f", {behind} not yet durable" if behind else "")
     if journal["quarantined"]:

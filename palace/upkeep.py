@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from palace.broker import lock
+from palace.broker.ownership import find_foreign
 from palace.config import Config, adopt, load_config
 from palace.control import Control
 from palace.engine.drift import Drift, find_drift
@@ -225,7 +226,10 @@ def examine(
     paths: Paths, environment: ShimEnvironment, *, drift: bool, stop: bool
 ) -> list[Finding]:
     """Return what `palace doctor` says; the comparison with the stores needs the lock."""
-    findings = inspect_journal(paths.journal, Host())
+    host = Host()
+    findings = inspect_journal(paths.journal, host)
+    if find_foreign(paths, host, environment.all) is None:  # `palace own` says that it is ours
+        findings = [found for found in findings if found.code != "network_file_system"]
     if not drift:
         return findings
     with hold_palace(paths, environment, stop=stop) as held:

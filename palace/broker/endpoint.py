@@ -38,13 +38,18 @@ class Remote:
     fingerprint: str
 
 
-def listen(owner: Owner, environ: Mapping[str, str], host: Host) -> Endpoint:
-    """B6: remove what an earlier owner left, bind 0600, listen.  Call it before any thread."""
+def listen(
+    owner: Owner, environ: Mapping[str, str], host: Host, *, shared: bool = False
+) -> Endpoint:
+    """B6: remove what an earlier owner left, bind, listen.  Call it before any thread.
+
+    The socket is 0600, or 0666 where others may connect (`shared`), whose uids are then checked.
+    """
     path = owner.paths.socket(runtime_dir(environ))
     _prepare_directory(os.path.dirname(path), owner.paths.root, host)
     host.unlink(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    umask = os.umask(0o177)
+    umask = os.umask(0o111 if shared else 0o177)
     try:
         listener.bind(path)
         host.trace("B6.bind")  # between the two: nobody can connect before this line

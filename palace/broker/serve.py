@@ -221,7 +221,9 @@ def _run(
     direct = _direct_socket(direct_fd)
     mode = "direct" if direct is not None else "broker"
     try:
-        listener: Endpoint | None = endpoints.listen(owner, environ, host)  # B6
+        listener: Endpoint | None = endpoints.listen(  # B6
+            owner, environ, host, shared=bool(config.allow_uids)
+        )
     except PalaceError:
         if direct is None:
             raise

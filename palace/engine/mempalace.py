@@ -158,7 +158,10 @@ class MempalaceEngine:
             self._memory.journal.end_session(session)
 
     def status(self) -> dict[str, Any]:
-        return {"journal": "off"} if self._memory is None else self._memory.status()
+        if self._memory is not None:
+            return self._memory.status()
+        unknown = self._server is None and self._config.journal != "off"
+        return {"journal": "not open yet" if unknown else "off"}
 
     def progress(self) -> int:
         return self._state.progress

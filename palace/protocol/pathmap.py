@@ -78,7 +78,7 @@ def _read_here(given: str, where: Whereabouts, path_map: Mapping[str, str]) -> s
         raise PathUnknown(
             f"{given} is a path of the client's own file system, and the palace's broker runs on "
             "another. Say what the directory is called there, in palace.toml: "
-            f'[path_map] "{posixpath.dirname(there)}" = "/path/there". Nothing was read.'
+            f'[path_map] "{there}" = "/path/there". Nothing was read.'
         )
     raise PathUnknown(
         f"{given} leads out of {root}, by a symbolic link: path_map in palace.toml lends that "

@@ -12,10 +12,10 @@ from palace.env import ShimEnvironment, read_environment
 from palace.host import host_for
 from palace.paths import Paths, find_palace
 from palace.protocol import wire
-from palace.protocol.errors import BrokerUnreachable, PalaceError
+from palace.protocol.errors import BrokerUnreachable, ConfigError, PalaceError
 from palace.protocol.record import Record, decode_record
 from palace.shim.connect import DEADLINE_S, Connector
-from palace.shim.endpoints import expected_palace_id
+from palace.shim.endpoints import expected_palace_id, named_socket
 from palace.shim.relay import parse_arguments
 
 USAGE = """usage: palace ensure [--palace DIR]
@@ -27,6 +27,11 @@ of JSON. Running it again changes nothing. Exit codes: docs/reference/exit-codes
 
 def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DEADLINE_S) -> Record:
     """Return the record of a broker that has answered; raises PalaceError."""
+    if environment.broker and not named_socket(environment):
+        raise ConfigError(
+            f"MEMPALACE_BROKER={environment.broker!r} names a broker of another machine, which is "
+            "started there, or by the next request over ssh. Unset it to start one here."
+        )
     host = host_for(environment.trace)
     connector = Connector(host, paths, environment, deadline_s=deadline_s, may_direct=False)
     session = host.token()

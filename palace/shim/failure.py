@@ -47,7 +47,9 @@ def failure_of(name: str, text: str, place: Place, *, patience_s: float) -> Pala
     if name == "no_spawn":
         return BrokerUnreachable(_no_spawn_text(text, place))
     kind = ERRORS.get(name, ElectionError)
-    return kind(f"{text[:1].upper()}{text[1:]}", refused=name)
+    begins_with_address = "://" in text.partition(" ")[0]
+    shown = text if begins_with_address else f"{text[:1].upper()}{text[1:]}"
+    return kind(shown, refused=name)
 
 
 def _no_spawn_text(why: str, place: Place) -> str:
@@ -69,7 +71,11 @@ def _unreachable_text(why: str, place: Place, patience_s: float) -> str:
 
     host, paths, _ = place
     holder = host.lock_holder(paths.lock)
-    who = held_text(paths.lock, host) if holder else "nobody holds its lock"
+    who = (
+        held_text(paths.lock, host)
+        if holder
+        else "nobody that can be seen from here holds its lock"
+    )
     return (
         f"No broker answered for {paths.root} within {patience_s:.0f} s ({why}); "
         f"{who}. Its log: {paths.log}"

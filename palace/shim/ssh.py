@@ -126,7 +126,8 @@ class Bridge:
         if self._palace_id and found != self._palace_id:
             text = (
                 f"{self._target.url} serves another palace ({found}) than this one "
-                f"({self._palace_id}): name it in the URL, ssh://HOST/PATH/OF/THE/PALACE"
+                f"({self._palace_id}): name it in the URL, ssh://HOST/PATH/OF/THE/PALACE; or, if "
+                "that one is meant, let MEMPALACE_PATH name no palace of this machine"
             )
             raise RouteProblem("wrong_palace", text)
         paths = [

@@ -190,6 +190,5 @@ def _rejected(url: str, status: int) -> RouteProblem:
         401: "the token in the palace's record is not the broker's: the record is an old one",
         404: "another server than a palace broker answers there",
         429: "too many failed logins from this address: it waits for a minute",
-        503: "it has as many connections as it takes (connections_max in palace.toml)",
     }.get(status, f"HTTP status {status}")
     return RouteProblem("forbidden", f"{url} refused us: {why}", final=False)

@@ -374,6 +374,20 @@ def test_a_file_has_its_owner_and_a_missing_one_none(palace: Paths) -> None:
     assert HOST.file_owner(f"{palace.root}/none/below") is None
 
 
+@pytest.mark.parametrize(("shared", "mode"), [(False, 0o600), (True, 0o666)])
+def test_the_socket_is_for_others_only_where_some_are_allowed(
+    palace: Paths, shared: bool, mode: int
+) -> None:
+    owner = lock.take_lock(palace, HOST)
+    bound = endpoint.listen(owner, {}, HOST, shared=shared)
+
+    found = os.stat(bound.path).st_mode & 0o777
+
+    bound.socket.close()
+    HOST.close(owner.lock_fd)
+    assert found == mode
+
+
 def test_what_killed_owners_left_in_the_middle_of_a_write_is_removed(palace: Paths) -> None:
     left = ["epoch.12.tmp", "broker.json.7.tmp", "protocol.1.tmp"]
     theirs = ["epoch.tmp", "notes.12.tmp", "epoch.x.tmp", "palace.toml.3.tmp"]

@@ -168,9 +168,12 @@ class Arenas:
         self._passes: dict[str, Counter[str]] = {}
 
     def passes(self, arena: Arena, mutation: Mutation) -> Counter[str]:
-        """Return how often a tool passes each point, in a palace that isn't empty."""
+        """Return how often a tool passes each point at least, in a palace that isn't empty.
+
+        The first `mine` makes entities of its own that later ones find there.
+        """
         if mutation.tool not in self._passes:
-            self._passes[mutation.tool] = arena.passes(mutation)
+            self._passes[mutation.tool] = arena.passes(mutation) & arena.passes(mutation)
         return self._passes[mutation.tool]
 
     @contextmanager
