@@ -33,7 +33,7 @@ test *arguments:
 quick:
     python -m pytest tests/protocol tests/host tests/broker tests/test_*.py
 
-# The invariant suite: model, spec and simulation; `just model-check full` takes longer.
+# The invariant suite with its floors: model, specs, simulation, kills; `just model-check full` is the whole.
 model-check profile="quick":
     python -m tests.model.check --profile {{profile}}
 

@@ -1,203 +1,148 @@
-"""All invariants, all mutants, with floors: `python -m tests.model.check --profile quick|full`.
+"""The whole invariant suite, with floors: `just model-check [full]`.
 
-`quick` is what a change must pass, `full` what a night may take.  Scopes are explored by two
-processes at once; the table says how long each part took.
+Prints a table of what each part did, what it must not fall below, and how long it took; the exit
+code is 1 where anything is below its floor or broken.  `quick` is what each change must pass (under
+five minutes on two cores), `full` is the whole (under forty).
 """
 
 import argparse
-import importlib
-import os
-import subprocess
+import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 
 import attrs
 
-from tests.model.code_mutants import all_patches, applies, try_patch
-from tests.model.explore import Result, describe, explore
-from tests.model.mutants import MUTANTS, run
-from tests.model.scopes import FLOORS, FULL, QUICK, SCOPES
-from tests.model.walks import walk_many
+from tests.model import spin
+from tests.model.lanes import Done, Job, Lanes
+from tests.model.parts import PROFILES, Part, Verdict, all_parts
 
-# In one scope or another every step must have been taken.
-_STEPS = (
-    "B1.open B2.lock B2.lost B3.verify B3.held B3.free B4.fence B4.data B4.foreign B4.shared "
-    "B5.epoch B6.bind B6.deaf B7.publish B9.open B9.ready B9.fail "
-    "X0.idle X0.stop X0.upgrade X0.direct X2.goodbye X3.backlog X4.hangup X4.settled X4.grace "
-    "X5.close X5.abandon X6.exit "
-    "A.hello A.line A.room A.eof A.forget "
-    "W.journal W.sync W.apply W.outcome W.synced W.done W.query W.poll W.repeat W.unknown "
-    "W.quarantine W.roll R.attempt R.undo R.abort R.write R.state "
-    "C.ask C.dial C.dial.late C.child C.reply C.goodbye C.leave "
-    "C2.welcome C3.refused C3.reset C3.silent C4.lost "
-    "crash crash.torn reboot sandbox fault tear lose_epoch stock stock.end other other.end alien "
-    "hold hold.told hold.end wedge watchdog poison cut"
-)
-STEPS_EXPECTED = frozenset(_STEPS.split())
+TELL_S = 30.0  # between two lines of progress where nobody looks
+INTERRUPTED = 130
 
 
 @attrs.frozen
-class Floors:
-    """What a profile must not fall below."""
+class Row:
+    part: str
+    verdict: Verdict
+    seconds: float
+    cpu_s: float
+    wrong: tuple[str, ...]
 
-    states: int
-    mutants: int
-    walks: int
-    processes: int
-    lives: int
-    crashes: int
-    clients: int
-
-
-PROFILES = {
-    "quick": Floors(
-        states=330_000, mutants=65, walks=200, processes=2, lives=4, crashes=3, clients=2
-    ),
-    "full": Floors(
-        states=3_400_000, mutants=66, walks=5_000, processes=2, lives=5, crashes=3, clients=2
-    ),
-}
-
-
-@attrs.define
-class Table:
-    """The parts, what came of each, and what is wrong."""
-
-    rows: list[tuple[str, str, float]] = attrs.field(factory=list)
-    wrong: list[str] = attrs.field(factory=list)
-
-    def part(self, name: str, work: Callable[[], str]) -> None:
-        begun = time.monotonic()
-        said = work()
-        self.rows.append((name, said, time.monotonic() - begun))
-        print(f"{name:<14} {said:<90} {self.rows[-1][2]:7.1f} s", flush=True)
-
-    def need(self, what: str, found: int, floor: int) -> None:
-        if found < floor:
-            self.wrong.append(f"{what}: {found:,}, the floor is {floor:,}")
-
-
-def _explore(name: str) -> Result:
-    return explore(SCOPES[name])
-
-
-def explore_all(table: Table, profile: str, floors: Floors, jobs: int) -> str:
-    scopes = FULL if profile == "full" else QUICK
-    names = sorted((scope.name for scope in scopes), key=lambda name: -FLOORS[name])
-    with ProcessPoolExecutor(jobs) as pool:
-        results = list(pool.map(_explore, names))
-    reached: Counter[str] = Counter()
-    for result in results:
-        reached.update(result.reached)
-        table.need(f"states of {result.scope}", result.states, FLOORS[result.scope])
-        if result.broken:
-            table.wrong.append(f"{result.scope}: {result.broken}")
-            print("\n".join(describe(SCOPES[result.scope], result.trace)))
-        rate = result.states / max(result.seconds, 0.001)
-        print(
-            f"    {result.scope:<12} {result.states:>9,} states {result.transitions:>10,} steps "
-            f"depth {result.depth:>3} {result.seconds:7.1f} s {rate:8,.0f}/s"
+    def __str__(self) -> str:
+        figures = ", ".join(
+            f"{found:,} {what} (floor {floor:,})" for what, found, floor in self.verdict.figures
         )
-    states = sum(result.states for result in results)
-    table.need("states", states, floors.states)
-    table.need("processes", max(scope.slots for scope in scopes), floors.processes)
-    table.need("lives", max(scope.starts for scope in scopes), floors.lives)
-    table.need("crashes", max(scope.crashes for scope in scopes), floors.crashes)
-    table.need("clients", max(scope.clients for scope in scopes), floors.clients)
-    missing = sorted(STEPS_EXPECTED - reached.keys())
-    if missing:
-        table.wrong.append(f"steps that no scope took: {' '.join(missing)}")
-    steps = sum(result.transitions for result in results)
-    return f"{len(results)} scopes, {states:,} states, {steps:,} steps, {len(reached)} actions"
+        good = "WRONG" if self.wrong else "ok"
+        times = f"{self.seconds:.0f} | {self.cpu_s:.0f}"
+        return f"| {self.part} | {self.verdict.scope} | {figures} | {times} | {good} |"
 
 
-def try_mutants(table: Table, profile: str, floors: Floors, jobs: int) -> str:
-    chosen = [mutant for mutant in MUTANTS if profile == "full" or not mutant.slow]
-    with ProcessPoolExecutor(jobs) as pool:
-        results = list(pool.map(run, chosen, chunksize=4))
-    killed = 0
-    for mutant, result in zip(chosen, results, strict=True):
-        if result.invariant == mutant.breaks:
-            killed += 1
-        else:
-            found = result.broken or "survived"
-            table.wrong.append(f"mutant {mutant.name}: {found}, expected {mutant.breaks}")
-    table.need("mutants killed", killed, floors.mutants)
-    return f"{killed} of {len(chosen)} broken protocols caught"
+HEAD = "| part | what | found | s | cpu s | |\n|---|---|---|---|---|---|"
 
 
-def walk(table: Table, floors: Floors) -> str:
-    walks = walk_many(floors.walks)
-    if walks.broken:
-        table.wrong.append(f"walk {walks.seed}: {walks.broken}")
-    return f"{walks.count:,} random walks, {walks.steps:,} steps, {len(walks.reached)} actions"
+def row_of(part: Part, ended: Sequence[Done]) -> Row:
+    """Judge a part of which all jobs have ended."""
+    by_name = {done.job.name: done for done in ended}
+    ordered = [by_name[job.name] for job in part.jobs]
+    failed = [f"{done.job.name}: {done.problem}" for done in ordered if done.problem]
+    if failed:
+        verdict = Verdict(f"{len(failed)} of {len(ordered)} jobs failed", wrong=failed)
+    else:
+        verdict = part.judge([done.result for done in ordered])
+    seconds = sum(done.seconds for done in ended)
+    cpu_s = sum(done.cpu_s for done in ended)
+    return Row(part.name, verdict, seconds, cpu_s, tuple(verdict.problems()))
 
 
-def try_code(table: Table, profile: str) -> str:
-    patches = all_patches()
-    for patch in patches:
-        why = applies(patch)
-        if why:
-            table.wrong.append(f"patch {patch.name} does not apply: {why}")
-    if profile != "full":
-        return f"{len(patches)} patches apply (the full profile runs them)"
-    killed = 0
-    for patch in patches:
-        outcome = try_patch(patch)
-        killed += outcome.killed
-        if not outcome.killed:
-            table.wrong.append(f"patch {patch.name} survived: {outcome.words}")
-    return f"{killed} of {len(patches)} mutants of the code caught"
+class Progress:
+    """One line that says what runs: rewritten on a terminal, else told now and then."""
+
+    def __init__(self, parts: int, jobs: int) -> None:
+        self.parts, self.jobs = parts, jobs
+        self.parts_done = self.jobs_done = 0
+        self._begun_s = time.monotonic()
+        self._told_s = self._begun_s
+        self._is_terminal = sys.stderr.isatty()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun_s
+
+    def look(self, running: list[tuple[Job, float]]) -> None:
+        now_s = time.monotonic()
+        if not self._is_terminal and now_s - self._told_s < TELL_S:
+            return
+        self._told_s = now_s
+        at_work = ", ".join(
+            f"{job.part} {job.name} ({now_s - since:.0f} s)" for job, since in running
+        )
+        line = (
+            f"{int(self.seconds) // 60}:{int(self.seconds) % 60:02} "
+            f"{self.parts_done}/{self.parts} parts, {self.jobs_done}/{self.jobs} jobs; {at_work}"
+        )
+        begin, end = ("\r\033[K", "") if self._is_terminal else ("", "\n")
+        print(f"{begin}{line[:150]}", end=end, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self._is_terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def machine(table: Table, profile: str) -> str:
-    """Hypothesis and the tests of the checkers themselves."""
-    environ = os.environ | {"PALACE_MODEL": profile}
-    names = ["machine", "history", "trace"]
-    paths = [f"tests/model/test_{name}.py" for name in names]
-    command = [sys.executable, "-m", "pytest", "-q", *paths]
-    ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        table.wrong.append(ran.stdout[-2000:])
-    return ran.stdout.strip().splitlines()[-1]
+def check(parts: Sequence[Part], cores: int = 2) -> list[Row]:
+    """Run the parts' jobs, several at a time, and say of each part what came of it."""
+    jobs = [job for part in parts for job in part.jobs]
+    progress = Progress(len(parts), len(jobs))
+    ended: dict[str, list[Done]] = {part.name: [] for part in parts}
+    rows: dict[str, Row] = {}
+    print(HEAD, flush=True)
+    for done in Lanes(cores, progress.look).run(jobs):
+        progress.jobs_done += 1
+        ended[done.job.part].append(done)
+        for part in parts:
+            if part.name not in rows and len(ended[part.name]) == len(part.jobs):
+                rows[part.name] = row_of(part, ended[part.name])
+                progress.parts_done += 1
+                progress.clear()
+                print(rows[part.name], flush=True)
+    progress.clear()
+    minutes, rest = divmod(round(progress.seconds), 60)
+    print(f"\n{len(rows)} parts in {minutes} min {rest} s; a part's seconds are its jobs' together")
+    return [rows[part.name] for part in parts]
 
 
-def spin(table: Table, profile: str) -> str:
-    try:
-        module = importlib.import_module("tests.model.spin")
-    except ModuleNotFoundError:
-        return "there is no tests/model/spin.py"
-    status = module.main(["--profile", profile])
-    if status:
-        table.wrong.append(f"the specs: exit {status}")
-    return "the specs, by Spin" + ("" if not status else " FAILED")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.model.check", description=__doc__)
     parser.add_argument("--profile", choices=PROFILES, default="quick")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--no-spin", action="store_true")
-    options = parser.parse_args()
-    floors, table = PROFILES[options.profile], Table()
-    profile, jobs = options.profile, options.jobs
-    table.part("scopes", lambda: explore_all(table, profile, floors, jobs))
-    table.part("mutants", lambda: try_mutants(table, profile, floors, jobs))
-    table.part("walks", lambda: walk(table, floors))
-    table.part("machine", lambda: machine(table, profile))
-    table.part("code mutants", lambda: try_code(table, profile))
-    if not options.no_spin:
-        table.part("spin", lambda: spin(table, profile))
-    print("\n| part | result | s |\n|---|---|---|")
-    for name, said, seconds in table.rows:
-        print(f"| {name} | {said} | {seconds:.1f} |")
-    for problem in table.wrong:
-        print(f"WRONG: {problem}")
-    return 1 if table.wrong else 0
+    parser.add_argument("--cores", type=int, default=2, help="how many jobs at a time")
+    parser.add_argument("--only", metavar="PART", action="append", help="these parts alone")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse(arguments)
+    parts = all_parts(PROFILES[options.profile])
+    if options.only:
+        strange = set(options.only) - {part.name for part in parts}
+        if strange:
+            names = ", ".join(part.name for part in parts)
+            print(f"no such part: {', '.join(sorted(strange))}; there are {names}", file=sys.stderr)
+            return 2
+        parts = [part for part in parts if part.name in options.only]
+    if spin.parts_missing():
+        print(spin.parts_missing(), file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        rows = check(parts, options.cores)
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing is left running", file=sys.stderr)
+        return INTERRUPTED
+    wrong = [f"{row.part}: {text}" for row in rows for text in row.wrong]
+    for text in wrong:
+        print(f"WRONG: {text}")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

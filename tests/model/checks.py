@@ -108,7 +108,7 @@ def _memory(m: Model, s: State) -> str:
                     changes |= 1 << ordinal
                     if durable is None:
                         durable = committed(d.journal)
-                    kept = key in durable if m.scope.journal_from == 1 else key in store
+                    kept = key in durable if m.scope.journal_always else key in store
                     if not kept:
                         return "I7 an acknowledged change is lost"
                 if mask >> ordinal:
@@ -140,7 +140,7 @@ def _ready_owner(m: Model, s: State) -> str:
             return "I7 an acknowledged change is lost"
         running = {key_of(c, o) for c, o, _ in p.work}
         extra = set(d.store) - keys - running - given_up(s)
-        if extra and m.scope.journal_from == 1 and not any("E" in x for x in m.scope.lines):
+        if extra and m.scope.journal_always and not any("E" in x for x in m.scope.lines):
             return "I8 a change stayed that nobody finished"
     return ""
 

@@ -6,6 +6,7 @@ A patch is applied to a copy of the package, and the named test runs there, agai
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -59,17 +60,29 @@ def applies(patch: Patch) -> str:
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory)
         shutil.copytree(ROOT / "palace", copy / "palace", ignore=_JUNK)
-        done = _patch(patch, copy, "--dry-run")
-    return "" if done.returncode == 0 else done.stdout
+        done = _patch(patch, copy)
+        if done.returncode:
+            return done.stdout
+        return _broken_syntax(patch, copy)
+
+
+def _broken_syntax(patch: Patch, copy: Path) -> str:
+    """Return what is no Python any more, since a patch fell into the wrong place."""
+    for name in re.findall(r"^\+\+\+ b/(.*)$", patch.path.read_text(), re.MULTILINE):
+        try:
+            compile((copy / name).read_bytes(), name, "exec")
+        except SyntaxError as error:
+            return f"{name}: {error}"
+    return ""
 
 
 _JUNK = shutil.ignore_patterns("__pycache__", "*.pyc")
 
 
-def _patch(patch: Patch, directory: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+def _patch(patch: Patch, directory: Path) -> "subprocess.CompletedProcess[str]":
     with patch.path.open() as diff:
         return subprocess.run(
-            ["patch", "-p1", "--batch", *options],
+            ["patch", "-p1", "--batch"],
             cwd=directory,
             stdin=diff,
             capture_output=True,

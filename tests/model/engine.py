@@ -32,7 +32,7 @@ _RESULTS = {Verdict.UNKNOWN: (UNKNOWN, 0), Verdict.QUARANTINE: (QUARANTINED, 0)}
 
 
 def has_journal(m: Model, p: Proc) -> bool:
-    return p.inc >= m.scope.journal_from
+    return p.inc >= m.scope.journal_from and p.inc not in m.scope.without
 
 
 def seen_by(s: State, c: int, ordinal: int) -> int:
@@ -81,7 +81,9 @@ def load_steps(m: Model, s: State, i: int, out: Out) -> None:
         go = with_proc(s, i, p._replace(db=True, load=(1,)))
         if has_journal(m, p) and m.variant != "tail_not_synced":
             go = fsync(go)  # what a dead owner wrote is repeated only once it is durable
-        out(("B9.open", i), go)
+        out(("B9.open", i), _note_pause(m, go, i))
+    elif p.load[0] == 4:
+        _end_pause(m, s, i, p, out)
     elif has_journal(m, p):
         _recover(m, s, i, p, out)
     else:
@@ -90,6 +92,29 @@ def load_steps(m: Model, s: State, i: int, out: Out) -> None:
         t = s._replace(left=s.left._replace(faults=s.left.faults - 1))
         t = with_proc(t, i, p._replace(life=machines.life(p.life, "failed"), load=(9,)))
         out(("B9.fail", i), refuse_waiting(m, t, i))
+
+
+def _note_pause(m: Model, s: State, i: int) -> State:
+    """Say that the journal will know nothing of this owner; or read that it knows nothing of one.
+
+    What it reads stands in the journal (a new segment's header) before the note is removed.
+    """
+    p, d = s.procs[i], s.disk
+    if not has_journal(m, p):
+        return s._replace(disk=d._replace(paused=m.scope.journal))
+    if not d.paused or m.variant == "adopts_blindly" or (m.variant == "gap_vouched" and d.journal):
+        return s
+    s = with_proc(s, i, p._replace(load=(4,)))
+    if m.variant == "note_lost":
+        return s._replace(disk=d._replace(paused=False))
+    return fsync(append(m, s, i, "H", 0))
+
+
+def _end_pause(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
+    if m.variant == "note_lost":
+        s = fsync(append(m, s, i, "H", 0))
+    s = s._replace(disk=s.disk._replace(paused=False))
+    out(("B9.note", i), with_proc(s, i, s.procs[i]._replace(load=(1,))))
 
 
 def _recover(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
@@ -221,11 +246,6 @@ def _begin(m: Model, s: State, i: int, entry: Any, job: tuple[str, bool], out: O
     if m.variant == "ledger_forgets":
         maybe = False
     found, mask = machines.verdict(letter, maybe, remembered, (c, ordinal, epoch))
-    if journal and maybe and found is Verdict.RUN and m.variant != "adopts_blindly":
-        # Before its first record the journal knows nothing, and that isn't a no.
-        first = min((r[2] for r in s.disk.journal if r[0] != "~"), default=0)
-        if epoch < first:
-            found = Verdict.UNKNOWN
     if (
         (m.variant == "runs_again" and found is not Verdict.REPEAT)
         or (m.variant == "external_again" and letter == "E")

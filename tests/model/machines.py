@@ -271,7 +271,8 @@ def _draft(record: Snap, tail: Tail) -> Draft:
 def tail_of(journal: tuple[Snap, ...], ops: tuple[Snap, ...] = ()) -> Tail:
     """Fold a journal, and what its reader was told to forget after which record.  Don't change it.
 
-    A segment's header (G) stands for all before it, as its writer's memory had it.
+    A segment's header (G) stands for all before it, as its writer's memory had it.  That of an
+    owner who found the note of one without a journal (H) says that no outcome before it is known.
     """
     start = max((n for n, record in enumerate(journal) if record[0] == "G"), default=-1)
     if start >= 0 and not any(op[0] <= start for op in ops):
@@ -285,7 +286,9 @@ def tail_of(journal: tuple[Snap, ...], ops: tuple[Snap, ...] = ()) -> Tail:
                 tail.end_session(str(session))
             elif place == n:
                 tail.acknowledge(str(session), upto)
-        if n < len(journal) and journal[n][0] not in "~G":
+        if n < len(journal) and journal[n][0] == "H":
+            tail.forget_sessions(journal[n][2])
+        elif n < len(journal) and journal[n][0] not in "~G":
             tail.note(_draft(journal[n], tail), tail.seq + 1, journal[n][2])
     return tail
 

@@ -311,6 +311,18 @@ MUTANTS = (
         _scope(lines=("M",), starts=2, crashes=1, journal_from=2),
     ),
     Mutant(
+        "gap_vouched",
+        "a journal that is older than an owner without one vouches for what that one did",
+        "I8",
+        _scope(lines=("M",), starts=3, crashes=2, journal_from=1, without=(2,)),
+    ),
+    Mutant(
+        "note_lost",
+        "the note of an owner without a journal is removed before the journal says so",
+        "I8",
+        _scope(lines=("M",), starts=3, crashes=2, journal_from=2),
+    ),
+    Mutant(
         "hello_names_last_epoch",
         "HELLO names the last owner, not the one that a line was first sent to",
         "I8",

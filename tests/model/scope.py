@@ -35,6 +35,7 @@ class Scope(NamedTuple):
     pipeline: bool = False  # clients ask on before they are answered
     deadline: bool = False  # a shim's patience may end
     journal_from: int = 1  # the first start with a journal; a large number for none
+    without: tuple[int, ...] = ()  # later starts in which it is switched off again
     split: bool = False  # append and fsync are two steps (it takes a power cut to tell)
     sandbox: bool = False  # detached processes are killed at once
     direct: bool = False  # shims may run a broker as their own child
@@ -57,6 +58,10 @@ class Scope(NamedTuple):
     @property
     def journal(self) -> bool:
         return self.journal_from <= self.starts
+
+    @property
+    def journal_always(self) -> bool:
+        return self.journal_from == 1 and not self.without
 
 
 NO_JOURNAL = 99

@@ -104,6 +104,7 @@ class Disk(NamedTuple):
     hold: bool = False
     journal: tuple[Any, ...] = ()
     synced: int = 0  # records that survive a power cut
+    paused: bool = False  # the note of an owner that works without the journal
     store: tuple[int, ...] = ()  # keys in the order of their changes
     store_safe: int = 0
 

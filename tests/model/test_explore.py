@@ -30,7 +30,7 @@ def test_every_step_is_taken_somewhere() -> None:
     if not {scope.name for scope in QUICK} <= _found.keys():
         pytest.skip("not all scopes were explored")
     reached = sum((result.reached for result in _found.values()), Counter[str]())
-    from tests.model.check import STEPS_EXPECTED
+    from tests.model.parts import STEPS_EXPECTED
 
     assert reached.keys() >= STEPS_EXPECTED
 

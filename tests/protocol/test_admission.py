@@ -48,6 +48,7 @@ def test_queries_of_one_session_overlap_up_to_the_lane() -> None:
 
     assert keys(admission.take_ready()) == [("a", 0), ("a", 1)]
     assert admission.in_lane(Lane.READER) == 2
+    assert keys(list(admission.running)) == [("a", 0), ("a", 1)]
 
 
 def test_a_mutation_waits_for_its_sessions_queries_and_holds_up_what_follows() -> None:

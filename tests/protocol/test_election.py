@@ -69,6 +69,16 @@ def test_no_spawn_fails_at_once_instead_of_waiting_for_nobody() -> None:
     ]
 
 
+def test_who_may_not_spawn_waits_while_somebody_else_may() -> None:
+    machine = make(may_spawn=False, nobody_until_s=2.0)
+
+    [(kind, _)] = machine.handle((election.DIAL_FAILED, election.ABSENT), 1.9)
+    assert kind == election.SLEEP
+    assert machine.handle((election.DIAL_FAILED, election.ABSENT), 2.0) == [
+        (election.FAIL, "no_spawn", "absent")
+    ]
+
+
 @pytest.mark.parametrize(("status", "name"), sorted(election.FINAL_EXITS.items()))
 def test_a_broker_that_says_why_it_can_not_start_ends_the_attempt(status: int, name: str) -> None:
     machine = make()

@@ -116,6 +116,27 @@ def test_the_catalogue_survives_its_file_and_a_torn_one_is_replaced_by_the_shipp
         assert len(load_catalogue(torn).tools) == 47
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"protocol_versions": []}, {"protocol_versions": [3]}, {"tools": [{"name": 3}]}, {"tools": 3}],
+)
+def test_a_catalogue_without_versions_or_names_is_none(changed: dict) -> None:
+    fields = json.loads(CATALOGUE.to_json()) | changed
+
+    with pytest.raises(ValueError, match=r"catalogue|a tool has"):
+        Catalogue.from_json(json.dumps(fields))
+
+
+def test_a_tool_call_is_known_by_its_method() -> None:
+    assert jsonrpc.is_tool_call({"method": "tools/call"})
+    assert not jsonrpc.is_tool_call({"method": "tools/list"})
+    assert not jsonrpc.is_tool_call(["tools/call"])
+
+
+def test_a_blank_line_is_answered_with_silence() -> None:
+    assert inline(jsonrpc.BLANK) is None
+
+
 def test_params_that_are_no_object_are_taken_as_none() -> None:
     assert jsonrpc.params_of({"params": [1]}) == {}
     assert jsonrpc.params_of(json.loads("[]")) == {}

@@ -82,3 +82,33 @@ def test_ordinals_come_back_and_garbage_is_refused() -> None:
     assert wire.decode_ordinals(wire.encode_ordinals([3, 1])) == [3, 1]
     with pytest.raises(WireError):
         wire.decode_ordinals("1,x")
+
+
+@pytest.mark.parametrize(
+    ("data", "identity"),
+    [
+        (None, ""),
+        (b"0123456789abcdef" * 2 + b"\n", "0123456789abcdef" * 2),
+        (b"", None),
+        (b"0123456789abcdef", None),
+        (b"0123456789ABCDEF" * 2, None),
+    ],
+)
+def test_identity_is_read_and_an_odd_one_told_from_none(
+    data: bytes | None, identity: str | None
+) -> None:
+    assert wire.identity_of(data) == identity
+
+
+def test_both_sides_speak_the_newest_version_that_both_know() -> None:
+    assert wire.common_version(1, 1) == 1
+    assert wire.common_version(wire.OLDEST, wire.VERSION + 5) == wire.VERSION
+    assert wire.common_version(wire.VERSION + 1, wire.VERSION + 5) == 0
+    assert wire.common_version(0, wire.OLDEST - 1) == 0
+
+
+def test_a_header_is_said_in_another_version() -> None:
+    line = wire.encode_header(wire.HELLO, {"session": "a b"})
+
+    assert wire.at_version(line, 7) == wire.encode_header(wire.HELLO, {"session": "a b"}, version=7)
+    assert wire.decode_header(wire.at_version(line, 7)) == (7, "hello", {"session": "a b"})

@@ -49,26 +49,47 @@ def show(outcome: Outcome) -> None:
         print(f"PROBLEM: {problem}")
 
 
+@attrs.define
+class Tally:
+    """What came of some seeds; `failed` has what replays each, and its first problem."""
+
+    count: int = 0
+    failed: list[str] = attrs.field(factory=list)
+    totals: Counter[str] = attrs.field(factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        self.count += 1
+        self.totals.update(outcome.counts)
+        self.totals["steps"] += outcome.steps
+        if outcome.problems:
+            self.failed.append(f"{command_of(outcome.seed)}: {outcome.problems[0]}")
+
+
+def run_seeds(seeds: Iterable[int]) -> Tally:
+    """Run seeds as they are, silently."""
+    tally = Tally()
+    for seed in seeds:
+        tally.add(Run(seed).run())
+    return tally
+
+
 def run_many(seeds: Iterable[int], options: argparse.Namespace) -> int:
     """Run seeds and say which failed; return how many."""
     begun = time.monotonic()
-    totals: Counter[str] = Counter()
-    failed = count = 0
+    tally = Tally()
     with contextlib.suppress(KeyboardInterrupt):
         for seed in seeds:
             outcome = Run(seed, changed(plan_of(seed), options)).run()
-            totals.update(outcome.counts)
-            totals["steps"] += outcome.steps
-            count += 1
+            tally.add(outcome)
             if outcome.problems:
-                failed += 1
-                print(f"{command_of(seed)}: {outcome.problems[0]}", flush=True)
-            if options.soak and count % 1000 == 0:
-                print(f"{count} seeds, {failed} failed", flush=True)
+                print(tally.failed[-1], flush=True)
+            if options.soak and tally.count % 1000 == 0:
+                print(f"{tally.count} seeds, {len(tally.failed)} failed", flush=True)
     took_s = time.monotonic() - begun
-    print(f"{count} seeds in {took_s:.1f} s ({count / took_s:.1f}/s), {failed} failed")
-    print(", ".join(f"{name}: {number}" for name, number in sorted(totals.items())))
-    return failed
+    rate = tally.count / took_s
+    print(f"{tally.count} seeds in {took_s:.1f} s ({rate:.1f}/s), {len(tally.failed)} failed")
+    print(", ".join(f"{name}: {number}" for name, number in sorted(tally.totals.items())))
+    return len(tally.failed)
 
 
 def main() -> int:

@@ -29,6 +29,7 @@ from palace.journal.append import Appender
 from palace.journal.tail import Tail
 from palace.protocol.admission import Admission
 from palace.protocol.ledger import Ledger
+from palace.protocol.lifecycle import Lifecycle
 from tests.sim import engine
 from tests.sim.install import replace
 from tests.sim.scenario import Plan
@@ -61,6 +62,8 @@ RESTLESS = Plan(
 FAILING = attrs.evolve(
     RESTLESS, load_fails=0.3, actions=tuple((0.4 * number, "kill") for number in range(1, 15))
 )
+# Owners that have hardly patience with silent clients, and a slow disk.
+IMPATIENT = Plan(clients=3, calls=6, depth=3, switch=0.1, faults_s=3.0, slow=0.1, idle_s=0.3)
 # A store whose writes never return; and a disk that fails, with power cuts to tell what is on it.
 STUCK = Plan(clients=2, calls=5, depth=2, switch=0.1, faults_s=3.0, stuck=0.2)
 BAD_DISK = Plan(
@@ -163,6 +166,15 @@ def _resend_as_never_sent() -> list[Replacement]:
     return [(Ledger, "resend_list", as_new)]
 
 
+def _idle_exit_ignores_work() -> list[Replacement]:
+    real = Lifecycle.tick
+
+    def tick(self: Any, now_s: float, *, busy: bool) -> Any:
+        return real(self, now_s, busy=False)
+
+    return [(Lifecycle, "tick", tick)]
+
+
 def _handed_back_as_never_run() -> list[Replacement]:
     def hand_back(self: Any, session: Session, jobs: list[Any]) -> bool:
         if not session.closing:
@@ -261,6 +273,11 @@ BREAKAGES: dict[str, Breakage] = {
     "epoch_stays": Breakage("the epoch is not bumped", _epoch_stays),
     "new_key": Breakage("lines are sent again under a new key", _resend_with_a_new_key),
     "as_never_sent": Breakage("lines are sent again as if they were new", _resend_as_never_sent),
+    "idle_exit": Breakage(
+        "owners leave as idle while they work: nobody's long-poll ever ends",
+        _idle_exit_ignores_work,
+        IMPATIENT,
+    ),
     "handed_back": Breakage(
         "a goodbye denies what an earlier owner did", _handed_back_as_never_run, RESTLESS
     ),

@@ -6,7 +6,7 @@ from typing import Any
 
 from palace.host import Host
 from palace.journal.inspect import read_from
-from palace.journal.record import QUARANTINE, UNDO, Record
+from palace.journal.record import PUT, QUARANTINE, UNDO, Record
 from palace.journal.replay import digest_of, replay
 from palace.paths import Paths
 from palace.protocol.errors import OutcomeUnknown
@@ -18,14 +18,18 @@ Entity = tuple[str, str]
 Live = dict[Entity, Any]
 
 
-def check_promises(clients: list[Client], live: Live, notes: dict[str, Any]) -> list[str]:
+def check_promises(
+    clients: list[Client], live: Live, notes: dict[str, Any], left: set[str]
+) -> list[str]:
     """I7 and I8: acknowledged changes stand once, refused ones don't, others at most once.
 
     A tool that failed half-way leaves what it did before, as it does in stock: nothing is said of
-    those.
+    those, nor of the nonces that are `left`, unless they were acknowledged.
     """
     problems: list[str] = []
-    effects, torn = notes["effects"], notes["torn"]
+    effects = notes["effects"]
+    kept = {op.nonce for client in clients for op in client.ops if op.outcome == OK}
+    torn = notes["torn"] | (left - kept)
     parts = Counter(body["nonce"] for (kind, _), body in live.items() if kind == "drawer")
     for client in clients:
         diary = live.get(("diary", client.who), {"entries": []})["entries"]
@@ -91,11 +95,15 @@ def _reads(client: Client) -> list[str]:
     return problems
 
 
-def check_files(root: str) -> list[str]:
-    """Journal and store say the same, and nothing is left of the last owner but its files."""
+def check_files(root: str, *, killed: bool) -> list[str]:
+    """Journal and store say the same, and nothing is left of the last owner but its files.
+
+    One that its watchdog has `killed` leaves its names, too: the next one would remove them.
+    """
     problems = []
     host, paths = Host(), Paths(root)
-    if os.path.lexists(paths.record) or os.path.lexists(f"{root}/broker.sock"):
+    names = (paths.record, f"{root}/broker.sock")
+    if not killed and any(os.path.lexists(name) for name in names):
         problems.append("L2: record or socket outlive the last owner")
     journal = replay(paths.journal, host)
     live = store_on_disk(root)
@@ -125,14 +133,40 @@ def live_in(root: str) -> Live:
 
 def given_up(root: str) -> set[Entity]:
     """Return entities of which the journal itself says that they were not taken back."""
-    keys: set[str] = set()
+    records, keys = _left_alone(root)
     found = set()
-    for record in read_from(Paths(root).journal, Host()):
-        if isinstance(record, Record):
-            if record.action == QUARANTINE and str(record.payload).startswith("taking it back"):
-                keys.add(record.key)
-            elif record.action == UNDO and record.key in keys:
-                found.add(record.entity)
-            else:  # a later change made both agree again
-                found.discard(record.entity)
+    for record in records:
+        if record.action == UNDO and record.key in keys:
+            found.add(record.entity)
+        else:  # a later change made both agree again
+            found.discard(record.entity)
     return found
+
+
+def not_taken_back(root: str) -> set[str]:
+    """Return the nonces of such changes: they may stay, and later changes build on them."""
+    records, keys = _left_alone(root)
+    return {
+        nonce
+        for record in records
+        if record.action == PUT and record.key in keys
+        for nonce in _nonces(record)
+    }
+
+
+def _left_alone(root: str) -> tuple[list[Record], set[str]]:
+    """Return a journal's records, and the keys whose taking back has ended owners."""
+    found = read_from(Paths(root).journal, Host())
+    records = [record for record in found if isinstance(record, Record)]
+    return records, {
+        record.key
+        for record in records
+        if record.action == QUARANTINE and str(record.payload).startswith("taking it back")
+    }
+
+
+def _nonces(record: Record) -> set[str]:
+    if record.kind == "diary":
+        before = record.before["entries"] if record.before else []
+        return set(record.payload["entries"]) - set(before)
+    return {record.payload["nonce"]} if record.kind == "drawer" else set()

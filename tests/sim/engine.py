@@ -61,6 +61,8 @@ class TinyStore:
         the_world().notes["db"].add(current_fiber().process)
         self._fd = self.host.open_append(self.path)
         self.host.truncate(self._fd, self._length)  # a torn line goes, as a rollback does it
+        if not the_world().notes["lazy_store"]:
+            self.host.sync(self._fd)  # what a killed owner wrote and nobody has synced yet
 
     def close(self) -> None:
         """Close it, as durable as stores are when they are closed."""
@@ -76,6 +78,8 @@ class TinyStore:
         self._numbers.clear()
         self._seq = self._length = 0
         for line in (self.host.read_hint(self.path, 1 << 24) or b"").splitlines(keepends=True):
+            if not line.endswith(b"\n"):  # whole but for its end: what follows would be glued to it
+                return
             try:
                 number, kind, ident, payload = json.loads(line)
             except ValueError:

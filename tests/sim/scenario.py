@@ -20,7 +20,7 @@ from palace.shim.relay import Relay
 from tests.model.follow import problems_of
 from tests.sim import install, kernel
 from tests.sim.bystanders import GREETINGS, Watcher, stock, stranger
-from tests.sim.checks import check_files, check_promises, live_in
+from tests.sim.checks import check_files, check_promises, live_in, not_taken_back
 from tests.sim.client import Client
 from tests.sim.disk import Disk
 from tests.sim.world import START_S, Killed, Process, World
@@ -28,6 +28,7 @@ from tests.sim.world import START_S, Killed, Process, World
 TOP = "/dev/shm" if os.path.isdir("/dev/shm") else None
 AFTER_S = 700.0  # a default watchdog has 600 s
 SERVED_S = 2000.0  # for all that waits, two default watchdogs included
+WATCHDOG_EXIT = 70
 REST_S = 40.0  # stock's processes end, and a broker with a failed engine leaves
 
 
@@ -127,6 +128,7 @@ class Run:
         self.clients: list[Client] = []
         self.epoch = 0
         self.calm = False
+        self.watchdog_bit = False  # whether it has ended the last owner
         self.counts: dict[str, int] = {}
 
     def run(self) -> Outcome:
@@ -229,6 +231,8 @@ class Run:
     def _ended(self, process: Process) -> None:
         """The trace also has the ends that no process can write down by itself."""
         self.world.notes["trace"].append({"act": "end", "pid": process.pid})
+        if "desk" in process.notes:
+            self.watchdog_bit = "stuck" in process.notes and process.status == WATCHDOG_EXIT
 
     def _counted(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
@@ -325,12 +329,13 @@ class Run:
 
     # Misfortune.
 
-    def _before_call(self, _process: Process, arguments: dict[str, Any]) -> None:
+    def _before_call(self, process: Process, arguments: dict[str, Any]) -> None:
         world = self.world
         world.sleep(world.rng.expovariate(100))
         changes = arguments["tool"] not in ("get_drawer", "event_wait")
         if changes and not self.calm and world.rng.random() < self.plan.stuck:
             world.note("the store is stuck")
+            process.notes["stuck"] = True
             world.sleep(1e7)
 
     def _fault(self, process: Process, what: str) -> None:
@@ -409,9 +414,10 @@ class Run:
 
     def _judge(self) -> None:
         world = self.world
-        problems = check_promises(self.clients, live_in(self.root), world.notes)
+        left = not_taken_back(self.root)
+        problems = check_promises(self.clients, live_in(self.root), world.notes, left)
         problems += problems_of(world.notes["trace"], ends_told=True)
-        for text in [*problems, *check_files(self.root)]:
+        for text in [*problems, *check_files(self.root, killed=self.watchdog_bit)]:
             world.violated(text)
 
 
