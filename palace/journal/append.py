@@ -250,6 +250,6 @@ class Appender:
 
     def _failed(self, problem: str) -> JournalFailed:
         return JournalFailed(
-            f"The journal {self._path} could not be written: {problem}. Free some space, or repair "
+            f"The journal {self._path or self.directory} could not be written: {problem}. Free some space, or repair "
             "the disk, and ask again; the broker goes on by itself."
         )

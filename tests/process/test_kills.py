@@ -96,19 +96,25 @@ def test_change_whose_broker_is_killed_is_made_once(arenas: Arenas, tool: str, p
         passes = arenas.passes(arena, mutation)[point]
         assert passes, f"{tool} never passes {point}"
         for number in chosen(passes, tool):
-            die_once(arena, mutation, (point, number))
+            struck = die_once(arena, mutation, (point, number))
+            # A later `mine` finds entities that an earlier one has made, and passes fewer points.
+            assert struck or (mutation.units and number > passes // 2), f"{tool} {point} {number}"
+            if not struck:
+                break
 
 
-def die_once(arena: Arena, mutation: Mutation, stage: Stage) -> None:
+def die_once(arena: Arena, mutation: Mutation, stage: Stage) -> bool:
+    """Let a call's broker end at a point; False where the call doesn't come there any more."""
     scene = arena.scene()
     arguments = mutation.prepare(scene)
 
-    reply = arena.call_and_die(mutation, arguments, stage)
+    reply, struck = arena.call_and_maybe_die(mutation, arguments, stage)
 
     assert "result" in reply, (stage, reply)
     mutation.check(arena.stores(), scene, text_of(reply))
     assert_calm(arena.words())
     assert_journal_is_right(arena.palace)
+    return struck
 
 
 # Twice: the broker that takes the change back is killed, too.

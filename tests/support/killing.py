@@ -53,6 +53,9 @@ class Failpoints:
         new.write_text("\n".join(lines))
         os.rename(new, self._armed)
 
+    def disarm(self) -> None:
+        self._armed.unlink(missing_ok=True)
+
     def left(self) -> str:
         """Return what is armed and hasn't struck."""
         try:
@@ -114,6 +117,17 @@ class Arena:
         self.assert_all_struck()
         return reply
 
+    def call_and_maybe_die(
+        self, mutation: Mutation, arguments: Any, stage: Stage
+    ) -> tuple[dict[str, Any], bool]:
+        """Call a tool; return the reply, and whether it came to the point where brokers end."""
+        self.mark_log()
+        self.failpoints.arm(stage)
+        reply = self.client.call(f"mempalace_{mutation.tool}", **arguments)
+        struck = not self.failpoints.left()
+        self.failpoints.disarm()
+        return reply, struck
+
     def passes(self, mutation: Mutation) -> Counter[str]:
         """Call a tool undisturbed; return how often it passes each point."""
         scene = self.scene()
@@ -168,12 +182,9 @@ class Arenas:
         self._passes: dict[str, Counter[str]] = {}
 
     def passes(self, arena: Arena, mutation: Mutation) -> Counter[str]:
-        """Return how often a tool passes each point at least, in a palace that isn't empty.
-
-        The first `mine` makes entities of its own that later ones find there.
-        """
+        """Return how often a tool passes each point, in a palace that isn't empty."""
         if mutation.tool not in self._passes:
-            self._passes[mutation.tool] = arena.passes(mutation) & arena.passes(mutation)
+            self._passes[mutation.tool] = arena.passes(mutation)
         return self._passes[mutation.tool]
 
     @contextmanager
