@@ -249,7 +249,8 @@ class Appender:
         self.host.close(self._fd)
 
     def _failed(self, problem: str) -> JournalFailed:
+        where = self._path or self.directory
         return JournalFailed(
-            f"The journal {self._path or self.directory} could not be written: {problem}. Free some space, or repair "
+            f"The journal {where} could not be written: {problem}. Free some space, or repair "
             "the disk, and ask again; the broker goes on by itself."
         )
