@@ -39,6 +39,9 @@ class Sshd:
         for pid, inner in served.items():
             for child in (*inner, pid):
                 _kill(child)
+        deadline_s = time.monotonic() + START_S
+        while (self.directory / "m").exists() and time.monotonic() < deadline_s:
+            time.sleep(0.01)  # a ControlMaster that lost its server removes its socket by itself
 
     def cut(self) -> int:
         """Kill every connection as a failing network would; return how many there were."""
