@@ -241,7 +241,7 @@ def _examples(profile: Profile) -> Part:
     seed = int.from_bytes(os.urandom(4), "big")
     jobs = [
         Job("examples", f"seed {seed + first}", run_examples, (last - first, seed + first))
-        for first, last in _chunks(profile.examples + profile.examples // 20, 350)
+        for first, last in _chunks(profile.examples + profile.examples // 5, 350)
     ]
     return Part("examples", tuple(jobs), judge)
 
