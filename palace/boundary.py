@@ -12,7 +12,6 @@ from typing import Any
 
 import attrs
 
-from palace import __version__
 from palace.broker.lock import check_hold
 from palace.broker.ownership import Foreign, find_foreign, own_id, read_claim
 from palace.control import read_record
@@ -23,7 +22,7 @@ from palace.paths import Paths, runtime_dir
 from palace.protocol import wire
 from palace.protocol.errors import ConfigError, OnHold, WireError
 from palace.protocol.record import Record
-from palace.shim.endpoints import expected_palace_id, named_socket, published_socket
+from palace.shim.endpoints import named_socket, probe_hello, published_socket
 from palace.shim.ladder import Ladder, Rung
 
 OWN, NAMED, WSS, SSH, NONE = range(5)
@@ -199,8 +198,7 @@ def _try_rung(rung: Rung, paths: Paths, ladder: Ladder, host: Host) -> tuple[boo
 
 def _greet(sock: socket.socket, paths: Paths, host: Host, patience_s: float) -> tuple[bool, str]:
     """Say hello; return whether WELCOME came, and what was said: "" where it hung up."""
-    fields = {"session": host.token(), "palace_id": expected_palace_id(host, paths)}
-    hello = wire.encode_header(wire.HELLO, fields | {"version": __version__, "next": "0"})
+    hello = probe_hello(host, paths, host.token())
     deadline_s = host.monotonic() + patience_s
     data = b""
     try:

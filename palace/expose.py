@@ -23,6 +23,7 @@ from palace.env import ShimEnvironment
 from palace.host import Host
 from palace.paths import Paths
 from palace.protocol.errors import ConfigError, LockHeld
+from palace.shim.endpoints import published_for_guests
 from palace.shim.wss import PORT
 
 NAME = "host.docker.internal"  # what containers call the machine that they run on
@@ -151,7 +152,7 @@ def show_exposure(paths: Paths, _environment: ShimEnvironment) -> str:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{paths.settings} is not valid TOML: {error}. Correct it.") from None
     record = read_record(paths)
-    served = [url for url in (record.endpoints if record else ()) if url.startswith("wss://")]
+    served = published_for_guests(record)
     running = f"guests are served at {', '.join(served)}" if served else "no guests are served"
     return f"{paths.settings}: {_text(found)}\nNow: {running}."
 

@@ -31,6 +31,7 @@ OLDEST = 1  # what it still understands
 PREFIX = b"palace/"
 HEADER_BYTES_MAX = 65_536  # a resend list of 4,096 lines takes 40 kB
 
+WEBSOCKET_PATH = "/palace"  # of the handshake
 IDENTITY_DIGITS = 32  # of a uuid, in hexadecimal
 
 HELLO = "hello"

@@ -3,14 +3,11 @@
 import os
 import select
 import socket
-import sys
 
-from palace.env import read_environment
-from palace.paths import find_palace
-from palace.protocol.errors import BrokerUnreachable, PalaceError
+from palace.protocol.errors import BrokerUnreachable
+from palace.protocol.record import Record
 from palace.shim.endpoints import published_socket
-from palace.shim.ensure import ensure
-from palace.shim.relay import parse_arguments
+from palace.shim.ensure import run_ensured
 
 READ_BYTES = 65_536
 USAGE = """usage: palace dial [--palace DIR]
@@ -23,23 +20,14 @@ forwarded. Exit codes: docs/reference/exit-codes.md
 
 def main(arguments: "list[str]") -> int:
     """Run the command; return its exit code."""
-    if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(USAGE)
-        return 0
     try:
-        given = parse_arguments(arguments, USAGE)
-        environment = read_environment()
-        record = ensure(find_palace(given, environment.all), environment)
-        _carry(published_socket(record))
-    except PalaceError as error:
-        print(f"palace dial: {error.message}", file=sys.stderr)
-        return error.exit_code
+        return run_ensured("dial", USAGE, arguments, _carry)
     except BrokenPipeError:
         return 0  # nobody listens any more
-    return 0
 
 
-def _carry(path: str) -> None:
+def _carry(record: Record) -> None:
+    path = published_socket(record)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as broker:
         try:
             broker.connect(path)

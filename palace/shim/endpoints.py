@@ -32,6 +32,11 @@ def published_socket(record: "Record | None") -> str:
     return ""
 
 
+def published_for_guests(record: "Record | None") -> "list[str]":
+    """Return the addresses that a broker's record names for clients behind another kernel."""
+    return [url for url in (record.endpoints if record else ()) if url.startswith("wss://")]
+
+
 def about_client(host: Host, environment: "ShimEnvironment") -> "dict[str, str]":
     """Return what every HELLO says of its client: whose files it sees, from which directory."""
     try:
@@ -40,6 +45,12 @@ def about_client(host: Host, environment: "ShimEnvironment") -> "dict[str, str]"
         cwd = ""  # it was removed
     about = {"version": __version__, "place": host.place(), "cwd": cwd}
     return about | {"read_only": "1"} if environment.read_only else about
+
+
+def probe_hello(host: Host, paths: Paths, session: str) -> bytes:
+    """Return the HELLO of a session that asks for nothing, to see whether a broker answers."""
+    fields = {"session": session, "palace_id": expected_palace_id(host, paths)}
+    return wire.encode_header(wire.HELLO, fields | {"version": __version__, "next": "0"})
 
 
 def expected_palace_id(host: Host, paths: Paths) -> str:

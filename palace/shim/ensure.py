@@ -7,16 +7,18 @@ broker is, and leaves nothing of itself behind.
 import json
 import sys
 
-from palace import __version__
 from palace.env import ShimEnvironment, read_environment
 from palace.host import host_for
 from palace.paths import Paths, find_palace
-from palace.protocol import wire
 from palace.protocol.errors import BrokerUnreachable, ConfigError, PalaceError
 from palace.protocol.record import Record, decode_record
 from palace.shim.connect import DEADLINE_S, Connector
-from palace.shim.endpoints import expected_palace_id, named_socket
+from palace.shim.endpoints import named_socket, probe_hello
 from palace.shim.relay import parse_arguments
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 USAGE = """usage: palace ensure [--palace DIR]
 
@@ -38,8 +40,7 @@ def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DE
 
     def hello() -> bytes:
         host.trace("C.dial", session=session)
-        fields = {"session": session, "palace_id": expected_palace_id(host, paths)}
-        return wire.encode_header(wire.HELLO, fields | {"version": __version__, "next": "0"})
+        return probe_hello(host, paths, session)
 
     connector.begin(hello)
     connector.wait()
@@ -53,17 +54,27 @@ def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DE
     return record
 
 
-def main(arguments: "list[str]") -> int:
-    """Run the command; return its exit code."""
+def run_ensured(
+    command: str, usage: str, arguments: "list[str]", use: "Callable[[Record], None]"
+) -> int:
+    """Run a command that needs a broker and uses its record; return its exit code."""
     if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(USAGE)
+        sys.stdout.write(usage)
         return 0
     try:
-        given = parse_arguments(arguments, USAGE)
+        given = parse_arguments(arguments, usage)
         environment = read_environment()
-        record = ensure(find_palace(given, environment.all), environment)
+        use(ensure(find_palace(given, environment.all), environment))
     except PalaceError as error:
-        print(f"palace ensure: {error.message}", file=sys.stderr)
+        print(f"palace {command}: {error.message}", file=sys.stderr)
         return error.exit_code
-    print(json.dumps(record.public_dict()), flush=True)
     return 0
+
+
+def main(arguments: "list[str]") -> int:
+    """Run the command; return its exit code."""
+
+    def show(record: Record) -> None:
+        print(json.dumps(record.public_dict()), flush=True)
+
+    return run_ensured("ensure", USAGE, arguments, show)

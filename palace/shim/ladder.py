@@ -23,7 +23,7 @@ from palace.protocol.errors import (
     LockFailed,
 )
 from palace.protocol.record import Record, decode_record
-from palace.shim.endpoints import expected_palace_id
+from palace.shim.endpoints import expected_palace_id, published_for_guests
 from palace.shim.route import Route, RouteProblem
 
 TYPE_CHECKING = False
@@ -95,7 +95,7 @@ class Ladder:
         if named:
             return [_rung(named, "MEMPALACE_BROKER")]
         record = self._record()
-        found = [url for url in (record.endpoints if record else ()) if url.startswith("wss://")]
+        found = published_for_guests(record)
         bridge = self.bridge()
         return [_rung(url, "the record") for url in [*found, *([bridge] if bridge else [])]]
 

@@ -15,7 +15,6 @@ from typing import Protocol
 
 BUFFER_BYTES_MAX = 1 << 20
 READ_BYTES = 65_536
-FIRST_LINE_S = 30.0
 
 
 class RouteProblem(Exception):

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from wsproto import ConnectionType, WSConnection, events
 from wsproto.utilities import ProtocolError
 
+from palace.protocol.wire import WEBSOCKET_PATH
 from palace.shim.route import READ_BYTES, RouteProblem, carry
 
 CONNECT_S = 5.0
-PATH = "/palace"
 PORT = 7253
 END = "end"
 # A guest's host sleeps, or its network goes: noticed within half a minute.
@@ -160,7 +160,7 @@ def _log_in(sock: ssl.SSLSocket, url: str, host: str, token: str) -> tuple[WSCon
     """Do the websocket's handshake; return it with what came behind it."""
     connection = WSConnection(ConnectionType.CLIENT)
     headers = [(b"authorization", b"Bearer " + token.encode())]
-    request = events.Request(host=host, target=PATH, extra_headers=headers)
+    request = events.Request(host=host, target=WEBSOCKET_PATH, extra_headers=headers)
     first = b""
     try:
         sock.settimeout(CONNECT_S)

@@ -14,13 +14,13 @@ from contextlib import asynccontextmanager
 import trio
 import trio_websocket
 
+from palace.protocol.wire import WEBSOCKET_PATH
 from palace.transport.lines import OUTBOX_BYTES_MAX, LineSplitter
 
 MESSAGE_BYTES_MAX = 1 << 20  # of a client's message; longer lines come in several
 SEND_BYTES = 65_536
 HANDSHAKE_S = 10.0  # TLS and HTTP together
 GOODBYE_S = 1.0
-PATH = "/palace"
 
 # What an HTTP answer says instead of a websocket.
 UNAUTHORIZED, NOT_FOUND, TOO_MANY = 401, 404, 429
@@ -120,7 +120,7 @@ class Door:
         recent = [at_s for at_s in self._failures.pop(address, []) if at_s >= since_s]
         if len(recent) >= self.FAILURES_MAX:
             status = TOO_MANY
-        elif path != PATH:
+        elif path != WEBSOCKET_PATH:
             status = NOT_FOUND
         elif not hmac.compare_digest(authorization, self._expected):
             status = UNAUTHORIZED

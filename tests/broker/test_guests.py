@@ -179,16 +179,16 @@ def test_a_door_forgets_failures_and_is_bounded() -> None:
     door = websocket.Door("secret", lambda: now[0])
     wrong, right = b"Bearer wrong", b"Bearer secret"
     for _ in range(door.FAILURES_MAX):
-        assert door.admit("a", websocket.PATH, wrong) == 401
-    assert door.admit("a", websocket.PATH, right) == 429
-    assert door.admit("b", websocket.PATH, right) == 0
+        assert door.admit("a", wire.WEBSOCKET_PATH, wrong) == 401
+    assert door.admit("a", wire.WEBSOCKET_PATH, right) == 429
+    assert door.admit("b", wire.WEBSOCKET_PATH, right) == 0
     assert door.admit("b", "/elsewhere", right) == 404
     now[0] = door.FAILURES_S + 1
-    assert door.admit("a", websocket.PATH, right) == 0
+    assert door.admit("a", wire.WEBSOCKET_PATH, right) == 0
     for number in range(3 * door.ADDRESSES_MAX):
-        door.admit(f"address {number}", websocket.PATH, wrong)
+        door.admit(f"address {number}", wire.WEBSOCKET_PATH, wrong)
     assert len(door._failures) <= door.ADDRESSES_MAX
-    assert door.admit("c", websocket.PATH, b"") == 401
+    assert door.admit("c", wire.WEBSOCKET_PATH, b"") == 401
 
 
 async def test_another_certificate_is_not_the_brokers(root: Path, listen: str) -> None:
@@ -335,7 +335,7 @@ async def test_a_message_that_is_too_large_ends_its_connection_alone(
         other = set_out(running)
         await other.shim.welcome("other")
         token = f"Bearer {record_of(root).token}"
-        async with open_client(listen, websocket.PATH, token) as connection:
+        async with open_client(listen, wire.WEBSOCKET_PATH, token) as connection:
             await connection.send_message(
                 wire.encode_header(wire.HELLO, {"session": "big", "next": "0"})
             )
