@@ -221,12 +221,6 @@ def to_dict(job: Job) -> list[dict[str, object]]:
     ]
 
 
-def _interrupt(number_of_signal: int, _frame: object) -> None:
-    if number_of_signal == signal.SIGALRM:
-        raise Broken(f"no answer within {HANG_S} s")
-    raise KeyboardInterrupt
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works")
@@ -238,8 +232,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = parse_arguments()
-    for number_of_signal in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number_of_signal, _interrupt)
+    rig.catch_signals(HANG_S)
     try:
         with rig.open_scratch(options.model_home) as scratch:
             about = machine(scratch)

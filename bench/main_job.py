@@ -197,12 +197,6 @@ def notes(job: Job) -> str:
     )
 
 
-def _interrupt(number_of_signal: int, _frame: object) -> None:
-    if number_of_signal == signal.SIGALRM:
-        raise Broken(f"no answer within {HANG_S} s")
-    raise KeyboardInterrupt
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works")
@@ -215,8 +209,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = parse_arguments()
-    for number_of_signal in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number_of_signal, _interrupt)
+    rig.catch_signals(HANG_S)
     try:
         with rig.open_scratch(options.model_home) as scratch:
             about = machine(scratch)

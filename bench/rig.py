@@ -234,3 +234,15 @@ def cpu_s(pid: int) -> float:
     """Return the processor seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def catch_signals(hang_s: int) -> None:
+    """Let an alarm and the signals that end a program end a measurement, and clean up behind it."""
+
+    def interrupt(number: int, _frame: object) -> None:
+        if number == signal.SIGALRM:
+            raise Broken(f"no answer within {hang_s} s")
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
