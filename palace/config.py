@@ -132,6 +132,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(key="readers", default=4, low=1, high=64, text="Queries that run beside each other."),
     Setting(
+        key="batch_max",
+        default=16,
+        low=1,
+        high=64,
+        text="Changes of different sessions that are stored together; 1: each alone.",
+    ),
+    Setting(
         key="polls", default=32, low=1, high=1024, text="Long-polls (event_wait) held at once."
     ),
     Setting(
@@ -235,6 +242,7 @@ class Config:
     session_depth_max: int = 64
     sessions_max: int = 256
     readers: int = 4
+    batch_max: int = 16
     polls: int = 32
     line_bytes_max: int = 33_554_432
     watchdog_s: float = 600.0

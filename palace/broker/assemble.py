@@ -33,7 +33,12 @@ def assemble(
     endpoint, mode = listening
     stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
     engine = MempalaceEngine(owner.paths, config, environ, host, stamp)
-    lanes = Lanes(engine=engine, readers=config.readers, polls=config.polls)
+    lanes = Lanes(
+        engine=engine,
+        readers=config.readers,
+        polls=config.polls,
+        batch_max=config.batch_max,
+    )
     return Desk(
         owner=owner,
         config=config,

@@ -78,6 +78,7 @@ class Broker:
                     accepting.start_soon(self._watch_clock)
                     accepting.start_soon(self._watch_upgrade)
                     watching.start_soon(self._watchdog().serve)
+                    watching.start_soon(self._watch_batches)
                     if direct is not None:
                         sessions.start_soon(partial(serve_socket, self.desk, direct, direct=True))
                     if self.desk.endpoint is not None:
@@ -222,6 +223,11 @@ class Broker:
             change = await trio.to_thread.run_sync(self.desk.engine.replaced)
             if change:
                 self.desk.stop(Reason.UPGRADE, text=change)
+
+    async def _watch_batches(self) -> None:
+        while True:
+            await self.desk.wait_for_batch()
+            self.desk.start_ready()
 
     def _writes(self) -> bool:
         return any(job.exclusive for job in self.desk.admission.running)

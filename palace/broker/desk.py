@@ -6,6 +6,7 @@ one step of the loop.
 
 import logging
 import socket
+from typing import Any
 
 import attrs
 import outcome
@@ -18,6 +19,7 @@ from palace.broker.lock import Owner
 from palace.broker.session import Session
 from palace.config import Config
 from palace.engine.api import Call, Engine, Reply
+from palace.engine.batch import Batch
 from palace.host import Host
 from palace.protocol import jsonrpc
 from palace.protocol.admission import Admission, Job
@@ -68,6 +70,7 @@ class Desk:
     mourners: list[socket.socket] = attrs.field(factory=list)
     _finished: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     _room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+    _held: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
     def __attrs_post_init__(self) -> None:
         self.place = self.host.place()
@@ -92,27 +95,41 @@ class Desk:
         if self.failure is not None:
             self.answer_waiting(self.failure)
             return
-        started = self.admission.take_ready()
+        started = self.admission.take_ready(trio.current_time())
+        batch = self._batch([job for job in started if job.group])
+        running = self.admission.in_lane
         for job in started:
-            self.lanes.run(job, self._call(job), running=self.admission.in_lane(job.tool.lane))
+            call = self._call(job, batch if job.group else None)
+            self.lanes.run(job, call, running=running(job.tool.lane))
         if started:  # the queue became shorter
             self._room.unpark_all()
+        if self.admission.held:
+            self._held.unpark_all()
 
-    def _call(self, job: Job) -> Call:
+    async def wait_for_batch(self) -> None:
+        """Return when a batch that waited for others may begin without them."""
+        while not self.admission.held:
+            await self._held.park()
+        await trio.sleep_until(self.admission.gather.until_s(trio.current_time()))
+
+    def _batch(self, jobs: list[Job]) -> Batch | None:
+        return self.engine.batch([_message(job) for job in jobs]) if jobs else None
+
+    def _call(self, job: Job, batch: Batch | None) -> Call:
         session = self.sessions.get(job.session)
-        assert isinstance(job.message, dict), "admission takes tool calls"
         return Call(
-            message=job.message,
+            message=_message(job),
             session=job.session,
             ordinal=job.ordinal,
             read_only=session is not None and session.read_only,
             maybe_ran=job.maybe_ran,
             epoch=session.epoch if session is not None else 0,
+            batch=batch,
         )
 
     def finish(self, job: Job, result: outcome.Outcome[Reply]) -> None:
         """Take a lane's result: others may start, and the reply goes out once it is durable."""
-        self.admission.finish(job)
+        self.admission.finish(job, trio.current_time())
         if isinstance(result, outcome.Error):
             logger.error("%s failed in the engine", job.name, exc_info=result.error)
             self.last_error = repr(result.error)
@@ -151,6 +168,7 @@ class Desk:
         The end of a connection says nothing of that: a shim may have given up waiting for WELCOME.
         """
         self.sessions.pop(session.id, None)
+        self.admission.gather.came(session.id)
         if session.acknowledged >= session.next_ordinal:
             self.engine.end_session(session.id)
 
@@ -168,6 +186,7 @@ class Desk:
         if session.ids.get(key) == job.ordinal:
             del session.ids[key]
         self.counters.replies += 1
+        self.admission.gather.replied(session.id, trio.current_time())
         session.reply(job.ordinal, payload)
         session.note_settled()
 
@@ -262,6 +281,11 @@ class Desk:
                 self.admission.cancel(job.session, job.ordinal)
                 jobs.append(job)
         return jobs
+
+
+def _message(job: Job) -> dict[str, Any]:
+    assert isinstance(job.message, dict), "admission takes tool calls"
+    return job.message
 
 
 def refusal_of(job: Job, problem: PalaceError) -> PalaceError:

@@ -1,7 +1,7 @@
 """The lanes: where admitted calls run, in worker threads of the engine.
 
-Each lane is a queue and as many threads as the lane is wide; the writer lane's one thread takes
-mutations in the order in which admission started them.  Admission never starts more than fit.
+Each lane is a queue and as many threads as the lane is wide; the writer lane is as wide as a batch.
+Admission never starts more than fit.
 
 The threads are our own and kept, since a call handed over by `trio.to_thread` costs about 100
 microseconds more (docs/decisions/0008).
@@ -55,6 +55,7 @@ class Lanes:
     engine: Engine
     readers: int
     polls: int
+    batch_max: int = 1
     _finish: Finish | None = None
     _token: trio.lowlevel.TrioToken | None = None
     _workers: dict[Lane, _Workers] = attrs.field(
@@ -63,7 +64,12 @@ class Lanes:
 
     def capacity(self) -> dict[Lane, int]:
         """Return how many jobs each lane runs at once."""
-        return {Lane.WRITER: 1, Lane.READER: self.readers, Lane.POLL: self.polls, Lane.BULK: 1}
+        return {
+            Lane.WRITER: self.batch_max,
+            Lane.READER: self.readers,
+            Lane.POLL: self.polls,
+            Lane.BULK: 1,
+        }
 
     def start(self, finish: Finish) -> None:
         """Remember the loop that this is called in, and whom to tell."""

@@ -8,7 +8,7 @@ from palace.protocol import jsonrpc, wire
 from palace.protocol.admission import Job, Offer
 from palace.protocol.errors import Busy, Draining, PalaceError, PathUnknown, WireError
 from palace.protocol.pathmap import translate
-from palace.protocol.tools import classify_call
+from palace.protocol.tools import classify_call, group_key
 from palace.transport.lines import Lines
 
 
@@ -94,6 +94,8 @@ async def _handle_call(
         deadline_s=now_s + desk.config.queue_wait_s,
         maybe_ran=maybe_ran,
     )
+    if desk.config.batch_max > 1 and not maybe_ran:
+        job.group = group_key(message)
     try:
         job.message = translate(message, session.where, desk.config.path_map)
     except PathUnknown as problem:

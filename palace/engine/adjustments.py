@@ -5,17 +5,25 @@ name in palace.toml (`adjustments_off`).  One that doesn't find its place refuse
 rather than let it run unadjusted.
 """
 
+import copy
 import hashlib
 import importlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from palace.config import Config
 from palace.paths import Paths
 from palace.protocol.errors import StoreUnavailable
+
+CAPACITY_S = 10.0  # stock's own limit for a verdict
+INSTALLED_S = 1.0
+
+if TYPE_CHECKING:
+    from palace.engine.together import Together
 
 
 def _nothing() -> None:
@@ -28,6 +36,7 @@ class HostedState:
     def __init__(self) -> None:
         self.progress = 0
         self.at_boundary: Callable[[], None] = _nothing
+        self.together: Together | None = None  # where calls may be stored together
         self._call = threading.local()
 
     def enter_call(self, *, read_only: bool) -> None:
@@ -53,7 +62,8 @@ class HostedState:
         return getattr(self._call, "read_only", False)
 
 
-def _need(module: ModuleType | type, name: str, adjustment: str) -> Any:
+def need(module: ModuleType | type, name: str, adjustment: str) -> Any:
+    """Return what an adjustment needs of the package; raises StoreUnavailable."""
     found = getattr(module, name, None)
     if found is None:
         raise StoreUnavailable(
@@ -68,16 +78,16 @@ def held_lock(_server: ModuleType, _state: HostedState, paths: Paths, _config: C
     """Hand over mempalace's own lock, which the owner took before the engine was imported."""
     from mempalace import palace
 
-    mark = _need(palace, "_mark_held", "held_lock")
-    _need(palace, "_held_by_this_process", "held_lock")
+    mark = need(palace, "_mark_held", "held_lock")
+    need(palace, "_held_by_this_process", "held_lock")
     key = hashlib.sha256(os.path.normcase(paths.root).encode()).hexdigest()[:16]
     mark(key)
 
 
 def graph_file(server: ModuleType, _state: HostedState, paths: Paths, config: Config) -> None:
     """Open the graph that palace.toml fixed, whoever's environment started the broker."""
-    _need(server, "_resolve_kg_path", "graph_file")
-    apply_flags = _need(server, "_apply_server_flags", "graph_file")
+    need(server, "_resolve_kg_path", "graph_file")
+    apply_flags = need(server, "_apply_server_flags", "graph_file")
     apply_flags(palace=paths.root)
     server._resolve_kg_path = lambda: config.graph  # type: ignore[attr-defined]  # noqa: SLF001
 
@@ -86,9 +96,9 @@ def session_read_only(
     server: ModuleType, state: HostedState, _paths: Paths, _config: Config
 ) -> None:
     """Refuse a read-only session what stock refuses a read-only server (error -32003)."""
-    stock = _need(server, "_mcp_read_only_refusal", "session_read_only")
-    refused = _need(server, "_READ_ONLY_REFUSED_TOOLS", "session_read_only")
-    _need(server, "_mcp_tool_preflight_refusal", "session_read_only")
+    stock = need(server, "_mcp_read_only_refusal", "session_read_only")
+    refused = need(server, "_READ_ONLY_REFUSED_TOOLS", "session_read_only")
+    need(server, "_mcp_tool_preflight_refusal", "session_read_only")
 
     def refusal(req_id: object, tool_name: str) -> Any:
         if state.read_only and tool_name in refused:
@@ -104,7 +114,7 @@ def session_read_only(
         return stock(req_id, tool_name)
 
     server._mcp_read_only_refusal = refusal  # type: ignore[attr-defined]  # noqa: SLF001
-    follow = _need(server, "tool_follow_tunnels", "session_read_only")
+    follow = need(server, "tool_follow_tunnels", "session_read_only")
 
     def tool_follow_tunnels(wing: str, room: str, record: bool = True) -> Any:
         return follow(wing, room, record=record and not state.read_only)
@@ -120,8 +130,8 @@ def pin_once(_server: ModuleType, _state: HostedState, _paths: Paths, _config: C
     """Pin a collection's thread count once, not at every search, which would write each time."""
     from mempalace.backends import chroma
 
-    stock = _need(chroma, "_pin_hnsw_threads", "pin_once")
-    generation = _need(chroma, "chroma_system_generation", "pin_once")
+    stock = need(chroma, "_pin_hnsw_threads", "pin_once")
+    generation = need(chroma, "chroma_system_generation", "pin_once")
     pinned: dict[str, object] = {}
 
     def pin(collection: Any) -> None:
@@ -153,13 +163,65 @@ def watch_progress(_server: ModuleType, state: HostedState, _paths: Paths, _conf
 
 
 def _wrap(module: ModuleType, name: str, before: Callable[[], None]) -> None:
-    stock = _need(module, name, "watch_progress")
+    stock = need(module, name, "watch_progress")
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         before()
         return stock(*args, **kwargs)
 
     setattr(module, name, wrapped)
+
+
+def probe_rarely(server: ModuleType, _state: HostedState, _paths: Paths, _config: Config) -> None:
+    """Keep a good verdict for a moment where stock looks again at every call.
+
+    It looks whether the index lacks records, which counts all of them after each write, and whether
+    its package was replaced.  Nobody else changes this palace; a bad verdict is not kept.
+    """
+    from mempalace.backends import chroma
+
+    capacity = need(server, "hnsw_capacity_status", "probe_rarely")
+    resets = "_capacity_cache_generation"
+    need(chroma, resets, "probe_rarely")
+    installed = need(server, "_installed_dist_state", "probe_rarely")
+
+    def state_of(*_args: Any) -> Any:
+        return getattr(chroma, resets), chroma.chroma_system_generation()
+
+    server.hnsw_capacity_status = _kept(  # type: ignore[attr-defined]
+        capacity, CAPACITY_S, state_of, lambda status: status.get("status") == "ok"
+    )
+    server._installed_dist_state = _kept(  # type: ignore[attr-defined]  # noqa: SLF001
+        installed, INSTALLED_S, lambda: None, lambda found: not found[1]
+    )
+
+
+def _kept(
+    stock: Callable[..., Any],
+    for_s: float,
+    state_of: Callable[..., Any],
+    is_good: Callable[[Any], bool],
+) -> Callable[..., Any]:
+    """Return a function that answers as it did for a moment, while `state_of` is as it was."""
+    known: dict[tuple[Any, ...], tuple[float, Any, Any]] = {}
+
+    def ask(*args: Any) -> Any:
+        now_s, state = time.monotonic(), state_of(*args)
+        until_s, then, answer = known.get(args, (0.0, None, None))
+        if now_s >= until_s or then != state:
+            answer = stock(*args)
+            known[args] = now_s + for_s if is_good(answer) else 0.0, state, answer
+        return copy.copy(answer)
+
+    return ask
+
+
+def store_together(server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
+    """Store what several calls write at once in one operation (palace/engine/together.py)."""
+    from palace.engine.together import Together
+
+    state.together = Together(server)
+    state.together.install()
 
 
 Adjustment = Callable[[ModuleType, HostedState, Paths, Config], None]
@@ -171,6 +233,8 @@ ALL: tuple[Adjustment, ...] = (
     pin_once,
     short_padding,
     watch_progress,
+    probe_rarely,
+    store_together,
 )
 
 

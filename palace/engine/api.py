@@ -1,10 +1,11 @@
 """What a broker asks of an engine, and the values that pass between them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import attrs
 
+from palace.engine.batch import Batch
 from palace.protocol.errors import PalaceError
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.tools import Tool, classify_call
@@ -17,7 +18,8 @@ class Call:
     """One `tools/call` of a session.
 
     (`session`, `ordinal`) is its idempotency key.  `maybe_ran` says that an earlier owner may have
-    begun it; `epoch` is that of the session's last owner, 0 if unknown.
+    begun it; `epoch` is that of the session's last owner, 0 if unknown.  `batch` is what
+    `Engine.batch` made for it and the calls that run with it.
     """
 
     message: dict[str, Any]
@@ -26,6 +28,7 @@ class Call:
     read_only: bool = False
     maybe_ran: bool = False
     epoch: int = 0
+    batch: Batch | None = None
 
     @property
     def key(self) -> str:
@@ -56,7 +59,8 @@ class Engine(Protocol):
     """The memory engine.  What may block is to be called in worker threads.
 
     The broker guarantees that `load` comes first, `close` last, and that calls of the writer lane
-    don't overlap with each other.
+    don't overlap with each other, but for those of one batch: calls of different sessions and with
+    different group keys.  What a batch does and answers equals some order of its calls.
     """
 
     def load(self) -> Catalogue:
@@ -65,6 +69,13 @@ class Engine(Protocol):
 
     def call(self, call: Call) -> Reply:
         """Answer one call as stock would; never raises for what a client sent.  Blocks."""
+        ...
+
+    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch | None:
+        """Return what calls with these messages, started at once, meet in.
+
+        None: this engine runs each alone.  Doesn't block.
+        """
         ...
 
     def when_durable(self, seq: int, told: Told) -> None:

@@ -8,9 +8,9 @@ then, makes no further change, and leaves.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import attrs
 
@@ -43,6 +43,13 @@ class Group:
         return self.step > 0
 
 
+class Booked(NamedTuple):
+    """A change, and the group that it belongs to."""
+
+    group: Group
+    change: Change
+
+
 @attrs.define(eq=False)
 class Durable:
     """Binds the journal to the projections.  Threads share one."""
@@ -64,6 +71,23 @@ class Durable:
         finally:
             self._here.group = None
 
+    def current(self) -> Group | None:
+        """Return the group under which this thread changes things, None outside of any call."""
+        group: Group | None = getattr(self._here, "group", None)
+        return group
+
+    @contextmanager
+    def on_behalf(self, groups: Mapping[str, Group]) -> Iterator[None]:
+        """Book this thread's changes under the groups of other calls, by the changed entity's id.
+
+        One call's thread stores for a whole batch: what fails then fails for nobody yet.
+        """
+        self._here.groups = groups
+        try:
+            yield
+        finally:
+            self._here.groups = None
+
     def change(self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]) -> T:
         """Journal changes, then make them; raises JournalFailed, and then they weren't made.
 
@@ -72,12 +96,18 @@ class Durable:
         changes = [change for change in changes if _is_one(change)]
         if not changes:
             return make()
-        group = getattr(self._here, "group", None)
+        groups = getattr(self._here, "groups", None)
+        if groups is not None:
+            return self._change(
+                projection, [Booked(groups[change.id], change) for change in changes], make
+            )
+        group = self.current()
         alone = group is None
         if group is None:
             group = Group(self._own_key())
         try:
-            result = self._change(group, projection, changes, make, alone=alone)
+            booked = [Booked(group, change) for change in changes]
+            result = self._change(projection, booked, make, alone=alone)
         except JournalFailed as error:
             group.failure = error
             raise
@@ -89,7 +119,7 @@ class Durable:
         self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]
     ) -> T:
         """Do what `change` does, as a unit of its own: it stays, whatever becomes of the call."""
-        group = getattr(self._here, "group", None)
+        group = self.current()
         self._here.group = None
         try:
             return self.change(projection, changes, make)
@@ -98,30 +128,30 @@ class Durable:
 
     def _change(
         self,
-        group: Group,
         projection: Projection,
-        changes: Sequence[Change],
+        booked: Sequence[Booked],
         make: Callable[[], T],
         *,
-        alone: bool,
+        alone: bool = False,
     ) -> T:
         journal = self.journal
         if self.stuck:
             raise _stuck()
         self._pay()
-        group.step += 1
+        for group in _groups(booked):
+            group.step += 1
         self._check_room()
-        seq = journal.append([_draft(group, change) for change in changes])
+        seq = journal.append([_draft(group, change) for group, change in booked])
         try:
             journal.sync(seq)
             journal.host.pass_point("apply")
             result = make()
         except BaseException:
-            self._take_back(group, projection, changes, alone=alone)
+            self._take_back(projection, booked, alone=alone)
             raise
         journal.host.pass_point("applied")
-        projection.applied(changes)
-        for change in changes:
+        projection.applied([change for _, change in booked])
+        for group, change in booked:
             group.first.setdefault((change.kind, change.id), (projection, change))
             group.last[change.kind, change.id] = change.after
         return result
@@ -135,30 +165,33 @@ class Durable:
                 "itself."
             )
 
-    def _take_back(
-        self, group: Group, projection: Projection, changes: Sequence[Change], *, alone: bool
-    ) -> None:
+    def _take_back(self, projection: Projection, booked: Sequence[Booked], *, alone: bool) -> None:
         """One operation failed: the journal, and if need be the store, say it wasn't made."""
-        logger.warning("a change of %s failed and is taken back", group.key)
+        groups = _groups(booked)
+        logger.warning("a change of %s failed and is taken back", [group.key for group in groups])
         try:
-            for change in changes:
+            for _, change in booked:
                 actual = projection.read(change.kind, [change.id]).get(change.id)
                 if not same(actual, change.before):
                     projection.write(change.kind, {change.id: change.before})
         except Exception:
             logger.exception("a failed change could not be taken back: the next owner does it")
-            group.failure = self._leave_open()
+            failure = self._leave_open()
+            for group in groups:
+                group.failure = failure
             return
-        drafts = [undo(group.key, change) for change in changes]
+        drafts = [undo(group.key, change) for group, change in booked]
         if alone:
-            drafts.append(Draft(action=ABORT, key=group.key, payload={"why": "it failed"}))
+            drafts += [
+                Draft(action=ABORT, key=group.key, payload={"why": "it failed"}) for group in groups
+            ]
         self._say(drafts)
 
     # The end of a group.
 
     def end_unit(self, group: Group | None = None) -> None:
         """What the group did so far stays, whatever becomes of the rest."""
-        group = group or getattr(self._here, "group", None)
+        group = group or self.current()
         if group is None or not group.first:
             return
         group.first.clear()
@@ -169,7 +202,7 @@ class Durable:
 
     def end_of_file(self) -> None:
         """A long call has come to a boundary where it may be interrupted for good."""
-        group = getattr(self._here, "group", None)
+        group = self.current()
         if group is not None and group.units:
             self.end_unit(group)
 
@@ -241,6 +274,11 @@ class Durable:
         with self._lock:
             self._count += 1
             return f"own-{self.journal.stamp.epoch}-{self._count}"
+
+
+def _groups(booked: Sequence[Booked]) -> list[Group]:
+    """Return the groups, each once; they are few."""
+    return list({id(group): group for group, _ in booked}.values())
 
 
 def _is_one(change: Change) -> bool:

@@ -8,14 +8,16 @@ import importlib
 import importlib.metadata
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from palace.config import Config
 from palace.engine import adjustments
 from palace.engine.api import Call, Reply, Told
+from palace.engine.batch import Batch
 from palace.engine.memory import Memory, open_memory, refused
 from palace.host import Host
 from palace.journal.journal import Journal
@@ -111,6 +113,8 @@ class MempalaceEngine:
         place = (self._paths, self._config, self._host)
         self._memory = open_memory(place, self._stamp, server, self._tell)
         self._state.at_boundary = self._memory.durable.end_of_file
+        if self._state.together is not None:
+            self._state.together.durable = self._memory.durable
 
     def _tell(self, stage: str, fraction: float) -> None:
         self._loading = f"{stage} ({fraction:.0%})"
@@ -120,6 +124,10 @@ class MempalaceEngine:
 
     def call(self, call: Call) -> Reply:
         assert self._server is not None, "load() comes first"
+        with nullcontext() if call.batch is None else call.batch.member():
+            return self._answer(call)
+
+    def _answer(self, call: Call) -> Reply:
         if self._memory is not None:
             return self._memory.answer(call, lambda: self._dispatch(call))
         verdict = judge(call.tool.kind, maybe_ran=call.maybe_ran, trace=Trace())
@@ -129,7 +137,7 @@ class MempalaceEngine:
         assert self._server is not None
         self._state.enter_call(read_only=call.read_only)
         try:
-            reply = self._server._http_dispatch(call.message)  # noqa: SLF001
+            reply = self._handle(call)
         except Exception:
             # Stock's stdio loop answers so for whatever escapes its dispatcher.
             logger.exception("the engine failed")
@@ -144,6 +152,17 @@ class MempalaceEngine:
         if self._memory is not None and _error_code(reply) == _DAMAGED_CODE:
             reply["error"]["message"] += REBUILD_HINT
         return Reply(payload=jsonrpc.encode(reply), outdated=_error_code(reply) == _OUTDATED_CODE)
+
+    def _handle(self, call: Call) -> dict[str, Any] | None:
+        assert self._server is not None
+        if call.batch is not None and self._state.together is not None:
+            reply = self._state.together.answer(call.batch, call.message)
+        else:
+            reply = self._server._http_dispatch(call.message)  # noqa: SLF001
+        return cast("dict[str, Any] | None", reply)
+
+    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch | None:
+        return self._state.together.batch(messages) if self._state.together is not None else None
 
     def when_durable(self, seq: int, told: Told) -> None:
         assert self._memory is not None, "a reply has a seq only where there is a journal"

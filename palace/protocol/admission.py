@@ -6,6 +6,9 @@ waits for what came before it and holds up what comes after it, so that a client
 dependent calls sees what it would see from a serial server.  Long-polls hold nothing up.  A call
 that was cancelled while it runs no longer counts for its session's order.
 
+The writer lane runs one *batch* at a time: one mutation, or several that may be stored together,
+of as many sessions and with different keys, all started in one `take_ready`.
+
 Before `offer` says ADMITTED a request can be refused; after it, it ends in a reply or in an
 explicit "outcome unknown".
 
@@ -18,6 +21,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from palace.protocol.gather import Gather
 from palace.protocol.tools import Lane, Tool
 
 
@@ -33,7 +37,7 @@ class Job:
     """One admitted tool call.
 
     `maybe_ran`: an earlier owner may have begun it.  `cancelled`: its client no longer wants the
-    reply.
+    reply.  `group`: what it must not share with others of its batch, "" if it runs alone.
     """
 
     session: str
@@ -45,6 +49,7 @@ class Job:
     deadline_s: float = float("inf")
     maybe_ran: bool = False
     cancelled: bool = False
+    group: str = ""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -65,7 +70,10 @@ class _Queue:
 
 @attrs.define(eq=False, kw_only=True)
 class Admission:
-    """All queues of one owner.  Capacities are numbers of jobs."""
+    """All queues of one owner.
+
+    Capacities are numbers of jobs; the writer's is how many a batch may hold.
+    """
 
     capacity: Mapping[Lane, int]
     queue_depth_max: int
@@ -75,6 +83,10 @@ class Admission:
     _running: dict[tuple[str, int], Job] = attrs.field(factory=dict)
     _in_lane: dict[Lane, int] = attrs.field(factory=lambda: dict.fromkeys(Lane, 0))
     _waiting: int = 0
+    _batch: list[Job] = attrs.field(factory=list)  # the writer lane's running, or last one
+    _forming: bool = False
+    gather: Gather = attrs.field(factory=Gather)
+    held: bool = False  # something would have started, but its batch waits for others
     ready: bool = False
     draining: bool = False
 
@@ -111,29 +123,39 @@ class Admission:
             self._turns.append(job.session)
         queue.waiting.append(job)
         self._waiting += 1
+        self.gather.came(job.session)
         return Offer.ADMITTED
 
-    def take_ready(self) -> list[Job]:
-        """Return the jobs that start now, in order; they count as running from here on."""
+    def take_ready(self, now_s: float = 0.0) -> list[Job]:
+        """Return the jobs that start now, in order; they count as running from here on.
+
+        Those of the writer lane are one batch.  `held` says whether to ask again at
+        `gather.until_s`.
+        """
         started: list[Job] = []
+        self.held = False
         if not self.ready:
             return started
+        patient = self.gather.until_s(now_s) > now_s
+        self._forming = False
         progress = True
         while progress:
             progress = False
             for session in tuple(self._turns):  # who can't start keeps its turn
-                job = self._startable(self._queues[session])
+                job = self._startable(self._queues[session], patient=patient)
                 if job is None:
                     continue
-                self._start(job)
+                self._start(job, now_s)
                 started.append(job)
                 progress = True
         return started
 
-    def finish(self, job: Job) -> None:
+    def finish(self, job: Job, now_s: float = 0.0) -> None:
         """Note that a running job has ended."""
         del self._running[job.key]
         self._in_lane[job.tool.lane] -= 1
+        if job.tool.lane is Lane.WRITER and not self._in_lane[Lane.WRITER]:
+            self.gather.ended((member.session for member in self._batch), now_s)
         if not job.cancelled:
             self._leave_order(job)
         self._forget_if_empty(job.session)
@@ -176,9 +198,10 @@ class Admission:
             jobs = [job for job in jobs if job.tool.lane is only]
         for job in jobs:
             self._remove(job)
+        self.held = False
         return jobs
 
-    def _startable(self, queue: _Queue) -> Job | None:
+    def _startable(self, queue: _Queue, *, patient: bool) -> Job | None:
         if queue.exclusive:
             return None
         job = self._next(queue)
@@ -189,7 +212,22 @@ class Admission:
             return None
         if job.exclusive and queue.shared:
             return None
+        if lane is Lane.WRITER and not self._fits(job, patient=patient):
+            return None
         return job
+
+    def _fits(self, job: Job, *, patient: bool) -> bool:
+        """Tell whether a job may begin a batch, or join the one that forms."""
+        if not self._in_lane[Lane.WRITER]:
+            if job.group and patient:
+                self.held = True
+                return False
+            return True
+        return (
+            self._forming
+            and bool(job.group)
+            and all(member.group not in ("", job.group) for member in self._batch)
+        )
 
     def _next(self, queue: _Queue) -> Job | None:
         """Return the first job, or the first behind long-polls that find their lane full."""
@@ -199,7 +237,13 @@ class Admission:
                 return job
         return None
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, now_s: float) -> None:
+        if job.tool.lane is Lane.WRITER:
+            if not self._in_lane[Lane.WRITER]:
+                self._batch = []
+                self._forming = True
+                self.gather.began(now_s)
+            self._batch.append(job)
         queue = self._queues[job.session]
         queue.waiting.remove(job)
         self._waiting -= 1

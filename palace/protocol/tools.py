@@ -8,6 +8,7 @@ palace; an *external effect* changes something outside of it and is never sent t
 """
 
 import enum
+from typing import Any
 
 import attrs
 
@@ -101,3 +102,33 @@ def classify_call(message: object) -> Tool:
     params = message.get("params") if isinstance(message, dict) else None
     name = params.get("name") if isinstance(params, dict) else None
     return TOOLS.get(name, UNKNOWN) if isinstance(name, str) else UNKNOWN
+
+
+GROUP_CHARS_MAX = 8192  # a longer text is many drawers: it would keep short ones waiting
+
+
+def group_key(message: object) -> str:
+    """Return the key under which a call may share a batch with calls of other keys; "" for none.
+
+    Two calls that would file the same drawer have the same key, whatever blanks surround its names:
+    the second one has to see the first one's drawer.  Diary entries are all different.
+    """
+    params = message.get("params") if isinstance(message, dict) else None
+    name = params.get("name") if isinstance(params, dict) else None
+    arguments = params.get("arguments") if isinstance(params, dict) else None
+    if not isinstance(arguments, dict):
+        return ""
+    if name == "mempalace_diary_write":
+        return _joined("diary", arguments, ("agent_name", "wing", "entry"))
+    if name == "mempalace_add_drawer":
+        return _joined("drawer", arguments, ("wing", "room", "content"))
+    return ""
+
+
+def _joined(what: str, arguments: dict[str, Any], names: tuple[str, ...]) -> str:
+    values = [arguments.get(name, "") for name in names]
+    if not all(isinstance(value, str) for value in values):
+        return ""
+    if len(values[-1]) > GROUP_CHARS_MAX:
+        return ""
+    return "\0".join([what, *(value.strip() for value in values[:-1]), values[-1]])

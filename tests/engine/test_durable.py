@@ -94,6 +94,54 @@ def test_a_call_without_units_ignores_their_boundaries() -> None:
     assert after(life).contents == {}
 
 
+# Changes of several calls at once.
+
+
+def groups_of(*names: str) -> dict[str, durable.Group]:
+    return {name: durable.Group(f"{name}:1") for name in names}
+
+
+def test_what_is_stored_at_once_is_each_calls_own() -> None:
+    life = awake(Disk())
+    groups = groups_of("x", "y")
+    start = len(life.disk.calls)
+
+    with life.durable.on_behalf(groups):
+        life.set("a", x=1, y=2)
+    life.journal.sync(life.durable.commit(groups["x"], "first"))
+
+    assert [call for call, _ in life.disk.calls[start:]].count("sync") == 2  # one for both changes
+    assert [(r.action, r.key, r.id) for r in records(life)[1:]] == [
+        (PUT, "x:1", "x"),
+        (PUT, "y:1", "y"),
+        (OUTCOME, "x:1", ""),
+    ]
+    again = after(life)  # it died before the second one's outcome
+    assert again.contents == entities(x=1)
+    assert again.journal.reply("x", 1) == "first"
+    again.check()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_what_could_not_be_stored_at_once_has_failed_for_nobody(half: bool) -> None:
+    life = awake(Disk())
+    groups = groups_of("x", "y")
+    failing(life, half=half)
+
+    with life.durable.on_behalf(groups):
+        with pytest.raises(LookupError):
+            life.set("a", x=1, y=2)
+        assert life.contents == {}
+        life.set("a", y=2)
+    for group in groups.values():
+        assert group.failure is None
+        life.durable.commit(group, "done")
+
+    assert life.contents == entities(y=2)
+    life.check()
+    after(life).check()
+
+
 # Changes that fail.
 
 

@@ -257,6 +257,44 @@ class Palace(RuleBasedStateMachine):
 
         self._do(work, death, data)
 
+    @rule(
+        numbers=st.dictionaries(st.sampled_from("xyzw"), st.integers(0, 3), min_size=2),
+        refuse=st.none() | st.sampled_from("xyzw"),
+        wait=st.booleans(),
+        death=deaths,
+        data=st.data(),
+    )
+    def batch(
+        self,
+        numbers: dict[str, int],
+        refuse: str | None,
+        wait: bool,
+        death: int | None,
+        data: st.DataObject,
+    ) -> None:
+        """Several calls store one entity each, at once; where that fails, one by one."""
+
+        def store(entities: dict[str, int]) -> bool:
+            with self.life.durable.on_behalf(groups):
+                try:
+                    self.life.set("a", **entities)
+                except (LookupError, JournalFailed):
+                    return False
+            return True
+
+        groups: dict[str, durable.Group] = {}
+
+        def work() -> None:
+            groups.update((ident, durable.Group(self._key())) for ident in numbers)
+            self.refuse = ("a", refuse) if refuse else None
+            at_once = store(numbers)
+            taken = [at_once or store({ident: number}) for ident, number in numbers.items()]
+            self.refuse = None
+            for (ident, number), done in zip(numbers.items(), taken, strict=True):
+                self._end(groups[ident], [("a", ident, number)] if done else [], wait=wait)
+
+        self._do(work, death, data)
+
     @rule(death=deaths, data=st.data())
     def roll(self, death: int | None, data: st.DataObject) -> None:
         self._do(self.life.journal.roll, death, data)

@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,15 +16,16 @@ MINE = TOOLS["mempalace_mine"]
 
 def make(**limits: int) -> Admission:
     readers = limits.pop("readers", 2)
+    batch = limits.pop("batch", 1)
     admission = Admission(
-        capacity={Lane.WRITER: 1, Lane.READER: readers, Lane.POLL: 2, Lane.BULK: 1},
+        capacity={Lane.WRITER: batch, Lane.READER: readers, Lane.POLL: 2, Lane.BULK: 1},
         **({"queue_depth_max": 100, "session_depth_max": 10} | limits),
     )
     admission.ready = True
     return admission
 
 
-def job(session: str, ordinal: int, tool: Tool = READ, **more: float) -> Job:
+def job(session: str, ordinal: int, tool: Tool = READ, **more: Any) -> Job:
     return Job(session=session, ordinal=ordinal, tool=tool, message=None, **more)
 
 
@@ -106,6 +108,126 @@ def test_mine_does_not_keep_the_writer_lane() -> None:
     admission.offer(job("a", 1, WRITE))
 
     assert keys(admission.take_ready()) == [("a", 0), ("b", 0)]
+
+
+# Batches.
+
+
+def offered(admission: Admission, *groups: str) -> list[Job]:
+    """Offer one mutation for each group, of sessions 0, 1, 2..."""
+    jobs = [job(str(place), 0, WRITE, group=group) for place, group in enumerate(groups)]
+    for item in jobs:
+        assert admission.offer(item) is Offer.ADMITTED
+    return jobs
+
+
+def after_a_batch_of_two() -> Admission:
+    """Return what knows of a batch of sessions 0 and 1 that lasted from 10.0 to 10.08 s."""
+    admission = make(batch=9)
+    offered(admission, "x", "y")
+    for item in admission.take_ready(10.0):
+        admission.finish(item, 10.08)
+    return admission
+
+
+def test_mutations_with_different_keys_start_together_up_to_the_lane() -> None:
+    admission = make(batch=3)
+    jobs = offered(admission, "x", "y", "z", "w")
+
+    assert admission.take_ready() == jobs[:3]
+    assert admission.take_ready() == []
+    for item in jobs[:3]:
+        admission.finish(item)
+    assert admission.take_ready() == jobs[3:]
+
+
+def test_nobody_joins_a_batch_that_has_begun() -> None:
+    admission = make(batch=3)
+    offered(admission, "x")
+    admission.take_ready()
+    admission.offer(job("late", 0, WRITE, group="y"))
+
+    assert admission.take_ready() == []
+
+
+def test_one_key_is_once_in_a_batch() -> None:
+    admission = make(batch=9)
+    jobs = offered(admission, "x", "y", "x")
+
+    assert admission.take_ready() == jobs[:2]
+    admission.finish(jobs[0])
+    assert admission.take_ready() == []  # the batch ends as a whole
+    admission.finish(jobs[1])
+    assert admission.take_ready() == jobs[2:]
+
+
+def test_what_has_no_key_runs_alone() -> None:
+    admission = make(batch=9)
+    jobs = offered(admission, "", "x", "", "y")
+
+    assert admission.take_ready() == jobs[:1]
+    admission.finish(jobs[0])
+    assert admission.take_ready() == [jobs[1], jobs[3]]
+    admission.finish(jobs[1])
+    admission.finish(jobs[3])
+    assert admission.take_ready() == [jobs[2]]
+
+
+def test_a_batch_holds_one_mutation_of_a_session() -> None:
+    admission = make(batch=9)
+    first, second = (job("a", n, WRITE, group=str(n)) for n in range(2))
+    admission.offer(first)
+    admission.offer(second)
+
+    assert admission.take_ready() == [first]
+
+
+def test_a_batch_waits_for_who_was_in_the_last_one_but_not_for_long() -> None:
+    admission = after_a_batch_of_two()
+    again = job("0", 1, WRITE, group="x")
+    admission.offer(again)
+
+    assert admission.take_ready(10.081) == []
+    assert admission.held
+    assert admission.gather.until_s(10.081) == pytest.approx(10.11)
+    admission.gather.replied("1", 10.082)
+    assert admission.gather.until_s(10.082) == pytest.approx(10.087)
+    other = job("1", 1, WRITE, group="y")
+    admission.offer(other)
+    assert admission.take_ready(10.083) == [again, other]
+    assert not admission.held
+
+
+def test_a_batch_begins_without_those_who_do_not_come() -> None:
+    admission = after_a_batch_of_two()
+    again = job("0", 1, WRITE, group="x")
+    admission.offer(again)
+
+    assert admission.take_ready(10.09) == []
+    assert admission.take_ready(10.12) == [again]
+
+
+def test_what_runs_alone_waits_for_nobody_and_nobody_waits_after_it() -> None:
+    admission = after_a_batch_of_two()
+    alone = job("2", 0, WRITE)
+    admission.offer(alone)
+
+    assert admission.take_ready(10.081) == [alone]
+    admission.finish(alone, 10.09)
+    lone = job("0", 1, WRITE, group="x")
+    admission.offer(lone)
+    assert admission.take_ready(10.091) == [lone]
+
+
+def test_an_owner_that_gives_its_queue_back_holds_nothing() -> None:
+    admission = after_a_batch_of_two()
+    admission.offer(job("0", 1, WRITE, group="x"))
+    admission.take_ready(10.081)
+    assert admission.held
+
+    admission.withdraw()
+
+    assert not admission.held
 
 
 def test_a_full_session_and_a_full_queue_are_told_apart() -> None:
@@ -193,7 +315,7 @@ def test_a_drain_takes_out_long_polls_and_lets_others_run() -> None:
 @settings(max_examples=300)
 @given(st.data())
 def test_no_lane_overflows_no_order_is_broken_and_nothing_is_lost(data: st.DataObject) -> None:
-    admission = make(queue_depth_max=20, session_depth_max=6)
+    admission = make(queue_depth_max=20, session_depth_max=6, batch=data.draw(st.integers(1, 3)))
     capacity = admission.capacity
     ordinals: Counter[str] = Counter()
     alive: dict[tuple[str, int], Job] = {}
@@ -202,7 +324,9 @@ def test_no_lane_overflows_no_order_is_broken_and_nothing_is_lost(data: st.DataO
         step = data.draw(st.sampled_from(["offer", "offer", "finish", "cancel"]))
         if step == "offer":
             session = data.draw(st.sampled_from("abc"))
-            item = job(session, ordinals[session], data.draw(st.sampled_from(list(TOOLS.values()))))
+            tool = data.draw(st.sampled_from([WRITE, WRITE, *TOOLS.values()]))
+            group = data.draw(st.sampled_from(["", "x", "y"])) if tool is WRITE else ""
+            item = job(session, ordinals[session], tool, group=group)
             if admission.offer(item) is Offer.ADMITTED:
                 ordinals[session] += 1
                 alive[item.key] = item
@@ -224,6 +348,7 @@ def test_no_lane_overflows_no_order_is_broken_and_nothing_is_lost(data: st.DataO
             if item.exclusive:
                 assert not counted
             running[item.key] = item
+        _check_batch([item for item in running.values() if item.tool.lane is Lane.WRITER])
         for lane in Lane:
             inside = sum(item.tool.lane is lane for item in running.values())
             assert admission.in_lane(lane) == inside <= capacity[lane]
@@ -237,6 +362,15 @@ def test_no_lane_overflows_no_order_is_broken_and_nothing_is_lost(data: st.DataO
     assert not alive
     assert not admission.busy
     assert admission._queues == {}
+
+
+def _check_batch(writers: list[Job]) -> None:
+    """One call, or several with keys of their own, none of the same session."""
+    if len(writers) > 1:
+        assert "" not in (groups := {item.group for item in writers})
+        assert len(groups) == len(writers)
+        counted = [item.session for item in writers if not item.cancelled]
+        assert len(set(counted)) == len(counted)
 
 
 def _before(other: Job, item: Job) -> bool:

@@ -47,7 +47,9 @@ def check_promises(
         for op in client.ops:
             if op.nonce in torn:
                 continue
-            if op.tool == "update_drawer":
+            if op.tool == "diary_write":
+                problems += _count(op, parts[op.nonce])
+            elif op.tool == "update_drawer":
                 problems += _count(op, diary.count(op.nonce))
             elif op.tool == "hook_settings":
                 problems += _count(op, effects.count(op.nonce))
@@ -89,7 +91,7 @@ def _reads(client: Client) -> list[str]:
             continue
         seen = {*query.answer["drawers"], *query.answer["diary"]}
         for op in client.ops[: query.number - 1]:
-            changed = op.outcome == OK and op.tool in ("add_drawer", "update_drawer")
+            changed = op.outcome == OK and op.tool in ("add_drawer", "diary_write", "update_drawer")
             if changed and op.nonce not in seen:
                 problems.append(f"read your writes: {query!r} does not see {op!r}")
     return problems

@@ -9,11 +9,13 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from palace.config import Config
 from palace.engine.api import Call, Reply, Told
+from palace.engine.batch import Batch, Put, store_or_each
 from palace.engine.durable import Durable
 from palace.engine.files import Files
 from palace.engine.keeper import Keeper
@@ -117,11 +119,11 @@ class TinyStore:
         process = alive()
         process.spared = not the_world().notes["brittle_store"]
         try:
-            self.change(kind, changes)
+            self.tell(kind, changes)
         finally:
             process.spared = False
 
-    def change(self, kind: str, changes: Mapping[str, Any]) -> None:
+    def tell(self, kind: str, changes: Mapping[str, Any]) -> None:
         check_right_to_open("writes to")
         for ident, payload in changes.items():
             line = json.dumps([self._seq + 1, kind, ident, payload]).encode() + b"\n"
@@ -230,6 +232,7 @@ class SimEngine:
         self._stamp = stamp
         self._memory: Memory | None = None
         self._progress = 0
+        self._here = threading.local()
         self._version = the_world().notes["version"]
 
     def load(self) -> Catalogue:
@@ -257,7 +260,12 @@ class SimEngine:
     def call(self, call: Call) -> Reply:
         assert self._memory is not None
         memory = self._memory
-        return memory.answer(call, lambda: self._dispatch(memory.durable, call))
+        with nullcontext() if call.batch is None else call.batch.member():
+            self._here.batch = call.batch
+            return memory.answer(call, lambda: self._dispatch(memory.durable, call))
+
+    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch:
+        return Batch(messages, lambda puts: store_or_each(puts, self._store))
 
     def when_durable(self, seq: int, told: Told) -> None:
         assert self._memory is not None
@@ -315,7 +323,7 @@ class SimEngine:
         with store.lock:
             before = store.read(kind, [ident]).get(ident)
             change = Change(kind, ident, before, after)
-            durable.change(store, [change], lambda: store.change(kind, {ident: after}))
+            durable.change(store, [change], lambda: store.tell(kind, {ident: after}))
         self._progress += 1
 
     def _add_drawer(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -328,6 +336,25 @@ class SimEngine:
         tally = self._stores.tiny.read("tally", [who]).get(who, {"count": 0})
         self._change(durable, "tally", who, {"count": tally["count"] + 1})
         return {"success": True, "ids": ids}
+
+    def _diary_write(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+        """File a drawer, together with whoever else does."""
+        body = {"who": arguments["agent_name"], "nonce": arguments["nonce"], "part": 0}
+        ident, group = self._host.token(4), durable.current()
+        if self._here.batch is None or group is None:
+            self._change(durable, "drawer", ident, body)
+        else:
+            self._here.batch.put((ident, body, group))
+        return {"success": True}
+
+    def _store(self, puts: Sequence[Put]) -> None:
+        """Store the drawers of several calls at once."""
+        assert self._memory is not None
+        store, durable = self._stores.tiny, self._memory.durable
+        bodies = {put.what[0]: put.what[1] for put in puts}
+        changes = [Change("drawer", ident, None, body) for ident, body in bodies.items()]
+        with store.lock, durable.on_behalf({put.what[0]: put.what[2] for put in puts}):
+            durable.change(store, changes, lambda: store.tell("drawer", bodies))
 
     def _update_drawer(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
         """Append to its author's diary."""

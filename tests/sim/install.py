@@ -22,6 +22,7 @@ import palace.broker.lock
 import palace.broker.serve
 import palace.broker.status
 import palace.broker.watchdog
+import palace.engine.batch
 import palace.engine.durable
 import palace.engine.files
 import palace.engine.keeper
@@ -172,7 +173,7 @@ def _replacements() -> list[tuple[object, str, object]]:
     engine = palace.engine
     with_threads = (
         *(broker.lanes, journal.journal, journal.append),
-        *(engine.durable, engine.keeper, engine.files),
+        *(engine.durable, engine.keeper, engine.files, engine.batch),
     )
     return [
         *((module, "os", _OS) for module in with_os),

@@ -29,6 +29,15 @@ TOP = "/dev/shm" if os.path.isdir("/dev/shm") else None
 AFTER_S = 700.0  # a default watchdog has 600 s
 SERVED_S = 2000.0  # for all that waits, two default watchdogs included
 WATCHDOG_EXIT = 70
+TOOLS = {  # and how often each is called beside the others
+    "add_drawer": 8,
+    "diary_write": 8,
+    "update_drawer": 6,
+    "get_drawer": 6,
+    "hook_settings": 1,
+    "event_wait": 1,
+    "mine": 1,
+}
 REST_S = 40.0  # stock's processes end, and a broker with a failed engine leaves
 
 
@@ -314,11 +323,12 @@ class Run:
     def _choose(self, client: Client) -> tuple[str, dict[str, Any]]:
         rng = self.world.rng
         tool = rng.choices(
-            ["add_drawer", "update_drawer", "get_drawer", "hook_settings", "event_wait", "mine"],
-            [8, 6, 6, 1, 1, 1],
+            list(TOOLS),
+            list(TOOLS.values()),
         )[0]
         arguments: dict[str, Any] = {
             "add_drawer": {"parts": rng.randint(1, 3), "text": "x" * rng.choice([10, 900])},
+            "diary_write": {"agent_name": client.who, "entry": str(len(client.ops))},
             "event_wait": {"seconds": 4.0},
             "mine": {"files": 3},
         }.get(tool, {})

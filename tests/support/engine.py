@@ -77,6 +77,9 @@ class LightEngine:
         reply = {"jsonrpc": "2.0", "id": message.get("id"), "result": result}
         return Reply(payload=json.dumps(reply).encode(), stuck=self.stuck)
 
+    def batch(self, _messages: object) -> None:
+        return None
+
     def when_durable(self, seq: int, told: Told) -> None:
         raise AssertionError("without a journal no reply has a seq")
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from palace.engine.api import Call, Reply, Told
 from palace.protocol.jsonrpc import Catalogue
 
 SERVER = """
-import json, os, sys
+import functools, json, os, sys
+from concurrent.futures import ThreadPoolExecutor
 out = os.fdopen(os.dup(1), "w")
 from palace.broker import lock
 from palace.engine.api import Call
@@ -30,14 +32,38 @@ lock.take_other_locks(owner, config, os.environ, host)
 lock.take_epoch(owner, host)
 stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
 engine = MempalaceEngine(paths, config, os.environ, host, stamp)
+def answer(call):
+    reply = engine.call(call)
+    return [reply.payload.decode() if reply.payload is not None else None, reply.outdated]
+def call_together(calls):
+    batch = engine.batch([call["message"] for call in calls])
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return list(threads.map(lambda call: answer(Call(**call | {"batch": batch})), calls))
+def refuse(where):
+    # Let the model or the store refuse whatever holds the word poison; called before load.
+    from chromadb.api.rust import RustBindingsAPI
+    from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
+    from palace.engine import embedding
+    owner, name = {"store": (RustBindingsAPI, "_upsert"), "model": (embedding, "forward")}[where]
+    stock = getattr(owner, name)
+    @functools.wraps(stock)
+    def refusing(*args, **options):
+        if "poison" in str(args) + str(options):
+            raise ValueError("poison")
+        return stock(*args, **options)
+    setattr(owner, name, refusing)
 for line in sys.stdin:
     name, arguments = json.loads(line)
-    value = None if name == "call" else getattr(engine, name)(**arguments)
+    if name == "call":
+        value = answer(Call(**arguments))
+    elif name == "refuse":
+        value = refuse(**arguments)
+    elif name == "call_together":
+        value = call_together(**arguments)
+    else:
+        value = getattr(engine, name)(**arguments)
     if name == "load":
         value = value.to_json().decode()
-    if name == "call":
-        value = engine.call(Call(**arguments))
-        value = [value.payload.decode() if value.payload is not None else None, value.outdated]
     print(json.dumps(value), file=out, flush=True)
 """
 
@@ -70,6 +96,18 @@ class HostedEngine:
     def call(self, call: Call) -> Reply:
         payload, outdated = self._ask("call", **attrs.asdict(call))
         return Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
+
+    def refuse(self, where: str) -> None:
+        """Let the `model` or the `store` refuse what holds the word poison; before `load`."""
+        self._ask("refuse", where=where)
+
+    def call_together(self, calls: Sequence[Call]) -> list[Reply]:
+        """Answer calls as one batch, each in a thread of its own."""
+        answers = self._ask("call_together", calls=[attrs.asdict(call) for call in calls])
+        return [
+            Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
+            for payload, outdated in answers
+        ]
 
     def when_durable(self, seq: int, told: Told) -> None:
         raise NotImplementedError("a callback doesn't cross a pipe")

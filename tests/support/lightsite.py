@@ -63,6 +63,7 @@ class Told:
 
     number: int
     drawers: set[str] = field(default_factory=set)  # acknowledged
+    entries: set[str] = field(default_factory=set)  # acknowledged
     effects: set[str] = field(default_factory=set)
     refused: dict[str, int] = field(default_factory=dict)  # nonce -> code
     torn: set[str] = field(default_factory=set)  # the tool itself said that it had failed
@@ -80,7 +81,11 @@ class Told:
 
     @property
     def acknowledged(self) -> int:
-        return len(self.drawers) + len(self.effects)
+        return len(self.drawers) + len(self.entries) + len(self.effects)
+
+
+TOOLS = ("add_drawer", "diary_write", "get_drawer", "hook_settings")
+WEIGHTS = (5, 5, 2, 1)
 
 
 def take_turns(client: Caller, told: Told) -> Iterator[None]:
@@ -88,8 +93,11 @@ def take_turns(client: Caller, told: Told) -> Iterator[None]:
     rng = random.Random(told.number)
     for turn in itertools.count():
         nonce = f"n{told.number}x{turn}z"
-        tool = rng.choices(("add_drawer", "get_drawer", "hook_settings"), (7, 2, 1))[0]
-        more = {"parts": rng.randint(1, 3)} if tool == "add_drawer" else {}
+        tool = rng.choices(TOOLS, WEIGHTS)[0]
+        more = {
+            "add_drawer": {"parts": rng.randint(1, 3)},
+            "diary_write": {"agent_name": told.who, "entry": nonce},
+        }.get(tool, {})
         reply = client.call(f"mempalace_{tool}", who=told.who, nonce=nonce, **more)
         told.calls += 1
         if "error" in reply:
@@ -98,6 +106,8 @@ def take_turns(client: Caller, told: Told) -> Iterator[None]:
                 told.unexpected.append((tool, nonce, reply))
         elif tool == "add_drawer":
             told.drawers.add(nonce)
+        elif tool == "diary_write":
+            told.entries.add(nonce)
         elif tool == "hook_settings":
             told.effects.add(nonce)
         elif text_of(reply)["count"] < len(told.drawers):
@@ -174,6 +184,13 @@ def _of_one_client(told: Told, live: dict[tuple[str, str], Any]) -> list[str]:
         if told.refused.get(nonce) == QUARANTINED:
             found.append(f"{nonce} is there, and its client was told that nothing of it was kept")
     found += [f"{nonce} was acknowledged and is lost" for nonce in told.drawers - set(parts)]
+    entries = Counter(
+        body["nonce"]
+        for (kind, _), body in live.items()
+        if kind == "entry" and body["who"] == told.who
+    )
+    found += [f"the entry {nonce} is there {n} times" for nonce, n in entries.items() if n > 1]
+    found += [f"{nonce} was acknowledged and is lost" for nonce in told.entries - set(entries)]
     return found
 
 

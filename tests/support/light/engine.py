@@ -13,11 +13,13 @@ import importlib.metadata
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from palace.config import Config
 from palace.engine.api import Call, Reply, Told
+from palace.engine.batch import Batch, Put, store_or_each
 from palace.engine.durable import Durable
 from palace.engine.files import Files
 from palace.engine.keeper import Keeper
@@ -35,7 +37,7 @@ from palace.protocol.jsonrpc import Catalogue
 from palace.snapshot import load_catalogue
 
 STORE = "chroma.sqlite3.light"  # the watcher takes it for a store by its name
-KINDS = ("drawer", "tally")
+KINDS = ("drawer", "entry", "tally")
 SEGMENT_BYTES = 64 << 10  # so that storms meet new segments and checkpoints
 CHECKPOINT_BYTES = 128 << 10
 _64_BITS = (1 << 64) - 1
@@ -212,6 +214,7 @@ class MempalaceEngine:
         self._stamp = stamp
         self._memory: Memory | None = None
         self._progress = 0
+        self._here = threading.local()
         self._stores = LightStores(paths.root, host, stamp.epoch)
 
     def load(self) -> Catalogue:
@@ -234,7 +237,12 @@ class MempalaceEngine:
     def call(self, call: Call) -> Reply:
         assert self._memory is not None, "load() comes first"
         memory = self._memory
-        return memory.answer(call, lambda: self._dispatch(memory.durable, call))
+        with nullcontext() if call.batch is None else call.batch.member():
+            self._here.batch = call.batch
+            return memory.answer(call, lambda: self._dispatch(memory.durable, call))
+
+    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch:
+        return Batch(messages, lambda puts: store_or_each(puts, self._store))
 
     def when_durable(self, seq: int, told: Told) -> None:
         assert self._memory is not None, "a reply with a seq comes from a memory"
@@ -294,6 +302,25 @@ class MempalaceEngine:
         tally = self._stores.light.read("tally", [who]).get(who, {"count": 0})
         self._change(durable, "tally", who, {"count": tally["count"] + 1})
         return {"success": True}
+
+    def _diary_write(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+        """File an entry, together with whoever else does."""
+        body = {"who": arguments["agent_name"], "nonce": arguments["nonce"]}
+        ident, group = self._host.token(6), durable.current()
+        if self._here.batch is None or group is None:
+            self._change(durable, "entry", ident, body)
+        else:
+            self._here.batch.put((ident, body, group))
+        return {"success": True}
+
+    def _store(self, puts: Sequence[Put]) -> None:
+        """Store the entries of several calls at once."""
+        assert self._memory is not None, "load() comes first"
+        store, durable = self._stores.light, self._memory.durable
+        bodies = {put.what[0]: put.what[1] for put in puts}
+        changes = [Change("entry", ident, None, body) for ident, body in bodies.items()]
+        with store.lock, durable.on_behalf({put.what[0]: put.what[2] for put in puts}):
+            durable.change(store, changes, lambda: store.write("entry", bodies))
 
     def _get_drawer(self, _durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
         tally = self._stores.light.read("tally", [arguments["who"]])

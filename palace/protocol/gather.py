@@ -1,0 +1,54 @@
+"""How long a batch waits for those who are about to come.
+
+Theory of operation.  Clients that write one call after the other come back together: a batch's
+replies leave at the same moment, and the next calls arrive within a millisecond or two of each
+other.  A batch that began with the first of them would hold one call, and the next one the rest.
+So whoever was in the last batch is expected for a moment, and what can be stored together waits for
+them.  The moment is short beside what the last batch took, and nobody is expected after a batch of
+one: a lone client never waits.
+
+Rule for this file: pure; times are the caller's, in seconds.
+"""
+
+from collections.abc import Iterable
+
+import attrs
+
+REPLY_S = 0.03  # from the end of a call to its reply: an fsync, in most cases
+RETURN_S = 0.005  # from the reply to the client's next call
+SHARE = 4  # no longer than this part of what the last batch took
+
+
+@attrs.define(eq=False)
+class Gather:
+    """Whom the next batch waits for; `until_s` says for how long."""
+
+    _expected: dict[str, float] = attrs.field(factory=dict)  # session -> until when
+    _began_s: float = 0.0
+    _taken_s: float = 0.0
+
+    def began(self, now_s: float) -> None:
+        """A batch has begun; nobody is waited for any more."""
+        self._expected.clear()
+        self._began_s = now_s
+
+    def ended(self, sessions: Iterable[str], now_s: float) -> None:
+        """A batch has ended; its replies are about to leave."""
+        self._taken_s = now_s - self._began_s
+        together = list(sessions)
+        if len(together) > 1:
+            self._expected = dict.fromkeys(together, now_s + min(REPLY_S, self._taken_s))
+
+    def replied(self, session: str, now_s: float) -> None:
+        """A reply has left."""
+        if session in self._expected:
+            soon_s = now_s + min(RETURN_S, self._taken_s / SHARE)
+            self._expected[session] = min(self._expected[session], soon_s)
+
+    def came(self, session: str) -> None:
+        """A session has asked for something, or has gone."""
+        self._expected.pop(session, None)
+
+    def until_s(self, now_s: float) -> float:
+        """Return until when a batch should wait, 0 where nobody is expected."""
+        return max((until for until in self._expected.values() if until > now_s), default=0.0)

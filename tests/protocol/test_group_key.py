@@ -1,0 +1,57 @@
+"""Which calls may share a batch: those that can't see each other's drawers."""
+
+from typing import Any
+
+import pytest
+
+from palace.protocol.tools import GROUP_CHARS_MAX, TOOLS, group_key
+
+
+def key(tool: str, **arguments: Any) -> str:
+    return group_key({"params": {"name": f"mempalace_{tool}", "arguments": arguments}})
+
+
+def drawer(**more: Any) -> str:
+    return key("add_drawer", **({"wing": "w", "room": "r", "content": "c"} | more))
+
+
+def test_what_would_be_the_same_drawer_has_one_key() -> None:
+    assert drawer() == drawer(wing=" w ", room="r\n", added_by="somebody")
+    assert len({drawer(), drawer(wing="v"), drawer(room="s"), drawer(content="c ")}) == 4
+    assert drawer(wing="a", room="bc") != drawer(wing="ab", room="c")
+
+
+def test_a_diary_entry_shares_no_key_with_a_drawer() -> None:
+    entries = {key("diary_write", agent_name="a", entry=text) for text in ("x", "y")}
+
+    assert len(entries | {drawer()}) == 3
+    assert "" not in entries
+
+
+@pytest.mark.parametrize("tool", sorted(TOOLS))
+def test_every_other_tool_runs_alone(tool: str) -> None:
+    name = tool.removeprefix("mempalace_")
+    if name not in ("add_drawer", "diary_write"):
+        assert key(name, wing="w", room="r", content="c") == ""
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        None,
+        [],
+        {},
+        {"params": []},
+        {"params": {"name": "mempalace_add_drawer"}},
+        {"params": {"name": ["mempalace_add_drawer"], "arguments": {}}},
+        {"params": {"name": "mempalace_add_drawer", "arguments": {"wing": 1}}},
+        {"params": {"name": "mempalace_add_drawer", "arguments": {"content": None}}},
+    ],
+)
+def test_what_is_no_such_call_has_no_key(message: object) -> None:
+    assert group_key(message) == ""
+
+
+def test_a_long_text_runs_alone() -> None:
+    assert drawer(content="c" * GROUP_CHARS_MAX)
+    assert drawer(content="c" * (GROUP_CHARS_MAX + 1)) == ""
