@@ -36,9 +36,13 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 ONLY_IN = {
-    "mempalace": {"engine/mempalace.py", "engine/adjustments.py", "engine/stores.py"},
+    "mempalace": {
+        *("engine/mempalace.py", "engine/adjustments.py", "engine/stores.py"),
+        "engine/together.py",
+    },
     "chromadb": {
         *("engine/model.py", "engine/chroma.py", "engine/chroma_seam.py", "engine/embedding.py"),
+        "engine/adjustments.py",
     },
     "tomlkit": {"expose.py"},
     "typer": {"cli.py"},

@@ -21,6 +21,10 @@ BROAD_EXCEPTS = {
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next
     "engine/durable.py": 3,  # whatever a store raises, its change is taken back
     "engine/rows.py": 1,  # what Connection.__exit__ does
+    # What can't be stored with others is stored alone; who waits must be told.
+    "engine/batch.py": 3,
+    "engine/embedding.py": 1,  # raised again in the thread that asked
+    "engine/together.py": 2,
     "engine/mempalace.py": 1,  # as stock's own loop does for what escapes its dispatcher
     "engine/model.py": 2,  # chromadb's downloader and probe raise what they like
 }

@@ -5,7 +5,7 @@ name in palace.toml (`adjustments_off`).  One that doesn't find its place refuse
 rather than let it run unadjusted.
 """
 
-import copy
+import glob
 import hashlib
 import importlib
 import os
@@ -20,7 +20,9 @@ from palace.paths import Paths
 from palace.protocol.errors import StoreUnavailable
 
 CAPACITY_S = 10.0  # stock's own limit for a verdict
-INSTALLED_S = 1.0
+PERSIST_MIN, PERSIST_MAX = 100, 1000
+PERSIST_SHARE = 200  # of the index: writing 20,000 records takes 30 ms
+RECORD_BYTES = 1676  # of one in data_level0.bin: its vector, its neighbours, its label
 
 if TYPE_CHECKING:
     from palace.engine.together import Together
@@ -172,48 +174,58 @@ def _wrap(module: ModuleType, name: str, before: Callable[[], None]) -> None:
     setattr(module, name, wrapped)
 
 
-def probe_rarely(server: ModuleType, _state: HostedState, _paths: Paths, _config: Config) -> None:
-    """Keep a good verdict for a moment where stock looks again at every call.
+def persist_often(_server: ModuleType, _state: HostedState, paths: Paths, _config: Config) -> None:
+    """Let Chroma write its index sooner than after 1,000 records.
 
-    It looks whether the index lacks records, which counts all of them after each write, and whether
-    its package was replaced.  Nobody else changes this palace; a bad verdict is not kept.
+    Each write reads again what was written since, 8 us a record.  The setting stays in memory, so
+    that the palace's files are as stock makes them; a larger index is written less often.
+    """
+    from chromadb.api.collection_configuration import (
+        UpdateCollectionConfiguration,
+        UpdateHNSWConfiguration,
+    )
+    from mempalace.backends import chroma
+
+    stock = need(chroma, "_pin_hnsw_threads", "persist_often")
+
+    def pin(collection: Any) -> None:
+        stock(collection)
+        hnsw = UpdateHNSWConfiguration(sync_threshold=_persist_after(paths.root))
+        collection.modify(configuration=UpdateCollectionConfiguration(hnsw=hnsw))
+
+    chroma._pin_hnsw_threads = pin  # noqa: SLF001
+
+
+def _persist_after(root: str) -> int:
+    """Return after how many records an index is written; counting them would load it."""
+    sizes = [os.path.getsize(path) for path in glob.glob(f"{glob.escape(root)}/*/data_level0.bin")]
+    return min(PERSIST_MAX, max(PERSIST_MIN, sum(sizes) // RECORD_BYTES // PERSIST_SHARE))
+
+
+def probe_rarely(server: ModuleType, _state: HostedState, _paths: Paths, _config: Config) -> None:
+    """Keep a good verdict for a moment where stock counts all records again after each write.
+
+    It looks whether the index lacks some.  Nobody else changes this palace, and a bad verdict isn't
+    kept.
     """
     from mempalace.backends import chroma
 
     capacity = need(server, "hnsw_capacity_status", "probe_rarely")
     resets = "_capacity_cache_generation"
     need(chroma, resets, "probe_rarely")
-    installed = need(server, "_installed_dist_state", "probe_rarely")
+    generation = need(chroma, "chroma_system_generation", "probe_rarely")
+    known: dict[tuple[Any, ...], tuple[float, Any, dict[str, Any]]] = {}
 
-    def state_of(*_args: Any) -> Any:
-        return getattr(chroma, resets), chroma.chroma_system_generation()
-
-    server.hnsw_capacity_status = _kept(  # type: ignore[attr-defined]
-        capacity, CAPACITY_S, state_of, lambda status: status.get("status") == "ok"
-    )
-    server._installed_dist_state = _kept(  # type: ignore[attr-defined]  # noqa: SLF001
-        installed, INSTALLED_S, lambda: None, lambda found: not found[1]
-    )
-
-
-def _kept(
-    stock: Callable[..., Any],
-    for_s: float,
-    state_of: Callable[..., Any],
-    is_good: Callable[[Any], bool],
-) -> Callable[..., Any]:
-    """Return a function that answers as it did for a moment, while `state_of` is as it was."""
-    known: dict[tuple[Any, ...], tuple[float, Any, Any]] = {}
-
-    def ask(*args: Any) -> Any:
-        now_s, state = time.monotonic(), state_of(*args)
-        until_s, then, answer = known.get(args, (0.0, None, None))
+    def ask(*place: Any) -> dict[str, Any]:
+        now_s, state = time.monotonic(), (getattr(chroma, resets), generation())
+        until_s, then, status = known.get(place, (0.0, None, {}))
         if now_s >= until_s or then != state:
-            answer = stock(*args)
-            known[args] = now_s + for_s if is_good(answer) else 0.0, state, answer
-        return copy.copy(answer)
+            status = capacity(*place)
+            good = status.get("status") == "ok"
+            known[place] = now_s + CAPACITY_S if good else 0.0, state, status
+        return dict(status)
 
-    return ask
+    server.hnsw_capacity_status = ask  # type: ignore[attr-defined]
 
 
 def store_together(server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
@@ -230,6 +242,7 @@ ALL: tuple[Adjustment, ...] = (
     held_lock,
     graph_file,
     session_read_only,
+    persist_often,
     pin_once,
     short_padding,
     watch_progress,

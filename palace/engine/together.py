@@ -53,6 +53,7 @@ class Together:
         self._make_id = need(server, "make_drawer_id_from_content", "store_together")
         self._handle = need(server, "handle_request", "store_together")
         self._open = need(server, "_get_collection", "store_together")
+        self._installed = need(server, "_installed_dist_state", "store_together")
         self._server = server
         self._here = _Here()
         self._stock: dict[str, Callable[..., Any]] = {}
@@ -60,10 +61,11 @@ class Together:
 
     def install(self) -> None:
         """Take the place of ChromaCollection's methods, for the life of this process."""
-        from mempalace.backends.chroma import ChromaCollection
+        from mempalace.backends import chroma
 
+        stock = need(chroma, "ChromaCollection", "store_together")
         names = ("add", "upsert", "get")
-        self._stock = {name: need(ChromaCollection, name, "store_together") for name in names}
+        self._stock = {name: need(stock, name, "store_together") for name in names}
 
         def add(collection: Any, **asked: Any) -> Any:
             return self._write(collection, "add", asked)
@@ -74,9 +76,9 @@ class Together:
         def get(collection: Any, **asked: Any) -> Any:
             return self._get(collection, asked)
 
-        ChromaCollection.add, ChromaCollection.upsert = add, upsert
-        ChromaCollection.get = get
+        stock.add, stock.upsert, stock.get = add, upsert, get
         self._server._get_collection = self._collection  # type: ignore[attr-defined]  # noqa: SLF001
+        self._server._installed_dist_state = self._versions  # type: ignore[attr-defined]  # noqa: SLF001
 
     def batch(self, messages: Sequence[dict[str, Any]]) -> Batch:
         """Return what calls with these messages meet in."""
@@ -101,6 +103,15 @@ class Together:
         if batch.shared.get("collection") is None:
             batch.shared["collection"] = self._open(create=create)
         return batch.shared["collection"]
+
+    def _versions(self) -> Any:
+        """Look once for a batch which packages are installed."""
+        batch = self._here.batch
+        if batch is None:
+            return self._installed()
+        if "versions" not in batch.shared:
+            batch.shared["versions"] = self._installed()
+        return batch.shared["versions"]
 
     def _write(self, collection: Any, method: str, asked: Mapping[str, Any]) -> Any:
         batch = self._here.batch

@@ -311,6 +311,20 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         (SERVER, "tool_follow_tunnels"),
     ],
     "pin_once": [(CHROMA, "_pin_hnsw_threads"), (CHROMA, "chroma_system_generation")],
+    "persist_often": [(CHROMA, "_pin_hnsw_threads")],
+    "probe_rarely": [
+        (SERVER, "hnsw_capacity_status"),
+        (CHROMA, "_capacity_cache_generation"),
+        (CHROMA, "chroma_system_generation"),
+    ],
+    "store_together": [
+        (SERVER, "_HTTP_REQUEST_LOCK"),
+        (SERVER, "make_drawer_id_from_content"),
+        (SERVER, "handle_request"),
+        (SERVER, "_get_collection"),
+        (SERVER, "_installed_dist_state"),
+        (CHROMA, "ChromaCollection"),
+    ],
     "watch_progress": [
         (CHROMA, "_count_write"),
         ("mempalace.miner", "mine_yield_point"),
@@ -336,6 +350,8 @@ def _stand_in() -> dict[str, ModuleType]:
             setattr(modules[parent], last, module)
     for module, attribute in places:
         setattr(modules[module], attribute, place)
+    for name in ("add", "upsert", "get"):
+        setattr(place, name, place)  # it stands for stock's class of collections, too
     server = modules[SERVER]
     server.TOOLS = {"mempalace_follow_tunnels": {"handler": server.tool_follow_tunnels}}
     return modules
