@@ -297,6 +297,64 @@ def purge(
         raise typer.Exit(0 if purged.records else 66)
 
 
+ProjectOption = Annotated[
+    str,
+    typer.Option("--project", metavar="DIR", help="The project's own file, not the user's."),
+]
+HooksOption = Annotated[
+    bool, typer.Option("--hooks", help="Stock's save hooks, and not the MCP server.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Show the change and write it, unasked.")]
+
+
+@app.command(
+    help="Put `palace shim` into an MCP host's configuration; shows the change and asks first. "
+    "The entry says `palace` where the host finds that on its PATH, else the absolute path: for "
+    "editors that a desktop starts, and for a virtual environment that only this shell knows. "
+    "Hosts: docs/hosts.md."
+)
+def install(
+    name: Annotated[str, typer.Argument(metavar="[HOST]", help="See --list.")] = "",
+    project: ProjectOption = "",
+    yes: YesOption = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in the place of another entry.")
+    ] = False,
+    hooks: HooksOption = False,
+    show_list: Annotated[bool, typer.Option("--list", help="Show all hosts.")] = False,
+) -> None:
+    from palace.env import read_environment
+    from palace.hosts.install import find_target, install_host, list_hosts
+
+    if bool(name) == show_list:
+        raise typer.BadParameter("either a HOST or --list")
+    environ = read_environment().all
+    with _told("install"):
+        if show_list:
+            print(list_hosts(environ, project=project))
+        else:
+            target = find_target(name, environ, project=project, hooks=hooks)
+            print(install_host(target, replace=replace, yes=yes))
+
+
+@app.command(help="Take out of an MCP host's configuration what `palace install` put in.")
+def uninstall(
+    name: Annotated[str, typer.Argument(metavar="HOST", help="See palace install --list.")],
+    project: ProjectOption = "",
+    yes: YesOption = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even where it was changed since.")
+    ] = False,
+    hooks: HooksOption = False,
+) -> None:
+    from palace.env import read_environment
+    from palace.hosts.install import find_target, uninstall_host
+
+    with _told("uninstall"):
+        target = find_target(name, read_environment().all, project=project, hooks=hooks)
+        print(uninstall_host(target, force=force, yes=yes))
+
+
 @app.command(name="try", help="See it work: two agents, one scratch palace, a killed broker.")
 def try_out(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the scratch palace.")] = False,

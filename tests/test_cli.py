@@ -16,8 +16,9 @@ from tests.support.clients import PALACE
 NAMES = {
     *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
     *("log", "doctor", "rebuild", "purge"),
-    *("dial", "own", "expose"),
+    *("dial", "own", "expose", "install", "uninstall"),
 }
+WITHOUT_PALACE = ("try", "model", "install", "uninstall")
 
 
 def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
@@ -45,7 +46,7 @@ def test_every_command_has_help_and_stands_in_the_overview() -> None:
         done = run(name, "--help")
         assert name in overview
         assert done.returncode == 0
-        assert "--palace" in done.stdout or name in ("try", "model")
+        assert "--palace" in done.stdout or name in WITHOUT_PALACE
 
 
 @pytest.mark.parametrize("arguments", [["dance"], ["status", "--nonsense"], ["stop", "extra"]])

@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         },
         {"wsproto"},
     ),
+    "hosts": ({"hosts", "host", "paths", "protocol.errors"}, {"attrs"}),
     "broker": (
         {
             *("broker", "protocol", "transport", "engine", "journal", "config", "env", "paths"),

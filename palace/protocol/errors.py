@@ -40,6 +40,30 @@ class UnsafePalace(ConfigError):
     exit_code = 77
 
 
+class HostFile(PalaceError):
+    """An MCP host's configuration can't be read, or not be changed by a program, as it stands."""
+
+    wire_code = -32065
+    name = "host_file"
+    exit_code = 65
+
+
+class HostEntry(PalaceError):
+    """An MCP host's configuration has another entry in the place of ours, or ours was changed."""
+
+    wire_code = -32066
+    name = "host_entry"
+    exit_code = 81
+
+
+class Unconfirmed(PalaceError):
+    """A change was shown and not made: nobody was there to say yes, or somebody said no."""
+
+    wire_code = -32067
+    name = "unconfirmed"
+    exit_code = 80
+
+
 class ElectionError(PalaceError):
     """Nobody could be found or made to own the palace."""
 

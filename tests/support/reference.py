@@ -28,7 +28,11 @@ VARIABLES = (
     ("PALACE_TOKEN_FILE", "A file with the token of a `wss:` broker whose record isn't seen."),
     ("PALACE_BRIDGE_CONFIG", "`bridge_config` for this shim."),
     ("PALACE_BRIDGE_COMMAND", "`bridge_command` for this shim."),
-    ("XDG_STATE_HOME", "Where `palace own --here` keeps identity and locks; ~/.local/state."),
+    (
+        "XDG_STATE_HOME",
+        "Where `palace own --here` keeps identity and locks, and `palace install` its notes; "
+        "~/.local/state.",
+    ),
     ("XDG_RUNTIME_DIR", "Where the socket goes when the palace's path is too long for one."),
 )
 
