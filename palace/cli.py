@@ -355,6 +355,33 @@ def uninstall(
         print(uninstall_host(target, force=force, yes=yes))
 
 
+@app.command(
+    help="Keep a broker running with systemd or launchd: install, uninstall or status of its unit."
+)
+def service(
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="install, uninstall, status.")],
+    palace: PalaceOption = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Even where somebody has changed the unit.")
+    ] = False,
+) -> None:
+    from palace.env import read_environment
+    from palace.paths import find_palace
+    from palace.service import install_service, service_status, uninstall_service
+
+    if action not in ("install", "uninstall", "status"):
+        raise typer.BadParameter(f"{action!r} is neither install, uninstall nor status")
+    environment = read_environment()
+    with _told("service"):
+        paths = find_palace(palace, environment.all)
+        if action == "status":
+            text, installed = service_status(paths, environment)
+            print(text)
+            raise typer.Exit(0 if installed else 69)
+        do = install_service if action == "install" else uninstall_service
+        print(do(paths, environment, force=force))
+
+
 @app.command(name="try", help="See it work: two agents, one scratch palace, a killed broker.")
 def try_out(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the scratch palace.")] = False,

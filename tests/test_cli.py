@@ -16,7 +16,7 @@ from tests.support.clients import PALACE
 NAMES = {
     *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
     *("log", "doctor", "rebuild", "purge"),
-    *("dial", "own", "expose", "install", "uninstall"),
+    *("dial", "own", "expose", "install", "uninstall", "service"),
 }
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")
 
