@@ -2,9 +2,12 @@
 
 import os
 import signal
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 CHUNK = 65_536  # from 128 KiB on malloc maps and unmaps memory at each read: 13 us
 END_S = 10.0
@@ -138,6 +141,64 @@ def load(clients: Sequence[Lean], request: bytes, seconds: float) -> tuple[float
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     return sum(counts) / seconds, cpu_s / seconds
+
+
+def drive(
+    clients: Sequence[Lean], requests: Sequence[Iterator[bytes]], seconds: float
+) -> list[list[float]]:
+    """Let each client ask its own requests for some seconds, all at once, one at a time.
+
+    Returns each one's latencies in milliseconds.  An error in an answer is Broken.
+    """
+    starts_s = time.perf_counter() + 0.05
+    askers = []
+    for client, asked in zip(clients, requests, strict=True):
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - more than a pipe would hold
+        askers.append((_fork_driver(client, asked, (starts_s, starts_s + seconds), file), file))
+    latencies = []
+    try:
+        while askers:
+            pid, file = askers[0]
+            _, status = os.waitpid(pid, 0)
+            del askers[0]
+            with file:
+                if status:
+                    raise Broken("a client was answered with an error")
+                file.seek(0)
+                latencies.append(array("d", file.read()).tolist())
+    finally:
+        for pid, file in askers:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            file.close()
+    return latencies
+
+
+def _fork_driver(
+    client: Lean, asked: Iterator[bytes], span_s: tuple[float, float], file: IO[bytes]
+) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        time.sleep(max(0.0, span_s[0] - time.perf_counter()))
+        taken = array("d")
+        while (begun_s := time.perf_counter()) < span_s[1]:
+            if not ok(client.ask(next(asked))):
+                os._exit(1)
+            taken.append((time.perf_counter() - begun_s) * 1e3)
+        file.write(taken.tobytes())
+        file.flush()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def ok(reply: bytes) -> bool:
+    """Tell whether a tool did what it was asked."""
+    return b'"error"' not in reply and rb"\"error\"" not in reply
 
 
 def _fork_asker(client: Lean, request: bytes, span_s: tuple[float, float], report: int) -> int:

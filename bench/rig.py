@@ -154,9 +154,12 @@ def warm(contender: Contender) -> Contender:
 
 
 @contextmanager
-def open_palace(scratch: Path, commands: Path, name: str = "palace") -> Iterator[Contender]:
+def open_palace(
+    scratch: Path, commands: Path, name: str = "palace", root: Path | None = None
+) -> Iterator[Contender]:
     """A broker, and `palace shim` in front of it, which may not start another."""
-    root = scratch / f"{commands.parent.name}-store" / "palace"  # its parent holds files, too
+    # Its parent holds files, too.
+    root = root or scratch / f"{commands.parent.name}-store" / "palace"
     log = scratch / f"{commands.parent.name}.log"
     environ = environment(scratch, MEMPALACE_PATH=str(root), PALACE_IDLE_S="0", PALACE_NO_SPAWN="1")
     palace = str(commands / "palace")

@@ -42,6 +42,8 @@ class Counters:
     busy: int = 0
     refused: int = 0
     connections: int = 0
+    batches: int = 0
+    batched: int = 0  # calls in them
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -113,7 +115,11 @@ class Desk:
         await trio.sleep_until(self.admission.gather.until_s(trio.current_time()))
 
     def _batch(self, jobs: list[Job]) -> Batch | None:
-        return self.engine.batch([_message(job) for job in jobs]) if jobs else None
+        if not jobs:
+            return None
+        self.counters.batches += 1
+        self.counters.batched += len(jobs)
+        return self.engine.batch([_message(job) for job in jobs])
 
     def _call(self, job: Job, batch: Batch | None) -> Call:
         session = self.sessions.get(job.session)

@@ -43,6 +43,7 @@ def status_of(desk: Desk) -> dict[str, Any]:
             for lane in Lane
         },
         "requests": desk.counters.requests,
+        "batches": {"count": desk.counters.batches, "calls": desk.counters.batched},
         "busy_refusals": desk.counters.busy,
         "last_error": desk.last_error,
         "sessions": [_session(session, now_s) for session in desk.sessions.values()],

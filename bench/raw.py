@@ -1,0 +1,80 @@
+"""chromadb alone, in a process of its own: the limit of what an engine on top of it can do.
+
+Reads one JSON line per task and answers with one.  `embed_and_upsert` stores batch after batch for
+some seconds, with the same embedding as palace; `seed` fills a palace with made-up vectors.
+"""
+
+import json
+import os
+import sys
+import time
+
+from work import note
+
+
+def embed_and_upsert(collection, embed, first: int, words: int, batch: int, seconds: float):
+    begun_s = time.perf_counter()
+    count = 0
+    while time.perf_counter() - begun_s < seconds:
+        texts = [note(first + count + place, words) for place in range(batch)]
+        store(collection, texts, embed(texts), first + count)
+        count += batch
+    return {"count": count, "seconds": time.perf_counter() - begun_s}
+
+
+def store(collection, texts, vectors, first: int) -> None:
+    metadata = {"wing": "bench", "room": "bench", "source_file": "", "added_by": "mcp"}
+    metadata |= {"filed_at": "2026-01-01T00:00:00", "id_recipe": "2", "chunk_index": 0}
+    collection.upsert(
+        ids=[f"drawer_bench_bench_{first + place:024x}" for place in range(len(texts))],
+        documents=texts,
+        embeddings=vectors,
+        metadatas=[metadata] * len(texts),
+    )
+
+
+def seed(root: str, count: int):
+    import numpy as np
+    from mempalace.backends.chroma import ChromaBackend
+
+    collection = ChromaBackend().get_collection(root, "mempalace_drawers", create=True)
+    rng = np.random.default_rng(5)
+    for first in range(0, count, 500):
+        texts = [note(10**9 + first + place, 60) for place in range(min(500, count - first))]
+        vectors = rng.normal(size=(len(texts), 384)).astype("f4")
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        store(collection._collection, texts, list(vectors), 10**9 + first)  # noqa: SLF001
+    return {"count": collection.count()}
+
+
+def open_raw(root: str):
+    import chromadb
+    from chromadb.config import Settings
+    from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
+
+    from palace.engine import embedding
+
+    embedding.install()
+    client = chromadb.PersistentClient(root, settings=Settings(anonymized_telemetry=False))
+    metadata = {"hnsw:space": "cosine", "hnsw:num_threads": 1}
+    collection = client.get_or_create_collection("bench", metadata=metadata)
+    return collection, ONNXMiniLM_L6_V2(preferred_providers=["CPUExecutionProvider"])
+
+
+def main() -> None:
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # importing mempalace does so, too
+    opened = None
+    for line in sys.stdin:
+        task = json.loads(line)
+        if task.pop("do") == "seed":
+            answer = seed(**task)
+        else:
+            opened = opened or open_raw(task["root"])
+            del task["root"]
+            answer = embed_and_upsert(*opened, **task)
+        print(json.dumps(answer), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()
