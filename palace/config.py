@@ -22,7 +22,10 @@ ANYWHERE = ("0.0.0.0", "::", "*")  # noqa: S104 - to be refused
 
 @attrs.frozen(kw_only=True)
 class Setting:
-    """One key of palace.toml; `unit` is in its name, `low` and `high` are inclusive."""
+    """One key of palace.toml; `unit` is in its name, `low` and `high` are inclusive.
+
+    A switch that has them may be a number between them instead.
+    """
 
     key: str
     default: Any
@@ -210,6 +213,13 @@ SETTINGS: tuple[Setting, ...] = (
         text="How palace is called over ssh, where a shell without a login doesn't find it.",
     ),
     Setting(
+        key="http",
+        default=True,
+        low=1,
+        high=65_535,
+        text="Whether stock tools and MCP hosts are served over HTTP on 127.0.0.1, or its port.",
+    ),
+    Setting(
         key="path_map",
         default={},
         text="Directories of guests and what they are called here: a table of absolute paths.",
@@ -255,6 +265,7 @@ class Config:
     bridge: str = ""
     bridge_config: str = ""
     bridge_command: str = "palace"
+    http: bool | int = True
     path_map: Mapping[str, str] = attrs.field(factory=dict)
     allow_uids: tuple[int, ...] = ()
     adjustments_off: tuple[str, ...] = ()
@@ -334,9 +345,7 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
             return value
         raise _wrong(setting, value, where, f"one of {', '.join(setting.choices)}")
     if isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-        raise _wrong(setting, value, where, "true or false")
+        return _checked_switch(setting, value, where)
     if isinstance(default, tuple):
         return _checked_list(setting, value, where)
     if isinstance(default, str):
@@ -354,6 +363,17 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
     if isinstance(default, int) and value != int(value):
         raise _wrong(setting, value, where, "a whole number")
     return type(default)(value)
+
+
+def _checked_switch(setting: Setting, value: Any, where: str) -> Any:
+    if isinstance(value, bool):
+        return value
+    low, high = setting.low, setting.high
+    if low is None or high is None:
+        raise _wrong(setting, value, where, "true or false")
+    if isinstance(value, int) and low <= value <= high:
+        return value
+    raise _wrong(setting, value, where, f"true, false or a number from {low:g} to {high:g}")
 
 
 def _checked_list(setting: Setting, value: Any, where: str) -> Any:

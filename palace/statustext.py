@@ -10,6 +10,7 @@ def status_text(status: dict[str, Any]) -> str:
         ("palace", status["palace"]),
         ("owner", f"pid {status['pid']}, epoch {status['epoch']}, up {span(status['up_s'])}"),
         ("reached at", status["endpoint"] or "its own client's pipe only"),
+        ("HTTP", _http(status.get("http"))),
         ("engine", _engine(engine)),
         ("journal", _journal(status["journal"])),
         ("queue", f"{status['queue']['waiting']} of {status['queue']['max']} waiting"),
@@ -44,6 +45,14 @@ def _engine(engine: dict[str, str]) -> str:
     if engine["state"] == "failed":
         return f"failed: {engine['failure']}"
     return f"loading: {engine['doing']}"
+
+
+def _http(http: dict[str, Any] | None) -> str:
+    if http is None:
+        return "off"
+    if not http["url"]:
+        return "not yet"
+    return f"{http['url']}, {http['sessions']} sessions, token in {http['token_file']}"
 
 
 def _journal(journal: dict[str, Any]) -> str:

@@ -106,6 +106,9 @@ def run_tryout(*, keep: bool) -> int:
         del environ[name]
     environ["PALACE_IDLE_S"] = "120"
     print(f"a scratch palace: {paths.root}\n")
+    os.mkdir(paths.root, 0o700)
+    with open(paths.settings, "w", encoding="utf-8") as file:
+        file.write("http = false\n")  # nothing of it is left in the user's home
     try:
         _story(paths, environ)
     finally:

@@ -140,6 +140,16 @@ def test_status_for_people_shows_what_matters() -> None:
     assert "failed: no model" in failed
 
 
+def test_status_says_where_http_is_served() -> None:
+    served = {"url": "http://127.0.0.1:1/mcp", "sessions": 2, "token_file": "/t"}
+
+    assert "http://127.0.0.1:1/mcp, 2 sessions, token in /t" in status_text(
+        STATUS | {"http": served}
+    )
+    assert "not yet" in status_text(STATUS | {"http": served | {"url": ""}})
+    assert "HTTP        off" in status_text(STATUS)  # an older broker doesn't say
+
+
 def test_durations_are_said_as_people_say_them() -> None:
     assert [span(s) for s in (0.2, 119, 120, 7199, 7200)] == [
         "0 s",

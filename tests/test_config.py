@@ -39,6 +39,15 @@ def test_the_file_beats_the_defaults_and_the_environment_beats_the_file(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("text", "wanted"), [("http = false", False), ("http = true", True), ("http = 7254", 7254)]
+)
+def test_http_is_a_switch_or_a_port(tmp_path: Path, text: str, wanted: bool | int) -> None:
+    found = load(tmp_path, text).http
+
+    assert (found, type(found)) == (wanted, type(wanted))
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "nonsense = 1",
@@ -48,6 +57,11 @@ def test_the_file_beats_the_defaults_and_the_environment_beats_the_file(tmp_path
         "idle_s = nan",
         "readers = 1.5",
         "readers = 0",
+        "http = 0",
+        "http = 65536",
+        "http = 'yes'",
+        "http = 80.5",
+        "listen_anywhere = 1",
         "graph = 'relative/path'",
         "graph = 3",
         "allow_uids = ['me']",

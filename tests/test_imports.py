@@ -14,7 +14,7 @@ PACKAGE = ROOT / "palace"
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "protocol": ({"protocol"}, {"attrs"}),
     "host": ({"host"}, set()),
-    "transport": ({"transport", "protocol"}, {"trio", "trio_websocket"}),
+    "transport": ({"transport", "protocol"}, {"attrs", "hypercorn", "trio", "trio_websocket"}),
     "journal": ({"journal", "protocol", "host"}, {"attrs"}),
     "engine": (
         {"engine", "journal", "protocol", "config", "paths", "host"},
@@ -45,6 +45,7 @@ ONLY_IN = {
         *("engine/model.py", "engine/chroma.py", "engine/chroma_seam.py", "engine/embedding.py"),
         "engine/adjustments.py",
     },
+    "hypercorn": {"transport/http.py"},
     "tomlkit": {"expose.py"},
     "typer": {"cli.py"},
     "trio_websocket": {"transport/websocket.py"},

@@ -15,6 +15,8 @@ PARAMETERS_MAX = 6
 # Where a broad except is right: session boundary, entry points, and what others' code may raise.
 BROAD_EXCEPTS = {
     "broker/connections.py": 1,  # the session boundary
+    "broker/http_sessions.py": 1,  # the same for sessions over HTTP
+    "transport/http.py": 1,  # whatever the HTTP server raises, one connection ends of it
     # Whatever the engine's import raises must reach the clients; its closing must end no drain.
     "broker/broker.py": 2,
     "shim/route.py": 1,  # the end of a thread: whatever libraries raise, the client is told

@@ -10,7 +10,7 @@ from palace.config import Config
 from palace.engine.mempalace import MempalaceEngine, installed_version
 from palace.host import Host
 from palace.journal.record import Stamp
-from palace.paths import Paths
+from palace.paths import Paths, home_dir
 from palace.protocol.admission import Admission
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import Lifecycle
@@ -54,6 +54,7 @@ def assemble(
         ),
         lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s),
         lanes=lanes,
+        home=home_dir(environ),
         connections_max=connections_max(config, host.descriptor_limit()),
     )
 

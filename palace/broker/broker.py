@@ -23,6 +23,7 @@ from palace.broker import endpoint as endpoints
 from palace.broker.connections import serve_socket
 from palace.broker.desk import Desk
 from palace.broker.watchdog import Watchdog
+from palace.broker.web import Web
 from palace.engine.mempalace import load_error
 from palace.protocol.admission import Job
 from palace.protocol.errors import OutcomeUnknown
@@ -68,6 +69,7 @@ class Broker:
         self.guests = self._make_guests()
         if self.guests is not None:
             await self.guests.listen()
+        self.desk.web = Web.of(self.desk)
         self._publish()
         self.desk.lanes.start(self.desk.finish)
         async with trio.open_nursery() as watching:
@@ -85,12 +87,16 @@ class Broker:
                         accepting.start_soon(self._accept, self.desk.endpoint.socket, sessions)
                     if self.guests is not None:
                         accepting.start_soon(self._accept_guests, self.guests, sessions)
+                    if self.desk.web is not None:
+                        accepting.start_soon(self.desk.web.serve, sessions)
                     on_serving()
                     await self.desk.draining.wait()
                     accepting.cancel_scope.cancel()
                 self._hang_up(sessions)
                 if self.guests is not None:
                     await self.guests.close()
+                if self.desk.web is not None:
+                    await self.desk.web.hang_up()
                 await self._end_sessions(sessions)
             await self._close_engine()
             self.desk.lanes.end()
@@ -266,6 +272,8 @@ class Broker:
             self.desk.answer_early(session, catalogue)
         self.desk.admission.ready = True
         self.desk.start_ready()
+        if self.desk.web is not None:
+            self.desk.web.engine_ready.set()
 
     async def _keep_catalogue(self, catalogue: Catalogue) -> None:
         path, text = self.desk.owner.paths.catalogue, catalogue.to_json()

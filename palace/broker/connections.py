@@ -78,7 +78,7 @@ async def _serve_stream(desk: Desk, stream: Lines, peer: Peer) -> None:
             await _serve_control(desk, stream, fields)
         elif kind == wire.HELLO:
             session = _open_session(desk, stream, fields, pid=peer.pid)
-            await _serve_session(desk, session, stream, lines[1:])
+            await serve_session(desk, session, stream, lines[1:])
         else:
             raise WireError(f"a connection begins with hello, not {kind!r}")
     except _Refusal as refusal:
@@ -200,7 +200,7 @@ def _welcome(desk: Desk) -> dict[str, str]:
     }
 
 
-async def _serve_session(desk: Desk, session: Session, stream: Lines, lines: list[bytes]) -> None:
+async def serve_session(desk: Desk, session: Session, stream: Lines, lines: list[bytes]) -> None:
     """Handle what came with the HELLO, then the rest; let admitted work end before hanging up."""
     stream.unread(lines)
     try:

@@ -6,7 +6,7 @@ one step of the loop.
 
 import logging
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import outcome
@@ -16,6 +16,7 @@ from palace.broker import endpoint as endpoints
 from palace.broker.endpoint import Endpoint
 from palace.broker.lanes import Lanes
 from palace.broker.lock import Owner
+from palace.broker.meter import Meter
 from palace.broker.session import Session
 from palace.config import Config
 from palace.engine.api import Call, Engine, Reply
@@ -27,6 +28,9 @@ from palace.protocol.errors import DeadlineExceeded, OutcomeUnknown, PalaceError
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import Drain, EngineState, Lifecycle, Reason
 from palace.protocol.tools import Kind, Lane
+
+if TYPE_CHECKING:
+    from palace.broker.web import Web
 
 ABANDONED_S = 60.0  # how long a session without a connection keeps its replies
 
@@ -48,7 +52,10 @@ class Counters:
 
 @attrs.define(eq=False, kw_only=True)
 class Desk:
-    """The state of one owner.  `mourners` are sockets that the process's end shall close."""
+    """The state of one owner.  `mourners` are sockets that the process's end shall close.
+
+    `home` is where stock looks for servers; "": it isn't told.
+    """
 
     owner: Owner
     config: Config
@@ -62,6 +69,9 @@ class Desk:
     lanes: Lanes
     sessions: dict[str, Session] = attrs.field(factory=dict)
     counters: Counters = attrs.field(factory=Counters)
+    meter: Meter = attrs.field(factory=Meter)
+    home: str = ""
+    web: "Web | None" = None
     failure: PalaceError | None = None
     connections_max: int = 512  # more would take the descriptors that the engine needs
     open_connections: int = 0
@@ -193,6 +203,8 @@ class Desk:
             del session.ids[key]
         self.counters.replies += 1
         self.admission.gather.replied(session.id, trio.current_time())
+        if not job.cancelled:
+            self.meter.note(job.tool.lane, trio.current_time() - job.admitted_s)
         session.reply(job.ordinal, payload)
         session.note_settled()
 
@@ -262,6 +274,7 @@ class Desk:
             endpoints.unpublish(self.owner, self.endpoint, self.host)
         except OSError as error:  # hints that stay behind mislead nobody: the lock decides
             logger.warning("record and socket were not removed: %s", error)
+        self._withdraw()
         self.host.trace("X2.goodbye")  # before a shim can read its goodbye
         self.admission.draining = True
         back: dict[str, list[Job]] = {}
@@ -272,6 +285,13 @@ class Desk:
             self.hand_back(session, back.get(session.id, []))
         self._room.unpark_all()
         self.draining.set()
+
+    def _withdraw(self) -> None:
+        try:
+            if self.web is not None:
+                self.web.withdraw()
+        except OSError as error:  # stock looks whether its pid lives
+            logger.warning("serverinfo.json was not removed: %s", error)
 
     def _unbegun(self, drain: Drain) -> list[Job]:
         """Return the admitted jobs that are better begun by the next owner.

@@ -28,6 +28,7 @@ def status_of(desk: Desk) -> dict[str, Any]:
         "idle_s": round(desk.lifecycle.idle_for_s(now_s), 3),
         "idle_exit_s": desk.config.idle_s,
         "endpoint": desk.endpoint.path if desk.endpoint else "",
+        "http": desk.web.status() if desk.web else None,
         "log": desk.owner.paths.log,
         "graph": desk.config.graph,
         "engine": {

@@ -94,6 +94,10 @@ class Engine(Protocol):
         """Return what `palace status` shows of the engine's journal, JSON-ready."""
         ...
 
+    def search_fingerprint(self) -> str:
+        """Return stock's digest of the settings that its searches depend on."""
+        ...
+
     def progress(self) -> int:
         """Return a number that changes whenever a storage operation begins or ends."""
         ...

@@ -84,6 +84,7 @@ class MempalaceEngine:
         self._versions = {name: installed_version(name) for name in WATCHED}
         self._stats = {name: _metadata_stamp(name) for name in WATCHED}
         self._loading = "starting"
+        self._fingerprint = ""
 
     def load(self) -> Catalogue:
         check_installed()
@@ -101,6 +102,7 @@ class MempalaceEngine:
         if self._memory is not None and not server._sqlite_integrity_errors:  # noqa: SLF001
             self._memory.recover()
         self._warm(server)
+        self._fingerprint = str(server._config.search_config_fingerprint)  # noqa: SLF001
         return self._catalogue(server)
 
     def _open_memory(self, server: ModuleType) -> None:
@@ -181,6 +183,9 @@ class MempalaceEngine:
             return self._memory.status()
         unknown = self._server is None and self._config.journal != "off"
         return {"journal": "not open yet" if unknown else "off"}
+
+    def search_fingerprint(self) -> str:
+        return self._fingerprint
 
     def progress(self) -> int:
         return self._state.progress

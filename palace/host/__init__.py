@@ -85,6 +85,14 @@ class Host:
 
     def write_durable(self, path: str, data: bytes, mode: int = 0o600) -> None:
         """Replace a file whole: temporary file, fsync, rename, fsync of the directory."""
+        self._replace(path, data, mode, durable=True)
+        self.sync_directory(os.path.dirname(path))
+
+    def replace_file(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        """Replace a file whole, for whoever reads it now; a power cut may leave it empty."""
+        self._replace(path, data, mode, durable=False)
+
+    def _replace(self, path: str, data: bytes, mode: int, *, durable: bool) -> None:
         temporary = f"{path}.{os.getpid()}.tmp"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -93,14 +101,14 @@ class Host:
                 view = memoryview(data)
                 while view:
                     view = view[os.write(fd, view) :]
-                self.sync(fd)
+                if durable:
+                    self.sync(fd)
             finally:
                 os.close(fd)
             os.rename(temporary, path)
         except OSError as error:
             self.unlink(temporary)
             raise OSError(error.errno, error.strerror, path) from None  # close(2) names no file
-        self.sync_directory(os.path.dirname(path))
 
     def sync(self, fd: int) -> None:
         """Make a file's bytes survive a power cut."""

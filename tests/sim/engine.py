@@ -282,6 +282,9 @@ class SimEngine:
     def status(self) -> dict[str, Any]:
         return {"journal": "on"}
 
+    def search_fingerprint(self) -> str:
+        return "light"
+
     def progress(self) -> int:
         return self._progress
 

@@ -254,6 +254,7 @@ class Run:
         self.world.note(f"owns the palace in epoch {owner.epoch}")
         self._counted("owners")
         desk = REAL_ASSEMBLE(owner, *arguments)
+        desk.home = ""  # this world has no TCP
         kernel.alive().notes["desk"] = desk
         return desk
 

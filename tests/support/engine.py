@@ -92,6 +92,9 @@ class LightEngine:
     def status(self) -> dict[str, Any]:
         return {"journal": "off"}
 
+    def search_fingerprint(self) -> str:
+        return "light"
+
     def progress(self) -> int:
         return self._progress
 

@@ -121,6 +121,9 @@ class HostedEngine:
     def status(self) -> dict[str, Any]:
         return dict(self._ask("status"))
 
+    def search_fingerprint(self) -> str:
+        return str(self._ask("search_fingerprint"))
+
     def progress(self) -> int:
         return int(self._ask("progress"))
 

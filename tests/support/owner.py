@@ -102,7 +102,7 @@ class Running:
         return shim
 
 
-def make_desk(root: Path, engine: LightEngine, **settings: Any) -> Desk:
+def make_desk(root: Path, engine: LightEngine, *, home: str = "", **settings: Any) -> Desk:
     host = Host()
     paths = Paths(str(root))
     lock.check_directory(paths, host, {})
@@ -125,16 +125,20 @@ def make_desk(root: Path, engine: LightEngine, **settings: Any) -> Desk:
         ),
         lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s, failed_linger_s=0.5),
         lanes=lanes,
+        home=home,
     )
 
 
 @asynccontextmanager
 async def open_broker(
-    root: Path, engine: LightEngine | None = None, **settings: Any
+    root: Path, engine: LightEngine | None = None, *, home: str = "", **settings: Any
 ) -> AsyncIterator[Running]:
-    """Serve until the block ends; then the broker is stopped and must end in time."""
+    """Serve until the block ends; then the broker is stopped and must end in time.
+
+    With a `home` it serves HTTP, too, and tells stock there.
+    """
     engine = engine or LightEngine()
-    desk = make_desk(root, engine, **settings)
+    desk = make_desk(root, engine, home=home, **settings)
     with trio.fail_after(CEILING_S):
         async with trio.open_nursery() as nursery:
             running = Running(desk, engine, nursery)

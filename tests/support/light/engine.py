@@ -259,6 +259,9 @@ class MempalaceEngine:
     def status(self) -> dict[str, Any]:
         return self._memory.status() if self._memory is not None else {"journal": "on"}
 
+    def search_fingerprint(self) -> str:
+        return "light"
+
     def progress(self) -> int:
         return self._progress
 

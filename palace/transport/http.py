@@ -1,0 +1,137 @@
+"""HTTP/1.1 on accepted sockets, parsed by Hypercorn.  Sole importer of hypercorn.
+
+Hypercorn's own `serve` accepts without a limit, and shields what it sends from cancellation, so
+that a client which stops reading would keep a leaving broker.  Here its handler of one connection
+is run for each accepted socket, on a stream that gives up on slow peers by itself.
+"""
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import attrs
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+KNOCK_S = 10.0  # for a client to show by a whole request that it may come in
+KEEP_ALIVE_S = 75.0  # between requests: longer than clients keep their end of a connection
+SEND_S = 30.0  # for a client to take a piece
+SEND_BYTES = 65_536
+HEAD_BYTES_MAX = 16_384
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("palace.http")
+
+
+@attrs.define(eq=False)
+class Visit:
+    """One connection.  The application sets `admitted` once a client has shown its token."""
+
+    admitted: bool = False
+    under_way: int = 0  # requests that the application answers
+    hung_up: bool = False
+    connected: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def end_if_idle(self) -> None:
+        """End it once its client has left: Hypercorn would wait for another request."""
+        if self.hung_up and not self.under_way:
+            self.connected.cancel()
+
+
+class Server:
+    """Runs an ASGI application on accepted TCP sockets.
+
+    The application finds its connection's `Visit` in `scope["state"]["visit"]`.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._inner = app
+        self._app = ASGIWrapper(self._answer)  # type: ignore[arg-type]
+        self._config = Config()
+        self._config.errorlog = logger
+        self._config.include_server_header = False
+        self._config.keep_alive_timeout = KEEP_ALIVE_S
+        self._config.h11_max_incomplete_size = HEAD_BYTES_MAX
+        self._config.h2_max_concurrent_streams = 1  # nobody needs it, and it can't be switched off
+        self._context = WorkerContext(None)
+
+    async def serve(self, sock: socket.socket, visit: Visit) -> None:
+        """Serve one accepted socket to its end and close it; nothing that a peer does raises."""
+        stream = _Stream(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), visit)
+        state = ConnectionState({"visit": visit})
+        try:
+            with visit.connected:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_turn_out, visit)
+                    await TCPServer(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
+                    nursery.cancel_scope.cancel()
+        except* Exception:
+            # The connection's boundary: a fault in here must not end the broker.
+            logger.exception("a connection failed")
+        finally:
+            stream.close()
+
+    async def hang_up(self) -> None:
+        """Close connections as soon as nothing is under way on them."""
+        await self._context.terminated.set()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        visit: Visit = scope["state"]["visit"]
+        visit.under_way += 1
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            visit.under_way -= 1
+            visit.end_if_idle()
+
+
+async def _turn_out(visit: Visit) -> None:
+    """End a connection that has not been admitted in time."""
+    await trio.sleep(KNOCK_S)
+    if not visit.admitted:
+        visit.connected.cancel()
+
+
+class _Stream:
+    """A socket's stream that knows when its client has left, or doesn't read any more."""
+
+    def __init__(self, stream: trio.SocketStream, visit: Visit) -> None:
+        self._stream = stream
+        self._visit = visit
+        self.socket = stream.socket
+
+    async def receive_some(self, size: int) -> bytes:
+        data = b""
+        try:
+            data = bytes(await self._stream.receive_some(size))
+        finally:
+            if not data:
+                self._visit.hung_up = True
+                self._visit.end_if_idle()
+        return data
+
+    async def send_all(self, data: bytes) -> None:
+        for start in range(0, len(data), SEND_BYTES):
+            with trio.move_on_after(SEND_S) as sending:
+                await self._stream.send_all(data[start : start + SEND_BYTES])
+            if sending.cancelled_caught:
+                self._visit.connected.cancel()
+                raise trio.BrokenResourceError("the client doesn't read")
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def close(self) -> None:
+        self.socket.close()
