@@ -177,14 +177,21 @@ def _take_in_time(path: str, wait_s: float, host: Host) -> int:
             note = host.read_at(fd, 1, _NOTE_BYTES_MAX).decode(errors="replace").strip()
             pid = host.lock_holder(path)
             host.close(fd)
-            raise ForeignWriter(
-                f"A stock mempalace process writes to this palace: {note or 'it left no name'}"
-                f"{f', pid {pid}' if pid else ''} holds {path}. Let it finish or end it; its "
-                "sessions can use `palace shim` in its place.",
-                holder=note,
-            )
+            raise ForeignWriter(_foreign_text(path, note, pid, host), holder=note)
         _sleep(POLL_S)
     return fd
+
+
+def _foreign_text(path: str, note: str, pid: "int | None", host: Host) -> str:
+    """Say who holds stock's lock, by its own note and by the kernel, and how to end it."""
+    title = host.process_title(pid) if pid else ""
+    who = f"pid {pid} ({title or 'title unknown'})" if pid else "another process"
+    end = f"end it (kill {pid})" if pid else "end it"
+    return (
+        f"A stock mempalace process writes to this palace: {who} holds {path}, and wrote "
+        f"{note or 'no name'!r} into it. Let it finish, or {end}; its sessions can use "
+        "`palace shim` in its place."
+    )
 
 
 def _sleep(pause_s: float) -> None:

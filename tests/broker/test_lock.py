@@ -157,6 +157,7 @@ def test_a_stock_writer_is_named(palace: Paths, tmp_path: Path) -> None:
         lock.take_other_locks(owner, settings(palace), environ, HOST)
 
     assert caught.value.exit_code == 73
+    assert f"kill {os.getpid()}" in caught.value.message
     os.close(fd)
     os.close(owner.lock_fd)
 

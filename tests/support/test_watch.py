@@ -11,15 +11,15 @@ from tests.support.watch import STORE, Watcher
 
 pytestmark = pytest.mark.process
 
-HOLD = "import sys; file = open(sys.argv[1]); print(flush=True); sys.stdin.read()"
+HOLD = "import sys; file = open(*sys.argv[1:]); print(flush=True); sys.stdin.read()"
 
 
 class Opener:
     """A process that has a file open until `close`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: str = "r") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-S", "-c", HOLD, str(path)],
+            [sys.executable, "-S", "-c", HOLD, str(path), mode],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -45,6 +45,20 @@ def test_two_openers_at_once_are_noticed(tmp_path: Path) -> None:
     assert set(watcher.overlaps[0].holders) == pids
     with pytest.raises(AssertionError):
         watcher.assert_one_at_a_time()
+
+
+def test_who_may_write_is_told_from_who_only_reads(tmp_path: Path) -> None:
+    store = tmp_path / STORE
+    store.touch()
+
+    with Watcher(tmp_path) as watcher:
+        openers = [Opener(store), Opener(store, "r+")]
+        pids = {opener.process.pid for opener in openers}
+        wait_until(lambda: watcher.pids == pids, what="both are seen")
+        for opener in openers:
+            opener.close()
+
+    assert watcher.writers == {openers[1].process.pid}
 
 
 def test_second_opener_of_a_segment_file_is_noticed(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ class Watcher:
         self.events = 0
         self.opens: Counter[str] = Counter()  # file name in a root -> times opened, by anybody
         self.pids: set[int] = set()
+        self.writers: set[int] = set()  # of `pids`, those that had it open for writing
         self.overlaps: list[Overlap] = []
 
     def __enter__(self) -> Self:
@@ -114,14 +115,18 @@ class Watcher:
             descriptors = os.listdir(folder)
         except OSError:
             return False  # it has ended meanwhile
+        found = False
         for descriptor in descriptors:
             try:
                 path = os.readlink(folder + descriptor)
             except OSError:
                 continue
             if path.startswith(self._roots) and _is_store(path):
-                return True
-        return False
+                found = True
+                if int(name) in self.writers or _writable(name, descriptor):
+                    self.writers.add(int(name))
+                    break
+        return found
 
     def _watch_new_roots(self) -> None:
         for root in tuple(self._unwatched):
@@ -143,6 +148,16 @@ class Watcher:
             self.events += 1
             if mask & _IN_OPEN:
                 self.opens[name] += 1
+
+
+def _writable(name: str, descriptor: str) -> bool:
+    """Tell whether a descriptor may write, as the kernel shows its flags, in octal."""
+    try:
+        text = Path(f"/proc/{name}/fdinfo/{descriptor}").read_text()
+    except OSError:
+        return False
+    flags = text.partition("flags:")[2].split()
+    return bool(flags) and int(flags[0], 8) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _is_store(path: str) -> bool:
