@@ -1,19 +1,25 @@
 """The official MCP SDK as the client: what hosts are built with."""
 
+import fcntl
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import httpx2
 import pytest
 import trio
+from mcp import Client as SdkClient
 from mcp import ClientSession, StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
 
 from tests.support.clients import PALACE, Client, Site, end_brokers, wait_until
 from tests.support.corpus import encode
+from tests.support.needs import need_command
 from tests.support.places import make_site, start_shim
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
@@ -21,6 +27,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.process]
 ROOT = Path(__file__).parents[2]
 OTTERS = "Sea otters hold hands while they sleep, so that the tide doesn't part them."
 EVENT = {"type": "otter.seen", "stream": "otters", "room": "r", "from_agent": "two"}
+TYPESCRIPT_SDK = "@modelcontextprotocol/sdk@1.32.2"
 CEILING_S = 60
 LONG_MS = 300_000  # longer than any test
 
@@ -41,7 +48,7 @@ def _nothing() -> TextIO:
 
 
 @asynccontextmanager
-async def open_session(site: Site) -> AsyncIterator[ClientSession]:
+async def over_stdio(site: Site) -> AsyncIterator[ClientSession]:
     """Open an initialized session over a shim of its own."""
     command, *arguments = [*PALACE, "shim"]
     server = StdioServerParameters(command=command, args=arguments, env=site.environ())
@@ -52,6 +59,34 @@ async def open_session(site: Site) -> AsyncIterator[ClientSession]:
         ):
             await session.initialize()
             yield session
+
+
+@asynccontextmanager
+async def over_http(site: Site) -> AsyncIterator[ClientSession]:
+    """Open an initialized session over streamable HTTP."""
+    url, token = http_of(site)
+    async with (
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=CEILING_S) as http,
+        streamable_http_client(url, http_client=http) as (receiving, sending),
+        ClientSession(receiving, sending) as session,
+    ):
+        await session.initialize()
+        yield session
+
+
+def http_of(site: Site) -> tuple[str, str]:
+    """Return where a site's broker serves HTTP, and the token for it."""
+    wait_until(lambda: site.status()["http"]["url"], what="HTTP is served")
+    http = site.status()["http"]
+    return http["url"], Path(http["token_file"]).read_text().strip()
+
+
+Open = Callable[[Site], AbstractAsyncContextManager[ClientSession]]
+
+
+@pytest.fixture(params=[over_stdio, over_http], ids=["stdio", "http"])
+def open_session(request: pytest.FixtureRequest) -> Open:
+    return request.param
 
 
 async def tool(session: ClientSession, name: str, **arguments: Any) -> Any:
@@ -74,7 +109,9 @@ def wait_for_polls(site: Site, count: int) -> None:
 
 
 @pytest.mark.trio
-async def test_two_sessions_at_once_find_what_the_other_writes(served: Site) -> None:
+async def test_two_sessions_at_once_find_what_the_other_writes(
+    served: Site, open_session: Open
+) -> None:
     with trio.fail_after(CEILING_S):
         async with open_session(served) as one, open_session(served) as two:
             written = await tool(one, "add_drawer", wing="nature", room="sea", content=OTTERS)
@@ -90,7 +127,9 @@ async def test_two_sessions_at_once_find_what_the_other_writes(served: Site) -> 
 
 
 @pytest.mark.trio
-async def test_sessions_that_write_at_the_same_time_lose_nothing(served: Site) -> None:
+async def test_sessions_that_write_at_the_same_time_lose_nothing(
+    served: Site, open_session: Open
+) -> None:
     count = 20
 
     async def write(session: ClientSession, name: str) -> None:
@@ -111,7 +150,19 @@ async def test_sessions_that_write_at_the_same_time_lose_nothing(served: Site) -
 
 
 @pytest.mark.trio
-async def test_session_is_told_what_the_engine_says(served: Site) -> None:
+async def test_the_sdks_own_client_finds_a_protocol_that_both_speak(served: Site) -> None:
+    """It asks for a newer one first, which is refused."""
+    url, token = http_of(served)
+    with trio.fail_after(CEILING_S):
+        async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http:
+            async with SdkClient(streamable_http_client(url, http_client=http)) as client:
+                listed = await client.list_tools()
+
+    assert len(listed.tools) == 47
+
+
+@pytest.mark.trio
+async def test_session_is_told_what_the_engine_says(served: Site, open_session: Open) -> None:
     """palace/tools.json is what the engine says: tests/engine/test_tools.py."""
     shipped = json.loads((ROOT / "palace" / "tools.json").read_text())
 
@@ -130,13 +181,16 @@ async def test_session_is_told_what_the_engine_says(served: Site) -> None:
 
 
 @pytest.mark.trio
-async def test_cancelled_wait_ends_and_its_session_goes_on(served: Site) -> None:
+async def test_cancelled_wait_ends_and_its_session_goes_on(
+    served: Site, open_session: Open
+) -> None:
     """The SDK sends notifications/cancelled for a call that its caller gives up."""
     given_up = []
+    stream = f"otters {open_session.__name__}"  # nothing has happened there yet
 
     async def wait_for_event(session: ClientSession, scope: trio.CancelScope) -> None:
         with scope:
-            await tool(session, "event_wait", stream="otters", timeout_ms=LONG_MS)
+            await tool(session, "event_wait", stream=stream, timeout_ms=LONG_MS)
         given_up.append(scope.cancelled_caught)
 
     with trio.fail_after(CEILING_S):
@@ -147,8 +201,8 @@ async def test_cancelled_wait_ends_and_its_session_goes_on(served: Site) -> None
                 await trio.to_thread.run_sync(wait_for_polls, served, 1)
                 scope.cancel()
             mine = await tool(one, "kg_stats")
-            await tool(two, "event_append", **EVENT)
-            seen = await tool(one, "event_wait", stream="otters", timeout_ms=LONG_MS)
+            await tool(two, "event_append", **EVENT | {"stream": stream})
+            seen = await tool(one, "event_wait", stream=stream, timeout_ms=LONG_MS)
 
     assert given_up == [True]
     assert "triples" in mine
@@ -186,3 +240,44 @@ def test_session_that_cancelled_a_wait_ends_with_its_input(served: Site) -> None
     finally:
         client.process.kill()
         client.close()
+
+
+# The same SDK in TypeScript.
+
+
+@pytest.fixture(scope="session")
+def typescript_sdk(pytestconfig: pytest.Config) -> Path:
+    """A directory with the SDK from npm; fetched once for a checkout, kept in its cache."""
+    need_command("node")
+    npm = need_command("npm")
+    home = Path(pytestconfig.cache.mkdir(f"npm-{TYPESCRIPT_SDK.rpartition('@')[2]}"))
+    with (home / "lock").open("w") as lock:  # two workers may want it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "done").exists():
+            command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
+            subprocess.run([*command, f"--prefix={home}", TYPESCRIPT_SDK], check=True, timeout=300)
+            (home / "done").touch()
+    return home
+
+
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+def test_typescript_client_is_served(served: Site, typescript_sdk: Path, transport: str) -> None:
+    script = typescript_sdk / "client.mjs"  # packages are looked for beside a script
+    script.write_text((ROOT / "tests" / "support" / "sdk_client.mjs").read_text())
+    to = [*PALACE, "shim"] if transport == "stdio" else http_of(served)
+    done = subprocess.run(
+        ["node", str(script), transport, *to],
+        env=served.environ(),
+        capture_output=True,
+        text=True,
+        timeout=CEILING_S,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["server"]["name"] == "mempalace"
+    assert said["tools"] == 47
+    assert said["found"] == [said["written"]]
+    assert said["wait"] != "answered"
+    assert said["after"] == {}
