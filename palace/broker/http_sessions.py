@@ -108,6 +108,7 @@ class HttpSessions:
         session = visitor.session
         try:
             await serve_session(self.desk, session, visitor.lines, [])
+            self.desk.engine.end_session(session.id)
         except Exception as error:
             # The session boundary: a fault in serving one client must not end the others'.
             logger.exception("an HTTP session failed")
@@ -115,4 +116,3 @@ class HttpSessions:
         finally:
             self.lasting.pop(session.id, None)
             visitor.lines.close()
-            self.desk.engine.end_session(session.id)

@@ -35,7 +35,9 @@ def _lines(desk: Desk) -> Iterator[str]:
     yield from _one("requests_total", "counter", "Lines of clients.", counters.requests)
     yield from _one("replies_total", "counter", "Tool calls answered.", counters.replies)
     yield from _one("busy_total", "counter", "Calls refused in a full queue.", counters.busy)
-    yield from _one("connections_total", "counter", "Shims that came.", counters.connections)
+    yield from _one(
+        "connections_total", "counter", "Shims, guests and commands.", counters.connections
+    )
     yield from _one("refused_total", "counter", "Connections turned away.", counters.refused)
     yield from _one("connections", "gauge", "Connections, HTTP included.", desk.open_connections)
     yield from _one("sessions", "gauge", "Sessions, HTTP included.", len(desk.sessions))

@@ -451,7 +451,7 @@ async def test_a_leaving_broker_answers_what_it_has_begun_and_gives_back_the_res
 
 async def test_a_session_with_a_fault_ends_alone(home: Path, dial: Dial) -> None:
     class Faulty(LightEngine):
-        def acknowledge(self, session: str, upto: int) -> None:
+        def end_session(self, session: str) -> None:
             raise RuntimeError("the engine has a fault")
 
     async with open_web(home, Faulty()) as running:
