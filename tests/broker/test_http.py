@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from palace.broker import http_app, http_exchange, http_sessions, web
 from palace.protocol.lifecycle import Reason
@@ -152,6 +154,10 @@ async def test_a_dead_brokers_serverinfo_goes_before_the_engine_loads(home: Path
     engine.may_load.clear()
     async with open_broker(home.parent / "palace", engine, home=str(home)):
         assert not path.exists()
+        await trio.sleep(0.3)
+        assert not path.exists()  # before there is an engine stock is told nothing
+        engine.may_load.set()
+        await until(path.exists)
 
 
 async def test_nothing_is_served_or_told_where_http_is_off(home: Path) -> None:
@@ -209,7 +215,9 @@ async def test_pages_that_were_led_here_are_refused(
 async def test_a_body_that_is_too_long_is_refused_declared_or_not(home: Path, dial: Dial) -> None:
     async with open_web(home, line_bytes_max=65_536):
         long = b" " * 70_000
-        declared = await (await dial()).ask("POST", "/mcp", body=long)
+        declaring = await dial()
+        await declaring.begin("POST", "/mcp", body=b"{", content_length="70000")
+        declared = await declaring.answer()
         chunked = await dial()
         await chunked.stream.send_all(
             b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
@@ -247,6 +255,8 @@ async def test_who_never_asks_is_turned_out_and_strangers_leave_room(
         one_more = await dial()
 
         assert await one_more.ended()
+        assert running.desk.web is not None
+        assert running.desk.web.refused == 1
         assert [await stranger.ended() for stranger in strangers] == [True, True]
         assert (await known.post(request("ping"))).status == 200
 
@@ -255,6 +265,7 @@ async def test_a_connection_ends_with_its_client(home: Path, dial: Dial) -> None
     async with open_web(home) as running:
         caller = await dial()
         assert (await caller.post(request("ping"))).status == 200
+        await wait_all_tasks_blocked(0.05)  # the server waits for another request
         await caller.aclose()
 
         await until(lambda: not running.desk.open_connections)
@@ -429,6 +440,7 @@ async def test_a_leaving_broker_answers_what_it_has_begun_and_gives_back_the_res
 ) -> None:
     async with open_web(home, grace_s=30.0) as running:
         callers = [await dial() for _ in range(3)]
+        await callers[2].post(request("ping"))
         begun = json.dumps(call("add_drawer", "begun", name="begun", hold="gate")).encode()
         await callers[0].begin("POST", "/mcp", body=begun)
         await until(lambda: running.engine.begun)
@@ -438,9 +450,9 @@ async def test_a_leaving_broker_answers_what_it_has_begun_and_gives_back_the_res
         await until(lambda: len(running.engine.begun) == 2)
         running.desk.stop(Reason.STOP)
         given_back = await callers[1].answer()
+        idle_ended = await callers[2].ended()
         running.engine.gate("gate").set()
         answered = await callers[0].answer()
-        idle_ended = await callers[2].ended()
         running.engine.gate("poll").set()
         await running.ended.wait()
 
