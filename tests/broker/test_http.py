@@ -14,6 +14,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from palace.broker import http_app, http_exchange, http_sessions, web
+from palace.broker.serverinfo import state_directory
 from palace.protocol.lifecycle import Reason
 from palace.transport import http
 from tests.support.engine import LightEngine
@@ -134,6 +135,17 @@ async def test_a_token_of_stocks_is_used_as_it_is(home: Path, dial: Dial) -> Non
 
     assert answer.status == 200
     assert (token.stat().st_ino, token.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+async def test_a_token_is_not_kept_where_others_may_write(home: Path) -> None:
+    palace = home.parent / "palace"
+    directory = Path(state_directory(str(home), str(palace)))
+    directory.mkdir(parents=True)
+    directory.chmod(0o777)
+    async with open_broker(palace, home=str(home)) as running:
+        await until(lambda: "can't hold a token" in running.desk.last_error)
+
+    assert not list(directory.iterdir())
 
 
 async def test_another_servers_serverinfo_is_left_alone(home: Path) -> None:
@@ -475,6 +487,27 @@ async def test_a_session_with_a_fault_ends_alone(home: Path, dial: Dial) -> None
 
         assert (await shim.reply())[0] == 0
         assert (await (await dial()).ask("GET", "/healthz")).status == 200
+
+
+async def test_the_engine_forgets_what_nobody_will_ask_for_again(home: Path, dial: Dial) -> None:
+    class Remembering(LightEngine):
+        def acknowledge(self, session: str, upto: int) -> None:
+            acknowledged.append(upto)
+
+        def end_session(self, session: str) -> None:
+            ended.add(session)
+
+    acknowledged: list[int] = []
+    ended: set[str] = set()
+    async with open_web(home, Remembering()):
+        caller = await dial()
+        ident = await begin_session(caller)
+        await caller.post(call("add_drawer", name="one"), accept=ACCEPT, mcp_session_id=ident)
+        await until(lambda: acknowledged == [1, 2])
+        await caller.ask("DELETE", "/mcp", mcp_session_id=ident)
+        await until(lambda: ended == {ident})
+        await caller.post(call("add_drawer", name="two"))
+        await until(lambda: len(ended) == 2)
 
 
 # Numbers.
