@@ -65,5 +65,41 @@ def test_equal_texts_are_embedded_once(stock: Any) -> None:
 
     vectors = embedding.forward(fresh, ["same", "other", "same", "same"])
 
-    assert runs == [2]
+    assert sum(runs) == 2
     np.testing.assert_array_equal(vectors[0], vectors[3])
+
+
+def test_what_was_asked_lately_is_not_embedded_again(stock: Any) -> None:
+    fresh, kept = stock.__class__(), embedding.Kept(size=2)
+    first = embedding.forward(fresh, ["one"], kept)
+    fresh.__dict__["model"] = None  # whoever runs it now fails
+
+    again = embedding.forward(fresh, ["one", "one"], kept)
+
+    np.testing.assert_array_equal(again, np.concatenate([first, first]))
+    with pytest.raises(AttributeError):
+        embedding.forward(fresh, ["two"], kept)
+
+
+def test_the_least_used_is_forgotten_first_and_long_texts_at_once() -> None:
+    kept = embedding.Kept(size=2)
+    for text in ("a", "b"):
+        kept.put(text, text)
+    assert kept.get("a") == "a"
+    kept.put("c", "c")
+    kept.put("long" * embedding.KEPT_CHARS_MAX, "long")
+
+    assert [kept.get(text) for text in ("a", "b", "c")] == ["a", None, "c"]
+    assert kept.get("long" * embedding.KEPT_CHARS_MAX) is None
+
+
+def test_all_parts_run_and_the_first_failure_is_raised() -> None:
+    done: list[int] = []
+    embedding.run_all(done.append, [3, 1, 2])
+    assert sorted(done) == [1, 2, 3]
+
+    def fails(_part: int) -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        embedding.run_all(fails, [1, 2, 3])

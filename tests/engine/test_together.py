@@ -2,7 +2,9 @@
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,26 @@ def test_one_drawer_that_is_refused_fails_alone(
 
 def records(palace: Palace) -> list[Any]:
     return list(read_from(palace.paths.journal, Host(), 1))
+
+
+def test_the_index_is_written_often_and_the_palace_says_what_stock_says(
+    model_home: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "p" / "palace"
+    palace = Palace(model_home, root)
+    try:
+        for first in range(0, 130, 13):
+            texts = [f"note {number}" for number in range(first, first + 13)]
+            calls = [palace.call("add_drawer", wing="w", room="r", content=text) for text in texts]
+            palace.engine.call_together(calls)
+        palace.engine.close()
+    finally:
+        palace.engine.end()
+
+    with closing(sqlite3.connect(root / "chroma.sqlite3")) as store:
+        (waiting,) = store.execute("SELECT count(*) FROM embeddings_queue").fetchone()
+        (drawers,) = store.execute("SELECT count(*) FROM embeddings").fetchone()
+        settings = dict(store.execute("SELECT key, int_value FROM collection_metadata"))
+    assert drawers == 130
+    assert waiting <= 100  # all of them, if only stock's setting counted
+    assert settings["hnsw:sync_threshold"] == 1000
