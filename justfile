@@ -48,6 +48,7 @@ soak:
 # Measure beside floors and peers (minutes); prints a Markdown table.
 bench *arguments:
     python bench/main_job.py {{arguments}}
+    python bench/throughput.py {{arguments}}
 
 # Measure what the journal costs: on beside off, and with a slow disk.
 bench-journal *arguments:

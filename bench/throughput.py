@@ -44,14 +44,31 @@ class Effort:
     lone: int
     growth: int
     takeovers: int
+    requests: int
     sizes: tuple[int, ...]
     palaces: tuple[int, ...]
 
 
 FULL = Effort(
-    rounds=7, seconds=4, lone=15, growth=1100, takeovers=5, sizes=SIZES, palaces=(500, 20_000)
+    rounds=7,
+    seconds=4,
+    lone=15,
+    growth=1100,
+    takeovers=5,
+    requests=200_000,
+    sizes=SIZES,
+    palaces=(500, 20_000),
 )
-QUICK = Effort(rounds=2, seconds=2, lone=5, growth=250, takeovers=1, sizes=(20,), palaces=(500,))
+QUICK = Effort(
+    rounds=2,
+    seconds=2,
+    lone=5,
+    growth=250,
+    takeovers=1,
+    requests=5000,
+    sizes=(20,),
+    palaces=(500,),
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -299,6 +316,30 @@ def one_start(job: Job, root: Path, direct: Contender, number_of_copy: int) -> f
         shutil.rmtree(copy)
 
 
+# Memory.
+
+
+def memory(job: Job) -> None:
+    """Look at the broker's memory while it answers very many requests, with all kinds of calls."""
+    root = job.scratch / "remembered" / "palace"
+    root.mkdir(parents=True, mode=0o700)
+    with ExitStack() as stack:
+        palace = stack.enter_context(rig.open_palace(job.scratch, job.commands, root=root))
+        for part in range(5):
+            with open_clients(palace, READERS) as clients:  # sessions come and go, too
+                count = 0
+                while count < job.effort.requests / 5:
+                    asked = [work.mixture(job.numbers.take()) for _ in clients]
+                    count += sum(map(len, drive(clients, asked, job.effort.seconds)))
+            job.note("resident after each fifth, MiB", palace.name, resident_mib(palace.server_pid))
+            job.tell(f"{count} requests more: {resident_mib(palace.server_pid):.0f} MiB")
+
+
+def resident_mib(pid: int) -> float:
+    rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(row.split()[1]) / 1024 for row in rows if row.startswith("VmRSS"))
+
+
 class Raw:
     """The process of bench/raw.py; `close` ends it."""
 
@@ -356,12 +397,14 @@ def measure(options: argparse.Namespace, scratch: Path) -> Job:
                     part()
         if "takeover" in wanted:
             takeovers(job, direct)
+        if "memory" in wanted:
+            memory(job)
         for drawers in job.effort.palaces if "growth" in wanted else ():
             growth(job, raw, drawers)
     return job
 
 
-PARTS = ("adds", "lone", "reads", "takeover", "growth")
+PARTS = ("adds", "lone", "reads", "takeover", "memory", "growth")
 
 
 def table(job: Job) -> str:

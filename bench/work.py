@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from lean import line
+from lean import NO_OP, PING, line
 
 WORDS = [
     "nightly",
@@ -46,6 +46,19 @@ def adds(first: int, words: int) -> Iterator[bytes]:
 def searches(first: int) -> Iterator[bytes]:
     for number in range(first, first + 1_000_000):
         yield call("search", query=f"which {WORDS[number % len(WORDS)]} was it, number {number}?")
+
+
+def mixture(first: int) -> Iterator[bytes]:
+    """Yield requests of all kinds: of 1,000, 5 file a drawer and 10 search."""
+    filing, asking = adds(first, 20), searches(first)
+    while True:
+        for place in range(1000):
+            if place % 200 == 0:
+                yield next(filing)
+            elif place % 100 == 50:
+                yield next(asking)
+            else:
+                yield (NO_OP, KG_QUERY, PING)[place % 3]
 
 
 class Numbers:
