@@ -325,7 +325,7 @@ def memory(job: Job) -> None:
     root.mkdir(parents=True, mode=0o700)
     with ExitStack() as stack:
         palace = stack.enter_context(rig.open_palace(job.scratch, job.commands, root=root))
-        for part in range(5):
+        for _ in range(5):
             with open_clients(palace, READERS) as clients:  # sessions come and go, too
                 count = 0
                 while count < job.effort.requests / 5:

@@ -198,7 +198,7 @@ class Admission:
             jobs = [job for job in jobs if job.tool.lane is only]
         for job in jobs:
             self._remove(job)
-        self.held = False
+        self.held = self.held and self._waiting > 0
         return jobs
 
     def _startable(self, queue: _Queue, *, patient: bool) -> Job | None:

@@ -225,8 +225,9 @@ def test_an_owner_that_gives_its_queue_back_holds_nothing() -> None:
     admission.take_ready(10.081)
     assert admission.held
 
+    admission.withdraw(only=Lane.POLL)
+    assert admission.held  # a leaving owner ends what was admitted
     admission.withdraw()
-
     assert not admission.held
 
 
