@@ -21,6 +21,7 @@ from report import PALACE, Samples, goals, machine, number, table
 from rig import Contender
 
 CLIENTS = 5
+CLIENTS_FOR_MEMORY = 10
 LOADED = 4  # clients that call at once
 HANG_S = 180
 LOAD_S = 0.5
@@ -66,7 +67,7 @@ class Job:
         """Measure each further client, while nothing but its own kind is up."""
         signal.alarm(HANG_S)
         with ExitStack() as stack:
-            for client in self.connect(stack, contender, CLIENTS)[1:]:
+            for client in self.connect(stack, contender, CLIENTS_FOR_MEMORY)[1:]:
                 pss, uss = client.memory_mib()
                 self.samples.add("pss", contender.name, pss)
                 self.samples.add("uss", contender.name, uss)

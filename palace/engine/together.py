@@ -100,7 +100,7 @@ class Together:
         batch = self._here.batch
         if batch is None:
             return self._open(create=create)
-        if batch.shared.get("collection") is None:
+        if not _is_open(batch.shared.get("collection")):
             batch.shared["collection"] = self._open(create=create)
         return batch.shared["collection"]
 
@@ -143,6 +143,7 @@ class Together:
             if present is not None and set(asked["ids"]).issubset(known):
                 found = [ident for ident in asked["ids"] if ident in present]
                 return dataclasses.replace(batch.shared["empty"], ids=found)
+            collection = write.collection if write is not None else collection
         return self._stock["get"](collection, **asked)
 
     def _before(self, collection: Any, batch: Batch) -> frozenset[str]:
@@ -183,6 +184,10 @@ class Together:
         for same in by_collection.values():
             embedded = [put for put in _embed(same) if put.error is None]
             with self._lock:
+                # Who had the lock meanwhile may have closed what the handlers had opened.
+                collection = self._collection(create=True)
+                for put in embedded:
+                    put.what.collection = collection or put.what.collection
                 self._store_in_one(embedded)
 
     def _store_in_one(self, puts: Sequence[Put]) -> None:
@@ -231,6 +236,11 @@ class Together:
             return
         with self.durable.on_behalf(groups):
             make()
+
+
+def _is_open(collection: Any) -> bool:
+    """Tell whether Chroma still answers: a closed one has lost its bindings."""
+    return collection is not None and hasattr(collection._collection._client, "bindings")  # noqa: SLF001
 
 
 def _embed(puts: Sequence[Put]) -> Sequence[Put]:

@@ -164,6 +164,22 @@ def records(palace: Palace) -> list[Any]:
     return list(read_from(palace.paths.journal, Host(), 1))
 
 
+def test_a_store_that_is_closed_while_a_batch_is_embedded_is_opened_again(
+    model_home: Path, tmp_path: Path
+) -> None:
+    palace = Palace(model_home, tmp_path / "p" / "palace", refuses="closing")
+    try:
+        for batch in ("ab", "cd"):
+            texts = [f"note {name}" for name in batch]
+            calls = [palace.call("add_drawer", wing="w", room="r", content=text) for text in texts]
+            replies = [told(reply.payload) for reply in palace.engine.call_together(calls)]
+            assert [reply["success"] for reply in replies] == [True, True]
+
+        assert len(palace.ask("list_drawers")["drawers"]) == 4
+    finally:
+        palace.engine.end()
+
+
 def test_the_index_is_written_often_and_the_palace_says_what_stock_says(
     model_home: Path, tmp_path: Path
 ) -> None:

@@ -142,6 +142,7 @@ class Writer:
         while not self._ending.is_set():
             content = f"{self._name} saw {len(self.written)} ships pass the lighthouse."
             filed = self._shim.tool("add_drawer", wing="log", room=self._name, content=content)
+            assert "drawer_id" in filed, filed
             self.written.append(filed["drawer_id"])
             self._ending.wait(PAUSE_S)
 

@@ -40,15 +40,19 @@ def call_together(calls):
     with ThreadPoolExecutor(len(calls)) as threads:
         return list(threads.map(lambda call: answer(Call(**call | {"batch": batch})), calls))
 def refuse(where):
-    # Let the model or the store refuse whatever holds the word poison; called before load.
+    # Let the model or the store refuse whatever holds the word poison, or let stock close the store
+    # whenever something is embedded, which it does for a reader who finds it changed.
     from chromadb.api.rust import RustBindingsAPI
     from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
     from palace.engine import embedding
-    owner, name = {"store": (RustBindingsAPI, "_upsert"), "model": (embedding, "forward")}[where]
+    places = {"store": (RustBindingsAPI, "_upsert")}
+    owner, name = places.get(where, (embedding, "forward"))
     stock = getattr(owner, name)
     @functools.wraps(stock)
     def refusing(*args, **options):
-        if "poison" in str(args) + str(options):
+        if where == "closing":
+            sys.modules["mempalace.mcp_server"]._force_chroma_cache_reset()
+        elif "poison" in str(args) + str(options):
             raise ValueError("poison")
         return stock(*args, **options)
     setattr(owner, name, refusing)
@@ -98,7 +102,10 @@ class HostedEngine:
         return Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
 
     def refuse(self, where: str) -> None:
-        """Let the `model` or the `store` refuse what holds the word poison; before `load`."""
+        """Let the `model` or the `store` refuse what holds the word poison; before `load`.
+
+        `closing` lets stock close the store whenever something is embedded.
+        """
         self._ask("refuse", where=where)
 
     def call_together(self, calls: Sequence[Call]) -> list[Reply]:
