@@ -58,6 +58,22 @@ bench-journal *arguments:
 bench-guests *arguments:
     python bench/guests.py {{arguments}}
 
+# The tag of the container images: it changes with whatever goes into them; NAME=VALUE for others.
+image-tag *arguments:
+    @python -m images tag {{arguments}}
+
+# What Dockerfile.base pins beside today's; `--write` pins that.
+image-refs *arguments:
+    @python -m images refs {{arguments}}
+
+# Pin all packages of the images anew (needs uv, and the package index).
+image-lock:
+    images/lock
+
+# Build an image with a Docker engine: shim or full.
+image target *options:
+    docker build --file Dockerfile.base --target {{target}} --tag palace-{{target}} {{options}} .
+
 # Write the generated parts of docs/ anew.
 reference:
     python -m tests.support.reference
