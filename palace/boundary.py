@@ -8,6 +8,7 @@ import errno
 import json
 import socket
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import attrs
@@ -22,7 +23,7 @@ from palace.paths import Paths, runtime_dir
 from palace.protocol import wire
 from palace.protocol.errors import ConfigError, OnHold, WireError
 from palace.protocol.record import Record
-from palace.shim.endpoints import named_socket, probe_hello, published_socket
+from palace.shim.endpoints import named_socket, probe_hello, published_socket, socket_here
 from palace.shim.ladder import Ladder, Rung
 
 OWN, NAMED, WSS, SSH, NONE = range(5)
@@ -125,7 +126,7 @@ def _own_way(paths: Paths, environment: ShimEnvironment, host: Host) -> Way:
     path = paths.socket(runtime_dir(environment.all))
     record = read_record(paths)
     if record is not None and _is_ours(record, host):
-        path = published_socket(record) or path
+        path = socket_here(host, published_socket(record), path)
     absent, works, text = _try_socket(path, paths, host)
     if not absent:
         return Way(rung=OWN, to=path, works=works, text=text)
@@ -138,6 +139,8 @@ def _obstacle(paths: Paths, environment: ShimEnvironment, host: Host) -> str:
     """Return what keeps a shim from starting a broker here, "" where nothing does."""
     if environment.no_spawn:
         return "no broker runs, and PALACE_NO_SPAWN forbids starting one: unset it"
+    if find_spec("mempalace") is None:
+        return "no broker runs, and none can here without the engine: start one where it is"
     try:
         check_hold(paths, host)
     except OnHold as error:

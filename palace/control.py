@@ -14,7 +14,7 @@ from palace.paths import Paths, runtime_dir
 from palace.protocol import wire
 from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
 from palace.protocol.record import Record, decode_record
-from palace.shim.endpoints import named_socket, published_socket
+from palace.shim.endpoints import named_socket, published_socket, socket_here
 
 ANSWER_S = 5.0
 _NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED)  # what connect(2) says of an absence
@@ -121,8 +121,10 @@ def endpoint_path(paths: Paths, environment: ShimEnvironment) -> str:
             f"MEMPALACE_BROKER={environment.broker!r}: this command asks a broker on its own "
             "machine. Run it there, or name a socket: unix:PATH."
         )
-    find_foreign(paths, Host(), environment.all)  # it says where the lock and the socket are
-    return published_socket(read_record(paths)) or paths.socket(runtime_dir(environment.all))
+    host = Host()
+    find_foreign(paths, host, environment.all)  # it says where the lock and the socket are
+    usual = paths.socket(runtime_dir(environment.all))
+    return socket_here(host, published_socket(read_record(paths)), usual)
 
 
 def unanswered_text(paths: Paths, host: Host, error: BrokerUnreachable) -> str:

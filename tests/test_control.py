@@ -154,6 +154,20 @@ def test_an_endpoint_is_the_named_one_the_published_one_or_the_usual_one(
     assert found == expected.format(root=palace)
 
 
+@pytest.mark.parametrize("published", ["/nonexistent/broker.sock", "{root}/closed/broker.sock"])
+def test_where_the_palace_has_another_name_its_usual_socket_is_the_endpoint(
+    palace: Path, published: str
+) -> None:
+    (palace / "closed").mkdir(mode=0)
+    record = RECORD | {"endpoints": [f"unix:{published.format(root=palace)}"]}
+    (palace / "broker.json").write_text(json.dumps(record))
+    (palace / "broker.sock").touch()
+
+    found = control.endpoint_path(Paths(str(palace)), ShimEnvironment({}))
+
+    assert found == f"{palace}/broker.sock"
+
+
 @pytest.mark.parametrize("broker", ["ssh://host", "wss://host:1", "unix:", "nonsense"])
 def test_an_endpoint_of_another_kind_is_refused(palace: Path, broker: str) -> None:
     environment = ShimEnvironment({"MEMPALACE_BROKER": broker})

@@ -32,6 +32,24 @@ def published_socket(record: "Record | None") -> str:
     return ""
 
 
+def socket_here(host: Host, published: str, usual: str) -> str:
+    """Return which name of a broker's socket to dial: `published` (may be "") or `usual`.
+
+    A container may mount the palace under another name than its broker's, and sees the socket
+    where it usually is, not under the published name.
+    """
+    if not _is_there(host, published) and _is_there(host, usual):
+        return usual
+    return published or usual
+
+
+def _is_there(host: Host, path: str) -> bool:
+    try:
+        return host.file_id(path) is not None
+    except PermissionError:  # the same name is another directory here, of somebody else
+        return False
+
+
 def published_for_guests(record: "Record | None") -> "list[str]":
     """Return the addresses that a broker's record names for clients behind another kernel."""
     return [url for url in (record.endpoints if record else ()) if url.startswith("wss://")]
