@@ -1,0 +1,163 @@
+"""What a built image must be able to do, run inside of it with its own Python:
+
+    docker run --rm -v "$PWD/images/smoke.py:/smoke.py:ro" IMAGE python /smoke.py files
+    docker run --rm -v PALACE:/mempalace/palace -v ...    IMAGE python /smoke.py shim [RUNG]
+    docker run --rm --network none -v ...                 IMAGE python /smoke.py own
+
+`files`: nothing of the image may be written by its user, no compiler and no cache is in it; prints
+sizes.  `shim`: a shim reaches the broker that the environment leads to (over the rung of that
+number), files a fact and finds it.  `own`: `palace try`, then a shim on the image's own palace.
+Exits with 1 and says why where something is wrong.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+ELSEWHERE = ("/dev", "/mempalace", "/proc", "/run", "/sys", "/tmp")
+COMPILERS = ("as", "c++", "cc", "clang", "g++", "gcc", "git", "ld", "make", "pip", "rustc")
+CACHES = (
+    *("/etc/pip.conf", "/locks", "/run/secrets", "/steps", "/tools", "/var/cache/apt/pkgcache.bin"),
+    *("/var/lib/apt/lists", "/var/log/apt", "/wheels"),
+)
+MB = 1_000_000
+
+
+class Failed(Exception):
+    """Something is not as it must be; the text says what."""
+
+
+def check(good: object, text: str) -> None:
+    if not good:
+        raise Failed(text)
+    print(f"ok  {text}", flush=True)
+
+
+def everything() -> Iterator[str]:
+    """Yield all paths of the image but for what is its user's own, or isn't the image's."""
+    home = os.path.realpath(os.path.expanduser("~"))
+    for directory, names, files in os.walk("/"):
+        names[:] = [
+            name
+            for name in names
+            if (path := os.path.join(directory, name)) not in ELSEWHERE and path != home
+        ]
+        yield directory
+        yield from (os.path.join(directory, name) for name in files)
+
+
+def check_files() -> None:
+    """Look at the image as its own user."""
+    check(os.getuid() != 0, f"not root, but uid {os.getuid()}")
+    paths = list(everything())
+    loose = [path for path in paths if not os.path.islink(path) and os.access(path, os.W_OK)]
+    outside = [path for path in loose if not os.path.ismount(path) and path != "/smoke.py"]
+    world = [path for path in outside if path not in ("/var/tmp", "/var/lock")]
+    check(not world, f"nothing outside of its home can be written ({world[:5]})")
+    check(os.stat(os.path.expanduser("~")).st_uid == os.getuid(), "its home is its own")
+    found = [name for name in COMPILERS if shutil.which(name)]
+    check(not found, f"no compiler, and no pip ({found})")
+    left = [path for path in CACHES if os.path.isdir(path) and os.listdir(path)]
+    left += [path for path in CACHES if os.path.isfile(path)]
+    check(not left, f"no cache is left ({left})")
+    ours = [path for path in paths if path.startswith("/opt/palace/lib/")]
+    stale = [path for path in ours if path.endswith(".py") and "/palace/" in path.split("/lib/")[1]]
+    compiled = {path.rpartition("/__pycache__/")[0] for path in ours if path.endswith(".pyc")}
+    check(stale and all(os.path.dirname(path) in compiled for path in stale), "it is compiled")
+    print_sizes(paths)
+
+
+def print_sizes(paths: list[str]) -> None:
+    """Print how large the image is unpacked, and what of it is palace's."""
+    sizes = {path: os.lstat(path).st_size for path in paths if not os.path.isdir(path)}
+    parts = {"all": "/", "palace": "/opt/palace/", "model": "/opt/palace-model/"}
+    for name, prefix in parts.items():
+        total = sum(size for path, size in sizes.items() if path.startswith(prefix))
+        print(f"    {name:<8} {total / MB:6.1f} MB", flush=True)
+
+
+class Agent:
+    """A client of one `palace shim`; close it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            ["palace", "shim"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._ids = 0
+
+    def request(self, method: str, **params: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._ids += 1
+        message = {"jsonrpc": "2.0", "id": self._ids, "method": method, "params": params}
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
+        reply: dict[str, Any] = json.loads(self._process.stdout.readline() or b"{}")
+        return reply
+
+    def tool(self, name: str, **arguments: Any) -> str:
+        """Call a tool; return what it says."""
+        reply = self.request("tools/call", name=name, arguments=arguments)
+        if "result" not in reply:
+            raise Failed(f"{name}: {reply.get('error') or 'the shim ended'}")
+        return str(reply["result"]["content"][0]["text"])
+
+    def close(self) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        code = self._process.wait(60)
+        self._process.stdout.close()
+        return code
+
+
+def check_shim(rung: str = "") -> None:
+    """Use the palace that the environment leads to, as an agent would."""
+    if rung:
+        done = subprocess.run(
+            ["palace", "doctor", "--boundary", "--json"], capture_output=True, check=False
+        )
+        answer = json.loads(done.stdout or b"{}")
+        check(str(answer.get("rung")) == rung, f"rung {rung} leads to a broker: {answer['ways']}")
+    agent = Agent()
+    info = {"name": "smoke", "version": "1"}
+    first = agent.request(
+        "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=info
+    )
+    check(first.get("result", {}).get("serverInfo"), "initialize is answered")
+    tools = agent.request("tools/list").get("result", {}).get("tools", [])
+    check(len(tools) > 40, f"{len(tools)} tools are listed")
+    name = f"smoke{os.urandom(4).hex()}"
+    agent.tool("mempalace_kg_add", subject=name, predicate="is", object="filed")
+    check("filed" in agent.tool("mempalace_kg_query", entity=name), "what was filed is found")
+    check(agent.close() == 0, "the shim left when its client did")
+
+
+def check_own() -> None:
+    """Own palaces with nothing but what is in the image."""
+    done = subprocess.run(["palace", "try"], check=False)
+    check(done.returncode == 0, "palace try")
+    check_shim("0")
+    check(subprocess.run(["palace", "status"], check=False).returncode == 0, "palace status")
+    subprocess.run(["palace", "stop"], check=True)
+
+
+def main(words: list[str]) -> int:
+    commands = {"files": check_files, "shim": check_shim, "own": check_own}
+    if not words or words[0] not in commands:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        commands[words[0]](*words[1:])
+    except Failed as error:
+        print(f"BAD {error}", flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,246 @@
+"""Dockerfile.base carried out, and what comes of it run: without a Docker engine, as root.
+
+The quick profile builds the shim's image; PALACE_TEST_PROFILE=full the other one as well, and the
+shim's again, from this directory and from a repository.  The smoke test inside of them is the one
+that CI runs in real containers.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.boundary import mounted
+from tests.support.clients import Site, end_brokers, wait_until
+from tests.support.containers import ROOT, Builder, Image, fingerprints, open_builder
+from tests.support.killing import is_full
+from tests.support.needs import need_command
+from tests.support.processes import Serving, make_palace, make_site
+from tests.support.sshd import NAME, free_port, open_sshd
+
+pytestmark = [pytest.mark.process, pytest.mark.engine]
+
+UID = "1000"
+SMOKE = {ROOT / "images" / "smoke.py": "/smoke.py"}
+# A broker outside, as a user without the rights that root has but for reading this Python.
+AS_USER = (
+    *("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"),
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--"),
+)
+whole = pytest.mark.skipif(not is_full(), reason="takes minutes: PALACE_TEST_PROFILE=full")
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
+    with open_builder(tmp_path_factory.mktemp("builder")) as builder:
+        yield builder
+
+
+@pytest.fixture(scope="module")
+def shim(builder: Builder) -> Image:
+    return builder.build("shim")
+
+
+@pytest.fixture(scope="module")
+def full(builder: Builder) -> Image:
+    return builder.build("full")
+
+
+@pytest.fixture(scope="module")
+def outside(model_home: Path) -> Iterator[Site]:
+    """A palace of user 1000's, and its broker outside of all containers; it serves guests, too."""
+    need_command("bindfs")
+    root = Path(tempfile.mkdtemp(prefix="p-", dir="/tmp"))  # pytest's own is closed to that user
+    site = make_site(root, model_home)
+    make_palace(site, f'listen = "127.0.0.1:{free_port()}"\n')
+    subprocess.run(["chown", "-R", f"{UID}:{UID}", str(root)], check=True)
+    try:
+        with Serving(site, prefix=AS_USER):
+            yield site
+    finally:
+        end_brokers(root)
+        shutil.rmtree(root)
+
+
+def leftovers(image: Image) -> list[str]:
+    """Return what a build leaves where only root can look, and names of this machine's index."""
+    root = image.root
+    places = ("root/.cache", "root/.config", "run/secrets", "var/cache/apt/archives")
+    found = [place for place in places if any((root / place).rglob("*.*"))]
+    asked = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=True)
+    hosts = set(re.findall(r"https?://([\w.-]+)", asked.stdout))
+    texts = [*(root / "etc").rglob("*"), *(root / "opt/palace").glob("*")]
+    return found + [
+        str(path)
+        for path in texts
+        if path.is_file() and any(host in path.read_text(errors="replace") for host in hosts)
+    ]
+
+
+def test_its_files_are_in_order(shim: Image) -> None:
+    done = shim.run("python", "/smoke.py", "files", mounts=SMOKE)
+    print(done.stdout)
+
+    assert done.returncode == 0, done.stdout
+    assert leftovers(shim) == []
+    assert shim.config["User"] == f"{UID}:{UID}"
+    assert not [path for path in shim.root.rglob("site-packages/*") if "mempalace" in path.name]
+
+
+def test_a_shim_reaches_a_broker_outside_by_its_socket(shim: Image, outside: Site) -> None:
+    mounts = SMOKE | {outside.palace.parent: "/mempalace"}
+    done = shim.run("python", "/smoke.py", "shim", "0", mounts=mounts)
+    status = shim.run("palace", "status", mounts=mounts)
+    doctor = shim.run("palace", "doctor", "--boundary", mounts=mounts)
+
+    assert done.returncode == 0, done.stdout
+    assert status.returncode == 0, status.stdout  # by another name than the broker's own
+    assert "it answers: epoch 1." in doctor.stdout
+
+
+def test_a_shim_reaches_a_broker_that_is_named(shim: Image, outside: Site) -> None:
+    url = next(url for url in outside.record()["endpoints"] if url.startswith("wss:"))
+    mounts = SMOKE | {outside.palace: "/mempalace/palace"}
+    done = shim.run("python", "/smoke.py", "shim", "1", mounts=mounts, MEMPALACE_BROKER=url)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_shim_reaches_a_broker_of_another_kernel(
+    shim: Image, outside: Site, tmp_path: Path
+) -> None:
+    with mounted(outside.palace.parent, tmp_path / "mount") as mount:
+        mounts = SMOKE | {mount: "/mempalace"}
+        done = shim.run("python", "/smoke.py", "shim", "2", mounts=mounts)
+        healthy = shim.run(*shim.config["Healthcheck"]["Test"][1:], mounts=mounts)
+
+    assert done.returncode == 0, done.stdout
+    assert healthy.returncode == 0, healthy.stdout
+
+
+def test_a_shim_reaches_a_broker_over_ssh(shim: Image, site: Site, tmp_path: Path) -> None:
+    environ = {"HOME": str(site.home), "MEMPALACE_PATH": str(site.palace)}
+    with open_sshd(tmp_path / "ssh", environ=environ) as sshd:
+        command = os.path.join(os.path.dirname(sys.executable), "palace")
+        settings = f'bridge = "ssh://{NAME}"\nbridge_command = "{command}"\n'
+        make_palace(site, f'{settings}bridge_config = "{sshd.config}"\n')
+        with mounted(site.palace.parent, tmp_path / "mount") as mount:
+            mounts = SMOKE | {mount: "/mempalace", sshd.directory: str(sshd.directory)}
+            words = ("python", "/smoke.py", "shim", "3")
+            done = shim.run(*words, user="0:0", mounts=mounts)  # the palace, and sshd, are root's
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_entry_point_says_what_is_missing(shim: Image, tmp_path: Path) -> None:
+    nobodys = tmp_path / "palace"
+    nobodys.mkdir(mode=0o755)
+    none = shim.run("palace", "shim")
+    of_root = shim.run("palace", "shim", mounts={nobodys: "/mempalace/palace"})
+    told = shim.run("echo", "goes on")
+    version = shim.run("palace", "--version", user="4321:4321")
+
+    assert none.returncode == of_root.returncode == 66
+    assert "there is no palace at /mempalace/palace" in none.stdout
+    assert "Mount the host's" in none.stdout
+    assert f"belongs to uid 0, and this container runs as uid {UID}" in of_root.stdout
+    assert "there is no palace" in told.stdout
+    assert told.stdout.endswith("goes on\n")
+    assert version.returncode == 0
+    assert "/tmp/home-4321" in version.stdout
+
+
+def test_health_is_whether_the_next_request_is_answered(
+    shim: Image, outside: Site, tmp_path: Path
+) -> None:
+    check = shim.config["Healthcheck"]["Test"][1:]
+    mounts = {outside.palace.parent: "/mempalace"}
+    empty = tmp_path / "palace"
+    empty.mkdir(mode=0o700)
+    os.chown(empty, int(UID), int(UID))
+
+    assert shim.config["Healthcheck"]["Test"][0] == "CMD"
+    assert shim.run(*check, mounts=mounts).returncode == 0
+    assert shim.run(*check, mounts={empty: "/mempalace/palace"}).returncode == 1
+    assert shim.run(*check).returncode == 1
+
+
+@whole
+def test_the_full_image_needs_no_network(full: Image) -> None:
+    files = full.run("python", "/smoke.py", "files", mounts=SMOKE)
+    own = full.run("python", "/smoke.py", "own", mounts=SMOKE, network=False)
+    print(files.stdout, own.stdout)
+
+    assert files.returncode == 0, files.stdout
+    assert own.returncode == 0, own.stdout
+    assert "is lost with it" in own.stdout
+
+
+@whole
+def test_a_serving_container_is_healthy_and_keeps_its_palace(full: Image, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o700)
+    os.chown(volume, int(UID), int(UID))
+    for _ in range(2):
+        with full.container(mounts=SMOKE | {volume: "/mempalace"}, network=False) as serving:
+            wait_until(lambda: serving.execute("palace", "status") == 0, what="it serves")
+            codes = [
+                serving.execute(*full.config["Healthcheck"]["Test"][1:]),
+                serving.execute("python", "/smoke.py", "shim", "0"),
+            ]
+            assert codes == [0, 0]
+            assert serving.execute("palace", "stop") == 0
+            serving.process.wait(60)
+    assert int((volume / "palace" / "epoch").read_text()) == 2
+
+
+@whole
+def test_it_is_the_same_when_it_is_built_again(builder: Builder, shim: Image) -> None:
+    again = builder.build("shim", "again")
+    first, second = fingerprints(shim.root), fingerprints(again.root)
+    differing = {path for path in {*first, *second} if first.get(path) != second.get(path)}
+
+    assert len(first) > 5_000
+    assert differing == set()
+
+
+@whole
+def test_another_user_and_another_source(builder: Builder, tmp_path: Path) -> None:
+    clone = tmp_path / "palace.git"
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(clone)], check=True)
+    port = free_port()
+    server = subprocess.Popen(
+        [
+            *("git", "daemon", "--export-all", f"--base-path={tmp_path}", "--reuseaddr"),
+            *("--listen=127.0.0.1", f"--port={port}", "--informative-errors"),
+        ]
+    )
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(ROOT), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        image = builder.build(
+            "shim",
+            "other",
+            PALACE_GIT=f"git://127.0.0.1:{port}/palace.git",
+            PALACE_REF=commit,
+            PALACE_UID="2345",
+            PALACE_GID="20",
+        )
+    finally:
+        server.kill()
+        server.wait()
+    done = image.run("python", "/smoke.py", "files", mounts=SMOKE)
+
+    assert done.returncode == 0, done.stdout
+    assert "uid 2345" in done.stdout
+    assert image.config["User"] == "2345:20"
