@@ -177,8 +177,10 @@ def _wrap(module: ModuleType, name: str, before: Callable[[], None]) -> None:
 def persist_often(_server: ModuleType, _state: HostedState, paths: Paths, _config: Config) -> None:
     """Let Chroma write its index sooner than after 1,000 records.
 
-    Each write reads again what was written since, 8 us a record.  The setting stays in memory, so
-    that the palace's files are as stock makes them; a larger index is written less often.
+    Each write reads again what was written since, 8 us a record.  Chroma reads the setting when it
+    loads an index, and keeps it: so it is changed, the index loaded, and changed back, and the
+    palace's files stay as stock makes them (an index without records isn't loaded: a new palace has
+    stock's setting until its next broker).  A larger index is written less often.
     """
     from chromadb.api.collection_configuration import (
         UpdateCollectionConfiguration,
@@ -188,10 +190,20 @@ def persist_often(_server: ModuleType, _state: HostedState, paths: Paths, _confi
 
     stock = need(chroma, "_pin_hnsw_threads", "persist_often")
 
+    def change(collection: Any, records: int) -> None:
+        hnsw = UpdateHNSWConfiguration(sync_threshold=records)
+        collection.modify(configuration=UpdateCollectionConfiguration(hnsw=hnsw))
+
     def pin(collection: Any) -> None:
         stock(collection)
-        hnsw = UpdateHNSWConfiguration(sync_threshold=_persist_after(paths.root))
-        collection.modify(configuration=UpdateCollectionConfiguration(hnsw=hnsw))
+        usual = (collection.metadata or {}).get("hnsw:sync_threshold")
+        if not isinstance(usual, int) or usual <= PERSIST_MIN:
+            return  # made by somebody with plans of their own
+        change(collection, min(usual, _persist_after(paths.root)))
+        try:
+            collection.count()
+        finally:
+            change(collection, usual)
 
     chroma._pin_hnsw_threads = pin  # noqa: SLF001
 

@@ -185,6 +185,10 @@ def test_the_index_is_written_often_and_the_palace_says_what_stock_says(
 ) -> None:
     root = tmp_path / "p" / "palace"
     palace = Palace(model_home, root)
+    palace.ask("add_drawer", wing="w", room="r", content="a palace that an earlier broker made")
+    palace.engine.close()
+    palace.engine.end()
+    palace = Palace(model_home, root)
     try:
         for first in range(0, 130, 13):
             texts = [f"note {number}" for number in range(first, first + 13)]
@@ -198,6 +202,8 @@ def test_the_index_is_written_often_and_the_palace_says_what_stock_says(
         (waiting,) = store.execute("SELECT count(*) FROM embeddings_queue").fetchone()
         (drawers,) = store.execute("SELECT count(*) FROM embeddings").fetchone()
         settings = dict(store.execute("SELECT key, int_value FROM collection_metadata"))
-    assert drawers == 130
+        (schema,) = store.execute("SELECT schema_str FROM collections").fetchone()
+    assert drawers == 131
     assert waiting <= 100  # all of them, if only stock's setting counted
     assert settings["hnsw:sync_threshold"] == 1000
+    assert set(re.findall(r'"sync_threshold":(\d+)', schema)) == {"1000"}

@@ -76,7 +76,7 @@ class HostedEngine:
     """Speaks to a real `MempalaceEngine` over pipes; the same methods; end it."""
 
     def __init__(self, home: Path, palace: Path) -> None:
-        palace.parent.mkdir(parents=True)
+        palace.parent.mkdir(parents=True, exist_ok=True)
         kept = {n: v for n, v in os.environ.items() if not n.startswith(("MEMPAL", "XDG_"))}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", SERVER, str(palace)],
