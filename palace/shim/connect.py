@@ -22,7 +22,7 @@ from palace.protocol.errors import (
     WireError,
 )
 from palace.shim.endpoints import expected_palace_id, named_socket, published_socket
-from palace.shim.failure import failure_of
+from palace.shim.failure import failure_of, older_text
 from palace.shim.spawn import Child, spawn_broker
 
 TYPE_CHECKING = False
@@ -71,6 +71,7 @@ class Connector:
         self._unreaped: list[int] = []
         self._wake_s = 0.0
         self._epoch = 0
+        self._older = 0  # epoch of an owner that this attempt has turned away from
         self._ladder: Ladder | None = None
         self._speak = wire.VERSION
         self._asked_to_leave = False
@@ -91,7 +92,7 @@ class Connector:
         """Start an attempt; `hello` makes the first line anew for each connection."""
         self._drop_child()
         self.reap()
-        self._hello = hello
+        self._hello, self._older = hello, 0
         named = self._environment.broker
         if self._ladder is not None and not named and not self._is_foreign():
             self._ladder.end()  # `palace own` has changed whose palace it is
@@ -408,6 +409,7 @@ class Connector:
             self._happened(election.REFUSED, "wrong_palace", text)
         elif epoch < self._epoch:  # an owner that was replaced: its answers are void
             self._host.trace("C3.refused")
+            self._older = epoch
             self._close_sock()
             self._happened(election.DIAL_FAILED, election.SILENT)
         else:
@@ -486,6 +488,8 @@ class Connector:
         self.state = self.FAILED
         self._close_sock()
         self._drop_child()
+        if self._older and text == election.SILENT:
+            text = older_text(self._older, self._epoch, self._paths)
         if self._ladder is not None and name in ("broker_unreachable", "no_spawn"):
             self.error = self._ladder.failure(text)
         else:

@@ -66,6 +66,14 @@ def _no_spawn_text(why: str, place: Place) -> str:
     )
 
 
+def older_text(epoch: int, known: int, paths: Paths) -> str:
+    """Say why an owner was turned away from whose epoch is below one that was known."""
+    return (
+        f"its owner has epoch {epoch}, and this session knew epoch {known}, as after an older copy "
+        f"of the palace was put back by hand: write {known} into {paths.epoch}, then palace stop"
+    )
+
+
 def _unreachable_text(why: str, place: Place, patience_s: float) -> str:
     from palace.broker.lock import held_text
 
