@@ -297,6 +297,66 @@ def purge(
         raise typer.Exit(0 if purged.records else 66)
 
 
+@app.command(
+    help="Copy the journal into a new directory below DIR, while the broker serves or while none "
+    "runs. `palace restore` makes a palace of it."
+)
+def backup(
+    into: Annotated[str, typer.Argument(metavar="DIR", help="Made if it isn't there.")],
+    palace: PalaceOption = "",
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Make none: restore the newest of DIR into a scratch one."),
+    ] = False,
+) -> None:
+    from palace.backup import backup_text, find_backup, make_backup
+    from palace.env import read_environment
+    from palace.host import Host
+    from palace.operate import progress_shown
+    from palace.paths import find_palace
+
+    environment = read_environment()
+    with _told("backup"):
+        if verify:
+            from palace.restore import prove_backup
+
+            found = find_backup(into, Host())
+            entities = prove_backup(environment, found).entities
+            print(f"{found.path}: stores made from it hold its {entities} entities, unchanged.")
+            return
+        paths = find_palace(palace, environment.all)
+        made = make_backup(paths, environment.all, into, progress_shown())
+        print(backup_text(paths, made, Host()))
+
+
+@app.command(
+    help="Make a palace from a backup: its journal, and new stores from that. The palace's "
+    "directory must be new or empty."
+)
+def restore(
+    source: Annotated[
+        str, typer.Argument(metavar="DIR", help="A backup; else the newest one in it.")
+    ],
+    palace: PalaceOption = "",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="In the place of a palace; its files are kept.")
+    ] = False,
+    stop_first: StopOption = False,
+) -> None:
+    from palace.backup import find_backup
+    from palace.env import read_environment
+    from palace.host import Host
+    from palace.paths import find_palace
+    from palace.restore import restore_backup, restored_text
+
+    environment = read_environment()
+    with _told("restore"):
+        paths = find_palace(palace, environment.all)
+        found = find_backup(source, Host())
+        made = restore_backup(paths, environment, found, replace=replace, stop=stop_first)
+        print(restored_text(paths, found, made))
+
+
 ProjectOption = Annotated[
     str,
     typer.Option("--project", metavar="DIR", help="The project's own file, not the user's."),

@@ -5,7 +5,7 @@ the moment it is free, before a shim could have started another.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,16 +45,28 @@ class Held:
     stamp: Stamp
 
 
+def _nothing(_host: Host) -> None:
+    return
+
+
 @contextmanager
-def hold_palace(paths: Paths, environment: ShimEnvironment, *, stop: bool) -> Iterator[Held]:
+def hold_palace(
+    paths: Paths,
+    environment: ShimEnvironment,
+    *,
+    stop: bool,
+    prepare: Callable[[Host], None] = _nothing,
+) -> Iterator[Held]:
     """Own the palace until the block ends; `stop` asks a running broker to leave.
 
+    `prepare` is called with the lock held, before settings, identity and epoch are read.
     Raises LockHeld, naming the holder, where that is not wanted or takes too long.
     """
     host = Host()
     lock.check_directory(paths, host, environment.all)
     owner = _take_lock(paths, environment, host, stop=stop)
     try:
+        prepare(host)
         config = load_config(paths, environment.all, host)
         lock.take_other_locks(owner, config, environment.all, host)
         lock.take_epoch(owner, host)
@@ -101,11 +113,12 @@ def rebuild_palace(
     paths: Paths, environment: ShimEnvironment, *, stop: bool, partial: bool
 ) -> Rebuilt:
     """Make new stores from the journal and swap them in; the old ones are kept."""
-    with hold_palace(paths, environment, stop=stop) as held, _journal(held) as journal:
-        return _rebuild(held, journal, partial=partial, keep=True)
+    with hold_palace(paths, environment, stop=stop) as held, opened_journal(held) as journal:
+        return rebuild_stores(held, journal, partial=partial, keep=True)
 
 
-def _rebuild(held: Held, journal: Journal, *, partial: bool, keep: bool) -> Rebuilt:
+def rebuild_stores(held: Held, journal: Journal, *, partial: bool, keep: bool) -> Rebuilt:
+    """Make new stores for a palace that is held, and swap them in."""
     return _rebuilding(held, journal, partial=partial, keep=keep).run()
 
 
@@ -122,7 +135,8 @@ def _rebuilding(held: Held, journal: Journal, *, partial: bool, keep: bool) -> R
 
 
 @contextmanager
-def _journal(held: Held) -> Iterator[Journal]:
+def opened_journal(held: Held) -> Iterator[Journal]:
+    """Open the journal of a palace that is held until the block ends; raises JournalBroken."""
     if not held.host.list_directory(held.paths.journal):
         raise JournalBroken(
             f"{held.paths.root} has no journal: there is nothing to make stores from. A broker "
@@ -150,15 +164,15 @@ def purge_memories(
     """Take entities out of journal, archive and stores, which are made anew without them."""
     _blank_memory()
     with hold_palace(paths, environment, stop=stop) as held:
-        with _journal(held) as journal:  # before anything is changed
+        with opened_journal(held) as journal:  # before anything is changed
             _rebuilding(held, journal, partial=False, keep=False).check()
         wanted = _with_chunks(held, frozenset(ids))
         texts = _texts(held, wanted)
         # An earlier purge may have come as far as here, and no further.
         records = purge_journal(paths.journal, held.host, wanted) or _still_stored(held, wanted)
         if records:
-            with _journal(held) as journal:
-                _rebuild(held, journal, partial=False, keep=False)
+            with opened_journal(held) as journal:
+                rebuild_stores(held, journal, partial=False, keep=False)
         copies = [name for name in held.host.list_directory(paths.root) if "replaced-" in name]
         return Purged(
             records=records,
@@ -233,11 +247,12 @@ def examine(
     if not drift:
         return findings
     with hold_palace(paths, environment, stop=stop) as held:
-        findings += [_drifted(found) for found in _find_drift(held)]
+        findings += [_drifted(found) for found in drift_of(held)]
     return findings
 
 
-def _find_drift(held: Held) -> list[Drift]:
+def drift_of(held: Held) -> list[Drift]:
+    """Compare every entity of a held palace's stores with its journal."""
     with _open_stores(held) as stores:
         known = replay(held.paths.journal, held.host, progress_shown())
         return find_drift(stores, known, progress_shown())

@@ -289,6 +289,18 @@ def _sweep(paths: Paths, host: Host) -> None:
             host.unlink(f"{paths.root}/{name}")
 
 
+def last_epoch(paths: Paths, host: Host) -> int:
+    """Return the largest epoch that the palace's files know, 0 for a new palace."""
+    last = host.read_file(paths.epoch)
+    text = "0" if last is None else last.decode(errors="replace").strip()
+    if not text.isascii() or not text.isdigit() or len(text) > EPOCH_DIGITS_MAX:
+        raise LockFailed(
+            f"{paths.epoch} holds {text[:40]!r}, which is no number. Restore it from a backup, or "
+            "write the largest epoch that `palace status` ever showed into it."
+        )
+    return max(int(text), _published_epoch(paths, host), _journalled_epoch(paths, host))
+
+
 def take_epoch(owner: Owner, host: Host) -> None:
     """B5: the palace's identity, and the next epoch, durable before the store is opened."""
     paths = owner.paths
@@ -304,13 +316,6 @@ def take_epoch(owner: Owner, host: Host) -> None:
         identity = uuid.uuid4().hex
         host.write_durable(paths.palace_id, identity.encode() + b"\n")
     owner.palace_id = identity
-    last = host.read_file(paths.epoch)
-    text = "0" if last is None else last.decode(errors="replace").strip()
-    if not text.isascii() or not text.isdigit() or len(text) > EPOCH_DIGITS_MAX:
-        raise LockFailed(
-            f"{paths.epoch} holds {text[:40]!r}, which is no number. Restore it from a backup, or "
-            "write the largest epoch that `palace status` ever showed into it."
-        )
-    owner.epoch = max(int(text), _published_epoch(paths, host), _journalled_epoch(paths, host)) + 1
+    owner.epoch = last_epoch(paths, host) + 1
     host.write_durable(paths.epoch, f"{owner.epoch}\n".encode())
     host.trace("B5.epoch", epoch=owner.epoch)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -176,24 +176,10 @@ class Rebuild:
         return build_stores(self.paths, self.config, self.host, lambda: None)
 
     def _old_files(self) -> Iterator[str]:
-        root, real = self.paths.root, self._real()
-        for name in sorted(os.listdir(root)):
-            if is_chroma_file(root, name):
-                yield f"{root}/{name}"
-        for path in (real.graph.path, real.logstream.path):
-            yield from (path, f"{path}-wal", f"{path}-shm")
-        yield from (real.tunnels.path, real.hallways.path)
+        return old_files(self.paths, self.config, self.host)
 
     def _old_away(self) -> Iterator[Move]:
-        for path in self._old_files():
-            if self.host.file_id(path) is not None:
-                yield Move(path, self._away(path))
-
-    def _away(self, path: str) -> str:
-        """Return where an old file goes: into the palace, or beside itself where it is outside."""
-        if path.startswith(f"{self.paths.root}/"):
-            return f"{self._kept}/{os.path.basename(path)}"
-        return f"{path}.replaced-{self._suffix}"
+        return moves_away(self.paths, self._old_files(), self.host, self._suffix)
 
     def _new_in(self, new: Stores, known: Replay) -> Iterator[Move]:
         inside = new.chroma.root
@@ -230,6 +216,26 @@ class Rebuild:
         looks = {projection.name: projection.measure() for projection in stores.all}
         self.journal.look = lambda: looks
         self.journal.close_key("", STATE)
+
+
+def old_files(paths: Paths, config: Config, host: Host) -> Iterator[str]:
+    """Yield the paths of a palace's stores, there or not; small files (files.py) left out."""
+    real = build_stores(paths, config, host, lambda: None)
+    for name in sorted(os.listdir(paths.root)):
+        if is_chroma_file(paths.root, name):
+            yield f"{paths.root}/{name}"
+    for path in (real.graph.path, real.logstream.path):
+        yield from (path, f"{path}-wal", f"{path}-shm")
+    yield from (real.tunnels.path, real.hallways.path)
+
+
+def moves_away(paths: Paths, files: Iterable[str], host: Host, suffix: str) -> Iterator[Move]:
+    """Yield where files go: to `replaced-SUFFIX`, or beside themselves if outside the palace."""
+    for path in files:
+        inside = path.startswith(f"{paths.root}/")
+        kept = f"{paths.root}/replaced-{suffix}/{os.path.basename(path)}"
+        if host.file_id(path) is not None:
+            yield Move(path, kept if inside else f"{path}.replaced-{suffix}")
 
 
 def is_chroma_file(root: str, name: str) -> bool:

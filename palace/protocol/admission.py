@@ -237,7 +237,7 @@ class Admission:
                 return job
         return None
 
-    def _start(self, job: Job, now_s: float) -> None:
+    def _start(self, job: Job, now_s: float = 0.0) -> None:
         if job.tool.lane is Lane.WRITER:
             if not self._in_lane[Lane.WRITER]:
                 self._batch = []

@@ -64,6 +64,22 @@ class Unconfirmed(PalaceError):
     exit_code = 80
 
 
+class BackupBroken(PalaceError):
+    """A backup is damaged or incomplete; nothing was restored from it."""
+
+    wire_code = -32070
+    name = "backup_broken"
+    exit_code = 65
+
+
+class NotEmpty(PalaceError):
+    """Something stands where a backup, or a restored palace, was to go; nothing was changed."""
+
+    wire_code = -32071
+    name = "not_empty"
+    exit_code = 82
+
+
 class ElectionError(PalaceError):
     """Nobody could be found or made to own the palace."""
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-from palace import upkeep
+from palace import restore, upkeep
+from palace.backup import find_backup, make_backup
 from palace.engine.rebuild import Rebuilt
 from palace.env import ShimEnvironment
 from palace.host import Host
@@ -53,6 +54,41 @@ def rebuild(root: str, *, partial: bool = False, renames: int = sys.maxsize) -> 
         upkeep.Host = Host  # type: ignore[misc]
     assert isinstance(made, Rebuilt)
     return {"entities": made.entities, "kept": made.kept, "renames": FrailHost.made}
+
+
+def back_up(root: str, into: str) -> Any:
+    made = make_backup(Paths(root), os.environ, into)
+    contents = made.manifest.contents
+    return {"path": made.path, "entities": contents.entities, "seq": contents.seq}
+
+
+def restore_from(
+    root: str, source: str, *, replace: bool = False, renames: int = sys.maxsize
+) -> Any:
+    """Restore; stop for good before the rename after so many."""
+    FrailHost.renames, FrailHost.made = renames, 0
+    upkeep.Host = FrailHost  # type: ignore[misc]
+    try:
+        backup = find_backup(source, Host())
+        made = restore.restore_backup(
+            Paths(root), _environment(), backup, replace=replace, stop=False
+        )
+    except Interrupted:
+        return {"interrupted": FrailHost.made}
+    finally:
+        upkeep.Host = Host  # type: ignore[misc]
+    return {
+        "entities": made.entities,
+        "epoch": made.epoch,
+        "same": made.same,
+        "kept": made.kept,
+        "renames": FrailHost.made,
+    }
+
+
+def prove(root: str) -> int:
+    """Prove a backup."""
+    return restore.prove_backup(_environment(), find_backup(root, Host())).entities
 
 
 def open_palace(root: str) -> None:
@@ -98,6 +134,9 @@ def nearest(root: str, collection: str, vectors: list[list[float]], count: int) 
 
 REQUESTS = (
     rebuild,
+    back_up,
+    restore_from,
+    prove,
     open_palace,
     purge,
     purge_journal_alone,
