@@ -207,7 +207,7 @@ def backup_text(paths: Paths, backup: Backup, host: Host) -> str:
     contents = backup.manifest.contents
     text = (
         f"{backup.path}: {contents.entities} entities, up to record {contents.seq} of epoch "
-        f"{contents.epoch}, {backup.size / 1e6:.1f} MB."
+        f"{contents.epoch}, {backup.size / 1000:,.0f} kB."
     )
     if host.lock_holder(paths.lock) is None:
         text += (
