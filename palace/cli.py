@@ -167,7 +167,10 @@ def log(
         raise typer.Exit(print_log(paths, Host(), since=since, follow=follow, as_json=as_json))
 
 
-@app.command(help="Look for what is wrong with a palace; exit code 65 where something is.")
+@app.command(
+    help="Why can't I write? What is wrong with a palace, the cause first, each with its remedy; "
+    "exit code 65 where an error is among it, 1 for warnings."
+)
 def doctor(
     palace: PalaceOption = "",
     drift: Annotated[
@@ -181,16 +184,17 @@ def doctor(
 ) -> None:
     if boundary:
         _doctor_boundary(palace, as_json=as_json)
+    from palace.doctor.examine import examine_palace, exit_code_of
+    from palace.doctor.report import print_report
     from palace.env import read_environment
-    from palace.logtext import print_findings
     from palace.paths import find_palace
-    from palace.upkeep import examine
 
     environment = read_environment()
     with _told("doctor"):
         paths = find_palace(palace, environment.all)
-        findings = examine(paths, environment, drift=drift, stop=stop_first)
-        raise typer.Exit(print_findings(paths, findings, as_json=as_json))
+        findings = examine_palace(paths, environment, drift=drift, stop=stop_first)
+        print_report(paths, findings, as_json=as_json)
+        raise typer.Exit(exit_code_of(findings))
 
 
 def _doctor_boundary(palace: str, *, as_json: bool) -> None:

@@ -17,17 +17,21 @@ from palace.protocol.record import Record, decode_record
 from palace.shim.endpoints import named_socket, published_socket, socket_here
 
 ANSWER_S = 5.0
+STATUS_S = 1.5  # for people who wait at a terminal: what is silent longer is told of as such
 _NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED)  # what connect(2) says of an absence
 
 
 class Control:
     """One question to the broker of one palace; close it, or use it in a `with` statement."""
 
-    def __init__(self, paths: Paths, environment: ShimEnvironment) -> None:
+    def __init__(
+        self, paths: Paths, environment: ShimEnvironment, *, answer_s: float = ANSWER_S
+    ) -> None:
+        self._answer_s = answer_s
         self._path = endpoint_path(paths, environment)
         self._buffer = b""
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(ANSWER_S)
+        self._sock.settimeout(answer_s)
         try:
             self._sock.connect(self._path)
         except BlockingIOError:  # its backlog is full: it listens, but doesn't accept
@@ -84,7 +88,7 @@ class Control:
             try:
                 data = self._sock.recv(65_536)
             except TimeoutError:
-                sign = f"accepts but does not answer within {ANSWER_S:.0f} s"
+                sign = f"accepts but does not answer within {self._answer_s:g} s"
                 raise BrokerUnreachable(self._stuck(sign)) from None
             except OSError:
                 data = b""

@@ -1,14 +1,13 @@
-"""The journal for people: what `palace log`, `palace doctor` and `palace purge` print."""
+"""The journal for people: what `palace log` and `palace purge` print."""
 
 import json
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
 from palace.host import Host
-from palace.journal.inspect import ERROR, WARNING, Finding, Gap, read_from
+from palace.journal.inspect import Gap, read_from
 from palace.journal.record import ENTITIES, Record
 from palace.journal.segment import Broken
 from palace.paths import Paths
@@ -59,22 +58,6 @@ def _control_text(record: Record) -> str:
     if isinstance(payload, dict):
         return str(payload.get("why", ""))
     return str(payload or record.id)
-
-
-def print_findings(paths: Paths, findings: Sequence[Finding], *, as_json: bool) -> int:
-    """Print what a doctor found; return 65 if any of it is an error."""
-    for finding in findings:
-        if as_json:
-            print(json.dumps(attrs.asdict(finding)))
-        else:
-            print(f"{finding.level}: {finding.text} [{finding.code}]")
-            if finding.remedy:
-                print(f"    {finding.remedy}")
-    errors = sum(finding.level == ERROR for finding in findings)
-    warnings = sum(finding.level == WARNING for finding in findings)
-    if not as_json:
-        print(f"{paths.root}: {errors} errors, {warnings} warnings")
-    return DATA_ERROR if errors else 0
 
 
 def purge_text(paths: Paths, purged: Purged) -> str:

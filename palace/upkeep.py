@@ -12,7 +12,6 @@ from typing import Any
 import attrs
 
 from palace.broker import lock
-from palace.broker.ownership import find_foreign
 from palace.config import Config, adopt, load_config
 from palace.control import Control
 from palace.engine.drift import Drift, find_drift
@@ -21,7 +20,7 @@ from palace.engine.stores import Stores, build_stores, open_chroma
 from palace.engine.swap import finish_swap
 from palace.env import ShimEnvironment
 from palace.host import Host
-from palace.journal.inspect import Finding, inspect_journal, read_from
+from palace.journal.inspect import Finding, read_from
 from palace.journal.journal import Journal
 from palace.journal.purge import purge_journal
 from palace.journal.record import Record, Stamp
@@ -236,19 +235,10 @@ def _holding(held: Held, texts: list[str]) -> list[str]:
     ]
 
 
-def examine(
-    paths: Paths, environment: ShimEnvironment, *, drift: bool, stop: bool
-) -> list[Finding]:
-    """Return what `palace doctor` says; the comparison with the stores needs the lock."""
-    host = Host()
-    findings = inspect_journal(paths.journal, host)
-    if find_foreign(paths, host, environment.all) is None:  # `palace own` says that it is ours
-        findings = [found for found in findings if found.code != "network_file_system"]
-    if not drift:
-        return findings
+def drifted(paths: Paths, environment: ShimEnvironment, *, stop: bool) -> list[Finding]:
+    """Return where the stores hold something else than the journal; needs the lock."""
     with hold_palace(paths, environment, stop=stop) as held:
-        findings += [_drifted(found) for found in drift_of(held)]
-    return findings
+        return [_drifted(found) for found in drift_of(held)]
 
 
 def drift_of(held: Held) -> list[Drift]:

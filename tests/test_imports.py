@@ -27,6 +27,14 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         },
         {"wsproto"},
     ),
+    "doctor": (
+        {
+            *("doctor", "hosts", "host", "paths", "env", "config", "control", "journal.inspect"),
+            *("broker.lock", "broker.ownership", "engine.durable", "engine.mempalace"),
+            *("engine.model", "protocol", "shim.endpoints", "statustext", "upkeep"),
+        },
+        {"attrs"},
+    ),
     "hosts": ({"hosts", "host", "paths", "protocol.errors"}, {"attrs"}),
     "broker": (
         {

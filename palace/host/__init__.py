@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from palace.host.mounts import Mount
+    from palace.host.processes import Process
 
 LOCK_MODE = 0o600
 DESCRIPTORS = 4096
@@ -299,6 +300,14 @@ class Host:
     def process_title(self, pid: int) -> str:
         """Return a process's command line, shortened; "" where it can't be read."""
         return _platform().process_title(pid)  # type: ignore[no-any-return]
+
+    def process_of(self, pid: int) -> "Process | None":
+        """Return what the kernel tells of a process, None where it has ended."""
+        return _platform().process_of(pid)  # type: ignore[no-any-return]
+
+    def openers(self, path: str) -> "list[int]":
+        """Return the processes that have a file open, as far as we may look into them."""
+        return _platform().openers(path)  # type: ignore[no-any-return]
 
     def place(self) -> str:
         """Return what processes have in common that see the same files by the same names."""

@@ -11,6 +11,10 @@ from _socket import socket  # the socket module costs the shim 7 ms, subprocess 
 
 from palace.host.mounts import Mount, covering
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from palace.host.processes import Process
+
 _SOL_LOCAL = 0
 _LOCAL_PEERCRED = 0x001
 _LOCAL_PEERPID = 0x002
@@ -93,3 +97,34 @@ def full_sync(fd: int) -> None:
 def reserve(_fd: int, _offset: int, _size: int) -> bool:
     """F_PREALLOCATE would do it; without a machine to try it on, nothing is kept."""
     return False
+
+
+def process_of(pid: int) -> "Process | None":
+    from palace.host.processes import Process
+
+    row = _run("/bin/ps", "-o", "state=,rss=,user=,etime=", "-p", str(pid)).split()
+    if len(row) < 4:
+        return None
+    found = Process(
+        pid,
+        title=process_title(pid),
+        user=row[2],
+        age_s=_seconds(row[3]),
+        stopped=row[0].startswith("T"),
+    )
+    found.memory_bytes = int(row[1]) * 1024 if row[1].isdigit() else 0
+    return found
+
+
+def _seconds(elapsed: str) -> float:
+    """Read what ps(1) calls etime: [[days-]hours:]minutes:seconds."""
+    days, _, clock = elapsed.rpartition("-")
+    total = float(days or 0)
+    parts = clock.split(":")
+    for part, size in zip(parts, (24, 60, 60)[-len(parts) :], strict=True):
+        total = total * size + float(part)
+    return total
+
+
+def openers(path: str) -> "list[int]":
+    return [int(row) for row in _run("/usr/sbin/lsof", "-t", "--", path).split() if row.isdigit()]

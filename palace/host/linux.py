@@ -8,6 +8,7 @@ from _socket import SO_PEERCRED, SOL_SOCKET, socket  # the socket module costs t
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from palace.host.mounts import Mount
+    from palace.host.processes import Process
 
 _UCRED_BYTES = 12  # struct ucred, unix(7): pid, uid, gid, of 4 bytes each
 
@@ -95,3 +96,54 @@ def reserve(fd: int, offset: int, size: int) -> bool:
     if number in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINTR):
         return False
     raise OSError(number, os.strerror(number))
+
+
+def process_of(pid: int) -> "Process | None":
+    """Read stat (state, start time in ticks since boot), statm, and environ if it is ours."""
+    import time
+
+    from palace.host.processes import Process, user_name
+
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+    if len(fields) < 20 or fields[0] in "ZX":
+        return None
+    ticks = os.sysconf("SC_CLK_TCK")
+    found = Process(
+        pid,
+        title=process_title(pid),
+        user=user_name(uid),
+        age_s=time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / ticks,
+        stopped=fields[0] in "Tt",
+    )
+    for entry in _read(f"/proc/{pid}/environ").split("\0"):
+        if entry.startswith("HOME="):
+            found.home = entry[5:]
+    pages = _read(f"/proc/{pid}/statm").split()
+    found.memory_bytes = int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 1 else 0
+    return found
+
+
+def openers(path: str) -> "list[int]":
+    """Look through the descriptors of all processes that we may look into."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            descriptors = os.listdir(f"/proc/{name}/fd")
+        except OSError:  # it is gone, or not ours
+            continue
+        if any(_leads_to(f"/proc/{name}/fd/{number}", path) for number in descriptors):
+            found.append(int(name))
+    return found
+
+
+def _leads_to(link: str, path: str) -> bool:
+    try:
+        return os.readlink(link) == path
+    except OSError:
+        return False

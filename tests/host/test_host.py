@@ -133,3 +133,23 @@ def test_chance_is_spread_over_the_unit_interval() -> None:
     assert min(draws) < 0.2
     assert max(draws) > 0.8
     assert HOST.token() != HOST.token()
+
+
+def test_a_process_is_told_by_command_user_and_age() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        found = HOST.process_of(child.pid)
+        child.kill()
+
+    assert found is not None
+    assert "input()" in found.title
+    assert not found.stopped
+    assert 0 <= found.age_s < 600
+    assert found.home == os.environ.get("HOME", "")
+    assert HOST.process_of(child.pid) is None
+
+
+def test_who_has_a_file_open_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with path.open("w"):
+        assert HOST.openers(str(path)) == [os.getpid()]
+    assert HOST.openers(str(path)) == []

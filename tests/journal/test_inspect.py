@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 
-import attrs
 import pytest
 
 from palace import logtext
@@ -298,21 +297,6 @@ def test_the_log_is_readable_by_people_and_by_programs(capsys: pytest.CaptureFix
     assert (told[2]["seq"], told[2]["id"], told[2]["payload"]) == (11, "i13", "p" * 20)
     assert logtext.print_log(Paths(ROOT), disk, since=10, follow=False, as_json=False) == 65
     assert "GAP: records 10 to 10 are missing" in capsys.readouterr().out
-
-
-def test_findings_are_printed_and_errors_are_in_the_exit_code(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    note = Finding(level="note", code="c", text="t", remedy="do it")
-    wrong = attrs.evolve(note, level="error", remedy="")
-
-    assert logtext.print_findings(Paths(ROOT), [note], as_json=False) == 0
-    shown = capsys.readouterr().out
-    assert "note: t [c]\n    do it\n" in shown
-    assert "0 errors, 0 warnings" in shown
-    assert logtext.print_findings(Paths(ROOT), [note, wrong], as_json=True) == 65
-    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert printed == [attrs.asdict(note), attrs.asdict(wrong)]
 
 
 def test_a_record_of_a_newer_palace_is_no_record_here() -> None:

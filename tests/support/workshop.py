@@ -17,6 +17,7 @@ from palace.backup import find_backup, make_backup
 from palace.engine.rebuild import Rebuilt
 from palace.env import ShimEnvironment
 from palace.host import Host
+from palace.journal.inspect import inspect_journal
 from palace.paths import Paths
 from palace.protocol.errors import PalaceError
 
@@ -108,7 +109,8 @@ def purge_journal_alone(root: str, ids: list[str]) -> int:
 
 
 def doctor(root: str) -> Any:
-    found = upkeep.examine(Paths(root), _environment(), drift=True, stop=False)
+    found = inspect_journal(Paths(root).journal, Host())
+    found += upkeep.drifted(Paths(root), _environment(), stop=False)
     return [[finding.level, finding.code, finding.text] for finding in found]
 
 

@@ -1,0 +1,58 @@
+"""All of the doctor's checks in the order in which one explains the next, and the worst of them."""
+
+import attrs
+
+from palace.doctor.hosts import check_hosts
+from palace.doctor.locks import check_locks
+from palace.doctor.place import check_place
+from palace.doctor.scene import OK, Scene, look
+from palace.doctor.serving import check_serving
+from palace.doctor.software import check_software
+from palace.env import ShimEnvironment
+from palace.journal.inspect import ERROR, NOTE, WARNING, Finding, inspect_journal
+from palace.paths import Paths
+
+LEVELS = (ERROR, WARNING, NOTE, OK)
+EXIT_CODES = {ERROR: 65, WARNING: 1}  # 65 is EX_DATAERR of sysexits.h
+
+
+def examine_palace(
+    paths: Paths, environment: ShimEnvironment, *, drift: bool = False, stop: bool = False
+) -> list[Finding]:
+    """Return what the doctor says, the worst first.  Looking for `drift` needs the lock.
+
+    With `stop` a broker that runs is asked to leave for it; raises LockHeld otherwise.
+    """
+    scene = look(paths, environment)
+    findings = [
+        *check_place(scene),
+        *check_serving(scene),
+        *check_software(scene),
+        *check_locks(scene),
+        *_journal(scene),
+    ]
+    if drift:
+        from palace.upkeep import drifted  # the stores' own modules
+
+        findings += drifted(paths, environment, stop=stop)
+    findings += check_hosts(scene)
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def exit_code_of(findings: list[Finding]) -> int:
+    """Return what the worst finding means to a script: 65, 1, or 0 where none needs anything."""
+    return max((EXIT_CODES.get(finding.level, 0) for finding in findings), default=0)
+
+
+def _journal(scene: Scene) -> list[Finding]:
+    findings = inspect_journal(scene.paths.journal, scene.host)
+    if scene.foreign is None:  # `palace own` says that it is ours
+        findings = [found for found in findings if found.code != "network_file_system"]
+    if not findings and scene.exists:
+        text = "as it should be" if scene.host.list_directory(scene.paths.journal) else "none yet"
+        findings.append(Finding(level=OK, code="journal", text=text))
+    return findings
+
+
+def to_dict(finding: Finding) -> dict[str, str]:
+    return attrs.asdict(finding)

@@ -1,0 +1,35 @@
+"""Which MCP hosts start us, which start stock beside us, and which files nobody can read."""
+
+from collections.abc import Iterator
+
+from palace.doctor.scene import OK, Scene
+from palace.hosts.install import find_target, state_of
+from palace.hosts.table import NAMES
+from palace.journal.inspect import WARNING, Finding
+
+
+def check_hosts(scene: Scene) -> Iterator[Finding]:
+    """Yield what `palace install --list` would show of this user's hosts."""
+    ours = []
+    for host in NAMES:
+        target = find_target(host, scene.environ)
+        state = state_of(target)
+        if state == "installed":
+            ours.append(host)
+        elif state == "stock entry":
+            yield Finding(
+                level=WARNING,
+                code="stock_entry",
+                text=f"{target.host.title} starts another mempalace server than palace "
+                f"({target.path}): beside a broker that can't write.",
+                remedy=f"Put palace in its place: palace install {host} --replace",
+            )
+        elif state.startswith("can't be"):
+            yield Finding(
+                level=WARNING,
+                code="host_file",
+                text=f"{target.path}, of {target.host.title}, {state}: that host may not start "
+                "palace either.",
+                remedy="Correct the file, then: palace install --list",
+            )
+    yield Finding(level=OK, code="hosts", text=", ".join(ours) or "palace is installed in none")

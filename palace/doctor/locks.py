@@ -1,0 +1,92 @@
+"""Who holds what a broker needs, and who has the palace open without it."""
+
+import os
+from collections.abc import Iterator
+
+from palace.broker.lock import mempalace_lock_path, outside_files
+from palace.doctor.scene import OK, Scene, name
+from palace.host.processes import Process
+from palace.journal.inspect import ERROR, Finding
+
+NEVER_LOCKED = "nobody holds it"
+
+
+def check_locks(scene: Scene) -> Iterator[Finding]:
+    """Yield each lock with its holder; wrong is what somebody else than the owner has."""
+    if scene.foreign is not None:
+        return
+    yield from _strangers(scene)
+    yield from _mempalaces(scene)
+    yield from _outside(scene)
+    held = name(scene.holder) if scene.holder else NEVER_LOCKED
+    yield Finding(level=OK, code="broker.lock", text=held)
+
+
+def _is_owner(scene: Scene, process: Process) -> bool:
+    return scene.holder is not None and scene.holder.pid == process.pid
+
+
+def _mempalaces(scene: Scene) -> Iterator[Finding]:
+    path = mempalace_lock_path(scene.paths, scene.environ)
+    holder = scene.holder_of(path)
+    if holder is None or _is_owner(scene, holder):
+        held = "the broker" if holder else NEVER_LOCKED
+        yield Finding(level=OK, code="mempalace's lock", text=f"{held} ({path})")
+        return
+    yield Finding(
+        level=ERROR,
+        code="stock_writes",
+        text=f"A stock mempalace process has this palace: {name(holder)} holds mempalace's writer "
+        "lock. While it does, no broker can start, and nobody else can write.",
+        remedy=f"Let it finish, or end it: kill {holder.pid}. So that it doesn't come back, let "
+        f"its host start palace: palace install --list. The lock: {path}",
+    )
+
+
+def _outside(scene: Scene) -> Iterator[Finding]:
+    """Look at the files beside the palace, which another palace may use, too."""
+    for data_file in outside_files(scene.paths, scene.config) if scene.config else ():
+        holder = scene.holder_of(f"{data_file}.owner.lock")
+        if holder is not None and not _is_owner(scene, holder):
+            yield Finding(
+                level=ERROR,
+                code="shared_file",
+                text=f"{data_file} belongs to this palace and to another one: {name(holder)} "
+                "serves that now, and no broker can start here.",
+                remedy="Stop that one, or give this palace a parent directory and a graph of its "
+                f"own (`graph` in {scene.paths.settings}).",
+            )
+        directory = os.path.dirname(data_file)
+        if scene.host.file_id(directory) is not None and not scene.host.writable(directory):
+            yield Finding(
+                level=ERROR,
+                code="closed_directory",
+                text=f"{data_file} belongs to this palace (palace.toml fixed it when HOME was "
+                f"another?), and {directory} is not writable here.",
+                remedy=f"Make it writable (chmod u+w {directory}), or give the palace a graph of "
+                f"its own (`graph` in {scene.paths.settings}).",
+            )
+
+
+def _strangers(scene: Scene) -> Iterator[Finding]:
+    """Look for processes that have the store open, though they have no lock that we could see.
+
+    mempalace's lock lies in its user's home, so that two homes exclude each other nowhere.
+    """
+    ours = os.getpid()
+    lock = scene.holder_of(mempalace_lock_path(scene.paths, scene.environ))
+    known = {ours, *(process.pid for process in (scene.holder, lock) if process)}
+    for pid in scene.host.openers(scene.paths.store):
+        process = scene.host.process_of(pid) if pid not in known else None
+        if process is None:
+            continue
+        home = f" Its HOME is {process.home}, yours {scene.environ.get('HOME', '')}:"
+        other = bool(process.home) and process.home != scene.environ.get("HOME", "")
+        yield Finding(
+            level=ERROR,
+            code="other_home" if other else "open_elsewhere",
+            text=f"Somebody has this palace open beside its owner: {name(process)}."
+            f"{home if other else ''} no lock keeps the two apart, and both may write.",
+            remedy=f"End it: kill {pid}. Then give it the same HOME, or let its host start "
+            "palace: palace install --list",
+        )

@@ -1,0 +1,75 @@
+"""The doctor's findings on one screen: the cause first, each with its remedy, then what is well."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+
+import attrs
+
+from palace.doctor.scene import OK
+from palace.journal.inspect import ERROR, WARNING, Finding
+from palace.paths import Paths
+
+COLUMNS = 100
+LINES = 24
+FIRST_LINES = 10  # of the first finding; of each further one:
+NEXT_LINES = 4
+INDENT = 9
+LABEL = 18
+
+
+def print_report(paths: Paths, findings: Sequence[Finding], *, as_json: bool) -> None:
+    """Print findings: one JSON object a line, all of them; or at most a screen for people."""
+    if as_json:
+        for finding in findings:
+            print(json.dumps(attrs.asdict(finding)))
+    else:
+        print("\n".join(screen(paths.root, findings)))
+
+
+def screen(root: str, findings: Sequence[Finding]) -> list[str]:
+    """Return at most LINES lines of COLUMNS columns; what has no room is counted."""
+    wrong = [finding for finding in findings if finding.level != OK]
+    well = [finding for finding in findings if finding.level == OK]
+    room = LINES - 2  # the last two sum up
+    lines: list[str] = []
+    left = 0
+    for number, finding in enumerate(wrong):
+        block = _block(finding, NEXT_LINES if number else FIRST_LINES)
+        if left or len(lines) + len(block) > room:
+            left += 1
+        else:
+            lines += block
+    rows = [_clip(f"{OK:<{INDENT}}{found.code:<{LABEL}}{found.text}") for found in well]
+    lines += rows[: room - len(lines)]
+    if left:
+        lines.append(f"{left} more: palace doctor --json")
+    errors = sum(finding.level == ERROR for finding in findings)
+    warnings = sum(finding.level == WARNING for finding in findings)
+    lines.append(_clip(f"{errors} errors, {warnings} warnings: {root}"))
+    return lines
+
+
+def _block(finding: Finding, lines_max: int) -> list[str]:
+    """Return a finding and its remedy, of which the text is what is shortened."""
+    remedy = _wrapped(f"-> {finding.remedy}", lines_max // 2) if finding.remedy else []
+    text = _wrapped(f"{finding.text} [{finding.code}]", lines_max - len(remedy))
+    text[0] = f"{finding.level + ':':<{INDENT}}{text[0].lstrip()}"
+    return text + remedy
+
+
+def _wrapped(text: str, lines_max: int) -> list[str]:
+    margin = " " * INDENT
+    return textwrap.wrap(
+        text,
+        COLUMNS,
+        initial_indent=margin,
+        subsequent_indent=margin,
+        max_lines=lines_max,
+        placeholder=" ...",
+        break_on_hyphens=False,
+    )
+
+
+def _clip(line: str) -> str:
+    return line if len(line) <= COLUMNS else line[: COLUMNS - 3] + "..."

