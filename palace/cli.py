@@ -4,7 +4,6 @@
 for their help alone.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,27 +90,20 @@ def dial(palace: PalaceOption = "") -> None:
 @app.command(help="Show who owns the palace, who is connected, and what is queued.")
 def status(
     palace: PalaceOption = "",
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Again each second, until ctrl-C.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    from palace.control import Control, unanswered_text
     from palace.env import read_environment
-    from palace.host import Host
     from palace.paths import find_palace
-    from palace.protocol.errors import BrokerUnreachable
-    from palace.statustext import status_text
+    from palace.watch import print_status, watch_status
 
     environment = read_environment()
     with _told("status"):
         paths = find_palace(palace, environment.all)
-        try:
-            with Control(paths, environment) as control:
-                answer = control.status()
-        except BrokerUnreachable as error:
-            text = unanswered_text(paths, Host(), error)
-            body = {"palace": paths.root, "running": False, "text": text}
-            print(json.dumps(body) if as_json else text)
-            raise typer.Exit(error.exit_code) from None
-        print(json.dumps(answer | {"running": True}) if as_json else status_text(answer))
+        show = watch_status if watch else print_status
+        raise typer.Exit(show(paths, environment, as_json=as_json))
 
 
 @app.command(help="Stop the broker: running calls end and are answered, then it leaves.")

@@ -10,11 +10,13 @@ from typing import Any
 from palace.broker.ownership import find_foreign, read_claim
 from palace.env import ShimEnvironment
 from palace.host import Host, peer_of
+from palace.host.processes import Process
 from palace.paths import Paths, runtime_dir
 from palace.protocol import wire
 from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
 from palace.protocol.record import Record, decode_record
 from palace.shim.endpoints import named_socket, published_socket, socket_here
+from palace.statustext import span
 
 ANSWER_S = 5.0
 STATUS_S = 1.5  # for people who wait at a terminal: what is silent longer is told of as such
@@ -131,22 +133,41 @@ def endpoint_path(paths: Paths, environment: ShimEnvironment) -> str:
     return socket_here(host, published_socket(read_record(paths)), usual)
 
 
-def unanswered_text(paths: Paths, host: Host, error: BrokerUnreachable) -> str:
-    """Say why a palace's broker gave no status, and what else is known of it."""
-    if error.details.get("absent"):
-        return absent_text(paths, host)
-    return "\n".join([error.message, *_traces(paths, host)])
+def unanswered(paths: Paths, host: Host, error: BrokerUnreachable) -> dict[str, Any]:
+    """Return what is known of a palace whose broker gave no status; `text` says it to people."""
+    absent = bool(error.details.get("absent"))
+    pid = host.lock_holder(paths.lock)
+    holder = None if pid is None else host.process_of(pid)
+    record = decode_record(host.read_hint(paths.record))
+    hold = host.read_hint(paths.hold, 200)
+    lines = _traces(paths, host, holder) if host.file_id(paths.root) else []
+    if record is not None:
+        lines.append(_record_text(record, alive=holder is not None or not absent))
+    return {
+        "palace": paths.root,
+        "running": False,
+        "text": "\n".join([_first_line(paths, host, error, absent=absent), *lines]),
+        "on_hold": hold is not None,
+        "holder": holder
+        and {
+            "pid": holder.pid,
+            "command": holder.title,
+            "user": holder.user,
+            "for_s": round(holder.age_s, 3),
+            "stopped": holder.stopped,
+        },
+        "record": record and record.public_dict(),
+    }
 
 
-def absent_text(paths: Paths, host: Host) -> str:
-    """Say what is known of a palace that nobody answers for."""
+def _first_line(paths: Paths, host: Host, error: BrokerUnreachable, *, absent: bool) -> str:
+    if not absent:
+        return error.message
     first = f"no broker runs for {paths.root}"
-    if host.file_id(paths.root) is None:
-        return f"{first}: the directory does not exist"
-    return "\n".join([first, *_traces(paths, host, dead=True)])
+    return first if host.file_id(paths.root) else f"{first}: the directory does not exist"
 
 
-def _traces(paths: Paths, host: Host, *, dead: bool = False) -> list[str]:
+def _traces(paths: Paths, host: Host, holder: Process | None) -> list[str]:
     """Return what the palace's control files tell, one line each."""
     lines = []
     claim = read_claim(paths, host)
@@ -155,11 +176,21 @@ def _traces(paths: Paths, host: Host, *, dead: bool = False) -> list[str]:
     hold = host.read_file(paths.hold)
     if hold is not None:
         lines.append(f"on hold since {hold.decode(errors='replace').strip()}: palace start ends it")
-    holder = host.lock_holder(paths.lock)
     if holder is not None:
-        title = host.process_title(holder)
-        lines.append(f"its lock is held by pid {holder} ({title}), which does not answer")
-    record = decode_record(host.read_hint(paths.record))
-    if record is not None and dead:
-        lines.append(f"the last one was pid {record.pid}, epoch {record.epoch}, and left no word")
+        age = f", started {span(holder.age_s)} ago" if holder.age_s >= 0 else ""
+        state = "is halted by a signal: kill -CONT" if holder.stopped else "does not answer: kill"
+        lines.append(
+            f"its lock is held by pid {holder.pid} ({holder.title}) of {holder.user}{age}, which "
+            f"{state} {holder.pid}"
+        )
     return lines
+
+
+def _record_text(record: Record, *, alive: bool) -> str:
+    who = (
+        f"pid {record.pid} on {record.host_id}, epoch {record.epoch}, palace {record.version}, "
+        f"since {record.started_at}"
+    )
+    if not alive:
+        return f"the last one was {who}, and left no word"
+    return f"its record says: {who}, at {', '.join(record.endpoints) or 'no address'}"

@@ -2,32 +2,43 @@
 
 from typing import Any
 
+_SESSIONS_MAX = 20  # shown; palace status --json has all
+_ERRORS_MAX = 3
+
 
 def status_text(status: dict[str, Any]) -> str:
     """Return a screen of text for a broker's status (palace/broker/status.py has the shape)."""
-    engine = status["engine"]
     rows = [
         ("palace", status["palace"]),
-        ("owner", f"pid {status['pid']}, epoch {status['epoch']}, up {span(status['up_s'])}"),
-        ("reached at", status["endpoint"] or "its own client's pipe only"),
+        ("owner", _owner(status)),
+        ("reached at", _reached(status)),
         ("HTTP", _http(status.get("http"))),
-        ("engine", _engine(engine)),
+        ("engine", _engine(status)),
         ("journal", _journal(status["journal"])),
         ("queue", f"{status['queue']['waiting']} of {status['queue']['max']} waiting"),
-        ("lanes", _lanes(status["lanes"])),
-        ("served", f"{status['requests']} requests, {status['busy_refusals']} refused as busy"),
+        ("served", _served(status)),
         ("idle", _idle(status)),
         ("graph", status["graph"]),
         ("log", status["log"]),
     ]
     if status["degraded"]:
         rows.insert(1, ("degraded", f"{status['degraded']}: this owner is its client's child"))
-    if status["last_error"]:
-        rows.append(("last error", status["last_error"]))
     lines = [f"{name:<11} {value}" for name, value in rows]
-    lines.append(f"sessions    {len(status['sessions'])}")
-    lines += [f"            {_session(session)}" for session in status["sessions"]]
-    return "\n".join(lines)
+    lines += _lanes(status)
+    for error in status["errors"][:_ERRORS_MAX]:
+        times = f", {error['times']} times" if error["times"] > 1 else ""
+        lines.append(f"{'error':<11} {span(error['ago_s'])} ago{times}: {error['text']}")
+    sessions = status["sessions"]
+    lines.append(f"sessions    {len(sessions)}")
+    lines += [f"            {_session(session)}" for session in sessions[:_SESSIONS_MAX]]
+    if len(sessions) > _SESSIONS_MAX:
+        lines.append(f"            and {len(sessions) - _SESSIONS_MAX} more: palace status --json")
+    return "\n".join(_printable(line) for line in lines)
+
+
+def _printable(line: str) -> str:
+    """Take out what would move a terminal's cursor: a client may call itself anything."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
 
 
 def span(seconds: float) -> str:
@@ -39,12 +50,27 @@ def span(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _engine(engine: dict[str, str]) -> str:
+def _owner(status: dict[str, Any]) -> str:
+    return (
+        f"pid {status['pid']} of {status['user']}, epoch {status['epoch']}, up "
+        f"{span(status['up_s'])} (since {status['since']}), palace {status['version']}"
+    )
+
+
+def _reached(status: dict[str, Any]) -> str:
+    ways = [status["endpoint"] or "its own client's pipe only"]
+    ways += [f"{name} {status[name]}" for name in ("listen", "bridge") if status[name]]
+    return ", ".join(ways)
+
+
+def _engine(status: dict[str, Any]) -> str:
+    engine = status["engine"]
+    memory = f", {status['memory_bytes'] / (1 << 20):.0f} MiB"
     if engine["state"] == "ready":
-        return f"mempalace {engine['version']}, ready"
+        return f"mempalace {engine['version']}, ready{memory}"
     if engine["state"] == "failed":
         return f"failed: {engine['failure']}"
-    return f"loading: {engine['doing']}"
+    return f"loading: {engine['doing']}{memory}"
 
 
 def _http(http: dict[str, Any] | None) -> str:
@@ -61,14 +87,31 @@ def _journal(journal: dict[str, Any]) -> str:
     if "seq" not in journal:
         return str(journal["journal"])
     behind = journal["seq"] - journal["durable_seq"]
-    text = f"record {journal['seq']}" + (f", {behind} not yet durable" if behind else "")
+    text = f"record {journal['seq']}, " + (f"{behind} not yet durable" if behind else "all durable")
     if journal["quarantined"]:
         text += f"; {journal['quarantined']} calls are quarantined, see palace doctor"
     return text
 
 
-def _lanes(lanes: dict[str, dict[str, int]]) -> str:
-    return ", ".join(f"{name} {lane['running']}/{lane['max']}" for name, lane in lanes.items())
+def _served(status: dict[str, Any]) -> str:
+    rates = status["rates"]
+    return (
+        f"{status['requests']} requests, {status['calls']} calls: {rates['10s']:.1f}/s over 10 s, "
+        f"{rates['60s']:.1f}/s over 1 min; {status['busy_refusals']} refused as busy"
+    )
+
+
+def _lanes(status: dict[str, Any]) -> list[str]:
+    lines = ["lanes       running   most   p50 ms   p95 ms"]
+    for name, lane in status["lanes"].items():
+        took = [f"{ms:.1f}" if ms is not None else "-" for ms in (lane["p50_ms"], lane["p95_ms"])]
+        running = f"{lane['running']}/{lane['max']}"
+        lines.append(f"  {name:<9} {running:>7} {lane['widest']:>6} {took[0]:>8} {took[1]:>8}")
+    batches = status["batches"]
+    if batches["count"]:
+        mean = batches["calls"] / batches["count"]
+        lines[1] += f"   {batches['count']} batches of {mean:.1f}"
+    return lines
 
 
 def _idle(status: dict[str, Any]) -> str:
@@ -83,5 +126,6 @@ def _session(session: dict[str, Any]) -> str:
     marks += "" if session["connected"] else " (not connected)"
     return (
         f"{session['session']} {name}, pid {session['pid']}, {session['requests']} requests, "
-        f"{session['in_flight']} in flight, for {span(session['since_s'])}{marks}"
+        f"{session['in_flight']} in flight, for {span(session['since_s'])}, idle "
+        f"{span(session['idle_s'])}{marks}"
     )

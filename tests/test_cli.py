@@ -106,15 +106,24 @@ STATUS: dict[str, Any] = {
     "engine": {"state": "loading", "doing": "fetching the model (40%)", "version": ""},
     "journal": {"journal": "on", "seq": 7, "durable_seq": 6, "quarantined": 0},
     "queue": {"waiting": 1, "max": 9},
-    "lanes": {"writer": {"running": 1, "max": 1}},
+    "lanes": {"writer": {"running": 1, "max": 1, "widest": 1, "p50_ms": 1.25, "p95_ms": None}},
+    "batches": {"count": 2, "calls": 5},
+    "rates": {"10s": 0.5, "60s": 0.1},
     "requests": 5,
+    "calls": 4,
+    "user": "ada",
+    "since": "2026-01-01T00:00:00Z",
+    "version": "0.1.0",
+    "listen": "127.0.0.1:7253",
+    "bridge": "",
+    "memory_bytes": 300 << 20,
     "busy_refusals": 0,
     "idle_s": 1.0,
     "idle_exit_s": 0,
     "graph": "/g",
     "log": "/l",
     "degraded": "direct",
-    "last_error": "it broke",
+    "errors": [{"ago_s": 3.0, "text": "it broke", "times": 2}],
     "sessions": [
         {
             "session": "ab",
@@ -123,6 +132,7 @@ STATUS: dict[str, Any] = {
             "requests": 2,
             "in_flight": 1,
             "since_s": 130.0,
+            "idle_s": 5.0,
             "read_only": True,
             "connected": False,
         }
@@ -133,9 +143,13 @@ STATUS: dict[str, Any] = {
 def test_status_for_people_shows_what_matters() -> None:
     text = status_text(STATUS)
 
-    for part in ("pid 7, epoch 3", "2.0 h", "degraded", "never leaves", "it broke", "(40%)"):
+    for part in ("pid 7 of ada, epoch 3", "2.0 h", "degraded", "never leaves", "(40%), 300 MiB"):
         assert part in text
-    assert "ab a client, pid 9, 2 requests, 1 in flight, for 2 min read-only (not conn" in text
+    assert "3 s ago, 2 times: it broke" in text
+    assert "/p/broker.sock, listen 127.0.0.1:7253" in text
+    assert "0.5/s over 10 s, 0.1/s over 1 min" in text
+    assert "  writer        1/1      1      1.2        -   2 batches of 2.5" in text
+    assert "1 in flight, for 2 min, idle 5 s read-only (not connected)" in text
     failed = status_text(STATUS | {"engine": {"state": "failed", "failure": "no model"}})
     assert "failed: no model" in failed
 

@@ -22,7 +22,7 @@ from palace.protocol.errors import BrokerUnreachable, ConfigError
 @pytest.fixture
 def palace(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MEMPALACE_BROKER", raising=False)
-    monkeypatch.setattr(control, "ANSWER_S", 0.2)
+    monkeypatch.setattr(control, "STATUS_S", 0.2)
     root = short_dir / "palace"
     root.mkdir(mode=0o700)
     return root

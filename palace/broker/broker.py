@@ -64,6 +64,7 @@ class Broker:
         `on_serving` is called once, when connections are accepted and the record says so.
         """
         self.desk.started_s = trio.current_time()
+        self.desk.since = self.desk.host.utc_text()
         self.desk.lifecycle.begin(self.desk.started_s)
         self._root_id = self.desk.host.file_id(self.desk.owner.paths.root)
         self.guests = self._make_guests()
@@ -258,7 +259,7 @@ class Broker:
         except Exception as error:
             logger.exception("the engine could not be loaded")
             self.desk.failure = load_error(error)
-            self.desk.last_error = self.desk.failure.message
+            self.desk.trouble(self.desk.failure.message)
             self.desk.lifecycle.load_failed(self.desk.failure.message, trio.current_time())
             self.desk.host.trace("B9.fail")
             self.desk.answer_waiting(self.desk.failure)

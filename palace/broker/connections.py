@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from palace import __version__
+from palace.broker.described import described
 from palace.broker.desk import Desk
 from palace.broker.requests import serve_lines
 from palace.broker.session import Session
@@ -87,14 +88,15 @@ async def _serve_stream(desk: Desk, stream: Lines, peer: Peer) -> None:
         header = wire.encode_header(wire.REFUSED, fields)
         stream.send_soon(header)
     except WireError as error:
-        logger.warning("refused a connection: %s", error)
+        said = error.message.partition(": ")[0]  # behind it is what came, which may be anything
+        logger.warning("refused a connection: %s", said)
         desk.counters.refused += 1
-        desk.last_error = error.message
+        desk.trouble(f"refused a connection: {said}")
         stream.send_soon(wire.encode_header(wire.REFUSED, {"code": "wire", "text": error.message}))
     except Exception as error:
         # The session boundary: a fault in serving one client must not end the others'.
         logger.exception("a connection failed")
-        desk.last_error = repr(error)
+        desk.trouble(f"a connection failed: {described(error)}")
 
 
 class _Refusal(Exception):
@@ -167,6 +169,8 @@ def _open_session(desk: Desk, stream: Lines, fields: dict[str, str], *, pid: int
 def _resume(session: Session, fields: dict[str, str]) -> None:
     session.read_only = fields.get("read_only", "") == "1"
     session.client = fields.get("client", session.client)
+    session.version = fields.get("version", "")
+    session.active_s = trio.current_time()
     session.resend = wire.decode_resend(fields.get("resend", ""))
     session.next_ordinal = _number(fields, "next")
     session.epoch = _number(fields, "epoch")

@@ -13,10 +13,11 @@ import outcome
 import trio
 
 from palace.broker import endpoint as endpoints
+from palace.broker.described import described
 from palace.broker.endpoint import Endpoint
 from palace.broker.lanes import Lanes
 from palace.broker.lock import Owner
-from palace.broker.meter import Meter
+from palace.broker.histograms import Histograms
 from palace.broker.session import Session
 from palace.config import Config
 from palace.engine.api import Call, Engine, Reply
@@ -27,6 +28,7 @@ from palace.protocol.admission import Admission, Job
 from palace.protocol.errors import DeadlineExceeded, OutcomeUnknown, PalaceError
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import Drain, EngineState, Lifecycle, Reason
+from palace.protocol.meter import Meter, Troubles
 from palace.protocol.tools import Kind, Lane
 
 if TYPE_CHECKING:
@@ -46,8 +48,6 @@ class Counters:
     busy: int = 0
     refused: int = 0
     connections: int = 0
-    batches: int = 0
-    batched: int = 0  # calls in them
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -69,7 +69,7 @@ class Desk:
     lanes: Lanes
     sessions: dict[str, Session] = attrs.field(factory=dict)
     counters: Counters = attrs.field(factory=Counters)
-    meter: Meter = attrs.field(factory=Meter)
+    histograms: Histograms = attrs.field(factory=Histograms)
     home: str = ""
     web: "Web | None" = None
     failure: PalaceError | None = None
@@ -77,7 +77,9 @@ class Desk:
     open_connections: int = 0
     draining: trio.Event = attrs.field(factory=trio.Event)
     started_s: float = 0.0
-    last_error: str = ""
+    since: str = ""  # UTC, for people
+    meter: Meter = attrs.field(factory=Meter)
+    troubles: Troubles = attrs.field(factory=Troubles)
     place: str = attrs.field(init=False)  # whose files this process sees
     mourners: list[socket.socket] = attrs.field(factory=list)
     _finished: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
@@ -86,6 +88,10 @@ class Desk:
 
     def __attrs_post_init__(self) -> None:
         self.place = self.host.place()
+
+    def trouble(self, text: str) -> None:
+        """Keep an error for `palace status`; the text quotes no memory."""
+        self.troubles.note(text, trio.current_time())
 
     # Requests.
 
@@ -107,11 +113,14 @@ class Desk:
         if self.failure is not None:
             self.answer_waiting(self.failure)
             return
-        started = self.admission.take_ready(trio.current_time())
+        now_s = trio.current_time()
+        started = self.admission.take_ready(now_s)
         batch = self._batch([job for job in started if job.group])
         running = self.admission.in_lane
         for job in started:
             call = self._call(job, batch if job.group else None)
+            job.began_s = now_s
+            self.meter.began(job.tool.lane, running(job.tool.lane))
             self.lanes.run(job, call, running=running(job.tool.lane))
         if started:  # the queue became shorter
             self._room.unpark_all()
@@ -127,8 +136,7 @@ class Desk:
     def _batch(self, jobs: list[Job]) -> Batch | None:
         if not jobs:
             return None
-        self.counters.batches += 1
-        self.counters.batched += len(jobs)
+        self.meter.batch(len(jobs))
         return self.engine.batch([_message(job) for job in jobs])
 
     def _call(self, job: Job, batch: Batch | None) -> Call:
@@ -148,7 +156,7 @@ class Desk:
         self.admission.finish(job, trio.current_time())
         if isinstance(result, outcome.Error):
             logger.error("%s failed in the engine", job.name, exc_info=result.error)
-            self.last_error = repr(result.error)
+            self.trouble(f"{job.name} failed in the engine: {described(result.error)}")
             self.fail(job, OutcomeUnknown(f"{job.name} failed in the engine: {result.error!r}."))
         else:
             self._finish(job, result.unwrap())
@@ -170,7 +178,7 @@ class Desk:
 
     def _deliver(self, job: Job, reply: Reply, problem: PalaceError | None) -> None:
         if problem is not None:
-            self.last_error = problem.message
+            self.trouble(problem.message)
             text = f"{job.name} was carried out, but that may not be lasting. {problem.message}"
             self.fail(job, OutcomeUnknown(text))
             return
@@ -202,9 +210,11 @@ class Desk:
         if session.ids.get(key) == job.ordinal:
             del session.ids[key]
         self.counters.replies += 1
-        self.admission.gather.replied(session.id, trio.current_time())
+        now_s = trio.current_time()
+        self.admission.gather.replied(session.id, now_s)
+        self.meter.settled(job.tool.lane, job.admitted_s, now_s)
         if not job.cancelled:
-            self.meter.note(job.tool.lane, trio.current_time() - job.admitted_s)
+            self.histograms.note(job.tool.lane, now_s - job.admitted_s)
         session.reply(job.ordinal, payload)
         session.note_settled()
 

@@ -53,9 +53,9 @@ class Guests:
             )
         except OSError as error:
             text = f"guests can't be served at {self.desk.config.listen}: {error}"
-            if self.desk.last_error != text:
+            if self.desk.troubles.last != text:
                 logger.warning("%s", text)
-            self.desk.last_error = text
+            self.desk.trouble(text)
             return False
         self.remote = Remote(
             urls=tuple(self._urls()), token=self.token, fingerprint=self.identity.fingerprint

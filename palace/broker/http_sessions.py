@@ -112,7 +112,7 @@ class HttpSessions:
         except Exception as error:
             # The session boundary: a fault in serving one client must not end the others'.
             logger.exception("an HTTP session failed")
-            self.desk.last_error = repr(error)
+            self.desk.trouble(f"an HTTP session failed: {type(error).__name__}")
         finally:
             self.lasting.pop(session.id, None)
             visitor.lines.close()

@@ -6,7 +6,7 @@ import trio
 
 from palace import __version__
 from palace.broker.desk import Desk
-from palace.broker.meter import BOUNDS_S, Histogram
+from palace.broker.histograms import BOUNDS_S, Histogram
 from palace.protocol.lifecycle import EngineState
 from palace.protocol.tools import Lane
 
@@ -51,7 +51,7 @@ def _lines(desk: Desk) -> Iterator[str]:
     if desk.web is not None:
         codes = [({"code": str(code)}, n) for code, n in sorted(desk.web.answers.items())]
         yield from _metric("http_answers_total", "counter", "HTTP answers by status.", codes)
-    yield from _calls(desk.meter.lanes)
+    yield from _calls(desk.histograms.lanes)
 
 
 def _journal(status: Mapping[str, object]) -> Iterator[str]:

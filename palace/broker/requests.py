@@ -58,6 +58,7 @@ async def _handle_line(
         session.reply(ordinal, text)
         return
     session.requests += 1
+    session.active_s = trio.current_time()
     _note_client(session, message)
     reply = jsonrpc.inline_reply(message, desk.catalogue, read_only=session.read_only)
     if reply is not jsonrpc.NOT_INLINE:

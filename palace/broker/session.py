@@ -43,6 +43,8 @@ class Session:
     lost_s: float = 0.0  # when the connection ended
     reading: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     requests: int = 0
+    version: str = ""  # of its shim
+    active_s: float = 0.0  # when it last asked for something
     settled: trio.Event = attrs.field(factory=trio.Event)
 
     def reply(self, ordinal: int, payload: bytes | None) -> None:

@@ -109,9 +109,9 @@ class Web:
             self.info.publish(port=self.port, fingerprint=fingerprint)
         except (OSError, ImportError, PalaceError) as error:
             text = f"HTTP is not served: {error}"
-            if self.desk.last_error != text:
+            if self.desk.troubles.last != text:
                 logger.warning("%s", text)
-            self.desk.last_error = text
+            self.desk.trouble(text)
             return None
         logger.info("HTTP at %s:%d", ADDRESS, self.port)
         return self._listener

@@ -79,7 +79,7 @@ def _engine(scene: Scene) -> Iterator[Finding]:
             remedy="Correct what it names; the next request then starts another broker. "
             f"More: {scene.status['log']}",
         )
-    for call in scene.status.get("running", ()):
+    for call in scene.status.get("calls_running", ()):
         if call["for_s"] >= STUCK_S and call["lane"] not in _LONG:
             limit_s = scene.config.watchdog_s if scene.config else 0.0
             yield Finding(

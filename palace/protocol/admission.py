@@ -46,6 +46,7 @@ class Job:
     message: object
     name: str = ""
     admitted_s: float = 0.0
+    began_s: float = 0.0
     deadline_s: float = float("inf")
     maybe_ran: bool = False
     cancelled: bool = False

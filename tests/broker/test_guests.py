@@ -405,7 +405,7 @@ async def test_an_address_that_is_taken_is_tried_again(
         async with open_broker(root, listen=listen) as running:
             neighbour = await running.session()
             assert record_of(root).endpoints == [f"unix:{root}/broker.sock"]
-            assert "can't be served" in running.desk.last_error
+            assert "can't be served" in running.desk.troubles.last
             taken.close()
             await until(lambda: len(record_of(root).endpoints) == 2)
             await set_out(running).shim.welcome("guest")

@@ -143,7 +143,7 @@ async def test_a_token_is_not_kept_where_others_may_write(home: Path) -> None:
     directory.mkdir(parents=True)
     directory.chmod(0o777)
     async with open_broker(palace, home=str(home)) as running:
-        await until(lambda: "can't hold a token" in running.desk.last_error)
+        await until(lambda: "can't hold a token" in running.desk.troubles.last)
 
     assert not list(directory.iterdir())
 
@@ -190,7 +190,7 @@ async def test_a_port_that_is_taken_is_tried_again(
         other.bind(("127.0.0.1", port))
         other.listen()
         async with open_broker(home.parent / "palace", home=str(home), http=port) as running:
-            await until(lambda: "HTTP is not served" in running.desk.last_error)
+            await until(lambda: "HTTP is not served" in running.desk.troubles.last)
             assert not serverinfo_of(home).exists()
             other.close()
             await until(lambda: serverinfo_of(home).exists())

@@ -25,7 +25,7 @@ class Histogram:
 
 
 @attrs.define(eq=False)
-class Meter:
+class Histograms:
     """Calls by lane, from admission to the reply, waiting for the journal included."""
 
     lanes: dict[Lane, Histogram] = attrs.field(factory=lambda: {lane: Histogram() for lane in Lane})
