@@ -159,6 +159,26 @@ def log(
         raise typer.Exit(print_log(paths, Host(), since=since, follow=follow, as_json=as_json))
 
 
+@app.command(help="Show the broker's own log: who owned, left, failed; never what a memory says.")
+def logs(
+    palace: PalaceOption = "",
+    since: Annotated[
+        str, typer.Option("--since", metavar="WHEN", help="10m, 2h, 3d, or a time in UTC.")
+    ] = "",
+    last: Annotated[
+        int, typer.Option("-n", metavar="N", min=0, help="Only the last N lines; 0: all.")
+    ] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
+) -> None:
+    from palace.env import read_environment
+    from palace.logfile import print_logs
+    from palace.paths import find_palace
+
+    with _told("logs"):
+        paths = find_palace(palace, read_environment().all)
+        raise typer.Exit(print_logs(paths, since=since, last=last, follow=follow))
+
+
 @app.command(
     help="Why can't I write? What is wrong with a palace, the cause first, each with its remedy; "
     "exit code 65 where an error is among it, 1 for warnings."

@@ -225,6 +225,12 @@ SETTINGS: tuple[Setting, ...] = (
         text="Directories of guests and what they are called here: a table of absolute paths.",
     ),
     Setting(
+        key="log_level",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        text="From which level on the broker logs; no level logs what memories say.",
+    ),
+    Setting(
         key="allow_uids",
         default=(),
         text="Users besides the palace's owner and root who may connect.",
@@ -267,6 +273,7 @@ class Config:
     bridge_command: str = "palace"
     http: bool | int = True
     path_map: Mapping[str, str] = attrs.field(factory=dict)
+    log_level: str = "info"
     allow_uids: tuple[int, ...] = ()
     adjustments_off: tuple[str, ...] = ()
 

@@ -15,7 +15,7 @@ from tests.support.clients import PALACE
 
 NAMES = {
     *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
-    *("log", "doctor", "rebuild", "purge", "backup", "restore"),
+    *("log", "logs", "doctor", "rebuild", "purge", "backup", "restore"),
     *("dial", "own", "expose", "install", "uninstall", "service"),
 }
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")

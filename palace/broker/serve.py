@@ -6,9 +6,9 @@ else's.
 """
 
 import os
-import sys
 
 from palace.broker import lock
+from palace.broker.logline import log_line, open_log
 from palace.env import read_environment
 from palace.host import Host, host_for
 from palace.paths import Paths, find_palace
@@ -22,8 +22,6 @@ from palace.protocol.errors import (
     PalaceError,
     StoreUnavailable,
 )
-
-LOG_BYTES_MAX = 5 << 20  # then it is renamed to .1 at the next start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,10 +69,14 @@ def parse_options(arguments: "list[str]") -> Options:
 
 
 class Report:
-    """The one line by which a started broker tells its starter how it went."""
+    """The one line by which a started broker tells its starter how it went.
 
-    def __init__(self, fd: int) -> None:
+    `detached` says that its standard error is its log.
+    """
+
+    def __init__(self, fd: int, *, detached: bool = False) -> None:
         self._fd = fd
+        self.detached = detached
 
     @property
     def wanted(self) -> bool:
@@ -99,7 +101,7 @@ def main(arguments: "list[str]") -> int:
     host = host_for(environment.trace)
     try:
         options = parse_options(arguments)
-        report = Report(options.report_fd)
+        report = Report(options.report_fd, detached=options.detached)
         return _serve(options, report, environment, host)
     except PalaceError as error:
         return _fail(report, error, host)
@@ -122,7 +124,7 @@ def _fail(report: Report, error: PalaceError, host: Host) -> int:
     quiet = report.wanted and isinstance(error, LockHeld)  # losing an election is no news
     report.send(wire.FAILED, {"error": error.name, "text": error.message})
     if not quiet:
-        say(f"palace serve: {error.message}")
+        say(f"palace serve: {error.message}", report, host)
     return error.exit_code
 
 
@@ -135,10 +137,13 @@ def _last_act(error: PalaceError) -> str:
     return "B4.foreign" if isinstance(error, ForeignWriter) else "fault"
 
 
-def say(text: str) -> None:
+def say(text: str, report: Report, host: Host, *, level: str = "error") -> None:
     """Write a line to standard error; a full disk under the log must not end a broker."""
+    if report.detached:
+        fields = {"time": host.utc_text(), "level": level, "logger": "palace.serve"}
+        text = log_line(fields | {"pid": str(os.getpid()), "text": text})
     try:
-        print(text, file=sys.stderr, flush=True)
+        os.write(2, text.encode(errors="backslashreplace") + b"\n")
     except OSError:
         return
 
@@ -168,25 +173,13 @@ def _detach(paths: Paths, *, keep: int) -> None:
                 os.close(fd)  # what sshd or an MCP host left open would keep its reader waiting
             except OSError:
                 continue  # the descriptor of this very listing
-    _open_log(paths.log)
+    open_log(paths.log)
     if os.getsid(0) != os.getpid():
         try:
             os.setsid()
         except PermissionError:
             pass  # the leader of a process group: a terminal's own shell started us
     os.chdir("/")
-
-
-def _open_log(path: str) -> None:
-    try:
-        if os.stat(path).st_size > LOG_BYTES_MAX:
-            os.rename(path, path + ".1")
-    except FileNotFoundError:
-        pass
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
 
 
 def _become_owner(owner: lock.Owner, environ: "Mapping[str, str]", host: Host) -> "Config":
@@ -215,9 +208,10 @@ def _run(
     from palace.broker import endpoint as endpoints
     from palace.broker.assemble import assemble, catalogue_at_start
     from palace.broker.broker import Broker
+    from palace.broker.logs import set_up_logging
 
     direct_fd, report = starter
-    _set_up_logging()
+    set_up_logging(config.log_level, host, path=owner.paths.log if report.detached else "")
     direct = _direct_socket(direct_fd)
     mode = "direct" if direct is not None else "broker"
     try:
@@ -234,18 +228,15 @@ def _run(
 
     def say_serving() -> None:
         report.send(wire.SERVING, {"pid": str(os.getpid())})
-        _say_serving(owner, listener, mode)
+        where = listener.path if listener else "no socket, for its own client only"
+        degraded = " (degraded: direct)" if mode == "direct" else ""
+        text = f"palace: epoch {owner.epoch} of {owner.paths.root} on {where}{degraded}"
+        say(text, report, host, level="info")
 
     code = trio.run(partial(Broker(desk).serve, direct=direct, on_serving=say_serving))
     # X6: the process's end releases the lock.  Threads that native code holds must not delay it.
     host.trace("X6.exit", status=code)  # before it: the next owner's line must come later
     os._exit(code)
-
-
-def _say_serving(owner: lock.Owner, listener: "Endpoint | None", mode: str) -> None:
-    where = listener.path if listener else "no socket, for its own client only"
-    degraded = " (degraded: direct)" if mode == "direct" else ""
-    say(f"palace: epoch {owner.epoch} of {owner.paths.root} on {where}{degraded}")
 
 
 def _direct_socket(fd: int) -> "socket.socket | None":
@@ -254,13 +245,3 @@ def _direct_socket(fd: int) -> "socket.socket | None":
     import socket
 
     return socket.socket(fileno=fd)
-
-
-def _set_up_logging() -> None:
-    import logging
-
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )

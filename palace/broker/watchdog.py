@@ -12,13 +12,16 @@ sets a limit for writes says nothing about how long imports take on a busy machi
 """
 
 import faulthandler
+import logging
 import os
-import sys
 from collections.abc import Callable
 
 import attrs
 import trio
 
+logger = logging.getLogger("palace.broker")
+
+STDERR = 2  # sys.stderr may stand for something else (palace/broker/logs.py)
 TICK_S = 1.0
 EXIT_CODE = 70
 LOADING_S = 300.0  # imports say nothing on their way, and wait for a busy machine's disk and cores
@@ -50,7 +53,7 @@ class Watchdog:
     def _tick(self) -> None:
         writing = self.writing()
         if writing:
-            faulthandler.dump_traceback_later(self.limit_s + 2 * TICK_S, exit=True)
+            faulthandler.dump_traceback_later(self.limit_s + 2 * TICK_S, exit=True, file=STDERR)
         else:
             faulthandler.cancel_dump_traceback_later()
         if not (writing or self.loading()):
@@ -67,11 +70,11 @@ class Watchdog:
             self._abort("a write" if writing else "loading the engine", limit_s)
 
     def _abort(self, what: str, limit_s: float) -> None:
-        print(
-            f"palace: {what} made no progress for {limit_s:.0f} s; ending the process, so that "
-            "the lock is free (watchdog_s in palace.toml sets the limit)",
-            file=sys.stderr,
-            flush=True,
+        logger.critical(
+            "%s made no progress for %.0f s; ending the process, so that the lock is free "
+            "(watchdog_s in palace.toml sets the limit)",
+            what,
+            limit_s,
         )
-        faulthandler.dump_traceback(all_threads=True)
+        faulthandler.dump_traceback(file=STDERR, all_threads=True)
         os._exit(EXIT_CODE)

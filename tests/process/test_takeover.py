@@ -100,13 +100,13 @@ def raise_storm(site: Site) -> Storm:
         assert site.run("stop").returncode == 0
     print(watcher.report())
     print(f"replies {load.replies()}, unknown {[len(tally.unknown) for tally in load.tallies]}")
-    rows = [row for row in site.log().splitlines() if row.startswith("palace: epoch")]
+    rows = [row for row in site.log().splitlines() if "palace: epoch" in row]
     return Storm(
         load=load,
         watcher=watcher,
         killed=killed,
         owner=owner,
-        epochs=[int(row.split()[2]) for row in rows],
+        epochs=[int(row.partition("palace: epoch ")[2].split()[0]) for row in rows],
         epoch=int((site.palace / "epoch").read_text()),
         after=after,
         facts=facts,

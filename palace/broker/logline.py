@@ -1,0 +1,45 @@
+"""A line of the broker's log: `key=value` pairs, the same form whoever writes it.
+
+    time=2026-01-31T12:00:00.123Z level=info logger=palace.broker pid=7 text="ready: mempalace 3.11"
+
+A value is bare where it has neither blank, quote nor `=`, and a JSON string otherwise.
+
+Standard library only, and light: losers of an election load this.
+"""
+
+import os
+
+LOG_BYTES_MAX = 5 << 20
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def log_line(fields: "Mapping[str, str]") -> str:
+    """Return a line without its newline; empty values are left out."""
+    return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items() if value)
+
+
+def open_log(path: str, bytes_max: int = LOG_BYTES_MAX) -> None:
+    """Let standard output and standard error be a log's file, appended to.
+
+    One that has grown too large becomes `.1` first, in the place of an older one.
+    """
+    try:
+        if os.stat(path).st_size > bytes_max:
+            os.rename(path, f"{path}.1")
+    except FileNotFoundError:
+        pass
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
+def _quoted(value: str) -> str:
+    if value.isascii() and value.isprintable() and not any(c in ' "=\\' for c in value):
+        return value
+    import json
+
+    return json.dumps(value, ensure_ascii=not value.isprintable())
