@@ -77,3 +77,7 @@ image target *options:
 # Write the generated parts of docs/ anew.
 reference:
     python -m tests.support.reference
+
+# Make docs/screens.md from a real run.
+screens:
+    python -m tests.support.screens

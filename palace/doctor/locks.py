@@ -9,6 +9,7 @@ from palace.host.processes import Process
 from palace.journal.inspect import ERROR, Finding
 
 NEVER_LOCKED = "nobody holds it"
+SHORT_CHARS = 34
 
 
 def check_locks(scene: Scene) -> Iterator[Finding]:
@@ -18,7 +19,7 @@ def check_locks(scene: Scene) -> Iterator[Finding]:
     yield from _strangers(scene)
     yield from _mempalaces(scene)
     yield from _outside(scene)
-    held = name(scene.holder) if scene.holder else NEVER_LOCKED
+    held = name(scene.holder, SHORT_CHARS) if scene.holder else NEVER_LOCKED
     yield Finding(level=OK, code="broker.lock", text=held)
 
 

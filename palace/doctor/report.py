@@ -46,8 +46,12 @@ def screen(root: str, findings: Sequence[Finding]) -> list[str]:
         lines.append(f"{left} more: palace doctor --json")
     errors = sum(finding.level == ERROR for finding in findings)
     warnings = sum(finding.level == WARNING for finding in findings)
-    lines.append(_clip(f"{errors} errors, {warnings} warnings: {root}"))
+    lines.append(_clip(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}: {root}"))
     return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _block(finding: Finding, lines_max: int) -> list[str]:

@@ -1,5 +1,6 @@
 """What all checks of the doctor look at: who owns the palace, what it says, what is set."""
 
+import os
 from typing import Any
 
 import attrs
@@ -93,10 +94,11 @@ def _ask(
         return None, error
 
 
-def name(process: Process) -> str:
+def name(process: Process, chars_max: int = COMMAND_CHARS) -> str:
     """Name a process for people: pid, command, user, how long it has been there."""
-    title = process.title or "a process"
-    if len(title) > COMMAND_CHARS:
-        title = title[: COMMAND_CHARS - 3] + "..."
+    program, blank, rest = process.title.partition(" ")
+    title = f"{os.path.basename(program)}{blank}{rest}" or "a process"
+    if len(title) > chars_max:
+        title = title[: chars_max - 3] + "..."
     age = f", started {span(process.age_s)} ago" if process.age_s >= 0 else ""
     return f"pid {process.pid} ({title}) of {process.user}{age}"

@@ -25,7 +25,7 @@ def test_a_finding_is_shown_with_its_code_and_its_remedy() -> None:
         "note:    t [c]",
         "         -> do it",
         "ok       disk              enough of it",
-        "1 errors, 0 warnings: /p",
+        "1 error, 0 warnings: /p",
     ]
 
 
