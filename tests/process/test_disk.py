@@ -267,6 +267,6 @@ def test_poison_is_left_alone_after_two_deaths(failing: Site, client: Client) ->
     assert text_of(add(client, "A drawer of sugar."))["success"], "the palace opens and serves"
     assert_journal_is_right(failing.palace)
     told = failing.run("doctor")
-    assert told.returncode == 0
+    assert told.returncode == 1  # a warning
     assert "[quarantine]" in told.stdout
     assert "is not tried again" in told.stdout
