@@ -15,9 +15,9 @@ import trio
 from palace.broker import endpoint as endpoints
 from palace.broker.described import described
 from palace.broker.endpoint import Endpoint
+from palace.broker.histograms import Histograms
 from palace.broker.lanes import Lanes
 from palace.broker.lock import Owner
-from palace.broker.histograms import Histograms
 from palace.broker.session import Session
 from palace.config import Config
 from palace.engine.api import Call, Engine, Reply
