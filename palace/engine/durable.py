@@ -98,9 +98,7 @@ class Durable:
             return make()
         groups = getattr(self._here, "groups", None)
         if groups is not None:
-            return self._change(
-                projection, [Booked(groups[change.id], change) for change in changes], make
-            )
+            return self._change_for(groups, projection, changes, make)
         group = self.current()
         alone = group is None
         if group is None:
@@ -114,6 +112,22 @@ class Durable:
         if alone:
             self.end_unit(group)
         return result
+
+    def _change_for(
+        self,
+        groups: Mapping[str, Group],
+        projection: Projection,
+        changes: Sequence[Change],
+        make: Callable[[], T],
+    ) -> T:
+        booked = [Booked(groups[change.id], change) for change in changes]
+        try:
+            return self._change(projection, booked, make)
+        except JournalFailed as error:
+            owners = _groups(booked)
+            if len(owners) == 1:  # what failed for several will be tried for each
+                owners[0].failure = error
+            raise
 
     def change_for_good(
         self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]

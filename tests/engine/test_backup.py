@@ -20,8 +20,8 @@ from tests.support.workshop import Refused, Workshop
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
 LEAP = 1_000_000
-# What a broker that runs sets of an index, and files that are journalled when it leaves.
-OF_AN_OWNER = {"chroma-collection", "file"}
+# Files that are journalled when a broker leaves.
+OF_AN_OWNER = {"file"}
 ASKED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("search", {"query": "where is the spare key", "limit": 5}),
     ("search", {"query": "otter dives", "wing": "w", "limit": 10}),

@@ -142,6 +142,26 @@ def test_what_could_not_be_stored_at_once_has_failed_for_nobody(half: bool) -> N
     after(life).check()
 
 
+def test_one_calls_change_that_the_journal_refuses_fails_that_call() -> None:
+    life = awake(Disk())
+    groups = groups_of("x", "y")
+    life.disk.fail("write", errno.ENOSPC)
+
+    with life.durable.on_behalf(groups), pytest.raises(JournalFailed):
+        life.set("a", x=1)
+    with life.durable.on_behalf(groups):
+        life.set("a", y=2)
+
+    assert groups["y"].failure is None
+    with pytest.raises(JournalFailed):
+        life.durable.commit(groups["x"], "it failed, says the tool")
+    life.journal.sync(life.durable.commit(groups["y"], "done"))
+    again = after(life)
+    assert again.contents == entities(y=2)
+    assert again.journal.reply("x", 1) is None
+    again.check()
+
+
 # Changes that fail.
 
 

@@ -9,7 +9,7 @@ from tests.model.machine import STEPS, Protocol, run_examples, settings_for
 
 FULL = os.environ.get("PALACE_MODEL") == "full"
 
-Protocol.TestCase.settings = settings_for(2_000 if FULL else 300)
+Protocol.TestCase.settings = settings_for(2_000 if FULL else 150)
 TestProtocol = Protocol.TestCase
 
 
