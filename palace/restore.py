@@ -4,7 +4,7 @@ The journal is copied beside its place, and put there by renames that whoever ho
 carries through (palace/engine/swap.py).  With it in place and the stores gone or not there yet, an
 interrupted restoration is ended by the next broker, too: what stores lack is written again.
 
-A restored palace must not be taken for the one that went on (docs/decisions/0015): its epoch leaps
+A restored palace must not be taken for the one that went on (docs/decisions/0017): its epoch leaps
 over every one that the other may have reached, and it has an identity of its own, unless it stands
 where the palace with the backup's identity stood.
 """
