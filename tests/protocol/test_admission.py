@@ -200,6 +200,7 @@ def test_a_batch_waits_for_who_was_in_the_last_one_but_not_for_long() -> None:
 
 def test_a_batch_begins_without_those_who_do_not_come() -> None:
     admission = after_a_batch_of_two()
+    admission.gather.replied("somebody else", 10.08)
     again = job("0", 1, WRITE, group="x")
     admission.offer(again)
 
