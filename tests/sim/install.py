@@ -19,6 +19,8 @@ import palace.broker.connections
 import palace.broker.endpoint
 import palace.broker.lanes
 import palace.broker.lock
+import palace.broker.logline
+import palace.broker.logs
 import palace.broker.serve
 import palace.broker.status
 import palace.broker.watchdog
@@ -114,7 +116,7 @@ def _sleep(seconds: float) -> None:
 class _FaultHandler:
     """Stands in for the watchdog's native timer."""
 
-    def dump_traceback_later(self, timeout: float, exit: bool) -> None:  # noqa: A002
+    def dump_traceback_later(self, timeout: float, exit: bool, file: int) -> None:  # noqa: A002
         self.cancel_dump_traceback_later()
         world, process = the_world(), current_fiber().process
         process.notes["native"] = world.after(timeout, lambda: self._fire(process))
@@ -144,7 +146,7 @@ class _Uuid:
         return type("U", (), {"hex": Chance.dice.randbytes(16).hex()})
 
 
-def _say(text: str) -> None:
+def _say(text: str, *_more: object, **_options: object) -> None:
     the_world().note(text)
     if text.startswith("palace: epoch"):
         current_fiber().process.notes["serves"] = True
@@ -168,7 +170,7 @@ def _replacements() -> list[tuple[object, str, object]]:
     broker, shim, journal = palace.broker, palace.shim, palace.journal
     with_os = (
         *(palace.host, broker.lock, broker.endpoint, broker.serve, broker.connections),
-        *(broker.status, broker.watchdog, shim.connect, shim.relay, shim.spawn),
+        *(broker.status, broker.watchdog, broker.logline, shim.connect, shim.relay, shim.spawn),
     )
     engine = palace.engine
     with_threads = (
@@ -192,7 +194,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         (broker.serve, "host_for", _host_for),
         (broker.serve, "read_environment", _environment),
         (broker.serve, "say", _say),
-        (broker.serve, "_set_up_logging", lambda: None),
+        (broker.logs, "set_up_logging", lambda *_args, **_options: None),
         (broker.serve, "_direct_socket", _direct_socket),
         (broker.watchdog, "faulthandler", _FaultHandler()),
         (broker.watchdog, "print", _print),
