@@ -378,7 +378,9 @@ class Raw:
 
 def measure(options: argparse.Namespace, scratch: Path) -> Job:
     commands = rig.install(options.source, scratch / "venv")
-    job = Job(QUICK if options.quick else FULL, scratch, commands)
+    effort = QUICK if options.quick else FULL
+    effort = attrs.evolve(effort, rounds=options.rounds or effort.rounds)
+    job = Job(effort, scratch, commands)
     wanted = set(options.only or PARTS)
     with ExitStack() as stack:
         raw = Raw(job)
@@ -437,6 +439,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write all figures here")
     parser.add_argument("--chart", type=Path, help="also draw the goals' ratios here (SVG)")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these parts only")
+    parser.add_argument("--rounds", type=int, help="how often each comparison is made")
     parser.add_argument("--model-home", type=Path, default=Path.home())
     parser.add_argument("--source", type=Path, default=rig.HERE.parent, help="the tree to measure")
     return parser.parse_args()
