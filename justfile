@@ -25,9 +25,9 @@ lint:
 types:
     mypy
 
-# All tests, or those named, two files at a time.
+# All tests, or those named, three files at a time: many wait for what others do.
 test *arguments:
-    python -m pytest -n 2 --dist loadfile {{arguments}}
+    python -m pytest -n 3 --dist loadfile {{arguments}}
 
 # The tests that start no process and load no engine.
 quick:
