@@ -5,7 +5,7 @@ import signal
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -177,13 +177,7 @@ def drive(
 def _fork_driver(
     client: Lean, asked: Iterator[bytes], span_s: tuple[float, float], file: IO[bytes]
 ) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        time.sleep(max(0.0, span_s[0] - time.perf_counter()))
+    def drive_one() -> None:
         taken = array("d")
         while (begun_s := time.perf_counter()) < span_s[1]:
             if not ok(client.ask(next(asked))):
@@ -191,6 +185,20 @@ def _fork_driver(
             taken.append((time.perf_counter() - begun_s) * 1e3)
         file.write(taken.tobytes())
         file.flush()
+
+    return _fork_at(span_s[0], drive_one)
+
+
+def _fork_at(starts_s: float, work: Callable[[], None]) -> int:
+    """Let a child do something from a moment on; return its pid.  It exits with 1 if it fails."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        time.sleep(max(0.0, starts_s - time.perf_counter()))
+        work()
         code = 0
     finally:
         os._exit(code)
@@ -202,13 +210,7 @@ def ok(reply: bytes) -> bool:
 
 
 def _fork_asker(client: Lean, request: bytes, span_s: tuple[float, float], report: int) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        time.sleep(max(0.0, span_s[0] - time.perf_counter()))
+    def ask() -> None:
         count = 0
         expected = None
         while time.perf_counter() < span_s[1]:
@@ -218,6 +220,5 @@ def _fork_asker(client: Lean, request: bytes, span_s: tuple[float, float], repor
                 os._exit(1)
             count += 1
         os.write(report, b"%d\n" % count)
-        code = 0
-    finally:
-        os._exit(code)
+
+    return _fork_at(span_s[0], ask)
