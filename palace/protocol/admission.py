@@ -156,7 +156,11 @@ class Admission:
         del self._running[job.key]
         self._in_lane[job.tool.lane] -= 1
         if job.tool.lane is Lane.WRITER and not self._in_lane[Lane.WRITER]:
-            self.gather.ended((member.session for member in self._batch), now_s)
+            sessions = [member.session for member in self._batch]
+            for session in sessions:
+                if session in self._queues and self._queues[session].waiting:
+                    self.gather.came(session)  # before the batch even began
+            self.gather.ended(sessions, now_s)
         if not job.cancelled:
             self._leave_order(job)
         self._forget_if_empty(job.session)

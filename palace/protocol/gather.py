@@ -24,30 +24,47 @@ class Gather:
     """Whom the next batch waits for; `until_s` says for how long."""
 
     _expected: dict[str, float] = attrs.field(factory=dict)  # session -> until when
+    _running: bool = False
+    _told: set[str] = attrs.field(factory=set)  # who had a reply while the batch ran
+    _back: set[str] = attrs.field(factory=set)  # who came while it ran
     _began_s: float = 0.0
     _taken_s: float = 0.0
 
     def began(self, now_s: float) -> None:
         """A batch has begun; nobody is waited for any more."""
         self._expected.clear()
+        self._running = True
         self._began_s = now_s
 
     def ended(self, sessions: Iterable[str], now_s: float) -> None:
-        """A batch has ended; its replies are about to leave."""
+        """A batch has ended; its replies are about to leave, or have left."""
         self._taken_s = now_s - self._began_s
         together = list(sessions)
         if len(together) > 1:
-            self._expected = dict.fromkeys(together, now_s + min(REPLY_S, self._taken_s))
+            missing = [session for session in together if session not in self._back]
+            self._expected = dict.fromkeys(missing, now_s + min(REPLY_S, self._taken_s))
+            for session in self._told.intersection(missing):
+                self._expect_soon(session, now_s)
+        self._running = False
+        self._told.clear()
+        self._back.clear()
 
     def replied(self, session: str, now_s: float) -> None:
         """A reply has left."""
+        if self._running:
+            self._told.add(session)
         if session in self._expected:
-            soon_s = now_s + min(RETURN_S, self._taken_s / SHARE)
-            self._expected[session] = min(self._expected[session], soon_s)
+            self._expect_soon(session, now_s)
 
     def came(self, session: str) -> None:
         """A session has asked for something, or has gone."""
+        if self._running:
+            self._back.add(session)
         self._expected.pop(session, None)
+
+    def _expect_soon(self, session: str, now_s: float) -> None:
+        soon_s = now_s + min(RETURN_S, self._taken_s / SHARE)
+        self._expected[session] = min(self._expected[session], soon_s)
 
     def until_s(self, now_s: float) -> float:
         """Return until when a batch should wait, 0 where nobody is expected."""

@@ -208,6 +208,32 @@ def test_a_batch_begins_without_those_who_do_not_come() -> None:
     assert admission.take_ready(10.12) == [again]
 
 
+def test_nobody_is_waited_for_who_is_there_already() -> None:
+    admission = make(batch=9)
+    early, first, last, queued = (
+        job("early", 0, WRITE, group="a"),
+        job("first", 0, WRITE, group="b"),
+        job("last", 0, WRITE, group="c"),
+        job("queued", 0, WRITE, group="d"),
+    )
+    for one in (early, first, last, queued, job("queued", 1, WRITE, group="h")):
+        admission.offer(one)
+    assert admission.take_ready(10.0) == [early, first, last, queued]
+
+    for one in (early, first):
+        admission.finish(one, 10.07)
+        admission.gather.replied(one.session, 10.071)
+    admission.offer(job("early", 1, WRITE, group="e"))
+    for one in (last, queued):
+        admission.finish(one, 10.08)
+
+    assert admission.gather.until_s(10.08) == pytest.approx(10.11)  # for the last one's reply
+    admission.gather.came("last")
+    assert admission.gather.until_s(10.08) == pytest.approx(10.085)  # for the first one's return
+    admission.gather.came("first")
+    assert admission.gather.until_s(10.08) == 0.0
+
+
 def test_what_runs_alone_waits_for_nobody_and_nobody_waits_after_it() -> None:
     admission = after_a_batch_of_two()
     alone = job("2", 0, WRITE)
