@@ -5,24 +5,18 @@ name in palace.toml (`adjustments_off`).  One that doesn't find its place refuse
 rather than let it run unadjusted.
 """
 
-import glob
 import hashlib
 import importlib
 import os
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from palace.config import Config
+from palace.engine import looks
 from palace.paths import Paths
 from palace.protocol.errors import StoreUnavailable
-
-CAPACITY_S = 10.0  # stock's own limit for a verdict
-PERSIST_MIN, PERSIST_MAX = 100, 1000
-PERSIST_SHARE = 200  # of the index: writing 20,000 records takes 30 ms
-RECORD_BYTES = 1676  # of one in data_level0.bin: its vector, its neighbours, its label
 
 if TYPE_CHECKING:
     from palace.engine.together import Together
@@ -35,10 +29,12 @@ def _nothing() -> None:
 class HostedState:
     """What adjustments keep beside the package: the call of each thread, and a progress count."""
 
-    def __init__(self) -> None:
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self.environ = environ or {}
         self.progress = 0
         self.at_boundary: Callable[[], None] = _nothing
         self.together: Together | None = None  # where calls may be stored together
+        self.looks = looks.Looks()
         self._call = threading.local()
 
     def enter_call(self, *, read_only: bool) -> None:
@@ -148,11 +144,31 @@ def pin_once(_server: ModuleType, _state: HostedState, _paths: Paths, _config: C
     _server._pin_hnsw_threads = pin  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def short_padding(_server: ModuleType, _state: HostedState, _paths: Paths, _config: Config) -> None:
-    """Pad texts to the longest of their batch instead of to 256 tokens: same vectors, less work."""
+def short_padding(_server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
+    """Pad texts to the longest of their batch instead of to 256 tokens: same vectors, less work.
+
+    Stock leaves half of the cores to others unless `embedding_threads` says how many to use; with
+    one process for everybody, nobody else embeds.
+    """
+    from mempalace import config
+    from mempalace import embedding as stock
+
     from palace.engine import embedding
 
-    embedding.install()
+    settings = need(config, "MempalaceConfig", "short_padding")()
+    build = need(stock, "_build_ef_class", "short_padding")
+    asked = state.environ.get("MEMPALACE_EMBEDDING_THREADS")
+    asked = settings._file_config.get("embedding_threads") if asked is None else asked  # noqa: SLF001
+    is_auto = asked is None or str(asked).strip().lower() in ("", "auto")
+    threads = 0 if is_auto else int(settings.embedding_threads)
+    embedding.install(threads)
+
+    def with_session() -> Any:
+        kind = build()
+        embedding.give_session(kind, threads)
+        return kind
+
+    stock._build_ef_class = with_session  # noqa: SLF001
 
 
 def watch_progress(_server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
@@ -175,76 +191,42 @@ def _wrap(module: ModuleType, name: str, before: Callable[[], None]) -> None:
 
 
 def persist_often(_server: ModuleType, _state: HostedState, paths: Paths, _config: Config) -> None:
-    """Let Chroma write its index sooner than after 1,000 records.
+    """Let Chroma write its index sooner than after 1,000 records: each write reads those again."""
+    from palace.engine import persist
 
-    Each write reads again what was written since, 8 us a record.  Chroma reads the setting when it
-    loads an index, and keeps it: so it is changed, the index loaded, and changed back, and the
-    palace's files stay as stock makes them (an index without records isn't loaded: a new palace has
-    stock's setting until its next broker).  A larger index is written less often.
-    """
-    from chromadb.api.collection_configuration import (
-        UpdateCollectionConfiguration,
-        UpdateHNSWConfiguration,
-    )
+    persist.install(paths.root)
+
+
+def look_rarely(server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
+    """Keep for a moment what stock looks up anew at each call (palace/engine/looks.py)."""
+    from mempalace import searcher
     from mempalace.backends import chroma
 
-    stock = need(chroma, "_pin_hnsw_threads", "persist_often")
-
-    def change(collection: Any, records: int) -> None:
-        hnsw = UpdateHNSWConfiguration(sync_threshold=records)
-        collection.modify(configuration=UpdateCollectionConfiguration(hnsw=hnsw))
-
-    def pin(collection: Any) -> None:
-        stock(collection)
-        usual = (collection.metadata or {}).get("hnsw:sync_threshold")
-        if not isinstance(usual, int) or usual <= PERSIST_MIN:
-            return  # made by somebody with plans of their own
-        change(collection, min(usual, _persist_after(paths.root)))
-        try:
-            collection.count()
-        finally:
-            change(collection, usual)
-
-    chroma._pin_hnsw_threads = pin  # noqa: SLF001
-
-
-def _persist_after(root: str) -> int:
-    """Return after how many records an index is written; counting them would load it."""
-    sizes = [os.path.getsize(path) for path in glob.glob(f"{glob.escape(root)}/*/data_level0.bin")]
-    return min(PERSIST_MAX, max(PERSIST_MIN, sum(sizes) // RECORD_BYTES // PERSIST_SHARE))
-
-
-def probe_rarely(server: ModuleType, _state: HostedState, _paths: Paths, _config: Config) -> None:
-    """Keep a good verdict for a moment where stock counts all records again after each write.
-
-    It looks whether the index lacks some.  Nobody else changes this palace, and a bad verdict isn't
-    kept.
-    """
-    from mempalace.backends import chroma
-
-    capacity = need(server, "hnsw_capacity_status", "probe_rarely")
+    for name in ("get_collection", "get_closets_collection"):
+        need(searcher, name, "look_rarely")
+    capacity = need(server, "hnsw_capacity_status", "look_rarely")
     resets = "_capacity_cache_generation"
-    need(chroma, resets, "probe_rarely")
-    generation = need(chroma, "chroma_system_generation", "probe_rarely")
-    known: dict[tuple[Any, ...], tuple[float, Any, dict[str, Any]]] = {}
-
-    def ask(*place: Any) -> dict[str, Any]:
-        now_s, state = time.monotonic(), (getattr(chroma, resets), generation())
-        until_s, then, status = known.get(place, (0.0, None, {}))
-        if now_s >= until_s or then != state:
-            status = capacity(*place)
-            good = status.get("status") == "ok"
-            known[place] = now_s + CAPACITY_S if good else 0.0, state, status
-        return dict(status)
-
-    server.hnsw_capacity_status = ask  # type: ignore[attr-defined]
+    need(chroma, resets, "look_rarely")
+    generation = need(chroma, "chroma_system_generation", "look_rarely")
+    installed = need(server, "_installed_dist_state", "look_rarely")
+    canonical = need(server, "_canonicalize_kg_path", "look_rarely")
+    missing = need(searcher, "CollectionNotInitializedError", "look_rarely")
+    looks.keep_collections(searcher, missing, state.looks)
+    server.hnsw_capacity_status = looks.keep_verdicts(  # type: ignore[attr-defined]
+        capacity, lambda: (getattr(chroma, resets), generation())
+    )
+    server._installed_dist_state = lambda: state.looks.look_up("installed", installed)  # type: ignore[attr-defined]  # noqa: SLF001
+    server._canonicalize_kg_path = lambda path: state.looks.look_up(  # type: ignore[attr-defined]  # noqa: SLF001
+        ("graph", path), lambda: canonical(path)
+    )
+    looks.note_signatures(server.TOOLS)
 
 
 def store_together(server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
     """Store what several calls write at once in one operation (palace/engine/together.py)."""
     from palace.engine.together import Together
 
-    state.together = Together(server)
+    state.together = Together(server, state.looks)
     state.together.install()
 
 
@@ -258,7 +240,7 @@ ALL: tuple[Adjustment, ...] = (
     pin_once,
     short_padding,
     watch_progress,
-    probe_rarely,
+    look_rarely,
     store_together,
 )
 

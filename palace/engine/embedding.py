@@ -2,39 +2,55 @@
 
 chromadb pads every text to the model's 256 tokens and attends to none of the padding; padded to the
 longest beside it, a text gets the same vector for a fraction of the work.  What is left
-costs processor time by the token: texts of like lengths are run in small parts, as many at once as
-there are cores, and the runtime's threads sleep between runs instead of spinning, since shims and
-readers share the machine.  Equal texts are embedded once, and what was asked for lately is kept.
+costs processor time by the token: texts of like lengths are run in small parts, each on all cores
+that the model may use, and one after the other, since parts that run beside each other wait for
+each other's threads.  A single text, which is a query in most cases, goes before the next part.
+
+The runtime's threads spin for as long as a run has work for them every few microseconds, and sleep
+between runs, since shims and readers share the machine.  Equal texts are embedded once, and what
+was asked for lately is kept.
 """
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import attrs
 
 PART = 4  # texts in one run: enough to share the reading of the weights
-THREADS_MAX = 4
+THREADS_MAX = 4  # of one run: more have nothing to do at these lengths
+SPIN_US = 100  # between two steps of a run; asleep, they would take 50 us to wake up
 KEPT = 512  # single texts, most of them queries: 1.5 KiB each, and the text
 KEPT_CHARS_MAX = 1000
 
 
-def install() -> None:
-    """Take the place of chromadb's own loop and session, for the life of this process."""
+def install(threads: int = 0) -> None:
+    """Take the place of chromadb's own loop and session, for the life of this process.
+
+    `threads` of one run, 0 for as many as the machine has cores, up to four.
+    """
     from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
 
-    kept = Kept()
+    threads = threads or min(_cores(), THREADS_MAX)
+    kept, turns = Kept(), Turns(max(1, _cores() // threads))
 
     def _forward(model: Any, documents: Sequence[str], _batch_size: int = 32) -> Any:
-        return forward(model, documents, kept)
+        return forward(model, documents, kept, turns)
 
-    session = cached_property(open_session)
-    session.__set_name__(ONNXMiniLM_L6_V2, "model")
     ONNXMiniLM_L6_V2._forward = _forward  # noqa: SLF001
-    ONNXMiniLM_L6_V2.model = session
+    give_session(ONNXMiniLM_L6_V2, threads)
+
+
+def give_session(kind: Any, threads: int = 0) -> None:
+    """Let a class of embedding functions open its model here."""
+    threads = threads or min(_cores(), THREADS_MAX)
+    session = cached_property(lambda function: open_session(function, threads))
+    session.__set_name__(kind, "model")
+    kind.model = session
 
 
 @attrs.define(eq=False)
@@ -61,12 +77,42 @@ class Kept:
                 self._vectors.popitem(last=False)
 
 
-def open_session(self: Any) -> Any:
-    """Open the model as chromadb does, but let idle threads sleep."""
+@attrs.define(eq=False)
+class Turns:
+    """Whose run is next: so many at once, and those who are `first` before the others."""
+
+    at_once: int = 1
+    _running: int = 0
+    _first: int = 0  # of those who wait
+    _changed: threading.Condition = attrs.field(factory=lambda: threading.Condition())  # noqa: PLW0108
+
+    @contextmanager
+    def turn(self, *, first: bool) -> Iterator[None]:
+        with self._changed:
+            self._first += first
+            while self._running >= self.at_once or (self._first and not first):
+                self._changed.wait()
+            self._first -= first
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_session(self: Any, threads: int) -> Any:
+    """Open the model as chromadb does, but with threads that sleep between runs."""
     options = self.ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
     wanted = self._preferred_providers or self.ort.get_available_providers()
     return self.ort.InferenceSession(
         os.path.join(self.DOWNLOAD_PATH, self.EXTRACTED_FOLDER_NAME, "model.onnx"),
@@ -75,7 +121,9 @@ def open_session(self: Any) -> Any:
     )
 
 
-def forward(self: Any, documents: Sequence[str], kept: Kept | None = None) -> Any:
+def forward(
+    self: Any, documents: Sequence[str], kept: Kept | None = None, turns: Turns | None = None
+) -> Any:
     """Return vectors as `ONNXMiniLM_L6_V2._forward` does, whose place this takes."""
     import numpy as np
 
@@ -92,44 +140,16 @@ def forward(self: Any, documents: Sequence[str], kept: Kept | None = None) -> An
             f"Document length {longest} is greater than the max tokens {self.max_tokens()}"
         )
     by_length = sorted(range(len(unique)), key=lambda place: len(encoded[place].ids))
-    parts = [by_length[start : start + PART] for start in range(0, len(unique), PART)]
     vectors: dict[str, Any] = {}
-
-    def run(places: Sequence[int]) -> None:
-        batch = _run(self, [encoded[place] for place in places])
+    turns = turns or Turns()
+    for start in range(0, len(unique), PART):
+        places = by_length[start : start + PART]
+        with turns.turn(first=len(unique) == 1):
+            batch = _run(self, [encoded[place] for place in places])
         vectors.update(zip((unique[place] for place in places), batch, strict=True))
-
-    run_all(run, parts)
     if len(unique) == 1:
         kept.put(unique[0], vectors[unique[0]])
     return np.stack([vectors[document] for document in documents])
-
-
-def run_all(run: Any, parts: Sequence[Any]) -> None:
-    """Run all parts, on some threads at once; raises the first thing that one of them raised."""
-    rest = list(parts)
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        while rest and not errors:
-            try:
-                part = rest.pop()  # the longest first
-            except IndexError:
-                return
-            try:
-                run(part)
-            except BaseException as error:
-                errors.append(error)
-
-    threads = min(len(parts), os.cpu_count() or 1, THREADS_MAX) - 1
-    helpers = [threading.Thread(target=work, name="palace-embed") for _ in range(threads)]
-    for helper in helpers:
-        helper.start()
-    work()
-    for helper in helpers:
-        helper.join()
-    if errors:
-        raise errors[0]
 
 
 def _run(self: Any, encoded: Sequence[Any]) -> Any:

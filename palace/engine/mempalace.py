@@ -27,6 +27,7 @@ from palace.protocol import jsonrpc
 from palace.protocol.errors import EngineError, StoreCorrupt, StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.resend import Trace, Verdict, judge
+from palace.protocol.tools import Lane
 
 SUPPORTED = "3.11"
 WATCHED = ("mempalace", "chromadb")
@@ -80,7 +81,7 @@ class MempalaceEngine:
         self._stamp = stamp
         self._memory: Memory | None = None
         self._server: ModuleType | None = None
-        self._state = adjustments.HostedState()
+        self._state = adjustments.HostedState(environ)
         self._versions = {name: installed_version(name) for name in WATCHED}
         self._stats = {name: _metadata_stamp(name) for name in WATCHED}
         self._loading = "starting"
@@ -160,6 +161,8 @@ class MempalaceEngine:
         if call.batch is not None and self._state.together is not None:
             reply = self._state.together.answer(call.batch, call.message)
         else:
+            if call.tool.lane not in (Lane.READER, Lane.POLL):
+                self._state.looks.forget()
             reply = self._server._http_dispatch(call.message)  # noqa: SLF001
         return cast("dict[str, Any] | None", reply)
 

@@ -20,6 +20,7 @@ import attrs
 from palace.engine.adjustments import need
 from palace.engine.batch import Batch, Put, store_or_each
 from palace.engine.durable import Durable, Group
+from palace.engine.looks import Looks, is_open
 
 logger = logging.getLogger("palace.engine")
 
@@ -48,13 +49,13 @@ class _Here(threading.local):
 class Together:
     """Stores the batches of one palace; `install` puts it under stock's handlers."""
 
-    def __init__(self, server: ModuleType) -> None:
+    def __init__(self, server: ModuleType, looks: Looks) -> None:
         self._lock = need(server, "_HTTP_REQUEST_LOCK", "store_together")
         self._make_id = need(server, "make_drawer_id_from_content", "store_together")
         self._handle = need(server, "handle_request", "store_together")
         self._open = need(server, "_get_collection", "store_together")
-        self._installed = need(server, "_installed_dist_state", "store_together")
         self._server = server
+        self._looks = looks
         self._here = _Here()
         self._stock: dict[str, Callable[..., Any]] = {}
         self.durable: Durable | None = None  # where there is a journal
@@ -78,7 +79,6 @@ class Together:
 
         stock.add, stock.upsert, stock.get = add, upsert, get
         self._server._get_collection = self._collection  # type: ignore[attr-defined]  # noqa: SLF001
-        self._server._installed_dist_state = self._versions  # type: ignore[attr-defined]  # noqa: SLF001
 
     def batch(self, messages: Sequence[dict[str, Any]]) -> Batch:
         """Return what calls with these messages meet in."""
@@ -96,22 +96,9 @@ class Together:
     # In the threads of the calls.
 
     def _collection(self, *, create: bool = False) -> Any:
-        """Open the collection once for a batch."""
-        batch = self._here.batch
-        if batch is None:
+        if self._here.batch is None:
             return self._open(create=create)
-        if not _is_open(batch.shared.get("collection")):
-            batch.shared["collection"] = self._open(create=create)
-        return batch.shared["collection"]
-
-    def _versions(self) -> Any:
-        """Look once for a batch which packages are installed."""
-        batch = self._here.batch
-        if batch is None:
-            return self._installed()
-        if "versions" not in batch.shared:
-            batch.shared["versions"] = self._installed()
-        return batch.shared["versions"]
+        return self._looks.look_up("collection", lambda: self._open(create=create), is_open)
 
     def _write(self, collection: Any, method: str, asked: Mapping[str, Any]) -> Any:
         batch = self._here.batch
@@ -236,11 +223,6 @@ class Together:
             return
         with self.durable.on_behalf(groups):
             make()
-
-
-def _is_open(collection: Any) -> bool:
-    """Tell whether Chroma still answers: a closed one has lost its bindings."""
-    return collection is not None and hasattr(collection._collection._client, "bindings")  # noqa: SLF001
 
 
 def _embed(puts: Sequence[Put]) -> Sequence[Put]:

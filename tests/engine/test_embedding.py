@@ -2,6 +2,10 @@
 
 import os
 import random
+import subprocess
+import sys
+import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 
 from palace.engine import embedding
+from tests.support.clients import wait_until
 
 WORDS = (Path(__file__).parents[2] / "docs" / "design.md").read_text().split()
 COUNT = 1000 if os.environ.get("PALACE_TEST_PROFILE") == "full" else 60
@@ -93,13 +98,62 @@ def test_the_least_used_is_forgotten_first_and_long_texts_at_once() -> None:
     assert kept.get("long" * embedding.KEPT_CHARS_MAX) is None
 
 
-def test_all_parts_run_and_the_first_failure_is_raised() -> None:
-    done: list[int] = []
-    embedding.run_all(done.append, [3, 1, 2])
-    assert sorted(done) == [1, 2, 3]
+def test_no_more_run_at_once_than_may_and_single_texts_go_first() -> None:
+    turns = embedding.Turns(at_once=1)
+    order: list[str] = []
+    started = threading.Event()
 
-    def fails(_part: int) -> None:
+    def run(name: str, *, first: bool) -> threading.Thread:
+        def work() -> None:
+            started.set()
+            with turns.turn(first=first):
+                order.append(name)
+
+        started.clear()
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert started.wait(10)
+        return thread
+
+    with turns.turn(first=False):
+        threads = [run("part", first=False)]
+        wait_until(lambda: len(turns._changed._waiters) == 1, what="the part waits")
+        threads.append(run("query", first=True))
+        wait_until(lambda: len(turns._changed._waiters) == 2, what="the query waits, too")
+        assert order == []
+    for thread in threads:
+        thread.join(10)
+
+    assert order == ["query", "part"]
+
+
+def test_a_turn_ends_with_an_error() -> None:
+    turns = embedding.Turns(at_once=1)
+
+    with pytest.raises(LookupError), turns.turn(first=True):
         raise LookupError
 
-    with pytest.raises(LookupError):
-        embedding.run_all(fails, [1, 2, 3])
+    with turns.turn(first=False):
+        pass
+
+
+def test_the_session_has_the_threads_that_were_asked_for(model_home: Path) -> None:
+    code = """
+        from palace.engine import embedding
+        embedding.install(THREADS)
+        from chromadb.utils.embedding_functions import ONNXMiniLM_L6_V2
+        function = ONNXMiniLM_L6_V2(preferred_providers=["CPUExecutionProvider"])
+        print(function.model.get_session_options().intra_op_num_threads, len(function(["a text"])))
+    """
+    told = []
+    for threads in (1, 3, 0):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code).replace("THREADS", str(threads))],
+            env=os.environ | {"HOME": str(model_home)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        told.append(done.stdout.strip())
+
+    assert told == ["1 1", "3 1", f"{min(len(os.sched_getaffinity(0)), 4)} 1"]

@@ -1,0 +1,107 @@
+"""What stock looks up anew at each call, and need not: nobody else changes this palace.
+
+A look is kept for a moment while queries and batches of writes follow each other; whatever else
+runs makes everybody look again (`forget`).
+"""
+
+import functools
+import inspect
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+import attrs
+
+LOOK_S = 1.0
+CAPACITY_S = 10.0  # stock's own limit for a verdict
+
+
+@attrs.define(eq=False)
+class Looks:
+    """What was found, by what was asked, and until when it holds.  Threads share one."""
+
+    clock: Callable[[], float] = time.monotonic
+    _found: dict[Any, tuple[float, Any]] = attrs.field(factory=dict)
+    _times: int = 0  # how often all was forgotten
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+
+    def look_up(
+        self, key: Any, look: Callable[[], Any], holds: Callable[[Any], bool] = bool
+    ) -> Any:
+        """Return what was found a moment ago, as long as it `holds`, or `look`."""
+        until_s, found = self._found.get(key, (0.0, None))
+        if self.clock() < until_s and holds(found):
+            return found
+        times = self._times
+        found = look()
+        with self._lock:
+            if times == self._times:  # or it was looked up too early
+                self._found[key] = self.clock() + LOOK_S, found
+        return found
+
+    def forget(self) -> None:
+        with self._lock:
+            self._times += 1
+            self._found.clear()
+
+
+def is_open(collection: Any) -> bool:
+    """Tell whether Chroma still answers: a closed one has lost its bindings."""
+    return collection is not None and hasattr(collection._collection._client, "bindings")  # noqa: SLF001
+
+
+def keep_collections(searcher: ModuleType, missing: type[Exception], looks: Looks) -> None:
+    """Open a search's collections once in a moment; `missing` says that there is none."""
+
+    def keep(name: str) -> None:
+        stock = getattr(searcher, name)
+
+        @functools.wraps(stock)
+        def opened(*asked: Any, **named: Any) -> Any:
+            def look() -> Any:
+                try:
+                    return stock(*asked, **named)
+                except missing as error:
+                    return error.with_traceback(None)
+
+            key = name, asked, tuple(sorted(named.items()))
+            found = looks.look_up(
+                key, look, lambda seen: isinstance(seen, missing) or is_open(seen)
+            )
+            if isinstance(found, missing):
+                raise missing(*found.args)
+            return found
+
+        setattr(searcher, name, opened)
+
+    keep("get_collection")
+    keep("get_closets_collection")
+
+
+def keep_verdicts(capacity: Callable[..., Any], state: Callable[[], Any]) -> Callable[..., Any]:
+    """Return `capacity` with good verdicts kept; a bad one, and one of another state, isn't.
+
+    Stock counts all records again after each write, to see whether the index lacks some.
+    """
+    known: dict[tuple[Any, ...], tuple[float, Any, dict[str, Any]]] = {}
+
+    def ask(*place: Any) -> dict[str, Any]:
+        now_s, now = time.monotonic(), state()
+        until_s, then, status = known.get(place, (0.0, None, {}))
+        if now_s >= until_s or then != now:
+            status = capacity(*place)
+            good = status.get("sqlite_count") is not None and not status.get("diverged")
+            known[place] = now_s + CAPACITY_S if good else 0.0, now, status
+        return dict(status)
+
+    return ask
+
+
+def note_signatures(tools: dict[str, dict[str, Any]]) -> None:
+    """Let `inspect.signature` find what the dispatcher asks it about a handler at each call."""
+    for entry in tools.values():
+        with suppress(AttributeError, TypeError, ValueError):
+            entry["handler"].__signature__ = inspect.signature(entry["handler"])

@@ -1,0 +1,160 @@
+"""What stock looks up at each call is looked up once in a moment, and anew after anything else."""
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from palace.engine import looks
+from palace.engine.looks import LOOK_S, Looks
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Counted:
+    """Answers with how often it was asked."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, *_asked: object, **_named: object) -> int:
+        self.times += 1
+        return self.times
+
+
+class Collection:
+    """Looks like stock's, over an open Chroma or a closed one."""
+
+    def __init__(self) -> None:
+        self._collection = self
+        self._client = ModuleType("client")
+        self._client.bindings = object()  # type: ignore[attr-defined]
+
+
+def test_a_look_holds_for_a_moment() -> None:
+    clock, look = Clock(), Counted()
+    kept = Looks(clock)
+
+    assert kept.look_up("a", look) == 1
+    clock.now_s += LOOK_S * 0.9
+    assert kept.look_up("a", look) == 1
+    assert kept.look_up("b", look) == 2
+    clock.now_s += LOOK_S * 0.2
+    assert kept.look_up("a", look) == 3
+
+
+def test_what_no_longer_holds_is_looked_up() -> None:
+    kept, look = Looks(Clock()), Counted()
+
+    kept.look_up("a", look)
+
+    assert kept.look_up("a", look, lambda found: found > 1) == 2
+
+
+def test_forgotten_looks_are_made_anew_even_one_under_way() -> None:
+    kept, look = Looks(Clock()), Counted()
+    kept.look_up("a", look)
+
+    kept.forget()
+    assert kept.look_up("a", look) == 2
+
+    def overtaken() -> int:
+        kept.forget()
+        return 7
+
+    assert kept.look_up("b", overtaken) == 7
+    assert kept.look_up("b", look) == 3
+
+
+def test_a_failing_look_is_not_kept() -> None:
+    kept = Looks(Clock())
+
+    def fail() -> Any:
+        raise LookupError
+
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            kept.look_up("a", fail)
+    assert kept.look_up("a", lambda: 5) == 5
+
+
+def searcher(opened: Any) -> ModuleType:
+    module = ModuleType("searcher")
+    module.get_collection = opened  # type: ignore[attr-defined]
+    module.get_closets_collection = opened  # type: ignore[attr-defined]
+    return module
+
+
+def test_a_collection_is_opened_once_and_anew_when_chroma_was_closed() -> None:
+    opened: list[Collection] = []
+
+    def open_it(*_asked: object, **_named: object) -> Collection:
+        opened.append(Collection())
+        return opened[-1]
+
+    module = searcher(open_it)
+    looks.keep_collections(module, LookupError, Looks(Clock()))
+
+    first = module.get_collection("/p", collection_name="a", create=False)
+    assert module.get_collection("/p", collection_name="a", create=False) is first
+    assert module.get_collection("/p", collection_name="b", create=False) is not first
+    assert module.get_closets_collection("/p") is not first
+    del first._client.bindings  # type: ignore[attr-defined]
+    assert module.get_collection("/p", collection_name="a", create=False) is opened[-1]
+    assert len(opened) == 4
+
+
+def test_a_collection_that_is_not_there_is_looked_for_once_and_other_failures_again() -> None:
+    looked = Counted()
+
+    def open_it(what: type[Exception]) -> Any:
+        looked()
+        raise what("not there")
+
+    module = searcher(open_it)
+    looks.keep_collections(module, LookupError, Looks(Clock()))
+
+    for error, times in ((LookupError, 1), (LookupError, 1), (OSError, 2), (OSError, 3)):
+        with pytest.raises(error, match="not there"):
+            module.get_collection(error)
+        assert looked.times == times
+
+
+def test_good_verdicts_are_kept_for_their_place_and_state() -> None:
+    state, asked = [0], Counted()
+    verdict: dict[str, Any] = {"sqlite_count": 5, "diverged": False}
+
+    def capacity(*_place: object) -> dict[str, Any]:
+        asked()
+        return verdict
+
+    ask = looks.keep_verdicts(capacity, lambda: state[0])
+
+    ask("/p", "a")["sqlite_count"] = 0  # a copy each
+    assert ask("/p", "a") == verdict
+    assert asked.times == 1
+    ask("/p", "b")
+    assert asked.times == 2
+    state[0] += 1
+    ask("/p", "a")
+    assert asked.times == 3
+
+
+@pytest.mark.parametrize("bad", [{"sqlite_count": 5, "diverged": True}, {"sqlite_count": None}])
+def test_a_bad_verdict_is_not_kept(bad: dict[str, Any]) -> None:
+    asked = Counted()
+
+    def capacity(*_place: object) -> dict[str, Any]:
+        asked()
+        return bad
+
+    ask = looks.keep_verdicts(capacity, lambda: 0)
+
+    assert ask("/p") == ask("/p") == bad
+    assert asked.times == 2
