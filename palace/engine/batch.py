@@ -57,19 +57,24 @@ class Batch:
         with self._turn:
             self._waiting.append(put)
             self._turn.notify_all()
-            while not put.done:
-                if len(self._waiting) == self._inside and not self._storing:
-                    break
+            while not put.done and not self._is_complete():
                 self._turn.wait()
-        if not put.done:
-            self._store_all()
+            puts = [] if put.done else self._take()
+        if puts:
+            self._store_all(puts)
         if put.error is not None:
             raise put.error
 
-    def _store_all(self) -> None:
-        with self._turn:
-            puts, self._waiting = self._waiting, []
-            self._storing = True
+    def _is_complete(self) -> bool:
+        return len(self._waiting) == self._inside and not self._storing
+
+    def _take(self) -> list[Put]:
+        """Take all that wait, in the same breath as it was seen that nobody is missing."""
+        puts, self._waiting = self._waiting, []
+        self._storing = True
+        return puts
+
+    def _store_all(self, puts: Sequence[Put]) -> None:
         try:
             self.store(puts)
         except BaseException as error:

@@ -1,6 +1,7 @@
 """Calls that meet at their first write, in real threads."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +45,30 @@ def test_all_writes_of_a_batch_are_stored_at_once() -> None:
 
     assert stored == [[0, 1, 2, 3]]
     assert raised == [None] * 4
+
+
+class Slow(threading.Condition):
+    """A condition whose holder is held up right after it has let go."""
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        time.sleep(0.02)
+
+
+def test_who_returns_from_a_write_has_it_stored() -> None:
+    batch, stored = make(4)
+    batch._turn = Slow()
+    early: list[int] = []
+
+    def put(n: int) -> None:
+        batch.put(n)
+        if not any(n in puts for puts in stored):
+            early.append(n)
+
+    run(batch, [lambda n=n: put(n) for n in range(4)])
+
+    assert early == []
+    assert stored == [[0, 1, 2, 3]]
 
 
 def test_a_call_that_writes_nothing_keeps_nobody_waiting() -> None:

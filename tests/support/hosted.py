@@ -16,6 +16,7 @@ from palace.protocol.jsonrpc import Catalogue
 SERVER = """
 import functools, json, os, sys
 from concurrent.futures import ThreadPoolExecutor
+sys.setswitchinterval(0.00005)  # so that threads meet in many ways
 out = os.fdopen(os.dup(1), "w")
 from palace.broker import lock
 from palace.engine.api import Call
