@@ -47,11 +47,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 ONLY_IN = {
     "mempalace": {
         *("engine/mempalace.py", "engine/adjustments.py", "engine/stores.py"),
-        "engine/together.py",
+        *("engine/together.py", "engine/ahead.py"),
     },
     "chromadb": {
         *("engine/model.py", "engine/chroma.py", "engine/chroma_seam.py", "engine/embedding.py"),
-        "engine/persist.py",
+        *("engine/persist.py", "engine/ahead.py"),
     },
     "hypercorn": {"transport/http.py"},
     "tomlkit": {"expose.py"},

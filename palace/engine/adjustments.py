@@ -19,6 +19,7 @@ from palace.paths import Paths
 from palace.protocol.errors import StoreUnavailable
 
 if TYPE_CHECKING:
+    from palace.engine.ahead import Ahead
     from palace.engine.together import Together
 
 
@@ -34,6 +35,7 @@ class HostedState:
         self.progress = 0
         self.at_boundary: Callable[[], None] = _nothing
         self.together: Together | None = None  # where calls may be stored together
+        self.ahead: Ahead | None = None  # where queries are embedded ahead
         self.looks = looks.Looks()
         self._call = threading.local()
 
@@ -230,6 +232,16 @@ def store_together(server: ModuleType, state: HostedState, _paths: Paths, _confi
     state.together.install()
 
 
+def embed_ahead(server: ModuleType, state: HostedState, _paths: Paths, config: Config) -> None:
+    """Embed a search's query before it waits for the store (palace/engine/ahead.py)."""
+    from palace.engine.ahead import Ahead
+
+    if short_padding.__name__ in config.adjustments_off:
+        return  # nothing would keep the vector
+    state.ahead = Ahead(server)
+    state.ahead.install()
+
+
 Adjustment = Callable[[ModuleType, HostedState, Paths, Config], None]
 
 ALL: tuple[Adjustment, ...] = (
@@ -242,6 +254,7 @@ ALL: tuple[Adjustment, ...] = (
     watch_progress,
     look_rarely,
     store_together,
+    embed_ahead,
 )
 
 

@@ -4,7 +4,7 @@ chromadb pads every text to the model's 256 tokens and attends to none of the pa
 longest beside it, a text gets the same vector for a fraction of the work.  What is left
 costs processor time by the token: texts of like lengths are run in small parts, each on all cores
 that the model may use, and one after the other, since parts that run beside each other wait for
-each other's threads.  A single text, which is a query in most cases, goes before the next part.
+each other's threads.  A single text, which is a query in most cases, waits for nobody.
 
 The runtime's threads spin for as long as a run has work for them every few microseconds, and sleep
 between runs, since shims and readers share the machine.  Equal texts are embedded once, and what
@@ -14,8 +14,8 @@ was asked for lately is kept.
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -36,10 +36,10 @@ def install(threads: int = 0) -> None:
     from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
 
     threads = threads or min(_cores(), THREADS_MAX)
-    kept, turns = Kept(), Turns(max(1, _cores() // threads))
+    kept, turn = Kept(), threading.Semaphore(max(1, _cores() // threads))
 
     def _forward(model: Any, documents: Sequence[str], _batch_size: int = 32) -> Any:
-        return forward(model, documents, kept, turns)
+        return forward(model, documents, kept, turn)
 
     ONNXMiniLM_L6_V2._forward = _forward  # noqa: SLF001
     give_session(ONNXMiniLM_L6_V2, threads)
@@ -77,31 +77,6 @@ class Kept:
                 self._vectors.popitem(last=False)
 
 
-@attrs.define(eq=False)
-class Turns:
-    """Whose run is next: so many at once, and those who are `first` before the others."""
-
-    at_once: int = 1
-    _running: int = 0
-    _first: int = 0  # of those who wait
-    _changed: threading.Condition = attrs.field(factory=lambda: threading.Condition())  # noqa: PLW0108
-
-    @contextmanager
-    def turn(self, *, first: bool) -> Iterator[None]:
-        with self._changed:
-            self._first += first
-            while self._running >= self.at_once or (self._first and not first):
-                self._changed.wait()
-            self._first -= first
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
-
-
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -122,7 +97,10 @@ def open_session(self: Any, threads: int) -> Any:
 
 
 def forward(
-    self: Any, documents: Sequence[str], kept: Kept | None = None, turns: Turns | None = None
+    self: Any,
+    documents: Sequence[str],
+    kept: Kept | None = None,
+    turn: threading.Semaphore | None = None,
 ) -> Any:
     """Return vectors as `ONNXMiniLM_L6_V2._forward` does, whose place this takes."""
     import numpy as np
@@ -141,10 +119,9 @@ def forward(
         )
     by_length = sorted(range(len(unique)), key=lambda place: len(encoded[place].ids))
     vectors: dict[str, Any] = {}
-    turns = turns or Turns()
     for start in range(0, len(unique), PART):
         places = by_length[start : start + PART]
-        with turns.turn(first=len(unique) == 1):
+        with turn if turn is not None and len(unique) > 1 else nullcontext():
             batch = _run(self, [encoded[place] for place in places])
         vectors.update(zip((unique[place] for place in places), batch, strict=True))
     if len(unique) == 1:

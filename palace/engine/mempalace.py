@@ -163,6 +163,8 @@ class MempalaceEngine:
         else:
             if call.tool.lane not in (Lane.READER, Lane.POLL):
                 self._state.looks.forget()
+            elif self._state.ahead is not None:
+                self._state.ahead.prepare(call.message)
             reply = self._server._http_dispatch(call.message)  # noqa: SLF001
         return cast("dict[str, Any] | None", reply)
 

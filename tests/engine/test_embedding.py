@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from palace.engine import embedding
-from tests.support.clients import wait_until
 
 WORDS = (Path(__file__).parents[2] / "docs" / "design.md").read_text().split()
 COUNT = 1000 if os.environ.get("PALACE_TEST_PROFILE") == "full" else 60
@@ -98,43 +97,36 @@ def test_the_least_used_is_forgotten_first_and_long_texts_at_once() -> None:
     assert kept.get("long" * embedding.KEPT_CHARS_MAX) is None
 
 
-def test_no_more_run_at_once_than_may_and_single_texts_go_first() -> None:
-    turns = embedding.Turns(at_once=1)
-    order: list[str] = []
-    started = threading.Event()
+def test_parts_take_turns_and_a_single_text_waits_for_nobody(stock: Any) -> None:
+    fresh, turn = stock.__class__(), threading.Semaphore(1)
+    done: list[int] = []
 
-    def run(name: str, *, first: bool) -> threading.Thread:
+    def embed(texts: list[str]) -> threading.Thread:
         def work() -> None:
-            started.set()
-            with turns.turn(first=first):
-                order.append(name)
+            done.append(len(embedding.forward(fresh, texts, embedding.Kept(), turn)))
 
-        started.clear()
         thread = threading.Thread(target=work)
         thread.start()
-        assert started.wait(10)
         return thread
 
-    with turns.turn(first=False):
-        threads = [run("part", first=False)]
-        wait_until(lambda: len(turns._changed._waiters) == 1, what="the part waits")
-        threads.append(run("query", first=True))
-        wait_until(lambda: len(turns._changed._waiters) == 2, what="the query waits, too")
-        assert order == []
-    for thread in threads:
-        thread.join(10)
-
-    assert order == ["query", "part"]
+    with turn:
+        several = embed(["one", "another"])
+        embed(["a query"]).join(20)
+        assert done == [1]
+        assert several.is_alive()
+    several.join(20)
+    assert done == [1, 2]
+    assert turn.acquire(blocking=False)
 
 
-def test_a_turn_ends_with_an_error() -> None:
-    turns = embedding.Turns(at_once=1)
+def test_a_turn_ends_with_an_error(stock: Any) -> None:
+    fresh, turn = stock.__class__(), threading.Semaphore(1)
+    fresh.__dict__["model"] = None  # whoever runs it fails
 
-    with pytest.raises(LookupError), turns.turn(first=True):
-        raise LookupError
+    with pytest.raises(AttributeError):
+        embedding.forward(fresh, ["one", "another"], embedding.Kept(), turn)
 
-    with turns.turn(first=False):
-        pass
+    assert turn.acquire(blocking=False)
 
 
 def test_the_session_has_the_threads_that_were_asked_for(model_home: Path) -> None:

@@ -333,6 +333,11 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         (SERVER, "_get_collection"),
         (CHROMA, "ChromaCollection"),
     ],
+    "embed_ahead": [
+        (SERVER, "sanitize_query"),
+        (SERVER, "_embedding_release_mode"),
+        ("mempalace.embedding", "configured_embedding_function"),
+    ],
     "watch_progress": [
         (CHROMA, "_count_write"),
         ("mempalace.miner", "mine_yield_point"),
