@@ -7,21 +7,22 @@ Exit codes: 0 measured, 1 a measurement could not be made.
 """
 
 import argparse
-import json
 import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import attrs
 import rig
-from lean import MIB, NO_OP, PING, Broken, Lean
-from report import machine, number, spread
+from lean import MIB, NO_OP, PING, Lean
+from report import number, spread
 from rig import Contender
 
 TRIPS = 200
 LARGE = 4
 CLIENTS = 3
+HANG_S = 300
 GOAL_US = 600
 UNITS = {"ping": "us", "no-op": "us", "1 MiB": "ms", "memory": "MiB"}
 
@@ -79,30 +80,18 @@ def table(found: dict[tuple[str, str], list[float]]) -> str:
     return "\n".join(rows)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--source", type=Path, default=rig.HERE.parent, help="what is measured")
-    parser.add_argument("--model-home", type=Path, default=Path.home(), metavar="DIR")
-    options = parser.parse_args()
-    try:
-        with rig.open_scratch(options.model_home) as scratch:
-            found = measure(options, scratch)
-            about = machine(scratch)
-    except Broken as problem:
-        print(problem, file=sys.stderr)
-        return 1
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    print(table(found))
+def tell(found: dict[tuple[str, str], list[float]]) -> tuple[str, dict[str, Any]]:
     ping_us = spread(found["ping", "guest over TLS"]).p50
-    print(
-        f"goal, ping of a guest at most {GOAL_US} us: {'met' if ping_us <= GOAL_US else 'missed'}"
-    )
-    if options.json:
-        rows = {f"{what}, {who}": attrs.asdict(spread(v)) for (what, who), v in found.items()}
-        options.json.write_text(json.dumps({"machine": about, "found": rows}, indent=1) + "\n")
-    return 0
+    verdict = "met" if ping_us <= GOAL_US else "missed"
+    text = f"{table(found)}\n\ngoal, ping of a guest at most {GOAL_US} us: {verdict}"
+    rows = {f"{what}, {who}": attrs.asdict(spread(v)) for (what, who), v in found.items()}
+    return text, {"found": rows}
+
+
+def main() -> int:
+    parser = rig.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=10)
+    return rig.carry_out(parser.parse_args(), measure, tell, HANG_S)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import rig
 from lean import Broken, Lean
-from report import Spread, machine, number, spread
+from report import Spread, number, spread
 from rig import Contender
 
 CLIENTS = (1, 8)
@@ -222,34 +223,20 @@ def to_dict(job: Job) -> list[dict[str, object]]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = rig.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works")
-    parser.add_argument("--json", type=Path, help="also write all medians and spreads here")
-    parser.add_argument("--model-home", type=Path, default=Path.home())
-    parser.add_argument("--source", type=Path, default=rig.HERE.parent, help="the tree to measure")
     return parser.parse_args()
 
 
-def main() -> int:
-    options = parse_arguments()
-    rig.catch_signals(HANG_S)
-    try:
-        with rig.open_scratch(options.model_home) as scratch:
-            about = machine(scratch)
-            job = measure(options, scratch)
-    except (Broken, OSError, subprocess.CalledProcessError) as error:
-        print(f"could not be measured: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    print(" - ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
-    print(table(job))
+def tell(job: Job) -> tuple[str, dict[str, Any]]:
+    text = table(job)
     if all(not case.device.startswith("fsync") for case, _ in job.rates):
-        print("\nThe part with a slower fsync was not run: there is no C compiler (cc) here.")
-    if options.json:
-        body = {"machine": about, "effort": attrs.asdict(job.effort), "cases": to_dict(job)}
-        options.json.write_text(json.dumps(body, indent=1) + "\n")
-    return 0
+        text += "\n\nThe part with a slower fsync was not run: there is no C compiler (cc) here."
+    return text, {"effort": attrs.asdict(job.effort), "cases": to_dict(job)}
+
+
+def main() -> int:
+    return rig.carry_out(parse_arguments(), measure, tell, HANG_S)
 
 
 if __name__ == "__main__":

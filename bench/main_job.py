@@ -6,18 +6,18 @@ It asserts nothing about time.  Exit codes: 0 measured, 1 a measurement could no
 """
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import rig
-from lean import MIB, NO_OP, PING, Broken, Lean, load
-from report import PALACE, Samples, goals, machine, number, table
+from lean import MIB, NO_OP, PING, Lean, load
+from report import PALACE, Samples, goals, number, table
 from rig import Contender
 
 CLIENTS = 5
@@ -199,33 +199,19 @@ def notes(job: Job) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = rig.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works")
-    parser.add_argument("--json", type=Path, help="also write all medians and spreads here")
-    parser.add_argument("--model-home", type=Path, default=Path.home())
-    parser.add_argument("--source", type=Path, default=rig.HERE.parent, help="the tree to measure")
     parser.add_argument("--against", type=Path, help="a second tree, interleaved with the first")
     return parser.parse_args()
 
 
+def tell(job: Job) -> tuple[str, dict[str, Any]]:
+    text = "\n\n".join([table(job.samples), goals(job.samples), notes(job)])
+    return text, {"effort": attrs.asdict(job.effort), **job.samples.to_dict()}
+
+
 def main() -> int:
-    options = parse_arguments()
-    rig.catch_signals(HANG_S)
-    try:
-        with rig.open_scratch(options.model_home) as scratch:
-            about = machine(scratch)
-            job = measure(options, scratch)
-    except (Broken, OSError) as error:
-        print(f"could not be measured: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    print(" - ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
-    print(table(job.samples), goals(job.samples), notes(job), sep="\n\n")
-    if options.json:
-        body = {"machine": about, "effort": attrs.asdict(job.effort), **job.samples.to_dict()}
-        options.json.write_text(json.dumps(body, indent=1) + "\n")
-    return 0
+    return rig.carry_out(parse_arguments(), measure, tell, HANG_S)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What the measurements stand on: a scratch home, an installed palace, servers; all of it ends."""
 
+import argparse
+import json
 import os
 import shutil
 import signal
@@ -10,12 +12,16 @@ import sysconfig
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
 from lean import ADD, NO_OP, Broken, Lean
+from report import machine
+
+T = TypeVar("T")
 
 HERE = Path(__file__).resolve().parent
 MODEL = ".cache/chroma/onnx_models/all-MiniLM-L6-v2/onnx/model.onnx"
@@ -249,3 +255,39 @@ def catch_signals(hang_s: int) -> None:
 
     for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+
+
+def parser(about: str) -> argparse.ArgumentParser:
+    """Return a measurement's options: what all of them have."""
+    made = argparse.ArgumentParser(description=about.splitlines()[0])
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write all figures here")
+    made.add_argument("--source", type=Path, default=HERE.parent, help="the tree to measure")
+    made.add_argument("--model-home", type=Path, default=Path.home(), metavar="DIR")
+    return made
+
+
+def carry_out(
+    options: argparse.Namespace,
+    measure: Callable[[argparse.Namespace, Path], T],
+    tell: Callable[[T], tuple[str, dict[str, Any]]],
+    hang_s: int,
+) -> int:
+    """Measure in a scratch directory and tell what was found, as text and as JSON; exit code.
+
+    `measure` may set the alarm anew; what hangs for `hang_s` is ended.
+    """
+    catch_signals(hang_s)
+    try:
+        with open_scratch(options.model_home) as scratch:
+            about = machine(scratch)
+            found = measure(options, scratch)
+    except (Broken, OSError, subprocess.SubprocessError) as error:
+        print(f"could not be measured: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    text, body = tell(found)
+    print(" - ".join(f"{name} {value}" for name, value in about.items()), text, sep="\n\n")
+    if options.json:
+        options.json.write_text(json.dumps({"machine": about, **body}, indent=1) + "\n")
+    return 0

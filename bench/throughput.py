@@ -27,7 +27,7 @@ import rig
 import work
 from chart import draw
 from lean import Broken, Lean, drive, ok
-from report import machine, number, spread
+from report import number, spread
 from rig import Contender
 
 HANG_S = 900
@@ -434,39 +434,26 @@ def verdicts(job: Job) -> str:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = rig.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works")
-    parser.add_argument("--json", type=Path, help="also write all figures here")
     parser.add_argument("--chart", type=Path, help="also draw the goals' ratios here (SVG)")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these parts only")
     parser.add_argument("--rounds", type=int, help="how often each comparison is made")
-    parser.add_argument("--model-home", type=Path, default=Path.home())
-    parser.add_argument("--source", type=Path, default=rig.HERE.parent, help="the tree to measure")
     return parser.parse_args()
 
 
 def main() -> int:
     options = parse_arguments()
-    rig.catch_signals(HANG_S)
-    try:
-        with rig.open_scratch(options.model_home) as scratch:
-            about = machine(scratch)
-            job = measure(options, scratch)
-    except (Broken, OSError, subprocess.SubprocessError) as error:
-        print(f"could not be measured: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    print(" - ".join(f"{name} {value}" for name, value in about.items()), end="\n\n")
-    print(verdicts(job), table(job), sep="\n\n")
-    if options.json:
+
+    def tell(job: Job) -> tuple[str, dict[str, Any]]:
+        if options.chart:
+            medians = {g: spread(job.ratios[g.key]).p50 for g in GOALS if g.key in job.ratios}
+            rows = [(goal.text, value, goal.limit, goal.more) for goal, value in medians.items()]
+            options.chart.write_text(draw(rows))
         figures = {f"{what} | {who}": values for (what, who), values in job.figures.items()}
-        body = {"machine": about, "figures": figures, "ratios": job.ratios}
-        options.json.write_text(json.dumps(body, indent=1) + "\n")
-    if options.chart:
-        medians = {g: spread(job.ratios[g.key]).p50 for g in GOALS if g.key in job.ratios}
-        options.chart.write_text(draw([(g.text, v, g.limit, g.more) for g, v in medians.items()]))
-    return 0
+        return f"{verdicts(job)}\n\n{table(job)}", {"figures": figures, "ratios": job.ratios}
+
+    return rig.carry_out(options, measure, tell, HANG_S)
 
 
 if __name__ == "__main__":
