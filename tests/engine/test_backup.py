@@ -4,7 +4,6 @@ A palace of every kind of entity is made and backed up once, while it is open.
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +43,6 @@ class Master:
     made: dict[str, Any]
     contents: dict[str, dict[str, Any]]
     answers: list[Any]
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Iterator[Workshop]:
-    root = tmp_path_factory.mktemp("workshop")
-    with Workshop(make_site(root, model_home).environ(), root / "log") as workshop:
-        yield workshop
 
 
 @pytest.fixture(scope="module")

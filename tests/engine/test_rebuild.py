@@ -8,7 +8,6 @@ import base64
 import json
 import shutil
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -59,13 +58,6 @@ class Master:
     site: Site
     contents: Contents
     ids: dict[str, str]
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Iterator[Workshop]:
-    root = tmp_path_factory.mktemp("workshop")
-    with Workshop(make_site(root, model_home).environ(), root / "log") as workshop:
-        yield workshop
 
 
 @pytest.fixture(scope="module")
