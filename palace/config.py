@@ -299,6 +299,8 @@ def load_config(found: paths.Paths, environ: Mapping[str, str], host: Host) -> C
     fields["graph"] = os.path.join(found.root, graph)
     if not fields.get("config_dir"):
         fields["config_dir"] = paths.config_dir(environ)
+    if "store_together" in fields.get("adjustments_off", ()):
+        fields["batch_max"] = 1  # the engine would run a batch's calls as it runs any others
     config = Config(**fields)
     _check_wildcard(config, found.settings)
     return config

@@ -38,6 +38,11 @@ def test_the_file_beats_the_defaults_and_the_environment_beats_the_file(tmp_path
     assert load(tmp_path, "graph = 'kg.db'").graph == f"{tmp_path}/kg.db"
 
 
+def test_an_engine_that_stores_each_call_alone_is_given_no_batches(tmp_path: Path) -> None:
+    assert load(tmp_path, "adjustments_off = ['store_together']").batch_max == 1
+    assert load(tmp_path, "adjustments_off = ['pin_once']").batch_max > 1
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"), [("http = false", False), ("http = true", True), ("http = 7254", 7254)]
 )
