@@ -51,7 +51,7 @@ ONLY_IN = {
     },
     "chromadb": {
         *("engine/model.py", "engine/chroma.py", "engine/chroma_seam.py", "engine/embedding.py"),
-        *("engine/persist.py", "engine/ahead.py"),
+        *("engine/persist.py", "engine/ahead.py", "engine/adjustments.py"),
     },
     "hypercorn": {"transport/http.py"},
     "tomlkit": {"expose.py"},

@@ -26,7 +26,8 @@ BROAD_EXCEPTS = {
     # What can't be stored with others is stored alone; who waits must be told.
     "engine/batch.py": 3,
     "engine/ahead.py": 1,  # a query that can't be embedded is stock's to refuse
-    "engine/persist.py": 1,  # a damaged store is opened all the same, and stock says what it is
+    # A damaged store is opened all the same, and stock says what it is; a setting fails no write.
+    "engine/persist.py": 2,
     "engine/together.py": 2,
     "engine/mempalace.py": 1,  # as stock's own loop does for what escapes its dispatcher
     "engine/model.py": 2,  # chromadb's downloader and probe raise what they like

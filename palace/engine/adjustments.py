@@ -201,6 +201,7 @@ def persist_often(_server: ModuleType, _state: HostedState, paths: Paths, _confi
 
 def look_rarely(server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
     """Keep for a moment what stock looks up anew at each call (palace/engine/looks.py)."""
+    from chromadb.api.rust import RustBindingsAPI
     from mempalace import searcher
     from mempalace.backends import chroma
 
@@ -214,6 +215,7 @@ def look_rarely(server: ModuleType, state: HostedState, _paths: Paths, _config: 
     canonical = need(server, "_canonicalize_kg_path", "look_rarely")
     missing = need(searcher, "CollectionNotInitializedError", "look_rarely")
     looks.keep_collections(searcher, missing, state.looks)
+    looks.forget_after_changes(RustBindingsAPI, state.looks)
     server.hnsw_capacity_status = looks.keep_verdicts(  # type: ignore[attr-defined]
         capacity, lambda: (getattr(chroma, resets), generation())
     )

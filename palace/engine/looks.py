@@ -1,15 +1,15 @@
 """What stock looks up anew at each call, and need not: nobody else changes this palace.
 
-A look is kept for a moment while queries and batches of writes follow each other; whatever else
-runs makes everybody look again (`forget`).
+A look is kept for a moment while queries and batches of writes follow each other.  Whatever else
+runs, and each collection that is made or dropped, makes everybody look again (`forget`).
 """
 
 import functools
 import inspect
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -47,10 +47,40 @@ class Looks:
             self._times += 1
             self._found.clear()
 
+    @contextmanager
+    def anew(self) -> Iterator[None]:
+        """Run what may change anything: looks are made anew in it, and after it."""
+        self.forget()
+        try:
+            yield
+        finally:
+            self.forget()
+
 
 def is_open(collection: Any) -> bool:
-    """Tell whether Chroma still answers: a closed one has lost its bindings."""
-    return collection is not None and hasattr(collection._collection._client, "bindings")  # noqa: SLF001
+    """Tell whether a collection is Chroma's and not closed: then it has lost its bindings.
+
+    Collections of other backends are opened each time.
+    """
+    client = getattr(getattr(collection, "_collection", None), "_client", None)
+    return hasattr(client, "bindings")
+
+
+def forget_after_changes(chroma: type, looks: Looks) -> None:
+    """Look anew once a collection was made or dropped, by whichever call."""
+
+    def forgetting(stock: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(stock)
+        def change(*asked: Any, **named: Any) -> Any:
+            try:
+                return stock(*asked, **named)
+            finally:
+                looks.forget()
+
+        return change
+
+    for name in ("create_collection", "delete_collection"):
+        setattr(chroma, name, forgetting(getattr(chroma, name)))
 
 
 def keep_collections(searcher: ModuleType, missing: type[Exception], looks: Looks) -> None:

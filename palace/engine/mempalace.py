@@ -158,13 +158,13 @@ class MempalaceEngine:
 
     def _handle(self, call: Call) -> dict[str, Any] | None:
         assert self._server is not None
-        if call.batch is not None and self._state.together is not None:
-            reply = self._state.together.answer(call.batch, call.message)
-        else:
-            if call.tool.lane not in (Lane.READER, Lane.POLL):
-                self._state.looks.forget()
-            elif self._state.ahead is not None:
-                self._state.ahead.prepare(call.message)
+        state = self._state
+        if call.batch is not None and state.together is not None:
+            return cast("dict[str, Any] | None", state.together.answer(call.batch, call.message))
+        is_reader = call.tool.lane in (Lane.READER, Lane.POLL)
+        if is_reader and state.ahead is not None:
+            state.ahead.prepare(call.message)
+        with nullcontext() if is_reader else state.looks.anew():
             reply = self._server._http_dispatch(call.message)  # noqa: SLF001
         return cast("dict[str, Any] | None", reply)
 

@@ -3,8 +3,8 @@
 Each write reads again what the index on the disk lacks, some 20 us a record.  Chroma reads the
 setting when it loads an index, and keeps it for as long as it has the store open.  So wherever a
 store is opened, the setting is changed, each index loaded, and the setting changed back: the
-palace's files stay as stock makes them.  An index without records isn't loaded; its turn comes with
-the first.
+palace's files stay as stock makes them (who is killed in between leaves the lower setting, which
+stock takes as well).  An index without records isn't loaded; its turn comes with the first.
 """
 
 import functools
@@ -19,7 +19,6 @@ from typing import Any
 PERSIST_MIN, PERSIST_MAX = 100, 1000
 PERSIST_SHARE = 200  # of the index: writing 20,000 records takes 30 ms
 RECORD_BYTES = 1676  # of one in data_level0.bin: its vector, its neighbours, its label
-USUAL = "hnsw:sync_threshold"  # in a collection's metadata: what it was made with
 
 Api = Any
 logger = logging.getLogger("palace.engine")
@@ -33,18 +32,17 @@ def install(root: str) -> None:
 
     def start(api: Api) -> None:
         stock_start(api)
-        api.palace_usual = {}  # collection id -> what it was made with; 0: its index is loaded
+        api.palace_usual = {}  # collection id -> its own setting; 0: its index is loaded
         try:
             for collection in api.list_collections():
-                _note(api, collection)
-                _load(api, collection.id, root)
+                _load(api, collection, root)
         except Exception:  # whatever is wrong with a store, stock says so in its own words
             logger.warning("Chroma's setting of when to write an index stays", exc_info=True)
 
     @functools.wraps(stock_create)
     def create_collection(api: Api, *asked: Any, **named: Any) -> Any:
         collection = stock_create(api, *asked, **named)
-        _note(api, collection)
+        api.palace_usual.setdefault(collection.id, _usual(collection))
         return collection
 
     RustBindingsAPI.start = start
@@ -53,19 +51,20 @@ def install(root: str) -> None:
         setattr(RustBindingsAPI, name, _loading(getattr(RustBindingsAPI, name), root))
 
 
-def _note(api: Api, collection: Any) -> None:
-    usual = (collection.metadata or {}).get(USUAL)
-    if isinstance(usual, int) and usual > PERSIST_MIN:  # or somebody had plans of their own
-        api.palace_usual.setdefault(collection.id, usual)
+def _usual(collection: Any) -> int:
+    """Return the setting of a collection as it is configured now, 0 where it is low enough."""
+    configured = (collection.configuration_json or {}).get("hnsw") or {}
+    usual = configured.get("sync_threshold")
+    return usual if isinstance(usual, int) and usual > PERSIST_MIN else 0
 
 
-def _load(api: Api, ident: Any, root: str) -> None:
-    if not api.palace_usual.get(ident):
+def _load(api: Api, collection: Any, root: str) -> None:
+    usual = _usual(collection)
+    if not usual:
         return
-    with _setting(api, ident, root):
-        count = api._count(ident)  # noqa: SLF001
-    if count:
-        api.palace_usual[ident] = 0
+    with _setting(api, collection.id, usual, root):
+        count = api._count(collection.id)  # noqa: SLF001
+    api.palace_usual[collection.id] = 0 if count else usual
 
 
 def _loading(stock: Any, root: str) -> Any:
@@ -75,19 +74,19 @@ def _loading(stock: Any, root: str) -> Any:
     @functools.wraps(stock)
     def put(api: Api, *asked: Any, **named: Any) -> Any:
         ident = signature.bind(api, *asked, **named).arguments["collection_id"]
-        if not api.palace_usual.get(ident):
+        usual = api.palace_usual.get(ident)
+        if not usual:
             return stock(api, *asked, **named)
-        with _setting(api, ident, root):
-            result = stock(api, *asked, **named)
-        api.palace_usual[ident] = 0
-        return result
+        api.palace_usual[ident] = 0  # tried once, whatever comes of it
+        with _setting(api, ident, usual, root):
+            return stock(api, *asked, **named)
 
     return put
 
 
 @contextmanager
-def _setting(api: Api, ident: Any, root: str) -> Iterator[None]:
-    usual = api.palace_usual[ident]
+def _setting(api: Api, ident: Any, usual: int, root: str) -> Iterator[None]:
+    """Change the setting for a moment.  Where that fails, nothing else fails with it."""
     _change(api, ident, min(usual, _persist_after(root)))
     try:
         yield
@@ -102,7 +101,11 @@ def _change(api: Api, ident: Any, records: int) -> None:
     )
 
     hnsw = UpdateHNSWConfiguration(sync_threshold=records)
-    api._modify(ident, new_configuration=UpdateCollectionConfiguration(hnsw=hnsw))  # noqa: SLF001
+    configuration = UpdateCollectionConfiguration(hnsw=hnsw)
+    try:
+        api._modify(ident, new_configuration=configuration)  # noqa: SLF001
+    except Exception:
+        logger.warning("an index is not set to be written after %d records", records, exc_info=True)
 
 
 def _persist_after(root: str) -> int:

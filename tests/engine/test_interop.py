@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from chromadb.api.rust import RustBindingsAPI
 
 from palace.config import Config
 from palace.engine import adjustments
@@ -377,6 +378,8 @@ def _apply(
 ) -> dict[str, ModuleType]:
     for module_name, module in modules.items():
         monkeypatch.setitem(sys.modules, module_name, module)
+    for method in ("create_collection", "delete_collection"):  # put back at the test's end
+        monkeypatch.setattr(RustBindingsAPI, method, getattr(RustBindingsAPI, method))
     config = Config(graph="/nowhere/graph.sqlite3", config_dir="/nowhere")
     BY_NAME[name](modules[SERVER], HostedState(), Paths("/nowhere"), config)
     return modules

@@ -84,6 +84,42 @@ def test_a_failing_look_is_not_kept() -> None:
     assert kept.look_up("a", lambda: 5) == 5
 
 
+def test_what_runs_anew_leaves_no_look_behind() -> None:
+    kept, look = Looks(Clock()), Counted()
+    kept.look_up("a", look)
+
+    with kept.anew():
+        assert kept.look_up("a", look) == 2  # a reader in a gap that the call leaves
+        assert kept.look_up("a", look) == 2
+
+    assert kept.look_up("a", look) == 3
+
+
+def test_a_collection_that_is_made_or_dropped_makes_everybody_look_again() -> None:
+    class Chroma:
+        def create_collection(self, name: str) -> str:
+            return name
+
+        def delete_collection(self, name: str) -> None:
+            raise LookupError(name)
+
+    kept, look = Looks(Clock()), Counted()
+    looks.forget_after_changes(Chroma, kept)
+    kept.look_up("a", look)
+
+    assert Chroma().create_collection(name="c") == "c"
+    assert kept.look_up("a", look) == 2
+    with pytest.raises(LookupError):
+        Chroma().delete_collection("c")
+    assert kept.look_up("a", look) == 3
+
+
+def test_collections_of_other_backends_are_opened_each_time() -> None:
+    assert not looks.is_open(None)
+    assert not looks.is_open(object())
+    assert looks.is_open(Collection())
+
+
 def searcher(opened: Any) -> ModuleType:
     module = ModuleType("searcher")
     module.get_collection = opened  # type: ignore[attr-defined]

@@ -65,3 +65,19 @@ def test_an_index_is_written_after_a_hundred_records(
     schema = asked(root, "SELECT schema_str FROM collections")
     assert '"sync_threshold":1000' in schema  # as stock makes it
     assert '"sync_threshold":100,' not in schema
+
+
+def test_a_setting_that_somebody_has_chosen_is_kept(tmp_path: Path, model_home: Path) -> None:
+    root = tmp_path / "p" / "palace"
+    for life in range(2):
+        engine = HostedEngine(model_home, root)
+        try:
+            engine.load()
+            file_long_drawer(engine, 2 + life)
+        finally:
+            engine.end()
+        schema = asked(root, "SELECT schema_str FROM collections")
+        assert f'"sync_threshold":{(1000, 300)[life]}' in schema
+        with closing(sqlite3.connect(root / "chroma.sqlite3")) as store, store:
+            chosen = schema.replace('"sync_threshold":1000', '"sync_threshold":300')
+            store.execute("UPDATE collections SET schema_str = ?", (chosen,))

@@ -26,8 +26,10 @@ TIMES = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+|\d{8}_\d{12}")
 class Palace:
     """A hosted engine with a palace of its own, and calls of as many sessions as one likes."""
 
-    def __init__(self, home: Path, root: Path, *, refuses: str = "") -> None:
-        self.engine = HostedEngine(home, root)
+    def __init__(
+        self, home: Path, root: Path, *, refuses: str = "", environ: dict[str, str] | None = None
+    ) -> None:
+        self.engine = HostedEngine(home, root, environ)
         if refuses:
             self.engine.refuse(refuses)
         self.paths = Paths(str(root))
@@ -207,3 +209,46 @@ def test_the_index_is_written_often_and_the_palace_says_what_stock_says(
     assert waiting <= 100  # all of them, if only stock's setting counted
     assert settings["hnsw:sync_threshold"] == 1000
     assert set(re.findall(r'"sync_threshold":(\d+)', schema)) == {"1000"}
+
+
+def test_a_search_finds_what_was_just_filed_in_a_palace_that_had_nothing(
+    palaces: tuple[Palace, Palace],
+) -> None:
+    palace, _ = palaces
+    assert "No palace" in str(palace.ask("search", query="tide"))
+
+    (reply,) = palace.engine.call_together(
+        [palace.call("add_drawer", wing="w", room="r", content="the tide is late")]
+    )
+
+    assert told(reply.payload)["success"]
+    assert palace.ask("search", query="tide")["results"]
+
+
+def test_a_search_needs_one_turn_at_the_store(palaces: tuple[Palace, Palace]) -> None:
+    palace, _ = palaces
+    palace.ask("add_drawer", wing="w", room="r", content="the tide is late")
+    palace.engine.turns()
+
+    assert palace.ask("search", query="tide")["results"]
+
+    assert palace.engine.turns() == 1
+
+
+@pytest.mark.parametrize("backend", ["chroma", "sqlite_exact"])
+def test_calls_follow_each_other_on_every_backend(
+    backend: str, model_home: Path, tmp_path: Path
+) -> None:
+    palace = Palace(model_home, tmp_path / "p" / "palace", environ={"MEMPALACE_BACKEND": backend})
+    try:
+        for number in range(3):
+            content = f"tide number {number}"
+            (reply,) = palace.engine.call_together(
+                [palace.call("add_drawer", wing="w", room="r", content=content)]
+            )
+            assert told(reply.payload)["success"], reply
+            assert len(palace.ask("search", query="tide")["results"]) == number + 1
+        assert palace.ask("delete_drawer", drawer_id=told(reply.payload)["drawer_id"])["success"]
+        assert len(palace.ask("search", query="tide")["results"]) == 2
+    finally:
+        palace.engine.end()

@@ -57,12 +57,25 @@ def refuse(where):
             raise ValueError("poison")
         return stock(*args, **options)
     setattr(owner, name, refusing)
+def turns():
+    # Return how often a reader took stock's lock since the last time.
+    lock = sys.modules["mempalace.mcp_server"]._HTTP_REQUEST_LOCK
+    if not hasattr(lock, "turns"):
+        stock = lock.acquire_read
+        def counting():
+            lock.turns += 1
+            stock()
+        lock.acquire_read = counting
+    count, lock.turns = getattr(lock, "turns", 0), 0
+    return count
 for line in sys.stdin:
     name, arguments = json.loads(line)
     if name == "call":
         value = answer(Call(**arguments))
     elif name == "refuse":
         value = refuse(**arguments)
+    elif name == "turns":
+        value = turns()
     elif name == "call_together":
         value = call_together(**arguments)
     else:
@@ -76,12 +89,12 @@ for line in sys.stdin:
 class HostedEngine:
     """Speaks to a real `MempalaceEngine` over pipes; the same methods; end it."""
 
-    def __init__(self, home: Path, palace: Path) -> None:
+    def __init__(self, home: Path, palace: Path, environ: dict[str, str] | None = None) -> None:
         palace.parent.mkdir(parents=True, exist_ok=True)
         kept = {n: v for n, v in os.environ.items() if not n.startswith(("MEMPAL", "XDG_"))}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", SERVER, str(palace)],
-            env=kept | {"HOME": str(home)},
+            env=kept | {"HOME": str(home)} | (environ or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -116,6 +129,10 @@ class HostedEngine:
             Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
             for payload, outdated in answers
         ]
+
+    def turns(self) -> int:
+        """Return how often a reader took stock's lock since this was asked the last time."""
+        return int(self._ask("turns"))
 
     def when_durable(self, seq: int, told: Told) -> None:
         raise NotImplementedError("a callback doesn't cross a pipe")
