@@ -219,7 +219,9 @@ def look_rarely(server: ModuleType, state: HostedState, _paths: Paths, _config: 
     server.hnsw_capacity_status = looks.keep_verdicts(  # type: ignore[attr-defined]
         capacity, lambda: (getattr(chroma, resets), generation())
     )
-    server._installed_dist_state = lambda: state.looks.look_up("installed", installed)  # type: ignore[attr-defined]  # noqa: SLF001
+    server._installed_dist_state = looks.keep_versions(  # type: ignore[attr-defined]  # noqa: SLF001
+        installed, ("mempalace", "chromadb"), state.looks
+    )
     server._canonicalize_kg_path = lambda path: state.looks.look_up(  # type: ignore[attr-defined]  # noqa: SLF001
         ("graph", path), lambda: canonical(path)
     )

@@ -5,10 +5,12 @@ runs, and each collection that is made or dropped, makes everybody look again (`
 """
 
 import functools
+import importlib.metadata
 import inspect
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
@@ -128,6 +130,44 @@ def keep_verdicts(capacity: Callable[..., Any], state: Callable[[], Any]) -> Cal
         return dict(status)
 
     return ask
+
+
+def keep_versions(
+    installed: Callable[[], Any], names: Iterable[str], looks: Looks
+) -> Callable[[], Any]:
+    """Return `installed` with its answer kept while the packages' metadata are the same files.
+
+    Stock lists every directory of the search path; a package that is installed beside or before
+    the old one is seen a moment later.
+    """
+    files = [_metadata_file(name) for name in names]
+
+    def stamp() -> Any:
+        return [_stamp(path) for path in files]
+
+    def ask() -> Any:
+        found = looks.look_up(
+            "installed", lambda: (stamp(), installed()), lambda kept: kept[0] == stamp()
+        )
+        return found[1]
+
+    return ask
+
+
+def _metadata_file(package: str) -> str:
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return f"{getattr(distribution, '_path', '')}/METADATA"
+
+
+def _stamp(path: str) -> Any:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def note_signatures(tools: dict[str, dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """What stock looks up at each call is looked up once in a moment, and anew after anything else."""
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -118,6 +119,23 @@ def test_collections_of_other_backends_are_opened_each_time() -> None:
     assert not looks.is_open(None)
     assert not looks.is_open(object())
     assert looks.is_open(Collection())
+
+
+def test_packages_are_listed_anew_once_one_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "soon_replaced-1.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: soon-replaced\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    asked = Counted()
+    ask = looks.keep_versions(asked, ("soon-replaced", "not-there"), Looks(Clock()))
+
+    assert [ask(), ask()] == [1, 1]
+    metadata.write_text("Metadata-Version: 2.1\nName: soon-replaced\nVersion: 1.0.1\n")
+    assert [ask(), ask()] == [2, 2]
+    metadata.unlink()
+    assert [ask(), ask()] == [3, 3]
 
 
 def searcher(opened: Any) -> ModuleType:
