@@ -1,8 +1,11 @@
 """Chroma's index is written after 100 records, whoever opened the store first."""
 
 import json
+import re
+import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,57 +30,59 @@ def file_long_drawer(engine: HostedEngine, records: int) -> None:
     assert told["chunks"] == records, told
 
 
+@contextmanager
+def running(home: Path, root: Path) -> Iterator[HostedEngine]:
+    engine = HostedEngine(home, root)
+    try:
+        engine.load()
+        yield engine
+    finally:
+        engine.end()
+
+
 def asked(root: Path, question: str) -> Any:
     with closing(sqlite3.connect(root / "chroma.sqlite3")) as store:
         return store.execute(question).fetchone()[0]
 
 
-def is_written(root: Path) -> bool:
-    """Tell whether the index on the disk holds anything: Chroma notes up to which record."""
-    return bool(
-        asked(
-            root,
-            "SELECT count(*) FROM max_seq_id JOIN segments ON segments.id = segment_id "
-            "WHERE scope = 'VECTOR'",
-        )
+def written_upto(root: Path) -> int:
+    """Return up to which record the index is on the disk, as Chroma notes it."""
+    question = (
+        "SELECT coalesce(max(seq_id), 0) FROM max_seq_id "
+        "JOIN segments ON segments.id = segment_id WHERE scope = 'VECTOR'"
     )
+    return int(asked(root, question))
 
 
-@pytest.mark.parametrize("lives", [1, 2])
-def test_an_index_is_written_after_a_hundred_records(
-    lives: int, tmp_path: Path, model_home: Path
+def settings_of(root: Path) -> set[str]:
+    schema = asked(root, "SELECT schema_str FROM collections")
+    return set(re.findall(r'"sync_threshold":(\d+)', schema))
+
+
+def choose(root: Path, setting: int) -> None:
+    """Do what somebody does who wants another setting."""
+    with closing(sqlite3.connect(root / "chroma.sqlite3")) as store, store:
+        store.execute(
+            "UPDATE collections SET schema_str = replace(schema_str, ?, ?)",
+            ('"sync_threshold":1000', f'"sync_threshold":{setting}'),
+        )
+
+
+def test_an_index_is_written_after_a_hundred_records_whoever_opened_the_store(
+    tmp_path: Path, model_home: Path
 ) -> None:
     root = tmp_path / "p" / "palace"
-    for life in range(lives):
-        engine = HostedEngine(model_home, root)
-        try:
-            engine.load()
-            if life < lives - 1:
-                file_long_drawer(engine, 2)
-                continue
-            file_long_drawer(engine, PERSIST_MIN // 2)
-            assert not is_written(root)
-            file_long_drawer(engine, PERSIST_MIN // 2 + 1)
-            assert is_written(root)
-        finally:
-            engine.end()
+    with running(model_home, root) as engine:  # a new palace
+        file_long_drawer(engine, PERSIST_MIN // 2)
+        assert written_upto(root) == 0
+        file_long_drawer(engine, PERSIST_MIN // 2 + 1)
+        assert written_upto(root) > PERSIST_MIN
+    assert settings_of(root) == {"1000"}  # as stock makes it
 
-    schema = asked(root, "SELECT schema_str FROM collections")
-    assert '"sync_threshold":1000' in schema  # as stock makes it
-    assert '"sync_threshold":100,' not in schema
-
-
-def test_a_setting_that_somebody_has_chosen_is_kept(tmp_path: Path, model_home: Path) -> None:
-    root = tmp_path / "p" / "palace"
-    for life in range(2):
-        engine = HostedEngine(model_home, root)
-        try:
-            engine.load()
-            file_long_drawer(engine, 2 + life)
-        finally:
-            engine.end()
-        schema = asked(root, "SELECT schema_str FROM collections")
-        assert f'"sync_threshold":{(1000, 300)[life]}' in schema
-        with closing(sqlite3.connect(root / "chroma.sqlite3")) as store, store:
-            chosen = schema.replace('"sync_threshold":1000', '"sync_threshold":300')
-            store.execute("UPDATE collections SET schema_str = ?", (chosen,))
+    before = written_upto(root)
+    choose(root, 300)
+    shutil.rmtree(root / "journal")  # what is there is read and adopted first
+    with running(model_home, root) as engine:
+        file_long_drawer(engine, PERSIST_MIN + 1)
+        assert written_upto(root) > before
+    assert settings_of(root) == {"300"}

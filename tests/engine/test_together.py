@@ -2,9 +2,7 @@
 
 import json
 import re
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -180,35 +178,6 @@ def test_a_store_that_is_closed_while_a_batch_is_embedded_is_opened_again(
         assert len(palace.ask("list_drawers")["drawers"]) == 4
     finally:
         palace.engine.end()
-
-
-def test_the_index_is_written_often_and_the_palace_says_what_stock_says(
-    model_home: Path, tmp_path: Path
-) -> None:
-    root = tmp_path / "p" / "palace"
-    palace = Palace(model_home, root)
-    palace.ask("add_drawer", wing="w", room="r", content="a palace that an earlier broker made")
-    palace.engine.close()
-    palace.engine.end()
-    palace = Palace(model_home, root)
-    try:
-        for first in range(0, 130, 13):
-            texts = [f"note {number}" for number in range(first, first + 13)]
-            calls = [palace.call("add_drawer", wing="w", room="r", content=text) for text in texts]
-            palace.engine.call_together(calls)
-        palace.engine.close()
-    finally:
-        palace.engine.end()
-
-    with closing(sqlite3.connect(root / "chroma.sqlite3")) as store:
-        (waiting,) = store.execute("SELECT count(*) FROM embeddings_queue").fetchone()
-        (drawers,) = store.execute("SELECT count(*) FROM embeddings").fetchone()
-        settings = dict(store.execute("SELECT key, int_value FROM collection_metadata"))
-        (schema,) = store.execute("SELECT schema_str FROM collections").fetchone()
-    assert drawers == 131
-    assert waiting <= 100  # all of them, if only stock's setting counted
-    assert settings["hnsw:sync_threshold"] == 1000
-    assert set(re.findall(r'"sync_threshold":(\d+)', schema)) == {"1000"}
 
 
 def test_a_search_finds_what_was_just_filed_in_a_palace_that_had_nothing(
