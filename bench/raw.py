@@ -11,13 +11,16 @@ import time
 
 from work import note
 
+CHUNK = 800  # characters: mempalace makes several records of a longer drawer
+
 
 def embed_and_upsert(collection, embed, first: int, words: int, batch: int, seconds: float):
     begun_s = time.perf_counter()
     count = 0
     while time.perf_counter() - begun_s < seconds:
-        texts = [note(first + count + place, words) for place in range(batch)]
-        store(collection, texts, embed(texts), first + count)
+        whole = [note(first + count + place, words) for place in range(batch)]
+        texts = [text[at : at + CHUNK] for text in whole for at in range(0, len(text), CHUNK)]
+        store(collection, texts, embed(texts), (first + count) * 10)
         count += batch
     return {"count": count, "seconds": time.perf_counter() - begun_s}
 

@@ -149,8 +149,7 @@ def pin_once(_server: ModuleType, _state: HostedState, _paths: Paths, _config: C
 def short_padding(_server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
     """Pad texts to the longest of their batch instead of to 256 tokens: same vectors, less work.
 
-    Stock leaves half of the cores to others unless `embedding_threads` says how many to use; with
-    one process for everybody, nobody else embeds.
+    A run has as many threads as stock gives it (`embedding_threads`), and several run at once.
     """
     from mempalace import config
     from mempalace import embedding as stock
@@ -202,6 +201,7 @@ def persist_often(_server: ModuleType, _state: HostedState, paths: Paths, _confi
 def look_rarely(server: ModuleType, state: HostedState, _paths: Paths, _config: Config) -> None:
     """Keep for a moment what stock looks up anew at each call (palace/engine/looks.py)."""
     from chromadb.api.rust import RustBindingsAPI
+    from mempalace import config as settings
     from mempalace import searcher
     from mempalace.backends import chroma
 
@@ -214,6 +214,7 @@ def look_rarely(server: ModuleType, state: HostedState, _paths: Paths, _config: 
     installed = need(server, "_installed_dist_state", "look_rarely")
     canonical = need(server, "_canonicalize_kg_path", "look_rarely")
     missing = need(searcher, "CollectionNotInitializedError", "look_rarely")
+    looks.keep_settings(need(settings, "MempalaceConfig", "look_rarely"), state.looks)
     looks.keep_collections(searcher, missing, state.looks)
     looks.forget_after_changes(RustBindingsAPI, state.looks)
     server.hnsw_capacity_status = looks.keep_verdicts(  # type: ignore[attr-defined]

@@ -2,28 +2,29 @@
 
 chromadb pads every text to the model's 256 tokens and attends to none of the padding; padded to the
 longest beside it, a text gets the same vector for a fraction of the work.  What is left
-costs processor time by the token: texts of like lengths are run in small parts, each on all cores
-that the model may use, and one after the other, since parts that run beside each other wait for
-each other's threads.  A single text, which is a query in most cases, waits for nobody.
+costs processor time by the token: texts of like lengths are run in small parts, as many at once as
+the machine has room for; a single text, which is a query in most cases, waits for no part, and
+single texts that come at the same time share a run (palace/engine/singles.py).
 
-The runtime's threads spin for as long as a run has work for them every few microseconds, and sleep
-between runs, since shims and readers share the machine.  Equal texts are embedded once, and what
-was asked for lately is kept.
+Several runs of few threads do more than one run of many, whose threads wait for each other; and the
+runtime's threads sleep between runs instead of spinning, since shims and readers share the machine.
+Equal texts are embedded once, and what was asked for lately is kept.
 """
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import attrs
 
+from palace.engine.singles import Singles
+
 PART = 4  # texts in one run: enough to share the reading of the weights
 THREADS_MAX = 4  # of one run: more have nothing to do at these lengths
-SPIN_US = 100  # between two steps of a run; asleep, they would take 50 us to wake up
+SPIN_US = 100  # between two steps of a run of several; asleep, they would take 50 us to wake up
 KEPT = 512  # single texts, most of them queries: 1.5 KiB each, and the text
 KEPT_CHARS_MAX = 1000
 
@@ -31,15 +32,16 @@ KEPT_CHARS_MAX = 1000
 def install(threads: int = 0) -> None:
     """Take the place of chromadb's own loop and session, for the life of this process.
 
-    `threads` of one run, 0 for as many as the machine has cores, up to four.
+    `threads` of one run, 0 for stock's own choice: half of the cores, here up to four.
     """
     from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
 
-    threads = threads or min(_cores(), THREADS_MAX)
-    kept, turn = Kept(), threading.Semaphore(max(1, _cores() // threads))
+    threads = threads or _threads()
+    at_once = max(1, _cores() // threads)
+    shared = Shared(at_once)
 
     def _forward(model: Any, documents: Sequence[str], _batch_size: int = 32) -> Any:
-        return forward(model, documents, kept, turn)
+        return forward(model, documents, shared)
 
     ONNXMiniLM_L6_V2._forward = _forward  # noqa: SLF001
     give_session(ONNXMiniLM_L6_V2, threads)
@@ -47,7 +49,7 @@ def install(threads: int = 0) -> None:
 
 def give_session(kind: Any, threads: int = 0) -> None:
     """Let a class of embedding functions open its model here."""
-    threads = threads or min(_cores(), THREADS_MAX)
+    threads = threads or _threads()
     session = cached_property(lambda function: open_session(function, threads))
     session.__set_name__(kind, "model")
     kind.model = session
@@ -77,8 +79,26 @@ class Kept:
                 self._vectors.popitem(last=False)
 
 
+@attrs.define(eq=False)
+class Shared:
+    """What all threads that embed have in common; `turn` is taken by the parts of several texts."""
+
+    at_once: int = 1
+    kept: Kept = attrs.field(factory=Kept)
+    singles: Singles = attrs.field(init=False)
+    turn: threading.Semaphore = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.singles = Singles(self.at_once)
+        self.turn = threading.Semaphore(self.at_once)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _threads() -> int:
+    return min(max(1, _cores() // 2), THREADS_MAX)
 
 
 def open_session(self: Any, threads: int) -> Any:
@@ -96,37 +116,75 @@ def open_session(self: Any, threads: int) -> Any:
     )
 
 
-def forward(
-    self: Any,
-    documents: Sequence[str],
-    kept: Kept | None = None,
-    turn: threading.Semaphore | None = None,
-) -> Any:
+def forward(self: Any, documents: Sequence[str], shared: Shared | None = None) -> Any:
     """Return vectors as `ONNXMiniLM_L6_V2._forward` does, whose place this takes."""
     import numpy as np
 
+    shared = shared or Shared()
     unique = list(dict.fromkeys(documents))
-    kept = kept or Kept()
-    if len(unique) == 1 and (vector := kept.get(unique[0])) is not None:
+    if len(unique) == 1:
+        vector = _embed_single(self, unique[0], shared)
         return np.stack([vector for _ in documents])
+    encoded = _encode(self, unique)
+    by_length = sorted(range(len(unique)), key=lambda place: len(encoded[place].ids))
+    parts = [by_length[start : start + PART] for start in range(0, len(unique), PART)]
+    vectors: dict[str, Any] = {}
+
+    def run(places: Sequence[int]) -> None:
+        with shared.turn:
+            batch = _run(self, [encoded[place] for place in places])
+        vectors.update(zip((unique[place] for place in places), batch, strict=True))
+
+    run_all(run, parts, shared.at_once)
+    return np.stack([vectors[document] for document in documents])
+
+
+def run_all(run: Callable[[Any], None], parts: Sequence[Any], at_once: int) -> None:
+    """Run all parts, so many at once; raises the first thing that one of them raised."""
+    rest = list(parts)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        while rest and not errors:
+            try:
+                part = rest.pop()  # the longest first
+            except IndexError:
+                return
+            try:
+                run(part)
+            except BaseException as error:
+                errors.append(error)
+
+    threads = min(len(parts), at_once) - 1
+    helpers = [threading.Thread(target=work, name="palace-embed") for _ in range(threads)]
+    for helper in helpers:
+        helper.start()
+    work()
+    for helper in helpers:
+        helper.join()
+    if errors:
+        raise errors[0]
+
+
+def _embed_single(self: Any, text: str, shared: Shared) -> Any:
+    vector = shared.kept.get(text)
+    if vector is None:
+        (encoded,) = _encode(self, [text])
+        vector = shared.singles.embed(encoded, lambda several: _run(self, several))
+        shared.kept.put(text, vector)
+    return vector
+
+
+def _encode(self: Any, texts: Sequence[str]) -> Any:
     tokenizer = self.tokenizer
     tokenizer.no_padding()
-    encoded = tokenizer.encode_batch(unique)
+    encoded = tokenizer.encode_batch(list(texts))
     longest = max((len(text.ids) for text in encoded), default=0)
     if longest > self.max_tokens():
         raise ValueError(
             f"Document length {longest} is greater than the max tokens {self.max_tokens()}"
         )
-    by_length = sorted(range(len(unique)), key=lambda place: len(encoded[place].ids))
-    vectors: dict[str, Any] = {}
-    for start in range(0, len(unique), PART):
-        places = by_length[start : start + PART]
-        with turn if turn is not None and len(unique) > 1 else nullcontext():
-            batch = _run(self, [encoded[place] for place in places])
-        vectors.update(zip((unique[place] for place in places), batch, strict=True))
-    if len(unique) == 1:
-        kept.put(unique[0], vectors[unique[0]])
-    return np.stack([vectors[document] for document in documents])
+    return encoded
 
 
 def _run(self: Any, encoded: Sequence[Any]) -> Any:

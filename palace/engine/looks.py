@@ -4,6 +4,7 @@ A look is kept for a moment while queries and batches of writes follow each othe
 runs, and each collection that is made or dropped, makes everybody look again (`forget`).
 """
 
+import copy
 import functools
 import importlib.metadata
 import inspect
@@ -111,6 +112,22 @@ def keep_collections(searcher: ModuleType, missing: type[Exception], looks: Look
 
     keep("get_collection")
     keep("get_closets_collection")
+
+
+def keep_settings(config: type, looks: Looks) -> None:
+    """Read stock's config.json once in a moment, not each time that somebody wants a setting."""
+    stock = config.__init__  # type: ignore[misc]
+
+    @functools.wraps(stock)
+    def init(self: Any, *asked: Any, **named: Any) -> None:
+        def read() -> dict[str, Any]:
+            stock(self, *asked, **named)
+            return dict(vars(self))
+
+        members = looks.look_up(("settings", asked, tuple(sorted(named.items()))), read)
+        vars(self).update(members, _file_config=copy.deepcopy(members["_file_config"]))
+
+    config.__init__ = init  # type: ignore[misc]
 
 
 def keep_verdicts(capacity: Callable[..., Any], state: Callable[[], Any]) -> Callable[..., Any]:

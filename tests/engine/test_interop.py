@@ -318,6 +318,7 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         ("mempalace.embedding", "_build_ef_class"),
     ],
     "look_rarely": [
+        ("mempalace.config", "MempalaceConfig"),
         (SEARCHER, "get_collection"),
         (SEARCHER, "get_closets_collection"),
         (SEARCHER, "CollectionNotInitializedError"),

@@ -138,6 +138,32 @@ def test_packages_are_listed_anew_once_one_was_replaced(
     assert [ask(), ask()] == [3, 3]
 
 
+def test_settings_are_read_once_and_each_reader_has_its_own() -> None:
+    class Config:
+        read = 0
+
+        def __init__(self, config_dir: str | None = None) -> None:
+            Config.read += 1
+            self._file_config = {"hooks": {"a": 1}}
+            self.place = config_dir
+
+    kept = Looks(Clock())
+    looks.keep_settings(Config, kept)
+
+    one, other = Config(), Config()
+    one._file_config["hooks"]["a"] = 2
+    assert (Config.read, other._file_config, Config()._file_config["hooks"]) == (
+        1,
+        {"hooks": {"a": 1}},
+        {"a": 1},
+    )
+    assert Config("/elsewhere").place == "/elsewhere"
+    assert Config.read == 2
+    kept.forget()
+    Config()
+    assert Config.read == 3
+
+
 def searcher(opened: Any) -> ModuleType:
     module = ModuleType("searcher")
     module.get_collection = opened  # type: ignore[attr-defined]

@@ -1,0 +1,139 @@
+"""Single texts of many threads share a run, and each gets its own vector or error."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from palace.engine.singles import ALIKE, SINGLES_MAX, Singles
+from tests.support.clients import wait_until
+
+PATIENCE_S = 20
+
+
+class Text:
+    """Encoded as the tokenizer does it: what counts is how many ids there are."""
+
+    def __init__(self, name: str, tokens: int = 5) -> None:
+        self.name = name
+        self.ids = [0] * tokens
+
+
+class Runs:
+    """A model that notes its runs; the first is held until `go`."""
+
+    def __init__(self, *, poison: str = "") -> None:
+        self.seen: list[list[str]] = []
+        self.begun, self.go = threading.Event(), threading.Event()
+        self._poison = poison
+
+    def __call__(self, texts: Sequence[Any]) -> list[str]:
+        names = [text.name for text in texts]
+        self.seen.append(names)
+        if len(self.seen) == 1:
+            self.begun.set()
+            assert self.go.wait(PATIENCE_S)
+        if self._poison in names:
+            raise LookupError(self._poison)
+        return [f"vector of {name}" for name in names]
+
+
+def ask(singles: Singles, runs: Runs, text: Text, told: dict[str, Any]) -> Callable[[], None]:
+    """Embed in a thread; return what waits for its end."""
+
+    def work() -> None:
+        try:
+            told[text.name] = singles.embed(text, runs)
+        except BaseException as error:
+            told[text.name] = error
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def end() -> None:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), text.name
+
+    return end
+
+
+def crowd(singles: Singles, runs: Runs, texts: Sequence[Text]) -> dict[str, Any]:
+    """Hold a first run, let all others come meanwhile, and return what each was told."""
+    told: dict[str, Any] = {}
+    ends = [ask(singles, runs, Text("first"), told)]
+    assert runs.begun.wait(PATIENCE_S)
+    for count, text in enumerate(texts, 1):
+        ends.append(ask(singles, runs, text, told))
+        wait_until(lambda count=count: len(singles._waiting) == count, what="it waits")
+    runs.go.set()
+    for end in ends:
+        end()
+    return told
+
+
+def test_a_lone_text_has_a_run_of_its_own() -> None:
+    runs = Runs()
+    runs.go.set()
+
+    assert Singles().embed(Text("a"), runs) == "vector of a"
+    assert runs.seen == [["a"]]
+
+
+def test_who_comes_meanwhile_is_embedded_together() -> None:
+    runs = Runs()
+
+    told = crowd(Singles(), runs, [Text(name) for name in "abc"])
+
+    assert [runs.seen[0], sorted(runs.seen[1])] == [["first"], ["a", "b", "c"]]
+    assert len(runs.seen) == 2
+    assert told == {name: f"vector of {name}" for name in ("first", "a", "b", "c")}
+
+
+def test_texts_of_other_lengths_and_too_many_are_the_next_ones() -> None:
+    runs = Runs()
+    texts = [Text(f"short{number}") for number in range(SINGLES_MAX + 2)]
+    texts += [Text("long", 5 + ALIKE + 1)]
+
+    told = crowd(Singles(), runs, texts)
+
+    assert all(told[text.name] == f"vector of {text.name}" for text in texts)
+    assert ["long"] in runs.seen
+    assert max(map(len, runs.seen)) <= SINGLES_MAX
+    assert len(runs.seen) == 4
+
+
+def test_an_error_is_told_to_all_of_its_run_and_to_nobody_else() -> None:
+    runs = Runs(poison="b")
+    singles = Singles()
+
+    told = crowd(singles, runs, [Text("a"), Text("b")])
+
+    assert told["first"] == "vector of first"
+    assert [type(told[name]) for name in "ab"] == [LookupError, LookupError]
+    assert singles.embed(Text("c"), runs) == "vector of c"
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_everybody_gets_his_own(at_once: int) -> None:
+    singles, runs, told = Singles(at_once), Runs(), {}
+    runs.go.set()
+
+    ends = [ask(singles, runs, Text(str(n), 5 + n % 40), told) for n in range(60)]
+    for end in ends:
+        end()
+
+    assert told == {str(n): f"vector of {n}" for n in range(60)}
+    assert sum(map(len, runs.seen)) == 60
+
+
+def test_a_second_run_begins_beside_the_first_where_there_is_room() -> None:
+    singles, runs, told = Singles(2), Runs(), {}
+    end = ask(singles, runs, Text("first"), told)
+    assert runs.begun.wait(PATIENCE_S)
+
+    assert singles.embed(Text("second"), runs) == "vector of second"
+
+    runs.go.set()
+    end()
+    assert told == {"first": "vector of first"}
