@@ -16,7 +16,7 @@ from tests.support.killing import is_full
 
 pytestmark = pytest.mark.process
 
-KILLS = {"light": 2000 if is_full() else 25, "real": 100}
+KILLS = {"light": 2000 if is_full() else 15, "real": 100}
 
 
 def raise_storms(store: str, model_home: Path | None = None) -> Outcome:

@@ -58,7 +58,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.process]
 
 TOOLS = tuple(MUTATIONS)
 CLIENTS = 4
-KILLS = 500 if is_full() else 25  # of random ones: about two seconds each
+KILLS = 500 if is_full() else 10  # of random ones: about two seconds each
 
 
 def kills() -> list[tuple[str, str]]:

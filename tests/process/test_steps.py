@@ -18,7 +18,7 @@ from tests.support.steps import NOWHERE, Stage, build
 
 pytestmark = pytest.mark.process
 
-STRIDE = 1 if is_full() else 15
+STRIDE = 1 if is_full() else 25
 # What a life is made of: without these the library would not see what it must.
 SEEN = {
     *("open /broker.lock", "flock /broker.lock", "rename /epoch", "unlink /broker.sock"),
