@@ -1,7 +1,8 @@
 """What stock looks up anew at each call, and need not: nobody else changes this palace.
 
-A look is kept for a moment while queries and batches of writes follow each other.  Whatever else
-runs, and each collection that is made or dropped, makes everybody look again (`forget`).
+A look is kept for a moment while queries and batches of writes follow each other.  While anything
+else runs nobody keeps one (`anew`), and a collection that is made or dropped makes everybody look
+again (`forget`).
 """
 
 import copy
@@ -29,19 +30,22 @@ class Looks:
     clock: Callable[[], float] = time.monotonic
     _found: dict[Any, tuple[float, Any]] = attrs.field(factory=dict)
     _times: int = 0  # how often all was forgotten
+    _changing: int = 0  # calls that run and may change anything
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     def look_up(
         self, key: Any, look: Callable[[], Any], holds: Callable[[Any], bool] = bool
     ) -> Any:
         """Return what was found a moment ago, as long as it `holds`, or `look`."""
+        if self._changing:
+            return look()
         until_s, found = self._found.get(key, (0.0, None))
         if self.clock() < until_s and holds(found):
             return found
         times = self._times
         found = look()
         with self._lock:
-            if times == self._times:  # or it was looked up too early
+            if times == self._times and not self._changing:  # or it was looked up too early
                 self._found[key] = self.clock() + LOOK_S, found
         return found
 
@@ -52,12 +56,16 @@ class Looks:
 
     @contextmanager
     def anew(self) -> Iterator[None]:
-        """Run what may change anything: looks are made anew in it, and after it."""
+        """Run what may change anything: until it has ended, nobody keeps a look."""
+        with self._lock:
+            self._changing += 1
         self.forget()
         try:
             yield
         finally:
             self.forget()
+            with self._lock:
+                self._changing -= 1
 
 
 def is_open(collection: Any) -> bool:
