@@ -7,6 +7,7 @@ repository.  The smoke test inside of them is the one that CI runs in real conta
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -220,7 +221,8 @@ def test_another_user_and_another_source(builder: Builder, tmp_path: Path) -> No
         [
             *("git", "daemon", "--export-all", f"--base-path={tmp_path}", "--reuseaddr"),
             *("--listen=127.0.0.1", f"--port={port}", "--informative-errors"),
-        ]
+        ],
+        process_group=0,  # git starts the daemon as its child
     )
     try:
         commit = subprocess.run(
@@ -238,7 +240,7 @@ def test_another_user_and_another_source(builder: Builder, tmp_path: Path) -> No
             PALACE_GID="20",
         )
     finally:
-        server.kill()
+        os.killpg(server.pid, signal.SIGKILL)
         server.wait()
     done = image.run("python", "/smoke.py", "files", mounts=SMOKE)
 
