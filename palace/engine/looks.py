@@ -165,10 +165,10 @@ def keep_versions(
     Stock lists every directory of the search path; a package that is installed beside or before
     the old one is seen a moment later.
     """
-    files = [_metadata_file(name) for name in names]
+    files = [metadata_file(name) for name in names]
 
     def stamp() -> Any:
-        return [_stamp(path) for path in files]
+        return [stamp_of(path) for path in files]
 
     def ask() -> Any:
         found = looks.look_up(
@@ -179,7 +179,8 @@ def keep_versions(
     return ask
 
 
-def _metadata_file(package: str) -> str:
+def metadata_file(package: str) -> str:
+    """Return the path of an installed package's metadata, "" where it isn't installed."""
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
@@ -187,7 +188,8 @@ def _metadata_file(package: str) -> str:
     return f"{getattr(distribution, '_path', '')}/METADATA"
 
 
-def _stamp(path: str) -> Any:
+def stamp_of(path: str) -> Any:
+    """Return what changes when a file is written or replaced, None where there is none."""
     try:
         found = os.stat(path)
     except OSError:

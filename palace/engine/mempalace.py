@@ -18,6 +18,7 @@ from palace.config import Config
 from palace.engine import adjustments
 from palace.engine.api import Call, Reply, Told
 from palace.engine.batch import Batch
+from palace.engine.looks import metadata_file, stamp_of
 from palace.engine.memory import Memory, open_memory, refused
 from palace.host import Host
 from palace.journal.journal import Journal
@@ -83,7 +84,7 @@ class MempalaceEngine:
         self._server: ModuleType | None = None
         self._state = adjustments.HostedState(environ)
         self._versions = {name: installed_version(name) for name in WATCHED}
-        self._stats = {name: _metadata_stamp(name) for name in WATCHED}
+        self._stats = {name: stamp_of(metadata_file(name)) for name in WATCHED}
         self._loading = "starting"
         self._fingerprint = ""
 
@@ -197,7 +198,7 @@ class MempalaceEngine:
 
     def replaced(self) -> str:
         for name in WATCHED:
-            stamp = _metadata_stamp(name)
+            stamp = stamp_of(metadata_file(name))
             if stamp == self._stats[name]:
                 continue
             version = installed_version(name)
@@ -287,18 +288,6 @@ class MempalaceEngine:
 def _error_code(reply: dict[str, Any]) -> object:
     error = reply.get("error")
     return error.get("code") if isinstance(error, dict) else None
-
-
-def _metadata_stamp(name: str) -> tuple[object, ...]:
-    """Return what changes when a distribution is installed anew; costs two stats."""
-    try:
-        distribution = importlib.metadata.distribution(name)
-        path = str(distribution.locate_file(""))
-        metadata = getattr(distribution, "_path", None)
-        found = os.stat(f"{metadata or path}/METADATA")
-    except (importlib.metadata.PackageNotFoundError, OSError):
-        return ()
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def load_error(error: BaseException) -> EngineError:
