@@ -31,7 +31,7 @@ test *arguments:
 
 # The tests that start no process and load no engine.
 quick:
-    python -m pytest tests/protocol tests/host tests/broker tests/test_*.py
+    python -m pytest tests/protocol tests/settings tests/kernel tests/ownership tests/client tests/broker tests/test_*.py
 
 # The invariant suite with its floors: model, specs, simulation, kills; `just model-check full` is the whole.
 model-check profile="quick":

@@ -55,9 +55,9 @@ def open_raw(root: str):
     from chromadb.config import Settings
     from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
 
-    from palace.engine import embedding
+    from palace.engine.embedding import inference
 
-    embedding.install()
+    inference.install()
     client = chromadb.PersistentClient(root, settings=Settings(anonymized_telemetry=False))
     metadata = {"hnsw:space": "cosine", "hnsw:num_threads": 1}
     collection = client.get_or_create_collection("bench", metadata=metadata)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from palace.engine.model import install_model, is_installed
+from palace.engine.embedding.model import install_model, is_installed
 from tests.support.clients import Site, end_brokers
 from tests.support.traces import traced
 

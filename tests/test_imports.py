@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,56 +12,64 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "palace"
 
-# room -> (rooms of ours it may import, third parties it may import)
+# room -> (rooms of ours it may import, third parties it may import); a room may import itself.
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
-    "protocol": ({"protocol"}, {"attrs"}),
-    "host": ({"host"}, set()),
-    "transport": ({"transport", "protocol"}, {"attrs", "hypercorn", "trio", "trio_websocket"}),
-    "journal": ({"journal", "protocol", "host"}, {"attrs"}),
+    "kernel": (set(), set()),
+    "protocol": (set(), {"attrs"}),
+    "settings": ({"kernel", "protocol"}, {"attrs"}),
+    "ownership": ({"kernel", "protocol", "settings"}, {"attrs"}),
+    "client": ({"kernel", "ownership", "protocol", "settings"}, {"wsproto"}),
+    "shim": ({"client", "kernel", "protocol", "settings"}, set()),
+    "transport": ({"protocol"}, {"attrs", "hypercorn", "trio", "trio_websocket"}),
+    "journal": ({"kernel", "protocol"}, {"attrs"}),
     "engine": (
-        {"engine", "journal", "protocol", "config", "paths", "host"},
+        {"journal", "kernel", "ownership", "protocol", "settings"},
         {"attrs", "mempalace", "chromadb", "numpy", "onnx"},
     ),
-    "shim": (
-        {
-            *("shim", "protocol", "host", "env", "paths", "snapshot"),
-            *("broker.lock", "broker.ownership"),
-        },
-        {"wsproto"},
+    "broker": (
+        {"engine", "journal", "kernel", "ownership", "protocol", "settings", "transport"},
+        {"attrs", "cryptography", "outcome", "trio"},
     ),
+    "mcp_hosts": ({"kernel", "protocol", "settings"}, {"attrs"}),
     "doctor": (
-        {
-            *("doctor", "hosts", "host", "paths", "env", "config", "control", "journal.inspect"),
-            *("broker.lock", "broker.ownership", "engine.durable", "engine.mempalace"),
-            *("engine.model", "protocol", "shim.endpoints", "statustext", "upkeep"),
-        },
+        {"client", "engine", "journal", "kernel", "mcp_hosts", "ownership", "protocol", "settings"},
         {"attrs"},
     ),
-    "hosts": ({"hosts", "host", "paths", "protocol.errors"}, {"attrs"}),
-    "broker": (
+    "commands": (
         {
-            *("broker", "protocol", "transport", "engine", "journal", "config", "env", "paths"),
-            *("host", "snapshot"),
+            *("client", "doctor", "engine", "journal", "kernel", "mcp_hosts", "ownership"),
+            *("protocol", "settings", "shim"),
         },
-        {"attrs", "cryptography", "outcome", "trio"},
+        {"attrs", "tomlkit"},
+    ),
+    "cli": (
+        {
+            *("broker", "commands", "doctor", "kernel", "mcp_hosts", "protocol", "settings"),
+            *("shim",),
+        },
+        {"typer"},
     ),
 }
 ONLY_IN = {
     "mempalace": {
-        *("engine/mempalace.py", "engine/adjustments.py", "engine/stores.py"),
-        *("engine/together.py", "engine/ahead.py"),
+        *("engine/hosting/adjustments.py", "engine/hosting/batched_writer.py"),
+        *("engine/hosting/query_prefetch.py", "engine/stores/stores.py"),
     },
     "chromadb": {
-        *("engine/model.py", "engine/chroma.py", "engine/chroma_seam.py", "engine/embedding.py"),
-        *("engine/persist.py", "engine/ahead.py", "engine/adjustments.py"),
+        *("engine/embedding/model.py", "engine/embedding/inference.py"),
+        *("engine/stores/chroma.py", "engine/stores/chroma_seam.py"),
+        *("engine/hosting/index_persistence.py", "engine/hosting/query_prefetch.py"),
+        "engine/hosting/adjustments.py",
     },
     "hypercorn": {"transport/http.py"},
-    "tomlkit": {"expose.py"},
-    "typer": {"cli.py"},
+    "tomlkit": {"commands/expose.py"},
+    "typer": {"cli/__init__.py"},
     "trio_websocket": {"transport/websocket.py"},
-    "wsproto": {"shim/wss.py"},
+    "wsproto": {"client/guest/wss.py"},
     "cryptography": {"broker/certificate.py"},
 }
+# What may lie at the top of the package, outside of every room.
+LOOSE = {"__init__.py", "__main__.py"}
 PURE_NEVER = {
     *("trio", "os", "pathlib", "socket", "_socket", "ssl", "subprocess", "threading", "time"),
     *("random", "secrets", "uuid", "logging", "select", "asyncio"),
@@ -75,8 +85,8 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def imports_of(path: Path) -> set[str]:
-    """Return the dotted names a module imports, those for type checking alone left out."""
+def imports_of(path: Path, *, types: bool = True) -> set[str]:
+    """Return the dotted names that a module imports; with `types`, those for type checking, too."""
     tree = ast.parse(path.read_text())
     guarded = {
         id(inner)
@@ -86,52 +96,111 @@ def imports_of(path: Path) -> set[str]:
     }
     names = set()
     for node in ast.walk(tree):
-        if id(node) in guarded:
+        if id(node) in guarded and not types:
             continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        assert not isinstance(node, ast.ImportFrom) or not node.level, "imports are absolute"
     return names
 
 
+def relative(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
 def room_of(path: Path) -> str:
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def module_of(path: Path) -> str:
+    parts = ("palace", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def test_every_module_lies_in_a_room_that_the_table_names() -> None:
+    rooms = {room_of(path) for path in modules()} - {""}
+
+    assert {relative(path) for path in modules() if not room_of(path)} == LOOSE
+    assert rooms == set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", modules(), ids=relative)
 def test_a_room_imports_only_what_it_may(path: Path) -> None:
     room = room_of(path)
-    relative = str(path.relative_to(PACKAGE))
+    if not room:
+        return
+    ours, third = ALLOWED[room]
     for name in imports_of(path):
-        top = name.split(".")[0]
+        top, _, inner = name.partition(".")
         if top in ONLY_IN:
-            assert relative in ONLY_IN[top], f"{relative} imports {name}"
-        assert not name.startswith("palace.cli") or relative == "__main__.py"
-        if room not in ALLOWED:
-            continue
-        ours, third = ALLOWED[room]
+            assert relative(path) in ONLY_IN[top], f"{relative(path)} imports {name}"
         if top == "palace":
-            inner = name.removeprefix("palace").lstrip(".")
-            fits = any(inner == entry or inner.startswith(f"{entry}.") for entry in ours)
-            assert fits or not inner or inner == "__version__", f"{relative} imports {name}"
+            other = inner.partition(".")[0]
+            assert other in {*ours, room, "", "__version__"}, f"{relative(path)} imports {name}"
         else:
-            assert top in third or top in sys.stdlib_module_names, f"{relative} imports {name}"
+            assert top in third or top in sys.stdlib_module_names, (
+                f"{relative(path)} imports {name}"
+            )
         if room == "protocol":
-            assert top not in PURE_NEVER, f"{relative} imports {name}"
+            assert top not in PURE_NEVER, f"{relative(path)} imports {name}"
+
+
+def test_each_exception_to_the_third_parties_is_still_needed() -> None:
+    for top, files in ONLY_IN.items():
+        for name in files:
+            found = {entry.partition(".")[0] for entry in imports_of(PACKAGE / name)}
+            assert top in found, f"{name} imports no {top}"
+
+
+def graph_of(name: Callable[[str], str]) -> dict[str, set[str]]:
+    """Return who imports whom, between what `name` makes of modules; late and type-only count."""
+    known = {module_of(path) for path in modules()}
+    graph: dict[str, set[str]] = {}
+    for path in modules():
+        source, found = name(module_of(path)), imports_of(path) & known
+        for entry in found - {module_of(path)}:
+            # `from a.b import c` names a.b, too, which is imported only where c is no module
+            if not any(other.startswith(f"{entry}.") for other in found):
+                graph.setdefault(source, set()).add(name(entry))
+    return {source: targets - {source} for source, targets in graph.items()}
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Return one circle of a graph, [] where there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+CIRCLES: dict[str, Callable[[str], str]] = {
+    "rooms": lambda module: ".".join(module.split(".")[:2]),
+}
+
+
+@pytest.mark.parametrize("level", CIRCLES)
+def test_imports_run_in_no_circle(level: str) -> None:
+    assert circle_in(graph_of(CIRCLES[level])) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}})
 
 
 @pytest.mark.parametrize("name", LIGHT_PROTOCOL)
 def test_the_shims_machines_import_nothing_but_our_errors(name: str) -> None:
-    found = imports_of(PACKAGE / "protocol" / f"{name}.py")
+    found = imports_of(PACKAGE / "protocol" / f"{name}.py", types=False)
 
     assert all(entry.startswith("palace.protocol.errors") for entry in found)
 
 
 def test_the_shims_path_loads_nothing_heavy() -> None:
     code = (
-        "import sys; before = set(sys.modules); import palace.shim.relay, palace.host.linux; "
+        "import sys; before = set(sys.modules); import palace.shim.relay, palace.kernel.linux; "
         "print(' '.join(set(sys.modules) - before))"
     )
     done = subprocess.run(

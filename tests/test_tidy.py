@@ -15,28 +15,28 @@ PARAMETERS_MAX = 6
 # Where a broad except is right: session boundary, entry points, and what others' code may raise.
 BROAD_EXCEPTS = {
     "broker/connections.py": 1,  # the session boundary
-    "broker/http_sessions.py": 1,  # the same for sessions over HTTP
+    "broker/http/sessions.py": 1,  # the same for sessions over HTTP
     "transport/http.py": 1,  # whatever the HTTP server raises, one connection ends of it
     # Whatever the engine's import raises must reach the clients; its closing must end no drain.
     "broker/broker.py": 2,
-    "shim/route.py": 1,  # the end of a thread: whatever libraries raise, the client is told
+    "client/guest/tunnel.py": 1,  # the end of a thread: the client is told what was raised
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next
-    "engine/durable.py": 3,  # whatever a store raises, its change is taken back
-    "engine/rows.py": 1,  # what Connection.__exit__ does
+    "engine/durability/durable.py": 3,  # whatever a store raises, its change is taken back
+    "engine/stores/rows.py": 1,  # what Connection.__exit__ does
     # What can't be stored with others is stored alone; who waits must be told.
     "engine/batch.py": 3,
-    "engine/embedding.py": 1,  # raised again in the thread that asked
-    "engine/singles.py": 1,  # raised again in each thread that asked
-    "engine/ahead.py": 1,  # a query that can't be embedded is stock's to refuse
+    "engine/embedding/inference.py": 1,  # raised again in the thread that asked
+    "engine/embedding/batcher.py": 1,  # raised again in each thread that asked
+    "engine/hosting/query_prefetch.py": 1,  # a query that can't be embedded is stock's to refuse
     # A damaged store is opened all the same, and stock says what it is; a setting fails no write.
-    "engine/persist.py": 2,
-    "engine/together.py": 2,
-    "engine/mempalace.py": 1,  # as stock's own loop does for what escapes its dispatcher
-    "engine/model.py": 2,  # chromadb's downloader and probe raise what they like
+    "engine/hosting/index_persistence.py": 2,
+    "engine/hosting/batched_writer.py": 2,
+    "engine/hosting/mempalace.py": 1,  # as stock's own loop does for what escapes its dispatcher
+    "engine/embedding/model.py": 2,  # chromadb's downloader and probe raise what they like
 }
-WALL_CLOCK = {"engine/model.py"}  # compares the age of files that killed installers left
-ENVIRON_READERS = {"env.py"}
-ENVIRON_WRITERS = {"engine/mempalace.py", "engine/model.py"}
+WALL_CLOCK = {"engine/embedding/model.py"}  # compares the age of files that killed installers left
+ENVIRON_READERS = {"settings/environment.py"}
+ENVIRON_WRITERS = {"engine/hosting/mempalace.py", "engine/embedding/model.py"}
 
 
 def relative(path: Path) -> str:

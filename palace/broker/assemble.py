@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from palace.broker.desk import Desk
 from palace.broker.endpoint import Endpoint
 from palace.broker.lanes import Lanes
-from palace.broker.lock import Owner
-from palace.config import Config
-from palace.engine.mempalace import MempalaceEngine, installed_version
-from palace.host import Host
+from palace.engine.hosting.mempalace import MempalaceEngine, installed_version
 from palace.journal.record import Stamp
-from palace.paths import Paths, home_dir
+from palace.kernel.kernel import Kernel
+from palace.ownership.lock import Owner
 from palace.protocol.admission import Admission
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import Lifecycle
-from palace.snapshot import load_catalogue
+from palace.settings.catalogue import load_catalogue
+from palace.settings.config import Config
+from palace.settings.paths import Paths, home_dir
 
 STRANGERS = 64  # connections besides sessions: questions, and what has not said hello yet
 ENGINE_DESCRIPTORS = (
@@ -26,13 +26,13 @@ def assemble(
     owner: Owner,
     config: Config,
     environ: Mapping[str, str],
-    host: Host,
+    kernel: Kernel,
     listening: tuple[Endpoint | None, str],
 ) -> Desk:
     """Return an owner's desk with the real engine; `listening` is its endpoint and its mode."""
     endpoint, mode = listening
     stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
-    engine = MempalaceEngine(owner.paths, config, environ, host, stamp)
+    engine = MempalaceEngine(owner.paths, config, environ, kernel, stamp)
     lanes = Lanes(
         engine=engine,
         readers=config.readers,
@@ -43,7 +43,7 @@ def assemble(
         owner=owner,
         config=config,
         engine=engine,
-        host=host,
+        kernel=kernel,
         endpoint=endpoint,
         mode=mode,
         catalogue=None,
@@ -55,7 +55,7 @@ def assemble(
         lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s),
         lanes=lanes,
         home=home_dir(environ),
-        connections_max=connections_max(config, host.descriptor_limit()),
+        connections_max=connections_max(config, kernel.descriptor_limit()),
     )
 
 
@@ -64,7 +64,7 @@ def connections_max(config: Config, descriptors: int) -> int:
     return max(1, min(config.sessions_max + STRANGERS, descriptors - ENGINE_DESCRIPTORS))
 
 
-def catalogue_at_start(paths: Paths, host: Host) -> Catalogue | None:
+def catalogue_at_start(paths: Paths, kernel: Kernel) -> Catalogue | None:
     """Return the catalogue to answer with while the engine loads: only one of its own version."""
-    catalogue = load_catalogue(host.read_hint(paths.catalogue, 1 << 22))
+    catalogue = load_catalogue(kernel.read_hint(paths.catalogue, 1 << 22))
     return catalogue if catalogue.engine_version == installed_version() else None

@@ -22,9 +22,9 @@ import trio
 from palace.broker import endpoint as endpoints
 from palace.broker.connections import serve_socket
 from palace.broker.desk import Desk
+from palace.broker.http.service import Web
 from palace.broker.watchdog import Watchdog
-from palace.broker.web import Web
-from palace.engine.mempalace import load_error
+from palace.engine.hosting.mempalace import load_error
 from palace.protocol.admission import Job
 from palace.protocol.errors import OutcomeUnknown
 from palace.protocol.jsonrpc import Catalogue
@@ -64,9 +64,9 @@ class Broker:
         `on_serving` is called once, when connections are accepted and the record says so.
         """
         self.desk.started_s = trio.current_time()
-        self.desk.since = self.desk.host.utc_text()
+        self.desk.since = self.desk.kernel.utc_text()
         self.desk.lifecycle.begin(self.desk.started_s)
-        self._root_id = self.desk.host.file_id(self.desk.owner.paths.root)
+        self._root_id = self.desk.kernel.file_id(self.desk.owner.paths.root)
         self.guests = self._make_guests()
         if self.guests is not None:
             await self.guests.listen()
@@ -116,21 +116,21 @@ class Broker:
         desk = self.desk
         remote = self.guests.remote if self.guests is not None else None
         say = endpoints.write_record if again else endpoints.publish
-        say(desk.owner, desk.endpoint, desk.host, mode=desk.mode, remote=remote)
+        say(desk.owner, desk.endpoint, desk.kernel, mode=desk.mode, remote=remote)
 
     # Leaving.
 
     def _hang_up(self, sessions: trio.Nursery) -> None:
         """X3 and X4: tell whoever still waits in the backlog, then stop listening."""
         if self.desk.endpoint is None:
-            self.desk.host.trace("X4.hangup")
+            self.desk.kernel.trace("X4.hangup")
             return
         try:
             while (sock := accept_nowait(self.desk.endpoint.socket)) is not None:
                 sessions.start_soon(serve_socket, self.desk, sock)
         except OSError as error:  # no descriptor left: the kernel hangs up on the rest
             logger.warning("the backlog was not answered: %s", error)
-        self.desk.host.trace("X4.hangup")  # before the kernel resets who comes too late
+        self.desk.kernel.trace("X4.hangup")  # before the kernel resets who comes too late
         trio.lowlevel.notify_closing(self.desk.endpoint.socket)
         self.desk.endpoint.socket.close()
 
@@ -141,7 +141,7 @@ class Broker:
             for session in tuple(self.desk.sessions.values()):
                 await session.settled.wait()
             await self.desk.wait_for_calls()
-        self.desk.host.trace("X4.grace" if grace.cancelled_caught else "X4.settled")
+        self.desk.kernel.trace("X4.grace" if grace.cancelled_caught else "X4.settled")
         for job in self.desk.admission.withdraw():
             owner = self.desk.sessions.get(job.session)
             if owner is None or not self.desk.hand_back(owner, [job]):
@@ -155,7 +155,7 @@ class Broker:
     async def _close_engine(self) -> None:
         """X5; a store that is still in use, or won't close, is left as after a crash."""
         closed = await self._closed()
-        self.desk.host.trace("X5.close" if closed else "X5.abandon")
+        self.desk.kernel.trace("X5.close" if closed else "X5.abandon")
 
     async def _closed(self) -> bool:
         if self.desk.lifecycle.engine is not EngineState.READY:
@@ -213,11 +213,11 @@ class Broker:
                 self.desk.drain(drain)
 
     def _lock_file_is_ours(self) -> bool:
-        owner, host = self.desk.owner, self.desk.host
+        owner, kernel = self.desk.owner, self.desk.kernel
         try:
             return (
-                host.same_file(owner.lock_fd, owner.paths.lock)
-                and host.file_id(owner.paths.root) == self._root_id  # its lock may lie elsewhere
+                kernel.same_file(owner.lock_fd, owner.paths.lock)
+                and kernel.file_id(owner.paths.root) == self._root_id  # its lock may lie elsewhere
             )
         except OSError:  # not even looking is allowed: this is no place to serve from
             return False
@@ -253,7 +253,7 @@ class Broker:
 
     async def _load(self) -> None:
         """B9: open the store, off the loop; calls wait in admission meanwhile."""
-        self.desk.host.trace("B9.open")  # before it: an owner that dies in there may have it open
+        self.desk.kernel.trace("B9.open")  # before it: an owner that dies in there may have it open
         try:
             catalogue = await trio.to_thread.run_sync(self.desk.engine.load, abandon_on_cancel=True)
         except Exception as error:
@@ -261,12 +261,12 @@ class Broker:
             self.desk.failure = load_error(error)
             self.desk.trouble(self.desk.failure.message)
             self.desk.lifecycle.load_failed(self.desk.failure.message, trio.current_time())
-            self.desk.host.trace("B9.fail")
+            self.desk.kernel.trace("B9.fail")
             self.desk.answer_waiting(self.desk.failure)
             return
         self.desk.catalogue = catalogue
         self.desk.lifecycle.loaded(trio.current_time())
-        self.desk.host.trace("B9.ready")
+        self.desk.kernel.trace("B9.ready")
         logger.info("ready: mempalace %s", catalogue.engine_version)
         await self._keep_catalogue(catalogue)
         for session in self.desk.sessions.values():
@@ -279,8 +279,8 @@ class Broker:
     async def _keep_catalogue(self, catalogue: Catalogue) -> None:
         path, text = self.desk.owner.paths.catalogue, catalogue.to_json()
         try:
-            if self.desk.host.read_file(path) != text:
-                await trio.to_thread.run_sync(self.desk.host.write_durable, path, text)
+            if self.desk.kernel.read_file(path) != text:
+                await trio.to_thread.run_sync(self.desk.kernel.write_durable, path, text)
         except OSError as error:  # a cache: shims then answer from the shipped one
             logger.warning("the tool catalogue was not kept: %s", error)
 

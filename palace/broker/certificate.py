@@ -11,9 +11,9 @@ from hashlib import sha256
 
 import attrs
 
-from palace.config import Config
-from palace.host import Host
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
+from palace.settings.config import Config
 
 PEM_BYTES_MAX = 1 << 20
 FOREVER = (datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC))
@@ -27,12 +27,12 @@ class Identity:
     fingerprint: str
 
 
-def make_identity(config: Config, host: Host) -> Identity:
+def make_identity(config: Config, kernel: Kernel) -> Identity:
     """Return a server's identity: the user's own, or a new one.  Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if config.certificate or config.private_key:
-        return Identity(context=context, fingerprint=_load_own(context, config, host))
+        return Identity(context=context, fingerprint=_load_own(context, config, kernel))
     key, certificate = _new_pair()
     # OpenSSL takes files only; these are ours alone and gone in a moment.
     with tempfile.NamedTemporaryFile(prefix="palace-") as file:
@@ -70,12 +70,12 @@ def _new_pair() -> tuple[bytes, bytes]:
     )
 
 
-def _load_own(context: ssl.SSLContext, config: Config, host: Host) -> str:
+def _load_own(context: ssl.SSLContext, config: Config, kernel: Kernel) -> str:
     if not (config.certificate and config.private_key):
         raise ConfigError("certificate and private_key in palace.toml go together: name both.")
     try:
         context.load_cert_chain(config.certificate, config.private_key)
-        pem = host.read_file(config.certificate, PEM_BYTES_MAX) or b""
+        pem = kernel.read_file(config.certificate, PEM_BYTES_MAX) or b""
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError(
             f"certificate = {config.certificate!r}, private_key = {config.private_key!r}: {error}. "

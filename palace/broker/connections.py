@@ -9,12 +9,12 @@ import attrs
 import trio
 
 from palace import __version__
-from palace.broker.described import described
 from palace.broker.desk import Desk
 from palace.broker.requests import serve_lines
 from palace.broker.session import Session
-from palace.broker.status import status_of
-from palace.host import peer_of
+from palace.broker.telemetry.redacted import described
+from palace.broker.telemetry.status import status_of
+from palace.kernel.kernel import peer_of
 from palace.protocol import wire
 from palace.protocol.errors import WireError
 from palace.protocol.lifecycle import Reason
@@ -161,7 +161,7 @@ def _open_session(desk: Desk, stream: Lines, fields: dict[str, str], *, pid: int
     session.where = _whereabouts(desk, fields)
     session.connect(stream)
     desk.lifecycle.active(trio.current_time())
-    desk.host.trace("A.hello", session=ident)  # before its shim can read the welcome
+    desk.kernel.trace("A.hello", session=ident)  # before its shim can read the welcome
     session.header(wire.WELCOME, _welcome(desk))
     return session
 

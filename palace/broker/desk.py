@@ -13,26 +13,26 @@ import outcome
 import trio
 
 from palace.broker import endpoint as endpoints
-from palace.broker.described import described
 from palace.broker.endpoint import Endpoint
-from palace.broker.histograms import Histograms
 from palace.broker.lanes import Lanes
-from palace.broker.lock import Owner
 from palace.broker.session import Session
-from palace.config import Config
+from palace.broker.telemetry.histograms import Histograms
+from palace.broker.telemetry.meter import Meter, Troubles
+from palace.broker.telemetry.redacted import described
 from palace.engine.api import Call, Engine, Reply
 from palace.engine.batch import Batch
-from palace.host import Host
+from palace.kernel.kernel import Kernel
+from palace.ownership.lock import Owner
 from palace.protocol import jsonrpc
 from palace.protocol.admission import Admission, Job
 from palace.protocol.errors import DeadlineExceeded, OutcomeUnknown, PalaceError
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import Drain, EngineState, Lifecycle, Reason
-from palace.protocol.meter import Meter, Troubles
 from palace.protocol.tools import Kind, Lane
+from palace.settings.config import Config
 
 if TYPE_CHECKING:
-    from palace.broker.web import Web
+    from palace.broker.http.service import Web
 
 ABANDONED_S = 60.0  # how long a session without a connection keeps its replies
 
@@ -60,7 +60,7 @@ class Desk:
     owner: Owner
     config: Config
     engine: Engine
-    host: Host
+    kernel: Kernel
     endpoint: Endpoint | None
     mode: str
     catalogue: Catalogue | None
@@ -87,7 +87,7 @@ class Desk:
     _held: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
     def __attrs_post_init__(self) -> None:
-        self.place = self.host.place()
+        self.place = self.kernel.place()
 
     def trouble(self, text: str) -> None:
         """Keep an error for `palace status`; the text quotes no memory."""
@@ -279,13 +279,13 @@ class Desk:
 
     def drain(self, drain: Drain) -> None:
         logger.info("leaving: %s %s", drain.reason.value, drain.text)
-        self.host.trace(f"X0.{drain.reason.value}")
+        self.kernel.trace(f"X0.{drain.reason.value}")
         try:
-            endpoints.unpublish(self.owner, self.endpoint, self.host)
+            endpoints.unpublish(self.owner, self.endpoint, self.kernel)
         except OSError as error:  # hints that stay behind mislead nobody: the lock decides
             logger.warning("record and socket were not removed: %s", error)
         self._withdraw()
-        self.host.trace("X2.goodbye")  # before a shim can read its goodbye
+        self.kernel.trace("X2.goodbye")  # before a shim can read its goodbye
         self.admission.draining = True
         back: dict[str, list[Job]] = {}
         for job in self._unbegun(drain):

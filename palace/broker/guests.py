@@ -41,8 +41,8 @@ class Guests:
     @classmethod
     def of(cls, desk: Desk) -> "Guests":
         """Return what palace.toml wants; raises ConfigError."""
-        identity = make_identity(desk.config, desk.host)
-        return cls(desk=desk, identity=identity, token=desk.host.token(32))
+        identity = make_identity(desk.config, desk.kernel)
+        return cls(desk=desk, identity=identity, token=desk.kernel.token(32))
 
     async def listen(self) -> bool:
         """Bind; False where that is not possible now, which must not keep neighbours waiting."""

@@ -7,11 +7,10 @@ else's.
 
 import os
 
-from palace.broker import lock
-from palace.broker.logline import log_line, open_log
-from palace.env import read_environment
-from palace.host import Host, host_for
-from palace.paths import Paths, find_palace
+from palace.broker.telemetry.logline import log_line, open_log
+from palace.kernel.factory import kernel_for
+from palace.kernel.kernel import Kernel
+from palace.ownership import epoch, lock
 from palace.protocol import wire
 from palace.protocol.errors import (
     ConfigError,
@@ -22,6 +21,8 @@ from palace.protocol.errors import (
     PalaceError,
     StoreUnavailable,
 )
+from palace.settings.environment import read_environment
+from palace.settings.paths import Paths, find_palace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from palace.broker.endpoint import Endpoint
-    from palace.config import Config
-    from palace.env import ShimEnvironment
+    from palace.settings.config import Config
+    from palace.settings.environment import ShimEnvironment
 
 
 class Options:
@@ -98,33 +99,33 @@ def main(arguments: "list[str]") -> int:
     """Run a broker; return its exit code (docs/reference/exit-codes.md)."""
     report = Report(-1)
     environment = read_environment()
-    host = host_for(environment.trace)
+    kernel = kernel_for(environment.trace)
     try:
         options = parse_options(arguments)
         report = Report(options.report_fd, detached=options.detached)
-        return _serve(options, report, environment, host)
+        return _serve(options, report, environment, kernel)
     except PalaceError as error:
-        return _fail(report, error, host)
+        return _fail(report, error, kernel)
     except ImportError as error:
         text = (
             f"A part of palace can't be loaded: {error}. Either the installation is damaged, or "
             "the process may open too few files: see `ulimit -n`."
         )
-        return _fail(report, StoreUnavailable(text), host)
+        return _fail(report, StoreUnavailable(text), kernel)
     except OSError as error:
         text = (
             f"{error.filename or 'a file of the palace'}: {error.strerror}. "
             "Check the disk's free space and the directory's permissions."
         )
-        return _fail(report, LockFailed(text), host)
+        return _fail(report, LockFailed(text), kernel)
 
 
-def _fail(report: Report, error: PalaceError, host: Host) -> int:
-    host.trace(_last_act(error))  # before the end of the process: that releases the lock
+def _fail(report: Report, error: PalaceError, kernel: Kernel) -> int:
+    kernel.trace(_last_act(error))  # before the end of the process: that releases the lock
     quiet = report.wanted and isinstance(error, LockHeld)  # losing an election is no news
     report.send(wire.FAILED, {"error": error.name, "text": error.message})
     if not quiet:
-        say(f"palace serve: {error.message}", report, host)
+        say(f"palace serve: {error.message}", report, kernel)
     return error.exit_code
 
 
@@ -137,10 +138,10 @@ def _last_act(error: PalaceError) -> str:
     return "B4.foreign" if isinstance(error, ForeignWriter) else "fault"
 
 
-def say(text: str, report: Report, host: Host, *, level: str = "error") -> None:
+def say(text: str, report: Report, kernel: Kernel, *, level: str = "error") -> None:
     """Write a line to standard error; a full disk under the log must not end a broker."""
     if report.detached:
-        fields = {"time": host.utc_text(), "level": level, "logger": "palace.serve"}
+        fields = {"time": kernel.utc_text(), "level": level, "logger": "palace.serve"}
         text = log_line(fields | {"pid": str(os.getpid()), "text": text})
     try:
         os.write(2, text.encode(errors="backslashreplace") + b"\n")
@@ -148,20 +149,20 @@ def say(text: str, report: Report, host: Host, *, level: str = "error") -> None:
         return
 
 
-def _serve(options: Options, report: Report, environment: "ShimEnvironment", host: Host) -> int:
+def _serve(options: Options, report: Report, environment: "ShimEnvironment", kernel: Kernel) -> int:
     # Before anything else: from here to its next step this process may be seen to hold the lock.
-    host.trace("B1.open", direct=int(options.direct_fd >= 0))
+    kernel.trace("B1.open", direct=int(options.direct_fd >= 0))
     if options.found_by:  # a shim has found it for us
         paths = Paths(options.palace, found_by=options.found_by)
     else:
         paths = find_palace(options.palace, environment.all)
-    lock.check_directory(paths, host, environment.all)
+    lock.check_directory(paths, kernel, environment.all)
     if options.detached:
         _detach(paths, keep=options.report_fd)
-    owner = lock.take_lock(paths, host)  # B1..B3
-    lock.check_hold(paths, host)
-    config = _become_owner(owner, environment.all, host)
-    return _run(owner, config, environment.all, host, (options.direct_fd, report))
+    owner = lock.take_lock(paths, kernel)  # B1..B3
+    lock.check_hold(paths, kernel)
+    config = _become_owner(owner, environment.all, kernel)
+    return _run(owner, config, environment.all, kernel, (options.direct_fd, report))
 
 
 def _detach(paths: Paths, *, keep: int) -> None:
@@ -182,15 +183,15 @@ def _detach(paths: Paths, *, keep: int) -> None:
     os.chdir("/")
 
 
-def _become_owner(owner: lock.Owner, environ: "Mapping[str, str]", host: Host) -> "Config":
-    from palace.config import adopt, load_config
-    from palace.engine.mempalace import check_installed
+def _become_owner(owner: lock.Owner, environ: "Mapping[str, str]", kernel: Kernel) -> "Config":
+    from palace.engine.hosting.mempalace import check_installed
+    from palace.settings.config import adopt, load_config
 
-    config = load_config(owner.paths, environ, host)
+    config = load_config(owner.paths, environ, kernel)
     check_installed()
-    lock.take_other_locks(owner, config, environ, host)  # B4
-    lock.take_epoch(owner, host)  # B5
-    adopt(owner.paths, config, host)
+    lock.take_other_locks(owner, config, environ, kernel)  # B4
+    epoch.take_epoch(owner, kernel)  # B5
+    adopt(owner.paths, config, kernel)
     return config
 
 
@@ -198,7 +199,7 @@ def _run(
     owner: lock.Owner,
     config: "Config",
     environ: "Mapping[str, str]",
-    host: Host,
+    kernel: Kernel,
     starter: "tuple[int, Report]",
 ) -> int:
     from functools import partial
@@ -208,34 +209,34 @@ def _run(
     from palace.broker import endpoint as endpoints
     from palace.broker.assemble import assemble, catalogue_at_start
     from palace.broker.broker import Broker
-    from palace.broker.logs import set_up_logging
+    from palace.broker.telemetry.logs import set_up_logging
 
     direct_fd, report = starter
-    set_up_logging(config.log_level, host, path=owner.paths.log if report.detached else "")
+    set_up_logging(config.log_level, kernel, path=owner.paths.log if report.detached else "")
     direct = _direct_socket(direct_fd)
     mode = "direct" if direct is not None else "broker"
     try:
         listener: Endpoint | None = endpoints.listen(  # B6
-            owner, environ, host, shared=bool(config.allow_uids)
+            owner, environ, kernel, shared=bool(config.allow_uids)
         )
     except PalaceError:
         if direct is None:
             raise
-        host.trace("B6.deaf")
+        kernel.trace("B6.deaf")
         listener = None  # degraded: it serves its own client alone
-    desk = assemble(owner, config, environ, host, (listener, mode))
-    desk.catalogue = catalogue_at_start(owner.paths, host)
+    desk = assemble(owner, config, environ, kernel, (listener, mode))
+    desk.catalogue = catalogue_at_start(owner.paths, kernel)
 
     def say_serving() -> None:
         report.send(wire.SERVING, {"pid": str(os.getpid())})
         where = listener.path if listener else "no socket, for its own client only"
         degraded = " (degraded: direct)" if mode == "direct" else ""
         text = f"palace: epoch {owner.epoch} of {owner.paths.root} on {where}{degraded}"
-        say(text, report, host, level="info")
+        say(text, report, kernel, level="info")
 
     code = trio.run(partial(Broker(desk).serve, direct=direct, on_serving=say_serving))
     # X6: the process's end releases the lock.  Threads that native code holds must not delay it.
-    host.trace("X6.exit", status=code)  # before it: the next owner's line must come later
+    kernel.trace("X6.exit", status=code)  # before it: the next owner's line must come later
     os._exit(code)
 
 

@@ -21,7 +21,7 @@ import trio
 
 logger = logging.getLogger("palace.broker")
 
-STDERR = 2  # sys.stderr may stand for something else (palace/broker/logs.py)
+STDERR = 2  # sys.stderr may stand for something else (palace/broker/telemetry/logs.py)
 TICK_S = 1.0
 EXIT_CODE = 70
 LOADING_S = 300.0  # imports say nothing on their way, and wait for a busy machine's disk and cores

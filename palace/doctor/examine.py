@@ -1,23 +1,33 @@
 """All of the doctor's checks in the order in which one explains the next, and the worst of them."""
 
+from functools import partial
+
 import attrs
 
+from palace.client.control import ask_to_leave
+from palace.doctor.diagnostics import Scene, look
+from palace.doctor.finding import DATA_ERROR, ERROR, NOTE, OK, WARNING, Finding
 from palace.doctor.hosts import check_hosts
+from palace.doctor.journal import inspect_journal
 from palace.doctor.locks import check_locks
 from palace.doctor.place import check_place
-from palace.doctor.scene import OK, Scene, look
 from palace.doctor.serving import check_serving
 from palace.doctor.software import check_software
-from palace.env import ShimEnvironment
-from palace.journal.inspect import ERROR, NOTE, WARNING, Finding, inspect_journal
-from palace.paths import Paths
+from palace.journal.replay import Progress, no_progress
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
 
 LEVELS = (ERROR, WARNING, NOTE, OK)
-EXIT_CODES = {ERROR: 65, WARNING: 1}  # 65 is EX_DATAERR of sysexits.h
+EXIT_CODES = {ERROR: DATA_ERROR, WARNING: 1}
 
 
 def examine_palace(
-    paths: Paths, environment: ShimEnvironment, *, drift: bool = False, stop: bool = False
+    paths: Paths,
+    environment: ShimEnvironment,
+    *,
+    drift: bool = False,
+    stop: bool = False,
+    progress: Progress = no_progress,
 ) -> list[Finding]:
     """Return what the doctor says, the worst first.  Looking for `drift` needs the lock.
 
@@ -32,9 +42,10 @@ def examine_palace(
         *_journal(scene),
     ]
     if drift:
-        from palace.upkeep import drifted  # the stores' own modules
+        leave = partial(ask_to_leave, paths, environment) if stop else None
+        from palace.doctor.drift import drifted  # the stores' own modules
 
-        findings += drifted(paths, environment, stop=stop)
+        findings += drifted(paths, environment, progress, ask_to_leave=leave)
     findings += check_hosts(scene)
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
@@ -45,11 +56,11 @@ def exit_code_of(findings: list[Finding]) -> int:
 
 
 def _journal(scene: Scene) -> list[Finding]:
-    findings = inspect_journal(scene.paths.journal, scene.host)
+    findings = inspect_journal(scene.paths.journal, scene.kernel)
     if scene.foreign is None:  # `palace own` says that it is ours
         findings = [found for found in findings if found.code != "network_file_system"]
     if not findings and scene.exists:
-        text = "as it should be" if scene.host.list_directory(scene.paths.journal) else "none yet"
+        text = "as it should be" if scene.kernel.list_directory(scene.paths.journal) else "none yet"
         findings.append(Finding(level=OK, code="journal", text=text))
     return findings
 

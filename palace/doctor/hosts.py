@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from palace.doctor.scene import OK, Scene
-from palace.hosts.install import find_target, state_of
-from palace.hosts.table import NAMES
-from palace.journal.inspect import WARNING, Finding
+from palace.doctor.diagnostics import Scene
+from palace.doctor.finding import OK, WARNING, Finding
+from palace.mcp_hosts.install import find_target, state_of
+from palace.mcp_hosts.table import NAMES
 
 
 def check_hosts(scene: Scene) -> Iterator[Finding]:

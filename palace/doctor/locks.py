@@ -3,10 +3,10 @@
 import os
 from collections.abc import Iterator
 
-from palace.broker.lock import mempalace_lock_path, outside_files
-from palace.doctor.scene import OK, Scene, name
-from palace.host.processes import Process
-from palace.journal.inspect import ERROR, Finding
+from palace.doctor.diagnostics import Scene, name
+from palace.doctor.finding import ERROR, OK, Finding
+from palace.kernel.processes import Process
+from palace.ownership.lock import mempalace_lock_path, outside_files
 
 NEVER_LOCKED = "nobody holds it"
 SHORT_CHARS = 34
@@ -58,7 +58,7 @@ def _outside(scene: Scene) -> Iterator[Finding]:
                 f"own (`graph` in {scene.paths.settings}).",
             )
         directory = os.path.dirname(data_file)
-        if scene.host.file_id(directory) is not None and not scene.host.writable(directory):
+        if scene.kernel.file_id(directory) is not None and not scene.kernel.writable(directory):
             yield Finding(
                 level=ERROR,
                 code="closed_directory",
@@ -77,8 +77,8 @@ def _strangers(scene: Scene) -> Iterator[Finding]:
     ours = os.getpid()
     lock = scene.holder_of(mempalace_lock_path(scene.paths, scene.environ))
     known = {ours, *(process.pid for process in (scene.holder, lock) if process)}
-    for pid in scene.host.openers(scene.paths.store):
-        process = scene.host.process_of(pid) if pid not in known else None
+    for pid in scene.kernel.openers(scene.paths.store):
+        process = scene.kernel.process_of(pid) if pid not in known else None
         if process is None:
             continue
         home = f" Its HOME is {process.home}, yours {scene.environ.get('HOME', '')}:"

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Iterator
 
-from palace.broker.lock import check_hold
-from palace.doctor.scene import OK, Scene
-from palace.engine.durable import ROOM_BYTES
-from palace.journal.inspect import ERROR, NOTE, WARNING, Finding
+from palace.doctor.diagnostics import Scene
+from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
+from palace.engine.durability.durable import ROOM_BYTES
+from palace.ownership.lock import check_hold
 from palace.protocol.errors import OnHold
 
 LOW_BYTES = 16 * ROOM_BYTES
@@ -24,9 +24,11 @@ def check_place(scene: Scene) -> Iterator[Finding]:
 
 def _hold(scene: Scene) -> Iterator[Finding]:
     try:
-        check_hold(scene.paths, scene.host)
+        check_hold(scene.paths, scene.kernel)
     except OnHold:
-        note = (scene.host.read_hint(scene.paths.hold, 200) or b"").decode(errors="replace").strip()
+        note = (
+            (scene.kernel.read_hint(scene.paths.hold, 200) or b"").decode(errors="replace").strip()
+        )
         yield Finding(
             level=ERROR,
             code="on_hold",
@@ -40,7 +42,7 @@ def _hold(scene: Scene) -> Iterator[Finding]:
 
 
 def _kernel(scene: Scene) -> Iterator[Finding]:
-    mount = scene.host.mount_of(scene.paths.root)
+    mount = scene.kernel.mount_of(scene.paths.root)
     if scene.foreign is None:
         where = f"{mount.fs_type} on {mount.point}"
         yield Finding(level=OK, code="mount", text=f"{where}: its locks work between all here")
@@ -55,10 +57,10 @@ def _kernel(scene: Scene) -> Iterator[Finding]:
 
 
 def _directory(scene: Scene) -> Iterator[Finding]:
-    root, host = scene.paths.root, scene.host
+    root, kernel = scene.paths.root, scene.kernel
     if not scene.exists:
         parent = os.path.dirname(root)
-        made = host.file_id(parent) is not None or scene.paths.found_by == "default"
+        made = kernel.file_id(parent) is not None or scene.paths.found_by == "default"
         yield Finding(
             level=NOTE if made else ERROR,
             code="no_palace",
@@ -70,7 +72,7 @@ def _directory(scene: Scene) -> Iterator[Finding]:
             else f"Mount it, or make it: mkdir -p {root}",
         )
         return
-    problem = host.trust_problem(root)
+    problem = kernel.trust_problem(root)
     if problem:
         yield Finding(
             level=ERROR,
@@ -78,7 +80,7 @@ def _directory(scene: Scene) -> Iterator[Finding]:
             text=f"{root} can't be used: {problem}.",
             remedy=f"Run as its owner, and take write access from others: chmod go-w {root}",
         )
-    elif not host.writable(root):
+    elif not kernel.writable(root):
         yield _read_only(scene)
     else:
         found_by = scene.paths.found_by
@@ -87,7 +89,7 @@ def _directory(scene: Scene) -> Iterator[Finding]:
 
 def _read_only(scene: Scene) -> Finding:
     root = scene.paths.root
-    mount = scene.host.mount_of(root)
+    mount = scene.kernel.mount_of(root)
     if os.statvfs(root).f_flag & os.ST_RDONLY:
         remedy = f"Mount it read-write: mount -o remount,rw {mount.point}"
         why = f"it lies on {mount.point}, which is mounted read-only"
@@ -114,8 +116,8 @@ def _settings(scene: Scene) -> Iterator[Finding]:
 
 
 def _disk(scene: Scene) -> Iterator[Finding]:
-    free = scene.host.free_bytes(scene.paths.root)
-    where = scene.host.mount_of(scene.paths.root).point
+    free = scene.kernel.free_bytes(scene.paths.root)
+    where = scene.kernel.mount_of(scene.paths.root).point
     text = f"{free / (1 << 20):,.1f} MiB are free on {where}"
     if free < ROOM_BYTES:
         yield Finding(

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import attrs
 
-from palace.doctor.scene import OK
-from palace.journal.inspect import ERROR, WARNING, Finding
-from palace.paths import Paths
+from palace.doctor.finding import ERROR, OK, WARNING, Finding
+from palace.settings.paths import Paths
 
 COLUMNS = 100
 LINES = 24

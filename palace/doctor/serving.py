@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from palace.control import endpoint_path
-from palace.doctor.scene import OK, Scene, name
-from palace.journal.inspect import ERROR, NOTE, WARNING, Finding
+from palace.client.control import endpoint_path
+from palace.client.endpoints import expected_palace_id
+from palace.doctor.diagnostics import Scene, name
+from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
+from palace.kernel.durations import span
 from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
-from palace.shim.endpoints import expected_palace_id
-from palace.statustext import span
 
 STUCK_S = 60.0  # a change takes less than a second; only mine and sync take minutes
 _LONG = ("bulk", "poll")
@@ -48,7 +48,7 @@ def check_serving(scene: Scene) -> Iterator[Finding]:
 def _is_ours(scene: Scene) -> Iterator[Finding]:
     assert scene.status is not None
     status = scene.status
-    wanted = expected_palace_id(scene.host, scene.paths)
+    wanted = expected_palace_id(scene.kernel, scene.paths)
     if (wanted and status["palace_id"] != wanted) or not (wanted or _same_root(scene)):
         yield Finding(
             level=ERROR,

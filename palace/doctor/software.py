@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from palace import __version__
-from palace.doctor.scene import OK, Scene
-from palace.engine.mempalace import check_installed, installed_version
-from palace.engine.model import is_installed, model_dir
-from palace.journal.inspect import ERROR, NOTE, WARNING, Finding
-from palace.paths import home_dir
+from palace.doctor.diagnostics import Scene
+from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
+from palace.engine.embedding.model import is_installed, model_dir
+from palace.engine.hosting.mempalace import check_installed, installed_version
 from palace.protocol import wire
 from palace.protocol.errors import StoreUnavailable, WireError
+from palace.settings.paths import home_dir
 
 
 def check_software(scene: Scene) -> Iterator[Finding]:
@@ -22,7 +22,9 @@ def check_software(scene: Scene) -> Iterator[Finding]:
 
 
 def _versions(scene: Scene) -> Iterator[Finding]:
-    text = (scene.host.read_hint(scene.paths.protocol, 200) or b"").decode(errors="replace").split()
+    text = (
+        (scene.kernel.read_hint(scene.paths.protocol, 200) or b"").decode(errors="replace").split()
+    )
     served, by = (text[0], text[1]) if len(text) == 2 and text[0].isdigit() else ("0", "")
     if int(served) > wire.VERSION:
         yield Finding(

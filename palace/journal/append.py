@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from palace.host import Host
 from palace.journal.record import ENTITIES, SEGMENT, Draft, Stamp, encode
 from palace.journal.segment import segment_path
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalFailed
 
 RESERVE_STEP = 1 << 20
@@ -33,7 +33,7 @@ class Appender:
     """The newest segment, open for appending.  Threads may call everything but `close`."""
 
     directory: str
-    host: Host
+    kernel: Kernel
     stamp: Stamp
     header: Callable[[], object]  # what a new segment's first record says
     next_seq: int = 1
@@ -65,12 +65,12 @@ class Appender:
 
     def open_last(self, path: str, first: int) -> None:
         """Go on in an existing segment; what stands in it is made durable first."""
-        if self.host.file_id(self._doubt) is not None:
+        if self.kernel.file_id(self._doubt) is not None:
             self._write_anew(path)
-        self._fd = self.host.open_append(path)
-        self.host.sync(self._fd)
+        self._fd = self.kernel.open_append(path)
+        self.kernel.sync(self._fd)
         self._path, self._first = path, first
-        self._length = self._reserved = self.host.size(self._fd)
+        self._length = self._reserved = self.kernel.size(self._fd)
         self._synced = self.next_seq - 1
 
     @property
@@ -79,17 +79,17 @@ class Appender:
 
     def _write_anew(self, path: str) -> None:
         """Put a copy in a file's place: of the pages of this one some may never be written."""
-        fd = self.host.open_read(path)
+        fd = self.kernel.open_read(path)
         try:
-            data = self.host.read_at(fd, 0, self.host.size(fd))
+            data = self.kernel.read_at(fd, 0, self.kernel.size(fd))
         finally:
-            self.host.close(fd)
-        self.host.write_durable(path, data)
+            self.kernel.close(fd)
+        self.kernel.write_durable(path, data)
         self._end_doubt()
 
     def _note_doubt(self) -> None:
         try:
-            self.host.close(self.host.open_append(self._doubt))
+            self.kernel.close(self.kernel.open_append(self._doubt))
         except OSError:
             return  # then this process must live until it has begun a new segment
 
@@ -103,7 +103,7 @@ class Appender:
         with self._lock:
             if self._broken:
                 self._begin_segment()
-            ts = self.host.utc_text()
+            ts = self.kernel.utc_text()
             seqs = range(self.next_seq, self.next_seq + len(drafts))
             try:
                 lines = [
@@ -134,7 +134,7 @@ class Appender:
             target, fd = self.next_seq - 1, self._fd
         problem = ""
         try:
-            self.host.sync(fd)
+            self.kernel.sync(fd)
         except OSError as error:
             problem = error.strerror or repr(error)
             self._note_doubt()
@@ -158,7 +158,7 @@ class Appender:
 
     def _end_doubt(self) -> None:
         try:
-            self.host.unlink(self._doubt)
+            self.kernel.unlink(self._doubt)
         except OSError:
             return  # the next owner copies a file for nothing
 
@@ -169,7 +169,7 @@ class Appender:
 
     def _write(self, data: bytes) -> None:
         try:
-            written = self.host.write(self._fd, data)
+            written = self.kernel.write(self._fd, data)
         except OSError as error:
             written, problem = 0, error.strerror or repr(error)
         else:
@@ -178,7 +178,7 @@ class Appender:
             self._length += written
             return
         try:
-            self.host.truncate(self._fd, self._length)
+            self.kernel.truncate(self._fd, self._length)
             self._reserved = self._length
         except OSError:
             self._broken = problem  # the piece stays behind; go on in a new segment
@@ -199,7 +199,7 @@ class Appender:
 
     def _try_reserve(self, upto: int, *, last: bool) -> bool:
         try:
-            self._can_reserve = self.host.reserve(self._fd, self._length, upto - self._length)
+            self._can_reserve = self.kernel.reserve(self._fd, self._length, upto - self._length)
         except OSError:
             if last:
                 raise
@@ -212,7 +212,7 @@ class Appender:
             self._lock.wait()
         if self._fd >= 0 and not self._broken:
             try:
-                self.host.sync(self._fd)
+                self.kernel.sync(self._fd)
                 self._confirm(self.next_seq - 1)
             except OSError as error:
                 self._broken = error.strerror or repr(error)
@@ -221,15 +221,15 @@ class Appender:
         first = again[0][0] if again else self.next_seq
         path = segment_path(self.directory, first)
         header = Draft(action=SEGMENT, payload=self.header())
-        data = encode(header, first - 1, self.stamp, self.host.utc_text())
+        data = encode(header, first - 1, self.stamp, self.kernel.utc_text())
         data += b"".join(line for _, line in again)
-        there = self.host.file_id(path)
+        there = self.kernel.file_id(path)
         try:
-            self.host.write_durable(path, data)
-            fd = self.host.open_append(path)
+            self.kernel.write_durable(path, data)
+            fd = self.kernel.open_append(path)
         except OSError as error:
             problem = error.strerror or repr(error)
-            if self.host.file_id(path) != there:
+            if self.kernel.file_id(path) != there:
                 self._broken = problem  # readers go by the new one: nothing may follow in the old
             raise self._failed(problem) from None
         if self._fd >= 0:
@@ -243,10 +243,10 @@ class Appender:
 
     def _let_go(self) -> None:
         try:
-            self.host.truncate(self._fd, self._length)  # gives back what was reserved
+            self.kernel.truncate(self._fd, self._length)  # gives back what was reserved
         except OSError:
             pass  # blocks stay reserved for nothing: the disk's loss, nobody's memory
-        self.host.close(self._fd)
+        self.kernel.close(self._fd)
 
     def _failed(self, problem: str) -> JournalFailed:
         where = self._path or self.directory

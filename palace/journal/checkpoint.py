@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import attrs
 
-from palace.host import Host
 from palace.journal.record import CHECKPOINT, Draft, Stamp, encode
 from palace.journal.replay import checkpoint_path, newest_checkpoint, replay
 from palace.journal.segment import ARCHIVE, Place, list_segments, open_wherever
+from palace.kernel.kernel import Kernel
 
 BYTES_MIN = 64 << 20
 PAUSE_EVERY = 200
@@ -26,82 +26,82 @@ class Checkpoint:
     entities: int
 
 
-def is_due(directory: str, host: Host, *, bytes_min: int = BYTES_MIN) -> bool:
+def is_due(directory: str, kernel: Kernel, *, bytes_min: int = BYTES_MIN) -> bool:
     """Tell whether closed segments outweigh the last checkpoint, and are worth the work."""
-    closed = list_segments(directory, host)[:-1]
-    newest = newest_checkpoint(directory, host)
-    grown = sum(_size(segment.path, host) for segment in closed)
-    return grown >= max(bytes_min, _size(newest[0], host) if newest is not None else 0)
+    closed = list_segments(directory, kernel)[:-1]
+    newest = newest_checkpoint(directory, kernel)
+    grown = sum(_size(segment.path, kernel) for segment in closed)
+    return grown >= max(bytes_min, _size(newest[0], kernel) if newest is not None else 0)
 
 
-def _size(path: str, host: Host) -> int:
-    found = host.signature(path)
+def _size(path: str, kernel: Kernel) -> int:
+    found = kernel.signature(path)
     return found[1] if found is not None else 0
 
 
 def make_checkpoint(
-    directory: str, host: Host, stamp: Stamp, pause: Callable[[], None] = lambda: None
+    directory: str, kernel: Kernel, stamp: Stamp, pause: Callable[[], None] = lambda: None
 ) -> Checkpoint | None:
     """Write a checkpoint over all closed segments and archive them.
 
     None where there are none, or where records are missing.
     `pause` is called now and then: it may sleep, so that others get on.
     """
-    segments = list_segments(directory, host)
+    segments = list_segments(directory, kernel)
     if len(segments) < 2:
         return None
     upto = segments[-1].first - 1
-    state = replay(directory, host, lambda _stage, _fraction: pause(), upto)
+    state = replay(directory, kernel, lambda _stage, _fraction: pause(), upto)
     if state.gaps or state.seq < upto:
         return None  # it would hide what is missing
     path = checkpoint_path(directory, upto)
     temporary = f"{path}.tmp"
-    host.unlink(temporary)
-    fd = host.open_append(temporary)
+    kernel.unlink(temporary)
+    fd = kernel.open_append(temporary)
     try:
         for number, live in enumerate(state.live.values()):
             if number % PAUSE_EVERY == 0:
                 pause()
-            _write(host, fd, b"\n%b\n" % _line(live.place, host))
+            _write(kernel, fd, b"\n%b\n" % _line(live.place, kernel))
         end = Draft(action=CHECKPOINT, payload={"upto": upto, "entities": len(state.live)})
-        _write(host, fd, encode(end, upto, stamp, host.utc_text()))
-        host.sync(fd)
+        _write(kernel, fd, encode(end, upto, stamp, kernel.utc_text()))
+        kernel.sync(fd)
     finally:
-        host.close(fd)
-    host.rename(temporary, path)
-    host.make_directory(f"{directory}/{ARCHIVE}")
-    host.sync_directory(directory)
-    _archive(directory, host, upto, path)
+        kernel.close(fd)
+    kernel.rename(temporary, path)
+    kernel.make_directory(f"{directory}/{ARCHIVE}")
+    kernel.sync_directory(directory)
+    _archive(directory, kernel, upto, path)
     return Checkpoint(path=path, seq=upto, entities=len(state.live))
 
 
-def _line(place: Place, host: Host) -> bytes:
-    fd = open_wherever(place.path, host)
+def _line(place: Place, kernel: Kernel) -> bytes:
+    fd = open_wherever(place.path, kernel)
     try:
-        return host.read_at(fd, place.offset, place.length)
+        return kernel.read_at(fd, place.offset, place.length)
     finally:
-        host.close(fd)
+        kernel.close(fd)
 
 
-def _write(host: Host, fd: int, data: bytes) -> None:
+def _write(kernel: Kernel, fd: int, data: bytes) -> None:
     while data:
-        data = data[host.write(fd, data) :]
+        data = data[kernel.write(fd, data) :]
 
 
-def _archive(directory: str, host: Host, upto: int, newest: str) -> None:
+def _archive(directory: str, kernel: Kernel, upto: int, newest: str) -> None:
     old = [
-        s.path for s in list_segments(directory, host) if s.end is not None and s.end <= upto + 1
+        s.path for s in list_segments(directory, kernel) if s.end is not None and s.end <= upto + 1
     ]
-    while (found := _older_checkpoint(directory, host, newest)) is not None:
-        host.rename(found, f"{directory}/{ARCHIVE}/{os.path.basename(found)}")
+    while (found := _older_checkpoint(directory, kernel, newest)) is not None:
+        kernel.rename(found, f"{directory}/{ARCHIVE}/{os.path.basename(found)}")
     for path in old:
-        host.rename(path, f"{directory}/{ARCHIVE}/{os.path.basename(path)}")
-    host.sync_directory(f"{directory}/{ARCHIVE}")
-    host.sync_directory(directory)
+        kernel.rename(path, f"{directory}/{ARCHIVE}/{os.path.basename(path)}")
+    kernel.sync_directory(f"{directory}/{ARCHIVE}")
+    kernel.sync_directory(directory)
 
 
-def _older_checkpoint(directory: str, host: Host, newest: str) -> str | None:
-    for name in host.list_directory(directory):
+def _older_checkpoint(directory: str, kernel: Kernel, newest: str) -> str | None:
+    for name in kernel.list_directory(directory):
         path = f"{directory}/{name}"
         if name.startswith("checkpoint-") and name.endswith(".jsonl") and path < newest:
             return path

@@ -16,7 +16,6 @@ import os
 
 import attrs
 
-from palace.host import Host
 from palace.journal.journal import read_tail
 from palace.journal.record import BrokenRecord, decode
 from palace.journal.replay import (
@@ -28,6 +27,7 @@ from palace.journal.replay import (
     replay,
 )
 from palace.journal.segment import CHUNK, list_segments, open_wherever, read_lines
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken
 
 TRIES_MAX = 3
@@ -56,26 +56,26 @@ class Contents:
 
 
 def copy_journal(
-    directory: str, target: str, host: Host, progress: Progress = no_progress
+    directory: str, target: str, kernel: Kernel, progress: Progress = no_progress
 ) -> Contents:
     """Copy the newest checkpoint and all segments after it into a new directory, durably.
 
     Raises JournalBroken where the journal itself lacks records; the caller removes what is left.
     """
-    host.make_directory(target)
+    kernel.make_directory(target)
     problem = ""
     for _ in range(TRIES_MAX):
-        for name in host.list_directory(target):
-            host.unlink(f"{target}/{name}")
-        was = host.file_id(directory)
+        for name in kernel.list_directory(target):
+            kernel.unlink(f"{target}/{name}")
+        was = kernel.file_id(directory)
         try:
-            _copy_files(directory, target, host, progress)
-            contents = read_contents(target, host, progress)
+            _copy_files(directory, target, kernel, progress)
+            contents = read_contents(target, kernel, progress)
         except (Missing, FileNotFoundError) as error:
             problem = str(error)
             continue
-        if host.file_id(directory) == was:  # else another journal was put in its place meanwhile
-            host.sync_directory(target)
+        if kernel.file_id(directory) == was:  # else another journal was put in its place meanwhile
+            kernel.sync_directory(target)
             return contents
         problem = "it was replaced while it was read"
     raise JournalBroken(
@@ -84,9 +84,9 @@ def copy_journal(
     )
 
 
-def _copy_files(directory: str, target: str, host: Host, progress: Progress) -> None:
-    segments = list_segments(directory, host)  # before the checkpoint: see above
-    found = newest_checkpoint(directory, host)
+def _copy_files(directory: str, target: str, kernel: Kernel, progress: Progress) -> None:
+    segments = list_segments(directory, kernel)  # before the checkpoint: see above
+    found = newest_checkpoint(directory, kernel)
     after = 0 if found is None else found[1]
     wanted = [s for s in segments if s.end is None or s.end > after + 1]
     if not wanted or wanted[0].first > after + 1:
@@ -94,32 +94,32 @@ def _copy_files(directory: str, target: str, host: Host, progress: Progress) -> 
     paths = [*([found[0]] if found is not None else []), *(s.path for s in wanted)]
     for number, path in enumerate(paths):
         progress("copying the journal", number / len(paths))
-        copy_file(path, f"{target}/{os.path.basename(path)}", host)
-    _cut_unfinished(f"{target}/{os.path.basename(paths[-1])}", host)
+        copy_file(path, f"{target}/{os.path.basename(path)}", kernel)
+    _cut_unfinished(f"{target}/{os.path.basename(paths[-1])}", kernel)
 
 
-def copy_file(source: str, target: str, host: Host) -> None:
+def copy_file(source: str, target: str, kernel: Kernel) -> None:
     """Copy as many bytes as a journal's file has now into a new file, durably."""
-    fd = open_wherever(source, host)
+    fd = open_wherever(source, kernel)
     try:
-        size, done = host.size(fd), 0
-        new = host.open_append(target)
+        size, done = kernel.size(fd), 0
+        new = kernel.open_append(target)
         try:
-            while done < size and (data := host.read_at(fd, done, min(CHUNK, size - done))):
+            while done < size and (data := kernel.read_at(fd, done, min(CHUNK, size - done))):
                 done += len(data)
                 while data:
-                    data = data[host.write(new, data) :]
-            host.sync(new)
+                    data = data[kernel.write(new, data) :]
+            kernel.sync(new)
         finally:
-            host.close(new)
+            kernel.close(new)
     finally:
-        host.close(fd)
+        kernel.close(fd)
 
 
-def _cut_unfinished(path: str, host: Host) -> None:
+def _cut_unfinished(path: str, kernel: Kernel) -> None:
     """Cut off what follows the last whole record; a damaged one there was whole once."""
     end = 0
-    for place, line in read_lines(path, host):
+    for place, line in read_lines(path, kernel):
         try:
             decode(line)
         except BrokenRecord as error:
@@ -127,18 +127,18 @@ def _cut_unfinished(path: str, host: Host) -> None:
                 raise Missing(f"{os.path.basename(path)} at byte {place.offset}: {error}") from None
             continue
         end = place.offset + place.length + 1
-    fd = host.open_append(path)
+    fd = kernel.open_append(path)
     try:
-        if end < host.size(fd):
-            host.truncate(fd, end)
-            host.sync(fd)
+        if end < kernel.size(fd):
+            kernel.truncate(fd, end)
+            kernel.sync(fd)
     finally:
-        host.close(fd)
+        kernel.close(fd)
 
 
-def read_contents(directory: str, host: Host, progress: Progress = no_progress) -> Contents:
+def read_contents(directory: str, kernel: Kernel, progress: Progress = no_progress) -> Contents:
     """Read a journal that nobody writes; raises Missing where it lacks records."""
-    known = replay(directory, host, progress)
+    known = replay(directory, kernel, progress)
     if known.gaps:
         first, last = known.gaps[0]
         broken = [
@@ -146,7 +146,7 @@ def read_contents(directory: str, host: Host, progress: Progress = no_progress) 
             for b in known.broken
         ]
         raise Missing(f"{''.join(broken)}records {first} to {last} are missing")
-    tail = read_tail(list_segments(directory, host), host)
+    tail = read_tail(list_segments(directory, kernel), kernel)
     digests = {entity: live.digest for entity, live in known.live.items()}
     for changes in tail.open.values():
         first_of = {(change.kind, change.id): change.before for change in reversed(changes)}
@@ -169,14 +169,14 @@ def _digest(digests: dict[Entity, int]) -> str:
     return f"{total & _64_BITS:016x}"
 
 
-def file_digest(path: str, host: Host) -> tuple[int, str]:
+def file_digest(path: str, kernel: Kernel) -> tuple[int, str]:
     """Return a file's size in bytes and its SHA-256 in hexadecimal."""
     digest, done = hashlib.sha256(), 0
-    fd = host.open_read(path)
+    fd = kernel.open_read(path)
     try:
-        while data := host.read_at(fd, done, CHUNK):
+        while data := kernel.read_at(fd, done, CHUNK):
             digest.update(data)
             done += len(data)
     finally:
-        host.close(fd)
+        kernel.close(fd)
     return done, digest.hexdigest()

@@ -1,28 +1,12 @@
-"""Looking at a journal without changing it: its records in order, and what is wrong with them."""
+"""What a journal holds from a record on, read without a lock and without changing it."""
 
-import json
 from collections.abc import Iterator
 
 import attrs
 
-from palace.host import Host
-from palace.journal.record import CHECKPOINT, QUARANTINE, SEGMENT, STATE, Record
-from palace.journal.replay import newest_checkpoint
-from palace.journal.segment import Broken, Segment, list_segments, read_segment
-
-NOTE = "note"
-WARNING = "warning"
-ERROR = "error"
-
-
-@attrs.frozen(kw_only=True)
-class Finding:
-    """One thing that `palace doctor` says; a note is nothing to worry about."""
-
-    level: str
-    code: str
-    text: str
-    remedy: str = ""
+from palace.journal.record import SEGMENT, Record
+from palace.journal.segment import Broken, list_segments, read_segment
+from palace.kernel.kernel import Kernel
 
 
 @attrs.frozen(kw_only=True)
@@ -33,13 +17,13 @@ class Gap:
     last: int
 
 
-def read_from(directory: str, host: Host, since: int = 1) -> Iterator[Record | Gap | Broken]:
+def read_from(directory: str, kernel: Kernel, since: int = 1) -> Iterator[Record | Gap | Broken]:
     """Yield what the journal holds from a seq on, archive included, in order."""
     expected = since
-    for segment in list_segments(directory, host, archived=True):
+    for segment in list_segments(directory, kernel, archived=True):
         if segment.end is not None and segment.end <= since:
             continue
-        for _, found in read_segment(segment, host):
+        for _, found in read_segment(segment, kernel):
             if isinstance(found, Broken):
                 yield found
                 continue
@@ -49,150 +33,3 @@ def read_from(directory: str, host: Host, since: int = 1) -> Iterator[Record | G
                 yield Gap(first=expected, last=found.seq - 1)
             yield found
             expected = found.seq + 1
-
-
-def inspect_journal(directory: str, host: Host) -> list[Finding]:
-    """Return what is to be said about a journal's files."""
-    segments = list_segments(directory, host, archived=True)
-    if not segments:
-        return []
-    findings = [*_file_system(directory, host), *_headers(segments, host)]
-    last = 0
-    epoch = 0
-    torn: list[Broken] = []
-    for found in read_from(directory, host, segments[0].first):
-        if isinstance(found, Broken):
-            torn.append(found)
-        elif isinstance(found, Gap):
-            findings += _gap(found, torn)
-            torn = []
-        else:
-            findings += _torn(torn)
-            torn = []
-            if found.epoch < epoch:
-                findings.append(_epoch_fell(found, epoch))
-            last, epoch = found.seq, max(epoch, found.epoch)
-            if found.action == QUARANTINE:
-                findings.append(_quarantine(found))
-            elif found.action == STATE and found.payload.get("whole"):
-                findings = [_healed(finding, found) for finding in findings]
-    findings += _torn(torn)
-    findings += _head(directory, host, last)
-    findings += _checkpoint(directory, host)
-    return findings
-
-
-def _file_system(directory: str, host: Host) -> Iterator[Finding]:
-    mount = host.mount_of(directory)
-    if not mount.is_local:
-        yield Finding(
-            level=ERROR,
-            code="network_file_system",
-            text=f"The journal lies on {mount.point}, a {mount.fs_type} mount of another kernel.",
-            remedy="Keep the palace on a disk of this machine.",
-        )
-
-
-def _headers(segments: list[Segment], host: Host) -> Iterator[Finding]:
-    """A segment begins with what must be known to read on from it; without, an older one serves."""
-    for segment in segments:
-        found = next((found for _, found in read_segment(segment, host)), None)
-        if isinstance(found, Broken) or (found is not None and found.action != SEGMENT):
-            yield Finding(
-                level=WARNING,
-                code="broken_header",
-                text=f"{segment.path} doesn't begin with its header.",
-                remedy="No memory is missing. The journal is read from an older segment on; should "
-                "the broker not start for it, restore the file from a backup.",
-            )
-
-
-def _torn(broken: list[Broken]) -> Iterator[Finding]:
-    """Lines that are no records, though none is missing: what crashes leave."""
-    for line in broken:
-        yield Finding(
-            level=NOTE,
-            code="torn_line",
-            text=f"{line.place.path} has a torn line at byte {line.place.offset}: a crash ended it "
-            "before it counted.",
-        )
-
-
-def _gap(gap: Gap, broken: list[Broken]) -> Iterator[Finding]:
-    seqs = f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}"
-    remedy = (
-        "What the stores hold of it is still there. Restore the journal's file from a backup, or "
-        "let the broker take over what the stores hold: palace start"
-    )
-    for line in broken:
-        code = "wrong_checksum" if "checksum" in line.why else "broken_line"
-        where = f"{line.place.path} at byte {line.place.offset}"
-        yield Finding(level=ERROR, code=code, text=f"{where}: {line.why}.", remedy=remedy)
-    yield Finding(level=ERROR, code="gap", text=f"Record {seqs} is missing.", remedy=remedy)
-
-
-def _healed(finding: Finding, record: Record) -> Finding:
-    """What was missing was taken over from the stores later: history has a hole, no memory has."""
-    if finding.code not in ("gap", "wrong_checksum", "broken_line"):
-        return finding
-    remedy = f"None needed: record {record.seq} took over what the stores held."
-    return attrs.evolve(finding, level=NOTE, remedy=remedy)
-
-
-def _epoch_fell(record: Record, epoch: int) -> Finding:
-    return Finding(
-        level=ERROR,
-        code="epoch_fell",
-        text=f"Record {record.seq} is of epoch {record.epoch}, though epoch {epoch} came before.",
-        remedy="Two copies of the palace were mixed: restore all of its files from one backup.",
-    )
-
-
-def _quarantine(record: Record) -> Finding:
-    return Finding(
-        level=WARNING,
-        code="quarantine",
-        text=f"The call {record.key} is not tried again: {record.payload}.",
-        remedy=f"See what it was: palace log --since {max(1, record.seq - 20)}",
-    )
-
-
-def _head(directory: str, host: Host, last: int) -> Iterator[Finding]:
-    try:
-        head = json.loads(host.read_hint(f"{directory}/HEAD.json") or b"{}")
-        seq = int(head.get("seq", 0))
-    except (ValueError, AttributeError, TypeError):
-        return  # a cache
-    if seq > last:
-        yield Finding(
-            level=ERROR,
-            code="head_ahead",
-            text=f"HEAD.json speaks of record {seq}, and the journal ends with {last}.",
-            remedy="The journal lost its end, or an older copy was put back. Restore it, or let "
-            "the broker take over what the stores hold: palace start",
-        )
-
-
-def _checkpoint(directory: str, host: Host) -> Iterator[Finding]:
-    newest = newest_checkpoint(directory, host)
-    if newest is None:
-        return
-    path, lines, counted = newest[0], 0, -1
-    wrong = []
-    for _, found in read_segment(Segment(path=path, first=0, end=None), host):
-        if isinstance(found, Broken):
-            wrong.append(f"{path} at byte {found.place.offset}: {found.why}.")
-        elif found.action == CHECKPOINT:
-            counted = found.payload["entities"]
-        else:
-            lines += 1
-    if not wrong and lines != counted:
-        wrong.append(f"{path} doesn't hold as many entities as were written.")
-    for text in wrong:
-        yield Finding(
-            level=ERROR,
-            code="broken_checkpoint",
-            text=text,
-            remedy=f"Move it away: the segments in {directory}/archive hold the same; move "
-            "them back.",
-        )

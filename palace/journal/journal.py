@@ -18,19 +18,11 @@ from typing import Any
 
 import attrs
 
-from palace.host import Host
 from palace.journal.append import Appender
-from palace.journal.record import (
-    ABORT,
-    OUTCOME,
-    SEGMENT,
-    STATE,
-    UNIT,
-    Draft,
-    Stamp,
-)
+from palace.journal.record import ABORT, OUTCOME, SEGMENT, STATE, UNIT, Draft, Stamp
 from palace.journal.segment import Broken, Segment, list_segments, read_segment
 from palace.journal.tail import Tail
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken, JournalFailed
 
 SEGMENT_BYTES = 16 << 20
@@ -47,7 +39,7 @@ class Journal:
     """`look` returns what the projections look like now; it is asked when nothing is open."""
 
     directory: str
-    host: Host
+    kernel: Kernel
     stamp: Stamp
     tail: Tail
     segment_bytes: int = SEGMENT_BYTES
@@ -64,7 +56,7 @@ class Journal:
     def __attrs_post_init__(self) -> None:
         self._appender = Appender(
             directory=self.directory,
-            host=self.host,
+            kernel=self.kernel,
             stamp=self.stamp,
             header=self.tail.header,
             next_seq=self.tail.seq + 1,
@@ -72,20 +64,20 @@ class Journal:
 
     @classmethod
     def open(
-        cls, directory: str, host: Host, stamp: Stamp, *, segment_bytes: int = SEGMENT_BYTES
+        cls, directory: str, kernel: Kernel, stamp: Stamp, *, segment_bytes: int = SEGMENT_BYTES
     ) -> "Journal":
         """Open a palace's journal, or begin it; call it under the lock.
 
         Raises JournalBroken where it can't be read or belongs to a later epoch.
         """
-        host.make_directory(directory)
-        for name in host.list_directory(directory):
+        kernel.make_directory(directory)
+        for name in kernel.list_directory(directory):
             if name.endswith(".tmp"):  # a killed owner's
-                host.unlink(f"{directory}/{name}")
-        segments = list_segments(directory, host)
+                kernel.unlink(f"{directory}/{name}")
+        segments = list_segments(directory, kernel)
         if not segments:
-            host.sync_directory(directory.rpartition("/")[0])  # its name, too, must be safe
-        tail = read_tail(list_segments(directory, host, archived=True), host)
+            kernel.sync_directory(directory.rpartition("/")[0])  # its name, too, must be safe
+        tail = read_tail(list_segments(directory, kernel, archived=True), kernel)
         if tail.epoch > stamp.epoch:
             raise JournalBroken(
                 f"The journal in {directory} was last written in epoch {tail.epoch}, and this "
@@ -94,11 +86,11 @@ class Journal:
             )
         tail.forget_old_sessions(stamp.epoch)
         pause = f"{directory}/{PAUSE}"
-        if tail.gaps or host.file_id(pause) is not None:
+        if tail.gaps or kernel.file_id(pause) is not None:
             tail.forget_sessions(stamp.epoch)  # it knows nothing of what was before
         journal = cls(
             directory=directory,
-            host=host,
+            kernel=kernel,
             stamp=stamp,
             tail=tail,
             segment_bytes=segment_bytes,
@@ -107,19 +99,19 @@ class Journal:
         appender = journal._appender
         if segments:
             appender.open_last(segments[-1].path, segments[-1].first)
-            if host.file_id(pause) is not None:
+            if kernel.file_id(pause) is not None:
                 appender.open_new()  # its header keeps what the note says
         else:
             appender.open_new()
         journal._write_head()
-        host.unlink(pause)
+        kernel.unlink(pause)
         return journal
 
     @staticmethod
-    def note_pause(directory: str, host: Host) -> None:
+    def note_pause(directory: str, kernel: Kernel) -> None:
         """Note that an owner works without the journal: its silence then says nothing."""
-        host.make_directory(directory)
-        host.write_durable(f"{directory}/{PAUSE}", b"an owner worked without the journal\n")
+        kernel.make_directory(directory)
+        kernel.write_durable(f"{directory}/{PAUSE}", b"an owner worked without the journal\n")
 
     # Writing.
 
@@ -127,17 +119,17 @@ class Journal:
         """Write records in one piece; return the last one's seq.  Raises JournalFailed."""
         with self._lock:
             self._forget_settled()
-            self.host.pass_point("append")
+            self.kernel.pass_point("append")
             seq = self._appender.append(drafts)
             for place, draft in enumerate(drafts, seq - len(drafts) + 1):
                 self.tail.note(draft, place, self.stamp.epoch)
-            self.host.pass_point("appended")
+            self.kernel.pass_point("appended")
             return seq
 
     def sync(self, seq: int) -> None:
         """Return when all up to `seq` is on the disk; raises JournalFailed."""
         self._appender.sync(seq)
-        self.host.pass_point("synced")
+        self.kernel.pass_point("synced")
 
     def close_key(self, key: str, action: str, **payload: object) -> int:
         """Append what ends a key's changes; where nothing else is open it also tells the state."""
@@ -227,7 +219,7 @@ class Journal:
                 self.tail.acknowledge(session, upto)
 
     def segments(self) -> list[Segment]:
-        return list_segments(self.directory, self.host)
+        return list_segments(self.directory, self.kernel)
 
     def _serve_syncs(self) -> None:
         while (first := self._waiting.get()) is not None:
@@ -275,19 +267,19 @@ class Journal:
         }
         try:
             path = f"{self.directory}/{HEAD}"
-            self.host.write_durable(path, json.dumps(head).encode() + b"\n")
+            self.kernel.write_durable(path, json.dumps(head).encode() + b"\n")
         except OSError:
             return  # a cache
 
 
-def read_tail(segments: Sequence[Segment], host: Host) -> Tail:
+def read_tail(segments: Sequence[Segment], kernel: Kernel) -> Tail:
     """Return what the journal says of the present; reads the newest readable segment and on."""
     start = len(segments) - 1
-    while start > 0 and not _has_header(segments[start], host):
+    while start > 0 and not _has_header(segments[start], kernel):
         start -= 1
     tail = Tail()
     for segment in segments[max(start, 0) :]:
-        for _, found in read_segment(segment, host):
+        for _, found in read_segment(segment, kernel):
             if isinstance(found, Broken):
                 continue  # torn by a crash, or damaged: `palace doctor` tells them apart
             if found.action == SEGMENT:
@@ -298,7 +290,7 @@ def read_tail(segments: Sequence[Segment], host: Host) -> Tail:
     return tail
 
 
-def _has_header(segment: Segment, host: Host) -> bool:
-    for _, found in read_segment(segment, host):
+def _has_header(segment: Segment, kernel: Kernel) -> bool:
+    for _, found in read_segment(segment, kernel):
         return not isinstance(found, Broken) and found.action == SEGMENT
     return False

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from palace.host import Host
 from palace.journal.record import (
     OUTCOME,
     PURGED,
@@ -21,46 +20,47 @@ from palace.journal.record import (
     seal,
 )
 from palace.journal.segment import ARCHIVE, read_lines
+from palace.kernel.kernel import Kernel
 
 PURGED_REPLY = "purged"
 
 
-def purge_journal(directory: str, host: Host, ids: frozenset[str]) -> int:
+def purge_journal(directory: str, kernel: Kernel, ids: frozenset[str]) -> int:
     """Rewrite every file that mentions one of the ids; return how many records were taken out."""
-    paths = list(_files(directory, host))
-    known = any(record.id in ids for path in paths for record in _records(path, host))
-    return sum(_rewrite(path, host, ids, blank=known) for path in paths)
+    paths = list(_files(directory, kernel))
+    known = any(record.id in ids for path in paths for record in _records(path, kernel))
+    return sum(_rewrite(path, kernel, ids, blank=known) for path in paths)
 
 
-def _files(directory: str, host: Host) -> Iterator[str]:
+def _files(directory: str, kernel: Kernel) -> Iterator[str]:
     for place in (directory, f"{directory}/{ARCHIVE}"):
-        for name in sorted(host.list_directory(place)):
+        for name in sorted(kernel.list_directory(place)):
             if name.endswith(".jsonl"):
                 yield f"{place}/{name}"
             elif name.endswith(".tmp"):
-                host.unlink(f"{place}/{name}")
+                kernel.unlink(f"{place}/{name}")
 
 
-def _records(path: str, host: Host) -> Iterator[Record]:
-    for _, line in read_lines(path, host):
+def _records(path: str, kernel: Kernel) -> Iterator[Record]:
+    for _, line in read_lines(path, kernel):
         try:
             yield decode(line)
         except BrokenRecord:
             continue
 
 
-def _rewrite(path: str, host: Host, ids: frozenset[str], *, blank: bool) -> int:
+def _rewrite(path: str, kernel: Kernel, ids: frozenset[str], *, blank: bool) -> int:
     kept: list[bytes] = []
     taken = 0
     changed = False
-    for _, line in read_lines(path, host):
+    for _, line in read_lines(path, kernel):
         new, is_entity = _without(line, ids, blank=blank)
         taken += is_entity
         changed |= new != line
         if new is not None:
             kept.append(b"\n%b\n" % new)
     if changed:
-        host.write_durable(path, b"".join(kept))
+        kernel.write_durable(path, b"".join(kept))
     return taken
 
 

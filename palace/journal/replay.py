@@ -12,7 +12,6 @@ from typing import Any
 
 import attrs
 
-from palace.host import Host
 from palace.journal.record import ENTITIES, SEGMENT, STATE, Record
 from palace.journal.segment import (
     DIGITS,
@@ -24,6 +23,7 @@ from palace.journal.segment import (
     read_at,
     read_segment,
 )
+from palace.kernel.kernel import Kernel
 
 PREFIX = "checkpoint-"
 UNSTABLE = frozenset({"vector", "schema"})
@@ -62,7 +62,7 @@ class Live:
 class Replay:
     """The journal's last word on each entity, in the order in which they first appeared."""
 
-    host: Host
+    kernel: Kernel
     live: dict[Entity, Live] = attrs.field(factory=dict)
     seq: int = 0
     broken: list[Broken] = attrs.field(factory=list)
@@ -91,24 +91,24 @@ class Replay:
         return [ident for known, ident in self.live if known == kind]
 
     def payload(self, entity: Entity) -> Any:
-        return read_at(self.live[entity].place, self.host).payload
+        return read_at(self.live[entity].place, self.kernel).payload
 
     def payloads(self, kind: str) -> Iterator[tuple[str, Any]]:
         """Yield a kind's entities with their payloads, file after file."""
         for entity, live in list(self.live.items()):
             if entity[0] == kind:
-                yield entity[1], read_at(live.place, self.host).payload
+                yield entity[1], read_at(live.place, self.kernel).payload
 
 
 def checkpoint_path(directory: str, seq: int) -> str:
     return f"{directory}/{PREFIX}{seq:0{DIGITS}d}{SUFFIX}"
 
 
-def newest_checkpoint(directory: str, host: Host) -> tuple[str, int] | None:
+def newest_checkpoint(directory: str, kernel: Kernel) -> tuple[str, int] | None:
     """Return the newest checkpoint's path and the seq up to which it speaks."""
     found = sorted(
         name
-        for name in host.list_directory(directory)
+        for name in kernel.list_directory(directory)
         if name.startswith(PREFIX) and name.endswith(".jsonl")
     )
     if not found:
@@ -117,23 +117,23 @@ def newest_checkpoint(directory: str, host: Host) -> tuple[str, int] | None:
 
 
 def replay(
-    directory: str, host: Host, progress: Progress = no_progress, upto: int | None = None
+    directory: str, kernel: Kernel, progress: Progress = no_progress, upto: int | None = None
 ) -> Replay:
     """Read the newest checkpoint and all segments after it, those after `upto` left out."""
-    state = Replay(host)
-    start = newest_checkpoint(directory, host)
+    state = Replay(kernel)
+    start = newest_checkpoint(directory, kernel)
     if start is not None:
         path, state.seq = start
-        for place, found in read_segment(Segment(path=path, first=0, end=None), host):
+        for place, found in read_segment(Segment(path=path, first=0, end=None), kernel):
             if isinstance(found, Broken):
                 state.broken.append(found)
             else:
                 state.take(place, found)
     after = state.seq
-    segments = [s for s in list_segments(directory, host) if s.end is None or s.end > after + 1]
+    segments = [s for s in list_segments(directory, kernel) if s.end is None or s.end > after + 1]
     for number, segment in enumerate(segments):
         progress("reading the journal", number / len(segments))
-        for place, found in read_segment(segment, host):
+        for place, found in read_segment(segment, kernel):
             if isinstance(found, Broken):
                 state.broken.append(found)
             elif after < found.seq and (upto is None or found.seq <= upto):

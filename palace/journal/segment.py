@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import attrs
 
-from palace.host import Host
 from palace.journal.record import BrokenRecord, Record, decode
+from palace.kernel.kernel import Kernel
 
 SUFFIX = ".jsonl"
 DIGITS = 20
@@ -49,12 +49,12 @@ def segment_path(directory: str, first: int) -> str:
     return f"{directory}/{first:0{DIGITS}d}{SUFFIX}"
 
 
-def list_segments(directory: str, host: Host, *, archived: bool = False) -> list[Segment]:
+def list_segments(directory: str, kernel: Kernel, *, archived: bool = False) -> list[Segment]:
     """Return a journal's segments, oldest first; with those in its archive, if asked."""
-    found = dict.fromkeys(_firsts(f"{directory}/{ARCHIVE}", host), f"{directory}/{ARCHIVE}")
+    found = dict.fromkeys(_firsts(f"{directory}/{ARCHIVE}", kernel), f"{directory}/{ARCHIVE}")
     if not archived:
         found.clear()
-    found |= dict.fromkeys(_firsts(directory, host), directory)
+    found |= dict.fromkeys(_firsts(directory, kernel), directory)
     firsts = sorted(found)
     ends: list[int | None] = [*firsts[1:], None]
     return [
@@ -63,29 +63,29 @@ def list_segments(directory: str, host: Host, *, archived: bool = False) -> list
     ]
 
 
-def _firsts(directory: str, host: Host) -> list[int]:
+def _firsts(directory: str, kernel: Kernel) -> list[int]:
     return [
         int(name[:DIGITS])
-        for name in host.list_directory(directory)
+        for name in kernel.list_directory(directory)
         if len(name) == DIGITS + len(SUFFIX) and name.endswith(SUFFIX) and name[:DIGITS].isdigit()
     ]
 
 
-def open_wherever(path: str, host: Host) -> int:
+def open_wherever(path: str, kernel: Kernel) -> int:
     """Open a file for reading that may move to the archive at any moment; return a descriptor."""
     try:
-        return host.open_read(path)
+        return kernel.open_read(path)
     except FileNotFoundError:
         directory, _, name = path.rpartition("/")
-        return host.open_read(f"{directory}/{ARCHIVE}/{name}")
+        return kernel.open_read(f"{directory}/{ARCHIVE}/{name}")
 
 
-def read_lines(path: str, host: Host, offset: int = 0) -> Iterator[tuple[Place, bytes]]:
+def read_lines(path: str, kernel: Kernel, offset: int = 0) -> Iterator[tuple[Place, bytes]]:
     """Yield a file's lines that aren't empty, the unfinished last one included."""
-    fd = open_wherever(path, host)
+    fd = open_wherever(path, kernel)
     try:
         rest = b""
-        while chunk := host.read_at(fd, offset + len(rest), CHUNK):
+        while chunk := kernel.read_at(fd, offset + len(rest), CHUNK):
             data = rest + chunk
             *lines, rest = data.split(b"\n")
             for line in lines:
@@ -95,12 +95,12 @@ def read_lines(path: str, host: Host, offset: int = 0) -> Iterator[tuple[Place, 
         if rest:
             yield Place(path=path, offset=offset, length=len(rest)), rest
     finally:
-        host.close(fd)
+        kernel.close(fd)
 
 
-def read_segment(segment: Segment, host: Host) -> Iterator[tuple[Place, Record | Broken]]:
+def read_segment(segment: Segment, kernel: Kernel) -> Iterator[tuple[Place, Record | Broken]]:
     """Yield what stands in a segment, in order, without what the next segment repeats."""
-    for place, line in read_lines(segment.path, host):
+    for place, line in read_lines(segment.path, kernel):
         try:
             record = decode(line)
         except BrokenRecord as error:
@@ -110,10 +110,10 @@ def read_segment(segment: Segment, host: Host) -> Iterator[tuple[Place, Record |
             yield place, record
 
 
-def read_at(place: Place, host: Host) -> Record:
+def read_at(place: Place, kernel: Kernel) -> Record:
     """Read the one record that stands at a place; raises BrokenRecord."""
-    fd = open_wherever(place.path, host)
+    fd = open_wherever(place.path, kernel)
     try:
-        return decode(host.read_at(fd, place.offset, place.length))
+        return decode(kernel.read_at(fd, place.offset, place.length))
     finally:
-        host.close(fd)
+        kernel.close(fd)

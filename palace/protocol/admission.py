@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from palace.protocol.gather import Gather
+from palace.protocol.batch_window import Gather
 from palace.protocol.tools import Lane, Tool
 
 

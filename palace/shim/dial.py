@@ -4,9 +4,9 @@ import os
 import select
 import socket
 
+from palace.client.endpoints import published_socket
+from palace.protocol.broker_record import Record
 from palace.protocol.errors import BrokerUnreachable
-from palace.protocol.record import Record
-from palace.shim.endpoints import published_socket
 from palace.shim.ensure import run_ensured
 
 READ_BYTES = 65_536

@@ -7,13 +7,13 @@ broker is, and leaves nothing of itself behind.
 import json
 import sys
 
-from palace.env import ShimEnvironment, read_environment
-from palace.host import host_for
-from palace.paths import Paths, find_palace
+from palace.client.connector import DEADLINE_S, Connector
+from palace.client.endpoints import named_socket, probe_hello
+from palace.kernel.factory import kernel_for
+from palace.protocol.broker_record import Record, decode_record
 from palace.protocol.errors import BrokerUnreachable, ConfigError, PalaceError
-from palace.protocol.record import Record, decode_record
-from palace.shim.connect import DEADLINE_S, Connector
-from palace.shim.endpoints import named_socket, probe_hello
+from palace.settings.environment import ShimEnvironment, read_environment
+from palace.settings.paths import Paths, find_palace
 from palace.shim.relay import parse_arguments
 
 TYPE_CHECKING = False
@@ -34,13 +34,13 @@ def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DE
             f"MEMPALACE_BROKER={environment.broker!r} names a broker of another machine, which is "
             "started there, or by the next request over ssh. Unset it to start one here."
         )
-    host = host_for(environment.trace)
-    connector = Connector(host, paths, environment, deadline_s=deadline_s, may_direct=False)
-    session = host.token()
+    kernel = kernel_for(environment.trace)
+    connector = Connector(kernel, paths, environment, deadline_s=deadline_s, may_direct=False)
+    session = kernel.token()
 
     def hello() -> bytes:
-        host.trace("C.dial", session=session)
-        return probe_hello(host, paths, session)
+        kernel.trace("C.dial", session=session)
+        return probe_hello(kernel, paths, session)
 
     connector.begin(hello)
     connector.wait()
@@ -48,7 +48,7 @@ def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DE
     connector.end()
     if error is not None:
         raise error
-    record = decode_record(host.read_hint(paths.record))
+    record = decode_record(kernel.read_hint(paths.record))
     if record is None or record.incarnation != welcome.get("incarnation"):
         raise BrokerUnreachable("The broker answered and left at once. Ask again.")
     return record

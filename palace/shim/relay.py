@@ -9,19 +9,15 @@ import os
 import select
 import sys
 
-from palace.env import ShimEnvironment, read_environment
-from palace.host import Host, host_for
-from palace.paths import Paths, find_palace
+from palace.client.connector import Connector
+from palace.client.endpoints import about_client, expected_palace_id
+from palace.kernel.factory import kernel_for
+from palace.kernel.kernel import Kernel
 from palace.protocol import wire
-from palace.protocol.errors import (
-    ConfigError,
-    OutcomeUnknown,
-    PalaceError,
-    WireError,
-)
+from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, WireError
 from palace.protocol.ledger import Ledger
-from palace.shim.connect import Connector
-from palace.shim.endpoints import about_client, expected_palace_id
+from palace.settings.environment import ShimEnvironment, read_environment
+from palace.settings.paths import Paths, find_palace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,15 +58,15 @@ class ClientGone(Exception):
 class Relay:
     """One shim life."""
 
-    def __init__(self, host: Host, paths: Paths, environment: ShimEnvironment) -> None:
-        self._host = host
+    def __init__(self, kernel: Kernel, paths: Paths, environment: ShimEnvironment) -> None:
+        self._kernel = kernel
         self._paths = paths
         self._environment = environment
-        self._session = host.token()
+        self._session = kernel.token()
         self._client = ""
-        self._about = about_client(host, environment)
+        self._about = about_client(kernel, environment)
         self._ledger = Ledger()
-        self._connector = Connector(host, paths, environment)
+        self._connector = Connector(kernel, paths, environment)
         self._sock: socket | None = None
         self._received: list[bytes] = []  # the beginning of a reply, in pieces
         self._unsent: list[tuple[int, memoryview]] = []
@@ -108,7 +104,7 @@ class Relay:
     def _hello(self) -> bytes:
         fields = {
             "session": self._session,
-            "palace_id": expected_palace_id(self._host, self._paths),
+            "palace_id": expected_palace_id(self._kernel, self._paths),
             "next": str(self._ledger.next_ordinal),
             "epoch": str(self._ledger.epoch_of_lines(self._connector.epoch)),
             **self._about,
@@ -120,13 +116,13 @@ class Relay:
             fields["resend"] = wire.encode_resend(resend)
         if self._client:
             fields["client"] = self._client
-        self._host.trace("C.dial", session=self._session)  # before its HELLO can be read
+        self._kernel.trace("C.dial", session=self._session)  # before its HELLO can be read
         return wire.encode_header(wire.HELLO, fields)
 
     def _await_first_welcome(self) -> None:
-        deadline_s = self._host.monotonic() + FIRST_WELCOME_S
+        deadline_s = self._kernel.monotonic() + FIRST_WELCOME_S
         while self._connector.state == Connector.GREETING:
-            left_s = deadline_s - self._host.monotonic()
+            left_s = deadline_s - self._kernel.monotonic()
             if left_s <= 0:
                 return
             poll = select.poll()
@@ -162,7 +158,7 @@ class Relay:
     def _lost(self) -> None:
         """The connection has ended; what is unsettled wants a new one, silence does not."""
         assert self._sock is not None
-        self._host.trace("C4.lost")
+        self._kernel.trace("C4.lost")
         self._sock.close()
         self._sock = None
         self._received = []
@@ -287,7 +283,7 @@ class Relay:
         elif kind == wire.GOODBYE:
             unrun = wire.decode_ordinals(fields.get("unrun", ""))
             self._ledger.goodbye(int(fields.get("read_upto", "-1")), unrun)
-            self._host.trace("C.goodbye")
+            self._kernel.trace("C.goodbye")
             self._parting = True
             self._unsent = []
 
@@ -336,7 +332,7 @@ class Relay:
 
     def _end_of_input(self) -> None:
         self._stdin_open = False
-        self._host.trace("C.leave")  # before the broker can see the end and hang up
+        self._kernel.trace("C.leave")  # before the broker can see the end and hang up
         self._end_line(b"")  # stock answers half a line before the end, too
         if self._sock is not None:
             self._send()
@@ -390,7 +386,7 @@ class Relay:
         if len(line) > LOCAL_BYTES_MAX:
             return False
         from palace.protocol import jsonrpc
-        from palace.shim.answers import inline_line
+        from palace.shim.local_answers import inline_line
 
         try:
             message = jsonrpc.parse(line)
@@ -405,7 +401,7 @@ class Relay:
         if method == "initialize":
             self._client = jsonrpc.client_of(message)
         read_only = self._environment.read_only
-        answer = inline_line(message, self._host, self._paths, read_only=read_only)
+        answer = inline_line(message, self._kernel, self._paths, read_only=read_only)
         self._ledger.settle(ordinal)
         write_all(answer)
         return True
@@ -436,17 +432,17 @@ class Relay:
             self._say_failure(line, OutcomeUnknown(text))
 
     def _say_failure(self, line: bytes, reason: PalaceError) -> None:
-        from palace.shim.answers import failure_line
+        from palace.shim.local_answers import failure_line
 
         write_all(failure_line(line, reason))
 
     def _scan(self, pieces: "list[bytes]") -> "IdScanner":
-        from palace.shim.answers import scanner_of
+        from palace.shim.local_answers import scanner_of
 
         return scanner_of(pieces)
 
     def _refuse_too_large(self, scanner: "IdScanner") -> None:
-        from palace.shim.answers import too_large_line
+        from palace.shim.local_answers import too_large_line
 
         write_all(too_large_line(scanner.request_id(), self._line_bytes_max))
 
@@ -489,7 +485,7 @@ def main(arguments: "list[str]") -> int:
         print(f"palace shim: {error.message}", file=sys.stderr)
         return error.exit_code
     try:
-        Relay(host_for(environment.trace), paths, environment).run()
+        Relay(kernel_for(environment.trace), paths, environment).run()
     except ClientGone:
         # What is still buffered nowhere can't be flushed: leave as stock does, with 0.
         return 0

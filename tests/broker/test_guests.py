@@ -16,12 +16,12 @@ import trio_websocket
 import trustme
 
 from palace.broker import guests
+from palace.client.guest.tunnel import Route
+from palace.client.guest.wss import carry_websocket
 from palace.protocol import wire
+from palace.protocol.broker_record import Record, decode_record
 from palace.protocol.errors import ConfigError
 from palace.protocol.lifecycle import Reason
-from palace.protocol.record import Record, decode_record
-from palace.shim.route import Route
-from palace.shim.wss import carry_websocket
 from palace.transport import websocket
 from tests.support.engine import LightEngine
 from tests.support.owner import Running, Shim, open_broker, until
@@ -240,18 +240,18 @@ async def test_an_expired_certificate_is_trusted_by_its_pin_alone(
 
 def test_half_a_pair_of_files_is_refused(tmp_path: Path) -> None:
     from palace.broker.certificate import make_identity
-    from palace.config import Config
-    from palace.host import Host
+    from palace.kernel.kernel import Kernel
+    from palace.settings.config import Config
 
     config = partial(Config, graph="/g", config_dir="/c")
     _, settings = own_certificate(tmp_path)
     with pytest.raises(ConfigError, match="name both"):
-        make_identity(config(certificate=settings["certificate"]), Host())
+        make_identity(config(certificate=settings["certificate"]), Kernel())
     with pytest.raises(ConfigError, match="belong together"):
-        make_identity(config(certificate="/none", private_key="/none"), Host())
+        make_identity(config(certificate="/none", private_key="/none"), Kernel())
     swapped = config(certificate=settings["private_key"], private_key=settings["certificate"])
     with pytest.raises(ConfigError, match="belong together"):
-        make_identity(swapped, Host())
+        make_identity(swapped, Kernel())
 
 
 # Clients that err.

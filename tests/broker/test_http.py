@@ -13,8 +13,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from palace.broker import http_app, http_exchange, http_sessions, web
-from palace.broker.serverinfo import state_directory
+from palace.broker.http import app, exchange, service, sessions
+from palace.broker.http.serverinfo import state_directory
 from palace.protocol.lifecycle import Reason
 from palace.transport import http
 from tests.support.engine import LightEngine
@@ -184,7 +184,7 @@ async def test_nothing_is_served_or_told_where_http_is_off(home: Path) -> None:
 async def test_a_port_that_is_taken_is_tried_again(
     home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "AGAIN_S", 0.02)
+    monkeypatch.setattr(service, "AGAIN_S", 0.02)
     port = free_port()
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
@@ -245,7 +245,7 @@ async def test_a_body_that_is_too_long_is_refused_declared_or_not(home: Path, di
 async def test_a_body_that_comes_too_slowly_is_given_up(
     home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_exchange, "BODY_S", 0.05)
+    monkeypatch.setattr(exchange, "BODY_S", 0.05)
     async with open_web(home) as running:
         caller = await dial()
         await caller.begin("POST", "/mcp", body=b"{", content_length="100")
@@ -258,7 +258,7 @@ async def test_who_never_asks_is_turned_out_and_strangers_leave_room(
     home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "KNOCK_S", 0.3)
-    monkeypatch.setattr(web, "STRANGERS_MAX", 2)
+    monkeypatch.setattr(service, "STRANGERS_MAX", 2)
     async with open_web(home) as running:
         known = await dial()
         assert (await known.post(request("ping"))).status == 200
@@ -343,8 +343,8 @@ async def test_what_the_transport_refuses(
 async def test_a_long_call_comes_as_a_stream_of_events(
     home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_app, "SWIFT_S", 0.05)
-    monkeypatch.setattr(http_app, "BEAT_S", 0.05)
+    monkeypatch.setattr(app, "SWIFT_S", 0.05)
+    monkeypatch.setattr(app, "BEAT_S", 0.05)
     async with open_web(home) as running:
         caller = await dial()
         message = call("search", 3, name="found", hold="gate")
@@ -400,7 +400,7 @@ async def test_a_silent_session_ends_and_a_new_one_takes_the_oldest_ones_place(
         ]
         assert [answer.status for answer in answers] == [404, 200, 200]
 
-        monkeypatch.setattr(http_sessions, "QUIET_S", 0.05)
+        monkeypatch.setattr(sessions, "QUIET_S", 0.05)
         fourth = await begin_session(caller)
         await until(lambda: fourth not in running.desk.sessions)
 

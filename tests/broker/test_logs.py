@@ -10,23 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from palace import logfile
-from palace.broker.logline import log_line
-from palace.broker.logs import LineFormatter
-from palace.paths import Paths
+from palace.broker.telemetry.logline import log_line
+from palace.broker.telemetry.logs import LineFormatter
+from palace.commands import logs
 from palace.protocol.errors import ConfigError, JournalFailed
+from palace.settings.paths import Paths
 from tests.support.loglines import fields_of
 
 NONCE = "nonce-of-a-memory"
 
 WRITER = """
 import logging, sys
-from palace.broker import logline, logs
-from palace.host import Host
+from palace.broker.telemetry import logline, logs
+from palace.kernel.kernel import Kernel
 
 path, first, count, bytes_max = sys.argv[1], *map(int, sys.argv[2:])
 logline.open_log(path, bytes_max)
-logs.set_up_logging("debug", Host(), path=path)
+logs.set_up_logging("debug", Kernel(), path=path)
 logging.getLogger().handlers[0]._bytes_max = bytes_max
 for number in range(first, first + count):
     logging.getLogger("palace.test").info("number %d", number)
@@ -137,7 +137,7 @@ def stamped(minute: int, text: str) -> str:
 
 
 def shown(root: Path, capsys: pytest.CaptureFixture[str], *, since: str = "", last: int = 0) -> str:
-    assert logfile.print_logs(Paths(str(root)), since=since, last=last, follow=False) == 0
+    assert logs.print_logs(Paths(str(root)), since=since, last=last, follow=False) == 0
     return capsys.readouterr().out
 
 
@@ -163,17 +163,17 @@ def test_both_files_are_shown_from_a_time_on_with_the_lines_that_belong_to_one(
 def test_a_span_is_counted_from_now_and_nonsense_is_refused() -> None:
     now = datetime(2026, 1, 2, 0, 0, 0, tzinfo=UTC)
 
-    assert logfile.since_text("90s", now) == "2026-01-01T23:58:30"
-    assert logfile.since_text("2h", now) == "2026-01-01T22:00:00"
-    assert logfile.since_text("2026-01-01T12:00+02:00") == "2026-01-01T10:00:00"
+    assert logs.since_text("90s", now) == "2026-01-01T23:58:30"
+    assert logs.since_text("2h", now) == "2026-01-01T22:00:00"
+    assert logs.since_text("2026-01-01T12:00+02:00") == "2026-01-01T10:00:00"
     with pytest.raises(ConfigError, match="neither a span"):
-        logfile.since_text("yesterday")
+        logs.since_text("yesterday")
 
 
 def test_a_palace_without_a_log_is_told_as_such(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert logfile.print_logs(Paths(str(tmp_path)), since="", last=0, follow=False) == 66
+    assert logs.print_logs(Paths(str(tmp_path)), since="", last=0, follow=False) == 66
     assert "no broker has run" in capsys.readouterr().err
 
 

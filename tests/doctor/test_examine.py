@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from palace.doctor.examine import examine_palace
-from palace.env import ShimEnvironment
-from palace.host import Host
-from palace.journal.inspect import Finding
-from palace.paths import Paths, find_palace
+from palace.doctor.finding import Finding
+from palace.kernel.kernel import Kernel
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths, find_palace
 
 
 @pytest.fixture
@@ -73,12 +73,12 @@ def test_a_palace_that_is_not_there_is_a_note_or_an_error_by_who_named_it(home: 
 
 
 def test_a_graph_that_another_palace_serves_is_named_with_its_holder(home: Path) -> None:
-    host = Host()
-    fd = host.open_lock(f"{home}/tunnels.json.owner.lock")
-    assert host.try_lock(fd)
+    kernel = Kernel()
+    fd = kernel.open_lock(f"{home}/tunnels.json.owner.lock")
+    assert kernel.try_lock(fd)
 
     found = examined(home)["shared_file"]
-    host.close(fd)
+    kernel.close(fd)
 
     assert f"pid {os.getpid()}" in found.text
     assert "shared_file" not in examined(home)

@@ -6,9 +6,9 @@ import attrs
 import pytest
 
 from palace.doctor.examine import EXIT_CODES, LEVELS, exit_code_of
+from palace.doctor.finding import ERROR, NOTE, WARNING, Finding
 from palace.doctor.report import COLUMNS, LINES, print_report, screen
-from palace.journal.inspect import ERROR, NOTE, WARNING, Finding
-from palace.paths import Paths
+from palace.settings.paths import Paths
 
 LONG = "word " * 200
 NOTED = Finding(level=NOTE, code="c", text="t", remedy="do it")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from mempalace import embedding
 
-from palace.engine.ahead import Ahead
+from palace.engine.hosting.query_prefetch import Ahead
 
 TOOL = "mempalace_search"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from palace.engine.projection import same
+from palace.engine.stores.projection import same
 from tests.support.clients import Site
 from tests.support.places import make_site
 from tests.support.probe import Probe

@@ -22,7 +22,9 @@ from tests.support.transcript import Mask, canonical, run_calls, run_raw
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
-TOOLS = json.loads((Path(__file__).parents[2] / "palace" / "tools.json").read_text())["tools"]
+TOOLS = json.loads((Path(__file__).parents[2] / "palace" / "settings" / "tools.json").read_text())[
+    "tools"
+]
 WRONG = corpus.wrong_calls(TOOLS)
 CALLS = (*corpus.SENSIBLE, *WRONG, *corpus.FINAL)
 

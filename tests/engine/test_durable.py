@@ -5,15 +5,9 @@ from typing import Any
 
 import pytest
 
-from palace.engine import durable
-from palace.engine.projection import Change, same
-from palace.journal.record import (
-    ABORT,
-    OUTCOME,
-    PUT,
-    UNDO,
-    UNIT,
-)
+from palace.engine.durability import durable
+from palace.engine.stores.projection import Change, same
+from palace.journal.record import ABORT, OUTCOME, PUT, UNDO, UNIT
 from palace.protocol.errors import JournalFailed
 from tests.support.disk import Disk, all_lost
 from tests.support.projections import Entity, Life, after, awake, entities, records

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from palace.engine import embedding
+from palace.engine.embedding import inference
 
 WORDS = (Path(__file__).parents[2] / "docs" / "design.md").read_text().split()
 COUNT = 1000 if os.environ.get("PALACE_TEST_PROFILE") == "full" else 60
@@ -39,7 +39,7 @@ def test_vectors_are_those_of_chromadb(stock: Any) -> None:
     asked = texts(COUNT)
     theirs = stock._forward(asked)
 
-    ours = embedding.forward(stock.__class__(), asked)
+    ours = inference.forward(stock.__class__(), asked)
 
     assert ours.dtype == theirs.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-7)
@@ -49,9 +49,9 @@ def test_a_text_gets_the_same_vector_alone_and_among_others(stock: Any) -> None:
     fresh = stock.__class__()
     asked = texts(40)
 
-    together = embedding.forward(fresh, asked)
+    together = inference.forward(fresh, asked)
 
-    alone = np.concatenate([embedding.forward(fresh, [text]) for text in asked])
+    alone = np.concatenate([inference.forward(fresh, [text]) for text in asked])
     np.testing.assert_allclose(alone, together, rtol=0, atol=2e-7)
 
 
@@ -67,43 +67,43 @@ def test_equal_texts_are_embedded_once(stock: Any) -> None:
 
     fresh.__dict__["model"] = Counting()
 
-    vectors = embedding.forward(fresh, ["same", "other", "same", "same"])
+    vectors = inference.forward(fresh, ["same", "other", "same", "same"])
 
     assert sum(runs) == 2
     np.testing.assert_array_equal(vectors[0], vectors[3])
 
 
 def test_what_was_asked_lately_is_not_embedded_again(stock: Any) -> None:
-    fresh, kept = stock.__class__(), embedding.Shared(kept=embedding.Kept(size=2))
-    first = embedding.forward(fresh, ["one"], kept)
+    fresh, kept = stock.__class__(), inference.Shared(kept=inference.Kept(size=2))
+    first = inference.forward(fresh, ["one"], kept)
     fresh.__dict__["model"] = None  # whoever runs it now fails
 
-    again = embedding.forward(fresh, ["one", "one"], kept)
+    again = inference.forward(fresh, ["one", "one"], kept)
 
     np.testing.assert_array_equal(again, np.concatenate([first, first]))
     with pytest.raises(AttributeError):
-        embedding.forward(fresh, ["two"], kept)
+        inference.forward(fresh, ["two"], kept)
 
 
 def test_the_least_used_is_forgotten_first_and_long_texts_at_once() -> None:
-    kept = embedding.Kept(size=2)
+    kept = inference.Kept(size=2)
     for text in ("a", "b"):
         kept.put(text, text)
     assert kept.get("a") == "a"
     kept.put("c", "c")
-    kept.put("long" * embedding.KEPT_CHARS_MAX, "long")
+    kept.put("long" * inference.KEPT_CHARS_MAX, "long")
 
     assert [kept.get(text) for text in ("a", "b", "c")] == ["a", None, "c"]
-    assert kept.get("long" * embedding.KEPT_CHARS_MAX) is None
+    assert kept.get("long" * inference.KEPT_CHARS_MAX) is None
 
 
 def test_parts_take_turns_and_a_single_text_waits_for_nobody(stock: Any) -> None:
-    fresh, shared = stock.__class__(), embedding.Shared()
+    fresh, shared = stock.__class__(), inference.Shared()
     done: list[int] = []
 
     def embed(texts: list[str]) -> threading.Thread:
         def work() -> None:
-            done.append(len(embedding.forward(fresh, texts, shared)))
+            done.append(len(inference.forward(fresh, texts, shared)))
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -122,30 +122,30 @@ def test_parts_take_turns_and_a_single_text_waits_for_nobody(stock: Any) -> None
 @pytest.mark.parametrize("at_once", [1, 2, 9])
 def test_all_parts_run_and_the_first_failure_is_raised(at_once: int) -> None:
     done: list[int] = []
-    embedding.run_all(done.append, [3, 1, 2], at_once)
+    inference.run_all(done.append, [3, 1, 2], at_once)
     assert sorted(done) == [1, 2, 3]
 
     def fails(_part: int) -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        embedding.run_all(fails, [1, 2, 3], at_once)
+        inference.run_all(fails, [1, 2, 3], at_once)
 
 
 def test_a_turn_ends_with_an_error(stock: Any) -> None:
-    fresh, shared = stock.__class__(), embedding.Shared()
+    fresh, shared = stock.__class__(), inference.Shared()
     fresh.__dict__["model"] = None  # whoever runs it fails
 
     with pytest.raises(AttributeError):
-        embedding.forward(fresh, ["one", "another"], shared)
+        inference.forward(fresh, ["one", "another"], shared)
 
     assert shared.turn.acquire(blocking=False)
 
 
 def test_the_session_has_the_threads_that_were_asked_for(model_home: Path) -> None:
     code = """
-        from palace.engine import embedding
-        embedding.install(THREADS)
+        from palace.engine.embedding import inference
+        inference.install(THREADS)
         from chromadb.utils.embedding_functions import ONNXMiniLM_L6_V2
         function = ONNXMiniLM_L6_V2(preferred_providers=["CPUExecutionProvider"])
         print(function.model.get_session_options().intra_op_num_threads, len(function(["a text"])))

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from palace.host import Host
 from palace.journal.inspect import read_from
 from palace.journal.record import ADOPT, Record
 from palace.journal.replay import replay
+from palace.kernel.kernel import Kernel
 from tests.support.clients import Client, Site, end_brokers, wait_until
 from tests.support.killing import (
     SUSPICIOUS,
@@ -191,7 +191,7 @@ def test_journal_that_was_switched_off_adopts_when_it_is_on_again(
         probe.tool("add_drawer", wing="w", room="r", content="With a journal.")
         probe.tool("kg_add", subject="a", predicate="is", object="b")
         probe.leave()
-    seq = replay(str(site.palace / "journal"), Host()).seq
+    seq = replay(str(site.palace / "journal"), Kernel()).seq
     toml = site.palace / "palace.toml"
     with_journal = toml.read_text()
     toml.write_text(with_journal + 'journal = "off"\n')
@@ -204,7 +204,7 @@ def test_journal_that_was_switched_off_adopts_when_it_is_on_again(
         found = stock.tool("list_drawers")["drawers"]
         assert {d["content_preview"] for d in found} == {"With a journal.", "Without one."}
         stock.tool("add_drawer", wing="w", room="r", content="By stock.")
-    assert replay(str(site.palace / "journal"), Host()).seq == seq
+    assert replay(str(site.palace / "journal"), Kernel()).seq == seq
 
     toml.write_text(with_journal)
     with Probe(site.environ(), site.palace) as probe:
@@ -215,7 +215,7 @@ def test_journal_that_was_switched_off_adopts_when_it_is_on_again(
         probe.leave()
     adopted = [
         record.kind
-        for record in read_from(str(site.palace / "journal"), Host(), seq + 1)
+        for record in read_from(str(site.palace / "journal"), Kernel(), seq + 1)
         if isinstance(record, Record) and record.action == ADOPT
     ]
     assert adopted.count("chroma:mempalace_drawers") == 2
@@ -291,7 +291,7 @@ def test_interrupted_adoption_is_carried_on(
         assert site.run("stop").returncode == 0
         done = site.run("doctor", "--drift", timeout_s=120)
         assert done.returncode == 0, done.stdout
-        known = replay(str(site.palace / "journal"), Host())
+        known = replay(str(site.palace / "journal"), Kernel())
         assert len(known.ids("chroma:mempalace_drawers")) == MADE
     finally:
         end_brokers(tmp_path)

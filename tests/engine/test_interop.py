@@ -15,11 +15,11 @@ from types import ModuleType
 import pytest
 from chromadb.api.rust import RustBindingsAPI
 
-from palace.config import Config
-from palace.engine import adjustments
-from palace.engine.adjustments import ALL, HostedState
-from palace.paths import Paths
+from palace.engine.hosting import adjustments
+from palace.engine.hosting.adjustments import ALL, HostedState
 from palace.protocol.errors import StoreUnavailable
+from palace.settings.config import Config
+from palace.settings.paths import Paths
 from tests.support.clients import Client, Site, brokers_of, end_brokers, wait_until
 from tests.support.corpus import encode
 from tests.support.places import make_site, start_shim, start_stock, without

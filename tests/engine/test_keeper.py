@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from palace.engine.keeper import Keeper
-from palace.host import Host
+from palace.engine.durability.checkpointer import Keeper
 from palace.journal.journal import Journal
 from palace.journal.record import PUT, UNIT, Draft, Stamp
 from palace.journal.replay import newest_checkpoint, replay
 from palace.journal.segment import list_segments
+from palace.kernel.kernel import Kernel
 
 CEILING_S = 20.0
 
@@ -19,7 +19,7 @@ CEILING_S = 20.0
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     stamp = Stamp(epoch=1, writer="w")
-    journal = Journal.open(str(tmp_path / "journal"), Host(), stamp, segment_bytes=2000)
+    journal = Journal.open(str(tmp_path / "journal"), Kernel(), stamp, segment_bytes=2000)
     yield journal
     journal.close()
 
@@ -34,7 +34,7 @@ def write(journal: Journal, count: int) -> None:
 
 def wait_for_checkpoint(journal: Journal) -> None:
     ceiling_s = time.monotonic() + CEILING_S
-    while newest_checkpoint(journal.directory, journal.host) is None:
+    while newest_checkpoint(journal.directory, journal.kernel) is None:
         assert time.monotonic() < ceiling_s
         time.sleep(0.01)
 
@@ -49,7 +49,7 @@ def test_a_grown_journal_gets_a_checkpoint_and_says_the_same(journal: Journal) -
     journal.sync(journal.seq)
     keeper.end()
 
-    live = replay(journal.directory, journal.host)
+    live = replay(journal.directory, journal.kernel)
     found = {ident: live.payload(("k", ident))["n"] for ident in live.ids("k")}
     assert found == {f"i{number % 7}": number for number in range(13, 20)}
     assert not live.gaps
@@ -57,10 +57,10 @@ def test_a_grown_journal_gets_a_checkpoint_and_says_the_same(journal: Journal) -
 
 def test_an_owner_that_leaves_breaks_a_checkpoint_off(journal: Journal) -> None:
     write(journal, 100)
-    before = list_segments(journal.directory, journal.host)
+    before = list_segments(journal.directory, journal.kernel)
     keeper = Keeper(journal=journal, bytes_min=1)
     keeper.end()
     keeper.start()
 
-    assert newest_checkpoint(journal.directory, journal.host) is None
-    assert list_segments(journal.directory, journal.host) == before
+    assert newest_checkpoint(journal.directory, journal.kernel) is None
+    assert list_segments(journal.directory, journal.kernel) == before

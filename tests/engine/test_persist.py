@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from palace.engine.api import Call
-from palace.engine.persist import PERSIST_MIN
+from palace.engine.hosting.index_persistence import PERSIST_MIN
 from tests.support.hosted import HostedEngine
 
 pytestmark = pytest.mark.engine

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from palace.engine.projection import same
-from palace.host import Host
+from palace.engine.stores.projection import same
 from palace.journal.checkpoint import make_checkpoint
 from palace.journal.inspect import read_from
 from palace.journal.record import Record, Stamp
 from palace.journal.replay import newest_checkpoint, replay
 from palace.journal.segment import list_segments
+from palace.kernel.kernel import Kernel
 from tests.support.clients import Site
 from tests.support.killing import is_full
 from tests.support.places import make_site, start_stock
@@ -180,7 +180,7 @@ def test_rebuilt_vectors_are_the_journals_and_found_as_before(
     workshop: Workshop, master: Master, copied: Site
 ) -> None:
     queries = made_vectors()[:QUERIES]
-    told = replay(journal_of(copied), Host())
+    told = replay(journal_of(copied), Kernel())
     originals = {ident: payload["vector"] for ident, payload in told.payloads("chroma:made")}
     vectors = {ident: numbers(packed) for ident, packed in originals.items()}
     before = workshop.ask("nearest", copied.palace, collection="made", vectors=queries, count=10)
@@ -190,7 +190,7 @@ def test_rebuilt_vectors_are_the_journals_and_found_as_before(
 
     after = workshop.ask("nearest", copied.palace, collection="made", vectors=queries, count=10)
     assert recall(after, queries, vectors) >= recall(before, queries, vectors) > 0.9
-    again = replay(journal_of(copied), Host())
+    again = replay(journal_of(copied), Kernel())
     assert {i: payload["vector"] for i, payload in again.payloads("chroma:made")} == originals
     # Chroma normalises what it is given, in the same way each time.
     there = workshop.ask("contents", copied.palace)["chroma:made"]
@@ -234,9 +234,9 @@ def test_broker_carries_an_interrupted_swap_through(
 
 def lose_a_record(site: Site) -> Record:
     """Take the record of one made document out of the journal."""
-    found = read_from(journal_of(site), Host())
+    found = read_from(journal_of(site), Kernel())
     lost = next(r for r in found if isinstance(r, Record) and r.id == "made-42")
-    for segment in list_segments(journal_of(site), Host()):
+    for segment in list_segments(journal_of(site), Kernel()):
         path = Path(segment.path)
         lines = path.read_bytes().split(b"\n")
         kept = [line for line in lines if b'"seq":%d,' % lost.seq not in line]
@@ -275,12 +275,12 @@ def test_checkpoint_stands_for_the_segments_that_it_covers(
         probe.ask("roll")
         probe.leave()
     journal = Path(journal_of(copied))
-    assert make_checkpoint(str(journal), Host(), Stamp(epoch=9, writer="test")) is not None
+    assert make_checkpoint(str(journal), Kernel(), Stamp(epoch=9, writer="test")) is not None
     damage(copied, ("chroma", "graph", "log", "head"))
     workshop.ask("rebuild", copied.palace)
     assert_whole(workshop, copied, master)
 
-    newest = newest_checkpoint(str(journal), Host())
+    newest = newest_checkpoint(str(journal), Kernel())
     assert newest is not None
     Path(newest[0]).unlink()
     with pytest.raises(Refused) as refused:
@@ -358,7 +358,7 @@ def traces(payload: dict[str, Any]) -> list[bytes]:
 def test_purged_memory_is_in_no_file_any_more(
     workshop: Workshop, master: Master, copied: Site
 ) -> None:
-    told = replay(journal_of(copied), Host())
+    told = replay(journal_of(copied), Kernel())
     drawers = dict(told.payloads("chroma:mempalace_drawers"))
     gone = {
         ident: payload

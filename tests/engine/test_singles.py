@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from palace.engine.singles import ALIKE, SINGLES_MAX, Singles
+from palace.engine.embedding.batcher import ALIKE, SINGLES_MAX, Singles
 from tests.support.clients import wait_until
 
 PATIENCE_S = 20

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from palace.engine.api import Call
-from palace.host import Host
 from palace.journal.inspect import read_from
 from palace.journal.record import OUTCOME, PUT
-from palace.paths import Paths
+from palace.kernel.kernel import Kernel
+from palace.settings.paths import Paths
 from tests.support.hosted import HostedEngine
 
 pytestmark = pytest.mark.engine
@@ -161,7 +161,7 @@ def test_one_drawer_that_is_refused_fails_alone(
 
 
 def records(palace: Palace) -> list[Any]:
-    return list(read_from(palace.paths.journal, Host(), 1))
+    return list(read_from(palace.settings.paths.journal, Kernel(), 1))
 
 
 def test_a_store_that_is_closed_while_a_batch_is_embedded_is_opened_again(

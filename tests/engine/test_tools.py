@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from palace.protocol.tools import TOOLS, UNKNOWN, Kind, Lane, classify_call
-from palace.snapshot import load_catalogue
+from palace.settings.catalogue import load_catalogue
 from tests.support.clients import Site
 
 pytestmark = pytest.mark.engine
 
-SHIPPED = Path(__file__).parents[2] / "palace" / "tools.json"
+SHIPPED = Path(__file__).parents[2] / "palace" / "settings" / "tools.json"
 # Importing the server rewires stdout, so that it is asked in a process of its own.
 ASK = """
 import os, sys

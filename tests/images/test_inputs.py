@@ -88,14 +88,14 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "a step": add_line("images/steps/install"),
     "a step's mode": lambda tree: (tree / "images/steps/install").chmod(0o644),
     "a lock": add_line("images/locks/engine.txt"),
-    "the package": add_line("palace/cli.py"),
+    "the package": add_line("palace/cli/__init__.py"),
     "its metadata": add_line("pyproject.toml"),
     "a text in it": add_line("docs/design.md"),
     "the licence": add_line("LICENSE"),
     "a new file": lambda tree: (tree / "palace/new.py").write_text(""),
-    "a file less": lambda tree: (tree / "palace/snapshot.py").unlink(),
-    "another name": lambda tree: (tree / "palace/cli.py").rename(tree / "palace/cli2.py"),
-    "a link": lambda tree: (tree / "palace/link").symlink_to("cli.py"),
+    "a file less": lambda tree: (tree / "palace/settings/catalogue.py").unlink(),
+    "another name": lambda tree: (tree / "palace/cli/__init__.py").rename(tree / "palace/cli2.py"),
+    "a link": lambda tree: (tree / "palace/link").symlink_to("cli/__init__.py"),
     "a user's number": replace("Dockerfile.base", "PALACE_UID=1000", "PALACE_UID=1001"),
     "a base image": replace("Dockerfile.base", "@sha256:a2", "@sha256:b2"),
     "a moment": replace("Dockerfile.base", "SNAPSHOT=2026", "SNAPSHOT=2025"),
@@ -111,7 +111,7 @@ def test_each_thing_that_is_copied_changes_the_tag(name: str, tree: Path) -> Non
 
 
 def test_a_link_counts_by_where_it_leads(tree: Path) -> None:
-    (tree / "palace/link").symlink_to("cli.py")
+    (tree / "palace/link").symlink_to("cli/__init__.py")
     before = tag(tree)
     (tree / "palace/link").unlink()
     (tree / "palace/link").symlink_to("env.py")

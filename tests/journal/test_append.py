@@ -20,7 +20,7 @@ WAIT_S = 30.0
 
 def appender(disk: Disk) -> Appender:
     writer = Appender(
-        directory=ROOT, host=disk, stamp=Stamp(epoch=1, writer="w"), header=lambda: {"h": 1}
+        directory=ROOT, kernel=disk, stamp=Stamp(epoch=1, writer="w"), header=lambda: {"h": 1}
     )
     writer.open_new()
     return writer
@@ -352,7 +352,7 @@ def test_the_next_owner_trusts_no_file_whose_fsync_has_failed(call: str) -> None
     disk.faults.clear()
     heir = Appender(
         directory=ROOT,
-        host=disk,
+        kernel=disk,
         stamp=Stamp(epoch=2, writer="heir"),
         header=lambda: {"h": 2},
         next_seq=3,

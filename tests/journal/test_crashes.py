@@ -12,9 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from palace.engine import durable
+from palace.doctor.journal import inspect_journal
+from palace.engine.durability import durable
 from palace.journal.checkpoint import make_checkpoint
-from palace.journal.inspect import inspect_journal
 from palace.protocol.errors import JournalFailed
 from tests.support.disk import Disk, Stopped, all_kept
 from tests.support.projections import JOURNAL, Entity, Life, Platter, awake, records

@@ -6,57 +6,57 @@ from pathlib import Path
 
 import pytest
 
-from palace.host import Host
+from palace.kernel.kernel import Kernel
 from tests.support.disk import ROOT, Disk, Stopped, all_kept, all_lost
 
 
 @pytest.fixture(params=["kernel", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Host, str]]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Kernel, str]]:
     if request.param == "memory":
         yield Disk(), ROOT
     else:
-        yield Host(), str(tmp_path)
+        yield Kernel(), str(tmp_path)
 
 
-def test_it_is_a_kernel(place: tuple[Host, str]) -> None:
-    host, root = place
+def test_it_is_a_kernel(place: tuple[Kernel, str]) -> None:
+    kernel, root = place
     path, other = f"{root}/one", f"{root}/two"
-    fd = host.open_append(path)
+    fd = kernel.open_append(path)
 
-    assert host.write(fd, b"abc") == 3
-    assert host.write(fd, b"defg") == 4
-    assert (host.size(fd), host.read_at(fd, 2, 3), host.read_at(fd, 9, 3)) == (7, b"cde", b"")
-    assert host.reserve(fd, 7, 100) in (True, False)
-    assert host.size(fd) == 7
-    host.truncate(fd, 5)
-    host.sync(fd)
-    host.write(fd, b"!")
-    host.rename(path, other)
-    assert host.write(fd, b"?") == 1
-    host.close(fd)
-    assert host.read_file(other) == b"abcde!?"
-    assert host.read_hint(path) is None
-    assert (host.signature(path), host.file_id(path)) == (None, None)
-    found = host.signature(other)
+    assert kernel.write(fd, b"abc") == 3
+    assert kernel.write(fd, b"defg") == 4
+    assert (kernel.size(fd), kernel.read_at(fd, 2, 3), kernel.read_at(fd, 9, 3)) == (7, b"cde", b"")
+    assert kernel.reserve(fd, 7, 100) in (True, False)
+    assert kernel.size(fd) == 7
+    kernel.truncate(fd, 5)
+    kernel.sync(fd)
+    kernel.write(fd, b"!")
+    kernel.rename(path, other)
+    assert kernel.write(fd, b"?") == 1
+    kernel.close(fd)
+    assert kernel.read_file(other) == b"abcde!?"
+    assert kernel.read_hint(path) is None
+    assert (kernel.signature(path), kernel.file_id(path)) == (None, None)
+    found = kernel.signature(other)
     assert found is not None
     assert found[1] == 7
-    host.make_directory(f"{root}/d")
-    host.make_directory(f"{root}/d")
-    host.write_durable(other, b"new")
-    assert sorted(host.list_directory(root)) == ["d", "two"]
-    assert host.list_directory(f"{root}/none") == []
-    fd = host.open_read(other)
-    assert host.read_at(fd, 0, 9) == b"new"
-    host.close(fd)
-    assert host.unlink(other)
-    assert not host.unlink(other)
-    for call in (host.open_read, lambda path: host.rename(path, other)):
+    kernel.make_directory(f"{root}/d")
+    kernel.make_directory(f"{root}/d")
+    kernel.write_durable(other, b"new")
+    assert sorted(kernel.list_directory(root)) == ["d", "two"]
+    assert kernel.list_directory(f"{root}/none") == []
+    fd = kernel.open_read(other)
+    assert kernel.read_at(fd, 0, 9) == b"new"
+    kernel.close(fd)
+    assert kernel.unlink(other)
+    assert not kernel.unlink(other)
+    for call in (kernel.open_read, lambda path: kernel.rename(path, other)):
         with pytest.raises(FileNotFoundError):
             call(path)
     with pytest.raises(FileNotFoundError):
-        host.open_append(f"{root}/none/file")
+        kernel.open_append(f"{root}/none/file")
     with pytest.raises(OSError, match="Bad file"):
-        host.read_at(fd, 0, 1)
+        kernel.read_at(fd, 0, 1)
 
 
 def _written(disk: Disk) -> int:

@@ -5,22 +5,15 @@ from collections.abc import Callable
 
 import pytest
 
-from palace import logtext
+from palace.commands import history
+from palace.doctor.finding import Finding
+from palace.doctor.journal import inspect_journal
 from palace.journal.checkpoint import make_checkpoint
-from palace.journal.inspect import Finding, Gap, inspect_journal, read_from
+from palace.journal.inspect import Gap, read_from
 from palace.journal.journal import HEAD, Journal
-from palace.journal.record import (
-    OUTCOME,
-    PUT,
-    QUARANTINE,
-    STATE,
-    Draft,
-    Record,
-    Stamp,
-    encode,
-)
+from palace.journal.record import OUTCOME, PUT, QUARANTINE, STATE, Draft, Record, Stamp, encode
 from palace.journal.segment import ARCHIVE, Broken, list_segments
-from palace.paths import Paths
+from palace.settings.paths import Paths
 from tests.support.disk import NOW, ROOT, Disk, all_kept, all_lost
 
 JOURNAL = f"{ROOT}/journal"
@@ -281,7 +274,7 @@ def test_gaps_and_broken_lines_stand_where_they_belong() -> None:
 
 def test_the_log_is_readable_by_people_and_by_programs(capsys: pytest.CaptureFixture[str]) -> None:
     disk = sound()
-    assert logtext.print_log(Paths(ROOT), disk, since=10, follow=False, as_json=False) == 0
+    assert history.print_log(Paths(ROOT), disk, since=10, follow=False, as_json=False) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split() for line in shown] == [
         ["10", NOW, "put", "k", "i3", "[s:3]"],
@@ -290,12 +283,12 @@ def test_the_log_is_readable_by_people_and_by_programs(capsys: pytest.CaptureFix
     ]
 
     change(disk, paths(disk)[3], lambda data: data.replace(b"pppp", b"ppqp", 1))
-    assert logtext.print_log(Paths(ROOT), disk, since=10, follow=False, as_json=True) == 65
+    assert history.print_log(Paths(ROOT), disk, since=10, follow=False, as_json=True) == 65
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert told[0]["broken"] == "its checksum is wrong"
     assert told[1] == {"gap": [10, 10]}
     assert (told[2]["seq"], told[2]["id"], told[2]["payload"]) == (11, "i13", "p" * 20)
-    assert logtext.print_log(Paths(ROOT), disk, since=10, follow=False, as_json=False) == 65
+    assert history.print_log(Paths(ROOT), disk, since=10, follow=False, as_json=False) == 65
     assert "GAP: records 10 to 10 are missing" in capsys.readouterr().out
 
 

@@ -6,21 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palace.doctor.journal import inspect_journal
 from palace.journal.checkpoint import make_checkpoint
-from palace.journal.inspect import inspect_journal, read_from
+from palace.journal.inspect import read_from
 from palace.journal.journal import Journal
 from palace.journal.purge import PURGED_REPLY, purge_journal
-from palace.journal.record import (
-    ADOPT,
-    DELETE,
-    OUTCOME,
-    PURGED,
-    PUT,
-    UNDO,
-    Draft,
-    Record,
-    Stamp,
-)
+from palace.journal.record import ADOPT, DELETE, OUTCOME, PURGED, PUT, UNDO, Draft, Record, Stamp
 from palace.journal.replay import replay
 from palace.journal.segment import ARCHIVE
 from palace.protocol.errors import JournalFailed

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from palace.engine import projection
-from palace.engine.recovery import CRASHES_MAX
+from palace.engine.durability.recovery import CRASHES_MAX
+from palace.engine.stores import projection
 from palace.journal.record import ADOPT, ATTEMPT, QUARANTINE, STATE
 from palace.journal.replay import replay
 from tests.support.disk import Disk, Stopped, all_kept, all_lost

@@ -44,6 +44,6 @@ def test_without_a_journal_nothing_is_known() -> None:
 
 
 def test_as_many_owners_may_die_as_the_recovery_allows() -> None:
-    from palace.engine import recovery
+    from palace.engine.durability import recovery
 
     assert recovery.CRASHES_MAX == CRASHES_MAX

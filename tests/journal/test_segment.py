@@ -5,16 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palace.journal import segment as segments
-from palace.journal.record import (
-    OUTCOME,
-    PUT,
-    SEGMENT,
-    BrokenRecord,
-    Draft,
-    Record,
-    Stamp,
-    encode,
-)
+from palace.journal.record import OUTCOME, PUT, SEGMENT, BrokenRecord, Draft, Record, Stamp, encode
 from palace.journal.segment import (
     ARCHIVE,
     Broken,

@@ -25,7 +25,7 @@ from tests.model.state import (
 )
 from tests.model.world_types import Model, Out
 
-CRASHES_MAX = 2  # palace/engine/recovery.py
+CRASHES_MAX = 2  # palace/engine/durability/recovery.py
 # Where an owner hears that its store is open; the decision to leave may come in the same turn.
 NEWS = (SERVE, BACKLOG)
 _RESULTS = {Verdict.UNKNOWN: (UNKNOWN, 0), Verdict.QUARANTINE: (QUARANTINED, 0)}

@@ -12,7 +12,7 @@ Not every step is written down.  The worlds that explain a trace so far are kept
 
 * `ends_told=False`: SIGKILL writes nothing.  A process may have ended at any time after its last
   event, and has, where its lock is taken; it may have done one thing more before (an epoch).
-* Between a system call and its line others may write theirs.  Each caller of `Host.trace` says on
+* Between a system call and its line others may write theirs.  Each caller of `Kernel.trace` says on
   which side of its act it stands, so that whatever comes of an act stands behind its line.  Two
   remain: who takes the lock, or doesn't get it, says so afterwards.  A loser lost at some time
   since its start while somebody held it; a winner may hold it some time before its line.

@@ -342,7 +342,7 @@ ELSEWHERE = {
     "wall clock for idle": "time is abstract here: tests/test_tidy.py bans time.time",
     "a second SQLite opener in the broker": "one process here: tests/test_tidy.py, tests/engine",
     "palace moved or removed under a broker": "no paths here: tests/process, tests/broker",
-    "umask, squatted names, symlinks": "no modes here: tests/host, tests/process",
+    "umask, squatted names, symlinks": "no modes here: tests/kernel, tests/process",
 }
 
 

@@ -14,12 +14,12 @@ import pytest
 import trio
 
 from palace.engine.api import Call, Reply, Told
-from palace.engine.durable import Durable
-from palace.engine.memory import Memory
-from palace.engine.projection import Change
-from palace.host import Host
+from palace.engine.durability.durable import Durable
+from palace.engine.durability.memory import Memory
+from palace.engine.stores.projection import Change
 from palace.journal.journal import Journal
 from palace.journal.record import STATE, Stamp
+from palace.kernel.kernel import Kernel
 from palace.protocol.lifecycle import Reason
 from tests.support.engine import LightEngine
 from tests.support.owner import open_broker, until
@@ -71,7 +71,7 @@ class JournalledEngine(LightEngine):
 def journalled(directory: Path, epoch: int) -> JournalledEngine:
     directory.parent.mkdir(exist_ok=True)
     stamp = Stamp(epoch=epoch, writer=f"owner {epoch}")
-    journal = Journal.open(str(directory), Host(), stamp)
+    journal = Journal.open(str(directory), Kernel(), stamp)
     engine = JournalledEngine()
     engine.memory = Memory.__new__(Memory)  # the stores are the light engine's list
     engine.memory.journal, engine.memory.durable = journal, Durable(journal)
@@ -112,7 +112,7 @@ async def test_a_new_journal_does_not_vouch_for_what_was_before_it(
 ) -> None:
     """Mutant adopts_blindly: an owner without a journal died; the next one has a journal (I8)."""
     (tmp_path / "j").mkdir()
-    Journal.note_pause(str(tmp_path / "j" / "journal"), Host())
+    Journal.note_pause(str(tmp_path / "j" / "journal"), Kernel())
     engine = journalled(tmp_path / "j" / "journal", 2)
     engine.memory.journal.sync(engine.memory.journal.close_key("", STATE))  # adopted
     async with open_broker(root, engine) as running:

@@ -25,7 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from palace.engine.model import install_model, is_installed
+from palace.engine.embedding.model import install_model, is_installed
 from tests.support.blows import Killer, plan_blows, victims_of
 from tests.support.clients import Site, end_brokers, wait_until
 from tests.support.crew import Crew, Seat

@@ -18,13 +18,13 @@ from pathlib import Path
 import attrs
 import pytest
 
-from palace.backup import Backup, check_backup, find_backup, make_backup, read_manifest
-from palace.host import Host
+from palace.commands.backup import Backup, check_backup, find_backup, make_backup, read_manifest
 from palace.journal.journal import read_tail
 from palace.journal.replay import replay
 from palace.journal.segment import list_segments
-from palace.paths import Paths
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import BackupBroken, JournalBroken, LockHeld, NotEmpty
+from palace.settings.paths import Paths
 from tests.support.clients import Client, Site, end_brokers
 from tests.support.crew import Crew
 from tests.support.lightsite import Told, problems_of, storm_site, take_turns
@@ -66,12 +66,12 @@ def acknowledged(everybody: list[Told]) -> set[str]:
 
 def held(journal: str) -> dict[str, set[str]]:
     """Return the nonces of a journal's drawers and entries: those whole, torn, and under way."""
-    known = replay(journal, Host())
+    known = replay(journal, Kernel())
     assert known.gaps == []
-    segments = list_segments(journal, Host())
+    segments = list_segments(journal, Kernel())
     under_way = {
         (change.kind, change.id)
-        for changes in read_tail(segments, Host()).open.values()
+        for changes in read_tail(segments, Kernel()).open.values()
         for change in changes
     }
     found: dict[str, set[str]] = {"whole": set(), "torn": set(), "under way": set()}
@@ -117,13 +117,13 @@ def test_backup_under_load_holds_what_was_acknowledged_and_nothing_torn(
     assert problems_of(site, everybody) == [], "and the palace itself is as ever"
     assert sorted(path for _, path in taken) == sorted(map(str, into.glob("2*")))
     for promised, path in taken:
-        found = find_backup(path, Host())
-        check_backup(found, Host())
+        found = find_backup(path, Kernel())
+        check_backup(found, Kernel())
         there = held(found.journal)
         assert promised <= there["whole"], "acknowledged before it began"
         assert there["torn"] - there["under way"] == set()
     assert len(taken[-1][0]) > len(taken[0][0]) > 0
-    assert find_backup(str(into), Host()).path == taken[-1][1]
+    assert find_backup(str(into), Kernel()).path == taken[-1][1]
     made = modes(into)
     assert (set(made["directories"]), set(made["files"])) == ({0o700}, {0o600})
     assert {path.name for path in into.iterdir() if path.is_file()} == {"backup.lock"}
@@ -132,8 +132,8 @@ def test_backup_under_load_holds_what_was_acknowledged_and_nothing_torn(
 KILLED = """
 import os, signal, sys
 from palace import backup
-from palace.host import Host
-from palace.paths import Paths
+from palace.kernel.kernel import Kernel
+from palace.settings.paths import Paths
 class Mortal(Host):
     left = 0
     def step(self):
@@ -159,7 +159,7 @@ for step in range(1000):
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     found = [name for name in os.listdir(into) if name[0] == "2"] if os.path.isdir(into) else []
     for name in found:
-        backup.check_backup(backup.find_backup(f"{into}/{name}", Host()), Host())
+        backup.check_backup(backup.find_backup(f"{into}/{name}", Kernel()), Kernel())
     print(step, status, len(found), len(os.listdir(into)) if os.path.isdir(into) else 0, flush=True)
     if status == 0:
         break
@@ -257,7 +257,7 @@ def edit(path: Path, at: float) -> None:
 
 def recount(path: Path) -> None:
     """Let a sealed manifest tell of other entities than the journal has."""
-    manifest = read_manifest(str(path), Host())
+    manifest = read_manifest(str(path), Kernel())
     contents = attrs.evolve(manifest.contents, digest="0" * 16)
     changed = attrs.evolve(manifest, contents=contents)
     (path / "palace-backup.json").write_bytes(changed.encode())
@@ -316,7 +316,7 @@ def test_backup_and_restore_by_hand(site: Site, tmp_path: Path) -> None:
 
 def refuse_each_damage(site: Site, into: Path, other: Path) -> None:
     """The remaining backup is damaged in every way, a copy each time."""
-    whole = Path(find_backup(str(into), Host()).path)
+    whole = Path(find_backup(str(into), Kernel()).path)
     for what, damage in DAMAGES.items():
         copy = into.parent / "damaged"
         subprocess.run(["cp", "-a", str(whole), str(copy)], check=True)
@@ -334,7 +334,7 @@ def refuse_each_damage(site: Site, into: Path, other: Path) -> None:
 
 def complaint_of(path: Path) -> str:
     with pytest.raises(BackupBroken) as refused:
-        check_backup(find_backup(str(path), Host()), Host())
+        check_backup(find_backup(str(path), Kernel()), Kernel())
     return refused.value.message
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from palace.broker.lock import mempalace_lock_path
-from palace.paths import Paths
+from palace.ownership.lock import mempalace_lock_path
+from palace.settings.paths import Paths
 from tests.support.clients import PALACE, Client, Site, brokers_of, wait_until
 from tests.support.effects import assert_explained, facts_in, texts_in
 from tests.support.processes import (
@@ -101,7 +101,7 @@ def test_second_serve_leaves_with_75_before_heavy_imports(site: Site) -> None:
         imported = {row.rpartition("|")[2].strip() for row in rows}
         words = [row for row in done.stderr.splitlines() if row not in rows]
         assert done.returncode == 75, done.stderr
-        assert "palace.broker.lock" in imported
+        assert "palace.ownership.lock" in imported
         assert not {name.partition(".")[0] for name in imported} & HEAVY
         assert len(words) == 1
         assert f"pid {owner.pid}" in words[0]

@@ -36,7 +36,7 @@ def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
 def test_the_wheel_holds_the_catalogue_the_texts_and_no_tests(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
 
-    assert {"palace/tools.json", "palace/py.typed", "palace/texts/design.md"} <= names
+    assert {"palace/settings/tools.json", "palace/py.typed", "palace/texts/design.md"} <= names
     assert not [name for name in names if name.startswith(("tests", "bench"))]
 
 

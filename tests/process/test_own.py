@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from palace.env import ShimEnvironment
-from palace.own import claim_palace
-from palace.paths import Paths
+from palace.commands.own import claim_palace
 from palace.protocol.errors import LockFailed, LockHeld
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
 from tests.support.boundary import mounted
 from tests.support.clients import Client, Site, wait_until
 from tests.support.lightsite import STORE, Told, problems_of

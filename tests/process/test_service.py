@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from palace.paths import find_palace
-from palace.service import FOR_A_PERSON, service_of
+from palace.commands.service import FOR_A_PERSON, service_of
+from palace.settings.paths import find_palace
 from tests.support.clients import Site, end_brokers, wait_until
 from tests.support.lightsite import storm_site
 from tests.support.needs import need_command

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from palace.watch import picture
+from palace.commands.status import picture
 from tests.support.clients import PALACE, Site, wait_until
 from tests.support.lightsite import storm_site
 from tests.support.processes import Serving, state_of

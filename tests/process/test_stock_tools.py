@@ -19,7 +19,7 @@ import pytest
 from mempalace import server_registry
 from mempalace.hooks_cli import SAVE_INTERVAL
 
-from palace.broker.serverinfo import state_directory
+from palace.broker.http.serverinfo import state_directory
 from tests.support.clients import Client, Site, brokers_of, end_brokers, wait_until
 from tests.support.places import make_site, start_shim, without
 from tests.support.processes import code_of, wait_gone

@@ -5,7 +5,7 @@ import pytest
 from palace.protocol import jsonrpc
 from palace.protocol.errors import Busy
 from palace.protocol.jsonrpc import NOT_INLINE, Catalogue
-from palace.snapshot import load_catalogue
+from palace.settings.catalogue import load_catalogue
 
 CATALOGUE = Catalogue(
     engine_version="3.11.0",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from palace.protocol.meter import ERRORS_MAX, SAMPLES_MAX, Meter, Troubles
+from palace.broker.telemetry.meter import ERRORS_MAX, SAMPLES_MAX, Meter, Troubles
 from palace.protocol.tools import Lane
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from palace.protocol.record import Record, decode_record, version_tuple
+from palace.protocol.broker_record import Record, decode_record, version_tuple
 
 FIELDS = {
     "v": 1,

@@ -12,21 +12,22 @@ import trio
 
 import palace.broker.desk
 import palace.broker.endpoint
-import palace.broker.lock
-import palace.engine.recovery
-import palace.host
+import palace.engine.durability.recovery
 import palace.journal.append
 import palace.journal.journal
+import palace.kernel.kernel
+import palace.ownership.epoch
+import palace.ownership.lock
 import palace.shim.relay
 from palace.broker.broker import Broker
 from palace.broker.desk import Desk
 from palace.broker.session import Session
 from palace.engine.api import Reply
-from palace.engine.durable import Durable
-from palace.engine.memory import Memory
-from palace.host import Host
+from palace.engine.durability.durable import Durable
+from palace.engine.durability.memory import Memory
 from palace.journal.append import Appender
 from palace.journal.tail import Tail
+from palace.kernel.kernel import Kernel
 from palace.protocol.admission import Admission
 from palace.protocol.ledger import Ledger
 from palace.protocol.lifecycle import Lifecycle
@@ -86,16 +87,16 @@ def _no_fsync_of_outcomes() -> list[Replacement]:
 
 def _no_rollback() -> list[Replacement]:
     def leave(self: Any, key: str) -> None:
-        self.journal.close_key(key, palace.engine.recovery.ABORT)
+        self.journal.close_key(key, palace.engine.durability.recovery.ABORT)
 
-    return [(palace.engine.recovery.Recovery, "_take_back", leave)]
+    return [(palace.engine.durability.recovery.Recovery, "_take_back", leave)]
 
 
 def _change_before_journal() -> list[Replacement]:
     def change(self: Any, group: Any, projection: Any, changes: Any, make: Any, **_: Any) -> Any:
         result = make()
         group.step += 1
-        self.journal.append([palace.engine.durable._draft(group, c) for c in changes])
+        self.journal.append([palace.engine.durability.durable._draft(group, c) for c in changes])
         projection.applied(changes)
         return result
 
@@ -116,7 +117,7 @@ def _lock_released_before_the_store_is_closed() -> list[Replacement]:
     real = Broker._close_engine
 
     async def close(self: Any) -> None:
-        self.desk.host.close(self.desk.owner.lock_fd)
+        self.desk.kernel.close(self.desk.owner.lock_fd)
         await real(self)
 
     return [(Broker, "_close_engine", close)]
@@ -125,35 +126,35 @@ def _lock_released_before_the_store_is_closed() -> list[Replacement]:
 def _unpublish_whatever_is_there() -> list[Replacement]:
     async def close(self: Any) -> None:
         await _REAL_CLOSE(self)
-        self.desk.host.close(self.desk.owner.lock_fd)
+        self.desk.kernel.close(self.desk.owner.lock_fd)
         await trio.sleep(0.3)
         for path in (self.desk.owner.paths.record, self.desk.endpoint.path):
-            self.desk.host.unlink(path)
+            self.desk.kernel.unlink(path)
 
     return [(Broker, "_close_engine", close)]
 
 
 def _no_lock() -> list[Replacement]:
-    return [(Host, "try_lock", lambda _self, _fd: True)]
+    return [(Kernel, "try_lock", lambda _self, _fd: True)]
 
 
 def _epoch_stays() -> list[Replacement]:
-    real = palace.broker.lock.take_epoch
+    real = palace.ownership.epoch.take_epoch
 
-    def take(owner: Any, host: Host) -> None:
-        before = host.read_file(owner.paths.epoch)
-        real(owner, host)
+    def take(owner: Any, kernel: Kernel) -> None:
+        before = kernel.read_file(owner.paths.epoch)
+        real(owner, kernel)
         if before is not None:
             owner.epoch = int(before)
 
-    return [(palace.broker.lock, "take_epoch", take)]
+    return [(palace.ownership.epoch, "take_epoch", take)]
 
 
 def _resend_with_a_new_key() -> list[Replacement]:
     real = palace.shim.relay.Relay._lost
 
     def lost(self: Any) -> None:
-        self._session = self._host.token()
+        self._session = self._kernel.token()
         real(self)
 
     return [(palace.shim.relay.Relay, "_lost", lost)]
@@ -216,9 +217,9 @@ def _failed_fsync_is_tried_again() -> list[Replacement]:
         with self._lock:
             fd, target = self._fd, self.next_seq - 1
         with contextlib.suppress(OSError):
-            self.host.sync(fd)
+            self.kernel.sync(fd)
         with contextlib.suppress(OSError):
-            self.host.sync(fd)
+            self.kernel.sync(fd)
         with self._lock:
             self._confirm(target)
 
@@ -226,28 +227,28 @@ def _failed_fsync_is_tried_again() -> list[Replacement]:
 
 
 def _nothing_is_synced() -> list[Replacement]:
-    return [(Host, "sync", lambda _self, _fd: None)]
+    return [(Kernel, "sync", lambda _self, _fd: None)]
 
 
 def _record_without_rename() -> list[Replacement]:
     def write(self: Any, path: str, data: bytes, mode: int = 0o600) -> None:
-        fd = palace.host.os.open(path, 0o1101, mode)
+        fd = palace.kernel.kernel.os.open(path, 0o1101, mode)
         self.write(fd, data)
         self.close(fd)
 
-    return [(Host, "write_durable", write)]
+    return [(Kernel, "write_durable", write)]
 
 
 def _store_opened_before_the_lock() -> list[Replacement]:
-    real = palace.broker.lock.take_lock
+    real = palace.ownership.lock.take_lock
 
-    def take(paths: Any, host: Host) -> Any:
-        store = engine.TinyStore(paths.root, host)
+    def take(paths: Any, kernel: Kernel) -> Any:
+        store = engine.TinyStore(paths.root, kernel)
         store.open()
         store.close()
-        return real(paths, host)
+        return real(paths, kernel)
 
-    return [(palace.broker.lock, "take_lock", take)]
+    return [(palace.ownership.lock, "take_lock", take)]
 
 
 def _stuck_writes_are_not_noticed() -> list[Replacement]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from palace.protocol import wire
-from palace.protocol.record import decode_record
+from palace.protocol.broker_record import decode_record
 from tests.sim.kernel import Machine, SimFcntl, SimOs, SimPoll, SimSocket
 from tests.sim.world import Process, World
 

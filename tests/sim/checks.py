@@ -4,12 +4,12 @@ import os
 from collections import Counter
 from typing import Any
 
-from palace.host import Host
 from palace.journal.inspect import read_from
 from palace.journal.record import PUT, QUARANTINE, UNDO, Record
 from palace.journal.replay import digest_of, replay
-from palace.paths import Paths
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import OutcomeUnknown
+from palace.settings.paths import Paths
 from tests.sim.client import CANCELLED, LOST, OK, Client, Op
 from tests.sim.engine import store_on_disk
 
@@ -103,11 +103,11 @@ def check_files(root: str, *, killed: bool) -> list[str]:
     One that its watchdog has `killed` leaves its names, too: the next one would remove them.
     """
     problems = []
-    host, paths = Host(), Paths(root)
+    kernel, paths = Kernel(), Paths(root)
     names = (paths.record, f"{root}/broker.sock")
     if not killed and any(os.path.lexists(name) for name in names):
         problems.append("L2: record or socket outlive the last owner")
-    journal = replay(paths.journal, host)
+    journal = replay(paths.journal, kernel)
     live = store_on_disk(root)
     known = {entity: entry.digest for entity, entry in journal.live.items() if entity[0] != "file"}
     there = {entity: digest_of(payload) for entity, payload in live.items()}
@@ -125,7 +125,7 @@ def live_in(root: str) -> Live:
     live = store_on_disk(root)
     lost = given_up(root)
     if lost:
-        journal = replay(Paths(root).journal, Host())
+        journal = replay(Paths(root).journal, Kernel())
         for entity in lost:
             live.pop(entity, None)
             if entity in journal.live:
@@ -158,7 +158,7 @@ def not_taken_back(root: str) -> set[str]:
 
 def _left_alone(root: str) -> tuple[list[Record], set[str]]:
     """Return a journal's records, and the keys whose taking back has ended owners."""
-    found = read_from(Paths(root).journal, Host())
+    found = read_from(Paths(root).journal, Kernel())
     records = [record for record in found if isinstance(record, Record)]
     return records, {
         record.key

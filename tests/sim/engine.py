@@ -13,23 +13,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from palace.config import Config
 from palace.engine.api import Call, Reply, Told
 from palace.engine.batch import Batch, Put, store_or_each
-from palace.engine.durable import Durable
-from palace.engine.files import Files
-from palace.engine.keeper import Keeper
-from palace.engine.memory import Memory
-from palace.engine.projection import Change
-from palace.engine.recovery import Recovery
-from palace.host import Host
+from palace.engine.durability.checkpointer import Keeper
+from palace.engine.durability.durable import Durable
+from palace.engine.durability.memory import Memory
+from palace.engine.durability.recovery import Recovery
+from palace.engine.stores.files import Files
+from palace.engine.stores.projection import Change
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.journal.replay import digest_of
-from palace.paths import Paths
+from palace.kernel.kernel import Kernel
 from palace.protocol import jsonrpc
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
+from palace.settings.config import Config
+from palace.settings.paths import Paths
 from tests.sim.kernel import alive, the_machine
 from tests.sim.threads import RLock, current_fiber, the_world
 
@@ -45,9 +45,9 @@ class TinyStore:
 
     name = "store"
 
-    def __init__(self, root: str, host: Host) -> None:
+    def __init__(self, root: str, kernel: Kernel) -> None:
         self.path = f"{root}/{STORE}"
-        self.host = host
+        self.kernel = kernel
         self.lock: threading.RLock = RLock()  # type: ignore[assignment]
         self._fd = -1
         self._seq = 0
@@ -61,17 +61,17 @@ class TinyStore:
         """Open the store: from here on this process is the one that has it."""
         check_right_to_open("opens")
         the_world().notes["db"].add(current_fiber().process)
-        self._fd = self.host.open_append(self.path)
-        self.host.truncate(self._fd, self._length)  # a torn line goes, as a rollback does it
+        self._fd = self.kernel.open_append(self.path)
+        self.kernel.truncate(self._fd, self._length)  # a torn line goes, as a rollback does it
         if not the_world().notes["lazy_store"]:
-            self.host.sync(self._fd)  # what a killed owner wrote and nobody has synced yet
+            self.kernel.sync(self._fd)  # what a killed owner wrote and nobody has synced yet
 
     def close(self) -> None:
         """Close it, as durable as stores are when they are closed."""
         check_right_to_open("still has")
         if self._fd >= 0:
-            self.host.sync(self._fd)
-            self.host.close(self._fd)
+            self.kernel.sync(self._fd)
+            self.kernel.close(self._fd)
             self._fd = -1
         the_world().notes["db"].discard(current_fiber().process)
 
@@ -79,7 +79,7 @@ class TinyStore:
         self._live.clear()
         self._numbers.clear()
         self._seq = self._length = 0
-        for line in (self.host.read_hint(self.path, 1 << 24) or b"").splitlines(keepends=True):
+        for line in (self.kernel.read_hint(self.path, 1 << 24) or b"").splitlines(keepends=True):
             if not line.endswith(b"\n"):  # whole but for its end: what follows would be glued to it
                 return
             try:
@@ -138,11 +138,11 @@ class TinyStore:
             self._note(self._seq + 1, (kind, ident), payload)
 
     def _append(self, line: bytes) -> None:
-        if self.host.write(self._fd, line) != len(line):
+        if self.kernel.write(self._fd, line) != len(line):
             raise OSError(errno.ENOSPC, "the disk took a part only")
         self._length += len(line)
         if not the_world().notes["lazy_store"]:
-            self.host.sync(self._fd)
+            self.kernel.sync(self._fd)
 
     def applied(self, changes: Iterable[Change]) -> None:
         return
@@ -203,9 +203,9 @@ def check_right_to_open(does: str) -> None:
 class SimStores:
     """What `Memory` asks of all stores together."""
 
-    def __init__(self, root: str, host: Host) -> None:
-        self.tiny = TinyStore(root, host)
-        self.files = Files(root, host)
+    def __init__(self, root: str, kernel: Kernel) -> None:
+        self.tiny = TinyStore(root, kernel)
+        self.files = Files(root, kernel)
 
     @property
     def all(self) -> tuple[Any, ...]:
@@ -223,12 +223,12 @@ class SimEngine:
         paths: Paths,
         config: Config,
         environ: Mapping[str, str],
-        host: Host,
+        kernel: Kernel,
         stamp: Stamp,
     ) -> None:
         self._paths = paths
         self._config = config
-        self._host = host
+        self._kernel = kernel
         self._stamp = stamp
         self._memory: Memory | None = None
         self._progress = 0
@@ -240,9 +240,9 @@ class SimEngine:
         world.sleep(world.rng.expovariate(world.notes["loads_per_s"]))
         if world.notes["load_fails"]():
             raise StoreUnavailable("The store can't be opened, says the simulation. Try again.")
-        stores = SimStores(self._paths.root, self._host)
+        stores = SimStores(self._paths.root, self._kernel)
         journal = Journal.open(
-            self._paths.journal, self._host, self._stamp, segment_bytes=SEGMENT_BYTES
+            self._paths.journal, self._kernel, self._stamp, segment_bytes=SEGMENT_BYTES
         )
         recovery = Recovery(journal=journal, projections=stores.all, progress=lambda _s, _f: None)
         recovery.look()
@@ -332,7 +332,7 @@ class SimEngine:
     def _add_drawer(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
         """File a drawer in parts under ids of its own, and count it in its author's tally."""
         who, nonce = arguments["who"], arguments["nonce"]
-        ids = [self._host.token(4) for _ in range(arguments["parts"])]
+        ids = [self._kernel.token(4) for _ in range(arguments["parts"])]
         for number, ident in enumerate(ids):
             body = {"who": who, "nonce": nonce, "part": number, "text": arguments["text"]}
             self._change(durable, "drawer", ident, body)
@@ -343,7 +343,7 @@ class SimEngine:
     def _diary_write(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
         """File a drawer, together with whoever else does."""
         body = {"who": arguments["agent_name"], "nonce": arguments["nonce"], "part": 0}
-        ident, group = self._host.token(4), durable.current()
+        ident, group = self._kernel.token(4), durable.current()
         if self._here.batch is None or group is None:
             self._change(durable, "drawer", ident, body)
         else:
@@ -407,7 +407,7 @@ CATALOGUE = Catalogue(
 
 def store_on_disk(root: str) -> dict[tuple[str, str], Any]:
     """Return what the store's file holds, for who judges afterwards."""
-    store = TinyStore(root, Host())
+    store = TinyStore(root, Kernel())
     if os.path.exists(store.path):
         store._load()
     return store._live

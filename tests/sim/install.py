@@ -18,27 +18,28 @@ import palace.broker.broker
 import palace.broker.connections
 import palace.broker.endpoint
 import palace.broker.lanes
-import palace.broker.lock
-import palace.broker.logline
-import palace.broker.logs
 import palace.broker.serve
-import palace.broker.status
+import palace.broker.telemetry.logline
+import palace.broker.telemetry.logs
+import palace.broker.telemetry.status
 import palace.broker.watchdog
+import palace.client.connector
+import palace.client.spawn
 import palace.engine.batch
-import palace.engine.durable
-import palace.engine.files
-import palace.engine.keeper
-import palace.engine.mempalace
-import palace.host
+import palace.engine.durability.checkpointer
+import palace.engine.durability.durable
+import palace.engine.hosting.mempalace
+import palace.engine.stores.files
 import palace.journal.append
 import palace.journal.journal
-import palace.shim.connect
+import palace.kernel.kernel
+import palace.ownership.epoch
+import palace.ownership.lock
 import palace.shim.relay
-import palace.shim.spawn
 from tests.sim import kernel, threads
 from tests.sim.engine import CATALOGUE, SimEngine
-from tests.sim.host import Chance, SimHost
 from tests.sim.kernel import alive
+from tests.sim.port import Chance, SimKernel
 from tests.sim.threads import current_fiber, the_world
 from tests.sim.world import Process, World
 
@@ -157,51 +158,56 @@ def _print(*words: object, **_options: object) -> None:
 
 
 def _environment() -> Any:
-    from palace.env import ShimEnvironment
+    from palace.settings.environment import ShimEnvironment
 
     return ShimEnvironment(current_fiber().process.environ)
 
 
-def _host_for(_trace: str) -> SimHost:
-    return SimHost()
+def _kernel_for(_trace: str) -> SimKernel:
+    return SimKernel()
 
 
 def _replacements() -> list[tuple[object, str, object]]:
-    broker, shim, journal = palace.broker, palace.shim, palace.journal
+    broker, client, engine = palace.broker, palace.client, palace.engine
+    journal, ownership, shim = palace.journal, palace.ownership, palace.shim
+    telemetry = broker.telemetry
     with_os = (
-        *(palace.host, broker.lock, broker.endpoint, broker.serve, broker.connections),
-        *(broker.status, broker.watchdog, broker.logline, shim.connect, shim.relay, shim.spawn),
+        *(palace.kernel.kernel, ownership.lock, ownership.epoch),
+        *(broker.endpoint, broker.serve, broker.connections),
+        *(telemetry.status, broker.watchdog, telemetry.logline),
+        *(client.connector, client.spawn, shim.relay),
     )
-    engine = palace.engine
     with_threads = (
         *(broker.lanes, journal.journal, journal.append),
-        *(engine.durable, engine.keeper, engine.files, engine.batch),
+        *(engine.durability.durable, engine.durability.checkpointer),
+        *(engine.stores.files, engine.batch),
     )
     return [
         *((module, "os", _OS) for module in with_os),
         *((module, "threading", threads.THREADING) for module in with_threads),
-        (engine.durable, "os", _OS),
-        (palace.host, "fcntl", kernel.SimFcntl()),
+        (engine.durability.durable, "os", _OS),
+        (palace.kernel.kernel, "fcntl", kernel.SimFcntl()),
         (broker.lanes, "queue", threads.QUEUE),
         (journal.journal, "queue", threads.QUEUE),
         (broker.endpoint, "socket", kernel.SOCKET),
-        (shim.connect, "socket", kernel.SimSocket),
+        (client.connector, "socket", kernel.SimSocket),
         (kernel.socket, "socketpair", _socketpair),
         (shim.relay, "select", kernel.SELECT),
         (shim.relay, "print", _print),
-        (shim.relay, "host_for", _host_for),
+        (shim.relay, "kernel_for", _kernel_for),
         (shim.relay, "read_environment", _environment),
-        (broker.serve, "host_for", _host_for),
+        (broker.serve, "kernel_for", _kernel_for),
         (broker.serve, "read_environment", _environment),
         (broker.serve, "say", _say),
-        (broker.logs, "set_up_logging", lambda *_args, **_options: None),
+        (telemetry.logs, "set_up_logging", lambda *_args, **_options: None),
         (broker.serve, "_direct_socket", _direct_socket),
         (broker.watchdog, "faulthandler", _FaultHandler()),
         (broker.watchdog, "print", _print),
-        (broker.lock, "uuid", _Uuid()),
+        (ownership.lock, "uuid", _Uuid()),
+        (ownership.epoch, "uuid", _Uuid()),
         (broker.assemble, "MempalaceEngine", SimEngine),
         (broker.assemble, "installed_version", lambda: CATALOGUE.engine_version),
-        (engine.mempalace, "check_installed", lambda: None),
+        (engine.hosting.mempalace, "check_installed", lambda: None),
         (time, "sleep", _sleep),
         (trio, "run", _run_trio),
         (trio, "open_signal_receiver", _signal_receiver),
@@ -218,9 +224,9 @@ def _factories() -> list[tuple[object, str, object]]:
     for owner, name, make in (
         (palace.journal.journal.Journal, "_lock", threads.RLock),
         (palace.journal.journal.Journal, "_waiting", threads.SimpleQueue),
-        (palace.engine.durable.Durable, "_lock", threads.RLock),
-        (palace.engine.keeper.Keeper, "_wake", threads.Event),
-        (palace.engine.files.Files, "lock", threads.RLock),
+        (palace.engine.durability.durable.Durable, "_lock", threads.RLock),
+        (palace.engine.durability.checkpointer.Keeper, "_wake", threads.Event),
+        (palace.engine.stores.files.Files, "lock", threads.RLock),
         (palace.broker.lanes._Workers, "calls", threads.SimpleQueue),
     ):
         known = owner.__init__.__globals__  # type: ignore[misc]

@@ -14,8 +14,8 @@ import attrs
 
 import palace.broker.assemble
 from palace.broker import serve
-from palace.broker.lock import mempalace_lock_path
-from palace.paths import Paths
+from palace.ownership.lock import mempalace_lock_path
+from palace.settings.paths import Paths
 from palace.shim.relay import Relay
 from tests.model.follow import problems_of
 from tests.sim import install, kernel

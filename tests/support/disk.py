@@ -13,8 +13,8 @@ from typing import NoReturn
 
 import attrs
 
-from palace.host import Host
-from palace.host.mounts import Mount
+from palace.kernel.kernel import Kernel
+from palace.kernel.mounts import Mount
 
 NOW = "2026-01-01T00:00:00Z"
 ROOT = "/palace"
@@ -89,7 +89,7 @@ class Renaming:
                 names[self.new] = file
 
 
-class Disk(Host):
+class Disk(Kernel):
     """A kernel whose only disk it is.  `calls` holds what was asked, as (call, path)."""
 
     def __init__(self, names: dict[str, File | None] | None = None, life: int = 1) -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from palace.engine.api import Call, Reply, Told
-from palace.engine.memory import refused
+from palace.engine.durability.memory import refused
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.resend import Verdict
 from palace.protocol.tools import Kind
-from palace.snapshot import load_catalogue
+from palace.settings.catalogue import load_catalogue
 
 OUTDATED = {"code": -32005, "message": "outdated"}
 

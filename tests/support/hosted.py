@@ -18,21 +18,22 @@ import functools, json, os, sys
 from concurrent.futures import ThreadPoolExecutor
 sys.setswitchinterval(0.00005)  # so that threads meet in many ways
 out = os.fdopen(os.dup(1), "w")
-from palace.broker import lock
+from palace.ownership import lock
+from palace.ownership.epoch import take_epoch
 from palace.engine.api import Call
 from palace.journal.record import Stamp
-from palace.config import load_config
-from palace.engine.mempalace import MempalaceEngine
-from palace.host import Host
-from palace.paths import Paths
-host, paths = Host(), Paths(sys.argv[1])
-lock.check_directory(paths, host, os.environ)
-owner = lock.take_lock(paths, host)
-config = load_config(paths, os.environ, host)
-lock.take_other_locks(owner, config, os.environ, host)
-lock.take_epoch(owner, host)
+from palace.settings.config import load_config
+from palace.engine.hosting.mempalace import MempalaceEngine
+from palace.kernel.kernel import Kernel
+from palace.settings.paths import Paths
+kernel, paths = Kernel(), Paths(sys.argv[1])
+lock.check_directory(paths, kernel, os.environ)
+owner = lock.take_lock(paths, kernel)
+config = load_config(paths, os.environ, kernel)
+lock.take_other_locks(owner, config, os.environ, kernel)
+take_epoch(owner, kernel)
 stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
-engine = MempalaceEngine(paths, config, os.environ, host, stamp)
+engine = MempalaceEngine(paths, config, os.environ, kernel, stamp)
 def answer(call):
     reply = engine.call(call)
     return [reply.payload.decode() if reply.payload is not None else None, reply.outdated]

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from palace.host import Host
 from palace.journal.replay import replay
+from palace.kernel.kernel import Kernel
 from tests.support.clients import Client, Site, end_brokers
 from tests.support.mutations import Mutation, Scene, make_project
 from tests.support.nonces import Stores, read_stores
@@ -267,7 +267,7 @@ def journalled(
     `files`: the small files, too, which are only looked at when a palace is opened or closed.
     `torn`: a kill may have come while a record was written.
     """
-    state = replay(str(palace / "journal"), Host())
+    state = replay(str(palace / "journal"), Kernel())
     assert torn or not state.broken, state.broken
     found = {}
     for kind, ident in state.live:
@@ -343,7 +343,7 @@ def assert_vectors_are_right(site: Site, scratch: Path) -> None:
     argv = [sys.executable, "-P", "-c", _VECTORS, str(copy), str(found)]
     subprocess.run(argv, env=site.environ(), check=True, capture_output=True)
     there = json.loads(found.read_text())
-    state = replay(str(site.palace / "journal"), Host())
+    state = replay(str(site.palace / "journal"), Kernel())
     assert there.keys() == set(state.ids("chroma-collection"))
     for name, vectors in there.items():
         told = {ident: one["vector"] for ident, one in state.payloads(f"chroma:{name}")}

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from palace.host import Host
 from palace.journal.replay import digest_of, replay
+from palace.kernel.kernel import Kernel
 from tests.sim.checks import given_up
 from tests.support.clients import Site
 from tests.support.crew import SHIM_KILLED, Caller
@@ -157,7 +157,7 @@ def _read_store(site: Site, found: list[str]) -> dict[tuple[str, str], Any]:
 def _compare_with_journal(
     site: Site, live: dict[tuple[str, str], Any], lost: set[tuple[str, str]], found: list[str]
 ) -> None:
-    journal = replay(str(site.palace / "journal"), Host())
+    journal = replay(str(site.palace / "journal"), Kernel())
     known = {entity: entry.digest for entity, entry in journal.live.items() if entity[0] != "file"}
     there = {entity: digest_of(payload) for entity, payload in live.items()}
     found += [

@@ -15,7 +15,7 @@ from typing import Self
 
 import attrs
 
-from palace.paths import runtime_dir
+from palace.settings.paths import runtime_dir
 from tests.support.clients import Client
 from tests.support.processes import children_of, is_alive, wait_gone
 

@@ -10,17 +10,19 @@ from typing import Any
 import attrs
 import trio
 
-from palace.broker import endpoint, lock
+from palace.broker import endpoint
 from palace.broker.broker import Broker
 from palace.broker.desk import Desk
 from palace.broker.lanes import Lanes
-from palace.config import Config
-from palace.host import Host
-from palace.paths import Paths
+from palace.kernel.kernel import Kernel
+from palace.ownership import lock
+from palace.ownership.epoch import take_epoch
 from palace.protocol import wire
 from palace.protocol.admission import Admission
 from palace.protocol.lifecycle import Lifecycle, Reason
-from palace.snapshot import load_catalogue
+from palace.settings.catalogue import load_catalogue
+from palace.settings.config import Config
+from palace.settings.paths import Paths
 from palace.transport.unix import LineStream
 from tests.support.engine import LightEngine
 
@@ -103,19 +105,19 @@ class Running:
 
 
 def make_desk(root: Path, engine: LightEngine, *, home: str = "", **settings: Any) -> Desk:
-    host = Host()
+    kernel = Kernel()
     paths = Paths(str(root))
-    lock.check_directory(paths, host, {})
-    owner = lock.take_lock(paths, host)
-    lock.take_epoch(owner, host)
+    lock.check_directory(paths, kernel, {})
+    owner = lock.take_lock(paths, kernel)
+    take_epoch(owner, kernel)
     config = Config(graph=f"{root}/kg", config_dir=str(root), **settings)
     lanes = Lanes(engine=engine, readers=config.readers, polls=config.polls)
     return Desk(
         owner=owner,
         config=config,
         engine=engine,
-        host=host,
-        endpoint=endpoint.listen(owner, {}, host),
+        kernel=kernel,
+        endpoint=endpoint.listen(owner, {}, kernel),
         mode="broker",
         catalogue=load_catalogue(None),
         admission=Admission(
@@ -159,7 +161,7 @@ async def open_broker(
                 desk.stop(Reason.STOP, grace_s=1.0)
                 with trio.CancelScope(shield=True), trio.move_on_after(CEILING_S):
                     await running.ended.wait()
-                desk.host.close(desk.owner.lock_fd)
+                desk.kernel.close(desk.owner.lock_fd)
                 for shim in running.shims:
                     shim.close()
                 for sock in desk.mourners:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from palace.engine.api import Call
-from palace.engine.chroma import payload
-from palace.engine.projection import same
+from palace.engine.stores.chroma import payload
+from palace.engine.stores.projection import same
 from palace.journal.record import Stamp
 from palace.journal.replay import replay
-from palace.paths import Paths
+from palace.settings.paths import Paths
 
 Arguments = dict[str, Any]
 
@@ -44,22 +44,23 @@ class _Server:
     """One method for each request."""
 
     def __init__(self, root: str) -> None:
-        from palace.broker import lock
-        from palace.config import adopt, load_config
-        from palace.engine.mempalace import MempalaceEngine
-        from palace.host import Host
+        from palace.engine.hosting.mempalace import MempalaceEngine
+        from palace.kernel.kernel import Kernel
+        from palace.ownership import lock
+        from palace.ownership.epoch import take_epoch
+        from palace.settings.config import adopt, load_config
 
-        host, paths = Host(), Paths(root)
-        lock.check_directory(paths, host, os.environ)
-        owner = lock.take_lock(paths, host)
-        config = load_config(paths, os.environ, host)
-        lock.take_other_locks(owner, config, os.environ, host)
-        lock.take_epoch(owner, host)
-        adopt(paths, config, host)
+        kernel, paths = Kernel(), Paths(root)
+        lock.check_directory(paths, kernel, os.environ)
+        owner = lock.take_lock(paths, kernel)
+        config = load_config(paths, os.environ, kernel)
+        lock.take_other_locks(owner, config, os.environ, kernel)
+        take_epoch(owner, kernel)
+        adopt(paths, config, kernel)
         stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
         self._words = _Words()
         logging.getLogger("palace").addHandler(self._words)
-        self._engine = MempalaceEngine(paths, config, os.environ, host, stamp)
+        self._engine = MempalaceEngine(paths, config, os.environ, kernel, stamp)
         self._calls = 0
 
     @property
@@ -113,7 +114,7 @@ class _Server:
     def drift(self) -> Any:
         """Compare every entity with the journal, without the files, which are open here."""
         memory = self._memory
-        known = replay(memory.journal.directory, memory.journal.host)
+        known = replay(memory.journal.directory, memory.journal.kernel)
         differing = []
         for store in memory.stores.all:
             for kind in {*store.kinds(), *(kind for kind in known.kinds() if store.owns(kind))}:

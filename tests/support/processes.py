@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from palace.control import Control
-from palace.env import ShimEnvironment
-from palace.paths import Paths
+from palace.client.control import Control
 from palace.protocol import wire
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
 from tests.support.clients import PALACE, Client, Site, brokers_of, wait_until
 
 OUTCOME_UNKNOWN = -32045
@@ -300,8 +300,8 @@ def detached_brokers_of(root: Path) -> list[int]:
 def impatient_shim(site: Site, deadline_s: float, **more: str) -> Client:
     """Start a shim that is the real one, but for its deadline (60 s is long for a test)."""
     program = (
-        "import sys; from palace.shim import connect, relay; "
-        f"connect.Connector.__init__.__kwdefaults__['deadline_s'] = {deadline_s!r}; "
+        "import sys; from palace.client import connector; from palace.shim import relay; "
+        f"connector.Connector.__init__.__kwdefaults__['deadline_s'] = {deadline_s!r}; "
         "sys.exit(relay.main([]))"
     )
     return Client([sys.executable, "-P", "-c", program], site.environ(**more))

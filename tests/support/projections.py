@@ -1,4 +1,4 @@
-"""A store in memory that keeps the rules of palace/engine/projection.py, and a palace of two.
+"""A store in memory that keeps the rules of engine/stores/projection.py, and a palace of two.
 
 Like Chroma it numbers what it is told, and like the lists it counts what it holds.  What it was
 told is durable at once; a process may die between any two entities (`host.pass_point`).
@@ -11,14 +11,14 @@ from typing import Any
 
 import attrs
 
-from palace.engine.durable import Durable
-from palace.engine.projection import Change
-from palace.engine.recovery import Recovery
-from palace.host import Host
+from palace.engine.durability.durable import Durable
+from palace.engine.durability.recovery import Recovery
+from palace.engine.stores.projection import Change
 from palace.journal.inspect import Gap, read_from
 from palace.journal.journal import SEGMENT_BYTES, Journal
 from palace.journal.record import Record, Stamp
 from palace.journal.replay import digest_of, no_progress, replay
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalFailed
 from tests.support.disk import ROOT, Disk
 
@@ -57,7 +57,7 @@ class MemoryStore:
 
     name: str
     kinds_: tuple[str, ...]
-    host: Host
+    kernel: Kernel
     platter: Platter = attrs.field(factory=Platter)
     on_write: Callable[[Entity], None] = lambda _entity: None
     lock: threading.RLock = attrs.field(factory=threading.RLock)
@@ -97,7 +97,7 @@ class MemoryStore:
 
     def write(self, kind: str, changes: Mapping[str, Any]) -> None:
         for ident, payload in changes.items():
-            self.host.pass_point(f"store {self.name}")
+            self.kernel.pass_point(f"store {self.name}")
             self.on_write((kind, ident))
             self.platter.set((kind, ident), payload)
 
@@ -196,7 +196,7 @@ def born(
     stamp = Stamp(epoch=epoch, writer=f"w{epoch}")
     journal = Journal.open(JOURNAL, disk, stamp, segment_bytes=segment_bytes)
     stores = [
-        MemoryStore(name=name, kinds_=(kind,), host=disk, platter=platter)
+        MemoryStore(name=name, kinds_=(kind,), kernel=disk, platter=platter)
         for name, kind, platter in zip(
             ("one", "two"), "ab", platters or (Platter(), Platter()), strict=True
         )

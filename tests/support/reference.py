@@ -5,10 +5,10 @@ from pathlib import Path
 import typer
 
 from palace.cli import app
-from palace.config import SETTINGS
-from palace.engine.stores import JOURNALLED
+from palace.engine.stores.stores import JOURNALLED
 from palace.protocol import errors
 from palace.protocol.tools import TOOLS
+from palace.settings.config import SETTINGS
 from palace.shim.relay import USAGE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,7 +51,7 @@ def settings() -> str:
     variables = ["| variable | meaning |", "|---|---|"]
     variables += [f"| `{name}` | {text} |" for name, text in VARIABLES]
     return (
-        "# Settings\n\nGenerated from palace/config.py by `just reference`.\n\n"
+        "# Settings\n\nGenerated from palace/settings/config.py by `just reference`.\n\n"
         "## palace.toml\n\n"
         "In the palace's directory; the same for whoever serves it. Written once, at the first\n"
         "start, with the graph and the configuration directory; the rest is yours to add.\n"
@@ -113,7 +113,8 @@ def journal() -> str:
     rows = ["| tool | kinds of entities |", "|---|---|"]
     rows += [f"| `{n}` | {', '.join(f'`{k}`' for k in kinds)} |" for n, kinds in JOURNALLED.items()]
     return (
-        "# What is journalled\n\nGenerated from palace/engine/stores.py by `just reference`.\n\n"
+        "# What is journalled\n\n"
+        "Generated from palace/engine/stores/stores.py by `just reference`.\n\n"
         "Each changed entity is journalled whole, before it is changed; `palace log` shows them\n"
         "with their kinds. A tool that is not listed changes nothing in the palace.\n\n"
         "| kind | an entity is |\n|---|---|\n"
@@ -130,7 +131,7 @@ def journal() -> str:
 def commands() -> str:
     """Describe the commands as data, since how help is laid out differs between versions."""
     group = typer.main.get_command(app)
-    parts = ["# Commands\n\nGenerated from palace/cli.py by `just reference`.\n"]
+    parts = ["# Commands\n\nGenerated from palace/cli/__init__.py by `just reference`.\n"]
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         rows = [f"## palace {name}\n\n{command.help}\n\n| option | meaning |\n|---|---|"]
         for option in command.params:

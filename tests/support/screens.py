@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from palace.engine.model import install_model, is_installed
+from palace.engine.embedding.model import install_model, is_installed
 from tests.support.clients import PALACE, Site, end_brokers, wait_until
 from tests.support.processes import make_site, state_of
 

@@ -138,7 +138,7 @@ AllowStreamLocalForwarding {"yes" if forwarding else "no"}
         f"ControlMaster auto\n  ControlPath {directory}/m\n  ControlPersist 30\n" if master else ""
     )
     config.write_text(
-        f"""Host {NAME}
+        f"""Kernel {NAME}
   HostName 127.0.0.1
   Port {port}
   IdentityFile {directory}/user

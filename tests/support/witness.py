@@ -5,10 +5,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from palace.host import Host
 from palace.journal.inspect import read_from
 from palace.journal.record import ENTITIES, Record
 from palace.journal.replay import replay
+from palace.kernel.kernel import Kernel
 from tests.support.killing import journalled, stored
 from tests.support.nonces import read_stores
 from tests.support.probe import Probe
@@ -17,7 +17,7 @@ FILE = "file"  # stock's small files: looked at when a palace is opened and clos
 
 
 def records_since(palace: Path, seq: int) -> list[Record]:
-    found = read_from(str(palace / "journal"), Host(), seq)
+    found = read_from(str(palace / "journal"), Kernel(), seq)
     records = [record for record in found if isinstance(record, Record)]
     assert [record.seq for record in records] == list(range(seq, seq + len(records)))
     return records
@@ -25,7 +25,7 @@ def records_since(palace: Path, seq: int) -> list[Record]:
 
 def payloads(palace: Path, kind: str) -> dict[str, Any]:
     """Return a kind's live entities as the journal knows them, vectors included."""
-    return dict(replay(str(palace / "journal"), Host()).payloads(kind))
+    return dict(replay(str(palace / "journal"), Kernel()).payloads(kind))
 
 
 class Witness:
@@ -37,7 +37,7 @@ class Witness:
         self.kinds: dict[str, set[str]] = defaultdict(set)
         self.wrong: dict[str, list[Any]] = defaultdict(list)
         self.calls: dict[str, int] = defaultdict(int)
-        self._next = 1 + replay(str(probe.palace / "journal"), Host()).seq
+        self._next = 1 + replay(str(probe.palace / "journal"), Kernel()).seq
 
     def send(self, line: bytes) -> None:
         name = json.loads(line)["params"]["name"]

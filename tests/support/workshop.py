@@ -12,30 +12,36 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-from palace import restore, upkeep
-from palace.backup import find_backup, make_backup
-from palace.engine.rebuild import Rebuilt
-from palace.env import ShimEnvironment
-from palace.host import Host
-from palace.journal.inspect import inspect_journal
-from palace.paths import Paths
+from palace.commands import maintenance, restore
+from palace.commands.backup import find_backup, make_backup
+from palace.doctor.drift import drifted
+from palace.doctor.journal import inspect_journal
+from palace.engine.durability import offline
+from palace.engine.durability.rebuild import Rebuilt
+from palace.engine.stores.stores import open_chroma
+from palace.journal.purge import purge_journal
+from palace.journal.replay import no_progress
+from palace.kernel.kernel import Kernel
+from palace.ownership import exclusive
 from palace.protocol.errors import PalaceError
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
 
 
 class Interrupted(BaseException):
     """Somebody has pulled the plug."""
 
 
-class FrailHost(Host):
+class FrailKernel(Kernel):
     """The real kernel, until so many renames were carried out."""
 
     renames = sys.maxsize
     made = 0
 
     def rename(self, old: str, new: str) -> None:
-        if FrailHost.made >= FrailHost.renames:
+        if FrailKernel.made >= FrailKernel.renames:
             raise Interrupted
-        FrailHost.made += 1
+        FrailKernel.made += 1
         super().rename(old, new)
 
 
@@ -45,16 +51,18 @@ def _environment() -> ShimEnvironment:
 
 def rebuild(root: str, *, partial: bool = False, renames: int = sys.maxsize) -> Any:
     """Rebuild; stop for good before the rename after so many (`made` says how many there were)."""
-    FrailHost.renames, FrailHost.made = renames, 0
-    upkeep.Host = FrailHost  # type: ignore[misc]
+    FrailKernel.renames, FrailKernel.made = renames, 0
+    exclusive.Kernel = FrailKernel  # type: ignore[misc]
     try:
-        made = upkeep.rebuild_palace(Paths(root), _environment(), stop=False, partial=partial)
+        made = maintenance.rebuild_palace(
+            Paths(root), _environment(), stop=False, allow_gaps=partial
+        )
     except Interrupted:
-        return {"interrupted": FrailHost.made}
+        return {"interrupted": FrailKernel.made}
     finally:
-        upkeep.Host = Host  # type: ignore[misc]
+        exclusive.Kernel = Kernel  # type: ignore[misc]
     assert isinstance(made, Rebuilt)
-    return {"entities": made.entities, "kept": made.kept, "renames": FrailHost.made}
+    return {"entities": made.entities, "kept": made.kept, "renames": FrailKernel.made}
 
 
 def back_up(root: str, into: str) -> Any:
@@ -67,57 +75,57 @@ def restore_from(
     root: str, source: str, *, replace: bool = False, renames: int = sys.maxsize
 ) -> Any:
     """Restore; stop for good before the rename after so many."""
-    FrailHost.renames, FrailHost.made = renames, 0
-    upkeep.Host = FrailHost  # type: ignore[misc]
+    FrailKernel.renames, FrailKernel.made = renames, 0
+    exclusive.Kernel = FrailKernel  # type: ignore[misc]
     try:
-        backup = find_backup(source, Host())
+        backup = find_backup(source, Kernel())
         made = restore.restore_backup(
             Paths(root), _environment(), backup, replace=replace, stop=False
         )
     except Interrupted:
-        return {"interrupted": FrailHost.made}
+        return {"interrupted": FrailKernel.made}
     finally:
-        upkeep.Host = Host  # type: ignore[misc]
+        exclusive.Kernel = Kernel  # type: ignore[misc]
     return {
         "entities": made.entities,
         "epoch": made.epoch,
         "same": made.same,
         "kept": made.kept,
-        "renames": FrailHost.made,
+        "renames": FrailKernel.made,
     }
 
 
 def prove(root: str) -> int:
     """Prove a backup."""
-    return restore.prove_backup(_environment(), find_backup(root, Host())).entities
+    return restore.prove_backup(_environment(), find_backup(root, Kernel())).entities
 
 
 def open_palace(root: str) -> None:
     """Own it for a moment, as the next broker would, and let it go."""
-    with upkeep.hold_palace(Paths(root), _environment(), stop=False):
+    with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None):
         pass
 
 
 def purge(root: str, ids: list[str]) -> Any:
-    purged = upkeep.purge_memories(Paths(root), _environment(), ids, stop=False)
+    purged = maintenance.purge_memories(Paths(root), _environment(), ids, stop=False)
     return {"records": purged.records, "alike": purged.alike, "copies": purged.copies}
 
 
 def purge_journal_alone(root: str, ids: list[str]) -> int:
     """Do the first half of a purge and no more."""
-    return upkeep.purge_journal(Paths(root).journal, Host(), frozenset(ids))
+    return purge_journal(Paths(root).journal, Kernel(), frozenset(ids))
 
 
 def doctor(root: str) -> Any:
-    found = inspect_journal(Paths(root).journal, Host())
-    found += upkeep.drifted(Paths(root), _environment(), stop=False)
+    found = inspect_journal(Paths(root).journal, Kernel())
+    found += drifted(Paths(root), _environment(), no_progress, ask_to_leave=None)
     return [[finding.level, finding.code, finding.text] for finding in found]
 
 
 def contents(root: str) -> Any:
     """Return every entity of the stores by kind and id."""
-    with upkeep.hold_palace(Paths(root), _environment(), stop=False) as held:
-        with upkeep._open_stores(held) as stores:
+    with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
+        with offline.open_stores(held) as stores:
             for store in stores.all:
                 store.measure()
             return {kind: dict(store.scan(kind)) for store in stores.all for kind in store.kinds()}
@@ -125,8 +133,8 @@ def contents(root: str) -> Any:
 
 def nearest(root: str, collection: str, vectors: list[list[float]], count: int) -> Any:
     """Return the ids that Chroma's index finds for each vector."""
-    with upkeep.hold_palace(Paths(root), _environment(), stop=False) as held:
-        client = upkeep.open_chroma(held.paths.root)
+    with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
+        client = open_chroma(held.paths.root)
         try:
             found = client.get_collection(collection, embedding_function=None)
             return found.query(query_embeddings=vectors, n_results=count, include=[])["ids"]

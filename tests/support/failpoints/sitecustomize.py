@@ -1,7 +1,7 @@
 """Python imports this at its start where PYTHONPATH names this directory: it ends brokers.
 
 The product knows no environment variable for that, and its brokers are started by its own shims
-with its own command line.  So the interpreter puts a killer in the place of `Host.pass_point`
+with its own command line.  So the interpreter puts a killer in the place of `Kernel.pass_point`
 before `palace serve` begins; all else runs as it is installed.
 
 The directory that PALACEKILLS names holds two files.  `armed`: lines of `TOKEN POINT N`, of which
@@ -60,7 +60,7 @@ class Killer:
 
 
 if "serve" in sys.orig_argv and "PALACEKILLS" in os.environ:
-    from palace.host import Host
+    from palace.kernel.kernel import Kernel
 
     killer = Killer(os.environ["PALACEKILLS"])
-    Host.pass_point = lambda _host, name: killer.pass_point(name)  # type: ignore[method-assign]
+    Kernel.pass_point = lambda _kernel, name: killer.pass_point(name)  # type: ignore[method-assign]

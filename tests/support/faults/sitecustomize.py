@@ -12,7 +12,7 @@ import sys
 
 
 class Faults:
-    """Stands in the place of three methods of `Host`."""
+    """Stands in the place of three methods of `Kernel`."""
 
     def __init__(self, directory: str) -> None:
         self._sync = f"{directory}/sync"
@@ -43,19 +43,19 @@ class Faults:
 
 
 if "serve" in sys.orig_argv and "PALACEFAULTS" in os.environ:
-    from palace.host import Host
+    from palace.kernel.kernel import Kernel
 
     faults = Faults(os.environ["PALACEFAULTS"])
-    sync, write = Host.sync, Host.write
+    sync, write = Kernel.sync, Kernel.write
 
-    def failing_sync(host: Host, fd: int) -> None:
+    def failing_sync(kernel: Kernel, fd: int) -> None:
         faults.sync(fd)
-        sync(host, fd)
+        sync(kernel, fd)
 
-    def watched_write(host: Host, fd: int, data: bytes) -> int:
+    def watched_write(kernel: Kernel, fd: int, data: bytes) -> int:
         faults.write(data)
-        return write(host, fd, data)
+        return write(kernel, fd, data)
 
-    Host.sync = failing_sync  # type: ignore[method-assign]
-    Host.write = watched_write  # type: ignore[method-assign]
-    Host.pass_point = lambda _host, name: faults.pass_point(name)  # type: ignore[method-assign]
+    Kernel.sync = failing_sync  # type: ignore[method-assign]
+    Kernel.write = watched_write  # type: ignore[method-assign]
+    Kernel.pass_point = lambda _kernel, name: faults.pass_point(name)  # type: ignore[method-assign]

@@ -1,4 +1,5 @@
-"""A light engine for real processes: brokers import it in the place of palace.engine.mempalace.
+"""A light engine for real processes: brokers import it in the place of
+palace.engine.hosting.mempalace.
 
 It keeps the contract of palace/engine/api.py with palace's own `Memory`, `Durable`, `Recovery` and
 `Keeper`; only mempalace and Chroma are replaced, so that an owner is ready after milliseconds.
@@ -17,24 +18,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from palace.config import Config
 from palace.engine.api import Call, Reply, Told
 from palace.engine.batch import Batch, Put, store_or_each
-from palace.engine.durable import Durable
-from palace.engine.files import Files
-from palace.engine.keeper import Keeper
-from palace.engine.memory import Memory
-from palace.engine.projection import Change
-from palace.engine.recovery import Recovery
-from palace.host import Host
+from palace.engine.durability.checkpointer import Keeper
+from palace.engine.durability.durable import Durable
+from palace.engine.durability.memory import Memory
+from palace.engine.durability.recovery import Recovery
+from palace.engine.stores.files import Files
+from palace.engine.stores.projection import Change
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.journal.replay import digest_of, no_progress
-from palace.paths import Paths
+from palace.kernel.kernel import Kernel
 from palace.protocol import jsonrpc
 from palace.protocol.errors import EngineError, StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
-from palace.snapshot import load_catalogue
+from palace.settings.catalogue import load_catalogue
+from palace.settings.config import Config
+from palace.settings.paths import Paths
 
 STORE = "chroma.sqlite3.light"  # the watcher takes it for a store by its name
 KINDS = ("drawer", "entry", "tally")
@@ -65,10 +66,10 @@ class LightStore:
 
     name = "store"
 
-    def __init__(self, root: str, host: Host, epoch: int) -> None:
+    def __init__(self, root: str, kernel: Kernel, epoch: int) -> None:
         self.path = f"{root}/{STORE}"
         self.lock = threading.RLock()
-        self._host = host
+        self._kernel = kernel
         self._epoch = epoch
         self._fd = -1
         self._seq = 0
@@ -80,19 +81,19 @@ class LightStore:
     # The file.
 
     def open(self) -> None:
-        self._fd = self._host.open_append(self.path)
+        self._fd = self._kernel.open_append(self.path)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # go on as a broken protocol would, and tell
             note = f"pid {os.getpid()}, epoch {self._epoch}\n".encode()
-            fd = self._host.open_append(f"{os.path.dirname(self.path)}.overlaps")
+            fd = self._kernel.open_append(f"{os.path.dirname(self.path)}.overlaps")
             os.write(fd, note)
             os.close(fd)
-        self._host.truncate(self._fd, self._length)
+        self._kernel.truncate(self._fd, self._length)
 
     def close(self) -> None:
         if self._fd >= 0:
-            self._host.close(self._fd)
+            self._kernel.close(self._fd)
             self._fd = -1
 
     def _load(self) -> None:
@@ -100,7 +101,7 @@ class LightStore:
         self._numbers.clear()
         self._seq = self._length = 0
         self._sums = [0, 0]
-        for line in (self._host.read_hint(self.path, 1 << 28) or b"").splitlines(keepends=True):
+        for line in (self._kernel.read_hint(self.path, 1 << 28) or b"").splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 return
             number, _, kind, ident, payload = json.loads(line)
@@ -138,9 +139,9 @@ class LightStore:
         for ident, payload in changes.items():
             entry = [self._seq + 1, self._epoch, kind, ident, payload]
             line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
-            taken = self._host.write(self._fd, line)
+            taken = self._kernel.write(self._fd, line)
             if taken != len(line):
-                self._host.truncate(self._fd, self._length)
+                self._kernel.truncate(self._fd, self._length)
                 raise OSError(28, "the disk took a part only")
             self._length += taken
             self._note(self._seq + 1, (kind, ident), payload)
@@ -186,9 +187,9 @@ def _sums(payloads: Iterable[Any]) -> list[int]:
 class LightStores:
     """What `Memory` asks of all stores together."""
 
-    def __init__(self, root: str, host: Host, epoch: int) -> None:
-        self.light = LightStore(root, host, epoch)
-        self.files = Files(root, host)
+    def __init__(self, root: str, kernel: Kernel, epoch: int) -> None:
+        self.light = LightStore(root, kernel, epoch)
+        self.files = Files(root, kernel)
 
     @property
     def all(self) -> tuple[Any, ...]:
@@ -206,20 +207,20 @@ class MempalaceEngine:
         paths: Paths,
         _config: Config,
         _environ: Mapping[str, str],
-        host: Host,
+        kernel: Kernel,
         stamp: Stamp,
     ) -> None:
         self._paths = paths
-        self._host = host
+        self._kernel = kernel
         self._stamp = stamp
         self._memory: Memory | None = None
         self._progress = 0
         self._here = threading.local()
-        self._stores = LightStores(paths.root, host, stamp.epoch)
+        self._stores = LightStores(paths.root, kernel, stamp.epoch)
 
     def load(self) -> Catalogue:
         journal = Journal.open(
-            self._paths.journal, self._host, self._stamp, segment_bytes=SEGMENT_BYTES
+            self._paths.journal, self._kernel, self._stamp, segment_bytes=SEGMENT_BYTES
         )
         stores = self._stores
         recovery = Recovery(journal=journal, projections=stores.all, progress=no_progress)
@@ -301,7 +302,7 @@ class MempalaceEngine:
         who, nonce = arguments["who"], arguments["nonce"]
         for part in range(arguments["parts"]):
             body = {"who": who, "nonce": nonce, "part": part, "of": arguments["parts"]}
-            self._change(durable, "drawer", self._host.token(6), body)
+            self._change(durable, "drawer", self._kernel.token(6), body)
         tally = self._stores.light.read("tally", [who]).get(who, {"count": 0})
         self._change(durable, "tally", who, {"count": tally["count"] + 1})
         return {"success": True}
@@ -309,7 +310,7 @@ class MempalaceEngine:
     def _diary_write(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
         """File an entry, together with whoever else does."""
         body = {"who": arguments["agent_name"], "nonce": arguments["nonce"]}
-        ident, group = self._host.token(6), durable.current()
+        ident, group = self._kernel.token(6), durable.current()
         if self._here.batch is None or group is None:
             self._change(durable, "entry", ident, body)
         else:
@@ -331,7 +332,7 @@ class MempalaceEngine:
 
     def _hook_settings(self, _durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
         """Do something outside of the palace, which can't be taken back."""
-        fd = self._host.open_append(f"{self._paths.root}.effects")
+        fd = self._kernel.open_append(f"{self._paths.root}.effects")
         os.write(fd, f"{arguments['nonce']}\n".encode())
         os.close(fd)
         return {"success": True}

@@ -4,7 +4,7 @@ The product knows no environment variable for either, and its brokers are starte
 with its own command line.
 
 PALACELIGHT: a broker imports tests/support/light/engine.py where it asks for
-`palace.engine.mempalace`: all else of it (lock, record, socket, journal, admission, lanes) is as it
+`hosting.mempalace`: all else of it (lock, record, socket, journal, admission, lanes) is as it
 is installed, and it imports nothing earlier than it would.
 PALACESANDBOX: while this file is there, a broker that is started detached dies without a word, as
 in a sandbox that kills such processes; its shim then becomes a direct opener.
@@ -31,7 +31,7 @@ if "serve" in sys.orig_argv:
 
             @staticmethod
             def find_spec(name: str, _path: object = None, _target: object = None) -> object:
-                if name != "palace.engine.mempalace":
+                if name != "palace.engine.hosting.mempalace":
                     return None
                 return spec_from_file_location(name, f"{os.path.dirname(__file__)}/engine.py")
 

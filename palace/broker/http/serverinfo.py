@@ -1,0 +1,102 @@
+"""How stock mempalace finds a server: its serverinfo.json and token, in its place.
+
+Stock's command line, hooks and `mempalace-mcp` read `~/.mempalace/server/KEY/serverinfo.json`
+(mempalace 3.11: server_registry.py), trust it while its pid lives, and log in with the token beside
+it.  KEY stands for the palace.  The file is ours from the step in which we listen to the step in
+which the record goes; one that somebody else has put there since is left alone.
+"""
+
+import hashlib
+import json
+import os
+
+import attrs
+
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import LockFailed
+
+# What stock's clients ask for before they hand over a call (3.11: cli/_hub.py).
+CAPABILITIES = ("mine_include_ignored", "mine_include_subagents", "search_cli_compatible")
+TOKEN_BYTES_MAX = 4096
+
+
+def state_directory(home: str, palace: str) -> str:
+    """Return stock's directory for the server of a palace, which is a resolved path."""
+    key = hashlib.sha256(os.path.normcase(palace).encode()).hexdigest()[:24]
+    return f"{home}/.mempalace/server/{key}"
+
+
+@attrs.define(eq=False, kw_only=True)
+class ServerInfo:
+    """What a broker says of itself to stock; `home` is the user's, `palace` a resolved path."""
+
+    home: str
+    palace: str
+    kernel: Kernel
+    _published: bytes = b""
+
+    @property
+    def directory(self) -> str:
+        return state_directory(self.home, self.palace)
+
+    @property
+    def path(self) -> str:
+        return f"{self.directory}/serverinfo.json"
+
+    @property
+    def token_path(self) -> str:
+        return f"{self.directory}/token"
+
+    def token(self) -> str:
+        """Return the palace's token, made where there is none; raises LockFailed or OSError."""
+        os.makedirs(self.directory, 0o700, exist_ok=True)
+        problem = self.kernel.trust_problem(self.directory)
+        if problem:
+            raise LockFailed(f"{self.directory} can't hold a token: {problem}. Remove it.")
+        found = self._read_token()
+        if not found:
+            self.kernel.write_durable(self.token_path, self.kernel.token(32).encode() + b"\n")
+            found = self._read_token()
+        return found
+
+    def _read_token(self) -> str:
+        data = self.kernel.read_file(self.token_path, TOKEN_BYTES_MAX)
+        text = (data or b"").decode("ascii", "replace").strip()
+        if not text.isprintable() or not text.isascii():
+            raise LockFailed(f"{self.token_path} holds no token. Remove it.")
+        return text
+
+    def publish(self, *, port: int, fingerprint: str) -> None:
+        """Tell stock; the file is replaced whole, and readable by nobody else."""
+        told = {
+            "pid": os.getpid(),
+            "host": "127.0.0.1",
+            "port": port,
+            "scheme": "http",
+            "read_only": False,
+            "capabilities": list(CAPABILITIES),
+            "search_config_fingerprint": fingerprint,
+            "palace_path": self.palace,
+            "server": "palace",
+        }
+        data = json.dumps(told).encode() + b"\n"
+        self.kernel.replace_file(self.path, data)
+        self._published = data
+
+    def withdraw(self) -> None:
+        """Remove what `publish` wrote, if it is still there; safe to call twice."""
+        if self._published and self.kernel.read_hint(self.path) == self._published:
+            self.kernel.unlink(self.path)
+        self._published = b""
+
+    def remove_dead(self) -> None:
+        """Remove what a killed broker left: its pid may be another process's by now.
+
+        Call it as the palace's owner: then every other broker of it is dead.
+        """
+        try:
+            told = json.loads(self.kernel.read_hint(self.path) or b"{}")
+        except ValueError:
+            return
+        if isinstance(told, dict) and told.get("server") == "palace":
+            self.kernel.unlink(self.path)

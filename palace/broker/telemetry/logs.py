@@ -1,0 +1,114 @@
+"""Logging of a broker: lines of one form, bounded files, and nothing that a memory says.
+
+Arguments of calls reach our code, and everybody else's, as texts of exceptions and of messages.
+So an exception is logged by its kind and its place, a message of somebody else's code by its
+template, and what that code prints is counted.
+"""
+
+import io
+import logging
+import os
+import sys
+import threading
+import time
+from types import TracebackType
+
+from palace.broker.telemetry.logline import LOG_BYTES_MAX, log_line, open_log
+from palace.broker.telemetry.redacted import described, origin
+from palace.kernel.kernel import Kernel
+
+TEXT_CHARS_MAX = 2000
+OURS = "palace"
+WITHHELD = "a message that may quote a memory"
+
+Raised = tuple[type[BaseException], BaseException, TracebackType | None]
+
+
+def set_up_logging(level: str, kernel: Kernel, *, path: str = "") -> None:
+    """Log to standard error from `level` on; where that is the file at `path`, keep it bounded.
+
+    What is printed to sys.stdout and sys.stderr from here on is counted, and goes nowhere.
+    """
+    handler = BoundedHandler(kernel, path)
+    handler.setFormatter(LineFormatter(os.getpid()))
+    everybody = logging.getLogger()
+    everybody.handlers = [handler]
+    everybody.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    logging.getLogger(OURS).setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    sys.stdout, sys.stderr = Printed("stdout"), Printed("stderr")
+    logger = logging.getLogger("palace.broker")
+    sys.excepthook = lambda *raised: logger.critical("the broker failed", exc_info=raised)
+    threading.excepthook = lambda ended: logger.error(
+        "a thread failed", exc_info=ended.exc_value or True
+    )
+
+
+class LineFormatter(logging.Formatter):
+    """Makes the lines of logline.py, with `error` and `at` for what was raised."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._pid = str(pid)
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": self._pid,
+            "text": _text(record)[:TEXT_CHARS_MAX],
+        }
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            fields["error"] = described(error)
+            fields["at"] = origin(error).removeprefix("at ")
+        return log_line(fields)
+
+
+def _text(record: logging.LogRecord) -> str:
+    if record.name != OURS and not record.name.startswith(f"{OURS}."):
+        return str(record.msg) if record.args else f"{WITHHELD} ({record.module}:{record.lineno})"
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            described(arg) if isinstance(arg, BaseException) else arg for arg in record.args
+        )
+    return record.getMessage()
+
+
+class BoundedHandler(logging.Handler):
+    """Writes to standard error; a file there that has grown too large is begun anew."""
+
+    def __init__(self, kernel: Kernel, path: str, bytes_max: int = LOG_BYTES_MAX) -> None:
+        super().__init__()
+        self._kernel = kernel
+        self._path = path
+        self._bytes_max = bytes_max
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            os.write(2, self.format(record).encode(errors="backslashreplace") + b"\n")
+            if self._path and os.fstat(2).st_size > self._bytes_max:
+                self._rotate()
+        except OSError:  # a full disk under the log must not end a broker
+            return
+
+    def _rotate(self) -> None:
+        if self._kernel.same_file(2, self._path):  # else the palace was moved, or another has begun
+            open_log(self._path, self._bytes_max)
+
+
+class Printed(io.TextIOBase):
+    """Stands for sys.stdout and sys.stderr: says how much was printed, and not what."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        logging.getLogger("palace.printed").debug("%d characters to %s", len(text), self._name)
+        return len(text)

@@ -1,0 +1,103 @@
+"""What an owner tells Prometheus: numbers in its text format, no memory contents."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import trio
+
+from palace import __version__
+from palace.broker.desk import Desk
+from palace.broker.telemetry.histograms import BOUNDS_S, Histogram
+from palace.protocol.lifecycle import EngineState
+from palace.protocol.tools import Lane
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def metrics_text(desk: Desk) -> str:
+    """Return all metrics; times are seconds."""
+    return "".join(f"{line}\n" for line in _lines(desk))
+
+
+def _lines(desk: Desk) -> Iterator[str]:
+    counters, admission = desk.counters, desk.admission
+    engine = desk.catalogue.engine_version if desk.catalogue else ""
+    built = {"version": __version__, "mempalace": engine}
+    yield from _metric("build_info", "gauge", "Versions.", [(built, 1)])
+    yield from _one("epoch", "gauge", "Rises with every owner of the palace.", desk.owner.epoch)
+    up_s = trio.current_time() - desk.started_s
+    yield from _one("up_seconds", "gauge", "Since this owner serves.", round(up_s, 3))
+    states = [
+        ({"state": state.value}, int(desk.lifecycle.engine is state)) for state in EngineState
+    ]
+    yield from _metric("engine_state", "gauge", "1 for the state that the engine is in.", states)
+    degraded = int(desk.mode == "direct")
+    yield from _one("degraded", "gauge", "1 where the owner is its client's child.", degraded)
+    yield from _one("requests_total", "counter", "Lines of clients.", counters.requests)
+    yield from _one("replies_total", "counter", "Tool calls answered.", counters.replies)
+    yield from _one("busy_total", "counter", "Calls refused in a full queue.", counters.busy)
+    yield from _one(
+        "connections_total", "counter", "Shims, guests and commands.", counters.connections
+    )
+    yield from _one("refused_total", "counter", "Connections turned away.", counters.refused)
+    yield from _one("connections", "gauge", "Connections, HTTP included.", desk.open_connections)
+    yield from _one("sessions", "gauge", "Sessions, HTTP included.", len(desk.sessions))
+    yield from _one("queue_waiting", "gauge", "Calls admitted and not begun.", admission.waiting)
+    yield from _one("queue_max", "gauge", "Calls that may wait.", admission.queue_depth_max)
+    running = [(_lane(lane), admission.in_lane(lane)) for lane in Lane]
+    yield from _metric("lane_running", "gauge", "Calls that run.", running)
+    widths = [(_lane(lane), admission.capacity[lane]) for lane in Lane]
+    yield from _metric("lane_max", "gauge", "Calls that may run at once.", widths)
+    yield from _journal(desk.engine.status())
+    if desk.web is not None:
+        codes = [({"code": str(code)}, n) for code, n in sorted(desk.web.answers.items())]
+        yield from _metric("http_answers_total", "counter", "HTTP answers by status.", codes)
+    yield from _calls(desk.histograms.lanes)
+
+
+def _journal(status: Mapping[str, object]) -> Iterator[str]:
+    """Head and watermark, once the journal is open."""
+    for name, text in (
+        ("seq", "The journal's last record."),
+        ("durable_seq", "The last record that survives a power cut."),
+        ("quarantined", "Calls that are not tried again."),
+    ):
+        value = status.get(name)
+        if isinstance(value, int):
+            yield from _one(f"journal_{name}", "gauge", text, value)
+
+
+def _calls(lanes: Mapping[Lane, Histogram]) -> Iterator[str]:
+    name = "palace_call_seconds"
+    yield f"# HELP {name} From a call's admission to its reply."
+    yield f"# TYPE {name} histogram"
+    for lane, histogram in lanes.items():
+        below = 0
+        for bound_s, count in zip((*BOUNDS_S, "+Inf"), histogram.buckets, strict=True):
+            below += count
+            yield f"{name}_bucket{_labels(_lane(lane) | {'le': f'{bound_s}'})} {below}"
+        yield f"{name}_sum{_labels(_lane(lane))} {histogram.sum_s:.6f}"
+        yield f"{name}_count{_labels(_lane(lane))} {histogram.count}"
+
+
+def _lane(lane: Lane) -> dict[str, str]:
+    return {"lane": lane.value}
+
+
+def _one(name: str, kind: str, text: str, value: float) -> Iterator[str]:
+    return _metric(name, kind, text, [({}, value)])
+
+
+def _metric(
+    name: str, kind: str, text: str, values: Sequence[tuple[dict[str, str], float]]
+) -> Iterator[str]:
+    yield f"# HELP palace_{name} {text}"
+    yield f"# TYPE palace_{name} {kind}"
+    for labels, value in values:
+        yield f"palace_{name}{_labels(labels)} {value}"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    """Write labels; their values are ours and need no escapes."""
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"

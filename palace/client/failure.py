@@ -1,0 +1,90 @@
+"""The error that a failed attempt ends with: what the client is told, and what would help.
+
+Loaded before it is needed: a shim that fails may have no descriptor left to import it with.
+"""
+
+from palace.kernel.kernel import Kernel
+from palace.protocol import election
+from palace.protocol.errors import (
+    BrokerUnreachable,
+    ConfigError,
+    ElectionError,
+    ForeignKernel,
+    ForeignWriter,
+    LockFailed,
+    OnHold,
+    PalaceError,
+    SpawnFailed,
+    StoreUnavailable,
+    UnsafePalace,
+    VersionMismatch,
+)
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+ERRORS = {
+    kind.name: kind
+    for kind in (
+        ConfigError,
+        ForeignKernel,
+        ForeignWriter,
+        LockFailed,
+        OnHold,
+        SpawnFailed,
+        StoreUnavailable,
+        UnsafePalace,
+        VersionMismatch,
+    )
+}
+
+Place = tuple[Kernel, Paths, ShimEnvironment]
+
+
+def failure_of(name: str, text: str, place: Place, *, patience_s: float) -> PalaceError:
+    """Return the error for what the election machine says that it failed with."""
+    if name == "broker_unreachable":
+        return BrokerUnreachable(_unreachable_text(text, place, patience_s))
+    if name == "no_spawn":
+        return BrokerUnreachable(_no_spawn_text(text, place))
+    kind = ERRORS.get(name, ElectionError)
+    begins_with_address = "://" in text.partition(" ")[0]
+    shown = text if begins_with_address else f"{text[:1].upper()}{text[1:]}"
+    return kind(shown, refused=name)
+
+
+def _no_spawn_text(why: str, place: Place) -> str:
+    _, paths, environment = place
+    if environment.broker:
+        return (
+            f"No broker answers at MEMPALACE_BROKER={environment.broker}, which is used "
+            "as it stands. Start the broker there, or unset the variable."
+        )
+    found = "No broker runs" if why == election.ABSENT else f"The broker is {why}"
+    return (
+        f"{found} for {paths.root}, and PALACE_NO_SPAWN forbids starting one. "
+        f"Start it by hand (palace serve --palace {paths.root}) or unset PALACE_NO_SPAWN."
+    )
+
+
+def older_text(epoch: int, known: int, paths: Paths) -> str:
+    """Say why an owner was turned away from whose epoch is below one that was known."""
+    return (
+        f"its owner has epoch {epoch}, and this session knew epoch {known}, as after an older copy "
+        f"of the palace was put back by hand: write {known} into {paths.epoch}, then palace stop"
+    )
+
+
+def _unreachable_text(why: str, place: Place, patience_s: float) -> str:
+    from palace.ownership.lock import held_text
+
+    kernel, paths, _ = place
+    holder = kernel.lock_holder(paths.lock)
+    who = (
+        held_text(paths.lock, kernel)
+        if holder
+        else "nobody that can be seen from here holds its lock"
+    )
+    return (
+        f"No broker answered for {paths.root} within {patience_s:.0f} s ({why}); "
+        f"{who}. Its log: {paths.log}"
+    )

@@ -1,0 +1,204 @@
+"""How a guest, whose kernel is not the palace's, reaches its broker: rung by rung.
+
+    1  MEMPALACE_BROKER, as it stands: unix:PATH, wss://HOST:PORT, ssh://[USER@]HOST[:PORT][/PALACE]
+    2  the TLS websocket that the record in the palace names (`listen` in palace.toml)
+    3  ssh to the palace's machine (`bridge` in palace.toml), which can also start the broker
+    4  none: the palace is not opened, and the message says what would help
+
+The palace's files are read through the mount, and may be a second old there; nothing is written.
+Loaded only by shims that need it.
+"""
+
+import tomllib
+from socket import socket
+
+from palace.client.endpoints import expected_palace_id, published_for_guests
+from palace.client.guest.tunnel import Route, RouteProblem
+from palace.kernel.kernel import Kernel
+from palace.protocol.broker_record import Record, decode_record
+from palace.protocol.errors import (
+    BrokerUnreachable,
+    ConfigError,
+    ElectionError,
+    ForeignKernel,
+    LockFailed,
+)
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths, runtime_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from palace.client.guest.ssh import Bridge
+
+SETTINGS_BYTES_MAX = 1 << 20
+WSS_S = 15.0
+END_S = 3.0
+SSH_S = 150.0  # `palace ensure` may load nothing, but wake a machine up
+
+
+class Rung:
+    """One way: `patience_s` is how long its WELCOME may take."""
+
+    def __init__(self, url: str, patience_s: float) -> None:
+        self.url = url
+        self.patience_s = patience_s
+
+
+class Ladder:
+    """The rungs of one shim's palace, read anew for each attempt."""
+
+    def __init__(self, kernel: Kernel, paths: Paths, environment: ShimEnvironment) -> None:
+        self._kernel = kernel
+        self._paths = paths
+        self._environment = environment
+        self._bridges: dict[str, Bridge] = {}
+        self._left: list[Rung] = []
+        self._routes: list[Route] = []
+        self._detour = ""  # why the last rung led nowhere
+        self._climbed = False
+
+    def begin(self) -> None:
+        """Stand before the first rung; raises ConfigError for one that can't be."""
+        self._left = self.rungs()
+        self._detour = ""
+
+    def climb(self) -> tuple[int, float] | None:
+        """Set out on the next rung; return a socket's descriptor and how long WELCOME may take.
+
+        None where no rung is left.
+        """
+        if not self._left:
+            return None
+        rung = self._left.pop(0)
+        self._climbed = True
+        route = self.open(rung)
+        self._routes = [*(old for old in self._routes if old.alive), route]
+        return route.sock.detach(), rung.patience_s
+
+    def led_nowhere(self, *, silent: bool) -> RouteProblem | None:
+        """Note that the last rung's socket ended before WELCOME; return why, if that is final."""
+        problem = self._routes[-1].problem
+        if problem is not None:
+            self._detour = problem.text
+        elif silent:
+            self._detour = "no WELCOME came in time"
+        return problem if problem is not None and problem.final and not self._left else None
+
+    def end(self) -> None:
+        """Wait a moment for what the routes still have to put away."""
+        for route in self._routes:
+            route.join(END_S)
+
+    def rungs(self) -> list[Rung]:
+        """Return the ways to try, in order; raises ConfigError for one that can't be."""
+        named = self._environment.broker
+        if named:
+            return [_rung(named, "MEMPALACE_BROKER")]
+        record = self._record()
+        found = published_for_guests(record)
+        bridge = self.bridge()
+        return [_rung(url, "the record") for url in [*found, *([bridge] if bridge else [])]]
+
+    def bridge(self) -> str:
+        """Return the address that palace.toml gives for ssh, "" where it gives none."""
+        return self._settings().get("bridge", "")
+
+    def open(self, rung: Rung) -> Route:
+        """Set out on a rung; raises nothing: a route tells by itself why it failed."""
+        if rung.url.startswith("wss://"):
+            return Route(lambda near: self._go_wss(near, rung.url))
+        return Route(lambda near: self._go_ssh(near, rung.url))
+
+    def _go_wss(self, near: socket, url: str) -> None:
+        from palace.client.guest.wss import carry_websocket
+
+        record = self._record()
+        known = record is not None and url in record.endpoints
+        given = self._given_token()
+        token = given or (record.token if record else "")
+        if not token:
+            text = (
+                f"{url} wants a token, and no record of its broker is to be seen at "
+                f"{self._paths.record}: mount the palace's directory, or name the token's file "
+                "with PALACE_TOKEN_FILE"
+            )
+            raise RouteProblem("config", text)
+        pin = record.fingerprint if record and (known or not given) else ""
+        carry_websocket(near, url, token, pin)
+
+    def _given_token(self) -> str:
+        """Return the token that the user put into a file, for brokers whose record isn't seen."""
+        path = self._environment.all.get("PALACE_TOKEN_FILE", "")
+        if not path:
+            return ""
+        data = self._kernel.read_file(path)
+        if data is None:
+            raise RouteProblem("config", f"PALACE_TOKEN_FILE={path} does not exist")
+        return data.decode(errors="replace").strip()
+
+    def _go_ssh(self, near: socket, url: str) -> None:
+        from palace.client.guest.ssh import Bridge, Target
+
+        bridge = self._bridges.get(url)
+        if bridge is None:
+            settings = self._settings()
+            environ = self._environment.all
+            directory = runtime_dir(environ)
+            self._kernel.make_directory(directory)
+            problem = self._kernel.trust_problem(directory)
+            if problem:
+                raise RouteProblem("unsafe_palace", f"{directory} can't be used: {problem}")
+            target = Target(
+                url,
+                config=environ.get("PALACE_BRIDGE_CONFIG") or settings.get("bridge_config", ""),
+                command=environ.get("PALACE_BRIDGE_COMMAND")
+                or settings.get("bridge_command", "palace"),
+            )
+            expected = expected_palace_id(self._kernel, self._paths)
+            bridge = self._bridges[url] = Bridge(target, palace_id=expected, directory=directory)
+        bridge.carry(near)
+
+    def _record(self) -> Record | None:
+        return decode_record(self._kernel.read_hint(self._paths.record))
+
+    def _settings(self) -> dict[str, str]:
+        """Return the text settings of palace.toml; what is wrong with it the broker will say."""
+        data = self._kernel.read_hint(self._paths.settings, SETTINGS_BYTES_MAX) or b""
+        try:
+            values = tomllib.loads(data.decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+            return {}
+        return {key: value for key, value in values.items() if isinstance(value, str)}
+
+    def failure(self, why: str) -> ElectionError:
+        """Return the error that says that no rung led anywhere, and what would."""
+        from palace.ownership.claim import find_foreign
+
+        problem = self._detour
+        if self._environment.broker:
+            return BrokerUnreachable(
+                f"No broker answers at MEMPALACE_BROKER={self._environment.broker}, which is used "
+                f"as it stands ({problem or why}). Start the broker there, or unset the variable."
+            )
+        try:
+            foreign = find_foreign(self._paths, self._kernel, self._environment.all)
+        except OSError as error:
+            return LockFailed(f"{error.filename}: {error.strerror}. Check its permissions.")
+        if foreign is None:
+            return BrokerUnreachable(
+                f"Who owns {self._paths.root} was changed just now (palace own). Ask again."
+            )
+        tried = problem or "its record names no address for guests, and no bridge is set"
+        kind = BrokerUnreachable if self._climbed else ForeignKernel  # there is, or was, a way
+        return kind(foreign.text(tried), **foreign.details)
+
+
+def _rung(url: str, where: str) -> Rung:
+    if url.startswith("wss://"):
+        return Rung(url, WSS_S)
+    if url.startswith("ssh://"):
+        return Rung(url, SSH_S)
+    raise ConfigError(
+        f"{where} names {url!r}: an address is unix:PATH, wss://HOST:PORT or "
+        "ssh://[USER@]HOST[:PORT][/PALACE]."
+    )

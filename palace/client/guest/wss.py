@@ -1,0 +1,194 @@
+"""A route over a TLS websocket, to a broker that listens for guests.
+
+The broker is known by its certificate's fingerprint, which stands in its record beside the token:
+whoever can read the palace can reach its owner, and nobody else can pretend to be it.  Where no
+fingerprint is known (a broker named by hand) the system's authorities vouch for the certificate.
+
+The thread speaks wsproto over a socket that never blocks; the relay sees a plain socket.
+"""
+
+import hmac
+import socket
+import ssl
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+from wsproto import ConnectionType, WSConnection, events
+from wsproto.utilities import ProtocolError
+
+from palace.client.guest.tunnel import READ_BYTES, RouteProblem, carry
+from palace.protocol.wire import WEBSOCKET_PATH
+
+CONNECT_S = 5.0
+PORT = 7253
+END = "end"
+# A guest's host sleeps, or its network goes: noticed within half a minute.
+KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+
+
+class WebSocketFar:
+    """The far end of a tunnel: a websocket whose handshakes are done."""
+
+    def __init__(self, sock: ssl.SSLSocket, connection: WSConnection, first: bytes) -> None:
+        self._sock = sock
+        self._connection = connection
+        self._received = first
+        self._outbox = bytearray()
+        self._ended = False
+        sock.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def wants_write(self) -> bool:
+        return bool(self._outbox)
+
+    def receive(self) -> bytes | None:
+        self._flush()
+        while not self._received:
+            if self._ended:
+                return b""
+            try:
+                self._take(self._sock.recv(READ_BYTES))
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return None
+            except OSError:
+                return b""
+        data, self._received = self._received, b""
+        return data
+
+    def _take(self, data: bytes) -> None:
+        try:
+            self._connection.receive_data(data or None)
+            for event in self._connection.events():
+                self._happened(event)
+        except ProtocolError:
+            self._ended = True
+
+    def _happened(self, event: events.Event) -> None:
+        if isinstance(event, events.BytesMessage):
+            self._received += event.data
+        elif isinstance(event, events.Ping):
+            self._outbox += self._connection.send(event.response())
+            self._flush()
+        elif isinstance(event, events.CloseConnection):
+            self._ended = True
+
+    def send(self, data: bytes) -> int:
+        self._flush()
+        if self._outbox:
+            return 0
+        self._outbox += self._connection.send(events.BytesMessage(data=data))
+        self._flush()
+        return len(data)
+
+    def _flush(self) -> None:
+        try:
+            while self._outbox:
+                del self._outbox[: self._sock.send(self._outbox)]
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError:
+            self._outbox.clear()
+            self._ended = True
+
+    def finish(self) -> None:
+        """A websocket can't be closed by half: a text message says it."""
+        self._outbox += self._connection.send(events.TextMessage(data=END))
+        self._flush()
+
+
+def carry_websocket(near: socket.socket, url: str, token: str, fingerprint: str) -> None:
+    """Connect, log in, and carry bytes until one side ends; raises RouteProblem."""
+    if not token.isascii() or not token.isprintable() or not token.strip():
+        raise RouteProblem("config", f"the token for {url} is no line of plain text")
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or PORT
+    with _open_tls(url, host, port, fingerprint) as sock:
+        far = WebSocketFar(sock, *_log_in(sock, url, host, token))
+        carry(near, far)
+
+
+def _open_tls(url: str, host: str, port: int, fingerprint: str) -> ssl.SSLSocket:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if fingerprint:  # the pin says more than any authority, or a clock that a guest may lack
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    try:
+        plain = socket.create_connection((host, port), CONNECT_S)
+    except OSError as error:
+        text = f"nobody answers at {url}: {error.strerror or error}"
+        raise RouteProblem("broker_unreachable", text, final=False) from None
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE:
+        if hasattr(socket, name):
+            plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    try:
+        sock = context.wrap_socket(plain, server_hostname=host)
+    except ssl.SSLCertVerificationError as error:
+        plain.close()
+        text = (
+            f"the certificate at {url} is not to be trusted: {error.verify_message}. Name the "
+            "palace by a mount that shows its record, or give the broker a certificate that this "
+            "machine trusts"
+        )
+        raise RouteProblem("untrusted", text) from None
+    except OSError as error:
+        plain.close()
+        text = f"what answers at {url} speaks no TLS: {error}"
+        raise RouteProblem("broker_unreachable", text, final=False) from None
+    if fingerprint:
+        _check_pin(sock, url, fingerprint)
+    return sock
+
+
+def _check_pin(sock: ssl.SSLSocket, url: str, fingerprint: str) -> None:
+    found = sha256(sock.getpeercert(binary_form=True) or b"").hexdigest()
+    if not hmac.compare_digest(found, fingerprint):
+        sock.close()
+        text = (
+            f"what answers at {url} is not the broker of this palace: its certificate's "
+            f"fingerprint is {found[:16]}..., the record says {fingerprint[:16]}..."
+        )
+        # A record may be a second old on a guest's mount: a new owner has a new certificate.
+        raise RouteProblem("untrusted", text, final=False)
+
+
+def _log_in(sock: ssl.SSLSocket, url: str, host: str, token: str) -> tuple[WSConnection, bytes]:
+    """Do the websocket's handshake; return it with what came behind it."""
+    connection = WSConnection(ConnectionType.CLIENT)
+    headers = [(b"authorization", b"Bearer " + token.encode())]
+    request = events.Request(host=host, target=WEBSOCKET_PATH, extra_headers=headers)
+    first = b""
+    try:
+        sock.settimeout(CONNECT_S)
+        sock.sendall(connection.send(request))
+        while True:
+            data = sock.recv(READ_BYTES)
+            connection.receive_data(data or None)
+            accepted = False
+            for event in connection.events():
+                if isinstance(event, events.AcceptConnection):
+                    accepted = True
+                elif isinstance(event, events.BytesMessage):
+                    first += event.data
+                elif isinstance(event, events.RejectConnection):
+                    raise _rejected(url, event.status_code)
+            if accepted:
+                return connection, first
+            if not data:
+                raise OSError("it hung up")
+    except (ProtocolError, OSError) as error:
+        text = f"what answers at {url} is no palace broker: {error}"
+        raise RouteProblem("broker_unreachable", text, final=False) from None
+
+
+def _rejected(url: str, status: int) -> RouteProblem:
+    why = {
+        401: "the token in the palace's record is not the broker's: the record is an old one",
+        404: "another server than a palace broker answers there",
+        429: "too many failed logins from this address: it waits for a minute",
+    }.get(status, f"HTTP status {status}")
+    return RouteProblem("forbidden", f"{url} refused us: {why}", final=False)

@@ -1,0 +1,115 @@
+"""Starting a broker, or in direct mode a broker of one's own, and learning how that went."""
+
+import os
+
+from palace.kernel.kernel import Kernel
+from palace.protocol import wire
+from palace.protocol.errors import WireError
+from palace.settings.paths import Paths, python_command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+REPORT_FD = 3
+DIRECT_FD = 4
+
+
+class Child:
+    """A started `palace serve`.  `report_fd` becomes readable when it serves or gives up."""
+
+    __slots__ = ("_kernel", "_report", "pid", "report_fd")
+
+    def __init__(self, kernel: Kernel, pid: int, report_fd: int) -> None:
+        self._kernel = kernel
+        self._report = b""
+        self.pid = pid
+        self.report_fd = report_fd
+
+    def wait(self, timeout_s: float) -> "int | None":
+        """Return the exit status as soon as there is one, None when it takes too long."""
+        import time
+
+        deadline_s = self._kernel.monotonic() + timeout_s
+        while (status := self.exit_status()) is None and self._kernel.monotonic() < deadline_s:
+            time.sleep(0.01)
+        return status
+
+    def exit_status(self) -> "int | None":
+        """Return its exit status once it has ended, None before."""
+        return self._kernel.reap(self.pid)
+
+    def read_report(self) -> None:
+        """Read what it has said so far; the descriptor is closed at its end."""
+        if self.report_fd < 0:
+            return
+        try:
+            data = os.read(self.report_fd, 65_536)
+        except BlockingIOError:
+            return
+        self._report += data
+        if not data or self._report.endswith(b"\n"):
+            self.close()
+
+    def failure_text(self) -> str:
+        """Return the reason it gave for giving up, "" where it gave none."""
+        self.read_report()
+        try:
+            _, kind, fields = wire.decode_header(self._report.rstrip(b"\n"))
+        except WireError:
+            return ""
+        return fields.get("text", "") if kind == wire.FAILED else ""
+
+    def close(self) -> None:
+        if self.report_fd >= 0:
+            os.close(self.report_fd)
+            self.report_fd = -1
+
+
+def spawn_broker(
+    kernel: Kernel, paths: Paths, environ: "Mapping[str, str]", *, direct_fd: int = -1
+) -> Child:
+    """Start a broker; raises OSError where the kernel won't.
+
+    Without `direct_fd` it is detached and logs into the palace; with it, it is an ordinary child
+    that serves the socket behind `direct_fd` and shares our standard error.
+    """
+    direct = direct_fd >= 0
+    argv = [*python_command(), "serve", f"--palace={paths.root}", f"--found-by={paths.found_by}"]
+    argv += [f"--direct-fd={DIRECT_FD}"] if direct else ["--detached"]
+    argv.append(f"--report-fd={REPORT_FD}")
+    log_fd = 2 if direct else os.open(_first_log(paths), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    reading, writing = os.pipe()
+    pass_fds = _apart({writing: REPORT_FD} | ({direct_fd: DIRECT_FD} if direct else {}))
+    try:
+        os.set_blocking(reading, False)
+        pid = kernel.spawn(argv, environ, log_fd=log_fd, pass_fds=pass_fds, detached=not direct)
+    except OSError:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+        for fd in pass_fds:
+            if fd not in (writing, direct_fd):
+                os.close(fd)
+        if log_fd != 2:
+            os.close(log_fd)
+    return Child(kernel, pid, reading)
+
+
+def _apart(wanted: "dict[int, int]") -> "dict[int, int]":
+    """Move descriptors away from the numbers that dup2 is about to overwrite."""
+    low = max(REPORT_FD, DIRECT_FD)
+    moved = {}
+    for fd, target in wanted.items():
+        if fd <= low:
+            import fcntl
+
+            fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, low + 1)  # noqa: PLW2901
+        moved[fd] = target
+    return moved
+
+
+def _first_log(paths: Paths) -> str:
+    """Where a broker's first words go, until it opens its log by itself."""
+    return paths.log if os.path.isfile(paths.log) else os.devnull

@@ -1,0 +1,305 @@
+"""Backups: `DIR/TIME-SEQ/`, each a whole copy of the journal with a manifest, made while it grows.
+
+    palace-backup.json      whose it is, up to where, and the SHA-256 of every file
+    palace.toml             the settings, where there are any
+    journal/                the newest checkpoint and all segments after it
+
+Nothing of the stores is copied: restoring makes them anew (restore.py).  A backup is made
+under another name and gets its own when it is whole and on the disk.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from palace import __version__
+from palace.doctor.finding import ERROR
+from palace.doctor.journal import inspect_journal
+from palace.journal.copying import Contents, Missing, copy_journal, file_digest, read_contents
+from palace.journal.journal import PAUSE
+from palace.journal.record import BrokenRecord, opened, seal
+from palace.journal.replay import no_progress
+from palace.kernel.kernel import Kernel
+from palace.ownership.claim import check_kernel
+from palace.protocol import wire
+from palace.protocol.errors import BackupBroken, JournalBroken, LockHeld, NotEmpty
+from palace.settings.config import TOML_BYTES_MAX, load_config
+from palace.settings.paths import Paths
+
+MANIFEST = "palace-backup.json"
+SETTINGS = "palace.toml"
+LOCK = "backup.lock"
+MAKING = "making-"
+SCHEMA = 1
+MANIFEST_BYTES_MAX = 1 << 24
+_NAME = re.compile(r"palace\.toml|journal/(?:checkpoint-)?\d{20}\.jsonl")
+
+Progress = Callable[[str, float], None]
+
+
+@attrs.frozen(kw_only=True)
+class Manifest:
+    """What a backup says of itself; `files` maps names to (bytes, SHA-256)."""
+
+    palace_id: str
+    epoch: int
+    contents: Contents
+    made: str
+    made_by: str
+    files: Mapping[str, tuple[int, str]]
+
+    @property
+    def age(self) -> tuple[int, int, str]:
+        """Order backups of one palace, the newest last."""
+        return self.epoch, self.contents.seq, self.made
+
+    def encode(self) -> bytes:
+        fields = {"v": SCHEMA} | attrs.asdict(self)
+        return seal(json.dumps(fields, separators=(",", ":")).encode()).lstrip(b"\n")
+
+
+@attrs.frozen(kw_only=True)
+class Backup:
+    """A backup at a path."""
+
+    path: str
+    manifest: Manifest
+
+    @property
+    def journal(self) -> str:
+        return f"{self.path}/journal"
+
+    @property
+    def size(self) -> int:
+        return sum(size for size, _ in self.manifest.files.values())
+
+
+# Making.
+
+
+def make_backup(
+    paths: Paths, environ: Mapping[str, str], into: str, progress: Progress = no_progress
+) -> Backup:
+    """Copy a palace's journal, as it is now, into a new directory below `into`.
+
+    Whether a broker runs doesn't matter, and it doesn't notice.  Raises JournalBroken where the
+    journal is missing, off or damaged, NotEmpty where `into` is for something else, and LockHeld
+    where another backup is being made there.
+    """
+    kernel = Kernel()
+    check_kernel(paths, kernel, environ)
+    identity = _check_source(paths, environ, kernel)
+    into = os.path.realpath(into)
+    if f"{into}/".startswith(f"{paths.root}/"):
+        raise NotEmpty(
+            f"{into} lies in the palace itself, and would be lost with it. Name a directory "
+            "elsewhere, best on another disk."
+        )
+    os.makedirs(into, mode=0o700, exist_ok=True)
+    with _locked(into, kernel):
+        _sweep(into, kernel)
+        _check_others(into, identity, kernel)
+        making = f"{into}/{MAKING}{os.getpid()}"
+        kernel.make_directory(making)
+        try:
+            return _fill(paths, identity, making, kernel, progress)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+
+def _check_source(paths: Paths, environ: Mapping[str, str], kernel: Kernel) -> str:
+    """Return the palace's identity, if its journal tells all that the palace holds."""
+    identity = wire.identity_of(kernel.read_file(paths.palace_id, 200))
+    if not identity or not kernel.list_directory(paths.journal):
+        raise JournalBroken(
+            f"{paths.root} has no journal, and a backup is a copy of that. A broker begins one at "
+            'its first start, unless palace.toml says journal = "off": palace start'
+        )
+    off = load_config(paths, environ, kernel).journal == "off"
+    if off or kernel.file_id(f"{paths.journal}/{PAUSE}") is not None:
+        raise JournalBroken(
+            f"A broker has worked on {paths.root} without its journal, which lacks what was "
+            f'written then. Take journal = "off" out of {paths.settings}, and let a broker take '
+            "it over: palace stop; palace start"
+        )
+    return identity
+
+
+@contextmanager
+def _locked(into: str, kernel: Kernel) -> Iterator[None]:
+    fd = kernel.open_lock(f"{into}/{LOCK}")
+    try:
+        if not kernel.try_lock(fd):
+            pid = kernel.lock_holder(f"{into}/{LOCK}")
+            who = f"pid {pid}" if pid is not None else "another process"
+            raise LockHeld(f"{who} is making a backup in {into}. Wait for it, and try again.")
+        yield
+    finally:
+        kernel.close(fd)
+
+
+def _sweep(into: str, kernel: Kernel) -> None:
+    """Remove what backups that were killed have left; call it under the lock."""
+    for name in kernel.list_directory(into):
+        if name.startswith(MAKING) and name.removeprefix(MAKING).isdigit():
+            shutil.rmtree(f"{into}/{name}", ignore_errors=True)
+
+
+def _check_others(into: str, identity: str, kernel: Kernel) -> None:
+    if kernel.file_id(f"{into}/{MANIFEST}") is not None:
+        raise NotEmpty(f"{into} is a backup itself. Name the directory above: palace backup DIR")
+    for path in _paths_in(into, kernel):
+        try:
+            other = read_manifest(path, kernel).palace_id
+        except BackupBroken:
+            continue  # a new one is needed all the more
+        if other != identity:
+            raise NotEmpty(
+                f"{path} is a backup of another palace ({other}) than {identity}: a restored copy "
+                "is another one, too. Give each a directory of its own."
+            )
+
+
+def _fill(paths: Paths, identity: str, making: str, kernel: Kernel, progress: Progress) -> Backup:
+    contents = copy_journal(paths.journal, f"{making}/journal", kernel, progress)
+    settings = kernel.read_file(paths.settings, TOML_BYTES_MAX)
+    if settings is not None:
+        kernel.write_durable(f"{making}/{SETTINGS}", settings)
+    made = kernel.utc_text()
+    manifest = Manifest(
+        palace_id=identity,
+        epoch=contents.epoch,
+        contents=contents,
+        made=made,
+        made_by=f"palace {__version__}",
+        files={name: file_digest(f"{making}/{name}", kernel) for name in _names(making, kernel)},
+    )
+    kernel.write_durable(f"{making}/{MANIFEST}", manifest.encode())
+    into = os.path.dirname(making)
+    path = _free_name(f"{into}/{made.replace(':', '-')}-{contents.seq}", kernel)
+    kernel.rename(making, path)
+    kernel.sync_directory(into)
+    progress("copying the journal", 1.0)
+    return Backup(path=path, manifest=manifest)
+
+
+def _names(root: str, kernel: Kernel) -> list[str]:
+    names = [f"journal/{name}" for name in kernel.list_directory(f"{root}/journal")]
+    settings = [SETTINGS] if kernel.file_id(f"{root}/{SETTINGS}") is not None else []
+    return sorted(names) + settings
+
+
+def _free_name(wanted: str, kernel: Kernel) -> str:
+    number, name = 1, wanted
+    while kernel.file_id(name) is not None:
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
+
+
+def backup_text(paths: Paths, backup: Backup, kernel: Kernel) -> str:
+    """Say what was backed up, and what might be missing from it."""
+    contents = backup.manifest.contents
+    text = (
+        f"{backup.path}: {contents.entities} entities, up to record {contents.seq} of epoch "
+        f"{contents.epoch}, {backup.size / 1000:,.0f} kB."
+    )
+    if kernel.lock_holder(paths.lock) is None:
+        text += (
+            "\nNo broker runs. What stock mempalace wrote since the last one left is in no journal "
+            "yet; palace start takes it over."
+        )
+    return text
+
+
+# Finding and checking.
+
+
+def find_backup(directory: str, kernel: Kernel) -> Backup:
+    """Return the backup that a directory is, or the newest one in it.
+
+    Raises BackupBroken where there is none, or where one can't say how new it is.
+    """
+    directory = os.path.realpath(directory)
+    if kernel.file_id(f"{directory}/{MANIFEST}") is not None:
+        return Backup(path=directory, manifest=read_manifest(directory, kernel))
+    found = []
+    for path in _paths_in(directory, kernel):
+        try:
+            found.append(Backup(path=path, manifest=read_manifest(path, kernel)))
+        except BackupBroken as error:
+            raise BackupBroken(
+                f"{error.message} It may be the newest: name the backup that you want, or move "
+                "this one away."
+            ) from None
+    if not found:
+        raise BackupBroken(
+            f"{directory} holds no backup (no {MANIFEST}). Name the directory that was given to "
+            "palace backup, or one of those in it."
+        )
+    return max(found, key=lambda backup: backup.manifest.age)
+
+
+def _paths_in(directory: str, kernel: Kernel) -> list[str]:
+    names = sorted(kernel.list_directory(directory))
+    paths = [f"{directory}/{name}" for name in names if not name.startswith(MAKING)]
+    return [path for path in paths if kernel.file_id(f"{path}/{MANIFEST}") is not None]
+
+
+def read_manifest(path: str, kernel: Kernel) -> Manifest:
+    """Read what a backup says of itself; raises BackupBroken, naming the file."""
+    where = f"{path}/{MANIFEST}"
+    try:
+        data = kernel.read_file(where, MANIFEST_BYTES_MAX) or b""
+        fields: dict[str, Any] = json.loads(opened(data.rstrip(b"\n")))
+        if fields.pop("v") != SCHEMA:
+            raise BackupBroken(
+                f"{where} was made by {fields.get('made_by')}, and this is palace {__version__}. "
+                "Upgrade: pip install --upgrade palace-broker"
+            )
+        fields["contents"] = Contents(**fields["contents"])
+        fields["files"] = {name: (size, sha) for name, (size, sha) in fields["files"].items()}
+        manifest = Manifest(**fields)
+    except (BrokenRecord, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise BackupBroken(f"{where} is damaged ({error}). Use another backup.") from None
+    for name in manifest.files:
+        if not _NAME.fullmatch(name):
+            raise BackupBroken(f"{where} names {name!r}, which is no part of a backup.")
+    return manifest
+
+
+def check_backup(backup: Backup, kernel: Kernel, progress: Progress = no_progress) -> None:
+    """Read a backup to its end; raises BackupBroken, which names the file that is wrong."""
+    manifest = backup.manifest
+    there, told = set(_names(backup.path, kernel)), set(manifest.files)
+    for name in sorted(there ^ told):
+        why = "missing" if name in told else "no part of this backup"
+        raise _broken(f"{backup.path}/{name} is {why}")
+    for number, (name, expected) in enumerate(manifest.files.items()):
+        progress("reading the backup", number / len(manifest.files))
+        try:
+            found = file_digest(f"{backup.path}/{name}", kernel)
+        except OSError as error:
+            raise _broken(f"{backup.path}/{name} can't be read: {error.strerror}") from None
+        if found != expected:
+            raise _broken(f"{backup.path}/{name} isn't what was written: its SHA-256 differs")
+    for finding in inspect_journal(backup.journal, kernel):
+        if finding.level == ERROR and finding.code != "network_file_system":
+            raise _broken(finding.text.rstrip("."))
+    try:
+        contents = read_contents(backup.journal, kernel, progress)
+    except Missing as error:
+        raise _broken(f"{backup.journal}: {error}") from None
+    if contents != manifest.contents:
+        raise _broken(f"{backup.journal} doesn't hold what {MANIFEST} says")
+    progress("reading the backup", 1.0)
+
+
+def _broken(text: str) -> BackupBroken:
+    return BackupBroken(f"{text}. Nothing was changed; use another backup.")

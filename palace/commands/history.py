@@ -1,0 +1,75 @@
+"""The journal for people: what `palace log` and `palace purge` print."""
+
+import json
+import time
+from typing import Any
+
+import attrs
+
+from palace.commands.maintenance import Purged
+from palace.doctor.finding import DATA_ERROR
+from palace.journal.inspect import Gap, read_from
+from palace.journal.record import ENTITIES, Record
+from palace.journal.segment import Broken
+from palace.kernel.kernel import Kernel
+from palace.settings.paths import Paths
+
+FOLLOW_S = 0.5
+
+
+def print_log(paths: Paths, kernel: Kernel, *, since: int, follow: bool, as_json: bool) -> int:
+    """Print records from a seq on; return 65 where some are missing."""
+    missing = False
+    position = since
+    while True:
+        for found in read_from(paths.journal, kernel, position):
+            if isinstance(found, Record):
+                position = found.seq + 1
+            missing |= isinstance(found, Gap)
+            print(_json_line(found) if as_json else _text_line(found), flush=follow)
+        if not follow:
+            return DATA_ERROR if missing else 0
+        time.sleep(FOLLOW_S)
+
+
+def _json_line(found: Record | Gap | Broken) -> str:
+    if isinstance(found, Record):
+        return json.dumps(attrs.asdict(found))
+    if isinstance(found, Gap):
+        return json.dumps({"gap": [found.first, found.last]})
+    return json.dumps({"broken": found.why, "file": found.place.path, "offset": found.place.offset})
+
+
+def _text_line(found: Record | Gap | Broken) -> str:
+    if isinstance(found, Gap):
+        return f"{found.first:>8} GAP: records {found.first} to {found.last} are missing"
+    if isinstance(found, Broken):
+        return f"         {found.place.path} at byte {found.place.offset}: {found.why}"
+    what = f"{found.kind} {found.id}" if found.action in ENTITIES else _control_text(found)
+    return f"{found.seq:>8} {found.ts} {found.action:<10} {what}".rstrip() + _by(found)
+
+
+def _by(record: Record) -> str:
+    return f"  [{record.key}]" if record.key else ""
+
+
+def _control_text(record: Record) -> str:
+    payload: Any = record.payload
+    if isinstance(payload, dict):
+        return str(payload.get("why", ""))
+    return str(payload or record.id)
+
+
+def purge_text(paths: Paths, purged: Purged) -> str:
+    """Say what was removed, and where the same text may still be."""
+    if not purged.records:
+        return f"The journal in {paths.journal} mentions no such id: nothing was changed."
+    lines = [f"{purged.records} records were taken out, and the stores made anew without them."]
+    if purged.alike:
+        lines.append("These still hold the same text; purge them, too, if you want it gone:")
+        lines += [f"    {entity}" for entity in purged.alike]
+    if purged.copies:
+        lines.append("Old stores that may hold it still; remove them:")
+        lines += [f"    {path}" for path in purged.copies]
+    lines.append("Backups, and logs that stock mempalace keeps, were not touched.")
+    return "\n".join(lines)

@@ -1,0 +1,234 @@
+"""`palace own`: saying which kernel a palace belongs to, and taking that back.
+
+Two kernels share neither locks nor a clock here, only the palace's files, seen a moment late.  So
+who claims writes first, waits until what was written is seen everywhere, and looks again: an owner
+that started meanwhile has seen the claim before it wrote its epoch, or its epoch is seen by us.
+"""
+
+import os
+import time
+import uuid
+
+import attrs
+
+from palace.kernel.kernel import Kernel
+from palace.ownership import lock
+from palace.ownership.claim import (
+    Claim,
+    check_kernel,
+    id_file,
+    local_directory,
+    make_local_directory,
+    own_id,
+    read_claim,
+)
+from palace.protocol.broker_record import decode_record
+from palace.protocol.errors import ConfigError, ForeignKernel, LockFailed, LockHeld, UnsafePalace
+from palace.protocol.wire import identity_of
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths, state_dir
+
+SEEN_S = 3.0  # a replaced file was seen after 0.93 s on virtiofs as it comes, later on 9p
+
+
+@attrs.frozen(kw_only=True)
+class Traces:
+    """What tells of an owner of the other kernel: its record, and the last epoch."""
+
+    record: bytes | None
+    epoch: bytes | None
+
+    @classmethod
+    def of(cls, paths: Paths, kernel: Kernel) -> "Traces":
+        return cls(record=kernel.read_file(paths.record), epoch=kernel.read_file(paths.epoch))
+
+
+def show_owner(paths: Paths, environment: ShimEnvironment) -> str:
+    """Say who owns a palace, and whether that is this kernel."""
+    kernel = Kernel()
+    claim = read_claim(paths, kernel)
+    mount = kernel.mount_of(paths.root)
+    whose = "this kernel's own" if mount.is_local else "another kernel's"
+    where = f"It lies on {mount.point}, a {mount.fs_type} mount: {whose}."
+    if claim is None:
+        return f"Nobody has claimed {paths.root}. {where}"
+    here = bool(claim.id) and claim.id == own_id(kernel, environment.all)
+    who = "this machine" if here else "another machine or user"
+    name = f", as {claim.path}" if claim.path and claim.path != paths.root else ""
+    return f"{paths.root} is owned by {claim.owner}: {who}{name}. {where}"
+
+
+def claim_palace(
+    paths: Paths, environment: ShimEnvironment, *, force: bool, wait_s: float = SEEN_S
+) -> str:
+    """Write down that this kernel owns the palace; return what to tell the user."""
+    kernel, environ = Kernel(), environment.all
+    _check_root(paths, kernel)
+    old = read_claim(paths, kernel)
+    if old is not None and old.id and old.id == own_id(kernel, environ) and old.path == paths.root:
+        check_kernel(paths, kernel, environ)
+        make_local_directory(paths, kernel, environ)
+        return f"{paths.root} is owned here already, since {old.since}."
+    _check_mount(paths, kernel, old)
+    if old is not None and old.id and old.id == own_id(kernel, environ):
+        raise LockHeld(  # its lock is another one, which a broker of ours may hold
+            f"{paths.root} is owned here by the name {old.path}. Give that up first: palace own "
+            "--release"
+        )
+    before = Traces.of(paths, kernel)
+    if not force:
+        _check_free(paths, old, before)
+    claim = Claim(
+        id=_make_id(kernel, environment),
+        host=os.uname().nodename,
+        path=paths.root,
+        since=kernel.utc_text(),
+    )
+    paths.local = local_directory(paths.root, environ)
+    make_local_directory(paths, kernel, environ)
+    _write_and_look_again(paths, kernel, claim, (before, wait_s))
+    return (
+        f"{paths.root} is owned by this machine ({claim.host}) from now on; its lock and its "
+        f"socket are in {paths.local}. All others refuse it until: palace own --release\n"
+        f"Keep {state_dir(environ)} where it outlives this machine's containers: without it this "
+        "machine is another one.\n"
+        "Stock mempalace knows nothing of this: let it run nowhere else."
+    )
+
+
+def _check_root(paths: Paths, kernel: Kernel) -> None:
+    if kernel.file_id(paths.root) is None:
+        raise UnsafePalace(f"The palace {paths.root} does not exist. Mount it first.")
+    problem = kernel.trust_problem(paths.root)
+    if problem:
+        raise UnsafePalace(
+            f"The palace {paths.root} can't be used: {problem}. Run as its owner, and take write "
+            f"access from others: chmod go-w {paths.root}"
+        )
+    if not kernel.writable(paths.root):
+        raise UnsafePalace(f"The palace {paths.root} is read-only here. Mount it read-write.")
+
+
+def _check_mount(paths: Paths, kernel: Kernel, old: Claim | None) -> None:
+    """Refuse to claim what lies on this kernel's own disk: its locks exclude everybody's."""
+    mount = kernel.mount_of(paths.root)
+    if not mount.is_local:
+        return
+    taken = (
+        f"To take it from {old.owner}: palace own --release --force, if that machine is gone for "
+        "good."
+        if old
+        else "There is nothing to do."
+    )
+    raise ConfigError(
+        f"{paths.root} lies on {mount.point}, a {mount.fs_type} mount of this kernel: whoever uses "
+        f"it through this kernel shares its locks, and everybody else refuses by itself. {taken}"
+    )
+
+
+def _check_free(paths: Paths, old: Claim | None, before: Traces) -> None:
+    """Refuse to take a palace from somebody who may live."""
+    if old is not None:
+        raise ForeignKernel(
+            f"{paths.root} is owned by {old.owner} ({paths.owner}). Give it up there: palace own "
+            "--release. If that machine is gone for good: palace own --here --force"
+        )
+    if before.record is not None:
+        raise LockHeld(
+            f"A broker's record stands in {paths.root}: {_named(before.record)}. Stop it on its "
+            "own machine: palace stop. If it is dead for good: palace own --here --force"
+        )
+
+
+def _named(data: bytes) -> str:
+    record = decode_record(data)
+    if record is None:
+        return "one that can't be read"
+    return f"pid {record.pid} on {record.host_id}, epoch {record.epoch}, since {record.started_at}"
+
+
+def _make_id(kernel: Kernel, environment: ShimEnvironment) -> str:
+    """Return this kernel's identity, made durably where it has none."""
+    directory = state_dir(environment.all)
+    mount = kernel.mount_of(directory)
+    if not mount.is_local:
+        raise ConfigError(
+            f"The state directory {directory} lies on {mount.point}, a {mount.fs_type} mount of "
+            "another kernel, which would be taken for this one. Name a directory of this "
+            "machine's own (a volume, for a container): XDG_STATE_HOME=DIR"
+        )
+    os.makedirs(directory, 0o700, exist_ok=True)
+    problem = kernel.trust_problem(directory)
+    if problem:
+        raise UnsafePalace(
+            f"The state directory {directory} can't be used: {problem}. Name another: "
+            "XDG_STATE_HOME=DIR"
+        )
+    path = id_file(environment.all)
+    found = identity_of(kernel.read_file(path, 200))
+    if found is None:
+        raise ConfigError(f"{path} does not hold an identity (32 hexadecimal digits). Remove it.")
+    if not found:
+        found = uuid.uuid4().hex
+        kernel.write_durable(path, found.encode() + b"\n")
+    return found
+
+
+def _write_and_look_again(
+    paths: Paths, kernel: Kernel, claim: Claim, looking: tuple[Traces, float]
+) -> None:
+    before, wait_s = looking
+    written = claim.encode()
+    settled = False
+    try:
+        kernel.write_durable(paths.owner, written, 0o644)  # whoever shares the palace must read it
+        time.sleep(wait_s)
+        after = Traces.of(paths, kernel)
+        settled = after == before
+    finally:
+        ours = kernel.read_file(paths.owner) == written
+        if ours and not settled:
+            _remove_claim(paths, kernel)
+    if not ours:
+        raise LockFailed(f"Another machine claims {paths.root}, too. See: palace own")
+    if not settled:
+        raise LockHeld(
+            f"A broker started for {paths.root} meanwhile"
+            f"{f' ({_named(after.record)})' if after.record else ''}: the claim is taken back. "
+            "Stop it (palace stop --hold), and ask again."
+        )
+
+
+def release_palace(paths: Paths, environment: ShimEnvironment, *, force: bool) -> str:
+    """Take the claim away, with the lock held that it stands for; return what to tell the user."""
+    kernel, environ = Kernel(), environment.all
+    claim = read_claim(paths, kernel)
+    if claim is None:
+        return f"Nobody has claimed {paths.root}."
+    ours = bool(claim.id) and claim.id == own_id(kernel, environ)
+    if ours:
+        paths.local = local_directory(claim.path, environ)
+        make_local_directory(paths, kernel, environ)
+    elif not force:
+        raise ForeignKernel(
+            f"{paths.root} is owned by {claim.owner} ({paths.owner}). Release it there. If that "
+            "machine is gone for good: palace own --release --force"
+        )
+    elif not kernel.mount_of(paths.root).is_local:
+        _remove_claim(paths, kernel)  # no lock of ours would mean anything there
+        return f"Nobody owns {paths.root} by claim any more."
+    try:
+        owner = lock.take_lock(paths, kernel)
+    except LockHeld as error:
+        raise LockHeld(f"{error.message}. Stop it first: palace stop") from None
+    try:
+        kernel.unlink(paths.record)  # of an owner that was killed: nobody else has the lock now
+        _remove_claim(paths, kernel)
+    finally:
+        kernel.close(owner.lock_fd)
+    return f"Nobody owns {paths.root} by claim any more."
+
+
+def _remove_claim(paths: Paths, kernel: Kernel) -> None:
+    kernel.unlink(paths.owner)
+    kernel.sync_directory(paths.root)

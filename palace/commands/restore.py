@@ -1,0 +1,224 @@
+"""From a backup back to a palace: its journal first, then new stores from it.
+
+The journal is copied beside its place, and put there by renames that whoever holds the lock next
+carries through (durability/swap.py).  With it in place and the stores gone or not there yet, an
+interrupted restoration is ended by the next broker, too: what stores lack is written again.
+
+A restored palace must not be taken for the one that went on (docs/decisions/0017): its epoch leaps
+over every one that the other may have reached, and it has an identity of its own, unless it stands
+where the palace with the backup's identity stood.
+"""
+
+import os
+import shutil
+import tempfile
+from functools import partial
+
+import attrs
+
+from palace.commands.backup import SETTINGS, Backup, check_backup
+from palace.commands.maintenance import leave_request, rebuild_held
+from palace.commands.operate import progress_shown
+from palace.engine.durability.offline import Held, drift_of, hold_palace
+from palace.engine.durability.rebuild import moves_away, old_files
+from palace.engine.durability.swap import Move, swap
+from palace.engine.stores.files import NAMES as FILES
+from palace.journal.copying import Contents, copy_file, file_digest, read_contents
+from palace.journal.journal import read_tail
+from palace.journal.segment import list_segments
+from palace.kernel.kernel import Kernel
+from palace.ownership import lock
+from palace.ownership.epoch import last_epoch
+from palace.protocol import wire
+from palace.protocol.errors import BackupBroken, NotEmpty, StoreCorrupt
+from palace.settings.config import TOML_BYTES_MAX, Config, load_config
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+LEAP = 1_000_000  # more owners than a palace has between a backup and its loss
+SCRATCH = "restore-"
+
+
+@attrs.frozen(kw_only=True)
+class Restored:
+    """What a restoration has made; `kept` is where the old files are, "" where there were none."""
+
+    entities: int
+    epoch: int
+    same: bool  # it has the identity of the palace that the backup was made of
+    kept: str
+
+
+def restore_backup(
+    paths: Paths, environment: ShimEnvironment, backup: Backup, *, replace: bool, stop: bool
+) -> Restored:
+    """Make a palace from a backup that was checked; needs the palace for itself.
+
+    `replace` allows a palace to be there: its files are kept in `replaced-EPOCH`.
+    Raises BackupBroken and NotEmpty before anything is changed.
+    """
+    check_backup(backup, Kernel(), progress_shown())
+    prepare = partial(_prepare, paths, environment, backup, replace=replace)
+    leave = leave_request(paths, environment, stop=stop)
+    with hold_palace(paths, environment, ask_to_leave=leave, prepare=prepare) as held:
+        kept = _put_in_place(held, backup)
+        made = rebuild_held(held, allow_gaps=False, keep=True)
+        identity = wire.identity_of(held.kernel.read_file(paths.palace_id, 200))
+        return Restored(
+            entities=made.entities,
+            epoch=held.stamp.epoch,
+            same=identity == backup.manifest.palace_id,
+            kept=kept,
+        )
+
+
+# What is there already.
+
+
+def _prepare(
+    paths: Paths, environment: ShimEnvironment, backup: Backup, kernel: Kernel, *, replace: bool
+) -> None:
+    """Check the place, then settle settings, identity and epoch; the palace's lock is held."""
+    if not replace:
+        _check_place(paths, backup, kernel)
+        _check_outside(paths, _config_to_be(paths, environment, backup, kernel), kernel)
+    epoch = max(last_epoch(paths, kernel), backup.manifest.epoch) + LEAP
+    kernel.write_durable(paths.epoch, f"{epoch}\n".encode())
+    identity = wire.identity_of(kernel.read_hint(paths.palace_id, 200))
+    if identity != backup.manifest.palace_id:
+        kernel.unlink(paths.palace_id)  # the lock's taker makes a new one
+    settings = kernel.read_file(f"{backup.path}/{SETTINGS}", TOML_BYTES_MAX)
+    if settings is not None and kernel.file_id(paths.settings) is None:
+        kernel.write_durable(paths.settings, settings)
+
+
+def _is_harmless(name: str, paths: Paths) -> bool:
+    """Tell whether a name in the palace may be there: settings, and what we leave when killed."""
+    ours = (paths.lock, paths.settings, paths.epoch, paths.palace_id, paths.protocol)
+    return name in {os.path.basename(path) for path in ours} or name.startswith(SCRATCH)
+
+
+def _check_place(paths: Paths, backup: Backup, kernel: Kernel) -> None:
+    there = sorted(n for n in kernel.list_directory(paths.root) if not _is_harmless(n, paths))
+    if not there:
+        return
+    raise NotEmpty(
+        f"{paths.root} is not empty ({', '.join(there[:3])}). {_compared(paths, backup, kernel)}"
+        "Restore elsewhere (--palace DIR), or in its place: --replace keeps what is there in "
+        "replaced-N."
+    )
+
+
+def _compared(paths: Paths, backup: Backup, kernel: Kernel) -> str:
+    """Say how a backup compares with the palace of the same identity that stands there."""
+    manifest = backup.manifest
+    if wire.identity_of(kernel.read_hint(paths.palace_id, 200)) != manifest.palace_id:
+        return "It is another palace than the backup's. "
+    tail = read_tail(list_segments(paths.journal, kernel), kernel)
+    if (tail.epoch, tail.seq) <= (manifest.epoch, manifest.contents.seq):
+        return ""
+    return (
+        f"It has gone on since: it is at record {tail.seq} of epoch {tail.epoch}, and the backup "
+        f"ends with record {manifest.contents.seq} of epoch {manifest.epoch}. "
+    )
+
+
+def _config_to_be(
+    paths: Paths, environment: ShimEnvironment, backup: Backup, kernel: Kernel
+) -> Config:
+    """Return the settings that the restored palace will have."""
+    here = kernel.file_id(paths.settings) is not None
+    if here or SETTINGS not in backup.manifest.files:
+        return load_config(paths, environment.all, kernel)
+    config = load_config(Paths(backup.path), environment.all, kernel)
+    inside = config.graph.removeprefix(f"{backup.path}/")
+    return attrs.evolve(config, graph=os.path.join(paths.root, inside))
+
+
+def _check_outside(paths: Paths, config: Config, kernel: Kernel) -> None:
+    for path in lock.outside_files(paths, config):
+        if kernel.file_id(path) is not None:
+            raise NotEmpty(
+                f"{path} is there, and the restored palace would use that name: it is another "
+                "palace's, or left of one. Restore into a directory whose parent is its own "
+                f'(and, for a graph, first write graph = "knowledge_graph.sqlite3" into '
+                f"{paths.settings}), or let it be moved aside: --replace"
+            )
+
+
+def restored_text(paths: Paths, backup: Backup, restored: Restored) -> str:
+    """Say what there is now, and what its owner should look at."""
+    contents = backup.manifest.contents
+    first = (
+        f"{restored.entities} entities of {backup.path} are in {paths.root}: as of record "
+        f"{contents.seq}, {backup.manifest.made}. Its epoch is {restored.epoch}."
+    )
+    lines = [first]
+    if not restored.same:
+        lines.append("It has an identity of its own: back it up into a directory of its own.")
+    if restored.kept:
+        lines.append(f"What was there before is in {restored.kept}.")
+    lines.append(f"Settings that name this machine: see {paths.settings}. Serve it: palace start")
+    return "\n".join(lines)
+
+
+# Putting it there.
+
+
+def _put_in_place(held: Held, backup: Backup) -> str:
+    """Rename old files away and the backup's journal in, all or none; return where the old are."""
+    paths, kernel = held.paths, held.kernel
+    for name in kernel.list_directory(paths.root):
+        if name.startswith(SCRATCH):
+            shutil.rmtree(f"{paths.root}/{name}", ignore_errors=True)
+    suffix = str(held.stamp.epoch)
+    scratch = f"{paths.root}/{SCRATCH}{suffix}"
+    kernel.make_directory(scratch)
+    try:
+        _copy_journal(backup, scratch, kernel)
+    except (OSError, BackupBroken):
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    files = [*old_files(paths, held.config, kernel), *(f"{paths.root}/{name}" for name in FILES)]
+    away = list(moves_away(paths, [*files, paths.journal], kernel, suffix))
+    swap(paths.root, kernel, [*away, Move(scratch, paths.journal)])
+    return f"{paths.root}/replaced-{suffix}" if away else ""
+
+
+def _copy_journal(backup: Backup, target: str, kernel: Kernel) -> None:
+    for name, expected in backup.manifest.files.items():
+        if name == SETTINGS:
+            continue
+        new = f"{target}/{os.path.basename(name)}"
+        copy_file(f"{backup.path}/{name}", new, kernel)
+        if file_digest(new, kernel) != expected:
+            raise BackupBroken(f"{backup.path}/{name} has changed while it was read. Try again.")
+    kernel.sync_directory(target)
+
+
+# Proving.
+
+
+def prove_backup(environment: ShimEnvironment, backup: Backup) -> Contents:
+    """Restore a backup into a scratch directory and compare all of it; return what it holds.
+
+    Raises BackupBroken, and StoreCorrupt where the stores don't come out as the journal says.
+    """
+    with tempfile.TemporaryDirectory(prefix="palace-verify-") as scratch:
+        paths = Paths(os.path.realpath(f"{scratch}/store/palace"))
+        os.makedirs(paths.root, mode=0o700)
+        with open(paths.settings, "w", encoding="utf-8") as file:  # nothing of the real one's
+            file.write(f'graph = "knowledge_graph.sqlite3"\nconfig_dir = "{scratch}/config"\n')
+        alone = ShimEnvironment(environment.all | {"HOME": scratch})
+        restore_backup(paths, alone, backup, replace=False, stop=False)
+        with hold_palace(paths, alone, ask_to_leave=None) as held:
+            drift = drift_of(held, progress_shown())
+        found = read_contents(paths.journal, Kernel())
+    wanted = backup.manifest.contents
+    if drift or (found.kinds, found.digest) != (wanted.kinds, wanted.digest):
+        where = ", ".join(sorted({one.kind for one in drift})) or "journal"
+        raise StoreCorrupt(
+            f"What was made from {backup.path} differs from it in {where}. The palace itself was "
+            "not touched; please report this."
+        )
+    return found

@@ -1,0 +1,106 @@
+"""`palace status`: once, or once a second until ctrl-C.
+
+On a terminal each picture takes the place of the last, in the terminal's alternate screen, which
+is left again whatever ends the watching; into a pipe each is a block with an empty line behind it.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from palace.client import control
+from palace.commands.status_text import status_text
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import BrokerUnreachable
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+WATCH_S = 1.0
+_ENTER = "\x1b[?1049h\x1b[?25l"  # the alternate screen, no cursor
+_LEAVE = "\x1b[?25h\x1b[?1049l"
+_HOME = "\x1b[H"
+_CLEAR_LINE = "\x1b[K"
+_CLEAR_BELOW = "\x1b[J"
+
+
+def ask_status(paths: Paths, environment: ShimEnvironment) -> tuple[dict[str, Any], int]:
+    """Return the status, with `running`, and an exit code; takes at most control.STATUS_S.
+
+    Where nobody answers, it is what record, lock and hold tell, with a `text` for people.
+    """
+    try:
+        with control.Control(paths, environment, answer_s=control.STATUS_S) as asking:
+            return asking.status() | {"running": True}, 0
+    except BrokerUnreachable as error:
+        return control.unanswered(paths, Kernel(), error), error.exit_code
+
+
+def print_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> int:
+    """Print the status once; return the exit code."""
+    status, code = ask_status(paths, environment)
+    print(json.dumps(status) if as_json else _text(status))
+    return code
+
+
+def watch_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> int:
+    """Print the status once a second until ctrl-C, or until nobody reads it; return 0."""
+    live = sys.stdout.isatty() and not as_json
+    try:
+        with _screen() if live else _plain():
+            while True:
+                status, _ = ask_status(paths, environment)
+                if live:
+                    sys.stdout.write(picture(_text(status), *_size()))
+                else:
+                    print(json.dumps(status) if as_json else _text(status) + "\n")
+                sys.stdout.flush()
+                time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes
+        return 0
+
+
+def picture(text: str, columns: int, lines: int) -> str:
+    """Return what draws a text over the last one, cut to the terminal's size of this moment."""
+    rows = [row[:columns] + _CLEAR_LINE for row in text.splitlines()[: lines - 1]]
+    return _HOME + "\n".join(rows) + _CLEAR_BELOW
+
+
+def _size() -> tuple[int, int]:
+    """Return the terminal's columns and lines now, whatever the environment says."""
+    columns, lines = os.get_terminal_size(sys.stdout.fileno())
+    return columns or 80, lines or 24
+
+
+def _text(status: dict[str, Any]) -> str:
+    return status_text(status) if status["running"] else str(status["text"])
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _screen() -> Iterator[None]:
+    """Borrow the terminal; a SIGTERM or a hangup gives it back, too."""
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    sys.stdout.write(_ENTER)
+    try:
+        yield
+    finally:
+        sys.stdout.write(_LEAVE)
+        sys.stdout.flush()

@@ -1,0 +1,124 @@
+"""The status for people: what `palace status` prints."""
+
+from typing import Any
+
+from palace.kernel.durations import span
+
+_SESSIONS_MAX = 20  # shown; palace status --json has all
+_ERRORS_MAX = 3
+
+
+def status_text(status: dict[str, Any]) -> str:
+    """Return a screen of text for a broker's status (docs/reference/status.md)."""
+    rows = [
+        ("palace", status["palace"]),
+        ("owner", _owner(status)),
+        ("reached at", _reached(status)),
+        ("HTTP", _http(status.get("http"))),
+        ("engine", _engine(status)),
+        ("journal", _journal(status["journal"])),
+        ("queue", f"{status['queue']['waiting']} of {status['queue']['max']} waiting"),
+        ("served", _served(status)),
+        ("idle", _idle(status)),
+        ("graph", status["graph"]),
+        ("log", status["log"]),
+    ]
+    if status["degraded"]:
+        rows.insert(1, ("degraded", f"{status['degraded']}: this owner is its client's child"))
+    lines = [f"{name:<11} {value}" for name, value in rows]
+    lines += _lanes(status)
+    for error in status["errors"][:_ERRORS_MAX]:
+        times = f", {error['times']} times" if error["times"] > 1 else ""
+        lines.append(f"{'error':<11} {span(error['ago_s'])} ago{times}: {error['text']}")
+    sessions = status["sessions"]
+    lines.append(f"sessions    {len(sessions)}")
+    lines += [f"            {_session(session)}" for session in sessions[:_SESSIONS_MAX]]
+    if len(sessions) > _SESSIONS_MAX:
+        lines.append(f"            and {len(sessions) - _SESSIONS_MAX} more: palace status --json")
+    return "\n".join(_printable(line) for line in lines)
+
+
+def _printable(line: str) -> str:
+    """Take out what would move a terminal's cursor: a client may call itself anything."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
+
+
+def _owner(status: dict[str, Any]) -> str:
+    return (
+        f"pid {status['pid']} of {status['user']}, epoch {status['epoch']}, up "
+        f"{span(status['up_s'])} (since {status['since']}), palace {status['version']}"
+    )
+
+
+def _reached(status: dict[str, Any]) -> str:
+    ways = [status["endpoint"] or "its own client's pipe only"]
+    ways += [f"{name} {status[name]}" for name in ("listen", "bridge") if status[name]]
+    return ", ".join(ways)
+
+
+def _engine(status: dict[str, Any]) -> str:
+    engine = status["engine"]
+    memory = f", {status['memory_bytes'] / (1 << 20):.0f} MiB"
+    if engine["state"] == "ready":
+        return f"mempalace {engine['version']}, ready{memory}"
+    if engine["state"] == "failed":
+        return f"failed: {engine['failure']}"
+    return f"loading: {engine['doing']}{memory}"
+
+
+def _http(http: dict[str, Any] | None) -> str:
+    if http is None:
+        return "off"
+    if not http["url"]:
+        return "not yet"
+    return f"{http['url']}, {http['sessions']} sessions, token in {http['token_file']}"
+
+
+def _journal(journal: dict[str, Any]) -> str:
+    if journal["journal"] == "off":
+        return "off: a change that a death interrupts has an unknown outcome"
+    if "seq" not in journal:
+        return str(journal["journal"])
+    behind = journal["seq"] - journal["durable_seq"]
+    text = f"record {journal['seq']}, " + (f"{behind} not yet durable" if behind else "all durable")
+    if journal["quarantined"]:
+        text += f"; {journal['quarantined']} calls are quarantined, see palace doctor"
+    return text
+
+
+def _served(status: dict[str, Any]) -> str:
+    rates = status["rates"]
+    return (
+        f"{status['requests']} requests, {status['calls']} calls: {rates['10s']:.1f}/s over 10 s, "
+        f"{rates['60s']:.1f}/s over 1 min; {status['busy_refusals']} refused as busy"
+    )
+
+
+def _lanes(status: dict[str, Any]) -> list[str]:
+    lines = ["lanes       running   most   p50 ms   p95 ms"]
+    for name, lane in status["lanes"].items():
+        took = [f"{ms:.1f}" if ms is not None else "-" for ms in (lane["p50_ms"], lane["p95_ms"])]
+        running = f"{lane['running']}/{lane['max']}"
+        lines.append(f"  {name:<9} {running:>7} {lane['widest']:>6} {took[0]:>8} {took[1]:>8}")
+    batches = status["batches"]
+    if batches["count"]:
+        mean = batches["calls"] / batches["count"]
+        lines[1] += f"   {batches['count']} batches of {mean:.1f}"
+    return lines
+
+
+def _idle(status: dict[str, Any]) -> str:
+    limit = status["idle_exit_s"]
+    leaves = f"leaves after {span(limit)}" if limit else "never leaves by itself"
+    return f"{span(status['idle_s'])}; {leaves}"
+
+
+def _session(session: dict[str, Any]) -> str:
+    name = session["client"] or "a client"
+    marks = " read-only" if session["read_only"] else ""
+    marks += "" if session["connected"] else " (not connected)"
+    return (
+        f"{session['session']} {name}, pid {session['pid']}, {session['requests']} requests, "
+        f"{session['in_flight']} in flight, for {span(session['since_s'])}, idle "
+        f"{span(session['idle_s'])}{marks}"
+    )

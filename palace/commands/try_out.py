@@ -1,0 +1,206 @@
+"""`palace try`: the main job, seen with one's own eyes, on a scratch palace.
+
+Two agents, each a real `palace shim`, share one palace through the broker that they start; one
+files real text, the other finds it; the broker is killed, and nobody has to do anything.
+"""
+
+import glob
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from palace.client.control import Control, read_record
+from palace.commands.operate import stop_broker
+from palace.protocol.errors import PalaceError
+from palace.settings.environment import ShimEnvironment, read_environment
+from palace.settings.paths import Paths, python_command
+
+QUESTION = "what happens when the process that owns the palace is killed?"
+PARAGRAPH_CHARS_MIN = 200
+PARAGRAPHS_MAX = 40
+
+
+class Agent:
+    """A blocking MCP client of one shim; close it."""
+
+    def __init__(self, name: str, palace: str, environ: dict[str, str]) -> None:
+        argv = [*python_command(), "shim", f"--palace={palace}"]
+        self._process = subprocess.Popen(
+            argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._ids = 0
+        info = {"name": name, "version": "1"}
+        self.request("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=info)
+
+    def request(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send one request and wait for its reply."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._ids += 1
+        message = {"jsonrpc": "2.0", "id": self._ids, "method": method, "params": params}
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise PalaceError("A shim ended early; its words are above. Please report this.")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def tool(self, name: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool; return what it says; raises PalaceError where it fails."""
+        reply = self.request("tools/call", name=name, arguments=arguments)
+        if "error" in reply:
+            raise PalaceError(f"{name}: {reply['error']['message']}")
+        value: dict[str, Any] = json.loads(reply["result"]["content"][0]["text"])
+        return value
+
+    def close(self) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        code = self._process.wait(30)
+        self._process.stdout.close()
+        return code
+
+
+class Steps:
+    """Prints each step with how long it took."""
+
+    def __init__(self) -> None:
+        self._begun_s = time.perf_counter()
+
+    def done(self, text: str) -> None:
+        now_s = time.perf_counter()
+        print(f"{(now_s - self._begun_s) * 1e3:8.0f} ms  {text}", flush=True)
+        self._begun_s = time.perf_counter()
+
+
+def paragraphs() -> list[tuple[str, str]]:
+    """Return (file name, paragraph) of this project's own documents."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    names = sorted(glob.glob(f"{package}/texts/*.md"))
+    if not names:  # a source tree
+        root = os.path.dirname(package)
+        names = [f"{root}/README.md", *sorted(glob.glob(f"{root}/docs/*.md"))]
+    found = []
+    for name in names:
+        with open(name, encoding="utf-8") as file:
+            pieces = file.read().split("\n\n")
+        base = os.path.basename(name)
+        found += [(base, piece) for piece in pieces if len(piece) >= PARAGRAPH_CHARS_MIN]
+    return found[:PARAGRAPHS_MAX]
+
+
+def run_tryout(*, keep: bool) -> int:
+    """Run it; return 0 when every step did what it should."""
+    scratch = tempfile.mkdtemp(prefix="palace-try-")
+    paths = Paths(os.path.realpath(f"{scratch}/palace"))
+    environ = dict(read_environment().for_broker())
+    for name in [name for name in environ if name.startswith(("MEMPAL", "PALACE_"))]:
+        del environ[name]
+    environ["PALACE_IDLE_S"] = "120"
+    print(f"a scratch palace: {paths.root}\n")
+    os.mkdir(paths.root, 0o700)
+    with open(paths.settings, "w", encoding="utf-8") as file:
+        file.write("http = false\n")  # nothing of it is left in the user's home
+    try:
+        _story(paths, environ)
+    finally:
+        if keep:
+            print(f"\nkept: {scratch}")
+        else:
+            shutil.rmtree(scratch, ignore_errors=True)
+    print("\nit works: register `palace shim` as an MCP server in your agents (README).")
+    return 0
+
+
+def _story(paths: Paths, environ: dict[str, str]) -> None:
+    environment = ShimEnvironment(environ)
+    steps = Steps()
+    agents = [Agent("first-agent", paths.root, environ), Agent("second-agent", paths.root, environ)]
+    try:
+        steps.done("two agents started, each with its own `palace shim`; both are initialized")
+        first, second = agents
+        _await_engine(paths, environment, steps)
+        texts = paragraphs()
+        for name, text in texts:
+            first.tool("mempalace_add_drawer", wing="palace", room=name, content=text)
+        filed = _drawers(first)  # more than paragraphs, since mempalace cuts long ones
+        text = f"the first agent filed {len(texts)} paragraphs of palace's own documents"
+        steps.done(f"{text} in {filed} drawers")
+        _search(second, steps, "the second agent found")
+        _kill(paths, steps)
+        _search(second, steps, "the second agent, in the same session, found again")
+        steps.done(_owner(paths, "owned now by"))
+        seen = _drawers(first)
+        if seen != filed or filed < len(texts):
+            raise PalaceError(f"The first agent sees {seen} drawers instead of {filed}.")
+        steps.done(f"the first agent sees all {seen} drawers")
+    finally:
+        codes = [agent.close() for agent in agents]
+        steps.done(f"both agents left (exit codes {codes})")
+        _stop(paths, environment, steps)
+
+
+def _drawers(agent: Agent) -> int:
+    wings = agent.tool("mempalace_list_wings").get("wings", {})
+    return int(wings.get("palace", 0))
+
+
+def _stop(paths: Paths, environment: ShimEnvironment, steps: Steps) -> None:
+    try:
+        stop_broker(paths, environment, now=False, hold=False)
+    except PalaceError as error:
+        steps.done(f"no broker to stop: {error.message}")
+    else:
+        steps.done("the broker was stopped and is gone")
+
+
+def _await_engine(paths: Paths, environment: ShimEnvironment, steps: Steps) -> None:
+    """Wait until the engine is loaded, showing progress: the model may have to be fetched."""
+    from palace.shim.ensure import ensure
+
+    ensure(paths, environment)
+    steps.done(_owner(paths, "they elected one broker:"))
+    shown = ""
+    while True:
+        with Control(paths, environment) as control:
+            engine = control.status()["engine"]
+        if engine["state"] == "failed":
+            raise PalaceError(engine["failure"])
+        if engine["state"] == "ready":
+            break
+        if sys.stderr.isatty() and engine["doing"] != shown:
+            shown = engine["doing"]
+            print(f"\r             {shown:<60.60}", end="", file=sys.stderr, flush=True)
+        time.sleep(0.1)
+    if shown:
+        print("\r" + " " * 75 + "\r", end="", file=sys.stderr, flush=True)
+    steps.done(f"the engine is loaded: mempalace {engine['version']}, with its embedding model")
+
+
+def _owner(paths: Paths, text: str) -> str:
+    record = read_record(paths)
+    return f"{text} pid {record.pid}, epoch {record.epoch}" if record else f"{text} nobody"
+
+
+def _search(agent: Agent, steps: Steps, text: str) -> None:
+    results = agent.tool("mempalace_search", query=QUESTION, limit=3).get("results", [])
+    if not results:
+        raise PalaceError("The search found nothing. Please report this.")
+    best = " ".join(str(results[0]["text"]).split())[:60]
+    steps.done(f"{text}: {best!r} (in {results[0]['room']})")
+
+
+def _kill(paths: Paths, steps: Steps) -> None:
+    record = read_record(paths)
+    if record is None:
+        raise PalaceError("The broker's record is gone. Please report this.")
+    os.kill(record.pid, signal.SIGKILL)
+    steps.done(f"the broker, pid {record.pid}, was killed with SIGKILL")

@@ -1,0 +1,283 @@
+"""`palace doctor --boundary`: whose palace this is, and how a shim here reaches its broker.
+
+The ways are the rungs of guest/fallbacks.py, and 0 is this kernel's own: the socket, or a broker
+that a shim starts.  A remote rung is tried as a shim would, so that ssh may start a broker there.
+"""
+
+import errno
+import json
+import socket
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import attrs
+
+from palace.client.control import read_record
+from palace.client.endpoints import named_socket, probe_hello, published_socket, socket_here
+from palace.client.guest.fallbacks import Ladder, Rung
+from palace.doctor.finding import DATA_ERROR
+from palace.kernel.kernel import Kernel
+from palace.ownership.claim import Foreign, find_foreign, own_id, read_claim
+from palace.ownership.lock import check_hold
+from palace.protocol import wire
+from palace.protocol.broker_record import Record
+from palace.protocol.errors import ConfigError, OnHold, WireError
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths, runtime_dir
+
+OWN, NAMED, WSS, SSH, NONE = range(5)
+NAMES = ("this kernel", "MEMPALACE_BROKER", "TLS websocket", "ssh", "none")
+TRY_S = 60.0
+LOCAL_S = 5.0
+END_S = 3.0
+READ_BYTES = 65_536
+_NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED)
+
+
+@attrs.frozen(kw_only=True)
+class Way:
+    """One rung: where it leads, whether it works now, and what it said."""
+
+    rung: int
+    to: str
+    works: bool
+    text: str
+
+
+@attrs.frozen(kw_only=True)
+class Boundary:
+    """What was found: facts for programs, the ways, and why there is none."""
+
+    facts: dict[str, Any]
+    ways: tuple[Way, ...]
+    why_not: str = ""
+
+    @property
+    def taken(self) -> Way | None:
+        """Return the way that a shim here takes."""
+        return next((way for way in self.ways if way.works), None)
+
+
+def explore(paths: Paths, environment: ShimEnvironment) -> Boundary:
+    """Look at everything that decides where a shim here finds its broker, and try the ways."""
+    kernel = Kernel()
+    ladder = Ladder(kernel, paths, environment)
+    foreign = find_foreign(paths, kernel, environment.all)
+    facts = _facts(paths, environment, kernel) | {"bridge": ladder.bridge()}
+    if environment.broker:
+        ways = tuple(_named_way(paths, environment, ladder, kernel))
+        why_not = f"MEMPALACE_BROKER={environment.broker} is used as it stands, and leads nowhere."
+    elif foreign is None:
+        ways = (_own_way(paths, environment, kernel),)
+        why_not = ways[0].text
+    else:
+        ways = tuple(_remote_ways(paths, ladder, kernel))
+        why_not = _no_rung(foreign, ways)
+    return Boundary(facts=facts, ways=ways, why_not=why_not)
+
+
+def _no_rung(foreign: Foreign, ways: tuple[Way, ...]) -> str:
+    tried = "; ".join(way.text for way in ways)
+    return foreign.text(tried or "its record names no address for guests, and no bridge is set")
+
+
+def _facts(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> dict[str, Any]:
+    mount = kernel.mount_of(paths.root)
+    claim = read_claim(paths, kernel)
+    record = read_record(paths)
+    here = own_id(kernel, environment.all)
+    return {
+        "palace": paths.root,
+        "found_by": paths.found_by,
+        "exists": kernel.file_id(paths.root) is not None,
+        "mount": {
+            "point": mount.point,
+            "fs_type": mount.fs_type,
+            "source": mount.source,
+            "local": mount.is_local,
+        },
+        "kernel": {
+            "boot_id": kernel.boot_id(),
+            "in_container": kernel.in_container(),
+            "pid_namespace": kernel.pid_namespace(),
+            "mount_namespace": kernel.mount_namespace(),
+        },
+        "owner": claim
+        and {
+            "host": claim.host,
+            "since": claim.since,
+            "path": claim.path,
+            "here": bool(claim.id) and claim.id == here,
+        },
+        "record": record and record.public_dict() | {"same_boot": _is_ours(record, kernel)},
+        "lock": paths.lock,
+        "broker": environment.broker,
+        "no_spawn": environment.no_spawn,
+    }
+
+
+def _is_ours(record: Record, kernel: Kernel) -> bool:
+    return record.boot_id == kernel.boot_id()
+
+
+def _own_way(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> Way:
+    """Look whether a broker answers on this kernel, or could be started here."""
+    path = paths.socket(runtime_dir(environment.all))
+    record = read_record(paths)
+    if record is not None and _is_ours(record, kernel):
+        path = socket_here(kernel, published_socket(record), path)
+    absent, works, text = _try_socket(path, paths, kernel)
+    if not absent:
+        return Way(rung=OWN, to=path, works=works, text=text)
+    obstacle = _obstacle(paths, environment, kernel)
+    text = obstacle or "no broker runs; a shim starts one"
+    return Way(rung=OWN, to=path, works=not obstacle, text=text)
+
+
+def _obstacle(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> str:
+    """Return what keeps a shim from starting a broker here, "" where nothing does."""
+    if environment.no_spawn:
+        return "no broker runs, and PALACE_NO_SPAWN forbids starting one: unset it"
+    if find_spec("mempalace") is None:
+        return "no broker runs, and none can here without the engine: start one where it is"
+    try:
+        check_hold(paths, kernel)
+    except OnHold as error:
+        return error.message
+    if kernel.file_id(paths.root) is None:
+        return ""  # the first broker makes it, or says why it can't
+    problem = kernel.trust_problem(paths.root)
+    if problem:
+        return f"{paths.root} can't be used: {problem}"
+    return "" if kernel.writable(paths.root) else f"{paths.root} is read-only here"
+
+
+def _try_socket(path: str, paths: Paths, kernel: Kernel) -> tuple[bool, bool, str]:
+    """Say hello at a socket; return whether nobody is there, whether it works, and what it said."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(LOCAL_S)
+        try:
+            sock.connect(path)
+        except OSError as error:
+            text = f"nobody answers at {path}: {error.strerror or error}"
+            return error.errno in _NOBODY, False, text
+        works, text = _greet(sock, paths, kernel, LOCAL_S)
+        return False, works, text or "it hung up"
+
+
+def _named_way(
+    paths: Paths, environment: ShimEnvironment, ladder: Ladder, kernel: Kernel
+) -> Iterator[Way]:
+    path = named_socket(environment)
+    if path:
+        _, works, text = _try_socket(path, paths, kernel)
+        yield Way(rung=NAMED, to=environment.broker, works=works, text=text)
+        return
+    for way in _remote_ways(paths, ladder, kernel):
+        yield attrs.evolve(way, rung=NAMED)
+
+
+def _remote_ways(paths: Paths, ladder: Ladder, kernel: Kernel) -> Iterator[Way]:
+    try:
+        rungs = ladder.rungs()
+    except ConfigError as error:
+        yield Way(rung=NONE, to="", works=False, text=error.message)
+        return
+    for rung in rungs:
+        works, text = _try_rung(rung, paths, ladder, kernel)
+        number = WSS if rung.url.startswith("wss://") else SSH
+        yield Way(rung=number, to=rung.url, works=works, text=text)
+
+
+def _try_rung(rung: Rung, paths: Paths, ladder: Ladder, kernel: Kernel) -> tuple[bool, str]:
+    route = ladder.open(rung)
+    with route.sock as sock:
+        works, text = _greet(sock, paths, kernel, min(rung.patience_s, TRY_S))
+    route.join(END_S)
+    problem = route.problem.text if route.problem else "it hung up"
+    return works, text or problem
+
+
+def _greet(
+    sock: socket.socket, paths: Paths, kernel: Kernel, patience_s: float
+) -> tuple[bool, str]:
+    """Say hello; return whether WELCOME came, and what was said: "" where it hung up."""
+    hello = probe_hello(kernel, paths, kernel.token())
+    deadline_s = kernel.monotonic() + patience_s
+    data = b""
+    try:
+        sock.sendall(hello)
+        while b"\n" not in data:
+            sock.settimeout(max(0.01, deadline_s - kernel.monotonic()))
+            piece = sock.recv(READ_BYTES)
+            if not piece:
+                return False, ""
+            data += piece
+    except TimeoutError:
+        return False, f"no WELCOME came within {patience_s:.0f} s: it is stopped, or stuck"
+    except OSError:
+        return False, ""
+    try:
+        _, kind, answer = wire.decode_header(data.partition(b"\n")[0])
+    except WireError:
+        return False, "what answers there is no palace broker"
+    if kind == wire.WELCOME:
+        return True, f"it answers: epoch {answer.get('epoch', '?')}"
+    return False, f"it refused us: {answer.get('text', kind)}"
+
+
+def print_boundary(boundary: Boundary, *, as_json: bool) -> int:
+    """Print what was found; return 65 where no way leads to a broker."""
+    taken = boundary.taken
+    if as_json:
+        ways = [attrs.asdict(way) for way in boundary.ways]
+        rung = taken.rung if taken else NONE
+        why_not = "" if taken else boundary.why_not
+        print(json.dumps(boundary.facts | {"ways": ways, "rung": rung, "why_not": why_not}))
+        return 0 if taken else DATA_ERROR
+    for name, text in _rows(boundary):
+        print(f"{name:<14} {text}")
+    if taken is None:
+        print(f"No way leads to a broker from here. {boundary.why_not}")
+        return DATA_ERROR
+    print(f"A shim here takes rung {taken.rung} ({NAMES[taken.rung]}): {taken.text}.")
+    return 0
+
+
+def _rows(boundary: Boundary) -> Iterator[tuple[str, str]]:
+    facts = boundary.facts
+    mount, kernel, owner, record = (facts[key] for key in ("mount", "kernel", "owner", "record"))
+    there = "" if facts["exists"] else ", not there yet"
+    yield "palace", f"{facts['palace']} (from {facts['found_by']}{there})"
+    whose = "local: this kernel's" if mount["local"] else "foreign: another kernel's"
+    yield "mount", f"{mount['point']}, {mount['fs_type']}, of {mount['source']} ({whose})"
+    inside = "in a container" if kernel["in_container"] else "not in a container"
+    yield "kernel", f"boot {kernel['boot_id']}, {inside}"
+    yield "namespaces", f"{kernel['pid_namespace']} {kernel['mount_namespace']}".strip() or "none"
+    yield "owner.json", _owner_text(owner)
+    yield "record", _record_text(record)
+    yield "lock", facts["lock"]
+    yield "bridge", facts["bridge"] or "not set"
+    yield "named broker", facts["broker"] or "MEMPALACE_BROKER is not set"
+    for way in boundary.ways:
+        works = "works" if way.works else "doesn't work"
+        yield f"rung {way.rung}", f"{NAMES[way.rung]}, {way.to}: {works}: {way.text}"
+
+
+def _owner_text(owner: dict[str, Any] | None) -> str:
+    if owner is None:
+        return "none"
+    here = "this machine" if owner["here"] else "another machine or user"
+    return f"{owner['host'] or 'unreadable'} since {owner['since']}, as {owner['path']}: {here}"
+
+
+def _record_text(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "none: no broker runs, or it can't be read"
+    boot = "this boot" if record["same_boot"] else f"another boot, {record['boot_id']}"
+    addresses = ", ".join(record["endpoints"]) or "no addresses"
+    return (
+        f"pid {record['pid']} on {record['host_id']} ({boot}), epoch {record['epoch']}, since "
+        f"{record['started_at']}: {addresses}"
+    )

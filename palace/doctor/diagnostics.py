@@ -1,0 +1,103 @@
+"""What all checks of the doctor look at: who owns the palace, what it says, what is set."""
+
+import os
+from typing import Any
+
+import attrs
+
+from palace.client.control import STATUS_S, Control, read_record
+from palace.kernel.durations import span
+from palace.kernel.kernel import Kernel
+from palace.kernel.processes import Process
+from palace.ownership.claim import Foreign, find_foreign
+from palace.protocol.broker_record import Record
+from palace.protocol.errors import ConfigError, PalaceError
+from palace.settings.config import Config, load_config
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+COMMAND_CHARS = 70
+
+
+@attrs.frozen(kw_only=True)
+class Scene:
+    """What was found of one palace.
+
+    `holder` has the kernel's lock, `status` is the broker's own word, `silence` why there is none;
+    `config` is None where palace.toml is wrong, as `wrong` says.
+    """
+
+    paths: Paths
+    environment: ShimEnvironment
+    kernel: Kernel
+    foreign: Foreign | None
+    exists: bool
+    record: Record | None
+    holder: Process | None
+    status: dict[str, Any] | None
+    silence: PalaceError | None
+    config: Config | None
+    wrong: ConfigError | None
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return self.environment.all
+
+    def holder_of(self, path: str) -> Process | None:
+        """Return who has a file's lock, as far as this kernel tells."""
+        pid = self.kernel.lock_holder(path)
+        return None if pid is None else self.kernel.process_of(pid)
+
+
+def look(paths: Paths, environment: ShimEnvironment) -> Scene:
+    """Look at a palace; takes as long as a silent broker may stay silent."""
+    kernel = Kernel()
+    foreign = find_foreign(paths, kernel, environment.all)  # it says where the lock is
+    holder = kernel.lock_holder(paths.lock)
+    config, wrong = _settings(paths, environment, kernel)
+    status, silence = (None, None) if foreign else _ask(paths, environment)
+    return Scene(
+        paths=paths,
+        environment=environment,
+        kernel=kernel,
+        foreign=foreign,
+        exists=kernel.file_id(paths.root) is not None,
+        record=read_record(paths),
+        holder=None if holder is None else kernel.process_of(holder),
+        status=status,
+        silence=silence,
+        config=config,
+        wrong=wrong,
+    )
+
+
+def _settings(
+    paths: Paths, environment: ShimEnvironment, kernel: Kernel
+) -> tuple[Config | None, ConfigError | None]:
+    try:
+        return load_config(paths, environment.all, kernel), None
+    except ConfigError as error:
+        return None, error
+    except OSError as error:
+        text = f"{paths.settings} can't be read: {error.strerror}. Let its owner read it."
+        return None, ConfigError(text)
+
+
+def _ask(
+    paths: Paths, environment: ShimEnvironment
+) -> tuple[dict[str, Any] | None, PalaceError | None]:
+    try:
+        with Control(paths, environment, answer_s=STATUS_S) as control:
+            return control.status(), None
+    except PalaceError as error:
+        return None, error
+
+
+def name(process: Process, chars_max: int = COMMAND_CHARS) -> str:
+    """Name a process for people: pid, command, user, how long it has been there."""
+    program, blank, rest = process.title.partition(" ")
+    title = f"{os.path.basename(program)}{blank}{rest}" or "a process"
+    if len(title) > chars_max:
+        title = title[: chars_max - 3] + "..."
+    age = f", started {span(process.age_s)} ago" if process.age_s >= 0 else ""
+    return f"pid {process.pid} ({title}) of {process.user}{age}"

@@ -1,0 +1,32 @@
+"""Comparing a palace's stores with its journal, for `palace doctor --drift`: it needs the lock."""
+
+from collections.abc import Callable
+
+from palace.doctor.finding import ERROR, Finding
+from palace.engine.durability.drift import Drift
+from palace.engine.durability.offline import drift_of, hold_palace
+from palace.journal.replay import Progress
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+
+def drifted(
+    paths: Paths,
+    environment: ShimEnvironment,
+    progress: Progress,
+    *,
+    ask_to_leave: Callable[[], None] | None,
+) -> list[Finding]:
+    """Return where the stores hold something else than the journal; raises as `exclusive_use`."""
+    with hold_palace(paths, environment, ask_to_leave=ask_to_leave) as held:
+        return [_drifted(found) for found in drift_of(held, progress)]
+
+
+def _drifted(found: Drift) -> Finding:
+    return Finding(
+        level=ERROR,
+        code="drift",
+        text=f"{found.kind}: {found.missing} missing, {found.foreign} unknown to the journal, "
+        f"{found.different} different, such as {found.example}.",
+        remedy="palace start takes over what others wrote; palace rebuild makes the stores anew.",
+    )

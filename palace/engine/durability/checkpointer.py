@@ -1,0 +1,68 @@
+"""Keeping the journal short: checkpoints are made beside the work, when enough has been written."""
+
+import logging
+import threading
+import time
+
+import attrs
+
+from palace.journal.checkpoint import BYTES_MIN, is_due, make_checkpoint
+from palace.journal.journal import Journal
+
+PAUSE_S = 0.002  # between portions, so that calls get the interpreter
+
+logger = logging.getLogger("palace.journal")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Keeper:
+    """A thread that looks at the journal whenever a segment is full; it dies with the process.
+
+    A checkpoint that is interrupted leaves a temporary file, which the next one removes.
+    """
+
+    journal: Journal
+    bytes_min: int = BYTES_MIN
+    _wake: threading.Event = attrs.field(factory=threading.Event)
+    _ended: bool = False
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self.journal.rolled = self._wake.set
+        self._wake.set()  # an earlier owner may have left work
+        self._thread = threading.Thread(target=self._serve, name="palace-keeper", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Begin no further checkpoint, and break off one that is being made."""
+        self._ended = True
+        self._wake.set()
+
+    def _serve(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if self._ended:
+                return
+            try:
+                self._look()
+            except _EndedError:
+                return
+            except OSError as error:  # no space for it: the segments still hold everything
+                logger.warning("no checkpoint was made: %s", error)
+
+    def _look(self) -> None:
+        journal = self.journal
+        if is_due(journal.directory, journal.kernel, bytes_min=self.bytes_min):
+            made = make_checkpoint(journal.directory, journal.kernel, journal.stamp, self._pause)
+            if made is not None:
+                logger.info("checkpoint up to %d: %d entities", made.seq, made.entities)
+
+    def _pause(self) -> None:
+        if self._ended:
+            raise _EndedError
+        time.sleep(PAUSE_S)
+
+
+class _EndedError(Exception):
+    """The owner is leaving."""

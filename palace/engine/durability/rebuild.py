@@ -1,0 +1,259 @@
+"""New stores from the journal alone: built beside the old ones, checked, and put in their place."""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import attrs
+
+from palace.engine.durability.swap import Move, swap
+from palace.engine.stores.chroma import COLLECTION
+from palace.engine.stores.files import KIND as FILE
+from palace.engine.stores.files import NAMES as FILES
+from palace.engine.stores.projection import BATCH, Projection, in_batches, same, undo
+from palace.engine.stores.stores import Stores, build_stores, open_chroma
+from palace.journal.journal import Journal
+from palace.journal.record import ABORT, ADOPT, STATE, Draft
+from palace.journal.replay import Progress, Replay, replay
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import JournalBroken, StoreCorrupt
+from palace.settings.config import Config
+from palace.settings.paths import Paths
+
+
+@attrs.frozen(kw_only=True)
+class Rebuilt:
+    """What a rebuild has made; `kept` is where the old stores are, "" where they are gone."""
+
+    entities: int
+    kinds: dict[str, int]
+    kept: str
+
+
+@attrs.define(eq=False, kw_only=True)
+class Rebuild:
+    """One rebuild.  Call it under the palace's lock, with no store open in this process."""
+
+    paths: Paths
+    config: Config
+    kernel: Kernel
+    journal: Journal
+    progress: Progress
+    partial: bool = False
+    keep: bool = True
+    _clients: list[Any] = attrs.field(factory=list)
+
+    def run(self) -> Rebuilt:
+        """Build, check, swap; raises JournalBroken where `check` does."""
+        self.check()
+        self._close_open_keys()
+        self._adopt_files()
+        known = replay(self.paths.journal, self.kernel, self.progress)
+        scratch = f"{self.paths.root}/rebuild-{self._suffix}"
+        for name in os.listdir(self.paths.root):
+            if name.startswith("rebuild-"):  # one that was killed left it
+                shutil.rmtree(f"{self.paths.root}/{name}", ignore_errors=True)
+        self.kernel.make_directory(scratch)
+        new = self._scratch_stores(scratch)
+        self._fill(new, known)
+        self._verify(new, known)
+        self._clients.pop().close()
+        moves = [*self._old_away(), *self._new_in(new, known)]
+        swap(self.paths.root, self.kernel, moves)
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not self.keep:
+            self._remove_old()
+        self._tell_state()
+        kinds = {kind: len(known.ids(kind)) for kind in sorted(known.kinds())}
+        return Rebuilt(entities=len(known.live), kinds=kinds, kept=self._kept if self.keep else "")
+
+    @property
+    def _suffix(self) -> str:
+        return str(self.journal.stamp.epoch)
+
+    @property
+    def _kept(self) -> str:
+        return f"{self.paths.root}/replaced-{self._suffix}"
+
+    def _close_open_keys(self) -> None:
+        """What a dead owner left unfinished is not part of the palace."""
+        for key, changes in list(self.journal.tail.open.items()):
+            first = {(c.kind, c.id): c for c in reversed(changes)}
+            drafts = [undo(key, change) for change in first.values()]
+            why = {"why": "its owner died"}
+            self.journal.append([*drafts, Draft(action=ABORT, key=key, payload=why)])
+        self.journal.sync(self.journal.seq)
+
+    def check(self) -> None:
+        """Unless `partial`, raise JournalBroken where the journal lacks what stores may hold."""
+        if self.partial:
+            return
+        known = replay(self.paths.journal, self.kernel, self.progress)
+        if known.gaps:
+            gaps = ", ".join(f"{first} to {last}" for first, last in known.gaps[:5])
+            raise JournalBroken(
+                f"The journal lacks records {gaps}, so that stores made from it would lack "
+                "memories, too. See palace doctor; build what there is: palace rebuild --partial"
+            )
+        if changed := ", ".join(self._changed_by_others()):
+            raise JournalBroken(
+                f"Somebody else has changed {changed} since a broker last had the palace open. "
+                "Stores made from the journal would lack that: let a broker take it over first "
+                "(palace start), or go without it (palace rebuild --partial)."
+            )
+
+    def _changed_by_others(self) -> Iterator[str]:
+        """Yield the stores that hold what the journal may lack; an unreadable one holds nothing."""
+        tail = self.journal.tail
+        stores = self._real()
+        for store in (
+            stores.chroma,
+            stores.graph,
+            stores.logstream,
+            stores.tunnels,
+            stores.hallways,
+        ):
+            base = (tail.at or {}).get(store.name)
+            try:
+                store.measure()
+                if not any(store.count(kind) for kind in store.kinds()):
+                    continue
+                if base is None or store.suspects(base, tail.touched):
+                    yield store.name
+            except (sqlite3.DatabaseError, StoreCorrupt):
+                continue
+
+    def _adopt_files(self) -> None:
+        """Stock's small files are journalled when a broker leaves, which one that died did not."""
+        known = replay(self.paths.journal, self.kernel)
+        found = [
+            entry for entry in self._real().files.scan(FILE) if (FILE, entry[0]) not in known.live
+        ]
+        drafts = [Draft(action=ADOPT, kind=FILE, id=name, payload=data) for name, data in found]
+        if drafts:
+            self.journal.append(drafts)
+
+    def _scratch_stores(self, scratch: str) -> Stores:
+        config = attrs.evolve(self.config, graph=f"{scratch}/knowledge_graph.sqlite3")
+        self.kernel.make_directory(f"{scratch}/palace")
+        paths = Paths(f"{scratch}/palace")
+
+        def api() -> Any:
+            if not self._clients:
+                self._clients.append(open_chroma(paths.root))
+            return self._clients[0]._server  # noqa: SLF001
+
+        return build_stores(paths, config, self.kernel, api)
+
+    def _fill(self, new: Stores, known: Replay) -> None:
+        total, done = max(1, len(known.live)), 0
+        new.chroma.api()  # a palace without drawers has a store, too
+        for kind in _in_order(known):
+            store = _store_of(new, kind)
+            for batch in in_batches(known.payloads(kind)):
+                store.write(kind, dict(batch))
+                done += len(batch)
+                self.progress("writing new stores", done / total)
+
+    def _verify(self, new: Stores, known: Replay) -> None:
+        total, done = max(1, len(known.live)), 0
+        for kind in _in_order(known):
+            store, ids = _store_of(new, kind), known.ids(kind)
+            for start in range(0, len(ids), BATCH):
+                found = store.read(kind, ids[start : start + BATCH])
+                for ident in ids[start : start + BATCH]:
+                    if not same(found.get(ident), known.payload((kind, ident))):
+                        raise StoreCorrupt(
+                            f"The new store doesn't hold {kind} {ident} as the journal does. "
+                            "Nothing was replaced; please report this."
+                        )
+                done += len(found)
+                self.progress("checking them", done / total)
+
+    def _real(self) -> Stores:
+        return build_stores(self.paths, self.config, self.kernel, lambda: None)
+
+    def _old_files(self) -> Iterator[str]:
+        return old_files(self.paths, self.config, self.kernel)
+
+    def _old_away(self) -> Iterator[Move]:
+        return moves_away(self.paths, self._old_files(), self.kernel, self._suffix)
+
+    def _new_in(self, new: Stores, known: Replay) -> Iterator[Move]:
+        inside = new.chroma.root
+        for name in sorted(os.listdir(inside)):
+            if name not in FILES or (FILE, name) in known.live:
+                yield Move(f"{inside}/{name}", f"{self.paths.root}/{name}")
+        real = self._real()
+        for made, final in (
+            (new.graph.path, real.graph.path),
+            (new.tunnels.path, real.tunnels.path),
+            (new.hallways.path, real.hallways.path),
+        ):
+            if os.path.exists(made):
+                yield Move(self._near(made, final), final)
+
+    def _near(self, made: str, final: str) -> str:
+        """Copy a new file to the file system where it belongs, so that a rename can end it."""
+        near = f"{final}.rebuilt"
+        shutil.copyfile(made, near)
+        fd = self.kernel.open_read(near)
+        try:
+            self.kernel.sync(fd)
+        finally:
+            self.kernel.close(fd)
+        return near
+
+    def _remove_old(self) -> None:
+        shutil.rmtree(self._kept, ignore_errors=True)
+        for path in self._old_files():
+            self.kernel.unlink(f"{path}.replaced-{self._suffix}")
+
+    def _tell_state(self) -> None:
+        stores = self._real()
+        looks = {projection.name: projection.measure() for projection in stores.all}
+        self.journal.look = lambda: looks
+        self.journal.close_key("", STATE)
+
+
+def old_files(paths: Paths, config: Config, kernel: Kernel) -> Iterator[str]:
+    """Yield the paths of a palace's stores, there or not; small files (files.py) left out."""
+    real = build_stores(paths, config, kernel, lambda: None)
+    for name in sorted(os.listdir(paths.root)):
+        if is_chroma_file(paths.root, name):
+            yield f"{paths.root}/{name}"
+    for path in (real.graph.path, real.logstream.path):
+        yield from (path, f"{path}-wal", f"{path}-shm")
+    yield from (real.tunnels.path, real.hallways.path)
+
+
+def moves_away(paths: Paths, files: Iterable[str], kernel: Kernel, suffix: str) -> Iterator[Move]:
+    """Yield where files go: to `replaced-SUFFIX`, or beside themselves if outside the palace."""
+    for path in files:
+        inside = path.startswith(f"{paths.root}/")
+        kept = f"{paths.root}/replaced-{suffix}/{os.path.basename(path)}"
+        if kernel.file_id(path) is not None:
+            yield Move(path, kept if inside else f"{path}.replaced-{suffix}")
+
+
+def is_chroma_file(root: str, name: str) -> bool:
+    """Tell whether a name in the palace belongs to Chroma: its database, or a segment's directory.
+
+    Stock renames segments that it distrusts to UUID.drift-TIME and UUID.corrupt-TIME.
+    """
+    if name.startswith("chroma.sqlite3"):
+        return True
+    head = name.partition(".")[0]
+    is_uuid = len(head) == 36 and head.count("-") == 4
+    return is_uuid and os.path.isdir(f"{root}/{name}")
+
+
+def _store_of(stores: Stores, kind: str) -> Projection:
+    return next(store for store in stores.all if store.owns(kind))
+
+
+def _in_order(known: Replay) -> list[str]:
+    """Return kinds in an order in which they can be written: collections before records."""
+    return sorted(known.kinds(), key=lambda kind: (kind != COLLECTION, kind != FILE, kind))

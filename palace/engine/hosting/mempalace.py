@@ -1,0 +1,300 @@
+"""The real mempalace, hosted in the broker's process.  The only importer of mempalace.
+
+Its 47 tools and its files are what users have, so nothing of it is written anew.  What hosting
+needs is done by named adjustments (palace/engine/hosting/adjustments.py).
+"""
+
+import importlib
+import importlib.metadata
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from palace.engine.api import Call, Reply, Told
+from palace.engine.batch import Batch
+from palace.engine.durability.memory import Memory, open_memory, refused
+from palace.engine.hosting import adjustments
+from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
+from palace.journal.journal import Journal
+from palace.journal.record import Stamp
+from palace.kernel.kernel import Kernel
+from palace.protocol import jsonrpc
+from palace.protocol.errors import EngineError, StoreCorrupt, StoreUnavailable
+from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.resend import Trace, Verdict, judge
+from palace.protocol.tools import Lane
+from palace.settings.config import Config
+from palace.settings.paths import Paths, home_dir
+
+SUPPORTED = "3.11"
+WATCHED = ("mempalace", "chromadb")
+_OUTDATED_CODE = -32005
+_DAMAGED_CODE = -32002
+REBUILD_HINT = " The journal holds what was in it: palace rebuild --stop"
+_SQLITE_MAGIC = b"SQLite format 3\0"
+
+logger = logging.getLogger("palace.engine")
+
+
+def installed_version(name: str = "mempalace") -> str:
+    """Return an installed distribution's version, "" where there is none."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def check_installed() -> None:
+    """Refuse early, and with the remedy, where the engine is missing or of another line."""
+    version = installed_version()
+    if not version or not installed_version("chromadb"):
+        raise StoreUnavailable(
+            "The memory engine is not installed here, so no broker can run. Install it: "
+            "pip install 'palace-broker[engine]' (containers that only need the shim can do "
+            "without, when a broker runs elsewhere on this machine)."
+        )
+    if not version.startswith(SUPPORTED + "."):
+        raise StoreUnavailable(
+            f"mempalace {version} is installed; this palace works with {SUPPORTED}.x. "
+            f"Install that: pip install 'mempalace=={SUPPORTED}.*'"
+        )
+
+
+class MempalaceEngine:
+    """One palace, opened by the one process that may (see `Engine` for the promises)."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        config: Config,
+        environ: Mapping[str, str],
+        kernel: Kernel | None = None,
+        stamp: Stamp | None = None,
+    ) -> None:
+        self._paths = paths
+        self._config = config
+        self._environ = environ
+        self._kernel = kernel or Kernel()
+        self._stamp = stamp
+        self._memory: Memory | None = None
+        self._server: ModuleType | None = None
+        self._state = adjustments.HostedState(environ)
+        self._versions = {name: installed_version(name) for name in WATCHED}
+        self._stats = {name: stamp_of(metadata_file(name)) for name in WATCHED}
+        self._loading = "starting"
+        self._fingerprint = ""
+
+    def load(self) -> Catalogue:
+        check_installed()
+        self._check_store()
+        self._prepare_model()
+        self._loading = "importing mempalace"
+        self._set_environment()
+        server = importlib.import_module("mempalace.mcp_server")
+        adjustments.apply_all(server, self._state, self._paths, self._config)
+        self._loading = "opening the palace"
+        self._take_writer_lock(server)
+        self._open_memory(server)
+        server._startup_preflight()  # noqa: SLF001
+        self._server = server
+        if self._memory is not None and not server._sqlite_integrity_errors:  # noqa: SLF001
+            self._memory.recover()
+        self._warm(server)
+        self._fingerprint = str(server._config.search_config_fingerprint)  # noqa: SLF001
+        return self._catalogue(server)
+
+    def _open_memory(self, server: ModuleType) -> None:
+        if self._config.journal == "off" or self._stamp is None:
+            Journal.note_pause(self._paths.journal, self._kernel)
+            return
+        if not server._is_chroma_backend():  # noqa: SLF001
+            logger.warning("this palace's backend is not Chroma: there is no journal")
+            return
+        place = (self._paths, self._config, self._kernel)
+        self._memory = open_memory(place, self._stamp, server, self._tell)
+        self._state.at_boundary = self._memory.durable.end_of_file
+        if self._state.together is not None:
+            self._state.together.durable = self._memory.durable
+
+    def _tell(self, stage: str, fraction: float) -> None:
+        self._loading = f"{stage} ({fraction:.0%})"
+
+    def loading_text(self) -> str:
+        return self._loading
+
+    def call(self, call: Call) -> Reply:
+        assert self._server is not None, "load() comes first"
+        with nullcontext() if call.batch is None else call.batch.member():
+            return self._answer(call)
+
+    def _answer(self, call: Call) -> Reply:
+        if self._memory is not None:
+            return self._memory.answer(call, lambda: self._dispatch(call))
+        verdict = judge(call.tool.kind, maybe_ran=call.maybe_ran, trace=Trace())
+        return self._dispatch(call) if verdict is Verdict.RUN else refused(call, verdict)
+
+    def _dispatch(self, call: Call) -> Reply:
+        assert self._server is not None
+        self._state.enter_call(read_only=call.read_only)
+        try:
+            reply = self._handle(call)
+        except Exception:
+            # Stock's stdio loop answers so for whatever escapes its dispatcher.
+            logger.exception("the engine failed")
+            ident = jsonrpc.request_id(call.message)
+            if ident is None:
+                return Reply(payload=None)
+            reply = jsonrpc.error(ident, jsonrpc.INTERNAL_ERROR, "Internal error")
+        finally:
+            self._state.leave_call()
+        if reply is None:
+            return Reply(payload=None)
+        if self._memory is not None and _error_code(reply) == _DAMAGED_CODE:
+            reply["error"]["message"] += REBUILD_HINT
+        return Reply(payload=jsonrpc.encode(reply), outdated=_error_code(reply) == _OUTDATED_CODE)
+
+    def _handle(self, call: Call) -> dict[str, Any] | None:
+        assert self._server is not None
+        state = self._state
+        if call.batch is not None and state.together is not None:
+            return cast("dict[str, Any] | None", state.together.answer(call.batch, call.message))
+        is_reader = call.tool.lane in (Lane.READER, Lane.POLL)
+        if is_reader and state.ahead is not None:
+            state.ahead.prepare(call.message)
+        with nullcontext() if is_reader else state.looks.anew():
+            reply = self._server._http_dispatch(call.message)  # noqa: SLF001
+        return cast("dict[str, Any] | None", reply)
+
+    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch | None:
+        return self._state.together.batch(messages) if self._state.together is not None else None
+
+    def when_durable(self, seq: int, told: Told) -> None:
+        assert self._memory is not None, "a reply has a seq only where there is a journal"
+        self._memory.when_durable(seq, told)
+
+    def acknowledge(self, session: str, upto: int) -> None:
+        if self._memory is not None:
+            self._memory.journal.acknowledge(session, upto)
+
+    def end_session(self, session: str) -> None:
+        if self._memory is not None:
+            self._memory.journal.end_session(session)
+
+    def status(self) -> dict[str, Any]:
+        if self._memory is not None:
+            return self._memory.status()
+        unknown = self._server is None and self._config.journal != "off"
+        return {"journal": "not open yet" if unknown else "off"}
+
+    def search_fingerprint(self) -> str:
+        return self._fingerprint
+
+    def progress(self) -> int:
+        return self._state.progress
+
+    def replaced(self) -> str:
+        for name in WATCHED:
+            stamp = stamp_of(metadata_file(name))
+            if stamp == self._stats[name]:
+                continue
+            version = installed_version(name)
+            if version and version != self._versions[name]:
+                return f"{name} {self._versions[name]} -> {version}"
+            if version:
+                self._stats[name] = stamp  # the same version, installed again
+        return ""
+
+    def close(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+        if self._server is not None:
+            self._server._release_mcp_writer_lock()  # noqa: SLF001
+            self._server = None
+
+    def _check_store(self) -> None:
+        """Refuse a store that is no SQLite database before anything could touch it."""
+        try:
+            with open(self._paths.store, "rb") as file:  # nobody else has it open: we own it
+                head = file.read(len(_SQLITE_MAGIC))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self._paths.store} can't be read: {error.strerror}."
+            ) from None
+        if head and head != _SQLITE_MAGIC:
+            raise StoreCorrupt(
+                f"{self._paths.store} is not a SQLite database any more. Restore it from a backup, "
+                "or move it away to begin with an empty palace; nothing was changed."
+            )
+
+    def _prepare_model(self) -> None:
+        from palace.engine.embedding.model import install_model, is_installed  # numpy takes 100 ms
+
+        home = Path(home_dir(self._environ))
+        if self._state_uses_default_model() and not is_installed(home):
+
+            def tell(stage: str, fraction: float) -> None:
+                self._loading = f"{stage} ({fraction:.0%})"
+
+            logger.info("the embedding model is missing: fetching it")
+            install_model(home, progress=tell)
+
+    def _state_uses_default_model(self) -> bool:
+        return self._environ.get("MEMPALACE_EMBEDDING_MODEL", "") in ("", "minilm", "default")
+
+    def _set_environment(self) -> None:
+        os.environ["MEMPALACE_HUB_FORWARD"] = "0"
+        os.environ["MEMPALACE_MCP_IDLE_HOURS"] = "0"
+        os.environ["MEMPALACE_CONFIG_DIR"] = self._config.config_dir
+        os.environ["MEMPALACE_PALACE_PATH"] = self._paths.root
+        for name in ("MEMPALACE_MCP_READ_ONLY", "PYTHONPATH"):
+            os.environ.pop(name, None)
+
+    def _take_writer_lock(self, server: ModuleType) -> None:
+        ok, reason = server._acquire_mcp_writer_lock()  # noqa: SLF001
+        if not ok:
+            raise StoreUnavailable(f"mempalace's own writer lock was refused: {reason}")
+
+    def _warm(self, server: ModuleType) -> None:
+        """Load the index before the first call; a palace without a store stays untouched."""
+        if not os.path.exists(self._paths.store):
+            return
+        if server._sqlite_integrity_errors:  # noqa: SLF001 - opening it would change it
+            logger.error("the store is damaged and stays closed; stock's own gate says so to calls")
+            return
+        self._loading = "warming up"
+        collection = server._get_collection(create=False)  # noqa: SLF001
+        if collection is not None:
+            return
+        problem: dict[str, Any] = server._collection_error_or_no_palace()  # noqa: SLF001
+        logger.warning("the palace opened without its drawers: %s", problem)
+
+    def _catalogue(self, server: ModuleType) -> Catalogue:
+        entries = [server._tool_catalog_entry(n, t) for n, t in server.TOOLS.items()]  # noqa: SLF001
+        return Catalogue(
+            engine_version=self._versions["mempalace"],
+            protocol_versions=tuple(server.SUPPORTED_PROTOCOL_VERSIONS),
+            tools=tuple(entries),
+            read_only_refused=frozenset(server._READ_ONLY_REFUSED_TOOLS),  # noqa: SLF001
+        )
+
+
+def _error_code(reply: dict[str, Any]) -> object:
+    error = reply.get("error")
+    return error.get("code") if isinstance(error, dict) else None
+
+
+def load_error(error: BaseException) -> EngineError:
+    """Turn whatever `load` raised into an error that a client can read."""
+    if isinstance(error, EngineError):
+        return error
+    return StoreUnavailable(
+        f"The memory engine could not be loaded: {type(error).__name__}: {error}. "
+        "See the broker's log: palace status names it."
+    )

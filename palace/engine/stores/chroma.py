@@ -1,0 +1,375 @@
+"""Chroma's collections as a projection.  The only importer of chromadb, and the storage seam.
+
+All that this process asks of Chroma goes through one class, RustBindingsAPI, after documents were
+embedded: there every change is journalled first.  Chroma numbers what it is told (`seq`), which is
+how a change made by somebody else is noticed.
+
+`chroma.sqlite3` is read with sqlite3 only while Chroma doesn't have it open in this process:
+closing any descriptor of it would drop Chroma's locks.
+"""
+
+import base64
+import json
+import os
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import attrs
+
+from palace.engine.stores.projection import Change
+
+PREFIX = "chroma:"
+COLLECTION = "chroma-collection"
+PAGE = 500
+ALL = ["metadatas", "documents", "embeddings", "uris"]
+Api = Any  # chromadb.api.rust.RustBindingsAPI
+
+_COUNTS = """
+SELECT c.name, c.id, (SELECT count(*) FROM embeddings e WHERE e.segment_id = s.id)
+FROM collections c JOIN segments s ON s.collection = c.id AND s.scope = 'METADATA'
+"""
+_SEQ = """
+SELECT max(coalesce((SELECT max(seq_id) FROM embeddings_queue), 0),
+           coalesce((SELECT max(seq_id) FROM max_seq_id WHERE typeof(seq_id) = 'integer'), 0))
+"""
+_SINCE = """
+SELECT c.name, e.embedding_id FROM embeddings e
+JOIN segments s ON s.id = e.segment_id AND s.scope = 'METADATA'
+JOIN collections c ON c.id = s.collection
+WHERE typeof(e.seq_id) = 'integer' AND e.seq_id > ?
+"""
+
+
+@attrs.define(eq=False)
+class Chroma:
+    """All collections of one palace.  `open_api` opens the store; it is asked when first needed.
+
+    `api` is the one that stock uses now, as far as the seam has seen it.
+    """
+
+    root: str
+    open_api: Callable[[], Api]
+    name: str = "chroma"
+    lock: threading.RLock = attrs.field(factory=threading.RLock)
+    _names: dict[str, str] = attrs.field(factory=dict)  # collection id -> name
+    _counts: dict[str, list[Any]] = attrs.field(factory=dict)  # name -> id, number of records
+    _seq: int = 0
+    _measured: tuple[frozenset[str], int] = (frozenset(), 0)  # collections and seq when opened
+    _last: dict[str, int] = attrs.field(factory=dict)  # name -> its seq, if told something since
+    _api: Api = None
+
+    def api(self) -> Api:
+        """Return Chroma, opened; one that stock has closed meanwhile has lost its bindings."""
+        if not hasattr(self._api, "bindings"):
+            self._api = self.open_api()
+        return self._api
+
+    def note_api(self, api: Api) -> None:
+        self._api = api
+
+    @property
+    def path(self) -> str:
+        return f"{self.root}/chroma.sqlite3"
+
+    def kinds(self) -> tuple[str, ...]:
+        return (COLLECTION, *(PREFIX + name for name in self._counts))
+
+    def owns(self, kind: str) -> bool:
+        return kind == COLLECTION or kind.startswith(PREFIX)
+
+    # Reading and writing past the journal.
+
+    def read(self, kind: str, ids: Iterable[str]) -> dict[str, Any]:
+        wanted = list(ids)
+        if kind == COLLECTION:
+            known = {name: self._collection(name) for name in wanted}
+            return {name: model for name, model in known.items() if model is not None}
+        ident = self._id_of(kind)
+        if ident is None or not wanted:
+            return {}
+        found: dict[str, Any] = {}
+        for start in range(0, len(wanted), PAGE):
+            found.update(records(self.api(), ident, ids=wanted[start : start + PAGE]))
+        return found
+
+    def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
+        if kind == COLLECTION:
+            for name in list(self._counts):
+                yield name, self._collection(name)
+            return
+        ident = self._id_of(kind)
+        if ident is None:
+            return
+        ids = self.api()._get(ident, include=[])["ids"]  # noqa: SLF001
+        for start in range(0, len(ids), PAGE):
+            yield from records(self.api(), ident, ids=ids[start : start + PAGE]).items()
+
+    def count(self, kind: str) -> int:
+        if kind == COLLECTION:
+            return len(self._counts)
+        return int(self._counts.get(kind.removeprefix(PREFIX), ["", 0])[1])
+
+    def write(self, kind: str, changes: Mapping[str, Any]) -> None:
+        api = self.api()
+        if kind == COLLECTION:
+            for name, payload in changes.items():
+                self._write_collection(api, name, payload)
+            return
+        ident = self._id_of(kind)
+        gone = [record for record, payload in changes.items() if payload is None]
+        kept = {record: payload for record, payload in changes.items() if payload is not None}
+        if ident is None:
+            if kept:
+                raise LookupError(f"no collection {kind.removeprefix(PREFIX)}")
+            return
+        there = set(api._get(ident, ids=list(changes), include=[])["ids"])  # noqa: SLF001
+        # Chroma merges metadata into an existing record: what must go has to go first.
+        gone = [record for record in [*gone, *kept] if record in there]
+        if gone:
+            _stock(api, "_delete")(api, ident, ids=gone)
+            self.numbered(kind, len(gone))
+        if kept:
+            put_records(api, ident, kept)
+            self.numbered(kind, len(kept))
+
+    def _collection(self, name: str) -> Any:
+        import chromadb.errors
+
+        try:
+            model = self.api().get_collection(name)
+        except (chromadb.errors.NotFoundError, ValueError):
+            return None
+        self._names[str(model.id)] = name
+        self._counts.setdefault(name, [str(model.id), 0])
+        return {
+            "configuration": model.configuration_json,
+            "metadata": model.metadata,
+            "schema": _plain(model.serialized_schema),
+        }
+
+    def _write_collection(self, api: Api, name: str, payload: Any) -> None:
+        there = self._collection(name)
+        if payload is None:
+            if there is not None:
+                _stock(api, "delete_collection")(api, name)
+                self._forget(name)
+        elif there is None:
+            create_collection(api, name, payload)
+            self._collection(name)
+
+    def _forget(self, name: str) -> None:
+        ident, _ = self._counts.pop(name, ["", 0])
+        self._names.pop(str(ident), None)
+        self._last.pop(name, None)
+        names, seq = self._measured
+        if name not in names:  # Chroma forgets the numbers that it gave to what is dropped
+            self._seq = max([seq, *self._last.values()])
+
+    def _id_of(self, kind: str) -> Any:
+        name = kind.removeprefix(PREFIX)
+        if name not in self._counts and self._collection(name) is None:
+            return None
+        return uuid.UUID(str(self._counts[name][0]))
+
+    def name_of(self, api: Api, ident: Any) -> str:
+        """Return the name of the collection with an id."""
+        name = self._names.get(str(ident))
+        if name is None:
+            name = str(api.get_collection_by_id(ident).name)
+            self._names[str(ident)] = name
+            self._counts.setdefault(name, [str(ident), 0])
+        return name
+
+    # What it looks like.
+
+    def applied(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if change.kind == COLLECTION:
+                if change.after is None:
+                    self._forget(change.id)
+                continue
+            counts = self._counts[change.kind.removeprefix(PREFIX)]
+            counts[1] += (change.after is not None) - (change.before is not None)
+
+    def numbered(self, kind: str, records_told: int) -> None:
+        """Chroma was told so many records of a collection: it has numbered them."""
+        if records_told:
+            self._seq += records_told
+            self._last[kind.removeprefix(PREFIX)] = self._seq
+
+    def look(self) -> dict[str, Any]:
+        return {
+            "seq": self._seq,
+            "collections": {name: list(pair) for name, pair in self._counts.items()},
+        }
+
+    def measure(self) -> dict[str, Any]:
+        self._names.clear()
+        self._counts.clear()
+        self._last.clear()
+        self._seq = 0
+        if os.path.exists(self.path):
+            with closing(self._sqlite()) as connection:
+                if _has_tables(connection):
+                    self._seq = int(connection.execute(_SEQ).fetchone()[0])
+                    for name, ident, count in connection.execute(_COUNTS):
+                        self._names[ident] = name
+                        self._counts[name] = [ident, count]
+        self._measured = frozenset(self._counts), self._seq
+        return self.look()
+
+    def recount(self) -> None:
+        for pair in self._counts.values():
+            pair[1] = int(self.api()._count(uuid.UUID(str(pair[0]))))  # noqa: SLF001
+
+    def _sqlite(self) -> sqlite3.Connection:
+        # Writable: a killed owner may have left a transaction that SQLite has to take back first.
+        return sqlite3.connect(f"file:{self.path}?mode=rw", uri=True)
+
+    def was_replaced(self, base: Any) -> bool:
+        now = {name: pair[0] for name, pair in self._counts.items()}
+        then = {name: pair[0] for name, pair in base["collections"].items()}
+        return self._seq < base["seq"] or any(
+            now.get(name) != ident for name, ident in then.items()
+        )
+
+    def is_older(self, base: Any) -> bool:
+        """Tell whether Chroma's numbers went back; in collections made anew they begin anew."""
+        now = {pair[0] for pair in self._counts.values()}
+        then = {pair[0] for pair in base["collections"].values()}
+        return bool(self._seq < base["seq"] and now <= then)
+
+    def suspects(self, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+        """Look for records numbered since the base that aren't ours, and for missing ones."""
+        ours = {entity for entity in touched if self.owns(entity[0])}
+        if self._seq < base["seq"]:
+            return True
+        ids = {name: pair[0] for name, pair in self._counts.items()}
+        then = {name: pair[0] for name, pair in base["collections"].items()}
+        touched_names = {ident for kind, ident in ours if kind == COLLECTION}
+        if any(
+            ids.get(name) != then.get(name) for name in {*ids, *then} if name not in touched_names
+        ):
+            return True
+        changed = self._numbered_since(base["seq"])
+        if changed - ours:
+            return True
+        return any(self._count_differs(name, base, touched) for name in ids)
+
+    def _numbered_since(self, seq: int) -> set[tuple[str, str]]:
+        if not os.path.exists(self.path):
+            return set()
+        with closing(self._sqlite()) as connection:
+            rows = connection.execute(_SINCE, [seq]).fetchall()
+        return {(PREFIX + name, ident) for name, ident in rows}
+
+    def _ids_there(self, name: str, ids: list[str]) -> set[str]:
+        query = """
+        SELECT e.embedding_id FROM embeddings e JOIN segments s ON s.id = e.segment_id
+        AND s.scope = 'METADATA' WHERE s.collection = ? AND e.embedding_id = ?
+        """
+        with closing(self._sqlite()) as connection:
+            rows = [connection.execute(query, [self._counts[name][0], i]).fetchone() for i in ids]
+        return {row[0] for row in rows if row}
+
+    def _count_differs(self, name: str, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+        ours = {i: was for (kind, i), was in touched.items() if kind == PREFIX + name}
+        then = sum(was.base is not None for was in ours.values())
+        now = len(self._ids_there(name, list(ours)))
+        before = base["collections"].get(name, ["", 0])[1]
+        return bool(before - then != self._counts[name][1] - now)
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    return {"collections", "segments", "embeddings", "embeddings_queue", "max_seq_id"} <= found
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def records(api: Api, ident: Any, **query: Any) -> dict[str, Any]:
+    """Return the payloads of a collection's records that a query selects."""
+    found = api._get(ident, include=list(ALL), **query)  # noqa: SLF001
+    rows = zip(
+        found["ids"],
+        found["documents"],
+        found["metadatas"],
+        found["embeddings"],
+        found["uris"] or [None] * len(found["ids"]),
+        strict=True,
+    )
+    return {record: payload(doc, meta, vector, uri) for record, doc, meta, vector, uri in rows}
+
+
+def payload(document: Any, metadata: Any, vector: Any, uri: Any) -> dict[str, Any]:
+    """Return a record as the journal keeps it."""
+    found = {
+        "document": document,
+        "metadata": dict(metadata) if metadata else None,
+        "vector": packed_vector(vector),
+    }
+    if uri is not None:
+        found["uri"] = uri
+    return found
+
+
+def packed_vector(vector: Any) -> str:
+    """Return a vector as base64 of little-endian float32."""
+    import numpy as np
+
+    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
+
+
+def vector_of(record: Mapping[str, Any]) -> Any:
+    import numpy as np
+
+    return np.frombuffer(base64.b64decode(record["vector"]), dtype="<f4")
+
+
+def put_records(api: Api, ident: Any, kept: Mapping[str, Any]) -> None:
+    """Write whole records that aren't there yet."""
+    uris = [record.get("uri") for record in kept.values()]
+    _stock(api, "_upsert")(
+        api,
+        ident,
+        list(kept),
+        [vector_of(record) for record in kept.values()],
+        [record["metadata"] for record in kept.values()],
+        [record["document"] for record in kept.values()],
+        uris if any(uris) else None,
+    )
+
+
+def create_collection(api: Api, name: str, model: Mapping[str, Any]) -> None:
+    """Create a collection as another one was made.
+
+    Chroma takes a configuration (of which `hnsw:` keys in the metadata are the old form) or a
+    schema, never both: a collection of the caller's own vectors has a schema alone.
+    """
+    metadata, configuration = model.get("metadata"), model.get("configuration")
+    schema = model.get("schema")
+    if any(key.startswith("hnsw:") for key in metadata or {}) or not schema:
+        schema = None
+    else:
+        configuration = None
+    api.bindings.create_collection(
+        name,
+        json.dumps(configuration) if configuration else None,
+        json.dumps(schema) if schema else None,
+        metadata,
+        False,
+        "default_tenant",
+        "default_database",
+    )
+
+
+def _stock(api: Api, name: str) -> Callable[..., Any]:
+    """Return a method as chromadb has it, whether the seam is in place or not."""
+    method = getattr(type(api), name)
+    return getattr(method, "stock", method)  # type: ignore[no-any-return]

@@ -1,0 +1,310 @@
+"""SQLite tables as projections: the knowledge graph and the log of events and artifacts.
+
+Stock opens these files with Python's sqlite3 and commits with `with connection:`.  We hand it a
+connection whose temporary triggers note the first state of every row that a transaction touches,
+and whose commit journals the rows before it commits them.  The triggers live in the connection
+alone: the file stays what stock makes of it.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any
+
+import attrs
+
+from palace.engine.stores.projection import Change
+from palace.journal.replay import digest_of
+
+TIMEOUT_S = 10.0
+_64_BITS = (1 << 64) - 1
+
+
+@attrs.frozen(kw_only=True)
+class Table:
+    """A table: its kind, its primary key, and what of a row its digest covers (all, if empty)."""
+
+    kind: str
+    name: str
+    key: tuple[str, ...] = ("id",)
+    digest: tuple[str, ...] = ()
+
+
+GRAPH = (
+    Table(kind="graph:entity", name="entities"),
+    Table(kind="graph:triple", name="triples"),
+)
+# Events and artifacts are never changed by stock, so that their identities tell all.
+LOGSTREAM = (
+    Table(kind="log:event", name="events", digest=("id",)),
+    Table(kind="log:artifact", name="artifacts", digest=("id", "sha256")),
+    Table(
+        kind="log:attached",
+        name="event_artifacts",
+        key=("event_id", "artifact_id"),
+        digest=("event_id", "artifact_id"),
+    ),
+)
+
+
+@attrs.define(eq=False)
+class Rows:
+    """One SQLite file; a missing one is empty.  Safe to use beside stock's own connections."""
+
+    name: str
+    path: str
+    tables: tuple[Table, ...]
+    create: Callable[[], None]  # makes an empty file with stock's tables
+    exists: Callable[[], bool]
+    lock: threading.RLock = attrs.field(factory=threading.RLock)
+    _sums: dict[str, list[int]] = attrs.field(factory=dict)  # kind -> count, sum of digests
+
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(table.kind for table in self.tables)
+
+    def owns(self, kind: str) -> bool:
+        return kind in self.kinds()
+
+    def table(self, kind: str) -> Table:
+        return next(table for table in self.tables if table.kind == kind)
+
+    def read(self, kind: str, ids: Iterable[str]) -> dict[str, Any]:
+        if not self.exists():
+            return {}
+        table = self.table(kind)
+        with self._open() as connection:
+            found = ((ident, read_row(connection, table, ident)) for ident in ids)
+            return {ident: row for ident, row in found if row is not None}
+
+    def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
+        if not self.exists():
+            return
+        table = self.table(kind)
+        with self._open() as connection:
+            rows = connection.execute(f"SELECT rowid, * FROM {table.name} ORDER BY rowid")
+            for row in rows:
+                yield row_id(table, row), payload_of(row)
+
+    def count(self, kind: str) -> int:
+        if not self.exists():
+            return 0
+        with self._open() as connection:
+            row = connection.execute(f"SELECT count(*) FROM {self.table(kind).name}").fetchone()
+            return int(row[0])
+
+    def write(self, kind: str, changes: Mapping[str, Any]) -> None:
+        if not self.exists():
+            if all(payload is None for payload in changes.values()):
+                return
+            self.create()
+        table = self.table(kind)
+        with self._open() as connection, connection:
+            for ident, payload in changes.items():
+                _write_row(connection, table, ident, payload)
+
+    def applied(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            table = self.table(change.kind)
+            sums = self._sums.setdefault(change.kind, [0, 0])
+            for payload, sign in ((change.before, -1), (change.after, 1)):
+                if payload is not None:
+                    sums[0] += sign
+                    sums[1] = (sums[1] + sign * row_digest(table, payload)) & _64_BITS
+
+    def look(self) -> dict[str, list[int]]:
+        return {kind: list(self._sums.get(kind, [0, 0])) for kind in self.kinds()}
+
+    def measure(self) -> dict[str, list[int]]:
+        self._sums = {}
+        for table in self.tables:
+            count, total = 0, 0
+            for _, payload in self.scan(table.kind):
+                count, total = count + 1, total + row_digest(table, payload)
+            self._sums[table.kind] = [count, total & _64_BITS]
+        return self.look()
+
+    def recount(self) -> None:
+        return  # what was measured is so
+
+    def was_replaced(self, _base: Any) -> bool:
+        return True  # stock deletes no rows: what is missing was lost
+
+    def is_older(self, _base: Any) -> bool:
+        return False  # it can't be told
+
+    def suspects(self, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+        """Compare the sums with what we touched taken out of both."""
+        return any(self._differs(table, base, touched) for table in self.tables)
+
+    def _differs(self, table: Table, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+        ours = {ident: was for (kind, ident), was in touched.items() if kind == table.kind}
+        then = [was.base for was in ours.values() if was.base is not None]
+        now = list(self.read(table.kind, ours).values())
+        return _without(base.get(table.kind, [0, 0]), table, then) != _without(
+            self.look()[table.kind], table, now
+        )
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=TIMEOUT_S)) as connection:
+            connection.row_factory = sqlite3.Row
+            yield connection
+
+
+def _without(sums: list[int], table: Table, payloads: list[Any]) -> list[int]:
+    gone = sum(row_digest(table, payload) for payload in payloads)
+    return [sums[0] - len(payloads), (sums[1] - gone) & _64_BITS]
+
+
+def row_digest(table: Table, payload: Any) -> int:
+    if not table.digest:
+        return digest_of(payload)
+    return digest_of([payload["rowid"], *(payload["row"][column] for column in table.digest)])
+
+
+def payload_of(row: sqlite3.Row) -> dict[str, Any]:
+    return {"rowid": row[0], "row": dict(zip(row.keys()[1:], tuple(row)[1:], strict=True))}
+
+
+def row_id(table: Table, row: sqlite3.Row) -> str:
+    if len(table.key) == 1:
+        return str(row[table.key[0]])
+    # As SQLite's json_array writes it, which the triggers use.
+    return json.dumps([row[column] for column in table.key], separators=(",", ":"))
+
+
+def key_of(table: Table, ident: str) -> list[str]:
+    return [ident] if len(table.key) == 1 else json.loads(ident)
+
+
+def _where(table: Table) -> str:
+    return " AND ".join(f"{column} = ?" for column in table.key)
+
+
+def read_row(connection: sqlite3.Connection, table: Table, ident: str) -> Any:
+    """Return a row's payload, None where there is none."""
+    query = f"SELECT rowid, * FROM {table.name} WHERE {_where(table)}"
+    cursor = connection.cursor()
+    cursor.row_factory = sqlite3.Row
+    row = cursor.execute(query, key_of(table, ident)).fetchone()
+    return None if row is None else payload_of(row)
+
+
+def _write_row(connection: sqlite3.Connection, table: Table, ident: str, payload: Any) -> None:
+    connection.execute(f"DELETE FROM {table.name} WHERE {_where(table)}", key_of(table, ident))
+    if payload is None:
+        return
+    known = {row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")}
+    columns = [column for column in payload["row"] if column in known]
+    marks = ", ".join("?" for _ in range(len(columns) + 1))
+    connection.execute(
+        f"INSERT OR REPLACE INTO {table.name} (rowid, {', '.join(columns)}) VALUES ({marks})",
+        [payload["rowid"], *(payload["row"][column] for column in columns)],
+    )
+
+
+Make = Callable[[], None]
+Changed = Callable[[list[Change], Make], None]  # journals rows, then makes the commit
+
+
+class WatchedConnection(sqlite3.Connection):
+    """A connection whose commits are journalled; `watch` begins that."""
+
+    _tables: tuple[Table, ...] = ()
+    _changed: Changed | None = None
+
+    def watch(self, tables: tuple[Table, ...], changed: Changed) -> None:
+        """Note from now on what transactions touch, if the tables are there."""
+        if self._changed is not None:
+            return
+        there = {row[0] for row in self.execute("SELECT name FROM main.sqlite_master")}
+        if not all(table.name in there for table in tables):
+            return  # a new file: stock is about to make them
+        self.executescript("CREATE TEMP TABLE palace_seen (t, id, PRIMARY KEY (t, id));")
+        for table in tables:
+            self.executescript(_triggers(table))
+        self._tables, self._changed = tables, changed
+
+    def commit(self) -> None:
+        if self._changed is None or not self.in_transaction:
+            super().commit()
+            return
+        changes = list(self._touched())
+        if changes:
+            self._changed(changes, super().commit)
+        else:
+            super().commit()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> Any:
+        if kind is not None:
+            self.rollback()
+            return False
+        try:
+            self.commit()
+        except BaseException:
+            self.rollback()
+            raise
+        return False
+
+    def _touched(self) -> Iterator[Change]:
+        seen = self.execute("SELECT t, id FROM palace_seen").fetchall()
+        if not seen:
+            return
+        tables = {table.name: table for table in self._tables}
+        for name, ident in [tuple(row) for row in seen]:
+            table = tables[name]
+            before = read_row(self, _shadow(table), ident)
+            after = read_row(self, table, ident)
+            if before is not None:
+                before["rowid"] = before["row"].pop("palace_rowid")
+            yield Change(table.kind, ident, before, after)
+        self.execute("DELETE FROM palace_seen")
+        for table in self._tables:
+            self.execute(f"DELETE FROM palace_old_{table.name}")
+
+
+def _shadow(table: Table) -> Table:
+    return attrs.evolve(table, name=f"palace_old_{table.name}")
+
+
+def _triggers(table: Table) -> str:
+    """Return the SQL that notes a row's first state, whatever happens to it.
+
+    A row that INSERT OR REPLACE takes away fires no delete trigger, hence BEFORE INSERT.
+    """
+    old = f"palace_old_{table.name}"
+    columns = f"SELECT rowid AS palace_rowid, * FROM main.{table.name}"
+    script = [f"CREATE TEMP TABLE {old} AS {columns} WHERE 0;"]
+    for event, row in (("INSERT", "NEW"), ("UPDATE", "OLD"), ("DELETE", "OLD")):
+        match = " AND ".join(f"{column} = {row}.{column}" for column in table.key)
+        ident = _ident(table, row)
+        unseen = f"NOT EXISTS (SELECT 1 FROM palace_seen WHERE t = '{table.name}' AND id = {ident})"
+        script.append(
+            f"CREATE TEMP TRIGGER palace_{table.name}_{event} BEFORE {event} ON main.{table.name} "
+            f"BEGIN INSERT INTO {old} SELECT rowid, * FROM {table.name} "
+            f"WHERE {match} AND {unseen}; "
+            f"INSERT OR IGNORE INTO palace_seen VALUES ('{table.name}', {ident}); END;"
+        )
+    return "\n".join(script)
+
+
+def _ident(table: Table, row: str) -> str:
+    if len(table.key) == 1:
+        return f"{row}.{table.key[0]}"
+    return "json_array(" + ", ".join(f"{row}.{column}" for column in table.key) + ")"
+
+
+def connect_watched(
+    connect: Callable[..., sqlite3.Connection], tables: tuple[Table, ...], changed: Changed
+) -> Callable[..., WatchedConnection]:
+    """Return what stock calls in place of sqlite3.connect."""
+
+    def connected(*args: Any, **options: Any) -> WatchedConnection:
+        connection = connect(*args, **options, factory=WatchedConnection)
+        assert isinstance(connection, WatchedConnection)
+        connection.watch(tables, changed)
+        return connection
+
+    return connected

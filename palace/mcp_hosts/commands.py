@@ -1,0 +1,87 @@
+"""By which words a host starts `palace`, and stock's hooks.
+
+`palace` alone where the host finds that: it stays right when palace moves.  The absolute path
+where it doesn't: outside of PATH, in a virtual environment that only this shell has activated, and
+for hosts that a desktop starts, unless it lies where every desktop looks.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from collections.abc import Mapping
+from typing import Any
+
+from palace.protocol.errors import ConfigError
+from palace.settings.paths import python_command
+
+_EVERYWHERE = ("/usr/local/bin", "/usr/bin", "/bin")
+_EVERYWHERE_MAC = ("/usr/bin", "/bin")
+
+
+def palace_command(environ: Mapping[str, str], *, desktop: bool) -> list[str]:
+    """Return the words that start palace from a host."""
+    found = find_program("palace", environ)
+    if not found:
+        return python_command()
+    return ["palace"] if _host_finds("palace", found, environ, desktop=desktop) else [found]
+
+
+def mempalace_command(environ: Mapping[str, str]) -> str:
+    """Return how a host's shell starts stock's command line; raises ConfigError."""
+    found = find_program("mempalace", environ)
+    if not found:
+        raise ConfigError(
+            "The save hooks are stock's own, and there is no `mempalace` command here. Install it: "
+            "pip install 'palace-broker[engine]', in the environment of palace."
+        )
+    known = _host_finds("mempalace", found, environ, desktop=False)
+    return "mempalace" if known else shlex.quote(found)
+
+
+def find_program(name: str, environ: Mapping[str, str]) -> str:
+    """Return the absolute path of a program of this installation, "" where there is none.
+
+    A link on PATH that leads to it comes first: it outlives the environment that it points into.
+    """
+    beside = os.path.join(sysconfig.get_path("scripts"), name)
+    started = os.path.realpath(sys.argv[0]) if os.path.basename(sys.argv[0]) == name else ""
+    ours = [path for path in (beside, started) if path and os.access(path, os.X_OK)]
+    on_path = shutil.which(name, path=environ.get("PATH", "")) or ""
+    if not os.path.isabs(on_path):
+        on_path = ""
+    if on_path and (not ours or os.path.realpath(on_path) == os.path.realpath(ours[0])):
+        return on_path
+    return ours[0] if ours else ""
+
+
+def _host_finds(name: str, found: str, environ: Mapping[str, str], *, desktop: bool) -> bool:
+    if desktop:
+        everywhere = _EVERYWHERE_MAC if sys.platform == "darwin" else _EVERYWHERE
+        return os.path.dirname(found) in everywhere
+    activated = environ.get("VIRTUAL_ENV", "")
+    if activated and found.startswith(activated.rstrip("/") + "/"):
+        return False
+    return shutil.which(name, path=environ.get("PATH", "")) == found
+
+
+def starts_palace(entry: Any) -> bool:
+    """Tell whether an entry of a host starts a shim, however somebody wrote it."""
+    words = _words(entry)
+    starts = bool(words) and os.path.basename(words[0]) == "palace"
+    return (starts or words[1:4] == ["-P", "-m", "palace"]) and "shim" in words
+
+
+def is_save_hook(element: Any) -> bool:
+    """Tell whether an element of a host's hooks runs something of mempalace's."""
+    return "mempal" in repr(element)
+
+
+def _words(entry: Any) -> list[str]:
+    if not isinstance(entry, dict):
+        return []
+    command, arguments = entry.get("command"), entry.get("args", [])
+    words = command if isinstance(command, list) else [command]
+    words += arguments if isinstance(arguments, list) else []
+    return [word for word in words if isinstance(word, str)]

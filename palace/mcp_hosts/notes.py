@@ -1,0 +1,106 @@
+"""What was put into which file, so that exactly that can be taken out again.
+
+One small file for each configuration, in this user's own state directory.  It holds what an entry
+replaced, which may be a secret: the directory is 0700 and the files are 0600.  Without it the entry
+is taken out all the same; what it replaced is not known then, nor who made the file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from palace.kernel.kernel import Kernel
+from palace.mcp_hosts.files import remove_empty
+from palace.mcp_hosts.plan import Filling, Installed
+from palace.mcp_hosts.splices import Splice
+from palace.settings.paths import state_dir
+
+_SCHEMA = 1
+_BYTES_MAX = 1 << 20
+
+
+@attrs.frozen(kw_only=True)
+class Note:
+    """What was done to one file: `left` is the digest of what it was then."""
+
+    left: str
+    installed: Installed
+    created: bool
+    directories: tuple[str, ...] = ()
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Notes:
+    """The notes of one user; what can't be read counts as absent."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._directory = f"{state_dir(environ)}/hosts"
+        self._host = Kernel()
+
+    def read(self, real: str) -> Note | None:
+        data = self._host.read_hint(self._path(real), _BYTES_MAX)
+        try:
+            return None if data is None else _decoded(json.loads(data))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def write(self, real: str, note: Note) -> None:
+        os.makedirs(self._directory, 0o700, exist_ok=True)
+        body = {"v": _SCHEMA, "file": real, **attrs.asdict(note)}
+        self._host.write_durable(self._path(real), json.dumps(body, indent=1).encode() + b"\n")
+
+    def forget(self, real: str, directories: Iterable[str] = ()) -> None:
+        """Drop a file's note; who else has a file in a directory of ours takes that over."""
+        if not self._host.unlink(self._path(real)):
+            return
+        for name in self._host.list_directory(self._directory):
+            other = self._host.read_hint(f"{self._directory}/{name}", _BYTES_MAX)
+            file = _file_of(other)
+            note = self.read(file) if file else None
+            inherited = [path for path in directories if file.startswith(f"{path}/")]
+            if note is not None and inherited:
+                both = (*note.directories, *inherited)
+                self.write(file, attrs.evolve(note, directories=both))
+                directories = [path for path in directories if path not in inherited]
+        remove_empty([self._directory, os.path.dirname(self._directory)])
+
+    def _path(self, real: str) -> str:
+        return f"{self._directory}/{digest(os.fsencode(real))[:16]}.json"
+
+
+def _file_of(data: bytes | None) -> str:
+    try:
+        return str(json.loads(data or b"{}").get("file", ""))
+    except (ValueError, AttributeError, RecursionError):
+        return ""
+
+
+def _decoded(body: dict[str, Any]) -> Note:
+    if body["v"] != _SCHEMA:
+        raise ValueError("a note of another version")
+    done = body["installed"]
+    return Note(
+        left=str(body["left"]),
+        created=bool(body["created"]),
+        directories=tuple(map(str, body["directories"])),
+        installed=Installed(
+            splices=tuple(Splice(**splice) for splice in done["splices"]),
+            fillings=tuple(
+                Filling(
+                    path=tuple(filling["path"]),
+                    key=filling["key"],
+                    value=filling["value"],
+                    replaced=filling["replaced"],
+                    parents=tuple(map(tuple, filling["parents"])),
+                )
+                for filling in done["fillings"]
+            ),
+        ),
+    )

@@ -1,0 +1,104 @@
+"""B5: the palace's identity and the next epoch, durable before the store is opened.
+
+The epoch is in three places, of which two may be lost: the epoch file, the last owner's record,
+and the journal's head.  The largest counts.
+
+Standard library only, and light: every election runs through here.
+"""
+
+import os
+import uuid
+
+from palace import __version__
+from palace.kernel.kernel import Kernel
+from palace.ownership.lock import Owner
+from palace.protocol import wire
+from palace.protocol.errors import LockFailed, VersionMismatch
+from palace.settings.paths import Paths
+
+EPOCH_DIGITS_MAX = 19  # of the epoch file; a palace is not elected for so often
+_HEAD_BYTES_MAX = 400
+
+
+def _published_epoch(paths: Paths, kernel: Kernel) -> int:
+    """Return the epoch that the last owner left in its record: the epoch file may be lost.
+
+    A record is a hint, so one that isn't ours counts as absent, and so does one whose epoch comes
+    so near to the file's limit that a later owner could not write its own.
+    """
+    from palace.protocol.broker_record import decode_record
+
+    if kernel.file_owner(paths.record) != os.geteuid():
+        return 0
+    record = decode_record(kernel.read_hint(paths.record))
+    if record is None or record.epoch >= 10 ** (EPOCH_DIGITS_MAX - 1):
+        return 0
+    return record.epoch
+
+
+def _journalled_epoch(paths: Paths, kernel: Kernel) -> int:
+    """Return the epoch in the journal's HEAD.json, a cache: its records must not be older."""
+    import json
+
+    try:
+        head = json.loads(kernel.read_hint(paths.journal_head, _HEAD_BYTES_MAX) or b"{}")
+        epoch = int(head.get("epoch", 0))
+    except (ValueError, TypeError, AttributeError):
+        return 0
+    return epoch if 0 < epoch < 10 ** (EPOCH_DIGITS_MAX - 1) else 0
+
+
+def _keep_protocol(paths: Paths, kernel: Kernel) -> None:
+    """Refuse to serve where a younger palace has: the two would take turns for ever."""
+    text = (kernel.read_file(paths.protocol, 200) or b"0").split()[:1]
+    last = int(text[0]) if text and text[0].isdigit() else 0
+    if last > wire.VERSION:
+        raise VersionMismatch(
+            f"The palace {paths.root} was served with protocol {last}, and palace {__version__} "
+            f"speaks {wire.VERSION}. Upgrade it (pip install --upgrade palace-broker), or, to go "
+            f"back for good, remove {paths.protocol}."
+        )
+    if last < wire.VERSION:
+        kernel.write_durable(paths.protocol, f"{wire.VERSION} {__version__}\n".encode())
+
+
+def _sweep(paths: Paths, kernel: Kernel) -> None:
+    """Remove what owners that were killed in the middle of a write left beside their files."""
+    kept = (paths.record, paths.epoch, paths.palace_id, paths.protocol, paths.catalogue)
+    ours = {os.path.basename(path) for path in kept}
+    for name in kernel.list_directory(paths.root):
+        base, _, pid = name.removesuffix(".tmp").rpartition(".")
+        if name.endswith(".tmp") and pid.isdigit() and base in ours:
+            kernel.unlink(f"{paths.root}/{name}")
+
+
+def last_epoch(paths: Paths, kernel: Kernel) -> int:
+    """Return the largest epoch that the palace's files know, 0 for a new palace."""
+    last = kernel.read_file(paths.epoch)
+    text = "0" if last is None else last.decode(errors="replace").strip()
+    if not text.isascii() or not text.isdigit() or len(text) > EPOCH_DIGITS_MAX:
+        raise LockFailed(
+            f"{paths.epoch} holds {text[:40]!r}, which is no number. Restore it from a backup, or "
+            "write the largest epoch that `palace status` ever showed into it."
+        )
+    return max(int(text), _published_epoch(paths, kernel), _journalled_epoch(paths, kernel))
+
+
+def take_epoch(owner: Owner, kernel: Kernel) -> None:
+    """B5: the palace's identity, and the next epoch, durable before the store is opened."""
+    paths = owner.paths
+    _sweep(paths, kernel)
+    _keep_protocol(paths, kernel)
+    identity = wire.identity_of(kernel.read_file(paths.palace_id, 200))
+    if identity is None:
+        raise LockFailed(
+            f"{paths.palace_id} does not hold a palace's identity (32 hexadecimal digits). Restore "
+            "it from a backup, or remove it: the palace then gets a new one."
+        )
+    if not identity:
+        identity = uuid.uuid4().hex
+        kernel.write_durable(paths.palace_id, identity.encode() + b"\n")
+    owner.palace_id = identity
+    owner.epoch = last_epoch(paths, kernel) + 1
+    kernel.write_durable(paths.epoch, f"{owner.epoch}\n".encode())
+    kernel.trace("B5.epoch", epoch=owner.epoch)

@@ -1,0 +1,93 @@
+"""Exclusive use of a palace for maintenance: everything that a broker holds, without serving.
+
+The locks are taken as a broker takes them.  A broker that runs is asked to leave first, if the
+caller wants that, and the lock is taken the moment it is free, before a shim could have started
+another broker.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from palace.kernel.kernel import Kernel
+from palace.ownership import lock
+from palace.ownership.epoch import take_epoch
+from palace.protocol.errors import LockHeld
+from palace.settings.config import Config, adopt, load_config
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+LOCK_S = 120.0
+POLL_S = 0.002
+
+
+@attrs.frozen(kw_only=True)
+class Exclusive:
+    """A palace that is this process's alone; `epoch` and `incarnation` are those of its hold."""
+
+    paths: Paths
+    config: Config
+    kernel: Kernel
+    epoch: int
+    incarnation: str
+
+
+def _nothing(_kernel: Kernel) -> None:
+    return
+
+
+@contextmanager
+def exclusive_use(
+    paths: Paths,
+    environment: ShimEnvironment,
+    *,
+    ask_to_leave: Callable[[], None] | None,
+    prepare: Callable[[Kernel], None] = _nothing,
+) -> Iterator[Exclusive]:
+    """Own the palace until the block ends.
+
+    `ask_to_leave` is called where another process owns it; None: a running broker is left alone.
+    `prepare` is called with the lock held, before settings, identity and epoch are read.
+    Raises LockHeld, naming the holder, where it must not be asked or takes too long.
+    """
+    kernel = Kernel()
+    lock.check_directory(paths, kernel, environment.all)
+    owner = _take_lock(paths, kernel, ask_to_leave)
+    try:
+        prepare(kernel)
+        config = load_config(paths, environment.all, kernel)
+        lock.take_other_locks(owner, config, environment.all, kernel)
+        take_epoch(owner, kernel)
+        adopt(paths, config, kernel)
+        yield Exclusive(
+            paths=paths,
+            config=config,
+            kernel=kernel,
+            epoch=owner.epoch,
+            incarnation=owner.incarnation,
+        )
+    finally:
+        for fd in (*owner.other_fds, owner.lock_fd):
+            kernel.close(fd)
+
+
+def _take_lock(paths: Paths, kernel: Kernel, ask_to_leave: Callable[[], None] | None) -> lock.Owner:
+    try:
+        return lock.take_lock(paths, kernel)
+    except LockHeld as error:
+        if ask_to_leave is None:
+            raise LockHeld(
+                f"{error.message} This needs the palace for itself: palace stop --hold, and "
+                "palace start afterwards; or let it be stopped now: --stop"
+            ) from None
+    ask_to_leave()
+    deadline_s = kernel.monotonic() + LOCK_S
+    while True:
+        try:
+            return lock.take_lock(paths, kernel)
+        except LockHeld:
+            if kernel.monotonic() >= deadline_s:
+                raise
+        time.sleep(POLL_S)

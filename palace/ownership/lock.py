@@ -1,0 +1,234 @@
+"""Becoming the owner: steps B1 to B5 of the protocol, before anything heavy is imported.
+
+The exclusive flock on broker.lock IS the right to open the palace.  It is taken once, held until
+the process ends, never unlocked by hand, never stolen; the lock file is never removed.  Lock
+order: broker.lock, mempalace's own writer lock, locks on data files outside of the palace.
+
+Standard library only: forty-nine losers of an election run this and nothing else.
+"""
+
+import errno
+import hashlib
+import os
+import uuid
+
+from palace.kernel.kernel import Kernel
+from palace.ownership.claim import check_again, check_kernel, make_local_directory
+from palace.protocol.errors import (
+    ForeignWriter,
+    LockFailed,
+    LockHeld,
+    OnHold,
+    UnsafePalace,
+)
+from palace.settings.paths import Paths, home_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from palace.settings.config import Config
+
+VERIFY_TRIES_MAX = 10
+POLL_S = 0.1
+EPOCH_DIGITS_MAX = 19  # of the epoch file; nobody is elected so often
+_NOTE_BYTES_MAX = 400
+
+
+class Owner:
+    """A process that holds the right to open a palace, until it ends.
+
+    `lock_fd` and `other_fds` stay open for life; closing them is the kernel's business.
+    """
+
+    __slots__ = ("epoch", "incarnation", "lock_fd", "other_fds", "palace_id", "paths")
+
+    def __init__(self, paths: Paths, lock_fd: int) -> None:
+        self.paths = paths
+        self.lock_fd = lock_fd
+        self.other_fds: list[int] = []
+        self.epoch = 0
+        self.palace_id = ""
+        self.incarnation = uuid.uuid4().hex
+
+
+def check_directory(paths: Paths, kernel: Kernel, environ: "Mapping[str, str]") -> None:
+    """Make the palace's directory where that is sane, and refuse one that can't be trusted."""
+    root = paths.root
+    if kernel.file_id(root) is None:
+        _create(paths, kernel)
+    problem = kernel.trust_problem(root)
+    if problem:
+        raise UnsafePalace(
+            f"The palace {root} can't be used: {problem}. "
+            f"Run as its owner, and take write access from others: chmod go-w {root}"
+        )
+    if not kernel.writable(root):
+        raise UnsafePalace(
+            f"The palace {root} is read-only for this process: its owner must be able to write "
+            f"there. Mount it read-write, or chmod u+w {root}"
+        )
+    check_kernel(paths, kernel, environ)
+    if paths.local:
+        make_local_directory(paths, kernel, environ)
+
+
+def _create(paths: Paths, kernel: Kernel) -> None:
+    root = paths.root
+    parent = os.path.dirname(root)
+    if kernel.file_id(parent) is None:
+        if paths.found_by != "default" and os.path.basename(root) != "palace":
+            raise UnsafePalace(
+                f"The palace {root} (from {paths.found_by}) does not exist, and neither does "
+                f"{parent}. If it is a mount, mount it; if it is new: mkdir -p {root}"
+            )
+        os.makedirs(parent, 0o700, exist_ok=True)
+    try:
+        kernel.make_directory(root)
+    except OSError as error:
+        raise UnsafePalace(
+            f"The palace {root} does not exist and can't be made: {error.strerror}. "
+            f"Make it by hand: mkdir -p {root}"
+        ) from None
+
+
+def take_lock(paths: Paths, kernel: Kernel) -> Owner:
+    """B1 to B3: open, lock, and verify that the name still stands for what was locked."""
+    for _ in range(VERIFY_TRIES_MAX):
+        fd = _open(paths.lock, kernel)
+        try:
+            taken = kernel.try_lock(fd)
+        except OSError as error:
+            kernel.close(fd)
+            raise LockFailed(
+                f"The kernel won't lock {paths.lock}: {error.strerror} "
+                f"({errno.errorcode.get(error.errno or 0, '?')}). The palace must lie on a file "
+                "system that supports flock."
+            ) from None
+        if not taken:
+            kernel.close(fd)
+            raise LockHeld(held_text(paths.lock, kernel))
+        if kernel.same_file(fd, paths.lock):
+            kernel.trace("B2.lock")  # after it: the line before it may be another owner's last
+            return Owner(paths, fd)
+        kernel.close(fd)
+    raise LockFailed(f"{paths.lock} keeps being replaced: something removes lock files in there.")
+
+
+def _open(path: str, kernel: Kernel) -> int:
+    try:
+        return kernel.open_lock(path)
+    except OSError as error:
+        raise LockFailed(
+            f"{path} can't be opened: {error.strerror}. Check the directory and the disk."
+        ) from None
+
+
+def held_text(path: str, kernel: Kernel) -> str:
+    """Say who holds a lock, as far as the kernel tells, and how to see more."""
+    pid = kernel.lock_holder(path)
+    if pid is None:
+        return f"{path} is held by another process. See who: palace status"
+    title = kernel.process_title(pid)
+    return f"{path} is held by pid {pid} ({title or 'title unknown'}). See more: palace status"
+
+
+def check_hold(paths: Paths, kernel: Kernel) -> None:
+    """Refuse while `palace stop --hold` is in force."""
+    note = kernel.read_file(paths.hold)
+    if note is not None:
+        raise OnHold(
+            f"The palace {paths.root} was stopped on hold ({note.decode(errors='replace').strip()})"
+            f". Let brokers start again: palace start --palace {paths.root}"
+        )
+
+
+def mempalace_lock_path(paths: Paths, environ: "Mapping[str, str]") -> str:
+    """Return stock's writer lock for this palace (mempalace 3.11: palace/palace_lock.py)."""
+    key = hashlib.sha256(os.path.normcase(paths.root).encode()).hexdigest()[:16]
+    return f"{home_dir(environ)}/.mempalace/locks/mine_palace_{key}.lock"
+
+
+def take_other_locks(
+    owner: Owner, config: "Config", environ: "Mapping[str, str]", kernel: Kernel
+) -> None:
+    """B4: mempalace's own lock, waited for a while, then the data files outside the palace."""
+    if "held_lock" not in config.adjustments_off:  # else the engine takes it by itself
+        path = mempalace_lock_path(owner.paths, environ)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        fd = _take_in_time(path, config.mempalace_lock_wait_s, kernel)
+        kernel.write_note(fd, 1, f"{os.getpid()} palace serve {owner.paths.root}".encode())
+        owner.other_fds.append(fd)
+        kernel.trace("B4.fence")
+    for data_file in outside_files(owner.paths, config):
+        _take_data_lock(owner, data_file, kernel)
+    check_again(owner.paths, kernel, environ)  # as late as can be before anything is written
+    kernel.trace("B4.data")
+
+
+def _take_in_time(path: str, wait_s: float, kernel: Kernel) -> int:
+    fd = _open(path, kernel)
+    deadline_s = kernel.monotonic() + wait_s
+    while not kernel.try_lock(fd):
+        if kernel.monotonic() >= deadline_s:
+            note = kernel.read_at(fd, 1, _NOTE_BYTES_MAX).decode(errors="replace").strip()
+            pid = kernel.lock_holder(path)
+            kernel.close(fd)
+            raise ForeignWriter(_foreign_text(path, note, pid, kernel), holder=note)
+        _sleep(POLL_S)
+    return fd
+
+
+def _foreign_text(path: str, note: str, pid: "int | None", kernel: Kernel) -> str:
+    """Say who holds stock's lock, by its own note and by the kernel, and how to end it."""
+    title = kernel.process_title(pid) if pid else ""
+    who = f"pid {pid} ({title or 'title unknown'})" if pid else "another process"
+    end = f"end it (kill {pid})" if pid else "end it"
+    return (
+        f"A stock mempalace process writes to this palace: {who} holds {path}, and wrote "
+        f"{note or 'no name'!r} into it. Let it finish, or {end}; its sessions can use "
+        "`palace shim` in its place."
+    )
+
+
+def _sleep(pause_s: float) -> None:
+    import time
+
+    time.sleep(pause_s)
+
+
+def outside_files(paths: Paths, config: "Config") -> "list[str]":
+    """Return the palace's data files that lie outside of its directory."""
+    parent = os.path.dirname(paths.root)
+    candidates = [config.graph, f"{parent}/tunnels.json", f"{parent}/hallways.json"]
+    inside = paths.root + "/"
+    resolved = [os.path.realpath(path) for path in candidates]
+    return [path for path in resolved if not path.startswith(inside)]
+
+
+def _take_data_lock(owner: Owner, data_file: str, kernel: Kernel) -> None:
+    directory = os.path.dirname(data_file)
+    if kernel.file_id(directory) is None:
+        os.makedirs(directory, 0o700, exist_ok=True)
+    if not kernel.writable(directory):
+        # Without a writable directory neither we nor anybody of our user can replace the file.
+        if kernel.file_id(data_file) is None or not kernel.writable(data_file):
+            return
+        raise ForeignWriter(
+            f"{data_file} belongs to this palace, but {directory} is not writable, so it can't be "
+            f"locked against other palaces. Make the directory writable or the file read-only."
+        )
+    lock = f"{data_file}.owner.lock"
+    fd = _open(lock, kernel)
+    if not kernel.try_lock(fd):
+        note = kernel.read_at(fd, 0, _NOTE_BYTES_MAX).decode(errors="replace").strip()
+        kernel.close(fd)
+        raise ForeignWriter(
+            f"{data_file} is shared with another palace whose broker runs: {note or 'unknown'}. "
+            f"Stop that one, or give this palace a parent directory and a graph of its own "
+            f"(`graph` in {owner.paths.settings}).",
+            file=data_file,
+            holder=note,
+        )
+    kernel.write_note(fd, 0, f"pid {os.getpid()} serves {owner.paths.root}".encode())
+    owner.other_fds.append(fd)

@@ -1,0 +1,175 @@
+"""The command line: help that teaches, versions, exit codes, texts for people."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palace import __version__
+from palace.cli import app
+from palace.commands.status_text import status_text
+from palace.kernel.durations import span
+from tests.support.clients import PALACE
+
+NAMES = {
+    *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
+    *("log", "logs", "doctor", "rebuild", "purge", "backup", "restore"),
+    *("dial", "own", "expose", "install", "uninstall", "service"),
+}
+WITHOUT_PALACE = ("try", "model", "install", "uninstall")
+
+
+def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*PALACE, *arguments],
+        env={"HOME": "/nonexistent", "PATH": "/usr/bin:/bin"} | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("--version").stdout == f"palace {__version__}\n"
+
+
+def test_every_command_has_help_and_stands_in_the_overview() -> None:
+    overview = run("--help").stdout
+
+    assert {
+        command.name or command.callback.__name__ for command in app.registered_commands
+    } == NAMES  # type: ignore[union-attr]
+    for name in NAMES:
+        done = run(name, "--help")
+        assert name in overview
+        assert done.returncode == 0
+        assert "--palace" in done.stdout or name in WITHOUT_PALACE
+
+
+@pytest.mark.parametrize("arguments", [["dance"], ["status", "--nonsense"], ["stop", "extra"]])
+def test_wrong_usage_is_told_with_exit_code_2(arguments: list[str]) -> None:
+    done = run(*arguments)
+
+    assert done.returncode == 2
+    assert "Usage" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--nonsense"], ["serve", "--palace"], ["ensure", "nonsense"]]
+)
+def test_wrong_usage_of_the_fast_commands_is_a_configuration_error(arguments: list[str]) -> None:
+    done = run(*arguments)
+
+    assert done.returncode == 78
+    assert "palace" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_status_of_a_palace_that_nobody_serves_says_what_is_known(tmp_path: Path) -> None:
+    (tmp_path / "broker.hold").write_text("2026-01-01T00:00:00Z\n")
+
+    text = run("status", "--palace", str(tmp_path))
+    machine = run("status", "--json", "--palace", str(tmp_path))
+    missing = run("status", "--palace", str(tmp_path / "no"))
+
+    assert text.returncode == machine.returncode == missing.returncode == 69
+    assert "on hold since 2026-01-01" in text.stdout
+    assert json.loads(machine.stdout)["running"] is False
+    assert "does not exist" in missing.stdout
+
+
+def test_stopping_what_does_not_run_says_so(tmp_path: Path) -> None:
+    done = run("stop", "--palace", str(tmp_path))
+
+    assert done.returncode == 69
+    assert "No broker runs" in done.stderr
+
+
+def test_a_command_never_loads_the_engine() -> None:
+    code = "import sys; import palace.cli, palace.client.control; print(' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
+
+    assert not {"chromadb", "mempalace", "trio", "numpy"} & set(done.stdout.split())
+
+
+STATUS: dict[str, Any] = {
+    "palace": "/p",
+    "pid": 7,
+    "epoch": 3,
+    "up_s": 7300.0,
+    "endpoint": "/p/broker.sock",
+    "engine": {"state": "loading", "doing": "fetching the model (40%)", "version": ""},
+    "journal": {"journal": "on", "seq": 7, "durable_seq": 6, "quarantined": 0},
+    "queue": {"waiting": 1, "max": 9},
+    "lanes": {"writer": {"running": 1, "max": 1, "widest": 1, "p50_ms": 1.25, "p95_ms": None}},
+    "batches": {"count": 2, "calls": 5},
+    "rates": {"10s": 0.5, "60s": 0.1},
+    "requests": 5,
+    "calls": 4,
+    "user": "ada",
+    "since": "2026-01-01T00:00:00Z",
+    "version": "0.1.0",
+    "listen": "127.0.0.1:7253",
+    "bridge": "",
+    "memory_bytes": 300 << 20,
+    "busy_refusals": 0,
+    "idle_s": 1.0,
+    "idle_exit_s": 0,
+    "graph": "/g",
+    "log": "/l",
+    "degraded": "direct",
+    "errors": [{"ago_s": 3.0, "text": "it broke", "times": 2}],
+    "sessions": [
+        {
+            "session": "ab",
+            "client": "",
+            "pid": 9,
+            "requests": 2,
+            "in_flight": 1,
+            "since_s": 130.0,
+            "idle_s": 5.0,
+            "read_only": True,
+            "connected": False,
+        }
+    ],
+}
+
+
+def test_status_for_people_shows_what_matters() -> None:
+    text = status_text(STATUS)
+
+    for part in ("pid 7 of ada, epoch 3", "2.0 h", "degraded", "never leaves", "(40%), 300 MiB"):
+        assert part in text
+    assert "3 s ago, 2 times: it broke" in text
+    assert "/p/broker.sock, listen 127.0.0.1:7253" in text
+    assert "0.5/s over 10 s, 0.1/s over 1 min" in text
+    assert "  writer        1/1      1      1.2        -   2 batches of 2.5" in text
+    assert "1 in flight, for 2 min, idle 5 s read-only (not connected)" in text
+    failed = status_text(STATUS | {"engine": {"state": "failed", "failure": "no model"}})
+    assert "failed: no model" in failed
+
+
+def test_status_says_where_http_is_served() -> None:
+    served = {"url": "http://127.0.0.1:1/mcp", "sessions": 2, "token_file": "/t"}
+
+    assert "http://127.0.0.1:1/mcp, 2 sessions, token in /t" in status_text(
+        STATUS | {"http": served}
+    )
+    assert "not yet" in status_text(STATUS | {"http": served | {"url": ""}})
+    assert "HTTP        off" in status_text(STATUS)  # an older broker doesn't say
+
+
+def test_durations_are_said_as_people_say_them() -> None:
+    assert [span(s) for s in (0.2, 119, 120, 7199, 7200)] == [
+        "0 s",
+        "119 s",
+        "2 min",
+        "120 min",
+        "2.0 h",
+    ]

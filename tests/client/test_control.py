@@ -1,0 +1,184 @@
+"""What the commands say of a broker that they can't talk to, and where they look for one."""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import typer
+
+from palace import cli
+from palace.client import control
+from palace.kernel.kernel import Kernel
+from palace.ownership import lock
+from palace.protocol.errors import BrokerUnreachable, ConfigError
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+
+@pytest.fixture
+def palace(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MEMPALACE_BROKER", raising=False)
+    monkeypatch.setattr(control, "STATUS_S", 0.2)
+    root = short_dir / "palace"
+    root.mkdir(mode=0o700)
+    return root
+
+
+@pytest.fixture
+def silent(palace: Path) -> Iterator[socket.socket]:
+    """Something that listens and says nothing, as a stopped broker does."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(palace / "broker.sock"))
+        listener.listen(1)
+        yield listener
+
+
+def told(palace: Path, capsys: pytest.CaptureFixture[str], *, as_json: bool = False) -> str:
+    """Return what `palace status` prints where there is no status."""
+    with pytest.raises(typer.Exit) as caught:
+        cli.status(palace=str(palace), as_json=as_json)
+    assert caught.value.exit_code == 69
+    return capsys.readouterr().out
+
+
+def test_status_of_a_silent_broker_says_that_it_does_not_answer(
+    palace: Path, silent: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = told(palace, capsys)
+    machine = json.loads(told(palace, capsys, as_json=True))
+
+    assert "accepts but does not answer" in text
+    assert "no broker runs" not in text
+    assert "accepts but does not answer" in machine["text"]
+    assert machine["running"] is False
+
+
+def test_status_of_a_broker_whose_backlog_is_full_says_that_it_is_stuck(
+    palace: Path, silent: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ExitStack() as waiting:
+        while _waits_in_the_backlog(silent, waiting):
+            pass
+
+        text = told(palace, capsys)
+
+    assert "takes no more connections: it is stopped or stuck" in text
+
+
+def _waits_in_the_backlog(listener: socket.socket, waiting: ExitStack) -> bool:
+    sock = waiting.enter_context(socket.socket(socket.AF_UNIX))
+    sock.setblocking(False)
+    return sock.connect_ex(listener.getsockname()) == 0
+
+
+def test_status_of_what_hangs_up_says_that_it_did(
+    palace: Path, silent: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def accept() -> None:
+        silent.accept()[0].close()
+
+    hanging_up = threading.Thread(target=accept)
+    hanging_up.start()
+    text = told(palace, capsys)
+    hanging_up.join()
+
+    assert "hung up" in text
+
+
+def test_status_names_who_holds_the_lock_beside_the_reason(
+    palace: Path, silent: socket.socket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (palace / "broker.hold").write_text("2026-01-01T00:00:00Z\n")
+    owner = lock.take_lock(Paths(str(palace)), Kernel())
+
+    reason, hold, holder = told(palace, capsys).splitlines()
+
+    assert "does not answer" in reason
+    assert "on hold since 2026-01-01" in hold
+    assert f"held by pid {os.getpid()}" in holder
+    os.close(owner.lock_fd)
+
+
+@pytest.mark.parametrize("left", ["nothing", "a dead socket"])
+def test_status_of_a_palace_that_nobody_serves_says_that_none_runs(
+    palace: Path, capsys: pytest.CaptureFixture[str], left: str
+) -> None:
+    if left == "a dead socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(palace / "broker.sock"))
+
+    text = told(palace, capsys)
+
+    assert text == f"no broker runs for {palace}\n"
+
+
+def test_status_of_an_endpoint_that_can_not_be_one_says_why(
+    palace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMPALACE_BROKER", f"unix:/{'x' * 200}")
+
+    text = told(palace, capsys)
+
+    assert "can't be reached" in text
+    assert "too long" in text
+
+
+_NAMES = (
+    "incarnation palace_id start_time boot_id pid_namespace host_id token version mode started_at"
+)
+RECORD: dict[str, object] = dict.fromkeys(_NAMES.split(), "x") | {"v": 1, "epoch": 1, "pid": 1}
+
+
+@pytest.mark.parametrize(
+    ("broker", "endpoints", "expected"),
+    [
+        ("", None, "{root}/broker.sock"),
+        ("", [], "{root}/broker.sock"),
+        ("", ["tcp://h:1", "unix:/a", "unix:/b"], "/a"),
+        ("unix:/mine", ["unix:/a"], "/mine"),
+    ],
+)
+def test_an_endpoint_is_the_named_one_the_published_one_or_the_usual_one(
+    palace: Path, broker: str, endpoints: list[str] | None, expected: str
+) -> None:
+    if endpoints is not None:
+        (palace / "broker.json").write_text(json.dumps(RECORD | {"endpoints": endpoints}))
+    environment = ShimEnvironment({"MEMPALACE_BROKER": broker})
+
+    found = control.endpoint_path(Paths(str(palace)), environment)
+
+    assert found == expected.format(root=palace)
+
+
+@pytest.mark.parametrize("published", ["/nonexistent/broker.sock", "{root}/closed/broker.sock"])
+def test_where_the_palace_has_another_name_its_usual_socket_is_the_endpoint(
+    palace: Path, published: str
+) -> None:
+    (palace / "closed").mkdir(mode=0)
+    record = RECORD | {"endpoints": [f"unix:{published.format(root=palace)}"]}
+    (palace / "broker.json").write_text(json.dumps(record))
+    (palace / "broker.sock").touch()
+
+    found = control.endpoint_path(Paths(str(palace)), ShimEnvironment({}))
+
+    assert found == f"{palace}/broker.sock"
+
+
+@pytest.mark.parametrize("broker", ["ssh://host", "wss://host:1", "unix:", "nonsense"])
+def test_an_endpoint_of_another_kind_is_refused(palace: Path, broker: str) -> None:
+    environment = ShimEnvironment({"MEMPALACE_BROKER": broker})
+
+    with pytest.raises(ConfigError, match="on its own machine"):
+        control.Control(Paths(str(palace)), environment)
+
+
+def test_only_an_absence_is_told_as_one(palace: Path) -> None:
+    with pytest.raises(BrokerUnreachable) as caught:
+        control.Control(Paths(str(palace)), ShimEnvironment({}))
+
+    assert caught.value.details == {"absent": True}

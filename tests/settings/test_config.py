@@ -1,0 +1,123 @@
+"""palace.toml, the environment and defaults: which wins, and what a wrong one is told."""
+
+from pathlib import Path
+
+import pytest
+
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import ConfigError
+from palace.settings.config import SETTINGS, Config, adopt, load_config
+from palace.settings.paths import Paths
+
+ENVIRON = {"HOME": "/home/me"}
+
+
+def load(root: Path, text: str | None = None, **environ: str) -> Config:
+    if text is not None:
+        (root / "palace.toml").write_text(text)
+    return load_config(Paths(str(root)), ENVIRON | environ, Kernel())
+
+
+def test_defaults_are_those_of_the_table(tmp_path: Path) -> None:
+    config = load(tmp_path)
+
+    for setting in SETTINGS:
+        if setting.key not in ("graph", "config_dir"):
+            assert getattr(config, setting.key) == setting.default, setting.key
+    assert config.graph == f"{tmp_path}/knowledge_graph.sqlite3"
+    assert config.config_dir == "/home/me/.config/mempalace"
+
+
+def test_the_file_beats_the_defaults_and_the_environment_beats_the_file(tmp_path: Path) -> None:
+    text = "idle_s = 5\ngrace_s = 2.5\nallow_uids = [7]\ngraph = '/g'\n"
+
+    config = load(tmp_path, text, PALACE_IDLE_S="0")
+
+    assert (config.idle_s, config.grace_s, config.allow_uids) == (0.0, 2.5, (7,))
+    assert config.graph == "/g"
+    assert load(tmp_path, "graph = 'kg.db'").graph == f"{tmp_path}/kg.db"
+
+
+def test_an_engine_that_stores_each_call_alone_is_given_no_batches(tmp_path: Path) -> None:
+    assert load(tmp_path, "adjustments_off = ['store_together']").batch_max == 1
+    assert load(tmp_path, "adjustments_off = ['pin_once']").batch_max > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("http = false", False), ("http = true", True), ("http = 7254", 7254)]
+)
+def test_http_is_a_switch_or_a_port(tmp_path: Path, text: str, wanted: bool | int) -> None:
+    found = load(tmp_path, text).http
+
+    assert (found, type(found)) == (wanted, type(wanted))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nonsense = 1",
+        "idle_s = 'soon'",
+        "idle_s = -1",
+        "idle_s = true",
+        "idle_s = nan",
+        "readers = 1.5",
+        "readers = 0",
+        "http = 0",
+        "http = 65536",
+        "http = 'yes'",
+        "http = 80.5",
+        "listen_anywhere = 1",
+        "graph = 'relative/path'",
+        "graph = 3",
+        "allow_uids = ['me']",
+        "allow_uids = 7",
+        "adjustments_off = 'pin_once'",
+        "not toml at all",
+        "idle_s = 1\nidle_s = 2",
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_place(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+
+    assert str(tmp_path / "palace.toml") in caught.value.message
+    assert caught.value.exit_code == 78
+
+
+def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="PALACE_IDLE_S"):
+        load(tmp_path, PALACE_IDLE_S="soon")
+    with pytest.raises(ConfigError, match="idle_s"):
+        load(tmp_path, PALACE_IDLE_S="-3")
+
+
+def test_adoption_fixes_the_graph_for_whoever_comes_later(tmp_path: Path) -> None:
+    root = tmp_path / 'odd "name" \\ ü'
+    root.mkdir()
+    first = load(root)
+    adopt(Paths(str(root)), first, Kernel())
+
+    later = load_config(Paths(str(root), found_by="default"), {"HOME": "/other"}, Kernel())
+
+    assert (later.graph, later.config_dir) == (first.graph, first.config_dir)
+    assert first.graph == f"{root}/knowledge_graph.sqlite3"
+
+
+def test_a_graph_in_the_palace_moves_with_it_and_one_outside_stays(tmp_path: Path) -> None:
+    inside, outside, moved = (tmp_path / name for name in ("inside", "outside", "moved"))
+    for root, found_by in ((inside, "--palace"), (outside, "default")):
+        root.mkdir()
+        found = Paths(str(root), found_by=found_by)
+        adopt(found, load_config(found, ENVIRON, Kernel()), Kernel())
+    inside.rename(moved)
+
+    assert load(moved).graph == f"{moved}/knowledge_graph.sqlite3"
+    assert load(outside).graph == "/home/me/.mempalace/knowledge_graph.sqlite3"
+
+
+def test_adoption_never_overwrites(tmp_path: Path) -> None:
+    config = load(tmp_path, "idle_s = 5\n")
+
+    adopt(Paths(str(tmp_path)), config, Kernel())
+
+    assert (tmp_path / "palace.toml").read_text() == "idle_s = 5\n"
