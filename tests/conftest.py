@@ -10,6 +10,7 @@ import pytest
 
 from palace.engine.embedding.model import install_model, is_installed
 from tests.support.clients import Site, end_brokers
+from tests.support.needs import summary
 from tests.support.traces import traced
 
 
@@ -20,6 +21,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("process"):
             item.add_marker(pytest.mark.skip(reason="reads Linux's /proc"))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say in the very last line what was skipped because a part of the machine is absent."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # a worker's
+        return
+    skipped = reporter.stats.get("skipped", [])
+    if line := summary(report.longreprtext for report in skipped):
+        reporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from images.references import (
     resolve_commit,
     resolve_image,
 )
+from tests.support.needs import need_command
 
 DIGEST = "sha256:" + "5" * 64
 OTHER = "sha256:" + "6" * 64
@@ -44,6 +45,7 @@ def commit(directory: Path, text: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
+    need_command("git")
     directory = tmp_path / "repository"
     directory.mkdir()
     git(directory, "init", "--quiet", "--initial-branch", "main")

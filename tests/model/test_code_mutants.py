@@ -5,6 +5,7 @@ import os
 import pytest
 
 from tests.model.code_mutants import Patch, all_patches, applies, try_patch
+from tests.support.needs import need_command
 
 PATCHES = all_patches()
 SAMPLE = ("lock_unverified", "goodbye_forgotten", "busy_is_dead")
@@ -17,6 +18,7 @@ def test_there_are_enough() -> None:
 
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)
 def test_a_patch_fits_the_code(patch: Patch) -> None:
+    need_command("patch")
     assert applies(patch) == ""
 
 
@@ -24,6 +26,7 @@ def test_a_patch_fits_the_code(patch: Patch) -> None:
 def test_a_patch_turns_its_test_red(patch: Patch) -> None:
     if patch.name not in SAMPLE and not IS_FULL:
         pytest.skip("left to the full profile")
+    need_command("patch")
     outcome = try_patch(patch)
     assert outcome.killed, outcome.words
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.model import spin
+from tests.support.needs import need_command
 
 SECONDS = ("lock file replaced", "nobody left", "lock is freed", "answered, direct")
 WHOLE = os.environ.get("PALACE_SPIN", "")
@@ -26,9 +27,8 @@ search_once = functools.cache(spin.run_search)
 
 @pytest.fixture
 def _checker() -> None:
-    """Fail where Spin isn't installed: a spec that nobody checks is a drawing."""
-    if spin.parts_missing():
-        pytest.fail(spin.parts_missing())
+    need_command("spin")
+    need_command("cc")
 
 
 @pytest.mark.usefixtures("_checker")

@@ -88,6 +88,7 @@ def open_sshd(
     `forwarding`: whether it forwards sockets; `master`: whether the client shares connections;
     `known`: whether the client knows the host's key; `environ`: what its shells find set.
     """
+    server = need_command("sshd")
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
     for name in ("host", "user"):
@@ -105,7 +106,7 @@ def open_sshd(
     os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            [need_command("sshd"), "-D", "-e", "-f", str(directory / "sshd_config")], stderr=log
+            [server, "-D", "-e", "-f", str(directory / "sshd_config")], stderr=log
         )
     sshd = Sshd(directory=directory, port=port, config=config, process=process)
     try:
