@@ -5,8 +5,21 @@ export PATH := parent_directory(just_executable()) + ":" + env("PATH")
 default:
     @just --list --justfile {{justfile()}}
 
-# Everything that a change must pass: format, lint, types, tests.
-check: format-check lint types test
+# Everything that a change must pass: what tests use is set up, then format, lint, types, tests.
+check: setup format-check lint types test
+
+# What a gate adds, in half an hour: more kills, the model with its mutants, the shim's image.
+check-deep: (setup "--images") (model-check "deep")
+    PALACE_TEST_PROFILE=deep python -m pytest -n 2 --dist loadfile \
+        tests/process/test_kills.py tests/process/test_steps.py tests/images
+
+# The tests that use spin, sshd and the like, on a machine that seems to have none of them.
+check-bare:
+    python -m tests.support.bare
+
+# Install the system packages that tests use, where that is allowed; name those that are absent.
+setup *arguments:
+    @python -m tests.support.setup {{arguments}}
 
 # Show what the formatter would change.
 format-check:
@@ -33,7 +46,7 @@ test *arguments:
 quick:
     python -m pytest tests/protocol tests/settings tests/kernel tests/ownership tests/client tests/broker tests/test_*.py
 
-# The invariant suite with its floors: model, specs, simulation, kills; `just model-check full` is the whole.
+# The invariant suite with its floors: model, specs, simulation, kills; `just model-check deep` is what a gate runs, `full` the whole.
 model-check profile="quick":
     python -m tests.model.check --profile {{profile}}
 

@@ -1,7 +1,8 @@
 """Dockerfile.base carried out, and what comes of it run: without a Docker engine, as root.
 
-PALACE_TEST_PROFILE=full builds both images, and the shim's again, from this directory and from a
-repository.  The smoke test inside of them is the one that CI runs in real containers.
+PALACE_TEST_PROFILE=deep builds the shim's image; full builds both, and the shim's again, from this
+directory and from a repository.  The smoke test inside of them is the one that CI runs in real
+containers.
 """
 
 import os
@@ -19,7 +20,7 @@ import pytest
 from tests.support.boundary import mounted
 from tests.support.clients import Site, end_brokers, wait_until
 from tests.support.containers import ROOT, Builder, Image, fingerprints, open_builder
-from tests.support.killing import is_full
+from tests.support.killing import is_deep, is_full
 from tests.support.needs import need_command
 from tests.support.processes import Serving, make_palace, make_site
 from tests.support.sshd import NAME, free_port, open_sshd
@@ -27,8 +28,9 @@ from tests.support.sshd import NAME, free_port, open_sshd
 pytestmark = [
     pytest.mark.process,
     pytest.mark.engine,
-    pytest.mark.skipif(not is_full(), reason="takes minutes: PALACE_TEST_PROFILE=full"),
+    pytest.mark.skipif(not is_deep(), reason="takes minutes: PALACE_TEST_PROFILE=deep"),
 ]
+whole = pytest.mark.skipif(not is_full(), reason="takes minutes: PALACE_TEST_PROFILE=full")
 
 UID = "1000"
 SMOKE = {ROOT / "images" / "smoke.py": "/smoke.py"}
@@ -177,6 +179,7 @@ def test_health_is_whether_the_next_request_is_answered(
     assert shim.run(*check).returncode == 1
 
 
+@whole
 def test_the_full_image_needs_no_network(full: Image) -> None:
     files = full.run("python", "/smoke.py", "files", mounts=SMOKE)
     own = full.run("python", "/smoke.py", "own", mounts=SMOKE, network=False)
@@ -187,6 +190,7 @@ def test_the_full_image_needs_no_network(full: Image) -> None:
     assert "is lost with it" in own.stdout
 
 
+@whole
 def test_a_serving_container_is_healthy_and_keeps_its_palace(full: Image, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir(mode=0o700)
@@ -204,6 +208,7 @@ def test_a_serving_container_is_healthy_and_keeps_its_palace(full: Image, tmp_pa
     assert int((volume / "palace" / "epoch").read_text()) == 2
 
 
+@whole
 def test_it_is_the_same_when_it_is_built_again(builder: Builder, shim: Image) -> None:
     again = builder.build("shim", "again")
     first, second = fingerprints(shim.root), fingerprints(again.root)
@@ -213,6 +218,7 @@ def test_it_is_the_same_when_it_is_built_again(builder: Builder, shim: Image) ->
     assert differing == set()
 
 
+@whole
 def test_another_user_and_another_source(builder: Builder, tmp_path: Path) -> None:
     clone = tmp_path / "palace.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(clone)], check=True)

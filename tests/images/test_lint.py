@@ -1,6 +1,7 @@
 """The files that other programs read, held to those programs' own rules: nothing runs here."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,15 @@ def test_workflows_are_of_their_schema() -> None:
 def test_compose_files_are_of_their_schema() -> None:
     assert len(COMPOSE) == 3
     lint("check-jsonschema", "--builtin-schema=vendor.compose-spec", *COMPOSE)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_actions_are_pinned_to_a_commit_and_say_which_version_it_is(path: Path) -> None:
+    uses = [line.strip() for line in path.read_text().splitlines() if "uses:" in line]
+
+    assert uses
+    for line in uses:
+        assert re.fullmatch(r"(?:- )?uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,8 +1,8 @@
-"""The whole invariant suite, with floors: `just model-check [full]`.
+"""The whole invariant suite, with floors: `just model-check [deep|full]`.
 
 Prints a table of what each part did, what it must not fall below, and how long it took; the exit
-code is 1 where anything is below its floor or broken.  `quick` is what each change must pass (under
-five minutes on two cores), `full` is the whole (under forty).
+code is 1 where anything is below its floor or broken.  `quick` takes five minutes on two cores,
+`deep` twenty (each change must pass it), and `full` is the whole.
 """
 
 import argparse

@@ -76,6 +76,19 @@ PROFILES = {
         light=40,
         real=5,
     ),
+    "deep": Profile(
+        name="deep",
+        states=3_700_000,
+        lives=5,
+        mutants=73,
+        walks=2_000,
+        examples=1_000,
+        patches=30,
+        spin=spin.FLOOR,
+        seeds=2_000,
+        light=300,
+        real=100,
+    ),
     "full": Profile(
         name="full",
         states=3_700_000,
@@ -147,7 +160,7 @@ def _explore(name: str) -> Result:
 
 
 def _exploration(profile: Profile) -> Part:
-    scopes = FULL if profile.name == "full" else QUICK
+    scopes = QUICK if profile.name == "quick" else FULL
     names = sorted((scope.name for scope in scopes), key=lambda name: -FLOORS[name])
 
     def judge(results: list[Result]) -> Verdict:
@@ -185,7 +198,7 @@ def _run_mutants(names: Sequence[str]) -> list[Result]:
 
 
 def _mutants(profile: Profile) -> Part:
-    chosen = [mutant for mutant in MUTANTS if profile.name == "full" or not mutant.slow]
+    chosen = [mutant for mutant in MUTANTS if profile.name != "quick" or not mutant.slow]
     # The last ones take longest: each job gets some of all.
     groups = [chosen[start::4] for start in range(4)]
 
@@ -316,7 +329,7 @@ def _spin_mutants(_: Profile) -> Part:
 
 def _patches(profile: Profile) -> Part:
     patches = all_patches()
-    if profile.name != "full":  # some of all kinds
+    if profile.name == "quick":  # some of all kinds
         patches = patches[:: len(patches) // profile.patches]
 
     def judge(results: list[Outcome]) -> Verdict:

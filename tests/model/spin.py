@@ -1,6 +1,6 @@
 """Runs the specs under Spin: searches that must find nothing, and mutants that each must be found.
 
-    python -m tests.model.spin [--profile quick|full] [--mutants]
+    python -m tests.model.spin [--profile quick|deep|full] [--mutants]
 
 A search is exhaustive: no bitstate hashing, no bound on its depth or memory that it ever reaches.
 Mutants are searched breadth first, so that the trail to what they break is the shortest there is.
@@ -301,7 +301,7 @@ FULL = (
     ),
     *(search for search in QUICK if search.name != "all together, one life"),
 )
-PROFILES = {"quick": QUICK, "full": FULL}
+PROFILES = {"quick": QUICK, "deep": FULL, "full": FULL}
 
 # Mutants.  Two owners race in most; a foreign home keeps mempalace's own lock from hiding it.
 

@@ -125,6 +125,17 @@ def test_full_profile_has_the_floors_that_were_promised() -> None:
     assert any(search.prop for search in spin.FULL)
 
 
+def test_deep_profile_differs_from_the_full_one_in_what_is_random_alone() -> None:
+    deep, full = PROFILES["deep"], PROFILES["full"]
+
+    for name in ("states", "lives", "mutants", "patches", "spin", "real"):
+        assert getattr(deep, name) == getattr(full, name)
+    assert spin.PROFILES["deep"] == spin.FULL
+    for mine, whole in zip(all_parts(deep), all_parts(full), strict=True):
+        if mine.name in ("exploration", "spin", "spin mutants", "patches", "mutants"):
+            assert [job.name for job in mine.jobs] == [job.name for job in whole.jobs]
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_job_has_a_name_of_its_own(name: str) -> None:
     parts = all_parts(PROFILES[name])

@@ -2,8 +2,8 @@
 
 Each broker is the product's own, started by the product's own shim; how it comes to its end is said
 in tests/support/failpoints/sitecustomize.py.  The quick profile has each tool at three points and
-each point with several tools; PALACE_TEST_PROFILE=full has all passes of all points with all tools,
-and more random kills.
+each point with several tools; PALACE_TEST_PROFILE=deep has more of both and more random kills, full
+has all passes of all points with all tools.
 """
 
 import os
@@ -41,6 +41,7 @@ from tests.support.killing import (
     assert_clean,
     assert_journal_is_right,
     assert_vectors_are_right,
+    is_deep,
     is_full,
     journalled,
 )
@@ -58,17 +59,17 @@ pytestmark = [pytest.mark.engine, pytest.mark.process]
 
 TOOLS = tuple(MUTATIONS)
 CLIENTS = 4
-KILLS = 500 if is_full() else 10  # of random ones: about two seconds each
+KILLS = 500 if is_full() else 60 if is_deep() else 10  # of random ones: about two seconds each
 
 
 def kills() -> list[tuple[str, str]]:
-    """Return the tools and points to try; the quick choice spreads over both."""
+    """Return the tools and points to try; a choice spreads over both."""
     if is_full():
         return [(tool, point) for tool in TOOLS for point in POINTS]
     return [
         (tool, POINTS[(place + 2 * turn) % len(POINTS)])
         for place, tool in enumerate(TOOLS)
-        for turn in range(3)
+        for turn in range(5 if is_deep() else 3)
     ]
 
 

@@ -2,7 +2,7 @@
 
 From the opening of the lock file to the welcome, through a change, to the last byte of a clean end.
 A preloaded library counts the calls of all threads (tests/support/steps.c).  The quick profile
-takes every ninth of them, PALACE_TEST_PROFILE=full all.
+takes every 25th of them, PALACE_TEST_PROFILE=deep every ninth, full all.
 """
 
 import errno
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.killing import is_full
+from tests.support.killing import is_deep, is_full
 from tests.support.needs import need_command
 from tests.support.steps import NOWHERE, Stage, build
 
 pytestmark = pytest.mark.process
 
-STRIDE = 1 if is_full() else 25
+STRIDE = 1 if is_full() else 9 if is_deep() else 25
 # What a life is made of: without these the library would not see what it must.
 SEEN = {
     *("open /broker.lock", "flock /broker.lock", "rename /epoch", "unlink /broker.sock"),

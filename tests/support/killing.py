@@ -34,6 +34,11 @@ def is_full() -> bool:
     return os.environ.get("PALACE_TEST_PROFILE", "") == "full"
 
 
+def is_deep() -> bool:
+    """Tell whether more is wanted than a person waits for: PALACE_TEST_PROFILE=deep, or full."""
+    return is_full() or os.environ.get("PALACE_TEST_PROFILE", "") == "deep"
+
+
 class Failpoints:
     """Where brokers of a site end themselves (tests/support/failpoints/sitecustomize.py)."""
 
