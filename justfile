@@ -30,9 +30,10 @@ format:
     ruff format .
     ruff check --fix --select I .
 
-# Lint.
+# Lint, and spell.
 lint:
     ruff check .
+    codespell
 
 # Strict types.
 types:
@@ -70,6 +71,20 @@ bench-journal *arguments:
 # Measure a guest over TLS beside a neighbour.
 bench-guests *arguments:
     python bench/guests.py {{arguments}}
+
+# Refuse a change of palace/ since BASE that tells users nothing (changelog.d/README.md).
+changelog-check base="origin/main":
+    git diff --quiet {{base}}...HEAD -- palace || towncrier check --compare-with {{base}}
+
+# Show what a release would be; `just release VERSION --now` makes it.
+release version *mode:
+    .ci/release {{version}} {{mode}}
+
+# Pin all packages of development anew (needs the package index).
+lock:
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+        --no-header --no-emit-index-url --no-annotate pyproject.toml --extra engine --extra dev \
+        --output-file requirements-dev.lock
 
 # The tag of the container images: it changes with whatever goes into them; NAME=VALUE for others.
 image-tag *arguments:

@@ -14,7 +14,7 @@ from images.inputs import arguments
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 SCRIPTS = sorted(
-    [ROOT / ".ci" / "run", *(ROOT / "images").glob("steps/*")]
+    [*(ROOT / ".ci").iterdir(), *(ROOT / "images").glob("steps/*")]
     + [path for path in (ROOT / "images").iterdir() if path.is_file() and not path.suffix]
 )
 WORKFLOWS = sorted(ROOT.glob(".git*/workflows/*.yml"))
@@ -119,7 +119,7 @@ def test_devcontainers_use_the_compose_file_beside_them(path: Path) -> None:
 
 
 def test_locks_name_no_index_and_one_file_each_by_its_digest() -> None:
-    for path in sorted((ROOT / "images" / "locks").iterdir()):
+    for path in [*sorted((ROOT / "images" / "locks").iterdir()), ROOT / "requirements-dev.lock"]:
         lines = path.read_text().splitlines()
         pins = [line for line in lines if not line.startswith("    --hash=sha256:")]
         assert "//" not in path.read_text()

@@ -85,8 +85,8 @@ PROFILES = {
         examples=1_000,
         patches=30,
         spin=spin.FLOOR,
-        seeds=2_000,
-        light=300,
+        seeds=1_500,
+        light=200,
         real=100,
     ),
     "full": Profile(

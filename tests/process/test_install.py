@@ -36,8 +36,9 @@ def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
 def test_the_wheel_holds_the_catalogue_the_texts_and_no_tests(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
 
-    assert {"palace/settings/tools.json", "palace/py.typed", "palace/texts/design.md"} <= names
+    assert {"palace/settings/tools.json", "palace/texts/design.md"} <= names
     assert not [name for name in names if name.startswith(("tests", "bench"))]
+    assert "palace/py.typed" not in names, "a program has no API whose types it could promise"
 
 
 def test_without_the_engine_the_shim_answers_and_says_what_is_missing(light: Site) -> None:

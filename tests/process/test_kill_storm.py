@@ -1,7 +1,7 @@
 """Storms of signals on real processes: nobody opens a store beside another, no promise is broken.
 
 The quick profile has a dozen kills on the light store; PALACE_TEST_PROFILE=full has 2,000 of them,
-and 100 on the real engine.  `just model-check deep` has 300 and 100.  Again by hand:
+and 100 on the real engine.  `just model-check deep` has 200 and 100.  Again by hand:
 python -m tests.process.kill_storm --seed SEED
 """
 

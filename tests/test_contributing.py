@@ -1,0 +1,181 @@
+"""What contributors rely on: hooks that are the recipes, fragments, a release, a lock file."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.needs import need_command
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+NAME = {"GIT_AUTHOR_NAME": "n", "GIT_AUTHOR_EMAIL": "e"}
+NAME |= {"GIT_COMMITTER_NAME": "n", "GIT_COMMITTER_EMAIL": "e"}
+COPIED = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "docs", "changelog.d")
+
+
+def run(directory: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
+    environ = os.environ | NAME | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    return subprocess.run(
+        words, cwd=directory, env=environ, capture_output=True, text=True, check=False
+    )
+
+
+def git(directory: Path, *words: str) -> str:
+    done = run(directory, "git", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def commit(directory: Path, path: str, text: str) -> None:
+    (directory / path).write_text(text)
+    git(directory, "add", "--all")
+    git(directory, "commit", "--quiet", "--message", path)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with what a release is made of, and `check` that says that it was run."""
+    need_command("git")
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name)
+        else:
+            shutil.copy(source, tmp_path / name)
+    for fragment in (tmp_path / "changelog.d").glob("*.*.md"):
+        fragment.unlink()
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "release", tmp_path / ".ci" / "release")
+    (tmp_path / "palace").mkdir()
+    recipes = (ROOT / "justfile").read_text()
+    recipes = re.sub(r"\ncheck: .*\n", "\ncheck:\n    touch .git/checked\n", recipes)
+    (tmp_path / "justfile").write_text(recipes)
+    (tmp_path / ".gitignore").write_text("dist/\n")
+    git(tmp_path, "init", "--quiet", "--initial-branch", "main")
+    commit(tmp_path, "palace/__init__.py", '"""One."""\n\n__version__ = "0.1.0"\n')
+    git(tmp_path, "checkout", "--quiet", "-b", "topic")
+    return tmp_path
+
+
+def test_hooks_are_the_fast_recipes_of_check() -> None:
+    dumped = run(ROOT, BIN / "just", "--dump", "--dump-format", "json").stdout
+    check = [part["recipe"] for part in json.loads(dumped)["recipes"]["check"]["dependencies"]]
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    [local] = config["repos"]
+
+    assert (check[0], check[-1]) == ("setup", "test")
+    assert local["repo"] == "local"
+    assert [hook["entry"] for hook in local["hooks"]] == [
+        f".venv/bin/just {recipe}" for recipe in check[1:-1]
+    ]
+    assert all(hook["always_run"] and not hook["pass_filenames"] for hook in local["hooks"])
+
+
+def test_hooks_are_of_pre_commit_s_schema() -> None:
+    done = run(ROOT, BIN / "pre-commit", "validate-config", ".pre-commit-config.yaml")
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_change_of_the_package_wants_a_fragment(repository: Path) -> None:
+    check = (BIN / "just", "changelog-check", "main")
+    commit(repository, "README.md", "told in another way")
+    assert run(repository, *check).returncode == 0
+
+    commit(repository, "palace/new.py", '"""New."""\n')
+    refused = run(repository, *check)
+    assert refused.returncode == 1
+    assert "No new newsfragments found" in refused.stdout + refused.stderr
+
+    commit(repository, "changelog.d/new.feature.md", "There is something new.\n")
+    assert run(repository, *check).returncode == 0
+
+
+def test_a_fragment_of_no_known_kind_is_none(repository: Path) -> None:
+    commit(repository, "palace/new.py", '"""New."""\n')
+    commit(repository, "changelog.d/new.novelty.md", "There is something new.\n")
+
+    assert run(repository, BIN / "just", "changelog-check", "main").returncode == 1
+
+
+def test_fragments_have_kinds_that_a_release_knows() -> None:
+    names = [path.name for path in (ROOT / "changelog.d").iterdir()]
+    fragments = set(names) - {"README.md", "template.md.jinja"}
+
+    for name in fragments:
+        assert re.fullmatch(r"[a-z0-9-]+\.(?:break|feature|fix|docs)\.md", name), name
+
+
+@pytest.mark.process
+def test_a_release_is_shown_first_and_then_made(repository: Path) -> None:
+    commit(repository, "changelog.d/old-way.break.md", "Say `new` instead of `old`.\n")
+    commit(repository, "changelog.d/two.fix.md", "One thing works.\n")
+    commit(repository, "changelog.d/unseen.docs.md", "")
+    before = git(repository, "rev-parse", "HEAD")
+
+    shown = run(repository, BIN / "just", "release", "0.2.0")
+    assert shown.returncode == 0, shown.stderr
+    assert "## 0.2.0" in shown.stdout
+    assert git(repository, "status", "--porcelain") == ""
+    assert git(repository, "rev-parse", "HEAD") == before
+    assert not (repository / ".git" / "checked").exists()
+
+    made = run(repository, BIN / "just", "release", "0.2.0", "--now")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert (repository / ".git" / "checked").exists()
+    assert '__version__ = "0.2.0"' in (repository / "palace" / "__init__.py").read_text()
+    section = (
+        r"## 0\.2\.0 \(\d{4}-\d\d-\d\d\)\n\n"
+        r"### Breaking changes\n\n- Say `new` instead of `old`\.\n\n"
+        r"### Fixed\n\n- One thing works\.\n\n## 0\.1\.0\n"
+    )
+    assert re.search(section, (repository / "CHANGELOG.md").read_text())
+    assert [path.name for path in (repository / "changelog.d").glob("*.*.md")] == []
+    assert git(repository, "status", "--porcelain") == ""
+    assert git(repository, "rev-parse", "v0.2.0^{commit}") == git(repository, "rev-parse", "HEAD")
+    assert git(repository, "log", "-1", "--format=%s") == "Release 0.2.0"
+    [wheel] = (repository / "dist" / "0.2.0").glob("*.whl")
+    assert "palace/__init__.py" in zipfile.ZipFile(wheel).namelist()
+    assert "git push --atomic origin HEAD v0.2.0" in made.stdout
+
+
+@pytest.mark.parametrize(
+    ("version", "dirty", "words"),
+    [
+        ("0.1.0", False, "0.1.0 is not newer than 0.1.0"),
+        ("0.0.9", False, "0.0.9 is not newer than 0.1.0"),
+        ("next", False, "'next' is not a version"),
+        ("0.3.0", False, "the tag v0.3.0 exists"),
+        ("0.2.0", True, "the work tree has changes"),
+        ("0.2.0", False, "changelog.d has no fragment"),
+    ],
+)
+def test_what_can_not_be_released_changes_nothing(
+    version: str, dirty: bool, words: str, repository: Path
+) -> None:
+    git(repository, "tag", "v0.3.0")
+    if dirty:
+        (repository / "README.md").write_text("under way")
+    done = run(repository, BIN / "just", "release", version, "--now")
+
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert not (repository / ".git" / "checked").exists()
+
+
+def test_the_lock_has_every_requirement_of_the_extras() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    wanted = set(re.findall(r'^    "([a-zA-Z0-9-]+)(?:\[[^]]*\])?[<>=]', text, re.MULTILINE))
+    lock = (ROOT / "requirements-dev.lock").read_text()
+    pinned = set(re.findall(r"^([a-z0-9.-]+)==", lock, re.MULTILINE))
+
+    assert len(wanted) > 25
+    assert {name.lower() for name in wanted} - pinned == set(), "run: just lock"
