@@ -28,7 +28,7 @@ def main() -> None:
 
         print(f"palace {__version__}")
         sys.exit(0)
-    from palace.cli import app
+    from palace.cli.app import app
 
     app(prog_name="palace")
 

@@ -63,7 +63,10 @@ ONLY_IN = {
     },
     "hypercorn": {"transport/http.py"},
     "tomlkit": {"commands/expose.py"},
-    "typer": {"cli/__init__.py"},
+    "typer": {
+        *("cli/app.py", "cli/options.py", "cli/running.py", "cli/journal.py"),
+        *("cli/examining.py", "cli/places.py", "cli/agents.py"),
+    },
     "trio_websocket": {"transport/websocket.py"},
     "wsproto": {"client/guest/wss.py"},
     "cryptography": {"broker/certificate.py"},

@@ -1,4 +1,4 @@
-"""The journal for people: what `palace log` and `palace purge` print."""
+"""`palace history`: the journal for people, one line per record."""
 
 import json
 import time
@@ -6,7 +6,6 @@ from typing import Any
 
 import attrs
 
-from palace.commands.maintenance import Purged
 from palace.doctor.finding import DATA_ERROR
 from palace.journal.inspect import Gap, read_from
 from palace.journal.record import ENTITIES, Record
@@ -17,7 +16,7 @@ from palace.settings.paths import Paths
 FOLLOW_S = 0.5
 
 
-def print_log(paths: Paths, kernel: Kernel, *, since: int, follow: bool, as_json: bool) -> int:
+def print_history(paths: Paths, kernel: Kernel, *, since: int, follow: bool, as_json: bool) -> int:
     """Print records from a seq on; return 65 where some are missing."""
     missing = False
     position = since
@@ -58,18 +57,3 @@ def _control_text(record: Record) -> str:
     if isinstance(payload, dict):
         return str(payload.get("why", ""))
     return str(payload or record.id)
-
-
-def purge_text(paths: Paths, purged: Purged) -> str:
-    """Say what was removed, and where the same text may still be."""
-    if not purged.records:
-        return f"The journal in {paths.journal} mentions no such id: nothing was changed."
-    lines = [f"{purged.records} records were taken out, and the stores made anew without them."]
-    if purged.alike:
-        lines.append("These still hold the same text; purge them, too, if you want it gone:")
-        lines += [f"    {entity}" for entity in purged.alike]
-    if purged.copies:
-        lines.append("Old stores that may hold it still; remove them:")
-        lines += [f"    {path}" for path in purged.copies]
-    lines.append("Backups, and logs that stock mempalace keeps, were not touched.")
-    return "\n".join(lines)

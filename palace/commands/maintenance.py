@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from palace.client.control import ask_to_leave
-from palace.commands.operate import progress_shown
+from palace.commands.progress import progress_shown
 from palace.engine.durability.offline import (
     Held,
     hold_palace,
@@ -135,3 +135,18 @@ def _holding(held: Held, texts: list[str]) -> list[str]:
         for kind, ident in known.live
         if any(text in _text_of(known.payload((kind, ident))) for text in texts)
     ]
+
+
+def purge_text(paths: Paths, purged: Purged) -> str:
+    """Say what was removed, and where the same text may still be."""
+    if not purged.records:
+        return f"The journal in {paths.journal} mentions no such id: nothing was changed."
+    lines = [f"{purged.records} records were taken out, and the stores made anew without them."]
+    if purged.alike:
+        lines.append("These still hold the same text; purge them, too, if you want it gone:")
+        lines += [f"    {entity}" for entity in purged.alike]
+    if purged.copies:
+        lines.append("Old stores that may hold it still; remove them:")
+        lines += [f"    {path}" for path in purged.copies]
+    lines.append("Backups, and logs that stock mempalace keeps, were not touched.")
+    return "\n".join(lines)

@@ -18,7 +18,7 @@ import attrs
 
 from palace.commands.backup import SETTINGS, Backup, check_backup
 from palace.commands.maintenance import leave_request, rebuild_held
-from palace.commands.operate import progress_shown
+from palace.commands.progress import progress_shown
 from palace.engine.durability.offline import Held, drift_of, hold_palace
 from palace.engine.durability.rebuild import moves_away, old_files
 from palace.engine.durability.swap import Move, swap

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from palace.client.control import Control, read_record
-from palace.commands.operate import stop_broker
+from palace.commands.running import stop_broker
 from palace.protocol.errors import PalaceError
 from palace.settings.environment import ShimEnvironment, read_environment
 from palace.settings.paths import Paths, python_command

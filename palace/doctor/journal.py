@@ -115,7 +115,7 @@ def _quarantine(record: Record) -> Finding:
         level=WARNING,
         code="quarantine",
         text=f"The call {record.key} is not tried again: {record.payload}.",
-        remedy=f"See what it was: palace log --since {max(1, record.seq - 20)}",
+        remedy=f"See what it was: palace history --since {max(1, record.seq - 20)}",
     )
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from palace import __version__
-from palace.cli import app
+from palace.cli.app import app
 from palace.commands.status_text import status_text
 from palace.kernel.durations import span
 from tests.support.clients import PALACE
 
 NAMES = {
     *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
-    *("log", "logs", "doctor", "rebuild", "purge", "backup", "restore"),
+    *("history", "logs", "doctor", "rebuild", "purge", "backup", "restore"),
     *("dial", "own", "expose", "install", "uninstall", "service"),
 }
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")
@@ -40,14 +40,25 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_every_command_has_help_and_stands_in_the_overview() -> None:
     overview = run("--help").stdout
 
-    assert {
-        command.name or command.callback.__name__ for command in app.registered_commands
-    } == NAMES  # type: ignore[union-attr]
+    assert {command.name for command in app.registered_commands} == NAMES | {"log"}
     for name in NAMES:
         done = run(name, "--help")
         assert name in overview
         assert done.returncode == 0
         assert "--palace" in done.stdout or name in WITHOUT_PALACE
+
+
+def test_the_old_name_of_history_works_and_is_not_in_the_overview(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    (tmp_path / "journal" / f"{5:020}.jsonl").write_text("no record\n")
+    here = ("--palace", str(tmp_path))
+
+    for more in ((), ("--json",), ("--since", "9"), ("--since", "none"), ("--palace", "~/none")):
+        new, old = run("history", *here, *more), run("log", *here, *more)
+        assert old.returncode == new.returncode
+        assert (old.stdout, old.stderr.replace(" log ", " history ")) == (new.stdout, new.stderr)
+    assert run("history", *here).stdout
+    assert " log " not in run("--help").stdout
 
 
 @pytest.mark.parametrize("arguments", [["dance"], ["status", "--nonsense"], ["stop", "extra"]])

@@ -1,4 +1,4 @@
-"""What `palace doctor` and `palace log` say of a journal: each damage by its name, and no other."""
+"""What `palace doctor` and `palace history` say about a journal: each damage under its own name."""
 
 import json
 from collections.abc import Callable
@@ -274,7 +274,7 @@ def test_gaps_and_broken_lines_stand_where_they_belong() -> None:
 
 def test_the_log_is_readable_by_people_and_by_programs(capsys: pytest.CaptureFixture[str]) -> None:
     disk = sound()
-    assert history.print_log(Paths(ROOT), disk, since=10, follow=False, as_json=False) == 0
+    assert history.print_history(Paths(ROOT), disk, since=10, follow=False, as_json=False) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split() for line in shown] == [
         ["10", NOW, "put", "k", "i3", "[s:3]"],
@@ -283,12 +283,12 @@ def test_the_log_is_readable_by_people_and_by_programs(capsys: pytest.CaptureFix
     ]
 
     change(disk, paths(disk)[3], lambda data: data.replace(b"pppp", b"ppqp", 1))
-    assert history.print_log(Paths(ROOT), disk, since=10, follow=False, as_json=True) == 65
+    assert history.print_history(Paths(ROOT), disk, since=10, follow=False, as_json=True) == 65
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert told[0]["broken"] == "its checksum is wrong"
     assert told[1] == {"gap": [10, 10]}
     assert (told[2]["seq"], told[2]["id"], told[2]["payload"]) == (11, "i13", "p" * 20)
-    assert history.print_log(Paths(ROOT), disk, since=10, follow=False, as_json=False) == 65
+    assert history.print_history(Paths(ROOT), disk, since=10, follow=False, as_json=False) == 65
     assert "GAP: records 10 to 10 are missing" in capsys.readouterr().out
 
 

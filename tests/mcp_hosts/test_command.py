@@ -87,7 +87,7 @@ def test_all_hosts_are_installed_and_nothing_is_left_of_them(home: Home) -> None
     project.mkdir()
     before = home.all()
     code = (
-        "import sys, typer.testing; from palace.cli import app\n"
+        "import sys, typer.testing; from palace.cli.app import app\n"
         "for line in sys.stdin.read().splitlines():\n"
         "    done = typer.testing.CliRunner().invoke(app, line.split())\n"
         "    print(done.exit_code, line)\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from palace.cli import app
+from palace.cli.app import app
 from palace.engine.stores.stores import JOURNALLED
 from palace.protocol import errors
 from palace.protocol.tools import TOOLS
@@ -115,8 +115,8 @@ def journal() -> str:
     return (
         "# What is journalled\n\n"
         "Generated from palace/engine/stores/stores.py by `just reference`.\n\n"
-        "Each changed entity is journalled whole, before it is changed; `palace log` shows them\n"
-        "with their kinds. A tool that is not listed changes nothing in the palace.\n\n"
+        "Each changed entity is journalled whole, before it is changed; `palace history` shows\n"
+        "them with their kinds. A tool that is not listed changes nothing in the palace.\n\n"
         "| kind | an entity is |\n|---|---|\n"
         "| `chroma:NAME` | a record of that Chroma collection: text, metadata, vector |\n"
         "| `chroma-collection` | a collection's settings |\n"
@@ -131,9 +131,12 @@ def journal() -> str:
 def commands() -> str:
     """Describe the commands as data, since how help is laid out differs between versions."""
     group = typer.main.get_command(app)
-    parts = ["# Commands\n\nGenerated from palace/cli/__init__.py by `just reference`.\n"]
+    parts = ["# Commands\n\nGenerated from palace/cli by `just reference`.\n"]
     for name, command in group.commands.items():  # type: ignore[attr-defined]
-        rows = [f"## palace {name}\n\n{command.help}\n\n| option | meaning |\n|---|---|"]
+        if command.hidden:
+            continue
+        text = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
+        rows = [f"## palace {name}\n\n{text}\n\n| option | meaning |\n|---|---|"]
         for option in command.params:
             value = f" {option.metavar}" if option.metavar else ""
             rows.append(f"| `{option.opts[0]}{value}` | {option.help} |")

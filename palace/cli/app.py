@@ -1,0 +1,95 @@
+"""The app: its commands in the order that the overview shows, and how errors end them.
+
+`shim`, `serve`, `ensure` and `dial` are dispatched before Typer is imported (palace/__main__.py);
+they are registered for their help and their place in the overview.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated
+
+import typer
+
+from palace import __version__
+from palace.cli import agents, examining, journal, places, running
+from palace.protocol.errors import PalaceError
+
+IO_ERROR = 74  # EX_IOERR of sysexits.h
+
+Command = Callable[..., int]
+
+COMMANDS: dict[str, Command] = {
+    "shim": running.shim,
+    "serve": running.serve,
+    "ensure": running.ensure,
+    "dial": running.dial,
+    "status": running.status,
+    "stop": running.stop,
+    "start": running.start,
+    "history": journal.history,
+    "logs": running.logs,
+    "doctor": examining.doctor,
+    "own": places.own,
+    "expose": places.expose,
+    "rebuild": journal.rebuild,
+    "purge": journal.purge,
+    "backup": journal.backup,
+    "restore": journal.restore,
+    "install": agents.install,
+    "uninstall": agents.uninstall,
+    "service": running.service,
+    "try": agents.try_out,
+    "model": agents.model,
+}
+# Spellings that keep working without a place in the overview.
+ALIASES = {"log": "history"}
+
+
+def reporting(name: str, command: Command) -> Callable[..., None]:
+    """Return the command as Typer runs it: it ends with its code, errors become one line."""
+
+    @wraps(command)
+    def run(*args: object, **options: object) -> None:
+        try:
+            code = command(*args, **options)
+        except PalaceError as error:
+            print(f"palace {name}: {error.message}", file=sys.stderr)
+            code = error.exit_code
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"palace {name}: {where}{error.strerror}", file=sys.stderr)
+            code = IO_ERROR
+        raise typer.Exit(code)
+
+    return run
+
+
+def show_version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"palace {__version__}")
+        raise typer.Exit
+
+
+def make_app() -> typer.Typer:
+    """Return the app with all commands; a command's docstring is its help."""
+    made = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="One memory, one writer, everywhere: many agents share one MemPalace.",
+        epilog="Register `palace shim` as a stdio MCP server in every agent; the rest is "
+        "automatic.",
+    )
+    made.callback()(show_version)
+    for name, command in COMMANDS.items():
+        made.command(name)(reporting(name, command))
+    for alias, name in ALIASES.items():
+        made.command(alias, hidden=True)(reporting(name, COMMANDS[name]))
+    return made
+
+
+app = make_app()

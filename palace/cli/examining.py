@@ -1,0 +1,41 @@
+"""The command that examines a palace and the way to it."""
+
+from typing import Annotated
+
+import typer
+
+from palace.cli.options import PalaceOption, StopOption, find
+
+
+def doctor(
+    palace: PalaceOption = "",
+    drift: Annotated[
+        bool, typer.Option("--drift", help="Compare every memory with the journal.")
+    ] = False,
+    stop_first: StopOption = False,
+    boundary: Annotated[
+        bool,
+        typer.Option("--boundary", help="Show how this machine reaches the palace's broker."),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per finding.")
+    ] = False,
+) -> int:
+    """Why can't I write? Show what is wrong with a palace, causes first, each with its remedy.
+
+    The exit code is 65 if there is an error, 1 if there are only warnings.
+    """
+    from palace.commands.progress import progress_shown
+    from palace.doctor.examine import examine_palace, exit_code_of
+    from palace.doctor.report import print_report
+
+    paths, environment = find(palace)
+    if boundary:
+        from palace.doctor.boundary import explore, print_boundary
+
+        return print_boundary(explore(paths, environment), as_json=as_json)
+    findings = examine_palace(
+        paths, environment, drift=drift, stop=stop_first, progress=progress_shown()
+    )
+    print_report(paths, findings, as_json=as_json)
+    return exit_code_of(findings)

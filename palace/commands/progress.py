@@ -1,0 +1,20 @@
+"""Progress bars of the commands that take long."""
+
+import sys
+from collections.abc import Callable
+
+
+def progress_shown() -> Callable[[str, float], None]:
+    """Return a bar on a terminal, and silence elsewhere."""
+    return _bar if sys.stderr.isatty() else _silent
+
+
+def _bar(stage: str, fraction: float) -> None:
+    done = int(fraction * 30)
+    end = "\n" if fraction >= 1 else ""
+    print(f"\r{stage:<36.36} [{'#' * done:<30}] {fraction:4.0%}", end=end, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _silent(_stage: str, _fraction: float) -> None:
+    return
