@@ -16,7 +16,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+
+from palace.commands.try_out import Agent
+from palace.protocol.errors import PalaceError
 
 ELSEWHERE = ("/dev", "/mempalace", "/proc", "/run", "/sys", "/tmp")
 COMPILERS = ("as", "c++", "cc", "clang", "g++", "gcc", "git", "ld", "make", "pip", "rustc")
@@ -80,41 +82,6 @@ def print_sizes(paths: list[str]) -> None:
         print(f"    {name:<8} {total / MB:6.1f} MB", flush=True)
 
 
-class Agent:
-    """A client of one `palace shim`; close it."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            ["palace", "shim"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        self._ids = 0
-
-    def request(self, method: str, **params: Any) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._ids += 1
-        message = {"jsonrpc": "2.0", "id": self._ids, "method": method, "params": params}
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
-        self._process.stdin.flush()
-        reply: dict[str, Any] = json.loads(self._process.stdout.readline() or b"{}")
-        return reply
-
-    def tool(self, name: str, **arguments: Any) -> str:
-        """Call a tool; return what it says."""
-        reply = self.request("tools/call", name=name, arguments=arguments)
-        if "result" not in reply:
-            raise Failed(f"{name}: {reply.get('error') or 'the shim ended'}")
-        return str(reply["result"]["content"][0]["text"])
-
-    def close(self) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        code = self._process.wait(60)
-        self._process.stdout.close()
-        return code
-
-
 def check_shim(rung: str = "") -> None:
     """Use the palace that the environment leads to, as an agent would."""
     if rung:
@@ -123,17 +90,14 @@ def check_shim(rung: str = "") -> None:
         )
         answer = json.loads(done.stdout or b"{}")
         check(str(answer.get("rung")) == rung, f"rung {rung} leads to a broker: {answer['ways']}")
-    agent = Agent()
-    info = {"name": "smoke", "version": "1"}
-    first = agent.request(
-        "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=info
-    )
-    check(first.get("result", {}).get("serverInfo"), "initialize is answered")
+    agent = Agent("smoke", ["palace", "shim"], dict(os.environ))
+    check(agent.welcome.get("serverInfo"), "initialize is answered")
     tools = agent.request("tools/list").get("result", {}).get("tools", [])
     check(len(tools) > 40, f"{len(tools)} tools are listed")
     name = f"smoke{os.urandom(4).hex()}"
     agent.tool("mempalace_kg_add", subject=name, predicate="is", object="filed")
-    check("filed" in agent.tool("mempalace_kg_query", entity=name), "what was filed is found")
+    found = agent.tool("mempalace_kg_query", entity=name)
+    check("filed" in json.dumps(found), "what was filed is found")
     check(agent.close() == 0, "the shim left when its client did")
 
 
@@ -153,7 +117,7 @@ def main(words: list[str]) -> int:
         return 2
     try:
         commands[words[0]](*words[1:])
-    except Failed as error:
+    except (Failed, PalaceError) as error:
         print(f"BAD {error}", flush=True)
         return 1
     return 0

@@ -27,16 +27,18 @@ PARAGRAPHS_MAX = 40
 
 
 class Agent:
-    """A blocking MCP client of one shim; close it."""
+    """A blocking MCP client of one shim; close it. `welcome` is what initialize was answered."""
 
-    def __init__(self, name: str, palace: str, environ: dict[str, str]) -> None:
-        argv = [*python_command(), "shim", f"--palace={palace}"]
+    def __init__(self, name: str, argv: list[str], environ: dict[str, str]) -> None:
         self._process = subprocess.Popen(
             argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._ids = 0
         info = {"name": name, "version": "1"}
-        self.request("initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=info)
+        reply = self.request(
+            "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=info
+        )
+        self.welcome: dict[str, Any] = reply.get("result", {})
 
     def request(self, method: str, **params: Any) -> dict[str, Any]:
         """Send one request and wait for its reply."""
@@ -123,7 +125,8 @@ def run_tryout(*, keep: bool) -> int:
 def _story(paths: Paths, environ: dict[str, str]) -> None:
     environment = ShimEnvironment(environ)
     steps = Steps()
-    agents = [Agent("first-agent", paths.root, environ), Agent("second-agent", paths.root, environ)]
+    argv = [*python_command(), "shim", f"--palace={paths.root}"]
+    agents = [Agent(name, argv, environ) for name in ("first-agent", "second-agent")]
     try:
         steps.done("two agents started, each with its own `palace shim`; both are initialized")
         first, second = agents
