@@ -1,7 +1,7 @@
 """`palace expose`: where the broker listens for containers that run behind another kernel.
 
 It changes two settings in palace.toml, `listen` and `advertise`, and leaves the rest of the file
-as people wrote it, comments included.  The broker reads them when it starts.
+as it was written, comments included.  The broker reads them when it starts.
 """
 
 import errno
@@ -44,7 +44,7 @@ NOWHERE = Exposure(listen="", advertise=())
 
 
 def interface_address(name: str) -> str:
-    """Return the IPv4 address of a network interface, "" where it has none (Linux)."""
+    """Return the IPv4 address of a network interface (Linux), "" if it has none."""
     import fcntl
 
     request = struct.pack("256s", name.encode()[:15])
@@ -59,15 +59,15 @@ def interface_address(name: str) -> str:
 
 
 def exposure_here(port: int, *, platform: str = sys.platform, bridge: str = BRIDGE) -> Exposure:
-    """Return where Docker's containers reach this machine; raises ConfigError."""
+    """Return the address at which Docker's containers reach this machine; raises ConfigError."""
     if platform == "darwin":
         return Exposure(listen=f"127.0.0.1:{port}", advertise=(f"{NAME}:{port}",))
     address = interface_address(bridge)
     if not address:
         raise ConfigError(
-            f"There is no {bridge} on this machine, where containers could reach a broker. Plain "
-            "Docker on Linux needs none of this: its containers run on this very kernel, so bind "
-            "mount the palace's directory, and they use its socket. For anything else set "
+            f"There is no {bridge} on this machine, over which containers could reach a broker. "
+            "Plain Docker on Linux doesn't need it, since containers share this machine's kernel: "
+            "bind mount the palace's directory, and they use its socket. For anything else, set "
             "`listen` and `advertise` in palace.toml by hand (docs/reference/settings.md)."
         )
     # The address needs no name service; the name is what people write into compose files.
@@ -75,7 +75,7 @@ def exposure_here(port: int, *, platform: str = sys.platform, bridge: str = BRID
 
 
 def with_exposure(text: str, wanted: Exposure, where: str) -> str:
-    """Return a palace.toml with other `listen` and `advertise`; raises ConfigError."""
+    """Return a palace.toml with `listen` and `advertise` replaced; raises ConfigError."""
     try:
         before = tomllib.loads(text)
         document = tomlkit.parse(text)
@@ -87,7 +87,7 @@ def with_exposure(text: str, wanted: Exposure, where: str) -> str:
         raise ConfigError(f"{where} is not valid TOML: {error}. Correct or remove it.") from None
     if _others(before) != _others(after) or read_exposure(after) != wanted:
         raise ConfigError(
-            f"{where} is written in a way that can't be changed by a program. Set it by hand: "
+            f"{where} is written in a way that a program can't edit. Set this by hand: "
             f"listen = {wanted.listen!r}, advertise = {list(wanted.advertise)!r}"
         )
     return changed
@@ -95,7 +95,7 @@ def with_exposure(text: str, wanted: Exposure, where: str) -> str:
 
 def _set(document: tomlkit.TOMLDocument, key: str, value: Any) -> None:
     if key in document and document[key] == value:
-        return  # with all that is written between its brackets
+        return  # so that comments within its brackets stay
     if value or _has_comment(document, key):
         document[key] = value
     elif key in document:
@@ -112,7 +112,7 @@ def _others(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_exposure(values: dict[str, Any]) -> Exposure:
-    """Return what the values of a palace.toml say."""
+    """Return the two settings out of the values of a palace.toml."""
     advertise = values.get("advertise") or ()
     return Exposure(
         listen=str(values.get("listen", "")),
@@ -121,7 +121,7 @@ def read_exposure(values: dict[str, Any]) -> Exposure:
 
 
 def expose_docker(paths: Paths, environment: ShimEnvironment, *, port: int = 0) -> str:
-    """Let containers in; return what to tell the user."""
+    """Have the broker listen for containers; return what to tell the user."""
     wanted = exposure_here(port or PORT)
     before = _change(paths, environment, wanted)
     return "\n".join(
@@ -134,10 +134,10 @@ def expose_docker(paths: Paths, environment: ShimEnvironment, *, port: int = 0) 
 
 
 def expose_off(paths: Paths, environment: ShimEnvironment) -> str:
-    """Let nobody in any more; return what to tell the user."""
+    """Have the broker listen for no containers any more; return what to tell the user."""
     before = _change(paths, environment, NOWHERE)
     if before == NOWHERE:
-        return f"{paths.settings}: guests are served nowhere; nothing was changed."
+        return f"{paths.settings}: the broker does not listen for guests; nothing was changed."
     return (
         f"{paths.settings}: guests are served nowhere (before: {_text(before)}).\n"
         "A broker that runs goes on listening until it leaves: palace stop"
@@ -173,9 +173,11 @@ def _read(paths: Paths, kernel: Kernel) -> str | None:
 
 
 def _change(paths: Paths, environment: ShimEnvironment, wanted: Exposure) -> Exposure:
-    """Write the settings where they differ; return what they were."""
+    """Write the settings if they differ; return what they were."""
     kernel = Kernel()
-    lock.check_directory(paths, kernel, environment.all)  # a guest's word decides nothing here
+    lock.check_directory(
+        paths, kernel, environment.all
+    )  # a guest must not decide where the broker listens
     text = _read(paths, kernel)
     if text is None:
         if wanted == NOWHERE:
@@ -193,8 +195,8 @@ def _adopt(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> str:
         owner = lock.take_lock(paths, kernel)
     except LockHeld as error:
         text = _read(paths, kernel)
-        if text is None:  # the broker that starts there has yet to write it
-            raise LockHeld(f"{error.message}. A broker is just starting: ask again.") from None
+        if text is None:  # the broker that is starting has yet to write it
+            raise LockHeld(f"{error.message}. A broker is just starting: try again.") from None
         return text
     try:
         adopt(paths, load_config(paths, environment.all, kernel), kernel)
@@ -206,15 +208,15 @@ def _adopt(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> str:
 def _next_steps(paths: Paths) -> list[str]:
     lines = [
         "Next:",
-        "  palace stop      if a broker runs: the next one listens there",
+        "  palace stop      if a broker is running; the next one listens there",
         "In each container:",
         f"  mount the palace, for example -v {paths.root}:/palace -e MEMPALACE_PATH=/palace",
-        "  register the same one line in its MCP configuration: palace shim",
+        "  register palace shim in its MCP configuration, as everywhere",
     ]
     if sys.platform != "darwin":
         lines += [
-            f'  extra_hosts: ["{NAME}:host-gateway"], where it shall know this machine by name',
-            "Plain Docker on Linux needs none of this: a container on this kernel whose palace is",
-            "bind mounted uses the broker's socket.",
+            f'  extra_hosts: ["{NAME}:host-gateway"], to reach this machine by that name',
+            "Plain Docker on Linux needs none of this: a container with the palace bind mounted",
+            "uses the broker's socket.",
         ]
-    return [*lines, "In the container, palace doctor --boundary says whether it works."]
+    return [*lines, "Run palace doctor --boundary in the container to see whether it works."]

@@ -17,7 +17,7 @@ FOLLOW_S = 0.5
 
 
 def print_history(paths: Paths, kernel: Kernel, *, since: int, follow: bool, as_json: bool) -> int:
-    """Print records from a seq on; return 65 where some are missing."""
+    """Print the records from a seq on; return 65 if some are missing."""
     missing = False
     position = since
     while True:

@@ -1,6 +1,6 @@
-"""`palace logs`: the broker's log, from some time on, and what comes, across its rotation.
+"""`palace logs`: the broker's log from some time on, followed across its rotation.
 
-What has no time of its own (the last words of a process that the watchdog ends) belongs to the
+A line without a time of its own (the stacks of a process that the watchdog ends) belongs to the
 line before it.
 """
 
@@ -22,7 +22,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def since_text(given: str, now: datetime | None = None) -> str:
-    """Return where a log begins that was asked for since "10m", or since a time, in UTC.
+    """Return the UTC time that a `--since` of "10m", or of a time, stands for, as the log has it.
 
     Raises ConfigError for anything else.
     """
@@ -35,21 +35,23 @@ def since_text(given: str, now: datetime | None = None) -> str:
     except ValueError:
         raise ConfigError(
             f"--since {given!r} is neither a span (90s, 10m, 2h, 3d) nor a time "
-            "(2026-01-31T12:00, UTC). Give one of them."
+            "(2026-01-31T12:00, in UTC). Give one of these."
         ) from None
     begin = begin.astimezone(UTC) if begin.tzinfo else begin
     return begin.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def print_logs(paths: Paths, *, since: str, last: int, follow: bool) -> int:
-    """Print the lines since a time, "" for any, and of them the `last`, 0 for all.
+    """Print the lines since a time ("" for all), or only the `last` of them (0 for all).
 
-    With `follow` it goes on until ctrl-C.  Returns 66 where there is no log.
+    With `follow` it continues until ctrl-C.  Returns 66 if there is no log.
     """
     begin = since_text(since) if since else ""
     current = _open(paths.log)
     if current is None and not follow:
-        print(f"{paths.log} is not there: no broker has run in the background.", file=sys.stderr)
+        print(
+            f"{paths.log} does not exist: no broker has run in the background yet.", file=sys.stderr
+        )
         return NO_LOG
     try:
         lines = _since(_old_lines(paths.log, current), begin)
@@ -74,7 +76,11 @@ def _open(path: str) -> BinaryIO | None:
 
 
 def _old_lines(path: str, current: BinaryIO | None) -> Iterator[bytes]:
-    """Yield what was written so far; `current` was opened first, so that no line is missed."""
+    """Yield what has been written so far.
+
+    `current` was opened before this looks for the older file: a rotation in between would
+    otherwise take lines away.
+    """
     before = _open(f"{path}.1")
     if before is not None and (current is None or not _same(before, current)):
         with before:
@@ -97,9 +103,9 @@ def _since(lines: Iterable[bytes], begin: str) -> Iterator[bytes]:
 
 
 def _follow(path: str, current: BinaryIO | None) -> NoReturn:
-    """Print what is appended; where the name stands for another file, that one from its start."""
+    """Print what is appended; after a rotation, go on with the new file from its start."""
     while True:
-        newer = _open(path)  # before the old one is read to its end: nothing comes behind that
+        newer = _open(path)  # opened before the old file is read to its end, so that end is final
         if current is not None:
             for line in current:
                 _print(line)

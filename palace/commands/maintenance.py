@@ -1,4 +1,4 @@
-"""`palace rebuild` and `palace purge`: changes for which the palace must be held."""
+"""`palace rebuild` and `palace purge`: changes that need the palace to themselves."""
 
 import ctypes
 from collections.abc import Callable, Iterator
@@ -30,21 +30,21 @@ M_PERTURB = -6  # of glibc's malloc.h
 def leave_request(
     paths: Paths, environment: ShimEnvironment, *, stop: bool
 ) -> Callable[[], None] | None:
-    """Return what asks a running broker to leave, None where it is to be left alone."""
+    """Return a function that asks a running broker to leave, None if it is to be left alone."""
     return partial(ask_to_leave, paths, environment) if stop else None
 
 
 def rebuild_palace(
     paths: Paths, environment: ShimEnvironment, *, stop: bool, allow_gaps: bool
 ) -> Rebuilt:
-    """Make new stores from the journal and swap them in; the old ones are kept."""
+    """Build new stores from the journal and swap them in; the old ones are kept."""
     leave = leave_request(paths, environment, stop=stop)
     with hold_palace(paths, environment, ask_to_leave=leave) as held:
         return rebuild_held(held, allow_gaps=allow_gaps, keep=True)
 
 
 def rebuild_held(held: Held, *, allow_gaps: bool, keep: bool) -> Rebuilt:
-    """Make new stores for a palace that is held, and swap them in."""
+    """Build new stores for a palace whose lock is held, and swap them in."""
     with opened_journal(held) as journal:
         rebuild = rebuilding(held, journal, progress_shown(), partial=allow_gaps, keep=keep)
         return rebuild.run()
@@ -52,7 +52,7 @@ def rebuild_held(held: Held, *, allow_gaps: bool, keep: bool) -> Rebuilt:
 
 @attrs.frozen(kw_only=True)
 class Purged:
-    """How many records went; which entities still hold such a text; which old stores remain."""
+    """How many records were removed, and where their texts remain: in entities, in old stores."""
 
     records: int
     alike: tuple[str, ...]
@@ -62,7 +62,7 @@ class Purged:
 def purge_memories(
     paths: Paths, environment: ShimEnvironment, ids: list[str], *, stop: bool
 ) -> Purged:
-    """Take entities out of journal, archive and stores, which are made anew without them."""
+    """Remove entities from journal and archive, and rebuild the stores without them."""
     _blank_memory()
     leave = leave_request(paths, environment, stop=stop)
     with hold_palace(paths, environment, ask_to_leave=leave) as held:
@@ -70,7 +70,7 @@ def purge_memories(
             rebuilding(held, journal, progress_shown(), partial=False, keep=False).check()
         wanted = _with_chunks(held, frozenset(ids))
         texts = _texts(held, wanted)
-        # An earlier purge may have come as far as here, and no further.
+        # An earlier purge may have been interrupted here, before the stores were rebuilt.
         records = purge_journal(paths.journal, held.kernel, wanted) or _still_stored(held, wanted)
         if records:
             rebuild_held(held, allow_gaps=False, keep=False)
@@ -83,14 +83,14 @@ def purge_memories(
 
 
 def _blank_memory() -> None:
-    """Chroma's index files hold what stood in their memory before: let it be no purged text."""
+    """Have malloc blank freed memory: Chroma writes what it finds there into its index files."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_PERTURB, 1)
 
 
 def _with_chunks(held: Held, ids: frozenset[str]) -> frozenset[str]:
-    """Return ids with those of the chunks that a long drawer or diary entry was ever split into."""
+    """Return the ids, with those of all chunks that these drawers were ever split into."""
     found = set(ids)
     for record in read_from(held.paths.journal, held.kernel):
         if isinstance(record, Record) and not ids.isdisjoint(_parents(record)):
@@ -111,7 +111,7 @@ def _still_stored(held: Held, ids: frozenset[str]) -> int:
         for store in stores.all:
             store.measure()
         pairs = [(store, kind) for store in stores.all for kind in store.kinds()]
-        # What attaches an artifact to an event has a pair of ids, and none of its own.
+        # A row that attaches an artifact to an event has a pair of ids, and no id of its own.
         return sum(len(store.read(kind, ids)) for store, kind in pairs if kind != "log:attached")
 
 
@@ -138,15 +138,17 @@ def _holding(held: Held, texts: list[str]) -> list[str]:
 
 
 def purge_text(paths: Paths, purged: Purged) -> str:
-    """Say what was removed, and where the same text may still be."""
+    """Return what was removed, and where the same text may still be."""
     if not purged.records:
-        return f"The journal in {paths.journal} mentions no such id: nothing was changed."
-    lines = [f"{purged.records} records were taken out, and the stores made anew without them."]
+        return f"No record of the journal in {paths.journal} has such an id. Nothing was changed."
+    lines = [f"{purged.records} records were removed, and the stores rebuilt without them."]
     if purged.alike:
-        lines.append("These still hold the same text; purge them, too, if you want it gone:")
+        lines.append(
+            "These still contain the same text; to remove it everywhere, purge them as well:"
+        )
         lines += [f"    {entity}" for entity in purged.alike]
     if purged.copies:
-        lines.append("Old stores that may hold it still; remove them:")
+        lines.append("Old stores may still contain it. Remove them:")
         lines += [f"    {path}" for path in purged.copies]
     lines.append("Backups, and logs that stock mempalace keeps, were not touched.")
     return "\n".join(lines)

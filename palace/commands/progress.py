@@ -1,11 +1,11 @@
-"""Progress bars of the commands that take long."""
+"""The progress bar of the commands that take long."""
 
 import sys
 from collections.abc import Callable
 
 
 def progress_shown() -> Callable[[str, float], None]:
-    """Return a bar on a terminal, and silence elsewhere."""
+    """Return a function that draws a bar on a terminal, and does nothing elsewhere."""
     return _bar if sys.stderr.isatty() else _silent
 
 

@@ -15,9 +15,9 @@ WATCH_S = 0.3
 
 
 def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: bool) -> str:
-    """Stop the broker of a palace and wait for its end; return what to tell the user."""
+    """Stop the broker of a palace and wait for it to exit; return what to tell the user."""
     kernel = Kernel()
-    if hold:  # first, so that nobody is elected in between
+    if hold:  # first, so that no broker is elected in between
         kernel.write_durable(paths.hold, f"{kernel.utc_text()}\n".encode())
     held = " On hold until `palace start`." if hold else ""
     try:
@@ -25,15 +25,15 @@ def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: 
             control.ask("stop", now="1" if now else "0")
             if not control.wait_for_end(STOP_S):
                 raise BrokerUnreachable(
-                    f"The broker has not left within {STOP_S:.0f} s: a call still runs. "
-                    "See palace status, or end it: palace stop --now"
+                    f"The broker did not exit within {STOP_S:.0f} s: a call is still running. "
+                    "See palace status, or end the call: palace stop --now"
                 )
     except BrokerUnreachable as error:
         holder = kernel.lock_holder(paths.lock)
         if holder is not None:
             raise BrokerUnreachable(
-                f"{error.message} Its lock is still held by pid {holder}: if that is leaving, it "
-                f"waits for a call to end; otherwise end it: kill {holder}"
+                f"{error.message} Its lock is still held by pid {holder}. If that is exiting, it "
+                f"waits for a call to finish; otherwise end it: kill {holder}"
             ) from None
         if hold:
             return f"No broker runs for {paths.root}.{held}"
@@ -51,7 +51,7 @@ def start_broker(paths: Paths, environment: ShimEnvironment) -> str:
 
 
 def watch_loading(paths: Paths, environment: ShimEnvironment) -> None:
-    """Show on a terminal what a broker that was just started is busy with, until it is ready."""
+    """On a terminal, show what a broker that was just started is doing until it is ready."""
     if not sys.stderr.isatty():
         return
     shown = 0

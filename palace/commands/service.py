@@ -1,9 +1,10 @@
 """`palace service`: a broker that is started at login and stays, kept by systemd or launchd.
 
-Nobody needs it: shims start brokers by themselves.  It is for guests, who can't, and for those who
-want no first request to wait.  The unit runs an ordinary `palace serve` that never idles; whoever
-holds the lock stays the owner, and the unit's broker tries again a minute later.  Why systemd does
-not listen for it: docs/decisions/0014-no-socket-activation.md.
+Most users don't need it, since shims start brokers by themselves.  It is for guests, which can't,
+and for users who don't want the first request to wait.  The unit runs an ordinary `palace serve`
+that never exits when idle; if another process holds the lock, that stays the owner, and the unit's
+broker tries again a minute later.  Why systemd does not listen for it:
+docs/decisions/0014-no-socket-activation.md.
 """
 
 import hashlib
@@ -24,9 +25,9 @@ from palace.protocol.errors import BrokerUnreachable, ConfigError, PalaceError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths, home_dir, python_command
 
-RETRY_S = 60  # after a death, and while somebody else owns the palace
+RETRY_S = 60  # after a death, and while another process owns the palace
 STOP_S = 150  # the grace for running calls, closing the store, and last words
-# What only a person can help with, by exit code: docs/reference/exit-codes.md.
+# Exit codes (docs/reference/exit-codes.md) of failures that only a person can resolve.
 FOR_A_PERSON = (72, 76, 77, 78, 79)
 MANAGER_S = 60.0
 _PASSED_ON = ("MEMPALACE_CONFIG_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
@@ -45,7 +46,7 @@ class Service:
     launchd: bool
 
     def text(self) -> str:
-        """Return the file, which says of itself whether anybody has changed it."""
+        """Return the file's text, with a digest that shows whether it has been edited since."""
         return _launchd_text(self) if self.launchd else _systemd_text(self)
 
 
@@ -69,7 +70,7 @@ def service_of(
             "serve",
             f"--palace={paths.root}",
             f"--found-by={paths.found_by}",
-            "--detached",  # from the manager's descriptors: it logs into the palace, as ever
+            "--detached",  # from the manager's descriptors: it logs into the palace, as always
         ),
         variables=(("PALACE_IDLE_S", "0"), *passed_on),
         name=name,
@@ -131,7 +132,7 @@ def _mark(body: str) -> str:
 
 
 def _is_untouched(text: str) -> bool:
-    """Tell whether a file is one that we wrote, of whatever version, and nobody has changed."""
+    """Tell whether a file was written by any version of palace and has not been edited since."""
     rows = text.splitlines(keepends=True)
     marked = [row for row in rows if _MARK in row]
     body = "".join(row for row in rows if _MARK not in row)
@@ -139,9 +140,9 @@ def _is_untouched(text: str) -> bool:
 
 
 def install_service(paths: Paths, environment: ShimEnvironment, *, force: bool = False) -> str:
-    """Write the unit and start it where its manager can be asked; return what to tell the user."""
+    """Write the unit, and start it if its manager answers; return what to tell the user."""
     kernel = Kernel()
-    lock.check_directory(paths, kernel, environment.all)  # a unit that can never run helps nobody
+    lock.check_directory(paths, kernel, environment.all)  # a unit that can never run is no help
     service = service_of(paths, environment.all)
     present = _read(service, kernel)
     if present is not None and not _is_untouched(present) and not force:
@@ -155,8 +156,8 @@ def install_service(paths: Paths, environment: ShimEnvironment, *, force: bool =
     problem = _ask_manager(environment.all, _starting(service))
     if problem:
         commands = "\n".join(f"  {' '.join(words)}" for words in _starting(service))
-        return f"{said}\nIt was not started ({problem}). In a session of your own:\n{commands}"
-    return f"{said}\nIt is started now, and at every login. Before a login: loginctl enable-linger"
+        return f"{said}\nIt was not started ({problem}). Start it in a login session:\n{commands}"
+    return f"{said}\nIt is started now and at every login; for boot: loginctl enable-linger"
 
 
 def uninstall_service(paths: Paths, environment: ShimEnvironment, *, force: bool = False) -> str:
@@ -165,23 +166,23 @@ def uninstall_service(paths: Paths, environment: ShimEnvironment, *, force: bool
     service = service_of(paths, environment.all)
     present = _read(service, kernel)
     if present is None:
-        return f"There is no {service.file}: nothing to remove."
+        return f"{service.file} does not exist: nothing to remove."
     if not _is_untouched(present) and not force:
         raise ConfigError(_changed_text(service))
     _ask_manager(environment.all, [_stopping(service)])
     directory = os.path.dirname(service.file)
-    if not service.launchd:  # what `disable` does, where no manager was there to do it
+    if not service.launchd:  # what `disable` does, for when no manager answered
         _remove_link(f"{directory}/default.target.wants/{service.name}", service.file, kernel)
     kernel.unlink(service.file)
     if not service.launchd:
         _ask_manager(environment.all, _starting(service)[:1])
-    return f"Removed: {service.file}. Shims start brokers on demand, as ever."
+    return f"Removed: {service.file}. Shims start brokers on demand, as always."
 
 
 def _changed_text(service: Service) -> str:
     return (
-        f"{service.file} is not as `palace service install` left it, so it was left alone. Keep "
-        "what you need of it, and repeat this with --force."
+        f"{service.file} has been edited since `palace service install` wrote it, so it was left "
+        "alone. Save what you need of it, and repeat this with --force."
     )
 
 
@@ -211,7 +212,7 @@ def _stopping(service: Service) -> list[str]:
 
 
 def _ask_manager(environ: Mapping[str, str], commands: list[list[str]]) -> str:
-    """Run commands of the service manager; return why the first one failed, "" where none did."""
+    """Run commands of the service manager; return why one failed, "" if none did."""
     for words in commands:
         code, said = _run(words, environ)
         if code:
@@ -220,16 +221,16 @@ def _ask_manager(environ: Mapping[str, str], commands: list[list[str]]) -> str:
 
 
 def service_status(paths: Paths, environment: ShimEnvironment) -> tuple[str, bool]:
-    """Say whether the unit is there, what its manager says, and who owns the palace now.
+    """Return whether the unit exists, what its manager says, and which process owns the palace.
 
     The second value tells whether the unit is installed.
     """
     kernel = Kernel()
     service = service_of(paths, environment.all)
     present = _read(service, kernel)
-    state = "absent: palace service install"
+    state = "absent (palace service install)"
     if present is not None:
-        state = "installed" if _is_untouched(present) else "installed, and changed since"
+        state = "installed" if _is_untouched(present) else "installed, and edited since"
     try:
         with Control(paths, environment) as control:
             status = control.status()

@@ -1,7 +1,7 @@
 """`palace status`: once, or once a second until ctrl-C.
 
-On a terminal each picture takes the place of the last, in the terminal's alternate screen, which
-is left again whatever ends the watching; into a pipe each is a block with an empty line behind it.
+On a terminal each status replaces the one before it, in the terminal's alternate screen, which is
+left again however the command ends. In a pipe each is a block followed by an empty line.
 """
 
 import json
@@ -32,7 +32,7 @@ _CLEAR_BELOW = "\x1b[J"
 def ask_status(paths: Paths, environment: ShimEnvironment) -> tuple[dict[str, Any], int]:
     """Return the status, with `running`, and an exit code; takes at most control.STATUS_S.
 
-    Where nobody answers, it is what record, lock and hold tell, with a `text` for people.
+    If no broker answers, the status is what record, lock and hold say, with a `text` for people.
     """
     try:
         with control.Control(paths, environment, answer_s=control.STATUS_S) as asking:
@@ -49,7 +49,7 @@ def print_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -
 
 
 def watch_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> int:
-    """Print the status once a second until ctrl-C, or until nobody reads it; return 0."""
+    """Print the status once a second until ctrl-C, or until the reader is gone; return 0."""
     live = sys.stdout.isatty() and not as_json
     try:
         with _screen() if live else _plain():
@@ -69,13 +69,13 @@ def watch_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -
 
 
 def picture(text: str, columns: int, lines: int) -> str:
-    """Return what draws a text over the last one, cut to the terminal's size of this moment."""
+    """Return what draws a text over the one before, cut to the given size of the terminal."""
     rows = [row[:columns] + _CLEAR_LINE for row in text.splitlines()[: lines - 1]]
     return _HOME + "\n".join(rows) + _CLEAR_BELOW
 
 
 def _size() -> tuple[int, int]:
-    """Return the terminal's columns and lines now, whatever the environment says."""
+    """Return the terminal's current columns and lines; COLUMNS and LINES would be stale."""
     columns, lines = os.get_terminal_size(sys.stdout.fileno())
     return columns or 80, lines or 24
 
@@ -91,7 +91,7 @@ def _plain() -> Iterator[None]:
 
 @contextmanager
 def _screen() -> Iterator[None]:
-    """Borrow the terminal; a SIGTERM or a hangup gives it back, too."""
+    """Use the alternate screen; it is left on SIGTERM and SIGHUP as well."""
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

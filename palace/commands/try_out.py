@@ -1,7 +1,7 @@
-"""`palace try`: the main job, seen with one's own eyes, on a scratch palace.
+"""`palace try`: a demonstration of palace's main job on a scratch palace.
 
-Two agents, each a real `palace shim`, share one palace through the broker that they start; one
-files real text, the other finds it; the broker is killed, and nobody has to do anything.
+Two agents, each a real `palace shim`, share one palace through the broker that they start. One
+files real text, the other finds it; then the broker is killed, and both go on by themselves.
 """
 
 import glob
@@ -50,12 +50,12 @@ class Agent:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise PalaceError("A shim ended early; its words are above. Please report this.")
+            raise PalaceError("A shim exited early; its output is above. Please report this.")
         reply: dict[str, Any] = json.loads(line)
         return reply
 
     def tool(self, name: str, **arguments: Any) -> dict[str, Any]:
-        """Call a tool; return what it says; raises PalaceError where it fails."""
+        """Call a tool and return its result; raises PalaceError if it fails."""
         reply = self.request("tools/call", name=name, arguments=arguments)
         if "error" in reply:
             raise PalaceError(f"{name}: {reply['error']['message']}")
@@ -72,7 +72,7 @@ class Agent:
 
 
 class Steps:
-    """Prints each step with how long it took."""
+    """Prints each step with the time that it took."""
 
     def __init__(self) -> None:
         self._begun_s = time.perf_counter()
@@ -84,7 +84,7 @@ class Steps:
 
 
 def paragraphs() -> list[tuple[str, str]]:
-    """Return (file name, paragraph) of this project's own documents."""
+    """Return paragraphs of this project's own documents, each with its file's name."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     names = sorted(glob.glob(f"{package}/texts/*.md"))
     if not names:  # a source tree
@@ -100,7 +100,7 @@ def paragraphs() -> list[tuple[str, str]]:
 
 
 def run_tryout(*, keep: bool) -> int:
-    """Run it; return 0 when every step did what it should."""
+    """Run all steps; return 0 if each did what it should."""
     scratch = tempfile.mkdtemp(prefix="palace-try-")
     paths = Paths(os.path.realpath(f"{scratch}/palace"))
     environ = dict(read_environment().for_broker())
@@ -110,7 +110,7 @@ def run_tryout(*, keep: bool) -> int:
     print(f"a scratch palace: {paths.root}\n")
     os.mkdir(paths.root, 0o700)
     with open(paths.settings, "w", encoding="utf-8") as file:
-        file.write("http = false\n")  # nothing of it is left in the user's home
+        file.write("http = false\n")  # HTTP would leave a token in the user's home
     try:
         _story(paths, environ)
     finally:
@@ -134,7 +134,7 @@ def _story(paths: Paths, environ: dict[str, str]) -> None:
         texts = paragraphs()
         for name, text in texts:
             first.tool("mempalace_add_drawer", wing="palace", room=name, content=text)
-        filed = _drawers(first)  # more than paragraphs, since mempalace cuts long ones
+        filed = _drawers(first)  # more than paragraphs, since mempalace splits long ones
         text = f"the first agent filed {len(texts)} paragraphs of palace's own documents"
         steps.done(f"{text} in {filed} drawers")
         _search(second, steps, "the second agent found")
@@ -160,13 +160,13 @@ def _stop(paths: Paths, environment: ShimEnvironment, steps: Steps) -> None:
     try:
         stop_broker(paths, environment, now=False, hold=False)
     except PalaceError as error:
-        steps.done(f"no broker to stop: {error.message}")
+        steps.done(f"there is no broker to stop: {error.message}")
     else:
         steps.done("the broker was stopped and is gone")
 
 
 def _await_engine(paths: Paths, environment: ShimEnvironment, steps: Steps) -> None:
-    """Wait until the engine is loaded, showing progress: the model may have to be fetched."""
+    """Wait until the engine is loaded, with progress, since the model may have to be fetched."""
     from palace.shim.ensure import ensure
 
     ensure(paths, environment)
@@ -190,7 +190,7 @@ def _await_engine(paths: Paths, environment: ShimEnvironment, steps: Steps) -> N
 
 def _owner(paths: Paths, text: str) -> str:
     record = read_record(paths)
-    return f"{text} pid {record.pid}, epoch {record.epoch}" if record else f"{text} nobody"
+    return f"{text} pid {record.pid}, epoch {record.epoch}" if record else f"{text} no broker"
 
 
 def _search(agent: Agent, steps: Steps, text: str) -> None:

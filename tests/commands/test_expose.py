@@ -214,7 +214,7 @@ def test_settings_are_not_written_beside_a_broker_that_has_yet_to_write_them(
         os.close(owner.lock_fd)
 
     assert done.returncode == 75
-    assert "ask again" in done.stderr
+    assert "try again" in done.stderr
     assert not (short_site.palace / "palace.toml").exists()
 
 
