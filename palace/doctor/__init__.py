@@ -1,5 +1,5 @@
-"""`palace doctor`: why nobody can write here, or what else is wrong, each with its remedy.
+"""`palace doctor`: why writes fail here, or what else is wrong, each with its remedy.
 
-Each module looks at one thing and yields findings in the order in which they explain each other;
-nothing is changed by looking, no lock is tried (who tries takes it from somebody for an instant).
+Each module examines one thing and yields findings in the order in which they explain each other.
+Nothing is changed, and no lock is tried: trying would take it from another process for an instant.
 """

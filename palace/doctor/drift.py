@@ -17,7 +17,7 @@ def drifted(
     *,
     ask_to_leave: Callable[[], None] | None,
 ) -> list[Finding]:
-    """Return where the stores hold something else than the journal; raises as `exclusive_use`."""
+    """Return where the stores differ from the journal; raises as `exclusive_use`."""
     with hold_palace(paths, environment, ask_to_leave=ask_to_leave) as held:
         return [_drifted(found) for found in drift_of(held, progress)]
 
@@ -28,5 +28,6 @@ def _drifted(found: Drift) -> Finding:
         code="drift",
         text=f"{found.kind}: {found.missing} missing, {found.foreign} unknown to the journal, "
         f"{found.different} different, such as {found.example}.",
-        remedy="palace start takes over what others wrote; palace rebuild makes the stores anew.",
+        remedy="To take over what other programs wrote: palace start. To make the stores match the "
+        "journal: palace rebuild",
     )

@@ -1,4 +1,4 @@
-"""All of the doctor's checks in the order in which one explains the next, and the worst of them."""
+"""All of the doctor's checks, in the order in which one explains the next, and the exit code."""
 
 from functools import partial
 
@@ -29,9 +29,9 @@ def examine_palace(
     stop: bool = False,
     progress: Progress = no_progress,
 ) -> list[Finding]:
-    """Return what the doctor says, the worst first.  Looking for `drift` needs the lock.
+    """Return all findings, the worst first.  Looking for `drift` needs the lock.
 
-    With `stop` a broker that runs is asked to leave for it; raises LockHeld otherwise.
+    With `stop`, a running broker is asked to leave for that; without, this raises LockHeld.
     """
     scene = look(paths, environment)
     findings = [
@@ -43,7 +43,7 @@ def examine_palace(
     ]
     if drift:
         leave = partial(ask_to_leave, paths, environment) if stop else None
-        from palace.doctor.drift import drifted  # the stores' own modules
+        from palace.doctor.drift import drifted  # late, since it loads the stores' modules
 
         findings += drifted(paths, environment, progress, ask_to_leave=leave)
     findings += check_hosts(scene)
@@ -51,16 +51,16 @@ def examine_palace(
 
 
 def exit_code_of(findings: list[Finding]) -> int:
-    """Return what the worst finding means to a script: 65, 1, or 0 where none needs anything."""
+    """Return the exit code: 65 for an error, 1 for a warning, otherwise 0."""
     return max((EXIT_CODES.get(finding.level, 0) for finding in findings), default=0)
 
 
 def _journal(scene: Scene) -> list[Finding]:
     findings = inspect_journal(scene.paths.journal, scene.kernel)
-    if scene.foreign is None:  # `palace own` says that it is ours
+    if scene.foreign is None:  # local, or claimed with `palace own`
         findings = [found for found in findings if found.code != "network_file_system"]
     if not findings and scene.exists:
-        text = "as it should be" if scene.kernel.list_directory(scene.paths.journal) else "none yet"
+        text = "in order" if scene.kernel.list_directory(scene.paths.journal) else "none yet"
         findings.append(Finding(level=OK, code="journal", text=text))
     return findings
 

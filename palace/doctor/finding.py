@@ -1,8 +1,8 @@
-"""What every check of the doctor returns: findings, each with a level and a remedy."""
+"""What every check of the doctor yields: findings, each with a level and a remedy."""
 
 import attrs
 
-OK = "ok"  # the level of what was looked at and is as it should be
+OK = "ok"  # examined, and in order
 NOTE = "note"
 WARNING = "warning"
 ERROR = "error"
@@ -11,7 +11,7 @@ DATA_ERROR = 65  # EX_DATAERR of sysexits.h: the exit code for errors
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """One thing that `palace doctor` says; a note is nothing to worry about."""
+    """One thing that `palace doctor` reports; a note needs no attention."""
 
     level: str
     code: str

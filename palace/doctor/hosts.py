@@ -1,4 +1,4 @@
-"""Which MCP hosts start us, which start stock beside us, and which files nobody can read."""
+"""Which MCP hosts start palace, which start stock beside it, and which files can't be read."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from palace.mcp_hosts.table import NAMES
 
 
 def check_hosts(scene: Scene) -> Iterator[Finding]:
-    """Yield what `palace install --list` would show of this user's hosts."""
+    """Yield what `palace install --list` shows of this user's hosts."""
     ours = []
     for host in NAMES:
         target = find_target(host, scene.environ)
@@ -20,9 +20,9 @@ def check_hosts(scene: Scene) -> Iterator[Finding]:
             yield Finding(
                 level=WARNING,
                 code="stock_entry",
-                text=f"{target.host.title} starts another mempalace server than palace "
-                f"({target.path}): beside a broker that can't write.",
-                remedy=f"Put palace in its place: palace install {host} --replace",
+                text=f"{target.host.title} starts a mempalace server other than palace "
+                f"({target.path}), which can't write beside a broker.",
+                remedy=f"Replace it with palace: palace install {host} --replace",
             )
         elif state.startswith("can't be"):
             yield Finding(
@@ -32,4 +32,6 @@ def check_hosts(scene: Scene) -> Iterator[Finding]:
                 "palace either.",
                 remedy="Correct the file, then: palace install --list",
             )
-    yield Finding(level=OK, code="hosts", text=", ".join(ours) or "palace is installed in none")
+    yield Finding(
+        level=OK, code="hosts", text=", ".join(ours) or "palace is installed in none of them"
+    )

@@ -1,4 +1,4 @@
-"""What is wrong with a journal's files: gaps, torn lines, mixed copies, damaged checkpoints."""
+"""Damage in a journal's files: gaps, torn lines, mixed copies, damaged checkpoints."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from palace.kernel.kernel import Kernel
 
 
 def inspect_journal(directory: str, kernel: Kernel) -> list[Finding]:
-    """Return what is to be said about a journal's files."""
+    """Return all findings about a journal's files."""
     segments = list_segments(directory, kernel, archived=True)
     if not segments:
         return []
@@ -50,41 +50,41 @@ def _file_system(directory: str, kernel: Kernel) -> Iterator[Finding]:
         yield Finding(
             level=ERROR,
             code="network_file_system",
-            text=f"The journal lies on {mount.point}, a {mount.fs_type} mount of another kernel.",
-            remedy="Keep the palace on a disk of this machine.",
+            text=f"The journal is on {mount.point}, a {mount.fs_type} mount of another kernel.",
+            remedy="Move the palace to a disk of this machine.",
         )
 
 
 def _headers(segments: list[Segment], kernel: Kernel) -> Iterator[Finding]:
-    """A segment begins with what must be known to read on from it; without, an older one serves."""
+    """Yield segments that lack their header, which makes readers start at an older segment."""
     for segment in segments:
         found = next((found for _, found in read_segment(segment, kernel)), None)
         if isinstance(found, Broken) or (found is not None and found.action != SEGMENT):
             yield Finding(
                 level=WARNING,
                 code="broken_header",
-                text=f"{segment.path} doesn't begin with its header.",
-                remedy="No memory is missing. The journal is read from an older segment on; should "
-                "the broker not start for it, restore the file from a backup.",
+                text=f"{segment.path} does not begin with its header.",
+                remedy="No memory is missing, since the journal is read from an older segment. If "
+                "a broker doesn't start because of it, restore the file from a backup.",
             )
 
 
 def _torn(broken: list[Broken]) -> Iterator[Finding]:
-    """Lines that are no records, though none is missing: what crashes leave."""
+    """Yield lines that are not records although no record is missing: crashes leave them."""
     for line in broken:
         yield Finding(
             level=NOTE,
             code="torn_line",
-            text=f"{line.place.path} has a torn line at byte {line.place.offset}: a crash ended it "
-            "before it counted.",
+            text=f"{line.place.path} has a torn line at byte {line.place.offset}: a crash "
+            "interrupted it before it took effect.",
         )
 
 
 def _gap(gap: Gap, broken: list[Broken]) -> Iterator[Finding]:
     seqs = f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}"
     remedy = (
-        "What the stores hold of it is still there. Restore the journal's file from a backup, or "
-        "let the broker take over what the stores hold: palace start"
+        "The stores still have what they hold. Restore the journal's file from a backup, or "
+        "let a broker take over what the stores hold: palace start"
     )
     for line in broken:
         code = "wrong_checksum" if "checksum" in line.why else "broken_line"
@@ -94,7 +94,7 @@ def _gap(gap: Gap, broken: list[Broken]) -> Iterator[Finding]:
 
 
 def _healed(finding: Finding, record: Record) -> Finding:
-    """What was missing was taken over from the stores later: history has a hole, no memory has."""
+    """Lower a gap's level if the stores were taken over later: only history is missing."""
     if finding.code not in ("gap", "wrong_checksum", "broken_line"):
         return finding
     remedy = f"None needed: record {record.seq} took over what the stores held."
@@ -106,7 +106,7 @@ def _epoch_fell(record: Record, epoch: int) -> Finding:
         level=ERROR,
         code="epoch_fell",
         text=f"Record {record.seq} is of epoch {record.epoch}, though epoch {epoch} came before.",
-        remedy="Two copies of the palace were mixed: restore all of its files from one backup.",
+        remedy="Two copies of the palace were mixed. Restore all of its files from one backup.",
     )
 
 
@@ -129,9 +129,9 @@ def _head(directory: str, kernel: Kernel, last: int) -> Iterator[Finding]:
         yield Finding(
             level=ERROR,
             code="head_ahead",
-            text=f"HEAD.json speaks of record {seq}, and the journal ends with {last}.",
+            text=f"HEAD.json names record {seq}, but the journal ends with {last}.",
             remedy="The journal lost its end, or an older copy was put back. Restore it, or let "
-            "the broker take over what the stores hold: palace start",
+            "a broker take over what the stores hold: palace start",
         )
 
 
@@ -149,12 +149,12 @@ def _checkpoint(directory: str, kernel: Kernel) -> Iterator[Finding]:
         else:
             lines += 1
     if not wrong and lines != counted:
-        wrong.append(f"{path} doesn't hold as many entities as were written.")
+        wrong.append(f"{path} holds fewer or more entities than were written to it.")
     for text in wrong:
         yield Finding(
             level=ERROR,
             code="broken_checkpoint",
             text=text,
-            remedy=f"Move it away: the segments in {directory}/archive hold the same; move "
-            "them back.",
+            remedy=f"Move it away, and move the segments in {directory}/archive back: they "
+            "hold the same.",
         )

@@ -1,4 +1,4 @@
-"""Is the directory one that a broker may use: hold, kernel, permissions, settings, disk."""
+"""Can a broker use the directory: hold, kernel, permissions, settings, disk."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ LOW_BYTES = 16 * ROOM_BYTES
 
 
 def check_place(scene: Scene) -> Iterator[Finding]:
-    """Yield what keeps every broker out, whoever starts it."""
+    """Yield what keeps every broker from starting."""
     yield from _hold(scene)
     yield from _kernel(scene)
     yield from _directory(scene)
@@ -32,25 +32,32 @@ def _hold(scene: Scene) -> Iterator[Finding]:
         yield Finding(
             level=ERROR,
             code="on_hold",
-            text=f"The palace is on hold since {note or 'an unknown time'}: somebody said `palace "
-            "stop --hold`, and no broker starts until that ends.",
+            text=f"The palace has been on hold since {note or 'an unknown time'}: `palace stop "
+            "--hold` was run, and no broker starts until the hold ends.",
             remedy=f"End the hold: palace start --palace {scene.paths.root}",
         )
     except OSError as error:
         text = f"{scene.paths.hold} can't be read: {error.strerror}."
-        yield Finding(level=ERROR, code="on_hold", text=text, remedy="Let its owner read it.")
+        yield Finding(
+            level=ERROR,
+            code="on_hold",
+            text=text,
+            remedy="Give the palace's owner read access to it.",
+        )
 
 
 def _kernel(scene: Scene) -> Iterator[Finding]:
     mount = scene.kernel.mount_of(scene.paths.root)
     if scene.foreign is None:
         where = f"{mount.fs_type} on {mount.point}"
-        yield Finding(level=OK, code="mount", text=f"{where}: its locks work between all here")
+        yield Finding(
+            level=OK, code="mount", text=f"{where}: its locks work between all processes here"
+        )
         return
     yield Finding(
         level=ERROR,
         code="foreign_kernel",
-        text=f"{scene.foreign.reason}. Whoever is here is a guest: it can't open the palace, and "
+        text=f"{scene.foreign.reason}. Processes here are guests: they can't open the palace, and "
         "must reach the broker of that machine.",
         remedy=scene.foreign.remedy,
     )
@@ -66,10 +73,10 @@ def _directory(scene: Scene) -> Iterator[Finding]:
             code="no_palace",
             text=f"{root} does not exist{'' if made else f', and neither does {parent}'} (named "
             f"by {scene.paths.found_by}, HOME={scene.environ.get('HOME', '')}).",
-            remedy="The first broker makes it. If your memories are elsewhere, name them: "
-            "MEMPALACE_PATH=DIR"
+            remedy="The first broker creates it. If your memories are elsewhere, name their "
+            "directory: MEMPALACE_PATH=DIR"
             if made
-            else f"Mount it, or make it: mkdir -p {root}",
+            else f"Mount it, or create it: mkdir -p {root}",
         )
         return
     problem = kernel.trust_problem(root)
@@ -92,7 +99,7 @@ def _read_only(scene: Scene) -> Finding:
     mount = scene.kernel.mount_of(root)
     if os.statvfs(root).f_flag & os.ST_RDONLY:
         remedy = f"Mount it read-write: mount -o remount,rw {mount.point}"
-        why = f"it lies on {mount.point}, which is mounted read-only"
+        why = f"it is on {mount.point}, which is mounted read-only"
     else:
         remedy = f"Give its owner write access: chmod u+w {root}"
         why = f"its mode is {os.stat(root).st_mode & 0o7777:04o}"
@@ -124,8 +131,8 @@ def _disk(scene: Scene) -> Iterator[Finding]:
             level=ERROR,
             code="disk_full",
             text=f"The disk is full: {text}, and every change is refused (-32048) while it is less "
-            f"than {ROOM_BYTES >> 20} MiB. Nothing is lost by it.",
-            remedy=f"Free some space on {where}; a running broker goes on by itself.",
+            f"than {ROOM_BYTES >> 20} MiB. Nothing has been lost.",
+            remedy=f"Free some space on {where}; a running broker recovers by itself.",
         )
     elif free < LOW_BYTES:
         yield Finding(

@@ -1,4 +1,4 @@
-"""The doctor's findings on one screen: the cause first, each with its remedy, then what is well."""
+"""The doctor's findings on one screen: causes first, with their remedies, then what is in order."""
 
 import json
 import textwrap
@@ -11,14 +11,14 @@ from palace.settings.paths import Paths
 
 COLUMNS = 100
 LINES = 24
-FIRST_LINES = 10  # of the first finding; of each further one:
+FIRST_LINES = 10  # of the first finding; NEXT_LINES of each further one
 NEXT_LINES = 4
 INDENT = 9
 LABEL = 18
 
 
 def print_report(paths: Paths, findings: Sequence[Finding], *, as_json: bool) -> None:
-    """Print findings: one JSON object a line, all of them; or at most a screen for people."""
+    """Print all findings as JSON, one object per line, or at most a screen of text."""
     if as_json:
         for finding in findings:
             print(json.dumps(attrs.asdict(finding)))
@@ -27,10 +27,10 @@ def print_report(paths: Paths, findings: Sequence[Finding], *, as_json: bool) ->
 
 
 def screen(root: str, findings: Sequence[Finding]) -> list[str]:
-    """Return at most LINES lines of COLUMNS columns; what has no room is counted."""
+    """Return at most LINES lines of COLUMNS columns; findings that don't fit are counted."""
     wrong = [finding for finding in findings if finding.level != OK]
     well = [finding for finding in findings if finding.level == OK]
-    room = LINES - 2  # the last two sum up
+    room = LINES - 2  # the last two lines are the summary
     lines: list[str] = []
     left = 0
     for number, finding in enumerate(wrong):
@@ -54,7 +54,7 @@ def _count(number: int, what: str) -> str:
 
 
 def _block(finding: Finding, lines_max: int) -> list[str]:
-    """Return a finding and its remedy, of which the text is what is shortened."""
+    """Return a finding and its remedy; the finding's text is what is shortened."""
     remedy = _wrapped(f"-> {finding.remedy}", lines_max // 2) if finding.remedy else []
     text = _wrapped(f"{finding.text} [{finding.code}]", lines_max - len(remedy))
     text[0] = f"{finding.level + ':':<{INDENT}}{text[0].lstrip()}"

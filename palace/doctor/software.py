@@ -1,4 +1,4 @@
-"""Can a broker run here: the engine, its model, and which versions have served the palace."""
+"""Can a broker run here: the engine, its model, and the versions that have served the palace."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,9 +31,9 @@ def _versions(scene: Scene) -> Iterator[Finding]:
             level=ERROR,
             code="version_skew",
             text=f"This palace was served by palace {by} (protocol {served}), and palace "
-            f"{__version__} here speaks {wire.VERSION}: it is too old for it.",
+            f"{__version__} here speaks {wire.VERSION}: it is too old for this palace.",
             remedy="Upgrade it: pip install --upgrade palace-broker. To go back for good, stop the "
-            f"younger broker and remove {scene.paths.protocol}.",
+            f"newer broker and remove {scene.paths.protocol}.",
         )
     elif isinstance(scene.silence, WireError):
         yield Finding(
@@ -41,7 +41,7 @@ def _versions(scene: Scene) -> Iterator[Finding]:
             code="version_skew",
             text=f"The running broker does not understand palace {__version__} here: "
             f"{scene.silence.message}.",
-            remedy="Let both be of one version: palace stop with the one that started it, then "
+            remedy="Bring both to the same version: palace stop with the one that started it, then "
             "pip install --upgrade palace-broker",
         )
     elif scene.record is not None and scene.holder and scene.record.version != __version__:
@@ -50,7 +50,7 @@ def _versions(scene: Scene) -> Iterator[Finding]:
             code="versions_differ",
             text=f"The running broker is palace {scene.record.version}, and {__version__} is "
             "installed here; the two understand each other.",
-            remedy="None needed. To have the installed one serve: palace stop",
+            remedy="None needed. To let the installed version serve: palace stop",
         )
 
 

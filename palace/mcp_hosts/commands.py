@@ -1,8 +1,8 @@
-"""By which words a host starts `palace`, and stock's hooks.
+"""The command lines with which hosts start `palace`, and stock's hooks.
 
-`palace` alone where the host finds that: it stays right when palace moves.  The absolute path
-where it doesn't: outside of PATH, in a virtual environment that only this shell has activated, and
-for hosts that a desktop starts, unless it lies where every desktop looks.
+They say `palace` if the host can find that, which stays right when palace moves.  They have the
+absolute path if it can't: outside PATH, in a virtual environment that only this shell has
+activated, and for hosts started from a desktop, unless every desktop's PATH has the directory.
 """
 
 import os
@@ -29,21 +29,21 @@ def palace_command(environ: Mapping[str, str], *, desktop: bool) -> list[str]:
 
 
 def mempalace_command(environ: Mapping[str, str]) -> str:
-    """Return how a host's shell starts stock's command line; raises ConfigError."""
+    """Return the words with which a host's shell starts stock's command; raises ConfigError."""
     found = find_program("mempalace", environ)
     if not found:
         raise ConfigError(
-            "The save hooks are stock's own, and there is no `mempalace` command here. Install it: "
-            "pip install 'palace-broker[engine]', in the environment of palace."
+            "There is no `mempalace` command here, which stock's save hooks run. Install it in "
+            "palace's environment: pip install 'palace-broker[engine]'"
         )
     known = _host_finds("mempalace", found, environ, desktop=False)
     return "mempalace" if known else shlex.quote(found)
 
 
 def find_program(name: str, environ: Mapping[str, str]) -> str:
-    """Return the absolute path of a program of this installation, "" where there is none.
+    """Return the absolute path of a program of this installation, "" if there is none.
 
-    A link on PATH that leads to it comes first: it outlives the environment that it points into.
+    A link on PATH that leads to it is preferred: it outlives the environment that it points to.
     """
     beside = os.path.join(sysconfig.get_path("scripts"), name)
     started = os.path.realpath(sys.argv[0]) if os.path.basename(sys.argv[0]) == name else ""
@@ -67,14 +67,14 @@ def _host_finds(name: str, found: str, environ: Mapping[str, str], *, desktop: b
 
 
 def starts_palace(entry: Any) -> bool:
-    """Tell whether an entry of a host starts a shim, however somebody wrote it."""
+    """Tell whether a host's entry starts a shim, however it is written."""
     words = _words(entry)
     starts = bool(words) and os.path.basename(words[0]) == "palace"
     return (starts or words[1:4] == ["-P", "-m", "palace"]) and "shim" in words
 
 
 def is_save_hook(element: Any) -> bool:
-    """Tell whether an element of a host's hooks runs something of mempalace's."""
+    """Tell whether an element of a host's hooks runs mempalace."""
     return "mempal" in repr(element)
 
 

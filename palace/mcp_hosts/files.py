@@ -1,4 +1,4 @@
-"""Reading and writing a host's configuration: whole, through links, with its mode and its BOM."""
+"""Reading and writing a host's configuration: in full, following links, keeping mode and BOM."""
 
 import os
 import stat
@@ -14,9 +14,9 @@ _BOM = "\ufeff"
 
 @attrs.frozen(kw_only=True)
 class Configuration:
-    """A file as it was read: `real` is what links lead to, `data` None where there is none.
+    """A file as it was read: `real` is the path behind links, `data` is None if there is no file.
 
-    `text` is what is behind the byte order mark, with its line ends as they are.
+    `text` is what follows the byte order mark, with its line ends unchanged.
     """
 
     path: str
@@ -31,13 +31,13 @@ class Configuration:
             return (self.bom + text).encode()
         except UnicodeEncodeError:
             raise HostFile(
-                f"The path of palace's own command is no UTF-8, which {self.path} can't hold. Put "
-                "a link to it on PATH."
+                f"{self.path} can't contain the path of palace's own command, which is not UTF-8. "
+                "Put a link to that command on PATH."
             ) from None
 
 
 def read_configuration(path: str) -> Configuration:
-    """Read a file; raises HostFile for what is no text, OSError for what can't be read."""
+    """Read a file; raises HostFile if it is not text, OSError if it can't be read."""
     real = os.path.realpath(path)
     try:
         fd = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -45,7 +45,7 @@ def read_configuration(path: str) -> Configuration:
         return Configuration(path=path, real=real, data=None, bom="", text="")
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise HostFile(f"{path} is no regular file, so it was left alone.")
+            raise HostFile(f"{path} is not a regular file, so it was left alone.")
         data = file.read(BYTES_MAX + 1)
     if len(data) > BYTES_MAX:
         raise HostFile(f"{path} is larger than {BYTES_MAX >> 20} MiB, so it was left alone.")
@@ -54,17 +54,17 @@ def read_configuration(path: str) -> Configuration:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise HostFile(
-            f"{path}, line {line}: {error.reason}: it is no UTF-8. Nothing was changed; save it as "
-            "UTF-8 first."
+            f"{path}, line {line}: {error.reason}, so this is not UTF-8. Nothing was changed. Save "
+            "it as UTF-8 first."
         ) from None
     bom = _BOM if text.startswith(_BOM) else ""
     return Configuration(path=path, real=real, data=data, bom=bom, text=text[len(bom) :])
 
 
 def write_configuration(before: Configuration, data: bytes) -> list[str]:
-    """Replace a file in one step; return the directories that were made for it.
+    """Replace a file in one step; return the directories that were created for it.
 
-    Raises HostFile where somebody has written to it since it was read, OSError as the kernel does.
+    Raises HostFile if it has been written to since it was read, OSError as the kernel does.
     """
     made = list(_make_directories(os.path.dirname(before.real)))
     temporary = f"{before.real}.palace-{os.getpid()}"
@@ -87,7 +87,7 @@ def write_configuration(before: Configuration, data: bytes) -> list[str]:
 
 
 def remove_configuration(before: Configuration, directories: list[str]) -> list[str]:
-    """Remove a file that we made, and of the directories that we made those that are empty.
+    """Remove a file that palace created, and those of the given directories that are empty.
 
     Returns the directories that are not.
     """
@@ -97,7 +97,7 @@ def remove_configuration(before: Configuration, directories: list[str]) -> list[
 
 
 def remove_empty(directories: list[str]) -> list[str]:
-    """Remove directories, the innermost first; return those that stay."""
+    """Remove empty directories, innermost first; return those that remain."""
     kept = []
     for directory in sorted(directories, key=len, reverse=True):
         try:
@@ -109,7 +109,7 @@ def remove_empty(directories: list[str]) -> list[str]:
 
 def _check_unchanged(before: Configuration) -> None:
     if read_configuration(before.path).data != before.data:
-        raise HostFile(f"{before.path} was changed by somebody else just now. Ask again.")
+        raise HostFile(f"{before.path} was changed by another program just now. Try again.")
 
 
 def _keep_owner_and_mode(fd: int, path: str) -> None:
@@ -119,8 +119,8 @@ def _keep_owner_and_mode(fd: int, path: str) -> None:
             os.fchown(fd, old.st_uid, old.st_gid)
         except PermissionError:
             raise HostFile(
-                f"{path} belongs to uid {old.st_uid} and group {old.st_gid}, which a new file of "
-                "yours could not. Run this as its owner."
+                f"{path} belongs to uid {old.st_uid} and group {old.st_gid}, which a file that you "
+                "write could not. Run this as its owner."
             ) from None
     os.fchmod(fd, stat.S_IMODE(old.st_mode))
 

@@ -1,7 +1,7 @@
 """`palace install` and `palace uninstall`: our entry in the configuration of an MCP host.
 
-A change is shown first; what is written is written in one step, and noted, so that uninstalling
-leaves the very bytes that were there before.
+A change is shown before it is written.  It is written in one step, and a note of it is kept, so
+that uninstalling restores the exact bytes that were there before.
 """
 
 import difflib
@@ -38,11 +38,9 @@ from palace.mcp_hosts.table import HOSTS, NAME, NAMES, McpHost
 from palace.mcp_hosts.tomltext import TomlEditor
 from palace.protocol.errors import ConfigError, HostEntry, HostFile, PalaceError, Unconfirmed
 
-_OCCUPIED = (
-    "stands there already. Put ours in its place: --replace (`palace uninstall` puts it back)"
-)
-_CHANGED = "was changed since it was put in. Take it out as it is: --force"
-_CONTEXT_LINES = 1  # of a diff: other servers' tokens may stand in the lines around
+_OCCUPIED = "is there already. Replace it: --replace (`palace uninstall` restores it)"
+_CHANGED = "has been edited since palace added it. Remove it anyway: --force"
+_CONTEXT_LINES = 1  # of a diff: the lines around may contain tokens of other servers
 
 
 @attrs.frozen(kw_only=True)
@@ -69,7 +67,7 @@ class Target:
         return JsonEditor(lenient=self.host.lenient)
 
     def slots(self, values: Any) -> tuple[Slot, ...]:
-        """Return what belongs into a file with these values; raises ConfigError."""
+        """Return the entries for a file with these values; raises ConfigError."""
         if self.hooks:
             return tuple(self._hook_slots())
         command = palace_command(self.environ, desktop=self.host.desktop)
@@ -100,30 +98,30 @@ def find_target(
     """Return the file that a host reads; raises ConfigError."""
     host = next((host for host in HOSTS if host.name == name), None)
     if host is None:
-        raise ConfigError(f"{name!r} is no host that palace knows: {', '.join(NAMES)}.")
+        raise ConfigError(f"{name!r} is not a known host. Use one of: {', '.join(NAMES)}.")
     if hooks and host.hooks is None:
         known = ", ".join(other.name for other in HOSTS if other.hooks)
-        raise ConfigError(f"Stock has save hooks for {known}, and none for {host.title}.")
+        raise ConfigError(f"Stock has no save hooks for {host.title}, only for {known}.")
     if project and not os.path.isdir(project):
-        raise ConfigError(f"--project {project}: there is no such directory.")
+        raise ConfigError(f"--project {project}: the directory does not exist.")
     names = host.project if project else host.files
     base = os.path.abspath(project) if project else host.base.find(environ)
     if hooks and host.hooks is not None:
         names = (host.hooks.project if project else host.hooks.file,)
         base = base if project else host.hooks.base.find(environ)
     if not names:
-        raise ConfigError(f"{host.title} has no configuration of its own in a project.")
+        raise ConfigError(f"{host.title} has no configuration file per project. Omit --project.")
     paths = [f"{base}/{name}" for name in names]
     path = next((path for path in paths if os.path.lexists(path)), paths[0])
     return Target(host=host, path=path, hooks=hooks, project=bool(project), environ=environ)
 
 
 def install_host(target: Target, *, replace: bool, yes: bool) -> str:
-    """Put our entry in; return what to tell the user.  Raises HostFile, HostEntry, Unconfirmed."""
+    """Add our entry; return what to tell the user.  Raises HostFile, HostEntry, Unconfirmed."""
     notes = Notes(target.environ)
     before = read_configuration(target.path)
     note = notes.read(before.real)
-    # One note for all that we have in a file: what an earlier one put in is taken out first.
+    # A file has one note for all of our entries: those of an earlier install are removed first.
     kept = note if replace or target.hooks else None
     base = before.text
     with _located(target, _OCCUPIED):
@@ -144,24 +142,24 @@ def install_host(target: Target, *, replace: bool, yes: bool) -> str:
         directories=(*(kept.directories if kept else ()), *made),
     )
     notes.write(before.real, note)
-    rows = [f"Written: {before.path}", f"{target.host.title} reads it at its next start."]
+    rows = [f"Written: {before.path}", f"{target.host.title} reads it when it next starts."]
     return "\n".join(row for row in (*rows, target.hint) if row)
 
 
 def uninstall_host(target: Target, *, force: bool, yes: bool) -> str:
-    """Take our entry out; return what to tell the user.  Raises as `install_host` does."""
+    """Remove our entry; return what to tell the user.  Raises as `install_host` does."""
     notes = Notes(target.environ)
     before = read_configuration(target.path)
     if before.data is None:
         notes.forget(before.real)
-        return f"There is no {before.path}: nothing to take out."
+        return f"{before.path} does not exist: nothing to remove."
     note = notes.read(before.real)
     with _located(target, _CHANGED):
         text = _without(target, before, note, force=force)
     created = note is not None and note.created and text.strip() in ("", "{}")
     if text == before.text and not created:
         notes.forget(before.real)
-        return f"{before.path} has no entry of palace's: nothing was changed."
+        return f"{before.path} has no entry of palace: nothing was changed."
     data = None if created else before.encoded(text)
     _show(before, data)
     _confirm(yes=yes)
@@ -175,7 +173,7 @@ def uninstall_host(target: Target, *, force: bool, yes: bool) -> str:
 
 
 def _without(target: Target, before: Configuration, note: Note | None, *, force: bool) -> str:
-    """Return the text without our entries, with what they replaced."""
+    """Return the text without our entries, and with those that they replaced."""
     editor = target.editor
     if note is not None:
         intact = note.left == digest(before.data or b"")
@@ -195,13 +193,13 @@ def _without(target: Target, before: Configuration, note: Note | None, *, force:
 
 @contextmanager
 def _located(target: Target, remedy: str) -> Iterator[None]:
-    """Tell of which file a problem is, and what helps."""
+    """Add the file and a remedy to what went wrong."""
     try:
         yield
     except Unreadable as error:
         raise HostFile(
             f"{target.path}, line {error.line}: {error.reason}. Nothing was changed. Correct that "
-            "line, or put the entry in by hand: docs/hosts.md"
+            "line, or add the entry by hand: docs/hosts.md"
         ) from None
     except InTheWay as error:
         raise HostEntry(f"{target.path}: {error.name} {remedy}") from None
@@ -211,15 +209,15 @@ def _already(target: Target, slots: tuple[Slot, ...], before: Configuration) -> 
     values = target.editor.parse(before.text)
     current = [find(values, slot, slot.ours, slot.others)[0].value for slot in slots]
     if current == [slot.value for slot in slots]:
-        return f"{before.path} has it already: nothing was changed."
+        return f"{before.path} has the entry already: nothing was changed."
     return (
-        f"{before.path} has an entry that starts palace, written in another way: nothing was "
-        "changed. Write it anew: --replace"
+        f"{before.path} has an entry that starts palace in another way: nothing was changed. "
+        "Replace it: --replace"
     )
 
 
 def _show(before: Configuration, data: bytes | None) -> None:
-    """Print what would be changed, as a unified diff."""
+    """Print the change as a unified diff."""
     rows = difflib.unified_diff(
         before.text.splitlines(keepends=True),
         (data or b"").decode().removeprefix(before.bom or "\0").splitlines(keepends=True),
@@ -237,13 +235,13 @@ def _confirm(*, yes: bool) -> None:
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise Unconfirmed("Nothing was written: nobody is here to ask. Write it: --yes")
+        raise Unconfirmed("Nothing was written, since there is no terminal to ask. Write it: --yes")
     if input("Write this? [y/N] ").strip().lower() not in ("y", "yes"):
         raise Unconfirmed("Nothing was written.")
 
 
 def list_hosts(environ: Mapping[str, str], *, project: str = "") -> str:
-    """Return a table of all hosts, their files and what stands in them."""
+    """Return a table of all hosts, their files and the state of our entry there."""
     rows = [("host", "state", "file")]
     for host in HOSTS:
         for hooks in (False, True):
@@ -253,13 +251,13 @@ def list_hosts(environ: Mapping[str, str], *, project: str = "") -> str:
             name = f"{host.name} --hooks" if hooks else host.name
             rows.append((name, state_of(target), target.path))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    widths[-1] = 0  # nothing follows
+    widths[-1] = 0  # no padding at the end of a line
     pad = partial(zip, widths, strict=True)
     return "\n".join("  ".join(f"{cell:{width}}" for width, cell in pad(row)) for row in rows)
 
 
 def state_of(target: Target) -> str:
-    """Say in a few words what stands in a host's file."""
+    """Return the state of our entry in a host's file, in a few words."""
     try:
         before = read_configuration(target.path)
         if before.data is None:

@@ -1,7 +1,7 @@
 """JSON as people and editors keep it: changed in one place, and left alone everywhere else.
 
-The reader knows where each value stands.  Lenient means JSON with comments and trailing commas;
-a host that reads neither has its file refused when it has them, since that host refuses it, too.
+The reader knows the position of each value.  Lenient means JSON with comments and trailing commas;
+if a host reads neither, a file that has them is refused, since the host would refuse it as well.
 """
 
 import json
@@ -30,7 +30,7 @@ _SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+
 
 @attrs.define(eq=False)
 class Node:
-    """A value and where it stands; `items` are an object's members or an array's elements."""
+    """A value and its position; `items` are an object's members or an array's elements."""
 
     start: int
     end: int
@@ -40,7 +40,7 @@ class Node:
 
 @attrs.frozen(eq=False, kw_only=True)
 class Item:
-    """A member (`key`) or an element; `comma` is where the one behind it stands, -1: there is none.
+    """A member (`key`) or an element; `comma` is the offset of the comma after it, or -1.
 
     `start` is where its key stands, or its value in an array.
     """
@@ -63,7 +63,7 @@ class _Reader:
         match = (_TRIVIA if self.lenient else _SPACE).match(self.text, at)
         assert match is not None
         if not self.lenient and self.text.startswith(("//", "/*"), match.end()):
-            raise self.fail(match.end(), "a comment, which this host's JSON must not have")
+            raise self.fail(match.end(), "a comment, which this host's JSON does not allow")
         return match.end()
 
     def document(self) -> Node | None:
@@ -126,13 +126,13 @@ class _Reader:
 
 
 def read(text: str, *, lenient: bool) -> Node | None:
-    """Return the document, None where there is only white space; raises Unreadable."""
+    """Return the document, None if there is only white space; raises Unreadable."""
     return _Reader(text, lenient=lenient).document()
 
 
 @attrs.frozen(kw_only=True)
 class JsonEditor:
-    """Changes to JSON texts, as splices; `path` names an object's or an array's place.
+    """Changes to JSON texts, as splices; `path` leads to an object or an array.
 
     A key is a member's name or an element's index.  All methods raise Unreadable.
     """
@@ -140,16 +140,16 @@ class JsonEditor:
     lenient: bool
 
     def parse(self, text: str) -> Any:
-        """Return the document's value, an empty object where there is none."""
+        """Return the document's value, an empty object if there is none."""
         root = read(text, lenient=self.lenient)
         if root is None:
             return {}
         if not isinstance(root.value, dict):
-            raise Unreadable(text, root.start, "the document is no object")
+            raise Unreadable(text, root.start, "the document is not an object")
         return root.value
 
     def insert(self, text: str, path: tuple[str, ...], key: str | None, value: Any) -> list[Splice]:
-        """Add a member, or without a key an element; what of `path` is missing is made."""
+        """Add a member, or an element if there is no key; missing parts of `path` are created."""
         root = read(text, lenient=self.lenient)
         newline = newline_of(text)
         if root is None:
@@ -164,7 +164,7 @@ class JsonEditor:
         return _next_item(text, root, node, key, value)
 
     def replace(self, text: str, path: tuple[str, ...], key: str | int, value: Any) -> list[Splice]:
-        """Put another value in the place of one that is there."""
+        """Replace an existing value with another."""
         root, _, item = self._find(text, path, key)
         style = None
         if begins_line(text, item.start):
@@ -172,17 +172,17 @@ class JsonEditor:
         return self.put_back(text, path, key, _written(value, style, newline_of(text)))
 
     def put_back(self, text: str, path: tuple[str, ...], key: str | int, raw: str) -> list[Splice]:
-        """Put a text in the place of a value that is there."""
+        """Replace an existing value with a text."""
         node = self._find(text, path, key)[2].node
         return [Splice(at=node.start, removed=text[node.start : node.end], inserted=raw)]
 
     def raw(self, text: str, path: tuple[str, ...], key: str | int) -> str:
-        """Return the text of a value that is there."""
+        """Return the text of an existing value."""
         node = self._find(text, path, key)[2].node
         return text[node.start : node.end]
 
     def remove(self, text: str, path: tuple[str, ...], key: str | int) -> list[Splice]:
-        """Take an item away, with one comma and the white space before it."""
+        """Remove an item, with one comma and the white space before it."""
         _, parent, item = self._find(text, path, key)
         index = parent.items.index(item)
         start = item.start
@@ -205,7 +205,7 @@ class JsonEditor:
     def _descend(
         self, text: str, root: Node, path: tuple[str, ...], key: str | None
     ) -> tuple[Node, tuple[str, ...]]:
-        """Follow a path as far as it is there; return its last node and what is missing."""
+        """Follow a path as far as it exists; return the last node and the missing rest."""
         node = root
         _must_be(text, node, dict, "the document")
         for depth, name in enumerate(path):
@@ -231,7 +231,7 @@ class JsonEditor:
 def _must_be(text: str, node: Node, kind: type, name: str) -> None:
     if not isinstance(node.value, kind):
         wanted = "object" if kind is dict else "array"
-        raise Unreadable(text, node.start, f"{name} is no {wanted}")
+        raise Unreadable(text, node.start, f"{name} is not an {wanted}")
 
 
 def _member(text: str, node: Node, name: str) -> Item | None:
@@ -249,7 +249,7 @@ def _nested(path: tuple[str, ...], key: str | None, value: Any) -> Any:
 
 
 def _unit_of(text: str, root: Node) -> str:
-    """Return by what one level is indented more than the one around it."""
+    """Return the indentation that one level adds to the one around it."""
     for item in root.items:
         indent = indent_at(text, item.start)
         outer = indent_at(text, root.start)
@@ -264,7 +264,7 @@ def _dump(value: Any, unit: str, indent: str, newline: str) -> str:
 
 
 def _written(value: Any, style: tuple[str, str] | None, newline: str) -> str:
-    """Return a value in one line, or with (unit, indent) in several."""
+    """Return a value on one line, or, given (unit, indent), on several."""
     if style is None:
         return json.dumps(value, ensure_ascii=False)
     return _dump(value, *style, newline)
@@ -288,7 +288,7 @@ def _first_item(text: str, root: Node, node: Node, key: str | None, value: Any) 
 
 
 def _next_item(text: str, root: Node, node: Node, key: str | None, value: Any) -> list[Splice]:
-    """Add behind the last item, and behind the comment that follows it in its line."""
+    """Add after the last item, and after a comment that follows it on its line."""
     last = node.items[-1]
     newline = newline_of(text)
     after = last.comma + 1 if last.comma >= 0 else last.node.end

@@ -1,8 +1,8 @@
-"""What was put into which file, so that exactly that can be taken out again.
+"""What was added to which file, so that exactly that can be removed again.
 
-One small file for each configuration, in this user's own state directory.  It holds what an entry
-replaced, which may be a secret: the directory is 0700 and the files are 0600.  Without it the entry
-is taken out all the same; what it replaced is not known then, nor who made the file.
+Each configuration has a small file in this user's own state directory.  It holds what an entry
+replaced, which may be a secret: the directory is 0700 and the files are 0600.  Without the note the
+entry can still be removed, but not what it replaced restored, nor a file that palace created.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _BYTES_MAX = 1 << 20
 
 @attrs.frozen(kw_only=True)
 class Note:
-    """What was done to one file: `left` is the digest of what it was then."""
+    """What was done to one file; `left` is the digest of the file afterwards."""
 
     left: str
     installed: Installed
@@ -38,7 +38,7 @@ def digest(data: bytes) -> str:
 
 
 class Notes:
-    """The notes of one user; what can't be read counts as absent."""
+    """The notes of one user; a note that can't be read counts as absent."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._directory = f"{state_dir(environ)}/hosts"
@@ -57,7 +57,10 @@ class Notes:
         self._host.write_durable(self._path(real), json.dumps(body, indent=1).encode() + b"\n")
 
     def forget(self, real: str, directories: Iterable[str] = ()) -> None:
-        """Drop a file's note; who else has a file in a directory of ours takes that over."""
+        """Drop a file's note.
+
+        Directories that palace created and that hold files of other notes pass on to those.
+        """
         if not self._host.unlink(self._path(real)):
             return
         for name in self._host.list_directory(self._directory):

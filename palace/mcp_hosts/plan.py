@@ -1,7 +1,7 @@
 """What installing and uninstalling do to a configuration: text in, text out, nothing written.
 
-Each change is checked before anybody sees it: what the changed text means must be what the old one
-meant, but for our entry.  What can't be changed so is refused, with the line.
+Each change is checked before it is shown: the changed text must mean what the old one meant, except
+for our entry.  A text that can't be changed that way is refused, with the line.
 """
 
 import copy
@@ -31,7 +31,7 @@ class Editor(Protocol):
 class Slot:
     """A place for one entry: a member `key` of the object at `path`, or an element of the array.
 
-    `ours` tells an entry of ours from another's, `others` another's of the same purpose.
+    `ours` recognises an entry of ours, `others` an entry of another program for the same purpose.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Found:
 
 @attrs.frozen(kw_only=True)
 class Filling:
-    """One entry as it was put in: what stood there before (as text), and which parents were made.
+    """One entry as it was added: the text that it replaced, and the parents created for it.
 
     `parents` are paths of objects or arrays, the outermost first.
     """
@@ -66,14 +66,14 @@ class Filling:
 
 @attrs.frozen(kw_only=True)
 class Installed:
-    """What was done to a text: enough to take it back, even where the text has changed since."""
+    """What was done to a text: enough to undo it, even if the text has changed since."""
 
     splices: tuple[Splice, ...]
     fillings: tuple[Filling, ...]
 
 
 class InTheWay(Exception):
-    """Something else stands where our entry belongs, or our entry was changed by somebody."""
+    """Another entry is where ours belongs, or ours has been edited."""
 
     def __init__(self, slot: Slot | Filling) -> None:
         self.name = ".".join((*slot.path, *([slot.key] if slot.key else [])))
@@ -86,7 +86,7 @@ def find(
     ours: Callable[[Any], bool],
     others: Callable[[Any], bool],
 ) -> list[Found]:
-    """Return what stands in a slot: at most one member, or every element of the same purpose."""
+    """Return what is in a slot: at most one member, or all elements of the same purpose."""
     inner = _at(values, slot.path)
     if slot.key is not None:
         if not isinstance(inner, dict) or slot.key not in inner:
@@ -138,9 +138,9 @@ def install(
 
 
 def uninstall(editor: Editor, text: str, installed: Installed, *, intact: bool, force: bool) -> str:
-    """Return the text without the entries; `intact` says that it is the one that was left.
+    """Return the text without the entries; `intact` says that it is exactly what install left.
 
-    Raises Unreadable, and InTheWay where an entry has changed since, unless `force`.
+    Raises Unreadable, and InTheWay if an entry has been edited since, unless `force`.
     """
     if intact:
         return undo(text, installed.splices)
@@ -154,7 +154,7 @@ def uninstall(editor: Editor, text: str, installed: Installed, *, intact: bool, 
 
 
 def _taken_back(editor: Editor, text: str, installed: Installed) -> str | None:
-    """Take back the very splices, where they are found and the result means what it must."""
+    """Undo the splices themselves; None if they aren't found or the result has another meaning."""
     before = undo_elsewhere(text, installed.splices)
     if before is None:
         return None
@@ -180,7 +180,7 @@ def _taken_back(editor: Editor, text: str, installed: Installed) -> str | None:
 
 
 def _taken_out(editor: Editor, text: str, installed: Installed) -> str:
-    """Take out entry by entry, wherever they are now."""
+    """Remove the entries one by one, wherever they are now."""
     for filling in reversed(installed.fillings):
         values = editor.parse(text)
         found = _filled(values, filling)
@@ -201,7 +201,7 @@ def _taken_out(editor: Editor, text: str, installed: Installed) -> str:
 
 
 def _filled(values: Any, filling: Filling) -> Found | None:
-    """Return our entry, where it still is; an element counts only while it is unchanged."""
+    """Return our entry, if it is still there; an element counts only while it is unchanged."""
     found = find(values, filling, lambda _: False, lambda _: False)
     return found[0] if found else None
 
@@ -216,7 +216,7 @@ def _checked(
         _drop_empty(got, (empty,))
     if not _same(got, expected):
         at = change[-1].at if change else 0
-        raise Unreadable(text, at, "written in a way that can't be changed by a program")
+        raise Unreadable(text, at, "written in a way that a program can't edit")
     return after
 
 
@@ -249,7 +249,7 @@ def _drop_empty(values: Any, parents: tuple[Path, ...]) -> None:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Compare values as a configuration has them: not a number equals itself."""
+    """Compare the values of configurations, where not-a-number equals itself."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):

@@ -1,4 +1,4 @@
-"""Changing a text by splices, so that exactly this can be changed back."""
+"""Changing a text by splices, so that exactly these changes can be undone."""
 
 from collections.abc import Iterable
 
@@ -7,9 +7,9 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Splice:
-    """At offset `at`, `removed` gives way to `inserted`.
+    """At offset `at`, `removed` is replaced by `inserted`.
 
-    In a sequence each offset is one in the text that the splices before it have left.
+    In a sequence, each offset refers to the text after the splices before it.
     """
 
     at: int
@@ -18,7 +18,7 @@ class Splice:
 
 
 class Unreadable(ValueError):
-    """A text that can't be parsed, or not be changed by a program; says in which line and why."""
+    """A text that can't be parsed, or can't be edited by a program; has the line and the reason."""
 
     def __init__(self, text: str, at: int, reason: str) -> None:
         self.line = text.count("\n", 0, at) + 1
@@ -27,12 +27,12 @@ class Unreadable(ValueError):
 
 
 def in_order(splices: Iterable[Splice]) -> list[Splice]:
-    """Return splices of one and the same text as a sequence: the last place first."""
+    """Return splices of the same text as a sequence: the last place first."""
     return sorted(splices, key=lambda splice: -splice.at)
 
 
 def apply(text: str, splices: Iterable[Splice]) -> str:
-    """Return the changed text; raises ValueError where it isn't the one that was meant."""
+    """Return the changed text; raises ValueError if it is not the text that the splices fit."""
     for splice in splices:
         text = _exchange(text, splice.at, splice.removed, splice.inserted)
     return text
@@ -46,7 +46,7 @@ def undo(text: str, splices: Iterable[Splice]) -> str:
 
 
 def undo_elsewhere(text: str, splices: Iterable[Splice]) -> str | None:
-    """Take splices back from a text that has changed around them; None where they aren't found."""
+    """Undo splices in a text that has changed around them; None if they aren't found."""
     for splice in reversed(tuple(splices)):
         if not splice.inserted or text.count(splice.inserted) != 1:
             return None
@@ -61,13 +61,13 @@ def _exchange(text: str, at: int, old: str, new: str) -> str:
 
 
 def newline_of(text: str) -> str:
-    """Return how lines end in a text."""
+    """Return the line ending that a text uses."""
     end = text.find("\n")
     return "\r\n" if end > 0 and text[end - 1] == "\r" else "\n"
 
 
 def indent_at(text: str, at: int) -> str:
-    """Return the white space that the line of an offset begins with."""
+    """Return the indentation of the line that contains an offset."""
     start = text.rfind("\n", 0, at) + 1
     end = start
     while end < len(text) and text[end] in " \t":
@@ -76,5 +76,5 @@ def indent_at(text: str, at: int) -> str:
 
 
 def begins_line(text: str, at: int) -> bool:
-    """Tell whether there is nothing but white space before an offset in its line."""
+    """Tell whether only white space precedes an offset in its line."""
     return not text[text.rfind("\n", 0, at) + 1 : at].strip(" \t")

@@ -1,6 +1,6 @@
 """The hosts: where each keeps its MCP servers and hooks, and what an entry looks like there.
 
-docs/hosts.md says where each line was read, and which of them nobody has confirmed.
+docs/hosts.md has the source of each line, and says which of them are unconfirmed.
 """
 
 import sys
@@ -11,12 +11,12 @@ import attrs
 
 from palace.settings.paths import home_dir
 
-NAME = "mempalace"  # stock's own name for its server, so that nobody's prompts change
+NAME = "mempalace"  # stock's own name for its server, so that no prompt has to change
 
 
 @attrs.frozen(kw_only=True)
 class Base:
-    """A directory: `$variable` with `suffix` where that is set, else the default."""
+    """A directory: `$variable` with `suffix` if that is set, otherwise the default."""
 
     default: str
     variable: str = ""
@@ -35,9 +35,9 @@ class Base:
 
 @attrs.frozen(kw_only=True)
 class Hooks:
-    """Where a host keeps its hooks, and which of its events stock's hooks answer.
+    """Where a host keeps its hooks, and for which of its events stock has one.
 
-    An event is (its name there, stock's name, seconds that stock asks for).
+    An event is (the host's name for it, stock's name, the timeout in seconds that stock uses).
     """
 
     base: Base
@@ -51,7 +51,7 @@ class Hooks:
 class McpHost:
     """An MCP client and its configuration.
 
-    `files` are alternatives, the first that exists is used.  `shape` is how an entry is written:
+    `files` are alternatives: the first that exists is used.  `shape` is the form of an entry:
     "plain" (command, args), "typed" (and type stdio), "local" (type local, one list).
     """
 
@@ -61,7 +61,7 @@ class McpHost:
     files: tuple[str, ...]
     project: tuple[str, ...] = ()
     path: tuple[str, ...] = ("mcpServers",)
-    nested: str = ""  # an object of this name at `path` holds the servers, where there is one
+    nested: str = ""  # if `path` has an object of this name, that holds the servers
     shape: str = "plain"
     toml: bool = False
     lenient: bool = False  # its JSON may have comments and trailing commas
@@ -78,7 +78,7 @@ class McpHost:
         return {**kind, "command": command[0], "args": command[1:]}
 
     def place(self, values: Any) -> tuple[str, ...]:
-        """Return where the servers are, in a configuration with these values."""
+        """Return the path of the servers in a configuration with these values."""
         inner = values.get(self.path[0]) if isinstance(values, dict) else None
         found = inner.get(self.nested) if isinstance(inner, dict) and self.nested else None
         if isinstance(found, dict) and not isinstance(found.get("type"), str):
@@ -95,7 +95,7 @@ HOSTS = (
         project=(".mcp.json",),
         shape="typed",
         project_note="Claude Code asks before it uses a project's servers for the first time.",
-        note="A running Claude Code writes this file, too: close it first, or look again after.",
+        note="A running Claude Code writes to this file, too: close it first, or check it after.",
         hooks=Hooks(
             base=Base(variable="CLAUDE_CONFIG_DIR", default="~/.claude"),
             file="settings.json",
@@ -117,7 +117,7 @@ HOSTS = (
             file="hooks.json",
             project=".codex/hooks.json",
             events=(("Stop", "stop", 20), ("PreCompact", "precompact", 75)),
-            note="Codex runs no hook before you have reviewed it: /hooks",
+            note="Codex runs no hook until you have reviewed it: /hooks",
         ),
     ),
     McpHost(
@@ -127,7 +127,7 @@ HOSTS = (
         files=("mcp.json",),
         project=(".pi/mcp.json",),
         lenient=True,
-        note="pi before 0.99 reads it with the extension: pi install npm:pi-mcp-adapter",
+        note="Before 0.99, pi needs an extension to read it: pi install npm:pi-mcp-adapter",
     ),
     McpHost(
         name="opencode",

@@ -31,19 +31,19 @@ _LINE = re.compile(r"line (\d+)")
 class Statement:
     """A line of its own, end included: a table's header, or a key with its value.
 
-    `keys` is the whole way to what it sets, `table` the header that it stands under.
+    `keys` is the full path of what it sets, `table` the header that it is under.
     """
 
     start: int
     end: int
     table: Keys
     keys: Keys
-    value: tuple[int, int] | None  # where the value stands; a header has none
+    value: tuple[int, int] | None  # where the value is; a header has none
 
 
 @attrs.frozen(kw_only=True)
 class Member:
-    """One of an inline table; `comma` is where the one behind it stands, -1: there is none."""
+    """A member of an inline table; `comma` is the offset of the comma after it, -1 if none."""
 
     keys: Keys
     start: int
@@ -58,7 +58,7 @@ class _Scanner:
     def match(self, pattern: re.Pattern[str], at: int) -> re.Match[str]:
         found = pattern.match(self.text, at)
         if found is None:
-            raise Unreadable(self.text, at, "written in a way that can't be changed by a program")
+            raise Unreadable(self.text, at, "written in a way that a program can't edit")
         return found
 
     def keys(self, at: int) -> tuple[Keys, int]:
@@ -145,14 +145,14 @@ class TomlEditor:
             raise Unreadable(text, 0, "nested too deeply") from None
 
     def insert(self, text: str, path: tuple[str, ...], key: str | None, value: Any) -> list[Splice]:
-        """Add a table, at the end, or a member where the tables are in an inline one."""
+        """Add a table at the end, or a member if the tables are inside an inline table."""
         assert key is not None
         scanner = _Scanner(text)
         for statement in scanner.statements():
             if statement.keys == path and statement.value is not None:
                 return _add_member(scanner, statement.value[0], key, value)
             if statement.keys == path and text.startswith("[[", statement.start):
-                raise Unreadable(text, statement.start, f"{'.'.join(path)} is no table")
+                raise Unreadable(text, statement.start, f"{'.'.join(path)} is not a table")
         newline = newline_of(text)
         body = _table((*path, key), value, newline)
         if not text.strip():
@@ -162,7 +162,7 @@ class TomlEditor:
         return [Splice(at=len(text), inserted=newline + body)]
 
     def replace(self, text: str, path: tuple[str, ...], key: str | int, value: Any) -> list[Splice]:
-        """Put another table in the place of one that is there, however that is written."""
+        """Replace an existing table, however it is written."""
         target = (*path, str(key))
         span = self._span(text, target)
         if span is not None:
@@ -175,7 +175,7 @@ class TomlEditor:
         return [_exchange_lines(text, run, f"{names} = {_inline_value(value)}{newline}")]
 
     def put_back(self, text: str, path: tuple[str, ...], key: str | int, raw: str) -> list[Splice]:
-        """Put a text in the place of a table that is there."""
+        """Replace an existing table with a text."""
         target = (*path, str(key))
         span = self._span(text, target)
         if span is not None:
@@ -183,7 +183,7 @@ class TomlEditor:
         return [_exchange_lines(text, self._only_run(text, target), raw)]
 
     def raw(self, text: str, path: tuple[str, ...], key: str | int) -> str:
-        """Return the text of a table that is there, its lines together."""
+        """Return the text of an existing table, its lines together."""
         target = (*path, str(key))
         span = self._span(text, target)
         if span is not None:
@@ -192,7 +192,7 @@ class TomlEditor:
         return text[run[0].start : run[-1].end]
 
     def remove(self, text: str, path: tuple[str, ...], key: str | int) -> list[Splice]:
-        """Take a table away, with one empty line before it."""
+        """Remove a table, with one empty line before it."""
         target = (*path, str(key))
         found = self._inline(text, target)
         if found is not None:
@@ -211,12 +211,12 @@ class TomlEditor:
     def _only_run(self, text: str, target: Keys) -> list[Statement]:
         runs = self._runs(text, target)
         if len(runs) > 1:
-            reason = f"{'.'.join(target)} goes on here: bring its tables together first"
+            reason = f"{'.'.join(target)} continues here: put its tables next to each other first"
             raise Unreadable(text, runs[1][0].start, reason)
         return runs[0]
 
     def _runs(self, text: str, target: Keys) -> list[list[Statement]]:
-        """Return the statements that make up a table, those that follow each other together."""
+        """Return the statements that make up a table, grouped into adjacent runs."""
         runs: list[list[Statement]] = []
         inside = False
         for statement in _Scanner(text).statements():
@@ -231,7 +231,7 @@ class TomlEditor:
         return runs
 
     def _span(self, text: str, target: Keys) -> tuple[int, int] | None:
-        """Return where a table stands that is one value, None where it is lines of its own."""
+        """Return where a table is that is written as one value, None if it has lines of its own."""
         member = self._inline(text, target)
         if member is not None:
             return member.value
@@ -241,7 +241,7 @@ class TomlEditor:
         return None
 
     def _holder(self, text: str, target: Keys) -> int:
-        """Return where the inline table begins that the target is a member of, -1: none."""
+        """Return where the inline table that contains the target begins, -1 if there is none."""
         for statement in _Scanner(text).statements():
             if statement.keys == target[:-1] and statement.value is not None:
                 return statement.value[0]
@@ -269,7 +269,7 @@ def _exchange(text: str, span: tuple[int, int], inserted: str) -> Splice:
 
 
 def _exchange_lines(text: str, run: list[Statement], inserted: str) -> Splice:
-    """Put other lines in the place of statements; what has no line end keeps none."""
+    """Replace statements with other lines; a last line without a line end stays so."""
     newline = newline_of(text)
     removed = text[run[0].start : run[-1].end]
     ended = inserted.removesuffix(newline) + (newline if removed.endswith("\n") else "")
@@ -279,7 +279,7 @@ def _exchange_lines(text: str, run: list[Statement], inserted: str) -> Splice:
 def _add_member(scanner: _Scanner, at: int, key: str, value: Any) -> list[Splice]:
     text = scanner.text
     if text[at] != "{":
-        raise Unreadable(text, at, "what should be a table is none")
+        raise Unreadable(text, at, "this should be a table")
     members, end = scanner.members(at)
     body = f"{_bare(key)} = {_inline_value(value)}"
     if not members:

@@ -1,12 +1,12 @@
-"""Every way a request or a start can fail, with the code a client sees and what to do next.
+"""Every way in which a request or a start can fail, with its codes and what a client may retry.
 
-Rule for this file: only classes. `wire_code` is stable and never reused; `retry` tells a client
-what may help: "never", "same_request" (ask again later), "after_reconnect".
+Rule for this file: only classes. A `wire_code` is stable and never reused; `retry` tells a client
+what may help: "never", "same_request" (send it again later), "after_reconnect".
 """
 
 
 class PalaceError(Exception):
-    """Base of all errors that palace raises; its text ends with what to do."""
+    """Base of all errors that palace raises; the text ends with what to do."""
 
     wire_code = -32099
     name = "palace_error"
@@ -25,7 +25,7 @@ class PalaceError(Exception):
 
 
 class ConfigError(PalaceError):
-    """A setting is wrong; the text names where it was set, its key and its value."""
+    """A setting is invalid; the text names the file or variable, the key and the value."""
 
     wire_code = -32060
     name = "config"
@@ -33,7 +33,7 @@ class ConfigError(PalaceError):
 
 
 class UnsafePalace(ConfigError):
-    """The palace directory can't be trusted: owner, mode or type."""
+    """The palace directory can't be trusted, because of its owner, mode or type."""
 
     wire_code = -32061
     name = "unsafe_palace"
@@ -41,7 +41,7 @@ class UnsafePalace(ConfigError):
 
 
 class HostFile(PalaceError):
-    """An MCP host's configuration can't be read, or not be changed by a program, as it stands."""
+    """An MCP host's configuration can't be read, or can't be edited by a program."""
 
     wire_code = -32065
     name = "host_file"
@@ -49,7 +49,7 @@ class HostFile(PalaceError):
 
 
 class HostEntry(PalaceError):
-    """An MCP host's configuration has another entry in the place of ours, or ours was changed."""
+    """An MCP host's configuration has another entry in place of palace's, or an edited one."""
 
     wire_code = -32066
     name = "host_entry"
@@ -57,7 +57,7 @@ class HostEntry(PalaceError):
 
 
 class Unconfirmed(PalaceError):
-    """A change was shown and not made: nobody was there to say yes, or somebody said no."""
+    """A change was shown and not made, since it was declined or there was no terminal to ask."""
 
     wire_code = -32067
     name = "unconfirmed"
@@ -73,7 +73,7 @@ class BackupBroken(PalaceError):
 
 
 class NotEmpty(PalaceError):
-    """Something stands where a backup, or a restored palace, was to go; nothing was changed."""
+    """A backup or a restored palace would overwrite existing files; nothing was changed."""
 
     wire_code = -32071
     name = "not_empty"
@@ -81,7 +81,7 @@ class NotEmpty(PalaceError):
 
 
 class ElectionError(PalaceError):
-    """Nobody could be found or made to own the palace."""
+    """No owner of the palace could be found or started."""
 
     wire_code = -32050
     name = "election"
@@ -90,7 +90,7 @@ class ElectionError(PalaceError):
 
 
 class LockHeld(ElectionError):
-    """Another process holds broker.lock: the election is lost, which is no fault."""
+    """Another process holds broker.lock: this one lost the election, which is not a fault."""
 
     wire_code = -32051
     name = "lock_held"
@@ -98,7 +98,7 @@ class LockHeld(ElectionError):
 
 
 class ForeignWriter(ElectionError):
-    """Stock mempalace, or another palace, holds what the owner needs besides broker.lock."""
+    """Stock mempalace or another palace holds a lock that the owner needs besides broker.lock."""
 
     wire_code = -32052
     name = "foreign_writer"
@@ -130,7 +130,7 @@ class VersionMismatch(ElectionError):
 
 
 class ForeignKernel(ElectionError):
-    """The palace lies on a file system whose locks this kernel doesn't serve."""
+    """The palace is on a file system whose locks this kernel does not handle."""
 
     wire_code = -32056
     name = "foreign_kernel"
@@ -139,7 +139,7 @@ class ForeignKernel(ElectionError):
 
 
 class OnHold(ElectionError):
-    """`palace stop --hold` forbids brokers until `palace start`."""
+    """After `palace stop --hold`, no broker starts until `palace start`."""
 
     wire_code = -32057
     name = "on_hold"
@@ -147,7 +147,7 @@ class OnHold(ElectionError):
 
 
 class LockFailed(ElectionError):
-    """The kernel or the disk refused a step of becoming owner."""
+    """A step of becoming the owner failed in the kernel or on the disk."""
 
     wire_code = -32058
     name = "lock_failed"
@@ -163,14 +163,14 @@ class WireError(PalaceError):
 
 
 class RequestError(PalaceError):
-    """This one request was refused; nothing was changed by it."""
+    """This request was refused; it changed nothing."""
 
     wire_code = -32040
     name = "request"
 
 
 class Busy(RequestError):
-    """The queue stayed full for as long as a request may wait."""
+    """The queue was full for as long as a request may wait."""
 
     wire_code = -32041
     name = "busy"
@@ -178,7 +178,7 @@ class Busy(RequestError):
 
 
 class Draining(RequestError):
-    """The broker is leaving."""
+    """The broker is shutting down."""
 
     wire_code = -32042
     name = "draining"
@@ -186,14 +186,14 @@ class Draining(RequestError):
 
 
 class TooLarge(RequestError):
-    """The line exceeds the limit."""
+    """The request's line is longer than the limit."""
 
     wire_code = -32043
     name = "too_large"
 
 
 class DeadlineExceeded(RequestError):
-    """The request waited too long for its turn and was not begun."""
+    """The request waited too long for its turn and was not started."""
 
     wire_code = -32044
     name = "deadline_exceeded"
@@ -201,14 +201,14 @@ class DeadlineExceeded(RequestError):
 
 
 class PathUnknown(RequestError):
-    """The request names a file of the client's that has no name where the broker runs."""
+    """The request names a file of the client's that has no path on the broker's machine."""
 
     wire_code = -32064
     name = "path_unknown"
 
 
 class OutcomeUnknown(PalaceError):
-    """The request may or may not have been carried out; look before asking again."""
+    """The request may or may not have been carried out; check before sending it again."""
 
     wire_code = -32045
     name = "outcome_unknown"
@@ -223,7 +223,7 @@ class EngineError(PalaceError):
 
 
 class StoreUnavailable(EngineError):
-    """The engine or its store can't be loaded here."""
+    """The engine or its store can't be loaded on this machine."""
 
     wire_code = -32047
     name = "store_unavailable"
@@ -232,7 +232,7 @@ class StoreUnavailable(EngineError):
 
 
 class JournalFailed(EngineError):
-    """The journal could not be written: the change was not made, or was taken back."""
+    """The journal could not be written; the change was not made, or was rolled back."""
 
     wire_code = -32048
     name = "journal_failed"
@@ -241,7 +241,7 @@ class JournalFailed(EngineError):
 
 
 class JournalBroken(EngineError):
-    """The journal can't be read, or says what can't be true; nothing was changed by looking."""
+    """The journal can't be read or contradicts itself; reading it changed nothing."""
 
     wire_code = -32062
     name = "journal_broken"
@@ -249,14 +249,14 @@ class JournalBroken(EngineError):
 
 
 class Quarantined(EngineError):
-    """The request ended two brokers while it was carried out, and is not tried again."""
+    """Two brokers died while they carried out the request; it is not tried again."""
 
     wire_code = -32063
     name = "quarantined"
 
 
 class StoreCorrupt(EngineError):
-    """The store is damaged; nothing was changed by looking."""
+    """The store is damaged; reading it changed nothing."""
 
     wire_code = -32049
     name = "store_corrupt"

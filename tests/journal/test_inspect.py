@@ -212,7 +212,7 @@ def test_a_journal_that_lost_its_end_is_found_by_its_head() -> None:
     change(disk, paths(disk)[3], lambda data: joined(lines(data)[:-1]))
 
     assert codes(disk) == [("error", "head_ahead")]
-    assert "record 12, and the journal ends with 11" in found(disk)[0].text
+    assert "record 12, but the journal ends with 11" in found(disk)[0].text
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"seq":"x"}', b'{"seq":null}', b'{"seq":12}'])

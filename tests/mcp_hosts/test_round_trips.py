@@ -85,7 +85,7 @@ def put_in(case: Case) -> tuple[str, Installed]:
     try:
         return install(editor, text, slots, replace=True)
     except Unreadable as error:
-        assume("goes on here" not in error.reason)
+        assume("continues here" not in error.reason)
         raise
 
 

@@ -215,5 +215,5 @@ def test_it_was_stopped_on_hold(light: Site) -> None:
             assert code_of(client.call("mempalace_get_drawer", who="w")) == -32057
         said = first_finding(light)
 
-    assert said.startswith("error: The palace is on hold since 20")
+    assert said.startswith("error: The palace has been on hold since 20")
     assert f"-> End the hold: palace start --palace {light.palace}" in said

@@ -13,19 +13,31 @@ from palace.shim.relay import USAGE
 
 ROOT = Path(__file__).parent.parent.parent
 VARIABLES = (
-    ("MEMPALACE_PATH", "The palace, or its parent directory. Comes before stock's variables."),
-    ("MEMPALACE_PALACE_PATH", "The palace, as for stock; so are MEMPALACE_PALACE and its elder."),
-    ("MEMPALACE_CONFIG_DIR", "mempalace's configuration directory, until palace.toml fixes it."),
+    (
+        "MEMPALACE_PATH",
+        "The palace, or its parent directory. Takes precedence over stock's variables.",
+    ),
+    (
+        "MEMPALACE_PALACE_PATH",
+        "The palace, as for stock, like MEMPALACE_PALACE and the older MEMPAL_PALACE_PATH.",
+    ),
+    (
+        "MEMPALACE_CONFIG_DIR",
+        "mempalace's configuration directory, until it is fixed in palace.toml.",
+    ),
     (
         "MEMPALACE_BROKER",
-        "`unix:PATH`, `wss://HOST:PORT` or `ssh://[USER@]HOST[:PORT][/PALACE]` of a broker, used "
-        "as it stands: no fallback, no start from here.",
+        "A broker, as `unix:PATH`, `wss://HOST:PORT` or `ssh://[USER@]HOST[:PORT][/PALACE]`. It is "
+        "used as given: without fallback, and without starting another.",
     ),
     ("MEMPALACE_MCP_READ_ONLY", "This session may not change the palace."),
-    ("PALACE_NO_SPAWN", "1: never start a broker; the error says so."),
+    ("PALACE_NO_SPAWN", "With 1, never start a broker; the error says so."),
     ("PALACE_IDLE_S", "`idle_s` for a broker that this process starts."),
-    ("PALACE_TRACE", "A file to which it and its brokers append the protocol's steps."),
-    ("PALACE_TOKEN_FILE", "A file with the token of a `wss:` broker whose record isn't seen."),
+    ("PALACE_TRACE", "A file to which the process and its brokers append the protocol's steps."),
+    (
+        "PALACE_TOKEN_FILE",
+        "A file with the token for a `wss:` broker whose record can't be read here.",
+    ),
     ("PALACE_BRIDGE_CONFIG", "`bridge_config` for this shim."),
     ("PALACE_BRIDGE_COMMAND", "`bridge_command` for this shim."),
     (
@@ -33,7 +45,7 @@ VARIABLES = (
         "Where `palace own --here` keeps identity and locks, and `palace install` its notes; "
         "~/.local/state.",
     ),
-    ("XDG_RUNTIME_DIR", "Where the socket goes when the palace's path is too long for one."),
+    ("XDG_RUNTIME_DIR", "Where the socket is created if the palace's path is too long for one."),
 )
 
 
@@ -53,15 +65,15 @@ def settings() -> str:
     return (
         "# Settings\n\nGenerated from palace/settings/config.py by `just reference`.\n\n"
         "## palace.toml\n\n"
-        "In the palace's directory; the same for whoever serves it. Written once, at the first\n"
-        "start, with the graph and the configuration directory; the rest is yours to add.\n"
+        "In the palace's directory, so every owner uses the same. The first start writes it\n"
+        "with the graph and the configuration directory; the rest is yours to add.\n"
         "A broker reads it when it starts.\n\n" + "\n".join(rows) + "\n\n"
-        "## Environment\n\nOf a shim or a command.\n\n" + "\n".join(variables) + "\n\n"
+        "## Environment\n\nVariables of a shim or a command.\n\n" + "\n".join(variables) + "\n\n"
         "## Where the palace is\n\n"
         "`--palace`, `$MEMPALACE_PATH`, `$MEMPALACE_PALACE_PATH`, `$MEMPALACE_PALACE`,\n"
         "`$MEMPAL_PALACE_PATH`, `palace_path` in mempalace's config.json, `palace` in its\n"
         "configuration directory: the first that is set. The configuration directory is\n"
-        "`$MEMPALACE_CONFIG_DIR`, `~/.mempalace` where that is in use,\n"
+        "`$MEMPALACE_CONFIG_DIR`, `~/.mempalace` if that is in use,\n"
         "`$XDG_CONFIG_HOME/mempalace`, `~/.config/mempalace`.\n"
     )
 
@@ -80,7 +92,7 @@ def exit_codes() -> str:
             continue  # these answer requests, and end no process
         codes.setdefault(kind.exit_code, []).append(f"`{kind.name}`")
     rows += [f"| {code} | {', '.join(names)} |" for code, names in sorted(codes.items())]
-    wire = ["| code | name | try again | meaning |", "|---|---|---|---|"]
+    wire = ["| code | name | retry | meaning |", "|---|---|---|---|"]
     for kind in all_errors():
         text = (kind.__doc__ or "").split("\n")[0]
         wire.append(f"| {kind.wire_code} | `{kind.name}` | {kind.retry} | {text} |")
@@ -88,11 +100,11 @@ def exit_codes() -> str:
         "# Exit codes and error codes\n\n"
         "Generated from palace/protocol/errors.py by `just reference`.\n\n"
         "## Exit codes\n\n" + "\n".join(rows) + "\n\n"
-        "`palace shim` ends with 0 when its client closes stdin, whatever happened before.\n"
-        "A broker that is ended by its watchdog leaves with 70 or 1.\n\n"
+        "`palace shim` exits with 0 when its client closes stdin, whatever happened before.\n"
+        "A broker that its watchdog ends exits with 70 or 1.\n\n"
         "## Errors in replies\n\n"
-        "JSON-RPC error codes of palace itself; `data.palace` holds the name, `data.retry` what\n"
-        "may help. Stock's own codes (-32700 to -32600, -32000 to -32005) pass unchanged.\n\n"
+        "JSON-RPC error codes of palace itself; `data.palace` holds the name, `data.retry` whether\n"
+        "to retry. Stock's own codes (-32700 to -32600, -32000 to -32005) pass unchanged.\n\n"
         + "\n".join(wire)
         + "\n"
     )
@@ -103,7 +115,7 @@ def tools() -> str:
     rows += [f"| `{n}` | {tool.kind.value} | {tool.lane.value} |" for n, tool in TOOLS.items()]
     return (
         "# Tools\n\nGenerated from palace/protocol/tools.py by `just reference`.\n\n"
-        "A *query* may be sent again after a broker's death; of a *mutation* and an *external*\n"
+        "A *query* may be sent again after a broker's death; for a *mutation* and an *external*\n"
         "effect the client is told that the outcome is unknown. A tool that is not listed counts\n"
         "as a mutation.\n\n" + "\n".join(rows) + "\n"
     )
@@ -115,14 +127,14 @@ def journal() -> str:
     return (
         "# What is journalled\n\n"
         "Generated from palace/engine/stores/stores.py by `just reference`.\n\n"
-        "Each changed entity is journalled whole, before it is changed; `palace history` shows\n"
+        "Each changed entity is journalled in full, before it is changed; `palace history` shows\n"
         "them with their kinds. A tool that is not listed changes nothing in the palace.\n\n"
         "| kind | an entity is |\n|---|---|\n"
         "| `chroma:NAME` | a record of that Chroma collection: text, metadata, vector |\n"
         "| `chroma-collection` | a collection's settings |\n"
         "| `graph:...`, `log:...` | a row of the knowledge graph, or of events and artifacts |\n"
         "| `tunnel`, `hallway` | an entry of the file of that name |\n"
-        "| `file` | a small file of mempalace's, when the palace is opened or closed |\n\n"
+        "| `file` | a small file of mempalace, when the palace is opened or closed |\n\n"
         + "\n".join(rows)
         + "\n"
     )
