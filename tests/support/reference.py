@@ -103,8 +103,9 @@ def exit_codes() -> str:
         "`palace shim` exits with 0 when its client closes stdin, whatever happened before.\n"
         "A broker that its watchdog ends exits with 70 or 1.\n\n"
         "## Errors in replies\n\n"
-        "JSON-RPC error codes of palace itself; `data.palace` holds the name, `data.retry` whether\n"
-        "to retry. Stock's own codes (-32700 to -32600, -32000 to -32005) pass unchanged.\n\n"
+        "JSON-RPC error codes of palace itself; `data.palace` holds the name, `data.retry`\n"
+        "whether to retry. Stock's own codes (-32700 to -32600, -32000 to -32005) pass\n"
+        "unchanged.\n\n"
         + "\n".join(wire)
         + "\n"
     )
