@@ -45,11 +45,8 @@ def _text_line(found: Record | Gap | Broken) -> str:
     if isinstance(found, Broken):
         return f"         {found.place.path} at byte {found.place.offset}: {found.why}"
     what = f"{found.kind} {found.id}" if found.action in ENTITIES else _control_text(found)
-    return f"{found.seq:>8} {found.ts} {found.action:<10} {what}".rstrip() + _by(found)
-
-
-def _by(record: Record) -> str:
-    return f"  [{record.key}]" if record.key else ""
+    by = f"  [{found.key}]" if found.key else ""
+    return f"{found.seq:>8} {found.ts} {found.action:<10} {what}".rstrip() + by
 
 
 def _control_text(record: Record) -> str:

@@ -172,7 +172,9 @@ def uninstall_service(paths: Paths, environment: ShimEnvironment, *, force: bool
     _ask_manager(environment.all, [_stopping(service)])
     directory = os.path.dirname(service.file)
     if not service.launchd:  # what `disable` does, for when no manager answered
-        _remove_link(f"{directory}/default.target.wants/{service.name}", service.file, kernel)
+        link = f"{directory}/default.target.wants/{service.name}"
+        if os.path.islink(link) and os.path.realpath(link) == os.path.realpath(service.file):
+            kernel.unlink(link)
     kernel.unlink(service.file)
     if not service.launchd:
         _ask_manager(environment.all, _starting(service)[:1])
@@ -184,11 +186,6 @@ def _changed_text(service: Service) -> str:
         f"{service.file} has been edited since `palace service install` wrote it, so it was left "
         "alone. Save what you need of it, and repeat this with --force."
     )
-
-
-def _remove_link(link: str, target: str, kernel: Kernel) -> None:
-    if os.path.islink(link) and os.path.realpath(link) == os.path.realpath(target):
-        kernel.unlink(link)
 
 
 def _read(service: Service, kernel: Kernel) -> str | None:

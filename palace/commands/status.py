@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -52,7 +52,7 @@ def watch_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -
     """Print the status once a second until ctrl-C, or until the reader is gone; return 0."""
     live = sys.stdout.isatty() and not as_json
     try:
-        with _screen() if live else _plain():
+        with _screen() if live else nullcontext():
             while True:
                 status, _ = ask_status(paths, environment)
                 if live:
@@ -82,11 +82,6 @@ def _size() -> tuple[int, int]:
 
 def _text(status: dict[str, Any]) -> str:
     return status_text(status) if status["running"] else str(status["text"])
-
-
-@contextmanager
-def _plain() -> Iterator[None]:
-    yield
 
 
 @contextmanager

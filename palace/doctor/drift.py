@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from palace.doctor.finding import ERROR, Finding
-from palace.engine.durability.drift import Drift
 from palace.engine.durability.offline import drift_of, hold_palace
 from palace.journal.replay import Progress
 from palace.settings.environment import ShimEnvironment
@@ -19,15 +18,14 @@ def drifted(
 ) -> list[Finding]:
     """Return where the stores differ from the journal; raises as `exclusive_use`."""
     with hold_palace(paths, environment, ask_to_leave=ask_to_leave) as held:
-        return [_drifted(found) for found in drift_of(held, progress)]
-
-
-def _drifted(found: Drift) -> Finding:
-    return Finding(
-        level=ERROR,
-        code="drift",
-        text=f"{found.kind}: {found.missing} missing, {found.foreign} unknown to the journal, "
-        f"{found.different} different, such as {found.example}.",
-        remedy="To take over what other programs wrote: palace start. To make the stores match the "
-        "journal: palace rebuild",
-    )
+        return [
+            Finding(
+                level=ERROR,
+                code="drift",
+                text=f"{found.kind}: {found.missing} missing, {found.foreign} unknown to the "
+                f"journal, {found.different} different, such as {found.example}.",
+                remedy="To take over what other programs wrote: palace start. To make the stores "
+                "match the journal: palace rebuild",
+            )
+            for found in drift_of(held, progress)
+        ]

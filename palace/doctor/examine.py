@@ -2,8 +2,6 @@
 
 from functools import partial
 
-import attrs
-
 from palace.client.control import ask_to_leave
 from palace.doctor.diagnostics import Scene, look
 from palace.doctor.finding import DATA_ERROR, ERROR, NOTE, OK, WARNING, Finding
@@ -63,7 +61,3 @@ def _journal(scene: Scene) -> list[Finding]:
         text = "in order" if scene.kernel.list_directory(scene.paths.journal) else "none yet"
         findings.append(Finding(level=OK, code="journal", text=text))
     return findings
-
-
-def to_dict(finding: Finding) -> dict[str, str]:
-    return attrs.asdict(finding)

@@ -105,9 +105,7 @@ def exit_codes() -> str:
         "## Errors in replies\n\n"
         "JSON-RPC error codes of palace itself; `data.palace` holds the name, `data.retry`\n"
         "whether to retry. Stock's own codes (-32700 to -32600, -32000 to -32005) pass\n"
-        "unchanged.\n\n"
-        + "\n".join(wire)
-        + "\n"
+        "unchanged.\n\n" + "\n".join(wire) + "\n"
     )
 
 
