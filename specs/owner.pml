@@ -1,6 +1,6 @@
 /* An owner: a broker, or the broker that a shim runs as its own child (direct mode).
  *
- * The code: palace/broker/{serve,lock,endpoint,broker,desk,connections,requests}.py.
+ * The code: palace/broker/{serve,lock,endpoint,broker,leaving,scheduling,connections,requests}.py.
  */
 
 #define DIRECT(o) (o >= NB)

@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping
 
-from palace.broker.desk import Desk
 from palace.broker.endpoint import Endpoint
 from palace.broker.lanes import Lanes
+from palace.broker.leaving import Leaving
+from palace.broker.scheduling import Scheduler
+from palace.broker.services import Services
+from palace.broker.sessions import Sessions
+from palace.broker.state import BrokerState, ConnectionLimit
+from palace.broker.telemetry.telemetry import Telemetry
 from palace.engine.hosting.mempalace import MempalaceEngine, installed_version
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
@@ -16,7 +21,8 @@ from palace.settings.catalogue import load_catalogue
 from palace.settings.config import Config
 from palace.settings.paths import Paths, home_dir
 
-STRANGERS = 64  # connections besides sessions: questions, and what has not said hello yet
+# Connections besides sessions: control questions, and those that have not said hello yet.
+OTHER_CONNECTIONS = 64
 ENGINE_DESCRIPTORS = (
     96  # a small palace with two clients has 39 open; bigger ones have more segments
 )
@@ -28,40 +34,66 @@ def assemble(
     environ: Mapping[str, str],
     kernel: Kernel,
     listening: tuple[Endpoint | None, str],
-) -> Desk:
-    """Return an owner's desk with the real engine; `listening` is its endpoint and its mode."""
+) -> BrokerState:
+    """Return an owner's parts with the real engine; `listening` is its endpoint and its mode."""
     endpoint, mode = listening
     stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
-    engine = MempalaceEngine(owner.paths, config, environ, kernel, stamp)
+    services = Services(
+        owner=owner,
+        config=config,
+        engine=MempalaceEngine(owner.paths, config, environ, kernel, stamp),
+        kernel=kernel,
+        endpoint=endpoint,
+        mode=mode,
+        home=home_dir(environ),
+    )
+    return connect_parts(
+        services,
+        lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s),
+        connections=connections_max(config, kernel.descriptor_limit()),
+    )
+
+
+def connect_parts(services: Services, *, lifecycle: Lifecycle, connections: int) -> BrokerState:
+    """Return the parts of a broker that work with `services`, each given those it needs."""
+    config = services.config
+    telemetry = Telemetry()
+    sessions = Sessions(services=services)
     lanes = Lanes(
-        engine=engine,
+        engine=services.engine,
         readers=config.readers,
         polls=config.polls,
         batch_max=config.batch_max,
     )
-    return Desk(
-        owner=owner,
-        config=config,
-        engine=engine,
-        kernel=kernel,
-        endpoint=endpoint,
-        mode=mode,
-        catalogue=None,
+    scheduler = Scheduler(
+        services=services,
+        lifecycle=lifecycle,
+        telemetry=telemetry,
+        sessions=sessions,
         admission=Admission(
             capacity=lanes.capacity(),
             queue_depth_max=config.queue_depth_max,
             session_depth_max=config.session_depth_max,
         ),
-        lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s),
         lanes=lanes,
-        home=home_dir(environ),
-        connections_max=connections_max(config, kernel.descriptor_limit()),
+    )
+    leaving = Leaving(
+        services=services, lifecycle=lifecycle, sessions=sessions, scheduler=scheduler
+    )
+    return BrokerState(
+        services=services,
+        lifecycle=lifecycle,
+        telemetry=telemetry,
+        sessions=sessions,
+        scheduler=scheduler,
+        leaving=leaving,
+        connections=ConnectionLimit(connections),
     )
 
 
 def connections_max(config: Config, descriptors: int) -> int:
     """Return how many connections leave the engine what it needs."""
-    return max(1, min(config.sessions_max + STRANGERS, descriptors - ENGINE_DESCRIPTORS))
+    return max(1, min(config.sessions_max + OTHER_CONNECTIONS, descriptors - ENGINE_DESCRIPTORS))
 
 
 def catalogue_at_start(paths: Paths, kernel: Kernel) -> Catalogue | None:

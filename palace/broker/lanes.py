@@ -10,16 +10,19 @@ microseconds more (docs/decisions/0008).
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 import outcome
 import trio
 
-from palace.engine.api import Call, Engine, Reply, Told
+from palace.engine.api import Call, Engine, Reply
 from palace.protocol.admission import Job
+from palace.protocol.errors import PalaceError
 from palace.protocol.tools import Lane
 
 Finish = Callable[[Job, outcome.Outcome[Reply]], None]
+Deliver = Callable[[Job, Reply, PalaceError | None], None]
 
 
 @attrs.define(eq=False)
@@ -47,9 +50,11 @@ class _Workers:
 
 @attrs.define(eq=False)
 class Lanes:
-    """Runs jobs; `finish` is called in the loop with each job's outcome.
+    """Runs jobs, and tells the loop twice of one that has changed the palace.
 
-    `start` comes first and `end` last; what still runs then is left to the end of the process.
+    `finish` is called with each job's outcome, since its lane is free; `deliver` with a reply that
+    has a `seq`, once the engine says that this is durable, or can't be.  `start` comes first and
+    `end` last; what still runs then is left to the end of the process.
     """
 
     engine: Engine
@@ -57,6 +62,7 @@ class Lanes:
     polls: int
     batch_max: int = 1
     _finish: Finish | None = None
+    _deliver: Deliver | None = None
     _token: trio.lowlevel.TrioToken | None = None
     _workers: dict[Lane, _Workers] = attrs.field(
         factory=lambda: {lane: _Workers() for lane in Lane}
@@ -71,10 +77,11 @@ class Lanes:
             Lane.BULK: 1,
         }
 
-    def start(self, finish: Finish) -> None:
-        """Remember the loop that this is called in, and whom to tell."""
+    def start(self, *, finish: Finish, deliver: Deliver) -> None:
+        """Remember the loop that this is called in, and what to call there."""
         self._token = trio.lowlevel.current_trio_token()
         self._finish = finish
+        self._deliver = deliver
 
     def run(self, job: Job, call: Call, *, running: int) -> None:
         """Run a job that admission has started; `running` counts it and its lane's others."""
@@ -90,13 +97,25 @@ class Lanes:
         for workers in self._workers.values():
             workers.end()
 
-    def when_durable(self, seq: int, told: Told) -> None:
-        """Call `told` in the loop once the engine says that `seq` is durable, or can't be."""
-        self.engine.when_durable(seq, lambda problem: self._soon(told, problem))
+    # In a lane's thread.
 
     def _call(self, job: Job, call: Call) -> None:
         assert self._finish is not None
-        self._soon(self._finish, job, outcome.capture(self.engine.call, call))
+        self._soon(self._finish, job, outcome.capture(self._answer, job, call))
+
+    def _answer(self, job: Job, call: Call) -> Reply:
+        reply = self.engine.call(call)
+        if reply.seq:
+            # Asked for here, so that the loop is not on the way to the disk.  And before the loop
+            # hears of the call's end: it may then close the engine, which could no longer be asked.
+            self.engine.when_durable(reply.seq, partial(self._durable, job, reply))
+        return reply
+
+    # In any thread.
+
+    def _durable(self, job: Job, reply: Reply, problem: PalaceError | None) -> None:
+        assert self._deliver is not None
+        self._soon(self._deliver, job, reply, problem)
 
     def _soon(self, function: Callable[..., None], *arguments: object) -> None:
         assert self._token is not None

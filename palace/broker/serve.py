@@ -224,8 +224,8 @@ def _run(
             raise
         kernel.trace("B6.deaf")
         listener = None  # degraded: it serves its own client alone
-    desk = assemble(owner, config, environ, kernel, (listener, mode))
-    desk.catalogue = catalogue_at_start(owner.paths, kernel)
+    state = assemble(owner, config, environ, kernel, (listener, mode))
+    state.services.catalogue = catalogue_at_start(owner.paths, kernel)
 
     def say_serving() -> None:
         report.send(wire.SERVING, {"pid": str(os.getpid())})
@@ -234,7 +234,7 @@ def _run(
         text = f"palace: epoch {owner.epoch} of {owner.paths.root} on {where}{degraded}"
         say(text, report, kernel, level="info")
 
-    code = trio.run(partial(Broker(desk).serve, direct=direct, on_serving=say_serving))
+    code = trio.run(partial(Broker(state).serve, direct=direct, on_serving=say_serving))
     # X6: the process's end releases the lock.  Threads that native code holds must not delay it.
     kernel.trace("X6.exit", status=code)  # before it: the next owner's line must come later
     os._exit(code)

@@ -8,7 +8,8 @@ import attrs
 from palace.engine.batch import Batch
 from palace.protocol.errors import PalaceError
 from palace.protocol.jsonrpc import Catalogue
-from palace.protocol.tools import Tool, classify_call
+from palace.protocol.request import ToolCall
+from palace.protocol.tools import Tool
 
 Told = Callable[[PalaceError | None], None]
 
@@ -22,7 +23,7 @@ class Call:
     `Engine.batch` made for it and the calls that run with it.
     """
 
-    message: dict[str, Any]
+    request: ToolCall
     session: str = ""
     ordinal: int = 0
     read_only: bool = False
@@ -35,8 +36,14 @@ class Call:
         return f"{self.session}:{self.ordinal}"
 
     @property
+    def message(self) -> dict[str, Any]:
+        """Return the call as stock takes it."""
+        assert isinstance(self.request.message, dict), "a tool call is an object"
+        return self.request.message
+
+    @property
     def tool(self) -> Tool:
-        return classify_call(self.message)
+        return self.request.tool
 
 
 @attrs.frozen(kw_only=True)

@@ -21,7 +21,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from palace.protocol.batch_window import Gather
+from palace.protocol.batch_window import BatchWindow
+from palace.protocol.request import ToolCall
 from palace.protocol.tools import Lane, Tool
 
 
@@ -42,9 +43,7 @@ class Job:
 
     session: str
     ordinal: int
-    tool: Tool
-    message: object
-    name: str = ""
+    request: ToolCall
     admitted_s: float = 0.0
     began_s: float = 0.0
     deadline_s: float = float("inf")
@@ -55,6 +54,14 @@ class Job:
     @property
     def key(self) -> tuple[str, int]:
         return self.session, self.ordinal
+
+    @property
+    def tool(self) -> Tool:
+        return self.request.tool
+
+    @property
+    def name(self) -> str:
+        return self.request.name
 
     @property
     def exclusive(self) -> bool:
@@ -86,7 +93,7 @@ class Admission:
     _waiting: int = 0
     _batch: list[Job] = attrs.field(factory=list)  # the writer lane's running, or last one
     _forming: bool = False
-    gather: Gather = attrs.field(factory=Gather)
+    window: BatchWindow = attrs.field(factory=BatchWindow)
     held: bool = False  # something would have started, but its batch waits for others
     ready: bool = False
     draining: bool = False
@@ -124,20 +131,20 @@ class Admission:
             self._turns.append(job.session)
         queue.waiting.append(job)
         self._waiting += 1
-        self.gather.came(job.session)
+        self.window.came(job.session)
         return Offer.ADMITTED
 
     def take_ready(self, now_s: float = 0.0) -> list[Job]:
         """Return the jobs that start now, in order; they count as running from here on.
 
         Those of the writer lane are one batch.  `held` says whether to ask again at
-        `gather.until_s`.
+        `window.until_s`.
         """
         started: list[Job] = []
         self.held = False
         if not self.ready:
             return started
-        patient = self.gather.until_s(now_s) > now_s
+        patient = self.window.until_s(now_s) > now_s
         self._forming = False
         progress = True
         while progress:
@@ -159,8 +166,8 @@ class Admission:
             sessions = [member.session for member in self._batch]
             for session in sessions:
                 if session in self._queues and self._queues[session].waiting:
-                    self.gather.came(session)  # before the batch even began
-            self.gather.ended(sessions, now_s)
+                    self.window.came(session)  # before the batch even began
+            self.window.ended(sessions, now_s)
         if not job.cancelled:
             self._leave_order(job)
         self._forget_if_empty(job.session)
@@ -247,7 +254,7 @@ class Admission:
             if not self._in_lane[Lane.WRITER]:
                 self._batch = []
                 self._forming = True
-                self.gather.began(now_s)
+                self.window.began(now_s)
             self._batch.append(job)
         queue = self._queues[job.session]
         queue.waiting.remove(job)

@@ -20,7 +20,7 @@ SHARE = 4  # no longer than this part of what the last batch took
 
 
 @attrs.define(eq=False)
-class Gather:
+class BatchWindow:
     """Whom the next batch waits for; `until_s` says for how long."""
 
     _expected: dict[str, float] = attrs.field(factory=dict)  # session -> until when

@@ -18,7 +18,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-KNOCK_S = 10.0  # for a client to show by a whole request that it may come in
+LOGIN_S = 10.0  # for a client to show by a whole request that it may come in
 KEEP_ALIVE_S = 75.0  # between requests: longer than clients keep their end of a connection
 SEND_S = 30.0  # for a client to take a piece
 SEND_BYTES = 65_536
@@ -33,7 +33,7 @@ logger = logging.getLogger("palace.http")
 
 
 @attrs.define(eq=False)
-class Visit:
+class HttpConnection:
     """One connection.  The application sets `admitted` once a client has shown its token."""
 
     admitted: bool = False
@@ -50,7 +50,7 @@ class Visit:
 class Server:
     """Runs an ASGI application on accepted TCP sockets.
 
-    The application finds its connection's `Visit` in `scope["state"]["visit"]`.
+    The application finds its `HttpConnection` in `scope["state"]["connection"]`.
     """
 
     def __init__(self, app: App) -> None:
@@ -61,17 +61,19 @@ class Server:
         self._config.include_server_header = False
         self._config.keep_alive_timeout = KEEP_ALIVE_S
         self._config.h11_max_incomplete_size = HEAD_BYTES_MAX
-        self._config.h2_max_concurrent_streams = 1  # nobody needs it, and it can't be switched off
+        self._config.h2_max_concurrent_streams = (
+            1  # no client needs HTTP/2, and it can't be switched off
+        )
         self._context = WorkerContext(None)
 
-    async def serve(self, sock: socket.socket, visit: Visit) -> None:
+    async def serve(self, sock: socket.socket, connection: HttpConnection) -> None:
         """Serve one accepted socket to its end and close it; nothing that a peer does raises."""
-        stream = _Stream(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), visit)
-        state = ConnectionState({"visit": visit})
+        stream = _Stream(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), connection)
+        state = ConnectionState({"connection": connection})
         try:
-            with visit.connected:
+            with connection.connected:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_turn_out, visit)
+                    nursery.start_soon(_end_if_not_admitted, connection)
                     await TCPServer(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
                     nursery.cancel_scope.cancel()
         except* Exception:
@@ -85,28 +87,28 @@ class Server:
         await self._context.terminated.set()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        visit: Visit = scope["state"]["visit"]
-        visit.under_way += 1
+        connection: HttpConnection = scope["state"]["connection"]
+        connection.under_way += 1
         try:
             await self._inner(scope, receive, send)
         finally:
-            visit.under_way -= 1
-            visit.end_if_idle()
+            connection.under_way -= 1
+            connection.end_if_idle()
 
 
-async def _turn_out(visit: Visit) -> None:
+async def _end_if_not_admitted(connection: HttpConnection) -> None:
     """End a connection that has not been admitted in time."""
-    await trio.sleep(KNOCK_S)
-    if not visit.admitted:
-        visit.connected.cancel()
+    await trio.sleep(LOGIN_S)
+    if not connection.admitted:
+        connection.connected.cancel()
 
 
 class _Stream:
     """A socket's stream that knows when its client has left, or doesn't read any more."""
 
-    def __init__(self, stream: trio.SocketStream, visit: Visit) -> None:
+    def __init__(self, stream: trio.SocketStream, connection: HttpConnection) -> None:
         self._stream = stream
-        self._visit = visit
+        self._connection = connection
         self.socket = stream.socket
 
     async def receive_some(self, size: int) -> bytes:
@@ -115,8 +117,8 @@ class _Stream:
             data = bytes(await self._stream.receive_some(size))
         finally:
             if not data:
-                self._visit.hung_up = True
-                self._visit.end_if_idle()
+                self._connection.hung_up = True
+                self._connection.end_if_idle()
         return data
 
     async def send_all(self, data: bytes) -> None:
@@ -124,7 +126,7 @@ class _Stream:
             with trio.move_on_after(SEND_S) as sending:
                 await self._stream.send_all(data[start : start + SEND_BYTES])
             if sending.cancelled_caught:
-                self._visit.connected.cancel()
+                self._connection.connected.cancel()
                 raise trio.BrokenResourceError("the client doesn't read")
 
     async def send_eof(self) -> None:

@@ -1,8 +1,11 @@
 """Lines out of bytes, and what a broker asks of whatever carries them."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from palace.protocol import wire
 from palace.protocol.errors import WireError
+from palace.protocol.request import Request
 
 OUTBOX_BYTES_MAX = 256 << 20  # a client that never reads is cut off here
 
@@ -36,14 +39,38 @@ class LineSplitter:
         return []
 
 
-class Lines(Protocol):
-    """One client's connection, whatever carries it.
-
-    One task receives; anybody may `send_soon`; `flush_forever` must run beside them.  Whoever
-    made it closes it.
-    """
+class Connection(Protocol):
+    """What a session is served over: lines come, and replies go."""
 
     broken: bool
+
+    async def receive_lines(self) -> Sequence[bytes | Request]:
+        """Return at least one whole line, parsed or not; nothing at the end."""
+        ...
+
+    def send_reply(self, ordinal: int, payload: bytes | None) -> None:
+        """Send a line's reply, None for none, as soon as the other side takes it; never waits."""
+        ...
+
+    def send_header(self, kind: str, fields: dict[str, str]) -> None:
+        """Send a header as soon as the other side takes it; never waits."""
+        ...
+
+    async def flushed(self) -> None:
+        """Return when everything was handed on, or is not wanted any more."""
+        ...
+
+    def close(self) -> None:
+        """Cut the connection; safe to call twice."""
+        ...
+
+
+class Lines(Connection, Protocol):
+    """A connection that carries bytes: a socket's, whatever is between.
+
+    One task receives; any may send; `flush_forever` must run beside them.  The caller who opened it
+    closes it.
+    """
 
     async def receive_lines(self) -> list[bytes]:
         """Return at least one whole line, newlines excluded; an empty list at the end."""
@@ -57,14 +84,12 @@ class Lines(Protocol):
         """Send as soon as the other side takes it; never waits."""
         ...
 
+    def send_reply(self, ordinal: int, payload: bytes | None) -> None:
+        self.send_soon(wire.encode_reply(ordinal, payload))
+
+    def send_header(self, kind: str, fields: dict[str, str]) -> None:
+        self.send_soon(wire.encode_header(kind, fields))
+
     async def flush_forever(self) -> None:
         """Send what `send_soon` could not; runs until cancelled."""
-        ...
-
-    async def flushed(self) -> None:
-        """Return when everything was handed on, or nobody listens any more."""
-        ...
-
-    def close(self) -> None:
-        """Cut the connection; safe to call twice."""
         ...

@@ -1,4 +1,4 @@
-"""Lines that come one by one from HTTP requests, each of which waits for its own reply."""
+"""Requests that come one by one over HTTP, each of which waits for its own reply."""
 
 from collections import deque
 
@@ -7,14 +7,15 @@ import trio
 
 from palace.protocol import wire
 from palace.protocol.errors import Draining, OutcomeUnknown, PalaceError
+from palace.protocol.request import Request
 
 LEAVING = "The broker is leaving, and this was not begun: ask again, and a new one will answer."
 LOST = "The session broke: it may or may not have been carried out. Look before you repeat it."
 
 
 @attrs.define(eq=False)
-class Posted:
-    """One line on its way.  `payload` is its reply, empty where the client gets nothing.
+class PendingRequest:
+    """One request on its way.  `payload` is its reply, empty where the client gets none.
 
     `problem` is set instead where the session ended before it had one.
     """
@@ -25,33 +26,31 @@ class Posted:
     answered: trio.Event = attrs.field(factory=trio.Event)
 
 
-class PostedLines:
-    """A session's lines (palace/transport/lines.py) whose client has no connection of its own.
+class PendingRequests:
+    """A session's connection (palace/transport/lines.py) whose client has none of its own.
 
-    Nobody sends for `quiet_s` seconds: the lines end.
+    It ends by itself where nothing is posted for `quiet_s` seconds.
     """
 
     def __init__(self, quiet_s: float) -> None:
         self.broken = False
         self._quiet_s = quiet_s
-        self._inbox: deque[bytes] = deque()
-        self._waiting: dict[int, Posted] = {}
+        self._inbox: deque[Request] = deque()
+        self._waiting: dict[int, PendingRequest] = {}
         self._count = 0
         self._ended = False
         self._arrived = trio.Event()
 
-    def post(self, line: bytes) -> Posted:
-        """Hand in one line; raises ClosedResourceError after the end."""
+    def post(self, request: Request) -> PendingRequest:
+        """Hand in one request; raises ClosedResourceError after the end."""
         if self._ended:
             raise trio.ClosedResourceError
-        if line.startswith(wire.PREFIX):  # the word of a shim, which this is not: no JSON either
-            line = b" " + line
-        posted = Posted(self._count)
-        self._waiting[posted.ordinal] = posted
+        pending = PendingRequest(self._count)
+        self._waiting[pending.ordinal] = pending
         self._count += 1
-        self._inbox.append(line)
+        self._inbox.append(request)
         self._arrived.set()
-        return posted
+        return pending
 
     def end(self) -> None:
         """Let nothing more come; what came is answered."""
@@ -60,15 +59,15 @@ class PostedLines:
 
     @property
     def waiting(self) -> int:
-        """How many lines are not answered yet."""
+        """How many requests are not answered yet."""
         return len(self._waiting)
 
     @property
     def settled(self) -> int:
-        """The ordinal below which all lines are answered."""
+        """The ordinal below which all requests are answered."""
         return min(self._waiting, default=self._count)
 
-    async def receive_lines(self) -> list[bytes]:
+    async def receive_lines(self) -> list[Request]:
         while not self._inbox:
             if self._ended:
                 return []
@@ -77,43 +76,35 @@ class PostedLines:
                 await self._arrived.wait()
             if quiet.cancelled_caught and not self._inbox:
                 self._ended = True
-        lines = list(self._inbox)
+        requests = list(self._inbox)
         self._inbox.clear()
-        return lines
+        return requests
 
-    def unread(self, lines: list[bytes]) -> None:
-        self._inbox.extendleft(reversed(lines))
+    def send_reply(self, ordinal: int, payload: bytes | None) -> None:
+        self._answer(ordinal, payload or b"")
 
-    def send_soon(self, data: bytes) -> None:
-        line = data.removesuffix(b"\n")
-        if not line.startswith(wire.PREFIX):
-            ordinal, payload = wire.decode_reply(line)
-            self._answer(ordinal, payload)
+    def send_header(self, kind: str, fields: dict[str, str]) -> None:
+        if kind != wire.GOODBYE:  # an HTTP client has no use for the others
             return
-        _, kind, fields = wire.decode_header(line)
-        if kind == wire.GOODBYE:
-            self._ended = True
-            unrun = set(wire.decode_ordinals(fields["unrun"]))
-            read_upto = int(fields["read_upto"])
-            for ordinal in tuple(self._waiting):
-                if ordinal > read_upto or ordinal in unrun:
-                    self._answer(ordinal, b"", Draining(LEAVING))
+        self._ended = True
+        unrun = set(wire.decode_ordinals(fields["unrun"]))
+        read_upto = int(fields["read_upto"])
+        for ordinal in tuple(self._waiting):
+            if ordinal > read_upto or ordinal in unrun:
+                self._answer(ordinal, b"", Draining(LEAVING))
 
     def _answer(self, ordinal: int, payload: bytes, problem: PalaceError | None = None) -> None:
-        posted = self._waiting.pop(ordinal, None)
-        if posted is not None:
-            posted.payload = payload
-            posted.problem = problem
-            posted.answered.set()
-
-    async def flush_forever(self) -> None:
-        await trio.sleep_forever()
+        pending = self._waiting.pop(ordinal, None)
+        if pending is not None:
+            pending.payload = payload
+            pending.problem = problem
+            pending.answered.set()
 
     async def flushed(self) -> None:
         return
 
     def close(self) -> None:
-        """Cut it: who still waits is told that nothing more is known."""
+        """Cut it: requests that still wait learn that nothing more is known."""
         self.broken = True
         self._ended = True
         for ordinal in tuple(self._waiting):

@@ -8,12 +8,12 @@ import socket
 
 import trio
 
-from palace.transport.lines import OUTBOX_BYTES_MAX, LineSplitter
+from palace.transport.lines import OUTBOX_BYTES_MAX, Lines, LineSplitter
 
 READ_BYTES = 65_536  # from 128 KiB on malloc may map and unmap memory at each read: 13 us
 
 
-class LineStream:
+class LineStream(Lines):
     """A connected socket that receives lines and sends without waiting (see `Lines`)."""
 
     def __init__(self, sock: socket.socket, *, line_bytes_max: int) -> None:

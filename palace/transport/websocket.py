@@ -15,7 +15,7 @@ import trio
 import trio_websocket
 
 from palace.protocol.wire import WEBSOCKET_PATH
-from palace.transport.lines import OUTBOX_BYTES_MAX, LineSplitter
+from palace.transport.lines import OUTBOX_BYTES_MAX, Lines, LineSplitter
 
 MESSAGE_BYTES_MAX = 1 << 20  # of a client's message; longer lines come in several
 SEND_BYTES = 65_536
@@ -26,7 +26,7 @@ GOODBYE_S = 1.0
 UNAUTHORIZED, NOT_FOUND, TOO_MANY = 401, 404, 429
 
 
-class WebSocketLines:
+class WebSocketLines(Lines):
     """A websocket that receives lines and sends without waiting (palace/transport/lines.py)."""
 
     def __init__(self, connection: trio_websocket.WebSocketConnection, line_bytes_max: int) -> None:
@@ -98,8 +98,8 @@ class WebSocketLines:
             await trio.sleep_forever()
 
 
-class Door:
-    """Who may come in: checks tokens, and keeps those out for a while who guess.
+class TokenGate:
+    """Checks tokens, and turns an address away for a while that keeps guessing.
 
     `now_s` is a monotonic clock.  Only failures are remembered, of at most `ADDRESSES_MAX`.
     """
@@ -136,7 +136,7 @@ class Door:
 
 @asynccontextmanager
 async def open_lines(
-    stream: trio.SocketStream, context: ssl.SSLContext, door: Door, *, line_bytes_max: int
+    stream: trio.SocketStream, context: ssl.SSLContext, gate: TokenGate, *, line_bytes_max: int
 ) -> AsyncIterator[WebSocketLines | None]:
     """Do the handshakes on an accepted connection; yield its lines, None where it is refused.
 
@@ -145,7 +145,7 @@ async def open_lines(
     tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
     try:
         async with trio.open_nursery() as nursery:
-            connection = await _handshake(nursery, stream, tls, door)
+            connection = await _handshake(nursery, stream, tls, gate)
             if connection is None:
                 yield None
             else:
@@ -165,7 +165,7 @@ async def _handshake(
     nursery: trio.Nursery,
     stream: trio.SocketStream,
     tls: "trio.SSLStream[trio.SocketStream]",
-    door: Door,
+    gate: TokenGate,
 ) -> trio_websocket.WebSocketConnection | None:
     address = str(stream.socket.getpeername()[0])
     with trio.move_on_after(HANDSHAKE_S):
@@ -175,7 +175,7 @@ async def _handshake(
                 nursery, tls, max_message_size=MESSAGE_BYTES_MAX, receive_buffer_size=SEND_BYTES
             )
             headers = dict(request.headers)
-            status = door.admit(address, request.path, headers.get(b"authorization", b""))
+            status = gate.admit(address, request.path, headers.get(b"authorization", b""))
             if status:
                 await request.reject(status)
                 return None

@@ -30,16 +30,16 @@ async def settled(shim: Shim) -> int:
 async def test_an_ack_is_noted_takes_no_ordinal_and_never_goes_back(root: Path) -> None:
     async with open_broker(root) as running:
         shim = await running.session()
-        session = running.desk.sessions["s"]
+        session = running.state.sessions["s"]
         assert [await settled(shim) for _ in range(3)] == [0, 1, 2]
 
         acknowledge(shim, 2)
         assert await settled(shim) == 3
-        assert session.acknowledged == 2
+        assert session.machine.acknowledged == 2
         acknowledge(shim, 1)
         acknowledge(shim, 4)
         assert await settled(shim) == 4
-        assert session.acknowledged == 4
+        assert session.machine.acknowledged == 4
         assert session.requests == 5
 
 
@@ -51,7 +51,7 @@ async def test_an_ack_that_comes_with_the_hello_is_noted(root: Path) -> None:
         assert (await shim.header())[0] == wire.WELCOME
 
         assert await settled(shim) == 70
-        assert running.desk.sessions["s"].acknowledged == 70
+        assert running.state.sessions["s"].machine.acknowledged == 70
 
 
 async def refused(running: Running, line: bytes) -> str:
@@ -86,7 +86,7 @@ async def test_a_broken_ack_ends_its_connection_alone(root: Path, line: bytes, w
         again = await running.session("s", next="1")
         assert await settled(again) == 1
         assert await settled(other) == 0
-        assert running.desk.lifecycle.drain is None
+        assert running.state.lifecycle.drain is None
 
 
 async def test_a_negative_ack_changes_nothing(root: Path) -> None:
@@ -95,7 +95,7 @@ async def test_a_negative_ack_changes_nothing(root: Path) -> None:
         acknowledge(shim, -5)
 
         assert await settled(shim) == 0
-        assert running.desk.sessions["s"].acknowledged == 0
+        assert running.state.sessions["s"].machine.acknowledged == 0
 
 
 class Remembering(LightEngine):
@@ -116,6 +116,6 @@ async def test_outcomes_are_forgotten_with_a_farewell_and_not_with_a_connection(
             await settled(shim)
             acknowledge(shim, upto)
             shim.close()
-            await until(lambda: not running.desk.sessions)
+            await until(lambda: not running.state.sessions)
 
         assert Remembering.forgotten == ["settled"]

@@ -54,7 +54,7 @@ class Guest:
 
 def set_out(running: Running, **instead: str) -> Guest:
     """Set out for the broker as the record says, or with something else instead."""
-    record = record_of(Path(running.desk.owner.paths.root))
+    record = record_of(Path(running.state.services.owner.paths.root))
     url = next(url for url in record.endpoints if url.startswith("wss://"))
     way = {"url": url, "token": record.token, "fingerprint": record.fingerprint} | instead
     route = Route(lambda near: carry_websocket(near, **way))
@@ -80,7 +80,7 @@ async def test_a_guest_is_served_like_a_neighbour(root: Path, listen: str) -> No
         neighbour.call("add_drawer", 1, name="by neighbour")
         replies = [await guest.shim.reply(), await neighbour.reply()]
 
-        assert welcome["palace_id"] == running.desk.owner.palace_id
+        assert welcome["palace_id"] == running.state.services.owner.palace_id
         assert [(ordinal, reply["id"]) for ordinal, reply in replies] == [(0, 1), (0, 1)]
         assert sorted(running.engine.written) == ["by guest", "by neighbour"]
 
@@ -111,7 +111,7 @@ async def test_a_guest_that_has_said_its_last_word_gets_its_replies(
 
         assert (await guest.shim.reply())[0] == 0
         assert await guest.shim.line() == b""
-        await until(lambda: not guest.route.alive and not running.desk.sessions)
+        await until(lambda: not guest.route.alive and not running.state.sessions)
 
 
 async def test_a_guest_that_hangs_up_leaves_nothing_behind(root: Path, listen: str) -> None:
@@ -121,7 +121,7 @@ async def test_a_guest_that_hangs_up_leaves_nothing_behind(root: Path, listen: s
         guest.shim.close()
 
         await until(lambda: not guest.route.alive)
-        await until(lambda: not running.desk.sessions and not running.desk.open_connections)
+        await until(lambda: not running.state.sessions and not running.state.connections.open)
 
 
 async def test_a_second_connection_takes_the_session_over(root: Path, listen: str) -> None:
@@ -140,7 +140,7 @@ async def test_guests_are_told_goodbye_and_the_address_is_free(root: Path, liste
     async with open_broker(root, listen=listen) as running:
         guest = set_out(running)
         await guest.shim.welcome()
-        running.desk.stop(Reason.UPGRADE)
+        running.state.leaving.stop(Reason.UPGRADE)
 
         kind, fields = await guest.shim.header()
         assert (kind, fields["reason"]) == (wire.GOODBYE, "upgrade")
@@ -159,13 +159,13 @@ async def test_a_wrong_token_is_refused_before_anything_is_said(root: Path, list
             text = await failure(set_out(running, token=token))
             assert "token" in text
 
-        assert running.desk.counters.connections == 0
-        assert not running.desk.sessions
+        assert running.state.telemetry.counters.connections == 0
+        assert not running.state.sessions
 
 
 async def test_who_guesses_tokens_is_kept_out_for_a_while(root: Path, listen: str) -> None:
     async with open_broker(root, listen=listen) as running:
-        for _ in range(websocket.Door.FAILURES_MAX):
+        for _ in range(websocket.TokenGate.FAILURES_MAX):
             assert "token" in await failure(set_out(running, token="guess"))
 
         assert "too many failed logins" in await failure(set_out(running))
@@ -176,19 +176,19 @@ async def test_who_guesses_tokens_is_kept_out_for_a_while(root: Path, listen: st
 
 def test_a_door_forgets_failures_and_is_bounded() -> None:
     now = [0.0]
-    door = websocket.Door("secret", lambda: now[0])
+    gate = websocket.TokenGate("secret", lambda: now[0])
     wrong, right = b"Bearer wrong", b"Bearer secret"
-    for _ in range(door.FAILURES_MAX):
-        assert door.admit("a", wire.WEBSOCKET_PATH, wrong) == 401
-    assert door.admit("a", wire.WEBSOCKET_PATH, right) == 429
-    assert door.admit("b", wire.WEBSOCKET_PATH, right) == 0
-    assert door.admit("b", "/elsewhere", right) == 404
-    now[0] = door.FAILURES_S + 1
-    assert door.admit("a", wire.WEBSOCKET_PATH, right) == 0
-    for number in range(3 * door.ADDRESSES_MAX):
-        door.admit(f"address {number}", wire.WEBSOCKET_PATH, wrong)
-    assert len(door._failures) <= door.ADDRESSES_MAX
-    assert door.admit("c", wire.WEBSOCKET_PATH, b"") == 401
+    for _ in range(gate.FAILURES_MAX):
+        assert gate.admit("a", wire.WEBSOCKET_PATH, wrong) == 401
+    assert gate.admit("a", wire.WEBSOCKET_PATH, right) == 429
+    assert gate.admit("b", wire.WEBSOCKET_PATH, right) == 0
+    assert gate.admit("b", "/elsewhere", right) == 404
+    now[0] = gate.FAILURES_S + 1
+    assert gate.admit("a", wire.WEBSOCKET_PATH, right) == 0
+    for number in range(3 * gate.ADDRESSES_MAX):
+        gate.admit(f"address {number}", wire.WEBSOCKET_PATH, wrong)
+    assert len(gate._failures) <= gate.ADDRESSES_MAX
+    assert gate.admit("c", wire.WEBSOCKET_PATH, b"") == 401
 
 
 async def test_another_certificate_is_not_the_brokers(root: Path, listen: str) -> None:
@@ -197,7 +197,7 @@ async def test_another_certificate_is_not_the_brokers(root: Path, listen: str) -
         text = await failure(set_out(running, fingerprint=pin[:-1] + "0" * (pin[-1] != "0") + "1"))
         assert "not the broker of this palace" in text
         assert "not to be trusted" in await failure(set_out(running, fingerprint=""))
-        assert running.desk.counters.connections == 0
+        assert running.state.telemetry.counters.connections == 0
 
 
 def own_certificate(directory: Path, **more: Any) -> tuple[trustme.CA, dict[str, str]]:
@@ -354,7 +354,7 @@ async def test_a_guest_asks_for_tools_not_for_the_broker(root: Path, listen: str
         kind, fields = await guest.shim.header()
 
         assert (kind, fields["code"]) == (wire.REFUSED, "wire")
-        assert running.desk.lifecycle.drain is None
+        assert running.state.lifecycle.drain is None
 
 
 async def test_handshakes_are_bounded_and_do_not_keep_others_out_for_long(
@@ -374,7 +374,7 @@ async def test_handshakes_are_bounded_and_do_not_keep_others_out_for_long(
 
 async def test_two_hundred_guests_at_once(root: Path, listen: str) -> None:
     async with open_broker(root, LightEngine(), listen=listen, sessions_max=250) as running:
-        running.desk.connections_max = 250
+        running.state.connections.limit = 250
         everybody: list[Guest] = []
         for start in range(0, 200, 20):
             some = [set_out(running) for _ in range(20)]
@@ -405,7 +405,7 @@ async def test_an_address_that_is_taken_is_tried_again(
         async with open_broker(root, listen=listen) as running:
             neighbour = await running.session()
             assert record_of(root).endpoints == [f"unix:{root}/broker.sock"]
-            assert "can't be served" in running.desk.troubles.last
+            assert "can't be served" in running.state.telemetry.errors.last
             taken.close()
             await until(lambda: len(record_of(root).endpoints) == 2)
             await set_out(running).shim.welcome("guest")

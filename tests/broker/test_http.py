@@ -13,8 +13,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from palace.broker.http import app, exchange, service, sessions
+from palace.broker.http import app, exchange, listener, sessions
 from palace.broker.http.serverinfo import state_directory
+from palace.broker.reporting.status import status_of
 from palace.protocol.lifecycle import Reason
 from palace.transport import http
 from tests.support.engine import LightEngine
@@ -101,7 +102,7 @@ async def test_a_line_without_a_session_is_answered_like_stocks_hub(home: Path, 
         ] * 3
         assert begun.json()["result"]["serverInfo"]["name"] == "mempalace"
         assert "mcp-session-id" not in begun.headers
-        await until(lambda: not running.desk.sessions)
+        await until(lambda: not running.state.sessions)
 
 
 async def test_what_stock_reads_is_private_whole_and_gone_with_the_broker(home: Path) -> None:
@@ -113,7 +114,7 @@ async def test_what_stock_reads_is_private_whole_and_gone_with_the_broker(home: 
             for name in os.listdir(path.parent)
         }
         token = (path.parent / "token").read_text()
-        running.desk.stop(Reason.IDLE)
+        running.state.leaving.stop(Reason.IDLE)
 
         assert not path.exists()  # in the step that removes the record
         assert not (home.parent / "palace" / "broker.json").exists()
@@ -143,7 +144,7 @@ async def test_a_token_is_not_kept_where_others_may_write(home: Path) -> None:
     directory.mkdir(parents=True)
     directory.chmod(0o777)
     async with open_broker(palace, home=str(home)) as running:
-        await until(lambda: "can't hold a token" in running.desk.troubles.last)
+        await until(lambda: "can't hold a token" in running.state.telemetry.errors.last)
 
     assert not list(directory.iterdir())
 
@@ -152,7 +153,7 @@ async def test_another_servers_serverinfo_is_left_alone(home: Path) -> None:
     async with open_web(home) as running:
         path = serverinfo_of(home)
         path.write_text('{"pid": 1, "host": "127.0.0.1", "port": 1}')
-        running.desk.stop(Reason.STOP)
+        running.state.leaving.stop(Reason.STOP)
 
         assert path.exists()
 
@@ -175,22 +176,22 @@ async def test_a_dead_brokers_serverinfo_goes_before_the_engine_loads(home: Path
 async def test_nothing_is_served_or_told_where_http_is_off(home: Path) -> None:
     async with open_broker(home.parent / "palace", home=str(home), http=False) as running:
         await running.session()
-        await until(lambda: running.desk.admission.ready)
+        await until(lambda: running.state.scheduler.admission.ready)
 
-        assert running.desk.web is None
+        assert running.state.telemetry.http is None
     assert not list(home.iterdir())
 
 
 async def test_a_port_that_is_taken_is_tried_again(
     home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "AGAIN_S", 0.02)
+    monkeypatch.setattr(listener, "AGAIN_S", 0.02)
     port = free_port()
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
         other.listen()
         async with open_broker(home.parent / "palace", home=str(home), http=port) as running:
-            await until(lambda: "HTTP is not served" in running.desk.troubles.last)
+            await until(lambda: "HTTP is not served" in running.state.telemetry.errors.last)
             assert not serverinfo_of(home).exists()
             other.close()
             await until(lambda: serverinfo_of(home).exists())
@@ -251,24 +252,24 @@ async def test_a_body_that_comes_too_slowly_is_given_up(
         await caller.begin("POST", "/mcp", body=b"{", content_length="100")
 
         assert (await caller.answer()).status == 408
-        await until(lambda: not running.desk.open_connections)
+        await until(lambda: not running.state.connections.open)
 
 
 async def test_who_never_asks_is_turned_out_and_strangers_leave_room(
     home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "KNOCK_S", 0.3)
-    monkeypatch.setattr(service, "STRANGERS_MAX", 2)
+    monkeypatch.setattr(http, "LOGIN_S", 0.3)
+    monkeypatch.setattr(listener, "UNAUTHENTICATED_MAX", 2)
     async with open_web(home) as running:
         known = await dial()
         assert (await known.post(request("ping"))).status == 200
         strangers = [await dial() for _ in range(2)]
-        await until(lambda: running.desk.open_connections == 3)
+        await until(lambda: running.state.connections.open == 3)
         one_more = await dial()
 
         assert await one_more.ended()
-        assert running.desk.web is not None
-        assert running.desk.web.refused == 1
+        assert running.state.telemetry.http is not None
+        assert running.state.telemetry.http.refused == 1
         assert [await stranger.ended() for stranger in strangers] == [True, True]
         assert (await known.post(request("ping"))).status == 200
 
@@ -280,7 +281,7 @@ async def test_a_connection_ends_with_its_client(home: Path, dial: Dial) -> None
         await wait_all_tasks_blocked(0.05)  # the server waits for another request
         await caller.aclose()
 
-        await until(lambda: not running.desk.open_connections)
+        await until(lambda: not running.state.connections.open)
 
 
 async def test_a_client_that_never_reads_keeps_no_broker(
@@ -293,7 +294,7 @@ async def test_a_client_that_never_reads_keeps_no_broker(
         await caller.begin("POST", "/mcp", body=body)
         await until(lambda: running.engine.written)
 
-        await until(lambda: not running.desk.open_connections and not running.desk.sessions)
+        await until(lambda: not running.state.connections.open and not running.state.sessions)
 
 
 # The streamable HTTP transport.
@@ -305,9 +306,9 @@ async def test_a_session_lives_from_initialize_to_delete(home: Path, dial: Dial)
         ident = await begin_session(caller)
         named = {"accept": ACCEPT, "mcp_session_id": ident, "mcp_protocol_version": "2025-06-18"}
         added = await caller.post(call("add_drawer", 5, name="one"), **named)
-        clients = [session.client for session in running.desk.sessions.values()]
+        clients = [session.client for session in running.state.sessions]
         deleted = await caller.ask("DELETE", "/mcp", **named)
-        await until(lambda: not running.desk.sessions)
+        await until(lambda: not running.state.sessions)
         late = await caller.post(request("ping"), **named)
 
     assert added.headers["content-type"] == "application/json"
@@ -343,7 +344,7 @@ async def test_what_the_transport_refuses(
 async def test_a_long_call_comes_as_a_stream_of_events(
     home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "SWIFT_S", 0.05)
+    monkeypatch.setattr(app, "PLAIN_S", 0.05)
     monkeypatch.setattr(app, "BEAT_S", 0.05)
     async with open_web(home) as running:
         caller = await dial()
@@ -402,10 +403,10 @@ async def test_a_silent_session_ends_and_a_new_one_takes_the_oldest_ones_place(
 
         monkeypatch.setattr(sessions, "QUIET_S", 0.05)
         fourth = await begin_session(caller)
-        await until(lambda: fourth not in running.desk.sessions)
+        await until(lambda: fourth not in running.state.sessions)
 
 
-# The same desk, the same limits.
+# The same sessions and queues, the same limits.
 
 
 async def test_who_hangs_up_gives_up_a_query_and_not_a_change(home: Path, dial: Dial) -> None:
@@ -418,15 +419,17 @@ async def test_who_hangs_up_gives_up_a_query_and_not_a_change(home: Path, dial: 
         ]
         for caller, message in zip(callers, messages, strict=True):
             await caller.begin("POST", "/mcp", body=json.dumps(message).encode())
-            await until(lambda: len(running.desk.sessions) >= 1)
-        await until(lambda: len(running.engine.begun) == 2 and running.desk.admission.waiting)
+            await until(lambda: len(running.state.sessions) >= 1)
+        await until(
+            lambda: len(running.engine.begun) == 2 and running.state.scheduler.admission.waiting
+        )
         for caller in callers:
             await caller.aclose()
-        await until(lambda: not running.desk.admission.waiting)
+        await until(lambda: not running.state.scheduler.admission.waiting)
         for gate in ("gate", "change"):
             running.engine.gate(gate).set()
 
-        await until(lambda: not running.desk.sessions)
+        await until(lambda: not running.state.sessions)
         assert running.engine.written == ["kept"]
         assert sorted(running.engine.begun) == ["first", "kept"]
 
@@ -438,7 +441,7 @@ async def test_a_full_queue_says_busy_in_the_reply(home: Path, dial: Dial) -> No
         for number, caller in enumerate(callers[:2]):
             body = json.dumps(call("search", number, name="held", hold="gate")).encode()
             await caller.begin("POST", "/mcp", body=body)
-        await until(lambda: running.desk.admission.waiting == 1)
+        await until(lambda: running.state.scheduler.admission.waiting == 1)
         answer = await callers[2].post(call("search", "late"))
         running.engine.gate("gate").set()
 
@@ -460,7 +463,7 @@ async def test_a_leaving_broker_answers_what_it_has_begun_and_gives_back_the_res
         waits = json.dumps(call("event_wait", "poll", hold="poll")).encode()
         await callers[1].begin("POST", "/mcp", body=waits, **named)
         await until(lambda: len(running.engine.begun) == 2)
-        running.desk.stop(Reason.STOP)
+        running.state.leaving.stop(Reason.STOP)
         given_back = await callers[1].answer()
         idle_ended = await callers[2].ended()
         running.engine.gate("gate").set()
@@ -519,7 +522,7 @@ async def test_metrics_count_what_was_done(home: Path, dial: Dial) -> None:
         await caller.post(call("add_drawer", name="a memory nobody else may read"))
         await caller.post(call("search", name="q"))
         answer = await caller.ask("GET", "/metrics")
-        status = running.desk.web.status() if running.desk.web else {}
+        http = status_of(running.state)["http"]
 
     text = answer.body.decode()
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
@@ -531,4 +534,4 @@ async def test_metrics_count_what_was_done(home: Path, dial: Dial) -> None:
     assert values['palace_engine_state{state="ready"}'] == "1"
     assert values['palace_http_answers_total{code="200"}'] == "2"
     assert "memory nobody" not in text
-    assert (status["connections"], status["sessions"]) == (1, 0)
+    assert (http["connections"], http["sessions"]) == (1, 0)

@@ -11,6 +11,7 @@ import trio.testing
 
 from palace.protocol import wire
 from palace.protocol.lifecycle import Reason
+from palace.protocol.session import Phase
 from tests.support.engine import LightEngine
 from tests.support.owner import Running, Shim, open_broker, until
 
@@ -50,8 +51,8 @@ async def test_admitted_work_is_finished_and_answered_before_the_end(root: Path)
         shim = await running.session()
         shim.call("add_drawer", 1, name="first", hold="w")
         shim.call("add_drawer", 2, name="second")
-        await until(lambda: running.desk.admission.waiting == 1)
-        running.desk.stop(Reason.STOP)
+        await until(lambda: running.state.scheduler.admission.waiting == 1)
+        running.state.leaving.stop(Reason.STOP)
 
         assert await goodbye(shim) == {"reason": "stop", "read_upto": "1", "unrun": ""}
         await trio.testing.wait_all_tasks_blocked(0.05)
@@ -75,7 +76,7 @@ async def test_a_cancelled_change_that_runs_is_waited_for_before_the_store_is_cl
         params = {"requestId": 1}
         shim.say({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
         await shim.replies(2)
-        running.desk.stop(Reason.STOP)
+        running.state.leaving.stop(Reason.STOP)
         await goodbye(shim)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert not running.ended.is_set()
@@ -91,7 +92,7 @@ async def test_a_line_after_the_goodbye_is_not_read(root: Path) -> None:
         shim = await running.session()
         shim.call("add_drawer", 1, name="first", hold="w")
         await until(lambda: running.engine.begun)
-        running.desk.stop(Reason.STOP)
+        running.state.leaving.stop(Reason.STOP)
         shim.call("add_drawer", 2, name="second")
         fields = await goodbye(shim)
         running.engine.gate("w").set()
@@ -107,8 +108,8 @@ async def test_an_upgrade_hands_unbegun_changes_back(root: Path) -> None:
         shim = await running.session()
         shim.call("add_drawer", 1, name="runs", hold="w")
         shim.call("add_drawer", 2, name="waits")
-        await until(lambda: running.desk.admission.waiting == 1)
-        running.desk.stop(Reason.UPGRADE)
+        await until(lambda: running.state.scheduler.admission.waiting == 1)
+        running.state.leaving.stop(Reason.UPGRADE)
 
         fields = await goodbye(shim)
         running.engine.gate("w").set()
@@ -137,7 +138,7 @@ async def test_an_engine_that_is_stuck_makes_room_and_what_waits_is_handed_back(
         shim = await running.session()
         shim.call("add_drawer", 1, name="ends", hold="w")
         shim.call("add_drawer", 2, name="waits")
-        await until(lambda: running.desk.admission.waiting == 1)
+        await until(lambda: running.state.scheduler.admission.waiting == 1)
         running.engine.gate("w").set()
 
         fields = await goodbye(shim)
@@ -161,7 +162,7 @@ async def test_a_long_poll_is_handed_back_instead_of_waited_for(root: Path) -> N
         shim = await running.session()
         shim.call("event_wait", 1, hold="poll")
         await until(lambda: running.engine.begun)
-        running.desk.stop(Reason.STOP)
+        running.state.leaving.stop(Reason.STOP)
 
         assert (await goodbye(shim))["unrun"] == "0"
         assert await shim.line() == b""
@@ -174,8 +175,8 @@ async def test_what_outlasts_the_grace_is_told_to_be_unknown(root: Path) -> None
         shim = await running.session()
         shim.call("add_drawer", 1, name="runs", hold="w")
         shim.call("add_drawer", 2, name="waits")
-        await until(lambda: running.desk.admission.waiting == 1)
-        running.desk.stop(Reason.STOP, grace_s=0.2)
+        await until(lambda: running.state.scheduler.admission.waiting == 1)
+        running.state.leaving.stop(Reason.STOP, grace_s=0.2)
         await goodbye(shim)
         handed_back = await goodbye(shim)
         ordinal, unknown = await shim.reply()
@@ -193,8 +194,8 @@ async def test_calls_that_wait_for_a_loading_engine_are_handed_back_at_once(root
         shim = await running.session()
         shim.call("search", 1)
         shim.call("add_drawer", 2)
-        await until(lambda: running.desk.admission.waiting == 2)
-        running.desk.stop(Reason.STOP)
+        await until(lambda: running.state.scheduler.admission.waiting == 2)
+        running.state.leaving.stop(Reason.STOP)
 
         assert (await goodbye(shim))["unrun"] == "0,1"
         with trio.fail_after(10):
@@ -207,8 +208,8 @@ async def test_resent_lines_that_were_not_read_keep_what_was_said_of_them(root: 
         shim.call("add_drawer", 0, name="runs", hold="w")
         for ident in (1, 2, 3, 4):
             shim.call("add_drawer", ident)
-        await until(lambda: running.desk.sessions["s"].offering == 2)
-        running.desk.stop(Reason.STOP)
+        await until(lambda: running.state.sessions["s"].machine.offering == 2)
+        running.state.leaving.stop(Reason.STOP)
         fields = await goodbye(shim)
         running.engine.gate("w").set()
 
@@ -221,7 +222,7 @@ async def test_a_failed_engine_answers_every_call_and_then_makes_room(root: Path
     async with open_broker(root, engine) as running:
         shim = await running.session()
         shim.call("search", 1)
-        await until(lambda: running.desk.admission.waiting)
+        await until(lambda: running.state.scheduler.admission.waiting)
         engine.may_load.set()
         replies = [await shim.reply()]
         shim.call("add_drawer", 2)
@@ -240,7 +241,7 @@ async def test_files_that_name_somebody_else_are_left_alone(root: Path) -> None:
         (root / "broker.json").write_text(json.dumps(record | {"incarnation": "another"}))
         (root / "broker.sock").unlink()
         (root / "broker.sock").write_text("not ours")
-        running.desk.stop(Reason.STOP)
+        running.state.leaving.stop(Reason.STOP)
         await running.ended.wait()
 
     assert json.loads((root / "broker.json").read_text())["incarnation"] == "another"
@@ -264,7 +265,7 @@ async def test_whoever_dials_a_leaving_broker_is_told_to_come_again(root: Path) 
         await until(lambda: running.engine.begun)
         late = running.connect()
         late.hello("late")
-        running.desk.stop(Reason.STOP)
+        running.state.leaving.stop(Reason.STOP)
 
         assert (await late.header())[0] in (wire.REFUSED, wire.WELCOME)
         running.engine.gate("w").set()
@@ -276,7 +277,7 @@ async def test_stop_answers_and_hangs_up_only_with_the_process(root: Path) -> No
 
         assert (await asking.header())[0] == wire.ANSWER
         await running.ended.wait()
-        assert len(running.desk.mourners) == 1
+        assert len(running.state.leaving.open_to_the_end) == 1
 
 
 async def test_status_shows_sessions_and_no_contents(root: Path) -> None:
@@ -343,10 +344,10 @@ async def test_unbegun_calls_of_a_lost_client_hold_no_drain_up(root: Path) -> No
     async with open_broker(root, engine, grace_s=20.0) as running:
         shim = await running.session()
         shim.call("add_drawer", 1)
-        await until(lambda: running.desk.admission.waiting == 1)
+        await until(lambda: running.state.scheduler.admission.waiting == 1)
         shim.close()
-        await until(lambda: running.desk.sessions["s"].finishing)
-        running.desk.stop(Reason.STOP)
+        await until(lambda: running.state.sessions["s"].machine.phase is Phase.FINISHING)
+        running.state.leaving.stop(Reason.STOP)
         with trio.fail_after(10):
             await running.ended.wait()
 
@@ -360,8 +361,8 @@ async def test_what_may_have_run_before_is_not_said_to_be_unrun(root: Path) -> N
         shim = await running.session(resend="0:1,1:0", next="2")
         shim.call("add_drawer", 0)
         shim.call("add_drawer", 1)
-        await until(lambda: running.desk.admission.waiting == 2)
-        running.desk.stop(Reason.STOP)
+        await until(lambda: running.state.scheduler.admission.waiting == 2)
+        running.state.leaving.stop(Reason.STOP)
         fields = await goodbye(shim)
 
     assert (fields["read_upto"], fields["unrun"]) == ("1", "1")
@@ -376,8 +377,8 @@ async def test_what_may_have_run_before_and_finds_no_room_is_not_said_to_be_unru
         shim.call("add_drawer", 1)
         await until(lambda: running.engine.begun)
         shim.call("add_drawer", 2)
-        await until(lambda: not running.desk.sessions["s"].resend)
-        running.desk.stop(Reason.STOP)
+        await until(lambda: not running.state.sessions["s"].machine.awaits_resends)
+        running.state.leaving.stop(Reason.STOP)
         fields = await goodbye(shim)
         running.engine.gate("w").set()
 
@@ -404,8 +405,8 @@ async def test_no_query_overtakes_a_change_that_is_handed_back(root: Path) -> No
         await until(lambda: running.engine.begun)
         shim.call("add_drawer", 1, name="waits")
         shim.call("search", 2)
-        await until(lambda: running.desk.admission.waiting == 2)
-        running.desk.stop(Reason.UPGRADE)
+        await until(lambda: running.state.scheduler.admission.waiting == 2)
+        running.state.leaving.stop(Reason.UPGRADE)
         fields = await goodbye(shim)
         running.engine.gate("w").set()
         assert await shim.line() == b""
@@ -423,8 +424,8 @@ async def test_a_leaving_owner_without_descriptors_still_ends_its_work(
         shim = await running.session()
         shim.call("add_drawer", 1, name="runs", hold="w")
         await until(lambda: running.engine.begun)
-        monkeypatch.setattr("palace.broker.broker.accept_nowait", refuse)
-        running.desk.stop(Reason.STOP)
+        monkeypatch.setattr("palace.broker.leaving.accept_nowait", refuse)
+        running.state.leaving.stop(Reason.STOP)
         await goodbye(shim)
         running.engine.gate("w").set()
         assert (await shim.reply())[0] == 0
@@ -443,7 +444,7 @@ async def test_a_store_that_will_not_close_is_left_as_after_a_crash(
     monkeypatch.setattr(LightEngine, "close", fail)
     async with open_broker(root) as running:
         await running.session()
-        running.desk.stop(Reason.STOP)
+        running.state.leaving.stop(Reason.STOP)
         await running.ended.wait()
 
     assert running.code == 0

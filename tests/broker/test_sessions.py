@@ -69,7 +69,7 @@ async def test_a_mutation_in_the_lane_is_alone(root: Path) -> None:
         for shim in shims:
             shim.call("add_drawer", 1, name="w", hold="w")
         await until(lambda: running.engine.begun)
-        await until(lambda: running.desk.admission.waiting == 3)
+        await until(lambda: running.state.scheduler.admission.waiting == 3)
 
         assert running.engine.begun == ["w"]
         running.engine.gate("w").set()
@@ -102,7 +102,7 @@ async def test_a_cancelled_call_that_runs_ends_without_a_reply(root: Path) -> No
         assert await shim.reply() == (0, None)
         assert await shim.reply() == (1, None)
         running.engine.gate("w").set()
-        await until(lambda: not running.desk.admission.busy)
+        await until(lambda: not running.state.scheduler.admission.busy)
         shim.say({"jsonrpc": "2.0", "id": 2, "method": "ping"})
 
         assert (await shim.reply())[0] == 2
@@ -123,7 +123,7 @@ async def test_a_full_queue_is_backpressure_first_and_busy_after_a_while(root: P
         assert "ask again" in refused["error"]["message"]
         running.engine.gate("w").set()
         assert sorted((await shim.replies(3)).keys()) == [0, 1, 2]
-        assert running.desk.counters.busy == 1
+        assert running.state.telemetry.counters.busy == 1
 
 
 async def test_a_session_that_floods_delays_only_itself(root: Path) -> None:
@@ -132,10 +132,10 @@ async def test_a_session_that_floods_delays_only_itself(root: Path) -> None:
         flood.call("add_drawer", 0, name="runs", hold="w")
         for ident in range(1, 30):
             flood.call("add_drawer", ident, name=f"f{ident}")
-        await until(lambda: running.desk.admission.waiting == 4)
+        await until(lambda: running.state.scheduler.admission.waiting == 4)
         quiet = await running.session("quiet")
         quiet.call("add_drawer", 1, name="quiet")
-        await until(lambda: running.desk.admission.waiting == 5)
+        await until(lambda: running.state.scheduler.admission.waiting == 5)
         running.engine.gate("w").set()
         await quiet.reply()
         replies = await flood.replies(30)
@@ -201,9 +201,9 @@ async def test_a_reply_that_found_no_connection_waits_for_the_next(root: Path) -
         first.call("add_drawer", 1, name="once", hold="w")
         await until(lambda: running.engine.begun)
         first.close()
-        session = running.desk.sessions["s"]
+        session = running.state.sessions["s"]
         running.engine.gate("w").set()
-        await until(lambda: not session.jobs)
+        await until(lambda: not session.machine.calls)
         second = await running.session(resend="0:1", next="1")
         second.call("add_drawer", 1, name="once")
 
@@ -223,7 +223,7 @@ async def test_a_client_that_has_said_its_last_word_gets_its_replies(root: Path)
 
         assert (await shim.reply())[0] == 0
         assert await shim.line() == b""
-        assert "s" not in running.desk.sessions
+        assert "s" not in running.state.sessions
 
 
 async def test_a_read_only_session_says_so_to_the_engine_and_others_do_not(root: Path) -> None:
@@ -260,7 +260,7 @@ async def test_initialize_waits_for_the_engine_only_without_a_catalogue(root: Pa
         known.say({"jsonrpc": "2.0", "id": 1, "method": "initialize"})
         await known.header()
         assert (await known.reply())[0] == 0
-        running.desk.catalogue = None
+        running.state.services.catalogue = None
         unknown = await running.session("unknown")
         unknown.say({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
         unknown.say({"jsonrpc": "2.0", "id": 2, "method": "ping"})
@@ -288,7 +288,7 @@ async def test_replies_that_the_kernel_will_not_take_yet_are_kept_whole(root: Pa
         for ident in range(30):
             shim.call("search", ident, name=text)
         await until(lambda: len(running.engine.begun) == 30)
-        await until(lambda: not running.desk.admission.busy)
+        await until(lambda: not running.state.scheduler.admission.busy)
 
         replies = await shim.replies(30)
 
@@ -319,8 +319,8 @@ async def test_a_second_connection_ends_the_first_ones_reader(root: Path) -> Non
         first = await running.session()
         for ident in range(5):
             first.call("search" if ident else "add_drawer", ident, name=f"n{ident}", hold="w")
-        session = running.desk.sessions["s"]
-        await until(lambda: session.offering == 2)
+        session = running.state.sessions["s"]
+        await until(lambda: session.machine.offering == 2)
         second = await running.session(resend="0:1,1:1,2:1,3:1,4:1", next="5")
         for ident in range(5):
             second.call("search" if ident else "add_drawer", ident, name=f"n{ident}", hold="w")

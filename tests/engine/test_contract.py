@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from palace.engine.api import Call
+from palace.protocol.request import tool_call
 from tests.support.engine import LightEngine
 from tests.support.hosted import HostedEngine
 
@@ -29,7 +30,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 def call(engine: Any, tool: str, *, read_only: bool = False, **arguments: Any) -> Any:
     message = CALL | {"params": {"name": f"mempalace_{tool}", "arguments": arguments}}
-    return engine.call(Call(message=message, read_only=read_only))
+    return engine.call(Call(request=tool_call(message), read_only=read_only))
 
 
 def test_an_engine_loads_answers_and_closes(engine: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from palace.engine.api import Call
 from palace.engine.hosting.index_persistence import PERSIST_MIN
+from palace.protocol.request import tool_call
 from tests.support.hosted import HostedEngine
 
 pytestmark = pytest.mark.engine
@@ -25,7 +26,9 @@ def file_long_drawer(engine: HostedEngine, records: int) -> None:
     arguments = {"wing": "w", "room": "r", "content": "x" * records * CHUNK}  # soon embedded
     params = {"name": "mempalace_add_drawer", "arguments": arguments}
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-    reply = json.loads(engine.call(Call(message=message, session=str(records), ordinal=1)).payload)
+    reply = json.loads(
+        engine.call(Call(request=tool_call(message), session=str(records), ordinal=1)).payload
+    )
     told = json.loads(reply["result"]["content"][0]["text"])
     assert told["chunks"] == records, told
 

@@ -12,6 +12,7 @@ from palace.engine.api import Call
 from palace.journal.inspect import read_from
 from palace.journal.record import OUTCOME, PUT
 from palace.kernel.kernel import Kernel
+from palace.protocol.request import tool_call
 from palace.settings.paths import Paths
 from tests.support.hosted import HostedEngine
 
@@ -39,7 +40,7 @@ class Palace:
         params = {"name": f"mempalace_{tool}", "arguments": arguments}
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         session = f"s{self._calls}"
-        return Call(message=message, session=session, ordinal=1, read_only=read_only)
+        return Call(request=tool_call(message), session=session, ordinal=1, read_only=read_only)
 
     def ask(self, tool: str, **arguments: Any) -> Any:
         return told(self.engine.call(self.call(tool, **arguments)).payload)

@@ -318,7 +318,7 @@ def _leave(m: Model, s: State, i: int, entry: tuple[int, int, int]) -> State:
 def finish(
     m: Model, s: State, i: int, entry: Any, result: tuple[int, int], *, durable: bool = False
 ) -> State:
-    """`Desk.finish`: the reply leaves now, or once the outcome is durable."""
+    """`Scheduler.finish` and `deliver`: the reply leaves now, or once the outcome is durable."""
     c, ordinal, _ = entry
     sess = s.procs[i].sess[c]
     wanted = sess is not None and ordinal in sess.jobs

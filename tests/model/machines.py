@@ -15,6 +15,7 @@ from palace.protocol.admission import Admission, Job, Offer
 from palace.protocol.election import Election
 from palace.protocol.ledger import Ledger
 from palace.protocol.lifecycle import EngineState, Lifecycle, Phase, Reason
+from palace.protocol.request import ToolCall
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.tools import TOOLS, Lane, Tool
 
@@ -142,9 +143,8 @@ def life(snap: Snap, event: str, argument: Any = None) -> Snap:
 
 
 def _job(session: int, ordinal: int, letter: str, maybe: bool) -> Job:
-    return Job(
-        session=str(session), ordinal=ordinal, tool=TOOL[letter], message=None, maybe_ran=maybe
-    )
+    call = ToolCall(message=None, tool=TOOL[letter])
+    return Job(session=str(session), ordinal=ordinal, request=call, maybe_ran=maybe)
 
 
 def _admission(snap: Snap, limits: tuple[int, int]) -> Admission:

@@ -1,6 +1,6 @@
 """Becoming the owner, and leaving: steps B1 to B8 and X0 to X6 of one process.
 
-The code: palace/broker/{serve,lock,endpoint,broker,desk}.py.
+The code: palace/broker/{serve,lock,endpoint,broker,leaving}.py.
 """
 
 from tests.model import machines

@@ -1,6 +1,6 @@
 """An owner's sessions: greetings, lines, admission, replies.
 
-The code: palace/broker/{connections,requests,session,desk}.py.
+The code: palace/broker/{connections,requests,session,scheduling}.py, palace/protocol/session.py.
 """
 
 from typing import Any

@@ -21,6 +21,7 @@ from palace.journal.journal import Journal
 from palace.journal.record import STATE, Stamp
 from palace.kernel.kernel import Kernel
 from palace.protocol.lifecycle import Reason
+from palace.protocol.request import tool_call
 from tests.support.engine import LightEngine
 from tests.support.owner import open_broker, until
 
@@ -85,7 +86,9 @@ def count(engine: LightEngine) -> int:
 async def test_an_abandoned_greeting_forgets_no_outcome(root: Path, tmp_path: Path) -> None:
     """Mutant end_on_any_eof: the change of a resent line is made twice (I8)."""
     first = journalled(tmp_path / "j" / "journal", 1)
-    first.call(Call(message=LINE, session="s", ordinal=0))  # carried out; its reply is lost
+    first.call(
+        Call(request=tool_call(LINE), session="s", ordinal=0)
+    )  # carried out; its reply is lost
     assert count(first) == 1
     first.memory.journal.close()
 
@@ -95,7 +98,9 @@ async def test_an_abandoned_greeting_forgets_no_outcome(root: Path, tmp_path: Pa
         given_up = running.connect()
         given_up.hello("s", resend="0:1", next="1", epoch="1")
         given_up.close()
-        await until(lambda: running.desk.counters.connections and not running.desk.sessions)
+        await until(
+            lambda: running.state.telemetry.counters.connections and not running.state.sessions
+        )
         other = await running.session("t")
         other.call("add_drawer", name="other")  # any append makes the journal's memory forget
         assert (await other.reply())[0] == 0
@@ -132,8 +137,8 @@ async def test_a_poll_that_was_not_begun_holds_no_drain_up(root: Path) -> None:
         shim = await running.session()
         shim.call("add_drawer", 1, name="change", hold="change")
         shim.call("event_wait", 2, name="poll", hold="poll")
-        await until(lambda: running.desk.admission.waiting == 1)
-        running.desk.stop(Reason.STOP)
+        await until(lambda: running.state.scheduler.admission.waiting == 1)
+        running.state.leaving.stop(Reason.STOP)
         engine.gate("change").set()
         with trio.move_on_after(3.0):
             await running.ended.wait()

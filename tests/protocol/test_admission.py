@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palace.protocol.admission import Admission, Job, Offer
+from palace.protocol.request import ToolCall
 from palace.protocol.tools import TOOLS, Kind, Lane, Tool
 
 READ = TOOLS["mempalace_search"]
@@ -26,7 +27,8 @@ def make(**limits: int) -> Admission:
 
 
 def job(session: str, ordinal: int, tool: Tool = READ, **more: Any) -> Job:
-    return Job(session=session, ordinal=ordinal, tool=tool, message=None, **more)
+    call = ToolCall(message=None, tool=tool)
+    return Job(session=session, ordinal=ordinal, request=call, **more)
 
 
 def keys(jobs: list[Job]) -> list[tuple[str, int]]:
@@ -189,9 +191,9 @@ def test_a_batch_waits_for_who_was_in_the_last_one_but_not_for_long() -> None:
 
     assert admission.take_ready(10.081) == []
     assert admission.held
-    assert admission.gather.until_s(10.081) == pytest.approx(10.11)
-    admission.gather.replied("1", 10.082)
-    assert admission.gather.until_s(10.082) == pytest.approx(10.087)
+    assert admission.window.until_s(10.081) == pytest.approx(10.11)
+    admission.window.replied("1", 10.082)
+    assert admission.window.until_s(10.082) == pytest.approx(10.087)
     other = job("1", 1, WRITE, group="y")
     admission.offer(other)
     assert admission.take_ready(10.083) == [again, other]
@@ -200,7 +202,7 @@ def test_a_batch_waits_for_who_was_in_the_last_one_but_not_for_long() -> None:
 
 def test_a_batch_begins_without_those_who_do_not_come() -> None:
     admission = after_a_batch_of_two()
-    admission.gather.replied("somebody else", 10.08)
+    admission.window.replied("somebody else", 10.08)
     again = job("0", 1, WRITE, group="x")
     admission.offer(again)
 
@@ -222,16 +224,16 @@ def test_nobody_is_waited_for_who_is_there_already() -> None:
 
     for one in (early, first):
         admission.finish(one, 10.07)
-        admission.gather.replied(one.session, 10.071)
+        admission.window.replied(one.session, 10.071)
     admission.offer(job("early", 1, WRITE, group="e"))
     for one in (last, queued):
         admission.finish(one, 10.08)
 
-    assert admission.gather.until_s(10.08) == pytest.approx(10.11)  # for the last one's reply
-    admission.gather.came("last")
-    assert admission.gather.until_s(10.08) == pytest.approx(10.085)  # for the first one's return
-    admission.gather.came("first")
-    assert admission.gather.until_s(10.08) == 0.0
+    assert admission.window.until_s(10.08) == pytest.approx(10.11)  # for the last one's reply
+    admission.window.came("last")
+    assert admission.window.until_s(10.08) == pytest.approx(10.085)  # for the first one's return
+    admission.window.came("first")
+    assert admission.window.until_s(10.08) == 0.0
 
 
 def test_what_runs_alone_waits_for_nobody_and_nobody_waits_after_it() -> None:

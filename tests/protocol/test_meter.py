@@ -2,7 +2,8 @@
 
 import pytest
 
-from palace.broker.telemetry.meter import ERRORS_MAX, SAMPLES_MAX, Meter, Troubles
+from palace.broker.telemetry.meter import SAMPLES_MAX, Meter
+from palace.broker.telemetry.recent_errors import ERRORS_MAX, RecentErrors
 from palace.protocol.tools import Lane
 
 
@@ -67,16 +68,16 @@ def test_the_widest_is_kept_and_batches_are_counted() -> None:
     assert (meter.batches, meter.batched) == (3, 6)
 
 
-def test_troubles_are_few_and_short_and_the_same_again_is_counted() -> None:
-    troubles = Troubles()
+def test_recent_errors_are_few_and_short_and_the_same_again_is_counted() -> None:
+    errors = RecentErrors()
     for number in range(3 * ERRORS_MAX):
-        troubles.note(f"trouble {number // 2} " + "x" * 1000, float(number))
+        errors.note(f"error {number // 2} " + "x" * 1000, float(number))
 
-    latest = troubles.latest(100.0)
+    latest = errors.latest(100.0)
 
     assert len(latest) == ERRORS_MAX
     assert latest[0]["times"] == 2
     assert latest[0]["ago_s"] == 41
-    assert latest[0]["text"].startswith("trouble 29 ")
-    assert troubles.last == latest[0]["text"]
-    assert len(troubles.last) == 300
+    assert latest[0]["text"].startswith("error 29 ")
+    assert errors.last == latest[0]["text"]
+    assert len(errors.last) == 300

@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 import trio
 
-import palace.broker.desk
 import palace.broker.endpoint
+import palace.broker.scheduling
 import palace.engine.durability.recovery
 import palace.journal.append
 import palace.journal.journal
@@ -20,8 +20,9 @@ import palace.ownership.epoch
 import palace.ownership.lock
 import palace.shim.relay
 from palace.broker.broker import Broker
-from palace.broker.desk import Desk
-from palace.broker.session import Session
+from palace.broker.leaving import Leaving
+from palace.broker.scheduling import Scheduler
+from palace.broker.session import LiveSession
 from palace.engine.api import Reply
 from palace.engine.durability.durable import Durable
 from palace.engine.durability.memory import Memory
@@ -114,24 +115,24 @@ def _no_outcome() -> list[Replacement]:
 
 
 def _lock_released_before_the_store_is_closed() -> list[Replacement]:
-    real = Broker._close_engine
+    real = Leaving.close_engine
 
     async def close(self: Any) -> None:
-        self.desk.kernel.close(self.desk.owner.lock_fd)
+        self.services.kernel.close(self.services.owner.lock_fd)
         await real(self)
 
-    return [(Broker, "_close_engine", close)]
+    return [(Leaving, "close_engine", close)]
 
 
 def _unpublish_whatever_is_there() -> list[Replacement]:
     async def close(self: Any) -> None:
         await _REAL_CLOSE(self)
-        self.desk.kernel.close(self.desk.owner.lock_fd)
+        self.services.kernel.close(self.services.owner.lock_fd)
         await trio.sleep(0.3)
-        for path in (self.desk.owner.paths.record, self.desk.endpoint.path):
-            self.desk.kernel.unlink(path)
+        for path in (self.services.owner.paths.record, self.services.endpoint.path):
+            self.services.kernel.unlink(path)
 
-    return [(Broker, "_close_engine", close)]
+    return [(Leaving, "close_engine", close)]
 
 
 def _no_lock() -> list[Replacement]:
@@ -177,19 +178,20 @@ def _idle_exit_ignores_work() -> list[Replacement]:
 
 
 def _handed_back_as_never_run() -> list[Replacement]:
-    def hand_back(self: Any, session: Session, jobs: list[Any]) -> bool:
-        if not session.closing:
+    def hand_back(self: Any, session: LiveSession, jobs: list[Any]) -> bool:
+        if not session.is_leaving:
             return False
         for job in jobs:
-            session.jobs.pop(job.ordinal, None)
+            if job.ordinal in session.machine.calls:
+                session.machine.settle(job.ordinal)
         session.goodbye(self._reason(), [job.ordinal for job in jobs])
         return True
 
-    return [(Desk, "hand_back", hand_back)]
+    return [(Scheduler, "hand_back", hand_back)]
 
 
 def _failed_engine_denies_everything() -> list[Replacement]:
-    return [(palace.broker.desk, "refusal_of", lambda _job, problem: problem)]
+    return [(palace.broker.scheduling, "refusal_of", lambda _job, problem: problem)]
 
 
 def _queries_overtake_changes() -> list[Replacement]:
@@ -255,7 +257,7 @@ def _stuck_writes_are_not_noticed() -> list[Replacement]:
     return [(Broker, "_writes", lambda _self: False)]
 
 
-_REAL_CLOSE = Broker._close_engine
+_REAL_CLOSE = Leaving.close_engine
 BREAKAGES: dict[str, Breakage] = {
     "no_fsync_of_outcomes": Breakage(
         "the reply leaves before it is durable", _no_fsync_of_outcomes

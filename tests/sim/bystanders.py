@@ -93,19 +93,19 @@ class Watcher:
             self._world.sleep(self._world.rng.expovariate(1 / WATCH_S))
             owner = self._machine.holder(self._machine.lock)
             if owner is not None and not owner.dead and owner.notes.get("serves"):
-                self._look(owner, owner.notes["desk"])
+                self._look(owner, owner.notes["state"])
 
-    def _look(self, owner: Process, desk: Any) -> None:
-        if desk.lifecycle.drain is not None:
+    def _look(self, owner: Process, state: Any) -> None:
+        if state.lifecycle.drain is not None:
             return
         try:
             with open(f"{self._root}/broker.json", "rb") as file:
                 record = decode_record(file.read())
         except OSError:
             record = None
-        if record is None or record.incarnation != desk.owner.incarnation:
+        if record is None or record.incarnation != state.services.owner.incarnation:
             self._world.violated(f"I4: {owner!r} serves, and its record is not there")
-        endpoint = desk.endpoint
+        endpoint = state.services.endpoint
         if endpoint is None:
             return
         try:

@@ -18,10 +18,10 @@ import palace.broker.broker
 import palace.broker.connections
 import palace.broker.endpoint
 import palace.broker.lanes
+import palace.broker.reporting.status
 import palace.broker.serve
 import palace.broker.telemetry.logline
 import palace.broker.telemetry.logs
-import palace.broker.telemetry.status
 import palace.broker.watchdog
 import palace.client.connector
 import palace.client.spawn
@@ -136,7 +136,7 @@ class _FaultHandler:
         if timer is not None:
             the_world().cancel(timer)
 
-    def dump_traceback(self, all_threads: bool) -> None:
+    def dump_traceback(self, file: int, all_threads: bool) -> None:
         return
 
 
@@ -174,7 +174,7 @@ def _replacements() -> list[tuple[object, str, object]]:
     with_os = (
         *(palace.kernel.kernel, ownership.lock, ownership.epoch),
         *(broker.endpoint, broker.serve, broker.connections),
-        *(telemetry.status, broker.watchdog, telemetry.logline),
+        *(broker.reporting.status, broker.watchdog, telemetry.logline),
         *(client.connector, client.spawn, shim.relay),
     )
     with_threads = (

@@ -240,7 +240,7 @@ class Run:
     def _ended(self, process: Process) -> None:
         """The trace also has the ends that no process can write down by itself."""
         self.world.notes["trace"].append({"act": "end", "pid": process.pid})
-        if "desk" in process.notes:
+        if "state" in process.notes:
             self.watchdog_bit = "stuck" in process.notes and process.status == WATCHDOG_EXIT
 
     def _counted(self, what: str) -> None:
@@ -253,10 +253,10 @@ class Run:
         self.epoch = max(self.epoch, owner.epoch)
         self.world.note(f"owns the palace in epoch {owner.epoch}")
         self._counted("owners")
-        desk = REAL_ASSEMBLE(owner, *arguments)
-        desk.home = ""  # this world has no TCP
-        kernel.alive().notes["desk"] = desk
-        return desk
+        state = REAL_ASSEMBLE(owner, *arguments)
+        state.services.home = ""  # this world has no TCP
+        kernel.alive().notes["state"] = state
+        return state
 
     def _connected(self, relay: Any) -> None:
         """I6: the epochs that one client's shim is welcomed by never go back."""

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from palace.engine.api import Call, Reply, Told
 from palace.protocol.jsonrpc import Catalogue
 
@@ -21,6 +19,7 @@ out = os.fdopen(os.dup(1), "w")
 from palace.ownership import lock
 from palace.ownership.epoch import take_epoch
 from palace.engine.api import Call
+from palace.protocol.request import tool_call
 from palace.journal.record import Stamp
 from palace.settings.config import load_config
 from palace.engine.hosting.mempalace import MempalaceEngine
@@ -34,13 +33,15 @@ lock.take_other_locks(owner, config, os.environ, kernel)
 take_epoch(owner, kernel)
 stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
 engine = MempalaceEngine(paths, config, os.environ, kernel, stamp)
+def made(message, **more):
+    return Call(request=tool_call(message), **more)
 def answer(call):
     reply = engine.call(call)
     return [reply.payload.decode() if reply.payload is not None else None, reply.outdated]
 def call_together(calls):
     batch = engine.batch([call["message"] for call in calls])
     with ThreadPoolExecutor(len(calls)) as threads:
-        return list(threads.map(lambda call: answer(Call(**call | {"batch": batch})), calls))
+        return list(threads.map(lambda call: answer(made(batch=batch, **call)), calls))
 def refuse(where):
     # Let the model or the store refuse whatever holds the word poison, or let stock close the store
     # whenever something is embedded, which it does for a reader who finds it changed.
@@ -72,7 +73,7 @@ def turns():
 for line in sys.stdin:
     name, arguments = json.loads(line)
     if name == "call":
-        value = answer(Call(**arguments))
+        value = answer(made(**arguments))
     elif name == "refuse":
         value = refuse(**arguments)
     elif name == "turns":
@@ -85,6 +86,18 @@ for line in sys.stdin:
         value = value.to_json().decode()
     print(json.dumps(value), file=out, flush=True)
 """
+
+
+def _plain(call: Call) -> dict[str, Any]:
+    """Return a call as JSON; its batch is made on the other side."""
+    return {
+        "message": call.message,
+        "session": call.session,
+        "ordinal": call.ordinal,
+        "read_only": call.read_only,
+        "maybe_ran": call.maybe_ran,
+        "epoch": call.epoch,
+    }
 
 
 class HostedEngine:
@@ -113,7 +126,7 @@ class HostedEngine:
         return Catalogue.from_json(self._ask("load"))
 
     def call(self, call: Call) -> Reply:
-        payload, outdated = self._ask("call", **attrs.asdict(call))
+        payload, outdated = self._ask("call", **_plain(call))
         return Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
 
     def refuse(self, where: str) -> None:
@@ -125,7 +138,7 @@ class HostedEngine:
 
     def call_together(self, calls: Sequence[Call]) -> list[Reply]:
         """Answer calls as one batch, each in a thread of its own."""
-        answers = self._ask("call_together", calls=[attrs.asdict(call) for call in calls])
+        answers = self._ask("call_together", calls=[_plain(call) for call in calls])
         return [
             Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
             for payload, outdated in answers

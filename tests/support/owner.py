@@ -11,14 +11,14 @@ import attrs
 import trio
 
 from palace.broker import endpoint
+from palace.broker.assemble import connect_parts
 from palace.broker.broker import Broker
-from palace.broker.desk import Desk
-from palace.broker.lanes import Lanes
+from palace.broker.services import Services
+from palace.broker.state import BrokerState
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.epoch import take_epoch
 from palace.protocol import wire
-from palace.protocol.admission import Admission
 from palace.protocol.lifecycle import Lifecycle, Reason
 from palace.settings.catalogue import load_catalogue
 from palace.settings.config import Config
@@ -84,7 +84,7 @@ class Shim:
 class Running:
     """A broker that serves, and a way to connect to it."""
 
-    desk: Desk
+    state: BrokerState
     engine: LightEngine
     nursery: trio.Nursery
     code: int | None = None
@@ -92,9 +92,9 @@ class Running:
     shims: list[Shim] = attrs.field(factory=list)
 
     def connect(self) -> Shim:
-        assert self.desk.endpoint is not None
+        assert self.state.services.endpoint is not None
         sock = socket.socket(socket.AF_UNIX)
-        sock.connect(self.desk.endpoint.path)
+        sock.connect(self.state.services.endpoint.path)
         self.shims.append(Shim(sock, self.nursery))
         return self.shims[-1]
 
@@ -104,15 +104,16 @@ class Running:
         return shim
 
 
-def make_desk(root: Path, engine: LightEngine, *, home: str = "", **settings: Any) -> Desk:
+def make_state(root: Path, engine: LightEngine, *, home: str = "", **settings: Any) -> BrokerState:
     kernel = Kernel()
     paths = Paths(str(root))
     lock.check_directory(paths, kernel, {})
     owner = lock.take_lock(paths, kernel)
     take_epoch(owner, kernel)
+    # The light engine stores nothing together.
+    settings = {"batch_max": 1} | settings
     config = Config(graph=f"{root}/kg", config_dir=str(root), **settings)
-    lanes = Lanes(engine=engine, readers=config.readers, polls=config.polls)
-    return Desk(
+    services = Services(
         owner=owner,
         config=config,
         engine=engine,
@@ -120,15 +121,10 @@ def make_desk(root: Path, engine: LightEngine, *, home: str = "", **settings: An
         endpoint=endpoint.listen(owner, {}, kernel),
         mode="broker",
         catalogue=load_catalogue(None),
-        admission=Admission(
-            capacity=lanes.capacity(),
-            queue_depth_max=config.queue_depth_max,
-            session_depth_max=config.session_depth_max,
-        ),
-        lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s, failed_linger_s=0.5),
-        lanes=lanes,
         home=home,
     )
+    lifecycle = Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s, failed_linger_s=0.5)
+    return connect_parts(services, lifecycle=lifecycle, connections=512)
 
 
 @asynccontextmanager
@@ -140,14 +136,14 @@ async def open_broker(
     With a `home` it serves HTTP, too, and tells stock there.
     """
     engine = engine or LightEngine()
-    desk = make_desk(root, engine, home=home, **settings)
+    state = make_state(root, engine, home=home, **settings)
     with trio.fail_after(CEILING_S):
         async with trio.open_nursery() as nursery:
-            running = Running(desk, engine, nursery)
+            running = Running(state, engine, nursery)
             serving = trio.Event()
 
             async def serve() -> None:
-                running.code = await Broker(desk).serve(on_serving=serving.set)
+                running.code = await Broker(state).serve(on_serving=serving.set)
                 running.ended.set()
 
             nursery.start_soon(serve)
@@ -158,13 +154,13 @@ async def open_broker(
                 for gate in engine.gates.values():
                     gate.set()
                 engine.may_load.set()
-                desk.stop(Reason.STOP, grace_s=1.0)
+                state.leaving.stop(Reason.STOP, grace_s=1.0)
                 with trio.CancelScope(shield=True), trio.move_on_after(CEILING_S):
                     await running.ended.wait()
-                desk.kernel.close(desk.owner.lock_fd)
+                state.services.kernel.close(state.services.owner.lock_fd)
                 for shim in running.shims:
                     shim.close()
-                for sock in desk.mourners:
+                for sock in state.leaving.open_to_the_end:
                     sock.close()
                 nursery.cancel_scope.cancel()
 

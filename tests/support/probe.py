@@ -19,6 +19,7 @@ from palace.engine.stores.chroma import payload
 from palace.engine.stores.projection import same
 from palace.journal.record import Stamp
 from palace.journal.replay import replay
+from palace.protocol.request import tool_call
 from palace.settings.paths import Paths
 
 Arguments = dict[str, Any]
@@ -80,7 +81,9 @@ class _Server:
         return {"suspects": suspects, "words": self._words.lines}
 
     def call(self, message: Arguments) -> Any:
-        reply = self._engine.call(Call(message=message, session="probe", ordinal=self._calls))
+        reply = self._engine.call(
+            Call(request=tool_call(message), session="probe", ordinal=self._calls)
+        )
         self._calls += 1
         return json.loads(reply.payload or b"null")
 

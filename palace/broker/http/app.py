@@ -4,7 +4,7 @@
 send one JSON-RPC line without a session and take JSON.  MCP hosts follow the streamable HTTP
 transport (2025-03-26, 2025-06-18): `initialize` opens a session, whose id they then show.  What
 sets them apart is that the latter accept an event stream; a reply that takes long comes as one, so
-that its client sees that somebody is there.
+that its client sees that the broker lives.
 
 Requests from web pages are refused: by Host, which a page can't choose even where its name was
 made to lead here, by Origin, and by the token, which only the palace's user can read.
@@ -18,21 +18,20 @@ from urllib.parse import urlsplit
 import attrs
 import trio
 
-from palace.broker.desk import Desk
 from palace.broker.http.exchange import EVENTS, JSON, TEXT, Exchange, Gone, Refused
-from palace.broker.http.sessions import HttpSessions, Visitor
-from palace.broker.telemetry.metrics import CONTENT_TYPE, metrics_text
+from palace.broker.http.sessions import HttpSession, HttpSessions
+from palace.broker.reporting.metrics import CONTENT_TYPE, metrics_text
+from palace.broker.state import BrokerState
 from palace.protocol import jsonrpc
 from palace.protocol.errors import PalaceError
+from palace.protocol.request import PARSE_ERROR_REPLY, Request, read_request
 from palace.settings.environment import is_true
 from palace.transport.http import Receive, Scope, Send
-from palace.transport.pending import Posted
+from palace.transport.pending import PendingRequest
 
-SWIFT_S = 2.0  # a reply within it comes as plain JSON
+PLAIN_S = 2.0  # a reply within it comes as plain JSON
 BEAT_S = 15.0
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
-INITIALIZE_BYTES_MAX = 65_536
-_UNREADABLE = jsonrpc.encode(jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error"))
 
 logger = logging.getLogger("palace.http")
 
@@ -41,7 +40,7 @@ logger = logging.getLogger("palace.http")
 class HttpApp:
     """The ASGI application.  `token` is what clients show."""
 
-    desk: Desk
+    state: BrokerState
     sessions: HttpSessions
     token: str
     port: int
@@ -68,14 +67,14 @@ class HttpApp:
         self._check_token(exchange)
         if exchange.path == "/metrics":
             _check_method(exchange, "GET")
-            await exchange.answer(200, metrics_text(self.desk).encode(), CONTENT_TYPE)
+            await exchange.answer(200, metrics_text(self.state).encode(), CONTENT_TYPE)
         elif exchange.path == "/mcp":
             _check_method(exchange, "POST", "DELETE")
             await (self._post(exchange) if exchange.method == "POST" else self._delete(exchange))
         else:
             raise Refused(404, "There is /mcp, /metrics and /healthz.")
 
-    # Who asks?
+    # Authentication.
 
     def _check_origin(self, exchange: Exchange) -> None:
         """Refuse web pages: a name that was made to lead here is no loopback address."""
@@ -93,47 +92,48 @@ class HttpApp:
                 "Show the palace's token (Authorization: Bearer ...): palace status names its file."
             )
             raise Refused(401, text, www_authenticate="Bearer")
-        exchange.visit.admitted = True
+        exchange.connection.admitted = True
 
     # The MCP endpoint.
 
     async def _post(self, exchange: Exchange) -> None:
         if not exchange.accepts(JSON) and not exchange.accepts(EVENTS):
             raise Refused(406, f"Answers are {JSON} or {EVENTS}.")
-        body = await exchange.body(self.desk.config.line_bytes_max)
+        body = await exchange.body(self.state.services.config.line_bytes_max)
         if not body.strip():
-            await exchange.answer(400, _UNREADABLE)
+            await exchange.answer(400, PARSE_ERROR_REPLY)
             return
+        request = read_request(body)
         try:
-            visitor = self._visitor(exchange, body)
-            posted = self.sessions.post(visitor, body)
+            session = self._session(exchange, request)
+            pending = self.sessions.post(session, request)
         except PalaceError as problem:
-            await exchange.answer(200, _failure(body, problem))
+            await exchange.answer(200, _failure(request, problem))
             return
-        await self._deliver(exchange, visitor, posted, body)
+        await self._deliver(exchange, session, Posting(request, pending))
 
-    def _visitor(self, exchange: Exchange, body: bytes) -> Visitor:
-        """Return whose request it is; raises Draining or Busy."""
+    def _session(self, exchange: Exchange, request: Request) -> HttpSession:
+        """Return the session that a request belongs to; raises Draining or Busy."""
         self._check_version(exchange)
         ident = exchange.header("mcp-session-id")
         if ident:
             return self._named(ident)
-        begins = EVENTS in exchange.header("accept") and _is_initialize(body)
+        begins = EVENTS in exchange.header("accept") and request.method == "initialize"
         return self.sessions.open(
             client=exchange.header("user-agent")[:100],
             read_only=is_true(exchange.header("palace-read-only")),
             lasting=begins,
         )
 
-    def _named(self, ident: str) -> Visitor:
-        visitor = self.sessions.lasting.get(ident)
-        if visitor is None:
+    def _named(self, ident: str) -> HttpSession:
+        session = self.sessions.get(ident)
+        if session is None:
             raise Refused(404, "This session has ended: begin anew with initialize.")
-        return visitor
+        return session
 
     def _check_version(self, exchange: Exchange) -> None:
         version = exchange.header("mcp-protocol-version")
-        catalogue = self.desk.catalogue
+        catalogue = self.state.services.catalogue
         if version and catalogue is not None and version not in catalogue.protocol_versions:
             known = ", ".join(catalogue.protocol_versions)
             raise Refused(400, f"MCP-Protocol-Version {version[:40]!r} is not spoken; {known} are.")
@@ -147,32 +147,44 @@ class HttpApp:
 
     # Replies.
 
-    async def _deliver(
-        self, exchange: Exchange, visitor: Visitor, posted: Posted, body: bytes
-    ) -> None:
+    async def _deliver(self, exchange: Exchange, session: HttpSession, posting: "Posting") -> None:
         """Send the reply as soon as there is one, in a way that its client takes."""
         headers = {}
-        if visitor.lasting and not exchange.header("mcp-session-id"):
-            headers["mcp_session_id"] = visitor.session.id
+        if session.lasting and not exchange.header("mcp-session-id"):
+            headers["mcp_session_id"] = session.session.id
         plain = exchange.accepts(JSON)
-        patience_s = SWIFT_S if EVENTS in exchange.header("accept") else float("inf")
+        patience_s = PLAIN_S if EVENTS in exchange.header("accept") else float("inf")
+        pending = posting.pending
         try:
-            if await _answered(exchange, posted, patience_s if plain else 0.0) and plain:
-                payload = _payload(posted, body)
-                status = 400 if payload == _UNREADABLE else 200 if payload else 202
+            if await _answered(exchange, pending, patience_s if plain else 0.0) and plain:
+                payload = posting.payload()
+                status = 400 if payload == PARSE_ERROR_REPLY else 200 if payload else 202
                 await exchange.answer(status, payload, **headers)
             else:
                 await exchange.start_events(**headers)
-                while not await _answered(exchange, posted, BEAT_S):
+                while not await _answered(exchange, pending, BEAT_S):
                     await exchange.beat()
-                await exchange.last_event(_payload(posted, body))
+                await exchange.last_event(posting.payload())
         except Gone:
-            self.sessions.give_up(visitor, posted)
+            self.sessions.give_up(session, pending)
             raise
-        self.sessions.settle(visitor)
+        self.sessions.settle(session)
 
 
-async def _answered(exchange: Exchange, posted: Posted, patience_s: float) -> bool:
+@attrs.frozen(eq=False)
+class Posting:
+    """A request, and the reply that it waits for."""
+
+    request: Request
+    pending: PendingRequest
+
+    def payload(self) -> bytes:
+        """Return the reply; call it once it has come."""
+        problem = self.pending.problem
+        return self.pending.payload if problem is None else _failure(self.request, problem)
+
+
+async def _answered(exchange: Exchange, pending: PendingRequest, patience_s: float) -> bool:
     """Wait for a reply and tell whether it came; raises Gone where the client hangs up before."""
     gone = False
 
@@ -185,36 +197,18 @@ async def _answered(exchange: Exchange, posted: Posted, patience_s: float) -> bo
     with trio.move_on_after(patience_s):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch, nursery.cancel_scope)
-            await posted.answered.wait()
+            await pending.answered.wait()
             nursery.cancel_scope.cancel()
-    if gone and not posted.answered.is_set():
+    if gone and not pending.answered.is_set():
         raise Gone
-    return posted.answered.is_set()
+    return pending.answered.is_set()
 
 
-def _payload(posted: Posted, body: bytes) -> bytes:
-    return posted.payload if posted.problem is None else _failure(body, posted.problem)
-
-
-def _failure(body: bytes, problem: PalaceError) -> bytes:
+def _failure(request: Request, problem: PalaceError) -> bytes:
     """Return the reply that tells of one of our own errors, nothing where none is expected."""
-    message = _parsed(body)
-    ident = jsonrpc.request_id(message)
-    expected = ident is not None or not isinstance(message, dict)
-    return jsonrpc.encode(jsonrpc.failure(ident, problem)) if expected else b""
-
-
-def _is_initialize(body: bytes) -> bool:
-    if len(body) > INITIALIZE_BYTES_MAX or b"initialize" not in body:
-        return False
-    return jsonrpc.method_of(_parsed(body)) == "initialize"
-
-
-def _parsed(body: bytes) -> object:
-    try:
-        return jsonrpc.parse(body)
-    except (ValueError, RecursionError, MemoryError):
-        return None
+    if not request.expects_reply:
+        return b""
+    return jsonrpc.encode(jsonrpc.failure(request.id, problem))
 
 
 def _host_of(origin: str) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 
 import trio
 
-from palace.transport.http import Receive, Scope, Send, Visit
+from palace.transport.http import HttpConnection, Receive, Scope, Send
 
 BODY_S = 60.0  # for a client to send its body
 JSON = "application/json"
@@ -36,7 +36,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, answers: Counter[int]) -> None:
         self.method = str(scope["method"])
         self.path = str(scope["path"])
-        self.visit: Visit = scope["state"]["visit"]
+        self.connection: HttpConnection = scope["state"]["connection"]
         self.headers: dict[str, str] = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
@@ -83,7 +83,7 @@ class Exchange:
         if body:
             headers["content_type"] = kind
         headers["content_length"] = str(len(body))
-        if status >= 400 or not self.visit.admitted:
+        if status >= 400 or not self.connection.admitted:
             headers["connection"] = "close"  # its body may not have been read
         await self._start(status, headers)
         await self._send({"type": "http.response.body", "body": body})
@@ -93,7 +93,7 @@ class Exchange:
         await self._start(200, headers | {"content_type": EVENTS, "cache_control": "no-cache"})
 
     async def beat(self) -> None:
-        """Send what clients pass over, so that nobody takes a long call for a dead one."""
+        """Send what clients pass over, so that a long call is not taken for a dead one."""
         await self._send_more(b": under way\n\n", more=True)
 
     async def last_event(self, payload: bytes) -> None:

@@ -1,35 +1,40 @@
-"""Sessions of HTTP clients: the same as a shim's at the desk, but for how their lines come.
+"""Sessions of HTTP clients: the same as a shim's, but for how their lines come.
 
 A session lasts from `initialize` until its client ends it, is silent for long, or the broker
-leaves; a line without a session has one of its own.  Nobody comes back to such a session: its
-outcomes are forgotten as soon as they are told, and the next owner knows nothing of it.
+leaves; a request without a session has one of its own.  No client comes back to such a session
+after a broker's end: its outcomes are forgotten as soon as they are told, and the next owner knows
+nothing of it.
 """
 
 import logging
 import os
+from collections.abc import Iterator
 
 import attrs
 import trio
 
-from palace.broker.connections import serve_session
-from palace.broker.desk import Desk
-from palace.broker.session import Session
+from palace.broker.connections import forget_session, serve_session
+from palace.broker.session import LiveSession
+from palace.broker.state import BrokerState
+from palace.broker.telemetry.telemetry import HttpCounters
 from palace.protocol.errors import Busy, Draining
 from palace.protocol.pathmap import Whereabouts
+from palace.protocol.request import Request
+from palace.protocol.session import Hello
 from palace.protocol.tools import Kind
-from palace.transport.pending import LEAVING, Posted, PostedLines
+from palace.transport.pending import LEAVING, PendingRequest, PendingRequests
 
-QUIET_S = 3600.0  # a client that comes later is told to begin anew
+QUIET_S = 3600.0  # a client that comes later is told to initialize again
 
 logger = logging.getLogger("palace.http")
 
 
 @attrs.define(eq=False, kw_only=True)
-class Visitor:
-    """One HTTP client's session.  `lasting` is False where it is for one line alone."""
+class HttpSession:
+    """One HTTP client's session.  `lasting` is False where it is for one request alone."""
 
-    session: Session
-    lines: PostedLines
+    session: LiveSession
+    requests: PendingRequests
     lasting: bool
     used_s: float = 0.0
 
@@ -38,81 +43,90 @@ class Visitor:
 class HttpSessions:
     """All of them; their tasks run in `nursery`, so that admitted work outlives a connection."""
 
-    desk: Desk
+    state: BrokerState
+    counters: HttpCounters
     nursery: trio.Nursery
-    lasting: dict[str, Visitor] = attrs.field(factory=dict)
+    _lasting: dict[str, HttpSession] = attrs.field(factory=dict)
 
-    def open(self, *, client: str, read_only: bool, lasting: bool) -> Visitor:
+    def get(self, ident: str) -> HttpSession | None:
+        """Return a lasting session by the id that its client was given."""
+        return self._lasting.get(ident)
+
+    def open(self, *, client: str, read_only: bool, lasting: bool) -> HttpSession:
         """Open a session; raises Draining or Busy."""
-        desk = self.desk
+        state = self.state
         now_s = trio.current_time()
-        if desk.lifecycle.drain is not None:
+        if state.lifecycle.drain is not None:
             raise Draining(LEAVING)
-        if len(desk.sessions) >= desk.config.sessions_max and not self._end_idle():
-            raise Busy(
-                f"{desk.config.sessions_max} sessions are open (sessions_max in palace.toml). "
-                "Nothing was done; ask again later."
-            )
-        session = Session(
-            id=desk.kernel.token(16), pid=0, read_only=read_only, client=client, since_s=now_s
-        )
+        if state.sessions.is_full and not self._end_idle():
+            raise Busy(f"{state.sessions.full_text}. Nothing was done; ask again later.")
+        ident = state.services.kernel.token(16)
+        session = LiveSession(id=ident, pid=0, since_s=now_s)
         session.where = Whereabouts(resolve=os.path.realpath)
-        visitor = Visitor(session=session, lines=PostedLines(QUIET_S), lasting=lasting)
-        visitor.used_s = now_s
-        desk.sessions[session.id] = session
-        session.connect(visitor.lines)
+        http = HttpSession(session=session, requests=PendingRequests(QUIET_S), lasting=lasting)
+        http.used_s = now_s
+        state.sessions.add(session)
+        session.connect(http.requests, Hello(session=ident, client=client, read_only=read_only))
         if lasting:
-            self.lasting[session.id] = visitor
-        self.nursery.start_soon(self._serve, visitor)
-        return visitor
+            self._lasting[ident] = http
+            self.counters.sessions = len(self._lasting)
+        self.nursery.start_soon(self._serve, http)
+        return http
 
-    def post(self, visitor: Visitor, line: bytes) -> Posted:
-        """Hand in a line; raises Draining where the session has just ended."""
-        visitor.used_s = trio.current_time()
+    def post(self, http: HttpSession, request: Request) -> PendingRequest:
+        """Hand in a request; raises Draining where the session has just ended."""
+        http.used_s = trio.current_time()
         try:
-            posted = visitor.lines.post(line)
+            pending = http.requests.post(request)
         except trio.ClosedResourceError:
             raise Draining(LEAVING) from None
-        if not visitor.lasting:
-            visitor.lines.end()
-        return posted
+        if not http.lasting:
+            http.requests.end()
+        return pending
 
-    def settle(self, visitor: Visitor) -> None:
+    def settle(self, http: HttpSession) -> None:
         """Let the engine forget what was told: it is never asked for again."""
-        session = visitor.session
-        session.acknowledged = visitor.lines.settled
-        self.desk.engine.acknowledge(session.id, session.acknowledged)
+        machine = http.session.machine
+        # A goodbye answers requests, too, that no ordinal was taken for: nothing is kept of those.
+        machine.acknowledge(min(http.requests.settled, machine.next_ordinal))
+        self.state.services.engine.acknowledge(http.session.id, machine.acknowledged)
 
-    def give_up(self, visitor: Visitor, posted: Posted) -> None:
-        """Note that nobody waits any more: a query ends, a change that was admitted is made."""
-        job = visitor.session.jobs.get(posted.ordinal)
-        if job is not None and job.tool.kind is Kind.QUERY:
-            self.desk.cancel(visitor.session, posted.ordinal)
+    def give_up(self, http: HttpSession, pending: PendingRequest) -> None:
+        """Note that a client hung up: its query ends, a change that was admitted is carried out."""
+        call = http.session.machine.calls.get(pending.ordinal)
+        if call is not None and call.tool.kind is Kind.QUERY:
+            self.state.scheduler.cancel(http.session, pending.ordinal)
 
-    def end(self, visitor: Visitor) -> None:
+    def end(self, http: HttpSession) -> None:
         """End a session; what it has asked is still answered."""
-        self.lasting.pop(visitor.session.id, None)
-        visitor.lines.end()
+        self._forget(http)
+        http.requests.end()
+
+    def _forget(self, http: HttpSession) -> None:
+        self._lasting.pop(http.session.id, None)
+        self.counters.sessions = len(self._lasting)
+
+    def _idle(self) -> Iterator[HttpSession]:
+        return (http for http in self._lasting.values() if not http.requests.waiting)
 
     def _end_idle(self) -> bool:
         """Make room: end the session that was silent for longest, if any waits for nothing."""
-        idle = [v for v in self.lasting.values() if not v.lines.waiting]
-        if not idle:
+        oldest = min(self._idle(), key=lambda http: http.used_s, default=None)
+        if oldest is None:
             return False
-        oldest = min(idle, key=lambda visitor: visitor.used_s)
         self.end(oldest)
-        self.desk.leave(oldest.session)
+        forget_session(self.state, oldest.session)
         return True
 
-    async def _serve(self, visitor: Visitor) -> None:
-        session = visitor.session
+    async def _serve(self, http: HttpSession) -> None:
+        session = http.session
         try:
-            await serve_session(self.desk, session, visitor.lines, [])
-            self.desk.engine.end_session(session.id)
+            await serve_session(self.state, session, http.requests)
+            self.state.services.engine.end_session(session.id)
         except Exception as error:
             # The session boundary: a fault in serving one client must not end the others'.
             logger.exception("an HTTP session failed")
-            self.desk.trouble(f"an HTTP session failed: {type(error).__name__}")
+            self.state.telemetry.note_error(f"an HTTP session failed: {type(error).__name__}")
         finally:
-            self.lasting.pop(session.id, None)
-            visitor.lines.close()
+            self._forget(http)
+            http.requests.close()

@@ -14,7 +14,7 @@ import time
 from types import TracebackType
 
 from palace.broker.telemetry.logline import LOG_BYTES_MAX, log_line, open_log
-from palace.broker.telemetry.redacted import described, origin
+from palace.broker.telemetry.redaction import origin, redacted
 from palace.kernel.kernel import Kernel
 
 TEXT_CHARS_MAX = 2000
@@ -62,7 +62,7 @@ class LineFormatter(logging.Formatter):
         }
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
-            fields["error"] = described(error)
+            fields["error"] = redacted(error)
             fields["at"] = origin(error).removeprefix("at ")
         return log_line(fields)
 
@@ -72,7 +72,7 @@ def _text(record: logging.LogRecord) -> str:
         return str(record.msg) if record.args else f"{WITHHELD} ({record.module}:{record.lineno})"
     if isinstance(record.args, tuple):
         record.args = tuple(
-            described(arg) if isinstance(arg, BaseException) else arg for arg in record.args
+            redacted(arg) if isinstance(arg, BaseException) else arg for arg in record.args
         )
     return record.getMessage()
 

@@ -1,7 +1,7 @@
 """How much is asked and how long it takes: rates and latencies of the last minute, per lane.
 
 Bounded: a count for each of the last seconds, and the latest SAMPLES_MAX durations of each lane.
-What it costs is paid when somebody looks; a call pays for one count and one append.
+Its cost is paid by `palace status`; a call pays for one count and one append.
 
 Rule for this file: pure.
 """
@@ -15,8 +15,6 @@ from palace.protocol.tools import Lane
 
 WINDOW_S = 60
 SAMPLES_MAX = 512
-ERRORS_MAX = 20
-ERROR_CHARS_MAX = 300
 _BUCKETS = 64  # seconds; a power of two above WINDOW_S
 
 
@@ -87,27 +85,3 @@ def _percentile_ms(ordered: list[float], percent: int) -> float | None:
         return None
     rank = -(-percent * len(ordered) // 100)
     return round(ordered[rank - 1] * 1000, 3)
-
-
-@attrs.define(eq=False)
-class Troubles:
-    """The latest errors, without what they were about; the same again is counted."""
-
-    _kept: deque[tuple[float, str, int]] = attrs.field(factory=lambda: deque(maxlen=ERRORS_MAX))
-
-    @property
-    def last(self) -> str:
-        return self._kept[-1][1] if self._kept else ""
-
-    def note(self, text: str, now_s: float) -> None:
-        """Keep a text that quotes no memory."""
-        short = text[:ERROR_CHARS_MAX]
-        times = self._kept.pop()[2] if self._kept and self._kept[-1][1] == short else 0
-        self._kept.append((now_s, short, times + 1))
-
-    def latest(self, now_s: float) -> list[dict[str, Any]]:
-        """Return them, the latest first."""
-        return [
-            {"ago_s": round(now_s - at_s, 3), "text": text, "times": times}
-            for at_s, text, times in reversed(self._kept)
-        ]

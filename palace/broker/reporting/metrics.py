@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import trio
 
 from palace import __version__
-from palace.broker.desk import Desk
+from palace.broker.state import BrokerState
 from palace.broker.telemetry.histograms import BOUNDS_S, Histogram
 from palace.protocol.lifecycle import EngineState
 from palace.protocol.tools import Lane
@@ -13,24 +13,23 @@ from palace.protocol.tools import Lane
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def metrics_text(desk: Desk) -> str:
+def metrics_text(state: BrokerState) -> str:
     """Return all metrics; times are seconds."""
-    return "".join(f"{line}\n" for line in _lines(desk))
+    return "".join(f"{line}\n" for line in _lines(state))
 
 
-def _lines(desk: Desk) -> Iterator[str]:
-    counters, admission = desk.counters, desk.admission
-    engine = desk.catalogue.engine_version if desk.catalogue else ""
+def _lines(state: BrokerState) -> Iterator[str]:
+    services, telemetry, admission = state.services, state.telemetry, state.scheduler.admission
+    counters = telemetry.counters
+    engine = services.catalogue.engine_version if services.catalogue else ""
     built = {"version": __version__, "mempalace": engine}
     yield from _metric("build_info", "gauge", "Versions.", [(built, 1)])
-    yield from _one("epoch", "gauge", "Rises with every owner of the palace.", desk.owner.epoch)
-    up_s = trio.current_time() - desk.started_s
+    yield from _one("epoch", "gauge", "Rises with every owner of the palace.", services.owner.epoch)
+    up_s = trio.current_time() - telemetry.started_s
     yield from _one("up_seconds", "gauge", "Since this owner serves.", round(up_s, 3))
-    states = [
-        ({"state": state.value}, int(desk.lifecycle.engine is state)) for state in EngineState
-    ]
+    states = [({"state": name.value}, int(state.lifecycle.engine is name)) for name in EngineState]
     yield from _metric("engine_state", "gauge", "1 for the state that the engine is in.", states)
-    degraded = int(desk.mode == "direct")
+    degraded = int(services.mode == "direct")
     yield from _one("degraded", "gauge", "1 where the owner is its client's child.", degraded)
     yield from _one("requests_total", "counter", "Lines of clients.", counters.requests)
     yield from _one("replies_total", "counter", "Tool calls answered.", counters.replies)
@@ -39,19 +38,19 @@ def _lines(desk: Desk) -> Iterator[str]:
         "connections_total", "counter", "Shims, guests and commands.", counters.connections
     )
     yield from _one("refused_total", "counter", "Connections turned away.", counters.refused)
-    yield from _one("connections", "gauge", "Connections, HTTP included.", desk.open_connections)
-    yield from _one("sessions", "gauge", "Sessions, HTTP included.", len(desk.sessions))
+    yield from _one("connections", "gauge", "Connections, HTTP included.", state.connections.open)
+    yield from _one("sessions", "gauge", "Sessions, HTTP included.", len(state.sessions))
     yield from _one("queue_waiting", "gauge", "Calls admitted and not begun.", admission.waiting)
     yield from _one("queue_max", "gauge", "Calls that may wait.", admission.queue_depth_max)
     running = [(_lane(lane), admission.in_lane(lane)) for lane in Lane]
     yield from _metric("lane_running", "gauge", "Calls that run.", running)
     widths = [(_lane(lane), admission.capacity[lane]) for lane in Lane]
     yield from _metric("lane_max", "gauge", "Calls that may run at once.", widths)
-    yield from _journal(desk.engine.status())
-    if desk.web is not None:
-        codes = [({"code": str(code)}, n) for code, n in sorted(desk.web.answers.items())]
+    yield from _journal(services.engine.status())
+    if telemetry.http is not None:
+        codes = [({"code": str(code)}, n) for code, n in sorted(telemetry.http.answers.items())]
         yield from _metric("http_answers_total", "counter", "HTTP answers by status.", codes)
-    yield from _calls(desk.histograms.lanes)
+    yield from _calls(telemetry.histograms.lanes)
 
 
 def _journal(status: Mapping[str, object]) -> Iterator[str]:

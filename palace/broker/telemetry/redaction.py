@@ -12,7 +12,7 @@ from palace.protocol.errors import PalaceError, WireError
 FRAMES_MAX = 8
 
 
-def described(error: BaseException) -> str:
+def redacted(error: BaseException) -> str:
     """Return the kind of an error, its text if that quotes nothing, and where it was raised."""
     kind = type(error).__name__
     if isinstance(error, PalaceError) and not isinstance(error, WireError):

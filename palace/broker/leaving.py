@@ -1,0 +1,156 @@
+"""Leaving: from a reason to go to a closed store (steps X0 to X5 of the protocol).
+
+    stop          decide, unpublish, say goodbye: one step of the loop, so that no client can find
+                  the palace and meet a broker that no longer takes work
+    hang_up       answer the backlog, then stop listening
+    finish_work   wait for admitted work as long as the grace lasts, then name what is left
+    close_engine  close the store, unless a call still uses it
+
+The order is the promise: a name goes before the work behind it does, and the lock, which is not
+released here at all but by the end of the process, goes after the store.
+"""
+
+import logging
+import socket
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from palace.broker import endpoint as endpoints
+from palace.broker.scheduling import Scheduler
+from palace.broker.services import Services
+from palace.broker.sessions import Sessions
+from palace.protocol.admission import Job
+from palace.protocol.errors import OutcomeUnknown
+from palace.protocol.lifecycle import Drain, EngineState, Lifecycle, Reason
+from palace.transport.unix import accept_nowait
+
+CLOSE_S = 60.0
+HANDING_BACK = (Reason.UPGRADE, Reason.FAILED)  # what waits is better begun by the next owner
+
+logger = logging.getLogger("palace.broker")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Leaving:
+    """One owner's way out.
+
+    `begun` is set once the first reason to leave has come.  `withdraw` removes what else was
+    published, and may raise OSError.  `open_to_the_end` are sockets that the process's end closes.
+    """
+
+    services: Services
+    lifecycle: Lifecycle
+    sessions: Sessions
+    scheduler: Scheduler
+    begun: trio.Event = attrs.field(factory=trio.Event)
+    withdraw: Callable[[], None] = lambda: None
+    open_to_the_end: list[socket.socket] = attrs.field(factory=list)
+
+    def stop(self, reason: Reason, *, grace_s: float | None = None, text: str = "") -> None:
+        """Begin to leave, unless that has begun; one step, so that no request slips in between."""
+        drain = self.lifecycle.stop(reason, grace_s=grace_s, text=text)
+        if drain is not None:
+            self._begin(drain)
+
+    def tick(self, now_s: float) -> None:
+        """Leave if the clock says so."""
+        drain = self.lifecycle.tick(now_s, busy=self.scheduler.admission.busy)
+        if drain is not None:
+            self._begin(drain)
+
+    def _begin(self, drain: Drain) -> None:
+        trace = self.services.kernel.trace
+        logger.info("leaving: %s %s", drain.reason.value, drain.text)
+        trace(f"X0.{drain.reason.value}")
+        # Names first: a shim that reads its goodbye looks for the next owner at once, and must not
+        # be led back here.
+        self._unpublish()
+        trace("X2.goodbye")  # before a shim can read its goodbye
+        # Then the queue, and only then the goodbyes, which say what the queue still held: a line
+        # admitted between the two would be in neither.  An outdated engine refuses changes, and a
+        # query must not overtake the change before it, so there everything goes back.
+        loading = self.lifecycle.engine is EngineState.LOADING
+        unbegun = self.scheduler.drain(hand_back_all=loading or drain.reason in HANDING_BACK)
+        for session in self.sessions:
+            session.machine.leave()
+            self.scheduler.hand_back(session, unbegun.get(session.id, []))
+        self.scheduler.end_offers()
+        self.begun.set()
+
+    def _unpublish(self) -> None:
+        services = self.services
+        try:
+            endpoints.unpublish(services.owner, services.endpoint, services.kernel)
+        except OSError as error:  # hints that stay behind mislead no client: the lock decides
+            logger.warning("record and socket were not removed: %s", error)
+        try:
+            self.withdraw()
+        except OSError as error:  # stock checks that its pid lives
+            logger.warning("serverinfo.json was not removed: %s", error)
+
+    def hang_up(self, serve: Callable[[socket.socket], None]) -> None:
+        """X3 and X4: let `serve` tell those who still wait in the backlog, then stop listening."""
+        trace, endpoint = self.services.kernel.trace, self.services.endpoint
+        if endpoint is None:
+            trace("X4.hangup")
+            return
+        try:
+            while (sock := accept_nowait(endpoint.socket)) is not None:
+                serve(sock)
+        except OSError as error:  # no descriptor left: the kernel hangs up on the rest
+            logger.warning("the backlog was not answered: %s", error)
+        trace("X4.hangup")  # before the kernel resets those who come too late
+        trio.lowlevel.notify_closing(endpoint.socket)
+        endpoint.socket.close()
+
+    async def finish_work(self) -> None:
+        """Wait for admitted work for as long as the grace lasts, then name what is left."""
+        assert self.lifecycle.drain is not None
+        with trio.move_on_after(self.lifecycle.drain.grace_s) as grace:
+            for session in self.sessions:
+                await session.settled.wait()
+            await self.scheduler.wait_for_calls()
+        self.services.kernel.trace("X4.grace" if grace.cancelled_caught else "X4.settled")
+        scheduler = self.scheduler
+        for job in scheduler.admission.withdraw():
+            asking = self.sessions.get(job.session)
+            if asking is None or not scheduler.hand_back(asking, [job]):
+                text = "The broker left before this was begun: repeat it."
+                scheduler.fail(job, OutcomeUnknown(text))
+        for job in scheduler.admission.running:
+            scheduler.fail(job, _unfinished(job))
+
+    async def close_engine(self) -> None:
+        """X5; a store that is still in use, or won't close, is left as after a crash."""
+        closed = await self._close()
+        self.services.kernel.trace("X5.close" if closed else "X5.abandon")
+
+    async def _close(self) -> bool:
+        if self.lifecycle.engine is not EngineState.READY:
+            return False
+        if self.scheduler.runs_calls:
+            logger.warning("leaving while a call still runs: the store is not closed")
+            return False
+        try:
+            with trio.move_on_after(CLOSE_S) as closing:
+                await trio.to_thread.run_sync(self.services.engine.close, abandon_on_cancel=True)
+        except Exception:
+            logger.exception(
+                "the store could not be closed: the next owner finds it as after a crash"
+            )
+            return False
+        return not closing.cancelled_caught
+
+    @property
+    def exit_code(self) -> int:
+        assert self.lifecycle.drain is not None
+        return 70 if self.lifecycle.drain.reason is Reason.FAILED else 0
+
+
+def _unfinished(job: Job) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"The broker had to leave while {job.name} was still running: it may or may not have been "
+        "carried out. Look before you repeat it."
+    )

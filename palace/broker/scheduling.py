@@ -1,0 +1,276 @@
+"""Scheduling: from an offered call to its reply.
+
+    offer -> admission -> lane (a thread of the engine's) -> reply, once it is durable
+
+Everything here is one step of the loop, but for the waits that are named so.
+"""
+
+import logging
+from typing import Protocol
+
+import attrs
+import outcome
+import trio
+
+from palace.broker.lanes import Lanes
+from palace.broker.services import Services
+from palace.broker.session import LiveSession
+from palace.broker.sessions import Sessions
+from palace.broker.telemetry.redaction import redacted
+from palace.broker.telemetry.telemetry import Telemetry
+from palace.engine.api import Call, Reply
+from palace.engine.batch import Batch
+from palace.protocol import jsonrpc
+from palace.protocol.admission import Admission, Job
+from palace.protocol.errors import DeadlineExceeded, OutcomeUnknown, PalaceError
+from palace.protocol.lifecycle import Lifecycle, Reason
+from palace.protocol.tools import Kind, Lane
+
+logger = logging.getLogger("palace.broker")
+
+
+class Stop(Protocol):
+    """How a part of the broker asks for its end (`Leaving.stop`)."""
+
+    def __call__(self, reason: Reason, *, text: str = "") -> None: ...
+
+
+@attrs.define(eq=False, kw_only=True)
+class Scheduler:
+    """Runs admitted calls and answers them.  `failure` is why the engine could not be loaded."""
+
+    services: Services
+    lifecycle: Lifecycle
+    telemetry: Telemetry
+    sessions: Sessions
+    admission: Admission
+    lanes: Lanes
+    failure: PalaceError | None = None
+    _stop: Stop | None = None
+    _finished: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+    _room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+    _held: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+
+    def start(self, stop: Stop) -> None:
+        """Let the lanes run in this loop; `stop` is called where the engine can't go on."""
+        self._stop = stop
+        self.lanes.start(finish=self.finish, deliver=self.deliver)
+
+    # Starting.
+
+    async def wait_for_room(self) -> None:
+        """Return when a queue may have become shorter."""
+        await self._room.park()
+
+    def admit(self, session: LiveSession, job: Job) -> None:
+        """Run, when its turn comes, a job that admission has just taken."""
+        session.machine.admit(job.ordinal, job.request)
+        self.start_ready()
+
+    def engine_ready(self) -> None:
+        """Start what has waited for the engine."""
+        self.admission.ready = True
+        self.start_ready()
+
+    def engine_failed(self, failure: PalaceError) -> None:
+        """Answer what has waited for the engine, and what comes later, with its failure."""
+        self.failure = failure
+        self.answer_waiting(failure)
+
+    def start_ready(self) -> None:
+        """Hand to the lanes what may run now."""
+        if self.failure is not None:
+            self.answer_waiting(self.failure)
+            return
+        now_s = trio.current_time()
+        started = self.admission.take_ready(now_s)
+        batch = self._batch([job for job in started if job.group])
+        for job in started:
+            job.began_s = now_s
+            running = self.admission.in_lane(job.tool.lane)
+            self.telemetry.meter.began(job.tool.lane, running)
+            self.lanes.run(job, self._call(job, batch if job.group else None), running=running)
+        if started:  # the queue became shorter
+            self._room.unpark_all()
+        if self.admission.held:
+            self._held.unpark_all()
+
+    async def serve_batches(self) -> None:
+        """Start batches that waited for others in vain; runs until cancelled."""
+        while True:
+            while not self.admission.held:
+                await self._held.park()
+            await trio.sleep_until(self.admission.window.until_s(trio.current_time()))
+            self.start_ready()
+
+    def _batch(self, jobs: list[Job]) -> Batch | None:
+        if not jobs:
+            return None
+        self.telemetry.meter.batch(len(jobs))
+        return self.services.engine.batch([job.request.message for job in jobs])
+
+    def _call(self, job: Job, batch: Batch | None) -> Call:
+        session = self.sessions.get(job.session)
+        return Call(
+            request=job.request,
+            session=job.session,
+            ordinal=job.ordinal,
+            read_only=session is not None and session.hello.read_only,
+            maybe_ran=job.maybe_ran,
+            epoch=session.hello.epoch if session is not None else 0,
+            batch=batch,
+        )
+
+    # Ending.
+
+    def finish(self, job: Job, result: outcome.Outcome[Reply]) -> None:
+        """Take a lane's result: others may start; a reply that needs the journal comes later."""
+        self.admission.finish(job, trio.current_time())
+        if isinstance(result, outcome.Error):
+            logger.error("%s failed in the engine", job.name, exc_info=result.error)
+            self.telemetry.note_error(f"{job.name} failed in the engine: {redacted(result.error)}")
+            self.fail(job, OutcomeUnknown(f"{job.name} failed in the engine: {result.error!r}."))
+        else:
+            self._finish(job, result.unwrap())
+        self._finished.unpark_all()
+        self.start_ready()
+
+    def _finish(self, job: Job, reply: Reply) -> None:
+        assert self._stop is not None
+        if reply.outdated:
+            self._stop(Reason.UPGRADE)
+        elif reply.stuck:
+            self._stop(Reason.FAILED, text="a change could not be taken back: the next owner does")
+        session = self._asking(job)
+        if session is None or reply.seq:
+            return
+        if not (reply.outdated and self.hand_back(session, [job])):
+            self._settle(session, job, reply.payload)
+
+    def deliver(self, job: Job, reply: Reply, problem: PalaceError | None) -> None:
+        """Send a reply whose outcome is durable now, or can't be.
+
+        It may come before `finish`, since another thread tells of it: the lane is then still taken,
+        which a client can't see.
+        """
+        if problem is not None:
+            self.telemetry.note_error(problem.message)
+            text = f"{job.name} was carried out, but that may not be lasting. {problem.message}"
+            self.fail(job, OutcomeUnknown(text))
+            return
+        session = self._asking(job)
+        if session is not None:
+            self._settle(session, job, reply.payload)
+
+    def _asking(self, job: Job) -> LiveSession | None:
+        """Return the session that still waits for a job's reply, if any does."""
+        session = self.sessions.get(job.session)
+        return session if session is not None and job.ordinal in session.machine.calls else None
+
+    def cancel(self, session: LiveSession, ordinal: int) -> None:
+        """Drop a call that hasn't started, or the reply of one that has."""
+        job = self.admission.cancel(session.id, ordinal)
+        if job is not None and ordinal in session.machine.calls:
+            self._settle(session, job, None)
+            self._room.unpark_all()
+        self.start_ready()
+
+    def _settle(self, session: LiveSession, job: Job, payload: bytes | None) -> None:
+        session.machine.settle(job.ordinal)
+        now_s = trio.current_time()
+        self.admission.window.replied(session.id, now_s)
+        self.telemetry.answered(job, now_s)
+        session.reply(job.ordinal, payload)
+        session.note_settled()
+
+    def fail(self, job: Job, problem: PalaceError) -> None:
+        """Answer a job that will not run (or whose end will not be seen) with an error."""
+        session = self._asking(job)
+        if session is not None:
+            reply = jsonrpc.failure(job.request.id, refusal_of(job, problem))
+            self._settle(session, job, jsonrpc.encode(reply))
+
+    def answer_waiting(self, problem: PalaceError) -> None:
+        """Answer everything that has not begun with an error."""
+        for job in self.admission.withdraw():
+            self.fail(job, problem)
+        self._room.unpark_all()
+
+    def give_up_late(self, now_s: float) -> None:
+        """Answer what has waited for too long."""
+        late = self.admission.expire(now_s)
+        for job in late:
+            waited_s = self.services.config.queue_wait_s
+            text = f"{job.name} waited {waited_s:.0f} s and was not begun. Ask again."
+            self.fail(job, DeadlineExceeded(text))
+        if late:
+            self._room.unpark_all()
+
+    # Leaving.
+
+    def drain(self, *, hand_back_all: bool) -> dict[str, list[Job]]:
+        """Admit nothing more; return, by session, what the next owner had better begin.
+
+        Long-polls are among it: they would hold the drain up for minutes, and may be asked again.
+        """
+        self.admission.draining = True
+        jobs = self.admission.withdraw() if hand_back_all else []
+        jobs += self.admission.withdraw(only=Lane.POLL)
+        for job in self.admission.running:
+            if job.tool.lane is Lane.POLL:
+                self.admission.cancel(job.session, job.ordinal)
+                jobs.append(job)
+        unbegun: dict[str, list[Job]] = {}
+        for job in jobs:
+            unbegun.setdefault(job.session, []).append(job)
+        return unbegun
+
+    def end_offers(self) -> None:
+        """Let those who wait for room see that none will come."""
+        self._room.unpark_all()
+
+    def hand_back(self, session: LiveSession, jobs: list[Job]) -> bool:
+        """Give unrun jobs back to their shim, which sends them to the next owner.
+
+        Of those that an earlier owner may have begun it isn't said that they did not run: the next
+        owner asks the journal.
+        """
+        if not session.is_leaving:
+            return False
+        for job in jobs:
+            if job.ordinal in session.machine.calls:
+                session.machine.settle(job.ordinal)
+        session.goodbye(self._reason(), [job.ordinal for job in jobs if not job.maybe_ran])
+        return True
+
+    def _reason(self) -> str:
+        return self.lifecycle.drain.reason.value if self.lifecycle.drain else ""
+
+    async def wait_for_calls(self) -> None:
+        """Return when nothing but long-polls runs, cancelled calls included."""
+        while self.runs_calls:
+            await self._finished.park()
+
+    @property
+    def runs_calls(self) -> bool:
+        """Tell whether anything but long-polls runs."""
+        return any(job.tool.lane is not Lane.POLL for job in self.admission.running)
+
+    @property
+    def writes(self) -> bool:
+        """Tell whether something runs that may change the palace."""
+        return any(job.exclusive for job in self.admission.running)
+
+    def end(self) -> None:
+        """Let idle threads end; what still runs is left to the end of the process."""
+        self.lanes.end()
+
+
+def refusal_of(job: Job, problem: PalaceError) -> PalaceError:
+    """Return what a refused job is answered with: "not done" is only said of what never ran."""
+    if job.tool.kind is Kind.QUERY or not job.maybe_ran or isinstance(problem, OutcomeUnknown):
+        return problem
+    return OutcomeUnknown(
+        f"An earlier broker ended while {job.name} was under way: it may or may not have been "
+        f"carried out, and was not begun again. {problem.message}"
+    )

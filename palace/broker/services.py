@@ -1,0 +1,32 @@
+"""What every part of a broker works with: the palace it owns, its settings, engine and kernel."""
+
+import attrs
+
+from palace.broker.endpoint import Endpoint
+from palace.engine.api import Engine
+from palace.kernel.kernel import Kernel
+from palace.ownership.lock import Owner
+from palace.protocol.jsonrpc import Catalogue
+from palace.settings.config import Config
+
+
+@attrs.define(eq=False, kw_only=True)
+class Services:
+    """One owner's.  Only `catalogue` changes: it is None until the engine, or a file, has one.
+
+    `endpoint` is None for an owner that serves its own client alone, and `mode` says so.  `home` is
+    where stock looks for servers; "": it isn't told.  `place` names the files this process sees.
+    """
+
+    owner: Owner
+    config: Config
+    engine: Engine
+    kernel: Kernel
+    endpoint: Endpoint | None
+    mode: str
+    catalogue: Catalogue | None = None
+    home: str = ""
+    place: str = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.place = self.kernel.place()

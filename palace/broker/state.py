@@ -1,0 +1,34 @@
+"""One owner's parts, each the only one of its kind; the parts themselves don't know this value."""
+
+import attrs
+
+from palace.broker.leaving import Leaving
+from palace.broker.scheduling import Scheduler
+from palace.broker.services import Services
+from palace.broker.sessions import Sessions
+from palace.broker.telemetry.telemetry import Telemetry
+from palace.protocol.lifecycle import Lifecycle
+
+
+@attrs.define(eq=False)
+class ConnectionLimit:
+    """How many connections of all kinds are open, and how many may be.
+
+    More would take the descriptors that the engine needs.
+    """
+
+    limit: int = 512
+    open: int = 0
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class BrokerState:
+    """What the handlers of connections are given."""
+
+    services: Services
+    lifecycle: Lifecycle
+    telemetry: Telemetry
+    sessions: Sessions
+    scheduler: Scheduler
+    leaving: Leaving
+    connections: ConnectionLimit

@@ -1,0 +1,59 @@
+"""What one owner counts and measures; nothing is decided by it."""
+
+from collections import Counter
+
+import attrs
+import trio
+
+from palace.broker.telemetry.histograms import Histograms
+from palace.broker.telemetry.meter import Meter
+from palace.broker.telemetry.recent_errors import RecentErrors
+from palace.protocol.admission import Job
+
+
+@attrs.define(eq=False)
+class Counters:
+    requests: int = 0
+    replies: int = 0
+    busy: int = 0
+    refused: int = 0
+    connections: int = 0
+
+
+@attrs.define(eq=False, kw_only=True)
+class HttpCounters:
+    """The HTTP listener's; `answers` counts statuses, `url` is "" while it doesn't listen."""
+
+    token_file: str
+    url: str = ""
+    connections: int = 0
+    sessions: int = 0
+    refused: int = 0
+    answers: Counter[int] = attrs.field(factory=Counter)
+
+
+@attrs.define(eq=False)
+class Telemetry:
+    """All of it.  `since` is when the owner began, in UTC and for people, `started_s` by the clock.
+
+    `http` is None where HTTP isn't served.
+    """
+
+    counters: Counters = attrs.field(factory=Counters)
+    meter: Meter = attrs.field(factory=Meter)
+    histograms: Histograms = attrs.field(factory=Histograms)
+    errors: RecentErrors = attrs.field(factory=RecentErrors)
+    http: HttpCounters | None = None
+    started_s: float = 0.0
+    since: str = ""
+
+    def note_error(self, text: str) -> None:
+        """Keep an error for `palace status`; the text quotes no memory."""
+        self.errors.note(text, trio.current_time())
+
+    def answered(self, job: Job, now_s: float) -> None:
+        """Note that a call was answered, or given up."""
+        self.counters.replies += 1
+        self.meter.settled(job.tool.lane, job.admitted_s, now_s)
+        if not job.cancelled:
+            self.histograms.note(job.tool.lane, now_s - job.admitted_s)

@@ -1,0 +1,77 @@
+"""A client's line as a value: parsed and classified once, then handed on as it is.
+
+Rule for this file: pure.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from palace.protocol import jsonrpc
+from palace.protocol.tools import UNKNOWN, Tool, classify_call, group_key
+
+UNREADABLE = object()  # stands for the message of a line that is no JSON
+PARSE_ERROR_REPLY = jsonrpc.encode(jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error"))
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Request:
+    """One line.  `message` is what stock takes: any JSON, BLANK or UNREADABLE."""
+
+    message: Any
+    id: object = None
+    method: str = ""
+
+    @property
+    def expects_reply(self) -> bool:
+        """Tell whether its client waits for a reply, be it only to learn that this is no request.
+
+        Stock answers a tool call without an id, too; that is the engine's affair.
+        """
+        return self.id is not None or not isinstance(self.message, dict)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ToolCall(Request):
+    """A `tools/call`.  `group` is what it must not share with others of its batch, "" for alone."""
+
+    name: str = ""
+    tool: Tool = UNKNOWN
+    arguments: Mapping[str, Any] = attrs.field(factory=dict)
+    group: str = ""
+
+
+def read_request(line: bytes) -> Request:
+    """Parse one line; what is no JSON has the message UNREADABLE."""
+    try:
+        message = jsonrpc.parse(line)
+    except (ValueError, RecursionError, MemoryError):
+        return Request(message=UNREADABLE)
+    if jsonrpc.is_tool_call(message):
+        return tool_call(message)
+    return Request(
+        message=message, id=jsonrpc.request_id(message), method=jsonrpc.method_of(message)
+    )
+
+
+def tool_call(message: Any) -> ToolCall:
+    """Return a parsed `tools/call` as a value."""
+    params = jsonrpc.params_of(message)
+    name, arguments = params.get("name"), params.get("arguments")
+    return ToolCall(
+        message=message,
+        id=jsonrpc.request_id(message),
+        method=jsonrpc.method_of(message),
+        name=name if isinstance(name, str) else "",
+        tool=classify_call(message),
+        arguments=arguments if isinstance(arguments, dict) else {},
+        group=group_key(message),
+    )
+
+
+def translated(call: ToolCall, message: Any) -> ToolCall:
+    """Return a call with its paths as they are called here (palace/protocol/pathmap.py)."""
+    if message is call.message:
+        return call
+    return attrs.evolve(call, message=message, arguments=message["params"]["arguments"])
