@@ -5,31 +5,31 @@ so that the relay can serve its client meanwhile: poll `fd()` for `timeout_s()`,
 """
 
 import errno
-import os
-from _socket import AF_UNIX, SOCK_STREAM, socket, socketpair
+from _socket import socketpair
 
-from palace import __version__
-from palace.client.endpoints import expected_palace_id, named_socket, published_socket
+from palace.client.endpoints import candidates, expected_palace_id, is_foreign, named_socket
 from palace.client.failure import failure_of, older_text
-from palace.client.spawn import Child, spawn_broker
-from palace.kernel.kernel import Kernel, peer_of
-from palace.protocol import election, wire
-from palace.protocol.errors import (
-    ConfigError,
-    ElectionError,
-    LockFailed,
-    PalaceError,
-    VersionMismatch,
-    WireError,
+from palace.client.handshake import (
+    UNSERVED,
+    LineBuffer,
+    Response,
+    check_peer,
+    decode_response,
+    open_socket,
+    receive,
+    say,
 )
-from palace.settings.environment import ShimEnvironment
-from palace.settings.paths import Paths, runtime_dir
+from palace.client.spawn import Child, reason_not_to_spawn, spawn_broker
+from palace.protocol import election, wire
+from palace.protocol.errors import ConfigError, PalaceError, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from collections.abc import Callable
 
     from palace.client.guest.fallbacks import Ladder
+    from palace.settings.site import Site
 
 GREETING_S = 5.0
 DIRECT_GREETING_S = 40.0  # a direct broker may wait for mempalace's own lock first
@@ -38,7 +38,6 @@ COURTESY_S = 2.0
 CHILD_END_S = 2.0
 SUCCESSION_S = 5.0  # who may not spawn waits so long for others to replace an owner that died
 
-_NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.EOPNOTSUPP)
 _BUSY = (errno.EAGAIN, errno.ENOTCONN, errno.EINTR)
 
 
@@ -52,17 +51,12 @@ class Connector:
     IDLE, SLEEPING, GREETING, CONNECTED, FAILED = range(5)
 
     def __init__(
-        self,
-        kernel: Kernel,
-        paths: Paths,
-        environment: ShimEnvironment,
-        *,
-        deadline_s: float = DEADLINE_S,
-        may_direct: bool = True,
+        self, site: "Site", *, deadline_s: float = DEADLINE_S, may_direct: bool = True
     ) -> None:
-        self._kernel = kernel
-        self._paths = paths
-        self._environment = environment
+        self._site = site
+        self._kernel = site.kernel
+        self._paths = site.paths
+        self._environment = site.environment
         self._patience_s = deadline_s
         self._may_direct = may_direct
         self._hello: Callable[[], bytes] = bytes
@@ -74,14 +68,20 @@ class Connector:
         self._older = 0  # epoch of an owner that this attempt has turned away from
         self._ladder: Ladder | None = None
         self._speak = wire.VERSION
+        self._address = ""  # of the socket that was dialled last
+        self._incoming = LineBuffer()
         self._asked_to_leave = False
         self._may_spawn = False
         self.direct = False
         self.state = self.IDLE
         self.sock: socket | None = None
         self.welcome: dict[str, str] = {}
-        self.rest = b""
         self.error: PalaceError | None = None
+
+    @property
+    def rest(self) -> bytes:
+        """Return what came behind WELCOME, or what had come before the end."""
+        return self._incoming.rest
 
     @property
     def epoch(self) -> int:
@@ -94,7 +94,7 @@ class Connector:
         self.reap()
         self._hello, self._older = hello, 0
         named = self._environment.broker
-        if self._ladder is not None and not named and not self._is_foreign():
+        if self._ladder is not None and not named and not is_foreign(self._site):
             self._ladder.end()  # `palace own` has changed whose palace it is
             self._ladder = None
         if named and not named_socket(self._environment):
@@ -120,7 +120,7 @@ class Connector:
         if self._ladder is None:
             from palace.client.guest.fallbacks import Ladder
 
-            self._ladder = Ladder(self._kernel, self._paths, self._environment)
+            self._ladder = Ladder(self._site)
 
     def _courtesy_s(self) -> float:
         """Let the host go first where a container shares its palace with it by a mount."""
@@ -142,7 +142,7 @@ class Connector:
     def advance(self) -> None:
         """Go on: `fd()` became readable, or the time is up."""
         if self.state == self.GREETING:
-            self._read_welcome()
+            self._read_response()
         elif self.state == self.SLEEPING:
             self._wake_up()
 
@@ -216,10 +216,6 @@ class Connector:
 
     # Dialling.
 
-    def _endpoint(self) -> str:
-        named = named_socket(self._environment)
-        return named or self._paths.socket(runtime_dir(self._environment.all))
-
     def _dial(self) -> None:
         if self._ladder is not None:
             try:
@@ -229,42 +225,24 @@ class Connector:
                 return
             self._next_rung(self._ladder)
             return
-        path = self._endpoint()
-        problem = self._connect(path)
-        if problem == errno.ENOENT and not self._environment.broker:
-            other = self._published_path()
-            if other and other != path:
-                problem = self._connect(other)
-        if problem in _NOBODY and not self._environment.broker:
-            if self._is_foreign():
-                self._become_guest()
-                self.begin(self._hello)
-                return
-            if self._endpoint() != path:  # it is owned here, over another kernel's mount
-                path = self._endpoint()
-                problem = self._connect(path)
-        if problem in (errno.EACCES, errno.EPERM):
-            text = f"{path} belongs to another user, so the palace can't be reached through it."
+        problem = errno.ENOENT
+        for path in candidates(self._site):
+            self._address = path
+            problem = self._connect(path)
+            if problem not in UNSERVED:
+                break
+        if problem in UNSERVED and not self._environment.broker and is_foreign(self._site):
+            self._become_guest()
+            self.begin(self._hello)
+        elif problem in (errno.EACCES, errno.EPERM):
+            text = (
+                f"{self._address} belongs to another user, so the palace can't be reached "
+                "through it."
+            )
             self._happened(election.REFUSED, "unsafe_palace", text)
         elif problem:
             why = election.BUSY if problem in _BUSY else election.ABSENT
             self._happened(election.DIAL_FAILED, why)
-
-    def _published_path(self) -> str:
-        from palace.protocol.broker_record import decode_record
-
-        record = decode_record(self._kernel.read_hint(self._paths.record))
-        if record is None or record.boot_id != self._kernel.boot_id():
-            return ""
-        return published_socket(record)
-
-    def _is_foreign(self) -> bool:
-        from palace.ownership.claim import find_foreign
-
-        try:
-            return find_foreign(self._paths, self._kernel, self._environment.all) is not None
-        except OSError:
-            return False  # what is wrong there is told before anything is started
 
     # A guest's ways, one after the other.
 
@@ -273,10 +251,10 @@ class Connector:
         if found is None:
             self._happened(election.DIAL_FAILED, election.ABSENT)
             return
-        fd, patience_s = found
-        sock = socket(fileno=fd)
+        sock, rung = found
         sock.setblocking(False)
-        if self._greet(sock, patience_s):
+        self._address = rung.url
+        if self._greet(sock, rung.patience_s):
             self._led_nowhere(ladder, election.ABSENT)
 
     def _led_nowhere(self, ladder: "Ladder", why: str) -> None:
@@ -289,56 +267,37 @@ class Connector:
     def _connect(self, path: str) -> int:
         """Connect and say hello; return 0, or the errno that says why not."""
         try:
-            sock = socket(AF_UNIX, SOCK_STREAM)
-        except OSError as error:  # no descriptor left, for now
-            return error.errno or errno.EMFILE
-        try:
-            sock.setblocking(False)
-            sock.connect(path)
+            sock = open_socket(path)
         except OSError as error:
-            sock.close()
-            return error.errno or errno.ENAMETOOLONG
+            return error.errno or errno.EMFILE
         return self._greet(sock, GREETING_S)
 
-    def _greet(self, sock: socket, patience_s: float) -> int:
-        uid = peer_of(sock)[1]
-        if uid not in (0, os.geteuid()) and uid != self._palace_owner():
-            sock.close()
-            return errno.EPERM
+    def _greet(self, sock: "socket", patience_s: float) -> int:
         try:
-            sock.send(wire.at_version(self._hello(), self._speak))
+            check_peer(sock, self._paths)
+            say(sock, wire.at_version(self._hello(), self._speak))
         except OSError as error:
             sock.close()
             return error.errno or errno.EPIPE
         self.sock = sock
-        self.rest = b""
+        self._incoming = LineBuffer()
         self.state = self.GREETING
         self._wake_s = self._kernel.monotonic() + patience_s
         return 0
 
-    def _palace_owner(self) -> int:
-        try:
-            return os.stat(self._paths.root).st_uid
-        except OSError:
-            return -1
-
-    def _read_welcome(self) -> None:
+    def _read_response(self) -> None:
         assert self.sock is not None
-        try:
-            data = self.sock.recv(65_536)
-        except BlockingIOError:
+        data = receive(self.sock)
+        if data is None:
             if self.timeout_s() <= 0:
                 self._not_greeted(election.SILENT)
             return
-        except OSError:
-            data = b""
         if not data:
             self._not_greeted(election.ABSENT)
             return
-        self.rest += data
-        line, newline, rest = self.rest.partition(b"\n")
-        if newline:
-            self.rest = rest
+        self._incoming.feed(data)
+        line = self._incoming.take()
+        if line is not None:
             self._greeted(line)
 
     def _not_greeted(self, why: str) -> None:
@@ -362,33 +321,34 @@ class Connector:
 
     def _greeted(self, line: bytes) -> None:
         try:
-            _, kind, fields = wire.decode_header(line)
-            epoch = int(fields.get("epoch", "0"))
-        except (WireError, ValueError):
-            text = f"what answers at {self._endpoint()} is no palace broker"
+            response = decode_response(line)
+        except WireError:
+            text = f"what answers at {self._address} is no palace broker"
             self._happened(election.REFUSED, "version_mismatch", text)
             return
-        if kind == wire.WELCOME:
-            self._welcomed(fields, epoch)
+        if response.kind == wire.WELCOME:
+            self._welcomed(response)
             return
         self._kernel.trace("C3.refused")
         self._close_sock()
-        code = fields.get("code", "")
+        code = response.fields.get("code", "")
         if code in ("draining", "silent"):
             self._happened(election.DIAL_FAILED, election.ABSENT)
         elif code == "busy":
             self._happened(election.DIAL_FAILED, election.BUSY)
-        elif code == "version_mismatch" and self._agrees(fields):
+        elif code == "version_mismatch" and self._agrees(response):
             return
         else:
-            self._happened(election.REFUSED, code, fields.get("text", "the broker refused us"))
+            text = response.fields.get("text", "the broker refused us")
+            self._happened(election.REFUSED, code, text)
 
-    def _agrees(self, fields: "dict[str, str]") -> bool:
+    def _agrees(self, response: Response) -> bool:
         """Go on with a broker of another version, or with its successor, where that can be."""
         from palace.client.versions import after_refusal
 
         may_replace = self._may_spawn and not self._asked_to_leave
-        self._asked_to_leave, version = after_refusal(fields, self._endpoint(), ask=may_replace)
+        dialled = self._address if may_replace else ""
+        self._asked_to_leave, version = after_refusal(response, self._site, dialled)
         if self._asked_to_leave:
             self._happened(election.DIAL_FAILED, election.BUSY)  # it is alive until it has left
             return True
@@ -398,12 +358,13 @@ class Connector:
         self._dial()
         return True
 
-    def _welcomed(self, fields: "dict[str, str]", epoch: int) -> None:
+    def _welcomed(self, response: Response) -> None:
+        fields, epoch = response.fields, response.epoch
         expected = expected_palace_id(self._kernel, self._paths)
         if expected and fields.get("palace_id") != expected:
             self._close_sock()
             text = (
-                f"the broker at {self._endpoint()} serves another palace "
+                f"the broker at {self._address} serves another palace "
                 f"({fields.get('palace_id')}) than {self._paths.root} ({expected})"
             )
             self._happened(election.REFUSED, "wrong_palace", text)
@@ -426,9 +387,9 @@ class Connector:
     # Spawning.
 
     def _spawn(self) -> None:
-        refusal = self._spawn_refusal()
-        if refusal is not None:
-            self._happened(election.REFUSED, refusal.name, refusal.message)
+        reason = reason_not_to_spawn(self._site)
+        if reason is not None:
+            self._happened(election.REFUSED, reason.name, reason.message)
             return
         self._drop_child()
         try:
@@ -438,27 +399,6 @@ class Connector:
             self._happened(election.SPAWN_FAILED, f"{error.strerror}")
             return
         self._happened(election.SPAWNED)
-
-    def _spawn_refusal(self) -> "PalaceError | None":
-        """What forbids a broker of ours here, before one is started in vain."""
-        from palace.ownership.claim import check_kernel
-        from palace.ownership.lock import check_hold
-        from palace.protocol.broker_record import decode_record, version_tuple
-
-        try:
-            check_kernel(self._paths, self._kernel, self._environment.all)
-            check_hold(self._paths, self._kernel)
-        except ElectionError as error:
-            return error
-        except OSError as error:
-            return LockFailed(f"{error.filename}: {error.strerror}. Check its permissions.")
-        record = decode_record(self._kernel.read_hint(self._paths.record))
-        if record is not None and version_tuple(record.version) > version_tuple(__version__):
-            return VersionMismatch(
-                f"The palace was last served by palace {record.version}; this is {__version__}. "
-                "Upgrade it: pip install --upgrade palace-broker"
-            )
-        return None
 
     def _go_direct(self) -> None:
         try:
@@ -479,6 +419,7 @@ class Connector:
         finally:
             theirs.close()
         self.direct = True
+        self._address = "its own child's socket"
         ours.setblocking(False)
         problem = self._greet(ours, DIRECT_GREETING_S)
         if problem:
@@ -495,5 +436,4 @@ class Connector:
         if self._ladder is not None and name in ("broker_unreachable", "no_spawn"):
             self.error = self._ladder.failure(text)
         else:
-            place = (self._kernel, self._paths, self._environment)
-            self.error = failure_of(name, text, place, patience_s=self._patience_s)
+            self.error = failure_of(name, text, self._site, patience_s=self._patience_s)

@@ -1,104 +1,105 @@
 """Asking a running broker from the command line: status, stop; and whether one runs at all."""
 
-import errno
 import json
-import os
-import select
-import socket
 from typing import Any
 
-from palace.client.endpoints import named_socket, published_socket, socket_here
+from palace.client.endpoints import candidates
+from palace.client.handshake import ABSENT, Conversation, Response, StrangerError, open_socket
 from palace.kernel.durations import span
-from palace.kernel.kernel import Kernel, peer_of
+from palace.kernel.kernel import Kernel
 from palace.kernel.processes import Process
 from palace.ownership.claim import find_foreign, read_claim
 from palace.protocol import wire
 from palace.protocol.broker_record import Record, decode_record
 from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
 from palace.settings.environment import ShimEnvironment
-from palace.settings.paths import Paths, runtime_dir
+from palace.settings.paths import Paths
+from palace.settings.site import Site
 
 ANSWER_S = 5.0
 STATUS_S = 1.5  # for people who wait at a terminal: what is silent longer is told of as such
-_NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED)  # what connect(2) says of an absence
 
 
 class Control:
-    """One question to the broker of one palace; close it, or use it in a `with` statement."""
+    """One question to the broker of one palace; close it, or use it in a `with` statement.
+
+    `path` is the socket at which it answers.
+    """
 
     def __init__(
         self, paths: Paths, environment: ShimEnvironment, *, answer_s: float = ANSWER_S
     ) -> None:
         self._answer_s = answer_s
-        self._path = endpoint_path(paths, environment)
-        self._buffer = b""
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(answer_s)
-        try:
-            self._sock.connect(self._path)
-        except BlockingIOError:  # its backlog is full: it listens, but doesn't accept
-            self._sock.close()
-            raise BrokerUnreachable(self._stuck("takes no more connections")) from None
-        except OSError as error:
-            self._sock.close()
-            raise _not_connected(paths, self._path, error) from None
-        uid = peer_of(self._sock)[1]
-        if uid not in (0, os.geteuid()):
-            self._sock.close()
-            raise BrokerUnreachable(f"{self._path} is served by uid {uid}, not by you.")
+        self.path, self._conversation = _connect(Site(Kernel(), paths, environment))
 
     def __enter__(self) -> "Control":
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
-        self._sock.close()
+        self._conversation.close()
 
     def ask(self, question: str, **fields: str) -> dict[str, str]:
         """Send one question; return the fields of the answer's header."""
+        header = wire.encode_header(wire.CONTROL, {"ask": question, **fields})
         try:
-            self._sock.sendall(wire.encode_header(wire.CONTROL, {"ask": question, **fields}))
-        except OSError:
-            raise BrokerUnreachable(self._hung_up()) from None
-        _, kind, answer = wire.decode_header(self._line())
-        if kind != wire.ANSWER:
-            raise WireError(f"the broker answered {kind}: {answer.get('text', '')}")
-        return answer
+            response: Response = self._conversation.ask(header, self._answer_s)
+        except OSError as error:
+            raise self._unanswered(error) from None
+        if response.kind != wire.ANSWER:
+            raise WireError(
+                f"the broker answered {response.kind}: {response.fields.get('text', '')}"
+            )
+        return response.fields
 
     def status(self) -> dict[str, Any]:
         """Return the broker's status (palace/broker/telemetry/status.py has the shape)."""
         self.ask("status")
-        status: dict[str, Any] = json.loads(self._line())
+        try:
+            line = self._conversation.read_line(self._answer_s)
+        except OSError as error:
+            raise self._unanswered(error) from None
+        status: dict[str, Any] = json.loads(line)
         return status
 
     def wait_for_end(self, timeout_s: float) -> bool:
         """Wait until the broker's process has ended; False when it hasn't in time."""
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
+        return self._conversation.has_more(timeout_s)
 
-    def _stuck(self, sign: str) -> str:
-        return (
-            f"The broker at {self._path} {sign}: it is stopped or stuck. Its watchdog will end it "
-            "if a write is stuck; `kill -CONT` or `kill` its pid otherwise (palace status)."
+    def _unanswered(self, error: OSError) -> BrokerUnreachable:
+        if isinstance(error, TimeoutError):
+            sign = f"accepts but does not answer within {self._answer_s:g} s"
+            return BrokerUnreachable(_stuck_text(self.path, sign))
+        return BrokerUnreachable(
+            f"What listens at {self.path} hung up: a leaving broker, or none. Ask again."
         )
 
-    def _hung_up(self) -> str:
-        return f"What listens at {self._path} hung up: a leaving broker, or none. Ask again."
 
-    def _line(self) -> bytes:
-        while b"\n" not in self._buffer:
-            try:
-                data = self._sock.recv(65_536)
-            except TimeoutError:
-                sign = f"accepts but does not answer within {self._answer_s:g} s"
-                raise BrokerUnreachable(self._stuck(sign)) from None
-            except OSError:
-                data = b""
-            if not data:
-                raise BrokerUnreachable(self._hung_up())
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
+def _connect(site: Site) -> tuple[str, Conversation]:
+    """Return the first socket where something listens, and a conversation with it."""
+    environment = site.environment
+    find_foreign(site.paths, site.kernel, environment.all)  # says where the usual socket is
+    absent: list[BrokerUnreachable] = []
+    for path in candidates(site):
+        try:
+            return path, Conversation(open_socket(path), site.paths, site.kernel)
+        except OSError as error:
+            failure = _not_connected(site.paths, path, error)
+            if error.errno not in ABSENT:
+                raise failure from None
+            absent.append(failure)
+    if absent:
+        raise absent[0]
+    raise ConfigError(
+        f"MEMPALACE_BROKER={environment.broker!r}: this command asks a broker on its own "
+        "machine. Run it there, or name a socket: unix:PATH."
+    )
+
+
+def _stuck_text(path: str, sign: str) -> str:
+    return (
+        f"The broker at {path} {sign}: it is stopped or stuck. Its watchdog will end it "
+        "if a write is stuck; `kill -CONT` or `kill` its pid otherwise (palace status)."
+    )
 
 
 def ask_to_leave(paths: Paths, environment: ShimEnvironment) -> None:
@@ -111,7 +112,14 @@ def ask_to_leave(paths: Paths, environment: ShimEnvironment) -> None:
 
 
 def _not_connected(paths: Paths, path: str, error: OSError) -> BrokerUnreachable:
-    if error.errno in _NOBODY:
+    if isinstance(error, BlockingIOError):  # its backlog is full: it listens, but doesn't accept
+        return BrokerUnreachable(_stuck_text(path, "takes no more connections"))
+    if isinstance(error, StrangerError):
+        return BrokerUnreachable(
+            f"{path} is served by uid {error.uid}, which is neither you nor the owner of "
+            f"{paths.root}, so it is not asked. Let the palace's owner start its broker."
+        )
+    if error.errno in ABSENT:
         return BrokerUnreachable(
             f"No broker runs for {paths.root} ({path}: {error.strerror}). "
             "One is started by the next `palace shim` or `palace ensure`.",
@@ -124,22 +132,6 @@ def _not_connected(paths: Paths, path: str, error: OSError) -> BrokerUnreachable
 
 def read_record(paths: Paths) -> Record | None:
     return decode_record(Kernel().read_hint(paths.record))
-
-
-def endpoint_path(paths: Paths, environment: ShimEnvironment) -> str:
-    """Return the socket of a palace's broker: named by the user, published, or the usual one."""
-    named = named_socket(environment)
-    if named:
-        return named
-    if environment.broker:
-        raise ConfigError(
-            f"MEMPALACE_BROKER={environment.broker!r}: this command asks a broker on its own "
-            "machine. Run it there, or name a socket: unix:PATH."
-        )
-    kernel = Kernel()
-    find_foreign(paths, kernel, environment.all)  # it says where the lock and the socket are
-    usual = paths.socket(runtime_dir(environment.all))
-    return socket_here(kernel, published_socket(read_record(paths)), usual)
 
 
 def unanswered(paths: Paths, kernel: Kernel, error: BrokerUnreachable) -> dict[str, Any]:

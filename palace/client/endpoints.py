@@ -1,4 +1,4 @@
-"""Where a palace's broker may be: named by the user, published by the broker, or the usual place.
+"""Where a palace's broker may be: named by the user, in its usual place, or as it published.
 
 Rule for this file: light, since every shim imports it.
 """
@@ -8,20 +8,54 @@ import os
 from palace import __version__
 from palace.kernel.kernel import Kernel
 from palace.protocol import wire
-from palace.settings.paths import Paths
+from palace.settings.paths import Paths, runtime_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from palace.protocol.broker_record import Record
     from palace.settings.environment import ShimEnvironment
+    from palace.settings.site import Site
 
 UNIX = "unix:"
+
+
+def candidates(site: "Site") -> "Iterator[str]":
+    """Yield the sockets to dial, in order: go on to the next only where nothing listens.
+
+    1. What MEMPALACE_BROKER names, and then nothing else.
+    2. The usual place, by the palace's own name here: a container may mount the palace under
+       another name than its broker's, so the published path need not exist here.
+    3. What a broker of this boot published: it may have had another runtime directory.
+    4. The usual place once more where owner.json says that this kernel owns the palace over a
+       mount (it is read last, since nearly no palace has one).
+    """
+    if site.environment.broker:
+        named = named_socket(site.environment)
+        if named:
+            yield named
+        return
+    known = usual_socket(site)
+    yield known
+    published = _published_here(site)
+    if published and published != known:
+        yield published
+    is_foreign(site)
+    owned = usual_socket(site)
+    if owned not in (known, published):
+        yield owned
 
 
 def named_socket(environment: "ShimEnvironment") -> str:
     """Return the socket that MEMPALACE_BROKER names, "" where it names none."""
     given = environment.broker
     return given[len(UNIX) :] if given.startswith(UNIX) else ""
+
+
+def usual_socket(site: "Site") -> str:
+    """Return where a broker listens that this process starts."""
+    return site.paths.socket(runtime_dir(site.environment.all))
 
 
 def published_socket(record: "Record | None") -> str:
@@ -32,22 +66,24 @@ def published_socket(record: "Record | None") -> str:
     return ""
 
 
-def socket_here(kernel: Kernel, published: str, usual: str) -> str:
-    """Return which name of a broker's socket to dial: `published` (may be "") or `usual`.
+def _published_here(site: "Site") -> str:
+    """Return the socket in the record, "" where it is one of another boot or machine."""
+    from palace.protocol.broker_record import decode_record
 
-    A container may mount the palace under another name than its broker's, and sees the socket
-    where it usually is, not under the published name.
-    """
-    if not _is_there(kernel, published) and _is_there(kernel, usual):
-        return usual
-    return published or usual
+    record = decode_record(site.kernel.read_hint(site.paths.record))
+    if record is None or record.boot_id != site.kernel.boot_id():
+        return ""
+    return published_socket(record)
 
 
-def _is_there(kernel: Kernel, path: str) -> bool:
+def is_foreign(site: "Site") -> bool:
+    """Tell whether another kernel owns the palace; sets `paths.local` where this one does."""
+    from palace.ownership.claim import find_foreign
+
     try:
-        return kernel.file_id(path) is not None
-    except PermissionError:  # the same name is another directory here, of somebody else
-        return False
+        return find_foreign(site.paths, site.kernel, site.environment.all) is not None
+    except OSError:
+        return False  # what is wrong there is told before anything is started
 
 
 def published_for_guests(record: "Record | None") -> "list[str]":
@@ -55,14 +91,14 @@ def published_for_guests(record: "Record | None") -> "list[str]":
     return [url for url in (record.endpoints if record else ()) if url.startswith("wss://")]
 
 
-def about_client(kernel: Kernel, environment: "ShimEnvironment") -> "dict[str, str]":
+def client_fields(kernel: Kernel, environment: "ShimEnvironment") -> "dict[str, str]":
     """Return what every HELLO says of its client: whose files it sees, from which directory."""
     try:
         cwd = os.getcwd()
     except OSError:
         cwd = ""  # it was removed
-    about = {"version": __version__, "place": kernel.place(), "cwd": cwd}
-    return about | {"read_only": "1"} if environment.read_only else about
+    fields = {"version": __version__, "place": kernel.place(), "cwd": cwd}
+    return fields | {"read_only": "1"} if environment.read_only else fields
 
 
 def probe_hello(kernel: Kernel, paths: Paths, session: str) -> bytes:

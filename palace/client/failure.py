@@ -3,7 +3,6 @@
 Loaded before it is needed: a shim that fails may have no descriptor left to import it with.
 """
 
-from palace.kernel.kernel import Kernel
 from palace.protocol import election
 from palace.protocol.errors import (
     BrokerUnreachable,
@@ -19,8 +18,11 @@ from palace.protocol.errors import (
     UnsafePalace,
     VersionMismatch,
 )
-from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from palace.settings.site import Site
 
 ERRORS = {
     kind.name: kind
@@ -37,26 +39,24 @@ ERRORS = {
     )
 }
 
-Place = tuple[Kernel, Paths, ShimEnvironment]
 
-
-def failure_of(name: str, text: str, place: Place, *, patience_s: float) -> PalaceError:
+def failure_of(name: str, text: str, site: "Site", *, patience_s: float) -> PalaceError:
     """Return the error for what the election machine says that it failed with."""
     if name == "broker_unreachable":
-        return BrokerUnreachable(_unreachable_text(text, place, patience_s))
+        return BrokerUnreachable(_unreachable_text(text, site, patience_s))
     if name == "no_spawn":
-        return BrokerUnreachable(_no_spawn_text(text, place))
+        return BrokerUnreachable(_no_spawn_text(text, site))
     kind = ERRORS.get(name, ElectionError)
     begins_with_address = "://" in text.partition(" ")[0]
     shown = text if begins_with_address else f"{text[:1].upper()}{text[1:]}"
     return kind(shown, refused=name)
 
 
-def _no_spawn_text(why: str, place: Place) -> str:
-    _, paths, environment = place
-    if environment.broker:
+def _no_spawn_text(why: str, site: "Site") -> str:
+    paths, named = site.paths, site.environment.broker
+    if named:
         return (
-            f"No broker answers at MEMPALACE_BROKER={environment.broker}, which is used "
+            f"No broker answers at MEMPALACE_BROKER={named}, which is used "
             "as it stands. Start the broker there, or unset the variable."
         )
     found = "No broker runs" if why == election.ABSENT else f"The broker is {why}"
@@ -74,10 +74,10 @@ def older_text(epoch: int, known: int, paths: Paths) -> str:
     )
 
 
-def _unreachable_text(why: str, place: Place, patience_s: float) -> str:
+def _unreachable_text(why: str, site: "Site", patience_s: float) -> str:
     from palace.ownership.lock import held_text
 
-    kernel, paths, _ = place
+    kernel, paths = site.kernel, site.paths
     holder = kernel.lock_holder(paths.lock)
     who = (
         held_text(paths.lock, kernel)

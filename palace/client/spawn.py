@@ -2,14 +2,23 @@
 
 import os
 
+from palace import __version__
 from palace.kernel.kernel import Kernel
 from palace.protocol import wire
-from palace.protocol.errors import WireError
+from palace.protocol.errors import (
+    ElectionError,
+    LockFailed,
+    PalaceError,
+    VersionMismatch,
+    WireError,
+)
 from palace.settings.paths import Paths, python_command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from palace.settings.site import Site
 
 REPORT_FD = 3
 DIRECT_FD = 4
@@ -113,3 +122,25 @@ def _apart(wanted: "dict[int, int]") -> "dict[int, int]":
 def _first_log(paths: Paths) -> str:
     """Where a broker's first words go, until it opens its log by itself."""
     return paths.log if os.path.isfile(paths.log) else os.devnull
+
+
+def reason_not_to_spawn(site: "Site") -> "PalaceError | None":
+    """Return what forbids a broker of ours here, before one is started in vain."""
+    from palace.ownership.claim import check_kernel
+    from palace.ownership.lock import check_hold
+    from palace.protocol.broker_record import decode_record, version_tuple
+
+    try:
+        check_kernel(site.paths, site.kernel, site.environment.all)
+        check_hold(site.paths, site.kernel)
+    except ElectionError as error:
+        return error
+    except OSError as error:
+        return LockFailed(f"{error.filename}: {error.strerror}. Check its permissions.")
+    record = decode_record(site.kernel.read_hint(site.paths.record))
+    if record is not None and version_tuple(record.version) > version_tuple(__version__):
+        return VersionMismatch(
+            f"The palace was last served by palace {record.version}; this is {__version__}. "
+            "Upgrade it: pip install --upgrade palace-broker"
+        )
+    return None

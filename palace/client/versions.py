@@ -1,8 +1,12 @@
 """A broker that speaks another protocol (docs/decisions/0012).  Loaded by shims that met one."""
 
-import socket
-
+from palace.client.handshake import Conversation, Response, open_socket
 from palace.protocol import wire
+from palace.protocol.errors import WireError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from palace.settings.site import Site
 
 ANSWER_S = 5.0
 
@@ -12,25 +16,27 @@ def _number(fields: "dict[str, str]", name: str) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def after_refusal(fields: "dict[str, str]", path: str, *, ask: bool) -> "tuple[bool, int]":
-    """Return whether the broker at `path` makes room for a younger one, and what both can speak.
+def after_refusal(response: Response, site: "Site", path: str) -> "tuple[bool, int]":
+    """Return whether the broker makes room for a younger one, and which version both speak.
 
-    `ask` says that it may be asked to, which only an older one is.
+    `path` is its socket, "" where it must not be asked to; only an older one ever is.
     """
-    newest = _number(fields, "newest")
-    version = wire.common_version(_number(fields, "oldest"), newest) if newest else 0
+    newest = _number(response.fields, "newest")
+    oldest = _number(response.fields, "oldest")
+    version = wire.common_version(oldest, newest) if newest else 0
     is_older = 0 < newest < wire.OLDEST
-    return ask and is_older and _leaves(path, newest), version
+    return bool(path) and is_older and _leaves(path, newest, site), version
 
 
-def _leaves(path: str, version: int) -> bool:
+def _leaves(path: str, version: int, site: "Site") -> bool:
     header = wire.encode_header(wire.CONTROL, {"ask": "upgrade"}, version=version)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(ANSWER_S)
-        try:
-            sock.connect(path)
-            sock.sendall(header)
-            answer = sock.recv(4096)
-        except OSError:
-            return False
-    return answer.partition(b" ")[2].startswith(wire.ANSWER.encode())
+    try:
+        conversation = Conversation(open_socket(path), site.paths, site.kernel)
+    except OSError:
+        return False
+    try:
+        return conversation.ask(header, ANSWER_S).kind == wire.ANSWER
+    except (OSError, WireError):
+        return False
+    finally:
+        conversation.close()

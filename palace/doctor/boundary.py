@@ -4,35 +4,34 @@ The ways are the rungs of guest/fallbacks.py, and 0 is this kernel's own: the so
 that a shim starts.  A remote rung is tried as a shim would, so that ssh may start a broker there.
 """
 
-import errno
 import json
-import socket
+from _socket import socket
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.util import find_spec
 from typing import Any
 
 import attrs
 
 from palace.client.control import read_record
-from palace.client.endpoints import named_socket, probe_hello, published_socket, socket_here
+from palace.client.endpoints import candidates, named_socket, probe_hello
 from palace.client.guest.fallbacks import Ladder, Rung
+from palace.client.handshake import ABSENT, Conversation, StrangerError, open_socket
 from palace.doctor.finding import DATA_ERROR
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import Foreign, find_foreign, own_id, read_claim
 from palace.ownership.lock import check_hold
 from palace.protocol import wire
-from palace.protocol.broker_record import Record
 from palace.protocol.errors import ConfigError, OnHold, WireError
 from palace.settings.environment import ShimEnvironment
-from palace.settings.paths import Paths, runtime_dir
+from palace.settings.paths import Paths
+from palace.settings.site import Site
 
 OWN, NAMED, WSS, SSH, NONE = range(5)
 NAMES = ("this kernel", "MEMPALACE_BROKER", "TLS websocket", "ssh", "none")
 TRY_S = 60.0
 LOCAL_S = 5.0
 END_S = 3.0
-READ_BYTES = 65_536
-_NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED)
 
 
 @attrs.frozen(kw_only=True)
@@ -61,18 +60,18 @@ class Boundary:
 
 def explore(paths: Paths, environment: ShimEnvironment) -> Boundary:
     """Look at everything that decides where a shim here finds its broker, and try the ways."""
-    kernel = Kernel()
-    ladder = Ladder(kernel, paths, environment)
-    foreign = find_foreign(paths, kernel, environment.all)
-    facts = _facts(paths, environment, kernel) | {"bridge": ladder.bridge()}
+    site = Site(Kernel(), paths, environment)
+    ladder = Ladder(site)
+    foreign = find_foreign(paths, site.kernel, environment.all)
+    facts = _facts(site) | {"bridge": ladder.bridge()}
     if environment.broker:
-        ways = tuple(_named_way(paths, environment, ladder, kernel))
+        ways = tuple(_named_way(site, ladder))
         why_not = f"MEMPALACE_BROKER={environment.broker} is used as it stands, and leads nowhere."
     elif foreign is None:
-        ways = (_own_way(paths, environment, kernel),)
+        ways = (_own_way(site),)
         why_not = ways[0].text
     else:
-        ways = tuple(_remote_ways(paths, ladder, kernel))
+        ways = tuple(_remote_ways(site, ladder))
         why_not = _no_rung(foreign, ways)
     return Boundary(facts=facts, ways=ways, why_not=why_not)
 
@@ -82,7 +81,8 @@ def _no_rung(foreign: Foreign, ways: tuple[Way, ...]) -> str:
     return foreign.text(tried or "its record names no address for guests, and no bridge is set")
 
 
-def _facts(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> dict[str, Any]:
+def _facts(site: Site) -> dict[str, Any]:
+    paths, environment, kernel = site.paths, site.environment, site.kernel
     mount = kernel.mount_of(paths.root)
     claim = read_claim(paths, kernel)
     record = read_record(paths)
@@ -110,29 +110,31 @@ def _facts(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> dict[s
             "path": claim.path,
             "here": bool(claim.id) and claim.id == here,
         },
-        "record": record and record.public_dict() | {"same_boot": _is_ours(record, kernel)},
+        "record": record
+        and record.public_dict() | {"same_boot": record.boot_id == kernel.boot_id()},
         "lock": paths.lock,
         "broker": environment.broker,
         "no_spawn": environment.no_spawn,
     }
 
 
-def _is_ours(record: Record, kernel: Kernel) -> bool:
-    return record.boot_id == kernel.boot_id()
-
-
-def _own_way(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> Way:
+def _own_way(site: Site) -> Way:
     """Look whether a broker answers on this kernel, or could be started here."""
-    path = paths.socket(runtime_dir(environment.all))
-    record = read_record(paths)
-    if record is not None and _is_ours(record, kernel):
-        path = socket_here(kernel, published_socket(record), path)
-    absent, works, text = _try_socket(path, paths, kernel)
-    if not absent:
-        return Way(rung=OWN, to=path, works=works, text=text)
-    obstacle = _obstacle(paths, environment, kernel)
+    absent = []
+    for path in candidates(site):
+        try:
+            sock = open_socket(path)
+        except OSError as error:
+            text = f"nothing listens at {path}: {error.strerror}"
+            if error.errno not in ABSENT:
+                return Way(rung=OWN, to=path, works=False, text=text)
+            absent.append(path)
+            continue
+        works, text = _try_socket(sock, site, LOCAL_S)
+        return Way(rung=OWN, to=path, works=works, text=text or "it hung up")
+    obstacle = _obstacle(site.paths, site.environment, site.kernel)
     text = obstacle or "no broker runs; a shim starts one"
-    return Way(rung=OWN, to=path, works=not obstacle, text=text)
+    return Way(rung=OWN, to=absent[0], works=not obstacle, text=text)
 
 
 def _obstacle(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> str:
@@ -153,78 +155,55 @@ def _obstacle(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> str
     return "" if kernel.writable(paths.root) else f"{paths.root} is read-only here"
 
 
-def _try_socket(path: str, paths: Paths, kernel: Kernel) -> tuple[bool, bool, str]:
-    """Say hello at a socket; return whether nobody is there, whether it works, and what it said."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(LOCAL_S)
+def _named_way(site: Site, ladder: Ladder) -> Iterator[Way]:
+    for path in candidates(site):
         try:
-            sock.connect(path)
+            works, text = _try_socket(open_socket(path), site, LOCAL_S)
         except OSError as error:
-            text = f"nobody answers at {path}: {error.strerror or error}"
-            return error.errno in _NOBODY, False, text
-        works, text = _greet(sock, paths, kernel, LOCAL_S)
-        return False, works, text or "it hung up"
+            works, text = False, f"nothing listens at {path}: {error.strerror}"
+        yield Way(rung=NAMED, to=site.environment.broker, works=works, text=text or "it hung up")
+    if not named_socket(site.environment):
+        for way in _remote_ways(site, ladder):
+            yield attrs.evolve(way, rung=NAMED)
 
 
-def _named_way(
-    paths: Paths, environment: ShimEnvironment, ladder: Ladder, kernel: Kernel
-) -> Iterator[Way]:
-    path = named_socket(environment)
-    if path:
-        _, works, text = _try_socket(path, paths, kernel)
-        yield Way(rung=NAMED, to=environment.broker, works=works, text=text)
-        return
-    for way in _remote_ways(paths, ladder, kernel):
-        yield attrs.evolve(way, rung=NAMED)
-
-
-def _remote_ways(paths: Paths, ladder: Ladder, kernel: Kernel) -> Iterator[Way]:
+def _remote_ways(site: Site, ladder: Ladder) -> Iterator[Way]:
     try:
         rungs = ladder.rungs()
     except ConfigError as error:
         yield Way(rung=NONE, to="", works=False, text=error.message)
         return
     for rung in rungs:
-        works, text = _try_rung(rung, paths, ladder, kernel)
+        works, text = _try_rung(rung, site, ladder)
         number = WSS if rung.url.startswith("wss://") else SSH
         yield Way(rung=number, to=rung.url, works=works, text=text)
 
 
-def _try_rung(rung: Rung, paths: Paths, ladder: Ladder, kernel: Kernel) -> tuple[bool, str]:
+def _try_rung(rung: Rung, site: Site, ladder: Ladder) -> tuple[bool, str]:
     route = ladder.open(rung)
-    with route.sock as sock:
-        works, text = _greet(sock, paths, kernel, min(rung.patience_s, TRY_S))
+    works, text = _try_socket(route.sock, site, min(rung.patience_s, TRY_S))
     route.join(END_S)
     problem = route.problem.text if route.problem else "it hung up"
     return works, text or problem
 
 
-def _greet(
-    sock: socket.socket, paths: Paths, kernel: Kernel, patience_s: float
-) -> tuple[bool, str]:
+def _try_socket(sock: socket, site: Site, patience_s: float) -> tuple[bool, str]:
     """Say hello; return whether WELCOME came, and what was said: "" where it hung up."""
-    hello = probe_hello(kernel, paths, kernel.token())
-    deadline_s = kernel.monotonic() + patience_s
-    data = b""
+    hello = probe_hello(site.kernel, site.paths, site.kernel.token())
     try:
-        sock.sendall(hello)
-        while b"\n" not in data:
-            sock.settimeout(max(0.01, deadline_s - kernel.monotonic()))
-            piece = sock.recv(READ_BYTES)
-            if not piece:
-                return False, ""
-            data += piece
+        with closing(Conversation(sock, site.paths, site.kernel)) as conversation:
+            response = conversation.ask(hello, patience_s)
+    except StrangerError as error:
+        return False, f"{error.strerror}"
     except TimeoutError:
         return False, f"no WELCOME came within {patience_s:.0f} s: it is stopped, or stuck"
     except OSError:
         return False, ""
-    try:
-        _, kind, answer = wire.decode_header(data.partition(b"\n")[0])
     except WireError:
         return False, "what answers there is no palace broker"
-    if kind == wire.WELCOME:
-        return True, f"it answers: epoch {answer.get('epoch', '?')}"
-    return False, f"it refused us: {answer.get('text', kind)}"
+    if response.kind == wire.WELCOME:
+        return True, f"it answers: epoch {response.epoch}"
+    return False, f"it refused us: {response.fields.get('text', response.kind)}"
 
 
 def print_boundary(boundary: Boundary, *, as_json: bool) -> int:

@@ -23,7 +23,8 @@ COMMAND_CHARS = 70
 class Scene:
     """What was found of one palace.
 
-    `holder` has the kernel's lock, `status` is the broker's own word, `silence` why there is none;
+    `holder` has the kernel's lock, `status` is the broker's own word, said at the socket
+    `endpoint`, and `silence` why there is none;
     `config` is None where palace.toml is wrong, as `wrong` says.
     """
 
@@ -35,6 +36,7 @@ class Scene:
     record: Record | None
     holder: Process | None
     status: dict[str, Any] | None
+    endpoint: str
     silence: PalaceError | None
     config: Config | None
     wrong: ConfigError | None
@@ -55,7 +57,7 @@ def look(paths: Paths, environment: ShimEnvironment) -> Scene:
     foreign = find_foreign(paths, kernel, environment.all)  # it says where the lock is
     holder = kernel.lock_holder(paths.lock)
     config, wrong = _settings(paths, environment, kernel)
-    status, silence = (None, None) if foreign else _ask(paths, environment)
+    status, endpoint, silence = (None, "", None) if foreign else _ask(paths, environment)
     return Scene(
         paths=paths,
         environment=environment,
@@ -65,6 +67,7 @@ def look(paths: Paths, environment: ShimEnvironment) -> Scene:
         record=read_record(paths),
         holder=None if holder is None else kernel.process_of(holder),
         status=status,
+        endpoint=endpoint,
         silence=silence,
         config=config,
         wrong=wrong,
@@ -85,12 +88,12 @@ def _settings(
 
 def _ask(
     paths: Paths, environment: ShimEnvironment
-) -> tuple[dict[str, Any] | None, PalaceError | None]:
+) -> tuple[dict[str, Any] | None, str, PalaceError | None]:
     try:
         with Control(paths, environment, answer_s=STATUS_S) as control:
-            return control.status(), None
+            return control.status(), control.path, None
     except PalaceError as error:
-        return None, error
+        return None, "", error
 
 
 def name(process: Process, chars_max: int = COMMAND_CHARS) -> str:

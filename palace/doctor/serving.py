@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from palace.client.control import endpoint_path
 from palace.client.endpoints import expected_palace_id
 from palace.doctor.diagnostics import Scene, name
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
@@ -53,7 +52,7 @@ def _is_ours(scene: Scene) -> Iterator[Finding]:
         yield Finding(
             level=ERROR,
             code="wrong_palace",
-            text=f"The broker at {_endpoint(scene)} serves another palace: {status['palace']}, and "
+            text=f"The broker at {scene.endpoint} serves another palace: {status['palace']}, and "
             f"not {scene.paths.root}. It refuses the clients of this one.",
             remedy="Take MEMPALACE_BROKER out of this environment, or name the palace you mean: "
             f"MEMPALACE_PATH={status['palace']}",
@@ -61,7 +60,7 @@ def _is_ours(scene: Scene) -> Iterator[Finding]:
         return
     who = f"pid {status['pid']}, epoch {status['epoch']}, for {span(status['up_s'])}"
     clients = len(status["sessions"])
-    yield Finding(level=OK, code="broker", text=f"{who}, {clients} sessions, {_endpoint(scene)}")
+    yield Finding(level=OK, code="broker", text=f"{who}, {clients} sessions, {scene.endpoint}")
 
 
 def _same_root(scene: Scene) -> bool:
@@ -134,7 +133,3 @@ def _named_is_dead(scene: Scene) -> Finding:
         "answers there; no other broker is looked for.",
         remedy="Take MEMPALACE_BROKER out of this environment, or start that broker.",
     )
-
-
-def _endpoint(scene: Scene) -> str:
-    return endpoint_path(scene.paths, scene.environment)

@@ -2,14 +2,16 @@
 
 import os
 import select
-import socket
+from _socket import SHUT_WR, socket
+from contextlib import closing
 
 from palace.client.endpoints import published_socket
+from palace.client.handshake import READ_BYTES, check_peer, open_socket, receive
 from palace.protocol.broker_record import Record
 from palace.protocol.errors import BrokerUnreachable
+from palace.settings.site import Site
 from palace.shim.ensure import run_ensured
 
-READ_BYTES = 65_536
 USAGE = """usage: palace dial [--palace DIR]
 
 Makes sure that the palace's broker runs, and carries bytes between it and standard input and
@@ -26,13 +28,15 @@ def main(arguments: "list[str]") -> int:
         return 0  # nobody listens any more
 
 
-def _carry(record: Record) -> None:
+def _carry(site: Site, record: Record) -> None:
     path = published_socket(record)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as broker:
-        try:
-            broker.connect(path)
-        except OSError as error:
-            raise BrokerUnreachable(f"{path}: {error.strerror}. Ask again.") from None
+    try:
+        broker = open_socket(path)
+        check_peer(broker, site.paths)
+    except OSError as error:
+        raise BrokerUnreachable(f"{path}: {error.strerror}. Ask again.") from None
+    with closing(broker):
+        broker.setblocking(True)
         near_open = True
         while True:
             poll = select.poll()
@@ -46,21 +50,19 @@ def _carry(record: Record) -> None:
                 return
 
 
-def _to_broker(broker: socket.socket) -> bool:
+def _to_broker(broker: socket) -> bool:
     data = os.read(0, READ_BYTES)
     try:
-        broker.sendall(data) if data else broker.shutdown(socket.SHUT_WR)
+        broker.sendall(data) if data else broker.shutdown(SHUT_WR)
     except OSError:
         return False  # it has hung up: what it said before is still to be read
     return bool(data)
 
 
-def _from_broker(broker: socket.socket) -> bool:
-    try:
-        data = broker.recv(READ_BYTES)
-    except OSError:
-        return False
-    rest = data
+def _from_broker(broker: socket) -> bool:
+    data = rest = receive(broker)
+    if data is None:
+        return True
     while rest:
         rest = rest[os.write(1, rest) :]
     return bool(data)

@@ -10,10 +10,12 @@ import sys
 from palace.client.connector import DEADLINE_S, Connector
 from palace.client.endpoints import named_socket, probe_hello
 from palace.kernel.factory import kernel_for
+from palace.kernel.kernel import Kernel
 from palace.protocol.broker_record import Record, decode_record
 from palace.protocol.errors import BrokerUnreachable, ConfigError, PalaceError
 from palace.settings.environment import ShimEnvironment, read_environment
 from palace.settings.paths import Paths, find_palace
+from palace.settings.site import Site
 from palace.shim.relay import parse_arguments
 
 TYPE_CHECKING = False
@@ -35,7 +37,7 @@ def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DE
             "started there, or by the next request over ssh. Unset it to start one here."
         )
     kernel = kernel_for(environment.trace)
-    connector = Connector(kernel, paths, environment, deadline_s=deadline_s, may_direct=False)
+    connector = Connector(Site(kernel, paths, environment), deadline_s=deadline_s, may_direct=False)
     session = kernel.token()
 
     def hello() -> bytes:
@@ -55,7 +57,7 @@ def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DE
 
 
 def run_ensured(
-    command: str, usage: str, arguments: "list[str]", use: "Callable[[Record], None]"
+    command: str, usage: str, arguments: "list[str]", use: "Callable[[Site, Record], None]"
 ) -> int:
     """Run a command that needs a broker and uses its record; return its exit code."""
     if "--help" in arguments or "-h" in arguments:
@@ -64,7 +66,8 @@ def run_ensured(
     try:
         given = parse_arguments(arguments, usage)
         environment = read_environment()
-        use(ensure(find_palace(given, environment.all), environment))
+        paths = find_palace(given, environment.all)
+        use(Site(Kernel(), paths, environment), ensure(paths, environment))
     except PalaceError as error:
         print(f"palace {command}: {error.message}", file=sys.stderr)
         return error.exit_code
@@ -74,7 +77,7 @@ def run_ensured(
 def main(arguments: "list[str]") -> int:
     """Run the command; return its exit code."""
 
-    def show(record: Record) -> None:
+    def show(_site: Site, record: Record) -> None:
         print(json.dumps(record.public_dict()), flush=True)
 
     return run_ensured("ensure", USAGE, arguments, show)

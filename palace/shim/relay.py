@@ -10,14 +10,14 @@ import select
 import sys
 
 from palace.client.connector import Connector
-from palace.client.endpoints import about_client, expected_palace_id
+from palace.client.endpoints import client_fields, expected_palace_id
 from palace.kernel.factory import kernel_for
-from palace.kernel.kernel import Kernel
 from palace.protocol import wire
 from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, WireError
 from palace.protocol.ledger import Ledger
-from palace.settings.environment import ShimEnvironment, read_environment
-from palace.settings.paths import Paths, find_palace
+from palace.settings.environment import read_environment
+from palace.settings.paths import find_palace
+from palace.settings.site import Site
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,15 +58,15 @@ class ClientGone(Exception):
 class Relay:
     """One shim life."""
 
-    def __init__(self, kernel: Kernel, paths: Paths, environment: ShimEnvironment) -> None:
-        self._kernel = kernel
-        self._paths = paths
-        self._environment = environment
-        self._session = kernel.token()
+    def __init__(self, site: Site) -> None:
+        self._kernel = site.kernel
+        self._paths = site.paths
+        self._environment = site.environment
+        self._session = site.kernel.token()
         self._client = ""
-        self._about = about_client(kernel, environment)
+        self._client_fields = client_fields(site.kernel, site.environment)
         self._ledger = Ledger()
-        self._connector = Connector(kernel, paths, environment)
+        self._connector = Connector(site)
         self._sock: socket | None = None
         self._received: list[bytes] = []  # the beginning of a reply, in pieces
         self._unsent: list[tuple[int, memoryview]] = []
@@ -107,7 +107,7 @@ class Relay:
             "palace_id": expected_palace_id(self._kernel, self._paths),
             "next": str(self._ledger.next_ordinal),
             "epoch": str(self._ledger.epoch_of_lines(self._connector.epoch)),
-            **self._about,
+            **self._client_fields,
         }
         resend = self._ledger.resend_list()
         self._promised = [ordinal for ordinal, _ in resend]
@@ -142,7 +142,7 @@ class Relay:
     def _connected(self) -> None:
         self._sock, self._connector.sock = self._connector.sock, None
         self._connector.state = Connector.IDLE
-        rest, self._connector.rest = self._connector.rest, b""
+        rest = self._connector.rest
         limit = self._connector.welcome.get("line_bytes_max", "")
         self._line_bytes_max = int(limit) if limit.isdigit() else LINE_BYTES_MAX
         self._parting = self._half_closed = False
@@ -485,7 +485,7 @@ def main(arguments: "list[str]") -> int:
         print(f"palace shim: {error.message}", file=sys.stderr)
         return error.exit_code
     try:
-        Relay(kernel_for(environment.trace), paths, environment).run()
+        Relay(Site(kernel_for(environment.trace), paths, environment)).run()
     except ClientGone:
         # What is still buffered nowhere can't be flushed: leave as stock does, with 0.
         return 0

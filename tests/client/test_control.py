@@ -13,11 +13,14 @@ import typer
 
 from palace import cli
 from palace.client import control
+from palace.client.endpoints import candidates
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
+from palace.ownership.claim import Claim, id_file, local_directory
 from palace.protocol.errors import BrokerUnreachable, ConfigError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
+from palace.settings.site import Site
 
 
 @pytest.fixture
@@ -134,39 +137,65 @@ _NAMES = (
 RECORD: dict[str, object] = dict.fromkeys(_NAMES.split(), "x") | {"v": 1, "epoch": 1, "pid": 1}
 
 
+def candidates_of(palace: Path, **environ: str) -> list[str]:
+    return list(candidates(Site(Kernel(), Paths(str(palace)), ShimEnvironment(environ))))
+
+
 @pytest.mark.parametrize(
     ("broker", "endpoints", "expected"),
     [
-        ("", None, "{root}/broker.sock"),
-        ("", [], "{root}/broker.sock"),
-        ("", ["tcp://h:1", "unix:/a", "unix:/b"], "/a"),
-        ("unix:/mine", ["unix:/a"], "/mine"),
+        ("", None, ["{root}/broker.sock"]),
+        ("", [], ["{root}/broker.sock"]),
+        ("", ["unix:{root}/broker.sock"], ["{root}/broker.sock"]),
+        ("", ["tcp://h:1", "unix:/a", "unix:/b"], ["{root}/broker.sock", "/a"]),
+        ("unix:/mine", ["unix:/a"], ["/mine"]),
+        ("wss://h:1", ["unix:/a"], []),
     ],
 )
-def test_an_endpoint_is_the_named_one_the_published_one_or_the_usual_one(
-    palace: Path, broker: str, endpoints: list[str] | None, expected: str
+def test_a_socket_is_the_named_one_or_the_usual_one_then_the_published_one(
+    palace: Path, broker: str, endpoints: list[str] | None, expected: list[str]
 ) -> None:
     if endpoints is not None:
-        (palace / "broker.json").write_text(json.dumps(RECORD | {"endpoints": endpoints}))
-    environment = ShimEnvironment({"MEMPALACE_BROKER": broker})
+        urls = [url.format(root=palace) for url in endpoints]
+        record = RECORD | {"boot_id": Kernel().boot_id(), "endpoints": urls}
+        (palace / "broker.json").write_text(json.dumps(record))
 
-    found = control.endpoint_path(Paths(str(palace)), environment)
+    found = candidates_of(palace, MEMPALACE_BROKER=broker)
 
-    assert found == expected.format(root=palace)
+    assert found == [path.format(root=palace) for path in expected]
+
+
+def test_what_a_broker_of_another_boot_published_is_not_dialled(palace: Path) -> None:
+    (palace / "broker.json").write_text(json.dumps(RECORD | {"endpoints": ["unix:/a"]}))
+
+    assert candidates_of(palace) == [f"{palace}/broker.sock"]
+
+
+def test_a_palace_that_is_owned_over_a_mount_is_served_beside_its_lock(palace: Path) -> None:
+    environ = {"XDG_STATE_HOME": str(palace.parent / "state")}
+    paths = Paths(str(palace))
+    identity = "0" * 32
+    Path(id_file(environ)).parent.mkdir(parents=True, mode=0o700)
+    Path(id_file(environ)).write_text(identity)
+    claim = Claim(id=identity, host="h", path=str(palace), since="2026-01-01T00:00:00Z")
+    (palace / "owner.json").write_bytes(claim.encode())
+
+    found = candidates_of(palace, **environ)
+
+    assert found == [paths.socket(""), f"{local_directory(str(palace), environ)}/broker.sock"]
 
 
 @pytest.mark.parametrize("published", ["/nonexistent/broker.sock", "{root}/closed/broker.sock"])
-def test_where_the_palace_has_another_name_its_usual_socket_is_the_endpoint(
-    palace: Path, published: str
+def test_where_the_palace_has_another_name_its_usual_socket_is_asked(
+    palace: Path, silent: socket.socket, published: str
 ) -> None:
     (palace / "closed").mkdir(mode=0)
-    record = RECORD | {"endpoints": [f"unix:{published.format(root=palace)}"]}
+    urls = [f"unix:{published.format(root=palace)}"]
+    record = RECORD | {"boot_id": Kernel().boot_id(), "endpoints": urls}
     (palace / "broker.json").write_text(json.dumps(record))
-    (palace / "broker.sock").touch()
 
-    found = control.endpoint_path(Paths(str(palace)), ShimEnvironment({}))
-
-    assert found == f"{palace}/broker.sock"
+    with control.Control(Paths(str(palace)), ShimEnvironment({})) as asking:
+        assert asking.path == f"{palace}/broker.sock"
 
 
 @pytest.mark.parametrize("broker", ["ssh://host", "wss://host:1", "unix:", "nonsense"])

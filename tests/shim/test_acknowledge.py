@@ -10,6 +10,7 @@ from palace.kernel.kernel import Kernel
 from palace.protocol import wire
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
+from palace.settings.site import Site
 from palace.shim.relay import ACK_LINES, Relay
 from tests.support.clients import Client
 from tests.support.scripted import Connection, ScriptedBroker, call, start_shim
@@ -126,7 +127,7 @@ def test_nothing_is_acknowledged_to_a_leaving_broker(palace: Path) -> None:
 @pytest.mark.parametrize("half_closed", [False, True])
 def test_nothing_is_acknowledged_after_the_last_word(palace: Path, half_closed: bool) -> None:
     # What can't be sent any more would be tried again and again until the last reply.
-    relay = Relay(Kernel(), Paths(str(palace)), ShimEnvironment({}))
+    relay = Relay(Site(Kernel(), Paths(str(palace)), ShimEnvironment({})))
     ours, theirs = socket.socketpair()
     with ours, theirs:
         relay._sock, relay._half_closed = ours, half_closed

@@ -24,6 +24,7 @@ import palace.broker.telemetry.logline
 import palace.broker.telemetry.logs
 import palace.broker.watchdog
 import palace.client.connector
+import palace.client.handshake
 import palace.client.spawn
 import palace.engine.batch
 import palace.engine.durability.checkpointer
@@ -175,7 +176,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         *(palace.kernel.kernel, ownership.lock, ownership.epoch),
         *(broker.endpoint, broker.serve, broker.connections),
         *(broker.reporting.status, broker.watchdog, telemetry.logline),
-        *(client.connector, client.spawn, shim.relay),
+        *(client.handshake, client.spawn, shim.relay),
     )
     with_threads = (
         *(broker.lanes, journal.journal, journal.append),
@@ -190,7 +191,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         (broker.lanes, "queue", threads.QUEUE),
         (journal.journal, "queue", threads.QUEUE),
         (broker.endpoint, "socket", kernel.SOCKET),
-        (client.connector, "socket", kernel.SimSocket),
+        (client.handshake, "socket", kernel.SimSocket),
         (kernel.socket, "socketpair", _socketpair),
         (shim.relay, "select", kernel.SELECT),
         (shim.relay, "print", _print),

@@ -139,7 +139,7 @@ AllowStreamLocalForwarding {"yes" if forwarding else "no"}
         f"ControlMaster auto\n  ControlPath {directory}/m\n  ControlPersist 30\n" if master else ""
     )
     config.write_text(
-        f"""Kernel {NAME}
+        f"""Host {NAME}
   HostName 127.0.0.1
   Port {port}
   IdentityFile {directory}/user

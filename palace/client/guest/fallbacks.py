@@ -14,7 +14,6 @@ from socket import socket
 
 from palace.client.endpoints import expected_palace_id, published_for_guests
 from palace.client.guest.tunnel import Route, RouteProblem
-from palace.kernel.kernel import Kernel
 from palace.protocol.broker_record import Record, decode_record
 from palace.protocol.errors import (
     BrokerUnreachable,
@@ -23,8 +22,8 @@ from palace.protocol.errors import (
     ForeignKernel,
     LockFailed,
 )
-from palace.settings.environment import ShimEnvironment
-from palace.settings.paths import Paths, runtime_dir
+from palace.settings.paths import runtime_dir
+from palace.settings.site import Site
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,10 +46,10 @@ class Rung:
 class Ladder:
     """The rungs of one shim's palace, read anew for each attempt."""
 
-    def __init__(self, kernel: Kernel, paths: Paths, environment: ShimEnvironment) -> None:
-        self._kernel = kernel
-        self._paths = paths
-        self._environment = environment
+    def __init__(self, site: Site) -> None:
+        self._kernel = site.kernel
+        self._paths = site.paths
+        self._environment = site.environment
         self._bridges: dict[str, Bridge] = {}
         self._left: list[Rung] = []
         self._routes: list[Route] = []
@@ -62,8 +61,8 @@ class Ladder:
         self._left = self.rungs()
         self._detour = ""
 
-    def climb(self) -> tuple[int, float] | None:
-        """Set out on the next rung; return a socket's descriptor and how long WELCOME may take.
+    def climb(self) -> tuple[socket, Rung] | None:
+        """Set out on the next rung; return its socket, and which one it is.
 
         None where no rung is left.
         """
@@ -73,7 +72,7 @@ class Ladder:
         self._climbed = True
         route = self.open(rung)
         self._routes = [*(old for old in self._routes if old.alive), route]
-        return route.sock.detach(), rung.patience_s
+        return route.sock, rung
 
     def led_nowhere(self, *, silent: bool) -> RouteProblem | None:
         """Note that the last rung's socket ended before WELCOME; return why, if that is final."""
