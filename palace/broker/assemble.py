@@ -13,7 +13,7 @@ from palace.broker.telemetry.telemetry import Telemetry
 from palace.engine.hosting.mempalace import MempalaceEngine, installed_version
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
-from palace.ownership.lock import Owner
+from palace.ownership.lock import Ownership
 from palace.protocol.admission import Admission
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import Lifecycle
@@ -29,7 +29,7 @@ ENGINE_DESCRIPTORS = (
 
 
 def assemble(
-    owner: Owner,
+    ownership: Ownership,
     config: Config,
     environ: Mapping[str, str],
     kernel: Kernel,
@@ -37,11 +37,11 @@ def assemble(
 ) -> BrokerState:
     """Return an owner's parts with the real engine; `listening` is its endpoint and its mode."""
     endpoint, mode = listening
-    stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
+    stamp = Stamp(epoch=ownership.epoch, writer=ownership.incarnation)
     services = Services(
-        owner=owner,
+        ownership=ownership,
         config=config,
-        engine=MempalaceEngine(owner.paths, config, environ, kernel, stamp),
+        engine=MempalaceEngine(ownership.paths, config, environ, kernel, stamp),
         kernel=kernel,
         endpoint=endpoint,
         mode=mode,

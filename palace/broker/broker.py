@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from palace.broker import endpoint as endpoints
 from palace.broker.connections import serve_socket
 from palace.broker.http.listener import HttpListener
 from palace.broker.state import BrokerState
 from palace.broker.watchdog import Watchdog
 from palace.engine.hosting.mempalace import load_error
+from palace.ownership import record
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import EngineState, Reason
 from palace.transport.accepting import accept_forever
@@ -96,7 +96,7 @@ class Broker:
         state.telemetry.started_s = trio.current_time()
         state.telemetry.since = services.kernel.utc_text()
         state.lifecycle.begin(state.telemetry.started_s)
-        self._root_id = services.kernel.file_id(services.owner.paths.root)
+        self._root_id = services.kernel.file_id(services.ownership.paths.root)
         self.guests = self._make_guests()
         if self.guests is not None:
             await self.guests.listen()
@@ -117,8 +117,10 @@ class Broker:
     def _publish(self, *, again: bool = False) -> None:
         services = self.state.services
         remote = self.guests.remote if self.guests is not None else None
-        say = endpoints.write_record if again else endpoints.publish
-        say(services.owner, services.endpoint, services.kernel, mode=services.mode, remote=remote)
+        endpoint = services.endpoint
+        socket_path = endpoint.path if endpoint is not None else ""
+        say = record.write_record if again else record.publish
+        say(services.ownership, socket_path, services.kernel, mode=services.mode, remote=remote)
 
     # Tasks that end when draining begins.
 
@@ -162,11 +164,12 @@ class Broker:
             leaving.tick(now_s)
 
     def _lock_file_is_ours(self) -> bool:
-        owner, kernel = self.state.services.owner, self.state.services.kernel
+        ownership, kernel = self.state.services.ownership, self.state.services.kernel
         try:
             return (
-                kernel.same_file(owner.lock_fd, owner.paths.lock)
-                and kernel.file_id(owner.paths.root) == self._root_id  # its lock may lie elsewhere
+                kernel.same_file(ownership.lock_fd, ownership.paths.lock)
+                and kernel.file_id(ownership.paths.root)
+                == self._root_id  # its lock may lie elsewhere
             )
         except OSError:  # not even a stat is allowed: this is no place to serve from
             return False
@@ -221,7 +224,7 @@ class Broker:
 
     async def _keep_catalogue(self, catalogue: Catalogue) -> None:
         services = self.state.services
-        path, text = services.owner.paths.catalogue, catalogue.to_json()
+        path, text = services.ownership.paths.catalogue, catalogue.to_json()
         try:
             if services.kernel.read_file(path) != text:
                 await trio.to_thread.run_sync(services.kernel.write_durable, path, text)

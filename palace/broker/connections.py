@@ -121,7 +121,7 @@ def _check_peer(state: BrokerState, peer: Peer) -> None:
         raise _Refusal(
             "forbidden",
             f"uid {uid} may not use this palace. Its owner can allow it: "
-            f"allow_uids = [{uid}] in {state.services.owner.paths.settings}",
+            f"allow_uids = [{uid}] in {state.services.ownership.paths.settings}",
         )
 
 
@@ -143,10 +143,10 @@ def _open_session(
     """Check a HELLO, bind the session to this connection, and send WELCOME."""
     services = state.services
     expected = fields.get("palace_id", "")
-    if expected and expected != services.owner.palace_id:
+    if expected and expected != services.ownership.palace_id:
         raise _Refusal(
             "wrong_palace",
-            f"this broker serves palace {services.owner.palace_id}, the client wants {expected}",
+            f"this broker serves palace {services.ownership.palace_id}, the client wants {expected}",
         )
     if state.lifecycle.drain is not None:
         raise _Refusal("draining", "the broker is leaving")
@@ -172,9 +172,9 @@ def _open_session(
 def _welcome(state: BrokerState) -> dict[str, str]:
     services = state.services
     return {
-        "epoch": str(services.owner.epoch),
-        "incarnation": services.owner.incarnation,
-        "palace_id": services.owner.palace_id,
+        "epoch": str(services.ownership.epoch),
+        "incarnation": services.ownership.incarnation,
+        "palace_id": services.ownership.palace_id,
         "engine": state.lifecycle.engine.value,
         "line_bytes_max": str(services.config.line_bytes_max),
         "mode": services.mode,
@@ -215,7 +215,7 @@ async def _serve_control(state: BrokerState, stream: Lines, fields: dict[str, st
         stream.send_soon(wire.encode_header(wire.ANSWER, {}) + body + b"\n")
     elif ask == "stop":
         stream.send_soon(
-            wire.encode_header(wire.ANSWER, {"epoch": str(state.services.owner.epoch)})
+            wire.encode_header(wire.ANSWER, {"epoch": str(state.services.ownership.epoch)})
         )
         now = fields.get("now", "") == "1"
         await stream.flushed()
@@ -224,7 +224,7 @@ async def _serve_control(state: BrokerState, stream: Lines, fields: dict[str, st
         state.leaving.stop(Reason.STOP, grace_s=0.0 if now else None, text="palace stop")
     elif ask == "upgrade":  # a younger palace wants to serve; nothing is lost by it
         stream.send_soon(
-            wire.encode_header(wire.ANSWER, {"epoch": str(state.services.owner.epoch)})
+            wire.encode_header(wire.ANSWER, {"epoch": str(state.services.ownership.epoch)})
         )
         await stream.flushed()
         state.leaving.stop(Reason.UPGRADE, text="asked by a younger version")

@@ -14,8 +14,8 @@ import trio
 
 from palace.broker.certificate import Identity, make_identity
 from palace.broker.connections import GUEST, serve_connection
-from palace.broker.endpoint import Remote
 from palace.broker.state import BrokerState
+from palace.ownership.record import Remote
 from palace.transport.accepting import accept_forever
 from palace.transport.websocket import TokenGate, open_lines
 

@@ -82,7 +82,7 @@ class Leaving:
     def _unpublish(self) -> None:
         services = self.services
         try:
-            endpoints.unpublish(services.owner, services.endpoint, services.kernel)
+            endpoints.unpublish(services.ownership, services.endpoint, services.kernel)
         except OSError as error:  # hints that stay behind mislead no client: the lock decides
             logger.warning("record and socket were not removed: %s", error)
         try:

@@ -159,10 +159,10 @@ def _serve(options: Options, report: Report, environment: "ShimEnvironment", ker
     lock.check_directory(paths, kernel, environment.all)
     if options.detached:
         _detach(paths, keep=options.report_fd)
-    owner = lock.take_lock(paths, kernel)  # B1..B3
+    ownership = lock.take_lock(paths, kernel)  # B1..B3
     lock.check_hold(paths, kernel)
-    config = _become_owner(owner, environment.all, kernel)
-    return _run(owner, config, environment.all, kernel, (options.direct_fd, report))
+    config = _become_owner(ownership, environment.all, kernel)
+    return _run(ownership, config, environment.all, kernel, (options.direct_fd, report))
 
 
 def _detach(paths: Paths, *, keep: int) -> None:
@@ -183,20 +183,22 @@ def _detach(paths: Paths, *, keep: int) -> None:
     os.chdir("/")
 
 
-def _become_owner(owner: lock.Owner, environ: "Mapping[str, str]", kernel: Kernel) -> "Config":
+def _become_owner(
+    ownership: lock.Ownership, environ: "Mapping[str, str]", kernel: Kernel
+) -> "Config":
     from palace.engine.hosting.mempalace import check_installed
     from palace.settings.config import adopt, load_config
 
-    config = load_config(owner.paths, environ, kernel)
+    config = load_config(ownership.paths, environ, kernel)
     check_installed()
-    lock.take_other_locks(owner, config, environ, kernel)  # B4
-    epoch.take_epoch(owner, kernel)  # B5
-    adopt(owner.paths, config, kernel)
+    lock.take_other_locks(ownership, config, environ, kernel)  # B4
+    epoch.take_epoch(ownership, kernel)  # B5
+    adopt(ownership.paths, config, kernel)
     return config
 
 
 def _run(
-    owner: lock.Owner,
+    ownership: lock.Ownership,
     config: "Config",
     environ: "Mapping[str, str]",
     kernel: Kernel,
@@ -212,26 +214,26 @@ def _run(
     from palace.broker.telemetry.logs import set_up_logging
 
     direct_fd, report = starter
-    set_up_logging(config.log_level, kernel, path=owner.paths.log if report.detached else "")
+    set_up_logging(config.log_level, kernel, path=ownership.paths.log if report.detached else "")
     direct = _direct_socket(direct_fd)
     mode = "direct" if direct is not None else "broker"
     try:
         listener: Endpoint | None = endpoints.listen(  # B6
-            owner, environ, kernel, shared=bool(config.allow_uids)
+            ownership, environ, kernel, shared=bool(config.allow_uids)
         )
     except PalaceError:
         if direct is None:
             raise
         kernel.trace("B6.deaf")
         listener = None  # degraded: it serves its own client alone
-    state = assemble(owner, config, environ, kernel, (listener, mode))
-    state.services.catalogue = catalogue_at_start(owner.paths, kernel)
+    state = assemble(ownership, config, environ, kernel, (listener, mode))
+    state.services.catalogue = catalogue_at_start(ownership.paths, kernel)
 
     def say_serving() -> None:
         report.send(wire.SERVING, {"pid": str(os.getpid())})
         where = listener.path if listener else "no socket, for its own client only"
         degraded = " (degraded: direct)" if mode == "direct" else ""
-        text = f"palace: epoch {owner.epoch} of {owner.paths.root} on {where}{degraded}"
+        text = f"palace: epoch {ownership.epoch} of {ownership.paths.root} on {where}{degraded}"
         say(text, report, kernel, level="info")
 
     code = trio.run(partial(Broker(state).serve, direct=direct, on_serving=say_serving))

@@ -5,7 +5,7 @@ import attrs
 from palace.broker.endpoint import Endpoint
 from palace.engine.api import Engine
 from palace.kernel.kernel import Kernel
-from palace.ownership.lock import Owner
+from palace.ownership.lock import Ownership
 from palace.protocol.jsonrpc import Catalogue
 from palace.settings.config import Config
 
@@ -18,7 +18,7 @@ class Services:
     where stock looks for servers; "": it isn't told.  `place` names the files this process sees.
     """
 
-    owner: Owner
+    ownership: Ownership
     config: Config
     engine: Engine
     kernel: Kernel

@@ -9,8 +9,9 @@ from palace.kernel.durations import span
 from palace.kernel.kernel import Kernel
 from palace.kernel.processes import Process
 from palace.ownership.claim import find_foreign, read_claim
+from palace.ownership.record import read_record
 from palace.protocol import wire
-from palace.protocol.broker_record import Record, decode_record
+from palace.protocol.broker_record import BrokerRecord
 from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -130,16 +131,12 @@ def _not_connected(paths: Paths, path: str, error: OSError) -> BrokerUnreachable
     )
 
 
-def read_record(paths: Paths) -> Record | None:
-    return decode_record(Kernel().read_hint(paths.record))
-
-
 def unanswered(paths: Paths, kernel: Kernel, error: BrokerUnreachable) -> dict[str, Any]:
     """Return what is known of a palace whose broker gave no status; `text` says it to people."""
     absent = bool(error.details.get("absent"))
     pid = kernel.lock_holder(paths.lock)
     holder = None if pid is None else kernel.process_of(pid)
-    record = decode_record(kernel.read_hint(paths.record))
+    record = read_record(paths, kernel)
     hold = kernel.read_hint(paths.hold, 200)
     lines = _traces(paths, kernel, holder) if kernel.file_id(paths.root) else []
     if record is not None:
@@ -187,7 +184,7 @@ def _traces(paths: Paths, kernel: Kernel, holder: Process | None) -> list[str]:
     return lines
 
 
-def _record_text(record: Record, *, alive: bool) -> str:
+def _record_text(record: BrokerRecord, *, alive: bool) -> str:
     who = (
         f"pid {record.pid} on {record.host_id}, epoch {record.epoch}, palace {record.version}, "
         f"since {record.started_at}"

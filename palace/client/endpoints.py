@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from palace.protocol.broker_record import Record
+    from palace.protocol.broker_record import BrokerRecord
     from palace.settings.environment import ShimEnvironment
     from palace.settings.site import Site
 
@@ -58,7 +58,7 @@ def usual_socket(site: "Site") -> str:
     return site.paths.socket(runtime_dir(site.environment.all))
 
 
-def published_socket(record: "Record | None") -> str:
+def published_socket(record: "BrokerRecord | None") -> str:
     """Return the socket that a broker's record names, "" where it names none."""
     for url in record.endpoints if record is not None else ():
         if url.startswith(UNIX):
@@ -68,9 +68,9 @@ def published_socket(record: "Record | None") -> str:
 
 def _published_here(site: "Site") -> str:
     """Return the socket in the record, "" where it is one of another boot or machine."""
-    from palace.protocol.broker_record import decode_record
+    from palace.ownership.record import read_record
 
-    record = decode_record(site.kernel.read_hint(site.paths.record))
+    record = read_record(site.paths, site.kernel)
     if record is None or record.boot_id != site.kernel.boot_id():
         return ""
     return published_socket(record)
@@ -86,7 +86,7 @@ def is_foreign(site: "Site") -> bool:
         return False  # what is wrong there is told before anything is started
 
 
-def published_for_guests(record: "Record | None") -> "list[str]":
+def published_for_guests(record: "BrokerRecord | None") -> "list[str]":
     """Return the addresses that a broker's record names for clients behind another kernel."""
     return [url for url in (record.endpoints if record else ()) if url.startswith("wss://")]
 

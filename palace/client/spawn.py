@@ -128,7 +128,8 @@ def reason_not_to_spawn(site: "Site") -> "PalaceError | None":
     """Return what forbids a broker of ours here, before one is started in vain."""
     from palace.ownership.claim import check_kernel
     from palace.ownership.lock import check_hold
-    from palace.protocol.broker_record import decode_record, version_tuple
+    from palace.ownership.record import read_record
+    from palace.protocol.broker_record import version_tuple
 
     try:
         check_kernel(site.paths, site.kernel, site.environment.all)
@@ -137,7 +138,7 @@ def reason_not_to_spawn(site: "Site") -> "PalaceError | None":
         return error
     except OSError as error:
         return LockFailed(f"{error.filename}: {error.strerror}. Check its permissions.")
-    record = decode_record(site.kernel.read_hint(site.paths.record))
+    record = read_record(site.paths, site.kernel)
     if record is not None and version_tuple(record.version) > version_tuple(__version__):
         return VersionMismatch(
             f"The palace was last served by palace {record.version}; this is {__version__}. "

@@ -16,11 +16,11 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Item
 
-from palace.client.control import read_record
 from palace.client.endpoints import published_for_guests
 from palace.client.guest.wss import PORT
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
+from palace.ownership.record import read_record
 from palace.protocol.errors import ConfigError, LockHeld
 from palace.settings.config import TOML_BYTES_MAX, adopt, load_config
 from palace.settings.environment import ShimEnvironment
@@ -151,7 +151,7 @@ def show_exposure(paths: Paths, _environment: ShimEnvironment) -> str:
         found = read_exposure(tomllib.loads(text or ""))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{paths.settings} is not valid TOML: {error}. Correct it.") from None
-    record = read_record(paths)
+    record = read_record(paths, Kernel())
     served = published_for_guests(record)
     running = f"guests are served at {', '.join(served)}" if served else "no guests are served"
     return f"{paths.settings}: {_text(found)}\nNow: {running}."

@@ -23,7 +23,8 @@ from palace.ownership.claim import (
     own_id,
     read_claim,
 )
-from palace.protocol.broker_record import decode_record
+from palace.ownership.directory import check_palace, check_private
+from palace.protocol.broker_record import decode_broker_record
 from palace.protocol.errors import ConfigError, ForeignKernel, LockFailed, LockHeld, UnsafePalace
 from palace.protocol.wire import identity_of
 from palace.settings.environment import ShimEnvironment
@@ -100,14 +101,7 @@ def claim_palace(
 def _check_root(paths: Paths, kernel: Kernel) -> None:
     if kernel.file_id(paths.root) is None:
         raise UnsafePalace(f"The palace {paths.root} does not exist. Mount it first.")
-    problem = kernel.trust_problem(paths.root)
-    if problem:
-        raise UnsafePalace(
-            f"The palace {paths.root} can't be used: {problem}. Run as its owner, and take write "
-            f"access from others: chmod go-w {paths.root}"
-        )
-    if not kernel.writable(paths.root):
-        raise UnsafePalace(f"The palace {paths.root} is read-only here. Mount it read-write.")
+    check_palace(paths, kernel)
 
 
 def _check_mount(paths: Paths, kernel: Kernel, old: Claim | None) -> None:
@@ -132,7 +126,7 @@ def _check_free(paths: Paths, old: Claim | None, before: Traces) -> None:
     """Refuse to take a palace from an owner that may be alive."""
     if old is not None:
         raise ForeignKernel(
-            f"{paths.root} is owned by {old.owner} ({paths.owner}). Give it up there: palace own "
+            f"{paths.root} is owned by {old.owner} ({paths.claim}). Give it up there: palace own "
             "--release. If that machine is gone for good: palace own --here --force"
         )
     if before.record is not None:
@@ -143,7 +137,7 @@ def _check_free(paths: Paths, old: Claim | None, before: Traces) -> None:
 
 
 def _named(data: bytes) -> str:
-    record = decode_record(data)
+    record = decode_broker_record(data)
     if record is None:
         return "one that can't be read"
     return f"pid {record.pid} on {record.host_id}, epoch {record.epoch}, since {record.started_at}"
@@ -160,12 +154,9 @@ def _make_id(kernel: Kernel, environment: ShimEnvironment) -> str:
             "machine's own (in a container, a volume): XDG_STATE_HOME=DIR"
         )
     os.makedirs(directory, 0o700, exist_ok=True)
-    problem = kernel.trust_problem(directory)
-    if problem:
-        raise UnsafePalace(
-            f"The state directory {directory} can't be used: {problem}. Use another: "
-            "XDG_STATE_HOME=DIR"
-        )
+    check_private(
+        directory, kernel, called="The state directory", remedy="Use another: XDG_STATE_HOME=DIR"
+    )
     path = id_file(environment.all)
     found = identity_of(kernel.read_file(path, 200))
     if found is None:
@@ -183,14 +174,13 @@ def _write_and_look_again(
     written = claim.encode()
     settled = False
     try:
-        kernel.write_durable(
-            paths.owner, written, 0o644
-        )  # all users that share the palace must be able to read it
+        # All users that share the palace must be able to read it.
+        kernel.write_durable(paths.claim, written, 0o644)
         time.sleep(wait_s)
         after = Traces.of(paths, kernel)
         settled = after == before
     finally:
-        ours = kernel.read_file(paths.owner) == written
+        ours = kernel.read_file(paths.claim) == written
         if ours and not settled:
             _remove_claim(paths, kernel)
     if not ours:
@@ -215,14 +205,14 @@ def release_palace(paths: Paths, environment: ShimEnvironment, *, force: bool) -
         make_local_directory(paths, kernel, environ)
     elif not force:
         raise ForeignKernel(
-            f"{paths.root} is owned by {claim.owner} ({paths.owner}). Release it there. If that "
+            f"{paths.root} is owned by {claim.owner} ({paths.claim}). Release it there. If that "
             "machine is gone for good: palace own --release --force"
         )
     elif not kernel.mount_of(paths.root).is_local:
         _remove_claim(paths, kernel)  # a lock of this kernel means nothing there
         return f"{paths.root} is no longer claimed."
     try:
-        owner = lock.take_lock(paths, kernel)
+        ownership = lock.take_lock(paths, kernel)
     except LockHeld as error:
         raise LockHeld(f"{error.message}. Stop it first: palace stop") from None
     try:
@@ -231,10 +221,10 @@ def release_palace(paths: Paths, environment: ShimEnvironment, *, force: bool) -
         )  # left by an owner that was killed: this process has its lock now
         _remove_claim(paths, kernel)
     finally:
-        kernel.close(owner.lock_fd)
+        kernel.close(ownership.lock_fd)
     return f"{paths.root} is no longer claimed."
 
 
 def _remove_claim(paths: Paths, kernel: Kernel) -> None:
-    kernel.unlink(paths.owner)
+    kernel.unlink(paths.claim)
     kernel.sync_directory(paths.root)

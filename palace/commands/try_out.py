@@ -15,8 +15,10 @@ import tempfile
 import time
 from typing import Any
 
-from palace.client.control import Control, read_record
+from palace.client.control import Control
 from palace.commands.running import stop_broker
+from palace.kernel.kernel import Kernel
+from palace.ownership.record import read_record
 from palace.protocol.errors import PalaceError
 from palace.settings.environment import ShimEnvironment, read_environment
 from palace.settings.paths import Paths, python_command
@@ -189,7 +191,7 @@ def _await_engine(paths: Paths, environment: ShimEnvironment, steps: Steps) -> N
 
 
 def _owner(paths: Paths, text: str) -> str:
-    record = read_record(paths)
+    record = read_record(paths, Kernel())
     return f"{text} pid {record.pid}, epoch {record.epoch}" if record else f"{text} no broker"
 
 
@@ -202,7 +204,7 @@ def _search(agent: Agent, steps: Steps, text: str) -> None:
 
 
 def _kill(paths: Paths, steps: Steps) -> None:
-    record = read_record(paths)
+    record = read_record(paths, Kernel())
     if record is None:
         raise PalaceError("The broker's record is gone. Please report this.")
     os.kill(record.pid, signal.SIGKILL)

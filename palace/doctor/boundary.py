@@ -13,16 +13,17 @@ from typing import Any
 
 import attrs
 
-from palace.client.control import read_record
 from palace.client.endpoints import candidates, named_socket, probe_hello
 from palace.client.guest.fallbacks import Ladder, Rung
 from palace.client.handshake import ABSENT, Conversation, StrangerError, open_socket
 from palace.doctor.finding import DATA_ERROR
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import Foreign, find_foreign, own_id, read_claim
+from palace.ownership.directory import check_palace
 from palace.ownership.lock import check_hold
+from palace.ownership.record import read_record
 from palace.protocol import wire
-from palace.protocol.errors import ConfigError, OnHold, WireError
+from palace.protocol.errors import ConfigError, OnHold, UnsafePalace, WireError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.site import Site
@@ -85,7 +86,7 @@ def _facts(site: Site) -> dict[str, Any]:
     paths, environment, kernel = site.paths, site.environment, site.kernel
     mount = kernel.mount_of(paths.root)
     claim = read_claim(paths, kernel)
-    record = read_record(paths)
+    record = read_record(paths, kernel)
     here = own_id(kernel, environment.all)
     return {
         "palace": paths.root,
@@ -145,14 +146,11 @@ def _obstacle(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> str
         return "no broker runs, and none can here without the engine: start one where it is"
     try:
         check_hold(paths, kernel)
-    except OnHold as error:
+        if kernel.file_id(paths.root) is not None:  # else the first broker creates it
+            check_palace(paths, kernel)
+    except (OnHold, UnsafePalace) as error:
         return error.message
-    if kernel.file_id(paths.root) is None:
-        return ""  # the first broker makes it, or says why it can't
-    problem = kernel.trust_problem(paths.root)
-    if problem:
-        return f"{paths.root} can't be used: {problem}"
-    return "" if kernel.writable(paths.root) else f"{paths.root} is read-only here"
+    return ""
 
 
 def _named_way(site: Site, ladder: Ladder) -> Iterator[Way]:

@@ -5,12 +5,13 @@ from typing import Any
 
 import attrs
 
-from palace.client.control import STATUS_S, Control, read_record
+from palace.client.control import STATUS_S, Control
 from palace.kernel.durations import span
 from palace.kernel.kernel import Kernel
 from palace.kernel.processes import Process
 from palace.ownership.claim import Foreign, find_foreign
-from palace.protocol.broker_record import Record
+from palace.ownership.record import read_record
+from palace.protocol.broker_record import BrokerRecord
 from palace.protocol.errors import ConfigError, PalaceError
 from palace.settings.config import Config, load_config
 from palace.settings.environment import ShimEnvironment
@@ -33,7 +34,7 @@ class Scene:
     kernel: Kernel
     foreign: Foreign | None
     exists: bool
-    record: Record | None
+    record: BrokerRecord | None
     holder: Process | None
     status: dict[str, Any] | None
     endpoint: str
@@ -64,7 +65,7 @@ def look(paths: Paths, environment: ShimEnvironment) -> Scene:
         kernel=kernel,
         foreign=foreign,
         exists=kernel.file_id(paths.root) is not None,
-        record=read_record(paths),
+        record=read_record(paths, kernel),
         holder=None if holder is None else kernel.process_of(holder),
         status=status,
         endpoint=endpoint,

@@ -62,9 +62,9 @@ def make_checkpoint(
         for number, live in enumerate(state.live.values()):
             if number % PAUSE_EVERY == 0:
                 pause()
-            _write(kernel, fd, b"\n%b\n" % _line(live.place, kernel))
+            kernel.write_all(fd, b"\n%b\n" % _line(live.place, kernel))
         end = Draft(action=CHECKPOINT, payload={"upto": upto, "entities": len(state.live)})
-        _write(kernel, fd, encode(end, upto, stamp, kernel.utc_text()))
+        kernel.write_all(fd, encode(end, upto, stamp, kernel.utc_text()))
         kernel.sync(fd)
     finally:
         kernel.close(fd)
@@ -81,11 +81,6 @@ def _line(place: Place, kernel: Kernel) -> bytes:
         return kernel.read_at(fd, place.offset, place.length)
     finally:
         kernel.close(fd)
-
-
-def _write(kernel: Kernel, fd: int, data: bytes) -> None:
-    while data:
-        data = data[kernel.write(fd, data) :]
 
 
 def _archive(directory: str, kernel: Kernel, upto: int, newest: str) -> None:

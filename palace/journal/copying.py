@@ -107,8 +107,7 @@ def copy_file(source: str, target: str, kernel: Kernel) -> None:
         try:
             while done < size and (data := kernel.read_at(fd, done, min(CHUNK, size - done))):
                 done += len(data)
-                while data:
-                    data = data[kernel.write(new, data) :]
+                kernel.write_all(new, data)
             kernel.sync(new)
         finally:
             kernel.close(new)

@@ -10,6 +10,7 @@ Rule for this file: standard library only, and of that only what starts fast: th
 import errno
 import fcntl
 import os
+import select
 import stat
 import sys
 import time
@@ -99,9 +100,7 @@ class Kernel:
         try:
             fd = os.open(temporary, flags, mode)
             try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
+                self.write_all(fd, data)
                 if durable:
                     self.sync(fd)
             finally:
@@ -135,9 +134,20 @@ class Kernel:
     def open_read(self, path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
-    def write(self, fd: int, data: bytes) -> int:
+    def write(self, fd: int, data: "bytes | memoryview") -> int:
         """Write once; return how much of it was taken."""
         return os.write(fd, data)
+
+    def write_all(self, fd: int, data: bytes) -> None:
+        """Write all of it, waiting where the descriptor takes no more for now."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self.write(fd, view) :]
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(fd, select.POLLOUT)
+                poll.poll()
 
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
@@ -286,6 +296,9 @@ class Kernel:
 
     def boot_id(self) -> str:
         return _platform().boot_id()  # type: ignore[no-any-return]
+
+    def host_name(self) -> str:
+        return os.uname().nodename
 
     def pid_namespace(self) -> str:
         return _platform().pid_namespace()  # type: ignore[no-any-return]

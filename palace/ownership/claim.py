@@ -14,7 +14,8 @@ Standard library only, and light: losers of an election and shims that failed to
 import os
 
 from palace.kernel.kernel import Kernel
-from palace.protocol.errors import ForeignKernel, LockFailed, UnsafePalace
+from palace.ownership.directory import prepare_private
+from palace.protocol.errors import ForeignKernel, LockFailed
 from palace.protocol.wire import identity_of
 from palace.settings.paths import Paths, state_dir
 
@@ -71,7 +72,7 @@ def decode_claim(data: bytes) -> Claim:
 
 def read_claim(paths: Paths, kernel: Kernel) -> Claim | None:
     """Return who owns the palace by `palace own`, None where nobody does."""
-    data = kernel.read_file(paths.owner, CLAIM_BYTES_MAX)
+    data = kernel.read_file(paths.claim, CLAIM_BYTES_MAX)
     return None if data is None else decode_claim(data)
 
 
@@ -151,12 +152,9 @@ def check_again(paths: Paths, kernel: Kernel, environ: "Mapping[str, str]") -> N
 def make_local_directory(paths: Paths, kernel: Kernel, environ: "Mapping[str, str]") -> None:
     """Make the directory of an owned palace's lock and socket, for this user alone."""
     os.makedirs(state_dir(environ), 0o700, exist_ok=True)
-    kernel.make_directory(paths.local)
-    problem = kernel.trust_problem(paths.local)
-    if problem:
-        raise UnsafePalace(
-            f"The lock's directory {paths.local} can't be used: {problem}. Correct or remove it."
-        )
+    prepare_private(
+        paths.local, kernel, called="The lock's directory", remedy="Correct or remove it."
+    )
     os.chmod(paths.local, 0o700)
 
 
@@ -174,7 +172,7 @@ def _of_another_kernel(paths: Paths, mount: "Mount") -> Foreign:
 
 def _owned(paths: Paths, claim: Claim) -> Foreign:
     return Foreign(
-        f"The palace {paths.root} is owned by {claim.owner} ({paths.owner})",
+        f"The palace {paths.root} is owned by {claim.owner} ({paths.claim})",
         "Use it there, or give it up there: palace own --release. If that machine is gone for "
         f"good: palace own --here --force, or palace own --release --force. {SEE}",
         owner=claim.host,
@@ -184,7 +182,7 @@ def _owned(paths: Paths, claim: Claim) -> Foreign:
 def _owned_as(paths: Paths, claim: Claim) -> Foreign:
     return Foreign(
         f"The palace {paths.root} is owned by {claim.owner}, which is this machine, by the name "
-        f"{claim.path} ({paths.owner})",
+        f"{claim.path} ({paths.claim})",
         f"Use it by that name (MEMPALACE_PATH={claim.path}), or give it up: palace own --release. "
         f"{SEE}",
         owner=claim.host,

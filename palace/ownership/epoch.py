@@ -11,7 +11,7 @@ import uuid
 
 from palace import __version__
 from palace.kernel.kernel import Kernel
-from palace.ownership.lock import Owner
+from palace.ownership.lock import Ownership
 from palace.protocol import wire
 from palace.protocol.errors import LockFailed, VersionMismatch
 from palace.settings.paths import Paths
@@ -26,11 +26,11 @@ def _published_epoch(paths: Paths, kernel: Kernel) -> int:
     A record is a hint, so one that isn't ours counts as absent, and so does one whose epoch comes
     so near to the file's limit that a later owner could not write its own.
     """
-    from palace.protocol.broker_record import decode_record
+    from palace.ownership.record import read_record
 
     if kernel.file_owner(paths.record) != os.geteuid():
         return 0
-    record = decode_record(kernel.read_hint(paths.record))
+    record = read_record(paths, kernel)
     if record is None or record.epoch >= 10 ** (EPOCH_DIGITS_MAX - 1):
         return 0
     return record.epoch
@@ -84,9 +84,9 @@ def last_epoch(paths: Paths, kernel: Kernel) -> int:
     return max(int(text), _published_epoch(paths, kernel), _journalled_epoch(paths, kernel))
 
 
-def take_epoch(owner: Owner, kernel: Kernel) -> None:
+def take_epoch(ownership: Ownership, kernel: Kernel) -> None:
     """B5: the palace's identity, and the next epoch, durable before the store is opened."""
-    paths = owner.paths
+    paths = ownership.paths
     _sweep(paths, kernel)
     _keep_protocol(paths, kernel)
     identity = wire.identity_of(kernel.read_file(paths.palace_id, 200))
@@ -98,7 +98,7 @@ def take_epoch(owner: Owner, kernel: Kernel) -> None:
     if not identity:
         identity = uuid.uuid4().hex
         kernel.write_durable(paths.palace_id, identity.encode() + b"\n")
-    owner.palace_id = identity
-    owner.epoch = last_epoch(paths, kernel) + 1
-    kernel.write_durable(paths.epoch, f"{owner.epoch}\n".encode())
-    kernel.trace("B5.epoch", epoch=owner.epoch)
+    ownership.palace_id = identity
+    ownership.epoch = last_epoch(paths, kernel) + 1
+    kernel.write_durable(paths.epoch, f"{ownership.epoch}\n".encode())
+    kernel.trace("B5.epoch", epoch=ownership.epoch)

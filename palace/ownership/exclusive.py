@@ -5,7 +5,6 @@ caller wants that, and the lock is taken the moment it is free, before a shim co
 another broker.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -54,26 +53,28 @@ def exclusive_use(
     """
     kernel = Kernel()
     lock.check_directory(paths, kernel, environment.all)
-    owner = _take_lock(paths, kernel, ask_to_leave)
+    ownership = _take_lock(paths, kernel, ask_to_leave)
     try:
         prepare(kernel)
         config = load_config(paths, environment.all, kernel)
-        lock.take_other_locks(owner, config, environment.all, kernel)
-        take_epoch(owner, kernel)
+        lock.take_other_locks(ownership, config, environment.all, kernel)
+        take_epoch(ownership, kernel)
         adopt(paths, config, kernel)
         yield Exclusive(
             paths=paths,
             config=config,
             kernel=kernel,
-            epoch=owner.epoch,
-            incarnation=owner.incarnation,
+            epoch=ownership.epoch,
+            incarnation=ownership.incarnation,
         )
     finally:
-        for fd in (*owner.other_fds, owner.lock_fd):
+        for fd in (*ownership.other_fds, ownership.lock_fd):
             kernel.close(fd)
 
 
-def _take_lock(paths: Paths, kernel: Kernel, ask_to_leave: Callable[[], None] | None) -> lock.Owner:
+def _take_lock(
+    paths: Paths, kernel: Kernel, ask_to_leave: Callable[[], None] | None
+) -> lock.Ownership:
     try:
         return lock.take_lock(paths, kernel)
     except LockHeld as error:
@@ -83,11 +84,10 @@ def _take_lock(paths: Paths, kernel: Kernel, ask_to_leave: Callable[[], None] | 
                 "palace start afterwards; or let it be stopped now: --stop"
             ) from None
     ask_to_leave()
-    deadline_s = kernel.monotonic() + LOCK_S
-    while True:
+    for is_last in lock.attempts(kernel, LOCK_S, POLL_S):
         try:
             return lock.take_lock(paths, kernel)
         except LockHeld:
-            if kernel.monotonic() >= deadline_s:
+            if is_last:
                 raise
-        time.sleep(POLL_S)
+    raise AssertionError("the last attempt returns or raises")

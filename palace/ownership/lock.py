@@ -14,29 +14,23 @@ import uuid
 
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import check_again, check_kernel, make_local_directory
-from palace.protocol.errors import (
-    ForeignWriter,
-    LockFailed,
-    LockHeld,
-    OnHold,
-    UnsafePalace,
-)
+from palace.ownership.directory import prepare_palace
+from palace.protocol.errors import ForeignWriter, LockFailed, LockHeld, OnHold
 from palace.settings.paths import Paths, home_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from palace.settings.config import Config
 
 VERIFY_TRIES_MAX = 10
 POLL_S = 0.1
-EPOCH_DIGITS_MAX = 19  # of the epoch file; nobody is elected so often
 _NOTE_BYTES_MAX = 400
 
 
-class Owner:
-    """A process that holds the right to open a palace, until it ends.
+class Ownership:
+    """The right to open a palace, which this process holds until it ends.
 
     `lock_fd` and `other_fds` stay open for life; closing them is the kernel's business.
     """
@@ -53,46 +47,14 @@ class Owner:
 
 
 def check_directory(paths: Paths, kernel: Kernel, environ: "Mapping[str, str]") -> None:
-    """Make the palace's directory where that is sane, and refuse one that can't be trusted."""
-    root = paths.root
-    if kernel.file_id(root) is None:
-        _create(paths, kernel)
-    problem = kernel.trust_problem(root)
-    if problem:
-        raise UnsafePalace(
-            f"The palace {root} can't be used: {problem}. "
-            f"Run as its owner, and take write access from others: chmod go-w {root}"
-        )
-    if not kernel.writable(root):
-        raise UnsafePalace(
-            f"The palace {root} is read-only for this process: its owner must be able to write "
-            f"there. Mount it read-write, or chmod u+w {root}"
-        )
+    """Create the palace's directory where that is sane, and refuse one that can't be served."""
+    prepare_palace(paths, kernel)
     check_kernel(paths, kernel, environ)
     if paths.local:
         make_local_directory(paths, kernel, environ)
 
 
-def _create(paths: Paths, kernel: Kernel) -> None:
-    root = paths.root
-    parent = os.path.dirname(root)
-    if kernel.file_id(parent) is None:
-        if paths.found_by != "default" and os.path.basename(root) != "palace":
-            raise UnsafePalace(
-                f"The palace {root} (from {paths.found_by}) does not exist, and neither does "
-                f"{parent}. If it is a mount, mount it; if it is new: mkdir -p {root}"
-            )
-        os.makedirs(parent, 0o700, exist_ok=True)
-    try:
-        kernel.make_directory(root)
-    except OSError as error:
-        raise UnsafePalace(
-            f"The palace {root} does not exist and can't be made: {error.strerror}. "
-            f"Make it by hand: mkdir -p {root}"
-        ) from None
-
-
-def take_lock(paths: Paths, kernel: Kernel) -> Owner:
+def take_lock(paths: Paths, kernel: Kernel) -> Ownership:
     """B1 to B3: open, lock, and verify that the name still stands for what was locked."""
     for _ in range(VERIFY_TRIES_MAX):
         fd = _open(paths.lock, kernel)
@@ -110,7 +72,7 @@ def take_lock(paths: Paths, kernel: Kernel) -> Owner:
             raise LockHeld(held_text(paths.lock, kernel))
         if kernel.same_file(fd, paths.lock):
             kernel.trace("B2.lock")  # after it: the line before it may be another owner's last
-            return Owner(paths, fd)
+            return Ownership(paths, fd)
         kernel.close(fd)
     raise LockFailed(f"{paths.lock} keeps being replaced: something removes lock files in there.")
 
@@ -150,33 +112,45 @@ def mempalace_lock_path(paths: Paths, environ: "Mapping[str, str]") -> str:
 
 
 def take_other_locks(
-    owner: Owner, config: "Config", environ: "Mapping[str, str]", kernel: Kernel
+    ownership: Ownership, config: "Config", environ: "Mapping[str, str]", kernel: Kernel
 ) -> None:
     """B4: mempalace's own lock, waited for a while, then the data files outside the palace."""
     if "held_lock" not in config.adjustments_off:  # else the engine takes it by itself
-        path = mempalace_lock_path(owner.paths, environ)
+        path = mempalace_lock_path(ownership.paths, environ)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         fd = _take_in_time(path, config.mempalace_lock_wait_s, kernel)
-        kernel.write_note(fd, 1, f"{os.getpid()} palace serve {owner.paths.root}".encode())
-        owner.other_fds.append(fd)
+        kernel.write_note(fd, 1, f"{os.getpid()} palace serve {ownership.paths.root}".encode())
+        ownership.other_fds.append(fd)
         kernel.trace("B4.fence")
-    for data_file in outside_files(owner.paths, config):
-        _take_data_lock(owner, data_file, kernel)
-    check_again(owner.paths, kernel, environ)  # as late as can be before anything is written
+    for data_file in outside_files(ownership.paths, config):
+        _take_data_lock(ownership, data_file, kernel)
+    check_again(ownership.paths, kernel, environ)  # as late as can be before anything is written
     kernel.trace("B4.data")
+
+
+def attempts(kernel: Kernel, wait_s: float, pause_s: float) -> "Iterator[bool]":
+    """Yield before each attempt at a lock whether it is the last; pauses in between.
+
+    A blocking flock could not be given up in time, and a signal that ends one is a race.
+    """
+    import time
+
+    deadline_s = kernel.monotonic() + wait_s
+    while kernel.monotonic() < deadline_s:
+        yield False
+        time.sleep(pause_s)
+    yield True
 
 
 def _take_in_time(path: str, wait_s: float, kernel: Kernel) -> int:
     fd = _open(path, kernel)
-    deadline_s = kernel.monotonic() + wait_s
-    while not kernel.try_lock(fd):
-        if kernel.monotonic() >= deadline_s:
-            note = kernel.read_at(fd, 1, _NOTE_BYTES_MAX).decode(errors="replace").strip()
-            pid = kernel.lock_holder(path)
-            kernel.close(fd)
-            raise ForeignWriter(_foreign_text(path, note, pid, kernel), holder=note)
-        _sleep(POLL_S)
-    return fd
+    for _ in attempts(kernel, wait_s, POLL_S):
+        if kernel.try_lock(fd):
+            return fd
+    note = kernel.read_at(fd, 1, _NOTE_BYTES_MAX).decode(errors="replace").strip()
+    pid = kernel.lock_holder(path)
+    kernel.close(fd)
+    raise ForeignWriter(_foreign_text(path, note, pid, kernel), holder=note)
 
 
 def _foreign_text(path: str, note: str, pid: "int | None", kernel: Kernel) -> str:
@@ -191,12 +165,6 @@ def _foreign_text(path: str, note: str, pid: "int | None", kernel: Kernel) -> st
     )
 
 
-def _sleep(pause_s: float) -> None:
-    import time
-
-    time.sleep(pause_s)
-
-
 def outside_files(paths: Paths, config: "Config") -> "list[str]":
     """Return the palace's data files that lie outside of its directory."""
     parent = os.path.dirname(paths.root)
@@ -206,7 +174,7 @@ def outside_files(paths: Paths, config: "Config") -> "list[str]":
     return [path for path in resolved if not path.startswith(inside)]
 
 
-def _take_data_lock(owner: Owner, data_file: str, kernel: Kernel) -> None:
+def _take_data_lock(ownership: Ownership, data_file: str, kernel: Kernel) -> None:
     directory = os.path.dirname(data_file)
     if kernel.file_id(directory) is None:
         os.makedirs(directory, 0o700, exist_ok=True)
@@ -226,9 +194,9 @@ def _take_data_lock(owner: Owner, data_file: str, kernel: Kernel) -> None:
         raise ForeignWriter(
             f"{data_file} is shared with another palace whose broker runs: {note or 'unknown'}. "
             f"Stop that one, or give this palace a parent directory and a graph of its own "
-            f"(`graph` in {owner.paths.settings}).",
+            f"(`graph` in {ownership.paths.settings}).",
             file=data_file,
             holder=note,
         )
-    kernel.write_note(fd, 0, f"pid {os.getpid()} serves {owner.paths.root}".encode())
-    owner.other_fds.append(fd)
+    kernel.write_note(fd, 0, f"pid {os.getpid()} serves {ownership.paths.root}".encode())
+    ownership.other_fds.append(fd)

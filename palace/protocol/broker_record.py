@@ -30,7 +30,7 @@ _FIELDS = {
 _YOUNGER = {"fingerprint": ""}  # fields that older versions of palace don't write
 
 
-class Record:
+class BrokerRecord:
     """One published owner; `endpoints` are URLs, `started_at` is UTC and informational."""
 
     __slots__ = tuple(_FIELDS)
@@ -57,7 +57,7 @@ class Record:
 
     def __repr__(self) -> str:
         shown = {name: value for name, value in self.to_dict().items() if name != "token"}
-        return f"Record({shown!r})"
+        return f"BrokerRecord({shown!r})"
 
     def to_dict(self) -> "dict[str, object]":
         return {name: getattr(self, name) for name in _FIELDS}
@@ -72,7 +72,7 @@ class Record:
         return json.dumps(self.to_dict(), indent=1).encode() + b"\n"
 
 
-def decode_record(data: "bytes | None") -> "Record | None":
+def decode_broker_record(data: "bytes | None") -> "BrokerRecord | None":
     """Return the record, or None where it is missing, torn, alien or of a later schema."""
     if not data or len(data) > RECORD_BYTES_MAX:
         return None
@@ -88,7 +88,7 @@ def decode_record(data: "bytes | None") -> "Record | None":
         return None
     if not all(isinstance(endpoint, str) for endpoint in fields["endpoints"]):
         return None
-    return Record(**fields)
+    return BrokerRecord(**fields)
 
 
 def version_tuple(version: str) -> "tuple[int, ...]":

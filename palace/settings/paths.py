@@ -47,7 +47,7 @@ class Paths:
         return f"{self.local or self.root}/broker.lock"
 
     @property
-    def owner(self) -> str:
+    def claim(self) -> str:
         return self._in_root("owner.json")
 
     @property

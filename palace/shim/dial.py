@@ -7,7 +7,8 @@ from contextlib import closing
 
 from palace.client.endpoints import published_socket
 from palace.client.handshake import READ_BYTES, check_peer, open_socket, receive
-from palace.protocol.broker_record import Record
+from palace.kernel.kernel import Kernel
+from palace.protocol.broker_record import BrokerRecord
 from palace.protocol.errors import BrokerUnreachable
 from palace.settings.site import Site
 from palace.shim.ensure import run_ensured
@@ -28,7 +29,7 @@ def main(arguments: "list[str]") -> int:
         return 0  # nobody listens any more
 
 
-def _carry(site: Site, record: Record) -> None:
+def _carry(site: Site, record: BrokerRecord) -> None:
     path = published_socket(record)
     try:
         broker = open_socket(path)
@@ -46,7 +47,7 @@ def _carry(site: Site, record: Record) -> None:
             ready = dict(poll.poll())
             if 0 in ready:
                 near_open = _to_broker(broker)
-            if broker.fileno() in ready and not _from_broker(broker):
+            if broker.fileno() in ready and not _from_broker(broker, site.kernel):
                 return
 
 
@@ -59,10 +60,9 @@ def _to_broker(broker: socket) -> bool:
     return bool(data)
 
 
-def _from_broker(broker: socket) -> bool:
-    data = rest = receive(broker)
+def _from_broker(broker: socket, kernel: Kernel) -> bool:
+    data = receive(broker)
     if data is None:
         return True
-    while rest:
-        rest = rest[os.write(1, rest) :]
+    kernel.write_all(1, data)
     return bool(data)

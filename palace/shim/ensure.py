@@ -11,7 +11,7 @@ from palace.client.connector import DEADLINE_S, Connector
 from palace.client.endpoints import named_socket, probe_hello
 from palace.kernel.factory import kernel_for
 from palace.kernel.kernel import Kernel
-from palace.protocol.broker_record import Record, decode_record
+from palace.protocol.broker_record import BrokerRecord, decode_broker_record
 from palace.protocol.errors import BrokerUnreachable, ConfigError, PalaceError
 from palace.settings.environment import ShimEnvironment, read_environment
 from palace.settings.paths import Paths, find_palace
@@ -29,7 +29,9 @@ of JSON. Running it again changes nothing. Exit codes: docs/reference/exit-codes
 """
 
 
-def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DEADLINE_S) -> Record:
+def ensure(
+    paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DEADLINE_S
+) -> BrokerRecord:
     """Return the record of a broker that has answered; raises PalaceError."""
     if environment.broker and not named_socket(environment):
         raise ConfigError(
@@ -50,14 +52,14 @@ def ensure(paths: Paths, environment: ShimEnvironment, *, deadline_s: float = DE
     connector.end()
     if error is not None:
         raise error
-    record = decode_record(kernel.read_hint(paths.record))
+    record = decode_broker_record(kernel.read_hint(paths.record))
     if record is None or record.incarnation != welcome.get("incarnation"):
         raise BrokerUnreachable("The broker answered and left at once. Ask again.")
     return record
 
 
 def run_ensured(
-    command: str, usage: str, arguments: "list[str]", use: "Callable[[Site, Record], None]"
+    command: str, usage: str, arguments: "list[str]", use: "Callable[[Site, BrokerRecord], None]"
 ) -> int:
     """Run a command that needs a broker and uses its record; return its exit code."""
     if "--help" in arguments or "-h" in arguments:
@@ -77,7 +79,7 @@ def run_ensured(
 def main(arguments: "list[str]") -> int:
     """Run the command; return its exit code."""
 
-    def show(_site: Site, record: Record) -> None:
+    def show(_site: Site, record: BrokerRecord) -> None:
         print(json.dumps(record.public_dict()), flush=True)
 
     return run_ensured("ensure", USAGE, arguments, show)

@@ -260,7 +260,7 @@ class Relay:
         finally:  # what was settled before a broken line is never sent again
             if out:
                 out.append(b"")
-                write_all(b"\n".join(out))
+                self._write(b"\n".join(out))
         self._acknowledge()
 
     def _acknowledge(self) -> None:
@@ -403,7 +403,7 @@ class Relay:
         read_only = self._environment.read_only
         answer = inline_line(message, self._kernel, self._paths, read_only=read_only)
         self._ledger.settle(ordinal)
-        write_all(answer)
+        self._write(answer)
         return True
 
     def _fail_all(self, problem: PalaceError) -> None:
@@ -434,7 +434,14 @@ class Relay:
     def _say_failure(self, line: bytes, reason: PalaceError) -> None:
         from palace.shim.local_answers import failure_line
 
-        write_all(failure_line(line, reason))
+        self._write(failure_line(line, reason))
+
+    def _write(self, data: bytes) -> None:
+        """Write to the client, waiting as long as it takes; raises ClientGone when it has left."""
+        try:
+            self._kernel.write_all(STDOUT, data)
+        except OSError:
+            raise ClientGone from None
 
     def _scan(self, pieces: "list[bytes]") -> "IdScanner":
         from palace.shim.local_answers import scanner_of
@@ -444,21 +451,7 @@ class Relay:
     def _refuse_too_large(self, scanner: "IdScanner") -> None:
         from palace.shim.local_answers import too_large_line
 
-        write_all(too_large_line(scanner.request_id(), self._line_bytes_max))
-
-
-def write_all(data: bytes) -> None:
-    """Write to the client, waiting as long as it takes; raises ClientGone when it has left."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(STDOUT, view) :]
-        except BlockingIOError:
-            poll = select.poll()
-            poll.register(STDOUT, select.POLLOUT)
-            poll.poll()
-        except OSError:
-            raise ClientGone from None
+        self._write(too_large_line(scanner.request_id(), self._line_bytes_max))
 
 
 def parse_arguments(arguments: "list[str]", usage: str = USAGE) -> str:

@@ -19,7 +19,7 @@ from palace.broker import guests
 from palace.client.guest.tunnel import Route
 from palace.client.guest.wss import carry_websocket
 from palace.protocol import wire
-from palace.protocol.broker_record import Record, decode_record
+from palace.protocol.broker_record import BrokerRecord, decode_broker_record
 from palace.protocol.errors import ConfigError
 from palace.protocol.lifecycle import Reason
 from palace.transport import websocket
@@ -38,8 +38,8 @@ def listen() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
-def record_of(root: Path) -> Record:
-    record = decode_record((root / "broker.json").read_bytes())
+def record_of(root: Path) -> BrokerRecord:
+    record = decode_broker_record((root / "broker.json").read_bytes())
     assert record is not None
     return record
 
@@ -54,7 +54,7 @@ class Guest:
 
 def set_out(running: Running, **instead: str) -> Guest:
     """Set out for the broker as the record says, or with something else instead."""
-    record = record_of(Path(running.state.services.owner.paths.root))
+    record = record_of(Path(running.state.services.ownership.paths.root))
     url = next(url for url in record.endpoints if url.startswith("wss://"))
     way = {"url": url, "token": record.token, "fingerprint": record.fingerprint} | instead
     route = Route(lambda near: carry_websocket(near, **way))
@@ -80,7 +80,7 @@ async def test_a_guest_is_served_like_a_neighbour(root: Path, listen: str) -> No
         neighbour.call("add_drawer", 1, name="by neighbour")
         replies = [await guest.shim.reply(), await neighbour.reply()]
 
-        assert welcome["palace_id"] == running.state.services.owner.palace_id
+        assert welcome["palace_id"] == running.state.services.ownership.palace_id
         assert [(ordinal, reply["id"]) for ordinal, reply in replies] == [(0, 1), (0, 1)]
         assert sorted(running.engine.written) == ["by guest", "by neighbour"]
 

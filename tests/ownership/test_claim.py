@@ -36,7 +36,7 @@ def environ(short_dir: Path) -> dict[str, str]:
 
 def claim(palace: Paths, **more: str) -> None:
     fields = {"id": ID, "host": "container-7", "path": palace.root, "since": "2026-01-01T00:00:00Z"}
-    Path(palace.owner).write_bytes(Claim(**fields | more).encode())
+    Path(palace.claim).write_bytes(Claim(**fields | more).encode())
 
 
 def test_a_claim_of_ours_moves_lock_and_socket_into_the_state_directory(
@@ -51,7 +51,7 @@ def test_a_claim_of_ours_moves_lock_and_socket_into_the_state_directory(
     assert palace.socket("/run") == f"{palace.local}/broker.sock"
     assert palace.record == f"{palace.root}/broker.json"
     assert os.stat(palace.local).st_mode & 0o777 == 0o700
-    os.unlink(palace.owner)
+    os.unlink(palace.claim)
     check_kernel(palace, KERNEL, environ)
     assert palace.lock == f"{palace.root}/broker.lock"
 
@@ -81,7 +81,7 @@ def test_a_lock_directory_that_others_could_list_is_closed(
 def test_a_claim_that_cannot_be_read_is_somebodys(
     palace: Paths, environ: dict[str, str], written: bytes
 ) -> None:
-    Path(palace.owner).write_bytes(written)
+    Path(palace.claim).write_bytes(written)
 
     with pytest.raises(ForeignKernel, match="can't be read"):
         check_kernel(palace, KERNEL, environ)
@@ -121,7 +121,7 @@ def test_what_changes_while_a_broker_waits_for_locks_ends_it(
     owner = lock.take_lock(palace, KERNEL)
     config = Config(graph=f"{palace.root}/kg", config_dir="/c", mempalace_lock_wait_s=0.0)
     if change == "released":
-        os.unlink(palace.owner)
+        os.unlink(palace.claim)
     else:
         claim(palace, id=ID if change == "claimed here" else "cd" * 16)
     held = palace.lock

@@ -10,8 +10,9 @@ from palace.broker import endpoint
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.epoch import take_epoch
+from palace.ownership.record import publish
 from palace.protocol import wire
-from palace.protocol.broker_record import decode_record
+from palace.protocol.broker_record import decode_broker_record
 from palace.protocol.errors import (
     ForeignKernel,
     ForeignWriter,
@@ -272,10 +273,10 @@ def test_the_socket_is_private_and_published_only_with_its_own_record(palace: Pa
     take_epoch(owner, KERNEL)
     Path(f"{palace.root}/broker.sock").write_text("left by somebody")
     bound = endpoint.listen(owner, {}, KERNEL)
-    record = endpoint.publish(owner, bound, KERNEL, mode="broker")
+    record = publish(owner, bound.path, KERNEL, mode="broker")
 
     assert os.stat(bound.path).st_mode & 0o777 == 0o600
-    again = decode_record(KERNEL.read_file(palace.record))
+    again = decode_broker_record(KERNEL.read_file(palace.record))
     assert again is not None
     assert again.to_dict() == record.to_dict()
     assert os.stat(palace.record).st_mode & 0o777 == 0o600
@@ -309,7 +310,7 @@ def test_a_lost_epoch_file_does_not_take_the_epoch_back(palace: Paths) -> None:
     first = lock.take_lock(palace, KERNEL)
     Path(palace.epoch).write_text("41\n")
     take_epoch(first, KERNEL)
-    endpoint.publish(first, None, KERNEL, mode="broker")
+    publish(first, "", KERNEL, mode="broker")
     os.close(first.lock_fd)
     os.unlink(palace.epoch)
 
@@ -329,11 +330,11 @@ def test_a_link_in_place_of_the_epoch_is_refused_instead_of_replaced(palace: Pat
     os.close(owner.lock_fd)
 
 
-def _start(palace: Paths, kernel: Kernel = KERNEL) -> lock.Owner:
+def _start(palace: Paths, kernel: Kernel = KERNEL) -> lock.Ownership:
     """Become the owner, publish, and leave as a killed process does."""
     owner = lock.take_lock(palace, kernel)
     take_epoch(owner, kernel)
-    endpoint.publish(owner, None, kernel, mode="broker")
+    publish(owner, "", kernel, mode="broker")
     os.close(owner.lock_fd)
     return owner
 
@@ -343,7 +344,7 @@ def test_a_huge_epoch_in_the_record_does_not_poison_the_palace(palace: Paths, ep
     _start(palace)
     text = Path(palace.record).read_text()
     Path(palace.record).write_text(text.replace('"epoch": 1,', f'"epoch": {epoch},'))
-    record = decode_record(KERNEL.read_file(palace.record))
+    record = decode_broker_record(KERNEL.read_file(palace.record))
     assert record is not None
     assert record.epoch == epoch
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from palace.protocol.broker_record import Record, decode_record, version_tuple
+from palace.protocol.broker_record import BrokerRecord, decode_broker_record, version_tuple
 
 FIELDS = {
     "v": 1,
@@ -24,9 +24,9 @@ FIELDS = {
 
 
 def test_a_record_comes_back_as_it_was() -> None:
-    record = Record(**FIELDS)
+    record = BrokerRecord(**FIELDS)
 
-    again = decode_record(record.encode())
+    again = decode_broker_record(record.encode())
 
     assert again is not None
     assert again.to_dict() == FIELDS
@@ -35,14 +35,14 @@ def test_a_record_comes_back_as_it_was() -> None:
 def test_a_record_of_an_older_version_says_less() -> None:
     older = {name: value for name, value in FIELDS.items() if name != "fingerprint"}
 
-    again = decode_record(json.dumps(older).encode())
+    again = decode_broker_record(json.dumps(older).encode())
 
     assert again is not None
     assert again.to_dict() == FIELDS
 
 
 def test_the_token_is_neither_shown_nor_published_to_people() -> None:
-    record = Record(**FIELDS)
+    record = BrokerRecord(**FIELDS)
 
     assert "secret" not in repr(record)
     assert "token" not in record.public_dict()
@@ -56,7 +56,7 @@ def test_the_token_is_neither_shown_nor_published_to_people() -> None:
         b"{",
         b"[]",
         b"{}",
-        Record(**FIELDS).encode()[:-9],
+        BrokerRecord(**FIELDS).encode()[:-9],
         json.dumps(FIELDS | {"v": 99}).encode(),
         json.dumps(FIELDS | {"pid": "12"}).encode(),
         json.dumps(FIELDS | {"endpoints": [{"unix": 1}]}).encode(),
@@ -65,7 +65,7 @@ def test_the_token_is_neither_shown_nor_published_to_people() -> None:
     ],
 )
 def test_torn_alien_and_future_records_count_as_absent(data: bytes | None) -> None:
-    assert decode_record(data) is None
+    assert decode_broker_record(data) is None
 
 
 def test_versions_compare_by_their_numbers() -> None:

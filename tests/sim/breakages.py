@@ -118,7 +118,7 @@ def _lock_released_before_the_store_is_closed() -> list[Replacement]:
     real = Leaving.close_engine
 
     async def close(self: Any) -> None:
-        self.services.kernel.close(self.services.owner.lock_fd)
+        self.services.kernel.close(self.services.ownership.lock_fd)
         await real(self)
 
     return [(Leaving, "close_engine", close)]
@@ -127,9 +127,9 @@ def _lock_released_before_the_store_is_closed() -> list[Replacement]:
 def _unpublish_whatever_is_there() -> list[Replacement]:
     async def close(self: Any) -> None:
         await _REAL_CLOSE(self)
-        self.services.kernel.close(self.services.owner.lock_fd)
+        self.services.kernel.close(self.services.ownership.lock_fd)
         await trio.sleep(0.3)
-        for path in (self.services.owner.paths.record, self.services.endpoint.path):
+        for path in (self.services.ownership.paths.record, self.services.endpoint.path):
             self.services.kernel.unlink(path)
 
     return [(Leaving, "close_engine", close)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from palace.protocol import wire
-from palace.protocol.broker_record import decode_record
+from palace.protocol.broker_record import decode_broker_record
 from tests.sim.kernel import Machine, SimFcntl, SimOs, SimPoll, SimSocket
 from tests.sim.world import Process, World
 
@@ -100,10 +100,10 @@ class Watcher:
             return
         try:
             with open(f"{self._root}/broker.json", "rb") as file:
-                record = decode_record(file.read())
+                record = decode_broker_record(file.read())
         except OSError:
             record = None
-        if record is None or record.incarnation != state.services.owner.incarnation:
+        if record is None or record.incarnation != state.services.ownership.incarnation:
             self._world.violated(f"I4: {owner!r} serves, and its record is not there")
         endpoint = state.services.endpoint
         if endpoint is None:

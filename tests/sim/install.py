@@ -34,8 +34,10 @@ import palace.engine.stores.files
 import palace.journal.append
 import palace.journal.journal
 import palace.kernel.kernel
+import palace.ownership.directory
 import palace.ownership.epoch
 import palace.ownership.lock
+import palace.ownership.record
 import palace.shim.relay
 from tests.sim import kernel, threads
 from tests.sim.engine import CATALOGUE, SimEngine
@@ -173,7 +175,8 @@ def _replacements() -> list[tuple[object, str, object]]:
     journal, ownership, shim = palace.journal, palace.ownership, palace.shim
     telemetry = broker.telemetry
     with_os = (
-        *(palace.kernel.kernel, ownership.lock, ownership.epoch),
+        *(palace.kernel.kernel, ownership.directory, ownership.lock),
+        *(ownership.epoch, ownership.record),
         *(broker.endpoint, broker.serve, broker.connections),
         *(broker.reporting.status, broker.watchdog, telemetry.logline),
         *(client.handshake, client.spawn, shim.relay),
@@ -188,6 +191,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         *((module, "threading", threads.THREADING) for module in with_threads),
         (engine.durability.durable, "os", _OS),
         (palace.kernel.kernel, "fcntl", kernel.SimFcntl()),
+        (palace.kernel.kernel, "select", kernel.SELECT),
         (broker.lanes, "queue", threads.QUEUE),
         (journal.journal, "queue", threads.QUEUE),
         (broker.endpoint, "socket", kernel.SOCKET),

@@ -69,6 +69,9 @@ class SimKernel(Kernel):
     def boot_id(self) -> str:
         return f"boot-{the_world().boot}"
 
+    def host_name(self) -> str:
+        return "simulated"
+
     def pid_namespace(self) -> str:
         return "pid:[1]"
 

@@ -322,9 +322,7 @@ class Disk(Kernel):
             fd = self.open_append(temporary)
             try:
                 self.truncate(fd, 0)
-                view = memoryview(data)
-                while view:
-                    view = view[self.write(fd, bytes(view)) :]
+                self.write_all(fd, data)
                 self.sync(fd)
             finally:
                 self.close(fd)

@@ -157,7 +157,7 @@ async def open_broker(
                 state.leaving.stop(Reason.STOP, grace_s=1.0)
                 with trio.CancelScope(shield=True), trio.move_on_after(CEILING_S):
                     await running.ended.wait()
-                state.services.kernel.close(state.services.owner.lock_fd)
+                state.services.kernel.close(state.services.ownership.lock_fd)
                 for shim in running.shims:
                     shim.close()
                 for sock in state.leaving.open_to_the_end:

@@ -51,7 +51,7 @@ class HttpListener:
         if not services.home:
             return None
         info = ServerInfo(
-            home=services.home, palace=services.owner.paths.root, kernel=services.kernel
+            home=services.home, palace=services.ownership.paths.root, kernel=services.kernel
         )
         try:
             info.remove_dead()

@@ -24,7 +24,9 @@ def _lines(state: BrokerState) -> Iterator[str]:
     engine = services.catalogue.engine_version if services.catalogue else ""
     built = {"version": __version__, "mempalace": engine}
     yield from _metric("build_info", "gauge", "Versions.", [(built, 1)])
-    yield from _one("epoch", "gauge", "Rises with every owner of the palace.", services.owner.epoch)
+    yield from _one(
+        "epoch", "gauge", "Rises with every owner of the palace.", services.ownership.epoch
+    )
     up_s = trio.current_time() - telemetry.started_s
     yield from _one("up_seconds", "gauge", "Since this owner serves.", round(up_s, 3))
     states = [({"state": name.value}, int(state.lifecycle.engine is name)) for name in EngineState]

@@ -20,19 +20,19 @@ def status_of(state: BrokerState) -> dict[str, Any]:
     """Return a JSON-ready snapshot; durations are seconds, no memory contents."""
     now_s = trio.current_time()
     services, lifecycle, telemetry = state.services, state.lifecycle, state.telemetry
-    owner, config = services.owner, services.config
+    ownership, config = services.ownership, services.config
     process = services.kernel.process_of(os.getpid())
     sessions = [_session(session, now_s) for session in state.sessions]
     return {
-        "palace": owner.paths.root,
-        "palace_id": owner.palace_id,
+        "palace": ownership.paths.root,
+        "palace_id": ownership.palace_id,
         "pid": os.getpid(),
         "user": process.user if process else "",
         "command": process.title if process else "",
         "memory_bytes": process.memory_bytes if process else 0,
         "version": __version__,
-        "epoch": owner.epoch,
-        "incarnation": owner.incarnation,
+        "epoch": ownership.epoch,
+        "incarnation": ownership.incarnation,
         "mode": services.mode,
         "degraded": "direct" if services.mode == "direct" else "",
         "since": telemetry.since,
@@ -43,7 +43,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
         "http": _http(telemetry.http),
         "listen": config.listen,
         "bridge": config.bridge,
-        "log": owner.paths.log,
+        "log": ownership.paths.log,
         "graph": config.graph,
         "engine": {
             "state": lifecycle.engine.value,

@@ -14,13 +14,16 @@ from socket import socket
 
 from palace.client.endpoints import expected_palace_id, published_for_guests
 from palace.client.guest.tunnel import Route, RouteProblem
-from palace.protocol.broker_record import Record, decode_record
+from palace.ownership.directory import prepare_private
+from palace.ownership.record import read_record
+from palace.protocol.broker_record import BrokerRecord
 from palace.protocol.errors import (
     BrokerUnreachable,
     ConfigError,
     ElectionError,
     ForeignKernel,
     LockFailed,
+    UnsafePalace,
 )
 from palace.settings.paths import runtime_dir
 from palace.settings.site import Site
@@ -143,10 +146,15 @@ class Ladder:
             settings = self._settings()
             environ = self._environment.all
             directory = runtime_dir(environ)
-            self._kernel.make_directory(directory)
-            problem = self._kernel.trust_problem(directory)
-            if problem:
-                raise RouteProblem("unsafe_palace", f"{directory} can't be used: {problem}")
+            try:
+                prepare_private(
+                    directory,
+                    self._kernel,
+                    called="The directory for ssh's sockets",
+                    remedy="Correct or remove it, or name another: XDG_RUNTIME_DIR=DIR",
+                )
+            except UnsafePalace as error:
+                raise RouteProblem(error.name, error.message) from None
             target = Target(
                 url,
                 config=environ.get("PALACE_BRIDGE_CONFIG") or settings.get("bridge_config", ""),
@@ -157,8 +165,8 @@ class Ladder:
             bridge = self._bridges[url] = Bridge(target, palace_id=expected, directory=directory)
         bridge.carry(near)
 
-    def _record(self) -> Record | None:
-        return decode_record(self._kernel.read_hint(self._paths.record))
+    def _record(self) -> BrokerRecord | None:
+        return read_record(self._paths, self._kernel)
 
     def _settings(self) -> dict[str, str]:
         """Return the text settings of palace.toml; what is wrong with it the broker will say."""

@@ -1,0 +1,73 @@
+"""Which directories may hold control files: one check for the palace, its lock, its socket.
+
+Standard library only, and light: every election runs through here.
+"""
+
+import os
+
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import UnsafePalace
+from palace.settings.paths import Paths
+
+
+def check_private(path: str, kernel: Kernel, *, called: str, remedy: str) -> None:
+    """Refuse a directory that another user owns or may write to; raises UnsafePalace.
+
+    `called` and `remedy` are the message's words for what it is and for what to do.
+    """
+    problem = kernel.trust_problem(path)
+    if problem:
+        raise UnsafePalace(f"{called} {path} can't be used: {problem}. {remedy}")
+
+
+def prepare_private(path: str, kernel: Kernel, *, called: str, remedy: str) -> None:
+    """Create a directory for this user alone where there is none, and check it either way.
+
+    The check comes last: another user may have been faster (/tmp).
+    """
+    kernel.make_directory(path)
+    check_private(path, kernel, called=called, remedy=remedy)
+
+
+def check_palace(paths: Paths, kernel: Kernel) -> None:
+    """Refuse a palace's directory that this user can't serve; raises UnsafePalace."""
+    root = paths.root
+    check_private(
+        root,
+        kernel,
+        called="The palace",
+        remedy=f"Run as its owner, and take write access from others: chmod go-w {root}",
+    )
+    if not kernel.writable(root):
+        raise UnsafePalace(
+            f"The palace {root} is read-only for this process: its owner must be able to write "
+            f"there. Mount it read-write, or chmod u+w {root}"
+        )
+
+
+def prepare_palace(paths: Paths, kernel: Kernel) -> None:
+    """Create a palace's directory where that is sane, and check it either way."""
+    if kernel.file_id(paths.root) is None:
+        _create_palace(paths, kernel)
+    check_palace(paths, kernel)
+
+
+def _create_palace(paths: Paths, kernel: Kernel) -> None:
+    root = paths.root
+    parent = os.path.dirname(root)
+    if kernel.file_id(parent) is None:
+        # A missing parent is more likely a mount that is missing than a wish: a palace created
+        # beneath it would be hidden as soon as that is mounted.
+        if paths.found_by != "default" and os.path.basename(root) != "palace":
+            raise UnsafePalace(
+                f"The palace {root} (from {paths.found_by}) does not exist, and neither does "
+                f"{parent}. If it is a mount, mount it; if it is new: mkdir -p {root}"
+            )
+        os.makedirs(parent, 0o700, exist_ok=True)
+    try:
+        kernel.make_directory(root)
+    except OSError as error:
+        raise UnsafePalace(
+            f"The palace {root} does not exist and can't be created: {error.strerror}. "
+            f"Create it by hand: mkdir -p {root}"
+        ) from None
