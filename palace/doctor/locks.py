@@ -7,6 +7,7 @@ from palace.doctor.diagnostics import Scene, name
 from palace.doctor.finding import ERROR, OK, Finding
 from palace.kernel.processes import Process
 from palace.ownership.lock import mempalace_lock_path, outside_files
+from palace.settings.paths import home_dir
 
 NEVER_LOCKED = "nobody holds it"
 SHORT_CHARS = 34
@@ -81,8 +82,9 @@ def _strangers(scene: Scene) -> Iterator[Finding]:
         process = scene.kernel.process_of(pid) if pid not in known else None
         if process is None:
             continue
-        home = f" Its HOME is {process.home}, yours {scene.environ.get('HOME', '')}:"
-        other = bool(process.home) and process.home != scene.environ.get("HOME", "")
+        ours_home = home_dir(scene.environ)
+        home = f" Its HOME is {process.home}, yours {ours_home}:"
+        other = bool(process.home) and process.home != ours_home
         yield Finding(
             level=ERROR,
             code="other_home" if other else "open_elsewhere",

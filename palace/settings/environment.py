@@ -31,13 +31,25 @@ def is_true(value: str) -> bool:
 class ShimEnvironment:
     """The environment of one shim or command, read once.  `all` is the whole of it."""
 
-    __slots__ = ("all", "broker", "no_spawn", "read_only", "trace")
+    __slots__ = (
+        "all",
+        "bridge_command",
+        "bridge_config",
+        "broker",
+        "no_spawn",
+        "read_only",
+        "token_file",
+        "trace",
+    )
 
     def __init__(self, environ: "Mapping[str, str]") -> None:
         self.all = dict(environ)
         self.broker = environ.get("MEMPALACE_BROKER", "")
         self.no_spawn = is_true(environ.get("PALACE_NO_SPAWN", ""))
         self.read_only = is_true(environ.get("MEMPALACE_MCP_READ_ONLY", ""))
+        self.token_file = environ.get("PALACE_TOKEN_FILE", "")
+        self.bridge_config = environ.get("PALACE_BRIDGE_CONFIG", "")
+        self.bridge_command = environ.get("PALACE_BRIDGE_COMMAND", "")
         self.trace = environ.get("PALACE_TRACE", "")
 
     def for_broker(self) -> "dict[str, str]":

@@ -130,7 +130,7 @@ class Ladder:
 
     def _given_token(self) -> str:
         """Return the token that the user put into a file, for brokers whose record isn't seen."""
-        path = self._environment.all.get("PALACE_TOKEN_FILE", "")
+        path = self._environment.token_file
         if not path:
             return ""
         data = self._kernel.read_file(path)
@@ -144,8 +144,7 @@ class Ladder:
         bridge = self._bridges.get(url)
         if bridge is None:
             settings = self._settings()
-            environ = self._environment.all
-            directory = runtime_dir(environ)
+            directory = runtime_dir(self._environment.all)
             try:
                 prepare_private(
                     directory,
@@ -157,8 +156,8 @@ class Ladder:
                 raise RouteProblem(error.name, error.message) from None
             target = Target(
                 url,
-                config=environ.get("PALACE_BRIDGE_CONFIG") or settings.get("bridge_config", ""),
-                command=environ.get("PALACE_BRIDGE_COMMAND")
+                config=self._environment.bridge_config or settings.get("bridge_config", ""),
+                command=self._environment.bridge_command
                 or settings.get("bridge_command", "palace"),
             )
             expected = expected_palace_id(self._kernel, self._paths)

@@ -1,0 +1,126 @@
+"""What a setting may be, and what is said of one that it may not be; raises ConfigError."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from palace.protocol.errors import ConfigError
+
+
+@attrs.frozen(kw_only=True)
+class Setting:
+    """One key of palace.toml; `unit` is in its name, `low` and `high` are inclusive.
+
+    A switch that has them may be a number between them instead.
+    """
+
+    key: str
+    default: Any
+    text: str
+    low: float | None = None
+    high: float | None = None
+    variable: str = ""
+    choices: tuple[str, ...] = ()
+    form: str = ""  # of text: see FORMS
+
+
+def _is_path(text: str) -> bool:
+    return os.path.isabs(text)
+
+
+def _is_graph(text: str) -> bool:
+    return os.path.isabs(text) or "/" not in text
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdigit() and 0 < int(port) < 65_536 and " " not in host
+
+
+def _is_ssh(text: str) -> bool:
+    return text.startswith("ssh://") and len(text) > len("ssh://") and text.isprintable()
+
+
+# What a text setting may be, and how that is said.
+FORMS: dict[str, tuple[Callable[[str], bool], str]] = {
+    "path": (_is_path, "an absolute path"),
+    "graph": (_is_graph, "an absolute path"),
+    "address": (_is_address, "HOST:PORT"),
+    "ssh": (_is_ssh, "ssh://[USER@]HOST[:PORT][/PALACE]"),
+    "text": (str.isprintable, "one line of text"),
+}
+
+
+def number_in(setting: Setting, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(
+            f"${setting.variable}={text!r} is not a number ({setting.text})"
+        ) from None
+
+
+def checked(setting: Setting, value: Any, where: str) -> Any:
+    default = setting.default
+    if setting.choices:
+        if value in setting.choices:
+            return value
+        raise _wrong(setting, value, where, f"one of {', '.join(setting.choices)}")
+    if isinstance(default, bool):
+        return _checked_switch(setting, value, where)
+    if isinstance(default, tuple):
+        return _checked_list(setting, value, where)
+    if isinstance(default, str):
+        fits, wanted = FORMS[setting.form]
+        if isinstance(value, str) and (not value or fits(value)):
+            return value
+        raise _wrong(setting, value, where, wanted)
+    if isinstance(default, dict):
+        return _checked_map(setting, value, where)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(setting, value, where, "a number")
+    low, high = setting.low, setting.high
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        raise _wrong(setting, value, where, f"between {low:g} and {high:g}")
+    if isinstance(default, int) and value != int(value):
+        raise _wrong(setting, value, where, "a whole number")
+    return type(default)(value)
+
+
+def _checked_switch(setting: Setting, value: Any, where: str) -> Any:
+    if isinstance(value, bool):
+        return value
+    low, high = setting.low, setting.high
+    if low is None or high is None:
+        raise _wrong(setting, value, where, "true or false")
+    if isinstance(value, int) and low <= value <= high:
+        return value
+    raise _wrong(setting, value, where, f"true, false or a number from {low:g} to {high:g}")
+
+
+def _checked_list(setting: Setting, value: Any, where: str) -> Any:
+    kind = int if setting.key == "allow_uids" else str
+    fits = FORMS[setting.form][0] if setting.form else None
+    plain = isinstance(value, list) and all(type(item) is kind for item in value)
+    if plain and (fits is None or all(fits(item) for item in value)):
+        return tuple(value)
+    of = FORMS[setting.form][1] if setting.form else kind.__name__
+    raise _wrong(setting, value, where, f"a list of {of}")
+
+
+def _checked_map(setting: Setting, value: Any, where: str) -> Any:
+    if isinstance(value, dict) and all(
+        isinstance(there, str) and os.path.isabs(name) and os.path.isabs(there)
+        for name, there in value.items()
+    ):
+        return {os.path.normpath(name): os.path.normpath(there) for name, there in value.items()}
+    raise _wrong(setting, value, where, "a table of absolute paths")
+
+
+def _wrong(setting: Setting, value: Any, where: str, wanted: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: {setting.key} = {value!r} must be {wanted}. {setting.text} "
+        f"The default is {setting.default!r}."
+    )
