@@ -7,7 +7,7 @@ so that the relay can serve its client meanwhile: poll `fd()` for `timeout_s()`,
 import errno
 from _socket import socketpair
 
-from palace.client.endpoints import candidates, expected_palace_id, is_foreign, named_socket
+from palace.client.endpoints import expected_palace_id, is_foreign, named_socket, socket_candidates
 from palace.client.failure import failure_of, older_text
 from palace.client.handshake import (
     UNSERVED,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Callable
 
-    from palace.client.guest.fallbacks import Ladder
+    from palace.client.guest.fallbacks import Fallbacks
     from palace.settings.site import Site
 
 GREETING_S = 5.0
@@ -66,7 +66,7 @@ class Connector:
         self._wake_s = 0.0
         self._epoch = 0
         self._older = 0  # epoch of an owner that this attempt has turned away from
-        self._ladder: Ladder | None = None
+        self._fallbacks: Fallbacks | None = None
         self._speak = wire.VERSION
         self._address = ""  # of the socket that was dialled last
         self._incoming = LineBuffer()
@@ -94,12 +94,12 @@ class Connector:
         self.reap()
         self._hello, self._older = hello, 0
         named = self._environment.broker
-        if self._ladder is not None and not named and not is_foreign(self._site):
-            self._ladder.end()  # `palace own` has changed whose palace it is
-            self._ladder = None
+        if self._fallbacks is not None and not named and not is_foreign(self._site):
+            self._fallbacks.end()  # `palace own` has changed whose palace it is
+            self._fallbacks = None
         if named and not named_socket(self._environment):
             self._become_guest()
-        guest = self._ladder is not None
+        guest = self._fallbacks is not None
         self._may_spawn = not (self._environment.no_spawn or named or guest)
         now_s = self._kernel.monotonic()
         self._machine = election.Election(
@@ -117,10 +117,10 @@ class Connector:
 
     def _become_guest(self) -> None:
         """From here on the broker is reached from afar, and never started from here."""
-        if self._ladder is None:
-            from palace.client.guest.fallbacks import Ladder
+        if self._fallbacks is None:
+            from palace.client.guest.fallbacks import Fallbacks
 
-            self._ladder = Ladder(self._site)
+            self._fallbacks = Fallbacks(self._site)
 
     def _courtesy_s(self) -> float:
         """Let the host go first where a container shares its palace with it by a mount."""
@@ -160,8 +160,8 @@ class Connector:
     def end(self) -> None:
         """Let go of everything; a direct child is given time to close its store."""
         self._close_sock()
-        if self._ladder is not None:
-            self._ladder.end()
+        if self._fallbacks is not None:
+            self._fallbacks.end()
         if self._child is not None and self.direct:
             self._child.wait(DIRECT_GREETING_S)
         self._drop_child()
@@ -217,16 +217,16 @@ class Connector:
     # Dialling.
 
     def _dial(self) -> None:
-        if self._ladder is not None:
+        if self._fallbacks is not None:
             try:
-                self._ladder.begin()
+                self._fallbacks.begin()
             except ConfigError as error:
                 self._happened(election.REFUSED, error.name, error.message)
                 return
-            self._next_rung(self._ladder)
+            self._next_candidate(self._fallbacks)
             return
         problem = errno.ENOENT
-        for path in candidates(self._site):
+        for path in socket_candidates(self._site):
             self._address = path
             problem = self._connect(path)
             if problem not in UNSERVED:
@@ -246,23 +246,23 @@ class Connector:
 
     # A guest's ways, one after the other.
 
-    def _next_rung(self, ladder: "Ladder") -> None:
-        found = ladder.climb()
+    def _next_candidate(self, fallbacks: "Fallbacks") -> None:
+        found = fallbacks.open_next()
         if found is None:
             self._happened(election.DIAL_FAILED, election.ABSENT)
             return
-        sock, rung = found
+        sock, candidate = found
         sock.setblocking(False)
-        self._address = rung.url
-        if self._greet(sock, rung.patience_s):
-            self._led_nowhere(ladder, election.ABSENT)
+        self._address = candidate.url
+        if self._greet(sock, candidate.patience_s):
+            self._candidate_failed(fallbacks, election.ABSENT)
 
-    def _led_nowhere(self, ladder: "Ladder", why: str) -> None:
-        problem = ladder.led_nowhere(silent=why == election.SILENT)
+    def _candidate_failed(self, fallbacks: "Fallbacks", why: str) -> None:
+        problem = fallbacks.note_failure(silent=why == election.SILENT)
         if problem is not None:
             self._happened(election.REFUSED, problem.name, problem.text)
         else:
-            self._next_rung(ladder)
+            self._next_candidate(fallbacks)
 
     def _connect(self, path: str) -> int:
         """Connect and say hello; return 0, or the errno that says why not."""
@@ -306,8 +306,8 @@ class Connector:
         if self.direct and self._child is not None:
             self._child_must_have_ended()
             return
-        if self._ladder is not None:
-            self._led_nowhere(self._ladder, why)
+        if self._fallbacks is not None:
+            self._candidate_failed(self._fallbacks, why)
             return
         self._happened(election.DIAL_FAILED, why)
 
@@ -433,7 +433,7 @@ class Connector:
         self._drop_child()
         if self._older and text == election.SILENT:
             text = older_text(self._older, self._epoch, self._paths)
-        if self._ladder is not None and name in ("broker_unreachable", "no_spawn"):
-            self.error = self._ladder.failure(text)
+        if self._fallbacks is not None and name in ("broker_unreachable", "no_spawn"):
+            self.error = self._fallbacks.failure(text)
         else:
             self.error = failure_of(name, text, self._site, patience_s=self._patience_s)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from palace.client.endpoints import candidates
+from palace.client.endpoints import socket_candidates
 from palace.client.handshake import ABSENT, Conversation, Response, StrangerError, open_socket
 from palace.kernel.durations import span
 from palace.kernel.kernel import Kernel
@@ -80,7 +80,7 @@ def _connect(site: Site) -> tuple[str, Conversation]:
     environment = site.environment
     find_foreign(site.paths, site.kernel, environment.all)  # says where the usual socket is
     absent: list[BrokerUnreachable] = []
-    for path in candidates(site):
+    for path in socket_candidates(site):
         try:
             return path, Conversation(open_socket(path), site.paths, site.kernel)
         except OSError as error:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 UNIX = "unix:"
 
 
-def candidates(site: "Site") -> "Iterator[str]":
+def socket_candidates(site: "Site") -> "Iterator[str]":
     """Yield the sockets to dial, in order: go on to the next only where nothing listens.
 
     1. What MEMPALACE_BROKER names, and then nothing else.

@@ -1,7 +1,7 @@
 """`palace doctor --boundary`: whose palace this is, and how a shim here reaches its broker.
 
-The ways are the rungs of guest/fallbacks.py, and 0 is this kernel's own: the socket, or a broker
-that a shim starts.  A remote rung is tried as a shim would, so that ssh may start a broker there.
+The ways are numbered as in guest/fallbacks.py, and 0 is this kernel's own: the socket, or a broker
+that a shim starts.  A remote one is tried as a shim would, so that ssh may start a broker there.
 """
 
 import json
@@ -13,8 +13,8 @@ from typing import Any
 
 import attrs
 
-from palace.client.endpoints import candidates, named_socket, probe_hello
-from palace.client.guest.fallbacks import Ladder, Rung
+from palace.client.endpoints import named_socket, probe_hello, socket_candidates
+from palace.client.guest.fallbacks import Candidate, Fallbacks
 from palace.client.handshake import ABSENT, Conversation, StrangerError, open_socket
 from palace.doctor.finding import DATA_ERROR
 from palace.kernel.kernel import Kernel
@@ -37,7 +37,10 @@ END_S = 3.0
 
 @attrs.frozen(kw_only=True)
 class Way:
-    """One rung: where it leads, whether it works now, and what it said."""
+    """One way to a broker: where it leads, whether it works now, and what it said.
+
+    `rung` is its number, by the name that it has in the JSON output.
+    """
 
     rung: int
     to: str
@@ -62,22 +65,22 @@ class Boundary:
 def explore(paths: Paths, environment: ShimEnvironment) -> Boundary:
     """Look at everything that decides where a shim here finds its broker, and try the ways."""
     site = Site(Kernel(), paths, environment)
-    ladder = Ladder(site)
+    fallbacks = Fallbacks(site)
     foreign = find_foreign(paths, site.kernel, environment.all)
-    facts = _facts(site) | {"bridge": ladder.bridge()}
+    facts = _facts(site) | {"bridge": fallbacks.bridge()}
     if environment.broker:
-        ways = tuple(_named_way(site, ladder))
+        ways = tuple(_named_way(site, fallbacks))
         why_not = f"MEMPALACE_BROKER={environment.broker} is used as it stands, and leads nowhere."
     elif foreign is None:
         ways = (_own_way(site),)
         why_not = ways[0].text
     else:
-        ways = tuple(_remote_ways(site, ladder))
-        why_not = _no_rung(foreign, ways)
+        ways = tuple(_remote_ways(site, fallbacks))
+        why_not = _why_not(foreign, ways)
     return Boundary(facts=facts, ways=ways, why_not=why_not)
 
 
-def _no_rung(foreign: Foreign, ways: tuple[Way, ...]) -> str:
+def _why_not(foreign: Foreign, ways: tuple[Way, ...]) -> str:
     tried = "; ".join(way.text for way in ways)
     return foreign.text(tried or "its record names no address for guests, and no bridge is set")
 
@@ -122,7 +125,7 @@ def _facts(site: Site) -> dict[str, Any]:
 def _own_way(site: Site) -> Way:
     """Look whether a broker answers on this kernel, or could be started here."""
     absent = []
-    for path in candidates(site):
+    for path in socket_candidates(site):
         try:
             sock = open_socket(path)
         except OSError as error:
@@ -153,35 +156,35 @@ def _obstacle(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> str
     return ""
 
 
-def _named_way(site: Site, ladder: Ladder) -> Iterator[Way]:
-    for path in candidates(site):
+def _named_way(site: Site, fallbacks: Fallbacks) -> Iterator[Way]:
+    for path in socket_candidates(site):
         try:
             works, text = _try_socket(open_socket(path), site, LOCAL_S)
         except OSError as error:
             works, text = False, f"nothing listens at {path}: {error.strerror}"
         yield Way(rung=NAMED, to=site.environment.broker, works=works, text=text or "it hung up")
     if not named_socket(site.environment):
-        for way in _remote_ways(site, ladder):
+        for way in _remote_ways(site, fallbacks):
             yield attrs.evolve(way, rung=NAMED)
 
 
-def _remote_ways(site: Site, ladder: Ladder) -> Iterator[Way]:
+def _remote_ways(site: Site, fallbacks: Fallbacks) -> Iterator[Way]:
     try:
-        rungs = ladder.rungs()
+        candidates = fallbacks.candidates()
     except ConfigError as error:
         yield Way(rung=NONE, to="", works=False, text=error.message)
         return
-    for rung in rungs:
-        works, text = _try_rung(rung, site, ladder)
-        number = WSS if rung.url.startswith("wss://") else SSH
-        yield Way(rung=number, to=rung.url, works=works, text=text)
+    for candidate in candidates:
+        works, text = _try_candidate(candidate, site, fallbacks)
+        number = WSS if candidate.url.startswith("wss://") else SSH
+        yield Way(rung=number, to=candidate.url, works=works, text=text)
 
 
-def _try_rung(rung: Rung, site: Site, ladder: Ladder) -> tuple[bool, str]:
-    route = ladder.open(rung)
-    works, text = _try_socket(route.sock, site, min(rung.patience_s, TRY_S))
-    route.join(END_S)
-    problem = route.problem.text if route.problem else "it hung up"
+def _try_candidate(candidate: Candidate, site: Site, fallbacks: Fallbacks) -> tuple[bool, str]:
+    tunnel = fallbacks.open(candidate)
+    works, text = _try_socket(tunnel.sock, site, min(candidate.patience_s, TRY_S))
+    tunnel.join(END_S)
+    problem = tunnel.problem.text if tunnel.problem else "it hung up"
     return works, text or problem
 
 
@@ -218,7 +221,7 @@ def print_boundary(boundary: Boundary, *, as_json: bool) -> int:
     if taken is None:
         print(f"No way leads to a broker from here. {boundary.why_not}")
         return DATA_ERROR
-    print(f"A shim here takes rung {taken.rung} ({NAMES[taken.rung]}): {taken.text}.")
+    print(f"A shim here takes way {taken.rung} ({NAMES[taken.rung]}): {taken.text}.")
     return 0
 
 
@@ -239,7 +242,7 @@ def _rows(boundary: Boundary) -> Iterator[tuple[str, str]]:
     yield "named broker", facts["broker"] or "MEMPALACE_BROKER is not set"
     for way in boundary.ways:
         works = "works" if way.works else "doesn't work"
-        yield f"rung {way.rung}", f"{NAMES[way.rung]}, {way.to}: {works}: {way.text}"
+        yield f"way {way.rung}", f"{NAMES[way.rung]}, {way.to}: {works}: {way.text}"
 
 
 def _owner_text(owner: dict[str, Any] | None) -> str:

@@ -119,17 +119,17 @@ class Journal:
         """Write records in one piece; return the last one's seq.  Raises JournalFailed."""
         with self._lock:
             self._forget_settled()
-            self.kernel.pass_point("append")
+            self.kernel.failpoint("append")
             seq = self._appender.append(drafts)
             for place, draft in enumerate(drafts, seq - len(drafts) + 1):
                 self.tail.note(draft, place, self.stamp.epoch)
-            self.kernel.pass_point("appended")
+            self.kernel.failpoint("appended")
             return seq
 
     def sync(self, seq: int) -> None:
         """Return when all up to `seq` is on the disk; raises JournalFailed."""
         self._appender.sync(seq)
-        self.kernel.pass_point("synced")
+        self.kernel.failpoint("synced")
 
     def close_key(self, key: str, action: str, **payload: object) -> int:
         """Append what ends a key's changes; where nothing else is open it also tells the state."""

@@ -279,7 +279,7 @@ class Kernel:
             soft = wanted
         return soft
 
-    def pass_point(self, name: str) -> None:
+    def failpoint(self, name: str) -> None:
         """Do nothing: a named place between two steps, where a test may end the process."""
 
     def trace(self, act: str, **seen: "str | int") -> None:

@@ -16,7 +16,7 @@ import trio_websocket
 import trustme
 
 from palace.broker import guests
-from palace.client.guest.tunnel import Route
+from palace.client.guest.tunnel import Tunnel
 from palace.client.guest.wss import carry_websocket
 from palace.protocol import wire
 from palace.protocol.broker_record import BrokerRecord, decode_broker_record
@@ -49,7 +49,7 @@ class Guest:
     """A shim's side: its lines, and the route that carries them."""
 
     shim: Shim
-    route: Route
+    tunnel: Tunnel
 
 
 def set_out(running: Running, **instead: str) -> Guest:
@@ -57,18 +57,18 @@ def set_out(running: Running, **instead: str) -> Guest:
     record = record_of(Path(running.state.services.ownership.paths.root))
     url = next(url for url in record.endpoints if url.startswith("wss://"))
     way = {"url": url, "token": record.token, "fingerprint": record.fingerprint} | instead
-    route = Route(lambda near: carry_websocket(near, **way))
-    shim = Shim(route.sock, running.nursery)
+    tunnel = Tunnel(lambda near: carry_websocket(near, **way))
+    shim = Shim(tunnel.sock, running.nursery)
     running.shims.append(shim)
-    return Guest(shim, route)
+    return Guest(shim, tunnel)
 
 
 async def failure(guest: Guest) -> str:
     """Return why a route led nowhere."""
     assert await guest.shim.line() == b""
-    await until(lambda: not guest.route.alive)
-    assert guest.route.problem is not None
-    return guest.route.problem.text
+    await until(lambda: not guest.tunnel.alive)
+    assert guest.tunnel.problem is not None
+    return guest.tunnel.problem.text
 
 
 async def test_a_guest_is_served_like_a_neighbour(root: Path, listen: str) -> None:
@@ -105,13 +105,13 @@ async def test_a_guest_that_has_said_its_last_word_gets_its_replies(
         await guest.shim.welcome()
         guest.shim.call("add_drawer", 1, name="late", hold="gate")
         await until(lambda: running.engine.begun)
-        guest.route.sock.shutdown(socket.SHUT_WR)
+        guest.tunnel.sock.shutdown(socket.SHUT_WR)
         await trio.sleep(0.1)
         running.engine.gate("gate").set()
 
         assert (await guest.shim.reply())[0] == 0
         assert await guest.shim.line() == b""
-        await until(lambda: not guest.route.alive and not running.state.sessions)
+        await until(lambda: not guest.tunnel.alive and not running.state.sessions)
 
 
 async def test_a_guest_that_hangs_up_leaves_nothing_behind(root: Path, listen: str) -> None:
@@ -120,7 +120,7 @@ async def test_a_guest_that_hangs_up_leaves_nothing_behind(root: Path, listen: s
         await guest.shim.welcome()
         guest.shim.close()
 
-        await until(lambda: not guest.route.alive)
+        await until(lambda: not guest.tunnel.alive)
         await until(lambda: not running.state.sessions and not running.state.connections.open)
 
 

@@ -13,7 +13,7 @@ import typer
 
 from palace import cli
 from palace.client import control
-from palace.client.endpoints import candidates
+from palace.client.endpoints import socket_candidates
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.claim import Claim, id_file, local_directory
@@ -138,7 +138,7 @@ RECORD: dict[str, object] = dict.fromkeys(_NAMES.split(), "x") | {"v": 1, "epoch
 
 
 def candidates_of(palace: Path, **environ: str) -> list[str]:
-    return list(candidates(Site(Kernel(), Paths(str(palace)), ShimEnvironment(environ))))
+    return list(socket_candidates(Site(Kernel(), Paths(str(palace)), ShimEnvironment(environ))))
 
 
 @pytest.mark.parametrize(

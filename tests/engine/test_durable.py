@@ -26,7 +26,7 @@ def test_a_change_is_on_the_disk_before_it_is_made_and_the_reply_after_it() -> N
 
     life.journal.sync(life.call("s:1", ("a", "x", 1), ("b", "y", 2)))
 
-    names = [path if call == "pass_point" else call for call, path in life.disk.calls[start:]]
+    names = [path if call == "failpoint" else call for call, path in life.disk.calls[start:]]
     told = [name for name in names if name in ("write", "sync", "apply") or "store" in name]
     once = ["write", "sync", "apply"]
     assert told == [*once, "store one", *once, "store two", "write", "sync"]

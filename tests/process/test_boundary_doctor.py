@@ -43,7 +43,7 @@ def look(site: Site, **more: str) -> dict[str, Any]:
     assert bool(found["why_not"]) == (not works)
     for way in found["ways"]:
         assert way["text"] in people.stdout
-    assert (f"takes rung {found['rung']}" in people.stdout) == works
+    assert (f"takes way {found['rung']}" in people.stdout) == works
     record = site.palace / "broker.json"
     token = json.loads(record.read_text())["token"] if record.exists() else ""
     assert not token or token not in machine.stdout + people.stdout
@@ -106,7 +106,7 @@ def test_a_guest_goes_by_the_records_websocket_while_that_answers(
 
     dead = look(guest)  # it was killed: its record still names the address
     assert [way["works"] for way in dead["ways"]] == [False]
-    assert f"nobody answers at {url}" in dead["why_not"]
+    assert f"nothing listens at {url}" in dead["why_not"]
 
 
 def test_a_guest_with_an_old_record_is_told_that_it_is_refused(guest: Site, beneath: Site) -> None:

@@ -37,7 +37,7 @@ class SimKernel(Kernel):
     def token(self, size: int = 16) -> str:
         return Chance.dice.randbytes(size).hex()
 
-    def pass_point(self, name: str) -> None:
+    def failpoint(self, name: str) -> None:
         step("point", name)
 
     def trace(self, act: str, **seen: str | int) -> None:

@@ -335,8 +335,8 @@ class Disk(Kernel):
     def free_bytes(self, path: str) -> int:
         return 1 << 40 if self.room is None else self.room
 
-    def pass_point(self, name: str) -> None:
-        self._enter("pass_point", name)
+    def failpoint(self, name: str) -> None:
+        self._enter("failpoint", name)
 
     def mount_of(self, path: str) -> Mount:
         return Mount(point="/", fs_type=self.fs_type, source="disk")

@@ -1,7 +1,7 @@
 """A store in memory that keeps the rules of engine/stores/projection.py, and a palace of two.
 
 Like Chroma it numbers what it is told, and like the lists it counts what it holds.  What it was
-told is durable at once; a process may die between any two entities (`host.pass_point`).
+told is durable at once; a process may die between any two entities (`host.failpoint`).
 """
 
 import threading
@@ -97,7 +97,7 @@ class MemoryStore:
 
     def write(self, kind: str, changes: Mapping[str, Any]) -> None:
         for ident, payload in changes.items():
-            self.kernel.pass_point(f"store {self.name}")
+            self.kernel.failpoint(f"store {self.name}")
             self.on_write((kind, ident))
             self.platter.set((kind, ident), payload)
 
@@ -251,13 +251,13 @@ def entities(**ids: Any) -> dict[Entity, Any]:
 
 def dying_at(life: Life, point: str, skip: int = 0) -> None:
     """Let the process die at a named place between two steps."""
-    stock, left = life.disk.pass_point, [skip]
+    stock, left = life.disk.failpoint, [skip]
 
-    def pass_point(name: str) -> None:
+    def failpoint(name: str) -> None:
         if name == point:
             if not left[0]:
                 life.disk.stop_after(0)
             left[0] -= 1
         stock(name)
 
-    life.disk.pass_point = pass_point  # type: ignore[method-assign]
+    life.disk.failpoint = failpoint  # type: ignore[method-assign]

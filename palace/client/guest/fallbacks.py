@@ -1,4 +1,4 @@
-"""How a guest, whose kernel is not the palace's, reaches its broker: rung by rung.
+"""How a guest, whose kernel is not the palace's, reaches its broker: the ways, in order.
 
     1  MEMPALACE_BROKER, as it stands: unix:PATH, wss://HOST:PORT, ssh://[USER@]HOST[:PORT][/PALACE]
     2  the TLS websocket that the record in the palace names (`listen` in palace.toml)
@@ -13,7 +13,7 @@ import tomllib
 from socket import socket
 
 from palace.client.endpoints import expected_palace_id, published_for_guests
-from palace.client.guest.tunnel import Route, RouteProblem
+from palace.client.guest.tunnel import Tunnel, TunnelProblem
 from palace.ownership.directory import prepare_private
 from palace.ownership.record import read_record
 from palace.protocol.broker_record import BrokerRecord
@@ -38,7 +38,7 @@ END_S = 3.0
 SSH_S = 150.0  # `palace ensure` may load nothing, but wake a machine up
 
 
-class Rung:
+class Candidate:
     """One way: `patience_s` is how long its WELCOME may take."""
 
     def __init__(self, url: str, patience_s: float) -> None:
@@ -46,70 +46,67 @@ class Rung:
         self.patience_s = patience_s
 
 
-class Ladder:
-    """The rungs of one shim's palace, read anew for each attempt."""
+class Fallbacks:
+    """The ways to one palace's broker, looked up again for each attempt."""
 
     def __init__(self, site: Site) -> None:
         self._kernel = site.kernel
         self._paths = site.paths
         self._environment = site.environment
         self._bridges: dict[str, Bridge] = {}
-        self._left: list[Rung] = []
-        self._routes: list[Route] = []
-        self._detour = ""  # why the last rung led nowhere
-        self._climbed = False
+        self._remaining: list[Candidate] = []
+        self._tunnels: list[Tunnel] = []
+        self._last_problem = ""  # why the last candidate failed
+        self._tried = False
 
     def begin(self) -> None:
-        """Stand before the first rung; raises ConfigError for one that can't be."""
-        self._left = self.rungs()
-        self._detour = ""
+        """Look the candidates up; raises ConfigError for an address that can't be one."""
+        self._remaining = self.candidates()
+        self._last_problem = ""
 
-    def climb(self) -> tuple[socket, Rung] | None:
-        """Set out on the next rung; return its socket, and which one it is.
-
-        None where no rung is left.
-        """
-        if not self._left:
+    def open_next(self) -> tuple[socket, Candidate] | None:
+        """Set out for the next candidate; return a socket that leads there, None after the last."""
+        if not self._remaining:
             return None
-        rung = self._left.pop(0)
-        self._climbed = True
-        route = self.open(rung)
-        self._routes = [*(old for old in self._routes if old.alive), route]
-        return route.sock, rung
+        candidate = self._remaining.pop(0)
+        self._tried = True
+        tunnel = self.open(candidate)
+        self._tunnels = [*(old for old in self._tunnels if old.alive), tunnel]
+        return tunnel.sock, candidate
 
-    def led_nowhere(self, *, silent: bool) -> RouteProblem | None:
-        """Note that the last rung's socket ended before WELCOME; return why, if that is final."""
-        problem = self._routes[-1].problem
+    def note_failure(self, *, silent: bool) -> TunnelProblem | None:
+        """Note that the last socket ended before WELCOME; return why, where that is final."""
+        problem = self._tunnels[-1].problem
         if problem is not None:
-            self._detour = problem.text
+            self._last_problem = problem.text
         elif silent:
-            self._detour = "no WELCOME came in time"
-        return problem if problem is not None and problem.final and not self._left else None
+            self._last_problem = "no WELCOME came in time"
+        return problem if problem is not None and problem.final and not self._remaining else None
 
     def end(self) -> None:
-        """Wait a moment for what the routes still have to put away."""
-        for route in self._routes:
-            route.join(END_S)
+        """Give the tunnels a moment to end what they started."""
+        for tunnel in self._tunnels:
+            tunnel.join(END_S)
 
-    def rungs(self) -> list[Rung]:
-        """Return the ways to try, in order; raises ConfigError for one that can't be."""
+    def candidates(self) -> list[Candidate]:
+        """Return the ways to try, in order; raises ConfigError for an address that can't be one."""
         named = self._environment.broker
         if named:
-            return [_rung(named, "MEMPALACE_BROKER")]
+            return [_candidate(named, "MEMPALACE_BROKER")]
         record = self._record()
         found = published_for_guests(record)
         bridge = self.bridge()
-        return [_rung(url, "the record") for url in [*found, *([bridge] if bridge else [])]]
+        return [_candidate(url, "the record") for url in [*found, *([bridge] if bridge else [])]]
 
     def bridge(self) -> str:
         """Return the address that palace.toml gives for ssh, "" where it gives none."""
         return self._settings().get("bridge", "")
 
-    def open(self, rung: Rung) -> Route:
-        """Set out on a rung; raises nothing: a route tells by itself why it failed."""
-        if rung.url.startswith("wss://"):
-            return Route(lambda near: self._go_wss(near, rung.url))
-        return Route(lambda near: self._go_ssh(near, rung.url))
+    def open(self, candidate: Candidate) -> Tunnel:
+        """Set out for a candidate; raises nothing: the tunnel holds the reason where it failed."""
+        if candidate.url.startswith("wss://"):
+            return Tunnel(lambda near: self._go_wss(near, candidate.url))
+        return Tunnel(lambda near: self._go_ssh(near, candidate.url))
 
     def _go_wss(self, near: socket, url: str) -> None:
         from palace.client.guest.wss import carry_websocket
@@ -124,7 +121,7 @@ class Ladder:
                 f"{self._paths.record}: mount the palace's directory, or name the token's file "
                 "with PALACE_TOKEN_FILE"
             )
-            raise RouteProblem("config", text)
+            raise TunnelProblem("config", text)
         pin = record.fingerprint if record and (known or not given) else ""
         carry_websocket(near, url, token, pin)
 
@@ -135,7 +132,7 @@ class Ladder:
             return ""
         data = self._kernel.read_file(path)
         if data is None:
-            raise RouteProblem("config", f"PALACE_TOKEN_FILE={path} does not exist")
+            raise TunnelProblem("config", f"PALACE_TOKEN_FILE={path} does not exist")
         return data.decode(errors="replace").strip()
 
     def _go_ssh(self, near: socket, url: str) -> None:
@@ -153,7 +150,7 @@ class Ladder:
                     remedy="Correct or remove it, or name another: XDG_RUNTIME_DIR=DIR",
                 )
             except UnsafePalace as error:
-                raise RouteProblem(error.name, error.message) from None
+                raise TunnelProblem(error.name, error.message) from None
             target = Target(
                 url,
                 config=self._environment.bridge_config or settings.get("bridge_config", ""),
@@ -177,10 +174,10 @@ class Ladder:
         return {key: value for key, value in values.items() if isinstance(value, str)}
 
     def failure(self, why: str) -> ElectionError:
-        """Return the error that says that no rung led anywhere, and what would."""
+        """Return the error that says why no candidate led to a broker, and what would."""
         from palace.ownership.claim import find_foreign
 
-        problem = self._detour
+        problem = self._last_problem
         if self._environment.broker:
             return BrokerUnreachable(
                 f"No broker answers at MEMPALACE_BROKER={self._environment.broker}, which is used "
@@ -195,15 +192,15 @@ class Ladder:
                 f"Who owns {self._paths.root} was changed just now (palace own). Ask again."
             )
         tried = problem or "its record names no address for guests, and no bridge is set"
-        kind = BrokerUnreachable if self._climbed else ForeignKernel  # there is, or was, a way
+        kind = BrokerUnreachable if self._tried else ForeignKernel  # there is, or was, a way
         return kind(foreign.text(tried), **foreign.details)
 
 
-def _rung(url: str, where: str) -> Rung:
+def _candidate(url: str, where: str) -> Candidate:
     if url.startswith("wss://"):
-        return Rung(url, WSS_S)
+        return Candidate(url, WSS_S)
     if url.startswith("ssh://"):
-        return Rung(url, SSH_S)
+        return Candidate(url, SSH_S)
     raise ConfigError(
         f"{where} names {url!r}: an address is unix:PATH, wss://HOST:PORT or "
         "ssh://[USER@]HOST[:PORT][/PALACE]."

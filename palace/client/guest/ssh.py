@@ -1,4 +1,4 @@
-"""A route over ssh, with the user's own configuration: keys, jump hosts, ControlMaster.
+"""A tunnel over ssh, with the user's own configuration: keys, jump hosts, ControlMaster.
 
     ssh HOST palace ensure          elects over there, where the lock means something
     ssh -L LOCAL:SOCKET HOST cat    forwards the broker's socket for as long as we hold its input
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
-from palace.client.guest.tunnel import READ_BYTES, RouteProblem, SocketFar, carry
+from palace.client.guest.tunnel import READ_BYTES, SocketEnd, TunnelProblem, carry
 from palace.protocol.election import FINAL_EXITS
 
 ENSURE_S = 90.0
@@ -56,7 +56,7 @@ class Target:
     def __init__(self, url: str, *, config: str = "", command: str = "palace") -> None:
         parts = urlsplit(url)
         if parts.scheme != "ssh" or not parts.hostname or parts.hostname.startswith("-"):
-            raise RouteProblem("config", f"{url!r} is no ssh://[USER@]HOST[:PORT][/PALACE]")
+            raise TunnelProblem("config", f"{url!r} is no ssh://[USER@]HOST[:PORT][/PALACE]")
         self.url = url
         self.command = command
         self.palace = unquote(parts.path) if len(parts.path) > 1 else ""
@@ -92,7 +92,7 @@ class Bridge:
     def carry(self, near: socket.socket) -> None:
         """Make sure of a broker over there and carry bytes; raises RouteProblem."""
         if shutil.which("ssh") is None:
-            raise RouteProblem("config", f"{self._target.url} needs an ssh client: install one")
+            raise TunnelProblem("config", f"{self._target.url} needs an ssh client: install one")
         remote = self._ensure()
         first = _first_line(near)
         if not first:
@@ -111,7 +111,7 @@ class Bridge:
             )
         except subprocess.TimeoutExpired:
             text = f"{self._target.url}: `palace ensure` gave no answer in {ENSURE_S:.0f} s"
-            raise RouteProblem("broker_unreachable", text, final=False) from None
+            raise TunnelProblem("broker_unreachable", text, final=False) from None
         if done.returncode:
             raise self._problem(done.returncode, done.stderr.decode(errors="replace"))
         try:
@@ -122,36 +122,36 @@ class Bridge:
                 f"{self._target.url}: `{self._target.remote('ensure')}` printed no record. A start "
                 "file of the remote shell may print something of its own"
             )
-            raise RouteProblem("broker_unreachable", text) from None
+            raise TunnelProblem("broker_unreachable", text) from None
         if self._palace_id and found != self._palace_id:
             text = (
                 f"{self._target.url} serves another palace ({found}) than this one "
                 f"({self._palace_id}): name it in the URL, ssh://HOST/PATH/OF/THE/PALACE; or, if "
                 "that one is meant, let MEMPALACE_PATH name no palace of this machine"
             )
-            raise RouteProblem("wrong_palace", text)
+            raise TunnelProblem("wrong_palace", text)
         paths = [
             str(url).removeprefix("unix:") for url in endpoints if str(url).startswith("unix:")
         ]
         return paths[0] if paths else ""
 
-    def _problem(self, status: int, said: str) -> RouteProblem:
+    def _problem(self, status: int, said: str) -> TunnelProblem:
         """Say what went wrong, in the words of whoever knows."""
         words = "; ".join(line.strip() for line in said.splitlines() if line.strip())[-600:]
         url = self._target.url
         if status == LOST_EXIT:
             final = any(word in said for word in _FINAL_WORDS)
             text = f"ssh to {url} failed: {words or 'it said nothing'}"
-            return RouteProblem("broker_unreachable", text, final=final)
+            return TunnelProblem("broker_unreachable", text, final=final)
         if status == UNKNOWN_COMMAND_EXIT or "not found" in words:
             text = (
                 f"{url} knows no command {self._target.command!r} in a shell without a login "
                 f"({words}). Install palace there, or say where it is: "
                 'bridge_command = "/path/to/palace" in palace.toml, or PALACE_BRIDGE_COMMAND'
             )
-            return RouteProblem("spawn_failed", text)
+            return TunnelProblem("spawn_failed", text)
         name = FINAL_EXITS.get(status, "broker_unreachable")
-        return RouteProblem(name, f"{url}: {words or f'exit code {status}'}")
+        return TunnelProblem(name, f"{url}: {words or f'exit code {status}'}")
 
     # Forwarding the broker's socket.
 
@@ -163,15 +163,15 @@ class Bridge:
         with tempfile.TemporaryDirectory(prefix=PREFIX, dir=self._directory) as directory:
             local = f"{directory}/s"
             with self._forwarding(local, remote) as process:
-                far = _connected(local, process)
-                if far is None:
+                socket_end = _connected(local, process)
+                if socket_end is None:
                     return False
-                with far:
-                    answer = _ask(far, first)
+                with socket_end:
+                    answer = _ask(socket_end, first)
                     if not answer:
                         return False
                     near.sendall(answer)
-                    carry(near, SocketFar(far))
+                    carry(near, SocketEnd(socket_end))
         return True
 
     @contextmanager
@@ -204,7 +204,7 @@ class Bridge:
             )
             theirs.close()
             try:
-                carry(near, SocketFar(ours), first)
+                carry(near, SocketEnd(ours), first)
             finally:
                 ours.close()
                 _end(process)
@@ -258,12 +258,12 @@ def _connected(path: str, process: "subprocess.Popen[bytes]") -> socket.socket |
     return None
 
 
-def _ask(far: socket.socket, first: bytes) -> bytes:
+def _ask(socket_end: socket.socket, first: bytes) -> bytes:
     """Say hello; return the first words of the answer, b"" where there is none."""
-    far.settimeout(FIRST_LINE_S)
+    socket_end.settimeout(FIRST_LINE_S)
     try:
-        far.sendall(first)
-        return far.recv(READ_BYTES)
+        socket_end.sendall(first)
+        return socket_end.recv(READ_BYTES)
     except OSError:
         return b""
 

@@ -1,6 +1,6 @@
-"""A way to a broker that no socket of this kernel leads to, carried by a thread of its own.
+"""A tunnel to a broker that no socket of this kernel leads to, carried by a thread of its own.
 
-The relay knows one thing only: a connected stream socket.  So a route hands out one end of a
+The relay knows one thing only: a connected stream socket.  So a tunnel hands out one end of a
 socket pair at once, and its thread finds the broker meanwhile and then carries bytes between the
 other end and whatever leads there.  Where that fails, the socket ends, and `problem` says why.
 
@@ -17,8 +17,8 @@ BUFFER_BYTES_MAX = 1 << 20
 READ_BYTES = 65_536
 
 
-class RouteProblem(Exception):
-    """Why a route leads nowhere; `final` where trying again at once would end the same."""
+class TunnelProblem(Exception):
+    """Why a tunnel leads nowhere; `final` where trying again at once would end the same."""
 
     def __init__(self, name: str, text: str, *, final: bool = True) -> None:
         super().__init__(text)
@@ -27,8 +27,8 @@ class RouteProblem(Exception):
         self.final = final
 
 
-class Far(Protocol):
-    """The far end of a tunnel: what leads to the broker.  None of these waits."""
+class RemoteEnd(Protocol):
+    """The remote end of a tunnel: what leads to the broker.  None of these waits."""
 
     def fileno(self) -> int: ...
 
@@ -49,7 +49,7 @@ class Far(Protocol):
         ...
 
 
-class Route:
+class Tunnel:
     """One connection on its way: `sock` is the relay's end, which the relay closes.
 
     `work` runs in the thread with the other end; it returns or raises RouteProblem.
@@ -57,20 +57,20 @@ class Route:
 
     def __init__(self, work: Callable[[socket.socket], None]) -> None:
         self.sock, self._inner = socket.socketpair()
-        self.problem: RouteProblem | None = None
+        self.problem: TunnelProblem | None = None
         self._work = work
-        self._thread = threading.Thread(target=self._run, name="palace-route", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="palace-tunnel", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
             self._work(self._inner)
-        except RouteProblem as problem:
+        except TunnelProblem as problem:
             self.problem = problem
         except OSError as error:
-            self.problem = RouteProblem("broker_unreachable", f"{error}", final=False)
+            self.problem = TunnelProblem("broker_unreachable", f"{error}", final=False)
         except Exception as error:  # the thread's end: its relay waits for a reason
-            self.problem = RouteProblem("broker_unreachable", f"{error!r}")
+            self.problem = TunnelProblem("broker_unreachable", f"{error!r}")
         finally:
             self._inner.close()  # the relay sees the end after the reason stands
 
@@ -83,25 +83,27 @@ class Route:
         self._thread.join(timeout_s)
 
 
-def carry(near: socket.socket, far: Far, first: bytes = b"") -> None:
-    """Carry bytes both ways until one side is gone; `first` goes to the far end before all else.
+def carry(near: socket.socket, remote: RemoteEnd, first: bytes = b"") -> None:
+    """Carry bytes both ways until one side is gone; `first` goes to the remote end before all else.
 
-    A relay that has said its last word (half a close) still gets what the far end sends.
+    A relay that has said its last word (half a close) still gets what the remote end sends.
     """
     near.setblocking(False)
-    to_far, to_near = bytearray(first), bytearray()
+    to_remote, to_near = bytearray(first), bytearray()
     near_open, finished, paused = True, False, False
     while True:
-        gone = _wait(near, far, near_open=near_open, sizes=(len(to_far), len(to_near)), now=paused)
+        gone = _wait(
+            near, remote, near_open=near_open, sizes=(len(to_remote), len(to_near)), now=paused
+        )
         if near_open:
-            near_open = _read_near(near, to_far)
-        if to_far:
-            del to_far[: far.send(bytes(to_far[:READ_BYTES]))]
-        if not near_open and not to_far and not finished:
+            near_open = _read_near(near, to_remote)
+        if to_remote:
+            del to_remote[: remote.send(bytes(to_remote[:READ_BYTES]))]
+        if not near_open and not to_remote and not finished:
             finished = True
-            far.finish()
+            remote.finish()
         paused = len(to_near) >= BUFFER_BYTES_MAX  # then TLS may hold what no poll tells of
-        if not paused and not _read_far(far, to_near):
+        if not paused and not _read_remote(remote, to_near):
             _send_rest(near, to_near)
             return
         if (to_near and not _send_near(near, to_near)) or (gone and finished):
@@ -109,22 +111,24 @@ def carry(near: socket.socket, far: Far, first: bytes = b"") -> None:
 
 
 def _wait(
-    near: socket.socket, far: Far, *, near_open: bool, sizes: tuple[int, int], now: bool
+    near: socket.socket, remote: RemoteEnd, *, near_open: bool, sizes: tuple[int, int], now: bool
 ) -> bool:
     """Wait until something can be done; True where the relay has hung up for good."""
-    to_far, to_near = sizes
+    to_remote, to_near = sizes
     poll = select.poll()
-    events = select.POLLIN if near_open and to_far < BUFFER_BYTES_MAX else 0
+    events = select.POLLIN if near_open and to_remote < BUFFER_BYTES_MAX else 0
     poll.register(near, events | (select.POLLOUT if to_near else 0))
     events = select.POLLIN if to_near < BUFFER_BYTES_MAX else 0
-    poll.register(far.fileno(), events | (select.POLLOUT if to_far or far.wants_write() else 0))
+    poll.register(
+        remote.fileno(), events | (select.POLLOUT if to_remote or remote.wants_write() else 0)
+    )
     found = dict(poll.poll(0 if now else None))
     return bool(found.get(near.fileno(), 0) & (select.POLLHUP | select.POLLERR))
 
 
-def _read_near(near: socket.socket, to_far: bytearray) -> bool:
+def _read_near(near: socket.socket, to_remote: bytearray) -> bool:
     """Take what the relay sent; False at its end."""
-    if len(to_far) >= BUFFER_BYTES_MAX:
+    if len(to_remote) >= BUFFER_BYTES_MAX:
         return True
     try:
         data = near.recv(READ_BYTES)
@@ -132,14 +136,14 @@ def _read_near(near: socket.socket, to_far: bytearray) -> bool:
         return True
     except OSError:
         return False
-    to_far += data
+    to_remote += data
     return bool(data)
 
 
-def _read_far(far: Far, to_near: bytearray) -> bool:
+def _read_remote(remote: RemoteEnd, to_near: bytearray) -> bool:
     """Take all that has come; False at the end."""
     while len(to_near) < BUFFER_BYTES_MAX:
-        data = far.receive()
+        data = remote.receive()
         if data is None:
             return True
         if not data:
@@ -166,8 +170,8 @@ def _send_rest(near: socket.socket, to_near: bytearray) -> None:
         return
 
 
-class SocketFar:
-    """A plain stream socket as the far end."""
+class SocketEnd:
+    """A plain stream socket as the remote end."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

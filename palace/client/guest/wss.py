@@ -1,4 +1,4 @@
-"""A route over a TLS websocket, to a broker that listens for guests.
+"""A tunnel over a TLS websocket, to a broker that listens for guests.
 
 The broker is known by its certificate's fingerprint, which stands in its record beside the token:
 whoever can read the palace can reach its owner, and nobody else can pretend to be it.  Where no
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from wsproto import ConnectionType, WSConnection, events
 from wsproto.utilities import ProtocolError
 
-from palace.client.guest.tunnel import READ_BYTES, RouteProblem, carry
+from palace.client.guest.tunnel import READ_BYTES, TunnelProblem, carry
 from palace.protocol.wire import WEBSOCKET_PATH
 
 CONNECT_S = 5.0
@@ -26,8 +26,8 @@ END = "end"
 KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 
 
-class WebSocketFar:
-    """The far end of a tunnel: a websocket whose handshakes are done."""
+class WebSocketEnd:
+    """The remote end of a tunnel: a websocket whose handshakes are done."""
 
     def __init__(self, sock: ssl.SSLSocket, connection: WSConnection, first: bytes) -> None:
         self._sock = sock
@@ -101,12 +101,12 @@ class WebSocketFar:
 def carry_websocket(near: socket.socket, url: str, token: str, fingerprint: str) -> None:
     """Connect, log in, and carry bytes until one side ends; raises RouteProblem."""
     if not token.isascii() or not token.isprintable() or not token.strip():
-        raise RouteProblem("config", f"the token for {url} is no line of plain text")
+        raise TunnelProblem("config", f"the token for {url} is no line of plain text")
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or PORT
     with _open_tls(url, host, port, fingerprint) as sock:
-        far = WebSocketFar(sock, *_log_in(sock, url, host, token))
-        carry(near, far)
+        remote = WebSocketEnd(sock, *_log_in(sock, url, host, token))
+        carry(near, remote)
 
 
 def _open_tls(url: str, host: str, port: int, fingerprint: str) -> ssl.SSLSocket:
@@ -118,8 +118,8 @@ def _open_tls(url: str, host: str, port: int, fingerprint: str) -> ssl.SSLSocket
     try:
         plain = socket.create_connection((host, port), CONNECT_S)
     except OSError as error:
-        text = f"nobody answers at {url}: {error.strerror or error}"
-        raise RouteProblem("broker_unreachable", text, final=False) from None
+        text = f"nothing listens at {url}: {error.strerror or error}"
+        raise TunnelProblem("broker_unreachable", text, final=False) from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE:
@@ -134,11 +134,11 @@ def _open_tls(url: str, host: str, port: int, fingerprint: str) -> ssl.SSLSocket
             "palace by a mount that shows its record, or give the broker a certificate that this "
             "machine trusts"
         )
-        raise RouteProblem("untrusted", text) from None
+        raise TunnelProblem("untrusted", text) from None
     except OSError as error:
         plain.close()
         text = f"what answers at {url} speaks no TLS: {error}"
-        raise RouteProblem("broker_unreachable", text, final=False) from None
+        raise TunnelProblem("broker_unreachable", text, final=False) from None
     if fingerprint:
         _check_pin(sock, url, fingerprint)
     return sock
@@ -153,7 +153,7 @@ def _check_pin(sock: ssl.SSLSocket, url: str, fingerprint: str) -> None:
             f"fingerprint is {found[:16]}..., the record says {fingerprint[:16]}..."
         )
         # A record may be a second old on a guest's mount: a new owner has a new certificate.
-        raise RouteProblem("untrusted", text, final=False)
+        raise TunnelProblem("untrusted", text, final=False)
 
 
 def _log_in(sock: ssl.SSLSocket, url: str, host: str, token: str) -> tuple[WSConnection, bytes]:
@@ -182,13 +182,13 @@ def _log_in(sock: ssl.SSLSocket, url: str, host: str, token: str) -> tuple[WSCon
                 raise OSError("it hung up")
     except (ProtocolError, OSError) as error:
         text = f"what answers at {url} is no palace broker: {error}"
-        raise RouteProblem("broker_unreachable", text, final=False) from None
+        raise TunnelProblem("broker_unreachable", text, final=False) from None
 
 
-def _rejected(url: str, status: int) -> RouteProblem:
+def _rejected(url: str, status: int) -> TunnelProblem:
     why = {
         401: "the token in the palace's record is not the broker's: the record is an old one",
         404: "another server than a palace broker answers there",
         429: "too many failed logins from this address: it waits for a minute",
     }.get(status, f"HTTP status {status}")
-    return RouteProblem("forbidden", f"{url} refused us: {why}", final=False)
+    return TunnelProblem("forbidden", f"{url} refused us: {why}", final=False)

@@ -158,12 +158,12 @@ class Durable:
         seq = journal.append([_draft(group, change) for group, change in booked])
         try:
             journal.sync(seq)
-            journal.kernel.pass_point("apply")
+            journal.kernel.failpoint("apply")
             result = make()
         except BaseException:
             self._take_back(projection, booked, alone=alone)
             raise
-        journal.kernel.pass_point("applied")
+        journal.kernel.failpoint("applied")
         projection.applied([change for _, change in booked])
         for group, change in booked:
             group.first.setdefault((change.kind, change.id), (projection, change))
@@ -230,7 +230,7 @@ class Durable:
         if group.failure is None:
             try:
                 self._pay()
-                self.journal.kernel.pass_point("outcome")
+                self.journal.kernel.failpoint("outcome")
                 return self.journal.close_key(group.key, OUTCOME, reply=reply)
             except JournalFailed as error:
                 group.failure = error

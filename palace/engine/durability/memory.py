@@ -90,7 +90,7 @@ class Memory:
     def when_durable(self, seq: int, told: Told) -> None:
         def tell(problem: JournalFailed | None) -> None:
             if problem is None:
-                self.journal.kernel.pass_point("reply")
+                self.journal.kernel.failpoint("reply")
             told(problem)
 
         self.journal.when_synced(seq, tell)

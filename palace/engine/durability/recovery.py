@@ -148,7 +148,7 @@ class Recovery:
         crashes = journal.tail.attempts.get(key, 0) + 1
         tries = journal.tail.tries.get(key, 0)
         journal.sync(journal.append([Draft(action=ATTEMPT, key=key)]))
-        journal.kernel.pass_point("take_back")
+        journal.kernel.failpoint("take_back")
         first = {(c.kind, c.id): c for c in reversed(changes)}
         if tries >= CRASHES_MAX:
             # Taking it back has ended owners, too: let the journal be right, and open without it.

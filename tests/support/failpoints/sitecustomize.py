@@ -1,7 +1,7 @@
 """Python imports this at its start where PYTHONPATH names this directory: it ends brokers.
 
 The product knows no environment variable for that, and its brokers are started by its own shims
-with its own command line.  So the interpreter puts a killer in the place of `Kernel.pass_point`
+with its own command line.  So the interpreter puts a killer in the place of `Kernel.failpoint`
 before `palace serve` begins; all else runs as it is installed.
 
 The directory that PALACEKILLS names holds two files.  `armed`: lines of `TOKEN POINT N`, of which
@@ -25,7 +25,7 @@ class Killer:
         self._passes = 0
         self._lock = threading.Lock()
 
-    def pass_point(self, name: str) -> None:
+    def failpoint(self, name: str) -> None:
         with self._lock:
             self._note(name)
             try:
@@ -63,4 +63,4 @@ if "serve" in sys.orig_argv and "PALACEKILLS" in os.environ:
     from palace.kernel.kernel import Kernel
 
     killer = Killer(os.environ["PALACEKILLS"])
-    Kernel.pass_point = lambda _kernel, name: killer.pass_point(name)  # type: ignore[method-assign]
+    Kernel.failpoint = lambda _kernel, name: killer.failpoint(name)  # type: ignore[method-assign]

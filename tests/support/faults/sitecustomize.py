@@ -37,7 +37,7 @@ class Faults:
         except FileNotFoundError:
             return
 
-    def pass_point(self, name: str) -> None:
+    def failpoint(self, name: str) -> None:
         if name == "apply" and self._is_poisoned:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -58,4 +58,4 @@ if "serve" in sys.orig_argv and "PALACEFAULTS" in os.environ:
 
     Kernel.sync = failing_sync  # type: ignore[method-assign]
     Kernel.write = watched_write  # type: ignore[method-assign]
-    Kernel.pass_point = lambda _kernel, name: faults.pass_point(name)  # type: ignore[method-assign]
+    Kernel.failpoint = lambda _kernel, name: faults.failpoint(name)  # type: ignore[method-assign]
