@@ -146,7 +146,8 @@ def _open_session(
     if expected and expected != services.ownership.palace_id:
         raise _Refusal(
             "wrong_palace",
-            f"this broker serves palace {services.ownership.palace_id}, the client wants {expected}",
+            f"this broker serves palace {services.ownership.palace_id}, "
+            f"the client wants {expected}",
         )
     if state.lifecycle.drain is not None:
         raise _Refusal("draining", "the broker is leaving")

@@ -108,7 +108,7 @@ class Connector:
             may_spawn=self._may_spawn,
             may_direct=self._may_direct and not named and not guest,
             wait_before_spawn_s=self._courtesy_s(),
-            nobody_until_s=now_s + SUCCESSION_S if self._epoch or guest else 0.0,
+            others_until_s=now_s + SUCCESSION_S if self._epoch or guest else 0.0,
         )
         self.error = None
         self.direct = False

@@ -21,7 +21,7 @@ COMMAND_CHARS = 70
 
 
 @attrs.frozen(kw_only=True)
-class Scene:
+class Diagnostics:
     """What was found of one palace.
 
     `holder` has the kernel's lock, `status` is the broker's own word, said at the socket
@@ -52,14 +52,14 @@ class Scene:
         return None if pid is None else self.kernel.process_of(pid)
 
 
-def look(paths: Paths, environment: ShimEnvironment) -> Scene:
+def gather(paths: Paths, environment: ShimEnvironment) -> Diagnostics:
     """Look at a palace; takes as long as a silent broker may stay silent."""
     kernel = Kernel()
     foreign = find_foreign(paths, kernel, environment.all)  # it says where the lock is
     holder = kernel.lock_holder(paths.lock)
     config, wrong = _settings(paths, environment, kernel)
     status, endpoint, silence = (None, "", None) if foreign else _ask(paths, environment)
-    return Scene(
+    return Diagnostics(
         paths=paths,
         environment=environment,
         kernel=kernel,

@@ -3,7 +3,7 @@
 from functools import partial
 
 from palace.client.control import ask_to_leave
-from palace.doctor.diagnostics import Scene, look
+from palace.doctor.diagnostics import Diagnostics, gather
 from palace.doctor.finding import DATA_ERROR, ERROR, NOTE, OK, WARNING, Finding
 from palace.doctor.hosts import check_hosts
 from palace.doctor.journal import inspect_journal
@@ -31,20 +31,20 @@ def examine_palace(
 
     With `stop`, a running broker is asked to leave for that; without, this raises LockHeld.
     """
-    scene = look(paths, environment)
+    found = gather(paths, environment)
     findings = [
-        *check_place(scene),
-        *check_serving(scene),
-        *check_software(scene),
-        *check_locks(scene),
-        *_journal(scene),
+        *check_place(found),
+        *check_serving(found),
+        *check_software(found),
+        *check_locks(found),
+        *_journal(found),
     ]
     if drift:
         leave = partial(ask_to_leave, paths, environment) if stop else None
         from palace.doctor.drift import drifted  # late, since it loads the stores' modules
 
         findings += drifted(paths, environment, progress, ask_to_leave=leave)
-    findings += check_hosts(scene)
+    findings += check_hosts(found)
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
@@ -53,11 +53,11 @@ def exit_code_of(findings: list[Finding]) -> int:
     return max((EXIT_CODES.get(finding.level, 0) for finding in findings), default=0)
 
 
-def _journal(scene: Scene) -> list[Finding]:
-    findings = inspect_journal(scene.paths.journal, scene.kernel)
-    if scene.foreign is None:  # local, or claimed with `palace own`
-        findings = [found for found in findings if found.code != "network_file_system"]
-    if not findings and scene.exists:
-        text = "in order" if scene.kernel.list_directory(scene.paths.journal) else "none yet"
+def _journal(found: Diagnostics) -> list[Finding]:
+    findings = inspect_journal(found.paths.journal, found.kernel)
+    if found.foreign is None:  # local, or claimed with `palace own`
+        findings = [one for one in findings if one.code != "network_file_system"]
+    if not findings and found.exists:
+        text = "in order" if found.kernel.list_directory(found.paths.journal) else "none yet"
         findings.append(Finding(level=OK, code="journal", text=text))
     return findings

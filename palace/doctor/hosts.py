@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 
-from palace.doctor.diagnostics import Scene
+from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import OK, WARNING, Finding
 from palace.mcp_hosts.install import find_target, state_of
 from palace.mcp_hosts.table import NAMES
 
 
-def check_hosts(scene: Scene) -> Iterator[Finding]:
+def check_hosts(found: Diagnostics) -> Iterator[Finding]:
     """Yield what `palace install --list` shows of this user's hosts."""
     ours = []
     for host in NAMES:
-        target = find_target(host, scene.environ)
+        target = find_target(host, found.environ)
         state = state_of(target)
         if state == "installed":
             ours.append(host)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from palace.doctor.diagnostics import Scene, name
+from palace.doctor.diagnostics import Diagnostics, name
 from palace.doctor.finding import ERROR, OK, Finding
 from palace.kernel.processes import Process
 from palace.ownership.lock import mempalace_lock_path, outside_files
@@ -13,25 +13,25 @@ NEVER_LOCKED = "nobody holds it"
 SHORT_CHARS = 34
 
 
-def check_locks(scene: Scene) -> Iterator[Finding]:
+def check_locks(found: Diagnostics) -> Iterator[Finding]:
     """Yield each lock with its holder; wrong is what somebody else than the owner has."""
-    if scene.foreign is not None:
+    if found.foreign is not None:
         return
-    yield from _strangers(scene)
-    yield from _mempalaces(scene)
-    yield from _outside(scene)
-    held = name(scene.holder, SHORT_CHARS) if scene.holder else NEVER_LOCKED
+    yield from _strangers(found)
+    yield from _mempalaces(found)
+    yield from _outside(found)
+    held = name(found.holder, SHORT_CHARS) if found.holder else NEVER_LOCKED
     yield Finding(level=OK, code="broker.lock", text=held)
 
 
-def _is_owner(scene: Scene, process: Process) -> bool:
-    return scene.holder is not None and scene.holder.pid == process.pid
+def _is_owner(found: Diagnostics, process: Process) -> bool:
+    return found.holder is not None and found.holder.pid == process.pid
 
 
-def _mempalaces(scene: Scene) -> Iterator[Finding]:
-    path = mempalace_lock_path(scene.paths, scene.environ)
-    holder = scene.holder_of(path)
-    if holder is None or _is_owner(scene, holder):
+def _mempalaces(found: Diagnostics) -> Iterator[Finding]:
+    path = mempalace_lock_path(found.paths, found.environ)
+    holder = found.holder_of(path)
+    if holder is None or _is_owner(found, holder):
         held = "the broker" if holder else NEVER_LOCKED
         yield Finding(level=OK, code="mempalace's lock", text=f"{held} ({path})")
         return
@@ -45,44 +45,44 @@ def _mempalaces(scene: Scene) -> Iterator[Finding]:
     )
 
 
-def _outside(scene: Scene) -> Iterator[Finding]:
+def _outside(found: Diagnostics) -> Iterator[Finding]:
     """Look at the files beside the palace, which another palace may use, too."""
-    for data_file in outside_files(scene.paths, scene.config) if scene.config else ():
-        holder = scene.holder_of(f"{data_file}.owner.lock")
-        if holder is not None and not _is_owner(scene, holder):
+    for data_file in outside_files(found.paths, found.config) if found.config else ():
+        holder = found.holder_of(f"{data_file}.owner.lock")
+        if holder is not None and not _is_owner(found, holder):
             yield Finding(
                 level=ERROR,
                 code="shared_file",
                 text=f"{data_file} belongs to this palace and to another one: {name(holder)} "
                 "serves that now, and no broker can start here.",
                 remedy="Stop that one, or give this palace a parent directory and a graph of its "
-                f"own (`graph` in {scene.paths.settings}).",
+                f"own (`graph` in {found.paths.settings}).",
             )
         directory = os.path.dirname(data_file)
-        if scene.kernel.file_id(directory) is not None and not scene.kernel.writable(directory):
+        if found.kernel.file_id(directory) is not None and not found.kernel.writable(directory):
             yield Finding(
                 level=ERROR,
                 code="closed_directory",
                 text=f"{data_file} belongs to this palace (palace.toml fixed it when HOME was "
                 f"another?), and {directory} is not writable here.",
                 remedy=f"Make it writable (chmod u+w {directory}), or give the palace a graph of "
-                f"its own (`graph` in {scene.paths.settings}).",
+                f"its own (`graph` in {found.paths.settings}).",
             )
 
 
-def _strangers(scene: Scene) -> Iterator[Finding]:
+def _strangers(found: Diagnostics) -> Iterator[Finding]:
     """Look for processes that have the store open, though they have no lock that we could see.
 
     mempalace's lock lies in its user's home, so that two homes exclude each other nowhere.
     """
     ours = os.getpid()
-    lock = scene.holder_of(mempalace_lock_path(scene.paths, scene.environ))
-    known = {ours, *(process.pid for process in (scene.holder, lock) if process)}
-    for pid in scene.kernel.openers(scene.paths.store):
-        process = scene.kernel.process_of(pid) if pid not in known else None
+    lock = found.holder_of(mempalace_lock_path(found.paths, found.environ))
+    known = {ours, *(process.pid for process in (found.holder, lock) if process)}
+    for pid in found.kernel.openers(found.paths.store):
+        process = found.kernel.process_of(pid) if pid not in known else None
         if process is None:
             continue
-        ours_home = home_dir(scene.environ)
+        ours_home = home_dir(found.environ)
         home = f" Its HOME is {process.home}, yours {ours_home}:"
         other = bool(process.home) and process.home != ours_home
         yield Finding(

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from palace.doctor.diagnostics import Scene
+from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.engine.durability.durable import ROOM_BYTES
 from palace.ownership.lock import check_hold
@@ -12,32 +12,32 @@ from palace.protocol.errors import OnHold
 LOW_BYTES = 16 * ROOM_BYTES
 
 
-def check_place(scene: Scene) -> Iterator[Finding]:
+def check_place(found: Diagnostics) -> Iterator[Finding]:
     """Yield what keeps every broker from starting."""
-    yield from _hold(scene)
-    yield from _kernel(scene)
-    yield from _directory(scene)
-    yield from _settings(scene)
-    if scene.exists:
-        yield from _disk(scene)
+    yield from _hold(found)
+    yield from _kernel(found)
+    yield from _directory(found)
+    yield from _settings(found)
+    if found.exists:
+        yield from _disk(found)
 
 
-def _hold(scene: Scene) -> Iterator[Finding]:
+def _hold(found: Diagnostics) -> Iterator[Finding]:
     try:
-        check_hold(scene.paths, scene.kernel)
+        check_hold(found.paths, found.kernel)
     except OnHold:
         note = (
-            (scene.kernel.read_hint(scene.paths.hold, 200) or b"").decode(errors="replace").strip()
+            (found.kernel.read_hint(found.paths.hold, 200) or b"").decode(errors="replace").strip()
         )
         yield Finding(
             level=ERROR,
             code="on_hold",
             text=f"The palace has been on hold since {note or 'an unknown time'}: `palace stop "
             "--hold` was run, and no broker starts until the hold ends.",
-            remedy=f"End the hold: palace start --palace {scene.paths.root}",
+            remedy=f"End the hold: palace start --palace {found.paths.root}",
         )
     except OSError as error:
-        text = f"{scene.paths.hold} can't be read: {error.strerror}."
+        text = f"{found.paths.hold} can't be read: {error.strerror}."
         yield Finding(
             level=ERROR,
             code="on_hold",
@@ -46,9 +46,9 @@ def _hold(scene: Scene) -> Iterator[Finding]:
         )
 
 
-def _kernel(scene: Scene) -> Iterator[Finding]:
-    mount = scene.kernel.mount_of(scene.paths.root)
-    if scene.foreign is None:
+def _kernel(found: Diagnostics) -> Iterator[Finding]:
+    mount = found.kernel.mount_of(found.paths.root)
+    if found.foreign is None:
         where = f"{mount.fs_type} on {mount.point}"
         yield Finding(
             level=OK, code="mount", text=f"{where}: its locks work between all processes here"
@@ -57,22 +57,22 @@ def _kernel(scene: Scene) -> Iterator[Finding]:
     yield Finding(
         level=ERROR,
         code="foreign_kernel",
-        text=f"{scene.foreign.reason}. Processes here are guests: they can't open the palace, and "
+        text=f"{found.foreign.reason}. Processes here are guests: they can't open the palace, and "
         "must reach the broker of that machine.",
-        remedy=scene.foreign.remedy,
+        remedy=found.foreign.remedy,
     )
 
 
-def _directory(scene: Scene) -> Iterator[Finding]:
-    root, kernel = scene.paths.root, scene.kernel
-    if not scene.exists:
+def _directory(found: Diagnostics) -> Iterator[Finding]:
+    root, kernel = found.paths.root, found.kernel
+    if not found.exists:
         parent = os.path.dirname(root)
-        made = kernel.file_id(parent) is not None or scene.paths.found_by == "default"
+        made = kernel.file_id(parent) is not None or found.paths.found_by == "default"
         yield Finding(
             level=NOTE if made else ERROR,
             code="no_palace",
             text=f"{root} does not exist{'' if made else f', and neither does {parent}'} (named "
-            f"by {scene.paths.found_by}, HOME={scene.environ.get('HOME', '')}).",
+            f"by {found.paths.found_by}, HOME={found.environ.get('HOME', '')}).",
             remedy="The first broker creates it. If your memories are elsewhere, name their "
             "directory: MEMPALACE_PATH=DIR"
             if made
@@ -88,15 +88,15 @@ def _directory(scene: Scene) -> Iterator[Finding]:
             remedy=f"Run as its owner, and take write access from others: chmod go-w {root}",
         )
     elif not kernel.writable(root):
-        yield _read_only(scene)
+        yield _read_only(found)
     else:
-        found_by = scene.paths.found_by
+        found_by = found.paths.found_by
         yield Finding(level=OK, code="directory", text=f"named by {found_by}, yours, writable")
 
 
-def _read_only(scene: Scene) -> Finding:
-    root = scene.paths.root
-    mount = scene.kernel.mount_of(root)
+def _read_only(found: Diagnostics) -> Finding:
+    root = found.paths.root
+    mount = found.kernel.mount_of(root)
     if os.statvfs(root).f_flag & os.ST_RDONLY:
         remedy = f"Mount it read-write: mount -o remount,rw {mount.point}"
         why = f"it is on {mount.point}, which is mounted read-only"
@@ -111,20 +111,20 @@ def _read_only(scene: Scene) -> Finding:
     )
 
 
-def _settings(scene: Scene) -> Iterator[Finding]:
-    if scene.wrong is not None:
-        text, _, remedy = scene.wrong.message.rpartition(". ")
+def _settings(found: Diagnostics) -> Iterator[Finding]:
+    if found.wrong is not None:
+        text, _, remedy = found.wrong.message.rpartition(". ")
         yield Finding(
             level=ERROR,
             code="settings",
-            text=f"{text or scene.wrong.message}.",
-            remedy=remedy or f"Correct {scene.paths.settings}",
+            text=f"{text or found.wrong.message}.",
+            remedy=remedy or f"Correct {found.paths.settings}",
         )
 
 
-def _disk(scene: Scene) -> Iterator[Finding]:
-    free = scene.kernel.free_bytes(scene.paths.root)
-    where = scene.kernel.mount_of(scene.paths.root).point
+def _disk(found: Diagnostics) -> Iterator[Finding]:
+    free = found.kernel.free_bytes(found.paths.root)
+    where = found.kernel.mount_of(found.paths.root).point
     text = f"{free / (1 << 20):,.1f} MiB are free on {where}"
     if free < ROOM_BYTES:
         yield Finding(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from palace.client.endpoints import expected_palace_id
-from palace.doctor.diagnostics import Scene, name
+from palace.doctor.diagnostics import Diagnostics, name
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.kernel.durations import span
 from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
@@ -12,87 +12,87 @@ STUCK_S = 60.0  # a change takes less than a second; only mine and sync take min
 _LONG = ("bulk", "poll")
 
 
-def check_serving(scene: Scene) -> Iterator[Finding]:
+def check_serving(found: Diagnostics) -> Iterator[Finding]:
     """Yield what is wrong with the broker that runs, or with what one left behind."""
-    if scene.foreign is not None:
+    if found.foreign is not None:
         return
-    if scene.status is not None:
-        yield from _is_ours(scene)
-        yield from _engine(scene)
-        yield from _queue(scene)
-    elif isinstance(scene.silence, ConfigError):  # MEMPALACE_BROKER, in a form that isn't asked
+    if found.status is not None:
+        yield from _is_ours(found)
+        yield from _engine(found)
+        yield from _queue(found)
+    elif isinstance(found.silence, ConfigError):  # MEMPALACE_BROKER, in a form that isn't asked
         yield Finding(
             level=NOTE,
             code="named_broker",
-            text=f"MEMPALACE_BROKER={scene.environment.broker} is used as it stands, with no "
+            text=f"MEMPALACE_BROKER={found.environment.broker} is used as it stands, with no "
             "fallback.",
             remedy="Try it: palace doctor --boundary",
         )
-    elif scene.environment.broker:
-        yield _named_is_dead(scene)
-    elif isinstance(scene.silence, WireError):
+    elif found.environment.broker:
+        yield _named_is_dead(found)
+    elif isinstance(found.silence, WireError):
         return  # it speaks another version: palace/doctor/software.py
-    elif scene.holder is not None:
-        yield _silent(scene)
-    elif scene.record is not None:
+    elif found.holder is not None:
+        yield _silent(found)
+    elif found.record is not None:
         yield Finding(
             level=NOTE,
             code="left_behind",
-            text=f"The last broker, pid {scene.record.pid} (epoch {scene.record.epoch}), was "
+            text=f"The last broker, pid {found.record.pid} (epoch {found.record.epoch}), was "
             "killed: its record is still there, and misleads nobody.",
             remedy="None needed: the next request starts another.",
         )
 
 
-def _is_ours(scene: Scene) -> Iterator[Finding]:
-    assert scene.status is not None
-    status = scene.status
-    wanted = expected_palace_id(scene.kernel, scene.paths)
-    if (wanted and status["palace_id"] != wanted) or not (wanted or _same_root(scene)):
+def _is_ours(found: Diagnostics) -> Iterator[Finding]:
+    assert found.status is not None
+    status = found.status
+    wanted = expected_palace_id(found.kernel, found.paths)
+    if (wanted and status["palace_id"] != wanted) or not (wanted or _same_root(found)):
         yield Finding(
             level=ERROR,
             code="wrong_palace",
-            text=f"The broker at {scene.endpoint} serves another palace: {status['palace']}, and "
-            f"not {scene.paths.root}. It refuses the clients of this one.",
+            text=f"The broker at {found.endpoint} serves another palace: {status['palace']}, and "
+            f"not {found.paths.root}. It refuses the clients of this one.",
             remedy="Take MEMPALACE_BROKER out of this environment, or name the palace you mean: "
             f"MEMPALACE_PATH={status['palace']}",
         )
         return
     who = f"pid {status['pid']}, epoch {status['epoch']}, for {span(status['up_s'])}"
     clients = len(status["sessions"])
-    yield Finding(level=OK, code="broker", text=f"{who}, {clients} sessions, {scene.endpoint}")
+    yield Finding(level=OK, code="broker", text=f"{who}, {clients} sessions, {found.endpoint}")
 
 
-def _same_root(scene: Scene) -> bool:
-    return scene.status is not None and scene.status["palace"] == scene.paths.root
+def _same_root(found: Diagnostics) -> bool:
+    return found.status is not None and found.status["palace"] == found.paths.root
 
 
-def _engine(scene: Scene) -> Iterator[Finding]:
-    assert scene.status is not None
-    engine = scene.status["engine"]
+def _engine(found: Diagnostics) -> Iterator[Finding]:
+    assert found.status is not None
+    engine = found.status["engine"]
     if engine["state"] == "failed":
         yield Finding(
             level=ERROR,
             code="engine_failed",
             text=f"The broker's engine could not be loaded: {engine['failure']}",
             remedy="Correct what it names; the next request then starts another broker. "
-            f"More: {scene.status['log']}",
+            f"More: {found.status['log']}",
         )
-    for call in scene.status.get("calls_running", ()):
+    for call in found.status.get("calls_running", ()):
         if call["for_s"] >= STUCK_S and call["lane"] not in _LONG:
-            limit_s = scene.config.watchdog_s if scene.config else 0.0
+            limit_s = found.config.watchdog_s if found.config else 0.0
             yield Finding(
                 level=ERROR,
                 code="stuck",
                 text=f"{call['tool']} has run for {span(call['for_s'])}, and holds up all changes.",
                 remedy=f"The watchdog ends the broker after {span(limit_s)} without progress; or "
-                f"end it now, nothing acknowledged is lost: kill -9 {scene.status['pid']}",
+                f"end it now, nothing acknowledged is lost: kill -9 {found.status['pid']}",
             )
 
 
-def _queue(scene: Scene) -> Iterator[Finding]:
-    assert scene.status is not None
-    queue = scene.status["queue"]
+def _queue(found: Diagnostics) -> Iterator[Finding]:
+    assert found.status is not None
+    queue = found.status["queue"]
     if queue["waiting"] >= queue["max"]:
         yield Finding(
             level=WARNING,
@@ -103,8 +103,8 @@ def _queue(scene: Scene) -> Iterator[Finding]:
         )
 
 
-def _silent(scene: Scene) -> Finding:
-    holder = scene.holder
+def _silent(found: Diagnostics) -> Finding:
+    holder = found.holder
     assert holder is not None
     if holder.stopped:
         return Finding(
@@ -115,7 +115,7 @@ def _silent(scene: Scene) -> Finding:
             remedy=f"Let it go on: kill -CONT {holder.pid}. Or end it, nothing acknowledged is "
             f"lost: kill -9 {holder.pid}",
         )
-    word = scene.silence.message if isinstance(scene.silence, BrokerUnreachable) else ""
+    word = found.silence.message if isinstance(found.silence, BrokerUnreachable) else ""
     return Finding(
         level=ERROR,
         code="silent",
@@ -125,11 +125,11 @@ def _silent(scene: Scene) -> Finding:
     )
 
 
-def _named_is_dead(scene: Scene) -> Finding:
+def _named_is_dead(found: Diagnostics) -> Finding:
     return Finding(
         level=ERROR,
         code="named_broker",
-        text=f"MEMPALACE_BROKER={scene.environment.broker} is used as it stands, and nobody "
+        text=f"MEMPALACE_BROKER={found.environment.broker} is used as it stands, and nobody "
         "answers there; no other broker is looked for.",
         remedy="Take MEMPALACE_BROKER out of this environment, or start that broker.",
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from palace import __version__
-from palace.doctor.diagnostics import Scene
+from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.engine.embedding.model import is_installed, model_dir
 from palace.engine.hosting.mempalace import check_installed, installed_version
@@ -13,17 +13,17 @@ from palace.protocol.errors import StoreUnavailable, WireError
 from palace.settings.paths import home_dir
 
 
-def check_software(scene: Scene) -> Iterator[Finding]:
+def check_software(found: Diagnostics) -> Iterator[Finding]:
     """Yield what is missing here, or too old."""
-    yield from _versions(scene)
-    if scene.foreign is None:  # a guest runs no broker
+    yield from _versions(found)
+    if found.foreign is None:  # a guest runs no broker
         yield from _engine()
-        yield from _model(scene)
+        yield from _model(found)
 
 
-def _versions(scene: Scene) -> Iterator[Finding]:
+def _versions(found: Diagnostics) -> Iterator[Finding]:
     text = (
-        (scene.kernel.read_hint(scene.paths.protocol, 200) or b"").decode(errors="replace").split()
+        (found.kernel.read_hint(found.paths.protocol, 200) or b"").decode(errors="replace").split()
     )
     served, by = (text[0], text[1]) if len(text) == 2 and text[0].isdigit() else ("0", "")
     if int(served) > wire.VERSION:
@@ -33,22 +33,22 @@ def _versions(scene: Scene) -> Iterator[Finding]:
             text=f"This palace was served by palace {by} (protocol {served}), and palace "
             f"{__version__} here speaks {wire.VERSION}: it is too old for this palace.",
             remedy="Upgrade it: pip install --upgrade palace-broker. To go back for good, stop the "
-            f"newer broker and remove {scene.paths.protocol}.",
+            f"newer broker and remove {found.paths.protocol}.",
         )
-    elif isinstance(scene.silence, WireError):
+    elif isinstance(found.silence, WireError):
         yield Finding(
             level=ERROR,
             code="version_skew",
             text=f"The running broker does not understand palace {__version__} here: "
-            f"{scene.silence.message}.",
+            f"{found.silence.message}.",
             remedy="Bring both to the same version: palace stop with the one that started it, then "
             "pip install --upgrade palace-broker",
         )
-    elif scene.record is not None and scene.holder and scene.record.version != __version__:
+    elif found.record is not None and found.holder and found.record.version != __version__:
         yield Finding(
             level=NOTE,
             code="versions_differ",
-            text=f"The running broker is palace {scene.record.version}, and {__version__} is "
+            text=f"The running broker is palace {found.record.version}, and {__version__} is "
             "installed here; the two understand each other.",
             remedy="None needed. To let the installed version serve: palace stop",
         )
@@ -65,13 +65,13 @@ def _engine() -> Iterator[Finding]:
     yield Finding(level=OK, code="installation", text=f"palace {__version__}, {versions}")
 
 
-def _model(scene: Scene) -> Iterator[Finding]:
-    home = Path(home_dir(scene.environ))
+def _model(found: Diagnostics) -> Iterator[Finding]:
+    home = Path(home_dir(found.environ))
     where = model_dir(home)
     if is_installed(home):
         yield Finding(level=OK, code="model", text=f"the embedding model is in {where}")
         return
-    served = scene.status is not None and scene.status["engine"]["state"] == "ready"
+    served = found.status is not None and found.status["engine"]["state"] == "ready"
     yield Finding(
         level=NOTE if served else WARNING,
         code="no_model",

@@ -68,7 +68,7 @@ class Election:
         "_direct",
         "_may_direct",
         "_may_spawn",
-        "_nobody_until_s",
+        "_others_until_s",
         "_pause_s",
         "_random",
         "_silent_deaths",
@@ -86,14 +86,14 @@ class Election:
         may_spawn: bool = True,
         may_direct: bool = True,
         wait_before_spawn_s: float = 0.0,
-        nobody_until_s: float = 0.0,
+        others_until_s: float = 0.0,
     ) -> None:
         self._deadline_s = deadline_s
         self._random = random
         self._may_spawn = may_spawn
         self._may_direct = may_direct
         self._wait_before_spawn_s = wait_before_spawn_s
-        self._nobody_until_s = nobody_until_s  # until then somebody else may start a broker
+        self._others_until_s = others_until_s  # until then somebody else may start a broker
         self._pause_s = PAUSE_FIRST_S
         self._child_alive = False
         self._spawned_s = -1e9
@@ -142,7 +142,7 @@ class Election:
         if why == BUSY:  # busy means alive: another broker could only lose
             return self._pause()
         if not self._may_spawn:
-            if now_s < self._nobody_until_s:
+            if now_s < self._others_until_s:
                 return self._pause()
             return self._end((FAIL, "no_spawn", f"{why}"))
         if self._wait_before_spawn_s > 0 and self._spawned_s < 0:

@@ -70,7 +70,7 @@ def test_no_spawn_fails_at_once_instead_of_waiting_for_nobody() -> None:
 
 
 def test_who_may_not_spawn_waits_while_somebody_else_may() -> None:
-    machine = make(may_spawn=False, nobody_until_s=2.0)
+    machine = make(may_spawn=False, others_until_s=2.0)
 
     [(kind, _)] = machine.handle((election.DIAL_FAILED, election.ABSENT), 1.9)
     assert kind == election.SLEEP
