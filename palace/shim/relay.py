@@ -11,6 +11,7 @@ import sys
 
 from palace.client.connector import Connector
 from palace.client.endpoints import client_fields, expected_palace_id
+from palace.client.handshake import receive
 from palace.kernel.factory import kernel_for
 from palace.protocol import wire
 from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, WireError
@@ -18,21 +19,18 @@ from palace.protocol.ledger import Ledger
 from palace.settings.environment import read_environment
 from palace.settings.paths import find_palace
 from palace.settings.site import Site
+from palace.shim.connection import Connection
+from palace.shim.input_lines import LINE_BYTES_MAX, InputLines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket
-
     from palace.protocol.oversize import IdScanner
 
 STDIN, STDOUT = 0, 1
-NO_ORDINAL = -1  # of what we say ourselves
 CHUNK = 65_536  # from 128 KiB on malloc maps and unmaps memory at each read: 13 us each
 FIRST_WELCOME_S = 0.25  # a running broker answers in 1 ms; a stopped one must not hold up stdio
-LINE_BYTES_MAX = 33_554_432  # until a broker says otherwise
 LEDGER_BYTES_MAX = 67_108_864
 LEDGER_LINES_MAX = 2048
-ACK_LINES = 64  # settled lines between two acks: a header for each would cost a send each
 REAP_MS = 200.0
 LOCAL_BYTES_MAX = 65_536  # a longer line is no ping
 USAGE = """usage: palace shim [--palace DIR]
@@ -67,17 +65,9 @@ class Relay:
         self._client_fields = client_fields(site.kernel, site.environment)
         self._ledger = Ledger()
         self._connector = Connector(site)
-        self._sock: socket | None = None
-        self._received: list[bytes] = []  # the beginning of a reply, in pieces
-        self._unsent: list[tuple[int, memoryview]] = []
-        self._partial: list[bytes] = []
-        self._partial_bytes = 0
-        self._scanner: IdScanner | None = None
-        self._line_bytes_max = LINE_BYTES_MAX
+        self._connection: Connection | None = None
+        self._input = InputLines()
         self._stdin_open = True
-        self._parting = False  # the broker said goodbye: nothing new goes to it
-        self._half_closed = False
-        self._acknowledged = 0  # what the last ack on this connection said
         self._promised: list[int] = []  # what the last hello said would follow it
         self._promised_next = 0
         self._poll = select.poll()
@@ -91,8 +81,8 @@ class Relay:
             while self._stdin_open or len(self._ledger):
                 self._step()
         finally:
-            if self._sock is not None:
-                self._sock.close()
+            if self._connection is not None:
+                self._connection.close()
             self._connector.end()
 
     # Connecting.
@@ -133,39 +123,38 @@ class Relay:
 
     def _look_at_connector(self) -> None:
         connector = self._connector
-        if connector.state == Connector.CONNECTED and self._sock is None:
+        if connector.state == Connector.CONNECTED and self._connection is None:
             self._connected()
         elif connector.state == Connector.FAILED and connector.error is not None:
             self._fail_all(connector.error)
             connector.state = Connector.IDLE
 
     def _connected(self) -> None:
-        self._sock, self._connector.sock = self._connector.sock, None
+        sock, self._connector.sock = self._connector.sock, None
+        assert sock is not None
         self._connector.state = Connector.IDLE
-        rest = self._connector.rest
+        connection = self._connection = Connection(sock, self._ledger)
         limit = self._connector.welcome.get("line_bytes_max", "")
-        self._line_bytes_max = int(limit) if limit.isdigit() else LINE_BYTES_MAX
-        self._parting = self._half_closed = False
-        self._acknowledged = 0  # who knows whether the last one arrived
+        self._input.line_bytes_max = int(limit) if limit.isdigit() else LINE_BYTES_MAX
         lines = dict(self._ledger.outstanding())
         for ordinal in (*self._promised, *range(self._promised_next, self._ledger.next_ordinal)):
             lines.setdefault(ordinal, b"")  # answered here meanwhile: both sides count it
-        self._unsent = [(n, memoryview(line + b"\n")) for n, line in sorted(lines.items())]
+        for ordinal, line in sorted(lines.items()):
+            connection.queue(ordinal, line)
         self._send()
-        if not self._understood(rest):
+        if not self._understood(self._connector.rest):
             self._lost()
 
     def _lost(self) -> None:
         """The connection has ended; what is unsettled wants a new one, silence does not."""
-        assert self._sock is not None
+        assert self._connection is not None
         self._kernel.trace("C4.lost")
-        self._sock.close()
-        self._sock = None
-        self._received = []
-        self._unsent = []
+        is_parting = self._connection.state == Connection.PARTING
+        self._connection.close()
+        self._connection = None
         for ordinal, line in self._ledger.outstanding():
             self._answer_locally(ordinal, line)
-        if not self._parting:
+        if not is_parting:  # a broker that said goodbye was not killed by what it was asked
             self._give_up_poison()
         if len(self._ledger):
             self._begin()
@@ -177,8 +166,8 @@ class Relay:
         ready = dict(self._poll_for(reading=reading).poll(self._timeout_ms()))
         if not self._stdin_open and ready.get(STDOUT):
             raise ClientGone
-        if self._sock is not None:
-            self._serve_socket(ready.get(self._sock.fileno(), 0))
+        if self._connection is not None:
+            self._serve_connection(ready.get(self._connection.sock.fileno(), 0))
         elif self._connector.state in (Connector.SLEEPING, Connector.GREETING):
             if self._connector.timeout_s() <= 0 or self._connector.fd() in ready:
                 self._connector.advance()
@@ -188,9 +177,9 @@ class Relay:
 
     def _poll_for(self, *, reading: bool) -> select.poll:
         """Return a poll object for what is awaited now; most turns await the same as the last."""
-        if self._sock is not None:
-            other = self._sock.fileno()
-            events = select.POLLIN | (select.POLLOUT if self._unsent else 0)
+        if self._connection is not None:
+            other = self._connection.sock.fileno()
+            events = select.POLLIN | (select.POLLOUT if self._connection.unsent else 0)
         else:
             other, events = self._connector.fd(), select.POLLIN
         awaited = (reading, self._stdin_open, other, events)
@@ -208,7 +197,7 @@ class Relay:
     def _timeout_ms(self) -> "float | None":
         if self._connector.state in (Connector.SLEEPING, Connector.GREETING):
             return self._connector.timeout_s() * 1000 + 1
-        if self._sock is None and self._connector.reap():
+        if self._connection is None and self._connector.reap():
             return REAP_MS  # a broker that left must not stay in the process table
         return None
 
@@ -216,18 +205,13 @@ class Relay:
         ledger = self._ledger
         return ledger.bytes < LEDGER_BYTES_MAX and len(ledger) < LEDGER_LINES_MAX
 
-    def _serve_socket(self, events: int) -> None:
-        assert self._sock is not None
+    def _serve_connection(self, events: int) -> None:
+        assert self._connection is not None
         if events & select.POLLOUT:
             self._send()
-        if self._sock is not None and events & ~select.POLLOUT:
-            try:
-                data = self._sock.recv(CHUNK)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data or not self._understood(data):
+        if events & ~select.POLLOUT:
+            data = receive(self._connection.sock)
+            if data is not None and (not data or not self._understood(data)):
                 self._lost()
 
     # From the broker.
@@ -241,16 +225,10 @@ class Relay:
         return True
 
     def _replies(self, data: bytes) -> None:
-        lines = data.split(b"\n")
-        rest = lines.pop()
-        if lines and self._received:  # joined once, however long the reply is
-            lines[0] = b"".join((*self._received, lines[0]))
-            self._received = []
-        if rest:
-            self._received.append(rest)
+        assert self._connection is not None
         out = []
         try:
-            for line in lines:
+            for line in self._connection.split(data):
                 if line.startswith(wire.PREFIX):
                     self._header(line)
                     continue
@@ -261,20 +239,7 @@ class Relay:
             if out:
                 out.append(b"")
                 self._write(b"\n".join(out))
-        self._acknowledge()
-
-    def _acknowledge(self) -> None:
-        """Tell the broker now and then what is settled for good: it need not remember that.
-
-        The header waits behind the lines in `_unsent`: the first of them may have left in part.
-        """
-        upto = self._ledger.settled_upto()
-        if upto < self._acknowledged + ACK_LINES or self._parting or self._half_closed:
-            return
-        self._acknowledged = upto
-        ack = wire.encode_header(wire.ACK, {"upto": str(upto)})
-        self._unsent.append((NO_ORDINAL, memoryview(ack)))
-        self._send()
+        self._connection.acknowledge()
 
     def _header(self, line: bytes) -> None:
         _, kind, fields = wire.decode_header(line)
@@ -284,8 +249,8 @@ class Relay:
             unrun = wire.decode_ordinals(fields.get("unrun", ""))
             self._ledger.goodbye(int(fields.get("read_upto", "-1")), unrun)
             self._kernel.trace("C.goodbye")
-            self._parting = True
-            self._unsent = []
+            assert self._connection is not None
+            self._connection.part()
 
     # From the client.
 
@@ -297,87 +262,35 @@ class Relay:
         if not data:
             self._end_of_input()
             return
-        lines = data.split(b"\n")
-        for line in lines[:-1]:
-            self._end_line(line)
-        if lines[-1]:
-            self._keep(lines[-1])
-        if self._sock is not None and self._unsent:
-            self._send()
-
-    def _keep(self, piece: bytes) -> None:
-        """Hold the beginning of a line; one that is too long is only scanned for its id."""
-        if self._scanner is not None:
-            self._scanner.feed(piece)
-            return
-        self._partial.append(piece)
-        self._partial_bytes += len(piece)
-        if self._partial_bytes > self._line_bytes_max:
-            self._scanner = self._scan(self._partial)
-            self._partial = []
-
-    def _end_line(self, last: bytes) -> None:
-        if self._partial or self._scanner is not None:
-            self._keep(last)
-            if self._scanner is not None:
-                self._refuse_too_large(self._scanner)
-                self._partial_bytes = 0
-                self._scanner = None
-                return
-            last = b"".join(self._partial)
-            self._partial = []
-            self._partial_bytes = 0
-        if last.strip():
-            self._accept(last)
+        for line in self._input.feed(data):
+            self._accept(line)
+        self._send()
 
     def _end_of_input(self) -> None:
         self._stdin_open = False
         self._kernel.trace("C.leave")  # before the broker can see the end and hang up
-        self._end_line(b"")  # stock answers half a line before the end, too
-        if self._sock is not None:
-            self._send()
+        for line in self._input.end():
+            self._accept(line)
+        self._send()
 
-    def _accept(self, line: bytes) -> None:
-        if len(line) > self._line_bytes_max:
-            self._refuse_too_large(self._scan([line]))
+    def _send(self) -> None:
+        if self._connection is not None and (self._connection.unsent or not self._stdin_open):
+            self._connection.send(no_more=not self._stdin_open)
+
+    def _accept(self, line: "bytes | IdScanner") -> None:
+        if not isinstance(line, bytes):
+            self._refuse_too_large(line)
             return
         if line.startswith(wire.PREFIX):
             line = b" " + line  # it would be taken for a header; it is no JSON either way
         ordinal = self._ledger.accept(line)
-        if self._sock is not None and not self._parting:
-            self._unsent.append((ordinal, memoryview(line + b"\n")))
+        connection = self._connection
+        if connection is not None and connection.state != Connection.PARTING:
+            connection.queue(ordinal, line)
         elif self._answer_locally(ordinal, line):
             return
-        elif self._sock is None and self._connector.state == Connector.IDLE:
+        elif connection is None and self._connector.state == Connector.IDLE:
             self._begin()
-
-    def _send(self) -> None:
-        """Hand unsent lines to the kernel, as many as it takes."""
-        sock = self._sock
-        assert sock is not None
-        try:
-            while self._unsent:
-                ordinal, rest = self._unsent[0]
-                sent = sock.send(rest)
-                if sent < len(rest):
-                    self._unsent[0] = (ordinal, rest[sent:])
-                    return
-                self._ledger.mark_sent(ordinal)
-                del self._unsent[0]
-        except BlockingIOError:
-            return
-        except OSError:
-            return  # its end is read next, with the replies that came before it
-        if not self._stdin_open and not self._half_closed and not self._parting:
-            self._half_closed = True
-            upto = str(self._ledger.settled_upto())
-            try:
-                try:  # with the last word goes what the broker need not remember any more
-                    sock.send(wire.encode_header(wire.ACK, {"upto": upto}))
-                finally:
-                    sock.shutdown(1)
-            except OSError:
-                return
 
     # What the shim answers by itself.
 
@@ -443,15 +356,10 @@ class Relay:
         except OSError:
             raise ClientGone from None
 
-    def _scan(self, pieces: "list[bytes]") -> "IdScanner":
-        from palace.shim.local_answers import scanner_of
-
-        return scanner_of(pieces)
-
     def _refuse_too_large(self, scanner: "IdScanner") -> None:
         from palace.shim.local_answers import too_large_line
 
-        self._write(too_large_line(scanner.request_id(), self._line_bytes_max))
+        self._write(too_large_line(scanner.request_id(), self._input.line_bytes_max))
 
 
 def parse_arguments(arguments: "list[str]", usage: str = USAGE) -> str:

@@ -11,7 +11,9 @@ from palace.protocol import wire
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.site import Site
-from palace.shim.relay import ACK_LINES, Relay
+from palace.shim.connection import ACK_LINES
+from palace.shim.connection import Connection as Relayed
+from palace.shim.relay import Relay
 from tests.support.clients import Client
 from tests.support.scripted import Connection, ScriptedBroker, call, start_shim
 
@@ -130,15 +132,16 @@ def test_nothing_is_acknowledged_after_the_last_word(palace: Path, half_closed: 
     relay = Relay(Site(Kernel(), Paths(str(palace)), ShimEnvironment({})))
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        relay._sock, relay._half_closed = ours, half_closed
+        relay._connection = connection = Relayed(ours, relay._ledger)
         if half_closed:
+            connection.state = Relayed.HALF_CLOSED
             ours.shutdown(socket.SHUT_WR)
         for _ in range(ACK_LINES):
             relay._ledger.accept(b"x")
 
         relay._replies(b"".join(wire.encode_reply(n, None) for n in range(ACK_LINES)))
 
-        assert relay._unsent == []
+        assert connection.unsent == []
         assert theirs.recv(100) == (b"" if half_closed else ack(ACK_LINES) + b"\n")
 
 
