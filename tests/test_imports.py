@@ -53,13 +53,14 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 ONLY_IN = {
     "mempalace": {
         *("engine/hosting/adjustments.py", "engine/hosting/batched_writer.py"),
-        *("engine/hosting/query_prefetch.py", "engine/stores/stores.py"),
+        *("engine/hosting/query_prefetch.py", "engine/hosting/lookup_cache.py"),
+        "engine/stores/stores.py",
     },
     "chromadb": {
         *("engine/embedding/model.py", "engine/embedding/inference.py"),
         *("engine/stores/chroma.py", "engine/stores/chroma_seam.py"),
         *("engine/hosting/index_persistence.py", "engine/hosting/query_prefetch.py"),
-        "engine/hosting/adjustments.py",
+        "engine/hosting/lookup_cache.py",
     },
     "hypercorn": {"transport/http.py"},
     "tomlkit": {"commands/expose.py"},

@@ -103,13 +103,13 @@ class Scheduler:
             await trio.sleep_until(self.admission.window.until_s(trio.current_time()))
             self.start_ready()
 
-    def _batch(self, jobs: list[Job]) -> Batch | None:
+    def _batch(self, jobs: list[Job]) -> Batch[Any] | None:
         if not jobs:
             return None
         self.telemetry.meter.batch(len(jobs))
         return self.services.engine.batch([job.request.message for job in jobs])
 
-    def _call(self, job: Job, batch: Batch | None) -> Call:
+    def _call(self, job: Job, batch: Batch[Any] | None) -> Call:
         session = self.sessions.get(job.session)
         return Call(
             request=job.request,

@@ -29,7 +29,7 @@ class Call:
     read_only: bool = False
     maybe_ran: bool = False
     epoch: int = 0
-    batch: Batch | None = None
+    batch: Batch[Any] | None = None
 
     @property
     def key(self) -> str:
@@ -78,7 +78,7 @@ class Engine(Protocol):
         """Answer one call as stock would; never raises for what a client sent.  Blocks."""
         ...
 
-    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch | None:
+    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch[Any] | None:
         """Return what calls with these messages, started at once, meet in.
 
         None: this engine runs each alone.  Doesn't block.

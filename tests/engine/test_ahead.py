@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from mempalace import embedding
 
-from palace.engine.hosting.query_prefetch import Ahead
+from palace.engine.hosting.current_call import CurrentCall
+from palace.engine.hosting.query_prefetch import QueryPrefetch
+from palace.engine.patches import Patches
 
 TOOL = "mempalace_search"
 
@@ -33,11 +35,17 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def server() -> ModuleType:
+def server() -> Any:
     module = ModuleType("server")
     module.sanitize_query = lambda query: {"clean_query": query.strip()}  # type: ignore[attr-defined]
     module._embedding_release_mode = lambda _tool, _request, access: access  # type: ignore[attr-defined]
     return module
+
+
+def prefetch_for(server: Any) -> QueryPrefetch:
+    prefetch = QueryPrefetch(server, CurrentCall())
+    Patches().apply(prefetch.patches())
+    return prefetch
 
 
 def searching(**arguments: Any) -> dict[str, Any]:
@@ -47,10 +55,9 @@ def searching(**arguments: Any) -> dict[str, Any]:
 def test_the_query_that_stock_will_embed_is_embedded_and_the_lock_is_kept(
     server: Any, embedded: list[str]
 ) -> None:
-    ahead = Ahead(server)
-    ahead.install()
+    prefetch = prefetch_for(server)
 
-    ahead.prepare(searching(query=" where is the sea? "))
+    prefetch.prepare(searching(query=" where is the sea? "))
 
     assert embedded == ["where is the sea?"]
     assert server._embedding_release_mode(TOOL, {}, "read") is None
@@ -73,12 +80,11 @@ def test_the_query_that_stock_will_embed_is_embedded_and_the_lock_is_kept(
 def test_other_calls_are_left_to_stock(
     message: dict[str, Any], server: Any, embedded: list[str]
 ) -> None:
-    ahead = Ahead(server)
-    ahead.install()
-    ahead.prepare(searching(query="sea"))
+    prefetch = prefetch_for(server)
+    prefetch.prepare(searching(query="sea"))
     embedded.clear()
 
-    ahead.prepare(message)
+    prefetch.prepare(message)
 
     assert embedded == []
     assert server._embedding_release_mode(TOOL, {}, "read") == "read"
@@ -88,10 +94,9 @@ def test_another_model_is_not_run_twice(
     server: Any, embedded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding, "configured_embedding_function", lambda: embedded.append)
-    ahead = Ahead(server)
-    ahead.install()
+    prefetch = prefetch_for(server)
 
-    ahead.prepare(searching(query="sea"))
+    prefetch.prepare(searching(query="sea"))
 
     assert embedded == []
     assert server._embedding_release_mode(TOOL, {}, "read") == "read"

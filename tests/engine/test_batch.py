@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from palace.engine.batch import Batch, Put, store_or_each
+from palace.engine.batch import Batch, PendingWrite, store_or_each
 
 PATIENCE_S = 20
 
 
-def run(batch: Batch, calls: Sequence[Callable[[], None]]) -> list[BaseException | None]:
+def run(batch: Batch[Any], calls: Sequence[Callable[[], None]]) -> list[BaseException | None]:
     """Run calls in threads of their own; return what each raised."""
     raised: list[BaseException | None] = [None] * len(calls)
 
@@ -32,9 +32,9 @@ def run(batch: Batch, calls: Sequence[Callable[[], None]]) -> list[BaseException
     return raised
 
 
-def make(size: int) -> tuple[Batch, list[list[Any]]]:
+def make(size: int) -> tuple[Batch[Any], list[list[Any]]]:
     stored: list[list[Any]] = []
-    batch = Batch([{}] * size, lambda puts: stored.append(sorted(put.what for put in puts)))
+    batch = Batch([{}] * size, lambda puts: stored.append(sorted(put.write for put in puts)))
     return batch, stored
 
 
@@ -57,7 +57,7 @@ class Slow(threading.Condition):
 
 def test_who_returns_from_a_write_has_it_stored() -> None:
     batch, stored = make(4)
-    batch._turn = Slow()
+    batch._changed = Slow()
     early: list[int] = []
 
     def put(n: int) -> None:
@@ -113,7 +113,7 @@ def test_calls_may_meet_more_than_once() -> None:
 
 
 def test_what_a_store_raises_is_raised_in_every_call() -> None:
-    def store(_puts: Sequence[Put]) -> None:
+    def store(_puts: Sequence[PendingWrite[Any]]) -> None:
         raise SystemExit
 
     batch = Batch([{}] * 2, store)
@@ -126,10 +126,10 @@ def test_what_a_store_raises_is_raised_in_every_call() -> None:
 def test_one_that_can_not_be_stored_fails_alone() -> None:
     stored: list[int] = []
 
-    def store(puts: Sequence[Put]) -> None:
-        if any(put.what == 2 for put in puts):
+    def store(puts: Sequence[PendingWrite[Any]]) -> None:
+        if any(put.write == 2 for put in puts):
             raise ValueError("poison")
-        stored.extend(put.what for put in puts)
+        stored.extend(put.write for put in puts)
 
     batch = Batch([{}] * 4, lambda puts: store_or_each(puts, store))
 

@@ -74,7 +74,7 @@ def test_equal_texts_are_embedded_once(stock: Any) -> None:
 
 
 def test_what_was_asked_lately_is_not_embedded_again(stock: Any) -> None:
-    fresh, kept = stock.__class__(), inference.Shared(kept=inference.Kept(size=2))
+    fresh, kept = stock.__class__(), inference.EmbeddingPool(cache=inference.VectorCache(size=2))
     first = inference.forward(fresh, ["one"], kept)
     fresh.__dict__["model"] = None  # whoever runs it now fails
 
@@ -86,19 +86,19 @@ def test_what_was_asked_lately_is_not_embedded_again(stock: Any) -> None:
 
 
 def test_the_least_used_is_forgotten_first_and_long_texts_at_once() -> None:
-    kept = inference.Kept(size=2)
+    kept = inference.VectorCache(size=2)
     for text in ("a", "b"):
         kept.put(text, text)
     assert kept.get("a") == "a"
     kept.put("c", "c")
-    kept.put("long" * inference.KEPT_CHARS_MAX, "long")
+    kept.put("long" * inference.CACHED_CHARS_MAX, "long")
 
     assert [kept.get(text) for text in ("a", "b", "c")] == ["a", None, "c"]
-    assert kept.get("long" * inference.KEPT_CHARS_MAX) is None
+    assert kept.get("long" * inference.CACHED_CHARS_MAX) is None
 
 
 def test_parts_take_turns_and_a_single_text_waits_for_nobody(stock: Any) -> None:
-    fresh, shared = stock.__class__(), inference.Shared()
+    fresh, shared = stock.__class__(), inference.EmbeddingPool()
     done: list[int] = []
 
     def embed(texts: list[str]) -> threading.Thread:
@@ -109,14 +109,14 @@ def test_parts_take_turns_and_a_single_text_waits_for_nobody(stock: Any) -> None
         thread.start()
         return thread
 
-    with shared.turn:
+    with shared.slots:
         several = embed(["one", "another"])
         embed(["a query"]).join(20)
         assert done == [1]
         assert several.is_alive()
     several.join(20)
     assert done == [1, 2]
-    assert shared.turn.acquire(blocking=False)
+    assert shared.slots.acquire(blocking=False)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 9])
@@ -133,13 +133,13 @@ def test_all_parts_run_and_the_first_failure_is_raised(at_once: int) -> None:
 
 
 def test_a_turn_ends_with_an_error(stock: Any) -> None:
-    fresh, shared = stock.__class__(), inference.Shared()
+    fresh, shared = stock.__class__(), inference.EmbeddingPool()
     fresh.__dict__["model"] = None  # whoever runs it fails
 
     with pytest.raises(AttributeError):
         inference.forward(fresh, ["one", "another"], shared)
 
-    assert shared.turn.acquire(blocking=False)
+    assert shared.slots.acquire(blocking=False)
 
 
 def test_the_session_has_the_threads_that_were_asked_for(model_home: Path) -> None:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from chromadb.api.rust import RustBindingsAPI
 
 from palace.engine.hosting import adjustments
-from palace.engine.hosting.adjustments import ALL, HostedState
+from palace.engine.hosting.adjustments import ALL
+from palace.engine.hosting.host import Host, HostedState
+from palace.engine.patches import Patches
 from palace.protocol.errors import StoreUnavailable
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -312,7 +315,11 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         (SERVER, "_mcp_tool_preflight_refusal"),
         (SERVER, "tool_follow_tunnels"),
     ],
-    "pin_once": [(CHROMA, "_pin_hnsw_threads"), (CHROMA, "chroma_system_generation")],
+    "pin_once": [
+        (CHROMA, "_pin_hnsw_threads"),
+        (CHROMA, "chroma_system_generation"),
+        (SERVER, "_pin_hnsw_threads"),
+    ],
     "short_padding": [
         ("mempalace.config", "MempalaceConfig"),
         ("mempalace.embedding", "_build_ef_class"),
@@ -374,16 +381,17 @@ def _stand_in() -> dict[str, ModuleType]:
     return modules
 
 
-def _apply(
-    name: str, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> dict[str, ModuleType]:
+def _host(server: Any, *, off: tuple[str, ...] = ()) -> Host:
+    config = Config(graph="/nowhere/graph.sqlite3", config_dir="/nowhere", adjustments_off=off)
+    return Host(server=server, state=HostedState(), paths=Paths("/nowhere"), config=config)
+
+
+def _apply(name: str, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> Patches:
     for module_name, module in modules.items():
         monkeypatch.setitem(sys.modules, module_name, module)
-    for method in ("create_collection", "delete_collection"):  # put back at the test's end
-        monkeypatch.setattr(RustBindingsAPI, method, getattr(RustBindingsAPI, method))
-    config = Config(graph="/nowhere/graph.sqlite3", config_dir="/nowhere")
-    BY_NAME[name](modules[SERVER], HostedState(), Paths("/nowhere"), config)
-    return modules
+    patches = Patches()
+    patches.apply(adjustments.plan(BY_NAME[name], _host(modules[SERVER])))
+    return patches
 
 
 def test_places_of_every_adjustment_are_listed() -> None:
@@ -392,12 +400,20 @@ def test_places_of_every_adjustment_are_listed() -> None:
     assert len(BY_NAME) == len(ALL)
 
 
-# Short padding changes chromadb itself, which other tests here compare with.
-@pytest.mark.parametrize("name", sorted(set(PLACES) - {"short_padding"}))
-def test_adjustment_that_finds_its_places_is_made(
+# Short padding reads stock's settings, which the stand-in has none of.
+@pytest.mark.parametrize("name", sorted(set(BY_NAME) - {"short_padding"}))
+def test_adjustment_that_finds_its_places_is_made_and_undone(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _apply(name, _stand_in(), monkeypatch)
+    modules, chroma = _stand_in(), dict(vars(RustBindingsAPI))
+    before = {module_name: dict(vars(module)) for module_name, module in modules.items()}
+
+    patches = _apply(name, modules, monkeypatch)
+
+    assert bool(patches.applied) == (name != "held_lock")  # it tells stock, and replaces nothing
+    patches.undo()
+    assert {name: dict(vars(module)) for name, module in modules.items()} == before
+    assert dict(vars(RustBindingsAPI)) == chroma
 
 
 @pytest.mark.parametrize(
@@ -418,12 +434,25 @@ def test_adjustment_whose_place_is_missing_refuses_by_its_name(
 
 
 def test_adjustments_that_are_off_touch_nothing() -> None:
-    config = Config(
-        graph="/nowhere/graph.sqlite3", config_dir="/nowhere", adjustments_off=tuple(BY_NAME)
-    )
     server = ModuleType(SERVER)
     before = dict(vars(server))
 
-    adjustments.apply_all(server, HostedState(), Paths("/nowhere"), config)
+    patches = adjustments.apply_all(_host(server, off=tuple(BY_NAME)))
 
     assert vars(server) == before
+    assert patches.applied == ()
+
+
+def test_one_adjustment_that_does_not_fit_leaves_all_unapplied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    modules = _stand_in()
+    for module_name, module in modules.items():
+        monkeypatch.setitem(sys.modules, module_name, module)
+    del modules[SERVER]._get_collection
+    before = dict(vars(modules[SERVER]))
+
+    with pytest.raises(StoreUnavailable, match="'store_together'"):
+        adjustments.apply_all(_host(modules[SERVER], off=("short_padding",)))
+
+    assert vars(modules[SERVER]) == before

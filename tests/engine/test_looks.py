@@ -1,4 +1,4 @@
-"""What stock looks up at each call is looked up once in a moment, and anew after anything else."""
+"""What stock looks up at each call is cached for a moment, and not across anything else."""
 
 from pathlib import Path
 from types import ModuleType
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from palace.engine.hosting import lookup_cache
-from palace.engine.hosting.lookup_cache import LOOK_S, Looks
+from palace.engine.hosting.lookup_cache import LOOKUP_S, LookupCache
 
 
 class Clock:
@@ -30,7 +30,7 @@ class Counted:
 
 
 class Collection:
-    """Looks like stock's, over an open Chroma or a closed one."""
+    """LookupCache like stock's, over an open Chroma or a closed one."""
 
     def __init__(self) -> None:
         self._collection = self
@@ -38,43 +38,43 @@ class Collection:
         self._client.bindings = object()  # type: ignore[attr-defined]
 
 
-def test_a_look_holds_for_a_moment() -> None:
+def test_an_answer_holds_for_a_moment() -> None:
     clock, look = Clock(), Counted()
-    kept = Looks(clock)
+    kept = LookupCache(clock)
 
     assert kept.look_up("a", look) == 1
-    clock.now_s += LOOK_S * 0.9
+    clock.now_s += LOOKUP_S * 0.9
     assert kept.look_up("a", look) == 1
     assert kept.look_up("b", look) == 2
-    clock.now_s += LOOK_S * 0.2
+    clock.now_s += LOOKUP_S * 0.2
     assert kept.look_up("a", look) == 3
 
 
 def test_what_no_longer_holds_is_looked_up() -> None:
-    kept, look = Looks(Clock()), Counted()
+    kept, look = LookupCache(Clock()), Counted()
 
     kept.look_up("a", look)
 
     assert kept.look_up("a", look, lambda found: found > 1) == 2
 
 
-def test_forgotten_looks_are_made_anew_even_one_under_way() -> None:
-    kept, look = Looks(Clock()), Counted()
+def test_after_clearing_all_is_looked_up_again_even_what_was_under_way() -> None:
+    kept, look = LookupCache(Clock()), Counted()
     kept.look_up("a", look)
 
-    kept.forget()
+    kept.clear()
     assert kept.look_up("a", look) == 2
 
     def overtaken() -> int:
-        kept.forget()
+        kept.clear()
         return 7
 
     assert kept.look_up("b", overtaken) == 7
     assert kept.look_up("b", look) == 3
 
 
-def test_a_failing_look_is_not_kept() -> None:
-    kept = Looks(Clock())
+def test_a_failing_lookup_is_not_cached() -> None:
+    kept = LookupCache(Clock())
 
     def fail() -> Any:
         raise LookupError
@@ -85,11 +85,11 @@ def test_a_failing_look_is_not_kept() -> None:
     assert kept.look_up("a", lambda: 5) == 5
 
 
-def test_what_runs_anew_leaves_no_look_behind() -> None:
-    kept, look = Looks(Clock()), Counted()
+def test_a_suspended_cache_keeps_nothing() -> None:
+    kept, look = LookupCache(Clock()), Counted()
     kept.look_up("a", look)
 
-    with kept.anew():
+    with kept.suspended():
         assert kept.look_up("a", look) == 2  # it reads what it has just changed
         assert kept.look_up("a", look) == 3
 
@@ -97,7 +97,7 @@ def test_what_runs_anew_leaves_no_look_behind() -> None:
     assert kept.look_up("a", look) == 4
 
 
-def test_a_collection_that_is_made_or_dropped_makes_everybody_look_again() -> None:
+def test_a_collection_that_is_created_or_deleted_clears_the_cache() -> None:
     class Chroma:
         def create_collection(self, name: str) -> str:
             return name
@@ -105,8 +105,9 @@ def test_a_collection_that_is_made_or_dropped_makes_everybody_look_again() -> No
         def delete_collection(self, name: str) -> None:
             raise LookupError(name)
 
-    kept, look = Looks(Clock()), Counted()
-    lookup_cache.forget_after_changes(Chroma, kept)
+    kept, look = LookupCache(Clock()), Counted()
+    for name in ("create_collection", "delete_collection"):
+        setattr(Chroma, name, lookup_cache.clearing(getattr(Chroma, name), kept))
     kept.look_up("a", look)
 
     assert Chroma().create_collection(name="c") == "c"
@@ -122,7 +123,7 @@ def test_collections_of_other_backends_are_opened_each_time() -> None:
     assert lookup_cache.is_open(Collection())
 
 
-def test_packages_are_listed_anew_once_one_was_replaced(
+def test_packages_are_listed_again_once_one_was_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metadata = tmp_path / "soon_replaced-1.0.dist-info" / "METADATA"
@@ -130,7 +131,7 @@ def test_packages_are_listed_anew_once_one_was_replaced(
     metadata.write_text("Metadata-Version: 2.1\nName: soon-replaced\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     asked = Counted()
-    ask = lookup_cache.keep_versions(asked, ("soon-replaced", "not-there"), Looks(Clock()))
+    ask = lookup_cache.caching_versions(asked, ("soon-replaced", "not-there"), LookupCache(Clock()))
 
     assert [ask(), ask()] == [1, 1]
     metadata.write_text("Metadata-Version: 2.1\nName: soon-replaced\nVersion: 1.0.1\n")
@@ -148,8 +149,8 @@ def test_settings_are_read_once_and_each_reader_has_its_own() -> None:
             self._file_config = {"hooks": {"a": 1}}
             self.place = config_dir
 
-    kept = Looks(Clock())
-    lookup_cache.keep_settings(Config, kept)
+    kept = LookupCache(Clock())
+    Config.__init__ = lookup_cache.caching_settings(Config.__init__, kept)  # type: ignore[method-assign]
 
     one, other = Config(), Config()
     one._file_config["hooks"]["a"] = 2
@@ -160,19 +161,21 @@ def test_settings_are_read_once_and_each_reader_has_its_own() -> None:
     )
     assert Config("/elsewhere").place == "/elsewhere"
     assert Config.read == 2
-    kept.forget()
+    kept.clear()
     Config()
     assert Config.read == 3
 
 
-def searcher(opened: Any) -> ModuleType:
-    module = ModuleType("searcher")
-    module.get_collection = opened  # type: ignore[attr-defined]
-    module.get_closets_collection = opened  # type: ignore[attr-defined]
+def searcher(opened: Any) -> Any:
+    """Return a module like stock's, whose lookups are cached; LookupError says "not there"."""
+    module, cache = ModuleType("searcher"), LookupCache(Clock())
+    for name in ("get_collection", "get_closets_collection"):
+        cached = lookup_cache.caching_collections(opened, name, LookupError, cache)
+        setattr(module, name, cached)
     return module
 
 
-def test_a_collection_is_opened_once_and_anew_when_chroma_was_closed() -> None:
+def test_a_collection_is_opened_once_and_again_when_chroma_was_closed() -> None:
     opened: list[Collection] = []
 
     def open_it(*_asked: object, **_named: object) -> Collection:
@@ -180,7 +183,6 @@ def test_a_collection_is_opened_once_and_anew_when_chroma_was_closed() -> None:
         return opened[-1]
 
     module = searcher(open_it)
-    lookup_cache.keep_collections(module, LookupError, Looks(Clock()))
 
     first = module.get_collection("/p", collection_name="a", create=False)
     assert module.get_collection("/p", collection_name="a", create=False) is first
@@ -199,7 +201,6 @@ def test_a_collection_that_is_not_there_is_looked_for_once_and_other_failures_ag
         raise what("not there")
 
     module = searcher(open_it)
-    lookup_cache.keep_collections(module, LookupError, Looks(Clock()))
 
     for error, times in ((LookupError, 1), (LookupError, 1), (OSError, 2), (OSError, 3)):
         with pytest.raises(error, match="not there"):
@@ -215,7 +216,7 @@ def test_good_verdicts_are_kept_for_their_place_and_state() -> None:
         asked()
         return verdict
 
-    ask = lookup_cache.keep_verdicts(capacity, lambda: state[0])
+    ask = lookup_cache.caching_verdicts(capacity, lambda: state[0])
 
     ask("/p", "a")["sqlite_count"] = 0  # a copy each
     assert ask("/p", "a") == verdict
@@ -235,7 +236,7 @@ def test_a_bad_verdict_is_not_kept(bad: dict[str, Any]) -> None:
         asked()
         return bad
 
-    ask = lookup_cache.keep_verdicts(capacity, lambda: 0)
+    ask = lookup_cache.caching_verdicts(capacity, lambda: 0)
 
     assert ask("/p") == ask("/p") == bad
     assert asked.times == 2

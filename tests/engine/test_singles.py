@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from palace.engine.embedding.batcher import ALIKE, SINGLES_MAX, Singles
+from palace.engine.embedding.batcher import LENGTH_SPREAD_MAX, RUN_TEXTS_MAX, EmbeddingBatcher
 from tests.support.clients import wait_until
 
 PATIENCE_S = 20
@@ -39,7 +39,9 @@ class Runs:
         return [f"vector of {name}" for name in names]
 
 
-def ask(singles: Singles, runs: Runs, text: Text, told: dict[str, Any]) -> Callable[[], None]:
+def ask(
+    singles: EmbeddingBatcher, runs: Runs, text: Text, told: dict[str, Any]
+) -> Callable[[], None]:
     """Embed in a thread; return what waits for its end."""
 
     def work() -> None:
@@ -58,7 +60,7 @@ def ask(singles: Singles, runs: Runs, text: Text, told: dict[str, Any]) -> Calla
     return end
 
 
-def crowd(singles: Singles, runs: Runs, texts: Sequence[Text]) -> dict[str, Any]:
+def crowd(singles: EmbeddingBatcher, runs: Runs, texts: Sequence[Text]) -> dict[str, Any]:
     """Hold a first run, let all others come meanwhile, and return what each was told."""
     told: dict[str, Any] = {}
     ends = [ask(singles, runs, Text("first"), told)]
@@ -76,14 +78,14 @@ def test_a_lone_text_has_a_run_of_its_own() -> None:
     runs = Runs()
     runs.go.set()
 
-    assert Singles().embed(Text("a"), runs) == "vector of a"
+    assert EmbeddingBatcher().embed(Text("a"), runs) == "vector of a"
     assert runs.seen == [["a"]]
 
 
 def test_who_comes_meanwhile_is_embedded_together() -> None:
     runs = Runs()
 
-    told = crowd(Singles(), runs, [Text(name) for name in "abc"])
+    told = crowd(EmbeddingBatcher(), runs, [Text(name) for name in "abc"])
 
     assert [runs.seen[0], sorted(runs.seen[1])] == [["first"], ["a", "b", "c"]]
     assert len(runs.seen) == 2
@@ -92,20 +94,20 @@ def test_who_comes_meanwhile_is_embedded_together() -> None:
 
 def test_texts_of_other_lengths_and_too_many_are_the_next_ones() -> None:
     runs = Runs()
-    texts = [Text(f"short{number}") for number in range(SINGLES_MAX + 2)]
-    texts += [Text("long", 5 + ALIKE + 1)]
+    texts = [Text(f"short{number}") for number in range(RUN_TEXTS_MAX + 2)]
+    texts += [Text("long", 5 + LENGTH_SPREAD_MAX + 1)]
 
-    told = crowd(Singles(), runs, texts)
+    told = crowd(EmbeddingBatcher(), runs, texts)
 
     assert all(told[text.name] == f"vector of {text.name}" for text in texts)
     assert ["long"] in runs.seen
-    assert max(map(len, runs.seen)) <= SINGLES_MAX
+    assert max(map(len, runs.seen)) <= RUN_TEXTS_MAX
     assert len(runs.seen) == 4
 
 
 def test_an_error_is_told_to_all_of_its_run_and_to_nobody_else() -> None:
     runs = Runs(poison="b")
-    singles = Singles()
+    singles = EmbeddingBatcher()
 
     told = crowd(singles, runs, [Text("a"), Text("b")])
 
@@ -116,7 +118,7 @@ def test_an_error_is_told_to_all_of_its_run_and_to_nobody_else() -> None:
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 def test_everybody_gets_his_own(at_once: int) -> None:
-    singles, runs, told = Singles(at_once), Runs(), {}
+    singles, runs, told = EmbeddingBatcher(at_once), Runs(), {}
     runs.go.set()
 
     ends = [ask(singles, runs, Text(str(n), 5 + n % 40), told) for n in range(60)]
@@ -128,7 +130,7 @@ def test_everybody_gets_his_own(at_once: int) -> None:
 
 
 def test_a_second_run_begins_beside_the_first_where_there_is_room() -> None:
-    singles, runs, told = Singles(2), Runs(), {}
+    singles, runs, told = EmbeddingBatcher(2), Runs(), {}
     end = ask(singles, runs, Text("first"), told)
     assert runs.begun.wait(PATIENCE_S)
 

@@ -162,7 +162,7 @@ def test_one_drawer_that_is_refused_fails_alone(
 
 
 def records(palace: Palace) -> list[Any]:
-    return list(read_from(palace.settings.paths.journal, Kernel(), 1))
+    return list(read_from(palace.paths.journal, Kernel(), 1))
 
 
 def test_a_store_that_is_closed_while_a_batch_is_embedded_is_opened_again(

@@ -244,7 +244,7 @@ class Palace(RuleBasedStateMachine):
         data: st.DataObject,
     ) -> None:
         def work() -> None:
-            here = self.life.durable._here
+            here = self.life.durable.context
             with self.life.durable.group(self._key(), units=False) as one:
                 taken = self._steps(first[:1])
                 with self.life.durable.group(self._key(), units=False) as two:

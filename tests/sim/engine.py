@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from palace.engine.api import Call, Reply, Told
-from palace.engine.batch import Batch, Put, store_or_each
+from palace.engine.batch import Batch, PendingWrite, store_or_each
 from palace.engine.durability.checkpointer import Keeper
 from palace.engine.durability.durable import Durable
 from palace.engine.durability.memory import Memory
@@ -264,7 +264,7 @@ class SimEngine:
             self._here.batch = call.batch
             return memory.answer(call, lambda: self._dispatch(memory.durable, call))
 
-    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch:
+    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch[Any]:
         return Batch(messages, lambda puts: store_or_each(puts, self._store))
 
     def when_durable(self, seq: int, told: Told) -> None:
@@ -350,13 +350,13 @@ class SimEngine:
             self._here.batch.put((ident, body, group))
         return {"success": True}
 
-    def _store(self, puts: Sequence[Put]) -> None:
+    def _store(self, puts: Sequence[PendingWrite[Any]]) -> None:
         """Store the drawers of several calls at once."""
         assert self._memory is not None
         store, durable = self._stores.tiny, self._memory.durable
-        bodies = {put.what[0]: put.what[1] for put in puts}
+        bodies = {put.write[0]: put.write[1] for put in puts}
         changes = [Change("drawer", ident, None, body) for ident, body in bodies.items()]
-        with store.lock, durable.on_behalf({put.what[0]: put.what[2] for put in puts}):
+        with store.lock, durable.on_behalf({put.write[0]: put.write[2] for put in puts}):
             durable.change(store, changes, lambda: store.tell("drawer", bodies))
 
     def _update_drawer(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -47,9 +47,9 @@ def refuse(where):
     # whenever something is embedded, which it does for a reader who finds it changed.
     from chromadb.api.rust import RustBindingsAPI
     from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
-    from palace.engine import embedding
+    from palace.engine.embedding import inference
     places = {"store": (RustBindingsAPI, "_upsert")}
-    owner, name = places.get(where, (embedding, "forward"))
+    owner, name = places.get(where, (inference, "forward"))
     stock = getattr(owner, name)
     @functools.wraps(stock)
     def refusing(*args, **options):

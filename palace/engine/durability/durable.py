@@ -50,13 +50,23 @@ class Booked(NamedTuple):
     change: Change
 
 
+class CallContext(threading.local):
+    """What the call that this thread runs is to the journal.
+
+    An engine extends it by what else it must know of the current call, so that there is one.
+    """
+
+    group: Group | None = None  # None: outside of any call
+    groups: Mapping[str, Group] | None = None  # of other calls, by the changed entity's id
+
+
 @attrs.define(eq=False)
 class Durable:
     """Binds the journal to the projections.  Threads share one."""
 
     journal: Journal
     stuck: bool = False
-    _here: threading.local = attrs.field(factory=threading.local)
+    context: CallContext = attrs.field(factory=CallContext)
     _owed: list[Draft] = attrs.field(factory=list)  # what a full disk kept us from saying
     _count: int = 0
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
@@ -65,16 +75,15 @@ class Durable:
     def group(self, key: str, *, units: bool) -> Iterator[Group]:
         """Collect what this thread changes under a call's key; the caller says how it ended."""
         group = Group(key, units)
-        self._here.group = group
+        self.context.group = group
         try:
             yield group
         finally:
-            self._here.group = None
+            self.context.group = None
 
     def current(self) -> Group | None:
         """Return the group under which this thread changes things, None outside of any call."""
-        group: Group | None = getattr(self._here, "group", None)
-        return group
+        return self.context.group
 
     @contextmanager
     def on_behalf(self, groups: Mapping[str, Group]) -> Iterator[None]:
@@ -82,11 +91,11 @@ class Durable:
 
         One call's thread stores for a whole batch: what fails then fails for nobody yet.
         """
-        self._here.groups = groups
+        self.context.groups = groups
         try:
             yield
         finally:
-            self._here.groups = None
+            self.context.groups = None
 
     def change(self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]) -> T:
         """Journal changes, then make them; raises JournalFailed, and then they weren't made.
@@ -96,7 +105,7 @@ class Durable:
         changes = [change for change in changes if _is_one(change)]
         if not changes:
             return make()
-        groups = getattr(self._here, "groups", None)
+        groups = self.context.groups
         if groups is not None:
             return self._change_for(groups, projection, changes, make)
         group = self.current()
@@ -134,11 +143,11 @@ class Durable:
     ) -> T:
         """Do what `change` does, as a unit of its own: it stays, whatever becomes of the call."""
         group = self.current()
-        self._here.group = None
+        self.context.group = None
         try:
             return self.change(projection, changes, make)
         finally:
-            self._here.group = group
+            self.context.group = group
 
     def _change(
         self,

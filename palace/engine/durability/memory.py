@@ -4,16 +4,16 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import attrs
 
 from palace.engine.api import Call, Reply, Told
 from palace.engine.durability.checkpointer import Keeper
-from palace.engine.durability.durable import Durable
+from palace.engine.durability.durable import CallContext, Durable
 from palace.engine.durability.recovery import Recovery
 from palace.engine.durability.swap import finish_swap
+from palace.engine.stock import Server
 from palace.engine.stores.stores import Stores, build_stores, install_seams, migrate
 from palace.journal.journal import Journal
 from palace.journal.purge import PURGED_REPLY
@@ -121,8 +121,9 @@ class Memory:
 def open_memory(
     place: tuple[Paths, Config, Kernel],
     stamp: Stamp,
-    server: ModuleType,
+    server: Server,
     progress: Progress,
+    context: CallContext,
 ) -> Memory:
     """Open the journal and look at the stores; call it before any store is open.
 
@@ -143,7 +144,7 @@ def open_memory(
         recovery.look()
     except sqlite3.DatabaseError as error:  # stock's own check will say so to every call
         logger.error("the store is damaged: %s. Bring it back: palace rebuild --stop", error)  # noqa: TRY400
-    durable = Durable(journal)
+    durable = Durable(journal, context=context)
     install_seams(stores, durable)
     return Memory(journal, stores, durable, recovery, Keeper(journal=journal))
 

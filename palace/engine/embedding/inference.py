@@ -1,77 +1,106 @@
 """Embedding without waste.
 
 chromadb pads every text to the model's 256 tokens and attends to none of the padding; padded to the
-longest beside it, a text gets the same vector for a fraction of the work.  What is left
-costs processor time by the token: texts of like lengths are run in small parts, as many at once as
-the machine has room for; a single text, which is a query in most cases, waits for no part, and
-single texts that come at the same time share a run (palace/engine/embedding/batcher.py).
+longest beside it, a text gets the same vector for a fraction of the work.  What is left costs
+processor time by the token: texts of like lengths are run in small parts, as many at once as the
+machine has room for.  A single text, which is a query in most cases, waits for no part, and single
+texts that arrive at the same time share a run (palace/engine/embedding/batcher.py).
 
 Several runs of few threads do more than one run of many, whose threads wait for each other; and the
 runtime's threads sleep between runs instead of spinning, since shims and readers share the machine.
-Equal texts are embedded once, and what was asked for lately is kept.
+Equal texts are embedded once, and the vectors of recent single texts are cached.
 """
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
-from palace.engine.embedding.batcher import Singles
+from palace.engine.embedding.batcher import EmbeddingBatcher
+from palace.engine.patches import Patch, Patches, always
+from palace.engine.stock import Encoding, MiniLM, Session
 
-PART = 4  # texts in one run: enough to share the reading of the weights
+if TYPE_CHECKING:
+    from palace.engine.stock import Vector, Vectors
+
+NAME = "short_padding"
+PART_TEXTS = 4  # in one run: enough to share the reading of the weights
 THREADS_MAX = 4  # of one run: more have nothing to do at these lengths
 SPIN_US = 100  # between two steps of a run of several; asleep, they would take 50 us to wake up
-KEPT = 512  # single texts, most of them queries: 1.5 KiB each, and the text
-KEPT_CHARS_MAX = 1000
+CACHED_MAX = 512  # single texts, most of them queries: 1.5 KiB each, and the text
+CACHED_CHARS_MAX = 1000
+
+T = TypeVar("T")
 
 
 def install(threads: int = 0) -> None:
-    """Take the place of chromadb's own loop and session, for the life of this process.
+    """Replace chromadb's own loop and session, for the life of this process.
 
     `threads` of one run, 0 for stock's own choice: half of the cores, here up to four.
     """
+    Patches().apply(patches(threads))
+
+
+def patches(threads: int = 0) -> Iterator[Patch]:
+    """Return what `install` applies."""
     from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
 
     threads = threads or _threads()
-    at_once = max(1, _cores() // threads)
-    shared = Shared(at_once)
+    pool = EmbeddingPool(runs_max=max(1, _cores() // threads))
 
-    def _forward(model: Any, documents: Sequence[str], _batch_size: int = 32) -> Any:
-        return forward(model, documents, shared)
+    def _forward(model: MiniLM, documents: Sequence[str], _batch_size: int = 32) -> "Vectors":
+        return forward(model, documents, pool)
 
-    ONNXMiniLM_L6_V2._forward = _forward  # noqa: SLF001
-    give_session(ONNXMiniLM_L6_V2, threads)
+    yield Patch(
+        name=NAME,
+        why="it pads each text to 256 tokens",
+        owner=ONNXMiniLM_L6_V2,
+        attribute="_forward",
+        replace=always(_forward),
+    )
+    yield Patch(
+        name=NAME,
+        why="its threads spin between runs",
+        owner=ONNXMiniLM_L6_V2,
+        attribute="model",
+        expected=lambda found: isinstance(found, cached_property),
+        replace=always(_opening(ONNXMiniLM_L6_V2, threads)),
+    )
 
 
-def give_session(kind: Any, threads: int = 0) -> None:
-    """Let a class of embedding functions open its model here."""
-    threads = threads or _threads()
-    session = cached_property(lambda function: open_session(function, threads))
+def give_session(kind: type, threads: int = 0) -> type:
+    """Let a new class of embedding functions, which is still ours alone, open its model here."""
+    kind.model = _opening(kind, threads or _threads())  # type: ignore[attr-defined]
+    return kind
+
+
+def _opening(kind: type, threads: int) -> "cached_property[Session]":
+    session = cached_property[Session](lambda function: open_session(function, threads))
     session.__set_name__(kind, "model")
-    kind.model = session
+    return session
 
 
 @attrs.define(eq=False)
-class Kept:
-    """The vectors of single texts that were embedded lately, the least used go first."""
+class VectorCache:
+    """The vectors of single texts that were embedded lately; the least recently used go first."""
 
-    size: int = KEPT
-    _vectors: "OrderedDict[str, Any]" = attrs.field(factory=OrderedDict)
+    size: int = CACHED_MAX
+    _vectors: "OrderedDict[str, Vector]" = attrs.field(factory=OrderedDict)
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
-    def get(self, text: str) -> Any:
+    def get(self, text: str) -> "Vector | None":
         with self._lock:
             vector = self._vectors.get(text)
             if vector is not None:
                 self._vectors.move_to_end(text)
             return vector
 
-    def put(self, text: str, vector: Any) -> None:
-        if len(text) > KEPT_CHARS_MAX:
+    def put(self, text: str, vector: "Vector") -> None:
+        if len(text) > CACHED_CHARS_MAX:
             return
         with self._lock:
             self._vectors[text] = vector
@@ -80,17 +109,21 @@ class Kept:
 
 
 @attrs.define(eq=False)
-class Shared:
-    """What all threads that embed have in common; `turn` is taken by the parts of several texts."""
+class EmbeddingPool:
+    """What all threads that embed share.
 
-    at_once: int = 1
-    kept: Kept = attrs.field(factory=Kept)
-    singles: Singles = attrs.field(init=False)
-    turn: threading.Semaphore = attrs.field(init=False)
+    `slots` are taken by the parts of several texts, never by a single text: a query would wait
+    behind every part of a large document.  Single texts have a limit of their own, in the batcher.
+    """
+
+    runs_max: int = 1
+    cache: VectorCache = attrs.field(factory=VectorCache)
+    batcher: EmbeddingBatcher = attrs.field(init=False)
+    slots: threading.Semaphore = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.singles = Singles(self.at_once)
-        self.turn = threading.Semaphore(self.at_once)
+        self.batcher = EmbeddingBatcher(self.runs_max)
+        self.slots = threading.Semaphore(self.runs_max)
 
 
 def _cores() -> int:
@@ -101,61 +134,65 @@ def _threads() -> int:
     return min(max(1, _cores() // 2), THREADS_MAX)
 
 
-def open_session(self: Any, threads: int) -> Any:
+def open_session(model: MiniLM, threads: int) -> Session:
     """Open the model as chromadb does, but with threads that sleep between runs."""
-    options = self.ort.SessionOptions()
+    options = model.ort.SessionOptions()
     options.log_severity_level = 3
-    options.graph_optimization_level = self.ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.graph_optimization_level = model.ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
-    wanted = self._preferred_providers or self.ort.get_available_providers()
-    return self.ort.InferenceSession(
-        os.path.join(self.DOWNLOAD_PATH, self.EXTRACTED_FOLDER_NAME, "model.onnx"),
+    wanted = model._preferred_providers or model.ort.get_available_providers()  # noqa: SLF001
+    session: Session = model.ort.InferenceSession(
+        os.path.join(model.DOWNLOAD_PATH, model.EXTRACTED_FOLDER_NAME, "model.onnx"),
         providers=[name for name in wanted if name != "CoreMLExecutionProvider"],  # as chromadb
         sess_options=options,
     )
+    return session
 
 
-def forward(self: Any, documents: Sequence[str], shared: Shared | None = None) -> Any:
-    """Return vectors as `ONNXMiniLM_L6_V2._forward` does, whose place this takes."""
+def forward(
+    model: MiniLM, documents: Sequence[str], pool: EmbeddingPool | None = None
+) -> "Vectors":
+    """Return vectors as `ONNXMiniLM_L6_V2._forward` does, which this replaces."""
     import numpy as np
 
-    shared = shared or Shared()
+    pool = pool or EmbeddingPool()
     unique = list(dict.fromkeys(documents))
     if len(unique) == 1:
-        vector = _embed_single(self, unique[0], shared)
+        vector = _embed_single(model, unique[0], pool)
         return np.stack([vector for _ in documents])
-    encoded = _encode(self, unique)
-    by_length = sorted(range(len(unique)), key=lambda place: len(encoded[place].ids))
-    parts = [by_length[start : start + PART] for start in range(0, len(unique), PART)]
-    vectors: dict[str, Any] = {}
+    encodings = _encode(model, unique)
+    # Neighbours by length share a part, so that little of it is padding.
+    by_length = sorted(range(len(unique)), key=lambda place: len(encodings[place].ids))
+    parts = [by_length[start : start + PART_TEXTS] for start in range(0, len(unique), PART_TEXTS)]
+    vectors: dict[str, Vector] = {}
 
     def run(places: Sequence[int]) -> None:
-        with shared.turn:
-            batch = _run(self, [encoded[place] for place in places])
+        with pool.slots:
+            batch = _run(model, [encodings[place] for place in places])
         vectors.update(zip((unique[place] for place in places), batch, strict=True))
 
-    run_all(run, parts, shared.at_once)
+    run_all(run, parts, pool.runs_max)
     return np.stack([vectors[document] for document in documents])
 
 
-def run_all(run: Callable[[Any], None], parts: Sequence[Any], at_once: int) -> None:
-    """Run all parts, so many at once; raises the first thing that one of them raised."""
+def run_all(run: Callable[[T], None], parts: Sequence[T], runs_max: int) -> None:
+    """Run all parts, at most `runs_max` at once; raises the first error that one of them raised."""
     rest = list(parts)
     errors: list[BaseException] = []
 
     def work() -> None:
         while rest and not errors:
             try:
-                part = rest.pop()  # the longest first
-            except IndexError:
+                part = rest.pop()  # the longest first: it would keep the others waiting at the end
+            except IndexError:  # another thread took the last one since `rest` was looked at
                 return
             try:
                 run(part)
             except BaseException as error:
                 errors.append(error)
 
-    threads = min(len(parts), at_once) - 1
+    threads = min(len(parts), runs_max) - 1
     helpers = [threading.Thread(target=work, name="palace-embed") for _ in range(threads)]
     for helper in helpers:
         helper.start()
@@ -166,37 +203,37 @@ def run_all(run: Callable[[Any], None], parts: Sequence[Any], at_once: int) -> N
         raise errors[0]
 
 
-def _embed_single(self: Any, text: str, shared: Shared) -> Any:
-    vector = shared.kept.get(text)
+def _embed_single(model: MiniLM, text: str, pool: EmbeddingPool) -> "Vector":
+    vector = pool.cache.get(text)
     if vector is None:
-        (encoded,) = _encode(self, [text])
-        vector = shared.singles.embed(encoded, lambda several: _run(self, several))
-        shared.kept.put(text, vector)
+        (encoding,) = _encode(model, [text])
+        vector = pool.batcher.embed(encoding, lambda several: _run(model, several))
+        pool.cache.put(text, vector)
     return vector
 
 
-def _encode(self: Any, texts: Sequence[str]) -> Any:
-    tokenizer = self.tokenizer
+def _encode(model: MiniLM, texts: Sequence[str]) -> Sequence[Encoding]:
+    tokenizer = model.tokenizer
     tokenizer.no_padding()
-    encoded = tokenizer.encode_batch(list(texts))
-    longest = max((len(text.ids) for text in encoded), default=0)
-    if longest > self.max_tokens():
+    encodings = tokenizer.encode_batch(list(texts))
+    longest = max((len(encoding.ids) for encoding in encodings), default=0)
+    if longest > model.max_tokens():
         raise ValueError(
-            f"Document length {longest} is greater than the max tokens {self.max_tokens()}"
+            f"Document length {longest} is greater than the max tokens {model.max_tokens()}"
         )
-    return encoded
+    return encodings
 
 
-def _run(self: Any, encoded: Sequence[Any]) -> Any:
+def _run(model: MiniLM, encodings: Sequence[Encoding]) -> "Vectors":
     import numpy as np
 
-    shape = len(encoded), max(len(text.ids) for text in encoded)
+    shape = len(encodings), max(len(encoding.ids) for encoding in encodings)
     ids, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    for row, text in enumerate(encoded):
-        ids[row, : len(text.ids)] = text.ids
-        mask[row, : len(text.ids)] = text.attention_mask
-    asked = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-    states = self.model.run(None, asked)[0]
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding.ids)] = encoding.ids
+        mask[row, : len(encoding.ids)] = encoding.attention_mask
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    states = model.model.run(None, inputs)[0]
     wide = mask[:, :, None]
     means = np.sum(states * wide, 1) / np.clip(wide.sum(1), a_min=1e-9, a_max=None)
-    return self._normalize(means).astype(np.float32)
+    return model._normalize(means).astype(np.float32)  # noqa: SLF001

@@ -1,155 +1,165 @@
-"""Storing together: the writes of a batch's calls become one operation of the store.
+"""Batched writing: the writes of a batch's calls become one operation of the store.
 
 Stock's handlers stay as they are.  Each runs in a thread of its own, one at a time, since each
-holds stock's request lock; at its write it lets go of the lock and hands the write in
-(palace/engine/batch.py).  Once all have, one of them embeds all documents, without the lock, and
-stores them with it: one journal record each, one fsync, one upsert.
+holds stock's request lock; at its write it releases the lock and hands the write in
+(palace/engine/batch.py).  Once all calls have come so far, one of them embeds all documents,
+without the lock, and stores them with it: one journal record each, one fsync, one upsert.
 
 What the handlers ask about their drawers before and after ("is it there?") is asked once for all.
 """
 
 import dataclasses
 import logging
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import attrs
+from palace.engine.batch import PendingWrite, store_or_each
+from palace.engine.hosting.current_call import CurrentCall
+from palace.engine.hosting.lookup_cache import LookupCache, is_open
+from palace.engine.hosting.writes import DrawerBatch, Write
+from palace.engine.patches import Patch, always, need
+from palace.engine.stock import (
+    Arguments,
+    Collection,
+    GetResult,
+    JsonObject,
+    Method,
+    RequestLock,
+    Server,
+)
 
-from palace.engine.batch import Batch, Put, store_or_each
-from palace.engine.durability.durable import Durable, Group
-from palace.engine.hosting.adjustments import need
-from palace.engine.hosting.lookup_cache import Looks, is_open
+if TYPE_CHECKING:
+    from palace.engine.durability.durable import Durable
 
+NAME = "store_together"
+
+Pending = PendingWrite[Write]
 logger = logging.getLogger("palace.engine")
 
 
-@attrs.define(eq=False, kw_only=True)
-class Write:
-    """What one call writes: stock's collection and method with the method's arguments."""
+class BatchedWriter:
+    """Stores the batches of one palace; its patches go under stock's handlers."""
 
-    collection: Any
-    method: str
-    ids: Sequence[str]
-    documents: Sequence[str]
-    metadatas: Sequence[Any]
-    group: Group | None
-    vectors: Sequence[Any] = ()
-    present: frozenset[str] | None = None  # of its ids, once it was stored; None: nobody has looked
-
-
-class _Here(threading.local):
-    """The batch of this thread's call, and what the call has stored in it."""
-
-    batch: Batch | None = None
-    stored: Write | None = None
-
-
-class Together:
-    """Stores the batches of one palace; `install` puts it under stock's handlers."""
-
-    def __init__(self, server: ModuleType, looks: Looks) -> None:
-        self._lock = need(server, "_HTTP_REQUEST_LOCK", "store_together")
-        self._make_id = need(server, "make_drawer_id_from_content", "store_together")
-        self._handle = need(server, "handle_request", "store_together")
-        self._open = need(server, "_get_collection", "store_together")
-        self._server = server
-        self._looks = looks
-        self._here = _Here()
-        self._stock: dict[str, Callable[..., Any]] = {}
-        self.durable: Durable | None = None  # where there is a journal
-
-    def install(self) -> None:
-        """Take the place of ChromaCollection's methods, for the life of this process."""
+    def __init__(self, server: Server, lookups: LookupCache, current: CurrentCall) -> None:
         from mempalace.backends import chroma
 
-        stock = need(chroma, "ChromaCollection", "store_together")
-        names = ("add", "upsert", "get")
-        self._stock = {name: need(stock, name, "store_together") for name in names}
+        self._lock: RequestLock = need(server, "_HTTP_REQUEST_LOCK", NAME)
+        self._make_id: Method = need(server, "make_drawer_id_from_content", NAME)
+        self._handle: Callable[[JsonObject], JsonObject | None] = need(
+            server, "handle_request", NAME
+        )
+        self._open: Callable[..., Collection | None] = need(server, "_get_collection", NAME)
+        self._kind: type = need(chroma, "ChromaCollection", NAME)
+        self._stock: dict[str, Method] = {
+            name: need(self._kind, name, NAME) for name in ("add", "upsert")
+        }
+        self._stock_get: Callable[..., GetResult] = need(self._kind, "get", NAME)
+        self._server = server
+        self._lookups = lookups
+        self._current = current
+        self.durable: Durable | None = None  # where there is a journal
 
-        def add(collection: Any, **asked: Any) -> Any:
-            return self._write(collection, "add", asked)
+    def patches(self) -> Iterator[Patch]:
+        def add(collection: Collection, **given: object) -> object:
+            return self._write(collection, "add", given)
 
-        def upsert(collection: Any, **asked: Any) -> Any:
-            return self._write(collection, "upsert", asked)
+        def upsert(collection: Collection, **given: object) -> object:
+            return self._write(collection, "upsert", given)
 
-        def get(collection: Any, **asked: Any) -> Any:
-            return self._get(collection, asked)
+        def get(collection: Collection, **given: object) -> GetResult:
+            return self._get(collection, given)
 
-        stock.add, stock.upsert, stock.get = add, upsert, get
-        self._server._get_collection = self._collection  # type: ignore[attr-defined]  # noqa: SLF001
+        for method in (add, upsert, get):
+            yield Patch(
+                name=NAME,
+                why="a call of a batch writes, and asks, together with the others",
+                owner=self._kind,
+                attribute=method.__name__,
+                replace=always(method),
+            )
+        yield Patch(
+            name=NAME,
+            why="the calls of a batch open the collection once",
+            owner=self._server,
+            attribute="_get_collection",
+            replace=always(self._collection),
+        )
 
-    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch:
+    def batch(self, messages: Sequence[JsonObject]) -> DrawerBatch:
         """Return what calls with these messages meet in."""
-        return Batch(messages, self._store)
+        return DrawerBatch(messages, self._store)
 
-    def answer(self, batch: Batch, message: dict[str, Any]) -> Any:
+    def answer(self, message: JsonObject) -> JsonObject | None:
         """Answer a call of a batch as stock's dispatcher would: alone, but for its write."""
-        self._here.batch, self._here.stored = batch, None
-        try:
-            with self._lock:
-                return self._handle(message)
-        finally:
-            self._here.batch = self._here.stored = None
+        with self._lock:
+            return self._handle(message)
 
     # In the threads of the calls.
 
-    def _collection(self, *, create: bool = False) -> Any:
-        if self._here.batch is None:
+    def _collection(self, *, create: bool = False) -> Collection | None:
+        if self._current.batch is None:
             return self._open(create=create)
-        return self._looks.look_up("collection", lambda: self._open(create=create), is_open)
+        return self._lookups.look_up("collection", lambda: self._open(create=create), is_open)
 
-    def _write(self, collection: Any, method: str, asked: Mapping[str, Any]) -> Any:
-        batch = self._here.batch
-        if batch is None or asked.get("embeddings") is not None or not asked.get("metadatas"):
-            return self._stock[method](collection, **asked)
+    def _write(self, collection: Collection, method: str, given: Arguments) -> object:
+        batch = self._current.batch
+        if batch is None or given.get("embeddings") is not None or not given.get("metadatas"):
+            return self._stock[method](collection, **given)
         write = Write(
             collection=collection,
             method=method,
-            ids=asked["ids"],
-            documents=collection._sanitize_documents_for_chromadb(asked["documents"]),  # noqa: SLF001
-            metadatas=asked["metadatas"],
+            ids=given["ids"],
+            documents=collection._sanitize_documents_for_chromadb(given["documents"]),  # noqa: SLF001
+            metadatas=given["metadatas"],
+            # Read here: the thread that stores for all runs a call, and a group, of its own.
             group=self.durable.current() if self.durable is not None else None,
         )
+        # The other calls need the lock to come to their own writes.  With it held here they never
+        # would, and this one would wait for them for ever.
         self._lock.release_write()
         try:
             batch.put(write)
         finally:
+            # Whatever came of the write: `answer`, above this handler, releases the lock once more.
             self._lock.acquire_write()
-        self._here.stored = write
+        self._current.stored = write
         return None
 
-    def _get(self, collection: Any, asked: Mapping[str, Any]) -> Any:
+    def _get(self, collection: Collection, given: Arguments) -> GetResult:
         """Answer whether drawers are there from what was asked for the whole batch."""
-        batch = self._here.batch
-        if batch is not None and asked.keys() == {"ids", "include"} and asked["include"] == []:
-            write = self._here.stored
+        batch = self._current.batch
+        if batch is not None and given.keys() == {"ids", "include"} and given["include"] == []:
+            write = self._current.stored
             present = write.present if write is not None else self._before(collection, batch)
-            known = write.ids if write is not None else batch.shared.get("asked", ())
-            if present is not None and set(asked["ids"]).issubset(known):
-                found = [ident for ident in asked["ids"] if ident in present]
-                return dataclasses.replace(batch.shared["empty"], ids=found)
+            known = write.ids if write is not None else batch.asked
+            empty = batch.empty
+            if present is not None and empty is not None and set(given["ids"]).issubset(known):
+                found = [ident for ident in given["ids"] if ident in present]
+                return dataclasses.replace(empty, ids=found)
+            # The handler's own may have been closed while it waited at its write.
             collection = write.collection if write is not None else collection
-        return self._stock["get"](collection, **asked)
+        return self._stock_get(collection, **given)
 
-    def _before(self, collection: Any, batch: Batch) -> frozenset[str]:
-        """Return which of the batch's drawers were there when its first call asked."""
-        if "before" not in batch.shared:
+    def _before(self, collection: Collection, batch: DrawerBatch) -> frozenset[str]:
+        """Return which of the batch's drawers were there when its first call asked.
+
+        That holds for all of its calls: each asks before its write, and the first write is stored
+        when every call has come to its own.  Handlers run one at a time, so that one asks.
+        """
+        if batch.before is None:
             ids = [ident for ident in map(self._id_of, batch.messages) if ident]
-            there = self._present(collection, ids, batch.shared) if ids else frozenset()
-            batch.shared.update(before=there, asked=frozenset(ids))
-        before: frozenset[str] = batch.shared["before"]
-        return before
+            batch.before = self._present(collection, ids, batch) if ids else frozenset()
+            batch.asked = frozenset(ids)
+        return batch.before
 
     def _present(
-        self, collection: Any, ids: Sequence[str], shared: dict[str, Any]
+        self, collection: Collection, ids: Sequence[str], batch: DrawerBatch
     ) -> frozenset[str]:
-        answer = self._stock["get"](collection, ids=list(ids), include=[])
-        shared["empty"] = dataclasses.replace(answer, ids=[])
+        answer = self._stock_get(collection, ids=list(ids), include=[])
+        batch.empty = dataclasses.replace(answer, ids=[])
         return frozenset(answer.ids)
 
-    def _id_of(self, message: Mapping[str, Any]) -> str:
+    def _id_of(self, message: JsonObject) -> str:
         """Return the id under which stock will file a drawer, "" where it isn't known."""
         params = message["params"]
         if params["name"] != "mempalace_add_drawer":
@@ -164,52 +174,63 @@ class Together:
 
     # In the thread of one of them, for all.
 
-    def _store(self, puts: Sequence[Put]) -> None:
-        by_collection: dict[str, list[Put]] = {}
-        for put in puts:
-            by_collection.setdefault(str(put.what.collection._collection.id), []).append(put)  # noqa: SLF001
+    def _store(self, writes: Sequence[Pending]) -> None:
+        by_collection: dict[str, list[Pending]] = {}
+        for pending in writes:
+            raw = pending.write.collection._collection  # noqa: SLF001
+            by_collection.setdefault(str(raw.id), []).append(pending)
         for same in by_collection.values():
-            embedded = [put for put in _embed(same) if put.error is None]
+            # Most of the time goes into embedding, which needs nothing of the store: readers have
+            # the lock meanwhile.
+            _embed(same)
+            embedded = [pending for pending in same if pending.error is None]
             with self._lock:
-                # Who had the lock meanwhile may have closed what the handlers had opened.
+                # A call that had the lock meanwhile may have closed what the handlers had opened.
                 collection = self._collection(create=True)
-                for put in embedded:
-                    put.what.collection = collection or put.what.collection
-                self._store_in_one(embedded)
+                for pending in embedded:
+                    pending.write.collection = collection or pending.write.collection
+                self._store_embedded(embedded)
 
-    def _store_in_one(self, puts: Sequence[Put]) -> None:
-        if not puts:
+    def _store_embedded(self, writes: Sequence[Pending]) -> None:
+        batch = self._current.batch
+        if not writes:
             return
-        assert self._here.batch is not None
-        collection, shared = puts[0].what.collection, self._here.batch.shared
-        adds = [ident for put in puts if put.what.method == "add" for ident in put.what.ids]
-        there = self._present(collection, adds, shared) if adds else frozenset()
-        old: list[Put] = []  # an add changes nothing of what is there, an upsert does
-        new: list[Put] = []
-        for put in puts:
-            is_old = put.what.method == "add" and not there.isdisjoint(put.what.ids)
-            (old if is_old else new).append(put)
-        store_or_each(new, lambda some: self._make(some, "upsert"))
-        for put in old:
-            store_or_each([put], lambda some: self._make(some, "add"))
-        self._look(collection, puts, shared)
+        assert batch is not None, "a call of the batch stores for all"
+        collection = writes[0].write.collection
+        adds = [
+            ident
+            for pending in writes
+            if pending.write.method == "add"
+            for ident in pending.write.ids
+        ]
+        there = self._present(collection, adds, batch) if adds else frozenset()
+        old: list[Pending] = []  # an add changes nothing of what is there, an upsert does
+        new: list[Pending] = []
+        for pending in writes:
+            is_old = pending.write.method == "add" and not there.isdisjoint(pending.write.ids)
+            (old if is_old else new).append(pending)
+        store_or_each(new, lambda some: self._store_as_one(some, "upsert"))
+        for pending in old:
+            store_or_each([pending], lambda some: self._store_as_one(some, "add"))
+        self._note_presence(collection, writes, batch)
 
-    def _look(self, collection: Any, puts: Sequence[Put], shared: dict[str, Any]) -> None:
+    def _note_presence(
+        self, collection: Collection, writes: Sequence[Pending], batch: DrawerBatch
+    ) -> None:
+        ids = [ident for pending in writes for ident in pending.write.ids]
         try:
-            present = self._present(
-                collection, [ident for put in puts for ident in put.what.ids], shared
-            )
-        except Exception:  # what was stored is stored: each call looks for itself
-            logger.exception("whether a batch is readable could not be asked")
+            present = self._present(collection, ids, batch)
+        except Exception:  # what was stored is stored: each call asks by itself
+            logger.exception("a batch was stored; whether it can be read could not be asked")
             return
-        for put in puts:
-            put.what.present = present
+        for pending in writes:
+            pending.write.present = present
 
-    def _make(self, puts: Sequence[Put], method: str) -> None:
-        writes: list[Write] = [put.what for put in puts]
+    def _store_as_one(self, pending: Sequence[Pending], method: str) -> None:
+        writes = [one.write for one in pending]
         groups = {ident: write.group for write in writes for ident in write.ids if write.group}
 
-        def make() -> None:
+        def store() -> None:
             self._stock[method](
                 writes[0].collection,
                 ids=[ident for write in writes for ident in write.ids],
@@ -219,31 +240,25 @@ class Together:
             )
 
         if self.durable is None:
-            make()
+            store()
             return
         with self.durable.on_behalf(groups):
-            make()
+            store()
 
 
-def _embed(puts: Sequence[Put]) -> Sequence[Put]:
+def _embed(writes: Sequence[Pending]) -> None:
     """Embed all documents; where that fails, each write's own, so that one fails alone."""
-    texts = [text for put in puts for text in put.what.documents]
+    texts = [text for pending in writes for text in pending.write.documents]
     try:
-        vectors = _vectors(puts[0].what.collection, texts)
+        # With the collection's own function, as chromadb would at the write.
+        vectors = writes[0].write.collection._collection._embed(input=texts)  # noqa: SLF001
     except Exception as error:
-        if len(puts) == 1:
-            puts[0].error = error
+        if len(writes) == 1:
+            writes[0].error = error
         else:
-            for put in puts:
-                _embed([put])
-        return puts
+            for pending in writes:
+                _embed([pending])
+        return
     rest = iter(vectors)
-    for put in puts:
-        put.what.vectors = [next(rest) for _ in put.what.documents]
-    return puts
-
-
-def _vectors(collection: Any, texts: Sequence[str]) -> Sequence[Any]:
-    """Embed texts with the collection's own function, as chromadb would at the write."""
-    vectors: Sequence[Any] = collection._collection._embed(input=list(texts))  # noqa: SLF001
-    return vectors
+    for pending in writes:
+        pending.write.vectors = [next(rest) for _ in pending.write.documents]

@@ -3,8 +3,9 @@
 Each write reads again what the index on the disk lacks, some 20 us a record.  Chroma reads the
 setting when it loads an index, and keeps it for as long as it has the store open.  So wherever a
 store is opened, the setting is changed, each index loaded, and the setting changed back: the
-palace's files stay as stock makes them (who is killed in between leaves the lower setting, which
-stock takes as well).  An index without records isn't loaded; its turn comes with the first.
+palace's files stay as stock writes them (a process that is killed in between leaves the lower
+setting, which stock takes as well).  An index without records isn't loaded; its turn comes with the
+first record.
 """
 
 import functools
@@ -12,26 +13,49 @@ import glob
 import inspect
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
+from uuid import UUID
 
+from palace.engine.patches import Patch
+from palace.engine.stock import ChromaApi, RawCollection
+
+NAME = "persist_often"
 PERSIST_MIN, PERSIST_MAX = 100, 1000
 PERSIST_SHARE = 200  # of the index: writing 20,000 records takes 30 ms
 RECORD_BYTES = 1676  # of one in data_level0.bin: its vector, its neighbours, its label
 
-Api = Any
+T = TypeVar("T")
 logger = logging.getLogger("palace.engine")
 
 
-def install(root: str) -> None:
-    """Put this into chromadb's class, under the journal's seam, for the life of this process."""
+def patches(root: str) -> Iterator[Patch]:
+    """Return the patches of chromadb's class, which lie under the journal's."""
     from chromadb.api.rust import RustBindingsAPI
 
-    stock_start, stock_create = RustBindingsAPI.start, RustBindingsAPI.create_collection
+    plan = functools.partial(Patch, name=NAME, owner=RustBindingsAPI)
+    yield plan(
+        why="an index that has records is loaded with the lower setting",
+        attribute="start",
+        replace=lambda stock: _starting(stock, root),
+    )
+    yield plan(
+        why="a new index is loaded when its first record comes",
+        attribute="create_collection",
+        replace=_creating,
+    )
+    for name in ("_add", "_upsert"):
+        yield plan(
+            why="the first record loads the index",
+            attribute=name,
+            replace=lambda stock: _putting(stock, root),
+        )
 
-    def start(api: Api) -> None:
-        stock_start(api)
+
+def _starting(stock: Callable[[ChromaApi], None], root: str) -> Callable[[ChromaApi], None]:
+    def start(api: ChromaApi) -> None:
+        stock(api)
         api.palace_usual = {}  # collection id -> its own setting; 0: its index is loaded
         try:
             for collection in api.list_collections():
@@ -39,26 +63,27 @@ def install(root: str) -> None:
         except Exception:  # whatever is wrong with a store, stock says so in its own words
             logger.warning("Chroma's setting of when to write an index stays", exc_info=True)
 
-    @functools.wraps(stock_create)
-    def create_collection(api: Api, *asked: Any, **named: Any) -> Any:
-        collection = stock_create(api, *asked, **named)
+    return start
+
+
+def _creating(stock: Callable[..., RawCollection]) -> Callable[..., RawCollection]:
+    @functools.wraps(stock)
+    def create_collection(api: ChromaApi, *given: object, **named: object) -> RawCollection:
+        collection = stock(api, *given, **named)
         api.palace_usual.setdefault(collection.id, _usual(collection))
         return collection
 
-    RustBindingsAPI.start = start
-    RustBindingsAPI.create_collection = create_collection
-    for name in ("_add", "_upsert"):
-        setattr(RustBindingsAPI, name, _loading(getattr(RustBindingsAPI, name), root))
+    return create_collection
 
 
-def _usual(collection: Any) -> int:
+def _usual(collection: RawCollection) -> int:
     """Return the setting of a collection as it is configured now, 0 where it is low enough."""
     configured = (collection.configuration_json or {}).get("hnsw") or {}
     usual = configured.get("sync_threshold")
     return usual if isinstance(usual, int) and usual > PERSIST_MIN else 0
 
 
-def _load(api: Api, collection: Any, root: str) -> None:
+def _load(api: ChromaApi, collection: RawCollection, root: str) -> None:
     usual = _usual(collection)
     if not usual:
         return
@@ -67,25 +92,25 @@ def _load(api: Api, collection: Any, root: str) -> None:
     api.palace_usual[collection.id] = 0 if count else usual
 
 
-def _loading(stock: Any, root: str) -> Any:
+def _putting(stock: Callable[..., T], root: str) -> Callable[..., T]:
     """Return a method that puts records, and that loads the index on the way where it is new."""
     signature = inspect.signature(stock)
 
     @functools.wraps(stock)
-    def put(api: Api, *asked: Any, **named: Any) -> Any:
-        ident = signature.bind(api, *asked, **named).arguments["collection_id"]
+    def put(api: ChromaApi, *given: object, **named: object) -> T:
+        ident = signature.bind(api, *given, **named).arguments["collection_id"]
         usual = api.palace_usual.get(ident)
         if not usual:
-            return stock(api, *asked, **named)
+            return stock(api, *given, **named)
         api.palace_usual[ident] = 0  # tried once, whatever comes of it
         with _setting(api, ident, usual, root):
-            return stock(api, *asked, **named)
+            return stock(api, *given, **named)
 
     return put
 
 
 @contextmanager
-def _setting(api: Api, ident: Any, usual: int, root: str) -> Iterator[None]:
+def _setting(api: ChromaApi, ident: UUID, usual: int, root: str) -> Iterator[None]:
     """Change the setting for a moment.  Where that fails, nothing else fails with it."""
     _change(api, ident, min(usual, _persist_after(root)))
     try:
@@ -94,7 +119,7 @@ def _setting(api: Api, ident: Any, usual: int, root: str) -> Iterator[None]:
         _change(api, ident, usual)
 
 
-def _change(api: Api, ident: Any, records: int) -> None:
+def _change(api: ChromaApi, ident: UUID, records: int) -> None:
     from chromadb.api.collection_configuration import (
         UpdateCollectionConfiguration,
         UpdateHNSWConfiguration,

@@ -1,8 +1,7 @@
-"""What stock looks up anew at each call, and need not: nobody else changes this palace.
+"""A cache of what stock looks up at each call, and need not: no other process changes this palace.
 
-A look is kept for a moment while queries and batches of writes follow each other.  While anything
-else runs nobody keeps one (`anew`), and a collection that is made or dropped makes everybody look
-again (`forget`).
+An answer is kept for a moment, while queries and batches of writes follow each other.  While
+anything else runs the cache is suspended, and a collection that is created or deleted empties it.
 """
 
 import copy
@@ -12,63 +11,143 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import attrs
 
-LOOK_S = 1.0
-CAPACITY_S = 10.0  # stock's own limit for a verdict
+from palace.engine.patches import ABSENT, Patch, always, need
+from palace.engine.stock import JsonObject, Method, Server
+
+NAME = "look_rarely"
+LOOKUP_S = 1.0
+VERDICT_S = 10.0  # stock's own limit for a verdict on the index
+
+T = TypeVar("T")
+Stamp = tuple[int, int, int]  # of a file: inode, time in ns, size
 
 
 @attrs.define(eq=False)
-class Looks:
-    """What was found, by what was asked, and until when it holds.  Threads share one."""
+class LookupCache:
+    """Answers by key, and until when they hold.  Threads share one."""
 
     clock: Callable[[], float] = time.monotonic
-    _found: dict[Any, tuple[float, Any]] = attrs.field(factory=dict)
-    _times: int = 0  # how often all was forgotten
+    _found: dict[Hashable, tuple[float, Any]] = attrs.field(factory=dict)
+    _clearings: int = 0  # how often it was cleared
     _changing: int = 0  # calls that run and may change anything
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     def look_up(
-        self, key: Any, look: Callable[[], Any], holds: Callable[[Any], bool] = bool
-    ) -> Any:
-        """Return what was found a moment ago, as long as it `holds`, or `look`."""
+        self, key: Hashable, find: Callable[[], T], is_valid: Callable[[T], bool] = bool
+    ) -> T:
+        """Return the answer of a moment ago, as long as it `is_valid`, or what `find` returns."""
+        # Read without the lock: a call that begins to change things just now could as well have
+        # begun after this answer.
         if self._changing:
-            return look()
+            return find()
         until_s, found = self._found.get(key, (0.0, None))
-        if self.clock() < until_s and holds(found):
-            return found
-        times = self._times
-        found = look()
+        if self.clock() < until_s and is_valid(found):
+            answer: T = found
+            return answer
+        clearings = self._clearings
+        answer = find()
         with self._lock:
-            if times == self._times and not self._changing:  # or it was looked up too early
-                self._found[key] = self.clock() + LOOK_S, found
-        return found
+            # An answer that was found before a change must not be kept after it.
+            if clearings == self._clearings and not self._changing:
+                self._found[key] = self.clock() + LOOKUP_S, answer
+        return answer
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         with self._lock:
-            self._times += 1
+            self._clearings += 1
             self._found.clear()
 
     @contextmanager
-    def anew(self) -> Iterator[None]:
-        """Run what may change anything: until it has ended, nobody keeps a look."""
+    def suspended(self) -> Iterator[None]:
+        """Run what may change anything: until it has ended, no answer is kept or used."""
         with self._lock:
             self._changing += 1
-        self.forget()
+        self.clear()
         try:
             yield
         finally:
-            self.forget()
+            self.clear()
             with self._lock:
                 self._changing -= 1
 
 
-def is_open(collection: Any) -> bool:
+def patches(server: Server, cache: LookupCache) -> Iterator[Patch]:
+    """Return the patches that put the cache under stock's lookups."""
+    from chromadb.api.rust import RustBindingsAPI
+    from mempalace import config, searcher
+    from mempalace.backends import chroma
+
+    plan = functools.partial(Patch, name=NAME)
+    missing = need(searcher, "CollectionNotInitializedError", NAME)
+    resets = "_capacity_cache_generation"
+    need(chroma, resets, NAME)
+    generation = need(chroma, "chroma_system_generation", NAME)
+    yield plan(
+        why="each new one reads config.json",
+        owner=need(config, "MempalaceConfig", NAME),
+        attribute="__init__",
+        replace=lambda stock: caching_settings(stock, cache),
+    )
+    for name in ("get_collection", "get_closets_collection"):
+        yield plan(
+            why="each search opens its collections",
+            owner=searcher,
+            attribute=name,
+            replace=functools.partial(caching_collections, name=name, missing=missing, cache=cache),
+        )
+    for name in ("create_collection", "delete_collection"):
+        yield plan(
+            why="afterwards the cache would be wrong, whichever call did it",
+            owner=RustBindingsAPI,
+            attribute=name,
+            replace=lambda stock: clearing(stock, cache),
+        )
+    yield plan(
+        why="it counts all records after each write",
+        owner=server,
+        attribute="hnsw_capacity_status",
+        replace=lambda stock: caching_verdicts(
+            stock, lambda: (getattr(chroma, resets), generation())
+        ),
+    )
+    yield plan(
+        why="it lists all installed packages",
+        owner=server,
+        attribute="_installed_dist_state",
+        replace=lambda stock: caching_versions(stock, ("mempalace", "chromadb"), cache),
+    )
+    yield plan(
+        why="it resolves the graph's path",
+        owner=server,
+        attribute="_canonicalize_kg_path",
+        replace=lambda stock: lambda path: cache.look_up(("graph", path), lambda: stock(path)),
+    )
+    yield from _signatures(server)
+
+
+def _signatures(server: Server) -> Iterator[Patch]:
+    """Let `inspect.signature` find what the dispatcher asks it about a handler at each call."""
+    # A handler may stand under several names, and is patched once.
+    handlers = {id(entry["handler"]): entry["handler"] for entry in server.TOOLS.values()}
+    for handler in filter(inspect.isfunction, handlers.values()):
+        signature = inspect.signature(handler)
+        yield Patch(
+            name=NAME,
+            why="the dispatcher inspects a handler at each call",
+            owner=handler,
+            attribute="__signature__",
+            expected=lambda found: found is ABSENT,
+            replace=always(signature),
+        )
+
+
+def is_open(collection: object) -> bool:
     """Tell whether a collection is Chroma's and not closed: then it has lost its bindings.
 
     Collections of other backends are opened each time.
@@ -77,106 +156,98 @@ def is_open(collection: Any) -> bool:
     return hasattr(client, "bindings")
 
 
-def forget_after_changes(chroma: type, looks: Looks) -> None:
-    """Look anew once a collection was made or dropped, by whichever call."""
-
-    def forgetting(stock: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(stock)
-        def change(*asked: Any, **named: Any) -> Any:
-            try:
-                return stock(*asked, **named)
-            finally:
-                looks.forget()
-
-        return change
-
-    for name in ("create_collection", "delete_collection"):
-        setattr(chroma, name, forgetting(getattr(chroma, name)))
-
-
-def keep_collections(searcher: ModuleType, missing: type[Exception], looks: Looks) -> None:
-    """Open a search's collections once in a moment; `missing` says that there is none."""
-
-    def keep(name: str) -> None:
-        stock = getattr(searcher, name)
-
-        @functools.wraps(stock)
-        def opened(*asked: Any, **named: Any) -> Any:
-            def look() -> Any:
-                try:
-                    return stock(*asked, **named)
-                except missing as error:
-                    return error.with_traceback(None)
-
-            key = name, asked, tuple(sorted(named.items()))
-            found = looks.look_up(
-                key, look, lambda seen: isinstance(seen, missing) or is_open(seen)
-            )
-            if isinstance(found, missing):
-                raise missing(*found.args)
-            return found
-
-        setattr(searcher, name, opened)
-
-    keep("get_collection")
-    keep("get_closets_collection")
-
-
-def keep_settings(config: type, looks: Looks) -> None:
-    """Read stock's config.json once in a moment, not each time that somebody wants a setting."""
-    stock = config.__init__  # type: ignore[misc]
+def clearing(stock: Callable[..., T], cache: LookupCache) -> Callable[..., T]:
+    """Return `stock`, which creates or deletes a collection, with the cache cleared after it."""
 
     @functools.wraps(stock)
-    def init(self: Any, *asked: Any, **named: Any) -> None:
-        def read() -> dict[str, Any]:
-            stock(self, *asked, **named)
+    def change(*given: object, **named: object) -> T:
+        try:
+            return stock(*given, **named)
+        finally:
+            cache.clear()
+
+    return change
+
+
+def caching_collections(
+    stock: Method, name: str, missing: type[Exception], cache: LookupCache
+) -> Method:
+    """Return `stock`, which opens a collection, with its answer kept; it raises `missing`."""
+
+    @functools.wraps(stock)
+    def opened(*given: Hashable, **named: Hashable) -> object:
+        def find() -> object:
+            try:
+                return stock(*given, **named)
+            except missing as error:
+                return error.with_traceback(None)
+
+        key = name, given, tuple(sorted(named.items()))
+        found = cache.look_up(key, find, lambda seen: isinstance(seen, missing) or is_open(seen))
+        if isinstance(found, missing):
+            raise missing(*found.args)
+        return found
+
+    return opened
+
+
+def caching_settings(stock: Callable[..., None], cache: LookupCache) -> Callable[..., None]:
+    """Return the `__init__` of stock's settings, with what it reads from config.json kept."""
+
+    @functools.wraps(stock)
+    def init(self: object, *given: Hashable, **named: Hashable) -> None:
+        def read() -> dict[str, object]:
+            stock(self, *given, **named)
             return dict(vars(self))
 
-        members = looks.look_up(("settings", asked, tuple(sorted(named.items()))), read)
+        members = cache.look_up(("settings", given, tuple(sorted(named.items()))), read)
+        # Its holder may change it: each has a copy.
         vars(self).update(members, _file_config=copy.deepcopy(members["_file_config"]))
 
-    config.__init__ = init  # type: ignore[misc]
+    return init
 
 
-def keep_verdicts(capacity: Callable[..., Any], state: Callable[[], Any]) -> Callable[..., Any]:
-    """Return `capacity` with good verdicts kept; a bad one, and one of another state, isn't.
+def caching_verdicts(
+    stock: Callable[..., JsonObject], state: Callable[[], object]
+) -> Callable[..., JsonObject]:
+    """Return `stock` with good verdicts kept; a bad one, and one of another state, isn't.
 
     Stock counts all records again after each write, to see whether the index lacks some.
     """
-    known: dict[tuple[Any, ...], tuple[float, Any, dict[str, Any]]] = {}
+    known: dict[tuple[object, ...], tuple[float, object, JsonObject]] = {}
 
-    def ask(*place: Any) -> dict[str, Any]:
+    def judge(*place: object) -> JsonObject:
         now_s, now = time.monotonic(), state()
         until_s, then, status = known.get(place, (0.0, None, {}))
         if now_s >= until_s or then != now:
-            status = capacity(*place)
+            status = stock(*place)
             good = status.get("sqlite_count") is not None and not status.get("diverged")
-            known[place] = now_s + CAPACITY_S if good else 0.0, now, status
+            known[place] = now_s + VERDICT_S if good else 0.0, now, status
         return dict(status)
 
-    return ask
+    return judge
 
 
-def keep_versions(
-    installed: Callable[[], Any], names: Iterable[str], looks: Looks
-) -> Callable[[], Any]:
-    """Return `installed` with its answer kept while the packages' metadata are the same files.
+def caching_versions(
+    stock: Callable[[], T], names: Iterable[str], cache: LookupCache
+) -> Callable[[], T]:
+    """Return `stock` with its answer kept while the packages' metadata are the same files.
 
     Stock lists every directory of the search path; a package that is installed beside or before
     the old one is seen a moment later.
     """
     files = [metadata_file(name) for name in names]
 
-    def stamp() -> Any:
+    def stamps() -> list[Stamp | None]:
         return [stamp_of(path) for path in files]
 
-    def ask() -> Any:
-        found = looks.look_up(
-            "installed", lambda: (stamp(), installed()), lambda kept: kept[0] == stamp()
+    def versions() -> T:
+        found = cache.look_up(
+            "installed", lambda: (stamps(), stock()), lambda kept: kept[0] == stamps()
         )
         return found[1]
 
-    return ask
+    return versions
 
 
 def metadata_file(package: str) -> str:
@@ -188,17 +259,10 @@ def metadata_file(package: str) -> str:
     return f"{getattr(distribution, '_path', '')}/METADATA"
 
 
-def stamp_of(path: str) -> Any:
+def stamp_of(path: str) -> Stamp | None:
     """Return what changes when a file is written or replaced, None where there is none."""
     try:
         found = os.stat(path)
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def note_signatures(tools: dict[str, dict[str, Any]]) -> None:
-    """Let `inspect.signature` find what the dispatcher asks it about a handler at each call."""
-    for entry in tools.values():
-        with suppress(AttributeError, TypeError, ValueError):
-            entry["handler"].__signature__ = inspect.signature(entry["handler"])

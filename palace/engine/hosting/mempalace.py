@@ -1,6 +1,6 @@
 """The real mempalace, hosted in the broker's process.  The only importer of mempalace.
 
-Its 47 tools and its files are what users have, so nothing of it is written anew.  What hosting
+Its 47 tools and its files are what users have, so none of it is rewritten.  What hosting
 needs is done by named adjustments (palace/engine/hosting/adjustments.py).
 """
 
@@ -11,14 +11,15 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import cast
 
 from palace.engine.api import Call, Reply, Told
-from palace.engine.batch import Batch
 from palace.engine.durability.memory import Memory, open_memory, refused
 from palace.engine.hosting import adjustments
+from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
+from palace.engine.hosting.writes import DrawerBatch
+from palace.engine.stock import JsonObject, Server
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
@@ -81,8 +82,8 @@ class MempalaceEngine:
         self._kernel = kernel or Kernel()
         self._stamp = stamp
         self._memory: Memory | None = None
-        self._server: ModuleType | None = None
-        self._state = adjustments.HostedState(environ)
+        self._server: Server | None = None
+        self._state = HostedState(environ)
         self._versions = {name: installed_version(name) for name in WATCHED}
         self._stats = {name: stamp_of(metadata_file(name)) for name in WATCHED}
         self._loading = "starting"
@@ -94,8 +95,10 @@ class MempalaceEngine:
         self._prepare_model()
         self._loading = "importing mempalace"
         self._set_environment()
-        server = importlib.import_module("mempalace.mcp_server")
-        adjustments.apply_all(server, self._state, self._paths, self._config)
+        server = cast("Server", importlib.import_module("mempalace.mcp_server"))
+        adjustments.apply_all(
+            Host(server=server, state=self._state, paths=self._paths, config=self._config)
+        )
         self._loading = "opening the palace"
         self._take_writer_lock(server)
         self._open_memory(server)
@@ -107,7 +110,7 @@ class MempalaceEngine:
         self._fingerprint = str(server._config.search_config_fingerprint)  # noqa: SLF001
         return self._catalogue(server)
 
-    def _open_memory(self, server: ModuleType) -> None:
+    def _open_memory(self, server: Server) -> None:
         if self._config.journal == "off" or self._stamp is None:
             Journal.note_pause(self._paths.journal, self._kernel)
             return
@@ -115,10 +118,12 @@ class MempalaceEngine:
             logger.warning("this palace's backend is not Chroma: there is no journal")
             return
         place = (self._paths, self._config, self._kernel)
-        self._memory = open_memory(place, self._stamp, server, self._tell)
+        self._memory = open_memory(
+            place, self._stamp, server, self._tell, context=self._state.current
+        )
         self._state.at_boundary = self._memory.durable.end_of_file
-        if self._state.together is not None:
-            self._state.together.durable = self._memory.durable
+        if self._state.writer is not None:
+            self._state.writer.durable = self._memory.durable
 
     def _tell(self, stage: str, fraction: float) -> None:
         self._loading = f"{stage} ({fraction:.0%})"
@@ -138,8 +143,9 @@ class MempalaceEngine:
         return self._dispatch(call) if verdict is Verdict.RUN else refused(call, verdict)
 
     def _dispatch(self, call: Call) -> Reply:
-        assert self._server is not None
-        self._state.enter_call(read_only=call.read_only)
+        # Only this engine's own `batch` made it, so that it is what the adjustments know.
+        batch = cast("DrawerBatch | None", call.batch)
+        self._state.begin_call(read_only=call.read_only, batch=batch)
         try:
             reply = self._handle(call)
         except Exception:
@@ -150,27 +156,26 @@ class MempalaceEngine:
                 return Reply(payload=None)
             reply = jsonrpc.error(ident, jsonrpc.INTERNAL_ERROR, "Internal error")
         finally:
-            self._state.leave_call()
+            self._state.end_call()
         if reply is None:
             return Reply(payload=None)
         if self._memory is not None and _error_code(reply) == _DAMAGED_CODE:
             reply["error"]["message"] += REBUILD_HINT
         return Reply(payload=jsonrpc.encode(reply), outdated=_error_code(reply) == _OUTDATED_CODE)
 
-    def _handle(self, call: Call) -> dict[str, Any] | None:
+    def _handle(self, call: Call) -> JsonObject | None:
         assert self._server is not None
         state = self._state
-        if call.batch is not None and state.together is not None:
-            return cast("dict[str, Any] | None", state.together.answer(call.batch, call.message))
+        if call.batch is not None and state.writer is not None:
+            return state.writer.answer(call.message)
         is_reader = call.tool.lane in (Lane.READER, Lane.POLL)
-        if is_reader and state.ahead is not None:
-            state.ahead.prepare(call.message)
-        with nullcontext() if is_reader else state.looks.anew():
-            reply = self._server._http_dispatch(call.message)  # noqa: SLF001
-        return cast("dict[str, Any] | None", reply)
+        if is_reader and state.prefetch is not None:
+            state.prefetch.prepare(call.message)
+        with nullcontext() if is_reader else state.lookups.suspended():
+            return self._server._http_dispatch(call.message)  # noqa: SLF001
 
-    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch | None:
-        return self._state.together.batch(messages) if self._state.together is not None else None
+    def batch(self, messages: Sequence[JsonObject]) -> DrawerBatch | None:
+        return self._state.writer.batch(messages) if self._state.writer is not None else None
 
     def when_durable(self, seq: int, told: Told) -> None:
         assert self._memory is not None, "a reply has a seq only where there is a journal"
@@ -184,7 +189,7 @@ class MempalaceEngine:
         if self._memory is not None:
             self._memory.journal.end_session(session)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> JsonObject:
         if self._memory is not None:
             return self._memory.status()
         unknown = self._server is None and self._config.journal != "off"
@@ -256,12 +261,12 @@ class MempalaceEngine:
         for name in ("MEMPALACE_MCP_READ_ONLY", "PYTHONPATH"):
             os.environ.pop(name, None)
 
-    def _take_writer_lock(self, server: ModuleType) -> None:
+    def _take_writer_lock(self, server: Server) -> None:
         ok, reason = server._acquire_mcp_writer_lock()  # noqa: SLF001
         if not ok:
             raise StoreUnavailable(f"mempalace's own writer lock was refused: {reason}")
 
-    def _warm(self, server: ModuleType) -> None:
+    def _warm(self, server: Server) -> None:
         """Load the index before the first call; a palace without a store stays untouched."""
         if not os.path.exists(self._paths.store):
             return
@@ -272,10 +277,10 @@ class MempalaceEngine:
         collection = server._get_collection(create=False)  # noqa: SLF001
         if collection is not None:
             return
-        problem: dict[str, Any] = server._collection_error_or_no_palace()  # noqa: SLF001
+        problem = server._collection_error_or_no_palace()  # noqa: SLF001
         logger.warning("the palace opened without its drawers: %s", problem)
 
-    def _catalogue(self, server: ModuleType) -> Catalogue:
+    def _catalogue(self, server: Server) -> Catalogue:
         entries = [server._tool_catalog_entry(n, t) for n, t in server.TOOLS.items()]  # noqa: SLF001
         return Catalogue(
             engine_version=self._versions["mempalace"],
@@ -285,7 +290,7 @@ class MempalaceEngine:
         )
 
 
-def _error_code(reply: dict[str, Any]) -> object:
+def _error_code(reply: JsonObject) -> object:
     error = reply.get("error")
     return error.get("code") if isinstance(error, dict) else None
 

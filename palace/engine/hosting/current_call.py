@@ -1,0 +1,25 @@
+"""The call that a thread runs: one context, set by the host and read by all that needs it."""
+
+from palace.engine.durability.durable import CallContext
+from palace.engine.hosting.writes import DrawerBatch, Write
+
+
+class CurrentCall(CallContext):
+    """What adjustments know of this thread's call; outside of any call, the defaults.
+
+    The journal's part (`group`) is set and reset by `Durable`, around the host's.
+    """
+
+    read_only: bool = False  # its session may only read
+    batch: DrawerBatch | None = None
+    stored: Write | None = None  # what it has stored with its batch
+    query_is_embedded: bool = False  # before it asks for stock's request lock
+
+    def begin(self, *, read_only: bool, batch: DrawerBatch | None) -> None:
+        self.read_only = read_only
+        self.batch = batch
+        self.stored = None
+        self.query_is_embedded = False
+
+    def end(self) -> None:
+        self.begin(read_only=False, batch=None)

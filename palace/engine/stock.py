@@ -1,0 +1,144 @@
+"""The shapes of mempalace's and chromadb's objects, as far as palace uses them.
+
+Both packages are loaded late and are opaque to the type checker; these protocols say what palace
+relies on, so that a use of anything else is an error before it runs.  At run time nothing here is
+checked: what a patch needs is checked where it is applied (palace/engine/patches.py).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from uuid import UUID
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Vector = npt.NDArray[np.float32]  # one text's, 384 numbers
+    Vectors = npt.NDArray[np.float32]  # a row for each text
+    Tokens = npt.NDArray[np.int64]  # a row for each text
+
+# JSON is what it is: the values of these are checked where they are used.
+JsonObject = dict[str, Any]
+Metadata = Mapping[str, Any]  # of a record in Chroma
+Arguments = Mapping[str, Any]  # of a method of stock's, by name
+ToolEntry = MutableMapping[str, Any]  # what mempalace keeps of a tool: its handler, its schema
+
+
+# chromadb
+
+
+class RawCollection(Protocol):
+    """chromadb's `Collection`."""
+
+    id: UUID
+    configuration_json: JsonObject | None
+
+    def _embed(self, input: Sequence[str]) -> "Sequence[Vector]": ...  # noqa: A002
+
+
+class ChromaApi(Protocol):
+    """chromadb's `RustBindingsAPI`, on which palace keeps a note of its own (palace_usual)."""
+
+    palace_usual: dict[UUID, int]
+
+    def list_collections(self) -> Sequence[RawCollection]: ...
+    def _count(self, collection_id: UUID) -> int: ...
+    def _modify(self, collection_id: UUID, *, new_configuration: object) -> None: ...
+
+
+class Encoding(Protocol):
+    """What the tokenizer makes of one text."""
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+    @property
+    def attention_mask(self) -> Sequence[int]: ...
+
+
+class Tokenizer(Protocol):
+    def no_padding(self) -> None: ...
+    def encode_batch(self, texts: Sequence[str]) -> Sequence[Encoding]: ...
+
+
+class Session(Protocol):
+    """onnxruntime's `InferenceSession`."""
+
+    def run(
+        self, names: None, inputs: "Mapping[str, npt.NDArray[np.int64]]"
+    ) -> "list[Vectors]": ...
+
+
+class MiniLM(Protocol):
+    """chromadb's `ONNXMiniLM_L6_V2`."""
+
+    ort: ModuleType
+    DOWNLOAD_PATH: str
+    EXTRACTED_FOLDER_NAME: str
+    _preferred_providers: Sequence[str] | None
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def model(self) -> Session: ...
+    def max_tokens(self) -> int: ...
+    def _normalize(self, vectors: "Vectors") -> "Vectors": ...
+
+
+# mempalace
+
+
+class GetResult(Protocol):
+    """A dataclass: what `ChromaCollection.get` returns."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+
+class Collection(Protocol):
+    """mempalace's `ChromaCollection`."""
+
+    _collection: RawCollection
+
+    def _sanitize_documents_for_chromadb(self, documents: Sequence[str]) -> Sequence[str]: ...
+
+
+class RequestLock(AbstractContextManager[object], Protocol):
+    """The readers-writer lock around mempalace's handlers; entering it takes it for writing."""
+
+    def acquire_write(self) -> None: ...
+    def release_write(self) -> None: ...
+
+
+class SearchConfig(Protocol):
+    search_config_fingerprint: str
+
+
+class ChromaClient(Protocol):
+    _server: Any  # chromadb's RustBindingsAPI; palace/engine/stores/chroma.py says what of it
+
+
+class Server(Protocol):
+    """The module `mempalace.mcp_server`, which holds every function of its server."""
+
+    TOOLS: dict[str, ToolEntry]
+    SUPPORTED_PROTOCOL_VERSIONS: Sequence[str]
+    _READ_ONLY_REFUSED_TOOLS: Iterable[str]
+    _config: SearchConfig
+    _sqlite_integrity_errors: Sequence[str]
+
+    def _startup_preflight(self) -> None: ...
+    def _is_chroma_backend(self) -> bool: ...
+    def _http_dispatch(self, request: JsonObject) -> JsonObject | None: ...
+    def _acquire_mcp_writer_lock(self) -> tuple[bool, str]: ...
+    def _release_mcp_writer_lock(self) -> None: ...
+    def _get_collection(self, *, create: bool = False) -> Collection | None: ...
+    def _get_client(self) -> ChromaClient: ...
+    def _collection_error_or_no_palace(self) -> JsonObject: ...
+    def _tool_catalog_entry(self, name: str, tool: ToolEntry) -> JsonObject: ...
+
+
+Method = Callable[..., Any]  # a method of stock's, whose arguments only pass through ours
