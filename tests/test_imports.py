@@ -57,7 +57,7 @@ ONLY_IN = {
         "engine/stores/stores.py",
     },
     "chromadb": {
-        *("engine/embedding/model.py", "engine/embedding/inference.py"),
+        *("engine/embedding/archive.py", "engine/embedding/inference.py"),
         *("engine/stores/chroma.py", "engine/stores/chroma_seam.py"),
         *("engine/hosting/index_persistence.py", "engine/hosting/query_prefetch.py"),
         "engine/hosting/lookup_cache.py",

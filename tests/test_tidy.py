@@ -32,11 +32,13 @@ BROAD_EXCEPTS = {
     "engine/hosting/index_persistence.py": 2,
     "engine/hosting/batched_writer.py": 2,
     "engine/hosting/mempalace.py": 1,  # as stock's own loop does for what escapes its dispatcher
-    "engine/embedding/model.py": 2,  # chromadb's downloader and probe raise what they like
+    "engine/embedding/archive.py": 2,  # chromadb's downloader and probe raise what they like
 }
-WALL_CLOCK = {"engine/embedding/model.py"}  # compares the age of files that killed installers left
+WALL_CLOCK = {
+    "engine/embedding/model_files.py"
+}  # compares the age of files that killed installers left
 ENVIRON_READERS = {"settings/environment.py"}
-ENVIRON_WRITERS = {"engine/hosting/mempalace.py", "engine/embedding/model.py"}
+ENVIRON_WRITERS = {"engine/hosting/mempalace.py", "engine/embedding/wheel.py"}
 
 
 def relative(path: Path) -> str:

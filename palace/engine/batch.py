@@ -61,7 +61,7 @@ class Batch(Generic[W]):
                 self._changed.notify_all()
 
     def put(self, write: W) -> None:
-        """Store a write together with those of the other calls; raises what kept it back."""
+        """Store a write together with those of the other calls; raises what prevented it."""
         mine = PendingWrite(write=write)
         with self._changed:
             self._waiting.append(mine)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Weights = dict[str, npt.NDArray[np.float32]]
+    Constant = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+    Attribute = int | float | list[int]
 
 _LAYERS = 6
 _HEADS = 12
@@ -51,18 +53,27 @@ def build_graph(weights: Mapping[str, npt.NDArray[np.float32]], *, name: str) ->
     return _serialise(_encoder(weights), name)
 
 
+class _Node(NamedTuple):
+    """One operation: its inputs and its one output go by name."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: dict[str, Attribute]
+
+
 class _Graph:
     """Nodes in the order of computation, with the constants they use; values go by name."""
 
     def __init__(self, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:
         self.weights = weights
-        self.constants: dict[str, npt.NDArray[Any]] = {}
-        self.nodes: list[tuple[str, tuple[str, ...], str, dict[str, Any]]] = []
+        self.constants: dict[str, Constant] = {}
+        self.nodes: list[_Node] = []
 
-    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Attribute) -> str:
         """Append a node and return the name of its one output."""
         output = f"{kind}_{len(self.nodes)}"
-        self.nodes.append((kind, inputs, output, attributes))
+        self.nodes.append(_Node(kind, inputs, output, attributes))
         return output
 
     def number(self, value: float) -> str:
@@ -91,7 +102,7 @@ class _Graph:
         scale, shift = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
         return self.op("LayerNormalization", value, scale, shift, axis=-1, epsilon=_EPSILON)
 
-    def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
+    def _constant(self, name: str, value: Constant) -> str:
         self.constants.setdefault(name, value)
         return name
 
@@ -107,7 +118,7 @@ def _encoder(weights: Mapping[str, npt.NDArray[np.float32]]) -> _Graph:
     for layer in range(_LAYERS):
         hidden = _attention(graph, hidden, bias, f"encoder.layer.{layer}.attention")
         hidden = _feed_forward(graph, hidden, f"encoder.layer.{layer}")
-    graph.nodes.append(("Identity", (hidden,), "last_hidden_state", {}))
+    graph.nodes.append(_Node("Identity", (hidden,), "last_hidden_state", {}))
     return graph
 
 

@@ -187,7 +187,7 @@ def _preceded(before: Callable[[], None], stock: Callable[..., T]) -> Callable[.
 
 
 def look_rarely(host: Host) -> Iterator[Patch]:
-    """Keep for a moment what stock looks up at each call (lookup_cache.py)."""
+    """Cache for a moment what stock looks up at each call (lookup_cache.py)."""
     yield from lookup_cache.patches(host.server, host.state.lookups)
 
 

@@ -5,7 +5,8 @@ holds stock's request lock; at its write it releases the lock and hands the writ
 (palace/engine/batch.py).  Once all calls have come so far, one of them embeds all documents,
 without the lock, and stores them with it: one journal record each, one fsync, one upsert.
 
-What the handlers ask about their drawers before and after ("is it there?") is asked once for all.
+Handlers query whether their drawers are there, before the write and after it.  Both are queried
+once, for all of the batch.
 """
 
 import dataclasses
@@ -72,7 +73,7 @@ class BatchedWriter:
         for method in (add, upsert, get):
             yield Patch(
                 name=NAME,
-                why="a call of a batch writes, and asks, together with the others",
+                why="a call of a batch reads and writes together with the others",
                 owner=self._kind,
                 attribute=method.__name__,
                 replace=always(method),
@@ -126,13 +127,13 @@ class BatchedWriter:
         return None
 
     def _get(self, collection: Collection, given: Arguments) -> GetResult:
-        """Answer whether drawers are there from what was asked for the whole batch."""
+        """Answer whether drawers are there from what was queried for the whole batch."""
         batch = self._current.batch
         if batch is not None and given.keys() == {"ids", "include"} and given["include"] == []:
             write = self._current.stored
             present = write.present if write is not None else self._before(collection, batch)
-            known = write.ids if write is not None else batch.asked
-            empty = batch.empty
+            known = write.ids if write is not None else batch.drawers
+            empty = batch.empty_result
             if present is not None and empty is not None and set(given["ids"]).issubset(known):
                 found = [ident for ident in given["ids"] if ident in present]
                 return dataclasses.replace(empty, ids=found)
@@ -143,20 +144,20 @@ class BatchedWriter:
     def _before(self, collection: Collection, batch: DrawerBatch) -> frozenset[str]:
         """Return which of the batch's drawers were there when its first call asked.
 
-        That holds for all of its calls: each asks before its write, and the first write is stored
-        when every call has come to its own.  Handlers run one at a time, so that one asks.
+        That holds for all of its calls: each asks before its write, and nothing is stored until
+        every call has come to its own write.
         """
-        if batch.before is None:
+        if batch.present_before is None:
             ids = [ident for ident in map(self._id_of, batch.messages) if ident]
-            batch.before = self._present(collection, ids, batch) if ids else frozenset()
-            batch.asked = frozenset(ids)
-        return batch.before
+            batch.present_before = self._present(collection, ids, batch) if ids else frozenset()
+            batch.drawers = frozenset(ids)
+        return batch.present_before
 
     def _present(
         self, collection: Collection, ids: Sequence[str], batch: DrawerBatch
     ) -> frozenset[str]:
         answer = self._stock_get(collection, ids=list(ids), include=[])
-        batch.empty = dataclasses.replace(answer, ids=[])
+        batch.empty_result = dataclasses.replace(answer, ids=[])
         return frozenset(answer.ids)
 
     def _id_of(self, message: JsonObject) -> str:
@@ -221,7 +222,7 @@ class BatchedWriter:
         try:
             present = self._present(collection, ids, batch)
         except Exception:  # what was stored is stored: each call asks by itself
-            logger.exception("a batch was stored; whether it can be read could not be asked")
+            logger.exception("a batch was stored, but whether it can be read is not known")
             return
         for pending in writes:
             pending.write.present = present

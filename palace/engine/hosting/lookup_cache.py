@@ -1,6 +1,6 @@
-"""A cache of what stock looks up at each call, and need not: no other process changes this palace.
+"""A cache for what stock looks up at each call: no other process changes this palace.
 
-An answer is kept for a moment, while queries and batches of writes follow each other.  While
+An answer is cached for a moment, while queries and batches of writes follow each other.  While
 anything else runs the cache is suspended, and a collection that is created or deleted empties it.
 """
 
@@ -53,7 +53,7 @@ class LookupCache:
         clearings = self._clearings
         answer = find()
         with self._lock:
-            # An answer that was found before a change must not be kept after it.
+            # An answer that was found before a change must not be cached after it.
             if clearings == self._clearings and not self._changing:
                 self._found[key] = self.clock() + LOOKUP_S, answer
         return answer
@@ -65,7 +65,7 @@ class LookupCache:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Run what may change anything: until it has ended, no answer is kept or used."""
+        """Run what may change anything: until it has ended, no answer is cached or used."""
         with self._lock:
             self._changing += 1
         self.clear()
@@ -172,7 +172,7 @@ def clearing(stock: Callable[..., T], cache: LookupCache) -> Callable[..., T]:
 def caching_collections(
     stock: Method, name: str, missing: type[Exception], cache: LookupCache
 ) -> Method:
-    """Return `stock`, which opens a collection, with its answer kept; it raises `missing`."""
+    """Return `stock`, which opens a collection, with its answer cached; it raises `missing`."""
 
     @functools.wraps(stock)
     def opened(*given: Hashable, **named: Hashable) -> object:
@@ -192,7 +192,7 @@ def caching_collections(
 
 
 def caching_settings(stock: Callable[..., None], cache: LookupCache) -> Callable[..., None]:
-    """Return the `__init__` of stock's settings, with what it reads from config.json kept."""
+    """Return the `__init__` of stock's settings, with what it reads from config.json cached."""
 
     @functools.wraps(stock)
     def init(self: object, *given: Hashable, **named: Hashable) -> None:
@@ -210,7 +210,7 @@ def caching_settings(stock: Callable[..., None], cache: LookupCache) -> Callable
 def caching_verdicts(
     stock: Callable[..., JsonObject], state: Callable[[], object]
 ) -> Callable[..., JsonObject]:
-    """Return `stock` with good verdicts kept; a bad one, and one of another state, isn't.
+    """Return `stock` with good verdicts cached; a bad one, and one of another state, isn't.
 
     Stock counts all records again after each write, to see whether the index lacks some.
     """
@@ -231,7 +231,7 @@ def caching_verdicts(
 def caching_versions(
     stock: Callable[[], T], names: Iterable[str], cache: LookupCache
 ) -> Callable[[], T]:
-    """Return `stock` with its answer kept while the packages' metadata are the same files.
+    """Return `stock` with its answer cached while the packages' metadata are the same files.
 
     Stock lists every directory of the search path; a package that is installed beside or before
     the old one is seen a moment later.
@@ -243,7 +243,7 @@ def caching_versions(
 
     def versions() -> T:
         found = cache.look_up(
-            "installed", lambda: (stamps(), stock()), lambda kept: kept[0] == stamps()
+            "installed", lambda: (stamps(), stock()), lambda cached: cached[0] == stamps()
         )
         return found[1]
 

@@ -224,7 +224,7 @@ class MempalaceEngine:
     def _check_store(self) -> None:
         """Refuse a store that is no SQLite database before anything could touch it."""
         try:
-            with open(self._paths.store, "rb") as file:  # nobody else has it open: we own it
+            with open(self._paths.store, "rb") as file:  # no other process has it open: we own it
                 head = file.read(len(_SQLITE_MAGIC))
         except FileNotFoundError:
             return

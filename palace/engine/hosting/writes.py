@@ -29,8 +29,11 @@ class Write:
 
 @attrs.define(eq=False)
 class DrawerBatch(Batch[Write]):
-    """A batch, and which of the drawers that its calls ask for were there before any of them."""
+    """A batch, and which of the drawers that its calls will file were there before them.
 
-    asked: frozenset[str] = frozenset()
-    before: frozenset[str] | None = None  # of `asked`; None: its first call has not asked yet
-    empty: GetResult | None = None  # an answer of stock's without records, which answers copy
+    Handlers read and set this under stock's request lock, so one at a time.
+    """
+
+    drawers: frozenset[str] = frozenset()  # ids, as far as they are known from the messages
+    present_before: frozenset[str] | None = None  # of `drawers`; None: not queried yet
+    empty_result: GetResult | None = None  # stock's answer without records, which answers copy
