@@ -55,7 +55,7 @@ class Slow(threading.Condition):
         time.sleep(0.02)
 
 
-def test_who_returns_from_a_write_has_it_stored() -> None:
+def test_a_write_is_stored_when_it_returns() -> None:
     batch, stored = make(4)
     batch._changed = Slow()
     early: list[int] = []
@@ -71,7 +71,7 @@ def test_who_returns_from_a_write_has_it_stored() -> None:
     assert stored == [[0, 1, 2, 3]]
 
 
-def test_a_call_that_writes_nothing_keeps_nobody_waiting() -> None:
+def test_a_call_that_writes_nothing_keeps_none_waiting() -> None:
     batch, stored = make(3)
     others_wait = threading.Event()
 
@@ -88,7 +88,7 @@ def test_a_call_that_writes_nothing_keeps_nobody_waiting() -> None:
     assert stored == [[0, 1]]
 
 
-def test_a_call_that_fails_keeps_nobody_waiting() -> None:
+def test_a_call_that_fails_keeps_none_waiting() -> None:
     batch, stored = make(2)
 
     def fails() -> None:

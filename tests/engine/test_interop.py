@@ -395,7 +395,7 @@ def _apply(name: str, modules: dict[str, ModuleType], monkeypatch: pytest.Monkey
 
 
 def test_places_of_every_adjustment_are_listed() -> None:
-    # Writing the index often needs nothing of mempalace: tests/engine/hosting/test_index_persistence.py.
+    # Writing the index often needs nothing of mempalace alone: test_index_persistence.py.
     assert set(PLACES) == set(BY_NAME) - {"persist_often"}
     assert len(BY_NAME) == len(ALL)
 

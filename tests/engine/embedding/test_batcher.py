@@ -1,4 +1,4 @@
-"""Single texts of many threads share a run, and each gets its own vector or error."""
+"""Single texts of many threads share runs, and each gets its own vector or error."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -39,16 +39,16 @@ class Runs:
         return [f"vector of {name}" for name in names]
 
 
-def ask(
-    singles: EmbeddingBatcher, runs: Runs, text: Text, told: dict[str, Any]
+def start(
+    batcher: EmbeddingBatcher, runs: Runs, text: Text, results: dict[str, Any]
 ) -> Callable[[], None]:
     """Embed in a thread; return what waits for its end."""
 
     def work() -> None:
         try:
-            told[text.name] = singles.embed(text, runs)
+            results[text.name] = batcher.embed(text, runs)
         except BaseException as error:
-            told[text.name] = error
+            results[text.name] = error
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -60,18 +60,20 @@ def ask(
     return end
 
 
-def crowd(singles: EmbeddingBatcher, runs: Runs, texts: Sequence[Text]) -> dict[str, Any]:
-    """Hold a first run, let all others come meanwhile, and return what each was told."""
-    told: dict[str, Any] = {}
-    ends = [ask(singles, runs, Text("first"), told)]
+def embed_beside_a_run(
+    batcher: EmbeddingBatcher, runs: Runs, texts: Sequence[Text]
+) -> dict[str, Any]:
+    """Hold a first run until all other texts have arrived; return what each thread got."""
+    results: dict[str, Any] = {}
+    ends = [start(batcher, runs, Text("first"), results)]
     assert runs.begun.wait(PATIENCE_S)
     for count, text in enumerate(texts, 1):
-        ends.append(ask(singles, runs, text, told))
-        wait_until(lambda count=count: len(singles._waiting) == count, what="it waits")
+        ends.append(start(batcher, runs, text, results))
+        wait_until(lambda count=count: len(batcher._waiting) == count, what="it waits")
     runs.go.set()
     for end in ends:
         end()
-    return told
+    return results
 
 
 def test_a_lone_text_has_a_run_of_its_own() -> None:
@@ -82,60 +84,60 @@ def test_a_lone_text_has_a_run_of_its_own() -> None:
     assert runs.seen == [["a"]]
 
 
-def test_who_comes_meanwhile_is_embedded_together() -> None:
+def test_texts_that_arrive_during_a_run_share_the_next() -> None:
     runs = Runs()
 
-    told = crowd(EmbeddingBatcher(), runs, [Text(name) for name in "abc"])
+    results = embed_beside_a_run(EmbeddingBatcher(), runs, [Text(name) for name in "abc"])
 
     assert [runs.seen[0], sorted(runs.seen[1])] == [["first"], ["a", "b", "c"]]
     assert len(runs.seen) == 2
-    assert told == {name: f"vector of {name}" for name in ("first", "a", "b", "c")}
+    assert results == {name: f"vector of {name}" for name in ("first", "a", "b", "c")}
 
 
-def test_texts_of_other_lengths_and_too_many_are_the_next_ones() -> None:
+def test_texts_of_other_lengths_and_more_than_fit_go_into_later_runs() -> None:
     runs = Runs()
     texts = [Text(f"short{number}") for number in range(RUN_TEXTS_MAX + 2)]
     texts += [Text("long", 5 + LENGTH_SPREAD_MAX + 1)]
 
-    told = crowd(EmbeddingBatcher(), runs, texts)
+    results = embed_beside_a_run(EmbeddingBatcher(), runs, texts)
 
-    assert all(told[text.name] == f"vector of {text.name}" for text in texts)
+    assert all(results[text.name] == f"vector of {text.name}" for text in texts)
     assert ["long"] in runs.seen
     assert max(map(len, runs.seen)) <= RUN_TEXTS_MAX
     assert len(runs.seen) == 4
 
 
-def test_an_error_is_told_to_all_of_its_run_and_to_nobody_else() -> None:
+def test_an_error_is_raised_for_all_texts_of_its_run_and_no_other() -> None:
     runs = Runs(poison="b")
-    singles = EmbeddingBatcher()
+    batcher = EmbeddingBatcher()
 
-    told = crowd(singles, runs, [Text("a"), Text("b")])
+    results = embed_beside_a_run(batcher, runs, [Text("a"), Text("b")])
 
-    assert told["first"] == "vector of first"
-    assert [type(told[name]) for name in "ab"] == [LookupError, LookupError]
-    assert singles.embed(Text("c"), runs) == "vector of c"
+    assert results["first"] == "vector of first"
+    assert [type(results[name]) for name in "ab"] == [LookupError, LookupError]
+    assert batcher.embed(Text("c"), runs) == "vector of c"
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_everybody_gets_his_own(at_once: int) -> None:
-    singles, runs, told = EmbeddingBatcher(at_once), Runs(), {}
+@pytest.mark.parametrize("runs_max", [1, 2, 3])
+def test_each_text_gets_its_own_vector(runs_max: int) -> None:
+    batcher, runs, results = EmbeddingBatcher(runs_max), Runs(), {}
     runs.go.set()
 
-    ends = [ask(singles, runs, Text(str(n), 5 + n % 40), told) for n in range(60)]
+    ends = [start(batcher, runs, Text(str(n), 5 + n % 40), results) for n in range(60)]
     for end in ends:
         end()
 
-    assert told == {str(n): f"vector of {n}" for n in range(60)}
+    assert results == {str(n): f"vector of {n}" for n in range(60)}
     assert sum(map(len, runs.seen)) == 60
 
 
 def test_a_second_run_begins_beside_the_first_where_there_is_room() -> None:
-    singles, runs, told = EmbeddingBatcher(2), Runs(), {}
-    end = ask(singles, runs, Text("first"), told)
+    batcher, runs, results = EmbeddingBatcher(2), Runs(), {}
+    end = start(batcher, runs, Text("first"), results)
     assert runs.begun.wait(PATIENCE_S)
 
-    assert singles.embed(Text("second"), runs) == "vector of second"
+    assert batcher.embed(Text("second"), runs) == "vector of second"
 
     runs.go.set()
     end()
-    assert told == {"first": "vector of first"}
+    assert results == {"first": "vector of first"}

@@ -36,10 +36,10 @@ def texts(count: int) -> list[str]:
 
 
 def test_vectors_are_those_of_chromadb(stock: Any) -> None:
-    asked = texts(COUNT)
-    theirs = stock._forward(asked)
+    given = texts(COUNT)
+    theirs = stock._forward(given)
 
-    ours = inference.forward(stock.__class__(), asked)
+    ours = inference.forward(stock.__class__(), given)
 
     assert ours.dtype == theirs.dtype == np.float32
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-7)
@@ -47,11 +47,11 @@ def test_vectors_are_those_of_chromadb(stock: Any) -> None:
 
 def test_a_text_gets_the_same_vector_alone_and_among_others(stock: Any) -> None:
     fresh = stock.__class__()
-    asked = texts(40)
+    given = texts(40)
 
-    together = inference.forward(fresh, asked)
+    together = inference.forward(fresh, given)
 
-    alone = np.concatenate([inference.forward(fresh, [text]) for text in asked])
+    alone = np.concatenate([inference.forward(fresh, [text]) for text in given])
     np.testing.assert_allclose(alone, together, rtol=0, atol=2e-7)
 
 
@@ -61,9 +61,9 @@ def test_equal_texts_are_embedded_once(stock: Any) -> None:
     model = fresh.model
 
     class Counting:
-        def run(self, names: Any, asked: Any) -> Any:
-            runs.append(len(asked["input_ids"]))
-            return model.run(names, asked)
+        def run(self, names: Any, given: Any) -> Any:
+            runs.append(len(given["input_ids"]))
+            return model.run(names, given)
 
     fresh.__dict__["model"] = Counting()
 
@@ -73,7 +73,7 @@ def test_equal_texts_are_embedded_once(stock: Any) -> None:
     np.testing.assert_array_equal(vectors[0], vectors[3])
 
 
-def test_what_was_asked_lately_is_not_embedded_again(stock: Any) -> None:
+def test_a_recent_single_text_is_not_embedded_again(stock: Any) -> None:
     fresh, kept = stock.__class__(), inference.EmbeddingPool(cache=inference.VectorCache(size=2))
     first = inference.forward(fresh, ["one"], kept)
     fresh.__dict__["model"] = None  # whoever runs it now fails
@@ -85,7 +85,7 @@ def test_what_was_asked_lately_is_not_embedded_again(stock: Any) -> None:
         inference.forward(fresh, ["two"], kept)
 
 
-def test_the_least_used_is_forgotten_first_and_long_texts_at_once() -> None:
+def test_the_least_recently_used_goes_first_and_long_texts_are_not_cached() -> None:
     kept = inference.VectorCache(size=2)
     for text in ("a", "b"):
         kept.put(text, text)
@@ -97,7 +97,7 @@ def test_the_least_used_is_forgotten_first_and_long_texts_at_once() -> None:
     assert kept.get("long" * inference.CACHED_CHARS_MAX) is None
 
 
-def test_parts_take_turns_and_a_single_text_waits_for_nobody(stock: Any) -> None:
+def test_parts_take_turns_and_a_single_text_waits_for_none(stock: Any) -> None:
     fresh, shared = stock.__class__(), inference.EmbeddingPool()
     done: list[int] = []
 
@@ -119,20 +119,20 @@ def test_parts_take_turns_and_a_single_text_waits_for_nobody(stock: Any) -> None
     assert shared.slots.acquire(blocking=False)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 9])
-def test_all_parts_run_and_the_first_failure_is_raised(at_once: int) -> None:
+@pytest.mark.parametrize("runs_max", [1, 2, 9])
+def test_all_parts_run_and_the_first_failure_is_raised(runs_max: int) -> None:
     done: list[int] = []
-    inference.run_all(done.append, [3, 1, 2], at_once)
+    inference.run_all(done.append, [3, 1, 2], runs_max)
     assert sorted(done) == [1, 2, 3]
 
     def fails(_part: int) -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        inference.run_all(fails, [1, 2, 3], at_once)
+        inference.run_all(fails, [1, 2, 3], runs_max)
 
 
-def test_a_turn_ends_with_an_error(stock: Any) -> None:
+def test_an_error_gives_the_slot_back(stock: Any) -> None:
     fresh, shared = stock.__class__(), inference.EmbeddingPool()
     fresh.__dict__["model"] = None  # whoever runs it fails
 
@@ -142,7 +142,7 @@ def test_a_turn_ends_with_an_error(stock: Any) -> None:
     assert shared.slots.acquire(blocking=False)
 
 
-def test_the_session_has_the_threads_that_were_asked_for(model_home: Path) -> None:
+def test_the_session_has_the_given_number_of_threads(model_home: Path) -> None:
     code = """
         from palace.engine.embedding import inference
         inference.install(THREADS)
@@ -150,7 +150,7 @@ def test_the_session_has_the_threads_that_were_asked_for(model_home: Path) -> No
         function = ONNXMiniLM_L6_V2(preferred_providers=["CPUExecutionProvider"])
         print(function.model.get_session_options().intra_op_num_threads, len(function(["a text"])))
     """
-    told = []
+    answers = []
     for threads in (1, 3, 0):
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code).replace("THREADS", str(threads))],
@@ -159,6 +159,6 @@ def test_the_session_has_the_threads_that_were_asked_for(model_home: Path) -> No
             text=True,
             check=True,
         )
-        told.append(done.stdout.strip())
+        answers.append(done.stdout.strip())
 
-    assert told == ["1 1", "3 1", f"{min(max(1, len(os.sched_getaffinity(0)) // 2), 4)} 1"]
+    assert answers == ["1 1", "3 1", f"{min(max(1, len(os.sched_getaffinity(0)) // 2), 4)} 1"]

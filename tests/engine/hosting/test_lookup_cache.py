@@ -39,62 +39,62 @@ class Collection:
 
 
 def test_an_answer_holds_for_a_moment() -> None:
-    clock, look = Clock(), Counted()
-    kept = LookupCache(clock)
+    clock, find = Clock(), Counted()
+    cache = LookupCache(clock)
 
-    assert kept.look_up("a", look) == 1
+    assert cache.look_up("a", find) == 1
     clock.now_s += LOOKUP_S * 0.9
-    assert kept.look_up("a", look) == 1
-    assert kept.look_up("b", look) == 2
+    assert cache.look_up("a", find) == 1
+    assert cache.look_up("b", find) == 2
     clock.now_s += LOOKUP_S * 0.2
-    assert kept.look_up("a", look) == 3
+    assert cache.look_up("a", find) == 3
 
 
 def test_what_no_longer_holds_is_looked_up() -> None:
-    kept, look = LookupCache(Clock()), Counted()
+    cache, find = LookupCache(Clock()), Counted()
 
-    kept.look_up("a", look)
+    cache.look_up("a", find)
 
-    assert kept.look_up("a", look, lambda found: found > 1) == 2
+    assert cache.look_up("a", find, lambda found: found > 1) == 2
 
 
 def test_after_clearing_all_is_looked_up_again_even_what_was_under_way() -> None:
-    kept, look = LookupCache(Clock()), Counted()
-    kept.look_up("a", look)
+    cache, find = LookupCache(Clock()), Counted()
+    cache.look_up("a", find)
 
-    kept.clear()
-    assert kept.look_up("a", look) == 2
+    cache.clear()
+    assert cache.look_up("a", find) == 2
 
     def overtaken() -> int:
-        kept.clear()
+        cache.clear()
         return 7
 
-    assert kept.look_up("b", overtaken) == 7
-    assert kept.look_up("b", look) == 3
+    assert cache.look_up("b", overtaken) == 7
+    assert cache.look_up("b", find) == 3
 
 
 def test_a_failing_lookup_is_not_cached() -> None:
-    kept = LookupCache(Clock())
+    cache = LookupCache(Clock())
 
     def fail() -> Any:
         raise LookupError
 
     for _ in range(2):
         with pytest.raises(LookupError):
-            kept.look_up("a", fail)
-    assert kept.look_up("a", lambda: 5) == 5
+            cache.look_up("a", fail)
+    assert cache.look_up("a", lambda: 5) == 5
 
 
 def test_a_suspended_cache_keeps_nothing() -> None:
-    kept, look = LookupCache(Clock()), Counted()
-    kept.look_up("a", look)
+    cache, find = LookupCache(Clock()), Counted()
+    cache.look_up("a", find)
 
-    with kept.suspended():
-        assert kept.look_up("a", look) == 2  # it reads what it has just changed
-        assert kept.look_up("a", look) == 3
+    with cache.suspended():
+        assert cache.look_up("a", find) == 2  # it reads what it has just changed
+        assert cache.look_up("a", find) == 3
 
-    assert kept.look_up("a", look) == 4
-    assert kept.look_up("a", look) == 4
+    assert cache.look_up("a", find) == 4
+    assert cache.look_up("a", find) == 4
 
 
 def test_a_collection_that_is_created_or_deleted_clears_the_cache() -> None:
@@ -105,16 +105,16 @@ def test_a_collection_that_is_created_or_deleted_clears_the_cache() -> None:
         def delete_collection(self, name: str) -> None:
             raise LookupError(name)
 
-    kept, look = LookupCache(Clock()), Counted()
+    cache, find = LookupCache(Clock()), Counted()
     for name in ("create_collection", "delete_collection"):
-        setattr(Chroma, name, lookup_cache.clearing(getattr(Chroma, name), kept))
-    kept.look_up("a", look)
+        setattr(Chroma, name, lookup_cache.clearing(getattr(Chroma, name), cache))
+    cache.look_up("a", find)
 
     assert Chroma().create_collection(name="c") == "c"
-    assert kept.look_up("a", look) == 2
+    assert cache.look_up("a", find) == 2
     with pytest.raises(LookupError):
         Chroma().delete_collection("c")
-    assert kept.look_up("a", look) == 3
+    assert cache.look_up("a", find) == 3
 
 
 def test_collections_of_other_backends_are_opened_each_time() -> None:
@@ -130,8 +130,10 @@ def test_packages_are_listed_again_once_one_was_replaced(
     metadata.parent.mkdir()
     metadata.write_text("Metadata-Version: 2.1\nName: soon-replaced\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    asked = Counted()
-    ask = lookup_cache.caching_versions(asked, ("soon-replaced", "not-there"), LookupCache(Clock()))
+    counted = Counted()
+    ask = lookup_cache.caching_versions(
+        counted, ("soon-replaced", "not-there"), LookupCache(Clock())
+    )
 
     assert [ask(), ask()] == [1, 1]
     metadata.write_text("Metadata-Version: 2.1\nName: soon-replaced\nVersion: 1.0.1\n")
@@ -149,8 +151,8 @@ def test_settings_are_read_once_and_each_reader_has_its_own() -> None:
             self._file_config = {"hooks": {"a": 1}}
             self.place = config_dir
 
-    kept = LookupCache(Clock())
-    Config.__init__ = lookup_cache.caching_settings(Config.__init__, kept)  # type: ignore[method-assign]
+    cache = LookupCache(Clock())
+    Config.__init__ = lookup_cache.caching_settings(Config.__init__, cache)  # type: ignore[method-assign]
 
     one, other = Config(), Config()
     one._file_config["hooks"]["a"] = 2
@@ -161,7 +163,7 @@ def test_settings_are_read_once_and_each_reader_has_its_own() -> None:
     )
     assert Config("/elsewhere").place == "/elsewhere"
     assert Config.read == 2
-    kept.clear()
+    cache.clear()
     Config()
     assert Config.read == 3
 
@@ -208,35 +210,35 @@ def test_a_collection_that_is_not_there_is_looked_for_once_and_other_failures_ag
         assert looked.times == times
 
 
-def test_good_verdicts_are_kept_for_their_place_and_state() -> None:
-    state, asked = [0], Counted()
+def test_good_verdicts_are_cached_for_their_place_and_state() -> None:
+    state, counted = [0], Counted()
     verdict: dict[str, Any] = {"sqlite_count": 5, "diverged": False}
 
     def capacity(*_place: object) -> dict[str, Any]:
-        asked()
+        counted()
         return verdict
 
     ask = lookup_cache.caching_verdicts(capacity, lambda: state[0])
 
     ask("/p", "a")["sqlite_count"] = 0  # a copy each
     assert ask("/p", "a") == verdict
-    assert asked.times == 1
+    assert counted.times == 1
     ask("/p", "b")
-    assert asked.times == 2
+    assert counted.times == 2
     state[0] += 1
     ask("/p", "a")
-    assert asked.times == 3
+    assert counted.times == 3
 
 
 @pytest.mark.parametrize("bad", [{"sqlite_count": 5, "diverged": True}, {"sqlite_count": None}])
-def test_a_bad_verdict_is_not_kept(bad: dict[str, Any]) -> None:
-    asked = Counted()
+def test_a_bad_verdict_is_not_cached(bad: dict[str, Any]) -> None:
+    counted = Counted()
 
     def capacity(*_place: object) -> dict[str, Any]:
-        asked()
+        counted()
         return bad
 
     ask = lookup_cache.caching_verdicts(capacity, lambda: 0)
 
     assert ask("/p") == ask("/p") == bad
-    assert asked.times == 2
+    assert counted.times == 2
