@@ -1,8 +1,9 @@
 """The named adjustments to the hosted mempalace.
 
-Each is a few patches (palace/engine/patches.py), and can be switched off by its name in palace.toml
-(`adjustments_off`).  All patches are checked before the first is applied: an adjustment that
-doesn't find its targets refuses the engine, rather than let it run unadjusted.
+Each returns its patches (palace/engine/patches.py), and can be switched off by its name in
+palace.toml (`adjustments_off`).  All patches are checked before the first is applied: an adjustment
+that doesn't find its targets refuses the engine, rather than let it run unadjusted.  `held_lock`
+and `graph_file` also tell stock something, by functions of its own, while they are planned.
 """
 
 import hashlib

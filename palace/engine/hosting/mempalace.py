@@ -143,7 +143,7 @@ class MempalaceEngine:
         return self._dispatch(call) if verdict is Verdict.RUN else refused(call, verdict)
 
     def _dispatch(self, call: Call) -> Reply:
-        # Only this engine's own `batch` made it, so that it is what the adjustments know.
+        # The broker only passes on what `batch` below returned.
         batch = cast("DrawerBatch | None", call.batch)
         self._state.begin_call(read_only=call.read_only, batch=batch)
         try:
@@ -242,7 +242,7 @@ class MempalaceEngine:
         from palace.engine.embedding.model import install_model, is_installed  # numpy takes 100 ms
 
         home = Path(home_dir(self._environ))
-        if self._state_uses_default_model() and not is_installed(home):
+        if self._uses_default_model() and not is_installed(home):
 
             def tell(stage: str, fraction: float) -> None:
                 self._loading = f"{stage} ({fraction:.0%})"
@@ -250,7 +250,7 @@ class MempalaceEngine:
             logger.info("the embedding model is missing: fetching it")
             install_model(home, progress=tell)
 
-    def _state_uses_default_model(self) -> bool:
+    def _uses_default_model(self) -> bool:
         return self._environ.get("MEMPALACE_EMBEDDING_MODEL", "") in ("", "minilm", "default")
 
     def _set_environment(self) -> None:
