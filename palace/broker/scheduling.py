@@ -6,7 +6,7 @@ Everything here is one step of the loop, but for the waits that are named so.
 """
 
 import logging
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import outcome
