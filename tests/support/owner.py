@@ -114,7 +114,7 @@ def make_state(root: Path, engine: LightEngine, *, home: str = "", **settings: A
     settings = {"batch_max": 1} | settings
     config = Config(graph=f"{root}/kg", config_dir=str(root), **settings)
     services = Services(
-        owner=owner,
+        ownership=owner,
         config=config,
         engine=engine,
         kernel=kernel,
