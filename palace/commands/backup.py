@@ -1,11 +1,11 @@
-"""Backups: `DIR/TIME-SEQ/`, each a whole copy of the journal with a manifest, made while it grows.
+"""Backups: `DIR/TIME-SEQ/`, each a full copy of the journal with a manifest, taken while it grows.
 
-    palace-backup.json      whose it is, up to where, and the SHA-256 of every file
-    palace.toml             the settings, where there are any
+    palace-backup.json      which palace, up to which record, and the SHA-256 of every file
+    palace.toml             the settings, if there are any
     journal/                the newest checkpoint and all segments after it
 
-Nothing of the stores is copied: restoring makes them anew (restore.py).  A backup is made
-under another name and gets its own when it is whole and on the disk.
+Nothing of the stores is copied: restoring rebuilds them (restore.py).  A backup is written under
+another name, and renamed once it is complete and on the disk.
 """
 
 import json
@@ -45,7 +45,7 @@ Progress = Callable[[str, float], None]
 
 @attrs.frozen(kw_only=True)
 class Manifest:
-    """What a backup says of itself; `files` maps names to (bytes, SHA-256)."""
+    """The description of a backup; `files` maps names to (bytes, SHA-256)."""
 
     palace_id: str
     epoch: int
@@ -80,7 +80,7 @@ class Backup:
         return sum(size for size, _ in self.manifest.files.values())
 
 
-# Making.
+# Creating.
 
 
 def make_backup(
@@ -88,9 +88,9 @@ def make_backup(
 ) -> Backup:
     """Copy a palace's journal, as it is now, into a new directory below `into`.
 
-    Whether a broker runs doesn't matter, and it doesn't notice.  Raises JournalBroken where the
-    journal is missing, off or damaged, NotEmpty where `into` is for something else, and LockHeld
-    where another backup is being made there.
+    A running broker doesn't matter, and doesn't notice.  Raises JournalBroken if the journal is
+    missing, off or damaged, NotEmpty if `into` is used for something else, and LockHeld while
+    another backup is being written there.
     """
     kernel = Kernel()
     check_kernel(paths, kernel, environ)
@@ -98,8 +98,8 @@ def make_backup(
     into = os.path.realpath(into)
     if f"{into}/".startswith(f"{paths.root}/"):
         raise NotEmpty(
-            f"{into} lies in the palace itself, and would be lost with it. Name a directory "
-            "elsewhere, best on another disk."
+            f"{into} is inside the palace, and would be lost with it. Name a directory elsewhere, "
+            "preferably on another disk."
         )
     os.makedirs(into, mode=0o700, exist_ok=True)
     with _locked(into, kernel):
@@ -114,19 +114,19 @@ def make_backup(
 
 
 def _check_source(paths: Paths, environ: Mapping[str, str], kernel: Kernel) -> str:
-    """Return the palace's identity, if its journal tells all that the palace holds."""
+    """Return the palace's identity; raises JournalBroken if its journal is incomplete."""
     identity = wire.identity_of(kernel.read_file(paths.palace_id, 200))
     if not identity or not kernel.list_directory(paths.journal):
         raise JournalBroken(
-            f"{paths.root} has no journal, and a backup is a copy of that. A broker begins one at "
-            'its first start, unless palace.toml says journal = "off": palace start'
+            f"{paths.root} has no journal, which is what a backup copies. A broker creates it when "
+            'it first starts, unless palace.toml says journal = "off": palace start'
         )
     off = load_config(paths, environ, kernel).journal == "off"
     if off or kernel.file_id(f"{paths.journal}/{PAUSE}") is not None:
         raise JournalBroken(
-            f"A broker has worked on {paths.root} without its journal, which lacks what was "
-            f'written then. Take journal = "off" out of {paths.settings}, and let a broker take '
-            "it over: palace stop; palace start"
+            f"The journal of {paths.root} lacks what a broker has written without it. Remove "
+            f'journal = "off" from {paths.settings}, and let a broker take that over: '
+            "palace stop; palace start"
         )
     return identity
 
@@ -138,14 +138,14 @@ def _locked(into: str, kernel: Kernel) -> Iterator[None]:
         if not kernel.try_lock(fd):
             pid = kernel.lock_holder(f"{into}/{LOCK}")
             who = f"pid {pid}" if pid is not None else "another process"
-            raise LockHeld(f"{who} is making a backup in {into}. Wait for it, and try again.")
+            raise LockHeld(f"{who} is writing a backup to {into}. Wait for it, and try again.")
         yield
     finally:
         kernel.close(fd)
 
 
 def _sweep(into: str, kernel: Kernel) -> None:
-    """Remove what backups that were killed have left; call it under the lock."""
+    """Remove what killed backups have left; the caller holds the lock."""
     for name in kernel.list_directory(into):
         if name.startswith(MAKING) and name.removeprefix(MAKING).isdigit():
             shutil.rmtree(f"{into}/{name}", ignore_errors=True)
@@ -153,16 +153,16 @@ def _sweep(into: str, kernel: Kernel) -> None:
 
 def _check_others(into: str, identity: str, kernel: Kernel) -> None:
     if kernel.file_id(f"{into}/{MANIFEST}") is not None:
-        raise NotEmpty(f"{into} is a backup itself. Name the directory above: palace backup DIR")
+        raise NotEmpty(f"{into} is a backup itself. Name its parent directory: palace backup DIR")
     for path in _paths_in(into, kernel):
         try:
             other = read_manifest(path, kernel).palace_id
         except BackupBroken:
-            continue  # a new one is needed all the more
+            continue  # a damaged backup is no reason to refuse a new one
         if other != identity:
             raise NotEmpty(
-                f"{path} is a backup of another palace ({other}) than {identity}: a restored copy "
-                "is another one, too. Give each a directory of its own."
+                f"{path} is a backup of palace {other}, not of {identity}; a restored copy counts "
+                "as a different palace, too. Use a separate directory for each."
             )
 
 
@@ -204,7 +204,7 @@ def _free_name(wanted: str, kernel: Kernel) -> str:
 
 
 def backup_text(paths: Paths, backup: Backup, kernel: Kernel) -> str:
-    """Say what was backed up, and what might be missing from it."""
+    """Return what was backed up, and what may be missing from it."""
     contents = backup.manifest.contents
     text = (
         f"{backup.path}: {contents.entities} entities, up to record {contents.seq} of epoch "
@@ -212,8 +212,8 @@ def backup_text(paths: Paths, backup: Backup, kernel: Kernel) -> str:
     )
     if kernel.lock_holder(paths.lock) is None:
         text += (
-            "\nNo broker runs. What stock mempalace wrote since the last one left is in no journal "
-            "yet; palace start takes it over."
+            "\nNo broker is running. What stock mempalace has written since the last one left is "
+            "in no journal yet; palace start takes it over."
         )
     return text
 
@@ -224,7 +224,7 @@ def backup_text(paths: Paths, backup: Backup, kernel: Kernel) -> str:
 def find_backup(directory: str, kernel: Kernel) -> Backup:
     """Return the backup that a directory is, or the newest one in it.
 
-    Raises BackupBroken where there is none, or where one can't say how new it is.
+    Raises BackupBroken if there is none, or if the age of one can't be read.
     """
     directory = os.path.realpath(directory)
     if kernel.file_id(f"{directory}/{MANIFEST}") is not None:
@@ -235,7 +235,7 @@ def find_backup(directory: str, kernel: Kernel) -> Backup:
             found.append(Backup(path=path, manifest=read_manifest(path, kernel)))
         except BackupBroken as error:
             raise BackupBroken(
-                f"{error.message} It may be the newest: name the backup that you want, or move "
+                f"{error.message} It may be the newest. Name the backup that you want, or move "
                 "this one away."
             ) from None
     if not found:
@@ -253,14 +253,14 @@ def _paths_in(directory: str, kernel: Kernel) -> list[str]:
 
 
 def read_manifest(path: str, kernel: Kernel) -> Manifest:
-    """Read what a backup says of itself; raises BackupBroken, naming the file."""
+    """Read the description of a backup; raises BackupBroken, which names the file."""
     where = f"{path}/{MANIFEST}"
     try:
         data = kernel.read_file(where, MANIFEST_BYTES_MAX) or b""
         fields: dict[str, Any] = json.loads(opened(data.rstrip(b"\n")))
         if fields.pop("v") != SCHEMA:
             raise BackupBroken(
-                f"{where} was made by {fields.get('made_by')}, and this is palace {__version__}. "
+                f"{where} is by {fields.get('made_by')}, and this is palace {__version__}. "
                 "Upgrade: pip install --upgrade palace-broker"
             )
         fields["contents"] = Contents(**fields["contents"])
@@ -270,12 +270,14 @@ def read_manifest(path: str, kernel: Kernel) -> Manifest:
         raise BackupBroken(f"{where} is damaged ({error}). Use another backup.") from None
     for name in manifest.files:
         if not _NAME.fullmatch(name):
-            raise BackupBroken(f"{where} names {name!r}, which is no part of a backup.")
+            raise BackupBroken(
+                f"{where} names {name!r}, which is not part of a backup. Use another one."
+            )
     return manifest
 
 
 def check_backup(backup: Backup, kernel: Kernel, progress: Progress = no_progress) -> None:
-    """Read a backup to its end; raises BackupBroken, which names the file that is wrong."""
+    """Read all of a backup; raises BackupBroken, which names the damaged file."""
     manifest = backup.manifest
     there, told = set(_names(backup.path, kernel)), set(manifest.files)
     for name in sorted(there ^ told):
@@ -288,7 +290,7 @@ def check_backup(backup: Backup, kernel: Kernel, progress: Progress = no_progres
         except OSError as error:
             raise _broken(f"{backup.path}/{name} can't be read: {error.strerror}") from None
         if found != expected:
-            raise _broken(f"{backup.path}/{name} isn't what was written: its SHA-256 differs")
+            raise _broken(f"{backup.path}/{name} is not what was written: its SHA-256 differs")
     for finding in inspect_journal(backup.journal, kernel):
         if finding.level == ERROR and finding.code != "network_file_system":
             raise _broken(finding.text.rstrip("."))
@@ -297,7 +299,7 @@ def check_backup(backup: Backup, kernel: Kernel, progress: Progress = no_progres
     except Missing as error:
         raise _broken(f"{backup.journal}: {error}") from None
     if contents != manifest.contents:
-        raise _broken(f"{backup.journal} doesn't hold what {MANIFEST} says")
+        raise _broken(f"{backup.journal} does not contain what {MANIFEST} says")
     progress("reading the backup", 1.0)
 
 

@@ -1,12 +1,12 @@
-"""From a backup back to a palace: its journal first, then new stores from it.
+"""Restoring a backup: its journal first, then new stores built from that.
 
-The journal is copied beside its place, and put there by renames that whoever holds the lock next
-carries through (durability/swap.py).  With it in place and the stores gone or not there yet, an
-interrupted restoration is ended by the next broker, too: what stores lack is written again.
+The journal is copied next to its final place, and moved there by renames that the next holder of
+the lock completes if they are interrupted (durability/swap.py).  Once it is in place, the next
+broker can complete an interrupted restoration as well: it writes again what the stores lack.
 
-A restored palace must not be taken for the one that went on (docs/decisions/0017): its epoch leaps
-over every one that the other may have reached, and it has an identity of its own, unless it stands
-where the palace with the backup's identity stood.
+A restored palace must not be mistaken for the original that went on (docs/decisions/0017): its
+epoch leaps over every one that the original may have reached, and it has an identity of its own,
+unless it replaces the palace with the backup's identity.
 """
 
 import os
@@ -41,20 +41,20 @@ SCRATCH = "restore-"
 
 @attrs.frozen(kw_only=True)
 class Restored:
-    """What a restoration has made; `kept` is where the old files are, "" where there were none."""
+    """The result of a restoration; `kept` is where the old files are, "" if there were none."""
 
     entities: int
     epoch: int
-    same: bool  # it has the identity of the palace that the backup was made of
+    same: bool  # it has the identity of the palace that was backed up
     kept: str
 
 
 def restore_backup(
     paths: Paths, environment: ShimEnvironment, backup: Backup, *, replace: bool, stop: bool
 ) -> Restored:
-    """Make a palace from a backup that was checked; needs the palace for itself.
+    """Check a backup and create a palace from it; needs the palace to itself.
 
-    `replace` allows a palace to be there: its files are kept in `replaced-EPOCH`.
+    With `replace`, an existing palace's files are moved to `replaced-EPOCH`.
     Raises BackupBroken and NotEmpty before anything is changed.
     """
     check_backup(backup, Kernel(), progress_shown())
@@ -72,7 +72,7 @@ def restore_backup(
         )
 
 
-# What is there already.
+# What exists already.
 
 
 def _prepare(
@@ -86,14 +86,14 @@ def _prepare(
     kernel.write_durable(paths.epoch, f"{epoch}\n".encode())
     identity = wire.identity_of(kernel.read_hint(paths.palace_id, 200))
     if identity != backup.manifest.palace_id:
-        kernel.unlink(paths.palace_id)  # the lock's taker makes a new one
+        kernel.unlink(paths.palace_id)  # the next holder of the lock creates a new one
     settings = kernel.read_file(f"{backup.path}/{SETTINGS}", TOML_BYTES_MAX)
     if settings is not None and kernel.file_id(paths.settings) is None:
         kernel.write_durable(paths.settings, settings)
 
 
 def _is_harmless(name: str, paths: Paths) -> bool:
-    """Tell whether a name in the palace may be there: settings, and what we leave when killed."""
+    """Tell whether a file may exist already: settings, and what a killed restoration leaves."""
     ours = (paths.lock, paths.settings, paths.epoch, paths.palace_id, paths.protocol)
     return name in {os.path.basename(path) for path in ours} or name.startswith(SCRATCH)
 
@@ -110,10 +110,10 @@ def _check_place(paths: Paths, backup: Backup, kernel: Kernel) -> None:
 
 
 def _compared(paths: Paths, backup: Backup, kernel: Kernel) -> str:
-    """Say how a backup compares with the palace of the same identity that stands there."""
+    """Return how a backup compares with an existing palace of the same identity."""
     manifest = backup.manifest
     if wire.identity_of(kernel.read_hint(paths.palace_id, 200)) != manifest.palace_id:
-        return "It is another palace than the backup's. "
+        return "It is a different palace than the one backed up. "
     tail = read_tail(list_segments(paths.journal, kernel), kernel)
     if (tail.epoch, tail.seq) <= (manifest.epoch, manifest.contents.seq):
         return ""
@@ -139,15 +139,15 @@ def _check_outside(paths: Paths, config: Config, kernel: Kernel) -> None:
     for path in lock.outside_files(paths, config):
         if kernel.file_id(path) is not None:
             raise NotEmpty(
-                f"{path} is there, and the restored palace would use that name: it is another "
-                "palace's, or left of one. Restore into a directory whose parent is its own "
+                f"{path} exists, and the restored palace would use it. It belongs to another "
+                "palace, or was left by one. Restore into a directory with a parent of its own "
                 f'(and, for a graph, first write graph = "knowledge_graph.sqlite3" into '
-                f"{paths.settings}), or let it be moved aside: --replace"
+                f"{paths.settings}), or have it moved aside: --replace"
             )
 
 
 def restored_text(paths: Paths, backup: Backup, restored: Restored) -> str:
-    """Say what there is now, and what its owner should look at."""
+    """Return what was restored, and what the user should check."""
     contents = backup.manifest.contents
     first = (
         f"{restored.entities} entities of {backup.path} are in {paths.root}: as of record "
@@ -155,14 +155,16 @@ def restored_text(paths: Paths, backup: Backup, restored: Restored) -> str:
     )
     lines = [first]
     if not restored.same:
-        lines.append("It has an identity of its own: back it up into a directory of its own.")
+        lines.append("It has an identity of its own: back it up to a directory of its own.")
     if restored.kept:
         lines.append(f"What was there before is in {restored.kept}.")
-    lines.append(f"Settings that name this machine: see {paths.settings}. Serve it: palace start")
+    lines.append(
+        f"Check the settings that name a machine in {paths.settings}. Serve it: palace start"
+    )
     return "\n".join(lines)
 
 
-# Putting it there.
+# Moving it into place.
 
 
 def _put_in_place(held: Held, backup: Backup) -> str:
@@ -192,22 +194,22 @@ def _copy_journal(backup: Backup, target: str, kernel: Kernel) -> None:
         new = f"{target}/{os.path.basename(name)}"
         copy_file(f"{backup.path}/{name}", new, kernel)
         if file_digest(new, kernel) != expected:
-            raise BackupBroken(f"{backup.path}/{name} has changed while it was read. Try again.")
+            raise BackupBroken(f"{backup.path}/{name} changed while it was read. Try again.")
     kernel.sync_directory(target)
 
 
-# Proving.
+# Verifying.
 
 
 def prove_backup(environment: ShimEnvironment, backup: Backup) -> Contents:
     """Restore a backup into a scratch directory and compare all of it; return what it holds.
 
-    Raises BackupBroken, and StoreCorrupt where the stores don't come out as the journal says.
+    Raises BackupBroken, and StoreCorrupt if the stores differ from what the journal says.
     """
     with tempfile.TemporaryDirectory(prefix="palace-verify-") as scratch:
         paths = Paths(os.path.realpath(f"{scratch}/store/palace"))
         os.makedirs(paths.root, mode=0o700)
-        with open(paths.settings, "w", encoding="utf-8") as file:  # nothing of the real one's
+        with open(paths.settings, "w", encoding="utf-8") as file:  # no file of the real palace's
             file.write(f'graph = "knowledge_graph.sqlite3"\nconfig_dir = "{scratch}/config"\n')
         alone = ShimEnvironment(environment.all | {"HOME": scratch})
         restore_backup(paths, alone, backup, replace=False, stop=False)
@@ -218,7 +220,7 @@ def prove_backup(environment: ShimEnvironment, backup: Backup) -> Contents:
     if drift or (found.kinds, found.digest) != (wanted.kinds, wanted.digest):
         where = ", ".join(sorted({one.kind for one in drift})) or "journal"
         raise StoreCorrupt(
-            f"What was made from {backup.path} differs from it in {where}. The palace itself was "
-            "not touched; please report this."
+            f"What was restored from {backup.path} differs from it in {where}. The palace was not "
+            "touched. Please report this."
         )
     return found
