@@ -1,4 +1,4 @@
-"""The status for people: what `palace status` prints."""
+"""The text of `palace status`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ _ERRORS_MAX = 3
 
 
 def status_text(status: dict[str, Any]) -> str:
-    """Return a screen of text for a broker's status (docs/reference/status.md)."""
+    """Return a broker's status (docs/reference/status.md) as a screen of text."""
     rows = [
         ("palace", status["palace"]),
         ("owner", _owner(status)),
@@ -39,7 +39,7 @@ def status_text(status: dict[str, Any]) -> str:
 
 
 def _printable(line: str) -> str:
-    """Take out what would move a terminal's cursor: a client may call itself anything."""
+    """Replace characters that could control the terminal, since clients choose their names."""
     return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
 
 
@@ -76,7 +76,7 @@ def _http(http: dict[str, Any] | None) -> str:
 
 def _journal(journal: dict[str, Any]) -> str:
     if journal["journal"] == "off":
-        return "off: a change that a death interrupts has an unknown outcome"
+        return "off: a change interrupted by a crash has an unknown outcome"
     if "seq" not in journal:
         return str(journal["journal"])
     behind = journal["seq"] - journal["durable_seq"]

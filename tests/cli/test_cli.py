@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from palace import __version__
 from palace.cli.app import app
@@ -53,12 +54,16 @@ def test_the_old_name_of_history_works_and_is_not_in_the_overview(tmp_path: Path
     (tmp_path / "journal" / f"{5:020}.jsonl").write_text("no record\n")
     here = ("--palace", str(tmp_path))
 
-    for more in ((), ("--json",), ("--since", "9"), ("--since", "none"), ("--palace", "~/none")):
-        new, old = run("history", *here, *more), run("log", *here, *more)
-        assert old.returncode == new.returncode
-        assert (old.stdout, old.stderr.replace(" log ", " history ")) == (new.stdout, new.stderr)
-    assert run("history", *here).stdout
-    assert " log " not in run("--help").stdout
+    def both(*more: str) -> Result:
+        new, old = (CliRunner().invoke(app, [name, *here, *more]) for name in ("history", "log"))
+        assert old.exit_code == new.exit_code
+        assert old.output.replace(" log ", " history ") == new.output
+        return new
+
+    assert "at byte 0: torn" in both().output
+    assert both("--json").output.startswith("{")
+    assert both("--since", "none").exit_code == 2
+    assert " log " not in CliRunner().invoke(app, ["--help"]).output
 
 
 @pytest.mark.parametrize("arguments", [["dance"], ["status", "--nonsense"], ["stop", "extra"]])
