@@ -131,10 +131,10 @@ def test_backup_under_load_holds_what_was_acknowledged_and_nothing_torn(
 
 KILLED = """
 import os, signal, sys
-from palace import backup
+from palace.commands import backup
 from palace.kernel.kernel import Kernel
 from palace.settings.paths import Paths
-class Mortal(Host):
+class Mortal(Kernel):
     left = 0
     def step(self):
         Mortal.left -= 1
@@ -143,12 +143,12 @@ class Mortal(Host):
 def mortal(name):
     def call(self, *arguments, **options):
         self.step()
-        return getattr(Host, name)(self, *arguments, **options)
+        return getattr(Kernel, name)(self, *arguments, **options)
     return call
 for name in ("open_append", "write", "sync", "rename", "write_durable", "sync_directory",
              "make_directory", "open_lock"):
     setattr(Mortal, name, mortal(name))
-backup.Host = Mortal
+backup.Kernel = Mortal
 palace, into = sys.argv[1:]
 for step in range(1000):
     pid = os.fork()
