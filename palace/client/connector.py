@@ -5,8 +5,8 @@ so that the relay can serve its client meanwhile: poll `fd()` for `timeout_s()`,
 """
 
 import errno
-from _socket import socketpair
 
+from palace.client.children import Children
 from palace.client.endpoints import expected_palace_id, is_foreign, named_socket, socket_candidates
 from palace.client.failure import failure_of, older_text
 from palace.client.handshake import (
@@ -19,7 +19,7 @@ from palace.client.handshake import (
     receive,
     say,
 )
-from palace.client.spawn import Child, reason_not_to_spawn, spawn_broker
+from palace.client.spawn import reason_not_to_spawn
 from palace.protocol import election, wire
 from palace.protocol.errors import ConfigError, PalaceError, WireError
 
@@ -36,7 +36,7 @@ DIRECT_GREETING_S = 40.0  # a direct broker may wait for mempalace's own lock fi
 DEADLINE_S = 60.0
 COURTESY_S = 2.0
 CHILD_END_S = 2.0
-SUCCESSION_S = 5.0  # who may not spawn waits so long for others to replace an owner that died
+SUCCESSION_S = 5.0  # how long one that may not spawn waits for others to replace a dead owner
 
 _BUSY = (errno.EAGAIN, errno.ENOTCONN, errno.EINTR)
 
@@ -61,8 +61,7 @@ class Connector:
         self._may_direct = may_direct
         self._hello: Callable[[], bytes] = bytes
         self._machine: election.Election | None = None
-        self._child: Child | None = None
-        self._unreaped: list[int] = []
+        self._children = Children(site)
         self._wake_s = 0.0
         self._epoch = 0
         self._older = 0  # epoch of an owner that this attempt has turned away from
@@ -89,8 +88,8 @@ class Connector:
         return self._epoch
 
     def begin(self, hello: "Callable[[], bytes]") -> None:
-        """Start an attempt; `hello` makes the first line anew for each connection."""
-        self._drop_child()
+        """Start an attempt; `hello` returns the first line of each connection."""
+        self._children.drop()
         self.reap()
         self._hello, self._older = hello, 0
         named = self._environment.broker
@@ -132,9 +131,7 @@ class Connector:
         """Return what to poll for reading, -1 where only time will tell."""
         if self.state == self.GREETING and self.sock is not None:
             return self.sock.fileno()
-        if self.state == self.SLEEPING and self._child is not None:
-            return self._child.report_fd
-        return -1
+        return self._children.report_fd if self.state == self.SLEEPING else -1
 
     def timeout_s(self) -> float:
         return max(0.0, self._wake_s - self._kernel.monotonic())
@@ -162,9 +159,9 @@ class Connector:
         self._close_sock()
         if self._fallbacks is not None:
             self._fallbacks.end()
-        if self._child is not None and self.direct:
-            self._child.wait(DIRECT_GREETING_S)
-        self._drop_child()
+        if self._children.watches and self.direct:
+            self._children.wait_for_end(DIRECT_GREETING_S)
+        self._children.drop()
 
     # The machine's events and actions.
 
@@ -187,32 +184,20 @@ class Connector:
         elif kind == election.READY:
             self.state = self.CONNECTED
             if not self.direct:
-                self._drop_child()
+                self._children.drop()
         else:
             self._fail(str(action[1]), str(action[2]))
 
     def _wake_up(self) -> None:
-        child = self._child
-        if child is not None:
-            child.read_report()
-            status = child.exit_status()
-            if status is not None:
-                text = child.failure_text()
-                self._drop_child()
-                self._happened(election.CHILD_EXITED, status, text)
-                return
-        self._happened(election.WOKE)
-
-    def _drop_child(self) -> None:
-        if self._child is not None:
-            self._child.close()
-            self._unreaped.append(self._child.pid)
-            self._child = None
+        ended = self._children.ended()
+        if ended is not None:
+            self._happened(election.CHILD_EXITED, *ended)
+        else:
+            self._happened(election.WOKE)
 
     def reap(self) -> bool:
-        """Take leave of brokers that this shim once started; True while one of them lives."""
-        self._unreaped = [pid for pid in self._unreaped if self._kernel.reap(pid) is None]
-        return bool(self._unreaped)
+        """Reap brokers that this shim has started; True while one of them lives."""
+        return self._children.reap()
 
     # Dialling.
 
@@ -231,6 +216,7 @@ class Connector:
             problem = self._connect(path)
             if problem not in UNSERVED:
                 break
+        # A guest must never spawn: its broker would lock a file that the owner doesn't see locked.
         if problem in UNSERVED and not self._environment.broker and is_foreign(self._site):
             self._become_guest()
             self.begin(self._hello)
@@ -303,21 +289,15 @@ class Connector:
     def _not_greeted(self, why: str) -> None:
         self._kernel.trace("C3.reset" if why == election.ABSENT else "C3.silent")
         self._close_sock()
-        if self.direct and self._child is not None:
-            self._child_must_have_ended()
+        if self.direct and self._children.watches:
+            ended = self._children.wait_for_end(CHILD_END_S)  # or it would not have hung up
+            self.direct = False
+            self._happened(election.CHILD_EXITED, *ended)
             return
         if self._fallbacks is not None:
             self._candidate_failed(self._fallbacks, why)
             return
         self._happened(election.DIAL_FAILED, why)
-
-    def _child_must_have_ended(self) -> None:
-        assert self._child is not None
-        status = self._child.wait(CHILD_END_S)
-        text = self._child.failure_text()
-        self._drop_child()
-        self.direct = False
-        self._happened(election.CHILD_EXITED, -1 if status is None else status, text)
 
     def _greeted(self, line: bytes) -> None:
         try:
@@ -369,6 +349,7 @@ class Connector:
             )
             self._happened(election.REFUSED, "wrong_palace", text)
         elif epoch < self._epoch:  # an owner that was replaced: its answers are void
+            # It may be stopped, and not know yet that it was fenced: dial again, as at silence.
             self._kernel.trace("C3.refused")
             self._older = epoch
             self._close_sock()
@@ -391,10 +372,8 @@ class Connector:
         if reason is not None:
             self._happened(election.REFUSED, reason.name, reason.message)
             return
-        self._drop_child()
         try:
-            environ = self._environment.for_broker()
-            self._child = spawn_broker(self._kernel, self._paths, environ)
+            self._children.start()
         except OSError as error:
             self._happened(election.SPAWN_FAILED, f"{error.strerror}")
             return
@@ -402,27 +381,14 @@ class Connector:
 
     def _go_direct(self) -> None:
         try:
-            ours, theirs = socketpair()
+            sock = self._children.start_direct()
         except OSError as error:
             self._happened(election.SPAWN_FAILED, f"{error.strerror}")
             return
-        try:
-            environ = self._environment.for_broker()
-            self._drop_child()
-            self._child = spawn_broker(
-                self._kernel, self._paths, environ, direct_fd=theirs.fileno()
-            )
-        except OSError as error:
-            ours.close()
-            self._happened(election.SPAWN_FAILED, f"{error.strerror}")
-            return
-        finally:
-            theirs.close()
         self.direct = True
         self._address = "its own child's socket"
-        ours.setblocking(False)
-        problem = self._greet(ours, DIRECT_GREETING_S)
-        if problem:
+        sock.setblocking(False)
+        if self._greet(sock, DIRECT_GREETING_S):
             self._not_greeted(election.ABSENT)
 
     # Failing.
@@ -430,7 +396,7 @@ class Connector:
     def _fail(self, name: str, text: str) -> None:
         self.state = self.FAILED
         self._close_sock()
-        self._drop_child()
+        self._children.drop()
         if self._older and text == election.SILENT:
             text = older_text(self._older, self._epoch, self._paths)
         if self._fallbacks is not None and name in ("broker_unreachable", "no_spawn"):
