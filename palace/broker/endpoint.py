@@ -43,7 +43,7 @@ def listen(
     umask = os.umask(0o111 if shared else 0o177)
     try:
         listener.bind(path)
-        kernel.trace("B6.bind")  # between the two: nobody can connect before this line
+        kernel.trace("B6.bind")  # between the two: no client can connect before this line
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()

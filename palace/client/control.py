@@ -18,7 +18,9 @@ from palace.settings.paths import Paths
 from palace.settings.site import Site
 
 ANSWER_S = 5.0
-STATUS_S = 1.5  # for people who wait at a terminal: what is silent longer is told of as such
+STATUS_S = (
+    1.5  # for people who wait at a terminal: a broker that is silent longer is reported as silent
+)
 
 
 class Control:

@@ -82,7 +82,7 @@ def _unreachable_text(why: str, site: "Site", patience_s: float) -> str:
     who = (
         held_text(paths.lock, kernel)
         if holder
-        else "nobody that can be seen from here holds its lock"
+        else "no process that can be seen from here holds its lock"
     )
     return (
         f"No broker answered for {paths.root} within {patience_s:.0f} s ({why}); "

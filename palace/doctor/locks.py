@@ -9,12 +9,12 @@ from palace.kernel.processes import Process
 from palace.ownership.lock import mempalace_lock_path, outside_files
 from palace.settings.paths import home_dir
 
-NEVER_LOCKED = "nobody holds it"
+NEVER_LOCKED = "not held"
 SHORT_CHARS = 34
 
 
 def check_locks(found: Diagnostics) -> Iterator[Finding]:
-    """Yield each lock with its holder; wrong is what somebody else than the owner has."""
+    """Yield each lock with its holder; wrong is one that another process than the owner has."""
     if found.foreign is not None:
         return
     yield from _strangers(found)
@@ -39,7 +39,7 @@ def _mempalaces(found: Diagnostics) -> Iterator[Finding]:
         level=ERROR,
         code="stock_writes",
         text=f"A stock mempalace process has this palace: {name(holder)} holds mempalace's writer "
-        "lock. While it does, no broker can start, and nobody else can write.",
+        "lock. While it does, no broker can start, and no other process can write.",
         remedy=f"Let it finish, or end it: kill {holder.pid}. So that it doesn't come back, let "
         f"its host start palace: palace install --list. The lock: {path}",
     )
@@ -88,7 +88,7 @@ def _strangers(found: Diagnostics) -> Iterator[Finding]:
         yield Finding(
             level=ERROR,
             code="other_home" if other else "open_elsewhere",
-            text=f"Somebody has this palace open beside its owner: {name(process)}."
+            text=f"Another process has this palace open beside its owner: {name(process)}."
             f"{home if other else ''} no lock keeps the two apart, and both may write.",
             remedy=f"End it: kill {pid}. Then give it the same HOME, or let its host start "
             "palace: palace install --list",

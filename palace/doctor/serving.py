@@ -39,7 +39,7 @@ def check_serving(found: Diagnostics) -> Iterator[Finding]:
             level=NOTE,
             code="left_behind",
             text=f"The last broker, pid {found.record.pid} (epoch {found.record.epoch}), was "
-            "killed: its record is still there, and misleads nobody.",
+            "killed: its record is still there, and misleads no client.",
             remedy="None needed: the next request starts another.",
         )
 
@@ -129,7 +129,7 @@ def _named_is_dead(found: Diagnostics) -> Finding:
     return Finding(
         level=ERROR,
         code="named_broker",
-        text=f"MEMPALACE_BROKER={found.environment.broker} is used as it stands, and nobody "
+        text=f"MEMPALACE_BROKER={found.environment.broker} is used as it stands, and nothing "
         "answers there; no other broker is looked for.",
         remedy="Take MEMPALACE_BROKER out of this environment, or start that broker.",
     )

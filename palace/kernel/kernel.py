@@ -230,7 +230,7 @@ class Kernel:
         return os.open(path, flags, LOCK_MODE)
 
     def try_lock(self, fd: int) -> bool:
-        """Take the exclusive flock without waiting; False where somebody else has it.
+        """Take the exclusive flock without waiting; False where another process has it.
 
         Any other answer of the kernel (ENOLCK, EOPNOTSUPP) is raised: it means no lock.
         """

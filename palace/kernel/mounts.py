@@ -2,8 +2,8 @@
 
 The list is of what is known to be local: flock and AF_UNIX are coherent there between all
 processes of this kernel, containers included.  Everything else (virtiofs, other FUSE, 9p, NFS,
-CIFS, vboxsf, unknown) is foreign: flock "succeeds" there and excludes nobody elsewhere.  The type
-comes from the mount table, since statfs on 9p reports the host's own type.
+CIFS, vboxsf, unknown) is foreign: flock "succeeds" there and excludes no process elsewhere.  The
+type comes from the mount table, since statfs on 9p reports the host's own type.
 """
 
 LOCAL_TYPES = frozenset(

@@ -1,6 +1,6 @@
 """What the kernel tells people of another process: for `palace doctor` and `palace status`.
 
-Nothing is decided by it: a pid may be somebody else's by the time that it is read.
+Nothing is decided by it: a pid may belong to another process by the time that it is read.
 """
 
 TITLE_CHARS_MAX = 200

@@ -1,6 +1,6 @@
 """The port to the kernel of a process that writes down the protocol's steps (PALACE_TRACE).
 
-Rule for this file: imported only where somebody asks for a trace; the shim's start doesn't pay.
+Rule for this file: imported only where a trace is asked for; the shim's start doesn't pay.
 """
 
 import json
@@ -20,7 +20,7 @@ class TracingKernel(Kernel):
     def trace(self, act: str, **seen: "str | int") -> None:
         """Append one line by one write, so that the file's order is that of the writes.
 
-        The file is opened anew for each line: a descriptor kept open would be one more that a
+        The file is opened again for each line: a descriptor kept open would be one more that a
         detached broker closes and that tests of inherited ones find.
         """
         event = {"act": act, "pid": os.getpid(), "t": round(self.monotonic(), 6), **seen}

@@ -1,10 +1,10 @@
 """Which kernel may open a palace: what the mount table says, and what `palace own` wrote down.
 
 flock and AF_UNIX serve the processes of one kernel.  On a mount of another kernel they exclude
-nobody, so a palace there is not opened: unless its user said, with `palace own --here`, that this
-kernel is the only one to use it.  That stands in owner.json in the palace, which every kernel
-reads before it opens anything; all others refuse then, the one with the disk included.  Lock and
-socket of such a palace lie in the owner's own state directory, where they work.
+no process there, so a palace on one is not opened, unless its user said with `palace own --here`
+that this kernel is the only one to use it.  That stands in owner.json in the palace, which every
+kernel reads before it opens anything; all others refuse then, the one with the disk included.
+Lock and socket of such a palace lie in the owner's own state directory, where they work.
 
 A claim holds for one path: one lock for each name of a palace would be none.
 
@@ -33,7 +33,7 @@ SEE = "See: palace doctor --boundary"
 class Claim:
     """What owner.json says: `path` is the palace's name on the owner's machine.
 
-    One that can't be understood has the id "": it is somebody's, and not ours.
+    One that can't be read has the id "": another kernel's, for all we know.
     """
 
     __slots__ = ("host", "id", "path", "since")
@@ -57,7 +57,7 @@ class Claim:
 
 
 def decode_claim(data: bytes) -> Claim:
-    """Return the claim in a file; what is torn or of a later schema counts as somebody's."""
+    """Return the claim in a file; a torn one, or one of a later schema, has the id ""."""
     import json
 
     try:
@@ -71,7 +71,7 @@ def decode_claim(data: bytes) -> Claim:
 
 
 def read_claim(paths: Paths, kernel: Kernel) -> Claim | None:
-    """Return who owns the palace by `palace own`, None where nobody does."""
+    """Return the claim that `palace own` wrote, None where there is none."""
     data = kernel.read_file(paths.claim, CLAIM_BYTES_MAX)
     return None if data is None else decode_claim(data)
 
@@ -126,7 +126,8 @@ def find_foreign(paths: Paths, kernel: Kernel, environ: "Mapping[str, str]") -> 
         return _owned(paths, claim)
     if claim.path != paths.root:
         return _owned_as(paths, claim)
-    # Whatever the mount is: who sees this palace by another way finds the same lock.
+    # Whatever the mount is: a process that sees the palace through another mount must find the
+    # same lock.
     paths.local = local_directory(claim.path, environ)
     return None
 
@@ -161,10 +162,10 @@ def make_local_directory(paths: Paths, kernel: Kernel, environ: "Mapping[str, st
 def _of_another_kernel(paths: Paths, mount: "Mount") -> Foreign:
     return Foreign(
         f"The palace {paths.root} belongs to another kernel (it lies on {mount.point}, a "
-        f"{mount.fs_type} mount, whose locks exclude nobody there)",
+        f"{mount.fs_type} mount, whose locks mean nothing there)",
         "On its own machine: `palace expose docker`, then `palace start`; or give ssh there as "
-        'bridge = "ssh://USER@HOST" in palace.toml; or, where nobody else uses this palace, let '
-        f"it be served here: palace own --here. {SEE}",
+        'bridge = "ssh://USER@HOST" in palace.toml; or, where no other machine uses this palace, '
+        f"let it be served here: palace own --here. {SEE}",
         mount=mount.point,
         fs_type=mount.fs_type,
     )

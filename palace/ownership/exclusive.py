@@ -33,7 +33,7 @@ class Exclusive:
     incarnation: str
 
 
-def _nothing(_kernel: Kernel) -> None:
+def _prepare_nothing(_kernel: Kernel) -> None:
     return
 
 
@@ -43,7 +43,7 @@ def exclusive_use(
     environment: ShimEnvironment,
     *,
     ask_to_leave: Callable[[], None] | None,
-    prepare: Callable[[Kernel], None] = _nothing,
+    prepare: Callable[[Kernel], None] = _prepare_nothing,
 ) -> Iterator[Exclusive]:
     """Own the palace until the block ends.
 

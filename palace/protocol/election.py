@@ -1,6 +1,6 @@
 """How a client finds an owner, or makes one: the client's half of the protocol.
 
-Theory of operation.  A client dials; when nobody answers it spawns a broker and dials again, with
+Theory of operation.  A client dials; when none answers it spawns a broker and dials again, with
 jittered, growing pauses.  It takes no lock, removes no file, kills no process and never judges by
 a pid: the kernel's lock decides between the brokers, and losers leave with exit code 75.  Only
 when spawned brokers keep dying without a word does it ask for direct mode, in which the client's
@@ -27,7 +27,7 @@ CHILD_EXITED = "child_exited"  # (CHILD_EXITED, exit status, text of its report 
 WOKE = "woke"
 
 # Why a dial failed.
-ABSENT = "absent"  # no socket, nobody listening, or hung up before WELCOME
+ABSENT = "absent"  # no socket, no listener, or hung up before WELCOME
 BUSY = "busy"  # a full backlog: alive
 SILENT = "silent"  # no WELCOME in time: stopped, wedged, or not a broker
 
@@ -93,7 +93,7 @@ class Election:
         self._may_spawn = may_spawn
         self._may_direct = may_direct
         self._wait_before_spawn_s = wait_before_spawn_s
-        self._others_until_s = others_until_s  # until then somebody else may start a broker
+        self._others_until_s = others_until_s  # until then another client may start a broker
         self._pause_s = PAUSE_FIRST_S
         self._child_alive = False
         self._spawned_s = -1e9
@@ -170,7 +170,7 @@ class Election:
         if self._direct and status != EXIT_LOST:
             return self._end((FAIL, "spawn_failed", text or f"direct broker: exit {status}"))
         if status == EXIT_LOST:
-            # Somebody owns the palace: keep dialling.  A direct child that loses is no owner.
+            # There is an owner: keep dialling.  A direct child that loses is none.
             self._direct = False
             return self._pause()
         if text:  # it said why it failed: trying again would say the same

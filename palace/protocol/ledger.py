@@ -80,8 +80,8 @@ class Ledger:
     def epoch_of_lines(self, last: int) -> int:
         """Return the epoch that the next HELLO names; `last` is that of the last owner.
 
-        It is not later than that of any owner to which a line that may have run was sent: who was
-        asked before the last owner may have done it, too.
+        It is not later than that of any owner to which a line that may have run was sent: an owner
+        before the last may have carried it out, too.
         """
         if not self._sent:
             self._old_epoch = -1

@@ -26,7 +26,7 @@ def main(arguments: "list[str]") -> int:
     try:
         return run_ensured("dial", USAGE, arguments, _carry)
     except BrokenPipeError:
-        return 0  # nobody listens any more
+        return 0  # the other side has gone
 
 
 def _carry(site: Site, record: BrokerRecord) -> None:

@@ -189,7 +189,7 @@ class Relay:
             if reading:
                 self._poll.register(STDIN, select.POLLIN)
             elif not self._stdin_open:
-                self._poll.register(STDOUT, 0)  # only its end: who is gone reads no reply
+                self._poll.register(STDOUT, 0)  # only its end: a client that is gone reads no reply
             if other >= 0:
                 self._poll.register(other, events)
         return self._poll
@@ -320,7 +320,7 @@ class Relay:
         return True
 
     def _fail_all(self, problem: PalaceError) -> None:
-        """No owner can be had: say so to everything that waits; the next request tries anew."""
+        """No owner can be had: answer what waits with the reason; the next request tries again."""
         print(f"palace shim: {problem.message}", file=sys.stderr, flush=True)
         for ordinal, line in self._ledger.outstanding():
             reason = problem

@@ -96,7 +96,7 @@ def test_stock_of_another_home_writes_beside_the_broker(site: Site, tmp_path: Pa
 
         said = first_finding(site)
 
-        assert said.startswith("error: Somebody has this palace open beside its owner")
+        assert said.startswith("error: Another process has this palace open beside its owner")
         assert f"pid {stock.process.pid} (" in said
         assert f"Its HOME is {other.home}, yours {site.home}" in said
         assert f"-> End it: kill {stock.process.pid}" in said

@@ -229,7 +229,7 @@ def _first_line(near: socket.socket) -> bytes:
 
 
 def _tidy_up(directory: str) -> None:
-    """Remove what killed shims left: sockets that nobody answers at any more."""
+    """Remove what killed shims left: sockets at which nothing listens any more."""
     for name in os.listdir(directory):
         path = f"{directory}/{name}/s"
         if not name.startswith(PREFIX) or not os.path.exists(path):

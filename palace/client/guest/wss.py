@@ -1,8 +1,8 @@
 """A tunnel over a TLS websocket, to a broker that listens for guests.
 
 The broker is known by its certificate's fingerprint, which stands in its record beside the token:
-whoever can read the palace can reach its owner, and nobody else can pretend to be it.  Where no
-fingerprint is known (a broker named by hand) the system's authorities vouch for the certificate.
+whoever can read the palace can reach its owner, and no other process can pretend to be it.  Where
+no fingerprint is known (a broker named by hand) the system's authorities vouch for the certificate.
 
 The thread speaks wsproto over a socket that never blocks; the relay sees a plain socket.
 """
