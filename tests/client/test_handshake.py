@@ -11,10 +11,13 @@ import pytest
 
 from palace.client.connector import Connector
 from palace.client.control import Control
+from palace.client.handshake import LineBuffer, decode_response
 from palace.doctor.boundary import explore
 from palace.kernel.kernel import Kernel
+from palace.ownership.lock import Ownership
+from palace.ownership.record import publish
 from palace.protocol import wire
-from palace.protocol.errors import PalaceError
+from palace.protocol.errors import PalaceError, WireError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.site import Site
@@ -25,7 +28,7 @@ OWNER, STRANGER = 54_321, 54_322
 
 @pytest.fixture
 def palace(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A palace that belongs to another user, whom its `allow_uids` lets us visit."""
+    """A palace of another user, who has named us in `allow_uids`."""
     need_root()
     monkeypatch.delenv("MEMPALACE_BROKER", raising=False)
     root = short_dir / "palace"
@@ -35,15 +38,16 @@ def palace(short_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def served_by(uid: int, palace: Path) -> Iterator[None]:
-    """Serve a palace's socket as that user: the kernel notes who calls listen(2)."""
+def served_by(uid: int, path: Path) -> Iterator[None]:
+    """Serve a socket as that user: the kernel notes who calls listen(2)."""
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(palace / "broker.sock"))
+        listener.bind(str(path))
+        ours = os.geteuid()
         os.seteuid(uid)
         try:
             listener.listen(1)
         finally:
-            os.seteuid(0)
+            os.seteuid(ours)
         serving = threading.Thread(target=_answer, args=(listener,))
         serving.start()
         try:
@@ -96,7 +100,7 @@ def doctor(palace: Path) -> bool:
 def test_the_broker_of_the_palaces_owner_is_trusted(
     palace: Path, client: Callable[[Path], bool]
 ) -> None:
-    with served_by(OWNER, palace):
+    with served_by(OWNER, palace / "broker.sock"):
         assert client(palace)
 
 
@@ -104,5 +108,46 @@ def test_the_broker_of_the_palaces_owner_is_trusted(
 def test_a_socket_of_another_user_is_not_trusted(
     palace: Path, client: Callable[[Path], bool]
 ) -> None:
-    with served_by(STRANGER, palace):
+    with served_by(STRANGER, palace / "broker.sock"):
         assert not client(palace)
+
+
+@pytest.mark.parametrize("client", [status, shim, doctor])
+def test_a_broker_that_listens_elsewhere_is_found_though_a_dead_socket_is_in_the_usual_place(
+    short_dir: Path, monkeypatch: pytest.MonkeyPatch, client: Callable[[Path], bool]
+) -> None:
+    monkeypatch.delenv("MEMPALACE_BROKER", raising=False)
+    root, elsewhere = short_dir / "palace", short_dir / "s"
+    root.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(root / "broker.sock"))
+    lock_fd = os.open(root / "lock", os.O_CREAT)
+    publish(Ownership(Paths(str(root)), lock_fd), str(elsewhere), Kernel(), mode="broker")
+    os.close(lock_fd)
+
+    with served_by(os.geteuid(), elsewhere):
+        assert client(root)
+
+
+def test_a_line_is_complete_with_its_newline_however_it_is_cut() -> None:
+    lines = LineBuffer()
+
+    lines.feed(b"on")
+    assert lines.take() is None
+    lines.feed(b"e\ntwo\nthr")
+
+    assert [lines.take(), lines.take(), lines.take()] == [b"one", b"two", None]
+    assert lines.rest == b"thr"
+
+
+@pytest.mark.parametrize("line", [b"", b"HTTP/1.1 400", b"palace/1 welcome epoch=x"])
+def test_what_is_no_response_of_a_broker_is_refused(line: bytes) -> None:
+    with pytest.raises(WireError):
+        decode_response(line)
+
+
+def test_a_response_names_its_kind_and_the_owners_epoch() -> None:
+    found = decode_response(b"palace/1 welcome epoch=7 palace_id=x")
+
+    assert (found.kind, found.epoch, found.fields["palace_id"]) == (wire.WELCOME, 7, "x")
+    assert decode_response(b"palace/1 refused code=busy").epoch == 0
