@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-from palace.broker.endpoint import Endpoint
 from palace.broker.lanes import Lanes
 from palace.broker.leaving import Leaving
 from palace.broker.scheduling import Scheduler
-from palace.broker.services import Services
+from palace.broker.services import Listening, Services
 from palace.broker.sessions import Sessions
 from palace.broker.state import BrokerState, ConnectionLimit
 from palace.broker.telemetry.telemetry import Telemetry
@@ -33,18 +32,17 @@ def assemble(
     config: Config,
     environ: Mapping[str, str],
     kernel: Kernel,
-    listening: tuple[Endpoint | None, str],
+    listening: Listening,
 ) -> BrokerState:
-    """Return an owner's parts with the real engine; `listening` is its endpoint and its mode."""
-    endpoint, mode = listening
+    """Return an owner's parts with the real engine."""
     stamp = Stamp(epoch=ownership.epoch, writer=ownership.incarnation)
     services = Services(
         ownership=ownership,
         config=config,
         engine=MempalaceEngine(ownership.paths, config, environ, kernel, stamp),
         kernel=kernel,
-        endpoint=endpoint,
-        mode=mode,
+        endpoint=listening.endpoint,
+        mode=listening.mode,
         home=home_dir(environ),
     )
     return connect_parts(

@@ -1,4 +1,4 @@
-"""What a fresh connection is: a session's HELLO, a control question, or a stranger."""
+"""A fresh connection: a session's HELLO, a control question, or neither, which is refused."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ logger = logging.getLogger("palace.broker")
 
 @attrs.frozen(kw_only=True)
 class Peer:
-    """Who is at the other end: `uid` is None for guests, whom their token let in."""
+    """The other end's process; `uid` is None for guests, which have shown their token."""
 
     pid: int
     uid: int | None
@@ -90,7 +90,7 @@ async def _serve_stream(state: BrokerState, stream: Lines, peer: Peer) -> None:
         header = wire.encode_header(wire.REFUSED, fields)
         stream.send_soon(header)
     except WireError as error:
-        said = error.message.partition(": ")[0]  # behind it is what came, which may be anything
+        said = error.message.partition(": ")[0]  # the rest quotes the peer, who may send anything
         logger.warning("refused a connection: %s", said)
         state.telemetry.counters.refused += 1
         state.telemetry.note_error(f"refused a connection: {said}")

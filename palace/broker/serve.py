@@ -1,8 +1,8 @@
 """`palace serve`: from the command line to a running owner, and out again with an exit code.
 
 Order is everything here: the lock comes before any heavy import, so that a process that loses the
-election has cost next to nothing, and before any thread, so that the umask of the bind is nobody
-else's.
+election has cost next to nothing, and before any thread, so that the umask of the bind is no
+other thread's.
 """
 
 import os
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from palace.broker.endpoint import Endpoint
     from palace.settings.config import Config
-    from palace.settings.environment import ShimEnvironment
 
 
 class Options:
@@ -95,6 +94,20 @@ class Report:
         self._fd = -1
 
 
+class Startup:
+    """What a broker begins with: its command line, its environment, and its starter's report."""
+
+    __slots__ = ("environ", "kernel", "options", "report")
+
+    def __init__(
+        self, options: Options, report: Report, environ: "Mapping[str, str]", kernel: Kernel
+    ) -> None:
+        self.options = options
+        self.report = report
+        self.environ = environ
+        self.kernel = kernel
+
+
 def main(arguments: "list[str]") -> int:
     """Run a broker; return its exit code (docs/reference/exit-codes.md)."""
     report = Report(-1)
@@ -103,7 +116,7 @@ def main(arguments: "list[str]") -> int:
     try:
         options = parse_options(arguments)
         report = Report(options.report_fd, detached=options.detached)
-        return _serve(options, report, environment, kernel)
+        return _serve(Startup(options, report, environment.all, kernel))
     except PalaceError as error:
         return _fail(report, error, kernel)
     except ImportError as error:
@@ -149,20 +162,20 @@ def say(text: str, report: Report, kernel: Kernel, *, level: str = "error") -> N
         return
 
 
-def _serve(options: Options, report: Report, environment: "ShimEnvironment", kernel: Kernel) -> int:
+def _serve(startup: Startup) -> int:
+    options, environ, kernel = startup.options, startup.environ, startup.kernel
     # Before anything else: from here to its next step this process may be seen to hold the lock.
     kernel.trace("B1.open", direct=int(options.direct_fd >= 0))
     if options.found_by:  # a shim has found it for us
         paths = Paths(options.palace, found_by=options.found_by)
     else:
-        paths = find_palace(options.palace, environment.all)
-    lock.check_directory(paths, kernel, environment.all)
+        paths = find_palace(options.palace, environ)
+    lock.check_directory(paths, kernel, environ)
     if options.detached:
         _detach(paths, keep=options.report_fd)
     ownership = lock.take_lock(paths, kernel)  # B1..B3
     lock.check_hold(paths, kernel)
-    config = _become_owner(ownership, environment.all, kernel)
-    return _run(ownership, config, environment.all, kernel, (options.direct_fd, report))
+    return _run(startup, ownership, _become_owner(ownership, environ, kernel))
 
 
 def _detach(paths: Paths, *, keep: int) -> None:
@@ -197,13 +210,7 @@ def _become_owner(
     return config
 
 
-def _run(
-    ownership: lock.Ownership,
-    config: "Config",
-    environ: "Mapping[str, str]",
-    kernel: Kernel,
-    starter: "tuple[int, Report]",
-) -> int:
+def _run(startup: Startup, ownership: lock.Ownership, config: "Config") -> int:
     from functools import partial
 
     import trio
@@ -211,11 +218,12 @@ def _run(
     from palace.broker import endpoint as endpoints
     from palace.broker.assemble import assemble, catalogue_at_start
     from palace.broker.broker import Broker
+    from palace.broker.services import Listening
     from palace.broker.telemetry.logs import set_up_logging
 
-    direct_fd, report = starter
+    report, environ, kernel = startup.report, startup.environ, startup.kernel
     set_up_logging(config.log_level, kernel, path=ownership.paths.log if report.detached else "")
-    direct = _direct_socket(direct_fd)
+    direct = _direct_socket(startup.options.direct_fd)
     mode = "direct" if direct is not None else "broker"
     try:
         listener: Endpoint | None = endpoints.listen(  # B6
@@ -226,7 +234,7 @@ def _run(
             raise
         kernel.trace("B6.deaf")
         listener = None  # degraded: it serves its own client alone
-    state = assemble(ownership, config, environ, kernel, (listener, mode))
+    state = assemble(ownership, config, environ, kernel, Listening(listener, mode))
     state.services.catalogue = catalogue_at_start(ownership.paths, kernel)
 
     def say_serving() -> None:

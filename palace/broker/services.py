@@ -10,6 +10,14 @@ from palace.protocol.jsonrpc import Catalogue
 from palace.settings.config import Config
 
 
+@attrs.frozen(eq=False)
+class Listening:
+    """Where an owner listens, None for one that serves its own client alone, and its mode."""
+
+    endpoint: Endpoint | None
+    mode: str
+
+
 @attrs.define(eq=False, kw_only=True)
 class Services:
     """One owner's.  Only `catalogue` changes: it is None until the engine, or a file, has one.

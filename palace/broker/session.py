@@ -42,7 +42,7 @@ class LiveSession:
         if self.stream is not None:
             self.stream.close()
         # The older connection's reader must take no ordinal of this one's: it is cancelled before
-        # the machine counts on, and whoever waits for its end waits no longer.
+        # the machine goes on counting, and a task that waits for its last reply gives up.
         self.reading.cancel()
         self.settled.set()
         self.machine.connect(hello)

@@ -7,8 +7,8 @@ through for as long.  It is armed only while something is being written, since i
 a stopped process from a stuck interpreter.  Either way the process dies at once, the kernel frees
 the lock, and the next client elects a new owner.
 
-The first clock runs while the engine is loaded, too, but never with less than `LOADING_S`: who
-sets a limit for writes says nothing about how long imports take on a busy machine.
+The first clock runs while the engine is loaded, too, but never with less than `LOADING_S`: a
+limit for writes says nothing about how long imports take on a busy machine.
 """
 
 import faulthandler

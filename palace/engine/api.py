@@ -11,7 +11,8 @@ from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.request import ToolCall
 from palace.protocol.tools import Tool
 
-Told = Callable[[PalaceError | None], None]
+# Called from another thread: None says that it is durable, an error why it can't be.
+DurableCallback = Callable[[PalaceError | None], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -85,8 +86,8 @@ class Engine(Protocol):
         """
         ...
 
-    def when_durable(self, seq: int, told: Told) -> None:
-        """Call `told` from another thread once `seq` is durable, or with why it can't be."""
+    def when_durable(self, seq: int, callback: DurableCallback) -> None:
+        """Call back, from another thread, once `seq` is durable or can't be; any thread may ask."""
         ...
 
     def acknowledge(self, session: str, upto: int) -> None:

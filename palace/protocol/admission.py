@@ -12,7 +12,7 @@ of as many sessions and with different keys, all started in one `take_ready`.
 Before `offer` says ADMITTED a request can be refused; after it, it ends in a reply or in an
 explicit "outcome unknown".
 
-Rule for this file: pure; who runs next is decided only here.
+Rule for this file: pure; which call runs next is decided only here.
 """
 
 import enum
@@ -28,8 +28,8 @@ from palace.protocol.tools import Lane, Tool
 
 class Offer(enum.Enum):
     ADMITTED = "admitted"
-    SESSION_FULL = "session_full"  # its own backlog: wait, nobody else is at fault
-    FULL = "full"  # everybody's backlog: wait for a while, then say Busy
+    SESSION_FULL = "session_full"  # its own backlog: wait; no other session is at fault
+    FULL = "full"  # all sessions' backlog: wait for a while, then say Busy
     DRAINING = "draining"
 
 
@@ -111,7 +111,7 @@ class Admission:
 
     @property
     def busy(self) -> bool:
-        """Tell whether anything is asked for; a poll that nobody waits for any more is not."""
+        """Tell whether anything is asked for; an abandoned long-poll is not."""
         return bool(self._waiting) or any(
             not (job.cancelled and job.tool.lane is Lane.POLL) for job in self._running.values()
         )
@@ -149,7 +149,7 @@ class Admission:
         progress = True
         while progress:
             progress = False
-            for session in tuple(self._turns):  # who can't start keeps its turn
+            for session in tuple(self._turns):  # a session that can't start keeps its turn
                 job = self._startable(self._queues[session], patient=patient)
                 if job is None:
                     continue

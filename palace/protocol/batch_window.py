@@ -1,11 +1,11 @@
-"""How long a batch waits for those who are about to come.
+"""How long a batch waits for sessions that are about to ask again.
 
 Theory of operation.  Clients that write one call after the other come back together: a batch's
 replies leave at the same moment, and the next calls arrive within a millisecond or two of each
 other.  A batch that began with the first of them would hold one call, and the next one the rest.
-So whoever was in the last batch is expected for a moment, and what can be stored together waits for
-them.  The moment is short beside what the last batch took, and nobody is expected after a batch of
-one: a lone client never waits.
+So the sessions of the last batch are expected for a moment, and what can be stored together waits
+for them.  The moment is short beside what the last batch took, and no session is expected after a
+batch of one: a lone client never waits.
 
 Rule for this file: pure; times are the caller's, in seconds.
 """
@@ -21,17 +21,17 @@ SHARE = 4  # no longer than this part of what the last batch took
 
 @attrs.define(eq=False)
 class BatchWindow:
-    """Whom the next batch waits for; `until_s` says for how long."""
+    """The sessions that the next batch waits for; `until_s` says for how long."""
 
     _expected: dict[str, float] = attrs.field(factory=dict)  # session -> until when
     _running: bool = False
-    _told: set[str] = attrs.field(factory=set)  # who had a reply while the batch ran
-    _back: set[str] = attrs.field(factory=set)  # who came while it ran
+    _told: set[str] = attrs.field(factory=set)  # sessions that had a reply while the batch ran
+    _back: set[str] = attrs.field(factory=set)  # sessions that asked again while it ran
     _began_s: float = 0.0
     _taken_s: float = 0.0
 
     def began(self, now_s: float) -> None:
-        """A batch has begun; nobody is waited for any more."""
+        """A batch has begun; no session is waited for any more."""
         self._expected.clear()
         self._running = True
         self._began_s = now_s
@@ -67,5 +67,5 @@ class BatchWindow:
         self._expected[session] = min(self._expected[session], soon_s)
 
     def until_s(self, now_s: float) -> float:
-        """Return until when a batch should wait, 0 where nobody is expected."""
+        """Return until when a batch should wait, 0 where no session is expected."""
         return max((until for until in self._expected.values() if until > now_s), default=0.0)

@@ -13,7 +13,7 @@ from palace.protocol.tools import Kind
 class Verdict(enum.Enum):
     RUN = "run"  # it left no trace, or changes nothing
     REPEAT = "repeat"  # it was carried out: its recorded reply goes out again
-    UNKNOWN = "unknown"  # nobody knows
+    UNKNOWN = "unknown"  # it may or may not have been carried out
     QUARANTINE = "quarantine"  # it was under way at the death of several brokers
 
 

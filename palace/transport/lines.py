@@ -1,4 +1,4 @@
-"""Lines out of bytes, and what a broker asks of whatever carries them."""
+"""Lines out of bytes, and the interface of the connections that carry them."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -40,7 +40,7 @@ class LineSplitter:
 
 
 class Connection(Protocol):
-    """What a session is served over: lines come, and replies go."""
+    """A session's connection: it brings lines, and takes replies and headers."""
 
     broken: bool
 

@@ -13,7 +13,7 @@ import attrs
 import pytest
 import trio
 
-from palace.engine.api import Call, Reply, Told
+from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability.durable import Durable
 from palace.engine.durability.memory import Memory
 from palace.engine.stores.projection import Change
@@ -59,8 +59,8 @@ class JournalledEngine(LightEngine):
         plain = attrs.evolve(call, maybe_ran=False)
         return self.memory.answer(call, dispatch)
 
-    def when_durable(self, seq: int, told: Told) -> None:
-        self.memory.when_durable(seq, told)
+    def when_durable(self, seq: int, callback: DurableCallback) -> None:
+        self.memory.when_durable(seq, callback)
 
     def end_session(self, session: str) -> None:
         self.memory.journal.end_session(session)

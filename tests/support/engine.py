@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from palace.engine.api import Call, Reply, Told
+from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability.memory import refused
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
@@ -80,7 +80,7 @@ class LightEngine:
     def batch(self, _messages: object) -> None:
         return None
 
-    def when_durable(self, seq: int, told: Told) -> None:
+    def when_durable(self, seq: int, callback: DurableCallback) -> None:
         raise AssertionError("without a journal no reply has a seq")
 
     def acknowledge(self, session: str, upto: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from palace.engine.api import Call, Reply, Told
+from palace.engine.api import Call, DurableCallback, Reply
 from palace.protocol.jsonrpc import Catalogue
 
 SERVER = """
@@ -148,7 +148,7 @@ class HostedEngine:
         """Return how often a reader took stock's lock since this was asked the last time."""
         return int(self._ask("turns"))
 
-    def when_durable(self, seq: int, told: Told) -> None:
+    def when_durable(self, seq: int, callback: DurableCallback) -> None:
         raise NotImplementedError("a callback doesn't cross a pipe")
 
     def acknowledge(self, session: str, upto: int) -> None:

@@ -128,7 +128,7 @@ class HttpApp:
     def _named(self, ident: str) -> HttpSession:
         session = self.sessions.get(ident)
         if session is None:
-            raise Refused(404, "This session has ended: begin anew with initialize.")
+            raise Refused(404, "This session has ended: begin a new one with initialize.")
         return session
 
     def _check_version(self, exchange: Exchange) -> None:

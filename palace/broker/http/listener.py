@@ -128,10 +128,10 @@ class HttpListener:
     def _take(self, sessions: trio.Nursery, sock: socket.socket) -> None:
         from palace.transport.http import HttpConnection
 
-        strangers = sum(not connection.admitted for connection in self._open_connections)
+        unauthenticated = sum(not connection.admitted for connection in self._open_connections)
         limit = self.state.connections
         if (
-            strangers >= UNAUTHENTICATED_MAX
+            unauthenticated >= UNAUTHENTICATED_MAX
             or len(self._open_connections) >= CONNECTIONS_MAX
             or limit.open >= limit.limit
         ):

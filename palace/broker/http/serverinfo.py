@@ -3,7 +3,7 @@
 Stock's command line, hooks and `mempalace-mcp` read `~/.mempalace/server/KEY/serverinfo.json`
 (mempalace 3.11: server_registry.py), trust it while its pid lives, and log in with the token beside
 it.  KEY stands for the palace.  The file is ours from the step in which we listen to the step in
-which the record goes; one that somebody else has put there since is left alone.
+which the record goes; one that another server has put there since is left alone.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ class ServerInfo:
         return text
 
     def publish(self, *, port: int, fingerprint: str) -> None:
-        """Tell stock; the file is replaced whole, and readable by nobody else."""
+        """Tell stock; the file is replaced whole, and readable by its user alone."""
         told = {
             "pid": os.getpid(),
             "host": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""A line of the broker's log: `key=value` pairs, the same form whoever writes it.
+"""A line of the broker's log: `key=value` pairs, the same form from every writer.
 
     time=2026-01-31T12:00:00.123Z level=info logger=palace.broker pid=7 text="ready: mempalace 3.11"
 
@@ -32,6 +32,8 @@ def open_log(path: str, bytes_max: int = LOG_BYTES_MAX) -> None:
     except FileNotFoundError:
         pass
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    # dup2 replaces a descriptor in one step: a thread that writes meanwhile, native code included,
+    # meets the old file or the new one, and never a closed descriptor.
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)

@@ -1,8 +1,8 @@
 """Logging of a broker: lines of one form, bounded files, and nothing that a memory says.
 
-Arguments of calls reach our code, and everybody else's, as texts of exceptions and of messages.
-So an exception is logged by its kind and its place, a message of somebody else's code by its
-template, and what that code prints is counted.
+The arguments of calls reach our code, and that of libraries, in the texts of exceptions and of log
+messages.  So an exception is logged by its kind and place, a message of a library by its template,
+and whatever a library prints is only counted.
 """
 
 import io
@@ -31,9 +31,9 @@ def set_up_logging(level: str, kernel: Kernel, *, path: str = "") -> None:
     """
     handler = BoundedHandler(kernel, path)
     handler.setFormatter(LineFormatter(os.getpid()))
-    everybody = logging.getLogger()
-    everybody.handlers = [handler]
-    everybody.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     logging.getLogger(OURS).setLevel(level.upper())
     logging.captureWarnings(capture=True)
     sys.stdout, sys.stderr = Printed("stdout"), Printed("stderr")
@@ -78,7 +78,7 @@ def _text(record: logging.LogRecord) -> str:
 
 
 class BoundedHandler(logging.Handler):
-    """Writes to standard error; a file there that has grown too large is begun anew."""
+    """Writes to standard error, and rolls over to a new file once the old one is too large."""
 
     def __init__(self, kernel: Kernel, path: str, bytes_max: int = LOG_BYTES_MAX) -> None:
         super().__init__()
@@ -89,13 +89,18 @@ class BoundedHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             os.write(2, self.format(record).encode(errors="backslashreplace") + b"\n")
+            # Behind the write: a line is never torn between two files.  The limit may be exceeded
+            # by that one line, and by what native code and faulthandler write past this handler.
             if self._path and os.fstat(2).st_size > self._bytes_max:
                 self._rotate()
         except OSError:  # a full disk under the log must not end a broker
             return
 
     def _rotate(self) -> None:
-        if self._kernel.same_file(2, self._path):  # else the palace was moved, or another has begun
+        # The path is asked for again each time: after the palace was moved it names nothing, and
+        # while this broker drains the next owner may have rolled over already, so that it names
+        # that owner's log, which must not be renamed away under it.
+        if self._kernel.same_file(2, self._path):
             open_log(self._path, self._bytes_max)
 
 

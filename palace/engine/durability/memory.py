@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from palace.engine.api import Call, Reply, Told
+from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability.checkpointer import Keeper
 from palace.engine.durability.durable import CallContext, Durable
 from palace.engine.durability.recovery import Recovery
@@ -87,11 +87,11 @@ class Memory:
             crashes=0 if call.tool.units else self.journal.crashes(call.key),
         )
 
-    def when_durable(self, seq: int, told: Told) -> None:
+    def when_durable(self, seq: int, callback: DurableCallback) -> None:
         def tell(problem: JournalFailed | None) -> None:
             if problem is None:
                 self.journal.kernel.failpoint("reply")
-            told(problem)
+            callback(problem)
 
         self.journal.when_synced(seq, tell)
 

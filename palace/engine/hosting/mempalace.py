@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
-from palace.engine.api import Call, Reply, Told
+from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability.memory import Memory, open_memory, refused
 from palace.engine.hosting import adjustments
 from palace.engine.hosting.host import Host, HostedState
@@ -177,9 +177,9 @@ class MempalaceEngine:
     def batch(self, messages: Sequence[JsonObject]) -> DrawerBatch | None:
         return self._state.writer.batch(messages) if self._state.writer is not None else None
 
-    def when_durable(self, seq: int, told: Told) -> None:
+    def when_durable(self, seq: int, callback: DurableCallback) -> None:
         assert self._memory is not None, "a reply has a seq only where there is a journal"
-        self._memory.when_durable(seq, told)
+        self._memory.when_durable(seq, callback)
 
     def acknowledge(self, session: str, upto: int) -> None:
         if self._memory is not None:

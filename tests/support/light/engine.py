@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from palace.engine.api import Call, Reply, Told
+from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.batch import Batch, PendingWrite, store_or_each
 from palace.engine.durability.checkpointer import Keeper
 from palace.engine.durability.durable import Durable
@@ -245,9 +245,9 @@ class MempalaceEngine:
     def batch(self, messages: Sequence[dict[str, Any]]) -> Batch[Any]:
         return Batch(messages, lambda puts: store_or_each(puts, self._store))
 
-    def when_durable(self, seq: int, told: Told) -> None:
+    def when_durable(self, seq: int, callback: DurableCallback) -> None:
         assert self._memory is not None, "a reply with a seq comes from a memory"
-        self._memory.when_durable(seq, told)
+        self._memory.when_durable(seq, callback)
 
     def acknowledge(self, session: str, upto: int) -> None:
         if self._memory is not None:
