@@ -1,8 +1,7 @@
 """What each tool of the engine does to the palace, and which lane therefore runs it.
 
-The table is checked against the installed engine by tests/engine/hosting/test_tools.py.  A tool
-that is not in it counts as a mutation: refusing to guess costs speed, guessing wrong costs
-memories.
+The table is checked against the installed engine by tests/engine/test_tools.py.  A tool that is
+not in it counts as a mutation: refusing to guess costs speed, guessing wrong costs memories.
 
 Kinds: a *query* changes nothing a user would miss and may be sent twice; a *mutation* changes the
 palace; an *external effect* changes something outside of it and is never sent twice.

@@ -163,7 +163,7 @@ async def test_the_sdks_own_client_finds_a_protocol_that_both_speak(served: Site
 
 @pytest.mark.trio
 async def test_session_is_told_what_the_engine_says(served: Site, open_session: Open) -> None:
-    """palace/settings/tools.json is what the engine says: tests/engine/hosting/test_tools.py."""
+    """palace/settings/tools.json is what the engine says: tests/engine/test_tools.py."""
     shipped = json.loads((ROOT / "palace" / "settings" / "tools.json").read_text())
 
     with trio.fail_after(CEILING_S):

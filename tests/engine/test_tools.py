@@ -14,7 +14,7 @@ from tests.support.clients import Site
 
 pytestmark = pytest.mark.engine
 
-SHIPPED = Path(__file__).parents[3] / "palace" / "settings" / "tools.json"
+SHIPPED = Path(__file__).parents[2] / "palace" / "settings" / "tools.json"
 # Importing the server rewires stdout, so that it is asked in a process of its own.
 ASK = """
 import os, sys
