@@ -10,10 +10,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from palace.engine.durability.durable import Durable
 from palace.engine.stores import chroma
 from palace.engine.stores.chroma import COLLECTION, PREFIX, Chroma
-from palace.engine.stores.projection import Change
+from palace.engine.stores.projection import Change, ChangeJournal
 
 Api = Any
 Asked = Mapping[str, Any]  # a method's arguments by name
@@ -21,11 +20,11 @@ Make = Callable[[], Any]
 Merge = Callable[[Any, Mapping[str, Any]], Any]
 
 
-def install(projection: Chroma, durable: Durable) -> None:
+def install(projection: Chroma, journal: ChangeJournal) -> None:
     """Put the seam into chromadb's class, for the life of this process."""
     from chromadb.api.rust import RustBindingsAPI
 
-    seam = _Seam(projection, durable)
+    seam = _Seam(projection, journal)
     handlers: dict[str, Callable[[Api, Asked, Make], Any]] = {
         "_add": functools.partial(seam.put, merge=_added),
         "_upsert": functools.partial(seam.put, merge=_upserted),
@@ -57,9 +56,9 @@ def _wrapped(stock: Any, handler: Callable[[Api, Asked, Make], Any], projection:
 class _Seam:
     """One handler for each of chromadb's methods; the projection's lock is held around them."""
 
-    def __init__(self, projection: Chroma, durable: Durable) -> None:
+    def __init__(self, projection: Chroma, journal: ChangeJournal) -> None:
         self._projection = projection
-        self._durable = durable
+        self._journal = journal
 
     def put(self, api: Api, asked: Asked, make: Make, *, merge: Merge) -> Any:
         ident = asked["collection_id"]
@@ -92,7 +91,7 @@ class _Seam:
         if not known:
             now = self._projection.read(COLLECTION, [name])[name]
             changes = [Change(COLLECTION, name, None, now)]
-            self._durable.change_for_good(self._projection, changes, lambda: None)
+            self._journal.change_for_good(self._projection, changes, lambda: None)
         return made
 
     def delete_collection(self, _api: Api, asked: Asked, make: Make) -> Any:
@@ -111,7 +110,7 @@ class _Seam:
             self._projection.numbered(*told)
             return result
 
-        return self._durable.change(self._projection, changes, made)
+        return self._journal.change(self._projection, changes, made)
 
 
 def _given(asked: Asked) -> dict[str, dict[str, Any]]:

@@ -6,15 +6,16 @@ Payloads are JSON; an id that a projection doesn't hold is absent from what `rea
 import base64
 import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
 from palace.journal.record import UNDO, Draft
 from palace.journal.replay import UNSTABLE
 
+T = TypeVar("T")
 BATCH = 500  # entities that are read or written at a time
 
 
@@ -149,4 +150,21 @@ class Projection(Protocol):
 
         `touched` holds what our own records say was changed since then.
         """
+        ...
+
+
+class ChangeJournal(Protocol):
+    """What a seam hands its changes to: they are on the disk before the store is told of them."""
+
+    def change(self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]) -> T:
+        """Journal changes, then make them; raises JournalFailed, and then they weren't made.
+
+        The caller holds the projection's lock since it read the `before`s.
+        """
+        ...
+
+    def change_for_good(
+        self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]
+    ) -> T:
+        """Do what `change` does, outside of any call: it stays, whatever becomes of the call."""
         ...

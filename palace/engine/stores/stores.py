@@ -17,12 +17,11 @@ from typing import Any
 
 import attrs
 
-from palace.engine.durability.durable import Durable
 from palace.engine.stores import chroma, chroma_seam
 from palace.engine.stores.chroma import Chroma
 from palace.engine.stores.files import Files
 from palace.engine.stores.lists import JsonList
-from palace.engine.stores.projection import Change, Projection
+from palace.engine.stores.projection import Change, ChangeJournal, Projection
 from palace.engine.stores.rows import GRAPH, LOGSTREAM, Rows, connect_watched
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import StoreCorrupt
@@ -142,21 +141,21 @@ def migrate(stores: Stores) -> None:
             ) from None
 
 
-def install_seams(stores: Stores, durable: Durable) -> None:
+def install_seams(stores: Stores, journal: ChangeJournal) -> None:
     """Journal from now on whatever changes these stores in this process."""
-    chroma_seam.install(stores.chroma, durable)
+    chroma_seam.install(stores.chroma, journal)
     for name, rows in (("knowledge_graph", stores.graph), ("logstream", stores.logstream)):
-        _watch_rows(importlib.import_module(f"mempalace.{name}"), rows, durable)
+        _watch_rows(importlib.import_module(f"mempalace.{name}"), rows, journal)
     graph_module = importlib.import_module("mempalace.palace_graph")
-    _watch_list(graph_module, "_save_tunnels", stores.tunnels, durable)
+    _watch_list(graph_module, "_save_tunnels", stores.tunnels, journal)
     hallways_module = importlib.import_module("mempalace.hallways")
-    _watch_list(hallways_module, "_save_hallways", stores.hallways, durable)
+    _watch_list(hallways_module, "_save_hallways", stores.hallways, journal)
 
 
-def _watch_rows(module: ModuleType, rows: Rows, durable: Durable) -> None:
+def _watch_rows(module: ModuleType, rows: Rows, journal: ChangeJournal) -> None:
     def changed(changes: list[Change], commit: Callable[[], None]) -> None:
         with rows.lock:
-            durable.change(rows, changes, commit)
+            journal.change(rows, changes, commit)
 
     watched = connect_watched(sqlite3.connect, rows.tables, changed)
 
@@ -179,7 +178,7 @@ def _watch_rows(module: ModuleType, rows: Rows, durable: Durable) -> None:
     owner._init_db = init  # noqa: SLF001
 
 
-def _watch_list(module: ModuleType, name: str, kept: JsonList, durable: Durable) -> None:
+def _watch_list(module: ModuleType, name: str, kept: JsonList, journal: ChangeJournal) -> None:
     stock = getattr(module, name)
 
     def save(records: list[Any], config: Any = None) -> None:
@@ -188,7 +187,7 @@ def _watch_list(module: ModuleType, name: str, kept: JsonList, durable: Durable)
             _make_durable(kept)
 
         with kept.lock:
-            durable.change(kept, kept.changes_to(records), make)
+            journal.change(kept, kept.changes_to(records), make)
 
     setattr(module, name, save)
 
