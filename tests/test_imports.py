@@ -53,7 +53,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
 ONLY_IN = {
     "mempalace": {
         *("engine/hosting/adjustments.py", "engine/hosting/batched_writer.py"),
-        *("engine/hosting/query_prefetch.py", "engine/stores/stores.py"),
+        *("engine/hosting/query_prefetch.py", "engine/stores/palace_stores.py"),
     },
     "chromadb": {
         *("engine/embedding/model.py", "engine/embedding/inference.py"),

@@ -18,7 +18,7 @@ from palace.doctor.drift import drifted
 from palace.doctor.journal import inspect_journal
 from palace.engine.durability import offline
 from palace.engine.durability.rebuild import Rebuilt
-from palace.engine.stores.stores import open_chroma
+from palace.engine.stores.palace_stores import open_chroma
 from palace.journal.purge import purge_journal
 from palace.journal.replay import no_progress
 from palace.kernel.kernel import Kernel

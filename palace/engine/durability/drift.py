@@ -2,8 +2,8 @@
 
 import attrs
 
+from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.projection import same
-from palace.engine.stores.stores import Stores
 from palace.journal.replay import Progress, Replay
 
 

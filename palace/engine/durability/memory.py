@@ -14,7 +14,8 @@ from palace.engine.durability.checkpointer import Keeper
 from palace.engine.durability.durable import Durable
 from palace.engine.durability.recovery import Recovery
 from palace.engine.durability.swap import finish_swap
-from palace.engine.stores.stores import Stores, build_stores, install_seams, migrate
+from palace.engine.stores.palace_stores import Stores, build_stores, migrate
+from palace.engine.stores.seams import install_seams
 from palace.journal.journal import Journal
 from palace.journal.purge import PURGED_REPLY
 from palace.journal.record import ADOPT, STATE, Draft, Stamp

@@ -9,7 +9,7 @@ import attrs
 from palace.engine.durability.drift import Drift, find_drift
 from palace.engine.durability.rebuild import Rebuild
 from palace.engine.durability.swap import finish_swap
-from palace.engine.stores.stores import Stores, build_stores, open_chroma
+from palace.engine.stores.palace_stores import Stores, build_stores, open_chroma
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.journal.replay import Progress, replay

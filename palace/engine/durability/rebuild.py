@@ -12,8 +12,8 @@ from palace.engine.durability.swap import Move, swap
 from palace.engine.stores.chroma import COLLECTION
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES as FILES
+from palace.engine.stores.palace_stores import Stores, build_stores, open_chroma
 from palace.engine.stores.projection import BATCH, Projection, in_batches, same, undo
-from palace.engine.stores.stores import Stores, build_stores, open_chroma
 from palace.journal.journal import Journal
 from palace.journal.record import ABORT, ADOPT, STATE, Draft
 from palace.journal.replay import Progress, Replay, replay

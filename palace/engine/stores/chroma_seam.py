@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from palace.engine.patches import Patch
 from palace.engine.stores import chroma
 from palace.engine.stores.chroma import COLLECTION, PREFIX, Chroma
 from palace.engine.stores.projection import Change, ChangeJournal
@@ -18,14 +19,15 @@ Api = Any
 Asked = Mapping[str, Any]  # a method's arguments by name
 Make = Callable[[], Any]
 Merge = Callable[[Any, Mapping[str, Any]], Any]
+Handler = Callable[[Api, Asked, Make], Any]
 
 
-def install(projection: Chroma, journal: ChangeJournal) -> None:
-    """Put the seam into chromadb's class, for the life of this process."""
+def patches(projection: Chroma, journal: ChangeJournal) -> tuple[Patch, ...]:
+    """Return what puts the seam into chromadb's class."""
     from chromadb.api.rust import RustBindingsAPI
 
     seam = _Seam(projection, journal)
-    handlers: dict[str, Callable[[Api, Asked, Make], Any]] = {
+    handlers: dict[str, Handler] = {
         "_add": functools.partial(seam.put, merge=_added),
         "_upsert": functools.partial(seam.put, merge=_upserted),
         "_update": functools.partial(seam.put, merge=_updated),
@@ -33,13 +35,19 @@ def install(projection: Chroma, journal: ChangeJournal) -> None:
         "create_collection": seam.create_collection,
         "delete_collection": seam.delete_collection,
     }
-    for name, handler in handlers.items():
-        method = getattr(RustBindingsAPI, name)
-        stock = getattr(method, "stock", method)
-        setattr(RustBindingsAPI, name, _wrapped(stock, handler, projection))
+    return tuple(
+        Patch(
+            target=RustBindingsAPI,
+            attribute=name,
+            replacement=functools.partial(_wrapped, handler=handler, projection=projection),
+        )
+        for name, handler in handlers.items()
+    )
 
 
-def _wrapped(stock: Any, handler: Callable[[Api, Asked, Make], Any], projection: Chroma) -> Any:
+def _wrapped(found: Any, handler: Handler, projection: Chroma) -> Any:
+    """Return a method that hands its arguments to a handler; `stock` is the one below it."""
+    stock = getattr(found, "stock", found)
     signature = inspect.signature(stock)
 
     @functools.wraps(stock)

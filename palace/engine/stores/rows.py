@@ -9,7 +9,7 @@ alone: the file stays what stock makes of it.
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -205,19 +205,19 @@ def _write_row(connection: sqlite3.Connection, table: Table, ident: str, payload
     )
 
 
-Make = Callable[[], None]
-Changed = Callable[[list[Change], Make], None]  # journals rows, then makes the commit
+Commit = Callable[[], None]
+OnCommit = Callable[[Sequence[Change], Commit], None]  # journals rows, then commits them
 
 
 class WatchedConnection(sqlite3.Connection):
     """A connection whose commits are journalled; `watch` begins that."""
 
     _tables: tuple[Table, ...] = ()
-    _changed: Changed | None = None
+    _on_commit: OnCommit | None = None
 
-    def watch(self, tables: tuple[Table, ...], changed: Changed) -> None:
+    def watch(self, tables: tuple[Table, ...], on_commit: OnCommit) -> None:
         """Note from now on what transactions touch, if the tables are there."""
-        if self._changed is not None:
+        if self._on_commit is not None:
             return
         there = {row[0] for row in self.execute("SELECT name FROM main.sqlite_master")}
         if not all(table.name in there for table in tables):
@@ -225,15 +225,15 @@ class WatchedConnection(sqlite3.Connection):
         self.executescript("CREATE TEMP TABLE palace_seen (t, id, PRIMARY KEY (t, id));")
         for table in tables:
             self.executescript(_triggers(table))
-        self._tables, self._changed = tables, changed
+        self._tables, self._on_commit = tables, on_commit
 
     def commit(self) -> None:
-        if self._changed is None or not self.in_transaction:
+        if self._on_commit is None or not self.in_transaction:
             super().commit()
             return
         changes = list(self._touched())
         if changes:
-            self._changed(changes, super().commit)
+            self._on_commit(changes, super().commit)
         else:
             super().commit()
 
@@ -294,17 +294,3 @@ def _ident(table: Table, row: str) -> str:
     if len(table.key) == 1:
         return f"{row}.{table.key[0]}"
     return "json_array(" + ", ".join(f"{row}.{column}" for column in table.key) + ")"
-
-
-def connect_watched(
-    connect: Callable[..., sqlite3.Connection], tables: tuple[Table, ...], changed: Changed
-) -> Callable[..., WatchedConnection]:
-    """Return what stock calls in place of sqlite3.connect."""
-
-    def connected(*args: Any, **options: Any) -> WatchedConnection:
-        connection = connect(*args, **options, factory=WatchedConnection)
-        assert isinstance(connection, WatchedConnection)
-        connection.watch(tables, changed)
-        return connection
-
-    return connected
