@@ -59,6 +59,8 @@ ACTIONS = ENTITIES | {
     QUARANTINE,
 }
 
+Entity = tuple[str, str]  # kind and id
+
 _CRC = b',"crc":"'
 _TAIL = len(_CRC) + 8 + 2  # `,"crc":"01234567"}`
 
@@ -80,6 +82,10 @@ class Draft:
     deleted: bool = False
     before: Any = None
 
+    @property
+    def entity(self) -> Entity:
+        return self.kind, self.id
+
 
 @attrs.frozen(kw_only=True)
 class Record(Draft):
@@ -87,10 +93,6 @@ class Record(Draft):
     epoch: int
     ts: str
     writer: str
-
-    @property
-    def entity(self) -> tuple[str, str]:
-        return self.kind, self.id
 
 
 @attrs.frozen(kw_only=True)

@@ -28,13 +28,12 @@ from palace.journal.record import (
     UNDO,
     UNIT,
     Draft,
+    Entity,
 )
 
 OUTCOMES_MAX = 4096  # of one session: a shim never has more lines unsettled
 SESSIONS_MAX = 1000  # with outcomes that nobody has acknowledged; the oldest go first
 EPOCHS_KEPT = 1000  # after which the outcomes of a session that never came back are forgotten
-
-Entity = tuple[str, str]
 
 
 @attrs.frozen
@@ -104,7 +103,7 @@ class Tail:
     def _touch(self, draft: Draft) -> None:
         if self.at is None:  # a palace is being adopted: there is nothing to compare with yet
             return
-        entity = draft.kind, draft.id
+        entity = draft.entity
         known = self.touched.get(entity)
         now = None if draft.deleted else draft.payload
         if known is not None:

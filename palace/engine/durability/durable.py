@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import attrs
 
-from palace.engine.stores.projection import Change, Projection, same, undo
+from palace.engine.stores.projection import Change, Projection, same
 from palace.journal.journal import Journal
 from palace.journal.record import ABORT, DELETE, OUTCOME, PUT, UNIT, Draft
+from palace.journal.undo import undo
 from palace.protocol.errors import JournalFailed
 
 T = TypeVar("T")

@@ -13,10 +13,11 @@ from palace.engine.stores.chroma import COLLECTION
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.palace_stores import Stores, build_stores, open_chroma
-from palace.engine.stores.projection import BATCH, Projection, in_batches, same, undo
+from palace.engine.stores.projection import BATCH, Projection, in_batches, same
 from palace.journal.journal import Journal
 from palace.journal.record import ABORT, ADOPT, STATE, Draft
 from palace.journal.replay import Progress, Replay, replay
+from palace.journal.undo import first_changes, undo
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken, StoreCorrupt
 from palace.settings.config import Config
@@ -80,8 +81,7 @@ class Rebuild:
     def _close_open_keys(self) -> None:
         """What a dead owner left unfinished is not part of the palace."""
         for key, changes in list(self.journal.tail.open.items()):
-            first = {(c.kind, c.id): c for c in reversed(changes)}
-            drafts = [undo(key, change) for change in first.values()]
+            drafts = [undo(key, change) for change in first_changes(changes).values()]
             why = {"why": "its owner died"}
             self.journal.append([*drafts, Draft(action=ABORT, key=key, payload=why)])
         self.journal.sync(self.journal.seq)

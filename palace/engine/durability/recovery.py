@@ -11,11 +11,22 @@ from typing import Any
 
 import attrs
 
-from palace.engine.stores.projection import Change, Projection, in_batches, same, undo
+from palace.engine.stores.projection import Change, Projection, in_batches, same
+from palace.journal.inspect import read_from
 from palace.journal.journal import Journal
-from palace.journal.record import ABORT, ADOPT, ATTEMPT, QUARANTINE, STATE, UNIT, Draft, Record
-from palace.journal.replay import Entity, Progress, Replay, digest_of, replay
-from palace.journal.segment import list_segments, read_segment
+from palace.journal.record import (
+    ABORT,
+    ADOPT,
+    ATTEMPT,
+    QUARANTINE,
+    STATE,
+    UNIT,
+    Draft,
+    Entity,
+    Record,
+)
+from palace.journal.replay import Progress, Replay, digest_of, replay
+from palace.journal.undo import first_changes, undo
 from palace.protocol.resend import CRASHES_MAX
 
 logger = logging.getLogger("palace.journal")
@@ -134,12 +145,11 @@ class Recovery:
         states = _states(tail.open.values())
         for entity, was in tail.touched.items():
             states.setdefault(entity, []).append(was.base)
-        for segment in list_segments(journal.directory, journal.kernel, archived=True):
-            if not states or (segment.end is not None and segment.end <= tail.at_seq):
-                continue
-            for _, found in read_segment(segment, journal.kernel):
-                if isinstance(found, Record) and found.seq > tail.at_seq and found.entity in states:
-                    states[found.entity].append(found.payload)
+        if not states:
+            return states
+        for found in read_from(journal.directory, journal.kernel, tail.at_seq + 1):
+            if isinstance(found, Record) and found.entity in states:
+                states[found.entity].append(found.payload)
         return states
 
     def _take_back(self, key: str) -> None:
@@ -149,7 +159,7 @@ class Recovery:
         tries = journal.tail.tries.get(key, 0)
         journal.sync(journal.append([Draft(action=ATTEMPT, key=key)]))
         journal.kernel.pass_point("take_back")
-        first = {(c.kind, c.id): c for c in reversed(changes)}
+        first = first_changes(changes)
         if tries >= CRASHES_MAX:
             # Taking it back has ended owners, too: let the journal be right, and open without it.
             text = f"taking it back ended {tries} brokers; its entities may be damaged"
@@ -160,7 +170,9 @@ class Recovery:
             drafts = [
                 undo(key, change)
                 for change in first.values()
-                if self._write_back(change, [c.payload for c in changes if _is_of(c, change)])
+                if self._write_back(
+                    change, [c.payload for c in changes if c.entity == change.entity]
+                )
             ]
             if crashes == CRASHES_MAX:
                 text = f"it was under way at the death of {crashes} brokers"
@@ -170,7 +182,7 @@ class Recovery:
 
     def _write_back(self, change: Draft, mine: list[Any]) -> bool:
         """Restore an entity, unless its newest state is somebody else's."""
-        kind, ident = entity = change.kind, change.id
+        kind, ident = entity = change.entity
         touched = self.journal.tail.touched.get(entity)
         newest = self._ours[entity][-1] if touched is None else touched.now
         if newest not in (*mine, change.before):
@@ -263,12 +275,8 @@ def _states(open_keys: Iterable[Sequence[Draft]]) -> dict[Entity, list[Any]]:
     states: dict[Entity, list[Any]] = {}
     for changes in open_keys:
         for change in changes:
-            states.setdefault((change.kind, change.id), [change.before]).append(change.payload)
+            states.setdefault(change.entity, [change.before]).append(change.payload)
     return states
-
-
-def _is_of(one: Draft, other: Draft) -> bool:
-    return (one.kind, one.id) == (other.kind, other.id)
 
 
 def _append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Any]]) -> None:

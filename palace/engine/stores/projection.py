@@ -12,7 +12,6 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from palace.journal.record import UNDO, Draft
 from palace.journal.replay import UNSTABLE
 
 T = TypeVar("T")
@@ -27,29 +26,6 @@ class Change:
     id: str
     before: Any
     after: Any
-
-
-class Changed(Protocol):
-    """What is known of a change: a Change, or a journal's record of one."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def before(self) -> Any: ...
-
-
-def undo(key: str, change: Changed) -> Draft:
-    """Return the record that takes a change back."""
-    return Draft(
-        action=UNDO,
-        key=key,
-        kind=change.kind,
-        id=change.id,
-        payload=change.before,
-        deleted=change.before is None,
-    )
 
 
 def in_batches(entries: Iterable[Any]) -> Iterator[list[Any]]:
