@@ -8,7 +8,7 @@ then read, record by record, and one that lacks any is thrown away and made agai
 
 Every reply of a change leaves after its records are in the file, so whatever was acknowledged
 before the copy began is in it.  A call that was under way has no outcome in it, and is taken back
-by whoever opens the copy, as after a death.
+by the owner that opens the copy, as after a death.
 """
 
 import hashlib
@@ -85,7 +85,8 @@ def copy_journal(
 
 
 def _copy_files(directory: str, target: str, kernel: Kernel, progress: Progress) -> None:
-    segments = list_segments(directory, kernel)  # before the checkpoint: see above
+    # Before the checkpoint: one that is made in between covers only segments that are listed here.
+    segments = list_segments(directory, kernel)
     found = newest_checkpoint(directory, kernel)
     after = 0 if found is None else found[1]
     wanted = [segment for segment in segments if segment.reaches(after + 1)]
@@ -137,7 +138,7 @@ def _cut_unfinished(path: str, kernel: Kernel) -> None:
 
 
 def read_contents(directory: str, kernel: Kernel, progress: Progress = no_progress) -> Contents:
-    """Read a journal that nobody writes; raises Missing where it lacks records."""
+    """Read a journal that no process writes; raises Missing where it lacks records."""
     known = replay(directory, kernel, progress)
     if known.gaps:
         first, last = known.gaps[0]
