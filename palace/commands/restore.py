@@ -1,8 +1,8 @@
 """From a backup back to a palace: its journal first, then new stores from it.
 
-The journal is copied beside its place, and put there by renames that whoever holds the lock next
+The journal is copied beside its place, and put there by renames that the lock's next holder
 carries through (durability/swap.py).  With it in place and the stores gone or not there yet, an
-interrupted restoration is ended by the next broker, too: what stores lack is written again.
+interrupted restoration is completed by the next broker, too: what stores lack is written again.
 
 A restored palace must not be taken for the one that went on (docs/decisions/0017): its epoch leaps
 over every one that the other may have reached, and it has an identity of its own, unless it stands
@@ -19,7 +19,8 @@ import attrs
 from palace.commands.backup import SETTINGS, Backup, check_backup
 from palace.commands.maintenance import leave_request, rebuild_held
 from palace.commands.operate import progress_shown
-from palace.engine.durability.offline import Held, drift_of, hold_palace
+from palace.engine.durability.offline import drift_of, hold_palace
+from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.rebuild import moves_away, old_files
 from palace.engine.durability.swap import Move, swap
 from palace.engine.stores.files import NAMES as FILES
@@ -165,7 +166,7 @@ def restored_text(paths: Paths, backup: Backup, restored: Restored) -> str:
 # Putting it there.
 
 
-def _put_in_place(held: Held, backup: Backup) -> str:
+def _put_in_place(held: OwnedPalace, backup: Backup) -> str:
     """Rename old files away and the backup's journal in, all or none; return where the old are."""
     paths, kernel = held.paths, held.kernel
     for name in kernel.list_directory(paths.root):

@@ -1,82 +1,148 @@
-"""Patches: one attribute of other people's code each, replaced after a look at what is there.
+"""Patches to mempalace and chromadb: values that are checked, applied and undone in one place.
 
-mempalace and chromadb offer no hooks where palace needs them, so some of their functions are
-replaced in this process.  Each replacement is a value that names its target, checks that the target
-is what it was written for, and can be undone: what is patched can be listed, and a release that
-changed the place refuses the engine instead of running half patched.
+Hosting means replacing some functions of packages that are not ours.  Each replacement is a
+`Patch`: where it goes, why, what must be there, and what takes its place.  `Patches` checks all of
+them before it applies the first, so that a release which lacks one target is refused rather than
+run with half of its patches.
+
+A patch costs what its replacement costs: the registry is not on the way of any call.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from types import ModuleType
 from typing import Any
 
 import attrs
 
 from palace.protocol.errors import StoreUnavailable
 
-Undo = Callable[[], None]
-_MISSING = object()
+JOURNAL = "journal"  # the name of the journal's patches; every other name is an adjustment's
 
 
-def is_callable(found: object) -> str:
-    """Check that a function or class is there; say what is wrong otherwise."""
-    return "" if callable(found) else "it can't be called"
+class _Absent:
+    """Stands for an attribute that is not there."""
+
+
+ABSENT = _Absent()
 
 
 @attrs.frozen(kw_only=True)
 class Patch:
-    """A module's or class's attribute, and what takes its place.
+    """One attribute of a module, class or function, or one entry of a dict, that is replaced.
 
-    `check` is given what is there and returns what is wrong with it, "" if nothing.
-    `replacement` is given the same and returns what takes its place; it isn't called until `apply`.
+    `replace` gets what is there when the patch is applied, which may be another patch's
+    replacement, and returns what takes its place; `expected` says whether the target still is what
+    the replacement was written for.
     """
 
-    target: ModuleType | type
+    name: str  # of the adjustment that it belongs to, or JOURNAL
+    why: str
+    owner: object
     attribute: str
-    replacement: Callable[[Any], object]
-    check: Callable[[Any], str] = is_callable
+    replace: Callable[[Any], object]
+    expected: Callable[[object], bool] = callable
+
+    def check(self) -> None:
+        """Raise StoreUnavailable where the target is missing or is not what was expected."""
+        found = _read(self.owner, self.attribute)
+        if self.expected(found):
+            return
+        if found is ABSENT or found is None:
+            raise _missing(self.owner, self.attribute, self.name)
+        raise StoreUnavailable(
+            f"{_path(self.owner, self.attribute)} of the installed {_package(self.owner)} is not "
+            f"what {_user(self.name)} replaces: {found!r}. {_remedy(self.name)}"
+        )
+
+
+@attrs.define(eq=False)
+class Patches:
+    """The patches that were applied, in their order."""
+
+    _applied: list[tuple[Patch, object]] = attrs.field(factory=list)
 
     @property
-    def place(self) -> str:
-        """Return the dotted name of what is replaced."""
-        owner = self.target
-        inside = f"{owner.__module__}." if isinstance(owner, type) else ""
-        return f"{inside}{owner.__name__}.{self.attribute}"
+    def applied(self) -> tuple[Patch, ...]:
+        return tuple(patch for patch, _ in self._applied)
 
-    def problem(self) -> str:
-        """Return why this can't be applied, "" if it can."""
-        found = getattr(self.target, self.attribute, _MISSING)
-        why = "it is missing" if found is _MISSING else self.check(found)
-        return f"{self.place}: {why}" if why else ""
+    def apply(self, patches: Iterable[Patch]) -> None:
+        """Check all patches, then apply all; raises StoreUnavailable before anything changes."""
+        planned = list(patches)
+        for patch in planned:
+            patch.check()
+        for patch in planned:
+            replacement = patch.replace(_read(patch.owner, patch.attribute))
+            # The raw entry, not what attribute access makes of it: a static method, say.
+            previous = _entries(patch.owner).get(patch.attribute, ABSENT)
+            _write(patch.owner, patch.attribute, replacement)
+            self._applied.append((patch, previous))
 
-    def apply(self) -> Undo:
-        """Replace the attribute; return what puts the old one back.  Raises StoreUnavailable."""
-        problem = self.problem()
-        if problem:
-            raise StoreUnavailable(
-                f"The installed mempalace doesn't fit this palace ({problem}). Install a 3.11.x "
-                "release that palace was tested with."
-            )
-        # Only what the target itself has is put back: an inherited attribute shows again by itself.
-        old = vars(self.target).get(self.attribute, _MISSING)
-        setattr(self.target, self.attribute, self.replacement(getattr(self.target, self.attribute)))
-
-        def undo() -> None:
-            if old is _MISSING:
-                delattr(self.target, self.attribute)
-            else:
-                setattr(self.target, self.attribute, old)
-
-        return undo
+    def undo(self) -> None:
+        """Put back what was there before, the last patch first."""
+        while self._applied:
+            patch, previous = self._applied.pop()
+            _write(patch.owner, patch.attribute, previous)
 
 
-def apply_patches(patches: Iterable[Patch]) -> Undo:
-    """Apply patches in order, all or none; return what undoes them in the opposite order.
+def always(replacement: object) -> Callable[[object], object]:
+    """Return a `replace` whose replacement doesn't need what was there."""
+    return lambda _stock: replacement
 
-    Raises StoreUnavailable, naming the first that doesn't fit.
-    """
-    with ExitStack() as undos:
-        for patch in patches:
-            undos.callback(patch.apply())
-        return undos.pop_all().close
+
+def need(owner: object, attribute: str, name: str) -> Any:
+    """Return what a patch uses beside its target; raises StoreUnavailable if it is missing."""
+    found = _read(owner, attribute)
+    if found is ABSENT or found is None:
+        raise _missing(owner, attribute, name)
+    return found
+
+
+def _read(owner: object, attribute: str) -> object:
+    if isinstance(owner, dict):
+        return owner.get(attribute, ABSENT)
+    return getattr(owner, attribute, ABSENT)
+
+
+def _write(owner: object, attribute: str, value: object) -> None:
+    """Set an attribute or entry; ABSENT removes it, so that an inherited one shows again."""
+    if isinstance(owner, dict):
+        if value is ABSENT:
+            del owner[attribute]
+        else:
+            owner[attribute] = value
+    elif value is ABSENT:
+        delattr(owner, attribute)
+    else:
+        setattr(owner, attribute, value)
+
+
+def _entries(owner: object) -> dict[str, object]:
+    return owner if isinstance(owner, dict) else dict(vars(owner))
+
+
+def _missing(owner: object, attribute: str, name: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"The installed {_package(owner)} has no {_path(owner, attribute)}, which {_user(name)} "
+        f"needs. {_remedy(name)}"
+    )
+
+
+def _user(name: str) -> str:
+    return "the journal" if name == JOURNAL else f"the adjustment {name!r}"
+
+
+def _remedy(name: str) -> str:
+    install = "Install a 3.11.x release that palace was tested with"
+    if name == JOURNAL:
+        return f'{install}, or run without a journal: journal = "off" in palace.toml'
+    return f"{install}, or switch it off: adjustments_off = [{name!r}] in palace.toml"
+
+
+def _package(owner: object) -> str:
+    module = getattr(owner, "__module__", None) or getattr(owner, "__name__", "mempalace")
+    package = str(module).partition(".")[0]
+    return package if package == "chromadb" else "mempalace"
+
+
+def _path(owner: object, attribute: str) -> str:
+    name = getattr(owner, "__qualname__", None) or getattr(owner, "__name__", None)
+    return f"{name}.{attribute}" if name else f"entry {attribute!r}"

@@ -8,11 +8,10 @@ they are asked for.
 import json
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from typing import Any
 
 import attrs
 
-from palace.journal.record import ENTITIES, STATE, Entity, Record
+from palace.journal.record import ENTITIES, STATE, Entity, Payload, Record
 from palace.journal.segment import (
     DIGITS,
     SUFFIX,
@@ -90,10 +89,10 @@ class Replay:
     def ids(self, kind: str) -> list[str]:
         return [ident for known, ident in self.live if known == kind]
 
-    def payload(self, entity: Entity) -> Any:
+    def payload(self, entity: Entity) -> Payload:
         return read_at(self.live[entity].place, self.kernel).payload
 
-    def payloads(self, kind: str) -> Iterator[tuple[str, Any]]:
+    def payloads(self, kind: str) -> Iterator[tuple[str, Payload]]:
         """Yield a kind's entities with their payloads, file after file."""
         for entity, live in list(self.live.items()):
             if entity[0] == kind:

@@ -1,9 +1,9 @@
 """The journal's files: which there are, and what stands in them.
 
 A segment is named by its first record's seq.  It is only ever appended to, and never again once the
-next one exists.  After a failed fsync nobody knows what of the last records is on the disk, so the
-writer goes on in a new segment that begins with the first of them: records of a segment from the
-next one's first seq on don't count.
+next one exists.  After a failed fsync it can't be known which of the last records are on the disk,
+so the writer goes on in a new segment that begins with the first of them: a reader ignores what a
+segment holds from the next one's first seq on.
 """
 
 from collections.abc import Iterator

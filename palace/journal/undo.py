@@ -5,9 +5,9 @@ before the group: each later `before` is a state that the group itself made.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from palace.journal.record import UNDO, Draft, Entity
+from palace.journal.record import UNDO, Draft, Entity, Payload
 
 
 class Reversible(Protocol):
@@ -18,7 +18,7 @@ class Reversible(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def before(self) -> Any: ...
+    def before(self) -> Payload: ...
 
 
 AnyChange = TypeVar("AnyChange", bound=Reversible)

@@ -127,7 +127,7 @@ def contents(root: str) -> Any:
     with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
         with offline.open_stores(held) as stores:
             for store in stores.all:
-                store.measure()
+                store.read_fingerprint()
             return {kind: dict(store.scan(kind)) for store in stores.all for kind in store.kinds()}
 
 

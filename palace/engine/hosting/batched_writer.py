@@ -18,7 +18,7 @@ from typing import Any
 import attrs
 
 from palace.engine.batch import Batch, Put, store_or_each
-from palace.engine.durability.durable import Durable, Group
+from palace.engine.durability.groups import CallGroups, Group
 from palace.engine.hosting.adjustments import need
 from palace.engine.hosting.lookup_cache import Looks, is_open
 
@@ -58,7 +58,7 @@ class Together:
         self._looks = looks
         self._here = _Here()
         self._stock: dict[str, Callable[..., Any]] = {}
-        self.durable: Durable | None = None  # where there is a journal
+        self.durable: CallGroups | None = None  # where there is a journal
 
     def install(self) -> None:
         """Take the place of ChromaCollection's methods, for the life of this process."""

@@ -16,7 +16,8 @@ from typing import Any, cast
 
 from palace.engine.api import Call, Reply, Told
 from palace.engine.batch import Batch
-from palace.engine.durability.memory import Memory, open_memory, refused
+from palace.engine.durability.calls import DurableCalls, open_durable_calls, refused
+from palace.engine.durability.owned import OwnedPalace
 from palace.engine.hosting import adjustments
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
 from palace.journal.journal import Journal
@@ -80,7 +81,7 @@ class MempalaceEngine:
         self._environ = environ
         self._kernel = kernel or Kernel()
         self._stamp = stamp
-        self._memory: Memory | None = None
+        self._memory: DurableCalls | None = None
         self._server: ModuleType | None = None
         self._state = adjustments.HostedState(environ)
         self._versions = {name: installed_version(name) for name in WATCHED}
@@ -114,11 +115,17 @@ class MempalaceEngine:
         if not server._is_chroma_backend():  # noqa: SLF001
             logger.warning("this palace's backend is not Chroma: there is no journal")
             return
-        place = (self._paths, self._config, self._kernel)
-        self._memory = open_memory(place, self._stamp, server, self._tell)
-        self._state.at_boundary = self._memory.durable.end_of_file
+        palace = OwnedPalace(
+            paths=self._paths, config=self._config, kernel=self._kernel, stamp=self._stamp
+        )
+        self._memory = open_durable_calls(
+            palace,
+            lambda: server._get_client()._server,  # noqa: SLF001
+            self._tell,
+        )
+        self._state.at_boundary = self._memory.groups.at_boundary
         if self._state.together is not None:
-            self._state.together.durable = self._memory.durable
+            self._state.together.durable = self._memory.groups
 
     def _tell(self, stage: str, fraction: float) -> None:
         self._loading = f"{stage} ({fraction:.0%})"

@@ -13,14 +13,15 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from types import CodeType
-from typing import Any, Protocol
+from typing import Protocol
 
-from palace.engine.patches import Patch, Undo, apply_patches
+from palace.engine.patches import JOURNAL, Patch, Patches
 from palace.engine.stores import chroma_seam
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.projection import Change, ChangeJournal
 from palace.engine.stores.rows import OnCommit, Rows, WatchedConnection
+from palace.journal.record import Json
 from palace.kernel.kernel import Kernel
 
 # What stock's `_conn` does, in the names that it uses: the replacement opens a connection alike.
@@ -40,21 +41,23 @@ class StockDatabase(Protocol):
 Save = Callable[..., None]  # records, and optionally stock's settings
 
 
-def install_seams(stores: Stores, journal: ChangeJournal) -> Undo:
-    """Journal from now on whatever changes these stores in this process; return what ends that.
+def install_seams(stores: Stores, journal: ChangeJournal) -> Patches:
+    """Journal from now on whatever changes these stores in this process.
 
-    Owners never end it: a thread that outlives the journal must fail, not write past it.
+    An owner never undoes it: a thread that outlives the journal must fail, not write past it.
     Raises StoreUnavailable where the installed mempalace isn't the one that this was written for.
     """
-    return apply_patches(patches(stores, journal))
+    patches = Patches()
+    patches.apply(seam_patches(stores, journal))
+    return patches
 
 
-def patches(stores: Stores, journal: ChangeJournal) -> tuple[Patch, ...]:
+def seam_patches(stores: Stores, journal: ChangeJournal) -> tuple[Patch, ...]:
     """Return what is replaced in mempalace and chromadb."""
     graph = importlib.import_module("mempalace.knowledge_graph").KnowledgeGraph
     logstream = importlib.import_module("mempalace.logstream").Logstream
     return (
-        *chroma_seam.patches(stores.chroma, journal),
+        *chroma_seam.chroma_patches(stores.chroma, journal),
         *_row_patches(graph, stores.graph, journal),
         *_row_patches(logstream, stores.logstream, journal),
         _list_patch("palace_graph", "_save_tunnels", stores.tunnels, journal),
@@ -88,15 +91,28 @@ def _row_patches(owner: type, rows: Rows, journal: ChangeJournal) -> tuple[Patch
         return init_db
 
     return (
-        Patch(target=owner, attribute="_conn", check=_opens_as_known, replacement=opening),
-        Patch(target=owner, attribute="_init_db", replacement=creating),
+        Patch(
+            name=JOURNAL,
+            why="its commits are journalled by a connection of another class",
+            owner=owner,
+            attribute="_conn",
+            expected=_opens_as_known,
+            replace=opening,
+        ),
+        Patch(
+            name=JOURNAL,
+            why="the tables of a new file can be watched only once they are there",
+            owner=owner,
+            attribute="_init_db",
+            replace=creating,
+        ),
     )
 
 
-def _opens_as_known(stock: object) -> str:
+def _opens_as_known(stock: object) -> bool:
+    """Tell whether stock opens its connection as `_open_watched` does in its place."""
     code = getattr(stock, "__code__", None)
-    known = isinstance(code, CodeType) and frozenset(code.co_names) == _CONN_NAMES
-    return "" if known else "it opens its connection in another way"
+    return isinstance(code, CodeType) and frozenset(code.co_names) == _CONN_NAMES
 
 
 def _open_watched(path: str, rows: Rows, on_commit: OnCommit) -> WatchedConnection:
@@ -112,7 +128,7 @@ def _open_watched(path: str, rows: Rows, on_commit: OnCommit) -> WatchedConnecti
 
 def _list_patch(module: str, name: str, saved: JsonList, journal: ChangeJournal) -> Patch:
     def saving(stock: Save) -> object:
-        def save(records: list[Any], config: object = None) -> None:
+        def save(records: list[Json], config: object = None) -> None:
             def make() -> None:
                 stock(records, config)
                 _make_durable(saved.path, saved.kernel)
@@ -122,8 +138,13 @@ def _list_patch(module: str, name: str, saved: JsonList, journal: ChangeJournal)
 
         return save
 
-    owner = importlib.import_module(f"mempalace.{module}")
-    return Patch(target=owner, attribute=name, replacement=saving)
+    return Patch(
+        name=JOURNAL,
+        why="it replaces a whole list, whose differences are journalled before",
+        owner=importlib.import_module(f"mempalace.{module}"),
+        attribute=name,
+        replace=saving,
+    )
 
 
 def _make_durable(path: str, kernel: Kernel) -> None:
