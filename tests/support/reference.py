@@ -114,7 +114,7 @@ def journal() -> str:
     rows += [f"| `{n}` | {', '.join(f'`{k}`' for k in kinds)} |" for n, kinds in JOURNALLED.items()]
     return (
         "# What is journalled\n\n"
-        "Generated from palace/engine/stores/palace_stores.py by `just reference`.\n\n"
+        "Generated from palace/engine/stores/journalled.py by `just reference`.\n\n"
         "Each changed entity is journalled whole, before it is changed; `palace log` shows them\n"
         "with their kinds. A tool that is not listed changes nothing in the palace.\n\n"
         "| kind | an entity is |\n|---|---|\n"

@@ -69,9 +69,9 @@ class DurableCalls:
             return Reply(payload=text.encode("utf-8", "surrogatepass") or None)
         if verdict is not Verdict.RUN:
             return refused(call, verdict)
-        with self.groups.group(call.key, non_atomic=call.tool.units) as group:
+        with self.groups.group(call.key, non_atomic=call.tool.non_atomic) as group:
             reply = dispatch()
-        if call.maybe_ran and call.tool.units:
+        if call.maybe_ran and call.tool.non_atomic:
             reply = attrs.evolve(reply, payload=_marked_as_rerun(reply.payload))
         try:
             text = (reply.payload or b"").decode("utf-8", "surrogatepass")
@@ -87,7 +87,7 @@ class DurableCalls:
         return Trace(
             kept=not self.journal.is_forgotten(call.session, call.ordinal, call.epoch),
             recorded=known is not None,
-            crashes=0 if call.tool.units else self.journal.crashes(call.key),
+            crashes=0 if call.tool.non_atomic else self.journal.crashes(call.key),
         )
 
     def when_durable(self, seq: int, callback: SyncCallback) -> None:
