@@ -1,4 +1,4 @@
-"""Journal first: what is changed, taken back, owed and recovered, over two stores in memory."""
+"""Journal first: what is changed, rolled back, deferred and recovered, over two stores in memory."""
 
 import errno
 from typing import Any
@@ -364,7 +364,7 @@ def test_a_call_of_units_that_fails_keeps_what_it_did() -> None:
     assert after(life).contents == entities(x=1)
 
 
-# What is owed.
+# Deferred records.
 
 
 def test_what_could_not_be_said_is_said_before_anything_else() -> None:
@@ -382,7 +382,7 @@ def test_what_could_not_be_said_is_said_before_anything_else() -> None:
     life.check()
 
 
-def test_nothing_is_changed_before_what_is_owed_is_said() -> None:
+def test_nothing_is_changed_before_deferred_records_are_written() -> None:
     life = awake(Disk())
     life.disk.fail("write", errno.EIO, skip=1, times=3)
     with pytest.raises(JournalFailed):
@@ -396,7 +396,7 @@ def test_nothing_is_changed_before_what_is_owed_is_said() -> None:
     life.check()
 
 
-def test_an_end_that_is_owed_is_not_lost() -> None:
+def test_end_that_was_deferred_is_not_lost() -> None:
     life = awake(Disk())
     life.disk.fail("write", errno.EIO, skip=1)
     life.set("a", x=1)

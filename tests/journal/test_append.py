@@ -365,7 +365,7 @@ def test_the_next_owner_trusts_no_file_whose_fsync_has_failed(call: str) -> None
     assert disk.file_id(f"{ROOT}/{append.UNSYNCED_MARKER}") is None
 
 
-def test_the_doubt_ends_with_the_new_segment() -> None:
+def test_unsynced_marker_goes_with_the_new_segment() -> None:
     disk = Disk()
     writer = appender(disk)
     writer.append([put("a")])

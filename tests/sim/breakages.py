@@ -89,7 +89,7 @@ def _no_rollback() -> list[Replacement]:
     def leave(self: Any, key: str) -> None:
         self.journal.close_key(key, palace.engine.durability.recovery.ABORT)
 
-    return [(palace.engine.durability.recovery.Recovery, "_take_back", leave)]
+    return [(palace.engine.durability.recovery.Recovery, "_roll_back", leave)]
 
 
 def _change_before_journal() -> list[Replacement]:
