@@ -54,7 +54,6 @@ class Recovery:
     journal: Journal
     projections: Sequence[Projection]
     progress: Progress
-    fingerprints: dict[str, Json] = attrs.field(factory=dict)
     suspects: list[Projection] = attrs.field(factory=list)
     # The states that our own records gave to entities, from the baseline on, oldest first.
     _ours: dict[Entity, list[Payload]] = attrs.field(factory=dict)
@@ -63,7 +62,8 @@ class Recovery:
     def scan(self) -> None:
         """Read the stores' fingerprints and compare them with the baseline; opens no store."""
         self.progress("looking at the palace", 0.0)
-        self.fingerprints = {store.name: store.read_fingerprint() for store in self.projections}
+        for projection in self.projections:
+            projection.read_fingerprint()
         baseline = self.journal.tail.baseline
         if baseline is None:
             return
