@@ -54,7 +54,7 @@ ONLY_IN = {
     "mempalace": {
         *("engine/hosting/adjustments.py", "engine/hosting/batched_writer.py"),
         *("engine/hosting/query_prefetch.py", "engine/hosting/lookup_cache.py"),
-        "engine/stores/stores.py",
+        "engine/stores/palace_stores.py",
     },
     "chromadb": {
         *("engine/embedding/archive.py", "engine/embedding/inference.py"),

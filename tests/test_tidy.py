@@ -21,7 +21,7 @@ BROAD_EXCEPTS = {
     "broker/leaving.py": 1,  # what the engine's closing raises must end no drain
     "client/guest/tunnel.py": 1,  # the end of a thread: the client is told what was raised
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next
-    "engine/durability/durable.py": 3,  # whatever a store raises, its change is taken back
+    "engine/durability/groups.py": 3,  # whatever a store raises, its change is taken back
     "engine/stores/rows.py": 1,  # what Connection.__exit__ does
     # What can't be stored with others is stored alone; who waits must be told.
     "engine/batch.py": 3,

@@ -14,7 +14,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import attrs
 
@@ -23,7 +22,7 @@ from palace.doctor.finding import ERROR
 from palace.doctor.journal import inspect_journal
 from palace.journal.copying import Contents, Missing, copy_journal, file_digest, read_contents
 from palace.journal.journal import PAUSE
-from palace.journal.record import BrokenRecord, opened, seal
+from palace.journal.record import BrokenRecord, JsonObject, seal, unseal
 from palace.journal.replay import no_progress
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import check_kernel
@@ -257,7 +256,7 @@ def read_manifest(path: str, kernel: Kernel) -> Manifest:
     where = f"{path}/{MANIFEST}"
     try:
         data = kernel.read_file(where, MANIFEST_BYTES_MAX) or b""
-        fields: dict[str, Any] = json.loads(opened(data.rstrip(b"\n")))
+        fields: JsonObject = json.loads(unseal(data.rstrip(b"\n")))
         if fields.pop("v") != SCHEMA:
             raise BackupBroken(
                 f"{where} is by {fields.get('made_by')}, and this is palace {__version__}. "

@@ -3,23 +3,17 @@
 import ctypes
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import attrs
 
 from palace.client.control import ask_to_leave
 from palace.commands.progress import progress_shown
-from palace.engine.durability.offline import (
-    Held,
-    hold_palace,
-    open_stores,
-    opened_journal,
-    rebuilding,
-)
-from palace.engine.durability.rebuild import Rebuilt
+from palace.engine.durability.offline import hold_palace, open_stores, opened_journal
+from palace.engine.durability.owned import OwnedPalace
+from palace.engine.durability.rebuild import Rebuild, Rebuilt
 from palace.journal.inspect import read_from
 from palace.journal.purge import purge_journal
-from palace.journal.record import Record
+from palace.journal.record import Payload, Record
 from palace.journal.replay import replay
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -43,11 +37,13 @@ def rebuild_palace(
         return rebuild_held(held, allow_gaps=allow_gaps, keep=True)
 
 
-def rebuild_held(held: Held, *, allow_gaps: bool, keep: bool) -> Rebuilt:
+def rebuild_held(held: OwnedPalace, *, allow_gaps: bool, keep: bool) -> Rebuilt:
     """Build new stores for a palace whose lock is held, and swap them in."""
     with opened_journal(held) as journal:
-        rebuild = rebuilding(held, journal, progress_shown(), partial=allow_gaps, keep=keep)
-        return rebuild.run()
+        progress = progress_shown()
+        return Rebuild(
+            palace=held, journal=journal, progress=progress, partial=allow_gaps, keep=keep
+        ).run()
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +63,7 @@ def purge_memories(
     leave = leave_request(paths, environment, stop=stop)
     with hold_palace(paths, environment, ask_to_leave=leave) as held:
         with opened_journal(held) as journal:  # before anything is changed
-            rebuilding(held, journal, progress_shown(), partial=False, keep=False).check()
+            Rebuild(palace=held, journal=journal, progress=progress_shown()).check()
         wanted = _with_chunks(held, frozenset(ids))
         texts = _texts(held, wanted)
         # An earlier purge may have been interrupted here, before the stores were rebuilt.
@@ -89,7 +85,7 @@ def _blank_memory() -> None:
         mallopt(M_PERTURB, 1)
 
 
-def _with_chunks(held: Held, ids: frozenset[str]) -> frozenset[str]:
+def _with_chunks(held: OwnedPalace, ids: frozenset[str]) -> frozenset[str]:
     """Return the ids, with those of all chunks that these drawers were ever split into."""
     found = set(ids)
     for record in read_from(held.paths.journal, held.kernel):
@@ -106,27 +102,27 @@ def _parents(record: Record) -> Iterator[str]:
                 yield metadata[name]
 
 
-def _still_stored(held: Held, ids: frozenset[str]) -> int:
+def _still_stored(held: OwnedPalace, ids: frozenset[str]) -> int:
     with open_stores(held) as stores:
         for store in stores.all:
-            store.measure()
+            store.read_fingerprint()
         pairs = [(store, kind) for store in stores.all for kind in store.kinds()]
         # A row that attaches an artifact to an event has a pair of ids, and no id of its own.
         return sum(len(store.read(kind, ids)) for store, kind in pairs if kind != "log:attached")
 
 
-def _texts(held: Held, ids: frozenset[str]) -> list[str]:
+def _texts(held: OwnedPalace, ids: frozenset[str]) -> list[str]:
     known = replay(held.paths.journal, held.kernel)
     found = [known.payload(entity) for entity in known.live if entity[1] in ids]
     return [text for payload in found if (text := _text_of(payload))]
 
 
-def _text_of(payload: Any) -> str:
+def _text_of(payload: Payload) -> str:
     document = payload.get("document") if isinstance(payload, dict) else None
     return document.strip() if isinstance(document, str) else ""
 
 
-def _holding(held: Held, texts: list[str]) -> list[str]:
+def _holding(held: OwnedPalace, texts: list[str]) -> list[str]:
     if not texts:
         return []
     known = replay(held.paths.journal, held.kernel)

@@ -19,7 +19,8 @@ import attrs
 from palace.commands.backup import SETTINGS, Backup, check_backup
 from palace.commands.maintenance import leave_request, rebuild_held
 from palace.commands.progress import progress_shown
-from palace.engine.durability.offline import Held, drift_of, hold_palace
+from palace.engine.durability.offline import drift_of, hold_palace
+from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.rebuild import moves_away, old_files
 from palace.engine.durability.swap import Move, swap
 from palace.engine.stores.files import NAMES as FILES
@@ -167,7 +168,7 @@ def restored_text(paths: Paths, backup: Backup, restored: Restored) -> str:
 # Moving it into place.
 
 
-def _put_in_place(held: Held, backup: Backup) -> str:
+def _put_in_place(held: OwnedPalace, backup: Backup) -> str:
     """Rename old files away and the backup's journal in, all or none; return where the old are."""
     paths, kernel = held.paths, held.kernel
     for name in kernel.list_directory(paths.root):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
-from palace.engine.durability.durable import ROOM_BYTES
+from palace.engine.durability.groups import ROOM_BYTES
 from palace.ownership.lock import check_hold
 from palace.protocol.errors import OnHold
 

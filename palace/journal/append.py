@@ -1,15 +1,18 @@
-"""Appending: one writer of the newest segment, and fsyncs that all who wait share.
+"""Appending: one writer of the newest segment, and fsyncs that every waiting thread shares.
 
 Theory of operation.  `append` writes records in one piece and gives them their seqs; `sync` returns
-when they are on the disk.  One thread at a time is in fsync; who comes meanwhile waits for it and
-is covered by the next one, which takes all of them.
+when they are on the disk.  One thread at a time is in fsync.  A thread that arrives meanwhile waits
+for it, and its records are covered by the next fsync, which takes all that were written by then.
 
-Failures.  What could not be written whole is cut off again.  After a failed fsync the kernel may
-have dropped the pages, so nothing is ever retried there: the records that no fsync has confirmed
-are written again, with their seqs, into a new segment (segment.py says how it is read).
-A note says so meanwhile: an owner that dies in between leaves a file of which the kernel shows
-more than the disk holds, and the next one writes it anew.
-The space for closing records is reserved, so that a full disk refuses changes, not their ends.
+Failures.  A write that the disk took only in part is cut off again.  After a failed fsync the
+kernel may have marked the pages clean and dropped them, so a second fsync that succeeds proves
+nothing: the records that no fsync has confirmed are written again, with their seqs, into a new
+segment, and readers ignore what the older one holds from there on (segment.py).
+
+Until then a marker file says that the page cache may show more of the segment than the disk holds.
+An owner that dies in between leaves it, and the next one copies the file before it appends to it.
+
+Space for closing records is reserved ahead, so that a full disk refuses changes, not their ends.
 """
 
 import threading
@@ -25,7 +28,9 @@ from palace.protocol.errors import JournalFailed
 
 RESERVE_STEP = 1 << 20
 RESERVE_LEFT = 1 << 18  # kept for closing records when the disk is full
-DOUBT = "doubt"  # the note: it must outlive a process, and no power cut, which ends the doubt
+# A file that says that an fsync has failed.  It is never synced itself: it need not survive a power
+# cut, after which nothing is left that only the page cache held.
+UNSYNCED_MARKER = "doubt"
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -64,9 +69,13 @@ class Appender:
         return self._synced
 
     def open_last(self, path: str, first: int) -> None:
-        """Go on in an existing segment; what stands in it is made durable first."""
-        if self.kernel.file_id(self._doubt) is not None:
-            self._write_anew(path)
+        """Go on in an existing segment; what stands in it is made durable first.
+
+        The caller has read it: a killed owner's records may still be in the page cache alone, and
+        what is built upon them must not outlive them in a power cut.
+        """
+        if self.kernel.file_id(self._marker) is not None:
+            self._rewrite(path)
         self._fd = self.kernel.open_append(path)
         self.kernel.sync(self._fd)
         self._path, self._first = path, first
@@ -74,27 +83,27 @@ class Appender:
         self._synced = self.next_seq - 1
 
     @property
-    def _doubt(self) -> str:
-        return f"{self.directory}/{DOUBT}"
+    def _marker(self) -> str:
+        return f"{self.directory}/{UNSYNCED_MARKER}"
 
-    def _write_anew(self, path: str) -> None:
-        """Put a copy in a file's place: of the pages of this one some may never be written."""
+    def _rewrite(self, path: str) -> None:
+        """Put a copy in a file's place: some pages of this one may be clean and never written."""
         fd = self.kernel.open_read(path)
         try:
             data = self.kernel.read_at(fd, 0, self.kernel.size(fd))
         finally:
             self.kernel.close(fd)
-        self.kernel.write_durable(path, data)
-        self._end_doubt()
+        self.kernel.write_durable(path, data)  # before the marker goes: a crash repeats the copy
+        self._remove_marker()
 
-    def _note_doubt(self) -> None:
+    def _mark_unsynced(self) -> None:
         try:
-            self.kernel.close(self.kernel.open_append(self._doubt))
+            self.kernel.close(self.kernel.open_append(self._marker))
         except OSError:
-            return  # then this process must live until it has begun a new segment
+            return  # unprotected only if this process dies before the new segment is durable
 
     def open_new(self) -> None:
-        """Go on in a new segment, once all that stands in this one is on the disk."""
+        """Go on in a new segment, once all that stands in this one is on the disk or in it."""
         with self._lock:
             self._begin_segment()
 
@@ -120,16 +129,20 @@ class Appender:
             return self.next_seq - 1
 
     def sync(self, seq: int) -> None:
-        """Return when everything up to `seq` survives a power cut; raises JournalFailed."""
+        """Return when everything up to `seq` survives a power cut; raises JournalFailed.
+
+        May block for as long as two fsyncs take: one under way, and the one that covers `seq`.
+        """
         with self._lock:
             while self._synced < seq:
-                if self._broken:
+                if self._broken:  # another thread's fsync failed, and these records with it
                     raise self._failed(self._broken)
                 if not self._syncing:
                     break
                 self._lock.wait()
             else:
                 return
+            # Taken together under the lock: all that was written to this descriptor by now.
             self._syncing = True
             target, fd = self.next_seq - 1, self._fd
         problem = ""
@@ -137,7 +150,8 @@ class Appender:
             self.kernel.sync(fd)
         except OSError as error:
             problem = error.strerror or repr(error)
-            self._note_doubt()
+            # Before any thread hears of it: this process may die at the next instruction.
+            self._mark_unsynced()
         with self._lock:
             self._syncing = False
             if problem:
@@ -149,18 +163,18 @@ class Appender:
                 raise self._failed(problem)
 
     def close(self) -> None:
-        """Give unused space back and close the file; what is not synced may be lost."""
+        """Give reserved space back and close the file; what is not synced may be lost."""
         with self._lock:
             if self._fd < 0:
                 return
             self._let_go()
             self._fd = -1
 
-    def _end_doubt(self) -> None:
+    def _remove_marker(self) -> None:
         try:
-            self.kernel.unlink(self._doubt)
+            self.kernel.unlink(self._marker)
         except OSError:
-            return  # the next owner copies a file for nothing
+            return  # the next owner makes a needless copy
 
     def _confirm(self, seq: int) -> None:
         self._synced = max(self._synced, seq)
@@ -181,7 +195,9 @@ class Appender:
             self.kernel.truncate(self._fd, self._length)
             self._reserved = self._length
         except OSError:
-            self._broken = problem  # the piece stays behind; go on in a new segment
+            # The torn piece stays behind, and what is appended after it could be read as part of
+            # it: go on in a new segment.
+            self._broken = problem
         raise self._failed(problem)
 
     def _make_room(self, size: int, *, spare: bool) -> None:
@@ -208,21 +224,24 @@ class Appender:
         return True
 
     def _begin_segment(self) -> None:
-        while self._syncing:  # the old file is in use
+        while self._syncing:  # the old descriptor is in use, and must not be closed yet
             self._lock.wait()
+        # The old segment is complete on the disk before the new one has a name: a reader takes a
+        # segment that has a successor for whole.
         if self._fd >= 0 and not self._broken:
             try:
                 self.kernel.sync(self._fd)
                 self._confirm(self.next_seq - 1)
             except OSError as error:
                 self._broken = error.strerror or repr(error)
-                self._note_doubt()
-        again = tuple(self._unsynced)  # none, unless an fsync has failed
+                self._mark_unsynced()
+        again = tuple(self._unsynced)  # empty, unless an fsync has failed
         first = again[0][0] if again else self.next_seq
         path = segment_path(self.directory, first)
         header = Draft(action=SEGMENT, payload=self.header())
         data = encode(header, first - 1, self.stamp, self.kernel.utc_text())
         data += b"".join(line for _, line in again)
+        # With the same first seq as the old segment, the new file takes its place by the rename.
         there = self.kernel.file_id(path)
         try:
             self.kernel.write_durable(path, data)
@@ -230,12 +249,14 @@ class Appender:
         except OSError as error:
             problem = error.strerror or repr(error)
             if self.kernel.file_id(path) != there:
-                self._broken = problem  # readers go by the new one: nothing may follow in the old
+                # The rename was made, so readers follow the new segment: a record that is appended
+                # to the old one now would not be read.
+                self._broken = problem
             raise self._failed(problem) from None
         if self._fd >= 0:
             self._let_go()
-        if self._broken:
-            self._end_doubt()
+        if self._broken:  # what the marker warned of is in the new segment, and durable
+            self._remove_marker()
         self._fd, self._path, self._first, self._broken = fd, path, first, ""
         self._length = self._reserved = self._start = len(data)
         self._confirm(self.next_seq - 1)
@@ -245,7 +266,7 @@ class Appender:
         try:
             self.kernel.truncate(self._fd, self._length)  # gives back what was reserved
         except OSError:
-            pass  # blocks stay reserved for nothing: the disk's loss, nobody's memory
+            pass  # blocks stay reserved; no record depends on it
         self.kernel.close(self._fd)
 
     def _failed(self, problem: str) -> JournalFailed:

@@ -1,8 +1,11 @@
 """Checkpoints: every live entity in one file, so that older segments are not needed any more.
 
-A checkpoint is made from closed segments (and the checkpoint before it) alone: it needs no lock and
-disturbs nobody.  Its lines are the records themselves, in order of the entities' first appearance,
-and a terminator that counts them.  Segments that it covers move to the archive; nothing is deleted.
+Theory of operation.  A checkpoint is made from closed segments and the checkpoint before it, which
+never change, so that it needs no lock.  Its lines are the records themselves, in order of the
+entities' first appearance, and a terminator that counts them.  It is written under another name;
+the rename is the switch: before it readers use the older checkpoint and the segments, after it the
+new one, and what it covers is still in place for those that began before.  Only then do covered
+files move to the archive, where such readers look for them.  Nothing is deleted.
 """
 
 import os
@@ -53,7 +56,7 @@ def make_checkpoint(
     upto = segments[-1].first - 1
     state = replay(directory, kernel, lambda _stage, _fraction: pause(), upto)
     if state.gaps or state.seq < upto:
-        return None  # it would hide what is missing
+        return None  # a checkpoint would hide what is missing
     path = checkpoint_path(directory, upto)
     temporary = f"{path}.tmp"
     kernel.unlink(temporary)
@@ -65,11 +68,13 @@ def make_checkpoint(
             kernel.write_all(fd, b"\n%b\n" % _line(live.place, kernel))
         end = Draft(action=CHECKPOINT, payload={"upto": upto, "entities": len(state.live)})
         kernel.write_all(fd, encode(end, upto, stamp, kernel.utc_text()))
-        kernel.sync(fd)
+        kernel.sync(fd)  # before it has its name: what is named is whole
     finally:
         kernel.close(fd)
     kernel.rename(temporary, path)
     kernel.make_directory(f"{directory}/{ARCHIVE}")
+    # The name is durable before anything that it replaces is moved: a power cut could otherwise
+    # undo the rename and keep the moves.
     kernel.sync_directory(directory)
     _archive(directory, kernel, upto, path)
     return Checkpoint(path=path, seq=upto, entities=len(state.live))

@@ -8,7 +8,7 @@ then read, record by record, and one that lacks any is thrown away and made agai
 
 Every reply of a change leaves after its records are in the file, so whatever was acknowledged
 before the copy began is in it.  A call that was under way has no outcome in it, and is taken back
-by whoever opens the copy, as after a death.
+by the owner that opens the copy, as after a death.
 """
 
 import hashlib
@@ -17,9 +17,8 @@ import os
 import attrs
 
 from palace.journal.journal import read_tail
-from palace.journal.record import BrokenRecord, decode
+from palace.journal.record import BrokenRecord, Entity, decode
 from palace.journal.replay import (
-    Entity,
     Progress,
     digest_of,
     newest_checkpoint,
@@ -27,6 +26,7 @@ from palace.journal.replay import (
     replay,
 )
 from palace.journal.segment import CHUNK, list_segments, open_wherever, read_lines
+from palace.journal.undo import first_changes
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken
 
@@ -85,10 +85,11 @@ def copy_journal(
 
 
 def _copy_files(directory: str, target: str, kernel: Kernel, progress: Progress) -> None:
-    segments = list_segments(directory, kernel)  # before the checkpoint: see above
+    # Before the checkpoint: one that is made in between covers only segments that are listed here.
+    segments = list_segments(directory, kernel)
     found = newest_checkpoint(directory, kernel)
     after = 0 if found is None else found[1]
-    wanted = [s for s in segments if s.end is None or s.end > after + 1]
+    wanted = [segment for segment in segments if segment.reaches(after + 1)]
     if not wanted or wanted[0].first > after + 1:
         raise Missing(f"no segment begins at record {after + 1}")
     paths = [*([found[0]] if found is not None else []), *(s.path for s in wanted)]
@@ -136,7 +137,7 @@ def _cut_unfinished(path: str, kernel: Kernel) -> None:
 
 
 def read_contents(directory: str, kernel: Kernel, progress: Progress = no_progress) -> Contents:
-    """Read a journal that nobody writes; raises Missing where it lacks records."""
+    """Read a journal that no process writes; raises Missing where it lacks records."""
     known = replay(directory, kernel, progress)
     if known.gaps:
         first, last = known.gaps[0]
@@ -148,11 +149,10 @@ def read_contents(directory: str, kernel: Kernel, progress: Progress = no_progre
     tail = read_tail(list_segments(directory, kernel), kernel)
     digests = {entity: live.digest for entity, live in known.live.items()}
     for changes in tail.open.values():
-        first_of = {(change.kind, change.id): change.before for change in reversed(changes)}
-        for entity, before in first_of.items():
+        for entity, change in first_changes(changes).items():
             digests.pop(entity, None)
-            if before is not None:
-                digests[entity] = digest_of(before)
+            if change.before is not None:
+                digests[entity] = digest_of(change.before)
     return Contents(
         seq=known.seq, epoch=tail.epoch, kinds=_counted(digests), digest=_digest(digests)
     )

@@ -14,12 +14,11 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import attrs
 
 from palace.journal.append import Appender
-from palace.journal.record import ABORT, OUTCOME, SEGMENT, STATE, UNIT, Draft, Stamp
+from palace.journal.record import ABORT, OUTCOME, SEGMENT, STATE, UNIT, Draft, JsonObject, Stamp
 from palace.journal.segment import Broken, Segment, list_segments, read_segment
 from palace.journal.tail import Tail
 from palace.kernel.kernel import Kernel
@@ -31,26 +30,32 @@ PAUSE = "paused"
 
 logger = logging.getLogger("palace.journal")
 
-Told = Callable[[JournalFailed | None], None]
+SyncCallback = Callable[[JournalFailed | None], None]  # None: the records are durable
+Waiting = tuple[int, SyncCallback]  # for the records up to a seq
 
 
 @attrs.define(eq=False, kw_only=True)
 class Journal:
-    """`look` returns what the projections look like now; it is asked when nothing is open."""
+    """One palace's journal, open from `open` to `close`.
+
+    `fingerprints` returns those of all stores, None if they are not known yet; it is called when no
+    group is open.
+    """
 
     directory: str
     kernel: Kernel
     stamp: Stamp
     tail: Tail
     segment_bytes: int = SEGMENT_BYTES
-    look: Callable[[], dict[str, Any] | None] = lambda: None
-    rolled: Callable[[], None] = lambda: None  # told of each new segment
+    fingerprints: Callable[[], JsonObject | None] = lambda: None
+    rolled: Callable[[], None] = lambda: None  # called after each new segment
     is_new: bool = False
     _appender: Appender = attrs.field(init=False)
     _lock: threading.RLock = attrs.field(factory=threading.RLock)
-    _waiting: "queue.SimpleQueue[tuple[int, Told] | None]" = attrs.field(factory=queue.SimpleQueue)
+    _waiting: "queue.SimpleQueue[Waiting | None]" = attrs.field(factory=queue.SimpleQueue)
     _syncer: threading.Thread | None = None
-    # What sessions say of themselves comes from the broker's loop, which must not wait for a disk.
+    # Acknowledgements come from the broker's loop, which must not wait for the lock: its holder may
+    # be in an fsync.
     _settled: "deque[tuple[str, int | None]]" = attrs.field(factory=deque)
 
     def __attrs_post_init__(self) -> None:
@@ -76,7 +81,8 @@ class Journal:
                 kernel.unlink(f"{directory}/{name}")
         segments = list_segments(directory, kernel)
         if not segments:
-            kernel.sync_directory(directory.rpartition("/")[0])  # its name, too, must be safe
+            # Else a power cut could take the directory, with all that was acknowledged in it.
+            kernel.sync_directory(directory.rpartition("/")[0])
         tail = read_tail(list_segments(directory, kernel, archived=True), kernel)
         if tail.epoch > stamp.epoch:
             raise JournalBroken(
@@ -87,7 +93,9 @@ class Journal:
         tail.forget_old_sessions(stamp.epoch)
         pause = f"{directory}/{PAUSE}"
         if tail.gaps or kernel.file_id(pause) is not None:
-            tail.forget_sessions(stamp.epoch)  # it knows nothing of what was before
+            # Any outcome may be among what is missing: a resent line is answered with "unknown"
+            # rather than run a second time.
+            tail.forget_sessions(stamp.epoch)
         journal = cls(
             directory=directory,
             kernel=kernel,
@@ -100,11 +108,11 @@ class Journal:
         if segments:
             appender.open_last(segments[-1].path, segments[-1].first)
             if kernel.file_id(pause) is not None:
-                appender.open_new()  # its header keeps what the note says
+                appender.open_new()  # its header keeps the horizon, so that the note may go
         else:
             appender.open_new()
         journal._write_head()
-        kernel.unlink(pause)
+        kernel.unlink(pause)  # last: an owner that dies before this finds it again
         return journal
 
     @staticmethod
@@ -121,6 +129,8 @@ class Journal:
             self._forget_settled()
             self.kernel.failpoint("append")
             seq = self._appender.append(drafts)
+            # In the order of the file, and only once it is written: a header that is composed
+            # later speaks of exactly these records.
             for place, draft in enumerate(drafts, seq - len(drafts) + 1):
                 self.tail.note(draft, place, self.stamp.epoch)
             self.kernel.failpoint("appended")
@@ -134,9 +144,11 @@ class Journal:
     def close_key(self, key: str, action: str, **payload: object) -> int:
         """Append what ends a key's changes; where nothing else is open it also tells the state."""
         assert action in (OUTCOME, UNIT, ABORT, STATE)
+        # Under one lock: a change that another thread appended in between would precede the
+        # baseline in the journal, and be missing from its fingerprints.
         with self._lock:
             quiet = not (self.tail.open.keys() - {key})
-            if quiet and (at := self.look()) is not None:
+            if quiet and (at := self.fingerprints()) is not None:
                 payload["at"] = at
             seq = self.append([Draft(action=action, key=key, payload=payload)])
             if quiet and self.is_long():
@@ -148,7 +160,7 @@ class Journal:
         return self._appender.grown > self.segment_bytes
 
     def roll(self) -> None:
-        """Begin a new segment; without space for one the old one goes on."""
+        """Begin a new segment; where there is no space for it, the old one goes on."""
         with self._lock:
             try:
                 self._appender.open_new()
@@ -157,7 +169,7 @@ class Journal:
             self._write_head()
             self.rolled()
 
-    def when_synced(self, seq: int, told: Told) -> None:
+    def when_synced(self, seq: int, callback: SyncCallback) -> None:
         """Call `told` from another thread as soon as `seq` is on the disk, or can't be."""
         with self._lock:
             if self._syncer is None:
@@ -165,7 +177,7 @@ class Journal:
                     target=self._serve_syncs, name="palace-journal", daemon=True
                 )
                 self._syncer.start()
-        self._waiting.put((seq, told))
+        self._waiting.put((seq, callback))
 
     def close(self) -> None:
         """Make everything durable and close the files."""
@@ -223,6 +235,7 @@ class Journal:
 
     def _serve_syncs(self) -> None:
         while (first := self._waiting.get()) is not None:
+            # All that wait share one fsync.  What arrives during it is the next batch.
             batch = [first]
             ended = False
             while not self._waiting.empty():
@@ -232,22 +245,22 @@ class Journal:
                     break
                 batch.append(item)
             problem = self._sync_or_repair(max(seq for seq, _ in batch))
-            for _, told in batch:
-                self._tell(told, problem)
+            for _, callback in batch:
+                self._call_back(callback, problem)
             if ended:
                 return
 
-    def _tell(self, told: Told, problem: JournalFailed | None) -> None:
+    def _call_back(self, callback: SyncCallback, problem: JournalFailed | None) -> None:
         try:
-            told(problem)
-        except Exception:  # one listener's trouble: the others' replies wait behind it
+            callback(problem)
+        except Exception:  # the other callbacks of the batch must still be called
             logger.exception("a reply could not be handed over")
 
     def _sync_or_repair(self, seq: int) -> JournalFailed | None:
         try:
             self.sync(seq)
         except JournalFailed:
-            try:  # what no fsync has confirmed goes into a new segment
+            try:
                 self.repair()
                 self.sync(seq)
             except JournalFailed as error:
@@ -255,7 +268,10 @@ class Journal:
         return None
 
     def repair(self) -> None:
-        """After a failed fsync: write what isn't confirmed anew; raises JournalFailed."""
+        """After a failed fsync, write what no fsync has confirmed into a new segment.
+
+        Raises JournalFailed.
+        """
         with self._lock:
             self._appender.open_new()
 
@@ -269,11 +285,13 @@ class Journal:
             path = f"{self.directory}/{HEAD}"
             self.kernel.write_durable(path, json.dumps(head).encode() + b"\n")
         except OSError:
-            return  # a cache
+            return  # a cache: the segments say the same
 
 
 def read_tail(segments: Sequence[Segment], kernel: Kernel) -> Tail:
     """Return what the journal says of the present; reads the newest readable segment and on."""
+    # A header holds all that came before it, so that one file is enough.  A damaged one is made up
+    # for by reading on from an older segment.
     start = len(segments) - 1
     while start > 0 and not _has_header(segments[start], kernel):
         start -= 1
@@ -283,7 +301,7 @@ def read_tail(segments: Sequence[Segment], kernel: Kernel) -> Tail:
             if isinstance(found, Broken):
                 continue  # torn by a crash, or damaged: `palace doctor` tells them apart
             if found.action == SEGMENT:
-                if segment is segments[start]:
+                if segment is segments[start]:  # later ones repeat what was read already
                     tail = Tail.from_header(found.payload, found.seq, found.epoch)
                 continue
             tail.note(found, found.seq, found.epoch)

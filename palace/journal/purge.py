@@ -1,23 +1,28 @@
 """Taking a memory out of the journal's files for good: the one place where history is rewritten.
 
-Each file is written anew without the entity, its seqs unchanged.  All recorded replies go, too: any
-of them may quote it.  A shim that asks for one again hears that nobody knows.  Doing it twice does
-no harm.
+Each file that mentions the entity is replaced by a copy without it, its seqs unchanged.  All
+recorded replies go, too, since any of them may quote it; a shim that asks for one again is answered
+with "outcome unknown".
+
+Theory of operation.  Files are replaced one by one, each durably, so that a purge can die between
+any two of them.  It is then done again from the start: a file that was replaced already is left as
+it is.  A record that was taken out keeps its seq and its id, so that a purge which is done again
+still knows that replies must go, in the files that it had not reached.
 """
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from palace.journal.record import (
     OUTCOME,
     PURGED,
     SEGMENT,
     BrokenRecord,
+    JsonObject,
     Record,
     decode,
-    opened,
     seal,
+    unseal,
 )
 from palace.journal.segment import ARCHIVE, read_lines
 from palace.kernel.kernel import Kernel
@@ -28,6 +33,8 @@ PURGED_REPLY = "purged"
 def purge_journal(directory: str, kernel: Kernel, ids: frozenset[str]) -> int:
     """Rewrite every file that mentions one of the ids; return how many records were taken out."""
     paths = list(_files(directory, kernel))
+    # Asked of all files before the first is replaced: one without a record of the entity may still
+    # hold replies that quote it.
     known = any(record.id in ids for path in paths for record in _records(path, kernel))
     return sum(_rewrite(path, kernel, ids, blank=known) for path in paths)
 
@@ -70,7 +77,7 @@ def _without(line: bytes, ids: frozenset[str], *, blank: bool) -> tuple[bytes | 
         record = decode(line)
     except BrokenRecord:
         return None, False
-    fields: dict[str, Any] = json.loads(opened(line).decode("utf-8", "surrogatepass"))
+    fields: JsonObject = json.loads(unseal(line).decode("utf-8", "surrogatepass"))
     is_entity = record.id in ids and record.action != PURGED
     if is_entity:
         fields |= {"action": PURGED, "payload": None, "deleted": True}
@@ -85,7 +92,7 @@ def _without(line: bytes, ids: frozenset[str], *, blank: bool) -> tuple[bytes | 
     return seal(body.encode("utf-8", "surrogatepass")).strip(b"\n"), is_entity
 
 
-def _header_without(header: dict[str, Any], ids: frozenset[str]) -> dict[str, Any]:
+def _header_without(header: JsonObject, ids: frozenset[str]) -> JsonObject:
     replies = {
         session: [epoch, forgotten, [[ordinal, PURGED_REPLY] for ordinal, _ in texts]]
         for session, (epoch, forgotten, texts) in header["replies"].items()

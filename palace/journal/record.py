@@ -59,6 +59,11 @@ ACTIONS = ENTITIES | {
     QUARANTINE,
 }
 
+Entity = tuple[str, str]  # kind and id
+Json = Any  # a JSON value: who wrote it knows its shape
+JsonObject = dict[str, Any]
+Payload = object  # an entity as JSON, opaque to all but its store; None is its absence
+
 _CRC = b',"crc":"'
 _TAIL = len(_CRC) + 8 + 2  # `,"crc":"01234567"}`
 
@@ -76,9 +81,13 @@ class Draft:
     step: int = 0
     kind: str = ""
     id: str = ""
-    payload: Any = None
+    payload: Json = None
     deleted: bool = False
-    before: Any = None
+    before: Payload = None
+
+    @property
+    def entity(self) -> Entity:
+        return self.kind, self.id
 
 
 @attrs.frozen(kw_only=True)
@@ -87,10 +96,6 @@ class Record(Draft):
     epoch: int
     ts: str
     writer: str
-
-    @property
-    def entity(self) -> tuple[str, str]:
-        return self.kind, self.id
 
 
 @attrs.frozen(kw_only=True)
@@ -103,7 +108,7 @@ class Stamp:
 
 def encode(draft: Draft, seq: int, stamp: Stamp, ts: str) -> bytes:
     """Return the bytes of one record; raises TypeError for a payload that is no JSON."""
-    fields: dict[str, Any] = {
+    fields: JsonObject = {
         "v": VERSION,
         "seq": seq,
         "epoch": stamp.epoch,
@@ -133,7 +138,7 @@ def seal(body: bytes) -> bytes:
 def decode(line: bytes) -> Record:
     """Read one line (newlines excluded); raises BrokenRecord."""
     try:
-        fields = json.loads(opened(line).decode("utf-8", "surrogatepass"))
+        fields = json.loads(unseal(line).decode("utf-8", "surrogatepass"))
         if fields["v"] != VERSION:
             raise BrokenRecord(f"version {fields['v']!r}: written by a newer palace")
         return Record(
@@ -154,7 +159,7 @@ def decode(line: bytes) -> Record:
         raise BrokenRecord(f"not a record: {error!r}") from None
 
 
-def opened(line: bytes) -> bytes:
+def unseal(line: bytes) -> bytes:
     """Return a line's JSON text without its checksum, which is checked; raises BrokenRecord."""
     at = len(line) - _TAIL
     if at < 2 or line[at : at + len(_CRC)] != _CRC or not line.endswith(b'"}'):

@@ -8,11 +8,10 @@ they are asked for.
 import json
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from typing import Any
 
 import attrs
 
-from palace.journal.record import ENTITIES, SEGMENT, STATE, Record
+from palace.journal.record import ENTITIES, STATE, Entity, Payload, Record
 from palace.journal.segment import (
     DIGITS,
     SUFFIX,
@@ -22,13 +21,13 @@ from palace.journal.segment import (
     list_segments,
     read_at,
     read_segment,
+    read_since,
 )
 from palace.kernel.kernel import Kernel
 
 PREFIX = "checkpoint-"
 UNSTABLE = frozenset({"vector", "schema"})
 
-Entity = tuple[str, str]
 Progress = Callable[[str, float], None]
 
 
@@ -90,10 +89,10 @@ class Replay:
     def ids(self, kind: str) -> list[str]:
         return [ident for known, ident in self.live if known == kind]
 
-    def payload(self, entity: Entity) -> Any:
+    def payload(self, entity: Entity) -> Payload:
         return read_at(self.live[entity].place, self.kernel).payload
 
-    def payloads(self, kind: str) -> Iterator[tuple[str, Any]]:
+    def payloads(self, kind: str) -> Iterator[tuple[str, Payload]]:
         """Yield a kind's entities with their payloads, file after file."""
         for entity, live in list(self.live.items()):
             if entity[0] == kind:
@@ -129,15 +128,14 @@ def replay(
                 state.broken.append(found)
             else:
                 state.take(place, found)
-    after = state.seq
-    segments = [s for s in list_segments(directory, kernel) if s.end is None or s.end > after + 1]
+    since = state.seq + 1
+    segments = [s for s in list_segments(directory, kernel) if s.reaches(since)]
     for number, segment in enumerate(segments):
         progress("reading the journal", number / len(segments))
-        for place, found in read_segment(segment, kernel):
+        for place, found in read_since(segment, kernel, since):
             if isinstance(found, Broken):
                 state.broken.append(found)
-            elif after < found.seq and (upto is None or found.seq <= upto):
-                if found.action != SEGMENT:  # it has the seq of the record before its first
-                    state.follow(found)
+            elif upto is None or found.seq <= upto:
+                state.follow(found)
                 state.take(place, found)
     return state

@@ -1,16 +1,16 @@
 """The journal's files: which there are, and what stands in them.
 
 A segment is named by its first record's seq.  It is only ever appended to, and never again once the
-next one exists.  After a failed fsync nobody knows what of the last records is on the disk, so the
-writer goes on in a new segment that begins with the first of them: records of a segment from the
-next one's first seq on don't count.
+next one exists.  After a failed fsync it can't be known which of the last records are on the disk,
+so the writer goes on in a new segment that begins with the first of them: a reader ignores what a
+segment holds from the next one's first seq on.
 """
 
 from collections.abc import Iterator
 
 import attrs
 
-from palace.journal.record import BrokenRecord, Record, decode
+from palace.journal.record import SEGMENT, BrokenRecord, Record, decode
 from palace.kernel.kernel import Kernel
 
 SUFFIX = ".jsonl"
@@ -26,6 +26,10 @@ class Segment:
     path: str
     first: int
     end: int | None
+
+    def reaches(self, seq: int) -> bool:
+        """Tell whether it may hold records from a seq on."""
+        return self.end is None or self.end > seq
 
 
 @attrs.frozen(kw_only=True)
@@ -108,6 +112,17 @@ def read_segment(segment: Segment, kernel: Kernel) -> Iterator[tuple[Place, Reco
             continue
         if segment.end is None or record.seq < segment.end:
             yield place, record
+
+
+def read_since(
+    segment: Segment, kernel: Kernel, seq: int
+) -> Iterator[tuple[Place, Record | Broken]]:
+    """Yield what a segment adds from a seq on, and its broken lines; its header adds nothing."""
+    if not segment.reaches(seq):
+        return
+    for place, found in read_segment(segment, kernel):
+        if isinstance(found, Broken) or (found.seq >= seq and found.action != SEGMENT):
+            yield place, found
 
 
 def read_at(place: Place, kernel: Kernel) -> Record:

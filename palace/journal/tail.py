@@ -1,17 +1,16 @@
-"""What the journal says of the present: which calls are open, which replies may be asked for again.
+"""What the journal says of the present: which groups are open, which replies may be repeated.
 
-The same fold reads the newest segment when a journal is opened and follows what is appended to it
+The same fold reads the newest segment when a journal is opened, and follows what is appended to it
 afterwards.  Pure: it knows records, no files.
 
 Theory of operation.  A key with changes is *open* until an outcome, a unit's end or an abort
-closes it; what a dead owner left open is taken back by the next one.  A closing record that leaves
-nothing open also tells what the projections looked like (`at`): the *base*.  What was touched since
-then is remembered with the state that it had at the base, so that a later reader can tell our own
-unfinished work from what somebody else did.
+closes it; what a dead owner left open is rolled back by the next one.  A closing record that leaves
+no group open also holds the stores' fingerprints: the *baseline*.  What was touched since then is
+remembered with the state that it had at the baseline, so that a later reader can tell our own
+unfinished work from what another program did.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import attrs
 
@@ -28,21 +27,23 @@ from palace.journal.record import (
     UNDO,
     UNIT,
     Draft,
+    Entity,
+    Json,
+    JsonObject,
+    Payload,
 )
 
 OUTCOMES_MAX = 4096  # of one session: a shim never has more lines unsettled
-SESSIONS_MAX = 1000  # with outcomes that nobody has acknowledged; the oldest go first
+SESSIONS_MAX = 1000  # with outcomes not acknowledged yet; the oldest go first
 EPOCHS_KEPT = 1000  # after which the outcomes of a session that never came back are forgotten
-
-Entity = tuple[str, str]
 
 
 @attrs.frozen
 class Touched:
-    """An entity's payload at the base, and now; None where it is absent."""
+    """An entity's payload at the baseline, and now; None where it is absent."""
 
-    base: Any
-    now: Any
+    baseline: Payload
+    now: Payload
 
 
 @attrs.define(eq=False)
@@ -72,20 +73,21 @@ class Tail:
 
     seq: int = 0
     epoch: int = 0
-    at: dict[str, Any] | None = None
-    at_seq: int = 0
+    baseline: JsonObject | None = None
+    baseline_seq: int = 0
     open: dict[str, list[Draft]] = attrs.field(factory=dict)  # key -> its changes, oldest first
     touched: dict[Entity, Touched] = attrs.field(factory=dict)
     replies: dict[str, Replies] = attrs.field(factory=dict)
-    attempts: dict[str, int] = attrs.field(factory=dict)  # key -> deaths while it was unfinished
-    tries: dict[str, int] = attrs.field(factory=dict)  # key -> take-backs that did not end
+    attempts: dict[str, int] = attrs.field(factory=dict)  # key -> owners' deaths in it
+    tries: dict[str, int] = attrs.field(factory=dict)  # key -> rollbacks not ended
     quarantined: dict[str, str] = attrs.field(factory=dict)  # key -> why
-    gaps: int = 0  # records are missing: what is open, and which replies are known, is a guess
+    gaps: int = 0  # of missing records: what is open, and which replies are known, is a guess then
     horizon: int = 0  # sessions last seen in an epoch before this one are not known any more
 
     def note(self, draft: Draft, seq: int, epoch: int) -> None:
         self.epoch = max(self.epoch, epoch)
-        if draft.action == SEGMENT or seq <= self.seq:  # one that a header speaks of already
+        # After a failed fsync a segment repeats records that its header speaks of already.
+        if draft.action == SEGMENT or seq <= self.seq:
             return
         self.gaps += seq > self.seq + 1
         self.seq = seq
@@ -102,22 +104,26 @@ class Tail:
             self.quarantined[draft.key] = str(draft.payload)
 
     def _touch(self, draft: Draft) -> None:
-        if self.at is None:  # a palace is being adopted: there is nothing to compare with yet
+        if self.baseline is None:  # a palace is being adopted: there is nothing to compare with yet
             return
-        entity = draft.kind, draft.id
+        entity = draft.entity
         known = self.touched.get(entity)
         now = None if draft.deleted else draft.payload
         if known is not None:
-            self.touched[entity] = Touched(known.base, now)
+            self.touched[entity] = Touched(known.baseline, now)
         elif draft.action in CHANGES:
             self.touched[entity] = Touched(draft.before, now)
         else:
+            # Neither knows what was before.  The change that an undo takes back was noted already,
+            # so this is an adopted entity: the baseline takes it as another program left it.
             assert draft.action in (UNDO, ADOPT)
             self.touched[entity] = Touched(now, now)
 
     def _close(self, draft: Draft, epoch: int) -> None:
         payload = draft.payload or {}
         self.open.pop(draft.key, None)
+        # A rollback that ended is no longer under suspicion; how often the key was interrupted
+        # (`attempts`) stays until it has an outcome, since its client sends it again.
         self.tries.pop(draft.key, None)
         call = split_key(draft.key)
         if draft.action == OUTCOME:
@@ -125,7 +131,7 @@ class Tail:
             if call is not None:
                 self._keep(call, str(payload.get("reply", "")), epoch)
         if "at" in payload:
-            self.at, self.at_seq = payload["at"], self.seq
+            self.baseline, self.baseline_seq = payload["at"], self.seq
             self.touched.clear()
 
     def _keep(self, call: tuple[str, int], reply: str, epoch: int) -> None:
@@ -136,6 +142,7 @@ class Tail:
         if len(replies.texts) > OUTCOMES_MAX:
             replies.forget(min(replies.texts) + 1)
         if len(self.replies) > SESSIONS_MAX:
+            # The horizon rises with it: an outcome that was dropped must not look like none.
             oldest = min(self.replies, key=lambda name: self.replies[name].epoch)
             self.horizon = max(self.horizon, self.replies.pop(oldest).epoch + 1)
 
@@ -179,16 +186,16 @@ class Tail:
 
     # A segment's first record, from which a reader starts.
 
-    def header(self) -> dict[str, Any]:
-        """Return what a reader must know who reads on from here."""
+    def header(self) -> JsonObject:
+        """Return what a reader that begins here must know."""
         return {
             "seq": self.seq,
-            "at": self.at,
-            "at_seq": self.at_seq,
+            "at": self.baseline,
+            "at_seq": self.baseline_seq,
             "open": {
                 key: [_packed(change) for change in changes] for key, changes in self.open.items()
             },
-            "touched": [[*entity, was.base, was.now] for entity, was in self.touched.items()],
+            "touched": [[*entity, was.baseline, was.now] for entity, was in self.touched.items()],
             "replies": {
                 name: [replies.epoch, replies.forgotten, list(replies.texts.items())]
                 for name, replies in self.replies.items()
@@ -200,8 +207,8 @@ class Tail:
         }
 
     @classmethod
-    def from_header(cls, payload: dict[str, Any], seq: int, epoch: int) -> "Tail":
-        """Undo `header`; it may speak of records that follow it, which then are repeated ones."""
+    def from_header(cls, payload: JsonObject, seq: int, epoch: int) -> "Tail":
+        """Undo `header`, which may speak of records that follow it: those are repetitions."""
         replies = {
             name: Replies(then, forgotten, dict(texts))
             for name, (then, forgotten, texts) in payload["replies"].items()
@@ -209,10 +216,10 @@ class Tail:
         return cls(
             seq=payload.get("seq", seq),
             epoch=epoch,
-            at=payload["at"],
-            at_seq=payload["at_seq"],
+            baseline=payload["at"],
+            baseline_seq=payload["at_seq"],
             open={key: [_unpacked(key, c) for c in cs] for key, cs in payload["open"].items()},
-            touched={(k, i): Touched(base, now) for k, i, base, now in payload["touched"]},
+            touched={(k, i): Touched(then, now) for k, i, then, now in payload["touched"]},
             replies=replies,
             attempts=dict(payload["attempts"]),
             tries=dict(payload["tries"]),
@@ -221,11 +228,11 @@ class Tail:
         )
 
 
-def _packed(change: Draft) -> list[Any]:
+def _packed(change: Draft) -> list[Json]:
     return [change.step, change.action, change.kind, change.id, change.payload, change.before]
 
 
-def _unpacked(key: str, packed: Iterable[Any]) -> Draft:
+def _unpacked(key: str, packed: Iterable[Json]) -> Draft:
     step, action, kind, ident, payload, before = packed
     return Draft(
         key=key,

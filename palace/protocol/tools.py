@@ -30,16 +30,16 @@ class Lane(enum.Enum):
 
 @attrs.frozen
 class Tool:
-    """`units` says that an interrupted call keeps what it did, and is run again from its start."""
+    """A `non_atomic` call that is interrupted keeps what it did, and runs again from its start."""
 
     kind: Kind
     lane: Lane
-    units: bool = False
+    non_atomic: bool = False
 
 
 _QUERY = Tool(Kind.QUERY, Lane.READER)
 _MUTATION = Tool(Kind.MUTATION, Lane.WRITER)
-_UNITS = Tool(Kind.MUTATION, Lane.WRITER, units=True)
+_NON_ATOMIC = Tool(Kind.MUTATION, Lane.WRITER, non_atomic=True)
 _EXTERNAL = Tool(Kind.EXTERNAL, Lane.WRITER)
 UNKNOWN = _MUTATION
 
@@ -73,9 +73,9 @@ TOOLS: dict[str, Tool] = {
     "mempalace_delete_drawer": _MUTATION,
     "mempalace_delete_drawers": _MUTATION,
     # Runs for hours and yields between files: it must not keep the writer lane.
-    "mempalace_mine": Tool(Kind.MUTATION, Lane.BULK, units=True),
-    "mempalace_delete_by_source": _UNITS,
-    "mempalace_sync": _UNITS,
+    "mempalace_mine": Tool(Kind.MUTATION, Lane.BULK, non_atomic=True),
+    "mempalace_delete_by_source": _NON_ATOMIC,
+    "mempalace_sync": _NON_ATOMIC,
     "mempalace_get_drawer": _QUERY,
     "mempalace_get_drawers": _QUERY,
     "mempalace_list_drawers": _QUERY,

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from palace.engine.stores.chroma import COLLECTION
+from palace.engine.stores.journalled import JOURNALLED
 from palace.engine.stores.projection import same
-from palace.engine.stores.stores import JOURNALLED
 from palace.protocol.tools import TOOLS, Kind
 from tests.engine.test_conformance import _furnish
 from tests.support.clients import Site

@@ -301,7 +301,7 @@ def test_changes_of_others_are_not_built_away(
         with pytest.raises(Refused) as refused:
             workshop.ask(request, copied.palace, **more)
         assert (refused.value.name, refused.value.code) == ("journal_broken", 65)
-        assert "Somebody else has changed chroma" in refused.value.message
+        assert "Another program has changed chroma" in refused.value.message
     drift = workshop.ask("doctor", copied.palace)
     assert [(level, code) for level, code, _ in drift] == [("error", "drift")]
     assert "chroma:mempalace_drawers: 0 missing, 1 unknown" in drift[0][2]

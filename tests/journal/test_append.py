@@ -362,21 +362,21 @@ def test_the_next_owner_trusts_no_file_whose_fsync_has_failed(call: str) -> None
     assert standing(disk.power_cut()) == numbered("a", "b")
     heir.sync(heir.append([put("c")]))
     assert standing(disk.power_cut()) == numbered("a", "b", "c")
-    assert disk.file_id(f"{ROOT}/{append.DOUBT}") is None
+    assert disk.file_id(f"{ROOT}/{append.UNSYNCED_MARKER}") is None
 
 
-def test_the_doubt_ends_with_the_new_segment() -> None:
+def test_unsynced_marker_goes_with_the_new_segment() -> None:
     disk = Disk()
     writer = appender(disk)
     writer.append([put("a")])
     disk.fail("sync", errno.EIO)
     with pytest.raises(JournalFailed):
         writer.sync(1)
-    assert disk.file_id(f"{ROOT}/{append.DOUBT}") is not None
+    assert disk.file_id(f"{ROOT}/{append.UNSYNCED_MARKER}") is not None
 
     writer.open_new()
 
-    assert disk.file_id(f"{ROOT}/{append.DOUBT}") is None
+    assert disk.file_id(f"{ROOT}/{append.UNSYNCED_MARKER}") is None
 
 
 def test_all_who_wait_for_a_failed_fsync_are_told() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from palace.doctor.journal import inspect_journal
-from palace.engine.durability import durable
+from palace.engine.durability.groups import Group
 from palace.journal.checkpoint import make_checkpoint
 from palace.protocol.errors import JournalFailed
 from tests.support.disk import Disk, Stopped, all_kept
@@ -154,7 +154,7 @@ class Palace(RuleBasedStateMachine):
             taken.append((kind, ident, payload))
         return taken
 
-    def _end(self, group: durable.Group, taken: list[Step], *, wait: bool) -> None:
+    def _end(self, group: Group, taken: list[Step], *, wait: bool) -> None:
         session, ordinal = "s", int(group.key.partition(":")[2])
         state = self.states[-1].after(taken)
         if group.changed:
@@ -189,7 +189,7 @@ class Palace(RuleBasedStateMachine):
     ) -> None:
         def work() -> None:
             self.refuse = refuse
-            with self.life.durable.group(self._key(), units=False) as group:
+            with self.life.durable.group(self._key(), non_atomic=False) as group:
                 taken = self._steps(steps)
             self.refuse = None
             self._end(group, taken, wait=wait)
@@ -202,12 +202,12 @@ class Palace(RuleBasedStateMachine):
     ) -> None:
         def work() -> None:
             state = self.states[-1]
-            with self.life.durable.group(self._key(), units=True) as group:
+            with self.life.durable.group(self._key(), non_atomic=True) as group:
                 for batch in batches:
                     taken = self._steps(batch)
                     state = state.after(taken)
                     self.pending.append(state)
-                    self.life.durable.end_of_file()
+                    self.life.durable.at_boundary()
             kept = list(self.pending)
             if group.changed:
                 self.pending.append(state.replied("s", self.ordinal, "done"))
@@ -245,9 +245,9 @@ class Palace(RuleBasedStateMachine):
     ) -> None:
         def work() -> None:
             here = self.life.durable.context
-            with self.life.durable.group(self._key(), units=False) as one:
+            with self.life.durable.group(self._key(), non_atomic=False) as one:
                 taken = self._steps(first[:1])
-                with self.life.durable.group(self._key(), units=False) as two:
+                with self.life.durable.group(self._key(), non_atomic=False) as two:
                     taken_too = self._steps(second)
                 here.group = one
                 if one.failure is None:
@@ -282,10 +282,10 @@ class Palace(RuleBasedStateMachine):
                     return False
             return True
 
-        groups: dict[str, durable.Group] = {}
+        groups: dict[str, Group] = {}
 
         def work() -> None:
-            groups.update((ident, durable.Group(self._key())) for ident in numbers)
+            groups.update((ident, Group(self._key())) for ident in numbers)
             self.refuse = ("a", refuse) if refuse else None
             at_once = store(numbers)
             taken = [at_once or store({ident: number}) for ident, number in numbers.items()]

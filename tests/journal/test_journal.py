@@ -67,7 +67,7 @@ def spoil(disk: Disk, path: str, at: int = 30) -> None:
 def test_a_new_journal_is_begun_durably_and_is_gone_on_with() -> None:
     disk = Disk()
     journal = opened(disk)
-    assert (journal.is_new, journal.seq, journal.tail.at) == (True, 0, None)
+    assert (journal.is_new, journal.seq, journal.tail.baseline) == (True, 0, None)
     journal.sync(journal.append([put("s:1", "a"), put("s:1", "b")]))
 
     disk = disk.power_cut(all_lost)
@@ -152,7 +152,7 @@ def test_a_head_that_can_not_be_written_is_no_reason_to_stop() -> None:
 def _rolled(disk: Disk) -> Journal:
     """Return a journal of three segments, with a key that is open since the first."""
     journal = opened(disk, 3)
-    journal.look = lambda: {"store": journal.seq}
+    journal.fingerprints = lambda: {"store": journal.seq}
     journal.append([put("s:0", "a")])
     journal.close_key("s:0", OUTCOME, reply="ra")
     journal.append([put("s:1", "b", "old")])
@@ -170,7 +170,7 @@ def _is_all_there(journal: Journal) -> None:
     assert (journal.seq, journal.reply("s", 0), journal.reply("s", 2)) == (7, "ra", "rc")
     assert [change.payload for change in journal.tail.open["s:1"]] == ["b", "d"]
     assert list(journal.tail.open) == ["s:1"]
-    assert (journal.tail.at, journal.crashes("s:1")) == ({"store": 1}, 1)
+    assert (journal.tail.baseline, journal.crashes("s:1")) == ({"store": 1}, 1)
     assert journal.tail.gaps == 0
 
 
@@ -287,13 +287,13 @@ def test_only_a_record_that_leaves_nothing_open_tells_what_the_stores_look_like(
     disk = Disk()
     journal = opened(disk)
     looks: list[int] = []
-    journal.look = lambda: {"looks": len(looks.append(1) or looks)}  # type: ignore[func-returns-value]
+    journal.fingerprints = lambda: {"looks": len(looks.append(1) or looks)}  # type: ignore[func-returns-value]
     journal.append([put("s:1", "a"), put("s:2", "b")])
 
     journal.close_key("s:1", UNIT)
-    assert (looks, journal.tail.at) == ([], None)
+    assert (looks, journal.tail.baseline) == ([], None)
     journal.close_key("s:2", OUTCOME, reply="r")
-    assert (looks, journal.tail.at) == ([1], {"looks": 1})
+    assert (looks, journal.tail.baseline) == ([1], {"looks": 1})
     journal.close_key("", STATE)
 
     payloads = [record.payload for record in records(disk)][2:]

@@ -26,7 +26,7 @@ STAMP = Stamp(epoch=1, writer="w")
 
 def opened(disk: Disk) -> Journal:
     journal = Journal.open(JOURNAL, disk, STAMP)
-    journal.look = lambda: {"store": journal.seq}
+    journal.fingerprints = lambda: {"store": journal.seq}
     return journal
 
 

@@ -22,8 +22,8 @@ from palace.journal.record import (
     Stamp,
     decode,
     encode,
-    opened,
     seal,
+    unseal,
 )
 
 STAMP = Stamp(epoch=7, writer="ab12")
@@ -152,7 +152,7 @@ def test_what_is_sealed_but_no_record_is_refused(text: str) -> None:
 
 
 def test_a_record_of_a_later_version_is_refused_and_named() -> None:
-    fields = json.loads(opened(line()))
+    fields = json.loads(unseal(line()))
 
     with pytest.raises(BrokenRecord, match="newer palace"):
         decode(sealed(json.dumps(fields | {"v": 2})))
@@ -161,7 +161,7 @@ def test_a_record_of_a_later_version_is_refused_and_named() -> None:
 
 def test_the_checksum_is_the_last_member_and_covers_the_rest() -> None:
     good = line()
-    body = opened(good)
+    body = unseal(good)
 
     assert json.loads(good)["crc"] == f"{zlib.crc32(body):08x}"
     assert list(json.loads(good))[-1] == "crc"

@@ -99,10 +99,10 @@ def test_recovery_may_die_at_any_call_and_be_done_again() -> None:
 def test_two_unfinished_calls_that_changed_the_same_are_taken_back_in_turn() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1), ("b", "z", 1))
-    first = life.durable.group("s:2", units=False)
+    first = life.durable.group("s:2", non_atomic=False)
     with first:
         life.set("a", x=2)
-    with life.durable.group("s:3", units=False):
+    with life.durable.group("s:3", non_atomic=False):
         life.set("a", x=3)
         life.set("b", z=3)
 
@@ -115,7 +115,7 @@ def test_two_unfinished_calls_that_changed_the_same_are_taken_back_in_turn() -> 
 def test_a_finished_call_is_not_undone_by_an_unfinished_one_before_it() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1), ("a", "y", 1))
-    with life.durable.group("s:2", units=False):
+    with life.durable.group("s:2", non_atomic=False):
         life.set("a", x=2, y=2)
     life.call("s:3", ("a", "x", 3))
 
@@ -128,7 +128,7 @@ def test_a_finished_call_is_not_undone_by_an_unfinished_one_before_it() -> None:
 def test_what_somebody_else_made_of_an_unfinished_change_stays() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1), ("a", "y", 1))
-    with life.durable.group("s:2", units=False):
+    with life.durable.group("s:2", non_atomic=False):
         life.set("a", x=2, y=2)
     life.one.platter.set(("a", "x"), "theirs")
 
@@ -140,7 +140,7 @@ def test_what_somebody_else_made_of_an_unfinished_change_stays() -> None:
 
 def test_what_somebody_else_made_of_a_finished_change_stays() -> None:
     life = awake(Disk())
-    with life.durable.group("s:2", units=False):
+    with life.durable.group("s:2", non_atomic=False):
         life.set("b", z=2)
     life.call("s:3", ("a", "x", 3))
     life.one.platter.set(("a", "x"), "theirs")
@@ -173,7 +173,7 @@ def test_what_others_changed_is_taken_into_the_journal() -> None:
 def test_an_unfinished_call_is_taken_back_beside_the_changes_of_others() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1), ("a", "y", 1), ("b", "z", 1))
-    with life.durable.group("s:2", units=False):
+    with life.durable.group("s:2", non_atomic=False):
         life.set("a", x=2, y=None, w=2)
         life.set("b", z=2)
     life.one.platter.set(("a", "new"), "theirs")
@@ -214,7 +214,7 @@ def test_an_older_copy_of_a_store_is_brought_up_to_date() -> None:
     life.call("s:1", ("a", "x", 1), ("a", "y", 1))
     copy = life.one.platter.copy()
     life.call("s:2", ("a", "x", 2), ("a", "w", 2), ("b", "z", 2))
-    with life.durable.group("s:3", units=False):
+    with life.durable.group("s:3", non_atomic=False):
         life.set("a", y=3)
     life.one.platter = copy
 
@@ -230,7 +230,7 @@ def test_an_older_copy_of_a_store_is_brought_up_to_date() -> None:
 def test_a_finished_change_that_its_store_has_lost_is_made_again() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1), ("a", "y", 1))
-    with life.durable.group("s:2", units=False):
+    with life.durable.group("s:2", non_atomic=False):
         life.set("b", z=2)
     life.call("s:3", ("a", "x", 3), ("a", "y", None), ("a", "w", 3))
     rows = life.one.platter.rows
@@ -247,7 +247,7 @@ def test_a_finished_change_that_its_store_has_lost_is_made_again() -> None:
 def test_one_store_has_lost_a_change_while_somebody_changed_another() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1), ("b", "z", 1))
-    with life.durable.group("s:2", units=False):
+    with life.durable.group("s:2", non_atomic=False):
         life.set("a", y=2)
     life.call("s:3", ("a", "x", 3))
     life.one.platter.rows["a", "x"] = life.one.platter.number, 1
@@ -262,10 +262,10 @@ def test_one_store_has_lost_a_change_while_somebody_changed_another() -> None:
 def test_a_store_that_lost_more_than_the_unfinished_change_gets_what_was_before_it() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1))
-    with life.durable.group("s:2", units=False):
+    with life.durable.group("s:2", non_atomic=False):
         life.set("b", z=2)
     life.call("s:3", ("a", "x", 3))
-    with life.durable.group("s:4", units=False):
+    with life.durable.group("s:4", non_atomic=False):
         life.set("a", x=4)
     life.one.platter.rows["a", "x"] = life.one.platter.number, 1
 
@@ -318,7 +318,7 @@ def test_a_key_that_ends_every_owner_is_left_alone_and_the_palace_opens() -> Non
 
 def test_attempts_are_safe_before_the_store_is_touched() -> None:
     life = awake(Disk())
-    with life.durable.group("s:1", units=False):
+    with life.durable.group("s:1", non_atomic=False):
         life.set("a", x=1)
     disk = life.disk.power_cut(all_kept)
     one, two = life.platters
@@ -354,7 +354,10 @@ def test_a_palace_is_adopted_whole_and_once() -> None:
     life.check()
 
     assert actions(life) == [ADOPT] * 20 + [STATE]
-    assert life.journal.tail.at == {"one": life.one.look(), "two": life.two.look()}
+    assert life.journal.tail.baseline == {
+        "one": life.one.fingerprint(),
+        "two": life.two.fingerprint(),
+    }
     assert after(life).journal.seq == 21
 
 
@@ -410,13 +413,13 @@ def test_what_was_left_unfinished_before_the_first_adoption_is_taken_back() -> N
     one, two = Platter(), Platter()
     one.set(("a", "x"), 1)
     life = born(Disk(), (one, two))
-    with life.durable.group("s:1", units=False):
+    with life.durable.group("s:1", non_atomic=False):
         life.set("a", x=2)
 
     again = after(life)
 
     assert again.contents == entities(x=1)
-    assert again.journal.tail.at is not None
+    assert again.journal.tail.baseline is not None
     again.check()
 
 
@@ -424,10 +427,10 @@ def test_what_was_finished_before_the_first_adoption_stays() -> None:
     one, two = Platter(), Platter()
     one.set(("a", "x"), 1)
     life = born(Disk(), (one, two))
-    with life.durable.group("s:1", units=False):
+    with life.durable.group("s:1", non_atomic=False):
         life.set("a", x=2, y=2)
     life.call("s:2", ("a", "x", 3))
-    with life.durable.group("s:3", units=False):
+    with life.durable.group("s:3", non_atomic=False):
         life.set("a", y=4)
 
     again = after(life)
@@ -439,7 +442,7 @@ def test_what_was_finished_before_the_first_adoption_stays() -> None:
 def test_where_records_are_missing_the_stores_are_believed() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1))
-    with life.durable.group("s:2", units=False):
+    with life.durable.group("s:2", non_atomic=False):
         life.set("a", x=2)
         life.set("b", z=2)
     path = life.journal.segments()[-1].path
@@ -459,7 +462,7 @@ def test_where_records_are_missing_a_lost_store_is_no_witness() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1), ("a", "y", 1), ("b", "z", 1))
     life.call("s:2", ("b", "z", 2))
-    with life.durable.group("s:3", units=False):
+    with life.durable.group("s:3", non_atomic=False):
         life.set("a", w=3)
     path = life.journal.segments()[-1].path
     data = life.disk.read(path)

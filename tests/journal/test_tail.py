@@ -164,7 +164,7 @@ def test_what_was_touched_is_told_from_the_base_on() -> None:
 
     tail = fold.tell(end("", STATE, at={"a": 1}), put("s:2", "x", 2, 1), put("s:2", "x", 3, 2))
 
-    assert (tail.at, tail.at_seq) == ({"a": 1}, 3)
+    assert (tail.baseline, tail.baseline_seq) == ({"a": 1}, 3)
     assert tail.touched == {("k", "x"): Touched(1, 3)}
     fold.tell(delete("s:2", "x", 3), back(ADOPT, "y", 5), back(UNDO, "z", None))
     assert tail.touched[("k", "x")] == Touched(1, None)
@@ -173,7 +173,7 @@ def test_what_was_touched_is_told_from_the_base_on() -> None:
     fold.tell(end("s:2", reply=""))
     assert len(tail.touched) == 3
     fold.tell(end("", UNIT, at={"a": 2}))
-    assert (tail.touched, tail.at, tail.at_seq) == ({}, {"a": 2}, 10)
+    assert (tail.touched, tail.baseline, tail.baseline_seq) == ({}, {"a": 2}, 10)
 
 
 def test_attempts_end_with_an_outcome_alone() -> None:

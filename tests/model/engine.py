@@ -145,7 +145,7 @@ def _recover(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
             s = s._replace(disk=d._replace(store=(*d.store, key)))
             out(("R.write", i), s)
             return
-    if len(p.load) > 1 or (tail.at is None and m.scope.clients):
+    if len(p.load) > 1 or (tail.baseline is None and m.scope.clients):
         s = fsync(append(m, s, i, "S", 0))
         out(("R.state", i), with_proc(s, i, s.procs[i]._replace(load=(1,))))
         return
@@ -235,7 +235,7 @@ def _step(s: State, i: int, entry: tuple[int, int, int], step: int) -> State:
 
 
 def _begin(m: Model, s: State, i: int, entry: Any, job: tuple[str, bool], out: Out) -> None:
-    """`Memory.answer`: repeat it, refuse it, or journal what it will change."""
+    """`DurableCalls.answer`: repeat it, refuse it, or journal what it will change."""
     p = s.procs[i]
     c, ordinal, _ = entry
     letter, maybe = job

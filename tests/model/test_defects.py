@@ -14,8 +14,8 @@ import pytest
 import trio
 
 from palace.engine.api import Call, DurableCallback, Reply
-from palace.engine.durability.durable import Durable
-from palace.engine.durability.memory import Memory
+from palace.engine.durability.calls import DurableCalls
+from palace.engine.durability.groups import CallGroups
 from palace.engine.stores.projection import Change
 from palace.journal.journal import Journal
 from palace.journal.record import STATE, Stamp
@@ -52,7 +52,7 @@ class JournalledEngine(LightEngine):
     def call(self, call: Call) -> Reply:
         def dispatch() -> Reply:
             change = Change("drawer", call.key, None, {"text": "."})
-            return self.memory.durable.change(
+            return self.memory.groups.change(
                 _Store(), [change], lambda: LightEngine.call(self, plain)
             )
 
@@ -74,8 +74,8 @@ def journalled(directory: Path, epoch: int) -> JournalledEngine:
     stamp = Stamp(epoch=epoch, writer=f"owner {epoch}")
     journal = Journal.open(str(directory), Kernel(), stamp)
     engine = JournalledEngine()
-    engine.memory = Memory.__new__(Memory)  # the stores are the light engine's list
-    engine.memory.journal, engine.memory.durable = journal, Durable(journal)
+    engine.memory = DurableCalls.__new__(DurableCalls)  # the stores are the light engine's list
+    engine.memory.journal, engine.memory.groups = journal, CallGroups(journal)
     return engine
 
 

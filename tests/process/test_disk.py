@@ -248,7 +248,7 @@ def test_palace_of_a_failed_disk_is_well(failing: Site) -> None:
     assert done.returncode == 0, done.stdout
     with failing.shim() as client:
         client.tool("status")
-    assert "by somebody else" not in failing.log()[marked:]
+    assert "by another program" not in failing.log()[marked:]
     assert "was unfinished" not in failing.log()[marked:]
 
 

@@ -24,8 +24,8 @@ from palace.broker.leaving import Leaving
 from palace.broker.scheduling import Scheduler
 from palace.broker.session import LiveSession
 from palace.engine.api import Reply
-from palace.engine.durability.durable import Durable
-from palace.engine.durability.memory import Memory
+from palace.engine.durability.calls import DurableCalls
+from palace.engine.durability.groups import CallGroups
 from palace.journal.append import Appender
 from palace.journal.tail import Tail
 from palace.kernel.kernel import Kernel
@@ -90,28 +90,30 @@ def _no_rollback() -> list[Replacement]:
     def leave(self: Any, key: str) -> None:
         self.journal.close_key(key, palace.engine.durability.recovery.ABORT)
 
-    return [(palace.engine.durability.recovery.Recovery, "_take_back", leave)]
+    return [(palace.engine.durability.recovery.Recovery, "_roll_back", leave)]
 
 
 def _change_before_journal() -> list[Replacement]:
-    def change(self: Any, group: Any, projection: Any, changes: Any, make: Any, **_: Any) -> Any:
+    def change(self: Any, projection: Any, attributed: Any, make: Any, **_: Any) -> Any:
         result = make()
-        group.step += 1
-        self.journal.append([palace.engine.durability.durable._draft(group, c) for c in changes])
-        projection.applied(changes)
+        for group, _change in attributed:
+            group.step = 1
+        draft = palace.engine.durability.groups._draft
+        self.journal.append([draft(group, change) for group, change in attributed])
+        projection.applied([change for _group, change in attributed])
         return result
 
-    return [(Durable, "_change", change)]
+    return [(CallGroups, "_change", change)]
 
 
 def _no_outcome() -> list[Replacement]:
     def answer(self: Any, call: Any, dispatch: Callable[[], Reply]) -> Reply:
-        with self.durable.group(call.key, units=True) as group:
+        with self.groups.group(call.key, non_atomic=True) as group:
             reply = dispatch()
-        self.durable.end_unit(group)
+        self.groups.keep_so_far(group)
         return reply
 
-    return [(Memory, "answer", answer)]
+    return [(DurableCalls, "answer", answer)]
 
 
 def _lock_released_before_the_store_is_closed() -> list[Replacement]:

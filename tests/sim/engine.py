@@ -1,8 +1,9 @@
 """A small engine with the real journal, and a store that is one file of lines.
 
-It keeps the contract of palace/engine/api.py with palace's own `Memory`, `Durable`, `Recovery` and
-`Keeper`; only mempalace and Chroma are replaced.  The store behaves like Chroma's in what matters:
-it numbers what it is told, is not durable by itself, and a power cut takes its newest lines.
+It keeps the contract of palace/engine/api.py with palace's own `DurableCalls`, `CallGroups`,
+`Recovery` and `Checkpointer`; only mempalace and Chroma are replaced.  The store behaves like
+Chroma's in what matters: it numbers what it is told, is not durable by itself, and a power cut
+takes its newest lines.
 """
 
 import errno
@@ -15,9 +16,9 @@ from typing import Any
 
 from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.batch import Batch, PendingWrite, store_or_each
-from palace.engine.durability.checkpointer import Keeper
-from palace.engine.durability.durable import Durable
-from palace.engine.durability.memory import Memory
+from palace.engine.durability.calls import DurableCalls
+from palace.engine.durability.checkpointer import Checkpointer
+from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.recovery import Recovery
 from palace.engine.stores.files import Files
 from palace.engine.stores.projection import Change
@@ -147,34 +148,34 @@ class TinyStore:
     def applied(self, changes: Iterable[Change]) -> None:
         return
 
-    def look(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         return {"seq": self._seq, "sums": _sums(self._live.values())}
 
-    def measure(self) -> dict[str, Any]:
+    def read_fingerprint(self) -> dict[str, Any]:
         self._load()
-        return self.look()
+        return self.fingerprint()
 
     def recount(self) -> None:
         return
 
-    def was_replaced(self, base: Any) -> bool:
-        return self.is_older(base)
+    def was_replaced(self, baseline: Any) -> bool:
+        return self.is_older(baseline)
 
-    def is_older(self, base: Any) -> bool:
-        return bool(self._seq < base["seq"])
+    def is_older(self, baseline: Any) -> bool:
+        return bool(self._seq < baseline["seq"])
 
-    def suspects(self, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+    def suspects(self, baseline: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
         ours = {entity for entity in touched if self.owns(entity[0])}
-        if self.is_older(base):
+        if self.is_older(baseline):
             return True
-        if {e for e, number in self._numbers.items() if number > base["seq"]} - ours:
+        if {e for e, number in self._numbers.items() if number > baseline["seq"]} - ours:
             return True
-        then = _sums(touched[e].base for e in ours if touched[e].base is not None)
+        then = _sums(touched[e].baseline for e in ours if touched[e].baseline is not None)
         now = _sums(self._live[e] for e in ours if e in self._live)
         mine = _sums(self._live.values())
         return any(
             (b - t) & _64_BITS != (m - n) & _64_BITS
-            for b, t, m, n in zip(base["sums"], then, mine, now, strict=True)
+            for b, t, m, n in zip(baseline["sums"], then, mine, now, strict=True)
         )
 
 
@@ -201,7 +202,7 @@ def check_right_to_open(does: str) -> None:
 
 
 class SimStores:
-    """What `Memory` asks of all stores together."""
+    """What `DurableCalls` asks of all stores together."""
 
     def __init__(self, root: str, kernel: Kernel) -> None:
         self.tiny = TinyStore(root, kernel)
@@ -211,8 +212,8 @@ class SimStores:
     def all(self) -> tuple[Any, ...]:
         return (self.files, self.tiny)
 
-    def looks(self) -> dict[str, Any]:
-        return {projection.name: projection.look() for projection in self.all}
+    def fingerprints(self) -> dict[str, Any]:
+        return {projection.name: projection.fingerprint() for projection in self.all}
 
 
 class SimEngine:
@@ -230,7 +231,7 @@ class SimEngine:
         self._config = config
         self._kernel = kernel
         self._stamp = stamp
-        self._memory: Memory | None = None
+        self._memory: DurableCalls | None = None
         self._progress = 0
         self._here = threading.local()
         self._version = the_world().notes["version"]
@@ -245,10 +246,10 @@ class SimEngine:
             self._paths.journal, self._kernel, self._stamp, segment_bytes=SEGMENT_BYTES
         )
         recovery = Recovery(journal=journal, projections=stores.all, progress=lambda _s, _f: None)
-        recovery.look()
+        recovery.scan()
         stores.tiny.open()
-        keeper = Keeper(journal=journal, bytes_min=CHECKPOINT_BYTES)
-        memory = Memory(journal, stores, Durable(journal), recovery, keeper)  # type: ignore[arg-type]
+        checkpointer = Checkpointer(journal=journal, bytes_min=CHECKPOINT_BYTES)
+        memory = DurableCalls(journal, stores, CallGroups(journal), recovery, checkpointer)  # type: ignore[arg-type]
         memory.recover()
         self._memory = memory
         self._stores = stores
@@ -262,7 +263,7 @@ class SimEngine:
         memory = self._memory
         with nullcontext() if call.batch is None else call.batch.member():
             self._here.batch = call.batch
-            return memory.answer(call, lambda: self._dispatch(memory.durable, call))
+            return memory.answer(call, lambda: self._dispatch(memory.groups, call))
 
     def batch(self, messages: Sequence[dict[str, Any]]) -> Batch[Any]:
         return Batch(messages, lambda puts: store_or_each(puts, self._store))
@@ -302,7 +303,7 @@ class SimEngine:
 
     # The tools.
 
-    def _dispatch(self, durable: Durable, call: Call) -> Reply:
+    def _dispatch(self, durable: CallGroups, call: Call) -> Reply:
         params = call.message["params"]
         arguments = params["arguments"]
         tool = getattr(self, "_" + params["name"].removeprefix("mempalace_"))
@@ -320,7 +321,7 @@ class SimEngine:
         reply = {"jsonrpc": "2.0", "id": call.message.get("id"), "result": result}
         return Reply(payload=jsonrpc.encode(reply))
 
-    def _change(self, durable: Durable, kind: str, ident: str, after: Any) -> None:
+    def _change(self, durable: CallGroups, kind: str, ident: str, after: Any) -> None:
         """Make one storage operation as a seam does it."""
         store = self._stores.tiny
         with store.lock:
@@ -329,7 +330,7 @@ class SimEngine:
             durable.change(store, [change], lambda: store.tell(kind, {ident: after}))
         self._progress += 1
 
-    def _add_drawer(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _add_drawer(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """File a drawer in parts under ids of its own, and count it in its author's tally."""
         who, nonce = arguments["who"], arguments["nonce"]
         ids = [self._kernel.token(4) for _ in range(arguments["parts"])]
@@ -340,7 +341,7 @@ class SimEngine:
         self._change(durable, "tally", who, {"count": tally["count"] + 1})
         return {"success": True, "ids": ids}
 
-    def _diary_write(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _diary_write(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """File a drawer, together with whoever else does."""
         body = {"who": arguments["agent_name"], "nonce": arguments["nonce"], "part": 0}
         ident, group = self._kernel.token(4), durable.current()
@@ -353,24 +354,24 @@ class SimEngine:
     def _store(self, puts: Sequence[PendingWrite[Any]]) -> None:
         """Store the drawers of several calls at once."""
         assert self._memory is not None
-        store, durable = self._stores.tiny, self._memory.durable
+        store, durable = self._stores.tiny, self._memory.groups
         bodies = {put.write[0]: put.write[1] for put in puts}
         changes = [Change("drawer", ident, None, body) for ident, body in bodies.items()]
         with store.lock, durable.on_behalf({put.write[0]: put.write[2] for put in puts}):
             durable.change(store, changes, lambda: store.tell("drawer", bodies))
 
-    def _update_drawer(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _update_drawer(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """Append to its author's diary."""
         who = arguments["who"]
         diary = self._stores.tiny.read("diary", [who]).get(who, {"entries": []})
         self._change(durable, "diary", who, {"entries": [*diary["entries"], arguments["nonce"]]})
         return {"success": True}
 
-    def _delete_drawer(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _delete_drawer(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         self._change(durable, "drawer", arguments["id"], None)
         return {"success": True}
 
-    def _get_drawer(self, _durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _get_drawer(self, _durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         who, store = arguments["who"], self._stores.tiny
         drawers = [body["nonce"] for _, body in store.scan("drawer") if body["who"] == who]
         return {
@@ -378,21 +379,21 @@ class SimEngine:
             "diary": store.read("diary", [who]).get(who, {"entries": []})["entries"],
         }
 
-    def _hook_settings(self, _durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _hook_settings(self, _durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """Do something outside of the palace, which can't be taken back."""
         the_world().notes["effects"].append(arguments["nonce"])
         return {"success": True}
 
-    def _event_wait(self, _durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _event_wait(self, _durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         the_world().sleep(arguments["seconds"])
         return {"success": True}
 
-    def _mine(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _mine(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """A call of units: each file's line is filed under the file's own name."""
         for number in range(arguments["files"]):
             ident = f"{arguments['who']}:{arguments['nonce']}:{number}"
             self._change(durable, "file-line", ident, {"nonce": arguments["nonce"]})
-            durable.end_of_file()
+            durable.at_boundary()
             the_world().sleep(0.01)
         return {"success": True}
 

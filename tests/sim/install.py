@@ -28,7 +28,7 @@ import palace.client.handshake
 import palace.client.spawn
 import palace.engine.batch
 import palace.engine.durability.checkpointer
-import palace.engine.durability.durable
+import palace.engine.durability.groups
 import palace.engine.hosting.mempalace
 import palace.engine.stores.files
 import palace.journal.append
@@ -183,13 +183,13 @@ def _replacements() -> list[tuple[object, str, object]]:
     )
     with_threads = (
         *(broker.lanes, journal.journal, journal.append),
-        *(engine.durability.durable, engine.durability.checkpointer),
+        *(engine.durability.groups, engine.durability.checkpointer),
         *(engine.stores.files, engine.batch),
     )
     return [
         *((module, "os", _OS) for module in with_os),
         *((module, "threading", threads.THREADING) for module in with_threads),
-        (engine.durability.durable, "os", _OS),
+        (engine.durability.groups, "os", _OS),
         (palace.kernel.kernel, "fcntl", kernel.SimFcntl()),
         (palace.kernel.kernel, "select", kernel.SELECT),
         (broker.lanes, "queue", threads.QUEUE),
@@ -229,8 +229,8 @@ def _factories() -> list[tuple[object, str, object]]:
     for owner, name, make in (
         (palace.journal.journal.Journal, "_lock", threads.RLock),
         (palace.journal.journal.Journal, "_waiting", threads.SimpleQueue),
-        (palace.engine.durability.durable.Durable, "_lock", threads.RLock),
-        (palace.engine.durability.checkpointer.Keeper, "_wake", threads.Event),
+        (palace.engine.durability.groups.CallGroups, "_lock", threads.RLock),
+        (palace.engine.durability.checkpointer.Checkpointer, "_wake", threads.Event),
         (palace.engine.stores.files.Files, "lock", threads.RLock),
         (palace.broker.lanes._Workers, "calls", threads.SimpleQueue),
     ):

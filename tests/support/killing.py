@@ -23,7 +23,7 @@ from tests.support.processes import make_palace, make_site, status_of, wait_gone
 
 FAILPOINTS = Path(__file__).parent / "failpoints"
 POINTS = ("append", "appended", "synced", "apply", "applied", "outcome", "reply")
-SUSPICIOUS = ("was changed by somebody else", "was lost by its store")
+SUSPICIOUS = ("was changed by another program", "was lost by its store")
 UNFINISHED = "was unfinished"
 
 Stage = tuple[str, int]  # a point, and at which of its passes

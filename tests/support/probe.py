@@ -130,7 +130,7 @@ class _Server:
         return differing
 
     def looks(self) -> Any:
-        return self._memory.stores.looks()
+        return self._memory.stores.fingerprints()
 
     def roll(self) -> None:
         """Begin a new segment of the journal."""

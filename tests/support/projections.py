@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from palace.engine.durability.durable import Durable
+from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.recovery import Recovery
 from palace.engine.stores.projection import Change
 from palace.journal.inspect import Gap, read_from
@@ -23,7 +23,7 @@ from palace.protocol.errors import JournalFailed
 from tests.support.disk import ROOT, Disk
 
 Entity = tuple[str, str]
-Look = dict[str, int]
+Fingerprint = dict[str, int]
 
 JOURNAL = f"{ROOT}/journal"
 _64_BITS = (1 << 64) - 1
@@ -67,7 +67,7 @@ class MemoryStore:
 
     # As its callers use it.
 
-    def set(self, durable: Durable, kind: str, changes: Mapping[str, Any]) -> None:
+    def set(self, durable: CallGroups, kind: str, changes: Mapping[str, Any]) -> None:
         """Make these the payloads (None: delete), journalled."""
         with self.lock:
             before = self.read(kind, changes)
@@ -108,38 +108,38 @@ class MemoryStore:
                     self._count += sign
                     self._sum = (self._sum + sign * digest_of(payload)) & _64_BITS
 
-    def look(self) -> Look:
-        return self._look(self._count, self._sum)
+    def fingerprint(self) -> Fingerprint:
+        return self._fingerprint_of(self._count, self._sum)
 
-    def _look(self, count: int, total: int) -> Look:
+    def _fingerprint_of(self, count: int, total: int) -> Fingerprint:
         platter = self.platter
         return {"number": platter.number, "birth": platter.birth, "count": count, "sum": total}
 
-    def measure(self) -> Look:
+    def read_fingerprint(self) -> Fingerprint:
         self._count = len(self.platter.rows)
         self._sum = sum(digest_of(payload) for _, payload in self.platter.rows.values()) & _64_BITS
-        return self.look()
+        return self.fingerprint()
 
     def recount(self) -> None:
         return
 
-    def was_replaced(self, base: Look) -> bool:
-        return self.is_older(base) or self.platter.birth != base["birth"]
+    def was_replaced(self, baseline: Fingerprint) -> bool:
+        return self.is_older(baseline) or self.platter.birth != baseline["birth"]
 
-    def is_older(self, base: Look) -> bool:
-        return self.platter.number < base["number"]
+    def is_older(self, baseline: Fingerprint) -> bool:
+        return self.platter.number < baseline["number"]
 
-    def suspects(self, base: Look, touched: Mapping[Entity, Any]) -> bool:
-        if self.was_replaced(base):
+    def suspects(self, baseline: Fingerprint, touched: Mapping[Entity, Any]) -> bool:
+        if self.was_replaced(baseline):
             return True
         rows = self.platter.rows
-        changed = {entity for entity, (number, _) in rows.items() if number > base["number"]}
+        changed = {entity for entity, (number, _) in rows.items() if number > baseline["number"]}
         if changed - set(touched):
             return True
         ours = {entity: was for entity, was in touched.items() if self.owns(entity[0])}
-        then = sum(was.base is not None for was in ours.values())
+        then = sum(was.baseline is not None for was in ours.values())
         now = sum(entity in rows for entity in ours)
-        return base["count"] - then != len(rows) - now
+        return baseline["count"] - then != len(rows) - now
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -148,7 +148,7 @@ class Life:
 
     disk: Disk
     journal: Journal
-    durable: Durable
+    durable: CallGroups
     recovery: Recovery
     one: MemoryStore
     two: MemoryStore
@@ -168,7 +168,7 @@ class Life:
 
     def call(self, key: str, *steps: tuple[str, str, Any], reply: str = "done") -> int:
         """Carry a call out; return the seq that its reply waits for."""
-        with self.durable.group(key, units=False) as group, suppress(JournalFailed):
+        with self.durable.group(key, non_atomic=False) as group, suppress(JournalFailed):
             for kind, ident, payload in steps:
                 self.set(kind, **{ident: payload})
         return self.durable.commit(group, reply)
@@ -182,8 +182,8 @@ class Life:
         """Assert that stores, journal, and what is told of the stores agree."""
         assert self.known() == self.contents
         for store in (self.one, self.two):
-            look = store.look()
-            assert look == store.measure(), store.name
+            fingerprint = store.fingerprint()
+            assert fingerprint == store.read_fingerprint(), store.name
 
 
 def born(
@@ -202,11 +202,11 @@ def born(
         )
     ]
     recovery = Recovery(journal=journal, projections=stores, progress=no_progress)
-    recovery.look()
+    recovery.scan()
     return Life(
         disk=disk,
         journal=journal,
-        durable=Durable(journal),
+        durable=CallGroups(journal),
         recovery=recovery,
         one=stores[0],
         two=stores[1],
@@ -221,7 +221,10 @@ def awake(
 ) -> Life:
     """Open a palace as a broker does."""
     life = born(disk, platters, epoch, segment_bytes)
-    life.journal.look = lambda: {"one": life.one.look(), "two": life.two.look()}
+    life.journal.fingerprints = lambda: {
+        "one": life.one.fingerprint(),
+        "two": life.two.fingerprint(),
+    }
     life.recovery.run()
     return life
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 
 from palace.cli.app import app
-from palace.engine.stores.stores import JOURNALLED
+from palace.engine.stores.journalled import JOURNALLED
 from palace.protocol import errors
 from palace.protocol.tools import TOOLS
 from palace.settings.config import SETTINGS
@@ -125,7 +125,7 @@ def journal() -> str:
     rows += [f"| `{n}` | {', '.join(f'`{k}`' for k in kinds)} |" for n, kinds in JOURNALLED.items()]
     return (
         "# What is journalled\n\n"
-        "Generated from palace/engine/stores/stores.py by `just reference`.\n\n"
+        "Generated from palace/engine/stores/journalled.py by `just reference`.\n\n"
         "Each changed entity is journalled in full, before it is changed; `palace history` shows\n"
         "them with their kinds. A tool that is not listed changes nothing in the palace.\n\n"
         "| kind | an entity is |\n|---|---|\n"

@@ -18,7 +18,7 @@ from palace.doctor.drift import drifted
 from palace.doctor.journal import inspect_journal
 from palace.engine.durability import offline
 from palace.engine.durability.rebuild import Rebuilt
-from palace.engine.stores.stores import open_chroma
+from palace.engine.stores.palace_stores import open_chroma
 from palace.journal.purge import purge_journal
 from palace.journal.replay import no_progress
 from palace.kernel.kernel import Kernel
@@ -127,7 +127,7 @@ def contents(root: str) -> Any:
     with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
         with offline.open_stores(held) as stores:
             for store in stores.all:
-                store.measure()
+                store.read_fingerprint()
             return {kind: dict(store.scan(kind)) for store in stores.all for kind in store.kinds()}
 
 

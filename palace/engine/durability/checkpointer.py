@@ -1,4 +1,4 @@
-"""Keeping the journal short: checkpoints are made beside the work, when enough has been written."""
+"""Keeping the journal short: checkpoints are made in the background, when enough was written."""
 
 import logging
 import threading
@@ -15,8 +15,8 @@ logger = logging.getLogger("palace.journal")
 
 
 @attrs.define(eq=False, kw_only=True)
-class Keeper:
-    """A thread that looks at the journal whenever a segment is full; it dies with the process.
+class Checkpointer:
+    """A thread that wakes up whenever a segment is full.  A daemon: it may die at any step.
 
     A checkpoint that is interrupted leaves a temporary file, which the next one removes.
     """
@@ -30,7 +30,7 @@ class Keeper:
     def start(self) -> None:
         self.journal.rolled = self._wake.set
         self._wake.set()  # an earlier owner may have left work
-        self._thread = threading.Thread(target=self._serve, name="palace-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="palace-checkpointer", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
@@ -45,13 +45,13 @@ class Keeper:
             if self._ended:
                 return
             try:
-                self._look()
+                self._make_if_due()
             except _EndedError:
                 return
             except OSError as error:  # no space for it: the segments still hold everything
                 logger.warning("no checkpoint was made: %s", error)
 
-    def _look(self) -> None:
+    def _make_if_due(self) -> None:
         journal = self.journal
         if is_due(journal.directory, journal.kernel, bytes_min=self.bytes_min):
             made = make_checkpoint(journal.directory, journal.kernel, journal.stamp, self._pause)

@@ -2,8 +2,8 @@
 
 import attrs
 
+from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.projection import same
-from palace.engine.stores.stores import Stores
 from palace.journal.replay import Progress, Replay
 
 
@@ -22,7 +22,7 @@ def find_drift(stores: Stores, known: Replay, progress: Progress) -> list[Drift]
     """Return the kinds in which stores and journal differ; opens every store."""
     found = []
     for store in stores.all:
-        store.measure()
+        store.read_fingerprint()
         kinds = {*store.kinds(), *(kind for kind in known.kinds() if store.owns(kind))}
         for number, kind in enumerate(sorted(kinds)):
             progress(f"comparing {kind}", number / len(kinds))

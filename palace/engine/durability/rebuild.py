@@ -4,19 +4,20 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import attrs
 
+from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.swap import Move, swap
 from palace.engine.stores.chroma import COLLECTION
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES as FILES
-from palace.engine.stores.projection import BATCH, Projection, in_batches, same, undo
-from palace.engine.stores.stores import Stores, build_stores, open_chroma
+from palace.engine.stores.palace_stores import Stores, opened_stores, unopened_stores
+from palace.engine.stores.projection import BATCH, Projection, in_batches, same
 from palace.journal.journal import Journal
 from palace.journal.record import ABORT, ADOPT, STATE, Draft
 from palace.journal.replay import Progress, Replay, replay
+from palace.journal.undo import first_changes, undo
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken, StoreCorrupt
 from palace.settings.config import Config
@@ -36,14 +37,11 @@ class Rebuilt:
 class Rebuild:
     """One rebuild.  Call it under the palace's lock, with no store open in this process."""
 
-    paths: Paths
-    config: Config
-    kernel: Kernel
+    palace: OwnedPalace
     journal: Journal
     progress: Progress
     partial: bool = False
     keep: bool = True
-    _clients: list[Any] = attrs.field(factory=list)
 
     def run(self) -> Rebuilt:
         """Build, check, swap; raises JournalBroken where `check` does."""
@@ -53,21 +51,29 @@ class Rebuild:
         known = replay(self.paths.journal, self.kernel, self.progress)
         scratch = f"{self.paths.root}/rebuild-{self._suffix}"
         for name in os.listdir(self.paths.root):
-            if name.startswith("rebuild-"):  # one that was killed left it
+            if name.startswith("rebuild-"):  # of a rebuild that was killed
                 shutil.rmtree(f"{self.paths.root}/{name}", ignore_errors=True)
         self.kernel.make_directory(scratch)
-        new = self._scratch_stores(scratch)
-        self._fill(new, known)
-        self._verify(new, known)
-        self._clients.pop().close()
+        with opened_stores(*self._scratch_palace(scratch), self.kernel) as new:
+            self._fill(new, known)
+            self._verify(new, known)
+        # Chroma is closed now: what it still had to write is in the files that move.
         moves = [*self._old_away(), *self._new_in(new, known)]
         swap(self.paths.root, self.kernel, moves)
         shutil.rmtree(scratch, ignore_errors=True)
         if not self.keep:
             self._remove_old()
-        self._tell_state()
+        self._record_fingerprints()
         kinds = {kind: len(known.ids(kind)) for kind in sorted(known.kinds())}
         return Rebuilt(entities=len(known.live), kinds=kinds, kept=self._kept if self.keep else "")
+
+    @property
+    def paths(self) -> Paths:
+        return self.palace.paths
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.palace.kernel
 
     @property
     def _suffix(self) -> str:
@@ -78,10 +84,9 @@ class Rebuild:
         return f"{self.paths.root}/replaced-{self._suffix}"
 
     def _close_open_keys(self) -> None:
-        """What a dead owner left unfinished is not part of the palace."""
+        """Roll back in the journal what a dead owner left unfinished: no store will hold it."""
         for key, changes in list(self.journal.tail.open.items()):
-            first = {(c.kind, c.id): c for c in reversed(changes)}
-            drafts = [undo(key, change) for change in first.values()]
+            drafts = [undo(key, change) for change in first_changes(changes).values()]
             why = {"why": "its owner died"}
             self.journal.append([*drafts, Draft(action=ABORT, key=key, payload=why)])
         self.journal.sync(self.journal.seq)
@@ -99,13 +104,13 @@ class Rebuild:
             )
         if changed := ", ".join(self._changed_by_others()):
             raise JournalBroken(
-                f"Somebody else has changed {changed} since a broker last had the palace open. "
+                f"Another program has changed {changed} since a broker last had the palace open. "
                 "Stores made from the journal would lack that: let a broker take it over first "
                 "(palace start), or go without it (palace rebuild --partial)."
             )
 
     def _changed_by_others(self) -> Iterator[str]:
-        """Yield the stores that hold what the journal may lack; an unreadable one holds nothing."""
+        """Yield stores that hold what the journal may lack; unreadable ones are passed over."""
         tail = self.journal.tail
         stores = self._real()
         for store in (
@@ -115,18 +120,18 @@ class Rebuild:
             stores.tunnels,
             stores.hallways,
         ):
-            base = (tail.at or {}).get(store.name)
+            baseline = (tail.baseline or {}).get(store.name)
             try:
-                store.measure()
+                store.read_fingerprint()
                 if not any(store.count(kind) for kind in store.kinds()):
                     continue
-                if base is None or store.suspects(base, tail.touched):
+                if baseline is None or store.suspects(baseline, tail.touched):
                     yield store.name
             except (sqlite3.DatabaseError, StoreCorrupt):
                 continue
 
     def _adopt_files(self) -> None:
-        """Stock's small files are journalled when a broker leaves, which one that died did not."""
+        """Journal stock's small files: a broker does that when it leaves, not when it dies."""
         known = replay(self.paths.journal, self.kernel)
         found = [
             entry for entry in self._real().files.scan(FILE) if (FILE, entry[0]) not in known.live
@@ -135,17 +140,11 @@ class Rebuild:
         if drafts:
             self.journal.append(drafts)
 
-    def _scratch_stores(self, scratch: str) -> Stores:
-        config = attrs.evolve(self.config, graph=f"{scratch}/knowledge_graph.sqlite3")
+    def _scratch_palace(self, scratch: str) -> tuple[Paths, Config]:
+        """Return where the new stores are built: as in a palace, with the graph beside it."""
+        config = attrs.evolve(self.palace.config, graph=f"{scratch}/knowledge_graph.sqlite3")
         self.kernel.make_directory(f"{scratch}/palace")
-        paths = Paths(f"{scratch}/palace")
-
-        def api() -> Any:
-            if not self._clients:
-                self._clients.append(open_chroma(paths.root))
-            return self._clients[0]._server  # noqa: SLF001
-
-        return build_stores(paths, config, self.kernel, api)
+        return Paths(f"{scratch}/palace"), config
 
     def _fill(self, new: Stores, known: Replay) -> None:
         total, done = max(1, len(known.live)), 0
@@ -173,10 +172,10 @@ class Rebuild:
                 self.progress("checking them", done / total)
 
     def _real(self) -> Stores:
-        return build_stores(self.paths, self.config, self.kernel, lambda: None)
+        return unopened_stores(self.paths, self.palace.config, self.kernel)
 
     def _old_files(self) -> Iterator[str]:
-        return old_files(self.paths, self.config, self.kernel)
+        return old_files(self.paths, self.palace.config, self.kernel)
 
     def _old_away(self) -> Iterator[Move]:
         return moves_away(self.paths, self._old_files(), self.kernel, self._suffix)
@@ -211,16 +210,16 @@ class Rebuild:
         for path in self._old_files():
             self.kernel.unlink(f"{path}.replaced-{self._suffix}")
 
-    def _tell_state(self) -> None:
+    def _record_fingerprints(self) -> None:
         stores = self._real()
-        looks = {projection.name: projection.measure() for projection in stores.all}
-        self.journal.look = lambda: looks
+        fingerprints = {projection.name: projection.read_fingerprint() for projection in stores.all}
+        self.journal.fingerprints = lambda: fingerprints
         self.journal.close_key("", STATE)
 
 
 def old_files(paths: Paths, config: Config, kernel: Kernel) -> Iterator[str]:
     """Yield the paths of a palace's stores, there or not; small files (files.py) left out."""
-    real = build_stores(paths, config, kernel, lambda: None)
+    real = unopened_stores(paths, config, kernel)
     for name in sorted(os.listdir(paths.root)):
         if is_chroma_file(paths.root, name):
             yield f"{paths.root}/{name}"

@@ -1,21 +1,47 @@
 """Opening a palace with a journal: before anything is served, both must say the same.
 
-In this order: what somebody else changed while no broker ran is taken into the journal; what a dead
-owner left unfinished is taken back; what the journal knows and a store has lost is written again.
-A palace without a journal is adopted whole.
+Theory of operation.  The last closing record that left no group open holds every store's
+fingerprint: the baseline.  `scan` reads the fingerprints again, before any store is open, and
+takes out of both sides what records since then touched; a store that still differs is *suspect*:
+another program changed it.  `run` then acts on what it finds, in this order:
+
+| the journal says | the stores | what is done |
+|---|---|---|
+| no baseline | whatever they hold | open groups are rolled back, the stores adopted whole |
+| records are missing | whatever they hold | the stores are believed; nothing is rolled back |
+| a store is suspect | differ from it | compared entity by entity, differences adopted |
+| a group has no outcome | hold any part of it | rolled back: each entity as it was before |
+| a change is complete | hold an earlier state | written again: the store has lost it |
+
+The order matters.  Foreign changes are adopted first, so that a rollback sees them as the newest
+state of their entities and leaves them alone; what was lost is written last, when the journal's
+last word on each entity is settled.  Every step may be interrupted and done again: each compares
+before it writes, and its records come after what they report.
 """
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import attrs
 
-from palace.engine.stores.projection import Change, Projection, in_batches, same, undo
+from palace.engine.stores.projection import Change, Projection, in_batches, same
+from palace.journal.inspect import read_from
 from palace.journal.journal import Journal
-from palace.journal.record import ABORT, ADOPT, ATTEMPT, QUARANTINE, STATE, UNIT, Draft, Record
-from palace.journal.replay import Entity, Progress, Replay, digest_of, replay
-from palace.journal.segment import list_segments, read_segment
+from palace.journal.record import (
+    ABORT,
+    ADOPT,
+    ATTEMPT,
+    QUARANTINE,
+    STATE,
+    UNIT,
+    Draft,
+    Entity,
+    Json,
+    Payload,
+    Record,
+)
+from palace.journal.replay import Progress, Replay, digest_of, replay
+from palace.journal.undo import first_changes, undo
 from palace.protocol.resend import CRASHES_MAX
 
 logger = logging.getLogger("palace.journal")
@@ -23,49 +49,56 @@ logger = logging.getLogger("palace.journal")
 
 @attrs.define(eq=False, kw_only=True)
 class Recovery:
-    """One opening.  Call `look` before any store is open, then `run`."""
+    """One opening.  Call `scan` before any store is open, then `run`."""
 
     journal: Journal
     projections: Sequence[Projection]
     progress: Progress
-    now: dict[str, Any] = attrs.field(factory=dict)
     suspects: list[Projection] = attrs.field(factory=list)
-    _ours: dict[Entity, list[Any]] = attrs.field(factory=dict)  # states since the base, in order
+    # The states that our own records gave to entities, from the baseline on, oldest first.
+    _ours: dict[Entity, list[Payload]] = attrs.field(factory=dict)
     _left_alone: set[Entity] = attrs.field(factory=set)
 
-    def look(self) -> None:
-        """Measure the stores and compare them with what the journal says they looked like."""
+    def scan(self) -> None:
+        """Read the stores' fingerprints and compare them with the baseline; opens no store."""
         self.progress("looking at the palace", 0.0)
-        self.now = {projection.name: projection.measure() for projection in self.projections}
-        base = self.journal.tail.at
-        if base is None:
+        for projection in self.projections:
+            projection.read_fingerprint()
+        baseline = self.journal.tail.baseline
+        if baseline is None:
             return
         for projection in self.projections:
-            then = base.get(projection.name)
+            then = baseline.get(projection.name)
             if then is None or projection.suspects(then, self.journal.tail.touched):
                 self.suspects.append(projection)
 
     def run(self) -> None:
         tail = self.journal.tail
-        if tail.at is not None and tail.gaps:
+        if tail.baseline is not None and tail.gaps:
+            # A missing record may be the outcome of what looks open: rolling it back could undo an
+            # acknowledged change.
             self._believe_the_stores()
             return
         if tail.open or tail.touched or self.suspects:
+            # The stores are open now, and have finished or rolled back what they were killed in.
             for projection in self.projections:
                 projection.recount()
-        self._ours = self._states_since_base()
-        open_keys = list(reversed(tail.open))  # the last first, should two have changed the same
-        if tail.at is None:
+        self._ours = self._states_since_baseline()
+        # The newest group first: where two changed one entity, the older one's `before` is right.
+        open_keys = list(reversed(tail.open))
+        if tail.baseline is None:
+            # An adoption was interrupted, or calls ran before the first one: their groups come
+            # first, so that no half of one is adopted as if it were stock's.
             for key in open_keys:
-                self._take_back(key)
+                self._roll_back(key)
             self._adopt_all()
             return
         for projection in self.suspects:
             level = logging.INFO if projection.name == "files" else logging.WARNING
-            logger.log(level, "%s was changed by somebody else: taking it over", projection.name)
-            self._reconcile(projection, base=tail.at.get(projection.name))
+            logger.log(level, "%s was changed by another program: taking it over", projection.name)
+            self._reconcile(projection, baseline=tail.baseline.get(projection.name))
         for key in open_keys:
-            self._take_back(key)
+            self._roll_back(key)
         self._write_lost()
         if self.suspects or open_keys:
             self.journal.sync(self.journal.close_key("", STATE))
@@ -77,7 +110,9 @@ class Recovery:
         total = sum(p.count(kind) for p in self.projections for kind in p.kinds()) or 1
         done = 0
         logger.info("taking %d entities into a new journal", total)
-        gone = set(known.live)  # what a first half has taken, and was deleted before this one
+        # An interrupted adoption goes on where it was.  What it took, and is gone from the store
+        # now, was deleted in between.
+        gone = set(known.live)
         for projection in self.projections:
             for kind in projection.kinds():
                 for batch in in_batches(projection.scan(kind)):
@@ -93,32 +128,33 @@ class Recovery:
     # A journal that lacks records.
 
     def _believe_the_stores(self) -> None:
-        """Nobody knows what was finished: what the stores hold counts, nothing is taken back."""
+        """Take the stores as they are: which of the open groups were finished can't be known."""
         journal = self.journal
         logger.error("the journal lacks records: see palace doctor; taking the stores as they are")
         unfinished = frozenset(_states(journal.tail.open.values()))
         for key in list(journal.tail.open):
             journal.append([Draft(action=UNIT, key=key, payload={"why": "records are missing"})])
-        base = journal.tail.at or {}
-        for projection in self.projections:  # but a store that was lost is no witness
-            self._reconcile(projection, base.get(projection.name), unfinished)
+        baseline = journal.tail.baseline or {}
+        # A store that was lost or is older is not believed: what it lacks is written again.
+        for projection in self.projections:
+            self._reconcile(projection, baseline.get(projection.name), unfinished)
         journal.sync(journal.close_key("", STATE, whole=True))
-        journal.roll()  # what begins here is whole
+        journal.roll()  # a reader that begins with the new segment meets no gap
 
-    # A store that isn't what the journal left.
+    # A store that isn't as the journal left it.
 
     def _reconcile(
-        self, projection: Projection, base: Any, believed: frozenset[Entity] = frozenset()
+        self, projection: Projection, baseline: Json, believed: frozenset[Entity] = frozenset()
     ) -> None:
-        """Take over what differs; what is missing is either deleted, or the store is an old one."""
+        """Adopt what differs.  What is missing was deleted, unless the store lost it."""
         known = replay(self.journal.directory, self.journal.kernel, self.progress)
-        work = _Reconciling(
+        work = _Reconciliation(
             journal=self.journal,
             projection=projection,
             known=known,
             pending=_states(self.journal.tail.open.values()),
-            lost=base is not None and projection.was_replaced(base),
-            older=base is not None and projection.is_older(base),
+            lost=baseline is not None and projection.was_replaced(baseline),
+            older=baseline is not None and projection.is_older(baseline),
             believed=believed,
         )
         kinds = {*projection.kinds(), *(kind for kind in known.kinds() if projection.owns(kind))}
@@ -128,30 +164,36 @@ class Recovery:
 
     # What a dead owner left unfinished.
 
-    def _states_since_base(self) -> dict[Entity, list[Any]]:
-        """Return the states that entities had at the base, and that our records gave them since."""
+    def _states_since_baseline(self) -> dict[Entity, list[Payload]]:
+        """Return the states of touched entities at the baseline, and those since, oldest first.
+
+        A store that holds one of them holds our own work, whole or half; any other state is not
+        ours.
+        """
         journal, tail = self.journal, self.journal.tail
         states = _states(tail.open.values())
         for entity, was in tail.touched.items():
-            states.setdefault(entity, []).append(was.base)
-        for segment in list_segments(journal.directory, journal.kernel, archived=True):
-            if not states or (segment.end is not None and segment.end <= tail.at_seq):
-                continue
-            for _, found in read_segment(segment, journal.kernel):
-                if isinstance(found, Record) and found.seq > tail.at_seq and found.entity in states:
-                    states[found.entity].append(found.payload)
+            states.setdefault(entity, []).append(was.baseline)
+        if not states:
+            return states
+        for found in read_from(journal.directory, journal.kernel, tail.baseline_seq + 1):
+            if isinstance(found, Record) and found.entity in states:
+                states[found.entity].append(found.payload)
         return states
 
-    def _take_back(self, key: str) -> None:
+    def _roll_back(self, key: str) -> None:
         journal = self.journal
         changes = list(journal.tail.open[key])
         crashes = journal.tail.attempts.get(key, 0) + 1
         tries = journal.tail.tries.get(key, 0)
+        # Durable before the store is touched: an entity that ends the process each time it is
+        # written would otherwise end every owner, and none would know why.
         journal.sync(journal.append([Draft(action=ATTEMPT, key=key)]))
         journal.kernel.failpoint("take_back")
-        first = {(c.kind, c.id): c for c in reversed(changes)}
+        first = first_changes(changes)
         if tries >= CRASHES_MAX:
-            # Taking it back has ended owners, too: let the journal be right, and open without it.
+            # Writing these entities has ended owners as well.  The journal says that they are as
+            # before, the store is left alone, and the palace opens without them.
             text = f"taking it back ended {tries} brokers; its entities may be damaged"
             drafts = [Draft(action=QUARANTINE, key=key, payload=text)]
             drafts += [undo(key, change) for change in first.values()]
@@ -160,24 +202,27 @@ class Recovery:
             drafts = [
                 undo(key, change)
                 for change in first.values()
-                if self._write_back(change, [c.payload for c in changes if _is_of(c, change)])
+                if self._write_back(
+                    change, [c.payload for c in changes if c.entity == change.entity]
+                )
             ]
-            if crashes == CRASHES_MAX:
+            if crashes == CRASHES_MAX:  # it is rolled back as any other, but not run again
                 text = f"it was under way at the death of {crashes} brokers"
                 drafts.append(Draft(action=QUARANTINE, key=key, payload=text))
         logger.warning("%s was unfinished: %d changes are taken back", key, len(drafts))
         journal.append([*drafts, Draft(action=ABORT, key=key, payload={"why": "its owner died"})])
 
-    def _write_back(self, change: Draft, mine: list[Any]) -> bool:
-        """Restore an entity, unless its newest state is somebody else's."""
-        kind, ident = entity = change.kind, change.id
+    def _write_back(self, change: Draft, mine: list[Payload]) -> bool:
+        """Restore an entity; False where its newest state isn't this group's to take back."""
+        kind, ident = entity = change.entity
         touched = self.journal.tail.touched.get(entity)
         newest = self._ours[entity][-1] if touched is None else touched.now
         if newest not in (*mine, change.before):
-            return False
+            return False  # a later, finished call changed it: that call was acknowledged
         projection = next(p for p in self.projections if p.owns(kind))
         actual = projection.read(kind, [ident]).get(ident)
         if not _among(self._ours[entity], actual):
+            # Another program changed it after us, in a store whose fingerprint didn't show it.
             _append_adopted(self.journal, kind, [(ident, actual)])
             return False
         if not same(actual, change.before):
@@ -192,10 +237,12 @@ class Recovery:
         for (kind, ident), was in list(self.journal.tail.touched.items()):
             projection = next((p for p in self.projections if p.owns(kind)), None)
             if projection is None or projection in self.suspects:
-                continue
+                continue  # a suspect store was compared whole
             actual = projection.read(kind, [ident]).get(ident)
             if same(actual, was.now) or (kind, ident) in self._left_alone:
                 continue
+            # An older state of our own: the store acknowledged the change and lost it.  Any other
+            # state was written by another program.
             if _among(self._ours[kind, ident], actual):
                 logger.warning("%s %s was lost by its store: written again", kind, ident)
                 projection.write(kind, {ident: was.now})
@@ -205,17 +252,18 @@ class Recovery:
 
 
 @attrs.define(eq=False, kw_only=True)
-class _Reconciling:
-    """One store against the journal.
+class _Reconciliation:
+    """One store against the journal, entity by entity.
 
-    `lost`: what it lacks was not deleted; `older`: nor was changed what differs.  Of the `believed`
-    entities the store's word counts all the same: nobody knows whether their changes were made.
+    `lost` says that what the store lacks was not deleted; `older`, that what differs in it was not
+    changed either.  For the `believed` entities the store counts all the same: whether their
+    changes were finished can't be known.
     """
 
     journal: Journal
     projection: Projection
     known: Replay
-    pending: dict[Entity, list[Any]]
+    pending: dict[Entity, list[Payload]]
     lost: bool
     older: bool
     believed: frozenset[Entity]
@@ -231,6 +279,7 @@ class _Reconciling:
                 old += stale
                 changed = [entry for entry in changed if entry[0] not in stale]
             _append_adopted(self.journal, kind, changed)
+        # An open group may have deleted it: then its rollback decides, not this comparison.
         missing = [
             ident
             for ident in self.known.ids(kind)
@@ -239,16 +288,16 @@ class _Reconciling:
         gone = {ident for ident in missing if not self.lost or (kind, ident) in self.believed}
         _append_adopted(self.journal, kind, [(ident, None) for ident in gone])
         if self.lost:
-            self._write_again(kind, [*old, *(ident for ident in missing if ident not in gone)])
+            self._restore(kind, [*old, *(ident for ident in missing if ident not in gone)])
 
     def _is_known_better(self, kind: str, ident: str) -> bool:
         return (kind, ident) in self.known.live and (kind, ident) not in self.believed
 
-    def _is_ours(self, kind: str, entry: tuple[str, Any]) -> bool:
+    def _is_ours(self, kind: str, entry: tuple[str, Payload]) -> bool:
         pending = self.pending.get((kind, entry[0]), ())
         return _is_known(self.known, kind, entry) or _among(pending, entry[1])
 
-    def _write_again(self, kind: str, ids: list[str]) -> None:
+    def _restore(self, kind: str, ids: list[str]) -> None:
         for batch in in_batches(ids):
             payloads = {ident: self.known.payload((kind, ident)) for ident in batch}
             before = self.projection.read(kind, payloads)
@@ -258,20 +307,16 @@ class _Reconciling:
             )
 
 
-def _states(open_keys: Iterable[Sequence[Draft]]) -> dict[Entity, list[Any]]:
+def _states(open_keys: Iterable[Sequence[Draft]]) -> dict[Entity, list[Payload]]:
     """Return the states that unfinished keys gave to entities, the ones before included."""
-    states: dict[Entity, list[Any]] = {}
+    states: dict[Entity, list[Payload]] = {}
     for changes in open_keys:
         for change in changes:
-            states.setdefault((change.kind, change.id), [change.before]).append(change.payload)
+            states.setdefault(change.entity, [change.before]).append(change.payload)
     return states
 
 
-def _is_of(one: Draft, other: Draft) -> bool:
-    return (one.kind, one.id) == (other.kind, other.id)
-
-
-def _append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Any]]) -> None:
+def _append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Payload]]) -> None:
     drafts = [_adopted(kind, ident, payload) for ident, payload in found]
     if drafts:
         journal.append(drafts)
@@ -279,7 +324,7 @@ def _append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Any]
             journal.roll()
 
 
-def _is_known(known: Replay, kind: str, entry: tuple[str, Any]) -> bool:
+def _is_known(known: Replay, kind: str, entry: tuple[str, Payload]) -> bool:
     ident, payload = entry
     live = known.live.get((kind, ident))
     if live is None or live.digest != digest_of(payload):
@@ -287,9 +332,9 @@ def _is_known(known: Replay, kind: str, entry: tuple[str, Any]) -> bool:
     return same(payload, known.payload((kind, ident)))
 
 
-def _among(states: Iterable[Any], payload: Any) -> bool:
+def _among(states: Iterable[Payload], payload: Payload) -> bool:
     return any(same(payload, state) for state in states)
 
 
-def _adopted(kind: str, ident: str, payload: Any) -> Draft:
+def _adopted(kind: str, ident: str, payload: Payload) -> Draft:
     return Draft(action=ADOPT, kind=kind, id=ident, payload=payload, deleted=payload is None)

@@ -30,7 +30,7 @@ from palace.engine.stock import (
 )
 
 if TYPE_CHECKING:
-    from palace.engine.durability.durable import Durable
+    from palace.engine.durability.groups import CallGroups
 
 NAME = "store_together"
 
@@ -58,7 +58,7 @@ class BatchedWriter:
         self._server = server
         self._lookups = lookups
         self._current = current
-        self.durable: Durable | None = None  # where there is a journal
+        self.durable: CallGroups | None = None  # where there is a journal
 
     def patches(self) -> Iterator[Patch]:
         def add(collection: Collection, **given: object) -> object:

@@ -1,6 +1,6 @@
 """The call that a thread runs: one context, set by the host and read by all that needs it."""
 
-from palace.engine.durability.durable import CallContext
+from palace.engine.durability.groups import CallContext
 from palace.engine.hosting.writes import DrawerBatch, Write
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import cast
 
 from palace.engine.api import Call, DurableCallback, Reply
-from palace.engine.durability.memory import Memory, open_memory, refused
+from palace.engine.durability.calls import DurableCalls, open_durable_calls, refused
+from palace.engine.durability.owned import OwnedPalace
 from palace.engine.hosting import adjustments
 from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
@@ -81,7 +82,7 @@ class MempalaceEngine:
         self._environ = environ
         self._kernel = kernel or Kernel()
         self._stamp = stamp
-        self._memory: Memory | None = None
+        self._memory: DurableCalls | None = None
         self._server: Server | None = None
         self._state = HostedState(environ)
         self._versions = {name: installed_version(name) for name in WATCHED}
@@ -117,13 +118,18 @@ class MempalaceEngine:
         if not server._is_chroma_backend():  # noqa: SLF001
             logger.warning("this palace's backend is not Chroma: there is no journal")
             return
-        place = (self._paths, self._config, self._kernel)
-        self._memory = open_memory(
-            place, self._stamp, server, self._tell, context=self._state.current
+        palace = OwnedPalace(
+            paths=self._paths, config=self._config, kernel=self._kernel, stamp=self._stamp
         )
-        self._state.at_boundary = self._memory.durable.end_of_file
+        self._memory = open_durable_calls(
+            palace,
+            lambda: server._get_client()._server,  # noqa: SLF001
+            self._tell,
+            context=self._state.current,
+        )
+        self._state.at_boundary = self._memory.groups.at_boundary
         if self._state.writer is not None:
-            self._state.writer.durable = self._memory.durable
+            self._state.writer.durable = self._memory.groups
 
     def _tell(self, stage: str, fraction: float) -> None:
         self._loading = f"{stage} ({fraction:.0%})"

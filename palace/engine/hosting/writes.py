@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from palace.engine.batch import Batch
-from palace.engine.durability.durable import Group
+from palace.engine.durability.groups import Group
 from palace.engine.stock import Collection, GetResult, Metadata
 
 if TYPE_CHECKING:

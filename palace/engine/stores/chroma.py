@@ -1,8 +1,8 @@
 """Chroma's collections as a projection.  The only importer of chromadb, and the storage seam.
 
 All that this process asks of Chroma goes through one class, RustBindingsAPI, after documents were
-embedded: there every change is journalled first.  Chroma numbers what it is told (`seq`), which is
-how a change made by somebody else is noticed.
+embedded: there every change is journalled first.  Chroma numbers what is written to it (`seq`),
+which is how a change made by another program is noticed.
 
 `chroma.sqlite3` is read with sqlite3 only while Chroma doesn't have it open in this process:
 closing any descriptor of it would drop Chroma's locks.
@@ -16,17 +16,24 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Any
+from typing import cast
 
 import attrs
 
+from palace.engine.stores.chroma_api import (
+    ChromaApi,
+    CollectionPayload,
+    RecordPayload,
+    Vector,
+)
 from palace.engine.stores.projection import Change
+from palace.journal.record import Entity, Json, JsonObject, Payload
+from palace.journal.tail import Touched
 
 PREFIX = "chroma:"
 COLLECTION = "chroma-collection"
 PAGE = 500
 ALL = ["metadatas", "documents", "embeddings", "uris"]
-Api = Any  # chromadb.api.rust.RustBindingsAPI
 
 _COUNTS = """
 SELECT c.name, c.id, (SELECT count(*) FROM embeddings e WHERE e.segment_id = s.id)
@@ -44,6 +51,14 @@ WHERE typeof(e.seq_id) = 'integer' AND e.seq_id > ?
 """
 
 
+@attrs.define
+class Count:
+    """A collection's id, and how many records it holds."""
+
+    id: str
+    records: int = 0
+
+
 @attrs.define(eq=False)
 class Chroma:
     """All collections of one palace.  `open_api` opens the store; it is asked when first needed.
@@ -52,23 +67,25 @@ class Chroma:
     """
 
     root: str
-    open_api: Callable[[], Api]
+    open_api: Callable[[], ChromaApi]
     name: str = "chroma"
     lock: threading.RLock = attrs.field(factory=threading.RLock)
     _names: dict[str, str] = attrs.field(factory=dict)  # collection id -> name
-    _counts: dict[str, list[Any]] = attrs.field(factory=dict)  # name -> id, number of records
+    _counts: dict[str, Count] = attrs.field(factory=dict)  # by name
     _seq: int = 0
-    _measured: tuple[frozenset[str], int] = (frozenset(), 0)  # collections and seq when opened
-    _last: dict[str, int] = attrs.field(factory=dict)  # name -> its seq, if told something since
-    _api: Api = None
+    _when_opened: tuple[frozenset[str], int] = (frozenset(), 0)  # collections and seq when opened
+    _last: dict[str, int] = attrs.field(
+        factory=dict
+    )  # name -> its seq, if anything was written since
+    _api: ChromaApi | None = None
 
-    def api(self) -> Api:
+    def api(self) -> ChromaApi:
         """Return Chroma, opened; one that stock has closed meanwhile has lost its bindings."""
-        if not hasattr(self._api, "bindings"):
+        if self._api is None or not hasattr(self._api, "bindings"):
             self._api = self.open_api()
         return self._api
 
-    def note_api(self, api: Api) -> None:
+    def note_api(self, api: ChromaApi) -> None:
         self._api = api
 
     @property
@@ -83,7 +100,7 @@ class Chroma:
 
     # Reading and writing past the journal.
 
-    def read(self, kind: str, ids: Iterable[str]) -> dict[str, Any]:
+    def read(self, kind: str, ids: Iterable[str]) -> Mapping[str, Payload]:
         wanted = list(ids)
         if kind == COLLECTION:
             known = {name: self._collection(name) for name in wanted}
@@ -91,12 +108,12 @@ class Chroma:
         ident = self._id_of(kind)
         if ident is None or not wanted:
             return {}
-        found: dict[str, Any] = {}
+        found: dict[str, Payload] = {}
         for start in range(0, len(wanted), PAGE):
             found.update(records(self.api(), ident, ids=wanted[start : start + PAGE]))
         return found
 
-    def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
+    def scan(self, kind: str) -> Iterator[tuple[str, Payload]]:
         if kind == COLLECTION:
             for name in list(self._counts):
                 yield name, self._collection(name)
@@ -111,17 +128,21 @@ class Chroma:
     def count(self, kind: str) -> int:
         if kind == COLLECTION:
             return len(self._counts)
-        return int(self._counts.get(kind.removeprefix(PREFIX), ["", 0])[1])
+        return self._counts.get(kind.removeprefix(PREFIX), Count("")).records
 
-    def write(self, kind: str, changes: Mapping[str, Any]) -> None:
+    def write(self, kind: str, changes: Mapping[str, Payload]) -> None:
         api = self.api()
         if kind == COLLECTION:
             for name, payload in changes.items():
-                self._write_collection(api, name, payload)
+                self._write_collection(api, name, cast("CollectionPayload | None", payload))
             return
         ident = self._id_of(kind)
         gone = [record for record, payload in changes.items() if payload is None]
-        kept = {record: payload for record, payload in changes.items() if payload is not None}
+        kept = {
+            record: cast("RecordPayload", payload)
+            for record, payload in changes.items()
+            if payload is not None
+        }
         if ident is None:
             if kept:
                 raise LookupError(f"no collection {kind.removeprefix(PREFIX)}")
@@ -136,7 +157,7 @@ class Chroma:
             put_records(api, ident, kept)
             self.numbered(kind, len(kept))
 
-    def _collection(self, name: str) -> Any:
+    def _collection(self, name: str) -> CollectionPayload | None:
         import chromadb.errors
 
         try:
@@ -144,14 +165,16 @@ class Chroma:
         except (chromadb.errors.NotFoundError, ValueError):
             return None
         self._names[str(model.id)] = name
-        self._counts.setdefault(name, [str(model.id), 0])
+        self._counts.setdefault(name, Count(str(model.id)))
         return {
             "configuration": model.configuration_json,
             "metadata": model.metadata,
             "schema": _plain(model.serialized_schema),
         }
 
-    def _write_collection(self, api: Api, name: str, payload: Any) -> None:
+    def _write_collection(
+        self, api: ChromaApi, name: str, payload: CollectionPayload | None
+    ) -> None:
         there = self._collection(name)
         if payload is None:
             if there is not None:
@@ -162,26 +185,25 @@ class Chroma:
             self._collection(name)
 
     def _forget(self, name: str) -> None:
-        ident, _ = self._counts.pop(name, ["", 0])
-        self._names.pop(str(ident), None)
+        self._names.pop(self._counts.pop(name, Count("")).id, None)
         self._last.pop(name, None)
-        names, seq = self._measured
+        names, seq = self._when_opened
         if name not in names:  # Chroma forgets the numbers that it gave to what is dropped
             self._seq = max([seq, *self._last.values()])
 
-    def _id_of(self, kind: str) -> Any:
+    def _id_of(self, kind: str) -> uuid.UUID | None:
         name = kind.removeprefix(PREFIX)
         if name not in self._counts and self._collection(name) is None:
             return None
-        return uuid.UUID(str(self._counts[name][0]))
+        return uuid.UUID(self._counts[name].id)
 
-    def name_of(self, api: Api, ident: Any) -> str:
+    def name_of(self, api: ChromaApi, ident: uuid.UUID) -> str:
         """Return the name of the collection with an id."""
         name = self._names.get(str(ident))
         if name is None:
             name = str(api.get_collection_by_id(ident).name)
             self._names[str(ident)] = name
-            self._counts.setdefault(name, [str(ident), 0])
+            self._counts.setdefault(name, Count(str(ident)))
         return name
 
     # What it looks like.
@@ -192,22 +214,22 @@ class Chroma:
                 if change.after is None:
                     self._forget(change.id)
                 continue
-            counts = self._counts[change.kind.removeprefix(PREFIX)]
-            counts[1] += (change.after is not None) - (change.before is not None)
+            count = self._counts[change.kind.removeprefix(PREFIX)]
+            count.records += (change.after is not None) - (change.before is not None)
 
-    def numbered(self, kind: str, records_told: int) -> None:
-        """Chroma was told so many records of a collection: it has numbered them."""
-        if records_told:
-            self._seq += records_told
+    def numbered(self, kind: str, written: int) -> None:
+        """Note that Chroma was given so many records of a collection: it has numbered them."""
+        if written:
+            self._seq += written
             self._last[kind.removeprefix(PREFIX)] = self._seq
 
-    def look(self) -> dict[str, Any]:
+    def fingerprint(self) -> JsonObject:
         return {
             "seq": self._seq,
-            "collections": {name: list(pair) for name, pair in self._counts.items()},
+            "collections": {name: [own.id, own.records] for name, own in self._counts.items()},
         }
 
-    def measure(self) -> dict[str, Any]:
+    def read_fingerprint(self) -> JsonObject:
         self._names.clear()
         self._counts.clear()
         self._last.clear()
@@ -218,49 +240,49 @@ class Chroma:
                     self._seq = int(connection.execute(_SEQ).fetchone()[0])
                     for name, ident, count in connection.execute(_COUNTS):
                         self._names[ident] = name
-                        self._counts[name] = [ident, count]
-        self._measured = frozenset(self._counts), self._seq
-        return self.look()
+                        self._counts[name] = Count(ident, count)
+        self._when_opened = frozenset(self._counts), self._seq
+        return self.fingerprint()
 
     def recount(self) -> None:
-        for pair in self._counts.values():
-            pair[1] = int(self.api()._count(uuid.UUID(str(pair[0]))))  # noqa: SLF001
+        for count in self._counts.values():
+            count.records = int(self.api()._count(uuid.UUID(count.id)))  # noqa: SLF001
 
     def _sqlite(self) -> sqlite3.Connection:
         # Writable: a killed owner may have left a transaction that SQLite has to take back first.
         return sqlite3.connect(f"file:{self.path}?mode=rw", uri=True)
 
-    def was_replaced(self, base: Any) -> bool:
-        now = {name: pair[0] for name, pair in self._counts.items()}
-        then = {name: pair[0] for name, pair in base["collections"].items()}
-        return self._seq < base["seq"] or any(
+    def was_replaced(self, baseline: JsonObject) -> bool:
+        now = {name: count.id for name, count in self._counts.items()}
+        then = {name: pair[0] for name, pair in baseline["collections"].items()}
+        return self._seq < baseline["seq"] or any(
             now.get(name) != ident for name, ident in then.items()
         )
 
-    def is_older(self, base: Any) -> bool:
-        """Tell whether Chroma's numbers went back; in collections made anew they begin anew."""
-        now = {pair[0] for pair in self._counts.values()}
-        then = {pair[0] for pair in base["collections"].values()}
-        return bool(self._seq < base["seq"] and now <= then)
+    def is_older(self, baseline: JsonObject) -> bool:
+        """Tell whether Chroma's numbers went back; those of a new collection begin at one."""
+        now = {count.id for count in self._counts.values()}
+        then = {pair[0] for pair in baseline["collections"].values()}
+        return bool(self._seq < baseline["seq"] and now <= then)
 
-    def suspects(self, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+    def suspects(self, baseline: JsonObject, touched: Mapping[Entity, Touched]) -> bool:
         """Look for records numbered since the base that aren't ours, and for missing ones."""
         ours = {entity for entity in touched if self.owns(entity[0])}
-        if self._seq < base["seq"]:
+        if self._seq < baseline["seq"]:
             return True
-        ids = {name: pair[0] for name, pair in self._counts.items()}
-        then = {name: pair[0] for name, pair in base["collections"].items()}
+        ids = {name: count.id for name, count in self._counts.items()}
+        then = {name: pair[0] for name, pair in baseline["collections"].items()}
         touched_names = {ident for kind, ident in ours if kind == COLLECTION}
         if any(
             ids.get(name) != then.get(name) for name in {*ids, *then} if name not in touched_names
         ):
             return True
-        changed = self._numbered_since(base["seq"])
+        changed = self._numbered_since(baseline["seq"])
         if changed - ours:
             return True
-        return any(self._count_differs(name, base, touched) for name in ids)
+        return any(self._count_differs(name, baseline, touched) for name in ids)
 
-    def _numbered_since(self, seq: int) -> set[tuple[str, str]]:
+    def _numbered_since(self, seq: int) -> set[Entity]:
         if not os.path.exists(self.path):
             return set()
         with closing(self._sqlite()) as connection:
@@ -273,15 +295,17 @@ class Chroma:
         AND s.scope = 'METADATA' WHERE s.collection = ? AND e.embedding_id = ?
         """
         with closing(self._sqlite()) as connection:
-            rows = [connection.execute(query, [self._counts[name][0], i]).fetchone() for i in ids]
+            rows = [connection.execute(query, [self._counts[name].id, i]).fetchone() for i in ids]
         return {row[0] for row in rows if row}
 
-    def _count_differs(self, name: str, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+    def _count_differs(
+        self, name: str, baseline: JsonObject, touched: Mapping[Entity, Touched]
+    ) -> bool:
         ours = {i: was for (kind, i), was in touched.items() if kind == PREFIX + name}
-        then = sum(was.base is not None for was in ours.values())
+        then = sum(was.baseline is not None for was in ours.values())
         now = len(self._ids_there(name, list(ours)))
-        before = base["collections"].get(name, ["", 0])[1]
-        return bool(before - then != self._counts[name][1] - now)
+        before = baseline["collections"].get(name, ["", 0])[1]
+        return bool(before - then != self._counts[name].records - now)
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:
@@ -289,11 +313,11 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
     return {"collections", "segments", "embeddings", "embeddings_queue", "max_seq_id"} <= found
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Json) -> Json:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def records(api: Api, ident: Any, **query: Any) -> dict[str, Any]:
+def records(api: ChromaApi, ident: uuid.UUID, **query: object) -> dict[str, RecordPayload]:
     """Return the payloads of a collection's records that a query selects."""
     found = api._get(ident, include=list(ALL), **query)  # noqa: SLF001
     rows = zip(
@@ -307,9 +331,11 @@ def records(api: Api, ident: Any, **query: Any) -> dict[str, Any]:
     return {record: payload(doc, meta, vector, uri) for record, doc, meta, vector, uri in rows}
 
 
-def payload(document: Any, metadata: Any, vector: Any, uri: Any) -> dict[str, Any]:
+def payload(
+    document: str | None, metadata: Mapping[str, Json] | None, vector: Vector, uri: str | None
+) -> RecordPayload:
     """Return a record as the journal keeps it."""
-    found = {
+    found: RecordPayload = {
         "document": document,
         "metadata": dict(metadata) if metadata else None,
         "vector": packed_vector(vector),
@@ -319,20 +345,20 @@ def payload(document: Any, metadata: Any, vector: Any, uri: Any) -> dict[str, An
     return found
 
 
-def packed_vector(vector: Any) -> str:
+def packed_vector(vector: Vector) -> str:
     """Return a vector as base64 of little-endian float32."""
     import numpy as np
 
     return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
 
 
-def vector_of(record: Mapping[str, Any]) -> Any:
+def vector_of(record: RecordPayload) -> Vector:
     import numpy as np
 
     return np.frombuffer(base64.b64decode(record["vector"]), dtype="<f4")
 
 
-def put_records(api: Api, ident: Any, kept: Mapping[str, Any]) -> None:
+def put_records(api: ChromaApi, ident: uuid.UUID, kept: Mapping[str, RecordPayload]) -> None:
     """Write whole records that aren't there yet."""
     uris = [record.get("uri") for record in kept.values()]
     _stock(api, "_upsert")(
@@ -346,7 +372,7 @@ def put_records(api: Api, ident: Any, kept: Mapping[str, Any]) -> None:
     )
 
 
-def create_collection(api: Api, name: str, model: Mapping[str, Any]) -> None:
+def create_collection(api: ChromaApi, name: str, model: CollectionPayload) -> None:
     """Create a collection as another one was made.
 
     Chroma takes a configuration (of which `hnsw:` keys in the metadata are the old form) or a
@@ -369,7 +395,7 @@ def create_collection(api: Api, name: str, model: Mapping[str, Any]) -> None:
     )
 
 
-def _stock(api: Api, name: str) -> Callable[..., Any]:
+def _stock(api: ChromaApi, name: str) -> Callable[..., object]:
     """Return a method as chromadb has it, whether the seam is in place or not."""
     method = getattr(type(api), name)
     return getattr(method, "stock", method)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The seam under Chroma: what changes a collection is worked out, journalled, and then done.
+"""The seam under Chroma: what a call will change is worked out, journalled, and then done.
 
 Stock and chromadb above it are unchanged; they have embedded the documents by the time they come
 here, so that vectors are journalled with them.
@@ -8,25 +8,39 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypedDict, cast
 
-from palace.engine.durability.durable import Durable
+from palace.engine.patches import JOURNAL, Patch
 from palace.engine.stores import chroma
 from palace.engine.stores.chroma import COLLECTION, PREFIX, Chroma
-from palace.engine.stores.projection import Change
+from palace.engine.stores.chroma_api import ChromaApi, RecordPayload
+from palace.engine.stores.projection import Change, ChangeJournal
+from palace.journal.record import Json, JsonObject
 
-Api = Any
-Asked = Mapping[str, Any]  # a method's arguments by name
-Make = Callable[[], Any]
-Merge = Callable[[Any, Mapping[str, Any]], Any]
+Stock = Callable[..., Any]  # a method of chromadb's, whose arguments and result only pass through
+Arguments = Mapping[str, Any]  # of such a method, by name
+Make = Callable[[], object]
+Handler = Callable[[ChromaApi, Arguments, Make], object]
 
 
-def install(projection: Chroma, durable: Durable) -> None:
-    """Put the seam into chromadb's class, for the life of this process."""
+class NewRecord(TypedDict):
+    """What a call says of one record; None: it doesn't say."""
+
+    document: str | None
+    metadata: JsonObject | None
+    vector: str | None
+    uri: str | None
+
+
+Merge = Callable[[RecordPayload | None, NewRecord], RecordPayload | None]
+
+
+def chroma_patches(projection: Chroma, journal: ChangeJournal) -> tuple[Patch, ...]:
+    """Return what puts the seam into chromadb's class."""
     from chromadb.api.rust import RustBindingsAPI
 
-    seam = _Seam(projection, durable)
-    handlers: dict[str, Callable[[Api, Asked, Make], Any]] = {
+    seam = _Seam(projection, journal)
+    handlers: dict[str, Handler] = {
         "_add": functools.partial(seam.put, merge=_added),
         "_upsert": functools.partial(seam.put, merge=_upserted),
         "_update": functools.partial(seam.put, merge=_updated),
@@ -34,17 +48,25 @@ def install(projection: Chroma, durable: Durable) -> None:
         "create_collection": seam.create_collection,
         "delete_collection": seam.delete_collection,
     }
-    for name, handler in handlers.items():
-        method = getattr(RustBindingsAPI, name)
-        stock = getattr(method, "stock", method)
-        setattr(RustBindingsAPI, name, _wrapped(stock, handler, projection))
+    return tuple(
+        Patch(
+            name=JOURNAL,
+            why="what it changes is journalled before",
+            owner=RustBindingsAPI,
+            attribute=name,
+            replace=functools.partial(_wrapped, handler=handler, projection=projection),
+        )
+        for name, handler in handlers.items()
+    )
 
 
-def _wrapped(stock: Any, handler: Callable[[Api, Asked, Make], Any], projection: Chroma) -> Any:
+def _wrapped(found: Stock, handler: Handler, projection: Chroma) -> Stock:
+    """Return a method that hands its arguments to a handler; `stock` is the one below it."""
+    stock: Stock = getattr(found, "stock", found)
     signature = inspect.signature(stock)
 
     @functools.wraps(stock)
-    def method(*args: Any, **options: Any) -> Any:
+    def method(*args: Any, **options: Any) -> object:
         asked = signature.bind(*args, **options).arguments
         with projection.lock:
             projection.note_api(args[0])
@@ -54,14 +76,21 @@ def _wrapped(stock: Any, handler: Callable[[Api, Asked, Make], Any], projection:
     return method
 
 
+class Written(NamedTuple):
+    """How many records of a kind a call hands to Chroma, which numbers each."""
+
+    kind: str
+    records: int
+
+
 class _Seam:
     """One handler for each of chromadb's methods; the projection's lock is held around them."""
 
-    def __init__(self, projection: Chroma, durable: Durable) -> None:
+    def __init__(self, projection: Chroma, journal: ChangeJournal) -> None:
         self._projection = projection
-        self._durable = durable
+        self._journal = journal
 
-    def put(self, api: Api, asked: Asked, make: Make, *, merge: Merge) -> Any:
+    def put(self, api: ChromaApi, asked: Arguments, make: Make, *, merge: Merge) -> object:
         ident = asked["collection_id"]
         kind = PREFIX + self._projection.name_of(api, ident)
         given = _given(asked)
@@ -70,32 +99,33 @@ class _Seam:
             Change(kind, record, old.get(record), merge(old.get(record), new))
             for record, new in given.items()
         ]
-        return self._make(changes, (kind, len(given)), make)
+        return self._make(changes, make, Written(kind, len(given)))
 
-    def delete(self, api: Api, asked: Asked, make: Make) -> Any:
+    def delete(self, api: ChromaApi, asked: Arguments, make: Make) -> object:
         names = ("ids", "where", "where_document", "limit")
         query = {name: asked[name] for name in names if asked.get(name) is not None}
         kind = PREFIX + self._projection.name_of(api, asked["collection_id"])
         old = chroma.records(api, asked["collection_id"], **query) if query else {}
         changes = [Change(kind, record, was, None) for record, was in old.items()]
-        # Chroma numbers every id that it is told to delete, there or not.
-        told = len(asked["ids"]) if query.keys() == {"ids"} else len(old)
-        return self._make(changes, (kind, told), make)
+        # Chroma numbers every id that it is asked to delete, whether it holds it or not.
+        records = len(asked["ids"]) if query.keys() == {"ids"} else len(old)
+        return self._make(changes, make, Written(kind, records))
 
-    def create_collection(self, _api: Api, asked: Asked, make: Make) -> Any:
-        # Made first, and journalled at once after it: Chroma fills in its configuration, an empty
-        # collection is no memory, and nothing can be put into it before this returns.  It is never
-        # taken back: Chroma forgets its numbers with a collection, and would seem to be older.
+    def create_collection(self, _api: ChromaApi, asked: Arguments, make: Make) -> object:
+        # Made first and journalled at once after, the one exception to journal first: only Chroma
+        # knows the configuration that it fills in, an empty collection holds no memory, and nothing
+        # can be put into it before this returns.  It is never rolled back: Chroma forgets a
+        # collection's numbers with it, and would then be taken for an older copy of itself.
         name = asked["name"]
         known = self._projection.read(COLLECTION, [name])
         made = make()
         if not known:
             now = self._projection.read(COLLECTION, [name])[name]
             changes = [Change(COLLECTION, name, None, now)]
-            self._durable.change_for_good(self._projection, changes, lambda: None)
+            self._journal.change_for_good(self._projection, changes, lambda: None)
         return made
 
-    def delete_collection(self, _api: Api, asked: Asked, make: Make) -> Any:
+    def delete_collection(self, _api: ChromaApi, asked: Arguments, make: Make) -> object:
         projection, name = self._projection, asked["name"]
         known = projection.read(COLLECTION, [name])
         changes = [
@@ -103,25 +133,25 @@ class _Seam:
             for ident, record in (projection.scan(PREFIX + name) if known else ())
         ]
         changes += [Change(COLLECTION, name, was, None) for was in known.values()]
-        return self._make(changes, ("", 0), make)
+        return self._make(changes, make, Written("", 0))
 
-    def _make(self, changes: Sequence[Change], told: tuple[str, int], make: Make) -> Any:
-        def made() -> Any:
+    def _make(self, changes: Sequence[Change], make: Make, written: Written) -> object:
+        def make_and_count() -> object:
             result = make()
-            self._projection.numbered(*told)
+            self._projection.numbered(written.kind, written.records)
             return result
 
-        return self._durable.change(self._projection, changes, made)
+        return self._journal.change(self._projection, changes, make_and_count)
 
 
-def _given(asked: Asked) -> dict[str, dict[str, Any]]:
+def _given(asked: Arguments) -> dict[str, NewRecord]:
     """Return what a call says of each id: only the members that it names."""
 
-    def at(member: str, place: int) -> Any:
+    def at(member: str, place: int) -> Json:
         values = asked.get(member)
         return None if values is None else values[place]
 
-    given: dict[str, dict[str, Any]] = {}
+    given: dict[str, NewRecord] = {}
     for place, ident in enumerate(asked["ids"]):
         vector = at("embeddings", place)
         metadata = at("metadatas", place)
@@ -134,7 +164,7 @@ def _given(asked: Asked) -> dict[str, dict[str, Any]]:
     return given
 
 
-def _kept(value: Any) -> Any:
+def _kept(value: Json) -> Json:
     """Return what Chroma keeps of a value in metadata, whose integers have 64 bits."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
@@ -142,34 +172,42 @@ def _kept(value: Any) -> Any:
     return float(value) if is_large else value
 
 
-def _fresh(new: Mapping[str, Any]) -> dict[str, Any]:
+def _fresh(new: NewRecord) -> RecordPayload:
     """Return a new record: a null in its metadata says nothing."""
     metadata = {key: value for key, value in (new["metadata"] or {}).items() if value is not None}
-    record = {**new, "metadata": metadata or None}
-    if record["uri"] is None:
-        del record["uri"]
+    # Chroma refuses a new record without a vector; should it not, the journal says what was asked.
+    record: RecordPayload = {
+        "document": new["document"],
+        "metadata": metadata or None,
+        "vector": cast("str", new["vector"]),
+    }
+    if new["uri"] is not None:
+        record["uri"] = new["uri"]
     return record
 
 
-def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(old: RecordPayload, new: NewRecord) -> RecordPayload:
     """Return a record after an update: metadata are merged, null removes a key."""
-    merged = dict(old)
-    for member in ("document", "vector", "uri"):
-        if new[member] is not None:
-            merged[member] = new[member]
+    merged = old.copy()
+    if new["document"] is not None:
+        merged["document"] = new["document"]
+    if new["vector"] is not None:
+        merged["vector"] = new["vector"]
+    if new["uri"] is not None:
+        merged["uri"] = new["uri"]
     if new["metadata"]:
         both = {**(old["metadata"] or {}), **new["metadata"]}
         merged["metadata"] = {key: was for key, was in both.items() if was is not None} or None
     return merged
 
 
-def _added(old: Any, new: Mapping[str, Any]) -> Any:
+def _added(old: RecordPayload | None, new: NewRecord) -> RecordPayload:
     return _fresh(new) if old is None else old  # add leaves what is there as it is
 
 
-def _upserted(old: Any, new: Mapping[str, Any]) -> Any:
+def _upserted(old: RecordPayload | None, new: NewRecord) -> RecordPayload:
     return _fresh(new) if old is None else _merged(old, new)
 
 
-def _updated(old: Any, new: Mapping[str, Any]) -> Any:
+def _updated(old: RecordPayload | None, new: NewRecord) -> RecordPayload | None:
     return None if old is None else _merged(old, new)

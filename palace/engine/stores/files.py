@@ -3,21 +3,29 @@
 import base64
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TypedDict, cast
 
 import attrs
 
 from palace.engine.stores.projection import Change
+from palace.journal.record import Entity, Json, Payload
 from palace.journal.replay import digest_of
+from palace.journal.tail import Touched
 from palace.kernel.kernel import Kernel
 
 KIND = "file"
 NAMES = ("mempalace_embedder.json", "replica.json")
 
 
+class FilePayload(TypedDict):
+    """A file's bytes."""
+
+    base64: str
+
+
 @attrs.define(eq=False)
 class Files:
-    """Files in the palace, whole; they are looked at when a palace is opened and closed."""
+    """Files in the palace, whole; compared when a palace is opened and closed."""
 
     root: str
     kernel: Kernel
@@ -31,7 +39,7 @@ class Files:
     def owns(self, kind: str) -> bool:
         return kind == KIND
 
-    def read(self, _kind: str, ids: Iterable[str]) -> dict[str, Any]:
+    def read(self, _kind: str, ids: Iterable[str]) -> dict[str, FilePayload]:
         found = {ident: self.kernel.read_hint(f"{self.root}/{ident}") for ident in ids}
         return {
             ident: {"base64": base64.b64encode(data).decode()}
@@ -39,18 +47,18 @@ class Files:
             if data is not None
         }
 
-    def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
+    def scan(self, kind: str) -> Iterator[tuple[str, FilePayload]]:
         yield from self.read(kind, NAMES).items()
 
     def count(self, kind: str) -> int:
         return len(self.read(kind, NAMES))
 
-    def write(self, _kind: str, changes: Mapping[str, Any]) -> None:
+    def write(self, _kind: str, changes: Mapping[str, Payload]) -> None:
         for ident, payload in changes.items():
             if payload is None:
                 self.kernel.unlink(f"{self.root}/{ident}")
             else:
-                data = base64.b64decode(payload["base64"])
+                data = base64.b64decode(cast("FilePayload", payload)["base64"])
                 self.kernel.write_durable(f"{self.root}/{ident}", data)
 
     def applied(self, changes: Iterable[Change]) -> None:
@@ -59,12 +67,12 @@ class Files:
             if change.after is not None:
                 self._seen[change.id] = digest_of(change.after)
 
-    def look(self) -> dict[str, int]:
+    def fingerprint(self) -> dict[str, int]:
         return dict(self._seen)
 
-    def measure(self) -> dict[str, int]:
+    def read_fingerprint(self) -> dict[str, int]:
         self._seen = {ident: digest_of(payload) for ident, payload in self.scan(KIND)}
-        return self.look()
+        return self.fingerprint()
 
     def changes(self) -> list[Change]:
         """Return what is there now and was not so when it was measured."""
@@ -76,13 +84,13 @@ class Files:
         ]
 
     def recount(self) -> None:
-        return  # what was measured is so
+        return  # the files say the same whether they are open or not
 
-    def was_replaced(self, _base: Any) -> bool:
+    def was_replaced(self, _baseline: Json) -> bool:
         return True  # stock removes none of them
 
-    def is_older(self, _base: Any) -> bool:
+    def is_older(self, _baseline: Json) -> bool:
         return False  # it can't be told
 
-    def suspects(self, base: Any, _touched: Mapping[tuple[str, str], Any]) -> bool:
-        return bool(base != self._seen)
+    def suspects(self, baseline: Json, _touched: Mapping[Entity, Touched]) -> bool:
+        return bool(baseline != self._seen)

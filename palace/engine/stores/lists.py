@@ -4,16 +4,16 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import attrs
 
+from palace.engine.stores.digest_sum import DigestSum
 from palace.engine.stores.projection import Change
+from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.replay import digest_of
+from palace.journal.tail import Touched
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import StoreCorrupt
-
-_64_BITS = (1 << 64) - 1
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -25,10 +25,9 @@ class JsonList:
     path: str
     kernel: Kernel
     member: str = ""
-    wrapper: Mapping[str, Any] = attrs.field(factory=dict)
+    wrapper: JsonObject = attrs.field(factory=dict)
     lock: threading.RLock = attrs.field(factory=threading.RLock)
-    _count: int = 0
-    _sum: int = 0
+    _sum: DigestSum = attrs.field(factory=DigestSum)
 
     def kinds(self) -> tuple[str, ...]:
         return (self.kind,)
@@ -36,7 +35,7 @@ class JsonList:
     def owns(self, kind: str) -> bool:
         return kind == self.kind
 
-    def load(self) -> list[Any]:
+    def load(self) -> list[Json]:
         """Return the file's list; a missing file is empty, an unreadable one raises."""
         try:
             with open(self.path, encoding="utf-8") as file:
@@ -52,22 +51,22 @@ class JsonList:
             data = data.get(self.member) or []
         return data if isinstance(data, list) else []
 
-    def store(self, records: list[Any]) -> None:
-        data: Any = {**self.wrapper, self.member: records} if self.member else records
+    def store(self, records: list[Json]) -> None:
+        data: Json = {**self.wrapper, self.member: records} if self.member else records
         text = json.dumps(data, indent=2, ensure_ascii=not self.member)
         self.kernel.write_durable(self.path, text.encode("utf-8", "surrogatepass"))
 
-    def read(self, _kind: str, ids: Iterable[str]) -> dict[str, Any]:
+    def read(self, _kind: str, ids: Iterable[str]) -> JsonObject:
         records = keyed(self.load())
         return {ident: records[ident] for ident in ids if ident in records}
 
-    def scan(self, _kind: str) -> Iterator[tuple[str, Any]]:
+    def scan(self, _kind: str) -> Iterator[tuple[str, Payload]]:
         yield from keyed(self.load()).items()
 
     def count(self, _kind: str) -> int:
         return len(self.load())
 
-    def write(self, _kind: str, changes: Mapping[str, Any]) -> None:
+    def write(self, _kind: str, changes: Mapping[str, Payload]) -> None:
         records = keyed(self.load())
         for ident, payload in changes.items():
             if payload is None:
@@ -77,7 +76,7 @@ class JsonList:
         if records or os.path.exists(self.path):
             self.store(list(records.values()))
 
-    def changes_to(self, records: list[Any]) -> list[Change]:
+    def changes_to(self, records: list[Json]) -> list[Change]:
         """Return how a new list differs from the file."""
         old, new = keyed(self.load()), keyed(records)
         return [
@@ -88,44 +87,37 @@ class JsonList:
 
     def applied(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            for payload, sign in ((change.before, -1), (change.after, 1)):
-                if payload is not None:
-                    self._count += sign
-                    self._sum = (self._sum + sign * digest_of(payload)) & _64_BITS
+            if change.before is not None:
+                self._sum.remove(digest_of(change.before))
+            if change.after is not None:
+                self._sum.add(digest_of(change.after))
 
-    def look(self) -> list[int]:
-        return [self._count, self._sum]
+    def fingerprint(self) -> list[int]:
+        return self._sum.as_json()
 
-    def measure(self) -> list[int]:
-        self._count, self._sum = _sums(keyed(self.load()).values())
-        return self.look()
+    def read_fingerprint(self) -> list[int]:
+        self._sum = DigestSum.of(digest_of(payload) for payload in keyed(self.load()).values())
+        return self.fingerprint()
 
     def recount(self) -> None:
-        return  # what was measured is so
+        return  # the files say the same whether they are open or not
 
-    def was_replaced(self, base: Any) -> bool:
-        return base[0] > 0 and not os.path.exists(self.path)
+    def was_replaced(self, baseline: Json) -> bool:
+        return bool(baseline[0] > 0) and not os.path.exists(self.path)
 
-    def is_older(self, _base: Any) -> bool:
+    def is_older(self, _baseline: Json) -> bool:
         return False  # it can't be told
 
-    def suspects(self, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+    def suspects(self, baseline: Json, touched: Mapping[Entity, Touched]) -> bool:
         ours = {ident: was for (kind, ident), was in touched.items() if kind == self.kind}
-        then = _sums(was.base for was in ours.values() if was.base is not None)
-        now = _sums(self.read(self.kind, ours).values())
-        before = [base[0] - then[0], (base[1] - then[1]) & _64_BITS]
-        after = [self._count - now[0], (self._sum - now[1]) & _64_BITS]
-        return before != after
+        then = [digest_of(was.baseline) for was in ours.values() if was.baseline is not None]
+        now = [digest_of(payload) for payload in self.read(self.kind, ours).values()]
+        return DigestSum(*baseline).without(then) != self._sum.without(now)
 
 
-def _sums(payloads: Iterable[Any]) -> tuple[int, int]:
-    digests = [digest_of(payload) for payload in payloads]
-    return len(digests), sum(digests) & _64_BITS
-
-
-def keyed(records: list[Any]) -> dict[str, Any]:
+def keyed(records: list[Json]) -> JsonObject:
     """Return records by their `id`; one without, or with another's, is known by its content."""
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     for record in records:
         ident = record.get("id") if isinstance(record, dict) else None
         if not isinstance(ident, str) or ident in found:

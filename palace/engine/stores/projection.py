@@ -1,4 +1,4 @@
-"""What the journal asks of a projection: a store that the journal can write anew.
+"""What the journal asks of a projection: a store that can be rebuilt from the journal.
 
 Payloads are JSON; an id that a projection doesn't hold is absent from what `read` returns.
 """
@@ -6,15 +6,17 @@ Payloads are JSON; an id that a projection doesn't hold is absent from what `rea
 import base64
 import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import attrs
 
-from palace.journal.record import UNDO, Draft
+from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.replay import UNSTABLE
+from palace.journal.tail import Touched
 
+T = TypeVar("T")
 BATCH = 500  # entities that are read or written at a time
 
 
@@ -24,41 +26,18 @@ class Change:
 
     kind: str
     id: str
-    before: Any
-    after: Any
+    before: Payload
+    after: Payload
 
 
-class Changed(Protocol):
-    """What is known of a change: a Change, or a journal's record of one."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def before(self) -> Any: ...
-
-
-def undo(key: str, change: Changed) -> Draft:
-    """Return the record that takes a change back."""
-    return Draft(
-        action=UNDO,
-        key=key,
-        kind=change.kind,
-        id=change.id,
-        payload=change.before,
-        deleted=change.before is None,
-    )
-
-
-def in_batches(entries: Iterable[Any]) -> Iterator[list[Any]]:
+def in_batches(entries: Iterable[T]) -> Iterator[list[T]]:
     """Yield entries in lists of at most BATCH."""
     rest = iter(entries)
     while batch := list(islice(rest, BATCH)):
         yield batch
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one: Payload, other: Payload) -> bool:
     """Tell whether two payloads mean the same entity; numbers may differ by their last bits.
 
     Chroma keeps a vector of a cosine collection divided by its length and gives it back multiplied,
@@ -71,7 +50,7 @@ def same(one: Any, other: Any) -> bool:
     return one.get("vector") == other.get("vector") or _same_vector(one, other)
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _alike(one: Json, other: Json) -> bool:
     if type(one) is not type(other):  # True is no 1 here, nor is 1.0
         return False
     if isinstance(one, dict):
@@ -81,7 +60,7 @@ def _alike(one: Any, other: Any) -> bool:
     return bool(math.isclose(one, other, rel_tol=1e-14) if isinstance(one, float) else one == other)
 
 
-def _same_vector(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _same_vector(one: JsonObject, other: JsonObject) -> bool:
     import numpy as np
 
     if not one.get("vector") or not other.get("vector"):
@@ -104,49 +83,66 @@ class Projection(Protocol):
         """Tell whether entities of this kind belong here."""
         ...
 
-    def read(self, kind: str, ids: Iterable[str]) -> dict[str, Any]:
+    def read(self, kind: str, ids: Iterable[str]) -> Mapping[str, Payload]:
         """Return payloads by id."""
         ...
 
-    def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
+    def scan(self, kind: str) -> Iterator[tuple[str, Payload]]:
         """Yield all (id, payload) of a kind."""
         ...
 
     def count(self, kind: str) -> int: ...
 
-    def write(self, kind: str, changes: Mapping[str, Any]) -> None:
+    def write(self, kind: str, changes: Mapping[str, Payload]) -> None:
         """Make the store hold these payloads (None: delete), past the journal."""
         ...
 
     def applied(self, changes: Iterable[Change]) -> None:
-        """Note changes that were made, so that `look` stays true."""
+        """Note changes that were made, so that the fingerprint stays true."""
         ...
 
-    def look(self) -> Any:
-        """Return what the store looks like, as JSON; costs nothing."""
+    def fingerprint(self) -> Json:
+        """Return what tells this state of the store from others, as JSON; costs nothing."""
         ...
 
-    def measure(self) -> Any:
-        """Return what `look` would say, from the files; only while nobody has them open."""
+    def read_fingerprint(self) -> Json:
+        """Return the fingerprint as the files say; only while no process has them open."""
         ...
 
     def recount(self) -> None:
-        """Correct what was measured, now that the store is open and has ended what it had begun."""
+        """Correct the fingerprint, now that the store is open and has ended what it had begun."""
         ...
 
-    def was_replaced(self, base: Any) -> bool:
-        """Tell whether the store isn't the one that looked like `base`, gone on: what it lacks was
+    def was_replaced(self, baseline: Json) -> bool:
+        """Tell whether the store isn't the one of the baseline, gone on: what it lacks was
         then lost, not deleted.
         """
         ...
 
-    def is_older(self, base: Any) -> bool:
+    def is_older(self, baseline: Json) -> bool:
         """Tell whether the store went back in time: then the journal knows better."""
         ...
 
-    def suspects(self, base: Any, touched: "Mapping[tuple[str, str], Any]") -> bool:
-        """Tell whether somebody else changed the store since it looked like `base`.
+    def suspects(self, baseline: Json, touched: Mapping[Entity, Touched]) -> bool:
+        """Tell whether another program changed the store since it had the fingerprint `baseline`.
 
         `touched` holds what our own records say was changed since then.
         """
+        ...
+
+
+class ChangeJournal(Protocol):
+    """What a seam hands its changes to: they are on the disk before the store is told of them."""
+
+    def change(self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]) -> T:
+        """Journal changes, then make them; raises JournalFailed, and then they weren't made.
+
+        The caller holds the projection's lock since it read the `before`s.
+        """
+        ...
+
+    def change_for_good(
+        self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]
+    ) -> T:
+        """Do what `change` does, outside of any call: it stays, whatever becomes of the call."""
         ...

@@ -9,17 +9,26 @@ alone: the file stays what stock makes of it.
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Literal, TypedDict, cast
 
 import attrs
 
+from palace.engine.stores.digest_sum import DigestSum
 from palace.engine.stores.projection import Change
+from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.replay import digest_of
+from palace.journal.tail import Touched
 
 TIMEOUT_S = 10.0
-_64_BITS = (1 << 64) - 1
+
+
+class RowPayload(TypedDict):
+    """A row as the journal keeps it: its columns by name, and SQLite's own number of it."""
+
+    rowid: int
+    row: JsonObject
 
 
 @attrs.frozen(kw_only=True)
@@ -59,7 +68,7 @@ class Rows:
     create: Callable[[], None]  # makes an empty file with stock's tables
     exists: Callable[[], bool]
     lock: threading.RLock = attrs.field(factory=threading.RLock)
-    _sums: dict[str, list[int]] = attrs.field(factory=dict)  # kind -> count, sum of digests
+    _sums: dict[str, DigestSum] = attrs.field(factory=dict)  # by kind
 
     def kinds(self) -> tuple[str, ...]:
         return tuple(table.kind for table in self.tables)
@@ -70,7 +79,7 @@ class Rows:
     def table(self, kind: str) -> Table:
         return next(table for table in self.tables if table.kind == kind)
 
-    def read(self, kind: str, ids: Iterable[str]) -> dict[str, Any]:
+    def read(self, kind: str, ids: Iterable[str]) -> dict[str, RowPayload]:
         if not self.exists():
             return {}
         table = self.table(kind)
@@ -78,7 +87,7 @@ class Rows:
             found = ((ident, read_row(connection, table, ident)) for ident in ids)
             return {ident: row for ident, row in found if row is not None}
 
-    def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
+    def scan(self, kind: str) -> Iterator[tuple[str, RowPayload]]:
         if not self.exists():
             return
         table = self.table(kind)
@@ -94,7 +103,7 @@ class Rows:
             row = connection.execute(f"SELECT count(*) FROM {self.table(kind).name}").fetchone()
             return int(row[0])
 
-    def write(self, kind: str, changes: Mapping[str, Any]) -> None:
+    def write(self, kind: str, changes: Mapping[str, Payload]) -> None:
         if not self.exists():
             if all(payload is None for payload in changes.values()):
                 return
@@ -102,49 +111,50 @@ class Rows:
         table = self.table(kind)
         with self._open() as connection, connection:
             for ident, payload in changes.items():
-                _write_row(connection, table, ident, payload)
+                _write_row(connection, table, ident, cast("RowPayload | None", payload))
 
     def applied(self, changes: Iterable[Change]) -> None:
         for change in changes:
             table = self.table(change.kind)
-            sums = self._sums.setdefault(change.kind, [0, 0])
-            for payload, sign in ((change.before, -1), (change.after, 1)):
-                if payload is not None:
-                    sums[0] += sign
-                    sums[1] = (sums[1] + sign * row_digest(table, payload)) & _64_BITS
+            sums = self._sums.setdefault(change.kind, DigestSum())
+            if change.before is not None:
+                sums.remove(row_digest(table, change.before))
+            if change.after is not None:
+                sums.add(row_digest(table, change.after))
 
-    def look(self) -> dict[str, list[int]]:
-        return {kind: list(self._sums.get(kind, [0, 0])) for kind in self.kinds()}
+    def fingerprint(self) -> dict[str, list[int]]:
+        return {kind: self._sums.get(kind, DigestSum()).as_json() for kind in self.kinds()}
 
-    def measure(self) -> dict[str, list[int]]:
-        self._sums = {}
-        for table in self.tables:
-            count, total = 0, 0
-            for _, payload in self.scan(table.kind):
-                count, total = count + 1, total + row_digest(table, payload)
-            self._sums[table.kind] = [count, total & _64_BITS]
-        return self.look()
+    def read_fingerprint(self) -> dict[str, list[int]]:
+        self._sums = {
+            table.kind: DigestSum.of(
+                row_digest(table, payload) for _, payload in self.scan(table.kind)
+            )
+            for table in self.tables
+        }
+        return self.fingerprint()
 
     def recount(self) -> None:
-        return  # what was measured is so
+        return  # the files say the same whether they are open or not
 
-    def was_replaced(self, _base: Any) -> bool:
+    def was_replaced(self, _baseline: Json) -> bool:
         return True  # stock deletes no rows: what is missing was lost
 
-    def is_older(self, _base: Any) -> bool:
+    def is_older(self, _baseline: Json) -> bool:
         return False  # it can't be told
 
-    def suspects(self, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+    def suspects(self, baseline: Json, touched: Mapping[Entity, Touched]) -> bool:
         """Compare the sums with what we touched taken out of both."""
-        return any(self._differs(table, base, touched) for table in self.tables)
+        return any(self._differs(table, baseline, touched) for table in self.tables)
 
-    def _differs(self, table: Table, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+    def _differs(self, table: Table, baseline: Json, touched: Mapping[Entity, Touched]) -> bool:
         ours = {ident: was for (kind, ident), was in touched.items() if kind == table.kind}
-        then = [was.base for was in ours.values() if was.base is not None]
-        now = list(self.read(table.kind, ours).values())
-        return _without(base.get(table.kind, [0, 0]), table, then) != _without(
-            self.look()[table.kind], table, now
-        )
+        then = [
+            row_digest(table, was.baseline) for was in ours.values() if was.baseline is not None
+        ]
+        now = [row_digest(table, payload) for payload in self.read(table.kind, ours).values()]
+        before = DigestSum(*baseline.get(table.kind, (0, 0)))
+        return before.without(then) != self._sums.get(table.kind, DigestSum()).without(now)
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -153,18 +163,14 @@ class Rows:
             yield connection
 
 
-def _without(sums: list[int], table: Table, payloads: list[Any]) -> list[int]:
-    gone = sum(row_digest(table, payload) for payload in payloads)
-    return [sums[0] - len(payloads), (sums[1] - gone) & _64_BITS]
-
-
-def row_digest(table: Table, payload: Any) -> int:
+def row_digest(table: Table, payload: Payload) -> int:
     if not table.digest:
         return digest_of(payload)
-    return digest_of([payload["rowid"], *(payload["row"][column] for column in table.digest)])
+    row = cast("RowPayload", payload)
+    return digest_of([row["rowid"], *(row["row"][column] for column in table.digest)])
 
 
-def payload_of(row: sqlite3.Row) -> dict[str, Any]:
+def payload_of(row: sqlite3.Row) -> RowPayload:
     return {"rowid": row[0], "row": dict(zip(row.keys()[1:], tuple(row)[1:], strict=True))}
 
 
@@ -183,7 +189,7 @@ def _where(table: Table) -> str:
     return " AND ".join(f"{column} = ?" for column in table.key)
 
 
-def read_row(connection: sqlite3.Connection, table: Table, ident: str) -> Any:
+def read_row(connection: sqlite3.Connection, table: Table, ident: str) -> RowPayload | None:
     """Return a row's payload, None where there is none."""
     query = f"SELECT rowid, * FROM {table.name} WHERE {_where(table)}"
     cursor = connection.cursor()
@@ -192,7 +198,9 @@ def read_row(connection: sqlite3.Connection, table: Table, ident: str) -> Any:
     return None if row is None else payload_of(row)
 
 
-def _write_row(connection: sqlite3.Connection, table: Table, ident: str, payload: Any) -> None:
+def _write_row(
+    connection: sqlite3.Connection, table: Table, ident: str, payload: RowPayload | None
+) -> None:
     connection.execute(f"DELETE FROM {table.name} WHERE {_where(table)}", key_of(table, ident))
     if payload is None:
         return
@@ -205,19 +213,19 @@ def _write_row(connection: sqlite3.Connection, table: Table, ident: str, payload
     )
 
 
-Make = Callable[[], None]
-Changed = Callable[[list[Change], Make], None]  # journals rows, then makes the commit
+Commit = Callable[[], None]
+OnCommit = Callable[[Sequence[Change], Commit], None]  # journals rows, then commits them
 
 
 class WatchedConnection(sqlite3.Connection):
     """A connection whose commits are journalled; `watch` begins that."""
 
     _tables: tuple[Table, ...] = ()
-    _changed: Changed | None = None
+    _on_commit: OnCommit | None = None
 
-    def watch(self, tables: tuple[Table, ...], changed: Changed) -> None:
+    def watch(self, tables: tuple[Table, ...], on_commit: OnCommit) -> None:
         """Note from now on what transactions touch, if the tables are there."""
-        if self._changed is not None:
+        if self._on_commit is not None:
             return
         there = {row[0] for row in self.execute("SELECT name FROM main.sqlite_master")}
         if not all(table.name in there for table in tables):
@@ -225,19 +233,19 @@ class WatchedConnection(sqlite3.Connection):
         self.executescript("CREATE TEMP TABLE palace_seen (t, id, PRIMARY KEY (t, id));")
         for table in tables:
             self.executescript(_triggers(table))
-        self._tables, self._changed = tables, changed
+        self._tables, self._on_commit = tables, on_commit
 
     def commit(self) -> None:
-        if self._changed is None or not self.in_transaction:
+        if self._on_commit is None or not self.in_transaction:
             super().commit()
             return
         changes = list(self._touched())
         if changes:
-            self._changed(changes, super().commit)
+            self._on_commit(changes, super().commit)
         else:
             super().commit()
 
-    def __exit__(self, kind: object, error: object, trace: object) -> Any:
+    def __exit__(self, kind: object, error: object, trace: object) -> Literal[False]:
         if kind is not None:
             self.rollback()
             return False
@@ -294,17 +302,3 @@ def _ident(table: Table, row: str) -> str:
     if len(table.key) == 1:
         return f"{row}.{table.key[0]}"
     return "json_array(" + ", ".join(f"{row}.{column}" for column in table.key) + ")"
-
-
-def connect_watched(
-    connect: Callable[..., sqlite3.Connection], tables: tuple[Table, ...], changed: Changed
-) -> Callable[..., WatchedConnection]:
-    """Return what stock calls in place of sqlite3.connect."""
-
-    def connected(*args: Any, **options: Any) -> WatchedConnection:
-        connection = connect(*args, **options, factory=WatchedConnection)
-        assert isinstance(connection, WatchedConnection)
-        connection.watch(tables, changed)
-        return connection
-
-    return connected

@@ -1,8 +1,9 @@
 """A light engine for real processes: brokers import it in the place of
 palace.engine.hosting.mempalace.
 
-It keeps the contract of palace/engine/api.py with palace's own `Memory`, `Durable`, `Recovery` and
-`Keeper`; only mempalace and Chroma are replaced, so that an owner is ready after milliseconds.
+It keeps the contract of palace/engine/api.py with palace's own `DurableCalls`, `CallGroups`,
+`Recovery` and `Checkpointer`; only mempalace and Chroma are replaced, so that an owner is ready
+after milliseconds.
 
 The store is one file of lines, which is open for as long as a real store would be.  It is a
 witness, too: each line names the epoch that wrote it, and whoever opens the store while somebody
@@ -20,9 +21,9 @@ from typing import Any
 
 from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.batch import Batch, PendingWrite, store_or_each
-from palace.engine.durability.checkpointer import Keeper
-from palace.engine.durability.durable import Durable
-from palace.engine.durability.memory import Memory
+from palace.engine.durability.calls import DurableCalls
+from palace.engine.durability.checkpointer import Checkpointer
+from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.recovery import Recovery
 from palace.engine.stores.files import Files
 from palace.engine.stores.projection import Change
@@ -149,33 +150,33 @@ class LightStore:
     def applied(self, changes: Iterable[Change]) -> None:
         return
 
-    def look(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         return {"seq": self._seq, "sums": list(self._sums)}
 
-    def measure(self) -> dict[str, Any]:
+    def read_fingerprint(self) -> dict[str, Any]:
         self._load()
-        return self.look()
+        return self.fingerprint()
 
     def recount(self) -> None:
         return
 
-    def was_replaced(self, base: Any) -> bool:
-        return self.is_older(base)
+    def was_replaced(self, baseline: Any) -> bool:
+        return self.is_older(baseline)
 
-    def is_older(self, base: Any) -> bool:
-        return bool(self._seq < base["seq"])
+    def is_older(self, baseline: Any) -> bool:
+        return bool(self._seq < baseline["seq"])
 
-    def suspects(self, base: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
+    def suspects(self, baseline: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
         ours = {entity for entity in touched if self.owns(entity[0])}
-        if self.is_older(base):
+        if self.is_older(baseline):
             return True
-        if {e for e, number in self._numbers.items() if number > base["seq"]} - ours:
+        if {e for e, number in self._numbers.items() if number > baseline["seq"]} - ours:
             return True
-        then = _sums(touched[e].base for e in ours if touched[e].base is not None)
+        then = _sums(touched[e].baseline for e in ours if touched[e].baseline is not None)
         now = _sums(self._live[e] for e in ours if e in self._live)
         return any(
             (b - t) & _64_BITS != (m - n) & _64_BITS
-            for b, t, m, n in zip(base["sums"], then, self._sums, now, strict=True)
+            for b, t, m, n in zip(baseline["sums"], then, self._sums, now, strict=True)
         )
 
 
@@ -185,7 +186,7 @@ def _sums(payloads: Iterable[Any]) -> list[int]:
 
 
 class LightStores:
-    """What `Memory` asks of all stores together."""
+    """What `DurableCalls` asks of all stores together."""
 
     def __init__(self, root: str, kernel: Kernel, epoch: int) -> None:
         self.light = LightStore(root, kernel, epoch)
@@ -195,8 +196,8 @@ class LightStores:
     def all(self) -> tuple[Any, ...]:
         return (self.files, self.light)
 
-    def looks(self) -> dict[str, Any]:
-        return {projection.name: projection.look() for projection in self.all}
+    def fingerprints(self) -> dict[str, Any]:
+        return {projection.name: projection.fingerprint() for projection in self.all}
 
 
 class MempalaceEngine:
@@ -213,7 +214,7 @@ class MempalaceEngine:
         self._paths = paths
         self._kernel = kernel
         self._stamp = stamp
-        self._memory: Memory | None = None
+        self._memory: DurableCalls | None = None
         self._progress = 0
         self._here = threading.local()
         self._stores = LightStores(paths.root, kernel, stamp.epoch)
@@ -224,10 +225,10 @@ class MempalaceEngine:
         )
         stores = self._stores
         recovery = Recovery(journal=journal, projections=stores.all, progress=no_progress)
-        recovery.look()
+        recovery.scan()
         stores.light.open()
-        keeper = Keeper(journal=journal, bytes_min=CHECKPOINT_BYTES)
-        memory = Memory(journal, stores, Durable(journal), recovery, keeper)  # type: ignore[arg-type]
+        checkpointer = Checkpointer(journal=journal, bytes_min=CHECKPOINT_BYTES)
+        memory = DurableCalls(journal, stores, CallGroups(journal), recovery, checkpointer)  # type: ignore[arg-type]
         memory.recover()
         self._memory = memory
         return load_catalogue(None)
@@ -240,7 +241,7 @@ class MempalaceEngine:
         memory = self._memory
         with nullcontext() if call.batch is None else call.batch.member():
             self._here.batch = call.batch
-            return memory.answer(call, lambda: self._dispatch(memory.durable, call))
+            return memory.answer(call, lambda: self._dispatch(memory.groups, call))
 
     def batch(self, messages: Sequence[dict[str, Any]]) -> Batch[Any]:
         return Batch(messages, lambda puts: store_or_each(puts, self._store))
@@ -277,7 +278,7 @@ class MempalaceEngine:
 
     # The tools.
 
-    def _dispatch(self, durable: Durable, call: Call) -> Reply:
+    def _dispatch(self, durable: CallGroups, call: Call) -> Reply:
         params = call.message["params"]
         tool = getattr(self, "_" + params["name"].removeprefix("mempalace_"))
         try:
@@ -288,7 +289,7 @@ class MempalaceEngine:
         reply = {"jsonrpc": "2.0", "id": call.message.get("id"), "result": result}
         return Reply(payload=jsonrpc.encode(reply))
 
-    def _change(self, durable: Durable, kind: str, ident: str, after: Any) -> None:
+    def _change(self, durable: CallGroups, kind: str, ident: str, after: Any) -> None:
         """Make one storage operation as a seam does it."""
         store = self._stores.light
         with store.lock:
@@ -297,7 +298,7 @@ class MempalaceEngine:
             durable.change(store, [change], lambda: store.write(kind, {ident: after}))
         self._progress += 1
 
-    def _add_drawer(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _add_drawer(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """File a drawer in parts under ids of its own, and count it in its author's tally."""
         who, nonce = arguments["who"], arguments["nonce"]
         for part in range(arguments["parts"]):
@@ -307,7 +308,7 @@ class MempalaceEngine:
         self._change(durable, "tally", who, {"count": tally["count"] + 1})
         return {"success": True}
 
-    def _diary_write(self, durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _diary_write(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """File an entry, together with whoever else does."""
         body = {"who": arguments["agent_name"], "nonce": arguments["nonce"]}
         ident, group = self._kernel.token(6), durable.current()
@@ -320,17 +321,17 @@ class MempalaceEngine:
     def _store(self, puts: Sequence[PendingWrite[Any]]) -> None:
         """Store the entries of several calls at once."""
         assert self._memory is not None, "load() comes first"
-        store, durable = self._stores.light, self._memory.durable
+        store, durable = self._stores.light, self._memory.groups
         bodies = {put.write[0]: put.write[1] for put in puts}
         changes = [Change("entry", ident, None, body) for ident, body in bodies.items()]
         with store.lock, durable.on_behalf({put.write[0]: put.write[2] for put in puts}):
             durable.change(store, changes, lambda: store.write("entry", bodies))
 
-    def _get_drawer(self, _durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _get_drawer(self, _durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         tally = self._stores.light.read("tally", [arguments["who"]])
         return {"success": True, "count": tally.get(arguments["who"], {"count": 0})["count"]}
 
-    def _hook_settings(self, _durable: Durable, arguments: dict[str, Any]) -> dict[str, Any]:
+    def _hook_settings(self, _durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """Do something outside of the palace, which can't be taken back."""
         fd = self._kernel.open_append(f"{self._paths.root}.effects")
         os.write(fd, f"{arguments['nonce']}\n".encode())

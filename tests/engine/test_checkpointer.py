@@ -1,4 +1,4 @@
-"""The keeper's thread: checkpoints beside the work."""
+"""The checkpointer's thread: checkpoints beside the work."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from palace.engine.durability.checkpointer import Keeper
+from palace.engine.durability.checkpointer import Checkpointer
 from palace.journal.journal import Journal
 from palace.journal.record import PUT, UNIT, Draft, Stamp
 from palace.journal.replay import newest_checkpoint, replay
@@ -40,14 +40,14 @@ def wait_for_checkpoint(journal: Journal) -> None:
 
 
 def test_a_grown_journal_gets_a_checkpoint_and_says_the_same(journal: Journal) -> None:
-    keeper = Keeper(journal=journal, bytes_min=5000)
-    keeper.start()
+    checkpointer = Checkpointer(journal=journal, bytes_min=5000)
+    checkpointer.start()
 
     write(journal, 100)
     wait_for_checkpoint(journal)
     write(journal, 20)
     journal.sync(journal.seq)
-    keeper.end()
+    checkpointer.end()
 
     live = replay(journal.directory, journal.kernel)
     found = {ident: live.payload(("k", ident))["n"] for ident in live.ids("k")}
@@ -58,9 +58,9 @@ def test_a_grown_journal_gets_a_checkpoint_and_says_the_same(journal: Journal) -
 def test_an_owner_that_leaves_breaks_a_checkpoint_off(journal: Journal) -> None:
     write(journal, 100)
     before = list_segments(journal.directory, journal.kernel)
-    keeper = Keeper(journal=journal, bytes_min=1)
-    keeper.end()
-    keeper.start()
+    checkpointer = Checkpointer(journal=journal, bytes_min=1)
+    checkpointer.end()
+    checkpointer.start()
 
     assert newest_checkpoint(journal.directory, journal.kernel) is None
     assert list_segments(journal.directory, journal.kernel) == before

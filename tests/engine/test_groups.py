@@ -1,11 +1,11 @@
-"""Journal first: what is changed, taken back, owed and recovered, over two stores in memory."""
+"""Journal first: what is changed, rolled back, deferred, recovered, over two stores in memory."""
 
 import errno
 from typing import Any
 
 import pytest
 
-from palace.engine.durability import durable
+from palace.engine.durability.groups import ROOM_BYTES, Group
 from palace.engine.stores.projection import Change, same
 from palace.journal.record import ABORT, OUTCOME, PUT, UNDO, UNIT
 from palace.protocol.errors import JournalFailed
@@ -62,14 +62,14 @@ def test_a_call_of_units_keeps_what_it_has_ended() -> None:
     life = awake(Disk())
 
     def work() -> None:
-        with life.durable.group("s:1", units=True):
+        with life.durable.group("s:1", non_atomic=True):
             life.set("a", x=1)
-            life.durable.end_of_file()
-            life.durable.end_of_file()
+            life.durable.at_boundary()
+            life.durable.at_boundary()
             life.set("a", y=2)
 
     work()
-    life.durable.end_of_file()
+    life.durable.at_boundary()
     assert actions(life)[1:] == [PUT, UNIT, PUT]
 
     again = after(life)
@@ -80,9 +80,9 @@ def test_a_call_of_units_keeps_what_it_has_ended() -> None:
 
 def test_a_call_without_units_ignores_their_boundaries() -> None:
     life = awake(Disk())
-    with life.durable.group("s:1", units=False):
+    with life.durable.group("s:1", non_atomic=False):
         life.set("a", x=1)
-        life.durable.end_of_file()
+        life.durable.at_boundary()
 
     assert actions(life)[1:] == [PUT]
     assert after(life).contents == {}
@@ -91,8 +91,8 @@ def test_a_call_without_units_ignores_their_boundaries() -> None:
 # Changes of several calls at once.
 
 
-def groups_of(*names: str) -> dict[str, durable.Group]:
-    return {name: durable.Group(f"{name}:1") for name in names}
+def groups_of(*names: str) -> dict[str, Group]:
+    return {name: Group(f"{name}:1") for name in names}
 
 
 def test_what_is_stored_at_once_is_each_calls_own() -> None:
@@ -178,7 +178,7 @@ def test_a_change_that_its_store_refuses_is_taken_back(half: bool) -> None:
     life.call("s:1", ("a", "x", 1))
     failing(life, half=half)
 
-    with life.durable.group("s:2", units=False) as group:
+    with life.durable.group("s:2", non_atomic=False) as group:
         life.set("b", z=3)
         with pytest.raises(LookupError):
             life.set("a", x=2, y=2)
@@ -238,7 +238,7 @@ def test_a_call_that_can_not_be_taken_back_is_no_success_and_the_last_of_its_own
     life.call("s:1", ("a", "x", 1))
     broken_for_good(life)
 
-    with life.durable.group("s:2", units=False) as group:
+    with life.durable.group("s:2", non_atomic=False) as group:
         life.set("b", z=2)
         with pytest.raises(LookupError, match="refuses"):
             life.set("a", x=2, y=2)
@@ -256,9 +256,9 @@ def test_a_call_that_can_not_be_taken_back_is_no_success_and_the_last_of_its_own
 
 def test_a_failed_call_does_not_take_back_what_somebody_else_made_of_it() -> None:
     life = awake(Disk())
-    with life.durable.group("s:1", units=False) as group:
+    with life.durable.group("s:1", non_atomic=False) as group:
         life.set("a", x=1, y=1)
-        other = life.durable.group("s:2", units=False)
+        other = life.durable.group("s:2", non_atomic=False)
         with other as theirs:
             life.set("a", x=2)
         life.durable.commit(theirs, "done")
@@ -276,7 +276,7 @@ def test_without_the_journal_nothing_is_made() -> None:
     life = awake(Disk())
     life.disk.fail("write", errno.EIO)
     before = life.journal.seq
-    with life.durable.group("s:1", units=False) as group:
+    with life.durable.group("s:1", non_atomic=False) as group:
         with pytest.raises(JournalFailed):
             life.set("a", x=1)
     with pytest.raises(JournalFailed):
@@ -291,7 +291,7 @@ def test_without_the_journal_nothing_is_made() -> None:
 def test_on_a_nearly_full_disk_a_change_is_refused_before_it_is_journalled() -> None:
     life = awake(Disk())
     life.call("s:1", ("a", "x", 1))
-    life.disk.room = durable.ROOM_BYTES - 1
+    life.disk.room = ROOM_BYTES - 1
     for work in (lambda: life.call("s:2", ("a", "x", 2)), lambda: life.set("a", x=2)):
         with pytest.raises(JournalFailed, match="nearly full"):
             work()
@@ -335,7 +335,7 @@ def test_a_call_whose_outcome_can_not_be_written_is_taken_back() -> None:
 
 def test_a_call_that_went_on_after_a_failure_is_taken_back_as_a_whole() -> None:
     life = awake(Disk())
-    with life.durable.group("s:1", units=False) as group:
+    with life.durable.group("s:1", non_atomic=False) as group:
         life.set("a", x=1)
         life.disk.fail("write", errno.EIO)
         with pytest.raises(JournalFailed):
@@ -350,7 +350,7 @@ def test_a_call_that_went_on_after_a_failure_is_taken_back_as_a_whole() -> None:
 
 def test_a_call_of_units_that_fails_keeps_what_it_did() -> None:
     life = awake(Disk())
-    with life.durable.group("s:1", units=True) as group:
+    with life.durable.group("s:1", non_atomic=True) as group:
         life.set("a", x=1)
         life.disk.fail("write", errno.EIO)
         with pytest.raises(JournalFailed):
@@ -364,7 +364,7 @@ def test_a_call_of_units_that_fails_keeps_what_it_did() -> None:
     assert after(life).contents == entities(x=1)
 
 
-# What is owed.
+# Deferred records.
 
 
 def test_what_could_not_be_said_is_said_before_anything_else() -> None:
@@ -382,7 +382,7 @@ def test_what_could_not_be_said_is_said_before_anything_else() -> None:
     life.check()
 
 
-def test_nothing_is_changed_before_what_is_owed_is_said() -> None:
+def test_nothing_is_changed_before_deferred_records_are_written() -> None:
     life = awake(Disk())
     life.disk.fail("write", errno.EIO, skip=1, times=3)
     with pytest.raises(JournalFailed):
@@ -396,7 +396,7 @@ def test_nothing_is_changed_before_what_is_owed_is_said() -> None:
     life.check()
 
 
-def test_an_end_that_is_owed_is_not_lost() -> None:
+def test_end_that_was_deferred_is_not_lost() -> None:
     life = awake(Disk())
     life.disk.fail("write", errno.EIO, skip=1)
     life.set("a", x=1)

@@ -1,31 +1,34 @@
-"""A palace's journal and stores together, as the engine uses them."""
+"""Calls that survive a death: each is one group of changes, and is answered once.
+
+A call is dispatched inside a group (groups.py), and its reply is recorded as the group's outcome.
+When a client sends a call again because its owner died, the journal says what became of it: a
+recorded reply is repeated, an unfinished call was taken back and runs again.
+"""
 
 import json
 import logging
 import sqlite3
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 
-from palace.engine.api import Call, DurableCallback, Reply
-from palace.engine.durability.checkpointer import Keeper
-from palace.engine.durability.durable import CallContext, Durable
+from palace.engine.api import Call, Reply
+from palace.engine.durability.checkpointer import Checkpointer
+from palace.engine.durability.groups import CallContext, CallGroups
+from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.recovery import Recovery
 from palace.engine.durability.swap import finish_swap
-from palace.engine.stock import Server
-from palace.engine.stores.stores import Stores, build_stores, install_seams, migrate
-from palace.journal.journal import Journal
+from palace.engine.stores.chroma_api import ChromaApi
+from palace.engine.stores.palace_stores import Stores, build_stores, migrate
+from palace.engine.stores.seams import install_seams
+from palace.journal.journal import Journal, SyncCallback
 from palace.journal.purge import PURGED_REPLY
-from palace.journal.record import ADOPT, STATE, Draft, Stamp
+from palace.journal.record import ADOPT, STATE, Draft, JsonObject
 from palace.journal.replay import Progress
-from palace.kernel.kernel import Kernel
 from palace.protocol import jsonrpc
 from palace.protocol.errors import JournalFailed, OutcomeUnknown, PalaceError, Quarantined
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.tools import Kind
-from palace.settings.config import Config
-from palace.settings.paths import Paths
 
 RUN_AGAIN = (
     "palace: the broker ended while this was under way before; it was run again from its start."
@@ -35,24 +38,24 @@ logger = logging.getLogger("palace.journal")
 
 
 @attrs.define(eq=False)
-class Memory:
-    """Answers calls through the journal.  Made by `open_memory`; `close` ends it."""
+class DurableCalls:
+    """One palace's journal and stores, open.  From `open_durable_calls`; `close` ends it."""
 
     journal: Journal
     stores: Stores
-    durable: Durable
+    groups: CallGroups
     recovery: Recovery
-    keeper: Keeper
+    checkpointer: Checkpointer
 
     def recover(self) -> None:
         """Bring journal and stores together (palace/engine/durability/recovery.py); may take long.
 
-        Without it, which a damaged store is left to, calls are journalled, and nothing is said of
-        what the stores look like: the next owner does it.
+        A damaged store is left without it: its calls are journalled all the same, but no closing
+        record holds fingerprints, so that the next owner recovers from the last ones there are.
         """
-        self.journal.look = self.stores.looks
+        self.journal.fingerprints = self.stores.fingerprints
         self.recovery.run()
-        self.keeper.start()
+        self.checkpointer.start()
 
     def answer(self, call: Call, dispatch: Callable[[], Reply]) -> Reply:
         """Dispatch a call as one group, or repeat what the journal knows of it."""
@@ -66,16 +69,16 @@ class Memory:
             return Reply(payload=text.encode("utf-8", "surrogatepass") or None)
         if verdict is not Verdict.RUN:
             return refused(call, verdict)
-        with self.durable.group(call.key, units=call.tool.units) as group:
+        with self.groups.group(call.key, non_atomic=call.tool.non_atomic) as group:
             reply = dispatch()
-        if call.maybe_ran and call.tool.units:
-            reply = attrs.evolve(reply, payload=_noted(reply.payload))
+        if call.maybe_ran and call.tool.non_atomic:
+            reply = attrs.evolve(reply, payload=_marked_as_rerun(reply.payload))
         try:
             text = (reply.payload or b"").decode("utf-8", "surrogatepass")
-            seq = self.durable.commit(group, text)
+            seq = self.groups.commit(group, text)
         except JournalFailed as error:
-            return attrs.evolve(_failure(call, error), stuck=self.durable.stuck)
-        return attrs.evolve(reply, seq=seq, stuck=self.durable.stuck)
+            return attrs.evolve(_failure(call, error), stuck=self.groups.stuck)
+        return attrs.evolve(reply, seq=seq, stuck=self.groups.stuck)
 
     def _trace(self, call: Call) -> Trace:
         if not call.maybe_ran:
@@ -84,18 +87,18 @@ class Memory:
         return Trace(
             kept=not self.journal.is_forgotten(call.session, call.ordinal, call.epoch),
             recorded=known is not None,
-            crashes=0 if call.tool.units else self.journal.crashes(call.key),
+            crashes=0 if call.tool.non_atomic else self.journal.crashes(call.key),
         )
 
-    def when_durable(self, seq: int, callback: DurableCallback) -> None:
-        def tell(problem: JournalFailed | None) -> None:
+    def when_durable(self, seq: int, callback: SyncCallback) -> None:
+        def on_sync(problem: JournalFailed | None) -> None:
             if problem is None:
                 self.journal.kernel.failpoint("reply")
             callback(problem)
 
-        self.journal.when_synced(seq, tell)
+        self.journal.when_synced(seq, on_sync)
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> JsonObject:
         return {
             "journal": "on",
             "seq": self.journal.seq,
@@ -105,7 +108,7 @@ class Memory:
 
     def close(self) -> None:
         """Take over what stock wrote beside the seams, and make everything durable."""
-        self.keeper.end()
+        self.checkpointer.end()
         changes = self.stores.files.changes()
         if changes:
             drafts = [
@@ -118,35 +121,31 @@ class Memory:
         self.journal.close()
 
 
-def open_memory(
-    place: tuple[Paths, Config, Kernel],
-    stamp: Stamp,
-    server: Server,
+def open_durable_calls(
+    palace: OwnedPalace,
+    open_chroma: Callable[[], ChromaApi],
     progress: Progress,
-    context: CallContext,
-) -> Memory:
-    """Open the journal and look at the stores; call it before any store is open.
+    context: CallContext | None = None,
+) -> DurableCalls:
+    """Open the journal, scan the stores and install the seams; call it before any store is open.
 
-    Raises JournalBroken and StoreCorrupt.
+    `open_chroma` opens stock's Chroma; `context` is the one in which the engine keeps what it knows
+    of each thread's call.  Raises JournalBroken, StoreCorrupt and StoreUnavailable.
     """
-    paths, config, kernel = place
+    paths, kernel = palace.paths, palace.kernel
     if finish_swap(paths.root, kernel):
         logger.warning("an interrupted rebuild was carried through")
-    journal = Journal.open(paths.journal, kernel, stamp)
-
-    def api() -> Any:
-        return server._get_client()._server  # noqa: SLF001
-
-    stores = build_stores(paths, config, kernel, api)
+    journal = Journal.open(paths.journal, kernel, palace.stamp)
+    stores = build_stores(paths, palace.config, kernel, open_chroma)
     migrate(stores)
     recovery = Recovery(journal=journal, projections=stores.all, progress=progress)
     try:
-        recovery.look()
+        recovery.scan()
     except sqlite3.DatabaseError as error:  # stock's own check will say so to every call
         logger.error("the store is damaged: %s. Bring it back: palace rebuild --stop", error)  # noqa: TRY400
-    durable = Durable(journal, context=context)
-    install_seams(stores, durable)
-    return Memory(journal, stores, durable, recovery, Keeper(journal=journal))
+    groups = CallGroups(journal, context=context or CallContext())
+    install_seams(stores, groups)
+    return DurableCalls(journal, stores, groups, recovery, Checkpointer(journal=journal))
 
 
 def refused(call: Call, verdict: Verdict) -> Reply:
@@ -157,8 +156,8 @@ def refused(call: Call, verdict: Verdict) -> Reply:
             call,
             Quarantined(
                 f"{name} was under way when two brokers died, so it is not tried again by itself. "
-                "What it changed was taken back, or is named by `palace doctor`. Ask anew if you "
-                "think that it is harmless."
+                "What it changed was taken back, or is named by `palace doctor`. Ask again if "
+                "you think that it is harmless."
             ),
         )
     return _failure(
@@ -175,7 +174,7 @@ def _failure(call: Call, problem: PalaceError) -> Reply:
     return Reply(payload=jsonrpc.encode(jsonrpc.failure(ident, problem)))
 
 
-def _noted(payload: bytes | None) -> bytes | None:
+def _marked_as_rerun(payload: bytes | None) -> bytes | None:
     """Add to a tool's result that it ran a second time."""
     message = json.loads(payload or b"null")
     result = message.get("result") if isinstance(message, dict) else None

@@ -1,22 +1,31 @@
 """Journal first: each change is on the disk before it is made, each reply after it.
 
-A call's changes form a *group* under its key.  Changes made outside of any call, and those of calls
-that are made of units, stand for themselves.  What can't be finished is taken back at once where
-that is possible, and otherwise by the next owner (recovery.py): this one is *stuck*
-then, makes no further change, and leaves.
+Theory of operation.  A call's changes form a *group* under its key:
+
+    append the changes, fsync -> make them -> ... -> append the outcome, fsync -> reply
+
+A group without an outcome is rolled back, whole: by this owner, where the journal fails before the
+outcome is written; by the next one (recovery.py), where this one died.  Two kinds of change are
+kept at once instead: those made outside of any call, and those of a non-atomic call (mine, sync),
+which keeps what it did up to its last boundary.
+
+Where even the rollback fails, the group stays open in the journal for the next owner.  This one is
+*stuck* then: it makes no further change, which the rollback could undo, and leaves.  A record that
+a full disk keeps out of the journal is deferred, and written before any other.
 """
 
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import attrs
 
-from palace.engine.stores.projection import Change, Projection, same, undo
+from palace.engine.stores.projection import Change, Projection, same
 from palace.journal.journal import Journal
-from palace.journal.record import ABORT, DELETE, OUTCOME, PUT, UNIT, Draft
+from palace.journal.record import ABORT, DELETE, OUTCOME, PUT, UNIT, Draft, Entity, Payload
+from palace.journal.undo import undo
 from palace.protocol.errors import JournalFailed
 
 T = TypeVar("T")
@@ -32,10 +41,10 @@ class Group:
     """The changes of one call: each entity's first one, in order of touching, and last state."""
 
     key: str
-    units: bool = False
+    non_atomic: bool = False
     step: int = 0
-    first: dict[tuple[str, str], tuple[Projection, Change]] = attrs.field(factory=dict)
-    last: dict[tuple[str, str], Any] = attrs.field(factory=dict)
+    first: dict[Entity, tuple[Projection, Change]] = attrs.field(factory=dict)
+    last: dict[Entity, Payload] = attrs.field(factory=dict)
     failure: JournalFailed | None = None
 
     @property
@@ -43,8 +52,8 @@ class Group:
         return self.step > 0
 
 
-class Booked(NamedTuple):
-    """A change, and the group that it belongs to."""
+class AttributedChange(NamedTuple):
+    """A change, and the group of the call that makes it."""
 
     group: Group
     change: Change
@@ -61,20 +70,20 @@ class CallContext(threading.local):
 
 
 @attrs.define(eq=False)
-class Durable:
-    """Binds the journal to the projections.  Threads share one."""
+class CallGroups:
+    """Journals the changes of each call as a group, and makes them.  Threads share one."""
 
     journal: Journal
     stuck: bool = False
     context: CallContext = attrs.field(factory=CallContext)
-    _owed: list[Draft] = attrs.field(factory=list)  # what a full disk kept us from saying
+    _deferred: list[Draft] = attrs.field(factory=list)  # what a full disk kept out of the journal
     _count: int = 0
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     @contextmanager
-    def group(self, key: str, *, units: bool) -> Iterator[Group]:
+    def group(self, key: str, *, non_atomic: bool) -> Iterator[Group]:
         """Collect what this thread changes under a call's key; the caller says how it ended."""
-        group = Group(key, units)
+        group = Group(key, non_atomic)
         self.context.group = group
         try:
             yield group
@@ -87,9 +96,10 @@ class Durable:
 
     @contextmanager
     def on_behalf(self, groups: Mapping[str, Group]) -> Iterator[None]:
-        """Book this thread's changes under the groups of other calls, by the changed entity's id.
+        """Attribute this thread's changes to the groups of other calls, by the changed entity's id.
 
-        One call's thread stores for a whole batch: what fails then fails for nobody yet.
+        One call's thread stores for a whole batch.  A failure then fails none of the calls: each is
+        tried again alone.
         """
         self.context.groups = groups
         try:
@@ -102,7 +112,7 @@ class Durable:
 
         The caller holds the projection's lock since it read the `before`s.
         """
-        changes = [change for change in changes if _is_one(change)]
+        changes = [change for change in changes if _is_change(change)]
         if not changes:
             return make()
         groups = self.context.groups
@@ -113,13 +123,13 @@ class Durable:
         if group is None:
             group = Group(self._own_key())
         try:
-            booked = [Booked(group, change) for change in changes]
-            result = self._change(projection, booked, make, alone=alone)
+            attributed = [AttributedChange(group, change) for change in changes]
+            result = self._change(projection, attributed, make, alone=alone)
         except JournalFailed as error:
             group.failure = error
             raise
         if alone:
-            self.end_unit(group)
+            self.keep_so_far(group)
         return result
 
     def _change_for(
@@ -129,12 +139,12 @@ class Durable:
         changes: Sequence[Change],
         make: Callable[[], T],
     ) -> T:
-        booked = [Booked(groups[change.id], change) for change in changes]
+        attributed = [AttributedChange(groups[change.id], change) for change in changes]
         try:
-            return self._change(projection, booked, make)
+            return self._change(projection, attributed, make)
         except JournalFailed as error:
-            owners = _groups(booked)
-            if len(owners) == 1:  # what failed for several will be tried for each
+            owners = _groups(attributed)
+            if len(owners) == 1:  # several are tried again, one by one
                 owners[0].failure = error
             raise
 
@@ -152,29 +162,35 @@ class Durable:
     def _change(
         self,
         projection: Projection,
-        booked: Sequence[Booked],
+        attributed: Sequence[AttributedChange],
         make: Callable[[], T],
         *,
         alone: bool = False,
     ) -> T:
         journal = self.journal
         if self.stuck:
-            raise _stuck()
-        self._pay()
-        for group in _groups(booked):
+            raise _stuck_error()
+        # In the order in which things happened: a deferred undo that came after a new change of the
+        # same entity would be replayed as the newer state.
+        self._append_deferred()
+        for group in _groups(attributed):
             group.step += 1
         self._check_room()
-        seq = journal.append([_draft(group, change) for group, change in booked])
+        seq = journal.append([_draft(group, change) for group, change in attributed])
         try:
             journal.sync(seq)
             journal.kernel.failpoint("apply")
             result = make()
         except BaseException:
-            self._take_back(projection, booked, alone=alone)
+            # The records are in the file, though perhaps not on the disk, and the store may hold a
+            # part of the change.
+            self._roll_back_operation(projection, attributed, alone=alone)
             raise
         journal.kernel.failpoint("applied")
-        projection.applied([change for _, change in booked])
-        for group, change in booked:
+        projection.applied([change for _, change in attributed])
+        for group, change in attributed:
+            # The first `before` is what a rollback restores; the last `after` tells whether the
+            # entity is still as this group left it.
             group.first.setdefault((change.kind, change.id), (projection, change))
             group.last[change.kind, change.id] = change.after
         return result
@@ -188,32 +204,34 @@ class Durable:
                 "itself."
             )
 
-    def _take_back(self, projection: Projection, booked: Sequence[Booked], *, alone: bool) -> None:
-        """One operation failed: the journal, and if need be the store, say it wasn't made."""
-        groups = _groups(booked)
+    def _roll_back_operation(
+        self, projection: Projection, attributed: Sequence[AttributedChange], *, alone: bool
+    ) -> None:
+        """Restore the entities of an operation that failed, and say so in the journal."""
+        groups = _groups(attributed)
         logger.warning("a change of %s failed and is taken back", [group.key for group in groups])
         try:
-            for _, change in booked:
+            for _, change in attributed:
                 actual = projection.read(change.kind, [change.id]).get(change.id)
                 if not same(actual, change.before):
                     projection.write(change.kind, {change.id: change.before})
         except Exception:
             logger.exception("a failed change could not be taken back: the next owner does it")
-            failure = self._leave_open()
+            failure = self._leave_to_next_owner()
             for group in groups:
                 group.failure = failure
             return
-        drafts = [undo(group.key, change) for group, change in booked]
+        drafts = [undo(group.key, change) for group, change in attributed]
         if alone:
             drafts += [
                 Draft(action=ABORT, key=group.key, payload={"why": "it failed"}) for group in groups
             ]
-        self._say(drafts)
+        self._append_or_defer(drafts)
 
     # The end of a group.
 
-    def end_unit(self, group: Group | None = None) -> None:
-        """What the group did so far stays, whatever becomes of the rest."""
+    def keep_so_far(self, group: Group | None = None) -> None:
+        """Commit what the group did so far, whatever becomes of the rest."""
         group = group or self.current()
         if group is None or not group.first:
             return
@@ -221,13 +239,14 @@ class Durable:
         try:
             self.journal.close_key(group.key, UNIT)
         except JournalFailed:
-            self._owed.append(Draft(action=UNIT, key=group.key, payload={}))
+            # The changes stand in the stores; a death before this is written rolls them back.
+            self._deferred.append(Draft(action=UNIT, key=group.key, payload={}))
 
-    def end_of_file(self) -> None:
-        """A long call has come to a boundary where it may be interrupted for good."""
+    def at_boundary(self) -> None:
+        """Note that this thread's call, if it is non-atomic, has finished a part that may stay."""
         group = self.current()
-        if group is not None and group.units:
-            self.end_unit(group)
+        if group is not None and group.non_atomic:
+            self.keep_so_far(group)
 
     def commit(self, group: Group, reply: str) -> int:
         """Record a call's outcome; return the seq whose durability it waits for, 0 for none.
@@ -238,18 +257,18 @@ class Durable:
             return 0
         if group.failure is None:
             try:
-                self._pay()
+                self._append_deferred()
                 self.journal.kernel.failpoint("outcome")
                 return self.journal.close_key(group.key, OUTCOME, reply=reply)
             except JournalFailed as error:
                 group.failure = error
         if not self.stuck:
-            self._take_all_back(group)
+            self._roll_back(group)
         raise group.failure
 
-    def _take_all_back(self, group: Group) -> None:
-        if group.units:
-            self.end_unit(group)
+    def _roll_back(self, group: Group) -> None:
+        if group.non_atomic:
+            self.keep_so_far(group)
             return
         undone = []
         try:
@@ -257,41 +276,41 @@ class Durable:
                 with projection.lock:
                     now = projection.read(change.kind, [change.id]).get(change.id)
                     if not same(now, group.last[entity]):
-                        continue  # somebody else has changed it since: theirs is the last word
+                        continue  # another call has changed it since, and may be acknowledged
                     projection.write(change.kind, {change.id: change.before})
                     projection.applied([Change(change.kind, change.id, now, change.before)])
                 undone.append(undo(group.key, change))
         except Exception:
             logger.exception("a call could not be taken back: the next owner does it")
-            group.failure = self._leave_open()
+            group.failure = self._leave_to_next_owner()
             return
-        self._say(
+        self._append_or_defer(
             [*undone, Draft(action=ABORT, key=group.key, payload={"why": "the journal failed"})]
         )
 
-    def _leave_open(self) -> JournalFailed:
+    def _leave_to_next_owner(self) -> JournalFailed:
         """Leave a group open in the journal: the next owner takes it back from there."""
         self.stuck = True
-        return _stuck()
+        return _stuck_error()
 
-    # What must be said, now or as soon as there is room.
+    # Records that must not be lost, now or as soon as there is room.
 
-    def _say(self, drafts: list[Draft]) -> None:
+    def _append_or_defer(self, drafts: list[Draft]) -> None:
         with self._lock:
-            self._owed += drafts
+            self._deferred += drafts
         try:
-            self._pay()
+            self._append_deferred()
         except JournalFailed:
-            logger.warning("the journal can't be written: %d records wait", len(self._owed))
+            logger.warning("the journal can't be written: %d records wait", len(self._deferred))
 
-    def _pay(self) -> None:
-        if not self._owed:
+    def _append_deferred(self) -> None:
+        if not self._deferred:
             return
         with self._lock:
-            owed = list(self._owed)
-            if owed:
-                self.journal.append(owed)
-                self._owed.clear()
+            deferred = list(self._deferred)
+            if deferred:
+                self.journal.append(deferred)
+                self._deferred.clear()
 
     def _own_key(self) -> str:
         with self._lock:
@@ -299,17 +318,17 @@ class Durable:
             return f"own-{self.journal.stamp.epoch}-{self._count}"
 
 
-def _groups(booked: Sequence[Booked]) -> list[Group]:
+def _groups(attributed: Sequence[AttributedChange]) -> list[Group]:
     """Return the groups, each once; they are few."""
-    return list({id(group): group for group, _ in booked}.values())
+    return list({id(group): group for group, _ in attributed}.values())
 
 
-def _is_one(change: Change) -> bool:
+def _is_change(change: Change) -> bool:
     """Tell whether a change changes anything; to Python, 1 is True and 1.0 as well."""
     return change.before != change.after or not same(change.before, change.after)
 
 
-def _stuck() -> JournalFailed:
+def _stuck_error() -> JournalFailed:
     return JournalFailed(
         "A change could neither be finished nor taken back, so this broker leaves, and the next "
         "one takes it back at its start. Ask again. The broker's log says what went wrong."

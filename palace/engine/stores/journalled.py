@@ -1,0 +1,32 @@
+"""Which kinds of entities each tool may change: what a call of it leaves in the journal."""
+
+from palace.engine.stores import chroma
+
+_DRAWERS, _CLOSETS = (f"{chroma.PREFIX}mempalace_{name}" for name in ("drawers", "closets"))
+_FIRST_DRAWERS = (chroma.COLLECTION, _DRAWERS)  # the collection is made when it is first needed
+_INDEXED_DRAWERS = (_DRAWERS, _CLOSETS)  # a closet quotes the file that a drawer was mined from
+_FACTS = ("graph:entity", "graph:triple")
+# What a call of each tool may change; what is not listed changes nothing in the palace.
+JOURNALLED: dict[str, tuple[str, ...]] = {
+    "mempalace_kg_add": _FACTS,
+    "mempalace_kg_invalidate": ("graph:triple",),
+    "mempalace_kg_supersede": _FACTS,
+    "mempalace_create_tunnel": ("tunnel",),
+    "mempalace_delete_tunnel": ("tunnel",),
+    "mempalace_delete_hallway": ("hallway",),
+    "mempalace_follow_tunnels": ("tunnel",),
+    "mempalace_add_drawer": _FIRST_DRAWERS,
+    "mempalace_checkpoint": _FIRST_DRAWERS,
+    "mempalace_delete_drawer": _INDEXED_DRAWERS,
+    "mempalace_delete_drawers": _INDEXED_DRAWERS,
+    "mempalace_mine": (chroma.COLLECTION, *_INDEXED_DRAWERS, "hallway", "tunnel"),
+    "mempalace_delete_by_source": _INDEXED_DRAWERS,
+    "mempalace_sync": _INDEXED_DRAWERS,
+    "mempalace_update_drawer": _INDEXED_DRAWERS,
+    "mempalace_diary_write": _FIRST_DRAWERS,
+    "mempalace_event_append": ("log:event",),
+    "mempalace_task_create": ("log:event",),
+    "mempalace_event_ack": ("log:event",),
+    "mempalace_artifact_put": ("log:artifact",),
+    "mempalace_patch_submit": ("log:artifact", "log:event", "log:attached"),
+}

@@ -1,0 +1,131 @@
+"""All stores of one palace, and how each is opened."""
+
+import importlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import attrs
+
+from palace.engine.stores.chroma import Chroma
+from palace.engine.stores.chroma_api import ChromaApi, ChromaClient
+from palace.engine.stores.files import Files
+from palace.engine.stores.lists import JsonList
+from palace.engine.stores.projection import Projection
+from palace.engine.stores.rows import GRAPH, LOGSTREAM, Rows, Table
+from palace.journal.record import Json
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import StoreCorrupt
+from palace.settings.config import Config
+from palace.settings.paths import Paths
+
+
+@attrs.frozen(kw_only=True)
+class Stores:
+    """All projections of one palace, in the order in which they are written."""
+
+    chroma: Chroma
+    graph: Rows
+    logstream: Rows
+    tunnels: JsonList
+    hallways: JsonList
+    files: Files
+
+    @property
+    def all(self) -> tuple[Projection, ...]:
+        return (
+            self.files,
+            self.chroma,
+            self.graph,
+            self.logstream,
+            self.tunnels,
+            self.hallways,
+        )
+
+    def fingerprints(self) -> dict[str, Json]:
+        return {projection.name: projection.fingerprint() for projection in self.all}
+
+
+def build_stores(
+    paths: Paths, config: Config, kernel: Kernel, open_chroma: Callable[[], ChromaApi]
+) -> Stores:
+    """Return the stores of a palace; `open_chroma` opens its Chroma.  Nothing is opened yet."""
+    parent = os.path.dirname(paths.root)
+    return Stores(
+        chroma=Chroma(paths.root, open_chroma),
+        graph=_rows("graph", config.graph, GRAPH, "knowledge_graph", "KnowledgeGraph"),
+        logstream=_rows(
+            "logstream",
+            f"{paths.root}/logstream.sqlite3",
+            LOGSTREAM,
+            "logstream",
+            "Logstream",
+        ),
+        tunnels=JsonList(
+            name="tunnels", kind="tunnel", path=f"{parent}/tunnels.json", kernel=kernel
+        ),
+        hallways=JsonList(
+            name="hallways",
+            kind="hallway",
+            path=f"{parent}/hallways.json",
+            kernel=kernel,
+            member="hallways",
+            wrapper={"schema_version": 1},
+        ),
+        files=Files(paths.root, kernel),
+    )
+
+
+def open_chroma(root: str) -> ChromaClient:
+    """Open a new store as stock would; the caller closes the client."""
+    from mempalace.backends.chroma import ChromaBackend
+
+    client: ChromaClient = ChromaBackend.make_client(root)
+    return client
+
+
+@contextmanager
+def opened_stores(paths: Paths, config: Config, kernel: Kernel) -> Iterator[Stores]:
+    """Yield a palace's stores without seams; Chroma is opened when it is first needed.
+
+    It is closed when the block ends: nothing may use the stores after that.
+    """
+    with ExitStack() as closing:
+
+        def api() -> ChromaApi:
+            client = open_chroma(paths.root)
+            closing.callback(client.close)
+            return client._server  # noqa: SLF001
+
+        yield build_stores(paths, config, kernel, api)
+
+
+def unopened_stores(paths: Paths, config: Config, kernel: Kernel) -> Stores:
+    """Return a palace's stores for what their files say: Chroma can't be opened through them."""
+
+    def refuse() -> ChromaApi:
+        raise AssertionError("these stores are not to be opened")
+
+    return build_stores(paths, config, kernel, refuse)
+
+
+def _rows(name: str, path: str, tables: tuple[Table, ...], module: str, owner: str) -> Rows:
+    def make() -> None:
+        getattr(importlib.import_module(f"mempalace.{module}"), owner)(db_path=path).close()
+
+    return Rows(name, path, tables, create=make, exists=lambda: os.path.exists(path))
+
+
+def migrate(stores: Stores) -> None:
+    """Let stock bring old tables up to date before anything of them is journalled."""
+    for rows in (stores.graph, stores.logstream):
+        if not rows.exists():
+            continue
+        try:
+            rows.create()
+        except sqlite3.DatabaseError as error:
+            raise StoreCorrupt(
+                f"{rows.path} can't be opened: {error}. Bring it back from the journal: "
+                "palace stop --hold; palace rebuild; palace start"
+            ) from None
