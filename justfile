@@ -15,11 +15,11 @@ check-deep: (setup "--images") (model-check "deep")
 
 # The tests that use spin, sshd and the like, on a machine that seems to have none of them.
 check-bare:
-    python -m tests.support.bare
+    python -m tests.support.machines.bare
 
 # Install the system packages that tests use, where that is allowed; name those that are absent.
 setup *arguments:
-    @python -m tests.support.setup {{arguments}}
+    @python -m tests.support.machines.setup {{arguments}}
 
 # Show what the formatter would change.
 format-check:
@@ -104,8 +104,8 @@ image target *options:
 
 # Write the generated parts of docs/ anew.
 reference:
-    python -m tests.support.reference
+    python -m tests.support.documents.reference
 
 # Make docs/screens.md from a real run.
 screens:
-    python -m tests.support.screens
+    python -m tests.support.documents.screens

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from palace.engine.embedding.model import install_model, is_installed
-from tests.support.clients import Site, end_brokers
-from tests.support.needs import summary
-from tests.support.traces import traced
+from tests.support.machines.needs import summary
+from tests.support.processes.clients import Site, end_brokers
+from tests.support.processes.traces import traced
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.needs import need_command
+from tests.support.machines.needs import need_command
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

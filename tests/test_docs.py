@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from palace.protocol import errors
-from tests.support.reference import PAGES, ROOT, all_errors
+from tests.support.documents.reference import PAGES, ROOT, all_errors
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 

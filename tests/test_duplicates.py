@@ -24,17 +24,17 @@ PENDING = {
     ("palace/broker/endpoint.py", "palace/broker/endpoint.py", "owner: Owner,"),
     (
         "palace/engine/hosting/mempalace.py",
-        "tests/support/light/engine.py",
+        "tests/support/engines/light/engine.py",
         "self._memory.when_durable(seq, told)",
     ),
     (
         "palace/engine/stores/lists.py",
-        "tests/support/projections.py",
+        "tests/support/stores/memory.py",
         "def applied(self, changes: Iterable[Change]) -> None:",
     ),
     (
-        "tests/support/probe.py",
-        "tests/support/workshop.py",
+        "tests/support/engines/probe.py",
+        "tests/support/engines/maintenance.py",
         "assert self._process.stdin is not None",
     ),
 }

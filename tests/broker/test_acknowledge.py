@@ -6,8 +6,8 @@ from typing import ClassVar
 import pytest
 
 from palace.protocol import wire
-from tests.support.engine import LightEngine
-from tests.support.owner import Running, Shim, open_broker, until
+from tests.support.brokers.owner import Running, Shim, open_broker, until
+from tests.support.engines.gated import LightEngine
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 

@@ -23,9 +23,9 @@ from palace.protocol.broker_record import BrokerRecord, decode_broker_record
 from palace.protocol.errors import ConfigError
 from palace.protocol.lifecycle import Reason
 from palace.transport import websocket
-from tests.support.engine import LightEngine
-from tests.support.owner import Running, Shim, open_broker, until
-from tests.support.sshd import free_port
+from tests.support.brokers.owner import Running, Shim, open_broker, until
+from tests.support.engines.gated import LightEngine
+from tests.support.machines.sshd import free_port
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import trio.testing
 from palace.protocol import wire
 from palace.protocol.lifecycle import Reason
 from palace.protocol.session import Phase
-from tests.support.engine import LightEngine
-from tests.support.owner import Running, Shim, open_broker, until
+from tests.support.brokers.owner import Running, Shim, open_broker, until
+from tests.support.engines.gated import LightEngine
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 
 from palace.engine.api import Call, Reply
 from palace.protocol import wire
-from tests.support.engine import LightEngine
-from tests.support.owner import open_broker, until
+from tests.support.brokers.owner import open_broker, until
+from tests.support.engines.gated import LightEngine
 
 
 @pytest.fixture

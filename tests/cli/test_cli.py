@@ -13,7 +13,7 @@ from palace import __version__
 from palace.cli.app import app
 from palace.commands.status_text import status_text
 from palace.kernel.durations import span
-from tests.support.clients import PALACE
+from tests.support.processes.clients import PALACE
 
 NAMES = {
     *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),

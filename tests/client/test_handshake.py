@@ -21,7 +21,7 @@ from palace.protocol.errors import PalaceError, WireError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.site import Site
-from tests.support.needs import need_root
+from tests.support.machines.needs import need_root
 
 OWNER, STRANGER = 54_321, 54_322
 

@@ -23,9 +23,9 @@ from palace.protocol.errors import ConfigError
 from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
-from tests.support.clients import PALACE, Site
-from tests.support.needs import need_command, need_root
-from tests.support.processes import run
+from tests.support.machines.needs import need_command, need_root
+from tests.support.processes.brokers import run
+from tests.support.processes.clients import PALACE, Site
 
 WANTED = Exposure(listen="127.0.0.1:7253", advertise=("host.docker.internal:7253",))
 BY_HAND = """\

@@ -17,8 +17,8 @@ from palace.protocol import errors
 from palace.protocol.errors import ConfigError, LockHeld
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
-from tests.support.clients import Site
-from tests.support.needs import need_command
+from tests.support.machines.needs import need_command
+from tests.support.processes.clients import Site
 
 # A manager that notes what it is asked, in the place of one that would start units here.
 MANAGER = '#!/bin/sh\necho "$@" >> "$HOME/asked"\n'

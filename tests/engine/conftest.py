@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.places import make_site
-from tests.support.workshop import Workshop
+from tests.support.engines.maintenance import MaintenanceProcess
+from tests.support.processes.sites import make_site
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Iterator[Workshop]:
+def maintenance(
+    tmp_path_factory: pytest.TempPathFactory, model_home: Path
+) -> Iterator[MaintenanceProcess]:
     """The process that rebuilds, purges, copies and reads palaces for a module's tests."""
     root = tmp_path_factory.mktemp("workshop")
-    with Workshop(make_site(root, model_home).environ(), root / "log") as workshop:
-        yield workshop
+    with MaintenanceProcess(make_site(root, model_home).environ(), root / "log") as maintenance:
+        yield maintenance

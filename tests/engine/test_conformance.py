@@ -1,6 +1,6 @@
 """`palace shim` answers as stock `mempalace-mcp` does, reply for reply.
 
-One corpus (tests/support/corpus.py) is played to both, at the same path, one after the other.
+One corpus (tests/support/calls/corpus.py) is played to both, at the same path, one after the other.
 """
 
 import json
@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.support import corpus
-from tests.support.clients import Client, Site, end_brokers
-from tests.support.places import make_site, start_shim, start_stock
-from tests.support.transcript import Mask, canonical, run_calls, run_raw
+from tests.support.calls import corpus
+from tests.support.calls.transcript import Mask, canonical, run_calls, run_raw
+from tests.support.processes.clients import Client, Site, end_brokers
+from tests.support.processes.sites import make_site, start_shim, start_stock
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 

@@ -9,8 +9,8 @@ import pytest
 
 from palace.engine.api import Call
 from palace.protocol.request import tool_call
-from tests.support.engine import LightEngine
-from tests.support.hosted import HostedEngine
+from tests.support.engines.gated import LightEngine
+from tests.support.engines.hosted import HostedEngine
 
 CALL = {"jsonrpc": "2.0", "id": "x", "method": "tools/call"}
 

@@ -17,10 +17,10 @@ from mcp import ClientSession, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
 
-from tests.support.clients import PALACE, Client, Site, end_brokers, wait_until
-from tests.support.corpus import encode
-from tests.support.needs import need_command
-from tests.support.places import make_site, start_shim
+from tests.support.calls.corpus import encode
+from tests.support.machines.needs import need_command
+from tests.support.processes.clients import PALACE, Client, Site, end_brokers, wait_until
+from tests.support.processes.sites import make_site, start_shim
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
@@ -263,7 +263,7 @@ def typescript_sdk(pytestconfig: pytest.Config) -> Path:
 @pytest.mark.parametrize("transport", ["stdio", "http"])
 def test_typescript_client_is_served(served: Site, typescript_sdk: Path, transport: str) -> None:
     script = typescript_sdk / "client.mjs"  # packages are looked for beside a script
-    script.write_text((ROOT / "tests" / "support" / "sdk_client.mjs").read_text())
+    script.write_text((ROOT / "tests" / "support" / "calls" / "sdk_client.mjs").read_text())
     to = [*PALACE, "shim"] if transport == "stdio" else http_of(served)
     done = subprocess.run(
         ["node", str(script), transport, *to],

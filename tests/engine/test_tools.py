@@ -10,7 +10,7 @@ import pytest
 
 from palace.protocol.tools import TOOLS, UNKNOWN, Kind, Lane, classify_call
 from palace.settings.catalogue import load_catalogue
-from tests.support.clients import Site
+from tests.support.processes.clients import Site
 
 pytestmark = pytest.mark.engine
 

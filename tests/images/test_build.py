@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.boundary import mounted
-from tests.support.clients import Site, end_brokers, wait_until
-from tests.support.containers import ROOT, Builder, Image, fingerprints, open_builder
-from tests.support.killing import is_deep, is_full
-from tests.support.needs import need_command
-from tests.support.processes import Serving, make_palace, make_site
-from tests.support.sshd import NAME, free_port, open_sshd
+from tests.support.faults.killing import is_deep, is_full
+from tests.support.machines.containers import ROOT, Builder, Image, fingerprints, open_builder
+from tests.support.machines.mounts import mounted
+from tests.support.machines.needs import need_command
+from tests.support.machines.sshd import NAME, free_port, open_sshd
+from tests.support.processes.brokers import Serving, make_palace, make_site
+from tests.support.processes.clients import Site, end_brokers, wait_until
 
 pytestmark = [
     pytest.mark.process,

@@ -21,7 +21,7 @@ from images.references import (
     resolve_commit,
     resolve_image,
 )
-from tests.support.needs import need_command
+from tests.support.machines.needs import need_command
 
 DIGEST = "sha256:" + "5" * 64
 OTHER = "sha256:" + "6" * 64

@@ -13,7 +13,7 @@ from palace.journal.append import RESERVE_LEFT, Appender
 from palace.journal.record import OUTCOME, PUT, SEGMENT, Draft, Record, Stamp
 from palace.journal.segment import list_segments, read_segment, segment_path
 from palace.protocol.errors import JournalFailed
-from tests.support.disk import ROOT, Disk, all_kept, all_lost
+from tests.support.disks.memory import ROOT, Disk, all_kept, all_lost
 
 WAIT_S = 30.0
 

@@ -12,7 +12,7 @@ from palace.journal.journal import Journal
 from palace.journal.record import ADOPT, DELETE, OUTCOME, PUT, STATE, UNDO, Draft, Stamp
 from palace.journal.replay import digest_of, newest_checkpoint, replay
 from palace.journal.segment import ARCHIVE, list_segments
-from tests.support.disk import ROOT, Disk, Stopped, all_kept, all_lost
+from tests.support.disks.memory import ROOT, Disk, Stopped, all_kept, all_lost
 
 JOURNAL = f"{ROOT}/journal"
 STAMP = Stamp(epoch=1, writer="w")

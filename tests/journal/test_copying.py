@@ -13,7 +13,7 @@ from palace.journal.record import OUTCOME, PUT, Draft, Stamp
 from palace.journal.replay import replay
 from palace.journal.segment import ARCHIVE
 from palace.protocol.errors import JournalBroken
-from tests.support.disk import ROOT, Disk
+from tests.support.disks.memory import ROOT, Disk
 
 JOURNAL = f"{ROOT}/journal"
 COPY = "/copy"

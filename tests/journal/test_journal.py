@@ -23,7 +23,7 @@ from palace.journal.record import (
 )
 from palace.journal.segment import ARCHIVE, list_segments, read_segment
 from palace.protocol.errors import JournalBroken, JournalFailed
-from tests.support.disk import ROOT, Disk, all_kept, all_lost
+from tests.support.disks.memory import ROOT, Disk, all_kept, all_lost
 
 JOURNAL = f"{ROOT}/journal"
 WAIT_S = 30.0

@@ -15,7 +15,7 @@ from palace.journal.record import ADOPT, DELETE, OUTCOME, PURGED, PUT, UNDO, Dra
 from palace.journal.replay import replay
 from palace.journal.segment import ARCHIVE
 from palace.protocol.errors import JournalFailed
-from tests.support.disk import ROOT, Disk, Stopped, all_kept, all_lost
+from tests.support.disks.memory import ROOT, Disk, Stopped, all_kept, all_lost
 
 JOURNAL = f"{ROOT}/journal"
 SECRET = "the secret \udcff of the sea"

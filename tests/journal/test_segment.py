@@ -16,7 +16,7 @@ from palace.journal.segment import (
     read_segment,
     segment_path,
 )
-from tests.support.disk import NOW, ROOT, Disk
+from tests.support.disks.memory import NOW, ROOT, Disk
 
 STAMP = Stamp(epoch=1, writer="w")
 

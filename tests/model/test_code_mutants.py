@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tests.model.code_mutants import Patch, all_patches, applies, try_patch
-from tests.support.needs import need_command
+from tests.support.machines.needs import need_command
 
 PATCHES = all_patches()
 SAMPLE = ("lock_unverified", "goodbye_forgotten", "busy_is_dead")

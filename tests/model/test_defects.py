@@ -22,8 +22,8 @@ from palace.journal.record import STATE, Stamp
 from palace.kernel.kernel import Kernel
 from palace.protocol.lifecycle import Reason
 from palace.protocol.request import tool_call
-from tests.support.engine import LightEngine
-from tests.support.owner import open_broker, until
+from tests.support.brokers.owner import open_broker, until
+from tests.support.engines.gated import LightEngine
 
 ADD = {"name": "mempalace_add_drawer", "arguments": {"name": "first"}}
 LINE = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": ADD}

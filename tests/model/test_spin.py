@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.model import spin
-from tests.support.needs import need_command
+from tests.support.machines.needs import need_command
 
 SECONDS = ("lock file replaced", "nobody left", "lock is freed", "answered, direct")
 WHOLE = os.environ.get("PALACE_SPIN", "")

@@ -26,19 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from palace.engine.embedding.model import install_model, is_installed
-from tests.support.blows import Killer, plan_blows, victims_of
-from tests.support.clients import Site, end_brokers, wait_until
-from tests.support.crew import Crew, Seat
-from tests.support.gale import (
-    Gale,
+from tests.support.faults.killing import Failpoints, assert_journal_is_right
+from tests.support.faults.signals import Killer, plan_injections, victims_of
+from tests.support.loads.changes import (
+    ChangeLoad,
     broken_promises,
     count_in_another_process,
     left_by_quarantined,
     nonces_there_twice,
     wrong_updates,
 )
-from tests.support.killing import Failpoints, assert_journal_is_right
-from tests.support.lightsite import (
+from tests.support.loads.light import (
     REFUSALS,
     Told,
     fail_at_points,
@@ -47,8 +45,10 @@ from tests.support.lightsite import (
     storm_site,
     take_turns,
 )
-from tests.support.places import start_shim
-from tests.support.watch import Watcher
+from tests.support.loads.pool import ClientPool, RestartingClient
+from tests.support.processes.clients import Site, end_brokers, wait_until
+from tests.support.processes.sites import start_shim
+from tests.support.processes.watch import Watcher
 
 CLIENTS = 4
 ROUND_KILLS = 125  # on one palace: a store that grows for ever makes each opening slower
@@ -100,10 +100,14 @@ class Storm:
     """A crew of clients on one palace, a killer among its processes, and a watcher outside."""
 
     def __init__(
-        self, site: Site, crew: Crew[Seat, Any], failpoints: Failpoints, store: str
+        self,
+        site: Site,
+        pool: ClientPool[RestartingClient, Any],
+        failpoints: Failpoints,
+        store: str,
     ) -> None:
         self._site = site
-        self._crew = crew
+        self._pool = pool
         self._killer = Killer(site.palace, failpoints)
         self._watcher = Watcher(site.palace, rest_ms=REST_MS[store])
         self._pace_s = PACE_S[store]
@@ -113,11 +117,11 @@ class Storm:
         begun_s = time.monotonic()
         problems: list[str] = []
         with self._watcher:
-            self._crew.start()
+            self._pool.start()
             problems += _complaints(lambda: self._strike(seed, kills))
             self._killer.relieve()
-            problems += _complaints(self._crew.end)
-            codes = [seat.close() for seat in self._crew.clients]
+            problems += _complaints(self._pool.end)
+            codes = [client.close() for client in self._pool.clients]
             self._site.run("stop")
             problems += _complaints(self._await_the_end)
         problems += [f"overlap: {overlap}" for overlap in self._watcher.overlaps]
@@ -138,21 +142,21 @@ class Storm:
 
     def _strike(self, seed: int, kills: int) -> None:
         """Strike until so many are killed; every client must go on between two bursts."""
-        blows = plan_blows(seed, self._pace_s)
+        injections = plan_injections(seed, self._pace_s)
         weather = itertools.cycle((False, True))
         while self._killer.kills < kills and not self._is_lost():
             if next(weather):
                 sandbox(self._site).touch()
             else:
                 sandbox(self._site).unlink(missing_ok=True)
-            for blow in itertools.islice(blows, BURST):
-                self._killer.deliver(blow)
+            for injection in itertools.islice(injections, BURST):
+                self._killer.deliver(injection)
             self._killer.relieve()
-            self._crew.await_replies()
+            self._pool.await_replies()
 
     def _is_lost(self) -> bool:
         """Tell whether something went wrong already."""
-        return bool(self._crew.failed() or self._watcher.overlaps)
+        return bool(self._pool.failed() or self._watcher.overlaps)
 
     def _await_the_end(self) -> None:
         wait_until(lambda: not any(victims_of(self._site.palace).values()), 60, "nobody is left")
@@ -167,9 +171,9 @@ def light_storm(root: Path, seed: int, kills: int) -> Outcome:
         return start_shim(site.environ(), f"--palace={site.palace}")
 
     everybody = [Told(number) for number in range(CLIENTS)]
-    crew = Crew([Seat(start) for _ in everybody], everybody, take_turns)
+    pool = ClientPool([RestartingClient(start) for _ in everybody], everybody, take_turns)
     try:
-        outcome = Storm(site, crew, failpoints, "light").rage(seed, kills)
+        outcome = Storm(site, pool, failpoints, "light").rage(seed, kills)
     finally:
         end_brokers(root)
     outcome.problems += problems_of(site, everybody)
@@ -186,21 +190,21 @@ def real_storm(root: Path, seed: int, kills: int) -> Outcome:
     with site.shim() as first:  # the making of a palace is for other tests
         first.tool("add_drawer", wing="w", room="r", content="so that there are drawers")
     assert site.run("stop").returncode == 0
-    gale = Gale(site, CLIENTS, f"--palace={site.palace}")
+    load = ChangeLoad(site, CLIENTS, f"--palace={site.palace}")
     try:
-        outcome = Storm(site, gale, failpoints, "real").rage(seed, kills)
+        outcome = Storm(site, load, failpoints, "real").rage(seed, kills)
     finally:
-        gale.close()
+        load.close()
         end_brokers(root)
-    outcome.acknowledged = sum(promises.acknowledged for promises in gale.promises)
+    outcome.acknowledged = sum(promises.acknowledged for promises in load.promises)
     found = count_in_another_process(site)
     for judge in (broken_promises, wrong_updates, left_by_quarantined):
-        outcome.problems += [f"{judge.__name__}: {one}" for one in judge(gale, found)]
+        outcome.problems += [f"{judge.__name__}: {one}" for one in judge(load, found)]
     outcome.problems += [f"twice: {one}" for one in nonces_there_twice(found)]
-    outcome.problems += [f"{problem}" for problem in gale.failed()]
+    outcome.problems += [f"{problem}" for problem in load.failed()]
     outcome.problems += _complaints(lambda: assert_journal_is_right(site.palace, torn=True))
-    outcome.calls = sum(promises.calls for promises in gale.promises)
-    outcome.refused.update(code for p in gale.promises for _, _, code, _ in p.refused)
+    outcome.calls = sum(promises.calls for promises in load.promises)
+    outcome.refused.update(code for p in load.promises for _, _, code, _ in p.refused)
     outcome.problems += [f"refused with {code}" for code in set(outcome.refused) - REFUSALS]
     return outcome
 

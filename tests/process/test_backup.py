@@ -25,11 +25,11 @@ from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import BackupBroken, JournalBroken, LockHeld, NotEmpty
 from palace.settings.paths import Paths
-from tests.support.clients import Client, Site, end_brokers
-from tests.support.crew import Crew
-from tests.support.lightsite import Told, problems_of, storm_site, take_turns
-from tests.support.places import start_shim
-from tests.support.processes import impatient_shim
+from tests.support.loads.light import Told, problems_of, storm_site, take_turns
+from tests.support.loads.pool import ClientPool
+from tests.support.processes.brokers import impatient_shim
+from tests.support.processes.clients import Client, Site, end_brokers
+from tests.support.processes.sites import start_shim
 
 pytestmark = [pytest.mark.process]
 
@@ -97,19 +97,19 @@ def test_backup_under_load_holds_what_was_acknowledged_and_nothing_torn(
     site, into = light_site, tmp_path / "backups"
     everybody = [Told(number) for number in range(CLIENTS)]
     shims = [start_shim(site.environ(), f"--palace={site.palace}") for _ in everybody]
-    crew: Crew[Client, Told] = Crew(shims, everybody, take_turns)
+    pool: ClientPool[Client, Told] = ClientPool(shims, everybody, take_turns)
     taken: list[tuple[set[str], str]] = []
-    crew.start()
+    pool.start()
     try:
         while len(taken) < BACKUPS or len(archived(site)) < 3:
             assert len(taken) < BACKUPS_MAX, "the journal is archived meanwhile"
-            crew.await_replies()
+            pool.await_replies()
             promised = acknowledged(everybody)
             done = site.run("backup", str(into))
             assert done.returncode == 0, done.stderr
             taken.append((promised, done.stdout.partition(": ")[0]))
     finally:
-        crew.end()
+        pool.end()
         codes = [shim.close() for shim in shims]
     assert codes == [0] * CLIENTS
     assert site.run("stop").returncode == 0

@@ -19,9 +19,8 @@ from typing import Any
 import pytest
 
 from palace import __version__
-from tests.support.clients import PALACE, Client, Site, end_brokers, wait_until
-from tests.support.needs import need_root
-from tests.support.processes import (
+from tests.support.machines.needs import need_root
+from tests.support.processes.brokers import (
     Line,
     Serving,
     call_line,
@@ -35,6 +34,7 @@ from tests.support.processes import (
     unprivileged,
     wait_ready,
 )
+from tests.support.processes.clients import PALACE, Client, Site, end_brokers, wait_until
 
 pytestmark = pytest.mark.process
 

@@ -12,15 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.boundary import mounted
-from tests.support.clients import PALACE, Client, Site, brokers_of, end_brokers, wait_until
-from tests.support.crew import Crew
-from tests.support.effects import facts_in, texts_in
-from tests.support.needs import need_command, need_root
-from tests.support.processes import make_palace, make_site, wait_gone
-from tests.support.sshd import free_port
-from tests.support.storm import WING, Tally, nonces_in, take_turns
-from tests.support.watch import STORE, Watcher
+from tests.support.loads.mixed import WING, Tally, nonces_in, take_turns
+from tests.support.loads.pool import ClientPool
+from tests.support.machines.mounts import mounted
+from tests.support.machines.needs import need_command, need_root
+from tests.support.machines.sshd import free_port
+from tests.support.processes.brokers import make_palace, make_site, wait_gone
+from tests.support.processes.clients import (
+    PALACE,
+    Client,
+    Site,
+    brokers_of,
+    end_brokers,
+    wait_until,
+)
+from tests.support.processes.watch import STORE, Watcher
+from tests.support.stores.effects import facts_in, texts_in
 
 KILLS = 10
 NEIGHBOURS, GUESTS = 2, 3
@@ -203,17 +210,17 @@ def storm(site: Site, guest: Site) -> None:
             first.tool("add_drawer", wing=WING, room="first", content="so that searches find some")
         shims = [site.shim() for _ in range(NEIGHBOURS)] + [guest.shim() for _ in range(GUESTS)]
         tallies = [Tally(number=number) for number in range(len(shims))]
-        crew = Crew(shims, tallies, take_turns)
-        crew.start()
+        pool = ClientPool(shims, tallies, take_turns)
+        pool.start()
         for _ in range(KILLS):
-            wanted = crew.replies() + 3 * len(shims)
-            wait_until(lambda w=wanted: crew.replies() >= w or crew.failed(), 90, "replies")
+            wanted = pool.replies() + 3 * len(shims)
+            wait_until(lambda w=wanted: pool.replies() >= w or pool.failed(), 90, "replies")
             pid = site.kill_broker()
             wait_gone(pid)
             wait_until(lambda p=pid: served_anew(site, p), 90, "a new broker")
-        wanted = crew.replies() + 4 * len(shims)
-        wait_until(lambda: crew.replies() >= wanted or crew.failed(), 90, "replies")
-        crew.end()
+        wanted = pool.replies() + 4 * len(shims)
+        wait_until(lambda: pool.replies() >= wanted or pool.failed(), 90, "replies")
+        pool.end()
         codes = [client.close() for client in shims]
         assert site.run("stop").returncode == 0
         opened = through.opens[STORE]

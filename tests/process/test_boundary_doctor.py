@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.clients import PALACE, Site
-from tests.support.lightsite import STORE
-from tests.support.machines import guest_of, make_beneath, move_record_elsewhere
-from tests.support.needs import need_command
-from tests.support.processes import Serving, code_of
-from tests.support.sshd import NAME, free_port, open_sshd
+from tests.support.loads.light import STORE
+from tests.support.machines.guests import guest_of, make_beneath, move_record_elsewhere
+from tests.support.machines.needs import need_command
+from tests.support.machines.sshd import NAME, free_port, open_sshd
+from tests.support.processes.brokers import Serving, code_of
+from tests.support.processes.clients import PALACE, Site
 
 pytestmark = pytest.mark.process
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.support.boundary import mounted
-from tests.support.clients import Client, Site, wait_until
-from tests.support.needs import need_command, need_root
-from tests.support.processes import brokers_of, call_line, make_palace, wait_gone
-from tests.support.sshd import NAME, Sshd, open_sshd
-from tests.support.watch import STORE, Watcher
+from tests.support.machines.mounts import mounted
+from tests.support.machines.needs import need_command, need_root
+from tests.support.machines.sshd import NAME, Sshd, open_sshd
+from tests.support.processes.brokers import brokers_of, call_line, make_palace, wait_gone
+from tests.support.processes.clients import Client, Site, wait_until
+from tests.support.processes.watch import STORE, Watcher
 
 BIN = str(Path(sys.executable).parent)
 PATH = f"{BIN}:/usr/bin:/bin"

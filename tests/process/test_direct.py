@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.boundary import mounted
-from tests.support.clients import PALACE, Client, Site, wait_until
-from tests.support.effects import assert_explained, texts_in
-from tests.support.processes import (
+from tests.support.machines.mounts import mounted
+from tests.support.processes.brokers import (
     Reaper,
     Serving,
     call_line,
@@ -23,7 +21,9 @@ from tests.support.processes import (
     status_of,
     wait_gone,
 )
-from tests.support.watch import STORE, Watcher
+from tests.support.processes.clients import PALACE, Client, Site, wait_until
+from tests.support.processes.watch import STORE, Watcher
+from tests.support.stores.effects import assert_explained, texts_in
 
 pytestmark = pytest.mark.process
 

@@ -1,7 +1,7 @@
 """Disks that fill up or fail under a broker: clients are told, and nothing acknowledged is lost.
 
 Brokers are the product's own, on a real small disk, or with a disk that fails by
-tests/support/faults/sitecustomize.py.
+tests/support/faults/failing_disk/sitecustomize.py.
 """
 
 import json
@@ -14,12 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.clients import Client, Site, end_brokers, wait_until
-from tests.support.killing import assert_journal_is_right
-from tests.support.needs import need_root
-from tests.support.nonces import read_stores
-from tests.support.places import start_shim
-from tests.support.processes import (
+from tests.support.faults.killing import assert_journal_is_right
+from tests.support.machines.needs import need_root
+from tests.support.processes.brokers import (
     code_of,
     make_palace,
     make_site,
@@ -27,10 +24,13 @@ from tests.support.processes import (
     text_of,
     wait_gone,
 )
+from tests.support.processes.clients import Client, Site, end_brokers, wait_until
+from tests.support.processes.sites import start_shim
+from tests.support.stores.nonces import read_stores
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
-FAULTS = Path(__file__).parents[1] / "support" / "faults"
+FAULTS = Path(__file__).parents[1] / "support" / "faults" / "failing_disk"
 JOURNAL_FAILED = -32048
 QUARANTINED = -32063
 CLIENTS = 4

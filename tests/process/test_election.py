@@ -14,9 +14,7 @@ import pytest
 
 from palace.ownership.lock import mempalace_lock_path
 from palace.settings.paths import Paths
-from tests.support.clients import PALACE, Client, Site, brokers_of, wait_until
-from tests.support.effects import assert_explained, facts_in, texts_in
-from tests.support.processes import (
+from tests.support.processes.brokers import (
     OUTCOME_UNKNOWN,
     Serving,
     call_line,
@@ -33,7 +31,9 @@ from tests.support.processes import (
     wait_ready,
     wait_writing,
 )
-from tests.support.watch import Watcher
+from tests.support.processes.clients import PALACE, Client, Site, brokers_of, wait_until
+from tests.support.processes.watch import Watcher
+from tests.support.stores.effects import assert_explained, facts_in, texts_in
 
 pytestmark = pytest.mark.process
 

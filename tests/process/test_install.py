@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients import Client, Site, end_brokers
+from tests.support.processes.clients import Client, Site, end_brokers
 
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).parent.parent.parent

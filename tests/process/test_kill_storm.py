@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.process.kill_storm import Outcome, run
-from tests.support.blows import BROKER, DIRECT, POINT, SHIM, SIGNALS
-from tests.support.killing import is_full
+from tests.support.faults.killing import is_full
+from tests.support.faults.signals import BROKER, DIRECT, POINT, SHIM, SIGNALS
 
 pytestmark = pytest.mark.process
 

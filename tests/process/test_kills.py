@@ -1,9 +1,9 @@
 """Brokers that are killed at every step of every change: it is made once, or not at all.
 
 Each broker is the product's own, started by the product's own shim; how it comes to its end is said
-in tests/support/failpoints/sitecustomize.py.  The quick profile has each tool at three points and
-each point with several tools; PALACE_TEST_PROFILE=deep has more of both and more random kills, full
-has all passes of all points with all tools.
+in tests/support/faults/failpoints/sitecustomize.py.  The quick profile has each tool at three
+points and each point with several tools; PALACE_TEST_PROFILE=deep has more of both and more random
+kills, full has all passes of all points with all tools.
 """
 
 import os
@@ -18,19 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.clients import Site, end_brokers
-from tests.support.gale import (
-    QUARANTINED,
-    Gale,
-    broken_promises,
-    count_in_another_process,
-    kill_brokers,
-    left_by_quarantined,
-    nonces_there_twice,
-    plan_kills,
-    wrong_updates,
-)
-from tests.support.killing import (
+from tests.support.calls.mutations import MUTATIONS, Mutation
+from tests.support.faults.killing import (
     POINTS,
     UNFINISHED,
     Arena,
@@ -45,8 +34,18 @@ from tests.support.killing import (
     is_full,
     journalled,
 )
-from tests.support.mutations import MUTATIONS, Mutation
-from tests.support.processes import (
+from tests.support.loads.changes import (
+    QUARANTINED,
+    ChangeLoad,
+    broken_promises,
+    count_in_another_process,
+    kill_brokers,
+    left_by_quarantined,
+    nonces_there_twice,
+    plan_kills,
+    wrong_updates,
+)
+from tests.support.processes.brokers import (
     code_of,
     make_palace,
     make_site,
@@ -54,6 +53,7 @@ from tests.support.processes import (
     text_of,
     wait_ready,
 )
+from tests.support.processes.clients import Site, end_brokers
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
@@ -269,7 +269,7 @@ def test_transaction_that_chroma_left_half_written_is_rolled_back(arenas: Arenas
 class Storm:
     """What is left of many killed owners."""
 
-    gale: Gale
+    load: ChangeLoad
     site: Site
     killed: list[int]
     found: dict[str, dict[str, Any]]
@@ -280,12 +280,12 @@ class Storm:
     @property
     def refused(self) -> Counter[tuple[int, str]]:
         """Count the refusals by code and by the end of their text."""
-        every = [refused for promises in self.gale.promises for refused in promises.refused]
+        every = [refused for promises in self.load.promises for refused in promises.refused]
         return Counter((code, text[:60]) for _, _, code, text in every)
 
     @property
     def calls(self) -> int:
-        return sum(promises.calls for promises in self.gale.promises)
+        return sum(promises.calls for promises in self.load.promises)
 
 
 @pytest.fixture(scope="module")
@@ -305,13 +305,13 @@ def raise_storm(site: Site, seed: int) -> Storm:
         first.tool("add_drawer", wing="w", room="r", content="so that there are drawers")
     assert site.run("stop").returncode == 0
     failpoints = Failpoints(site, site.home / "kills")
-    gale = Gale(site, CLIENTS)
+    load = ChangeLoad(site, CLIENTS)
     try:
-        gale.start()
-        killed = kill_brokers(site, failpoints, plan_kills(seed, KILLS), gale)
-        gale.end()
+        load.start()
+        killed = kill_brokers(site, failpoints, plan_kills(seed, KILLS), load)
+        load.end()
     finally:
-        exit_codes = gale.close()
+        exit_codes = load.close()
     assert site.run("stop").returncode == 0
     survivors = processes_of(site.palace)
     found = count_in_another_process(site)
@@ -321,13 +321,13 @@ def raise_storm(site: Site, seed: int) -> Storm:
         wait_ready(site)
         reopened = site.log()[marked:]
     assert site.run("stop").returncode == 0
-    storm = Storm(gale, site, killed, found, exit_codes, survivors, reopened)
+    storm = Storm(load, site, killed, found, exit_codes, survivors, reopened)
     print(f"{len(killed)} kills, {storm.calls} calls, refused by code: {dict(storm.refused)}")
     return storm
 
 
 def test_killed_owners_leave_every_client_served(storm: Storm) -> None:
-    assert storm.gale.failed() == []
+    assert storm.load.failed() == []
     assert len(storm.killed) == KILLS
     assert len(set(storm.killed)) > KILLS // 2
     assert storm.exit_codes == [0] * CLIENTS
@@ -335,8 +335,8 @@ def test_killed_owners_leave_every_client_served(storm: Storm) -> None:
 
 
 def test_killed_owners_keep_every_promise(storm: Storm) -> None:
-    assert broken_promises(storm.gale, storm.found) == []
-    assert wrong_updates(storm.gale, storm.found) == []
+    assert broken_promises(storm.load, storm.found) == []
+    assert wrong_updates(storm.load, storm.found) == []
 
 
 def test_killed_owners_make_no_change_twice(storm: Storm) -> None:
@@ -344,7 +344,7 @@ def test_killed_owners_make_no_change_twice(storm: Storm) -> None:
 
 
 def test_killed_owners_leave_nothing_of_what_is_given_up(storm: Storm) -> None:
-    assert left_by_quarantined(storm.gale, storm.found) == []
+    assert left_by_quarantined(storm.load, storm.found) == []
 
 
 def test_killed_owners_refuse_hardly_a_call(storm: Storm) -> None:

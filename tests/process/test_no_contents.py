@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients import PALACE, Site, wait_until
-from tests.support.loglines import fields_of
-from tests.support.processes import Line, make_palace, wait_ready
+from tests.support.brokers.loglines import fields_of
+from tests.support.processes.brokers import Line, make_palace, wait_ready
+from tests.support.processes.clients import PALACE, Site, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 

@@ -1,6 +1,6 @@
 """`palace own`: a palace on another kernel's mount, used by one machine alone.
 
-The boundary is a FUSE mount (tests/support/machines.py).
+The boundary is a FUSE mount (tests/support/machines/guests.py).
 """
 
 import json
@@ -20,11 +20,10 @@ from palace.commands.own import claim_palace
 from palace.protocol.errors import LockFailed, LockHeld
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
-from tests.support.boundary import mounted
-from tests.support.clients import Client, Site, wait_until
-from tests.support.lightsite import STORE, Told, problems_of
-from tests.support.machines import guest_of, make_beneath, move_record_elsewhere
-from tests.support.processes import (
+from tests.support.loads.light import STORE, Told, problems_of
+from tests.support.machines.guests import guest_of, make_beneath, move_record_elsewhere
+from tests.support.machines.mounts import mounted
+from tests.support.processes.brokers import (
     Serving,
     code_of,
     holders_of,
@@ -34,7 +33,8 @@ from tests.support.processes import (
     status_of,
     wait_gone,
 )
-from tests.support.watch import Watcher
+from tests.support.processes.clients import Client, Site, wait_until
+from tests.support.processes.watch import Watcher
 
 pytestmark = pytest.mark.process
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.blows import BROKER, DIRECT, victims_of
-from tests.support.clients import PALACE, Client, Site, end_brokers, wait_until
-from tests.support.lightsite import Told, problems_of, storm_site
-from tests.support.places import start_shim
-from tests.support.processes import OUTCOME_UNKNOWN, code_of, text_of, wait_gone
+from tests.support.faults.signals import BROKER, DIRECT, victims_of
+from tests.support.loads.light import Told, problems_of, storm_site
+from tests.support.processes.brokers import OUTCOME_UNKNOWN, code_of, text_of, wait_gone
+from tests.support.processes.clients import PALACE, Client, Site, end_brokers, wait_until
+from tests.support.processes.sites import start_shim
 
 pytestmark = pytest.mark.process
 

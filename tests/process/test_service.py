@@ -12,10 +12,10 @@ import pytest
 
 from palace.commands.service import FOR_A_PERSON, service_of
 from palace.settings.paths import find_palace
-from tests.support.clients import Site, end_brokers, wait_until
-from tests.support.lightsite import storm_site
-from tests.support.needs import need_command
-from tests.support.processes import status_of
+from tests.support.loads.light import storm_site
+from tests.support.machines.needs import need_command
+from tests.support.processes.brokers import status_of
+from tests.support.processes.clients import Site, end_brokers, wait_until
 
 pytestmark = pytest.mark.process
 

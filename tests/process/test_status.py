@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from palace.commands.status import picture
-from tests.support.clients import PALACE, Site, wait_until
-from tests.support.lightsite import storm_site
-from tests.support.processes import Serving, state_of
+from tests.support.loads.light import storm_site
+from tests.support.processes.brokers import Serving, state_of
+from tests.support.processes.clients import PALACE, Site, wait_until
 
 pytestmark = pytest.mark.process
 

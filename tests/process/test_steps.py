@@ -1,8 +1,8 @@
 """Brokers that end, or meet an error, at each system call that touches their palace.
 
 From the opening of the lock file to the welcome, through a change, to the last byte of a clean end.
-A preloaded library counts the calls of all threads (tests/support/steps.c).  The quick profile
-takes every 25th of them, PALACE_TEST_PROFILE=deep every ninth, full all.
+A preloaded library counts the calls of all threads (tests/support/faults/syscalls.c).  The quick
+profile takes every 25th of them, PALACE_TEST_PROFILE=deep every ninth, full all.
 """
 
 import errno
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.killing import is_deep, is_full
-from tests.support.needs import need_command
-from tests.support.steps import NOWHERE, Stage, build
+from tests.support.faults.killing import is_deep, is_full
+from tests.support.faults.syscalls import NOWHERE, Stage, build
+from tests.support.machines.needs import need_command
 
 pytestmark = pytest.mark.process
 

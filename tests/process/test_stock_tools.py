@@ -20,10 +20,10 @@ from mempalace import server_registry
 from mempalace.hooks_cli import SAVE_INTERVAL
 
 from palace.broker.http.serverinfo import state_directory
-from tests.support.clients import Client, Site, brokers_of, end_brokers, wait_until
-from tests.support.places import make_site, start_shim, without
-from tests.support.processes import code_of, wait_gone
-from tests.support.watch import Watcher
+from tests.support.processes.brokers import code_of, wait_gone
+from tests.support.processes.clients import Client, Site, brokers_of, end_brokers, wait_until
+from tests.support.processes.sites import make_site, start_shim, without
+from tests.support.processes.watch import Watcher
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 

@@ -14,9 +14,8 @@ import pytest
 
 from palace.protocol.errors import PalaceError
 from tests.model.history import READ, Call, check
-from tests.support.clients import Site, end_brokers, wait_until
-from tests.support.effects import assert_explained, facts_in, texts_in
-from tests.support.processes import (
+from tests.support.loads.mixed import WING, Load, nonces_in
+from tests.support.processes.brokers import (
     OUTCOME_UNKNOWN,
     Line,
     Reaper,
@@ -36,9 +35,10 @@ from tests.support.processes import (
     wait_ready,
     wait_writing,
 )
-from tests.support.storm import WING, Load, nonces_in
-from tests.support.traces import traced
-from tests.support.watch import Watcher
+from tests.support.processes.clients import Site, end_brokers, wait_until
+from tests.support.processes.traces import traced
+from tests.support.processes.watch import Watcher
+from tests.support.stores.effects import assert_explained, facts_in, texts_in
 
 pytestmark = pytest.mark.process
 

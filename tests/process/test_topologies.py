@@ -3,7 +3,7 @@
 A block of a page says where it runs: ```sh host, ```sh guest, ```sh docker; `fails` behind it says
 that it is there to fail.  ```text seen is what the block before it must have said, with `...` for
 anything.  ```json mcp is what an agent is given, and one is started with it then, in each place
-that the page is about.  Host and guest are namespaces (tests/support/namespaces.py); what
+that the page is about.  Host and guest are namespaces (tests/support/machines/namespaces.py); what
 `docker run` would mount and set is taken from the page, and no Docker engine runs.
 """
 
@@ -21,9 +21,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.support.clients import wait_until
-from tests.support.namespaces import GATEWAY, Country, Machine, Volume
-from tests.support.needs import need_command, need_root
+from tests.support.machines.namespaces import GATEWAY, Country, Machine, Volume
+from tests.support.machines.needs import need_command, need_root
+from tests.support.processes.clients import wait_until
 
 pytestmark = pytest.mark.process
 

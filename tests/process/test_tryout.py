@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clients import Site, brokers_of
+from tests.support.processes.clients import Site, brokers_of
 
 pytestmark = pytest.mark.process
 

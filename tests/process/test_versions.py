@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tests.support import versions
-from tests.support.clients import Client, Site, wait_until
-from tests.support.processes import is_alive, make_palace, wait_gone
+from tests.support.faults import versions
+from tests.support.processes.brokers import is_alive, make_palace, wait_gone
+from tests.support.processes.clients import Client, Site, wait_until
 
 CUSTOM = str(Path(versions.__path__[0]))
 OLD, BOTH, NEW = "1-1/0.1.0", "1-2/0.2.0", "2-2/0.3.0"

@@ -11,11 +11,11 @@ import pytest
 
 from palace.doctor.report import COLUMNS, LINES
 from tests.process.test_versions import NEW, OLD, of
-from tests.support.clients import PALACE, Site, end_brokers, wait_until
-from tests.support.lightsite import storm_site
-from tests.support.machines import guest_of, make_beneath
-from tests.support.needs import need_root
-from tests.support.processes import Serving, code_of, make_palace, state_of, unprivileged
+from tests.support.loads.light import storm_site
+from tests.support.machines.guests import guest_of, make_beneath
+from tests.support.machines.needs import need_root
+from tests.support.processes.brokers import Serving, code_of, make_palace, state_of, unprivileged
+from tests.support.processes.clients import PALACE, Site, end_brokers, wait_until
 
 pytestmark = pytest.mark.process
 

@@ -14,8 +14,8 @@ from palace.settings.site import Site
 from palace.shim.connection import ACK_LINES
 from palace.shim.connection import Connection as Relayed
 from palace.shim.relay import Relay
-from tests.support.clients import Client
-from tests.support.scripted import Connection, ScriptedBroker, call, start_shim
+from tests.support.brokers.scripted import Connection, ScriptedBroker, call, start_shim
+from tests.support.processes.clients import Client
 
 PING = b'{"jsonrpc": "2.0", "id": "p", "method": "ping"}\n'
 

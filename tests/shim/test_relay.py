@@ -8,7 +8,7 @@ import pytest
 
 from palace.protocol import wire
 from palace.protocol.ledger import DEATHS_MAX
-from tests.support.scripted import Connection, ScriptedBroker, call, start_shim
+from tests.support.brokers.scripted import Connection, ScriptedBroker, call, start_shim
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from palace.engine.embedding.batcher import LENGTH_SPREAD_MAX, RUN_TEXTS_MAX, EmbeddingBatcher
-from tests.support.clients import wait_until
+from tests.support.processes.clients import wait_until
 
 PATIENCE_S = 20
 

@@ -14,7 +14,7 @@ from palace.journal.record import OUTCOME, PUT
 from palace.kernel.kernel import Kernel
 from palace.protocol.request import tool_call
 from palace.settings.paths import Paths
-from tests.support.hosted import HostedEngine
+from tests.support.engines.hosted import HostedEngine
 
 pytestmark = pytest.mark.engine
 

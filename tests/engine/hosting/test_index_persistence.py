@@ -14,7 +14,7 @@ import pytest
 from palace.engine.api import Call
 from palace.engine.hosting.index_persistence import PERSIST_MIN
 from palace.protocol.request import tool_call
-from tests.support.hosted import HostedEngine
+from tests.support.engines.hosted import HostedEngine
 
 pytestmark = pytest.mark.engine
 

@@ -1,0 +1,1 @@
+"""Brokers to talk to: in the test's own loop, or played by the test; and odd clients."""

@@ -1,0 +1,174 @@
+"""Writes docs/reference/ from the code; `just reference` runs it, tests/test_docs.py checks it."""
+
+from pathlib import Path
+
+import typer
+
+from palace.cli.app import app
+from palace.engine.stores.journalled import JOURNALLED
+from palace.protocol import errors
+from palace.protocol.tools import TOOLS
+from palace.settings.config import SETTINGS
+from palace.shim.relay import USAGE
+
+ROOT = Path(__file__).parent.parent.parent.parent
+VARIABLES = (
+    (
+        "MEMPALACE_PATH",
+        "The palace, or its parent directory. Takes precedence over stock's variables.",
+    ),
+    (
+        "MEMPALACE_PALACE_PATH",
+        "The palace, as for stock, like MEMPALACE_PALACE and the older MEMPAL_PALACE_PATH.",
+    ),
+    (
+        "MEMPALACE_CONFIG_DIR",
+        "mempalace's configuration directory, until it is fixed in palace.toml.",
+    ),
+    (
+        "MEMPALACE_BROKER",
+        "A broker, as `unix:PATH`, `wss://HOST:PORT` or `ssh://[USER@]HOST[:PORT][/PALACE]`. It is "
+        "used as given: without fallback, and without starting another.",
+    ),
+    ("MEMPALACE_MCP_READ_ONLY", "This session may not change the palace."),
+    ("PALACE_NO_SPAWN", "With 1, never start a broker; the error says so."),
+    ("PALACE_IDLE_S", "`idle_s` for a broker that this process starts."),
+    ("PALACE_TRACE", "A file to which the process and its brokers append the protocol's steps."),
+    (
+        "PALACE_TOKEN_FILE",
+        "A file with the token for a `wss:` broker whose record can't be read here.",
+    ),
+    ("PALACE_BRIDGE_CONFIG", "`bridge_config` for this shim."),
+    ("PALACE_BRIDGE_COMMAND", "`bridge_command` for this shim."),
+    (
+        "XDG_STATE_HOME",
+        "Where `palace own --here` keeps identity and locks, and `palace install` its notes; "
+        "~/.local/state.",
+    ),
+    ("XDG_RUNTIME_DIR", "Where the socket is created if the palace's path is too long for one."),
+)
+
+
+FOUND = dict.fromkeys(("graph", "config_dir"), "found as stock does")
+
+
+def settings() -> str:
+    rows = ["| key | default | range | meaning |", "|---|---|---|---|"]
+    for setting in SETTINGS:
+        low, high = setting.low, setting.high
+        span = f"{low:g} to {high:g}" if low is not None and high is not None else ""
+        default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+        shown = f"`{default}`" if default != "" else FOUND.get(setting.key, "")
+        rows.append(f"| `{setting.key}` | {shown} | {span} | {setting.text} |")
+    variables = ["| variable | meaning |", "|---|---|"]
+    variables += [f"| `{name}` | {text} |" for name, text in VARIABLES]
+    return (
+        "# Settings\n\nGenerated from palace/settings/config.py by `just reference`.\n\n"
+        "## palace.toml\n\n"
+        "In the palace's directory, so every owner uses the same. The first start writes it\n"
+        "with the graph and the configuration directory; the rest is yours to add.\n"
+        "A broker reads it when it starts.\n\n" + "\n".join(rows) + "\n\n"
+        "## Environment\n\nVariables of a shim or a command.\n\n" + "\n".join(variables) + "\n\n"
+        "## Where the palace is\n\n"
+        "`--palace`, `$MEMPALACE_PATH`, `$MEMPALACE_PALACE_PATH`, `$MEMPALACE_PALACE`,\n"
+        "`$MEMPAL_PALACE_PATH`, `palace_path` in mempalace's config.json, `palace` in its\n"
+        "configuration directory: the first that is set. The configuration directory is\n"
+        "`$MEMPALACE_CONFIG_DIR`, `~/.mempalace` if that is in use,\n"
+        "`$XDG_CONFIG_HOME/mempalace`, `~/.config/mempalace`.\n"
+    )
+
+
+def all_errors() -> list[type[errors.PalaceError]]:
+    found = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    kinds = [kind for kind in found if issubclass(kind, errors.PalaceError)]
+    return sorted(kinds, key=lambda kind: -kind.wire_code)
+
+
+def exit_codes() -> str:
+    rows = ["| code | meaning |", "|---|---|", "| 0 | done |", "| 2 | wrong usage |"]
+    codes: dict[int, list[str]] = {}
+    for kind in all_errors():
+        if issubclass(kind, errors.RequestError | errors.OutcomeUnknown):
+            continue  # these answer requests, and end no process
+        codes.setdefault(kind.exit_code, []).append(f"`{kind.name}`")
+    rows += [f"| {code} | {', '.join(names)} |" for code, names in sorted(codes.items())]
+    wire = ["| code | name | retry | meaning |", "|---|---|---|---|"]
+    for kind in all_errors():
+        text = (kind.__doc__ or "").split("\n")[0]
+        wire.append(f"| {kind.wire_code} | `{kind.name}` | {kind.retry} | {text} |")
+    return (
+        "# Exit codes and error codes\n\n"
+        "Generated from palace/protocol/errors.py by `just reference`.\n\n"
+        "## Exit codes\n\n" + "\n".join(rows) + "\n\n"
+        "`palace shim` exits with 0 when its client closes stdin, whatever happened before.\n"
+        "A broker that its watchdog ends exits with 70 or 1.\n\n"
+        "## Errors in replies\n\n"
+        "JSON-RPC error codes of palace itself; `data.palace` holds the name, `data.retry`\n"
+        "whether to retry. Stock's own codes (-32700 to -32600, -32000 to -32005) pass\n"
+        "unchanged.\n\n" + "\n".join(wire) + "\n"
+    )
+
+
+def tools() -> str:
+    rows = ["| tool | kind | lane |", "|---|---|---|"]
+    rows += [f"| `{n}` | {tool.kind.value} | {tool.lane.value} |" for n, tool in TOOLS.items()]
+    return (
+        "# Tools\n\nGenerated from palace/protocol/tools.py by `just reference`.\n\n"
+        "A *query* may be sent again after a broker's death; for a *mutation* and an *external*\n"
+        "effect the client is told that the outcome is unknown. A tool that is not listed counts\n"
+        "as a mutation.\n\n" + "\n".join(rows) + "\n"
+    )
+
+
+def journal() -> str:
+    rows = ["| tool | kinds of entities |", "|---|---|"]
+    rows += [f"| `{n}` | {', '.join(f'`{k}`' for k in kinds)} |" for n, kinds in JOURNALLED.items()]
+    return (
+        "# What is journalled\n\n"
+        "Generated from palace/engine/stores/journalled.py by `just reference`.\n\n"
+        "Each changed entity is journalled in full, before it is changed; `palace history` shows\n"
+        "them with their kinds. A tool that is not listed changes nothing in the palace.\n\n"
+        "| kind | an entity is |\n|---|---|\n"
+        "| `chroma:NAME` | a record of that Chroma collection: text, metadata, vector |\n"
+        "| `chroma-collection` | a collection's settings |\n"
+        "| `graph:...`, `log:...` | a row of the knowledge graph, or of events and artifacts |\n"
+        "| `tunnel`, `hallway` | an entry of the file of that name |\n"
+        "| `file` | a small file of mempalace, when the palace is opened or closed |\n\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+def commands() -> str:
+    """Describe the commands as data, since how help is laid out differs between versions."""
+    group = typer.main.get_command(app)
+    parts = ["# Commands\n\nGenerated from palace/cli by `just reference`.\n"]
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        if command.hidden:
+            continue
+        text = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
+        rows = [f"## palace {name}\n\n{text}\n\n| option | meaning |\n|---|---|"]
+        for option in command.params:
+            value = f" {option.metavar}" if option.metavar else ""
+            rows.append(f"| `{option.opts[0]}{value}` | {option.help} |")
+        parts.append("\n".join(rows) + "\n")
+    parts.append(f"## What `palace shim --help` says\n\n```text\n{USAGE}```\n")
+    return "\n".join(parts)
+
+
+PAGES = {
+    "settings.md": settings,
+    "exit-codes.md": exit_codes,
+    "tools.md": tools,
+    "journal.md": journal,
+    "commands.md": commands,
+}
+
+
+def main() -> None:
+    for name, page in PAGES.items():
+        (ROOT / "docs" / "reference" / name).write_text(page())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Upkeep in a process of its own that stays, for one palace after another.
+
+As a program (`python -P tests/support/engines/maintenance.py`) it answers lines of JSON; `Workshop`
+starts it and asks.  Every palace that it touches is closed again before it answers.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+from palace.commands import maintenance, restore
+from palace.commands.backup import find_backup, make_backup
+from palace.doctor.drift import drifted
+from palace.doctor.journal import inspect_journal
+from palace.engine.durability import offline
+from palace.engine.durability.rebuild import Rebuilt
+from palace.engine.stores.palace_stores import open_chroma
+from palace.journal.purge import purge_journal
+from palace.journal.replay import no_progress
+from palace.kernel.kernel import Kernel
+from palace.ownership import exclusive
+from palace.protocol.errors import PalaceError
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+
+class Interrupted(BaseException):
+    """Somebody has pulled the plug."""
+
+
+class FrailKernel(Kernel):
+    """The real kernel, until so many renames were carried out."""
+
+    renames = sys.maxsize
+    made = 0
+
+    def rename(self, old: str, new: str) -> None:
+        if FrailKernel.made >= FrailKernel.renames:
+            raise Interrupted
+        FrailKernel.made += 1
+        super().rename(old, new)
+
+
+def _environment() -> ShimEnvironment:
+    return ShimEnvironment(os.environ)
+
+
+def rebuild(root: str, *, partial: bool = False, renames: int = sys.maxsize) -> Any:
+    """Rebuild; stop for good before the rename after so many (`made` says how many there were)."""
+    FrailKernel.renames, FrailKernel.made = renames, 0
+    exclusive.Kernel = FrailKernel  # type: ignore[misc]
+    try:
+        made = maintenance.rebuild_palace(
+            Paths(root), _environment(), stop=False, allow_gaps=partial
+        )
+    except Interrupted:
+        return {"interrupted": FrailKernel.made}
+    finally:
+        exclusive.Kernel = Kernel  # type: ignore[misc]
+    assert isinstance(made, Rebuilt)
+    return {"entities": made.entities, "kept": made.kept, "renames": FrailKernel.made}
+
+
+def back_up(root: str, into: str) -> Any:
+    made = make_backup(Paths(root), os.environ, into)
+    contents = made.manifest.contents
+    return {"path": made.path, "entities": contents.entities, "seq": contents.seq}
+
+
+def restore_from(
+    root: str, source: str, *, replace: bool = False, renames: int = sys.maxsize
+) -> Any:
+    """Restore; stop for good before the rename after so many."""
+    FrailKernel.renames, FrailKernel.made = renames, 0
+    exclusive.Kernel = FrailKernel  # type: ignore[misc]
+    try:
+        backup = find_backup(source, Kernel())
+        made = restore.restore_backup(
+            Paths(root), _environment(), backup, replace=replace, stop=False
+        )
+    except Interrupted:
+        return {"interrupted": FrailKernel.made}
+    finally:
+        exclusive.Kernel = Kernel  # type: ignore[misc]
+    return {
+        "entities": made.entities,
+        "epoch": made.epoch,
+        "same": made.same,
+        "kept": made.kept,
+        "renames": FrailKernel.made,
+    }
+
+
+def prove(root: str) -> int:
+    """Prove a backup."""
+    return restore.prove_backup(_environment(), find_backup(root, Kernel())).entities
+
+
+def open_palace(root: str) -> None:
+    """Own it for a moment, as the next broker would, and let it go."""
+    with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None):
+        pass
+
+
+def purge(root: str, ids: list[str]) -> Any:
+    purged = maintenance.purge_memories(Paths(root), _environment(), ids, stop=False)
+    return {"records": purged.records, "alike": purged.alike, "copies": purged.copies}
+
+
+def purge_journal_alone(root: str, ids: list[str]) -> int:
+    """Do the first half of a purge and no more."""
+    return purge_journal(Paths(root).journal, Kernel(), frozenset(ids))
+
+
+def doctor(root: str) -> Any:
+    found = inspect_journal(Paths(root).journal, Kernel())
+    found += drifted(Paths(root), _environment(), no_progress, ask_to_leave=None)
+    return [[finding.level, finding.code, finding.text] for finding in found]
+
+
+def contents(root: str) -> Any:
+    """Return every entity of the stores by kind and id."""
+    with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
+        with offline.open_stores(held) as stores:
+            for store in stores.all:
+                store.read_fingerprint()
+            return {kind: dict(store.scan(kind)) for store in stores.all for kind in store.kinds()}
+
+
+def nearest(root: str, collection: str, vectors: list[list[float]], count: int) -> Any:
+    """Return the ids that Chroma's index finds for each vector."""
+    with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
+        client = open_chroma(held.paths.root)
+        try:
+            found = client.get_collection(collection, embedding_function=None)
+            return found.query(query_embeddings=vectors, n_results=count, include=[])["ids"]
+        finally:
+            client.close()
+
+
+REQUESTS = (
+    rebuild,
+    back_up,
+    restore_from,
+    prove,
+    open_palace,
+    purge,
+    purge_journal_alone,
+    doctor,
+    contents,
+    nearest,
+)
+
+
+def serve() -> None:
+    requests = {request.__name__: request for request in REQUESTS}
+    out = os.fdopen(os.dup(1), "w")  # importing mempalace rewires stdout
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        try:
+            reply = [requests[name](**arguments), None]
+        except PalaceError as error:
+            reply = [None, [error.name, error.exit_code, error.message]]
+        print(json.dumps(reply), file=out, flush=True)
+
+
+class Refused(Exception):
+    """What palace refused, by its name, with its exit code and its words."""
+
+    def __init__(self, name: str, code: int, message: str) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name, self.code, self.message = name, code, message
+
+
+class MaintenanceProcess:
+    """Asks; methods are the functions above.  End it."""
+
+    def __init__(self, environ: dict[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", __file__],
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+    def ask(self, request: str, root: Path, /, **arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        line = json.dumps([request, {"root": str(root)} | arguments])
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        said = self._process.stdout.readline()
+        assert said, self._log.read_text()[-4000:]
+        value, problem = json.loads(said)
+        if problem is not None:
+            raise Refused(*problem)
+        return value
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,223 @@
+"""The real engine in a process of its own, to be asked for more than calls.
+
+As a program (`python -P tests/support/engines/probe.py PALACE`) it hosts the engine and answers
+lines of JSON; `Probe` starts it and asks.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+from palace.engine.api import Call
+from palace.engine.stores.chroma import payload
+from palace.engine.stores.projection import same
+from palace.journal.record import Stamp
+from palace.journal.replay import replay
+from palace.protocol.request import tool_call
+from palace.settings.paths import Paths
+
+Arguments = dict[str, Any]
+
+
+def encode(method: str, ident: int, **params: Any) -> bytes:
+    message = {"jsonrpc": "2.0", "id": ident, "method": method, "params": params}
+    return json.dumps(message).encode()
+
+
+class _Words(logging.Handler):
+    """Keeps what is logged; a message with a path or an id in it is judged by the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname} {record.getMessage()}")
+
+
+class _Server:
+    """One method for each request."""
+
+    def __init__(self, root: str) -> None:
+        from palace.engine.hosting.mempalace import MempalaceEngine
+        from palace.kernel.kernel import Kernel
+        from palace.ownership import lock
+        from palace.ownership.epoch import take_epoch
+        from palace.settings.config import adopt, load_config
+
+        kernel, paths = Kernel(), Paths(root)
+        lock.check_directory(paths, kernel, os.environ)
+        owner = lock.take_lock(paths, kernel)
+        config = load_config(paths, os.environ, kernel)
+        lock.take_other_locks(owner, config, os.environ, kernel)
+        take_epoch(owner, kernel)
+        adopt(paths, config, kernel)
+        stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
+        self._words = _Words()
+        logging.getLogger("palace").addHandler(self._words)
+        self._engine = MempalaceEngine(paths, config, os.environ, kernel, stamp)
+        self._calls = 0
+
+    @property
+    def _memory(self) -> Any:
+        assert self._engine._memory is not None
+        return self._engine._memory
+
+    @property
+    def _client(self) -> Any:
+        assert self._engine._server is not None
+        return self._engine._server._get_client()
+
+    def load(self) -> Any:
+        self._engine.load()
+        memory = self._engine._memory
+        suspects = [] if memory is None else [store.name for store in memory.recovery.suspects]
+        return {"suspects": suspects, "words": self._words.lines}
+
+    def call(self, message: Arguments) -> Any:
+        reply = self._engine.call(
+            Call(request=tool_call(message), session="probe", ordinal=self._calls)
+        )
+        self._calls += 1
+        return json.loads(reply.payload or b"null")
+
+    def make_collection(self, name: str, metadata: Any = None, configuration: Any = None) -> None:
+        self._client.get_or_create_collection(
+            name, embedding_function=None, metadata=metadata, configuration=configuration
+        )
+
+    def drop_collection(self, name: str) -> None:
+        self._client.delete_collection(name)
+
+    def chroma(self, collection: str, method: str, arguments: Arguments) -> Any:
+        """Call a method of chromadb's own; return the name of what it raises."""
+        found = self._client.get_collection(collection, embedding_function=None)
+        try:
+            getattr(found, method)(**arguments)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def read_back(self, collection: str) -> Any:
+        """Return all records of a collection as the journal would keep them."""
+        members = ["documents", "metadatas", "embeddings", "uris"]
+        rows = self._client.get_collection(collection, embedding_function=None).get(include=members)
+        uris = rows["uris"] or [None] * len(rows["ids"])
+        columns = (rows["documents"], rows["metadatas"], rows["embeddings"], uris)
+        return {
+            ident: payload(*members) for ident, *members in zip(rows["ids"], *columns, strict=True)
+        }
+
+    def drift(self) -> Any:
+        """Compare every entity with the journal, without the files, which are open here."""
+        memory = self._memory
+        known = replay(memory.journal.directory, memory.journal.kernel)
+        differing = []
+        for store in memory.stores.all:
+            for kind in {*store.kinds(), *(kind for kind in known.kinds() if store.owns(kind))}:
+                there = dict(store.scan(kind))
+                for ident in {*there, *known.ids(kind)}:
+                    entity = kind, ident
+                    told = known.payload(entity) if entity in known.live else None
+                    if not same(there.get(ident), told):
+                        differing.append([kind, ident, there.get(ident), told])
+        return differing
+
+    def looks(self) -> Any:
+        return self._memory.stores.fingerprints()
+
+    def roll(self) -> None:
+        """Begin a new segment of the journal."""
+        self._memory.journal.roll()
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def serve(root: str) -> None:
+    out = os.fdopen(os.dup(1), "w")  # importing mempalace rewires stdout
+    server = _Server(root)
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        print(json.dumps(getattr(server, name)(**arguments)), file=out, flush=True)
+
+
+class Probe:
+    """Asks a hosted engine; `tool` is that of a `Client`.  End it."""
+
+    def __init__(self, environ: dict[str, str], palace: Path) -> None:
+        palace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.palace = palace
+        self.ids = 0
+        self._reply = b""
+        with (palace.parent / "probe.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", __file__, str(palace)],
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.opening = self.ask("load")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.end()
+
+    def ask(self, request: str, /, **arguments: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([request, arguments]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, (self.palace.parent / "probe.log").read_text()[-4000:]
+        return json.loads(line)
+
+    def send(self, line: bytes) -> None:
+        """Ask for a JSON-RPC line to be answered; `receive` returns what came of it."""
+        self._reply = json.dumps(self.ask("call", message=json.loads(line))).encode()
+
+    def receive(self) -> bytes:
+        return self._reply
+
+    def tool(self, name: str, **arguments: Any) -> Any:
+        """Call a tool that must work; return what it says."""
+        self.ids += 1
+        self.send(encode("tools/call", self.ids, name=f"mempalace_{name}", arguments=arguments))
+        reply = json.loads(self.receive())
+        assert "result" in reply, reply
+        return json.loads(reply["result"]["content"][0]["text"])
+
+    def chroma(self, collection: str, method: str, **arguments: Any) -> str | None:
+        """Call a method of a chromadb collection; return the error, if any."""
+        return self.ask("chroma", collection=collection, method=method, arguments=arguments)
+
+    def leave(self) -> None:
+        """Close the palace and end, as an owner that leaves."""
+        self.ask("close")
+        self.end()
+
+    def kill(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self.end()
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

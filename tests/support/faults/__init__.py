@@ -1,0 +1,1 @@
+"""Fault injection: signals, failpoints, system calls, damaged files, other versions."""

@@ -1,0 +1,1 @@
+"""Machines and what lies between them: namespaces, containers, mounts, ssh."""

@@ -1,0 +1,1 @@
+"""Real processes: sites, clients, brokers, and what is seen of them from outside."""

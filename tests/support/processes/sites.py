@@ -1,0 +1,39 @@
+"""Sites that outlive one test: for fixtures of a module, where a start costs seconds."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.processes.clients import PALACE, Client, Site
+
+
+def make_site(root: Path, model_home: Path, palace: str = "store/palace") -> Site:
+    """Make a home with the genuine model below `root`, and the directory of an empty palace.
+
+    The caller ends its brokers (`end_brokers`).
+    """
+    home = root / "home"
+    if not home.exists():
+        (home / ".cache").mkdir(parents=True)
+        (home / ".cache" / "chroma").symlink_to(model_home / ".cache" / "chroma")
+    site = Site(home=home, palace=root / palace, extra={"TZ": "UTC"})
+    site.palace.mkdir(parents=True, exist_ok=True)
+    return site
+
+
+def start_stock(environ: dict[str, str], *arguments: str, **popen: Any) -> Client:
+    """Start a stock `mempalace-mcp` in exactly this environment; it logs into nothing."""
+    argv = [sys.executable, "-P", "-m", "mempalace.mcp_server", *arguments]
+    popen.setdefault("stderr", subprocess.DEVNULL)
+    return Client(argv, environ | {"MEMPALACE_HUB_FORWARD": "0"}, **popen)
+
+
+def start_shim(environ: dict[str, str], *arguments: str, **popen: Any) -> Client:
+    """Start a `palace shim` in exactly this environment; it logs into nothing."""
+    popen.setdefault("stderr", subprocess.DEVNULL)
+    return Client([*PALACE, "shim", *arguments], environ, **popen)
+
+
+def without(environ: dict[str, str], *names: str) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name not in names}

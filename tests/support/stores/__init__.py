@@ -1,0 +1,1 @@
+"""What palaces hold, read or written past all engines; and stores in memory."""
