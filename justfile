@@ -61,16 +61,16 @@ soak:
 
 # Measure beside floors and peers (minutes); prints a Markdown table.
 bench *arguments:
-    python bench/main_job.py {{arguments}}
-    python bench/throughput.py {{arguments}}
+    python -m bench.main_job {{arguments}}
+    python -m bench.throughput {{arguments}}
 
 # Measure what the journal costs: on beside off, and with a slow disk.
 bench-journal *arguments:
-    python bench/journal.py {{arguments}}
+    python -m bench.journal {{arguments}}
 
 # Measure a guest over TLS beside a neighbour.
 bench-guests *arguments:
-    python bench/guests.py {{arguments}}
+    python -m bench.guests {{arguments}}
 
 # Refuse a change of palace/ since BASE that tells users nothing (changelog.d/README.md).
 changelog-check base="origin/main":

@@ -54,7 +54,8 @@ def serve() -> None:
     while True:
         for fd, _ in poll.poll():
             if fd == listener.fileno():
-                accepted, _ = listener._accept()  # noqa: SLF001 - all that `_socket` has
+                # `accept` is what the module `socket` adds to it.
+                accepted, _ = listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
                 peers[accepted] = socket(fileno=accepted)
                 poll.register(accepted, select.POLLIN)
                 continue

@@ -1,6 +1,6 @@
 """What a guest's way over TLS costs beside a neighbour's socket, interleaved in one run.
 
-usage: python bench/guests.py [--rounds N] [--json FILE]
+usage: python -m bench.guests [--rounds N] [--json FILE]
 
 Both are the real shim on the loopback, in front of one broker.  It asserts nothing about time.
 Exit codes: 0 measured, 1 a measurement could not be made.
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import rig
-from lean import MIB, NO_OP, PING, Lean
-from report import number, spread
-from rig import Contender
+
+from bench import rig
+from bench.lean import MIB, NO_OP, PING, Lean
+from bench.report import number, spread
+from bench.rig import Contender
 
 TRIPS = 200
 LARGE = 4

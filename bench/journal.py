@@ -1,6 +1,6 @@
 """What the journal costs: add_drawer with journal on beside off, interleaved in one run.
 
-usage: python bench/journal.py [--quick] [--json FILE]
+usage: python -m bench.journal [--quick] [--json FILE]
 
 Real shims, the real engine, the genuine model.  Measured once on the device as it is, and once with
 every fsync of the broker made to take 10 ms longer (a library that is compiled on the fly and
@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import rig
-from lean import Broken, Lean
-from report import Spread, number, spread
-from rig import Contender
+
+from bench import rig
+from bench.lean import Broken, Lean
+from bench.report import Spread, number, spread
+from bench.rig import Contender
 
 CLIENTS = (1, 8)
 WORDS = (20, 60)

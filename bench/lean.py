@@ -48,7 +48,9 @@ class Lean:
         try:
             self.spawned_ns = time.perf_counter_ns()
             # A process group of its own: ctrl-C reaches the benchmark, which ends its children.
-            self.pid = os.posix_spawn(argv[0], argv, environ, file_actions=actions, setpgroup=0)
+            self.pid = os.posix_spawn(
+                argv[0], tuple(argv), environ, file_actions=actions, setpgroup=0
+            )
         finally:
             for fd in (there_in, there_out, errors):
                 os.close(fd)

@@ -1,6 +1,6 @@
 """What palace costs on its main job, beside floors and peers, interleaved in one run.
 
-usage: python bench/main_job.py [--quick] [--json FILE]
+usage: python -m bench.main_job [--quick] [--json FILE]
 
 It asserts nothing about time.  Exit codes: 0 measured, 1 a measurement could not be made.
 """
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import rig
-from lean import MIB, NO_OP, PING, Lean, load
-from report import PALACE, Samples, goals, number, table
-from rig import Contender
+
+from bench import rig
+from bench.lean import MIB, NO_OP, PING, Lean, load
+from bench.report import PALACE, Samples, goals, number, table
+from bench.rig import Contender
 
 CLIENTS = 5
 CLIENTS_FOR_MEMORY = 10
@@ -114,7 +115,22 @@ class Job:
             self.server_cores.append((rig.cpu_s(contender.server_pid) - before_s) / LOAD_S)
 
 
+# A measure, and what is measured by it.
 Step = tuple[Callable[[Contender], None], Contender]
+
+
+@attrs.frozen(kw_only=True)
+class Contenders:
+    """All that are measured beside each other."""
+
+    palaces: tuple[Contender, ...]
+    pump: Contender
+    answer: Contender
+    cat: Contender
+    proxy: Contender
+    direct: Contender
+    bare: Contender
+    imports: Contender
 
 
 def measure(options: argparse.Namespace, scratch: Path) -> Job:
@@ -143,9 +159,17 @@ def measure(options: argparse.Namespace, scratch: Path) -> Job:
         python = str(commands / "python")
         bare = rig.plain(scratch, "`python -c pass`, to its end", python, "-c", "pass")
         imports = rig.plain(scratch, "its stdlib imports, to the end", python, "-c", IMPORTS)
-        _rounds(
-            job, _steps(job, (palaces, pump, answer, cat, proxy, direct, bare, imports)), direct
+        every = Contenders(
+            palaces=tuple(palaces),
+            pump=pump,
+            answer=answer,
+            cat=cat,
+            proxy=proxy,
+            direct=direct,
+            bare=bare,
+            imports=imports,
         )
+        _rounds(job, _steps(job, every), direct)
     return job
 
 
@@ -155,13 +179,14 @@ def _started(stack: ExitStack, contender: Contender) -> Lean:
     return client
 
 
-def _steps(job: Job, everybody) -> list[list[Step]]:
+def _steps(job: Job, every: Contenders) -> list[list[Step]]:
     """Return, for each measure, who takes part: palace, floors, peers."""
-    palaces, pump, answer, cat, proxy, direct, bare, imports = everybody
+    palaces, answer, pump = every.palaces, every.answer, every.pump
+    proxy, direct = every.proxy, every.direct
+    spawns: list[Step] = [(job.spawn, c) for c in (*palaces, answer, pump, proxy, direct)]
     return [
-        [(job.spawn, c) for c in (*palaces, answer, pump, proxy, direct)]
-        + [(job.run_to_end, c) for c in (bare, imports)],
-        [(job.ping, c) for c in (*palaces, cat, answer, pump, proxy, direct)],
+        [*spawns, *((job.run_to_end, c) for c in (every.bare, every.imports))],
+        [(job.ping, c) for c in (*palaces, every.cat, answer, pump, proxy, direct)],
         [(job.no_op, c) for c in (*palaces, proxy, direct)],
         [(job.mib, c) for c in (*palaces, answer, pump, proxy, direct)],
         [(job.load, c) for c in (*palaces, answer, pump, proxy)],

@@ -8,13 +8,21 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from work import note
+from bench.work import note
 
+if TYPE_CHECKING:
+    from chromadb import Collection
+
+Embed = Callable[[list[str]], Any]
 CHUNK = 800  # characters: mempalace makes several records of a longer drawer
 
 
-def embed_and_upsert(collection, embed, first: int, words: int, batch: int, seconds: float):
+def embed_and_upsert(
+    collection: "Collection", embed: Embed, first: int, words: int, batch: int, seconds: float
+) -> dict[str, float]:
     begun_s = time.perf_counter()
     count = 0
     while time.perf_counter() - begun_s < seconds:
@@ -25,8 +33,13 @@ def embed_and_upsert(collection, embed, first: int, words: int, batch: int, seco
     return {"count": count, "seconds": time.perf_counter() - begun_s}
 
 
-def store(collection, texts, vectors, first: int) -> None:
-    metadata = {"wing": "bench", "room": "bench", "source_file": "", "added_by": "mcp"}
+def store(collection: "Collection", texts: list[str], vectors: Sequence[Any], first: int) -> None:
+    metadata: dict[str, str | int] = {
+        "wing": "bench",
+        "room": "bench",
+        "source_file": "",
+        "added_by": "mcp",
+    }
     metadata |= {"filed_at": "2026-01-01T00:00:00", "id_recipe": "2", "chunk_index": 0}
     collection.upsert(
         ids=[f"drawer_bench_bench_{first + place:024x}" for place in range(len(texts))],
@@ -36,7 +49,7 @@ def store(collection, texts, vectors, first: int) -> None:
     )
 
 
-def seed(root: str, count: int):
+def seed(root: str, count: int) -> dict[str, float]:
     import numpy as np
     from mempalace.backends.chroma import ChromaBackend
 
@@ -50,7 +63,7 @@ def seed(root: str, count: int):
     return {"count": collection.count()}
 
 
-def open_raw(root: str):
+def open_raw(root: str) -> "tuple[Collection, Embed]":
     import chromadb
     from chromadb.config import Settings
     from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2

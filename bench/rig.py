@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
-from lean import ADD, NO_OP, Broken, Lean
-from report import machine
+
+from bench.lean import ADD, NO_OP, Broken, Lean
+from bench.report import machine
 
 T = TypeVar("T")
 
@@ -97,9 +98,15 @@ def write_command(path: Path, text: str) -> None:
 
 def run(argv: Sequence[str], more: Mapping[str, str]) -> None:
     """Run a command to its end; interrupted, it and its children are killed."""
-    environ = {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"} | more
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(argv, env=environ, text=True, process_group=0, **both)
+    kept = {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen(
+        argv,
+        env={**kept, **more},
+        text=True,
+        process_group=0,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         said, _ = process.communicate()
     except BaseException:

@@ -1,6 +1,6 @@
 """Throughput and latency of the real engine, beside stock and raw chromadb, interleaved in one run.
 
-usage: python bench/throughput.py [--quick] [--json FILE] [--chart FILE] [--only PART ...]
+usage: python -m bench.throughput [--quick] [--json FILE] [--chart FILE] [--only PART ...]
 
 Each figure is the median over rounds of a ratio taken within one round, so that a machine that is
 busy for a while is so for both.  It asserts nothing about time.
@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import rig
-import work
-from chart import draw
-from lean import Broken, Lean, drive, ok
-from report import number, spread
-from rig import Contender
+
+from bench import rig, work
+from bench.chart import draw
+from bench.lean import Broken, Lean, drive, ok
+from bench.report import number, spread
+from bench.rig import Contender
 
 HANG_S = 900
 WRITERS = 8
@@ -343,10 +343,13 @@ def resident_mib(pid: int) -> float:
 class Raw:
     """The process of bench/raw.py; `close` ends it."""
 
+    # In the installed palace's environment, which this tree's own palace must not hide.
+    PROGRAM = "import sys; sys.path.append(sys.argv[1]); from bench import raw; raw.main()"
+
     def __init__(self, job: Job) -> None:
         self._root = str(job.scratch / "raw")
         self._process = subprocess.Popen(
-            [str(job.commands / "python"), str(rig.HERE / "raw.py")],
+            [str(job.commands / "python"), "-P", "-c", self.PROGRAM, str(rig.HERE.parent)],
             env=rig.environment(job.scratch),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -354,22 +357,26 @@ class Raw:
             text=True,
             process_group=0,
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._tasks, self._answers = self._process.stdin, self._process.stdout
 
     def ask(self, task: dict[str, Any]) -> dict[str, Any]:
-        self._process.stdin.write(json.dumps(task) + "\n")
-        self._process.stdin.flush()
-        reply = self._process.stdout.readline()
+        self._tasks.write(json.dumps(task) + "\n")
+        self._tasks.flush()
+        reply = self._answers.readline()
         if not reply:
             raise Broken("bench/raw.py ended: see raw.log")
-        return json.loads(reply)
+        answer: dict[str, Any] = json.loads(reply)
+        return answer
 
     def per_second(self, first: int, words: int, batch: int, seconds: float) -> float:
         task = {"do": "embed_and_upsert", "root": self._root, "first": first, "words": words}
         told = self.ask(task | {"batch": max(1, batch), "seconds": seconds})
-        return told["count"] / told["seconds"]
+        return float(told["count"] / told["seconds"])
 
     def close(self) -> None:
-        self._process.stdin.close()
+        self._tasks.close()
         self._process.wait(30)
 
 

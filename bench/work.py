@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from lean import NO_OP, PING, line
+from bench.lean import NO_OP, PING, line
 
 WORDS = [
     "nightly",

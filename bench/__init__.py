@@ -1,0 +1,1 @@
+"""Measurements beside floors and peers: `python -m bench.main_job`, and what the justfile names."""
