@@ -6,12 +6,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from palace.engine.embedding.model import install_model, is_installed
 from tests.support.machines.needs import summary
 from tests.support.processes.clients import Site, end_brokers
 from tests.support.processes.traces import traced
+
+# How long an example takes says more of what else the machine does.
+hypothesis.settings.register_profile("palace", deadline=None)
+hypothesis.settings.load_profile("palace")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
