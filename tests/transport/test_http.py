@@ -1,0 +1,208 @@
+"""HTTP on real sockets, without a broker: when a connection ends, and what a bad client costs."""
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from palace.transport import http
+from palace.transport.http import Receive, Scope, Send, Server, Visit
+
+PATIENCE_S = 10.0
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@attrs.define(eq=False)
+class App:
+    """Admits whoever asks, and answers once `may_answer` is set."""
+
+    body: bytes = b"answer"
+    admits: bool = True
+    may_answer: trio.Event = attrs.field(factory=trio.Event)
+    begun: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.may_answer.set()
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        scope["state"]["visit"].admitted = self.admits
+        self.begun.set()
+        if scope["path"] == "/fault":
+            raise LookupError("a fault of the application")
+        await self.may_answer.wait()
+        headers = [(b"content-length", str(len(self.body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+@attrs.define(eq=False)
+class Connection:
+    stream: trio.SocketStream
+    visit: Visit
+    ended: trio.Event
+
+    async def read(self) -> bytes:
+        """Return what came and, where nothing comes any more, nothing."""
+        with trio.fail_after(PATIENCE_S):
+            try:
+                return bytes(await self.stream.receive_some())
+            except trio.BrokenResourceError:
+                return b""
+
+    async def read_to_end(self) -> bytes:
+        data = b""
+        while piece := await self.read():
+            data += piece
+        return data
+
+    async def read_answer(self) -> bytes:
+        data = b""
+        while not data.endswith(b"answer"):
+            data += await self.read() or b"(the end) answer"
+        return data
+
+    async def ends(self) -> None:
+        with trio.fail_after(PATIENCE_S):
+            await self.ended.wait()
+
+
+Open = Callable[[], Any]
+
+
+@asynccontextmanager
+async def served(app: App) -> AsyncIterator[tuple[Server, Open]]:
+    """Yield a server, and what opens a connection to it."""
+    server = Server(app)
+    opened: list[Connection] = []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        async with trio.open_nursery() as nursery:
+
+            async def connect() -> Connection:
+                stream = await trio.open_tcp_stream(*listener.getsockname())
+                accepted, _ = listener.accept()
+                accepted.setblocking(False)
+                connection = Connection(stream, Visit(), trio.Event())
+                opened.append(connection)
+
+                async def serve() -> None:
+                    await server.serve(accepted, connection.visit)
+                    connection.ended.set()
+
+                nursery.start_soon(serve)
+                return connection
+
+            yield server, connect
+            nursery.cancel_scope.cancel()
+    for connection in opened:
+        connection.stream.socket.close()
+
+
+async def test_a_connection_serves_one_request_after_another_until_its_client_leaves() -> None:
+    async with served(App()) as (_, connect):
+        connection = await connect()
+        for _ in range(2):
+            await connection.stream.send_all(REQUEST)
+            assert (await connection.read_answer()).startswith(b"HTTP/1.1 200")
+        await connection.stream.aclose()
+        await connection.ends()
+
+
+async def test_whoever_shows_nothing_in_time_is_turned_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "KNOCK_S", 0.1)
+    async with served(App(admits=False)) as (_, connect):
+        silent, refused = await connect(), await connect()
+        await refused.stream.send_all(REQUEST)
+        await silent.ends()
+        await refused.ends()
+
+        assert await silent.read() == b""
+        assert b"answer" in await refused.read_to_end()
+
+
+async def test_whoever_was_admitted_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "KNOCK_S", 0.1)
+    async with served(App()) as (_, connect):
+        connection = await connect()
+        await connection.stream.send_all(REQUEST)
+        await connection.read()
+        await trio.sleep(0.3)
+
+        assert not connection.ended.is_set()
+
+
+async def test_a_client_that_hangs_up_is_still_worked_for_and_then_let_go() -> None:
+    app = App()
+    app.may_answer = trio.Event()
+    async with served(app) as (_, connect):
+        connection = await connect()
+        await connection.stream.send_all(REQUEST)
+        await app.begun.wait()
+        await connection.stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        worked_for = (connection.visit.hung_up, connection.visit.under_way)
+        app.may_answer.set()
+        await connection.ends()
+
+    assert worked_for == (True, 1)
+
+
+async def test_a_client_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "SEND_S", 0.2)
+    async with served(App(body=b"x" * (64 << 20))) as (_, connect):
+        connection = await connect()
+        await connection.stream.send_all(REQUEST)
+
+        await connection.ends()
+
+
+async def test_a_fault_ends_its_request_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with served(App()) as (_, connect):
+        other, faulty = await connect(), await connect()
+        with caplog.at_level(logging.CRITICAL, "palace.http"):
+            await faulty.stream.send_all(REQUEST.replace(b"/ ", b"/fault ", 1))
+            said = await faulty.read()
+        await other.stream.send_all(REQUEST)
+
+        assert said == b"" or said.startswith(b"HTTP/1.1 500")
+        assert (await other.read_answer()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("data", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 40_000])
+async def test_what_is_no_request_is_refused_and_the_connection_ends(data: bytes) -> None:
+    app = App()
+    async with served(app) as (_, connect):
+        connection = await connect()
+        await connection.stream.send_all(data)
+        said = await connection.read_to_end()
+        await connection.ends()
+
+    assert said == b"" or said.startswith(b"HTTP/1.1 4")
+    assert not app.begun.is_set()
+
+
+async def test_hanging_up_ends_what_is_idle_and_lets_the_rest_be_answered() -> None:
+    app = App()
+    app.may_answer = trio.Event()
+    async with served(app) as (server, connect):
+        busy = await connect()
+        await busy.stream.send_all(REQUEST)
+        await app.begun.wait()
+        await server.hang_up()
+        app.may_answer.set()
+        answer = await busy.read_to_end()
+        await busy.ends()
+
+    assert answer.endswith(b"answer")
