@@ -247,7 +247,7 @@ def _store_opened_before_the_lock() -> list[Replacement]:
     real = palace.ownership.lock.take_lock
 
     def take(paths: Any, kernel: Kernel) -> Any:
-        store = engine.TinyStore(paths.root, kernel)
+        store = engine.SimStore(paths.root, kernel, 0)
         store.open()
         store.close()
         return real(paths, kernel)

@@ -1,7 +1,6 @@
-"""A small engine with the real journal, and a store that is one file of lines.
+"""The light engine in a simulated process, on a disk whose power may go.
 
-It keeps the contract of palace/engine/api.py with palace's own `DurableCalls`, `CallGroups`,
-`Recovery` and `Checkpointer`; only mempalace and Chroma are replaced.  The store behaves like
+All that both have in common is in tests/support/engines/light/engine.py.  The store behaves like
 Chroma's in what matters: it numbers what it is told, is not durable by itself, and a power cut
 takes its newest lines.
 """
@@ -10,110 +9,59 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping
 from typing import Any
 
-from palace.engine.api import Call, DurableCallback, Reply
-from palace.engine.batch import Batch, PendingWrite, store_or_each
-from palace.engine.durability.calls import DurableCalls
-from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.groups import CallGroups
-from palace.engine.durability.recovery import Recovery
-from palace.engine.stores.files import Files
-from palace.engine.stores.projection import Change
-from palace.journal.journal import Journal
 from palace.journal.record import Stamp
-from palace.journal.replay import digest_of
 from palace.kernel.kernel import Kernel
-from palace.protocol import jsonrpc
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
 from palace.settings.config import Config
 from palace.settings.paths import Paths
 from tests.sim.kernel import alive, the_machine
 from tests.sim.threads import RLock, current_fiber, the_world
-
-STORE = "store.jsonl"
-KINDS = ("drawer", "diary", "tally", "file-line")
-_64_BITS = (1 << 64) - 1
-SEGMENT_BYTES = 6000
-CHECKPOINT_BYTES = 12_000
+from tests.support.engines.light.engine import LightStore, MempalaceEngine
 
 
-class TinyStore:
-    """Entities in a file of lines, each of which names one and its payload (null: deleted)."""
+class SimStore(LightStore):
+    """Entities in a file of lines `[number, kind, id, payload]`, durable once it is synced."""
 
-    name = "store"
+    file_name = "store.jsonl"
+    kinds_of_all = ("drawer", "diary", "tally", "file-line")
 
-    def __init__(self, root: str, kernel: Kernel) -> None:
-        self.path = f"{root}/{STORE}"
-        self.kernel = kernel
-        self.lock: threading.RLock = RLock()  # type: ignore[assignment]
-        self._fd = -1
-        self._seq = 0
-        self._length = 0
-        self._numbers: dict[tuple[str, str], int] = {}
-        self._live: dict[tuple[str, str], Any] = {}
-
-    # The file.
+    @staticmethod
+    def new_lock() -> threading.RLock:
+        return RLock()  # type: ignore[return-value]
 
     def open(self) -> None:
         """Open the store: from here on this process is the one that has it."""
         check_right_to_open("opens")
         the_world().notes["db"].add(current_fiber().process)
-        self._fd = self.kernel.open_append(self.path)
-        self.kernel.truncate(self._fd, self._length)  # a torn line goes, as a rollback does it
+        super().open()
         if not the_world().notes["lazy_store"]:
-            self.kernel.sync(self._fd)  # what a killed owner wrote and nobody has synced yet
+            self._kernel.sync(self._fd)  # what a killed owner wrote and nobody has synced yet
+
+    def note_opener(self) -> None:
+        return  # `check_right_to_open` sees more than a lock would
 
     def close(self) -> None:
         """Close it, as durable as stores are when they are closed."""
         check_right_to_open("still has")
         if self._fd >= 0:
-            self.kernel.sync(self._fd)
-            self.kernel.close(self._fd)
-            self._fd = -1
+            self._kernel.sync(self._fd)
+        super().close()
         the_world().notes["db"].discard(current_fiber().process)
 
-    def _load(self) -> None:
-        self._live.clear()
-        self._numbers.clear()
-        self._seq = self._length = 0
-        for line in (self.kernel.read_hint(self.path, 1 << 24) or b"").splitlines(keepends=True):
-            if not line.endswith(b"\n"):  # whole but for its end: what follows would be glued to it
-                return
-            try:
-                number, kind, ident, payload = json.loads(line)
-            except ValueError:
-                return
-            self._length += len(line)
-            self._note(number, (kind, ident), payload)
+    def decode(self, line: bytes) -> tuple[int, str, str, Any] | None:
+        try:
+            number, kind, ident, payload = json.loads(line)
+        except ValueError:  # a power cut may leave anything at the end
+            return None
+        return number, kind, ident, payload
 
-    def _note(self, number: int, entity: tuple[str, str], payload: Any) -> None:
-        self._seq = number
-        self._numbers[entity] = number
-        if payload is None:
-            self._live.pop(entity, None)
-        else:
-            self._live[entity] = payload
-
-    # What a projection must do.
-
-    def kinds(self) -> tuple[str, ...]:
-        return KINDS
-
-    def owns(self, kind: str) -> bool:
-        return kind in KINDS
-
-    def read(self, kind: str, ids: Iterable[str]) -> dict[str, Any]:
-        return {i: self._live[kind, i] for i in ids if (kind, i) in self._live}
-
-    def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
-        yield from [(i, payload) for (known, i), payload in self._live.items() if known == kind]
-
-    def count(self, kind: str) -> int:
-        return sum(known == kind for known, _ in self._live)
+    def encode(self, kind: str, ident: str, payload: Any) -> bytes:
+        return json.dumps([self._seq + 1, kind, ident, payload]).encode() + b"\n"
 
     def write(self, kind: str, changes: Mapping[str, Any]) -> None:
         """Take something back or write it again: a sound store has no errors then."""
@@ -126,62 +74,27 @@ class TinyStore:
 
     def tell(self, kind: str, changes: Mapping[str, Any]) -> None:
         check_right_to_open("writes to")
-        for ident, payload in changes.items():
-            line = json.dumps([self._seq + 1, kind, ident, payload]).encode() + b"\n"
-            length = self._length
-            try:
-                self._append(line)
-            except OSError:
-                if not the_world().notes["brittle_store"]:
-                    self._length = length
-                    roll_back(self._fd, length)
-                raise
-            self._note(self._seq + 1, (kind, ident), payload)
+        super().tell(kind, changes)
 
-    def _append(self, line: bytes) -> None:
-        if self.kernel.write(self._fd, line) != len(line):
-            raise OSError(errno.ENOSPC, "the disk took a part only")
-        self._length += len(line)
-        if not the_world().notes["lazy_store"]:
-            self.kernel.sync(self._fd)
+    def append(self, line: bytes) -> None:
+        length = self._length
+        try:
+            if self._kernel.write(self._fd, line) != len(line):
+                raise OSError(errno.ENOSPC, "the disk took a part only")
+            self._length += len(line)
+            if not the_world().notes["lazy_store"]:
+                self._kernel.sync(self._fd)
+        except OSError:
+            if not the_world().notes["brittle_store"]:
+                self._length = length
+                roll_back(self._fd, length)
+            raise
 
-    def applied(self, changes: Iterable[Change]) -> None:
-        return
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {"seq": self._seq, "sums": _sums(self._live.values())}
-
-    def read_fingerprint(self) -> dict[str, Any]:
-        self._load()
-        return self.fingerprint()
-
-    def recount(self) -> None:
-        return
-
-    def was_replaced(self, baseline: Any) -> bool:
-        return self.is_older(baseline)
-
-    def is_older(self, baseline: Any) -> bool:
-        return bool(self._seq < baseline["seq"])
-
-    def suspects(self, baseline: Any, touched: Mapping[tuple[str, str], Any]) -> bool:
-        ours = {entity for entity in touched if self.owns(entity[0])}
-        if self.is_older(baseline):
-            return True
-        if {e for e, number in self._numbers.items() if number > baseline["seq"]} - ours:
-            return True
-        then = _sums(touched[e].baseline for e in ours if touched[e].baseline is not None)
-        now = _sums(self._live[e] for e in ours if e in self._live)
-        mine = _sums(self._live.values())
-        return any(
-            (b - t) & _64_BITS != (m - n) & _64_BITS
-            for b, t, m, n in zip(baseline["sums"], then, mine, now, strict=True)
-        )
-
-
-def _sums(payloads: Iterable[Any]) -> list[int]:
-    digests = [digest_of(payload) for payload in payloads]
-    return [len(digests), sum(digests) & _64_BITS]
+    def on_disk(self) -> dict[tuple[str, str], Any]:
+        """Return what the file holds."""
+        if os.path.exists(self.path):
+            self.load()
+        return self._live
 
 
 def roll_back(fd: int, length: int) -> None:
@@ -201,23 +114,14 @@ def check_right_to_open(does: str) -> None:
         world.violated(f"I2: {process!r} {does} the store without the lock")
 
 
-class SimStores:
-    """What `DurableCalls` asks of all stores together."""
-
-    def __init__(self, root: str, kernel: Kernel) -> None:
-        self.tiny = TinyStore(root, kernel)
-        self.files = Files(root, kernel)
-
-    @property
-    def all(self) -> tuple[Any, ...]:
-        return (self.files, self.tiny)
-
-    def fingerprints(self) -> dict[str, Any]:
-        return {projection.name: projection.fingerprint() for projection in self.all}
-
-
-class SimEngine:
+class SimEngine(MempalaceEngine):
     """Stands where `MempalaceEngine` does."""
+
+    store_class = SimStore
+    segment_bytes = 6000
+    checkpoint_bytes = 12_000
+    token_bytes = 4
+    entry_kind = "drawer"
 
     def __init__(
         self,
@@ -227,67 +131,28 @@ class SimEngine:
         kernel: Kernel,
         stamp: Stamp,
     ) -> None:
-        self._paths = paths
-        self._config = config
-        self._kernel = kernel
-        self._stamp = stamp
-        self._memory: DurableCalls | None = None
-        self._progress = 0
-        self._here = threading.local()
+        super().__init__(paths, config, environ, kernel, stamp)
         self._version = the_world().notes["version"]
+
+    def catalogue(self) -> Catalogue:
+        return CATALOGUE
+
+    def drawer(self, arguments: dict[str, Any], part: int) -> dict[str, Any]:
+        body = {"who": arguments["who"], "nonce": arguments["nonce"]}
+        return {**body, "part": part, "text": arguments["text"]}
+
+    def entry(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {"who": arguments["agent_name"], "nonce": arguments["nonce"], "part": 0}
 
     def load(self) -> Catalogue:
         world = the_world()
         world.sleep(world.rng.expovariate(world.notes["loads_per_s"]))
         if world.notes["load_fails"]():
             raise StoreUnavailable("The store can't be opened, says the simulation. Try again.")
-        stores = SimStores(self._paths.root, self._kernel)
-        journal = Journal.open(
-            self._paths.journal, self._kernel, self._stamp, segment_bytes=SEGMENT_BYTES
-        )
-        recovery = Recovery(journal=journal, projections=stores.all, progress=lambda _s, _f: None)
-        recovery.scan()
-        stores.tiny.open()
-        checkpointer = Checkpointer(journal=journal, bytes_min=CHECKPOINT_BYTES)
-        memory = DurableCalls(journal, stores, CallGroups(journal), recovery, checkpointer)  # type: ignore[arg-type]
-        memory.recover()
-        self._memory = memory
-        self._stores = stores
-        return CATALOGUE
-
-    def loading_text(self) -> str:
-        return "loading"
-
-    def call(self, call: Call) -> Reply:
-        assert self._memory is not None
-        memory = self._memory
-        with nullcontext() if call.batch is None else call.batch.member():
-            self._here.batch = call.batch
-            return memory.answer(call, lambda: self._dispatch(memory.groups, call))
-
-    def batch(self, messages: Sequence[dict[str, Any]]) -> Batch[Any]:
-        return Batch(messages, lambda puts: store_or_each(puts, self._store))
-
-    def when_durable(self, seq: int, callback: DurableCallback) -> None:
-        assert self._memory is not None
-        self._memory.when_durable(seq, callback)
-
-    def acknowledge(self, session: str, upto: int) -> None:
-        if self._memory is not None:
-            self._memory.journal.acknowledge(session, upto)
-
-    def end_session(self, session: str) -> None:
-        if self._memory is not None:
-            self._memory.journal.end_session(session)
+        return super().load()
 
     def status(self) -> dict[str, Any]:
         return {"journal": "on"}
-
-    def search_fingerprint(self) -> str:
-        return "light"
-
-    def progress(self) -> int:
-        return self._progress
 
     def replaced(self) -> str:
         now = the_world().notes["version"]
@@ -297,73 +162,26 @@ class SimEngine:
         if self._memory is not None:
             world = the_world()
             world.sleep(world.rng.expovariate(20))
-            self._memory.close()
-            self._memory = None
-            self._stores.tiny.close()
+        super().close()
 
     # The tools.
 
-    def _dispatch(self, durable: CallGroups, call: Call) -> Reply:
-        params = call.message["params"]
-        arguments = params["arguments"]
-        tool = getattr(self, "_" + params["name"].removeprefix("mempalace_"))
+    def run_tool(self, name: str, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         self._progress += 1
-        world = the_world()
-        told = {"tool": params["name"].removeprefix("mempalace_"), **arguments}
-        world.notes["before_call"](current_fiber().process, told)
-        try:
-            told = tool(durable, arguments)
-        except Exception as error:
-            told = {"success": False, "error": repr(error)}
-            world.notes["torn"].add(arguments["nonce"])
+        asked = {"tool": name, **arguments}
+        the_world().notes["before_call"](current_fiber().process, asked)
+        answer = super().run_tool(name, durable, arguments)
         self._progress += 1
-        result = {"content": [{"type": "text", "text": json.dumps(told)}]}
-        reply = {"jsonrpc": "2.0", "id": call.message.get("id"), "result": result}
-        return Reply(payload=jsonrpc.encode(reply))
+        return answer
 
-    def _change(self, durable: CallGroups, kind: str, ident: str, after: Any) -> None:
-        """Make one storage operation as a seam does it."""
-        store = self._stores.tiny
-        with store.lock:
-            before = store.read(kind, [ident]).get(ident)
-            change = Change(kind, ident, before, after)
-            durable.change(store, [change], lambda: store.tell(kind, {ident: after}))
-        self._progress += 1
-
-    def _add_drawer(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
-        """File a drawer in parts under ids of its own, and count it in its author's tally."""
-        who, nonce = arguments["who"], arguments["nonce"]
-        ids = [self._kernel.token(4) for _ in range(arguments["parts"])]
-        for number, ident in enumerate(ids):
-            body = {"who": who, "nonce": nonce, "part": number, "text": arguments["text"]}
-            self._change(durable, "drawer", ident, body)
-        tally = self._stores.tiny.read("tally", [who]).get(who, {"count": 0})
-        self._change(durable, "tally", who, {"count": tally["count"] + 1})
-        return {"success": True, "ids": ids}
-
-    def _diary_write(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
-        """File a drawer, together with whoever else does."""
-        body = {"who": arguments["agent_name"], "nonce": arguments["nonce"], "part": 0}
-        ident, group = self._kernel.token(4), durable.current()
-        if self._here.batch is None or group is None:
-            self._change(durable, "drawer", ident, body)
-        else:
-            self._here.batch.put((ident, body, group))
-        return {"success": True}
-
-    def _store(self, puts: Sequence[PendingWrite[Any]]) -> None:
-        """Store the drawers of several calls at once."""
-        assert self._memory is not None
-        store, durable = self._stores.tiny, self._memory.groups
-        bodies = {put.write[0]: put.write[1] for put in puts}
-        changes = [Change("drawer", ident, None, body) for ident, body in bodies.items()]
-        with store.lock, durable.on_behalf({put.write[0]: put.write[2] for put in puts}):
-            durable.change(store, changes, lambda: store.tell("drawer", bodies))
+    def failed(self, error: Exception, arguments: dict[str, Any]) -> dict[str, Any]:
+        the_world().notes["torn"].add(arguments["nonce"])
+        return super().failed(error, arguments)
 
     def _update_drawer(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """Append to its author's diary."""
         who = arguments["who"]
-        diary = self._stores.tiny.read("diary", [who]).get(who, {"entries": []})
+        diary = self._stores.light.read("diary", [who]).get(who, {"entries": []})
         self._change(durable, "diary", who, {"entries": [*diary["entries"], arguments["nonce"]]})
         return {"success": True}
 
@@ -372,7 +190,7 @@ class SimEngine:
         return {"success": True}
 
     def _get_drawer(self, _durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
-        who, store = arguments["who"], self._stores.tiny
+        who, store = arguments["who"], self._stores.light
         drawers = [body["nonce"] for _, body in store.scan("drawer") if body["who"] == who]
         return {
             "drawers": sorted(set(drawers)),
@@ -408,7 +226,4 @@ CATALOGUE = Catalogue(
 
 def store_on_disk(root: str) -> dict[tuple[str, str], Any]:
     """Return what the store's file holds, for who judges afterwards."""
-    store = TinyStore(root, Kernel())
-    if os.path.exists(store.path):
-        store._load()
-    return store._live
+    return SimStore(root, Kernel(), 0).on_disk()

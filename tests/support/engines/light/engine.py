@@ -1,15 +1,16 @@
-"""A light engine for real processes: brokers import it in the place of
-palace.engine.hosting.mempalace.
+"""The light engine: for real processes as it is, and for the simulation's in tests/sim/engine.py.
 
-It keeps the contract of palace/engine/api.py with palace's own `DurableCalls`, `CallGroups`,
-`Recovery` and `Checkpointer`; only mempalace and Chroma are replaced, so that an owner is ready
-after milliseconds.
+Brokers of real processes import this file in the place of palace.engine.hosting.mempalace, so it
+imports nothing of tests.  It keeps the contract of palace/engine/api.py with palace's own
+`DurableCalls`, `CallGroups`, `Recovery` and checkpoints; only mempalace and Chroma are replaced, so
+that an owner is ready after milliseconds.
 
-The store is one file of lines, which is open for as long as a real store would be.  It is a
-witness, too: each line names the epoch that wrote it, and whoever opens the store while somebody
-else has it open (an flock tells, at any instant) is noted in a file `overlaps` beside the palace.
+The store is one file of lines, which is open for as long as a real store would be.  It observes
+its openers, too: each line names the epoch that wrote it, and whoever opens the store while another
+process has it open (an flock tells, at any instant) is noted in `overlaps` beside the palace.
 """
 
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -66,10 +67,13 @@ class LightStore:
     """
 
     name = "store"
+    file_name = STORE
+    kinds_of_all = KINDS
+    new_lock = staticmethod(threading.RLock)
 
     def __init__(self, root: str, kernel: Kernel, epoch: int) -> None:
-        self.path = f"{root}/{STORE}"
-        self.lock = threading.RLock()
+        self.path = f"{root}/{self.file_name}"
+        self.lock = self.new_lock()
         self._kernel = kernel
         self._epoch = epoch
         self._fd = -1
@@ -82,7 +86,13 @@ class LightStore:
     # The file.
 
     def open(self) -> None:
+        """Open the store, and drop the torn line at its end as a rollback does it."""
         self._fd = self._kernel.open_append(self.path)
+        self.note_opener()
+        self._kernel.truncate(self._fd, self._length)
+
+    def note_opener(self) -> None:
+        """Leave a note where another process has the store open."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # go on as a broken protocol would, and tell
@@ -90,24 +100,43 @@ class LightStore:
             fd = self._kernel.open_append(f"{os.path.dirname(self.path)}.overlaps")
             os.write(fd, note)
             os.close(fd)
-        self._kernel.truncate(self._fd, self._length)
 
     def close(self) -> None:
         if self._fd >= 0:
             self._kernel.close(self._fd)
             self._fd = -1
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Read the file as far as it goes."""
         self._live.clear()
         self._numbers.clear()
         self._seq = self._length = 0
         self._sums = [0, 0]
         for line in (self._kernel.read_hint(self.path, 1 << 28) or b"").splitlines(keepends=True):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n"):  # whole but for its end: what follows would be glued to it
                 return
-            number, _, kind, ident, payload = json.loads(line)
+            entry = self.decode(line)
+            if entry is None:
+                return
+            number, kind, ident, payload = entry
             self._length += len(line)
             self._note(number, (kind, ident), payload)
+
+    def decode(self, line: bytes) -> tuple[int, str, str, Any] | None:
+        """Return a line's number, kind, id and payload, None where the file is over."""
+        number, _, kind, ident, payload = json.loads(line)
+        return number, kind, ident, payload
+
+    def encode(self, kind: str, ident: str, payload: Any) -> bytes:
+        entry = [self._seq + 1, self._epoch, kind, ident, payload]
+        return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+
+    def append(self, line: bytes) -> None:
+        """Put a line at the end; what is not taken whole raises OSError and is rolled back."""
+        if self._kernel.write(self._fd, line) != len(line):
+            self._kernel.truncate(self._fd, self._length)
+            raise OSError(errno.ENOSPC, "the disk took a part only")
+        self._length += len(line)
 
     def _note(self, number: int, entity: tuple[str, str], payload: Any) -> None:
         for old, sign in ((self._live.pop(entity, None), -1), (payload, 1)):
@@ -122,10 +151,10 @@ class LightStore:
     # What a projection must do.
 
     def kinds(self) -> tuple[str, ...]:
-        return KINDS
+        return self.kinds_of_all
 
     def owns(self, kind: str) -> bool:
-        return kind in KINDS
+        return kind in self.kinds_of_all
 
     def read(self, kind: str, ids: Iterable[str]) -> dict[str, Any]:
         return {i: self._live[kind, i] for i in ids if (kind, i) in self._live}
@@ -137,14 +166,13 @@ class LightStore:
         return sum(known == kind for known, _ in self._live)
 
     def write(self, kind: str, changes: Mapping[str, Any]) -> None:
+        """Take something back or write it again."""
+        self.tell(kind, changes)
+
+    def tell(self, kind: str, changes: Mapping[str, Any]) -> None:
+        """Carry out what a call has changed."""
         for ident, payload in changes.items():
-            entry = [self._seq + 1, self._epoch, kind, ident, payload]
-            line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
-            taken = self._kernel.write(self._fd, line)
-            if taken != len(line):
-                self._kernel.truncate(self._fd, self._length)
-                raise OSError(28, "the disk took a part only")
-            self._length += taken
+            self.append(self.encode(kind, ident, payload))
             self._note(self._seq + 1, (kind, ident), payload)
 
     def applied(self, changes: Iterable[Change]) -> None:
@@ -154,7 +182,7 @@ class LightStore:
         return {"seq": self._seq, "sums": list(self._sums)}
 
     def read_fingerprint(self) -> dict[str, Any]:
-        self._load()
+        self.load()
         return self.fingerprint()
 
     def recount(self) -> None:
@@ -188,9 +216,9 @@ def _sums(payloads: Iterable[Any]) -> list[int]:
 class LightStores:
     """What `DurableCalls` asks of all stores together."""
 
-    def __init__(self, root: str, kernel: Kernel, epoch: int) -> None:
-        self.light = LightStore(root, kernel, epoch)
-        self.files = Files(root, kernel)
+    def __init__(self, light: LightStore, files: Files) -> None:
+        self.light = light
+        self.files = files
 
     @property
     def all(self) -> tuple[Any, ...]:
@@ -201,7 +229,23 @@ class LightStores:
 
 
 class MempalaceEngine:
-    """Stands where the real one does."""
+    """Stands where the real one does; what a subclass may have otherwise is named first."""
+
+    store_class = LightStore
+    segment_bytes = SEGMENT_BYTES
+    checkpoint_bytes = CHECKPOINT_BYTES
+    token_bytes = 6
+    entry_kind = "entry"
+
+    def catalogue(self) -> Catalogue:
+        return load_catalogue(None)
+
+    def drawer(self, arguments: dict[str, Any], part: int) -> dict[str, Any]:
+        of = {"part": part, "of": arguments["parts"]}
+        return {"who": arguments["who"], "nonce": arguments["nonce"], **of}
+
+    def entry(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {"who": arguments["agent_name"], "nonce": arguments["nonce"]}
 
     def __init__(
         self,
@@ -217,21 +261,22 @@ class MempalaceEngine:
         self._memory: DurableCalls | None = None
         self._progress = 0
         self._here = threading.local()
-        self._stores = LightStores(paths.root, kernel, stamp.epoch)
+        light = self.store_class(paths.root, kernel, stamp.epoch)
+        self._stores = LightStores(light, Files(paths.root, kernel))
 
     def load(self) -> Catalogue:
         journal = Journal.open(
-            self._paths.journal, self._kernel, self._stamp, segment_bytes=SEGMENT_BYTES
+            self._paths.journal, self._kernel, self._stamp, segment_bytes=self.segment_bytes
         )
         stores = self._stores
         recovery = Recovery(journal=journal, projections=stores.all, progress=no_progress)
         recovery.scan()
         stores.light.open()
-        checkpointer = Checkpointer(journal=journal, bytes_min=CHECKPOINT_BYTES)
+        checkpointer = Checkpointer(journal=journal, bytes_min=self.checkpoint_bytes)
         memory = DurableCalls(journal, stores, CallGroups(journal), recovery, checkpointer)  # type: ignore[arg-type]
         memory.recover()
         self._memory = memory
-        return load_catalogue(None)
+        return self.catalogue()
 
     def loading_text(self) -> str:
         return "loading"
@@ -280,14 +325,22 @@ class MempalaceEngine:
 
     def _dispatch(self, durable: CallGroups, call: Call) -> Reply:
         params = call.message["params"]
-        tool = getattr(self, "_" + params["name"].removeprefix("mempalace_"))
-        try:
-            told = tool(durable, params["arguments"])
-        except Exception as error:  # as stock's tools say it; what was made so far stays
-            told = {"success": False, "error": repr(error)}
+        told = self.run_tool(
+            params["name"].removeprefix("mempalace_"), durable, params["arguments"]
+        )
         result = {"content": [{"type": "text", "text": json.dumps(told)}]}
         reply = {"jsonrpc": "2.0", "id": call.message.get("id"), "result": result}
         return Reply(payload=jsonrpc.encode(reply))
+
+    def run_tool(self, name: str, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = getattr(self, f"_{name}")(durable, arguments)
+        except Exception as error:  # as stock's tools say it; what was made so far stays
+            return self.failed(error, arguments)
+        return answer
+
+    def failed(self, error: Exception, _arguments: dict[str, Any]) -> dict[str, Any]:
+        return {"success": False, "error": repr(error)}
 
     def _change(self, durable: CallGroups, kind: str, ident: str, after: Any) -> None:
         """Make one storage operation as a seam does it."""
@@ -295,25 +348,25 @@ class MempalaceEngine:
         with store.lock:
             before = store.read(kind, [ident]).get(ident)
             change = Change(kind, ident, before, after)
-            durable.change(store, [change], lambda: store.write(kind, {ident: after}))
+            durable.change(store, [change], lambda: store.tell(kind, {ident: after}))
         self._progress += 1
 
     def _add_drawer(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """File a drawer in parts under ids of its own, and count it in its author's tally."""
-        who, nonce = arguments["who"], arguments["nonce"]
-        for part in range(arguments["parts"]):
-            body = {"who": who, "nonce": nonce, "part": part, "of": arguments["parts"]}
-            self._change(durable, "drawer", self._kernel.token(6), body)
+        who = arguments["who"]
+        ids = [self._kernel.token(self.token_bytes) for _ in range(arguments["parts"])]
+        for part, ident in enumerate(ids):
+            self._change(durable, "drawer", ident, self.drawer(arguments, part))
         tally = self._stores.light.read("tally", [who]).get(who, {"count": 0})
         self._change(durable, "tally", who, {"count": tally["count"] + 1})
-        return {"success": True}
+        return {"success": True, "ids": ids}
 
     def _diary_write(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """File an entry, together with whoever else does."""
-        body = {"who": arguments["agent_name"], "nonce": arguments["nonce"]}
-        ident, group = self._kernel.token(6), durable.current()
+        body = self.entry(arguments)
+        ident, group = self._kernel.token(self.token_bytes), durable.current()
         if self._here.batch is None or group is None:
-            self._change(durable, "entry", ident, body)
+            self._change(durable, self.entry_kind, ident, body)
         else:
             self._here.batch.put((ident, body, group))
         return {"success": True}
@@ -321,11 +374,11 @@ class MempalaceEngine:
     def _store(self, puts: Sequence[PendingWrite[Any]]) -> None:
         """Store the entries of several calls at once."""
         assert self._memory is not None, "load() comes first"
-        store, durable = self._stores.light, self._memory.groups
+        store, durable, kind = self._stores.light, self._memory.groups, self.entry_kind
         bodies = {put.write[0]: put.write[1] for put in puts}
-        changes = [Change("entry", ident, None, body) for ident, body in bodies.items()]
+        changes = [Change(kind, ident, None, body) for ident, body in bodies.items()]
         with store.lock, durable.on_behalf({put.write[0]: put.write[2] for put in puts}):
-            durable.change(store, changes, lambda: store.write("entry", bodies))
+            durable.change(store, changes, lambda: store.tell(kind, bodies))
 
     def _get_drawer(self, _durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         tally = self._stores.light.read("tally", [arguments["who"]])
