@@ -14,6 +14,6 @@ def maintenance(
     tmp_path_factory: pytest.TempPathFactory, model_home: Path
 ) -> Iterator[MaintenanceProcess]:
     """The process that rebuilds, purges, copies and reads palaces for a module's tests."""
-    root = tmp_path_factory.mktemp("workshop")
+    root = tmp_path_factory.mktemp("maintenance")
     with MaintenanceProcess(make_site(root, model_home).environ(), root / "log") as maintenance:
         yield maintenance

@@ -52,9 +52,9 @@ from tests.support.processes.watch import Watcher
 
 CLIENTS = 4
 ROUND_KILLS = 125  # on one palace: a store that grows for ever makes each opening slower
-BURST = 8  # blows until each client must have got a reply
+BURST = 8  # injections until each client must have got a reply
 LANES = {"light": 4, "real": 1}  # storms at a time
-REST_MS = {"light": 20, "real": 0}  # of the watcher: the light store is a witness by itself
+REST_MS = {"light": 20, "real": 0}  # of the watcher: the light store observes its own openers
 PACE_S = {"light": 0.1, "real": 0.6}
 
 
@@ -97,7 +97,7 @@ class Outcome:
 
 
 class Storm:
-    """A crew of clients on one palace, a killer among its processes, and a watcher outside."""
+    """A pool of clients on one palace, a killer among its processes, and a watcher outside."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """Upkeep in a process of its own that stays, for one palace after another.
 
-As a program (`python -P tests/support/engines/maintenance.py`) it answers lines of JSON; `Workshop`
-starts it and asks.  Every palace that it touches is closed again before it answers.
+As a program (`python -P tests/support/engines/maintenance.py`) it answers lines of JSON;
+`MaintenanceProcess` starts it and asks.  Every palace that it touches is closed again before it
+answers.
 """
 
 import contextlib

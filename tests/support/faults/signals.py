@@ -23,7 +23,7 @@ AIMS = (OWNER, BROKER, DIRECT, SHIM, POINT)
 AIM_WEIGHTS = (4, 2, 2, 4, 4)
 STAGES = (*POINTS, *["reply"] * 3)  # there alone a recorded reply is asked for
 PASSES_MAX = 3
-PATIENCE_S = 1.0  # with which a blow waits for an owner
+PATIENCE_S = 1.0  # with which an injection waits for an owner
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 SIGNAL_WEIGHTS = (8, 1, 1)
 
@@ -45,7 +45,7 @@ class Injection:
 
 
 def plan_injections(seed: int, pace_s: float) -> Iterator[Injection]:
-    """Yield the blows that belong to a seed, `pace_s` apart on the average."""
+    """Yield the injections that belong to a seed, `pace_s` apart on the average."""
     rng = random.Random(seed)
     while True:
         yield Injection(
@@ -85,7 +85,7 @@ def _kind(name: str, palace: Path) -> str:
 
 @dataclass
 class Killer:
-    """Delivers blows to one palace's processes; `relieve` lets all that are stopped go on."""
+    """Delivers signals to one palace's processes; `relieve` lets all that are stopped go on."""
 
     palace: Path
     failpoints: Failpoints
@@ -147,7 +147,7 @@ class Killer:
         return True
 
     def _victim(self, injection: Injection) -> int:
-        """Return whom a blow hits, 0 for nobody: brokers stand in for each other."""
+        """Return which process an injection hits, 0 for none: brokers stand in for each other."""
         if injection.aim == OWNER and (owner := self._owner()):
             return owner
         found = victims_of(self.palace)

@@ -141,7 +141,7 @@ class Turns:
             self._promises.entries[nonce] = answer["chunks"]
 
     def _checkpoint(self, nonce: str) -> None:
-        where = {"wing": "gale", "room": self._who}
+        where = {"wing": "load", "room": self._who}
         items = [where | {"content": f"an item, nonce {nonce}{which}"} for which in "ab"]
         diary = {"agent_name": self._who, "entry": f"an entry, nonce {nonce}c"}
         # Nothing is more than entirely alike: all items are filed.
@@ -171,7 +171,7 @@ class Turns:
             self._promises.facts.add(f"{nonce}s")
 
     def _event_append(self, nonce: str) -> None:
-        about = {"type": "a.note", "stream": "gale", "room": "r", "from_agent": self._who}
+        about = {"type": "a.note", "stream": "load", "room": "r", "from_agent": self._who}
         if self._ask("event_append", nonce, body=f"an event, nonce {nonce}", **about) is not None:
             self._promises.events.add(nonce)
 
@@ -183,7 +183,7 @@ class Turns:
 
     def _add_drawer(self, nonce: str) -> None:
         content = long_text(nonce, "a drawer", 1 + len(nonce) % 2)
-        answer = self._ask("add_drawer", nonce, wing="gale", room=self._who, content=content)
+        answer = self._ask("add_drawer", nonce, wing="load", room=self._who, content=content)
         if answer is not None:
             self._promises.drawers[nonce] = answer.get("chunks", 0)
 

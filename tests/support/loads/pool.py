@@ -17,7 +17,7 @@ class Caller(Protocol):
 
 
 class Told(Protocol):
-    """What one client was told, as the crew needs it."""
+    """What one client was told, as the pool needs it."""
 
     unexpected: list[object]
 
