@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from palace import __version__
+from tests.support.machines.mounts import on_small_disk
 from tests.support.machines.needs import need_root
 from tests.support.processes.brokers import (
     Line,
@@ -438,15 +439,8 @@ def test_broker_of_another_palace_is_refused(site: Site, tmp_path: Path, model_h
 @pytest.fixture
 def small_disk(site: Site) -> Iterator[Path]:
     """The palace on a disk of its own, of 64 KiB."""
-    need_root()
-    make_palace(site)
-    options = "size=64k,mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", site.palace], check=True)
-    try:
-        yield site.palace
-    finally:
-        end_brokers(site.palace)
-        subprocess.run(["umount", "-l", site.palace], check=True)
+    with on_small_disk(site, "64k") as palace:
+        yield palace
 
 
 def fill(directory: Path, *, leave: int) -> None:

@@ -3,14 +3,13 @@
 import json
 import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.loads.light import STORE
-from tests.support.machines.guests import guest_of, make_beneath, move_record_elsewhere
+from tests.support.machines.guests import move_record_elsewhere
 from tests.support.machines.needs import need_command
 from tests.support.machines.sshd import NAME, free_port, open_sshd
 from tests.support.processes.brokers import Serving, code_of
@@ -19,17 +18,6 @@ from tests.support.processes.clients import PALACE, Site
 pytestmark = pytest.mark.process
 
 OWN, NAMED, WSS, SSH, NONE = range(5)
-
-
-@pytest.fixture
-def beneath(short_dir: Path) -> Site:
-    return make_beneath(short_dir)
-
-
-@pytest.fixture
-def guest(beneath: Site, short_dir: Path) -> Iterator[Site]:
-    with guest_of(beneath, short_dir) as site:
-        yield site
 
 
 def look(site: Site, **more: str) -> dict[str, Any]:

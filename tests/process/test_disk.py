@@ -6,7 +6,6 @@ tests/support/faults/failing_disk/sitecustomize.py.
 
 import json
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.faults.killing import assert_journal_is_right
-from tests.support.machines.needs import need_root
+from tests.support.machines.mounts import on_small_disk
 from tests.support.processes.brokers import (
     code_of,
     make_palace,
@@ -44,15 +43,8 @@ MIB = 1 << 20
 @pytest.fixture
 def small_disk(site: Site) -> Iterator[Path]:
     """The palace on a disk of its own."""
-    need_root()
-    make_palace(site)
-    options = f"size={DISK_MIB}m,mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", site.palace], check=True)
-    try:
-        yield site.palace
-    finally:
-        end_brokers(site.palace)
-        subprocess.run(["umount", "-l", site.palace], check=True)
+    with on_small_disk(site, f"{DISK_MIB}m") as palace:
+        yield palace
 
 
 def fill(directory: Path, *, leave: int) -> Path:

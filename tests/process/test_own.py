@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +20,7 @@ from palace.protocol.errors import LockFailed, LockHeld
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.support.loads.light import STORE, Told, problems_of
-from tests.support.machines.guests import guest_of, make_beneath, move_record_elsewhere
+from tests.support.machines.guests import move_record_elsewhere
 from tests.support.machines.mounts import mounted
 from tests.support.processes.brokers import (
     Serving,
@@ -40,17 +39,6 @@ pytestmark = pytest.mark.process
 
 FOREIGN_KERNEL = -32056
 HOST = os.uname().nodename
-
-
-@pytest.fixture
-def beneath(short_dir: Path) -> Site:
-    return make_beneath(short_dir)
-
-
-@pytest.fixture
-def guest(beneath: Site, short_dir: Path) -> Iterator[Site]:
-    with guest_of(beneath, short_dir) as site:
-        yield site
 
 
 def elsewhere(site: Site, root: Path) -> Site:
