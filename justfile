@@ -45,7 +45,7 @@ test *arguments:
 
 # The tests that start no process and load no engine.
 quick:
-    python -m pytest tests/protocol tests/settings tests/kernel tests/ownership tests/client tests/broker tests/test_*.py
+    python -m pytest tests/protocol tests/settings tests/kernel tests/ownership tests/client tests/transport tests/broker tests/test_*.py
 
 # The invariant suite with its floors: model, specs, simulation, kills; `just model-check deep` is what a gate runs, `full` the whole.
 model-check profile="quick":
