@@ -1,7 +1,7 @@
 """A store in memory that keeps the rules of engine/stores/projection.py, and a palace of two.
 
 Like Chroma it numbers what it is told, and like the lists it counts what it holds.  What it was
-told is durable at once; a process may die between any two entities (`host.failpoint`).
+told is durable at once; a process may die between any two entities (`Kernel.failpoint`).
 """
 
 import threading
