@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from palace.transport import http
-from palace.transport.http import Receive, Scope, Send, Server, Visit
+from palace.transport.http import HttpConnection, Receive, Scope, Send, Server
 
 PATIENCE_S = 10.0
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -31,7 +31,7 @@ class App:
         self.may_answer.set()
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        scope["state"]["visit"].admitted = self.admits
+        scope["state"]["connection"].admitted = self.admits
         self.begun.set()
         if scope["path"] == "/fault":
             raise LookupError("a fault of the application")
@@ -44,7 +44,7 @@ class App:
 @attrs.define(eq=False)
 class Connection:
     stream: trio.SocketStream
-    visit: Visit
+    visit: HttpConnection
     ended: trio.Event
 
     async def read(self) -> bytes:
@@ -90,7 +90,7 @@ async def served(app: App) -> AsyncIterator[tuple[Server, Open]]:
                 stream = await trio.open_tcp_stream(*listener.getsockname())
                 accepted, _ = listener.accept()
                 accepted.setblocking(False)
-                connection = Connection(stream, Visit(), trio.Event())
+                connection = Connection(stream, HttpConnection(), trio.Event())
                 opened.append(connection)
 
                 async def serve() -> None:
@@ -119,7 +119,7 @@ async def test_a_connection_serves_one_request_after_another_until_its_client_le
 async def test_whoever_shows_nothing_in_time_is_turned_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http, "KNOCK_S", 0.1)
+    monkeypatch.setattr(http, "LOGIN_S", 0.1)
     async with served(App(admits=False)) as (_, connect):
         silent, refused = await connect(), await connect()
         await refused.stream.send_all(REQUEST)
@@ -131,7 +131,7 @@ async def test_whoever_shows_nothing_in_time_is_turned_out(
 
 
 async def test_whoever_was_admitted_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "KNOCK_S", 0.1)
+    monkeypatch.setattr(http, "LOGIN_S", 0.1)
     async with served(App()) as (_, connect):
         connection = await connect()
         await connection.stream.send_all(REQUEST)

@@ -16,7 +16,7 @@ from palace.transport.websocket import (
     NOT_FOUND,
     TOO_MANY,
     UNAUTHORIZED,
-    Door,
+    TokenGate,
     WebSocketLines,
     open_lines,
 )
@@ -41,7 +41,7 @@ class Listener:
     """Serves one connection after another; `lines` is what came of each of them."""
 
     def __init__(self, context: ssl.SSLContext, line_bytes_max: int = LIMIT) -> None:
-        self.door = Door(TOKEN, trio.current_time)
+        self.door = TokenGate(TOKEN, trio.current_time)
         self.port = 0
         self._context = context
         self._limit = line_bytes_max
@@ -235,44 +235,44 @@ class Clock:
         return self.now_s
 
 
-def knock(door: Door, address: str = "a", token: str = "wrong") -> int:
+def knock(door: TokenGate, address: str = "a", token: str = "wrong") -> int:
     return door.admit(address, WEBSOCKET_PATH, f"Bearer {token}".encode())
 
 
 def test_whoever_guesses_is_kept_out_for_a_while_and_with_the_right_token_too() -> None:
     clock = Clock()
-    door = Door(TOKEN, clock)
-    guesses = [knock(door) for _ in range(Door.FAILURES_MAX)]
+    door = TokenGate(TOKEN, clock)
+    guesses = [knock(door) for _ in range(TokenGate.FAILURES_MAX)]
     right = [knock(door, token=TOKEN), knock(door, "another", TOKEN)]
-    clock.now_s += Door.FAILURES_S + 1
+    clock.now_s += TokenGate.FAILURES_S + 1
 
-    assert guesses == [UNAUTHORIZED] * Door.FAILURES_MAX
+    assert guesses == [UNAUTHORIZED] * TokenGate.FAILURES_MAX
     assert right == [TOO_MANY, 0]
     assert knock(door, token=TOKEN) == 0
-    assert door.refused == Door.FAILURES_MAX + 1
+    assert door.refused == TokenGate.FAILURES_MAX + 1
 
 
 def test_who_comes_in_is_forgiven_what_was_before() -> None:
-    door = Door(TOKEN, Clock())
+    door = TokenGate(TOKEN, Clock())
     for _ in range(3):
-        for _ in range(Door.FAILURES_MAX - 1):
+        for _ in range(TokenGate.FAILURES_MAX - 1):
             assert knock(door) == UNAUTHORIZED
         assert knock(door, token=TOKEN) == 0
 
 
 def test_a_wrong_path_is_no_guess() -> None:
-    door = Door(TOKEN, Clock())
-    statuses = {door.admit("a", "/", b"") for _ in range(Door.FAILURES_MAX * 2)}
+    door = TokenGate(TOKEN, Clock())
+    statuses = {door.admit("a", "/", b"") for _ in range(TokenGate.FAILURES_MAX * 2)}
 
     assert statuses == {NOT_FOUND}
 
 
 def test_the_memory_of_guesses_is_bounded_and_the_oldest_goes() -> None:
-    door = Door(TOKEN, Clock())
-    for _ in range(Door.FAILURES_MAX):
+    door = TokenGate(TOKEN, Clock())
+    for _ in range(TokenGate.FAILURES_MAX):
         knock(door, "first")
-    for number in range(Door.ADDRESSES_MAX):
+    for number in range(TokenGate.ADDRESSES_MAX):
         knock(door, f"other {number}")
 
     assert knock(door, "first", TOKEN) == 0
-    assert len(door._failures) <= Door.ADDRESSES_MAX
+    assert len(door._failures) <= TokenGate.ADDRESSES_MAX
