@@ -1,5 +1,6 @@
 """Documents that can go stale don't: generated pages, links, the README's size and commands."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from palace.protocol import errors
 from tests.support.documents.reference import PAGES, ROOT, all_errors
 
+PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.dot"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
@@ -52,6 +54,13 @@ def test_gates_run_the_readme_s_test_command_and_nothing_before_it() -> None:
     assert others == [".venv/bin/just check-bare check-deep"]
     deep = [step.get("run") for step in workflow["jobs"]["deep"]["steps"]]
     assert deep[-1] == command.replace("just check", "just check-bare check-deep")
+
+
+@pytest.mark.parametrize("source", PICTURES, ids=lambda path: path.stem)
+def test_a_picture_was_made_from_its_source_as_it_is(source: Path) -> None:
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+
+    assert digest in source.with_suffix(".svg").read_text(), "run: just pictures"
 
 
 def test_files_that_the_docs_name_exist() -> None:

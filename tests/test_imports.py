@@ -181,7 +181,15 @@ def circle_in(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
+def engine_floor(module: str) -> str:
+    """Return the floor of the engine that a module lies on, and the room of every other."""
+    parts = module.split(".")
+    return ".".join(parts[: 3 if parts[1:2] == ["engine"] else 2])
+
+
 CIRCLES: dict[str, Callable[[str], str]] = {
+    "modules": lambda module: module,
+    "floors of the engine": engine_floor,
     "rooms": lambda module: ".".join(module.split(".")[:2]),
 }
 

@@ -119,8 +119,14 @@ class Broker:
         remote = self.guests.remote if self.guests is not None else None
         endpoint = services.endpoint
         socket_path = endpoint.path if endpoint is not None else ""
-        say = record.write_record if again else record.publish
-        say(services.ownership, socket_path, services.kernel, mode=services.mode, remote=remote)
+        record.publish(
+            services.ownership,
+            socket_path,
+            services.kernel,
+            mode=services.mode,
+            remote=remote,
+            again=again,
+        )
 
     # Tasks that end when draining begins.
 

@@ -37,22 +37,12 @@ def publish(
     *,
     mode: str,
     remote: "Remote | None" = None,
+    again: bool = False,
 ) -> BrokerRecord:
-    """B7: say where the palace is served, after it listens; `socket_path` is "" for nowhere."""
-    record = write_record(ownership, socket_path, kernel, mode=mode, remote=remote)
-    kernel.trace("B7.publish", epoch=ownership.epoch)
-    return record
+    """B7: say where the palace is served, after it listens; `socket_path` is "" for nowhere.
 
-
-def write_record(
-    ownership: Ownership,
-    socket_path: str,
-    kernel: Kernel,
-    *,
-    mode: str,
-    remote: "Remote | None" = None,
-) -> BrokerRecord:
-    """Replace the record of an owner that has published one, and listens elsewhere, too, now."""
+    `again`: the owner has published before, and now listens elsewhere as well; that is no step.
+    """
     urls = remote.urls if remote else ()
     record = BrokerRecord(
         v=SCHEMA,
@@ -72,6 +62,8 @@ def write_record(
         started_at=kernel.utc_text(),
     )
     kernel.write_durable(ownership.paths.record, record.encode())
+    if not again:
+        kernel.trace("B7.publish", epoch=ownership.epoch)
     return record
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import attrs
 
-from palace.engine.api import Call, Reply
+from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.groups import CallContext, CallGroups
 from palace.engine.durability.owned import OwnedPalace
@@ -119,6 +119,27 @@ class DurableCalls:
             self.stores.files.applied(changes)
             self.journal.close_key("", STATE)
         self.journal.close()
+
+
+class JournalledEngine:
+    """What an engine answers through its journal; `_memory` is None while there is none.
+
+    For engines to inherit from (palace/engine/api.py has the contract).
+    """
+
+    _memory: DurableCalls | None = None
+
+    def when_durable(self, seq: int, callback: DurableCallback) -> None:
+        assert self._memory is not None, "a reply has a seq only where there is a journal"
+        self._memory.when_durable(seq, callback)
+
+    def acknowledge(self, session: str, upto: int) -> None:
+        if self._memory is not None:
+            self._memory.journal.acknowledge(session, upto)
+
+    def end_session(self, session: str) -> None:
+        if self._memory is not None:
+            self._memory.journal.end_session(session)
 
 
 def open_durable_calls(

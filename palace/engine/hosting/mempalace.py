@@ -13,8 +13,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
-from palace.engine.api import Call, DurableCallback, Reply
-from palace.engine.durability.calls import DurableCalls, open_durable_calls, refused
+from palace.engine.api import Call, Reply
+from palace.engine.durability.calls import JournalledEngine, open_durable_calls, refused
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.hosting import adjustments
 from palace.engine.hosting.host import Host, HostedState
@@ -66,7 +66,7 @@ def check_installed() -> None:
         )
 
 
-class MempalaceEngine:
+class MempalaceEngine(JournalledEngine):
     """One palace, opened by the one process that may (see `Engine` for the promises)."""
 
     def __init__(
@@ -82,7 +82,6 @@ class MempalaceEngine:
         self._environ = environ
         self._kernel = kernel or Kernel()
         self._stamp = stamp
-        self._memory: DurableCalls | None = None
         self._server: Server | None = None
         self._state = HostedState(environ)
         self._versions = {name: installed_version(name) for name in WATCHED}
@@ -182,18 +181,6 @@ class MempalaceEngine:
 
     def batch(self, messages: Sequence[JsonObject]) -> DrawerBatch | None:
         return self._state.writer.batch(messages) if self._state.writer is not None else None
-
-    def when_durable(self, seq: int, callback: DurableCallback) -> None:
-        assert self._memory is not None, "a reply has a seq only where there is a journal"
-        self._memory.when_durable(seq, callback)
-
-    def acknowledge(self, session: str, upto: int) -> None:
-        if self._memory is not None:
-            self._memory.journal.acknowledge(session, upto)
-
-    def end_session(self, session: str) -> None:
-        if self._memory is not None:
-            self._memory.journal.end_session(session)
 
     def status(self) -> JsonObject:
         if self._memory is not None:

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from palace.engine.api import Call, DurableCallback, Reply
+from palace.engine.api import Call, Reply
 from palace.engine.batch import Batch, PendingWrite, store_or_each
-from palace.engine.durability.calls import DurableCalls
+from palace.engine.durability.calls import DurableCalls, JournalledEngine
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.recovery import Recovery
@@ -228,7 +228,7 @@ class LightStores:
         return {projection.name: projection.fingerprint() for projection in self.all}
 
 
-class MempalaceEngine:
+class MempalaceEngine(JournalledEngine):
     """Stands where the real one does; what a subclass may have otherwise is named first."""
 
     store_class = LightStore
@@ -258,7 +258,6 @@ class MempalaceEngine:
         self._paths = paths
         self._kernel = kernel
         self._stamp = stamp
-        self._memory: DurableCalls | None = None
         self._progress = 0
         self._here = threading.local()
         light = self.store_class(paths.root, kernel, stamp.epoch)
@@ -290,18 +289,6 @@ class MempalaceEngine:
 
     def batch(self, messages: Sequence[dict[str, Any]]) -> Batch[Any]:
         return Batch(messages, lambda puts: store_or_each(puts, self._store))
-
-    def when_durable(self, seq: int, callback: DurableCallback) -> None:
-        assert self._memory is not None, "a reply with a seq comes from a memory"
-        self._memory.when_durable(seq, callback)
-
-    def acknowledge(self, session: str, upto: int) -> None:
-        if self._memory is not None:
-            self._memory.journal.acknowledge(session, upto)
-
-    def end_session(self, session: str) -> None:
-        if self._memory is not None:
-            self._memory.journal.end_session(session)
 
     def status(self) -> dict[str, Any]:
         return self._memory.status() if self._memory is not None else {"journal": "on"}
