@@ -109,3 +109,9 @@ reference:
 # Make docs/screens.md from a real run.
 screens:
     python -m tests.support.documents.screens
+
+# Draw docs/pictures from their sources (needs graphviz).
+pictures:
+    for source in docs/pictures/*.dot; do \
+        (dot -Tsvg "$source"; printf '<!-- %s, sha256 %s -->\n' "$source" "$(sha256sum < "$source" | cut -c1-64)") > "${source%.dot}.svg"; \
+    done
