@@ -42,10 +42,10 @@ class Notes:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._directory = f"{state_dir(environ)}/hosts"
-        self._host = Kernel()
+        self._kernel = Kernel()
 
     def read(self, real: str) -> Note | None:
-        data = self._host.read_hint(self._path(real), _BYTES_MAX)
+        data = self._kernel.read_hint(self._path(real), _BYTES_MAX)
         try:
             return None if data is None else _decoded(json.loads(data))
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -54,17 +54,17 @@ class Notes:
     def write(self, real: str, note: Note) -> None:
         os.makedirs(self._directory, 0o700, exist_ok=True)
         body = {"v": _SCHEMA, "file": real, **attrs.asdict(note)}
-        self._host.write_durable(self._path(real), json.dumps(body, indent=1).encode() + b"\n")
+        self._kernel.write_durable(self._path(real), json.dumps(body, indent=1).encode() + b"\n")
 
     def forget(self, real: str, directories: Iterable[str] = ()) -> None:
         """Drop a file's note.
 
         Directories that palace created and that hold files of other notes pass on to those.
         """
-        if not self._host.unlink(self._path(real)):
+        if not self._kernel.unlink(self._path(real)):
             return
-        for name in self._host.list_directory(self._directory):
-            other = self._host.read_hint(f"{self._directory}/{name}", _BYTES_MAX)
+        for name in self._kernel.list_directory(self._directory):
+            other = self._kernel.read_hint(f"{self._directory}/{name}", _BYTES_MAX)
             file = _file_of(other)
             note = self.read(file) if file else None
             inherited = [path for path in directories if file.startswith(f"{path}/")]
