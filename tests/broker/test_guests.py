@@ -200,7 +200,7 @@ async def test_another_certificate_is_not_the_brokers(root: Path, listen: str) -
         assert running.state.telemetry.counters.connections == 0
 
 
-def own_certificate(directory: Path, **more: Any) -> tuple[trustme.CA, dict[str, str]]:
+def own_certificate(directory: Path, **more: Any) -> tuple[trustme.CA, dict[str, Any]]:
     """Return an authority and the settings of a broker that it vouches for."""
     authority = trustme.CA()
     leaf = authority.issue_cert("localhost", "127.0.0.1", **more)
@@ -311,6 +311,7 @@ async def test_another_path_is_not_found(root: Path, listen: str) -> None:
             async with open_client(listen, "/elsewhere", "Bearer x"):
                 raise AssertionError("it was let in")
         (rejected,) = caught.value.exceptions
+        assert isinstance(rejected, trio_websocket.ConnectionRejected)
         assert rejected.status_code == 404
 
 

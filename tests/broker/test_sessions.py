@@ -1,6 +1,7 @@
 """What a client of the broker sees: order, fairness, refusals, cancellation, two connections."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,7 +111,7 @@ async def test_a_cancelled_call_that_runs_ends_without_a_reply(root: Path) -> No
 
 
 async def test_a_full_queue_is_backpressure_first_and_busy_after_a_while(root: Path) -> None:
-    settings = {"queue_depth_max": 2, "admission_wait_s": 0.2}
+    settings: dict[str, Any] = {"queue_depth_max": 2, "admission_wait_s": 0.2}
     async with open_broker(root, **settings) as running:
         shim = await running.session()
         shim.call("add_drawer", 0, name="runs", hold="w")

@@ -80,7 +80,7 @@ def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
-CHANGES: dict[str, Callable[[Path], None]] = {
+CHANGES: dict[str, Callable[[Path], object]] = {
     "the Dockerfile": add_line("Dockerfile.base"),
     "what is ignored": add_line(".dockerignore"),
     "the entry point": add_line("images/entrypoint"),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from images.__main__ import ROOT
 from images.references import Resolved, resolve_commit
-from tests.images.test_references import ROOT, commit, git, repository
+from tests.images.test_references import commit, git, repository
 
 __all__ = ["repository"]  # a fixture
 STEP = ROOT / "images" / "steps" / "source"

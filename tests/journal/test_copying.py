@@ -207,9 +207,9 @@ def test_a_journal_that_is_replaced_meanwhile_is_not_mixed_with_the_new_one(at: 
             for path in [path for path in disk.names if path.startswith(f"{JOURNAL}/")]:
                 del disk.names[path]
             disk.names |= {path: other.names[path] for path in other.names if JOURNAL in path}
-            disk.file_id = lambda _path: (1, 1)  # type: ignore[method-assign]
+            disk.file_id = lambda _path: (1, 1)  # type: ignore[method-assign, assignment]
 
-    disk.file_id = lambda _path: (1, 0)  # type: ignore[method-assign]
+    disk.file_id = lambda _path: (1, 0)  # type: ignore[method-assign, assignment]
     disk.turn = replace
     contents = copy_journal(JOURNAL, COPY, disk)
 

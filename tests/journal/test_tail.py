@@ -293,7 +293,7 @@ def test_take_backs_that_ended_count_no_longer_while_deaths_do() -> None:
     for _ in range(3):
         for action in ("put", "attempt", "abort"):
             seq += 1
-            entity = {"kind": "k", "id": "i"} if action == "put" else {}
+            entity: dict[str, Any] = {"kind": "k", "id": "i"} if action == "put" else {}
             tail.note(Draft(action=action, key="s:1", payload={}, **entity), seq, 1)
 
     assert tail.attempts == {"s:1": 3}

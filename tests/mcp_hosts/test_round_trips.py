@@ -42,7 +42,7 @@ strict, lenient = JsonEditor(lenient=False), JsonEditor(lenient=True)
 def documents(*, stock: bool = False) -> st.SearchStrategy[Any]:
     """Cases of every format; with `stock` something of stock's is in the way of the servers."""
     servers = ("mcp", "servers")
-    kinds = [
+    kinds: list[st.SearchStrategy[Any]] = [
         json_documents(("mcpServers",), lenient=False, stock=stock).map(
             lambda text: (strict, text, (server_slot("mcpServers"),))
         ),

@@ -295,7 +295,7 @@ def _read(m: Model, s: State, c: int, shim: Shim, out: Out) -> None:
         return
     s = with_conn(s, k, conn._replace(down=()))
     k = conn_of(s, c)
-    said = ()
+    said: tuple[Any, ...] = ()
     for message in conn.down:
         shim = s.shims[c]
         if message[0] == "G":

@@ -99,7 +99,8 @@ def ledger(snap: Snap, event: str, *arguments: Any) -> tuple[Snap, Any]:
     if event == "accept":
         result: Any = machine.accept(b".")
     elif event == "goodbye":
-        result = machine.goodbye(arguments[0], list(arguments[1]))
+        result = None
+        machine.goodbye(arguments[0], list(arguments[1]))
     else:
         result = getattr(machine, event)(*arguments)
     if isinstance(result, list):

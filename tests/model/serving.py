@@ -154,8 +154,7 @@ def _end(m: Model, s: State, i: int, c: int) -> State:
 def end_conns(m: Model, s: State, i: int) -> State:
     """Close what is left of an owner's connections."""
     for c in range(m.scope.clients):
-        if s.procs[i].sess[c] is not None:
-            sess = s.procs[i].sess[c]
+        if (sess := s.procs[i].sess[c]) is not None:
             p = s.procs[i]
             s = with_proc(s, i, p._replace(sess=put(p.sess, c, sess._replace(jobs=()))))
             s = cut(m, s, i, c)

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -80,7 +81,7 @@ def held(journal: str) -> dict[str, set[str]]:
     for entity in known.live:
         if entity[0] == "tally":
             continue
-        body = known.payload(entity)
+        body: Any = known.payload(entity)
         if entity in under_way:
             found["under way"].add(body["nonce"])
             continue

@@ -73,7 +73,7 @@ def leave_stale_socket(path: Path) -> None:
         listener.bind(str(path))
 
 
-def leave_record_of(uid: int, mode: int) -> Callable[[Path], None]:
+def leave_record_of(uid: int, mode: int) -> Callable[[Path], object]:
     def leave(palace: Path) -> None:
         need_root()
         path = palace / "broker.json"
@@ -84,11 +84,11 @@ def leave_record_of(uid: int, mode: int) -> Callable[[Path], None]:
     return leave
 
 
-def write_record(text: str) -> Callable[[Path], None]:
+def write_record(text: str) -> Callable[[Path], object]:
     return lambda palace: (palace / "broker.json").write_text(text) and None
 
 
-LEFTOVERS: dict[str, Callable[[Path], None]] = {
+LEFTOVERS: dict[str, Callable[[Path], object]] = {
     "torn": write_record(json.dumps(RECORD)[:100]),
     "empty": write_record(""),
     "alien": write_record('[{"v": 1}, "not ours"]'),
@@ -246,7 +246,7 @@ def test_what_is_no_broker_is_told_so_by_status_and_shim(
         listener.listen()
         serving = threading.Thread(target=answer_all, args=(listener, answer), daemon=True)
         serving.start()
-        more = {"MEMPALACE_BROKER": f"unix:{path}"}
+        more: dict[str, Any] = {"MEMPALACE_BROKER": f"unix:{path}"}
         with site.shim(**more) as client:
             reply = client.call("mempalace_get_aaak_spec")
         done = site.run("status", **more)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.loads.light import STORE
+from tests.support.engines.light.engine import STORE
 from tests.support.machines.guests import move_record_elsewhere
 from tests.support.machines.needs import need_command
 from tests.support.machines.sshd import NAME, free_port, open_sshd
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.process
 OWN, NAMED, WSS, SSH, NONE = range(5)
 
 
-def look(site: Site, **more: str) -> dict[str, Any]:
+def look(site: Site, **more: Any) -> dict[str, Any]:
     """Return what the doctor says to programs, after checking that people are told the same."""
     machine = site.run("doctor", "--boundary", "--json", **more)
     people = site.run("doctor", "--boundary", **more)

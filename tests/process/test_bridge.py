@@ -12,8 +12,8 @@ import pytest
 from tests.support.machines.mounts import mounted
 from tests.support.machines.needs import need_command, need_root
 from tests.support.machines.sshd import NAME, Sshd, open_sshd
-from tests.support.processes.brokers import brokers_of, call_line, make_palace, wait_gone
-from tests.support.processes.clients import Client, Site, wait_until
+from tests.support.processes.brokers import call_line, make_palace, wait_gone
+from tests.support.processes.clients import Client, Site, brokers_of, wait_until
 from tests.support.processes.watch import STORE, Watcher
 
 BIN = str(Path(sys.executable).parent)

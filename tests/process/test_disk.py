@@ -7,6 +7,7 @@ tests/support/faults/failing_disk/sitecustomize.py.
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def test_disk_that_fills_up_loses_nothing_and_is_written_again(
         assert all("Free some space" in writer.refused[-1] for writer in writers)
         found = [drawer.document for drawer in read_stores(site.palace).drawers]
         kept = [text for writer in writers for text in writer.kept]
-        assert sorted(found) == sorted(kept), "all that was acknowledged, and nothing else"
+        assert Counter(found) == Counter(kept), "all that was acknowledged, and nothing else"
         assert_journal_is_right(site.palace)
         assert site.run("stop").returncode == 0
         wait_gone(owner)

@@ -19,7 +19,8 @@ from palace.commands.own import claim_palace
 from palace.protocol.errors import LockFailed, LockHeld
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
-from tests.support.loads.light import STORE, Told, problems_of
+from tests.support.engines.light.engine import STORE
+from tests.support.loads.light import Told, problems_of
 from tests.support.machines.guests import move_record_elsewhere
 from tests.support.machines.mounts import mounted
 from tests.support.processes.brokers import (

@@ -7,8 +7,9 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import distribution
+from importlib.metadata import PathDistribution, distribution
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -452,7 +453,7 @@ def test_stuck_writer_ends_its_owner_and_the_next_call_is_served(site: Site) -> 
 
 def private_metadata(directory: Path) -> Path:
     """Copy mempalace's metadata where it is found first; return the copy."""
-    installed = Path(str(distribution("mempalace")._path))
+    installed = Path(str(cast("PathDistribution", distribution("mempalace"))._path))
     copy = directory / installed.name
     shutil.copytree(installed, copy)
     return copy

@@ -1,6 +1,7 @@
 """Shims and brokers of different versions on one palace."""
 
 from pathlib import Path
+from typing import Any
 
 from tests.support.faults import versions
 from tests.support.processes.brokers import is_alive, make_palace, wait_gone
@@ -10,7 +11,7 @@ CUSTOM = str(Path(versions.__path__[0]))
 OLD, BOTH, NEW = "1-1/0.1.0", "1-2/0.2.0", "2-2/0.3.0"
 
 
-def of(version: str) -> dict[str, str]:
+def of(version: str) -> dict[str, Any]:
     """Return what makes a process one of this version, and the brokers that it starts."""
     return {"PYTHONPATH": CUSTOM, "TEST_VERSIONS": version}
 

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def light(short_dir: Path) -> Site:
     return storm_site(short_dir)
 
 
-def first_finding(site: Site, argv: list[str] = PALACE, *, code: int = 65, **more: str) -> str:
+def first_finding(site: Site, argv: list[str] = PALACE, *, code: int = 65, **more: Any) -> str:
     """Return what the doctor says first, with its remedy, on one line; and hold it to its form."""
     done = subprocess.run(
         [*argv, "doctor"],
@@ -143,7 +144,9 @@ def test_the_model_is_missing(short_dir: Path) -> None:
     bare = Site(home=short_dir / "home", palace=short_dir / "palace")
     bare.home.mkdir()
     make_palace(bare)
-    closed = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY"), CLOSED)
+    closed: dict[str, Any] = dict.fromkeys(
+        ("http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY"), CLOSED
+    )
     offline = closed | {"PIP_INDEX_URL": CLOSED, "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
 
     assert "model" in refusal(bare, **offline)
@@ -198,7 +201,7 @@ def test_the_socket_leads_to_another_palace(light: Site, short_dir: Path) -> Non
     with ExitStack() as both:
         for site in (light, other):
             both.enter_context(Serving(site))
-        named = {"MEMPALACE_BROKER": f"unix:{other.palace}/broker.sock"}
+        named: dict[str, Any] = {"MEMPALACE_BROKER": f"unix:{other.palace}/broker.sock"}
         assert "palace" in refusal(light, **named)
         said = first_finding(light, **named)
 

@@ -18,9 +18,10 @@ MINE = TOOLS["mempalace_mine"]
 def make(**limits: int) -> Admission:
     readers = limits.pop("readers", 2)
     batch = limits.pop("batch", 1)
+    depths: dict[str, Any] = {"queue_depth_max": 100, "session_depth_max": 10}
     admission = Admission(
         capacity={Lane.WRITER: batch, Lane.READER: readers, Lane.POLL: 2, Lane.BULK: 1},
-        **({"queue_depth_max": 100, "session_depth_max": 10} | limits),
+        **(depths | limits),
     )
     admission.ready = True
     return admission

@@ -46,4 +46,4 @@ def test_without_a_journal_nothing_is_known() -> None:
 def test_as_many_owners_may_die_as_the_recovery_allows() -> None:
     from palace.engine.durability import recovery
 
-    assert recovery.CRASHES_MAX == CRASHES_MAX
+    assert recovery.CRASHES_MAX == CRASHES_MAX  # type: ignore[attr-defined]

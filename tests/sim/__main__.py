@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import attrs
 
@@ -35,7 +36,8 @@ def parse() -> argparse.Namespace:
 
 
 def changed(plan: Plan, options: argparse.Namespace) -> Plan:
-    return attrs.evolve(plan, **dict.fromkeys(options.harder or (), True))
+    harder: dict[str, Any] = dict.fromkeys(options.harder or (), True)
+    return attrs.evolve(plan, **harder)
 
 
 def show(outcome: Outcome) -> None:

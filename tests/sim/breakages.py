@@ -27,6 +27,7 @@ from palace.engine.api import Reply
 from palace.engine.durability.calls import DurableCalls
 from palace.engine.durability.groups import CallGroups
 from palace.journal.append import Appender
+from palace.journal.record import ABORT
 from palace.journal.tail import Tail
 from palace.kernel.kernel import Kernel
 from palace.protocol.admission import Admission
@@ -88,7 +89,7 @@ def _no_fsync_of_outcomes() -> list[Replacement]:
 
 def _no_rollback() -> list[Replacement]:
     def leave(self: Any, key: str) -> None:
-        self.journal.close_key(key, palace.engine.durability.recovery.ABORT)
+        self.journal.close_key(key, ABORT)
 
     return [(palace.engine.durability.recovery.Recovery, "_roll_back", leave)]
 
@@ -236,7 +237,7 @@ def _nothing_is_synced() -> list[Replacement]:
 
 def _record_without_rename() -> list[Replacement]:
     def write(self: Any, path: str, data: bytes, mode: int = 0o600) -> None:
-        fd = palace.kernel.kernel.os.open(path, 0o1101, mode)
+        fd = palace.kernel.kernel.os.open(path, 0o1101, mode)  # type: ignore[attr-defined]
         self.write(fd, data)
         self.close(fd)
 

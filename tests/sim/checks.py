@@ -169,6 +169,7 @@ def _left_alone(root: str) -> tuple[list[Record], set[str]]:
 
 def _nonces(record: Record) -> set[str]:
     if record.kind == "diary":
-        before = record.before["entries"] if record.before else []
+        known: Any = record.before
+        before = known["entries"] if known else []
         return set(record.payload["entries"]) - set(before)
     return {record.payload["nonce"]} if record.kind == "drawer" else set()

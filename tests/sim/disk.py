@@ -99,9 +99,9 @@ class Disk:
         for name in reversed(self._names[kept:]):
             self._undo(name)
         self._names.clear()
-        for directory, _, names in sorted(os.walk(self._root)):
-            for name in sorted(names):
-                self._lose_bytes(f"{directory}/{name}")
+        for directory, _, files in sorted(os.walk(self._root)):
+            for file in sorted(files):
+                self._lose_bytes(f"{directory}/{file}")
 
     def _undo(self, name: _Name) -> None:
         try:

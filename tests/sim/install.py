@@ -6,6 +6,7 @@ Every name that is replaced stands in `_replacements`; palace itself knows nothi
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -196,7 +197,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         (journal.journal, "queue", threads.QUEUE),
         (broker.endpoint, "socket", kernel.SOCKET),
         (client.handshake, "socket", kernel.SimSocket),
-        (kernel.socket, "socketpair", _socketpair),
+        (socket, "socketpair", _socketpair),
         (shim.relay, "select", kernel.SELECT),
         (shim.relay, "print", _print),
         (shim.relay, "kernel_for", _kernel_for),
@@ -234,7 +235,7 @@ def _factories() -> list[tuple[object, str, object]]:
         (palace.engine.stores.files.Files, "lock", threads.RLock),
         (palace.broker.lanes._Workers, "calls", threads.SimpleQueue),
     ):
-        known = owner.__init__.__globals__  # type: ignore[misc]
+        known = owner.__init__.__globals__
         assert f"__attr_factory_{name}" in known, (owner, name, sorted(known))
         found.append((known, f"__attr_factory_{name}", make))
     return found

@@ -327,13 +327,13 @@ class Run:
             list(TOOLS),
             list(TOOLS.values()),
         )[0]
-        arguments: dict[str, Any] = {
+        arguments: dict[str, dict[str, Any]] = {
             "add_drawer": {"parts": rng.randint(1, 3), "text": "x" * rng.choice([10, 900])},
             "diary_write": {"agent_name": client.who, "entry": str(len(client.ops))},
             "event_wait": {"seconds": 4.0},
             "mine": {"files": 3},
-        }.get(tool, {})
-        return tool, arguments
+        }
+        return tool, arguments.get(tool, {})
 
     def _ordinary(self, client: Client) -> tuple[str, dict[str, Any]]:
         return [("add_drawer", {"parts": 1, "text": ""}), ("get_drawer", {})][len(client.ops)]

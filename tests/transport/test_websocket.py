@@ -119,7 +119,9 @@ async def test_what_is_sent_soon_arrives_in_order_in_pieces(contexts: Contexts) 
         lines.send_soon(b"last")
         received: list[bytes] = []
         while sum(map(len, received)) < len(data) + 4:
-            received.append(await client.get_message())
+            message = await client.get_message()
+            assert isinstance(message, bytes)
+            received.append(message)
         await lines.flushed()
 
     assert b"".join(received) == data + b"last"

@@ -304,7 +304,8 @@ async def test_a_session_lives_from_initialize_to_delete(home: Path, dial: Dial)
     async with open_web(home) as running:
         caller = await dial()
         ident = await begin_session(caller)
-        named = {"accept": ACCEPT, "mcp_session_id": ident, "mcp_protocol_version": "2025-06-18"}
+        named: dict[str, Any] = {"accept": ACCEPT, "mcp_session_id": ident}
+        named["mcp_protocol_version"] = "2025-06-18"
         added = await caller.post(call("add_drawer", 5, name="one"), **named)
         clients = [session.client for session in running.state.sessions]
         deleted = await caller.ask("DELETE", "/mcp", **named)
@@ -366,7 +367,7 @@ async def test_a_long_call_comes_as_a_stream_of_events(
 async def test_a_cancelled_call_of_a_session_ends_its_request(home: Path, dial: Dial) -> None:
     async with open_web(home) as running:
         waiting, other = await dial(), await dial()
-        named = {"accept": ACCEPT, "mcp_session_id": await begin_session(waiting)}
+        named: dict[str, Any] = {"accept": ACCEPT, "mcp_session_id": await begin_session(waiting)}
         body = json.dumps(call("event_wait", "w", hold="gate")).encode()
         await waiting.begin("POST", "/mcp", body=body, **named)
         await until(lambda: running.engine.begun)
@@ -435,7 +436,7 @@ async def test_who_hangs_up_gives_up_a_query_and_not_a_change(home: Path, dial: 
 
 
 async def test_a_full_queue_says_busy_in_the_reply(home: Path, dial: Dial) -> None:
-    settings = {"readers": 1, "queue_depth_max": 1, "admission_wait_s": 0.05}
+    settings: dict[str, Any] = {"readers": 1, "queue_depth_max": 1, "admission_wait_s": 0.05}
     async with open_web(home, **settings) as running:
         callers = [await dial() for _ in range(3)]
         for number, caller in enumerate(callers[:2]):

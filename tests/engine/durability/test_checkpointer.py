@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,8 @@ def test_a_grown_journal_gets_a_checkpoint_and_says_the_same(journal: Journal) -
     checkpointer.end()
 
     live = replay(journal.directory, journal.kernel)
-    found = {ident: live.payload(("k", ident))["n"] for ident in live.ids("k")}
+    payloads: dict[str, Any] = {ident: live.payload(("k", ident)) for ident in live.ids("k")}
+    found = {ident: payload["n"] for ident, payload in payloads.items()}
     assert found == {f"i{number % 7}": number for number in range(13, 20)}
     assert not live.gaps
 

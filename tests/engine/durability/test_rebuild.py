@@ -8,6 +8,7 @@ import base64
 import json
 import shutil
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -176,12 +177,18 @@ def recall(found: list[list[str]], queries: list[list[float]], vectors: dict[str
     return hits / (10 * len(queries))
 
 
+def vectors_of(site: Site) -> dict[str, str]:
+    """Return the vectors of the collection that the journal knows, packed."""
+    state = replay(journal_of(site), Kernel())
+    payloads: Iterable[tuple[str, Any]] = state.payloads("chroma:made")
+    return {ident: payload["vector"] for ident, payload in payloads}
+
+
 def test_rebuilt_vectors_are_the_journals_and_found_as_before(
     maintenance: MaintenanceProcess, master: Master, copied: Site
 ) -> None:
     queries = made_vectors()[:QUERIES]
-    told = replay(journal_of(copied), Kernel())
-    originals = {ident: payload["vector"] for ident, payload in told.payloads("chroma:made")}
+    originals = vectors_of(copied)
     vectors = {ident: numbers(packed) for ident, packed in originals.items()}
     before = maintenance.ask("nearest", copied.palace, collection="made", vectors=queries, count=10)
 
@@ -190,8 +197,7 @@ def test_rebuilt_vectors_are_the_journals_and_found_as_before(
 
     after = maintenance.ask("nearest", copied.palace, collection="made", vectors=queries, count=10)
     assert recall(after, queries, vectors) >= recall(before, queries, vectors) > 0.9
-    again = replay(journal_of(copied), Kernel())
-    assert {i: payload["vector"] for i, payload in again.payloads("chroma:made")} == originals
+    assert vectors_of(copied) == originals
     # Chroma normalises what it is given, in the same way each time.
     there = maintenance.ask("contents", copied.palace)["chroma:made"]
     stored = master.contents["chroma:made"]
@@ -363,7 +369,7 @@ def test_purged_memory_is_in_no_file_any_more(
     maintenance: MaintenanceProcess, master: Master, copied: Site
 ) -> None:
     told = replay(journal_of(copied), Kernel())
-    drawers = dict(told.payloads("chroma:mempalace_drawers"))
+    drawers: dict[str, Any] = dict(told.payloads("chroma:mempalace_drawers"))
     gone = {
         ident: payload
         for ident, payload in drawers.items()

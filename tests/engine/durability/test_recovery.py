@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from palace.engine.durability.recovery import CRASHES_MAX
 from palace.engine.stores import projection
 from palace.journal.record import ADOPT, ATTEMPT, QUARANTINE, STATE
 from palace.journal.replay import replay
+from palace.protocol.resend import CRASHES_MAX
 from tests.support.disks.memory import Disk, Stopped, all_kept, all_lost
 from tests.support.stores.memory import (
     JOURNAL,

@@ -18,6 +18,7 @@ class Text:
     def __init__(self, name: str, tokens: int = 5) -> None:
         self.name = name
         self.ids = [0] * tokens
+        self.attention_mask = [1] * tokens
 
 
 class Runs:
@@ -28,7 +29,7 @@ class Runs:
         self.begun, self.go = threading.Event(), threading.Event()
         self._poison = poison
 
-    def __call__(self, texts: Sequence[Any]) -> list[str]:
+    def __call__(self, texts: Sequence[Any]) -> Any:
         names = [text.name for text in texts]
         self.seen.append(names)
         if len(self.seen) == 1:

@@ -87,11 +87,12 @@ def test_a_recent_single_text_is_not_embedded_again(stock: Any) -> None:
 
 def test_the_least_recently_used_goes_first_and_long_texts_are_not_cached() -> None:
     kept = inference.VectorCache(size=2)
+    vectors: dict[str, Any] = {text: text for text in ("a", "b", "c", "long")}  # any will do
     for text in ("a", "b"):
-        kept.put(text, text)
+        kept.put(text, vectors[text])
     assert kept.get("a") == "a"
-    kept.put("c", "c")
-    kept.put("long" * inference.CACHED_CHARS_MAX, "long")
+    kept.put("c", vectors["c"])
+    kept.put("long" * inference.CACHED_CHARS_MAX, vectors["long"])
 
     assert [kept.get(text) for text in ("a", "b", "c")] == ["a", None, "c"]
     assert kept.get("long" * inference.CACHED_CHARS_MAX) is None

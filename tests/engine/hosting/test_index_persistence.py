@@ -26,9 +26,8 @@ def file_long_drawer(engine: HostedEngine, records: int) -> None:
     arguments = {"wing": "w", "room": "r", "content": "x" * records * CHUNK}  # soon embedded
     params = {"name": "mempalace_add_drawer", "arguments": arguments}
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
-    reply = json.loads(
-        engine.call(Call(request=tool_call(message), session=str(records), ordinal=1)).payload
-    )
+    call = Call(request=tool_call(message), session=str(records), ordinal=1)
+    reply = json.loads(engine.call(call).payload or b"")
     told = json.loads(reply["result"]["content"][0]["text"])
     assert told["chunks"] == records, told
 

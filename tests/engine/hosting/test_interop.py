@@ -370,13 +370,13 @@ def _stand_in() -> dict[str, ModuleType]:
         parent, _, last = name.rpartition(".")
         if parent:
             setattr(modules[parent], last, module)
-    for module, attribute in places:
-        setattr(modules[module], attribute, place)
+    for where, attribute in places:
+        setattr(modules[where], attribute, place)
     for name in ("add", "upsert", "get"):
         setattr(place, name, place)  # it stands for stock's class of collections, too
     missing = ("mempalace.searcher", "CollectionNotInitializedError")
     setattr(modules[missing[0]], missing[1], LookupError)
-    server = modules[SERVER]
+    server: Any = modules[SERVER]
     server.TOOLS = {"mempalace_follow_tunnels": {"handler": server.tool_follow_tunnels}}
     return modules
 

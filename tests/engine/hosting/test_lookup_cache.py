@@ -190,7 +190,7 @@ def test_a_collection_is_opened_once_and_again_when_chroma_was_closed() -> None:
     assert module.get_collection("/p", collection_name="a", create=False) is first
     assert module.get_collection("/p", collection_name="b", create=False) is not first
     assert module.get_closets_collection("/p") is not first
-    del first._client.bindings  # type: ignore[attr-defined]
+    del first._client.bindings
     assert module.get_collection("/p", collection_name="a", create=False) is opened[-1]
     assert len(opened) == 4
 

@@ -55,7 +55,7 @@ class Caller:
         named = self._headers | {name.replace("_", "-"): text for name, text in headers.items()}
         if body is not None:
             named.setdefault("content-length", str(len(body)))
-        pairs = [(name, text.encode("latin-1")) for name, text in named.items() if text]
+        pairs = [(name.encode(), text.encode("latin-1")) for name, text in named.items() if text]
         data = self._connection.send(h11.Request(method=method, target=path, headers=pairs))
         await self.stream.send_all(data or b"")
         if body is not None:

@@ -439,8 +439,9 @@ def _handshake() -> dict[str, bytes]:
     lines["initialize-odd-client"] = _line(id=1, method="initialize", params=odd)
     lines["initialize-no-id"] = _line(method="initialize")
     for method in ("initialize", "tools/list", "ping"):
-        for params in PARAMS[:7]:
-            lines[f"{method}-params-{params!r}"] = _line(id=1, method=method, params=params)
+        for odd_params in PARAMS[:7]:
+            line = _line(id=1, method=method, params=odd_params)
+            lines[f"{method}-params-{odd_params!r}"] = line
     return lines
 
 

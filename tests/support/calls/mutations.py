@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes.clients import Client
+from tests.support.processes.clients import Speaker
 from tests.support.stores.nonces import Stores
 
 CHUNK = 800  # mempalace's default; what is longer is split
@@ -20,7 +20,7 @@ DATES = {"valid_from": "2019-05-01", "valid_to": "2021-06-01"}  # what has ended
 class Scene:
     """One call's surroundings: a client, a nonce, and a directory for what it mines."""
 
-    client: Client
+    client: Speaker
     nonce: str
     folder: Path
 

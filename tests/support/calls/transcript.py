@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.support.calls.corpus import Call, encode_call
-from tests.support.processes.clients import Client
+from tests.support.processes.clients import Client, Speaker
 
 FENCE = "fence"  # an unknown tool: it changes nothing, and palace runs it after what came before
 
@@ -79,7 +79,7 @@ def canonical(reply: bytes, mask: Mask) -> str:
     return json.dumps(mask(message), sort_keys=True, indent=1)
 
 
-def run_calls(client: Client, calls: Iterable[Call], kept: dict[str, Any]) -> dict[str, bytes]:
+def run_calls(client: Speaker, calls: Iterable[Call], kept: dict[str, Any]) -> dict[str, bytes]:
     """Make the calls one after the other; return the replies by the calls' names."""
     replies: dict[str, bytes] = {}
     for call in calls:

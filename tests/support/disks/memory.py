@@ -215,7 +215,7 @@ class Disk(Kernel):
         self._enter(call, path)
         return file
 
-    def write(self, fd: int, data: bytes) -> int:
+    def write(self, fd: int, data: bytes | memoryview) -> int:
         with self._lock:
             file = self._file("write", fd)
             start = len(file.data)

@@ -53,7 +53,7 @@ def _environment() -> ShimEnvironment:
 def rebuild(root: str, *, partial: bool = False, renames: int = sys.maxsize) -> Any:
     """Rebuild; stop for good before the rename after so many (`made` says how many there were)."""
     FrailKernel.renames, FrailKernel.made = renames, 0
-    exclusive.Kernel = FrailKernel  # type: ignore[misc]
+    exclusive.Kernel = FrailKernel  # type: ignore[attr-defined]
     try:
         made = maintenance.rebuild_palace(
             Paths(root), _environment(), stop=False, allow_gaps=partial
@@ -61,7 +61,7 @@ def rebuild(root: str, *, partial: bool = False, renames: int = sys.maxsize) -> 
     except Interrupted:
         return {"interrupted": FrailKernel.made}
     finally:
-        exclusive.Kernel = Kernel  # type: ignore[misc]
+        exclusive.Kernel = Kernel  # type: ignore[attr-defined]
     assert isinstance(made, Rebuilt)
     return {"entities": made.entities, "kept": made.kept, "renames": FrailKernel.made}
 
@@ -77,7 +77,7 @@ def restore_from(
 ) -> Any:
     """Restore; stop for good before the rename after so many."""
     FrailKernel.renames, FrailKernel.made = renames, 0
-    exclusive.Kernel = FrailKernel  # type: ignore[misc]
+    exclusive.Kernel = FrailKernel  # type: ignore[attr-defined]
     try:
         backup = find_backup(source, Kernel())
         made = restore.restore_backup(
@@ -86,7 +86,7 @@ def restore_from(
     except Interrupted:
         return {"interrupted": FrailKernel.made}
     finally:
-        exclusive.Kernel = Kernel  # type: ignore[misc]
+        exclusive.Kernel = Kernel  # type: ignore[attr-defined]
     return {
         "entities": made.entities,
         "epoch": made.epoch,
@@ -135,7 +135,7 @@ def contents(root: str) -> Any:
 def nearest(root: str, collection: str, vectors: list[list[float]], count: int) -> Any:
     """Return the ids that Chroma's index finds for each vector."""
     with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
-        client = open_chroma(held.paths.root)
+        client: Any = open_chroma(held.paths.root)
         try:
             found = client.get_collection(collection, embedding_function=None)
             return found.query(query_embeddings=vectors, n_results=count, include=[])["ids"]

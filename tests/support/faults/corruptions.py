@@ -78,15 +78,15 @@ def damaged_segments(palace: Path) -> None:
             file.unlink() if number == 1 else file.write_bytes(b"\xff\x00garbage" * 64)
 
 
-def no(name: str) -> Callable[[Path], None]:
+def no(name: str) -> Callable[[Path], object]:
     return lambda palace: (palace / name).unlink()
 
 
-def garbage_in(name: str) -> Callable[[Path], None]:
+def garbage_in(name: str) -> Callable[[Path], object]:
     return lambda palace: (palace / name).write_bytes(b"not what it was" * 999) and None
 
 
-def torn(name: str) -> Callable[[Path], None]:
+def torn(name: str) -> Callable[[Path], object]:
     def tear(palace: Path) -> None:
         data = (palace / name).read_bytes()
         half = len(data) // 2
@@ -95,7 +95,7 @@ def torn(name: str) -> Callable[[Path], None]:
     return tear
 
 
-DAMAGES: dict[str, Callable[[Path], None]] = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "segments": no_segments,
     "in-segments": damaged_segments,
     "chroma": no("chroma.sqlite3"),

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -278,7 +278,7 @@ def journalled(
     for kind, ident in state.live:
         if kind == "file" and not files:
             continue
-        payload = state.payload((kind, ident))
+        payload: Any = state.payload((kind, ident))
         if kind.startswith("chroma:"):
             payload = [payload["document"], rounded(payload["metadata"])]
         elif kind == "chroma-collection":
@@ -351,7 +351,8 @@ def assert_vectors_are_right(site: Site, scratch: Path) -> None:
     state = replay(str(site.palace / "journal"), Kernel())
     assert there.keys() == set(state.ids("chroma-collection"))
     for name, vectors in there.items():
-        told = {ident: one["vector"] for ident, one in state.payloads(f"chroma:{name}")}
+        payloads: Iterable[tuple[str, Any]] = state.payloads(f"chroma:{name}")
+        told = {ident: payload["vector"] for ident, payload in payloads}
         assert told.keys() == vectors.keys()
         for ident, vector in vectors.items():
             assert _is_near(base64.b64decode(told[ident]), vector), (name, ident)

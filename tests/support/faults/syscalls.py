@@ -20,8 +20,8 @@ NOWHERE = 0  # in the place of a number: the calls are only counted
 def build(directory: Path) -> Path:
     """Compile what is preloaded."""
     library = directory / "steps.so"
-    argv = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, SOURCE, "-ldl"]
-    subprocess.run(argv, check=True)
+    options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
+    subprocess.run(["cc", *options, "-o", library, SOURCE, "-ldl"], check=True)
     return library
 
 

@@ -94,10 +94,11 @@ def take_turns(client: Caller, told: Told) -> Iterator[None]:
     for turn in itertools.count():
         nonce = f"n{told.number}x{turn}z"
         tool = rng.choices(TOOLS, WEIGHTS)[0]
-        more = {
+        choices: dict[str, dict[str, Any]] = {
             "add_drawer": {"parts": rng.randint(1, 3)},
             "diary_write": {"agent_name": told.who, "entry": nonce},
-        }.get(tool, {})
+        }
+        more = choices.get(tool, {})
         reply = client.call(f"mempalace_{tool}", who=told.who, nonce=nonce, **more)
         told.calls += 1
         if "error" in reply:

@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 PALACE = [sys.executable, "-P", "-m", "palace"]
 REPLY_S = 90.0
@@ -69,6 +69,16 @@ class Site:
     def log(self) -> str:
         path = self.palace / "broker.log"
         return path.read_text() if path.exists() else ""
+
+
+class Speaker(Protocol):
+    """A `Client` as far as calling tools goes, or what stands in for one."""
+
+    ids: int
+
+    def send(self, line: bytes) -> None: ...
+    def receive(self) -> bytes: ...
+    def tool(self, name: str, **arguments: Any) -> Any: ...
 
 
 class Client:

@@ -68,7 +68,7 @@ class LightStore:
 
     name = "store"
     file_name = STORE
-    kinds_of_all = KINDS
+    kinds_of_all: tuple[str, ...] = KINDS
     new_lock = staticmethod(threading.RLock)
 
     def __init__(self, root: str, kernel: Kernel, epoch: int) -> None:

@@ -56,6 +56,6 @@ if "serve" in sys.orig_argv and "PALACEFAULTS" in os.environ:
         faults.write(data)
         return write(kernel, fd, data)
 
-    Kernel.sync = failing_sync  # type: ignore[method-assign]
-    Kernel.write = watched_write  # type: ignore[method-assign]
-    Kernel.failpoint = lambda _kernel, name: faults.failpoint(name)  # type: ignore[method-assign]
+    Kernel.sync = failing_sync  # type: ignore[method-assign, assignment]
+    Kernel.write = watched_write  # type: ignore[method-assign, assignment]
+    Kernel.failpoint = lambda _kernel, name: faults.failpoint(name)  # type: ignore[method-assign, assignment]

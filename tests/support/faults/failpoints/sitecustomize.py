@@ -63,4 +63,4 @@ if "serve" in sys.orig_argv and "PALACEKILLS" in os.environ:
     from palace.kernel.kernel import Kernel
 
     killer = Killer(os.environ["PALACEKILLS"])
-    Kernel.failpoint = lambda _kernel, name: killer.failpoint(name)  # type: ignore[method-assign]
+    Kernel.failpoint = lambda _kernel, name: killer.failpoint(name)  # type: ignore[method-assign, assignment]
