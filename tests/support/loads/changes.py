@@ -205,9 +205,13 @@ LOADING, READY, AT_POINT = "loading", "ready", "at a point"
 
 
 def plan_kills(seed: int, kills: int) -> Iterator[Kill]:
-    """Yield the kills that belong to a seed."""
+    """Yield the kills that belong to a seed; the first comes when a change is made and unfinished.
+
+    Chance alone may choose ten moments of which none leaves anything to roll back.
+    """
+    yield Kill(how=AT_POINT, pause_s=0.0, point="applied", passes=1)
     rng = random.Random(seed)
-    for _ in range(kills):
+    for _ in range(kills - 1):
         yield Kill(
             how=rng.choice((LOADING, READY, AT_POINT)),
             pause_s=rng.uniform(0.0, PAUSE_MAX_S),
