@@ -36,6 +36,13 @@ def keys(jobs: list[Job]) -> list[tuple[str, int]]:
     return [item.key for item in jobs]
 
 
+def test_a_job_is_called_what_its_request_is_called() -> None:
+    call = ToolCall(message=None, name="mempalace_search", tool=READ)
+    admitted = Job(session="a", ordinal=7, request=call)
+
+    assert (admitted.name, admitted.tool, admitted.key) == ("mempalace_search", READ, ("a", 7))
+
+
 def test_nothing_starts_before_the_engine_is_ready() -> None:
     admission = make()
     admission.ready = False
