@@ -216,6 +216,10 @@ class Connector:
             problem = self._connect(path)
             if problem not in UNSERVED:
                 break
+            # Over another kernel's mount a live owner's socket is there and looks dead: a shim goes
+            # a guest's way then, and questions alone follow the record.
+            if problem != errno.ENOENT and is_foreign(self._site):
+                break
         # A guest must never spawn: its broker would lock a file that the owner doesn't see locked.
         if problem in UNSERVED and not self._environment.broker and is_foreign(self._site):
             self._become_guest()

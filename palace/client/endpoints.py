@@ -27,9 +27,7 @@ def socket_candidates(site: "Site") -> "Iterator[str]":
     1. What MEMPALACE_BROKER names, and then nothing else.
     2. The usual place, by the palace's own name here: a container may mount the palace under
        another name than its broker's, so the published path need not exist here.
-    3. What a broker of this boot published: it may have had another runtime directory.  Not where
-       the usual socket is there and the palace is foreign: over another kernel's mount a live
-       owner's socket looks dead, and this process is to go a guest's way.
+    3. What a broker of this boot published: it may have had another runtime directory.
     4. The usual place once more where owner.json says that this kernel owns the palace over a
        mount (it is read last, since nearly no palace has one).
     """
@@ -41,8 +39,7 @@ def socket_candidates(site: "Site") -> "Iterator[str]":
     known = usual_socket(site)
     yield known
     published = _published_here(site)
-    is_guest = site.kernel.file_id(known) is not None and is_foreign(site)
-    if published and published != known and not is_guest:
+    if published and published != known:
         yield published
     is_foreign(site)
     owned = usual_socket(site)
