@@ -3,12 +3,21 @@
 Every name that is replaced stands in `_replacements`; palace itself knows nothing of it.
 """
 
+import _socket
+import ast
+import builtins
 import contextlib
+import fcntl
+import functools
+import inspect
 import logging
 import os
+import select
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import trio
@@ -24,6 +33,7 @@ import palace.broker.serve
 import palace.broker.telemetry.logline
 import palace.broker.telemetry.logs
 import palace.broker.watchdog
+import palace.client.children
 import palace.client.connector
 import palace.client.handshake
 import palace.client.spawn
@@ -190,13 +200,13 @@ def _replacements() -> list[tuple[object, str, object]]:
     return [
         *((module, "os", _OS) for module in with_os),
         *((module, "threading", threads.THREADING) for module in with_threads),
-        (engine.durability.groups, "os", _OS),
         (palace.kernel.kernel, "fcntl", kernel.SimFcntl()),
         (palace.kernel.kernel, "select", kernel.SELECT),
         (broker.lanes, "queue", threads.QUEUE),
         (journal.journal, "queue", threads.QUEUE),
         (broker.endpoint, "socket", kernel.SOCKET),
         (client.handshake, "socket", kernel.SimSocket),
+        (client.children, "socketpair", kernel.sim_socketpair),
         (socket, "socketpair", _socketpair),
         (shim.relay, "select", kernel.SELECT),
         (shim.relay, "print", _print),
@@ -208,7 +218,6 @@ def _replacements() -> list[tuple[object, str, object]]:
         (telemetry.logs, "set_up_logging", lambda *_args, **_options: None),
         (broker.serve, "_direct_socket", _direct_socket),
         (broker.watchdog, "faulthandler", _FaultHandler()),
-        (broker.watchdog, "print", _print),
         (ownership.lock, "uuid", _Uuid()),
         (ownership.epoch, "uuid", _Uuid()),
         (broker.assemble, "MempalaceEngine", SimEngine),
@@ -279,12 +288,54 @@ def installed(world: World, machine: kernel.Machine) -> Iterator[None]:
         threads.Here.world = kernel.Now.machine = None
 
 
+# What a simulated process must never hold as it is; a namespace such as `socket` may be there for
+# its constants.
+_REAL_PARTS = (_socket.socket, _socket.socketpair, fcntl, select)
+_UNREACHED = {
+    "palace.client.handshake.select",  # only commands wait for an answer
+    "palace.kernel.linux.socket",  # the type of what `peer_of` takes
+    "palace.kernel.darwin.socket",
+}
+
+
+def unsimulated() -> list[str]:
+    """Return the names through which palace's modules reach the real system in a simulation."""
+    taken = {
+        (target.__name__, name)
+        for target, name, _ in _replacements()
+        if isinstance(target, ModuleType)
+    }
+    return [
+        f"{module}.{name}"
+        for module, loaded in sorted(sys.modules.items())
+        if module.startswith("palace.")
+        for name, value in vars(loaded).items()
+        if any(value is part for part in _REAL_PARTS)
+        and (module, name) not in taken
+        and f"{module}.{name}" not in _UNREACHED
+    ]
+
+
+def _has(target: Any, name: str) -> bool:
+    """Tell whether a replacement would be seen: a name that nobody reads is a mistake of ours."""
+    if name in vars(target):
+        return True
+    return hasattr(builtins, name) and isinstance(target, ModuleType) and name in _read(target)
+
+
+@functools.cache
+def _read(module: ModuleType) -> set[str]:
+    tree = ast.parse(inspect.getsource(module))
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
 def replace(target: Any, name: str, value: object) -> Callable[[], None]:
     """Replace an attribute or a dict's entry; return what puts the old one back."""
     if isinstance(target, dict):
         old = target[name]
         target[name] = value
         return lambda: target.__setitem__(name, old)
+    assert _has(target, name), f"{target} has no {name}: what did the simulation mean to replace?"
     if name in vars(target):
         old = vars(target)[name]
         setattr(target, name, value)

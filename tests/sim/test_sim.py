@@ -13,6 +13,7 @@ import pytest
 
 from tests.sim.__main__ import command_of
 from tests.sim.breakages import BREAKAGES, broken
+from tests.sim.install import unsimulated
 from tests.sim.scenario import Plan, Run, plan_of
 
 SEEDS = int(os.environ.get("PALACE_SIM_SEEDS", "300"))
@@ -55,6 +56,10 @@ def test_a_run_leaves_nothing_behind() -> None:
         Run(seed).run()
 
     assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+
+
+def test_no_process_of_a_simulation_reaches_the_real_system() -> None:
+    assert unsimulated() == []
 
 
 def test_one_seed_in_a_calm_world_serves_everybody() -> None:
