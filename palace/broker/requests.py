@@ -57,7 +57,8 @@ async def _take_line(state: BrokerState, session: LiveSession, line: bytes | Req
         session.repeat(arrival.ordinal, arrival.payload)
     elif arrival.fate is Fate.HANDLE:
         state.telemetry.counters.requests += 1
-        state.lifecycle.active(trio.current_time())
+        session.active_s = trio.current_time()
+        state.lifecycle.active(session.active_s)
         request = read_request(line) if isinstance(line, bytes) else line
         await _handle(state, session, arrival, request)
 
@@ -69,7 +70,6 @@ async def _handle(
         session.reply(arrival.ordinal, PARSE_ERROR_REPLY)
         return
     session.requests += 1
-    session.active_s = trio.current_time()
     if isinstance(request, ToolCall):
         await _handle_call(state, session, arrival, request)
         return
@@ -96,7 +96,7 @@ async def _handle_call(
     state: BrokerState, session: LiveSession, arrival: Arrival, call: ToolCall
 ) -> None:
     config = state.services.config
-    now_s = trio.current_time()
+    now_s = session.active_s
     job = Job(
         session=session.id,
         ordinal=arrival.ordinal,
@@ -135,6 +135,8 @@ async def _offer(state: BrokerState, job: Job) -> Offer:
     """Offer a job until it is admitted; meanwhile the session reads no further line."""
     scheduler = state.scheduler
     offer = scheduler.admission.offer(job)
+    if offer is Offer.ADMITTED:
+        return offer
     busy_from_s = trio.current_time() + state.services.config.admission_wait_s
     while offer in (Offer.SESSION_FULL, Offer.FULL):
         patience_s = float("inf") if offer is Offer.SESSION_FULL else busy_from_s

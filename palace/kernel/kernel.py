@@ -140,10 +140,13 @@ class Kernel:
 
     def write_all(self, fd: int, data: bytes) -> None:
         """Write all of it, waiting where the descriptor takes no more for now."""
-        view = memoryview(data)
-        while view:
+        rest: bytes | memoryview = data
+        while rest:
             try:
-                view = view[self.write(fd, view) :]
+                sent = self.write(fd, rest)
+                if sent == len(rest):
+                    return
+                rest = memoryview(rest)[sent:]
             except BlockingIOError:
                 poll = select.poll()
                 poll.register(fd, select.POLLOUT)

@@ -50,14 +50,14 @@ class Job:
     maybe_ran: bool = False
     cancelled: bool = False
     group: str = ""
+    tool: Tool = attrs.field(init=False)  # admission asks for it a dozen times for each call
+
+    def __attrs_post_init__(self) -> None:
+        self.tool = self.request.tool
 
     @property
     def key(self) -> tuple[str, int]:
         return self.session, self.ordinal
-
-    @property
-    def tool(self) -> Tool:
-        return self.request.tool
 
     @property
     def name(self) -> str:
