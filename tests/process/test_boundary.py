@@ -72,6 +72,22 @@ def test_a_guest_reaches_the_broker_and_never_opens_the_store(site: Site, guest:
     assert not brokers_of(guest.palace)
 
 
+def test_a_question_from_a_guest_follows_the_record_where_its_shim_may_not(
+    site: Site, guest: Site
+) -> None:
+    with site.shim() as neighbour:
+        neighbour.tool("kg_query", entity="a")
+        with guest.shim() as client:  # it finds a socket and a record
+            client.tool("kg_query", entity="a")
+            asked = guest.run("status", "--json")
+        status = json.loads(asked.stdout)
+
+    assert asked.returncode == 0, asked.stderr
+    assert status["pid"] == site.record()["pid"]
+    # A session over TLS has no process that the broker's kernel could name.
+    assert sorted(session["pid"] > 0 for session in status["sessions"]) == [False, True]
+
+
 def test_a_guest_follows_the_palace_to_its_next_broker(site: Site, guest: Site) -> None:
     with site.shim() as neighbour, guest.shim() as client:
         neighbour.tool("kg_add", subject="a", predicate="is", object="b")
