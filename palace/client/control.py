@@ -55,7 +55,7 @@ class Control:
         return response.fields
 
     def status(self) -> dict[str, Any]:
-        """Return the broker's status (palace/broker/telemetry/status.py has the shape)."""
+        """Return the broker's status (palace/broker/reporting/status.py has the shape)."""
         self.ask("status")
         try:
             line = self._conversation.read_line(self._answer_s)

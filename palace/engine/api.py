@@ -53,8 +53,8 @@ class Reply:
 
     `outdated` says that the engine refused because its package was replaced on disk: nothing was
     changed, and a newer engine may answer.  A reply with a `seq` may leave only when the engine
-    says that this much of its journal is durable.  `stuck` says that the engine can't go on without
-    being opened anew: the owner must make room for another.
+    says that this much of its journal is durable.  `stuck` says that the engine can't go on unless
+    the palace is opened again: the owner must make room for another.
     """
 
     payload: bytes | None

@@ -3,7 +3,9 @@
     <palace>/journal/00000000000000000001.jsonl ...   segments, the newest is appended to
     <palace>/journal/checkpoint-<seq>.jsonl           all live entities up to seq (checkpoint.py)
     <palace>/journal/archive/                         segments that a checkpoint made redundant
-    <palace>/journal/HEAD.json, watermark.json        caches: they may be lost
+    <palace>/journal/HEAD.json                        a cache: it may be lost
+    <palace>/journal/paused                           an owner worked without the journal
+    <palace>/journal/doubt                            an fsync has failed (append.py)
 
 Threads share one; the syncer's thread is its own.
 """
@@ -170,7 +172,7 @@ class Journal:
             self.rolled()
 
     def when_synced(self, seq: int, callback: SyncCallback) -> None:
-        """Call `told` from another thread as soon as `seq` is on the disk, or can't be."""
+        """Call back from another thread as soon as `seq` is on the disk, or can't be."""
         with self._lock:
             if self._syncer is None:
                 self._syncer = threading.Thread(

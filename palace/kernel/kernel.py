@@ -1,8 +1,8 @@
 """The port to the kernel: everything that the protocol asks of files, locks, processes and time.
 
 One object, `Kernel`, is handed to whoever needs the kernel, so that a simulated one can take its
-place.  It decides nothing: no retry beyond EINTR, no policy, no logging.  The platform halves
-(`linux`, `darwin`) are imported when first asked.
+place.  It decides nothing: no policy, no logging, no retry but after EINTR and of a write to
+a full pipe.  The platform halves (`linux`, `darwin`) are imported when first asked.
 
 Rule for this file: standard library only, and of that only what starts fast: the shim imports it.
 """

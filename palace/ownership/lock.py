@@ -1,8 +1,9 @@
-"""Becoming the owner: steps B1 to B5 of the protocol, before anything heavy is imported.
+"""Becoming the owner: steps B1 to B4 of the protocol, before anything heavy is imported.
 
-The exclusive flock on broker.lock IS the right to open the palace.  It is taken once, held until
-the process ends, never unlocked by hand, never stolen; the lock file is never removed.  Lock
-order: broker.lock, mempalace's own writer lock, locks on data files outside of the palace.
+The exclusive flock on broker.lock IS the right to open the palace.  A broker takes it once and
+holds it until its process ends; a maintenance command closes it when it is done.  It is never
+unlocked otherwise, never stolen, and the lock file is never removed.  Lock order: broker.lock,
+mempalace's own writer lock, locks on data files outside of the palace.
 
 Standard library only: forty-nine losers of an election run this and nothing else.
 """
@@ -30,9 +31,9 @@ _NOTE_BYTES_MAX = 400
 
 
 class Ownership:
-    """The right to open a palace, which this process holds until it ends.
+    """The right to open a palace, for as long as `lock_fd` is open.
 
-    `lock_fd` and `other_fds` stay open for life; closing them is the kernel's business.
+    A broker keeps it and `other_fds` open for life: closing them is the kernel's business.
     """
 
     __slots__ = ("epoch", "incarnation", "lock_fd", "other_fds", "palace_id", "paths")
@@ -179,7 +180,7 @@ def _take_data_lock(ownership: Ownership, data_file: str, kernel: Kernel) -> Non
     if kernel.file_id(directory) is None:
         os.makedirs(directory, 0o700, exist_ok=True)
     if not kernel.writable(directory):
-        # Without a writable directory neither we nor anybody of our user can replace the file.
+        # Without a writable directory no process of this user can replace the file.
         if kernel.file_id(data_file) is None or not kernel.writable(data_file):
             return
         raise ForeignWriter(

@@ -34,7 +34,10 @@ class Lane(enum.Enum):
 
 @attrs.frozen
 class Tool:
-    """A `non_atomic` call that is interrupted keeps what it did, and runs again from its start."""
+    """A `non_atomic` call that was interrupted runs again from its start, however far it came.
+
+    Where it reports boundaries, as `mine` does between files, what it did up to the last one stays.
+    """
 
     kind: Kind
     lane: Lane

@@ -50,7 +50,7 @@ environment:
 
 
 class ClientGone(Exception):
-    """Nobody reads our stdout any more."""
+    """Our client no longer reads our stdout."""
 
 
 class Relay:

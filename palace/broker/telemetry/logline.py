@@ -2,7 +2,8 @@
 
     time=2026-01-31T12:00:00.123Z level=info logger=palace.broker pid=7 text="ready: mempalace 3.11"
 
-A value is bare where it has neither blank, quote nor `=`, and a JSON string otherwise.
+A value is bare where it is printable ASCII without blank, quote, backslash or `=`, and a JSON
+string otherwise.
 
 Standard library only, and light: losers of an election load this.
 """

@@ -90,7 +90,7 @@ class Bridge:
         self._forwards = True
 
     def carry(self, near: socket.socket) -> None:
-        """Make sure of a broker over there and carry bytes; raises RouteProblem."""
+        """Make sure of a broker over there and carry bytes; raises TunnelProblem."""
         if shutil.which("ssh") is None:
             raise TunnelProblem("config", f"{self._target.url} needs an ssh client: install one")
         remote = self._ensure()

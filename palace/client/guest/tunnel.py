@@ -52,7 +52,7 @@ class RemoteEnd(Protocol):
 class Tunnel:
     """One connection on its way: `sock` is the relay's end, which the relay closes.
 
-    `work` runs in the thread with the other end; it returns or raises RouteProblem.
+    `work` runs in the thread with the other end; it returns or raises TunnelProblem.
     """
 
     def __init__(self, work: Callable[[socket.socket], None]) -> None:

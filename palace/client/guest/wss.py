@@ -99,7 +99,7 @@ class WebSocketEnd:
 
 
 def carry_websocket(near: socket.socket, url: str, token: str, fingerprint: str) -> None:
-    """Connect, log in, and carry bytes until one side ends; raises RouteProblem."""
+    """Connect, log in, and carry bytes until one side ends; raises TunnelProblem."""
     if not token.isascii() or not token.isprintable() or not token.strip():
         raise TunnelProblem("config", f"the token for {url} is no line of plain text")
     parts = urlsplit(url)

@@ -7,7 +7,7 @@ from palace.engine.hosting.writes import DrawerBatch, Write
 class CurrentCall(CallContext):
     """What adjustments know of this thread's call; outside of any call, the defaults.
 
-    The journal's part (`group`) is set and reset by `Durable`, around the host's.
+    The journal's part (`group`) is set and reset by `CallGroups.group`, around the host's.
     """
 
     read_only: bool = False  # its session may only read

@@ -1,4 +1,4 @@
-"""The real mempalace, hosted in the broker's process.  The only importer of mempalace.
+"""The real mempalace, hosted in the broker's process.  It alone imports mempalace's server.
 
 Its 47 tools and its files are what users have, so none of it is rewritten.  What hosting
 needs is done by named adjustments (palace/engine/hosting/adjustments.py).

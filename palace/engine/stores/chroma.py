@@ -1,7 +1,7 @@
-"""Chroma's collections as a projection.  The only importer of chromadb, and the storage seam.
+"""Chroma's collections as a projection: reading and writing them past the seam (chroma_seam.py).
 
 All that this process asks of Chroma goes through one class, RustBindingsAPI, after documents were
-embedded: there every change is journalled first.  Chroma numbers what is written to it (`seq`),
+embedded: there the seam journals every change first.  Chroma numbers what is written to it (`seq`),
 which is how a change made by another program is noticed.
 
 `chroma.sqlite3` is read with sqlite3 only while Chroma doesn't have it open in this process:
