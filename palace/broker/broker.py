@@ -154,6 +154,8 @@ class Broker:
         await guests.accept(sessions)
 
     async def _watch_signals(self) -> None:
+        # It ends with `accepting`, and the signals then do again what they did before: a second
+        # SIGTERM cuts a drain short.  That is a death like any other: nothing acknowledged is lost.
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
                 self.state.leaving.stop(Reason.STOP, text=signal.Signals(number).name)

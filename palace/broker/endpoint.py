@@ -38,8 +38,12 @@ def listen(
     """
     path = ownership.paths.socket(runtime_dir(environ))
     _prepare_directory(os.path.dirname(path), ownership.paths.root, kernel)
+    # Whoever it belonged to is dead, since this process has the lock; and a name that is there,
+    # though nothing listens behind it, would make bind fail.
     kernel.unlink(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Not chmod after the bind: until then the socket would have whatever mode the umask allows.
+    # The umask is the process's, and would also be that of files that other threads create.
     umask = os.umask(0o111 if shared else 0o177)
     try:
         listener.bind(path)

@@ -172,6 +172,7 @@ def _serve(startup: Startup) -> int:
         paths = find_palace(options.palace, environ)
     lock.check_directory(paths, kernel, environ)
     if options.detached:
+        # Before the lock is taken: of all descriptors it leaves open a few, and not a lock's.
         _detach(paths, keep=options.report_fd)
     ownership = lock.take_lock(paths, kernel)  # B1..B3
     lock.check_hold(paths, kernel)

@@ -68,6 +68,8 @@ def exclusive_use(
             incarnation=ownership.incarnation,
         )
     finally:
+        # broker.lock last: the next owner must find the others free.  A data file's lock that is
+        # still held would be taken for another palace's, and is not waited for.
         for fd in (*ownership.other_fds, ownership.lock_fd):
             kernel.close(fd)
 

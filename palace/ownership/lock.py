@@ -57,6 +57,8 @@ def check_directory(paths: Paths, kernel: Kernel, environ: "Mapping[str, str]") 
 
 def take_lock(paths: Paths, kernel: Kernel) -> Ownership:
     """B1 to B3: open, lock, and verify that the name still stands for what was locked."""
+    # Verified last: the file may have been removed or replaced after it was opened here.  The next
+    # process would then lock another file of that name, and both would be owners.
     for _ in range(VERIFY_TRIES_MAX):
         fd = _open(paths.lock, kernel)
         try:
@@ -119,6 +121,8 @@ def take_other_locks(
     if "held_lock" not in config.adjustments_off:  # else the engine takes it by itself
         path = mempalace_lock_path(ownership.paths, environ)
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        # The only lock that is waited for, so it comes before those that other palaces may need: a
+        # broker that waits for stock keeps no other palace from its data files.
         fd = _take_in_time(path, config.mempalace_lock_wait_s, kernel)
         kernel.write_note(fd, 1, f"{os.getpid()} palace serve {ownership.paths.root}".encode())
         ownership.other_fds.append(fd)
