@@ -96,6 +96,8 @@ def _archive(directory: str, kernel: Kernel, upto: int, newest: str) -> None:
         kernel.rename(found, f"{directory}/{ARCHIVE}/{os.path.basename(found)}")
     for path in old:
         kernel.rename(path, f"{directory}/{ARCHIVE}/{os.path.basename(path)}")
+    # The new names first: a power cut between the two leaves files under both names rather than
+    # under none.  `list_segments` takes the name in the journal's own directory then.
     kernel.sync_directory(f"{directory}/{ARCHIVE}")
     kernel.sync_directory(directory)
 

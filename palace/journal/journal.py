@@ -147,7 +147,8 @@ class Journal:
         """Append what ends a key's changes; where nothing else is open it also tells the state."""
         assert action in (OUTCOME, UNIT, ABORT, STATE)
         # Under one lock: a change that another thread appended in between would precede the
-        # baseline in the journal, and be missing from its fingerprints.
+        # baseline in the journal, and be missing from its fingerprints.  `fingerprints` takes no
+        # store's lock: a thread that changes a store holds that, and waits for this one to append.
         with self._lock:
             quiet = not (self.tail.open.keys() - {key})
             if quiet and (at := self.fingerprints()) is not None:

@@ -120,6 +120,9 @@ def replay(
 ) -> Replay:
     """Read the newest checkpoint and all segments after it, those after `upto` left out."""
     state = Replay(kernel)
+    # In this order a checkpoint that another thread makes in between would move segments away
+    # before they are listed, which looks like a gap.  No caller meets one: each is the checkpointer
+    # itself, runs before it starts, holds the lock without it, or reads a copy (copying.py).
     start = newest_checkpoint(directory, kernel)
     if start is not None:
         path, state.seq = start
