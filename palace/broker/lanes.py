@@ -33,6 +33,8 @@ class _Workers:
     threads: int = 0
 
     def submit(self, call: Callable[[], None], *, name: str, running: int) -> None:
+        # A thread for each running call: a member of a batch that had to wait in the queue would
+        # keep the others at their meeting point for ever.  Only the loop counts, so without a lock.
         if running > self.threads:  # grown on demand: most palaces never need them all
             self.threads += 1
             threading.Thread(target=self._serve, name=name, daemon=True).start()

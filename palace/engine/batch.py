@@ -113,6 +113,8 @@ def store_or_each(
             )
         else:
             return
+    # Nothing is stored twice: an operation that failed was taken back before it raised (groups.py);
+    # without a journal an upsert is repeated, which changes nothing (batched_writer.py).
     for pending in writes:
         try:
             store([pending])

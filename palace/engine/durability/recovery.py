@@ -210,6 +210,8 @@ class Recovery:
                 text = f"it was under way at the death of {crashes} brokers"
                 drafts.append(Draft(action=QUARANTINE, key=key, payload=text))
         logger.warning("%s was unfinished: %d changes are taken back", key, len(drafts))
+        # After the stores, and synced by `run` for all groups at once: until then the group is open
+        # on the disk, and an owner that repeats this leaves alone what is restored already.
         journal.append([*drafts, Draft(action=ABORT, key=key, payload={"why": "its owner died"})])
 
     def _write_back(self, change: Draft, mine: list[Payload]) -> bool:

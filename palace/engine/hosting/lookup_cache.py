@@ -72,6 +72,8 @@ class LookupCache:
         try:
             yield
         finally:
+            # Again, and before `_changing` falls: a look-up that read `_changing` just before it
+            # rose, and `_clearings` just after they did, may have found what was half changed.
             self.clear()
             with self._lock:
                 self._changing -= 1
