@@ -29,6 +29,7 @@ def open_log(path: str, bytes_max: int = LOG_BYTES_MAX) -> None:
     """
     try:
         if os.stat(path).st_size > bytes_max:
+            # Not truncated: a process that still logs to it, a leaving owner say, goes on in `.1`.
             os.rename(path, f"{path}.1")
     except FileNotFoundError:
         pass
