@@ -76,22 +76,24 @@ class Report:
 
     def __init__(self, fd: int, *, detached: bool = False) -> None:
         self._fd = fd
+        if fd >= 0:
+            os.set_inheritable(fd, False)  # its end is ours, not that of a child of ours
+        self._sent = False
         self.detached = detached
 
     @property
     def wanted(self) -> bool:
-        return self._fd >= 0
+        return self._fd >= 0 and not self._sent
 
     def send(self, kind: str, fields: "dict[str, str]") -> None:
-        """Send it and hang up; later calls do nothing."""
-        if self._fd < 0:
+        """Send it, once; the descriptor stays open, since its end tells the starter of ours."""
+        if self._sent or self._fd < 0:
             return
+        self._sent = True
         try:
             os.write(self._fd, wire.encode_header(kind, fields))
         except OSError:
             pass  # the starter is gone, which changes nothing for the broker
-        os.close(self._fd)
-        self._fd = -1
 
 
 class Startup:
@@ -136,7 +138,8 @@ def main(arguments: "list[str]") -> int:
 def _fail(report: Report, error: PalaceError, kernel: Kernel) -> int:
     kernel.trace(_last_act(error))  # before the end of the process: that releases the lock
     quiet = report.wanted and isinstance(error, LockHeld)  # losing an election is no news
-    report.send(wire.FAILED, {"error": error.name, "text": error.message})
+    fields = {"error": error.name, "text": error.message, "exit": str(error.exit_code)}
+    report.send(wire.FAILED, fields)
     if not quiet:
         say(f"palace serve: {error.message}", report, kernel)
     return error.exit_code
@@ -164,6 +167,8 @@ def say(text: str, report: Report, kernel: Kernel, *, level: str = "error") -> N
 
 def _serve(startup: Startup) -> int:
     options, environ, kernel = startup.options, startup.environ, startup.kernel
+    if options.detached:
+        kernel.leave_parent()  # a host that ends all descendants of one agent must not end this
     # Before anything else: from here to its next step this process may be seen to hold the lock.
     kernel.trace("B1.open", direct=int(options.direct_fd >= 0))
     if options.found_by:  # a shim has found it for us

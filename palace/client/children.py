@@ -60,7 +60,6 @@ class Children:
         child = self._watched
         if child is None:
             return None
-        child.read_report()
         status = child.exit_status()
         if status is None:
             return None
@@ -80,7 +79,8 @@ class Children:
         """Stop watching; the process lives on, and is reaped when it has ended."""
         if self._watched is not None:
             self._watched.close()
-            self._unreaped.append(self._watched.pid)
+            if self._watched.reap() is None:
+                self._unreaped.append(self._watched.pid)
             self._watched = None
 
     def reap(self) -> bool:

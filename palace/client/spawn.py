@@ -25,13 +25,20 @@ DIRECT_FD = 4
 
 
 class Child:
-    """A started `palace serve`.  `report_fd` becomes readable when it serves or gives up."""
+    """A started `palace serve`.  `report_fd` becomes readable when it serves or gives up.
 
-    __slots__ = ("_kernel", "_report", "pid", "report_fd")
+    A detached broker leaves us: the process that was started (`pid`) ends at once, and its own
+    child serves.  That one holds the other end of the report for its whole life, so that the
+    report's end is the broker's end, and says in it how it ended, since nobody here can wait for it.
+    """
 
-    def __init__(self, kernel: Kernel, pid: int, report_fd: int) -> None:
+    __slots__ = ("_direct", "_kernel", "_report", "_status", "pid", "report_fd")
+
+    def __init__(self, kernel: Kernel, pid: int, report_fd: int, *, direct: bool) -> None:
         self._kernel = kernel
         self._report = b""
+        self._direct = direct
+        self._status: int | None = None
         self.pid = pid
         self.report_fd = report_fd
 
@@ -44,30 +51,45 @@ class Child:
             time.sleep(0.01)
         return status
 
-    def exit_status(self) -> "int | None":
-        """Return its exit status once it has ended, None before."""
-        return self._kernel.reap(self.pid)
+    def reap(self) -> "int | None":
+        """Return the exit status of the process that was started, None while it runs."""
+        if self._status is None:
+            self._status = self._kernel.reap(self.pid)
+        return self._status
 
-    def read_report(self) -> None:
+    def exit_status(self) -> "int | None":
+        """Return the broker's exit status once it has ended, None before; -1 where it is unknown."""
+        self._read_report()
+        status = self.reap()
+        if status or self._direct:
+            return status
+        if status is None or self.report_fd >= 0:
+            return None
+        said = self._failure().get("exit", "")
+        return int(said) if said.isdigit() else -1
+
+    def _read_report(self) -> None:
         """Read what it has said so far; the descriptor is closed at its end."""
-        if self.report_fd < 0:
-            return
         try:
-            data = os.read(self.report_fd, 65_536)
+            while self.report_fd >= 0:
+                data = os.read(self.report_fd, 65_536)
+                self._report += data
+                if not data:
+                    self.close()
         except BlockingIOError:
             return
-        self._report += data
-        if not data or self._report.endswith(b"\n"):
-            self.close()
 
     def failure_text(self) -> str:
         """Return the reason it gave for giving up, "" where it gave none."""
-        self.read_report()
+        self._read_report()
+        return self._failure().get("text", "")
+
+    def _failure(self) -> "dict[str, str]":
         try:
             _, kind, fields = wire.decode_header(self._report.rstrip(b"\n"))
         except WireError:
-            return ""
-        return fields.get("text", "") if kind == wire.FAILED else ""
+            return {}
+        return fields if kind == wire.FAILED else {}
 
     def close(self) -> None:
         if self.report_fd >= 0:
@@ -80,8 +102,8 @@ def spawn_broker(
 ) -> Child:
     """Start a broker; raises OSError where the kernel won't.
 
-    Without `direct_fd` it is detached and logs into the palace; with it, it is an ordinary child
-    that serves the socket behind `direct_fd` and shares our standard error.
+    Without `direct_fd` it is detached: no child of ours, and it logs into the palace.  With it, it
+    is an ordinary child that serves the socket behind `direct_fd` and shares our standard error.
     """
     direct = direct_fd >= 0
     argv = [*python_command(), "serve", f"--palace={paths.root}", f"--found-by={paths.found_by}"]
@@ -103,7 +125,7 @@ def spawn_broker(
                 os.close(fd)
         if log_fd != 2:
             os.close(log_fd)
-    return Child(kernel, pid, reading)
+    return Child(kernel, pid, reading, direct=direct)
 
 
 def _apart(wanted: "dict[int, int]") -> "dict[int, int]":

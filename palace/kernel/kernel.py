@@ -374,6 +374,19 @@ class Kernel:
             # A libc without POSIX_SPAWN_SETSID: the broker makes its own session at its start.
             return os.posix_spawn(words[0], words, environ, file_actions=actions)
 
+    def leave_parent(self) -> None:
+        """Go on as a child of init (or of a subreaper), in a session of one's own.
+
+        What called this ends with status 0, without cleaning up; only for a process without
+        threads.  Where the kernel allows no further process, the caller goes on as it is.
+        """
+        try:
+            if os.fork():
+                os._exit(0)
+        except OSError:
+            return
+        os.setsid()
+
     def reap(self, pid: int) -> "int | None":
         """Return the exit status of an ended child (negative: the signal), None while it runs."""
         try:

@@ -197,8 +197,8 @@ class Relay:
     def _timeout_ms(self) -> "float | None":
         if self._connector.state in (Connector.SLEEPING, Connector.GREETING):
             return self._connector.timeout_s() * 1000 + 1
-        if self._connection is None and self._connector.reap():
-            return REAP_MS  # a broker that left must not stay in the process table
+        if self._connector.reap():
+            return REAP_MS  # what has started a broker must not stay in the process table
         return None
 
     def _has_room(self) -> bool:

@@ -97,15 +97,19 @@ class SimKernel(Kernel):
         parent = step("spawn", "direct" if not detached else "")
         return parent.world.notes["spawn"](parent, list(argv), dict(environ), dict(pass_fds))
 
+    def leave_parent(self) -> None:
+        """The process keeps its pid here, which nobody but its parent could tell."""
+        step("leave_parent").left_parent = True
+
     def reap(self, pid: int) -> int | None:
         parent = step("reap")
         child = the_world().processes.get(pid)
         if child is None or child.parent is not parent or child.reaped:
             return -1
-        if not child.dead:
+        if not child.dead and not child.left_parent:
             return None
         child.reaped = True
-        return child.status
+        return 0 if child.left_parent else child.status
 
 
 def own_pid() -> int:

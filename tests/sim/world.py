@@ -44,6 +44,7 @@ class Process:
     dead: bool = False
     status: int | None = None
     reaped: bool = False
+    left_parent: bool = False
     fds: dict[int, None] = field(default_factory=dict)
     socks: dict[Any, None] = field(default_factory=dict)
     stdio: dict[int, int] = field(default_factory=dict)
