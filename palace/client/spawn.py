@@ -28,8 +28,8 @@ class Child:
     """A started `palace serve`.  `report_fd` becomes readable when it serves or gives up.
 
     A detached broker leaves us: the process that was started (`pid`) ends at once, and its own
-    child serves.  That one holds the other end of the report for its whole life, so that the
-    report's end is the broker's end, and says in it how it ended, since nobody here can wait for it.
+    child serves.  Nobody here can wait for that one, so it holds the other end of the report for
+    its whole life: the report's end is the broker's end, and the report says with which status.
     """
 
     __slots__ = ("_direct", "_kernel", "_report", "_status", "pid", "report_fd")
@@ -58,7 +58,7 @@ class Child:
         return self._status
 
     def exit_status(self) -> "int | None":
-        """Return the broker's exit status once it has ended, None before; -1 where it is unknown."""
+        """Return the broker's exit status once it has ended (-1: unknown), None before."""
         self._read_report()
         status = self.reap()
         if status or self._direct:

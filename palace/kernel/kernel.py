@@ -374,6 +374,25 @@ class Kernel:
             # A libc without POSIX_SPAWN_SETSID: the broker makes its own session at its start.
             return os.posix_spawn(words[0], words, environ, file_actions=actions)
 
+    def parent_pid(self) -> int:
+        """Return the pid of what started this process, or of what it was given to since then."""
+        return os.getppid()
+
+    def watch_parent(self) -> int:
+        """Return a descriptor that becomes readable when the parent ends; -1 where none is had."""
+        parent = os.getppid()
+        try:
+            fd = os.pidfd_open(parent)
+        except (
+            OSError,
+            AttributeError,
+        ):  # macOS, an older kernel, or a parent in another namespace
+            return -1
+        if os.getppid() == parent:
+            return fd
+        os.close(fd)  # it ended meanwhile, and its number may be another's
+        return -1
+
     def leave_parent(self) -> None:
         """Go on as a child of init (or of a subreaper), in a session of one's own.
 

@@ -13,6 +13,7 @@ from palace.protocol.errors import BrokerUnreachable
 from palace.settings.site import Site
 from palace.shim.ensure import run_ensured
 
+PARENT_MS = 5000.0  # how often to look whether the ssh session that started this has ended
 USAGE = """usage: palace dial [--palace DIR]
 
 Makes sure that the palace's broker runs, and carries bytes between it and standard input and
@@ -38,15 +39,17 @@ def _carry(site: Site, record: BrokerRecord) -> None:
         raise BrokerUnreachable(f"{path}: {error.strerror}. Ask again.") from None
     with closing(broker):
         broker.setblocking(True)
-        near_open = True
+        near_open, parent = True, site.kernel.parent_pid()
         while True:
             poll = select.poll()
             poll.register(broker, select.POLLIN)
             if near_open:
                 poll.register(0, select.POLLIN)
-            ready = dict(poll.poll())
+            ready = dict(poll.poll(PARENT_MS if near_open else None))
             if 0 in ready:
                 near_open = _to_broker(broker)
+            elif near_open and site.kernel.parent_pid() != parent:
+                near_open = _end_near(broker)  # another process may hold our input open for ever
             if broker.fileno() in ready and not _from_broker(broker, site.kernel):
                 return
 
@@ -58,6 +61,14 @@ def _to_broker(broker: socket) -> bool:
     except OSError:
         return False  # it has hung up: what it said before is still to be read
     return bool(data)
+
+
+def _end_near(broker: socket) -> bool:
+    try:
+        broker.shutdown(SHUT_WR)
+    except OSError:
+        return False
+    return False
 
 
 def _from_broker(broker: socket, kernel: Kernel) -> bool:

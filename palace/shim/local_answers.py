@@ -13,21 +13,61 @@ if TYPE_CHECKING:
     from palace.protocol.oversize import IdScanner
 
 
+UNREADABLE = object()  # stands for the message of a line that is no JSON
+
+
+def parsed(line: bytes) -> object:
+    """Return a line's message, UNREADABLE where it is no JSON."""
+    try:
+        message: object = jsonrpc.parse(line)
+    except (ValueError, RecursionError):
+        return UNREADABLE
+    return message
+
+
+def needs_engine(message: object) -> bool:
+    return jsonrpc.is_tool_call(message)
+
+
 def inline_line(message: object, kernel: Kernel, paths: Paths, *, read_only: bool) -> bytes:
-    """Answer `initialize`, `tools/list` or `ping` as the broker would."""
+    """Answer what needs no engine as the broker would; b"" where that says nothing.
+
+    Only the error for an unknown method lets a client of a later MCP go on with `initialize`, so
+    it must not wait for a broker either.
+    """
+    if message is UNREADABLE:
+        return _line(jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error"))
     catalogue = None
-    if jsonrpc.method_of(message) != "ping":
+    if jsonrpc.method_of(message) in ("initialize", "tools/list"):
         from palace.settings.catalogue import load_catalogue
 
         catalogue = load_catalogue(kernel.read_hint(paths.catalogue, 1 << 22))
-    return _line(jsonrpc.inline_reply(message, catalogue, read_only=read_only))
+    reply = jsonrpc.inline_reply(message, catalogue, read_only=read_only)
+    return b"" if reply is None else _line(reply)
+
+
+def client_of(message: object) -> str:
+    """Return the client that an `initialize` names, "" for anything else."""
+    return jsonrpc.client_of(message) if jsonrpc.method_of(message) == "initialize" else ""
+
+
+def cancelled_id(message: object) -> "str | None":
+    """Return the key of the request that a message cancels, None where it cancels none."""
+    return jsonrpc.cancelled_id(message)
+
+
+def call_id(line: bytes) -> "str | None":
+    """Return the key of a tool call's id, None for any other line."""
+    message = parsed(line)
+    if not needs_engine(message) or jsonrpc.request_id(message) is None:
+        return None
+    return jsonrpc.id_key(jsonrpc.request_id(message))
 
 
 def failure_line(line: bytes, reason: PalaceError) -> bytes:
     """Answer a line that came to nothing; b"" where its client awaits no reply."""
-    try:
-        message = jsonrpc.parse(line)
-    except (ValueError, RecursionError):
+    message = parsed(line)
+    if message is UNREADABLE:
         return _line(jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error"))
     if message is jsonrpc.BLANK or jsonrpc.method_of(message).startswith("notifications/"):
         return b""

@@ -32,6 +32,7 @@ FIRST_WELCOME_S = 0.25  # a running broker answers in 1 ms; a stopped one must n
 LEDGER_BYTES_MAX = 67_108_864
 LEDGER_LINES_MAX = 2048
 REAP_MS = 200.0
+PARENT_MS = 5000.0  # how often to look for the parent where the kernel doesn't tell of its end
 LOCAL_BYTES_MAX = 65_536  # a longer line is no ping
 USAGE = """usage: palace shim [--palace DIR]
 
@@ -72,6 +73,8 @@ class Relay:
         self._promised_next = 0
         self._poll = select.poll()
         self._awaited: tuple[object, ...] = ()
+        self._parent = 0  # whose end is the client's, too; 0 until the client has said something
+        self._parent_fd = -1
 
     def run(self) -> None:
         """Relay until the client has closed stdin and everything it asked is answered."""
@@ -174,6 +177,8 @@ class Relay:
             self._look_at_connector()
         if reading and STDIN in ready:
             self._read_stdin()
+        elif self._parent and self._kernel.parent_pid() != self._parent:
+            self._end_of_input()  # all that the client wrote has been read by now
 
     def _poll_for(self, *, reading: bool) -> select.poll:
         """Return a poll object for what is awaited now; most turns await the same as the last."""
@@ -182,7 +187,7 @@ class Relay:
             events = select.POLLIN | (select.POLLOUT if self._connection.unsent else 0)
         else:
             other, events = self._connector.fd(), select.POLLIN
-        awaited = (reading, self._stdin_open, other, events)
+        awaited = (reading, self._stdin_open, other, events, self._parent_fd)
         if awaited != self._awaited:
             self._awaited = awaited
             self._poll = select.poll()
@@ -190,8 +195,9 @@ class Relay:
                 self._poll.register(STDIN, select.POLLIN)
             elif not self._stdin_open:
                 self._poll.register(STDOUT, 0)  # only its end: a client that is gone reads no reply
-            if other >= 0:
-                self._poll.register(other, events)
+            for fd, wanted in ((other, events), (self._parent_fd, select.POLLIN)):
+                if fd >= 0:
+                    self._poll.register(fd, wanted)
         return self._poll
 
     def _timeout_ms(self) -> "float | None":
@@ -199,7 +205,7 @@ class Relay:
             return self._connector.timeout_s() * 1000 + 1
         if self._connector.reap():
             return REAP_MS  # what has started a broker must not stay in the process table
-        return None
+        return PARENT_MS if self._parent and self._parent_fd < 0 else None
 
     def _has_room(self) -> bool:
         ledger = self._ledger
@@ -262,12 +268,26 @@ class Relay:
         if not data:
             self._end_of_input()
             return
+        if not self._parent:
+            self._watch_parent()
         for line in self._input.feed(data):
             self._accept(line)
         self._send()
 
+    def _watch_parent(self) -> None:
+        """Take the parent's end for the client's: some other child may hold our input's other end.
+
+        Only from the client's first words on: a launcher that has ended by then is not the client.
+        """
+        self._parent = self._kernel.parent_pid()
+        self._parent_fd = self._kernel.watch_parent()
+
     def _end_of_input(self) -> None:
         self._stdin_open = False
+        self._parent = 0
+        if self._parent_fd >= 0:
+            self._kernel.close(self._parent_fd)
+            self._parent_fd = -1
         self._kernel.trace("C.leave")  # before the broker can see the end and hang up
         for line in self._input.end():
             self._accept(line)
@@ -295,28 +315,34 @@ class Relay:
     # What the shim answers by itself.
 
     def _answer_locally(self, ordinal: int, line: bytes) -> bool:
-        """Answer what needs no broker; False where the line has to wait for one."""
+        """Answer what needs no engine; False where the line has to wait for a broker."""
         if len(line) > LOCAL_BYTES_MAX:
             return False
-        from palace.protocol import jsonrpc
-        from palace.shim.local_answers import inline_line
+        from palace.shim import local_answers
 
-        try:
-            message = jsonrpc.parse(line)
-        except (ValueError, RecursionError):
+        message = local_answers.parsed(line)
+        if local_answers.needs_engine(message):
             return False
-        method = jsonrpc.method_of(message)
-        if method.startswith("notifications/") and len(self._ledger) == 1:
-            self._ledger.settle(ordinal)
-            return True
-        if method not in ("initialize", "tools/list", "ping"):
+        if not self._cancel_waiting(local_answers.cancelled_id(message)):
             return False
-        if method == "initialize":
-            self._client = jsonrpc.client_of(message)
+        self._client = local_answers.client_of(message) or self._client
         read_only = self._environment.read_only
-        answer = inline_line(message, self._kernel, self._paths, read_only=read_only)
+        answer = local_answers.inline_line(message, self._kernel, self._paths, read_only=read_only)
         self._ledger.settle(ordinal)
         self._write(answer)
+        return True
+
+    def _cancel_waiting(self, cancelled: "str | None") -> bool:
+        """Forget the call that is cancelled; False where a broker, which may run it, must know."""
+        if cancelled is None:
+            return True
+        from palace.shim.local_answers import call_id
+
+        for ordinal, line in self._ledger.outstanding():
+            if call_id(line) == cancelled:
+                if self._ledger.maybe_ran(ordinal):
+                    return False
+                self._ledger.settle(ordinal)
         return True
 
     def _fail_all(self, problem: PalaceError) -> None:
@@ -351,6 +377,8 @@ class Relay:
 
     def _write(self, data: bytes) -> None:
         """Write to the client, waiting as long as it takes; raises ClientGone when it has left."""
+        if not data:
+            return
         try:
             self._kernel.write_all(STDOUT, data)
         except OSError:

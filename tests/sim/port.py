@@ -97,6 +97,9 @@ class SimKernel(Kernel):
         parent = step("spawn", "direct" if not detached else "")
         return parent.world.notes["spawn"](parent, list(argv), dict(environ), dict(pass_fds))
 
+    def parent_pid(self) -> int:
+        return 0  # what starts a shim is no process of this world
+
     def leave_parent(self) -> None:
         """The process keeps its pid here, which nobody but its parent could tell."""
         step("leave_parent").left_parent = True
