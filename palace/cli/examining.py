@@ -1,5 +1,6 @@
 """The command that examines a palace and the way to it."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -20,6 +21,9 @@ def doctor(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per finding.")
     ] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="First mend what can be mended without a loss.")
+    ] = False,
 ) -> int:
     """Why can't I write? Show what is wrong with a palace, causes first, each with its remedy.
 
@@ -27,6 +31,7 @@ def doctor(
     """
     from palace.commands.progress import progress_shown
     from palace.doctor.examine import examine_palace, exit_code_of
+    from palace.doctor.mending import fixes_of, mend
     from palace.doctor.report import print_report
 
     paths, environment = find(palace)
@@ -34,6 +39,9 @@ def doctor(
         from palace.doctor.boundary import explore, print_boundary
 
         return print_boundary(explore(paths, environment), as_json=as_json)
+    if fix:
+        for line in mend(fixes_of(examine_palace(paths, environment))):
+            print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
     findings = examine_palace(
         paths, environment, drift=drift, stop=stop_first, progress=progress_shown()
     )

@@ -5,12 +5,24 @@ from collections.abc import Iterator
 
 import attrs
 
-from palace.doctor.finding import ERROR, NOTE, WARNING, Finding
+from palace.doctor.diagnostics import Diagnostics
+from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.journal.inspect import Gap, read_from
 from palace.journal.record import CHECKPOINT, QUARANTINE, SEGMENT, STATE, Record
 from palace.journal.replay import newest_checkpoint
 from palace.journal.segment import Broken, Segment, list_segments, read_segment
 from palace.kernel.kernel import Kernel
+
+
+def check_journal(found: Diagnostics) -> Iterator[Finding]:
+    """Yield what is wrong with this palace's journal, or that nothing is."""
+    findings = inspect_journal(found.paths.journal, found.kernel)
+    if found.foreign is None:  # local, or claimed with `palace own`
+        findings = [one for one in findings if one.code != "network_file_system"]
+    yield from findings
+    if not findings and found.exists:
+        text = "in order" if found.kernel.list_directory(found.paths.journal) else "none yet"
+        yield Finding(level=OK, code="journal", text=text)
 
 
 def inspect_journal(directory: str, kernel: Kernel) -> list[Finding]:

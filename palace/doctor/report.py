@@ -21,9 +21,14 @@ def print_report(paths: Paths, findings: Sequence[Finding], *, as_json: bool) ->
     """Print all findings as JSON, one object per line, or at most a screen of text."""
     if as_json:
         for finding in findings:
-            print(json.dumps(attrs.asdict(finding)))
+            print(json.dumps(_public(finding)))
     else:
         print("\n".join(screen(paths.root, findings)))
+
+
+def _public(finding: Finding) -> dict[str, str]:
+    fields = attrs.asdict(finding, recurse=False)
+    return fields | {"fix": finding.fix.text if finding.fix else ""}
 
 
 def screen(root: str, findings: Sequence[Finding]) -> list[str]:
@@ -55,7 +60,8 @@ def _count(number: int, what: str) -> str:
 
 def _block(finding: Finding, lines_max: int) -> list[str]:
     """Return a finding and its remedy; the finding's text is what is shortened."""
-    remedy = _wrapped(f"-> {finding.remedy}", lines_max // 2) if finding.remedy else []
+    said = f"{finding.remedy} (or: palace doctor --fix)" if finding.fix else finding.remedy
+    remedy = _wrapped(f"-> {said}", lines_max // 2) if said else []
     text = _wrapped(f"{finding.text} [{finding.code}]", lines_max - len(remedy))
     text[0] = f"{finding.level + ':':<{INDENT}}{text[0].lstrip()}"
     return text + remedy
