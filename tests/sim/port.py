@@ -100,6 +100,9 @@ class SimKernel(Kernel):
     def parent_pid(self) -> int:
         return 0  # what starts a shim is no process of this world
 
+    def watch_parent(self) -> int:
+        return -1
+
     def leave_parent(self) -> None:
         """The process keeps its pid here, which nobody but its parent could tell."""
         step("leave_parent").left_parent = True
