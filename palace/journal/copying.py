@@ -26,7 +26,7 @@ from palace.journal.replay import (
     replay,
 )
 from palace.journal.segment import CHUNK, list_segments, open_wherever, read_lines
-from palace.journal.undo import first_changes
+from palace.journal.undo import first_changes, newest_first
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken
 
@@ -148,7 +148,7 @@ def read_contents(directory: str, kernel: Kernel, progress: Progress = no_progre
         raise Missing(f"{''.join(broken)}records {first} to {last} are missing")
     tail = read_tail(list_segments(directory, kernel), kernel)
     digests = {entity: live.digest for entity, live in known.live.items()}
-    for changes in tail.open.values():
+    for _, changes in newest_first(tail.open):
         for entity, change in first_changes(changes).items():
             digests.pop(entity, None)
             if change.before is not None:

@@ -4,10 +4,10 @@ A group may change an entity several times.  Only the first of these changes kno
 before the group: each later `before` is a state that the group itself made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from palace.journal.record import UNDO, Draft, Entity, Payload
+from palace.journal.record import ABORT, UNDO, Draft, Entity, Payload
 
 
 class Reversible(Protocol):
@@ -22,6 +22,7 @@ class Reversible(Protocol):
 
 
 AnyChange = TypeVar("AnyChange", bound=Reversible)
+AnyGroup = TypeVar("AnyGroup")
 
 
 def first_changes(changes: Sequence[AnyChange]) -> dict[Entity, AnyChange]:
@@ -34,6 +35,25 @@ def first_changes(changes: Sequence[AnyChange]) -> dict[Entity, AnyChange]:
     for change in reversed(changes):
         first[change.kind, change.id] = change  # an earlier one takes the later one's place
     return first
+
+
+def newest_first(open_groups: Mapping[str, AnyGroup]) -> list[tuple[str, AnyGroup]]:
+    """Return unfinished groups, given in the order of their beginnings, as they are taken back.
+
+    Where two of them changed one entity, only the older one's `before` is no state of theirs: it
+    has to be the last word.
+    """
+    return list(open_groups.items())[::-1]
+
+
+def records_of_undoing(open_groups: Mapping[str, Sequence[Draft]], why: str) -> Iterator[Draft]:
+    """Yield what takes unfinished groups back in the journal, where no store holds their changes.
+
+    `open_groups` are each key's changes, oldest first, in the order of the groups' beginnings.
+    """
+    for key, changes in newest_first(open_groups):
+        yield from (undo(key, change) for change in first_changes(changes).values())
+        yield Draft(action=ABORT, key=key, payload={"why": why})
 
 
 def undo(key: str, change: Reversible) -> Draft:

@@ -159,6 +159,17 @@ def test_an_unfinished_call_counts_as_taken_back() -> None:
     assert (contents.kinds, contents.digest) == (before.kinds, before.digest)
 
 
+def test_of_two_unfinished_calls_that_changed_one_entity_both_count_as_taken_back() -> None:
+    disk = Disk()
+    journal = a_journal(disk)
+    before = copy_journal(JOURNAL, COPY, disk)
+    journal.append([put("last", 99, 6, key="s:8"), put("last", 100, 99, key="s:9")])
+
+    contents = copied(disk)
+
+    assert (contents.kinds, contents.digest) == (before.kinds, before.digest)
+
+
 def damage(disk: Disk, path: str, old: bytes, new: bytes) -> None:
     data = disk.read(path)
     assert data.count(old) == 1

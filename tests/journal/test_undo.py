@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from palace.journal.record import DELETE, PUT, UNDO, Draft
-from palace.journal.undo import first_changes, undo
+from palace.journal.record import ABORT, DELETE, PUT, UNDO, Draft
+from palace.journal.undo import first_changes, records_of_undoing, undo
 
 
 def change(ident: str, before: Any, after: Any, kind: str = "a") -> Draft:
@@ -53,3 +53,16 @@ def test_changes_are_not_touched() -> None:
 
     assert group == kept
     assert first_changes([]) == {}
+
+
+def test_of_two_unfinished_groups_the_older_one_has_the_last_word() -> None:
+    groups = {"s:1": [change("x", 1, 2)], "s:2": [change("x", 2, 3), change("y", None, 4)]}
+
+    drafts = list(records_of_undoing(groups, "its owner died"))
+
+    state = {}
+    for draft in drafts:
+        if draft.action == UNDO:
+            state[draft.id] = draft.payload
+    assert state == {"x": 1, "y": None}
+    assert [draft.key for draft in drafts if draft.action == ABORT] == ["s:2", "s:1"]

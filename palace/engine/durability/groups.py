@@ -241,7 +241,9 @@ class CallGroups:
             self.journal.close_key(group.key, UNIT)
         except JournalFailed:
             # The changes stand in the stores; a death before this is written rolls them back.
-            self._deferred.append(Draft(action=UNIT, key=group.key, payload={}))
+            # The lock: another thread may be about to forget what it has just written of these.
+            with self._lock:
+                self._deferred.append(Draft(action=UNIT, key=group.key, payload={}))
 
     def at_boundary(self) -> None:
         """Note that this thread's call, if it is non-atomic, has finished a part that may stay."""

@@ -15,9 +15,9 @@ from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.palace_stores import Stores, opened_stores, unopened_stores
 from palace.engine.stores.projection import BATCH, Projection, in_batches, same
 from palace.journal.journal import Journal
-from palace.journal.record import ABORT, ADOPT, STATE, Draft
+from palace.journal.record import ADOPT, STATE, Draft
 from palace.journal.replay import Progress, Replay, replay
-from palace.journal.undo import first_changes, undo
+from palace.journal.undo import records_of_undoing
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken, StoreCorrupt
 from palace.settings.config import Config
@@ -85,10 +85,9 @@ class Rebuild:
 
     def _close_open_keys(self) -> None:
         """Roll back in the journal what a dead owner left unfinished: no store will hold it."""
-        for key, changes in list(self.journal.tail.open.items()):
-            drafts = [undo(key, change) for change in first_changes(changes).values()]
-            why = {"why": "its owner died"}
-            self.journal.append([*drafts, Draft(action=ABORT, key=key, payload=why)])
+        drafts = list(records_of_undoing(self.journal.tail.open, "its owner died"))
+        if drafts:
+            self.journal.append(drafts)
         self.journal.sync(self.journal.seq)
 
     def check(self) -> None:

@@ -41,7 +41,7 @@ from palace.journal.record import (
     Record,
 )
 from palace.journal.replay import Progress, Replay, digest_of, replay
-from palace.journal.undo import first_changes, undo
+from palace.journal.undo import first_changes, newest_first, undo
 from palace.protocol.resend import CRASHES_MAX
 
 logger = logging.getLogger("palace.journal")
@@ -84,8 +84,7 @@ class Recovery:
             for projection in self.projections:
                 projection.recount()
         self._ours = self._states_since_baseline()
-        # The newest group first: where two changed one entity, the older one's `before` is right.
-        open_keys = list(reversed(tail.open))
+        open_keys = [key for key, _ in newest_first(tail.open)]
         if tail.baseline is None:
             # An adoption was interrupted, or calls ran before the first one: their groups come
             # first, so that no half of one is adopted as if it were stock's.
