@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from palace.broker.lanes import Lanes
 from palace.broker.leaving import Leaving
+from palace.broker.progress import ProgressNotes
 from palace.broker.scheduling import Scheduler
 from palace.broker.services import Listening, Services
 from palace.broker.sessions import Sessions
@@ -63,17 +64,21 @@ def connect_parts(services: Services, *, lifecycle: Lifecycle, connections: int)
         polls=config.polls,
         batch_max=config.batch_max,
     )
+    admission = Admission(
+        capacity=lanes.capacity(),
+        queue_depth_max=config.queue_depth_max,
+        session_depth_max=config.session_depth_max,
+    )
     scheduler = Scheduler(
         services=services,
         lifecycle=lifecycle,
         telemetry=telemetry,
         sessions=sessions,
-        admission=Admission(
-            capacity=lanes.capacity(),
-            queue_depth_max=config.queue_depth_max,
-            session_depth_max=config.session_depth_max,
-        ),
+        admission=admission,
         lanes=lanes,
+        progress=ProgressNotes(
+            services=services, lifecycle=lifecycle, sessions=sessions, admission=admission
+        ),
     )
     leaving = Leaving(
         services=services, lifecycle=lifecycle, sessions=sessions, scheduler=scheduler

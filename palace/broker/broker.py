@@ -72,6 +72,7 @@ class Broker:
                     accepting.start_soon(self._watch_upgrade)
                     watching.start_soon(self._watchdog().serve)
                     watching.start_soon(scheduler.serve_batches)
+                    watching.start_soon(scheduler.progress.serve)
                     if direct is not None:
                         sessions.start_soon(partial(serve_socket, self.state, direct, direct=True))
                     self._accept(accepting, sessions)

@@ -13,6 +13,7 @@ import outcome
 import trio
 
 from palace.broker.lanes import Lanes
+from palace.broker.progress import ProgressNotes
 from palace.broker.services import Services
 from palace.broker.session import LiveSession
 from palace.broker.sessions import Sessions
@@ -45,6 +46,7 @@ class Scheduler:
     sessions: Sessions
     admission: Admission
     lanes: Lanes
+    progress: ProgressNotes
     failure: PalaceError | None = None
     _stop: Stop | None = None
     _finished: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
@@ -65,6 +67,7 @@ class Scheduler:
     def admit(self, session: LiveSession, job: Job) -> None:
         """Run, when its turn comes, a job that admission has just taken."""
         session.machine.admit(job.ordinal, job.request)
+        self.progress.watch(job)
         self.start_ready()
 
     def engine_ready(self) -> None:
@@ -177,6 +180,7 @@ class Scheduler:
 
     def _settle(self, session: LiveSession, job: Job, payload: bytes | None) -> None:
         session.machine.settle(job.ordinal)
+        self.progress.forget(job)
         now_s = trio.current_time()
         self.admission.window.replied(session.id, now_s)
         self.telemetry.answered(job, now_s)
@@ -240,6 +244,7 @@ class Scheduler:
         for job in jobs:
             if job.ordinal in session.machine.calls:
                 session.machine.settle(job.ordinal)
+                self.progress.forget(job)
         session.goodbye(self._reason(), [job.ordinal for job in jobs if not job.maybe_ran])
         return True
 

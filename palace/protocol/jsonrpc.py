@@ -110,6 +110,23 @@ def params_of(message: object) -> "dict[str, Any]":
     return params if isinstance(params, dict) else {}
 
 
+def progress_token(message: object) -> "str | int | None":
+    """Return what the sender of a request wants to be told of its progress under, None for none."""
+    meta = params_of(message).get("_meta")
+    token = meta.get("progressToken") if isinstance(meta, dict) else None
+    return token if isinstance(token, (str, int)) and not isinstance(token, bool) else None
+
+
+def progress(token: "str | int", waited_s: float, text: str) -> "dict[str, object]":
+    """Return the notification that tells how a request comes on.
+
+    How much is left is seldom known, so that progress is counted in seconds and has no total; it
+    rises with each notification, as MCP asks for.
+    """
+    params = {"progressToken": token, "progress": round(waited_s, 3), "message": text}
+    return {"jsonrpc": "2.0", "method": "notifications/progress", "params": params}
+
+
 def is_tool_call(message: object) -> bool:
     return method_of(message) == "tools/call"
 

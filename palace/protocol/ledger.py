@@ -64,7 +64,8 @@ class Ledger:
         return [ordinal for ordinal, deaths in self._deaths.items() if deaths >= DEATHS_MAX]
 
     def line(self, ordinal: int) -> bytes:
-        return self._lines[ordinal]
+        """Return an unsettled line, b"" for any other."""
+        return self._lines.get(ordinal, b"")
 
     def maybe_ran(self, ordinal: int) -> bool:
         return ordinal in self._sent

@@ -34,12 +34,16 @@ class Request:
 
 @attrs.frozen(kw_only=True, eq=False)
 class ToolCall(Request):
-    """A `tools/call`.  `group` is what it must not share with others of its batch, "" for alone."""
+    """A `tools/call`.  `group` is what it must not share with others of its batch, "" for alone.
+
+    `progress_token` is None where its client does not ask how it comes on.
+    """
 
     name: str = ""
     tool: Tool = UNKNOWN
     arguments: Mapping[str, Any] = attrs.field(factory=dict)
     group: str = ""
+    progress_token: str | int | None = None
 
 
 def read_request(line: bytes) -> Request:
@@ -67,6 +71,7 @@ def tool_call(message: Any) -> ToolCall:
         tool=classify_call(message),
         arguments=arguments if isinstance(arguments, dict) else {},
         group=group_key(message),
+        progress_token=jsonrpc.progress_token(message),
     )
 
 

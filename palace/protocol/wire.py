@@ -8,7 +8,7 @@ Theory of operation.  Both sides of a connection speak lines of UTF-8 ended by a
   may come between lines; a client's line that looks like a header gets one space before it.
 - broker -> shim: one WELCOME (or REFUSED) header, then for each line of the client a *reply*:
   `ORDINAL JSON`, or `ORDINAL` alone where nothing is to be said to the client.  Headers may come
-  between replies (GOODBYE, CLIENT).
+  between replies (GOODBYE, CLIENT, PROGRESS); a shim passes over those that it doesn't know.
 
 Versions: HELLO names the shim's newest.  A broker that doesn't speak it refuses, and says which it
 does (`oldest`, `newest`): the shim then says HELLO in the newest that both know.  Where there is
@@ -17,6 +17,8 @@ none, the younger side waits for the older to be replaced, never the other way r
 
 `ack upto=N` says that all ordinals below N are settled at the shim, which will never send them
 again: what the broker keeps about them can be forgotten.
+
+`progress ordinal=N text=...` says how a call comes on whose client has asked for that.
 
 The ordinal counts a session's lines from 0.  It, and never the client's request id, ties a reply
 to its line: ids may be reused, missing, or of any type (docs/decisions/0001).
@@ -39,6 +41,7 @@ WELCOME = "welcome"
 REFUSED = "refused"
 GOODBYE = "goodbye"
 CLIENT = "client"
+PROGRESS = "progress"
 ACK = "ack"
 CONTROL = "control"
 ANSWER = "answer"

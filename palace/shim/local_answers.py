@@ -74,6 +74,12 @@ def failure_line(line: bytes, reason: PalaceError) -> bytes:
     return _line(jsonrpc.failure(jsonrpc.request_id(message), reason))
 
 
+def progress_line(line: bytes, waited_s: float, text: str) -> bytes:
+    """Tell how a request comes on; b"" where it asks for nothing."""
+    token = jsonrpc.progress_token(parsed(line))
+    return b"" if token is None else _line(jsonrpc.progress(token, waited_s, text))
+
+
 def scanner_of(pieces: "list[bytes]") -> "IdScanner":
     """Begin to look for the id of a line that is too long to be kept."""
     from palace.protocol.oversize import IdScanner

@@ -21,6 +21,7 @@ from palace.settings.paths import find_palace
 from palace.settings.site import Site
 from palace.shim.connection import Connection
 from palace.shim.input_lines import LINE_BYTES_MAX, InputLines
+from palace.shim.progress import ProgressNotes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Relay:
         self._client = ""
         self._client_fields = client_fields(site.kernel, site.environment)
         self._ledger = Ledger()
+        self._progress = ProgressNotes(site.kernel, self._ledger)
         self._connector = Connector(site)
         self._connection: Connection | None = None
         self._input = InputLines()
@@ -175,6 +177,7 @@ class Relay:
             if self._connector.timeout_s() <= 0 or self._connector.fd() in ready:
                 self._connector.advance()
             self._look_at_connector()
+            self._write(self._progress.seeking())
         if reading and STDIN in ready:
             self._read_stdin()
         elif self._parent and self._kernel.parent_pid() != self._parent:
@@ -202,7 +205,7 @@ class Relay:
 
     def _timeout_ms(self) -> "float | None":
         if self._connector.state in (Connector.SLEEPING, Connector.GREETING):
-            return self._connector.timeout_s() * 1000 + 1
+            return self._progress.timeout_s(self._connector.timeout_s()) * 1000 + 1
         if self._connector.reap():
             return REAP_MS  # what has started a broker must not stay in the process table
         return PARENT_MS if self._parent and self._parent_fd < 0 else None
@@ -251,6 +254,9 @@ class Relay:
         _, kind, fields = wire.decode_header(line)
         if kind == wire.CLIENT:
             self._client = fields.get("client", "")
+        elif kind == wire.PROGRESS:
+            ordinal = int(fields.get("ordinal", ""))
+            self._write(self._progress.note(ordinal, fields.get("text", "")))
         elif kind == wire.GOODBYE:
             unrun = wire.decode_ordinals(fields.get("unrun", ""))
             self._ledger.goodbye(int(fields.get("read_upto", "-1")), unrun)
@@ -304,6 +310,7 @@ class Relay:
         if line.startswith(wire.PREFIX):
             line = b" " + line  # it would be taken for a header; it is no JSON either way
         ordinal = self._ledger.accept(line)
+        self._progress.watch(ordinal, line)
         connection = self._connection
         if connection is not None and connection.state != Connection.PARTING:
             connection.queue(ordinal, line)

@@ -17,11 +17,13 @@ LOST = "The session broke: it may or may not have been carried out. Look before 
 class PendingRequest:
     """One request on its way.  `payload` is its reply, empty where the client gets none.
 
-    `problem` is set instead where the session ended before it had one.
+    `progress` says how it comes on, if its client asked for that and it takes long.
+    `problem` is set instead of a reply where the session ended before it had one.
     """
 
     ordinal: int
     payload: bytes = b""
+    progress: str = ""
     problem: PalaceError | None = None
     answered: trio.Event = attrs.field(factory=trio.Event)
 
@@ -84,6 +86,10 @@ class PendingRequests:
         self._answer(ordinal, payload or b"")
 
     def send_header(self, kind: str, fields: dict[str, str]) -> None:
+        if kind == wire.PROGRESS:
+            pending = self._waiting.get(int(fields["ordinal"]))
+            if pending is not None:
+                pending.progress = fields["text"]
         if kind != wire.GOODBYE:  # an HTTP client has no use for the others
             return
         self._ended = True

@@ -20,11 +20,12 @@ import trio
 
 from palace.broker.http.exchange import EVENTS, JSON, TEXT, Exchange, Gone, Refused
 from palace.broker.http.sessions import HttpSession, HttpSessions
+from palace.broker.progress import TELL_S
 from palace.broker.reporting.metrics import CONTENT_TYPE, metrics_text
 from palace.broker.state import BrokerState
 from palace.protocol import jsonrpc
 from palace.protocol.errors import PalaceError
-from palace.protocol.request import PARSE_ERROR_REPLY, Request, read_request
+from palace.protocol.request import PARSE_ERROR_REPLY, Request, ToolCall, read_request
 from palace.settings.environment import is_true
 from palace.transport.http import Receive, Scope, Send
 from palace.transport.pending import PendingRequest
@@ -162,13 +163,21 @@ class HttpApp:
                 await exchange.answer(status, payload, **headers)
             else:
                 await exchange.start_events(**headers)
-                while not await _answered(exchange, pending, BEAT_S):
-                    await exchange.beat()
+                while not await _answered(exchange, pending, posting.beat_s):
+                    await self._show_life(exchange, posting)
                 await exchange.last_event(posting.payload())
         except Gone:
             self.sessions.give_up(session, pending)
             raise
         self.sessions.settle(session)
+
+    async def _show_life(self, exchange: Exchange, posting: "Posting") -> None:
+        token, text = posting.progress_token, posting.pending.progress
+        if token is None or not text:
+            await exchange.beat()
+            return
+        waited_s = trio.current_time() - posting.since_s
+        await exchange.event(jsonrpc.encode(jsonrpc.progress(token, waited_s, text)))
 
 
 @attrs.frozen(eq=False)
@@ -177,6 +186,16 @@ class Posting:
 
     request: Request
     pending: PendingRequest
+    since_s: float = attrs.field(factory=trio.current_time)
+
+    @property
+    def progress_token(self) -> str | int | None:
+        return self.request.progress_token if isinstance(self.request, ToolCall) else None
+
+    @property
+    def beat_s(self) -> float:
+        """How often its client hears that it is under way."""
+        return BEAT_S if self.progress_token is None else TELL_S
 
     def payload(self) -> bytes:
         """Return the reply; call it once it has come."""

@@ -96,10 +96,13 @@ class Exchange:
         """Send what clients pass over, so that a long call is not taken for a dead one."""
         await self._send_more(b": under way\n\n", more=True)
 
+    async def event(self, payload: bytes) -> None:
+        """Send one message; more follow."""
+        await self._send_more(_event(payload), more=True)
+
     async def last_event(self, payload: bytes) -> None:
         """Send one message and end the stream; none where `payload` is empty."""
-        data = b"event: message\ndata: " + payload + b"\n\n" if payload else b""
-        await self._send_more(data, more=False)
+        await self._send_more(_event(payload) if payload else b"", more=False)
 
     async def refuse(self, refused: Refused) -> None:
         error = {"code": -32600, "message": refused.text}
@@ -116,6 +119,10 @@ class Exchange:
             for name, value in headers.items()
         ]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+
+
+def _event(payload: bytes) -> bytes:
+    return b"event: message\ndata: " + payload + b"\n\n"
 
 
 def _too_large(bytes_max: int) -> Refused:

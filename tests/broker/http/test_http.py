@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from palace.broker import progress
 from palace.broker.http import app, exchange, listener, sessions
 from palace.broker.http.serverinfo import state_directory
 from palace.broker.reporting.status import status_of
@@ -362,6 +363,31 @@ async def test_a_long_call_comes_as_a_stream_of_events(
     assert b"content-type: text/event-stream" in data
     assert json.loads(data.partition(b"data: ")[2].partition(b"\n")[0])["id"] == 3
     assert only.events() == [{"jsonrpc": "2.0", "id": 1, "result": {}}]
+
+
+async def test_a_long_call_that_asked_for_progress_is_told_of_it(
+    home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "PLAIN_S", 0.05)
+    monkeypatch.setattr(app, "TELL_S", 0.05)
+    monkeypatch.setattr(progress, "TELL_S", 0.05)
+    async with open_web(home) as running:
+        caller = await dial()
+        message = call("search", 3, name="found", hold="gate")
+        message["params"]["_meta"] = {"progressToken": "t"}
+        await caller.begin("POST", "/mcp", body=json.dumps(message).encode(), accept=ACCEPT)
+        data = b""
+        while data.count(b"data: ") < 2:
+            data += await caller.stream.receive_some()
+        running.engine.gate("gate").set()
+        while b'"result"' not in data:
+            data += await caller.stream.receive_some()
+
+    said = [json.loads(part.partition(b"\n")[0]) for part in data.split(b"data: ")[1:]]
+    assert {one["method"] for one in said[:-1]} == {"notifications/progress"}
+    assert {one["params"]["progressToken"] for one in said[:-1]} == {"t"}
+    assert said[0]["params"]["progress"] < said[1]["params"]["progress"]
+    assert said[-1]["id"] == 3
 
 
 async def test_a_cancelled_call_of_a_session_ends_its_request(home: Path, dial: Dial) -> None:
