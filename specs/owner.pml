@@ -48,6 +48,13 @@
 #define AFTER_B3 B5    /* every home has a lock of its own: without stock, B4 excludes nobody */
 #endif
 
+#if defined(FENCE) && !defined(M_NO_FENCE) && !defined(M_LOCK_ORDER) && !defined(M_OPEN_UNFENCED)
+#define MUST_FENCE
+#define MAY_OPEN(o) (mlock == o + 1)
+#else
+#define MAY_OPEN(o) true
+#endif
+
 /* A connection's tasks run in these states of its owner. */
 #if defined(M_SPLIT_DECISION) || defined(M_CLOSE_WHILE_ACCEPTING)
 #define XS 17          /* decided, but the loop goes round once more */
@@ -205,12 +212,17 @@ B4_fence:	mlock = o + 1;
 #else
 		pc[o] = B5 }
 #endif
-	:: d_step { pc[o] == B4 && mlock != 0 ->    /* after a bounded wait: exit 73, naming stock */
-B4_foreign:	assert(I13_holder_named || mlock == STOCK);
-#ifndef M_LOCK_ORDER
-		life[o]--;
+	:: d_step { pc[o] == B4 && mlock != 0 ->    /* it serves without, and names stock to callers */
+B4_late:	assert(I13_holder_named || mlock == STOCK);
+#ifdef M_LOCK_ORDER
+		pc[o] = B1 }
+#else
+		pc[o] = B5 }
 #endif
-		give_up(o) }
+#endif
+#ifdef MUST_FENCE
+	:: d_step { pc[o] == SERVE && !db[o] && mlock == 0 ->
+B4_take:	mlock = o + 1 }
 #endif
 	:: d_step { pc[o] == B5 ->
 B5_epoch:	next_epoch(o);
@@ -259,7 +271,7 @@ B7_publish:	assert(I4_own_files || !ALIVE(rec));
 		pc[o] = SERVE }
 #endif
 	/* In a thread, beside everything up to the closing of the store. */
-	:: d_step { pc[o] >= SERVE && pc[o] <= X5 && !db[o] ->
+	:: d_step { pc[o] >= SERVE && pc[o] <= X5 && !db[o] && MAY_OPEN(o) ->
 B9_store:	db[o] = 1;
 		assert(I6_epoch || myep[o] > lastep);
 		lastep = myep[o] }

@@ -25,6 +25,8 @@ from palace.broker.state import BrokerState
 from palace.broker.watchdog import Watchdog
 from palace.engine.hosting.mempalace import load_error
 from palace.ownership import record
+from palace.ownership.lock import Fence
+from palace.protocol.errors import PalaceError
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import EngineState, Reason
 from palace.transport.accepting import accept_forever
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 CLOCK_S = 0.25
 UPGRADE_CHECK_S = 2.0
 LISTEN_AGAIN_S = 5.0
+FENCE_POLL_S = 0.1
+FENCE_LOOK_S = 1.0  # how often to look who holds it: another process may by now
 LAST_WORDS_S = 2.0  # to flush replies after the grace
 
 logger = logging.getLogger("palace.broker")
@@ -48,6 +52,7 @@ class Broker:
     state: BrokerState
     guests: "Guests | None" = None
     http: HttpListener | None = None
+    fence: Fence | None = None
     _root_id: tuple[int, int] | None = None
 
     async def serve(
@@ -105,6 +110,8 @@ class Broker:
         if self.http is not None:
             state.telemetry.http = self.http.counters
             state.leaving.withdraw = self.http.withdraw
+        if self.fence is not None and not self.fence.taken:
+            self._note_waiting(self.fence.problem(), refusing=False)  # before a client can ask
         self._publish()
         state.scheduler.start(state.leaving.stop)
 
@@ -210,6 +217,7 @@ class Broker:
     async def _load(self) -> None:
         """B9: open the store, off the loop; calls wait in admission meanwhile."""
         state, services = self.state, self.state.services
+        await self._wait_for_fence()
         services.kernel.trace("B9.open")  # before it: an owner that dies in there may have it open
         try:
             catalogue = await trio.to_thread.run_sync(services.engine.load, abandon_on_cancel=True)
@@ -230,6 +238,35 @@ class Broker:
         state.scheduler.engine_ready()
         if self.http is not None:
             self.http.engine_ready.set()
+
+    async def _wait_for_fence(self) -> None:
+        """B4, where stock had its lock: one wait for all calls, and none for those that come late.
+
+        What has waited for `mempalace_lock_wait_s` in all is answered with who holds it; the
+        broker itself goes on trying, and serves as soon as the holder has ended.
+        """
+        fence, state = self.fence, self.state
+        if fence is None or fence.take():
+            return
+        give_up_s = trio.current_time() + state.services.config.mempalace_lock_wait_s
+        look_s = trio.current_time()
+        while not fence.take():
+            now_s = trio.current_time()
+            if now_s >= look_s:
+                problem = await trio.to_thread.run_sync(fence.problem)
+                self._note_waiting(problem, refusing=now_s >= give_up_s)
+                look_s = now_s + FENCE_LOOK_S
+            await trio.sleep(FENCE_POLL_S)
+        state.scheduler.failure = None
+        state.lifecycle.waits("")
+
+    def _note_waiting(self, problem: PalaceError, *, refusing: bool) -> None:
+        lifecycle = self.state.lifecycle
+        if lifecycle.waiting != problem.message:
+            logger.warning("waiting: %s", problem.message)
+        lifecycle.waits(problem.message, refusing=refusing)
+        if refusing:
+            self.state.scheduler.engine_failed(problem)
 
     async def _keep_catalogue(self, catalogue: Catalogue) -> None:
         services = self.state.services

@@ -71,7 +71,7 @@ class Leaving:
         # Then the queue, and only then the goodbyes, which say what the queue still held: a line
         # admitted between the two would be in neither.  An outdated engine refuses changes, and a
         # query must not overtake the change before it, so there everything goes back.
-        loading = self.lifecycle.engine is EngineState.LOADING
+        loading = self.lifecycle.engine in (EngineState.WAITING, EngineState.LOADING)
         unbegun = self.scheduler.drain(hand_back_all=loading or drain.reason in HANDING_BACK)
         for session in self.sessions:
             session.machine.leave()

@@ -181,7 +181,7 @@ def _serve(startup: Startup) -> int:
         _detach(paths, keep=options.report_fd)
     ownership = lock.take_lock(paths, kernel)  # B1..B3
     lock.check_hold(paths, kernel)
-    return _run(startup, ownership, _become_owner(ownership, environ, kernel))
+    return _run(startup, ownership, *_become_owner(ownership, environ, kernel))
 
 
 def _detach(paths: Paths, *, keep: int) -> None:
@@ -204,19 +204,21 @@ def _detach(paths: Paths, *, keep: int) -> None:
 
 def _become_owner(
     ownership: lock.Ownership, environ: "Mapping[str, str]", kernel: Kernel
-) -> "Config":
+) -> "tuple[Config, lock.Fence]":
     from palace.engine.hosting.mempalace import check_installed
     from palace.settings.config import adopt, load_config
 
     config = load_config(ownership.paths, environ, kernel)
     check_installed()
-    lock.take_other_locks(ownership, config, environ, kernel)  # B4
+    fence = lock.Fence(ownership, config, environ, kernel)  # B4
+    fence.take()  # else a stock process has it: clients are served meanwhile, and the store is shut
+    lock.take_data_locks(ownership, config, environ, kernel)
     epoch.take_epoch(ownership, kernel)  # B5
     adopt(ownership.paths, config, kernel)
-    return config
+    return config, fence
 
 
-def _run(startup: Startup, ownership: lock.Ownership, config: "Config") -> int:
+def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: lock.Fence) -> int:
     from functools import partial
 
     import trio
@@ -250,7 +252,9 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config") -> int:
         text = f"palace: epoch {ownership.epoch} of {ownership.paths.root} on {where}{degraded}"
         say(text, report, kernel, level="info")
 
-    code = trio.run(partial(Broker(state).serve, direct=direct, on_serving=say_serving))
+    code = trio.run(
+        partial(Broker(state, fence=fence).serve, direct=direct, on_serving=say_serving)
+    )
     # X6: the process's end releases the lock.  Threads that native code holds must not delay it.
     kernel.trace("X6.exit", status=code)  # before it: the next owner's line must come later
     os._exit(code)

@@ -5,7 +5,7 @@ import time
 
 from palace.client.control import Control
 from palace.kernel.kernel import Kernel
-from palace.protocol.errors import BrokerUnreachable
+from palace.protocol.errors import BrokerUnreachable, ForeignWriter
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.shim.ensure import ensure
@@ -46,6 +46,11 @@ def start_broker(paths: Paths, environment: ShimEnvironment) -> str:
     released = Kernel().unlink(paths.hold)
     record = ensure(paths, environment)
     watch_loading(paths, environment)
+    waiting = _waiting(paths, environment)
+    if waiting:
+        raise ForeignWriter(
+            f"Pid {record.pid} runs, and opens {paths.root} as soon as it may. {waiting}"
+        )
     note = "the hold is over; " if released else ""
     return f"{note}pid {record.pid} serves {paths.root}, epoch {record.epoch}"
 
@@ -64,6 +69,19 @@ def watch_loading(paths: Paths, environment: ShimEnvironment) -> None:
         pass  # the broker goes on by itself
     if shown:
         print(f"\r{'':<{shown}}\r", end="", file=sys.stderr, flush=True)
+
+
+def _waiting(paths: Paths, environment: ShimEnvironment) -> str:
+    """Return what keeps a broker from opening its store, once it no longer waits in patience."""
+    try:
+        while True:
+            with Control(paths, environment) as control:
+                engine = control.status()["engine"]
+            if engine["state"] != "waiting" or engine["failure"]:
+                return str(engine["failure"]) if engine["state"] == "waiting" else ""
+            time.sleep(WATCH_S)
+    except BrokerUnreachable:
+        return ""  # it has left again, which the next request finds out
 
 
 def _loading(paths: Paths, environment: ShimEnvironment) -> str | None:

@@ -63,7 +63,7 @@ def _engine(status: dict[str, Any]) -> str:
         return f"mempalace {engine['version']}, ready{memory}"
     if engine["state"] == "failed":
         return f"failed: {engine['failure']}"
-    return f"loading: {engine['doing']}{memory}"
+    return f"{engine['state']}: {engine['doing']}{memory}"
 
 
 def _http(http: dict[str, Any] | None) -> str:

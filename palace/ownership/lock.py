@@ -118,15 +118,64 @@ def take_other_locks(
     ownership: Ownership, config: "Config", environ: "Mapping[str, str]", kernel: Kernel
 ) -> None:
     """B4: mempalace's own lock, waited for a while, then the data files outside the palace."""
-    if "held_lock" not in config.adjustments_off:  # else the engine takes it by itself
-        path = mempalace_lock_path(ownership.paths, environ)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        # The only lock that is waited for, so it comes before those that other palaces may need: a
-        # broker that waits for stock keeps no other palace from its data files.
-        fd = _take_in_time(path, config.mempalace_lock_wait_s, kernel)
-        kernel.write_note(fd, 1, f"{os.getpid()} palace serve {ownership.paths.root}".encode())
-        ownership.other_fds.append(fd)
+    fence = Fence(ownership, config, environ, kernel)
+    for is_last in attempts(kernel, config.mempalace_lock_wait_s, POLL_S):
+        if fence.take():
+            break
+        if is_last:
+            raise fence.problem()
+    take_data_locks(ownership, config, environ, kernel)
+
+
+class Fence:
+    """mempalace's own writer lock, which keeps stock processes of this home out.
+
+    A broker that finds it taken goes on without it, and opens the store only once it has it.
+    """
+
+    __slots__ = ("_kernel", "_ownership", "_path", "taken")
+
+    def __init__(
+        self,
+        ownership: Ownership,
+        config: "Config",
+        environ: "Mapping[str, str]",
+        kernel: Kernel,
+    ) -> None:
+        self._ownership = ownership
+        self._kernel = kernel
+        self._path = mempalace_lock_path(ownership.paths, environ)
+        self.taken = "held_lock" in config.adjustments_off  # the engine takes it by itself
+
+    def take(self) -> bool:
+        """Take it without waiting; False while another process has it."""
+        if self.taken:
+            return True
+        kernel, root = self._kernel, self._ownership.paths.root
+        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        fd = _open(self._path, kernel)  # each time: `rm -rf ~/.mempalace` makes room for another
+        if not kernel.try_lock(fd) or not kernel.same_file(fd, self._path):
+            kernel.close(fd)
+            return False
+        kernel.write_note(fd, 1, f"{os.getpid()} palace serve {root}".encode())
+        self._ownership.other_fds.append(fd)
+        self.taken = True
         kernel.trace("B4.fence")
+        return True
+
+    def problem(self) -> ForeignWriter:
+        """Return the error that names its holder."""
+        kernel = self._kernel
+        pid = kernel.lock_holder(self._path)
+        note = (kernel.read_hint(self._path, _NOTE_BYTES_MAX) or b"")[1:]
+        name = note.decode(errors="replace").strip()
+        return ForeignWriter(_foreign_text(self._path, name, pid, kernel), holder=name)
+
+
+def take_data_locks(
+    ownership: Ownership, config: "Config", environ: "Mapping[str, str]", kernel: Kernel
+) -> None:
+    """B4: the locks of the data files outside the palace, which aren't waited for."""
     for data_file in outside_files(ownership.paths, config):
         _take_data_lock(ownership, data_file, kernel)
     check_again(ownership.paths, kernel, environ)  # as late as can be before anything is written
@@ -145,17 +194,6 @@ def attempts(kernel: Kernel, wait_s: float, pause_s: float) -> "Iterator[bool]":
         yield False
         time.sleep(pause_s)
     yield True
-
-
-def _take_in_time(path: str, wait_s: float, kernel: Kernel) -> int:
-    fd = _open(path, kernel)
-    for _ in attempts(kernel, wait_s, POLL_S):
-        if kernel.try_lock(fd):
-            return fd
-    note = kernel.read_at(fd, 1, _NOTE_BYTES_MAX).decode(errors="replace").strip()
-    pid = kernel.lock_holder(path)
-    kernel.close(fd)
-    raise ForeignWriter(_foreign_text(path, note, pid, kernel), holder=note)
 
 
 def _foreign_text(path: str, note: str, pid: "int | None", kernel: Kernel) -> str:

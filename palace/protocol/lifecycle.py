@@ -19,6 +19,7 @@ class Phase(enum.Enum):
 
 
 class EngineState(enum.Enum):
+    WAITING = "waiting"  # another program has the store
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
@@ -54,12 +55,22 @@ class Lifecycle:
     phase: Phase = Phase.SERVING
     engine: EngineState = EngineState.LOADING
     failure: str = ""
+    waiting: str = ""
     drain: Drain | None = None
     _active_s: float = 0.0
     _failed_s: float = 0.0
 
     def begin(self, now_s: float) -> None:
         self._active_s = now_s
+
+    def waits(self, reason: str, *, refusing: bool = False) -> None:
+        """Note what keeps the store from being opened, "" once nothing does.
+
+        `refusing` says that calls no longer wait for that, but are answered with the reason.
+        """
+        self.engine = EngineState.WAITING if reason else EngineState.LOADING
+        self.waiting = reason
+        self.failure = reason if refusing else ""
 
     def loaded(self, now_s: float) -> None:
         self.engine = EngineState.READY

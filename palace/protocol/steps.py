@@ -9,8 +9,8 @@ A broker becomes the owner (B):
     B2.lock      it has the lock, and broker.lock still names the file that it locked
     B2.lost      another process has the lock: it leaves with exit code 75
     B3.held      `palace stop --hold` is in force: it leaves with exit code 79
-    B4.fence     it has mempalace's own writer lock
-    B4.foreign   a stock process, or another palace, has a lock that it needs: it leaves
+    B4.fence     it has mempalace's own writer lock: here, or later, where stock had that, before B9
+    B4.foreign   another palace has a data file that it needs: it leaves
     B4.data      it has the locks of the data files outside of the palace
     B5.epoch     its epoch is durable, larger than any before
     B6.bind      its socket has a name, and does not listen yet

@@ -7,8 +7,8 @@ from typing import Any
 
 from tests.model import machines
 from tests.model.machines import TORN, Verdict, tail_of
-from tests.model.owner import die
-from tests.model.serving import admission, refuse_waiting, reply, start
+from tests.model.owner import die, late_fence
+from tests.model.serving import admission, limits, refuse_waiting, reply, start
 from tests.model.state import (
     BACKLOG,
     CLOSE,
@@ -78,6 +78,10 @@ def load_steps(m: Model, s: State, i: int, out: Out) -> None:
     if p.life[1] != "loading" or p.pc < SERVE or p.pc == EXIT:
         return
     if not p.load:
+        if not late_fence(m, s, i, out):
+            if machines.is_busy(p.adm, limits(m)):  # the wait is over for those who began it
+                out(("B4.refuse", i), refuse_waiting(m, s, i))
+            return
         go = with_proc(s, i, p._replace(db=True, load=(1,)))
         if has_journal(m, p) and m.variant != "tail_not_synced":
             go = fsync(go)  # what a dead owner wrote is repeated only once it is durable

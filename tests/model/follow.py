@@ -37,11 +37,13 @@ from tests.model.state import (
     CLOSE,
     EPOCH,
     EXIT,
+    FENCE,
     FREE,
     GREET,
     HOLD,
     IDLE,
     LOCK,
+    OTHER,
     PLACES,
     SERVE,
     STOCK,
@@ -70,10 +72,10 @@ DIALS_MAX = 4  # hellos of one shim that may still be answered
 NAMES = {
     "X0.moved": ("X0.stop",),
     "X0.failed": ("X0.idle", "X0.upgrade"),
-    "B4.foreign": ("B4.foreign", "B4.shared"),
+    "B4.foreign": ("B4.shared",),
     "X4.grace": ("X4.settled", "X4.grace"),
 }
-UNWRITTEN = ("B3.free", "X3.backlog")
+UNWRITTEN = ("B3.free", "B4.late", "X3.backlog")
 LAST_WORDS = ("X6.exit", "fault", "B3.held", "B4.foreign")
 
 
@@ -270,8 +272,14 @@ class Follower:
         k = s.kernel
         if p.pc == HOLD:  # the note is the user's, and who takes it away writes no event
             s = s._replace(disk=s.disk._replace(hold=act == "B3.held"))
-        if act == "B4.foreign" and not k.mempalace:  # nor does stock
-            s = s._replace(kernel=k._replace(mempalace=STOCK))
+        # Neither does stock, nor another palace's broker.
+        if act in ("B4.data", "B4.foreign") and p.pc in (HOLD, FENCE) and not k.mempalace:
+            k = k._replace(mempalace=STOCK)
+        if act == "B4.fence" and k.mempalace == STOCK:
+            k = k._replace(mempalace=0)
+        if act == "B4.foreign" and not k.data:
+            k = k._replace(data=OTHER)
+        s = s._replace(kernel=k)
         if act == "X5.abandon" and p.pc == CLOSE:  # what runs is no part of this state
             found = [with_proc(s, i, p._replace(pc=EXIT))]
         else:

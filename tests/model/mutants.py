@@ -244,6 +244,12 @@ MUTANTS = (
     ),
     Mutant("no_fence", "mempalace's own lock is not taken", "I1", _scope(lines=("Q",), stock=1)),
     Mutant(
+        "open_unfenced",
+        "an owner that came while stock wrote opens the store beside it",
+        "I1",
+        _scope(lines=("Q",), stock=1),
+    ),
+    Mutant(
         "pid_kill",
         "an owner is killed by the record's pid",
         "I12",

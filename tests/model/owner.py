@@ -233,13 +233,26 @@ def _fence(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
     if m.variant == "no_fence":
         out(("B4.fence", i), with_proc(s, i, p._replace(pc=on)))
     elif k.mempalace == 0:
-        s = s._replace(kernel=k._replace(mempalace=p.inc))
-        out(("B4.fence", i), with_proc(s, i, p._replace(pc=on)))
-    else:
-        gone = die(m, s, i, FOREIGN, said=True)
+        out(("B4.fence", i), with_proc(_take_fence(s, p), i, p._replace(pc=on)))
+    else:  # it serves without, and waits for it before it opens the store
+        go = with_proc(s, i, p._replace(pc=on))
         if k.mempalace != STOCK:
-            gone = bad(gone, "L1 foreign_writer is blamed on a broker of our own")
-        out(("B4.foreign", i), gone)
+            go = bad(go, "L1 foreign_writer is blamed on a broker of our own")
+        out(("B4.late", i), go)
+
+
+def _take_fence(s: State, p: Proc) -> State:
+    return s._replace(kernel=s.kernel._replace(mempalace=p.inc))
+
+
+def late_fence(m: Model, s: State, i: int, out: Out) -> bool:
+    """Take the fence, if stock had it when this owner came; False where the store stays shut."""
+    k, p = s.kernel, s.procs[i]
+    if not m.scope.stock or m.variant in ("no_fence", "open_unfenced") or k.mempalace == p.inc:
+        return True
+    if k.mempalace == 0 and p.pc == SERVE:
+        out(("B4.fence", i), _take_fence(s, p))
+    return False
 
 
 def _data(m: Model, s: State, i: int, p: Proc, out: Out) -> None:

@@ -28,8 +28,8 @@ from tests.sim.__main__ import Tally, run_seeds
 
 # In one scope or another every step must have been taken.
 _STEPS = (
-    "B1.open B2.lock B2.lost B3.verify B3.held B3.free B4.fence B4.data B4.foreign B4.shared "
-    "B5.epoch B6.bind B6.deaf B7.publish B9.open B9.note B9.ready B9.fail "
+    "B1.open B2.lock B2.lost B3.verify B3.held B3.free B4.fence B4.late B4.refuse B4.data "
+    "B4.shared B5.epoch B6.bind B6.deaf B7.publish B9.open B9.note B9.ready B9.fail "
     "X0.idle X0.stop X0.upgrade X0.direct X2.goodbye X3.backlog X4.hangup X4.settled X4.grace "
     "X5.close X5.abandon X6.exit "
     "A.hello A.line A.room A.eof A.forget "
@@ -67,7 +67,7 @@ PROFILES = {
         name="quick",
         states=480_000,
         lives=4,
-        mutants=72,
+        mutants=73,
         walks=200,
         examples=200,
         patches=12,
@@ -80,7 +80,7 @@ PROFILES = {
         name="deep",
         states=3_700_000,
         lives=5,
-        mutants=73,
+        mutants=74,
         walks=2_000,
         examples=1_000,
         patches=30,
@@ -93,7 +93,7 @@ PROFILES = {
         name="full",
         states=3_700_000,
         lives=5,
-        mutants=73,
+        mutants=74,
         walks=5_000,
         examples=2_000,
         patches=30,

@@ -338,6 +338,7 @@ MUTANTS = (
         ("enolck_is_acquired", "I2_right_to_open", f"{_TWO} ERRORS I4_OFF=1"),
         ("worker_store", "I1_single_writer", "NB=2 ND=0 NC=1 CRASHES=1"),
         ("no_fence", "I1_single_writer", f"{_TWO} FENCE"),
+        ("open_unfenced", "I1_single_writer", f"{_TWO} FENCE"),
         ("lock_order", "I13_holder_named", f"{_TWO} FENCE"),
         ("guest_flock", "I10_guest", f"{_TWO} GUEST"),
         ("guest_flock", "I1_single_writer", f"{_TWO} GUEST I10_OFF=1"),

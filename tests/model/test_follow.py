@@ -11,6 +11,7 @@ from tests.model.follow import Follower, problems_of
 from tests.model.trace import Mismatch
 
 BECOMES = ("B1.open", "B2.lock", "B4.fence", "B4.data", "B5.epoch", "B6.bind", "B7.publish")
+LATE = (*BECOMES[:2], *BECOMES[3:])  # stock has its lock
 SERVES = (*BECOMES, "B9.open", "B9.ready")
 LEAVES = ("X0.idle", "X2.goodbye", "X4.hangup", "X4.settled", "X5.close", "X6.exit")
 Events = list[dict[str, Any]]
@@ -41,6 +42,7 @@ def event(act: str, pid: int = 41, **seen: Any) -> Events:
 
 
 LEFT = life(acts=LEAVES)
+ABANDONED = [*event("X5.abandon"), *event("X6.exit")]
 PARTED = [*event("C.goodbye", 7), *event("C4.lost", 7)]
 
 
@@ -67,6 +69,10 @@ PARTED = [*event("C.goodbye", 7), *event("C4.lost", 7)]
         [*life(), *served(), *event("C.leave", 7), *event("C4.lost", 7)],
         [*life(acts=BECOMES[:2]), *event("B3.held"), *life(42)],
         [*life(acts=BECOMES[:2]), *event("B4.foreign"), *life(42)],
+        [*life(acts=BECOMES[:3]), *event("B4.foreign"), *life(42)],
+        # Stock had its lock when the owner came, and has ended.
+        [*life(acts=LATE), *event("B4.fence"), *event("B9.open"), *event("B9.ready")],
+        [*life(acts=LATE), *event("X0.stop"), *LEFT[1:4], *ABANDONED, *life(42, 2)],
         [*life(acts=BECOMES[:2]), *event("fault"), *life(42)],
         [*life(acts=BECOMES[:5]), *event("fault"), *life(42, 2)],
         [*life(acts=SERVES[:8]), *event("B9.fail"), *event("X0.failed"), *LEFT[1:4]],
@@ -83,6 +89,7 @@ def test_what_can_happen_is_followed(events: Events) -> None:
         ([*life(acts=BECOMES[:5]), *event("B7.publish", epoch=1)], 6),  # before it listens
         ([*life(acts=BECOMES[:3]), *event("B5.epoch", epoch=1)], 4),  # a lock left out
         ([*life(acts=BECOMES[:6]), *event("B9.open")], 7),  # the store before the record
+        ([*life(acts=LATE), *event("B9.open")], 7),  # the store beside stock
         ([*life(), *life(42, 1)], 14),  # an epoch twice
         ([*life(), *life(42, 3)], 14),  # an epoch left out, and nobody died of it
         ([*event("B1.open"), *event("B2.lost")], 2),  # lost to nobody

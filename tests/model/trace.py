@@ -24,7 +24,7 @@ from tests.model.world_types import Label, Model
 
 # What the hook in the product writes down; the steps of shims, threads and the kernel are hidden.
 _WORDS = (
-    "B2.lock B2.lost B3.held B4.fence B4.data B4.foreign B4.shared B5.epoch B6.bind B7.publish "
+    "B2.lock B2.lost B3.held B4.fence B4.data B4.shared B5.epoch B6.bind B7.publish "
     "B9.open B9.ready B9.fail X0.idle X0.stop X0.upgrade X0.direct X2.goodbye X4.hangup X4.settled "
     "X4.grace X5.close X5.abandon X6.exit A.hello crash reboot fault watchdog"
 )

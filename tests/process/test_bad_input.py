@@ -297,18 +297,18 @@ def test_lock_held_by_a_stock_writer_is_reported_with_its_pid(site: Site) -> Non
     make_palace(site, "mempalace_lock_wait_s = 0.3\n")
     with site.stock() as stock:
         stock.tool("add_drawer", wing="w", room="r", content="by stock")
-        served = site.run("serve")  # before a shim's own attempt could hold the lock
-        assert served.returncode == 73
-        assert str(stock.process.pid) in one_line(served.stderr)
-
+        started = site.run("start")
+        assert started.returncode == 73
+        assert f"pid {stock.process.pid} (" in one_line(started.stderr)
         with site.shim() as client:
             client.send(call_line("stock", "get_aaak_spec"))
             reply = json.loads(client.receive())
             assert (reply["id"], code_of(reply)) == ("stock", -32052)
             assert str(stock.process.pid) in reply["error"]["message"]
-            assert not (site.palace / "epoch").exists()
+            assert not (site.palace / "journal").exists()
 
             stock.close()
+            wait_ready(site)
             assert len(client.tool("list_drawers", wing="w")["drawers"]) == 1
 
 

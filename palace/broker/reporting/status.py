@@ -48,7 +48,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
         "engine": {
             "state": lifecycle.engine.value,
             "version": services.catalogue.engine_version if services.catalogue else "",
-            "doing": services.engine.loading_text(),
+            "doing": lifecycle.waiting or services.engine.loading_text(),
             "failure": lifecycle.failure,
         },
         "journal": services.engine.status(),

@@ -1,0 +1,97 @@
+"""Stock mempalace has the palace when palace's agents come: one broker waits for all of them."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.processes.brokers import (
+    call_line,
+    code_of,
+    make_palace,
+    status_of,
+    wait_ready,
+)
+from tests.support.processes.clients import Client, Site, brokers_of, wait_until
+
+pytestmark = [pytest.mark.process, pytest.mark.engine]
+
+FOREIGN_WRITER = -32052
+AGENTS = 6
+NOTE = {"agent_name": "a", "entry": "e"}
+
+
+@pytest.fixture
+def stock(site: Site) -> Iterator[Client]:
+    """A stock session that holds mempalace's lock, as each does from its first change on."""
+    make_palace(site)
+    with site.stock() as client:
+        assert client.tool("diary_write", agent_name="s", entry="Stock had a day.")["success"]
+        yield client
+
+
+def settings(site: Site, wait_s: float) -> None:
+    (site.palace / "palace.toml").write_text(f"mempalace_lock_wait_s = {wait_s}\n")
+
+
+@pytest.mark.usefixtures("follow_trace")
+def test_all_agents_share_one_wait_and_are_told_who_writes(site: Site, stock: Client) -> None:
+    settings(site, 0.5)
+    agents = [site.shim() for _ in range(AGENTS)]
+    for number, agent in enumerate(agents):
+        agent.send(call_line(number, "diary_write", **NOTE))
+    refused = [json.loads(agent.receive()) for agent in agents]
+    broker = status_of(site)["pid"]
+    again = [agent.call("mempalace_diary_write", **NOTE) for agent in agents]
+    status, text = status_of(site), site.run("status").stdout
+
+    for reply in (*refused, *again):
+        assert code_of(reply) == FOREIGN_WRITER
+        assert f"pid {stock.process.pid} (" in reply["error"]["message"]
+    assert (status["pid"], status["epoch"]) == (broker, 1)
+    assert brokers_of(site.palace) == [broker]
+    assert status["engine"]["state"] == "waiting"
+    assert f"pid {stock.process.pid} (" in next(
+        line for line in text.splitlines() if line.startswith("engine")
+    )
+
+    stock.close()
+    wait_ready(site)
+    for agent in agents:
+        assert agent.tool("diary_write", **NOTE)["success"]
+    assert status_of(site)["pid"] == broker
+    entries = agents[0].tool("diary_read", agent_name="a", last_n=50)["entries"]
+    assert len(entries) == AGENTS
+    for agent in agents:
+        assert agent.close() == 0
+
+
+@pytest.mark.usefixtures("follow_trace")
+def test_a_call_that_came_within_the_wait_is_served_when_stock_ends(
+    site: Site, stock: Client
+) -> None:
+    settings(site, 3600)
+    with site.shim() as agent:
+        agent.send(call_line("held", "diary_write", **NOTE))
+        wait_until(
+            lambda: (site.palace / "broker.sock").exists() and status_of(site)["queue"]["waiting"],
+            what="the call waits in the broker",
+        )
+        assert not (site.palace / "journal").exists()
+        stock.close()
+
+        reply = json.loads(agent.receive())
+
+    assert (reply["id"], code_of(reply)) == ("held", 0)
+
+
+def test_a_broker_that_waits_leaves_when_it_is_told_to(site: Site, stock: Client) -> None:
+    settings(site, 0)
+    started = site.run("start")
+    assert started.returncode == 73
+    assert f"pid {stock.process.pid} (" in started.stderr
+
+    stopped = site.run("stop")
+
+    assert (stopped.returncode, stopped.stdout) == (0, "Stopped.\n")
+    assert not brokers_of(site.palace)
