@@ -8,7 +8,7 @@ from palace.broker.progress import ProgressNotes
 from palace.broker.scheduling import Scheduler
 from palace.broker.services import Listening, Services
 from palace.broker.sessions import Sessions
-from palace.broker.state import BrokerState, ConnectionLimit
+from palace.broker.state import RESERVE, BrokerState, ConnectionLimit
 from palace.broker.telemetry.telemetry import Telemetry
 from palace.engine.hosting.mempalace import MempalaceEngine, installed_version
 from palace.journal.record import Stamp
@@ -95,8 +95,9 @@ def connect_parts(services: Services, *, lifecycle: Lifecycle, connections: int)
 
 
 def connections_max(config: Config, descriptors: int) -> int:
-    """Return how many connections leave the engine what it needs."""
-    return max(1, min(config.sessions_max + OTHER_CONNECTIONS, descriptors - ENGINE_DESCRIPTORS))
+    """Return how many connections of clients leave the engine, and `palace status`, some room."""
+    room = descriptors - ENGINE_DESCRIPTORS - RESERVE
+    return max(1, min(config.sessions_max + OTHER_CONNECTIONS, room))
 
 
 def catalogue_at_start(paths: Paths, kernel: Kernel) -> Catalogue | None:

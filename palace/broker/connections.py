@@ -16,7 +16,7 @@ from palace.broker.state import BrokerState
 from palace.broker.telemetry.redaction import redacted
 from palace.kernel.kernel import peer_of
 from palace.protocol import wire
-from palace.protocol.errors import WireError
+from palace.protocol.errors import BrokerFull, WireError
 from palace.protocol.lifecycle import Reason
 from palace.protocol.pathmap import Whereabouts
 from palace.protocol.session import Hello
@@ -68,8 +68,8 @@ async def serve_connection(state: BrokerState, stream: Lines, peer: Peer) -> Non
 
 async def _serve_stream(state: BrokerState, stream: Lines, peer: Peer) -> None:
     try:
-        if state.connections.open > state.connections.limit:
-            raise _Refusal("busy", f"{state.connections.limit} connections are open")
+        if state.connections.open > state.connections.limit + state.connections.reserve:
+            raise _Refusal(BrokerFull.name, state.connections.full_text)
         _check_peer(state, peer)
         lines = await _first_line(stream)
         if not lines:
@@ -79,6 +79,8 @@ async def _serve_stream(state: BrokerState, stream: Lines, peer: Peer) -> None:
         if kind == wire.CONTROL:
             await _serve_control(state, stream, fields)
         elif kind == wire.HELLO:
+            if state.connections.open > state.connections.limit:
+                raise _Refusal(BrokerFull.name, state.connections.full_text)
             session = _open_session(state, stream, fields, pid=peer.pid)
             stream.unread(lines[1:])
             await serve_session(state, session, stream)
@@ -155,7 +157,7 @@ def _open_session(
     session = state.sessions.get(hello.session)
     if session is None:
         if state.sessions.is_full:
-            raise _Refusal("busy", state.sessions.full_text)
+            raise _Refusal(BrokerFull.name, state.sessions.full_text)
         session = LiveSession(id=hello.session, pid=pid, since_s=trio.current_time())
         state.sessions.add(session)
     session.where = Whereabouts(

@@ -42,7 +42,10 @@ class Sessions:
     @property
     def full_text(self) -> str:
         maximum = self.services.config.sessions_max
-        return f"{maximum} sessions are open (sessions_max in palace.toml)"
+        return (
+            f"{maximum} sessions are open, as many as may be (sessions_max in palace.toml): end an "
+            "agent, or raise it and restart the broker (palace stop)."
+        )
 
     def add(self, session: LiveSession) -> None:
         self._by_id[session.id] = session

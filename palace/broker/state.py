@@ -9,16 +9,27 @@ from palace.broker.sessions import Sessions
 from palace.broker.telemetry.telemetry import Telemetry
 from palace.protocol.lifecycle import Lifecycle
 
+RESERVE = 16
+
 
 @attrs.define(eq=False)
 class ConnectionLimit:
-    """How many connections of all kinds are open, and how many may be.
+    """How many connections of all kinds are open, and how many may be for clients.
 
-    More would take the descriptors that the engine needs.
+    More would take the descriptors that the engine needs.  `reserve` more may be open for a moment:
+    a broker that is full can still be looked at and stopped, and says to others that it is full.
     """
 
     limit: int = 512
     open: int = 0
+    reserve: int = RESERVE
+
+    @property
+    def full_text(self) -> str:
+        return (
+            f"{self.limit} connections are open, as many as this broker may have: end an agent, or "
+            "allow more open files (ulimit -n) and restart the broker (palace stop)."
+        )
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -48,6 +48,10 @@ class Control:
             response: Response = self._conversation.ask(header, self._answer_s)
         except OSError as error:
             raise self._unanswered(error) from None
+        code = response.fields.get("code", "")
+        if response.kind == wire.REFUSED and code not in ("version_mismatch", "wire"):
+            said = response.fields.get("text", code)
+            raise BrokerUnreachable(f"The broker at {self.path} refuses to answer: {said}")
         if response.kind != wire.ANSWER:
             raise WireError(
                 f"the broker answered {response.kind}: {response.fields.get('text', '')}"

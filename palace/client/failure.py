@@ -5,6 +5,7 @@ Loaded before it is needed: a shim that fails may have no descriptor left to imp
 
 from palace.protocol import election
 from palace.protocol.errors import (
+    BrokerFull,
     BrokerUnreachable,
     ConfigError,
     ElectionError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 ERRORS = {
     kind.name: kind
     for kind in (
+        BrokerFull,
         ConfigError,
         ForeignKernel,
         ForeignWriter,

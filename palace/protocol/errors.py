@@ -112,6 +112,13 @@ class BrokerUnreachable(ElectionError):
     name = "broker_unreachable"
 
 
+class BrokerFull(ElectionError):
+    """The broker serves as many clients as it may; the text says how many."""
+
+    wire_code = -32074
+    name = "broker_full"
+
+
 class SpawnFailed(ElectionError):
     """A broker could not be started."""
 

@@ -335,7 +335,7 @@ async def test_more_sessions_than_allowed_are_refused_as_busy(root: Path) -> Non
 
         kind, fields = await second.header()
 
-    assert (kind, fields["code"]) == (wire.REFUSED, "busy")
+    assert (kind, fields["code"]) == (wire.REFUSED, "broker_full")
 
 
 async def test_unbegun_calls_of_a_lost_client_hold_no_drain_up(root: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from palace.protocol import wire
+from palace.protocol.errors import BrokerFull
 from palace.protocol.jsonrpc import INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR
 from tests.support.brokers.scripted import ScriptedBroker, call, start_shim
 
@@ -101,3 +103,22 @@ def test_a_cancellation_follows_the_call_that_may_have_run(palace: Path) -> None
                 assert again.message()["method"] == "notifications/cancelled"
                 again.reply(0, None)
                 again.reply(1, None)
+
+
+def test_a_client_that_a_full_broker_refuses_is_told_so_at_once(palace: Path) -> None:
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        for number in range(2):  # at its start, and when its client asks
+            served = broker.accept()
+            served.hello()
+            served.header(
+                wire.REFUSED, code="broker_full", text="240 connections are open: end one."
+            )
+            served.close()
+            if number == 0:
+                assert b"240 connections" in shim.process.stderr.readline()  # type: ignore[union-attr]
+                shim.send(call(1))
+
+        error = json.loads(shim.receive())["error"]
+
+    assert error["code"] == BrokerFull.wire_code
+    assert error["message"] == "240 connections are open: end one."
