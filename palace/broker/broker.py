@@ -174,6 +174,7 @@ class Broker:
             await trio.sleep(CLOCK_S)
             now_s = trio.current_time()
             self.state.scheduler.give_up_late(now_s)
+            self.state.scheduler.look_at_model()
             if not self._lock_file_is_ours():
                 leaving.stop(Reason.MOVED, text="the palace was moved or its lock file replaced")
             self.state.sessions.forget_lost(now_s)

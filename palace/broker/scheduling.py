@@ -73,7 +73,14 @@ class Scheduler:
     def engine_ready(self) -> None:
         """Start what has waited for the engine."""
         self.admission.ready = True
+        self.admission.model_pending = self.services.engine.model().pending
         self.start_ready()
+
+    def look_at_model(self) -> None:
+        """Start what has waited for the embedding model, once it is there or not to be had."""
+        if self.admission.model_pending and not self.services.engine.model().pending:
+            self.admission.model_pending = False
+            self.start_ready()
 
     def engine_failed(self, failure: PalaceError) -> None:
         """Answer what has waited for the engine, and what comes later, with its failure."""
@@ -218,6 +225,7 @@ class Scheduler:
         Long-polls are among it: they would hold the drain up for minutes, and may be asked again.
         """
         self.admission.draining = True
+        hand_back_all = hand_back_all or self.admission.model_pending  # nobody waits for a fetch
         jobs = self.admission.withdraw() if hand_back_all else []
         jobs += self.admission.withdraw(only=Lane.POLL)
         for job in self.admission.running:

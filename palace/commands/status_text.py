@@ -60,7 +60,9 @@ def _engine(status: dict[str, Any]) -> str:
     engine = status["engine"]
     memory = f", {status['memory_bytes'] / (1 << 20):.0f} MiB"
     if engine["state"] == "ready":
-        return f"mempalace {engine['version']}, ready{memory}"
+        model = engine.get("model", {}).get("text", "")
+        without = f"; nothing can be embedded yet: {model}" if model else ""
+        return f"mempalace {engine['version']}, ready{memory}{without}"
     if engine["state"] == "failed":
         return f"failed: {engine['failure']}"
     return f"{engine['state']}: {engine['doing']}{memory}"

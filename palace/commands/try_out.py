@@ -179,14 +179,18 @@ def _await_engine(paths: Paths, environment: ShimEnvironment, steps: Steps) -> N
             engine = control.status()["engine"]
         if engine["state"] == "failed":
             raise PalaceError(engine["failure"])
-        if engine["state"] == "ready":
+        model = engine["model"]
+        if engine["state"] == "ready" and not model["pending"]:
             break
-        if sys.stderr.isatty() and engine["doing"] != shown:
-            shown = engine["doing"]
+        doing = model["text"] if engine["state"] == "ready" else engine["doing"]
+        if sys.stderr.isatty() and doing != shown:
+            shown = doing
             print(f"\r             {shown:<60.60}", end="", file=sys.stderr, flush=True)
         time.sleep(0.1)
     if shown:
         print("\r" + " " * 75 + "\r", end="", file=sys.stderr, flush=True)
+    if model["text"]:
+        raise PalaceError(model["text"])
     steps.done(f"the engine is loaded: mempalace {engine['version']}, with its embedding model")
 
 

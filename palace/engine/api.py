@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import attrs
 
 from palace.engine.batch import Batch
+from palace.engine.embedding.supply import ModelState
 from palace.protocol.errors import PalaceError
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.request import ToolCall
@@ -116,6 +117,10 @@ class Engine(Protocol):
 
     def loading_text(self) -> str:
         """Say what `load` is busy with."""
+        ...
+
+    def model(self) -> ModelState:
+        """Say whether the embedding model is there; calls that need it wait while it is pending."""
         ...
 
     def close(self) -> None:

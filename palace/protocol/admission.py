@@ -96,6 +96,7 @@ class Admission:
     window: BatchWindow = attrs.field(factory=BatchWindow)
     held: bool = False  # something would have started, but its batch waits for others
     ready: bool = False
+    model_pending: bool = False  # calls that embed wait; others pass them as order allows
     draining: bool = False
 
     @property
@@ -242,11 +243,22 @@ class Admission:
         )
 
     def _next(self, queue: _Queue) -> Job | None:
-        """Return the first job, or the first behind long-polls that find their lane full."""
+        """Return the first job, or the first behind those that nothing has to wait for.
+
+        These are long-polls that find their lane full, and queries that wait for the model; the
+        latter still come before any change.
+        """
         full = self._in_lane[Lane.POLL] >= self.capacity[Lane.POLL]
+        passed = False
         for job in queue.waiting:
-            if not (full and job.tool.lane is Lane.POLL):
+            if full and job.tool.lane is Lane.POLL:
+                continue
+            held = self.model_pending and job.tool.embeds
+            if job.exclusive and (held or passed):
+                return None
+            if not held:
                 return job
+            passed = True
         return None
 
     def _start(self, job: Job, now_s: float = 0.0) -> None:

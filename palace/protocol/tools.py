@@ -37,14 +37,18 @@ class Tool:
     """A `non_atomic` call that was interrupted runs again from its start, however far it came.
 
     Where it reports boundaries, as `mine` does between files, what it did up to the last one stays.
+    One that `embeds` can do nothing without the embedding model.
     """
 
     kind: Kind
     lane: Lane
     non_atomic: bool = False
+    embeds: bool = False
 
 
 _QUERY = Tool(Kind.QUERY, Lane.READER)
+_SEARCH = Tool(Kind.QUERY, Lane.READER, embeds=True)
+_FILING = Tool(Kind.MUTATION, Lane.WRITER, embeds=True)
 _MUTATION = Tool(Kind.MUTATION, Lane.WRITER)
 _NON_ATOMIC = Tool(Kind.MUTATION, Lane.WRITER, non_atomic=True)
 _EXTERNAL = Tool(Kind.EXTERNAL, Lane.WRITER)
@@ -73,21 +77,21 @@ TOOLS: dict[str, Tool] = {
     "mempalace_delete_hallway": _MUTATION,
     # Counts the crossing in tunnels.json: written by one at a time, and harmless when sent twice.
     "mempalace_follow_tunnels": Tool(Kind.QUERY, Lane.WRITER),
-    "mempalace_search": _QUERY,
-    "mempalace_check_duplicate": _QUERY,
-    "mempalace_add_drawer": _MUTATION,
-    "mempalace_checkpoint": _MUTATION,
+    "mempalace_search": _SEARCH,
+    "mempalace_check_duplicate": _SEARCH,
+    "mempalace_add_drawer": _FILING,
+    "mempalace_checkpoint": _FILING,
     "mempalace_delete_drawer": _MUTATION,
     "mempalace_delete_drawers": _MUTATION,
     # Runs for hours and yields between files: it must not keep the writer lane.
-    "mempalace_mine": Tool(Kind.MUTATION, Lane.BULK, non_atomic=True),
+    "mempalace_mine": Tool(Kind.MUTATION, Lane.BULK, non_atomic=True, embeds=True),
     "mempalace_delete_by_source": _NON_ATOMIC,
     "mempalace_sync": _NON_ATOMIC,
     "mempalace_get_drawer": _QUERY,
     "mempalace_get_drawers": _QUERY,
     "mempalace_list_drawers": _QUERY,
-    "mempalace_update_drawer": _MUTATION,
-    "mempalace_diary_write": _MUTATION,
+    "mempalace_update_drawer": _FILING,
+    "mempalace_diary_write": _FILING,
     "mempalace_diary_read": _QUERY,
     "mempalace_hook_settings": _EXTERNAL,
     "mempalace_memories_filed_away": _EXTERNAL,

@@ -447,3 +447,35 @@ def test_a_long_poll_that_waits_for_its_lane_holds_nothing_up() -> None:
     admission.offer(job("a", 1, WRITE))
 
     assert keys(admission.take_ready()) == [("p", 0), ("q", 0), ("a", 1)]
+
+
+LIST = TOOLS["mempalace_list_drawers"]
+FACT = TOOLS["mempalace_kg_add"]
+
+
+def test_while_the_model_is_pending_only_what_embeds_waits() -> None:
+    admission = make(readers=4)
+    admission.model_pending = True
+    for item in (job("a", 0, WRITE), job("b", 0, FACT), job("c", 0, READ), job("c", 1, LIST)):
+        admission.offer(item)
+
+    started = admission.take_ready()
+    assert keys(started) == [("b", 0), ("c", 1)]
+    for item in started:
+        admission.finish(item)
+    admission.model_pending = False
+    assert sorted(keys(admission.take_ready())) == [("a", 0), ("c", 0)]
+
+
+def test_no_change_passes_a_query_that_waits_for_the_model() -> None:
+    admission = make()
+    admission.model_pending = True
+    for ordinal, tool in enumerate((READ, LIST, FACT, LIST)):
+        admission.offer(job("a", ordinal, tool))
+    for ordinal, tool in enumerate((WRITE, LIST)):
+        admission.offer(job("b", ordinal, tool))
+
+    (first,) = admission.take_ready()
+    assert first.key == ("a", 1)
+    admission.finish(first)
+    assert admission.take_ready() == []

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import attrs
 import trio
 
 from palace import __version__
@@ -50,6 +51,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
             "version": services.catalogue.engine_version if services.catalogue else "",
             "doing": lifecycle.waiting or services.engine.loading_text(),
             "failure": lifecycle.failure,
+            "model": attrs.asdict(services.engine.model()),
         },
         "journal": services.engine.status(),
         **_work(state, now_s),

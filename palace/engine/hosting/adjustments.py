@@ -160,6 +160,12 @@ def short_padding(host: Host) -> Iterator[Patch]:
     )
 
 
+def model_at_hand(host: Host) -> Iterator[Patch]:
+    """Refuse to embed without the model, rather than download it within a call."""
+    if host.state.supply is not None:
+        yield inference.model_patch("model_at_hand", host.state.supply.require)
+
+
 def watch_progress(host: Host) -> Iterator[Patch]:
     """Count storage writes and mine's file boundaries: a long mine is not a stuck write."""
     from mempalace.backends import chroma
@@ -218,6 +224,7 @@ ALL: tuple[Adjustment, ...] = (
     persist_often,
     pin_once,
     short_padding,
+    model_at_hand,
     watch_progress,
     look_rarely,
     store_together,

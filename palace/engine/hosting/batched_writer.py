@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from palace.engine.batch import PendingWrite, store_or_each
+from palace.engine.embedding.supply import ModelUnavailable
 from palace.engine.hosting.current_call import CurrentCall
 from palace.engine.hosting.lookup_cache import LookupCache, is_open
 from palace.engine.hosting.writes import DrawerBatch, Write
@@ -120,6 +121,9 @@ class BatchedWriter:
         self._lock.release_write()
         try:
             batch.put(write)
+        except ModelUnavailable as problem:  # in the thread that stores for all
+            self._current.problem = problem
+            raise
         finally:
             # Whatever came of the write: `answer`, above this handler, releases the lock once more.
             self._lock.acquire_write()

@@ -1,6 +1,7 @@
 """The call that a thread runs: one context, set by the host and read by all that needs it."""
 
 from palace.engine.durability.groups import CallContext
+from palace.engine.embedding.supply import ModelUnavailable
 from palace.engine.hosting.writes import DrawerBatch, Write
 
 
@@ -15,11 +16,14 @@ class CurrentCall(CallContext):
     stored: Write | None = None  # what it has stored with its batch
     query_is_embedded: bool = False  # before it asks for stock's request lock
 
+    problem: ModelUnavailable | None = None  # why something could not be embedded
+
     def begin(self, *, read_only: bool, batch: DrawerBatch | None) -> None:
         self.read_only = read_only
         self.batch = batch
         self.stored = None
         self.query_is_embedded = False
+        self.problem = None
 
     def end(self) -> None:
         self.begin(read_only=False, batch=None)

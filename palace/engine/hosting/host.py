@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
+from palace.engine.embedding.supply import ModelSupply
 from palace.engine.hosting.batched_writer import BatchedWriter
 from palace.engine.hosting.current_call import CurrentCall
 from palace.engine.hosting.lookup_cache import LookupCache
@@ -27,6 +28,7 @@ class HostedState:
     lookups: LookupCache = attrs.field(factory=LookupCache)
     writer: BatchedWriter | None = None  # where calls may be stored together
     prefetch: QueryPrefetch | None = None  # where queries are embedded early
+    supply: ModelSupply | None = None  # where the default model embeds
     at_boundary: Callable[[], None] = _nothing
     progress: int = 0
 

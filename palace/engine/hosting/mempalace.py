@@ -6,6 +6,7 @@ needs is done by named adjustments (palace/engine/hosting/adjustments.py).
 
 import importlib
 import importlib.metadata
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from typing import cast
 from palace.engine.api import Call, Reply
 from palace.engine.durability.calls import JournalledEngine, open_durable_calls, refused
 from palace.engine.durability.owned import OwnedPalace
+from palace.engine.embedding.sources import Progress
+from palace.engine.embedding.supply import ModelState, ModelSupply, ModelUnavailable
 from palace.engine.hosting import adjustments
 from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
@@ -28,7 +31,7 @@ from palace.protocol import jsonrpc
 from palace.protocol.errors import EngineError, StoreCorrupt, StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.resend import Trace, Verdict, judge
-from palace.protocol.tools import Lane
+from palace.protocol.tools import Kind, Lane
 from palace.settings.config import Config
 from palace.settings.paths import Paths, home_dir
 
@@ -107,6 +110,8 @@ class MempalaceEngine(JournalledEngine):
         if self._memory is not None and not server._sqlite_integrity_errors:  # noqa: SLF001
             self._memory.recover()
         self._warm(server)
+        if self._state.supply is not None:
+            self._state.supply.begin()  # after all imports: two threads would wait for each other's
         self._fingerprint = str(server._config.search_config_fingerprint)  # noqa: SLF001
         return self._catalogue(server)
 
@@ -161,9 +166,14 @@ class MempalaceEngine(JournalledEngine):
                 return Reply(payload=None)
             reply = jsonrpc.error(ident, jsonrpc.INTERNAL_ERROR, "Internal error")
         finally:
+            problem = self._state.current.problem
             self._state.end_call()
         if reply is None:
             return Reply(payload=None)
+        if problem is not None and not (call.tool.kind is Kind.MUTATION and _succeeded(reply)):
+            # Stock's own words lack the remedy, and it may answer a search without its vectors.
+            failure = jsonrpc.failure(jsonrpc.request_id(call.message), problem)
+            return Reply(payload=jsonrpc.encode(failure))
         if self._memory is not None and _error_code(reply) == _DAMAGED_CODE:
             reply["error"]["message"] += REBUILD_HINT
         return Reply(payload=jsonrpc.encode(reply), outdated=_error_code(reply) == _OUTDATED_CODE)
@@ -176,6 +186,8 @@ class MempalaceEngine(JournalledEngine):
         is_reader = call.tool.lane in (Lane.READER, Lane.POLL)
         if is_reader and state.prefetch is not None:
             state.prefetch.prepare(call.message)
+            if state.current.problem is not None:
+                return {}  # which says no more than the problem does
         with nullcontext() if is_reader else state.lookups.suspended():
             return self._server._http_dispatch(call.message)  # noqa: SLF001
 
@@ -232,16 +244,23 @@ class MempalaceEngine(JournalledEngine):
             )
 
     def _prepare_model(self) -> None:
-        from palace.engine.embedding.model import install_model, is_installed  # numpy takes 100 ms
-
+        """Say where the model comes from, if it is missing: only calls that embed will wait."""
+        if not self._uses_default_model():
+            return
         home = Path(home_dir(self._environ))
-        if self._uses_default_model() and not is_installed(home):
 
-            def tell(stage: str, fraction: float) -> None:
-                self._loading = f"{stage} ({fraction:.0%})"
+        def fetch(progress: Progress) -> None:
+            from palace.engine.embedding.model import install_model  # numpy takes 100 ms
 
-            logger.info("the embedding model is missing: fetching it")
-            install_model(home, progress=tell)
+            install_model(home, progress=progress)
+
+        def note(problem: ModelUnavailable) -> None:
+            self._state.current.problem = problem
+
+        self._state.supply = ModelSupply(home, fetch, note)
+
+    def model(self) -> ModelState:
+        return self._state.supply.state() if self._state.supply is not None else ModelState()
 
     def _uses_default_model(self) -> bool:
         return self._environ.get("MEMPALACE_EMBEDDING_MODEL", "") in ("", "minilm", "default")
@@ -281,6 +300,14 @@ class MempalaceEngine(JournalledEngine):
             tools=tuple(entries),
             read_only_refused=frozenset(server._READ_ONLY_REFUSED_TOOLS),  # noqa: SLF001
         )
+
+
+def _succeeded(reply: JsonObject) -> bool:
+    """Tell whether a tool said that it has done what it was asked for."""
+    try:
+        return json.loads(reply["result"]["content"][0]["text"])["success"] is True
+    except (KeyError, IndexError, TypeError, ValueError):
+        return False
 
 
 def _error_code(reply: JsonObject) -> object:

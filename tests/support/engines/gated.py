@@ -11,6 +11,7 @@ from typing import Any
 
 from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability.calls import refused
+from palace.engine.embedding.supply import ModelState
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.resend import Verdict
@@ -30,6 +31,7 @@ class LightEngine:
     read_only_calls: list[bool] = field(default_factory=list)
     outdated: bool = False
     stuck: bool = False
+    model_pending: bool = False
     change: str = ""
     closed: bool = False
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -94,6 +96,9 @@ class LightEngine:
 
     def search_fingerprint(self) -> str:
         return "light"
+
+    def model(self) -> ModelState:
+        return ModelState(pending=self.model_pending)
 
     def progress(self) -> int:
         return self._progress

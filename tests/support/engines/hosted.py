@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palace.engine.api import Call, DurableCallback, Reply
+from palace.engine.embedding.supply import ModelState
 from palace.protocol.jsonrpc import Catalogue
 
 SERVER = """
@@ -162,6 +163,9 @@ class HostedEngine:
 
     def search_fingerprint(self) -> str:
         return str(self._ask("search_fingerprint"))
+
+    def model(self) -> ModelState:
+        return ModelState()
 
     def progress(self) -> int:
         return int(self._ask("progress"))

@@ -26,6 +26,7 @@ from palace.engine.durability.calls import DurableCalls, JournalledEngine
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.recovery import Recovery
+from palace.engine.embedding.supply import ModelState
 from palace.engine.stores.files import Files
 from palace.engine.stores.projection import Change
 from palace.journal.journal import Journal
@@ -295,6 +296,9 @@ class MempalaceEngine(JournalledEngine):
 
     def search_fingerprint(self) -> str:
         return "light"
+
+    def model(self) -> ModelState:
+        return ModelState()
 
     def progress(self) -> int:
         return self._progress
