@@ -27,6 +27,7 @@ from palace.protocol.lifecycle import Drain, EngineState, Lifecycle, Reason
 from palace.transport.unix import accept_nowait
 
 CLOSE_S = 60.0
+PATIENCE_S = 5.0  # for work that the next owner can do as well
 HANDING_BACK = (Reason.UPGRADE, Reason.FAILED)  # what waits is better begun by the next owner
 
 logger = logging.getLogger("palace.broker")
@@ -106,13 +107,40 @@ class Leaving:
         endpoint.socket.close()
 
     async def finish_work(self) -> None:
-        """Wait for admitted work for as long as the grace lasts, then name what is left."""
+        """Wait for admitted work for as long as the grace lasts, then name what is left.
+
+        What the next owner can go on with is waited for only shortly: everybody's next call waits
+        for that owner meanwhile.
+        """
         assert self.lifecycle.drain is not None
-        with trio.move_on_after(self.lifecycle.drain.grace_s) as grace:
+        scheduler, grace_s = self.scheduler, self.lifecycle.drain.grace_s
+        patience_s = min(grace_s, PATIENCE_S) if self._is_succeeded else grace_s
+        cut = not await self._work_ends(patience_s)
+        if cut:
+            self._hand_on()
+            await self._work_ends(grace_s - patience_s)
+        self.services.kernel.trace("X4.grace" if cut else "X4.settled")
+        for job in scheduler.admission.running:
+            scheduler.fail(job, _unfinished(job))
+
+    @property
+    def _is_succeeded(self) -> bool:
+        """Tell whether an owner may come as soon as this one has gone."""
+        drain, services = self.lifecycle.drain, self.services
+        assert drain is not None
+        on_hold = services.kernel.read_hint(services.ownership.paths.hold) is not None
+        return drain.reason in (Reason.STOP, *HANDING_BACK) and not on_hold
+
+    async def _work_ends(self, timeout_s: float) -> bool:
+        """Wait for admitted work that has not been handed on; False where it takes too long."""
+        with trio.move_on_after(timeout_s) as grace:
             for session in self.sessions:
                 await session.settled.wait()
             await self.scheduler.wait_for_calls()
-        self.services.kernel.trace("X4.grace" if grace.cancelled_caught else "X4.settled")
+        return not grace.cancelled_caught
+
+    def _hand_on(self) -> None:
+        """Leave to the next owner what has not begun, and what its journal can decide."""
         scheduler = self.scheduler
         for job in scheduler.admission.withdraw():
             asking = self.sessions.get(job.session)
@@ -120,7 +148,7 @@ class Leaving:
                 text = "The broker left before this was begun: repeat it."
                 scheduler.fail(job, OutcomeUnknown(text))
         for job in scheduler.admission.running:
-            scheduler.fail(job, _unfinished(job))
+            scheduler.hand_on(job)
 
     async def close_engine(self) -> None:
         """X5; a store that is still in use, or won't close, is left as after a crash."""

@@ -49,6 +49,7 @@ class Scheduler:
     progress: ProgressNotes
     failure: PalaceError | None = None
     _stop: Stop | None = None
+    _handed_on: set[tuple[str, int]] = attrs.field(factory=set)
     _finished: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     _room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     _held: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
@@ -256,12 +257,30 @@ class Scheduler:
         session.goodbye(self._reason(), [job.ordinal for job in jobs if not job.maybe_ran])
         return True
 
+    def hand_on(self, job: Job) -> None:
+        """Leave a running job unanswered if the next owner can decide what has become of it.
+
+        Its shim sends it again as one that may have run, just as if this process had been killed:
+        the journal then has its reply, or takes back what it did.
+        """
+        is_query = job.tool.kind is Kind.QUERY
+        if not is_query and (job.tool.kind is Kind.EXTERNAL or not self.services.engine.resumes()):
+            return
+        self._handed_on.add(job.key)
+        session = self._asking(job)
+        if session is not None:
+            session.machine.settle(job.ordinal)
+            session.note_settled()
+
     def _reason(self) -> str:
         return self.lifecycle.drain.reason.value if self.lifecycle.drain else ""
 
     async def wait_for_calls(self) -> None:
-        """Return when nothing but long-polls runs, cancelled calls included."""
-        while self.runs_calls:
+        """Return when nothing runs but long-polls and what was handed on; cancelled calls count."""
+        while any(
+            job.tool.lane is not Lane.POLL and job.key not in self._handed_on
+            for job in self.admission.running
+        ):
             await self._finished.park()
 
     @property

@@ -99,6 +99,10 @@ class Engine(Protocol):
         """Forget a session that will never come again."""
         ...
 
+    def resumes(self) -> bool:
+        """Tell whether the next owner can decide what has become of a change that is cut off."""
+        ...
+
     def status(self) -> dict[str, Any]:
         """Return what `palace status` shows of the engine's journal, JSON-ready."""
         ...

@@ -170,6 +170,49 @@ async def test_a_long_poll_is_handed_back_instead_of_waited_for(root: Path) -> N
             await running.ended.wait()
 
 
+@pytest.mark.parametrize("tool", ["add_drawer", "mine", "search"])
+async def test_what_the_next_owner_can_decide_is_left_to_it(
+    root: Path, tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a SIGKILL: its shim hears neither a reply nor that it did not run."""
+    monkeypatch.setattr("palace.broker.leaving.PATIENCE_S", 0.1)
+    async with open_broker(root, LightEngine(journalled=True), grace_s=3600.0) as running:
+        shim = await running.session()
+        shim.call(tool, 1, name="runs", hold="w")
+        await until(lambda: running.engine.begun)
+        other = await running.session("other")
+        other.call("mine", 1, name="waits")
+        other.call("add_drawer", 2, name="waits, too")
+        if tool != "search":
+            await until(lambda: running.state.scheduler.admission.waiting)
+        running.state.leaving.stop(Reason.STOP)
+        said = await goodbye(shim)
+        last = await shim.line()
+        await running.ended.wait()
+
+    assert (said["read_upto"], said["unrun"], last) == ("0", "", b"")
+    assert not running.engine.closed
+
+
+async def test_on_hold_work_that_runs_is_waited_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palace.broker.leaving.PATIENCE_S", 0.1)
+    async with open_broker(root, LightEngine(journalled=True), grace_s=3600.0) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="runs", hold="w")
+        await until(lambda: running.engine.begun)
+        (root / "broker.hold").write_text(
+            "2026-01-01T00:00:00Z\n"
+        )  # no owner will follow for a while
+        running.state.leaving.stop(Reason.STOP)
+        await goodbye(shim)
+        await trio.sleep(0.5)
+        running.engine.gate("w").set()
+
+        assert (await shim.reply())[0] == 0
+
+
 async def test_what_outlasts_the_grace_is_told_to_be_unknown(root: Path) -> None:
     async with open_broker(root) as running:
         shim = await running.session()

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from tests.model.engine import CRASHES_MAX, committed, has_journal
+from tests.model.engine import CRASHES_MAX, committed
+from tests.model.serving import has_journal
 from tests.model.state import (
     DECIDED,
     EPOCH,

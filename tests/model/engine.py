@@ -8,7 +8,7 @@ from typing import Any
 from tests.model import machines
 from tests.model.machines import TORN, Verdict, tail_of
 from tests.model.owner import die, late_fence
-from tests.model.serving import admission, limits, refuse_waiting, reply, start
+from tests.model.serving import admission, has_journal, limits, refuse_waiting, reply, start
 from tests.model.state import (
     BACKLOG,
     CLOSE,
@@ -29,10 +29,6 @@ CRASHES_MAX = 2  # palace/engine/durability/recovery.py
 # Where an owner hears that its store is open; the decision to leave may come in the same turn.
 NEWS = (SERVE, BACKLOG)
 _RESULTS = {Verdict.UNKNOWN: (UNKNOWN, 0), Verdict.QUARANTINE: (QUARANTINED, 0)}
-
-
-def has_journal(m: Model, p: Proc) -> bool:
-    return p.inc >= m.scope.journal_from and p.inc not in m.scope.without
 
 
 def seen_by(s: State, c: int, ordinal: int) -> int:

@@ -4,7 +4,16 @@ The code: palace/broker/{serve,lock,endpoint,broker,leaving}.py.
 """
 
 from tests.model import machines
-from tests.model.serving import admission, drop_conn, end_conns, hand_back, limits, reply
+from tests.model.serving import (
+    admission,
+    drop_conn,
+    end_conns,
+    hand_back,
+    hand_on,
+    has_journal,
+    limits,
+    reply,
+)
 from tests.model.state import (
     BACKLOG,
     BIND,
@@ -435,8 +444,11 @@ def _settle(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
         for c, o, _, maybe in taken:
             if s.procs[i].sess[c] is not None:
                 s = hand_back(m, s, i, c, ((o, maybe),), first=False)
-        for c, o, _, _, _ in adm[2]:
-            s = reply(m, s, i, c, o, (UNKNOWN, 0))
+        for c, o, letter, _, _ in adm[2]:
+            if letter == "Q" or (letter != "E" and has_journal(m, p)):
+                s = hand_on(m, s, i, c, o)
+            else:
+                s = reply(m, s, i, c, o, (UNKNOWN, 0))
         s = end_conns(m, s, i)
         p = s.procs[i]
         out(("X4.grace", i), with_proc(s, i, p._replace(pc=CLOSE)))

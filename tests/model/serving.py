@@ -82,6 +82,20 @@ def reply(m: Model, s: State, i: int, c: int, ordinal: int, result: tuple[int, i
     return part(m, s, i, c)
 
 
+def has_journal(m: Model, p: Proc) -> bool:
+    return p.inc >= m.scope.journal_from and p.inc not in m.scope.without
+
+
+def hand_on(m: Model, s: State, i: int, c: int, o: int) -> State:
+    """Leave a running line without a reply: its shim sends it again, as after a death."""
+    p = s.procs[i]
+    sess = p.sess[c]
+    if sess is None:
+        return s
+    sess = sess._replace(jobs=tuple(job for job in sess.jobs if job != o))
+    return with_proc(s, i, p._replace(sess=put(p.sess, c, sess)))
+
+
 def hand_back(
     m: Model, s: State, i: int, c: int, back: tuple[tuple[int, bool], ...], *, first: bool
 ) -> State:

@@ -137,6 +137,9 @@ class JournalledEngine:
         if self._memory is not None:
             self._memory.journal.acknowledge(session, upto)
 
+    def resumes(self) -> bool:
+        return self._memory is not None
+
     def end_session(self, session: str) -> None:
         if self._memory is not None:
             self._memory.journal.end_session(session)

@@ -32,6 +32,7 @@ class LightEngine:
     outdated: bool = False
     stuck: bool = False
     model_pending: bool = False
+    journalled: bool = False
     change: str = ""
     closed: bool = False
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -96,6 +97,9 @@ class LightEngine:
 
     def search_fingerprint(self) -> str:
         return "light"
+
+    def resumes(self) -> bool:
+        return self.journalled
 
     def model(self) -> ModelState:
         return ModelState(pending=self.model_pending)

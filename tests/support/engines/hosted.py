@@ -164,6 +164,9 @@ class HostedEngine:
     def search_fingerprint(self) -> str:
         return str(self._ask("search_fingerprint"))
 
+    def resumes(self) -> bool:
+        return True
+
     def model(self) -> ModelState:
         return ModelState()
 

@@ -1,0 +1,54 @@
+"""A broker that is told to go while a long call runs: the next one goes on with it."""
+
+import json
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes.brokers import (
+    call_line,
+    code_of,
+    make_palace,
+    status_of,
+    text_of,
+    wait_gone,
+)
+from tests.support.processes.clients import Site, wait_until
+
+pytestmark = [pytest.mark.process, pytest.mark.engine]
+
+FILES = 30
+
+
+def project(root: Path) -> Path:
+    for number in range(FILES):
+        words = " ".join(f"word{number}of{place}" for place in range(150))
+        (root / f"note{number}.md").write_text(f"# Note {number}\n\n{words}\n")
+    return root
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_mine_is_repeated_however_its_broker_was_ended(
+    site: Site, tmp_path: Path, number: signal.Signals
+) -> None:
+    make_palace(site, "grace_s = 0\n")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    with site.shim() as client:
+        client.tool("status")
+        client.send(call_line("mine", "mine", source=str(project(notes)), wing="notes"))
+        wait_until(lambda: status_of(site)["lanes"]["bulk"]["running"] == 1, what="mine runs")
+        wait_gone(site.kill_broker(number))
+        reply = json.loads(client.receive(180))
+
+        assert (reply["id"], code_of(reply)) == ("mine", 0), reply
+        assert text_of(reply)["success"], reply
+        drawers = client.tool("list_drawers", wing="notes", limit=100)["drawers"]
+        assert len({drawer["drawer_id"] for drawer in drawers}) == len(drawers)
+        pieces = Counter(re.search(r"word(\d+)of", str(drawer))[1] for drawer in drawers)  # type: ignore[index]
+        assert len(pieces) == FILES
+        assert len(set(pieces.values())) == 1, pieces  # of each note as many, none twice
+        assert status_of(site)["epoch"] == 2
