@@ -54,6 +54,10 @@ class ProgressNotes:
         """Return what keeps a job from being answered."""
         if job.began_s:
             return f"{job.name} has been running for {now_s - job.began_s:.0f} s"
+        if self.lifecycle.waiting:
+            return f"the palace waits: {self.lifecycle.waiting}"
         if self.lifecycle.engine is EngineState.LOADING:
             return f"the palace is being opened: {self.services.engine.loading_text()}"
+        if self.admission.model_pending and job.tool.embeds:
+            return f"{job.name} waits for the embedding model: {self.services.engine.model().text}"
         return f"{job.name} waits for its turn ({self.admission.waiting} calls are waiting)"

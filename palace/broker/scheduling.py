@@ -267,6 +267,7 @@ class Scheduler:
         if not is_query and (job.tool.kind is Kind.EXTERNAL or not self.services.engine.resumes()):
             return
         self._handed_on.add(job.key)
+        self.progress.forget(job)
         session = self._asking(job)
         if session is not None:
             session.machine.settle(job.ordinal)
