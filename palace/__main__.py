@@ -1,36 +1,58 @@
-"""The `palace` command: what must start fast is dispatched before Typer is imported."""
+"""The `palace` command: what must start fast is dispatched before Typer is imported.
+
+However a command ends, it ends here: with its code, after its last output has left.
+"""
 
 import sys
+
+from palace.protocol.errors import PalaceError
 
 
 def main() -> None:
     """Run the command line and exit."""
     arguments = sys.argv[1:]
+    code: object = 0
+    try:
+        try:
+            code = run(arguments)
+        except SystemExit as ended:
+            code = ended.code
+        sys.stdout.flush()  # not at the interpreter's end, which can only complain
+    except (PalaceError, OSError) as error:
+        from palace.cli.output import end_failed
+
+        code = end_failed(arguments[0] if arguments else "", error) or code
+    sys.exit(code)  # type: ignore[arg-type]  # what a SystemExit held
+
+
+def run(arguments: "list[str]") -> int:
+    """Run a command; return its exit code, or raise SystemExit with it."""
     command = arguments[0] if arguments else ""
     if command == "shim":
         from palace.shim.relay import main as shim
 
-        sys.exit(shim(arguments[1:]))
+        return shim(arguments[1:])
     if command == "serve" and "--help" not in arguments:
         from palace.broker.serve import main as serve
 
-        sys.exit(serve(arguments[1:]))
+        return serve(arguments[1:])
     if command == "ensure":
         from palace.shim.ensure import main as ensure
 
-        sys.exit(ensure(arguments[1:]))
+        return ensure(arguments[1:])
     if command == "dial":
         from palace.shim.dial import main as dial
 
-        sys.exit(dial(arguments[1:]))
+        return dial(arguments[1:])
     if command == "--version":
         from palace import __version__
 
         print(f"palace {__version__}")
-        sys.exit(0)
+        return 0
     from palace.cli.app import app
 
     app(prog_name="palace")
+    return 0
 
 
 if __name__ == "__main__":

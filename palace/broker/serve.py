@@ -22,6 +22,7 @@ from palace.protocol.errors import (
     StoreUnavailable,
 )
 from palace.settings.environment import read_environment
+from palace.settings.given_path import GivenPath
 from palace.settings.paths import Paths, find_palace
 
 TYPE_CHECKING = False
@@ -61,6 +62,8 @@ def parse_options(arguments: "list[str]") -> Options:
             if not rest:
                 raise ConfigError(f"palace serve: {name} needs a value. See: palace serve --help")
             value = rest.pop(0)
+        if name == "--palace" and not value:
+            GivenPath(value, name)  # which refuses it: an empty one is not the default
         field = name[2:].replace("-", "_")
         if field.endswith("_fd") and not value.isdigit():
             raise ConfigError(f"palace serve: {name} needs a number. See: palace serve --help")
@@ -112,10 +115,10 @@ class Startup:
 
 def main(arguments: "list[str]") -> int:
     """Run a broker; return its exit code (docs/reference/exit-codes.md)."""
-    report = Report(-1)
-    environment = read_environment()
-    kernel = kernel_for(environment.trace)
+    report, kernel = Report(-1), Kernel()
     try:
+        environment = read_environment()
+        kernel = kernel_for(environment.trace)
         options = parse_options(arguments)
         report = Report(options.report_fd, detached=options.detached)
         return _serve(Startup(options, report, environment.all, kernel))

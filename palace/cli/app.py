@@ -13,9 +13,8 @@ import typer
 
 from palace import __version__
 from palace.cli import agents, examining, journal, places, running
+from palace.cli.output import end_failed
 from palace.protocol.errors import PalaceError
-
-IO_ERROR = 74  # EX_IOERR of sysexits.h
 
 Command = Callable[..., int]
 
@@ -53,13 +52,9 @@ def reporting(name: str, command: Command) -> Callable[..., None]:
     def run(*args: object, **options: object) -> None:
         try:
             code = command(*args, **options)
-        except PalaceError as error:
-            print(f"palace {name}: {error.message}", file=sys.stderr)
-            code = error.exit_code
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            print(f"palace {name}: {where}{error.strerror}", file=sys.stderr)
-            code = IO_ERROR
+            sys.stdout.flush()
+        except (PalaceError, OSError) as error:
+            code = end_failed(name, error)
         raise typer.Exit(code)
 
     return run

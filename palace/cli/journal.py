@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from palace.cli.options import FollowOption, PalaceOption, StopOption, find
+from palace.cli.options import FollowOption, PalaceOption, StopOption, find, path
 
 
 def history(
@@ -55,7 +55,9 @@ def purge(
 
 
 def backup(
-    into: Annotated[str, typer.Argument(metavar="DIR", help="Created if it does not exist.")],
+    into: Annotated[
+        str, typer.Argument(metavar="DIR", callback=path, help="Created if it does not exist.")
+    ],
     palace: PalaceOption = "",
     verify: Annotated[
         bool,
@@ -91,7 +93,9 @@ def restore(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="DIR", help="A backup, or a directory of backups: the newest is taken."
+            metavar="DIR",
+            callback=path,
+            help="A backup, or a directory of backups: the newest is taken.",
         ),
     ],
     palace: PalaceOption = "",

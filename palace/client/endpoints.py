@@ -8,6 +8,7 @@ import os
 from palace import __version__
 from palace.kernel.kernel import Kernel
 from palace.protocol import wire
+from palace.settings.environment import UNIX
 from palace.settings.paths import Paths, runtime_dir
 
 TYPE_CHECKING = False
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from palace.protocol.broker_record import BrokerRecord
     from palace.settings.environment import ShimEnvironment
     from palace.settings.site import Site
-
-UNIX = "unix:"
 
 
 def socket_candidates(site: "Site") -> "Iterator[str]":

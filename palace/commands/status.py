@@ -49,7 +49,7 @@ def print_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -
 
 
 def watch_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> int:
-    """Print the status once a second until ctrl-C, or until the reader is gone; return 0."""
+    """Print the status once a second until ctrl-C; return 0."""
     live = sys.stdout.isatty() and not as_json
     try:
         with _screen() if live else nullcontext():
@@ -62,9 +62,6 @@ def watch_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -
                 sys.stdout.flush()
                 time.sleep(WATCH_S)
     except KeyboardInterrupt:
-        return 0
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes
         return 0
 
 

@@ -21,7 +21,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.record import read_record
 from palace.protocol.errors import PalaceError
 from palace.settings.environment import ShimEnvironment, read_environment
-from palace.settings.paths import Paths, python_command
+from palace.settings.paths import Paths, home_dir, python_command
 
 QUESTION = "what happens when the process that owns the palace is killed?"
 PARAGRAPH_CHARS_MIN = 200
@@ -103,9 +103,10 @@ def paragraphs() -> list[tuple[str, str]]:
 
 def run_tryout(*, keep: bool) -> int:
     """Run all steps; return 0 if each did what it should."""
+    environ = dict(read_environment().for_broker())
+    home_dir(environ)  # which is where the model and mempalace's locks are
     scratch = tempfile.mkdtemp(prefix="palace-try-")
     paths = Paths(os.path.realpath(f"{scratch}/palace"))
-    environ = dict(read_environment().for_broker())
     for name in [name for name in environ if name.startswith(("MEMPAL", "PALACE_"))]:
         del environ[name]
     environ["PALACE_IDLE_S"] = "120"

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from palace.protocol.errors import ConfigError
+from palace.settings.given_path import GivenPath
 
 
 @attrs.frozen(kw_only=True)
@@ -48,9 +49,11 @@ FORMS: dict[str, tuple[Callable[[str], bool], str]] = {
     "path": (_is_path, "an absolute path"),
     "graph": (_is_graph, "an absolute path"),
     "address": (_is_address, "HOST:PORT"),
+    "file": (str.isprintable, "a path"),
     "ssh": (_is_ssh, "ssh://[USER@]HOST[:PORT][/PALACE]"),
     "text": (str.isprintable, "one line of text"),
 }
+PATHS = ("path", "graph", "file")  # the forms that are paths
 
 
 def number_in(setting: Setting, text: str) -> float:
@@ -74,6 +77,8 @@ def checked(setting: Setting, value: Any, where: str) -> Any:
         return _checked_list(setting, value, where)
     if isinstance(default, str):
         fits, wanted = FORMS[setting.form]
+        if value and isinstance(value, str) and setting.form in PATHS:
+            GivenPath(value, f"{setting.key} in {where}")
         if isinstance(value, str) and (not value or fits(value)):
             return value
         raise _wrong(setting, value, where, wanted)
@@ -111,6 +116,9 @@ def _checked_list(setting: Setting, value: Any, where: str) -> Any:
 
 
 def _checked_map(setting: Setting, value: Any, where: str) -> Any:
+    for path in [*value, *value.values()] if isinstance(value, dict) else ():
+        if isinstance(path, str):
+            GivenPath(path, f"{setting.key} in {where}")
     if isinstance(value, dict) and all(
         isinstance(there, str) and os.path.isabs(name) and os.path.isabs(there)
         for name, there in value.items()

@@ -16,6 +16,7 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
 from palace.settings import paths
 from palace.settings.checks import Setting, checked, number_in
+from palace.settings.stock_config import read_stock_config
 
 TOML_BYTES_MAX = 1 << 20
 ANYWHERE = ("0.0.0.0", "::", "*")  # noqa: S104 - to be refused
@@ -178,7 +179,7 @@ class Config:
     )
     bridge_config: str = attrs.field(
         default="",
-        metadata=about("ssh configuration file that guests name with -F.", form="text"),
+        metadata=about("ssh configuration file that guests name with -F.", form="file"),
     )
     bridge_command: str = attrs.field(
         default="palace",
@@ -250,6 +251,7 @@ def load_config(found: paths.Paths, environ: Mapping[str, str], kernel: Kernel) 
     fields["graph"] = os.path.join(found.root, graph)
     if not fields.get("config_dir"):
         fields["config_dir"] = paths.config_dir(environ)
+    read_stock_config(fields["config_dir"])  # the engine would pass over one that is no JSON
     if "store_together" in fields.get("adjustments_off", ()):
         fields["batch_max"] = 1  # the engine would run a batch's calls as it runs any others
     config = Config(**fields)

@@ -6,11 +6,17 @@ Settings that must not depend on which shim wins the election live in palace.tom
 
 import os
 
+from palace.protocol.errors import ConfigError
+from palace.settings.given_path import GivenPath
+from palace.settings.paths import expanded
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+UNIX = "unix:"
 _TRUE = ("1", "true", "yes", "on")
+_FALSE = ("", "0", "false", "no", "off")
 # A broker must not inherit what the environment says of one session or one call.
 _OF_ONE_SESSION = (
     "MEMPALACE_BROKER",
@@ -23,13 +29,35 @@ _OF_ONE_SESSION = (
 )
 
 
-def is_true(value: str) -> bool:
-    """Read a switch as stock reads its own."""
-    return value.strip().lower() in _TRUE
+def is_true(value: str, where: str) -> bool:
+    """Read a switch as stock reads its own; raises ConfigError for what is neither on nor off."""
+    text = value.strip().lower()
+    if text not in _TRUE and text not in _FALSE:
+        raise ConfigError(
+            f"{where} is {value[:40]!r}, which is neither on nor off. Write 1 or 0, or remove it."
+        )
+    return text in _TRUE
+
+
+def _path_in(environ: "Mapping[str, str]", name: str) -> str:
+    """Return a path that a variable names, "" where it is not set; raises ConfigError."""
+    text = environ.get(name, "")
+    return expanded(GivenPath(text, f"${name}"), environ) if text else ""
+
+
+def _broker_in(environ: "Mapping[str, str]") -> str:
+    """Return the broker that the user names: a socket's path is checked here, a URL by its way."""
+    text = environ.get("MEMPALACE_BROKER", "")
+    if not text.startswith(UNIX):
+        return text
+    return UNIX + expanded(GivenPath(text[len(UNIX) :], "the socket in $MEMPALACE_BROKER"), environ)
 
 
 class ShimEnvironment:
-    """The environment of one shim or command, read once.  `all` is the whole of it."""
+    """The environment of one shim or command, read once.  `all` is the whole of it.
+
+    Making one raises ConfigError for a variable that is set to what can't be understood.
+    """
 
     __slots__ = (
         "all",
@@ -44,13 +72,14 @@ class ShimEnvironment:
 
     def __init__(self, environ: "Mapping[str, str]") -> None:
         self.all = dict(environ)
-        self.broker = environ.get("MEMPALACE_BROKER", "")
-        self.no_spawn = is_true(environ.get("PALACE_NO_SPAWN", ""))
-        self.read_only = is_true(environ.get("MEMPALACE_MCP_READ_ONLY", ""))
-        self.token_file = environ.get("PALACE_TOKEN_FILE", "")
-        self.bridge_config = environ.get("PALACE_BRIDGE_CONFIG", "")
+        self.broker = _broker_in(environ)
+        self.no_spawn = is_true(environ.get("PALACE_NO_SPAWN", ""), "$PALACE_NO_SPAWN")
+        read_only = "MEMPALACE_MCP_READ_ONLY"
+        self.read_only = is_true(environ.get(read_only, ""), f"${read_only}")
+        self.token_file = _path_in(environ, "PALACE_TOKEN_FILE")
+        self.bridge_config = _path_in(environ, "PALACE_BRIDGE_CONFIG")
         self.bridge_command = environ.get("PALACE_BRIDGE_COMMAND", "")
-        self.trace = environ.get("PALACE_TRACE", "")
+        self.trace = _path_in(environ, "PALACE_TRACE")
 
     def for_broker(self) -> "dict[str, str]":
         """Return the environment of a broker that this process starts."""

@@ -9,6 +9,7 @@ import os
 import sys
 
 from palace.protocol.errors import ConfigError
+from palace.settings.given_path import GivenPath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,56 +107,88 @@ class Paths:
 
 def runtime_dir(environ: "Mapping[str, str]") -> str:
     """Return the user's directory for sockets: `$XDG_RUNTIME_DIR`, else /tmp/palace-run-UID."""
-    given = environ.get("XDG_RUNTIME_DIR", "")
-    if given.startswith("/"):
-        return given.rstrip("/")
-    return f"/tmp/palace-run-{os.geteuid()}"  # noqa: S108 - made 0700 and its owner is checked
+    given = xdg_dir("XDG_RUNTIME_DIR", environ)
+    return given or f"/tmp/palace-run-{os.geteuid()}"  # noqa: S108 - made 0700, owner is checked
 
 
 def state_dir(environ: "Mapping[str, str]") -> str:
     """Return where palace keeps what belongs to this user on this machine alone."""
-    given = environ.get("XDG_STATE_HOME", "")
-    base = given.rstrip("/") if given.startswith("/") else f"{home_dir(environ)}/.local/state"
+    base = xdg_dir("XDG_STATE_HOME", environ) or f"{home_dir(environ)}/.local/state"
     return f"{base}/palace"
 
 
+def xdg_dir(name: str, environ: "Mapping[str, str]") -> str:
+    """Return one of the XDG base directories, "" where the variable names none.
+
+    A relative one is none: the XDG specification wants that ignored.
+    """
+    text = environ.get(name, "").rstrip("/")
+    if not text.strip():
+        return ""
+    found = expanded(GivenPath(text, f"${name}"), environ)
+    return found if os.path.isabs(found) else ""
+
+
 def home_dir(environ: "Mapping[str, str]") -> str:
+    """Return the user's home; raises ConfigError where neither HOME nor the system tells it."""
     home = environ.get("HOME", "")
     if home:
-        return home
+        return GivenPath(home, "$HOME").absolute
     import pwd
 
-    return pwd.getpwuid(os.getuid()).pw_dir
+    uid = os.getuid()
+    try:
+        return pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        raise ConfigError(
+            f"HOME is not set, and uid {uid} has no entry in this system's user database, so that "
+            "there is no home to look in. Set HOME=DIR, a directory that this user may write to."
+        ) from None
 
 
 def find_palace(given: str, environ: "Mapping[str, str]") -> Paths:
     """Return the palace that `--palace` (`given`, may be ""), the environment or stock names."""
     if given:
-        return Paths(_resolve(given, environ), found_by="--palace")
+        return _named(given, "--palace", environ)
     ours = environ.get("MEMPALACE_PATH", "")
     if ours:
-        return Paths(_palace_or_parent(_resolve(ours, environ)), found_by="MEMPALACE_PATH")
+        found = _named(ours, "$MEMPALACE_PATH", environ)
+        return Paths(_palace_or_parent(found.root), found_by="MEMPALACE_PATH")
     for name in _STOCK_VARIABLES:
         value = environ.get(name, "")
         if value:
-            return Paths(_resolve(value, environ), found_by=name)
-    return Paths(_resolve(stock_default(environ), environ), found_by="default")
+            return _named(value, f"${name}", environ)
+    return Paths(stock_default(environ), found_by="default")
 
 
-def _expand(path: str, environ: "Mapping[str, str]") -> str:
-    if path == "~" or path.startswith("~/"):
-        return home_dir(environ) + path[1:]
-    return os.path.expanduser(path)
+def _named(text: str, where: str, environ: "Mapping[str, str]") -> Paths:
+    given = GivenPath(text, where)
+    return Paths(_resolved(given, environ), found_by=where.removeprefix("$"))
 
 
-def _resolve(path: str, environ: "Mapping[str, str]") -> str:
-    resolved = os.path.realpath(_expand(path, environ))
-    if not resolved.isprintable():  # control characters, or bytes that are no UTF-8
+def _resolved(given: GivenPath, environ: "Mapping[str, str]") -> str:
+    root = os.path.realpath(expanded(given, environ))
+    if not root.isprintable():  # by a link, or by the current directory
         raise ConfigError(
-            f"The palace's path {resolved!a} is not plain text, which settings and logs can't "
+            f"The palace's path {root!a} is not plain text, which settings and logs can't "
             "hold. Rename the directory."
         )
-    return resolved
+    if root == "/":
+        raise given.refused("a palace is a directory of its own")
+    return root
+
+
+def expanded(given: GivenPath, environ: "Mapping[str, str]") -> str:
+    """Return a path with the home that a leading `~` or `~user` stands for; may be relative."""
+    text = given.text
+    if text == "~" or text.startswith("~/"):
+        return home_dir(environ) + text[1:]
+    if not text.startswith("~"):
+        return text
+    found = os.path.expanduser(text)
+    if found == text:
+        raise given.refused(f"there is no user {text[1:].partition('/')[0]!r} here")
+    return found
 
 
 def _palace_or_parent(path: str) -> str:
@@ -177,36 +210,30 @@ def _palace_or_parent(path: str) -> str:
 
 def config_dir(environ: "Mapping[str, str]") -> str:
     """Return mempalace's configuration directory, as its config.py finds it."""
-    given = environ.get("MEMPALACE_CONFIG_DIR", "").strip()
-    if given:
-        return _expand(given, environ)
+    given = environ.get("MEMPALACE_CONFIG_DIR", "")
+    if given.strip():
+        return expanded(GivenPath(given, "$MEMPALACE_CONFIG_DIR"), environ)
     home = home_dir(environ)
     legacy = f"{home}/.mempalace"
     marks = ("config.json", "people_map.json", f"palace/{STORE}")
     if any(os.path.isfile(f"{legacy}/{mark}") for mark in marks):
         return legacy
-    xdg = environ.get("XDG_CONFIG_HOME", "").strip()
-    if xdg and _expand(xdg, environ).startswith("/"):
-        return f"{_expand(xdg, environ)}/mempalace"
-    return f"{home}/.config/mempalace"
+    return f"{xdg_dir('XDG_CONFIG_HOME', environ) or f'{home}/.config'}/mempalace"
 
 
 def stock_default(environ: "Mapping[str, str]") -> str:
-    """Return the palace that stock uses when nothing names one."""
-    directory = config_dir(environ)
-    try:
-        with open(f"{directory}/config.json", encoding="utf-8") as file:
-            text = file.read()
-    except OSError:
-        return f"{directory}/palace"
-    import json
+    """Return the palace that stock uses when nothing names one; raises ConfigError."""
+    from palace.settings.stock_config import config_file, read_stock_config
 
-    try:
-        settings = json.loads(text)
-    except ValueError:
-        return f"{directory}/palace"  # stock, too, goes on with its defaults
-    path = settings.get("palace_path") if isinstance(settings, dict) else None
-    return path if isinstance(path, str) and path else f"{directory}/palace"
+    directory = config_dir(environ)
+    text = read_stock_config(directory).get("palace_path")
+    if text is None:
+        return os.path.realpath(f"{directory}/palace")
+    where = f"palace_path in {config_file(directory)}"
+    given = GivenPath(text if isinstance(text, str) else repr(text), where)
+    if not os.path.isabs(expanded(given, environ)):
+        raise given.refused("it would be another palace in each directory")
+    return _resolved(given, environ)
 
 
 def stock_graph(paths: Paths, environ: "Mapping[str, str]") -> str:

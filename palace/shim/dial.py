@@ -24,10 +24,7 @@ forwarded. Exit codes: docs/reference/exit-codes.md
 
 def main(arguments: "list[str]") -> int:
     """Run the command; return its exit code."""
-    try:
-        return run_ensured("dial", USAGE, arguments, _carry)
-    except BrokenPipeError:
-        return 0  # the other side has gone
+    return run_ensured("dial", USAGE, arguments, _carry)
 
 
 def _carry(site: Site, record: BrokerRecord) -> None:

@@ -17,18 +17,18 @@ from palace.protocol import wire
 from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, WireError
 from palace.protocol.ledger import Ledger
 from palace.settings.environment import read_environment
+from palace.settings.given_path import GivenPath
 from palace.settings.paths import find_palace
 from palace.settings.site import Site
 from palace.shim.connection import Connection
-from palace.shim.input_lines import LINE_BYTES_MAX, InputLines
+from palace.shim.input_lines import CHUNK, LINE_BYTES_MAX, STDIN, STDOUT, ClientGone, InputLines
 from palace.shim.progress import ProgressNotes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from palace.protocol.oversize import IdScanner
+    from palace.shim.unnamed import Backlog
 
-STDIN, STDOUT = 0, 1
-CHUNK = 65_536  # from 128 KiB on malloc maps and unmaps memory at each read: 13 us each
 FIRST_WELCOME_S = 0.25  # a running broker answers in 1 ms; a stopped one must not hold up stdio
 LEDGER_BYTES_MAX = 67_108_864
 LEDGER_LINES_MAX = 2048
@@ -51,25 +51,22 @@ environment:
 """
 
 
-class ClientGone(Exception):
-    """Our client no longer reads our stdout."""
-
-
 class Relay:
     """One shim life."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, backlog: "Backlog | None" = None) -> None:
         self._kernel = site.kernel
         self._paths = site.paths
         self._environment = site.environment
         self._session = site.kernel.token()
-        self._client = ""
+        self._client = backlog.client if backlog else ""
+        self._backlog = backlog
         self._client_fields = client_fields(site.kernel, site.environment)
         self._ledger = Ledger()
         self._progress = ProgressNotes(site.kernel, self._ledger)
         self._connector = Connector(site)
         self._connection: Connection | None = None
-        self._input = InputLines()
+        self._input = backlog.input if backlog else InputLines()
         self._stdin_open = True
         self._promised: list[int] = []  # what the last hello said would follow it
         self._promised_next = 0
@@ -83,6 +80,9 @@ class Relay:
         self._begin()
         self._await_first_welcome()
         try:
+            for line in self._backlog.lines if self._backlog else ():
+                self._accept(line)
+            self._send()
             while self._stdin_open or len(self._ledger):
                 self._step()
         finally:
@@ -406,7 +406,16 @@ def parse_arguments(arguments: "list[str]", usage: str = USAGE) -> str:
         if name != "--palace" or not (equals or rest):
             raise ConfigError(f"don't know what to do with {name!r}.\n{usage}")
         palace = value if equals else rest.pop(0)
+        if not palace:
+            GivenPath(palace, name)  # which refuses it: an empty one is not the default
     return palace
+
+
+def find_site(palace: str) -> Site:
+    """Return what a shim works with; raises ConfigError where its settings name no palace."""
+    environment = read_environment()
+    paths = find_palace(palace, environment.all)
+    return Site(kernel_for(environment.trace), paths, environment)
 
 
 def main(arguments: "list[str]") -> int:
@@ -414,14 +423,19 @@ def main(arguments: "list[str]") -> int:
     if "--help" in arguments or "-h" in arguments:
         sys.stdout.write(USAGE)
         return 0
-    environment = read_environment()
     try:
-        paths = find_palace(parse_arguments(arguments), environment.all)
+        given = parse_arguments(arguments)
+        backlog = None
+        try:
+            site = find_site(given)
+        except ConfigError as error:
+            from palace.shim.unnamed import wait_for_palace
+
+            site, backlog = wait_for_palace(lambda: find_site(given), error)
+        Relay(site, backlog).run()
     except PalaceError as error:
         print(f"palace shim: {error.message}", file=sys.stderr)
         return error.exit_code
-    try:
-        Relay(Site(kernel_for(environment.trace), paths, environment)).run()
     except ClientGone:
         # What is still buffered nowhere can't be flushed: leave as stock does, with 0.
         return 0

@@ -23,10 +23,13 @@ NAMES = {
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")
 
 
-def run(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+def run(
+    *arguments: str, cwd: Path | None = None, **environ: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*PALACE, *arguments],
         env={"HOME": "/nonexistent", "PATH": "/usr/bin:/bin"} | environ,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,

@@ -122,7 +122,7 @@ class HttpApp:
         begins = EVENTS in exchange.header("accept") and request.method == "initialize"
         return self.sessions.open(
             client=exchange.header("user-agent")[:100],
-            read_only=is_true(exchange.header("palace-read-only")),
+            read_only=is_true(exchange.header("palace-read-only"), "Palace-Read-Only"),
             lasting=begins,
         )
 
