@@ -19,7 +19,7 @@ from palace.client.handshake import (
     receive,
     say,
 )
-from palace.client.spawn import reason_not_to_spawn
+from palace.client.spawn import reason_not_to_spawn, spawn_problem
 from palace.protocol import election, wire
 from palace.protocol.errors import ConfigError, PalaceError, WireError
 
@@ -123,9 +123,14 @@ class Connector:
 
     def _courtesy_s(self) -> float:
         """Let the host go first where a container shares its palace with it by a mount."""
-        if not self._kernel.in_container() or self._kernel.mount_of(self._paths.root).point == "/":
-            return 0.0
-        return COURTESY_S
+        try:
+            alone = not self._kernel.in_container() or self._is_inside()
+        except OSError:  # no descriptor is left to look with, say: the spawn will tell
+            alone = False
+        return 0.0 if alone else COURTESY_S
+
+    def _is_inside(self) -> bool:
+        return self._kernel.mount_of(self._paths.root).point == "/"
 
     def fd(self) -> int:
         """Return what to poll for reading, -1 where only time will tell."""
@@ -379,7 +384,7 @@ class Connector:
         try:
             self._children.start()
         except OSError as error:
-            self._happened(election.SPAWN_FAILED, f"{error.strerror}")
+            self._happened(election.SPAWN_FAILED, spawn_problem(error))
             return
         self._happened(election.SPAWNED)
 
@@ -387,7 +392,7 @@ class Connector:
         try:
             sock = self._children.start_direct()
         except OSError as error:
-            self._happened(election.SPAWN_FAILED, f"{error.strerror}")
+            self._happened(election.SPAWN_FAILED, spawn_problem(error))
             return
         self.direct = True
         self._address = "its own child's socket"

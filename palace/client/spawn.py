@@ -1,6 +1,7 @@
 """Starting a broker, or in direct mode a broker of one's own, and learning how that went."""
 
 import os
+import sys
 
 from palace import __version__
 from palace.kernel.kernel import Kernel
@@ -9,6 +10,7 @@ from palace.protocol.errors import (
     ElectionError,
     LockFailed,
     PalaceError,
+    SpawnFailed,
     VersionMismatch,
     WireError,
 )
@@ -128,6 +130,24 @@ def spawn_broker(
     return Child(kernel, pid, reading, direct=direct)
 
 
+def spawn_problem(error: "OSError | None" = None) -> str:
+    """Say why this process can start no broker, "" where nothing is known to keep it from that.
+
+    What runs here may have been replaced under us: that shows in what the kernel says of a spawn
+    ("No such file or directory", of what?), or as a child that dies without a word.
+    """
+    program, package = sys.executable, os.path.dirname(os.path.dirname(__file__))
+    for path, what in ((program, "the Python"), (package, "the palace package")):
+        if not os.path.exists(path):
+            return (
+                f"{what} that this process runs from, {path}, is gone: palace was upgraded, moved "
+                "or removed meanwhile. Restart the agent, which then starts what is installed now"
+            )
+    if error is None:
+        return ""
+    return f"{error.filename or program}: {error.strerror or error}"
+
+
 def _apart(wanted: "dict[int, int]") -> "dict[int, int]":
     """Move descriptors away from the numbers that dup2 is about to overwrite."""
     low = max(REPORT_FD, DIRECT_FD)
@@ -148,6 +168,9 @@ def _first_log(paths: Paths) -> str:
 
 def reason_not_to_spawn(site: "Site") -> "PalaceError | None":
     """Return what forbids a broker of ours here, before one is started in vain."""
+    gone = spawn_problem()
+    if gone:
+        return SpawnFailed(f"No broker can be started: {gone}.")
     from palace.ownership.claim import check_kernel
     from palace.ownership.lock import check_hold
     from palace.ownership.record import read_record

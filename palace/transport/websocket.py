@@ -99,9 +99,11 @@ class WebSocketLines(Lines):
 
 
 class TokenGate:
-    """Checks tokens, and turns an address away for a while that keeps guessing.
+    """Checks tokens, and tells an address that keeps guessing no more than that it does.
 
-    `now_s` is a monotonic clock.  Only failures are remembered, of at most `ADDRESSES_MAX`.
+    The right token is let in before any limit counts: guests behind one address (a proxy, a NAT)
+    must not answer for each other.  `now_s` is a monotonic clock.  Only failures are remembered,
+    of at most `ADDRESSES_MAX`.
     """
 
     FAILURES_MAX = 10  # of one address within FAILURES_S
@@ -116,17 +118,17 @@ class TokenGate:
 
     def admit(self, address: str, path: str, authorization: bytes) -> int:
         """Return 0, or the HTTP status that says why not."""
+        if path != WEBSOCKET_PATH:
+            self.refused += 1
+            return NOT_FOUND
+        if hmac.compare_digest(authorization, self._expected):
+            self._failures.pop(address, None)
+            return 0
         since_s = self._now_s() - self.FAILURES_S
         recent = [at_s for at_s in self._failures.pop(address, []) if at_s >= since_s]
-        if len(recent) >= self.FAILURES_MAX:
-            status = TOO_MANY
-        elif path != WEBSOCKET_PATH:
-            status = NOT_FOUND
-        elif not hmac.compare_digest(authorization, self._expected):
-            status = UNAUTHORIZED
-            recent.append(self._now_s())
-        else:
-            return 0
+        status = TOO_MANY if len(recent) >= self.FAILURES_MAX else UNAUTHORIZED
+        recent.append(self._now_s())
+        del recent[: -self.FAILURES_MAX]
         self.refused += 1
         self._failures[address] = recent
         while len(self._failures) > self.ADDRESSES_MAX:

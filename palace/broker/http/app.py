@@ -30,6 +30,7 @@ from palace.settings.environment import is_true
 from palace.transport.http import Receive, Scope, Send
 from palace.transport.pending import PendingRequest
 
+MCP, METRICS = "/mcp", "/metrics"
 PLAIN_S = 2.0  # a reply within it comes as plain JSON
 BEAT_S = 15.0
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -65,15 +66,16 @@ class HttpApp:
             _check_method(exchange, "GET")
             await exchange.answer(200, b"ok\n", TEXT)
             return
+        # Before the token: clients probe for OAuth where a path asks for what they can't show.
+        if exchange.path not in (MCP, METRICS):
+            raise Refused(404, f"There is {MCP}, {METRICS} and /healthz.")
         self._check_token(exchange)
-        if exchange.path == "/metrics":
+        if exchange.path == METRICS:
             _check_method(exchange, "GET")
             await exchange.answer(200, metrics_text(self.state).encode(), CONTENT_TYPE)
-        elif exchange.path == "/mcp":
+        else:
             _check_method(exchange, "POST", "DELETE")
             await (self._post(exchange) if exchange.method == "POST" else self._delete(exchange))
-        else:
-            raise Refused(404, "There is /mcp, /metrics and /healthz.")
 
     # Authentication.
 

@@ -13,7 +13,7 @@ import tomllib
 from socket import socket
 
 from palace.client.endpoints import expected_palace_id, published_for_guests
-from palace.client.guest.tunnel import Tunnel, TunnelProblem
+from palace.client.guest.tunnel import TokenRefused, Tunnel, TunnelProblem
 from palace.ownership.directory import prepare_private
 from palace.ownership.record import read_record
 from palace.protocol.broker_record import BrokerRecord
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SETTINGS_BYTES_MAX = 1 << 20
 WSS_S = 15.0
 END_S = 3.0
+RECORD_S = 5.0  # after which a record that a mount shows is as new as it gets
 SSH_S = 150.0  # `palace ensure` may load nothing, but wake a machine up
 
 
@@ -57,6 +58,8 @@ class Fallbacks:
         self._remaining: list[Candidate] = []
         self._tunnels: list[Tunnel] = []
         self._last_problem = ""  # why the last candidate failed
+        self._refused: tuple[str, str] = ("", "")  # the address and token that were refused last
+        self._refused_s = 0.0  # when that was first
         self._tried = False
 
     def begin(self) -> None:
@@ -123,7 +126,36 @@ class Fallbacks:
             )
             raise TunnelProblem("config", text)
         pin = record.fingerprint if record and (known or not given) else ""
-        carry_websocket(near, url, token, pin)
+        if (url, token) != self._refused:
+            try:
+                carry_websocket(near, url, token, pin)
+                return
+            except TokenRefused:
+                self._refused, self._refused_s = (url, token), self._kernel.monotonic()
+        raise self._token_refused(url, given=bool(given))
+
+    def _token_refused(self, url: str, *, given: bool) -> TunnelProblem:
+        """Return what to say of a token that its broker refused, which is not shown to it again.
+
+        A record is read again for a while: a guest's mount may show it a second late.
+        """
+        if given:
+            self._refused = ("", "")  # shown once for each request, since its file may be corrected
+            text = (
+                f"{url} refused the token in PALACE_TOKEN_FILE={self._environment.token_file}: it "
+                "is not that of the broker which runs now. Each broker makes a new one: copy "
+                "`token` out of broker.json on the palace's machine"
+            )
+            return TokenRefused("forbidden", text)
+        waited_s = self._kernel.monotonic() - self._refused_s
+        text = (
+            f"{url} refused the token in {self._paths.record}: it is an earlier broker's, or "
+            "another palace's. Mount the palace that is served there"
+        )
+        if waited_s < RECORD_S:
+            return TokenRefused("forbidden", text, final=False)
+        self._refused = ("", "")
+        return TokenRefused("forbidden", text)
 
     def _given_token(self) -> str:
         """Return the token that the user put into a file, for brokers whose record isn't seen."""

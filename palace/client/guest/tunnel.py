@@ -27,6 +27,10 @@ class TunnelProblem(Exception):
         self.final = final
 
 
+class TokenRefused(TunnelProblem):
+    """The broker is there, and the token that was shown is not its own."""
+
+
 class RemoteEnd(Protocol):
     """The remote end of a tunnel: what leads to the broker.  None of these waits."""
 

@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 from wsproto import ConnectionType, WSConnection, events
 from wsproto.utilities import ProtocolError
 
-from palace.client.guest.tunnel import READ_BYTES, TunnelProblem, carry
+from palace.client.guest.tunnel import READ_BYTES, TokenRefused, TunnelProblem, carry
 from palace.protocol.wire import WEBSOCKET_PATH
 
 CONNECT_S = 5.0
 PORT = 7253
 END = "end"
+_WRONG_TOKEN = (401, 429)  # the latter after many wrong ones: the right one is never counted
 # A guest's host sleeps, or its network goes: noticed within half a minute.
 KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 
@@ -186,9 +187,9 @@ def _log_in(sock: ssl.SSLSocket, url: str, host: str, token: str) -> tuple[WSCon
 
 
 def _rejected(url: str, status: int) -> TunnelProblem:
-    why = {
-        401: "the token in the palace's record is not the broker's: the record is an old one",
-        404: "another server than a palace broker answers there",
-        429: "too many failed logins from this address: it waits for a minute",
-    }.get(status, f"HTTP status {status}")
+    if status in _WRONG_TOKEN:
+        return TokenRefused("forbidden", f"{url} refused the token", final=False)
+    why = {404: "another server than a palace broker answers there"}.get(
+        status, f"HTTP status {status}"
+    )
     return TunnelProblem("forbidden", f"{url} refused us: {why}", final=False)

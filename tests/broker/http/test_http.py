@@ -85,6 +85,29 @@ async def test_health_is_for_everybody_and_the_rest_for_who_has_the_token(
     assert all(answer.headers["connection"] == "close" for answer in answers)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/.well-known/oauth-protected-resource",
+        "/.well-known/oauth-protected-resource/mcp",
+        "/.well-known/oauth-authorization-server",
+        *("/register", "/token", "/", "/mcp/", "/metricsx"),
+    ],
+)
+async def test_a_path_that_is_not_there_is_not_found_by_anybody(
+    home: Path, dial: Dial, path: str
+) -> None:
+    """A client that is asked for a token looks for OAuth, and must learn that there is none."""
+    async with open_web(home):
+        answers = [
+            await (await dial()).ask(method, path, authorization="")
+            for method in ("GET", "POST", "OPTIONS")
+        ]
+
+    assert [answer.status for answer in answers] == [404] * 3
+    assert not any("www-authenticate" in answer.headers for answer in answers)
+
+
 async def test_a_line_without_a_session_is_answered_like_stocks_hub(home: Path, dial: Dial) -> None:
     async with open_web(home) as running:
         caller = await dial()
