@@ -131,11 +131,9 @@ def main(arguments: "list[str]") -> int:
         )
         return _fail(report, StoreUnavailable(text), kernel)
     except OSError as error:
-        text = (
-            f"{error.filename or 'a file of the palace'}: {error.strerror}. "
-            "Check the disk's free space and the directory's permissions."
-        )
-        return _fail(report, LockFailed(text), kernel)
+        from palace.kernel.causes import cause_text
+
+        return _fail(report, LockFailed(cause_text(error)), kernel)
 
 
 def _fail(report: Report, error: PalaceError, kernel: Kernel) -> int:

@@ -19,8 +19,9 @@ def end_failed(name: str, error: "PalaceError | OSError") -> int:
     if isinstance(error, PalaceError):
         text, code = error.message, error.exit_code
     else:
-        where = f"{error.filename}: " if error.filename else ""
-        text, code = f"{where}{error.strerror or error}", IO_ERROR
+        from palace.kernel.causes import cause_text
+
+        text, code = cause_text(error), IO_ERROR
     try:
         print(f"palace {name}: {text}", file=sys.stderr)
     except BrokenPipeError:

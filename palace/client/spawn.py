@@ -1,9 +1,11 @@
 """Starting a broker, or in direct mode a broker of one's own, and learning how that went."""
 
+import errno
 import os
 import sys
 
 from palace import __version__
+from palace.kernel.causes import cause_text  # here: without a descriptor nothing is imported
 from palace.kernel.kernel import Kernel
 from palace.protocol import wire
 from palace.protocol.errors import (
@@ -182,7 +184,8 @@ def reason_not_to_spawn(site: "Site") -> "PalaceError | None":
     except ElectionError as error:
         return error
     except OSError as error:
-        return LockFailed(f"{error.filename}: {error.strerror}. Check its permissions.")
+        scarce = error.errno in (errno.EMFILE, errno.ENFILE)  # here, and not of the palace
+        return (SpawnFailed if scarce else LockFailed)(cause_text(error))
     record = read_record(site.paths, site.kernel)
     if record is not None and version_tuple(record.version) > version_tuple(__version__):
         return VersionMismatch(

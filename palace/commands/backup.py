@@ -30,6 +30,7 @@ from palace.protocol import wire
 from palace.protocol.errors import BackupBroken, JournalBroken, LockHeld, NotEmpty
 from palace.settings.config import TOML_BYTES_MAX, load_config
 from palace.settings.paths import Paths
+from palace.settings.stock_config import check_journalled
 
 MANIFEST = "palace-backup.json"
 SETTINGS = "palace.toml"
@@ -114,14 +115,15 @@ def make_backup(
 
 def _check_source(paths: Paths, environ: Mapping[str, str], kernel: Kernel) -> str:
     """Return the palace's identity; raises JournalBroken if its journal is incomplete."""
+    config = load_config(paths, environ, kernel)
+    check_journalled(paths.root, config.config_dir, environ)
     identity = wire.identity_of(kernel.read_file(paths.palace_id, 200))
     if not identity or not kernel.list_directory(paths.journal):
         raise JournalBroken(
             f"{paths.root} has no journal, which is what a backup copies. A broker creates it when "
             'it first starts, unless palace.toml says journal = "off": palace start'
         )
-    off = load_config(paths, environ, kernel).journal == "off"
-    if off or kernel.file_id(f"{paths.journal}/{PAUSE}") is not None:
+    if config.journal == "off" or kernel.file_id(f"{paths.journal}/{PAUSE}") is not None:
         raise JournalBroken(
             f"The journal of {paths.root} lacks what a broker has written without it. Remove "
             f'journal = "off" from {paths.settings}, and let a broker take that over: '

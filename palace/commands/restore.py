@@ -35,6 +35,7 @@ from palace.protocol.errors import BackupBroken, NotEmpty, StoreCorrupt
 from palace.settings.config import TOML_BYTES_MAX, Config, load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
+from palace.settings.stock_config import check_journalled
 
 LEAP = 1_000_000  # more owners than a palace has between a backup and its loss
 SCRATCH = "restore-"
@@ -80,9 +81,11 @@ def _prepare(
     paths: Paths, environment: ShimEnvironment, backup: Backup, kernel: Kernel, *, replace: bool
 ) -> None:
     """Check the place, then settle settings, identity and epoch; the palace's lock is held."""
+    config = _config_to_be(paths, environment, backup, kernel)
+    check_journalled("", config.config_dir, environment.all)  # what is there makes way
     if not replace:
         _check_place(paths, backup, kernel)
-        _check_outside(paths, _config_to_be(paths, environment, backup, kernel), kernel)
+        _check_outside(paths, config, kernel)
     epoch = max(last_epoch(paths, kernel), backup.manifest.epoch) + LEAP
     kernel.write_durable(paths.epoch, f"{epoch}\n".encode())
     identity = wire.identity_of(kernel.read_hint(paths.palace_id, 200))
@@ -212,7 +215,7 @@ def prove_backup(environment: ShimEnvironment, backup: Backup) -> Contents:
         os.makedirs(paths.root, mode=0o700)
         with open(paths.settings, "w", encoding="utf-8") as file:  # no file of the real palace's
             file.write(f'graph = "knowledge_graph.sqlite3"\nconfig_dir = "{scratch}/config"\n')
-        alone = ShimEnvironment(environment.all | {"HOME": scratch})
+        alone = ShimEnvironment(environment.all | {"HOME": scratch, "MEMPALACE_BACKEND": ""})
         restore_backup(paths, alone, backup, replace=False, stop=False)
         with hold_palace(paths, alone, ask_to_leave=None) as held:
             drift = drift_of(held, progress_shown())

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 
 from palace.client.control import STATUS_S, Control
+from palace.kernel.causes import cause_text
 from palace.kernel.durations import span
 from palace.kernel.kernel import Kernel
 from palace.kernel.processes import Process
@@ -83,8 +84,7 @@ def _settings(
     except ConfigError as error:
         return None, error
     except OSError as error:
-        text = f"{paths.settings} can't be read: {error.strerror}. Let its owner read it."
-        return None, ConfigError(text)
+        return None, ConfigError(cause_text(error))
 
 
 def _ask(

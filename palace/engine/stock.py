@@ -115,6 +115,7 @@ class RequestLock(AbstractContextManager[object], Protocol):
 
 class SearchConfig(Protocol):
     search_config_fingerprint: str
+    backend: str
 
 
 class ChromaClient(Protocol):

@@ -84,9 +84,9 @@ def _open(path: str, kernel: Kernel) -> int:
     try:
         return kernel.open_lock(path)
     except OSError as error:
-        raise LockFailed(
-            f"{path} can't be opened: {error.strerror}. Check the directory and the disk."
-        ) from None
+        from palace.kernel.causes import cause_text
+
+        raise LockFailed(f"The lock can't be opened: {cause_text(error)}") from None
 
 
 def held_text(path: str, kernel: Kernel) -> str:
@@ -152,7 +152,7 @@ class Fence:
         if self.taken:
             return True
         kernel, root = self._kernel, self._ownership.paths.root
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        _make_fence_directory(os.path.dirname(self._path))
         fd = _open(self._path, kernel)  # each time: `rm -rf ~/.mempalace` makes room for another
         if not kernel.try_lock(fd) or not kernel.same_file(fd, self._path):
             kernel.close(fd)
@@ -180,6 +180,19 @@ def take_data_locks(
         _take_data_lock(ownership, data_file, kernel)
     check_again(ownership.paths, kernel, environ)  # as late as can be before anything is written
     kernel.trace("B4.data")
+
+
+def _make_fence_directory(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        from palace.kernel.causes import remedy_for
+
+        raise LockFailed(
+            f"mempalace's locks are in {path}, which can't be made: {error.strerror}. Every "
+            "writer of the palace needs them, stock as well as palace, so that no two write at "
+            f"once. {remedy_for(error)}, or give palace and stock another home: HOME=DIR."
+        ) from None
 
 
 def attempts(kernel: Kernel, wait_s: float, pause_s: float) -> "Iterator[bool]":

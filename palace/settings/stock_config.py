@@ -6,11 +6,25 @@ another directory, another store and another graph than the file names, so here 
 Standard library only, and light: the shim imports this where nothing else names the palace.
 """
 
+import os
+
 from palace.protocol.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
+
+CHROMA = "chroma"
+# By which files stock knows what a palace was made by (mempalace 3.11: backends/*.py, detect).
+_ARTIFACTS = {
+    "chroma.sqlite3": CHROMA,
+    "sqlite_exact.sqlite3": "sqlite_exact",
+    "milvus_backend.json": "milvus",
+    "milvus.db": "milvus",
+    "pgvector_backend.json": "pgvector",
+    "qdrant_backend.json": "qdrant",
+}
 
 
 def config_file(directory: str) -> str:
@@ -42,6 +56,55 @@ def read_stock_config(directory: str) -> "dict[str, Any]":
     if not isinstance(settings, dict):
         raise _unreadable(path, f"it holds no JSON object, but {type(settings).__name__}")
     return settings
+
+
+class Backend:
+    """Which backend stock keeps a palace's drawers in, and what says so."""
+
+    __slots__ = ("name", "said_by")
+
+    def __init__(self, name: str, said_by: str) -> None:
+        self.name = name
+        self.said_by = said_by
+
+    @property
+    def is_journalled(self) -> bool:
+        return self.name == CHROMA
+
+
+def backend_of(root: str, config_dir: str, environ: "Mapping[str, str]") -> Backend:
+    """Return what stock would resolve: its settings, the environment, what is there, Chroma."""
+    named = read_stock_config(config_dir).get("backend")
+    if named:
+        return Backend(str(named).strip().lower(), config_file(config_dir))
+    given = environ.get("MEMPALACE_BACKEND", "").strip().lower()
+    if given:
+        return Backend(given, "$MEMPALACE_BACKEND")
+    for name, backend in _ARTIFACTS.items():
+        if root and os.path.exists(f"{root}/{name}"):
+            return Backend(backend, f"{root}/{name}")
+    return Backend(CHROMA, "default")
+
+
+def check_journalled(root: str, config_dir: str, environ: "Mapping[str, str]") -> None:
+    """Refuse what needs a journal of today's memories where the backend has none: ConfigError."""
+    backend = backend_of(root, config_dir, environ)
+    if not backend.is_journalled:
+        raise ConfigError(f"{no_journal_text(root, backend)} Nothing was changed. {COPY_INSTEAD}")
+
+
+def no_journal_text(root: str, backend: Backend) -> str:
+    """Say that a palace has no journal because of its backend."""
+    return (
+        f"{root} keeps its memories in the backend {backend.name} (says {backend.said_by}), and "
+        "palace journals Chroma's alone: a journal that lies there is of an earlier time."
+    )
+
+
+COPY_INSTEAD = (
+    "To back this palace up, copy its directory while it is on hold (palace stop --hold), or with "
+    "the backend's own tools."
+)
 
 
 def _unreadable(path: str, why: str) -> ConfigError:

@@ -218,7 +218,9 @@ class Fallbacks:
         try:
             foreign = find_foreign(self._paths, self._kernel, self._environment.all)
         except OSError as error:
-            return LockFailed(f"{error.filename}: {error.strerror}. Check its permissions.")
+            from palace.kernel.causes import cause_text
+
+            return LockFailed(cause_text(error))
         if foreign is None:
             return BrokerUnreachable(
                 f"Who owns {self._paths.root} was changed just now (palace own). Ask again."

@@ -13,8 +13,10 @@ from palace.journal.replay import Progress, replay
 from palace.kernel.kernel import Kernel
 from palace.ownership.exclusive import exclusive_use
 from palace.protocol.errors import JournalBroken
+from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
+from palace.settings.stock_config import check_journalled
 
 
 def _nothing(_kernel: Kernel) -> None:
@@ -33,6 +35,9 @@ def hold_palace(
 
     See `exclusive_use` for the arguments and for what is raised.
     """
+    if prepare is _nothing:  # else the palace's settings and stores are still to come
+        config = load_config(paths, environment.all, Kernel())
+        check_journalled(paths.root, config.config_dir, environment.all)
     holding = exclusive_use(paths, environment, ask_to_leave=ask_to_leave, prepare=prepare)
     with holding as found:
         finish_swap(paths.root, found.kernel)

@@ -91,6 +91,7 @@ class MempalaceEngine(JournalledEngine):
         self._stats = {name: stamp_of(metadata_file(name)) for name in WATCHED}
         self._loading = "starting"
         self._fingerprint = ""
+        self._why_no_journal = ""
 
     def load(self) -> Catalogue:
         check_installed()
@@ -120,7 +121,9 @@ class MempalaceEngine(JournalledEngine):
             Journal.note_pause(self._paths.journal, self._kernel)
             return
         if not server._is_chroma_backend():  # noqa: SLF001
-            logger.warning("this palace's backend is not Chroma: there is no journal")
+            Journal.note_pause(self._paths.journal, self._kernel)
+            self._why_no_journal = f"none, since the backend is {server._config.backend}"  # noqa: SLF001
+            logger.warning("there is no journal: only Chroma's changes are journalled")
             return
         palace = OwnedPalace(
             paths=self._paths, config=self._config, kernel=self._kernel, stamp=self._stamp
@@ -198,7 +201,7 @@ class MempalaceEngine(JournalledEngine):
         if self._memory is not None:
             return self._memory.status()
         unknown = self._server is None and self._config.journal != "off"
-        return {"journal": "not open yet" if unknown else "off"}
+        return {"journal": "not open yet" if unknown else self._why_no_journal or "off"}
 
     def search_fingerprint(self) -> str:
         return self._fingerprint
