@@ -75,7 +75,7 @@ class Control:
     def _unanswered(self, error: OSError) -> BrokerUnreachable:
         if isinstance(error, TimeoutError):
             sign = f"accepts but does not answer within {self._answer_s:g} s"
-            return BrokerUnreachable(_stuck_text(self.path, sign))
+            return BrokerUnreachable(_stuck_text(self.path, sign), silent=True)
         return BrokerUnreachable(
             f"What listens at {self.path} hung up: a leaving broker, or none. Ask again."
         )
@@ -120,7 +120,7 @@ def ask_to_leave(paths: Paths, environment: ShimEnvironment) -> None:
 
 def _not_connected(paths: Paths, path: str, error: OSError) -> BrokerUnreachable:
     if isinstance(error, BlockingIOError):  # its backlog is full: it listens, but doesn't accept
-        return BrokerUnreachable(_stuck_text(path, "takes no more connections"))
+        return BrokerUnreachable(_stuck_text(path, "takes no more connections"), silent=True)
     if isinstance(error, StrangerError):
         return BrokerUnreachable(
             f"{path} is served by uid {error.uid}, which is neither you nor the owner of "
@@ -144,7 +144,8 @@ def unanswered(paths: Paths, kernel: Kernel, error: BrokerUnreachable) -> dict[s
     holder = None if pid is None else kernel.process_of(pid)
     record = read_record(paths, kernel)
     hold = kernel.read_hint(paths.hold, 200)
-    lines = _traces(paths, kernel, holder) if kernel.file_id(paths.root) else []
+    silent = absent or bool(error.details.get("silent"))
+    lines = _traces(paths, kernel, holder, silent=silent) if kernel.file_id(paths.root) else []
     if record is not None:
         lines.append(_record_text(record, alive=holder is not None or not absent))
     return {
@@ -171,21 +172,27 @@ def _first_line(paths: Paths, kernel: Kernel, error: BrokerUnreachable, *, absen
     return first if kernel.file_id(paths.root) else f"{first}: the directory does not exist"
 
 
-def _traces(paths: Paths, kernel: Kernel, holder: Process | None) -> list[str]:
-    """Return what the palace's control files tell, one line each."""
+def _traces(paths: Paths, kernel: Kernel, holder: Process | None, *, silent: bool) -> list[str]:
+    """Return what the palace's control files tell, one line each.
+
+    What was not asked, or not by us, is not `silent`: ending it is no remedy for that.
+    """
     lines = []
     claim = read_claim(paths, kernel)
     if claim is not None:
         lines.append(f"it is owned by {claim.owner}: palace own")
-    hold = kernel.read_file(paths.hold)
+    hold = kernel.read_hint(paths.hold)
     if hold is not None:
         lines.append(f"on hold since {hold.decode(errors='replace').strip()}: palace start ends it")
     if holder is not None:
         age = f", started {span(holder.age_s)} ago" if holder.age_s >= 0 else ""
-        state = "is halted by a signal: kill -CONT" if holder.stopped else "does not answer: kill"
+        state = ""
+        if holder.stopped:
+            state = f", which is halted by a signal: kill -CONT {holder.pid}"
+        elif silent:
+            state = f", which does not answer: kill {holder.pid}"
         lines.append(
-            f"its lock is held by pid {holder.pid} ({holder.title}) of {holder.user}{age}, which "
-            f"{state} {holder.pid}"
+            f"its lock is held by pid {holder.pid} ({holder.title}) of {holder.user}{age}{state}"
         )
     return lines
 

@@ -30,7 +30,8 @@ def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: 
                 )
     except BrokerUnreachable as error:
         holder = kernel.lock_holder(paths.lock)
-        if holder is not None:
+        heard = not (error.details.get("absent") or error.details.get("silent"))
+        if holder is not None and not heard:
             raise BrokerUnreachable(
                 f"{error.message} Its lock is still held by pid {holder}. If that is exiting, it "
                 f"waits for a call to finish; otherwise end it: kill {holder}"

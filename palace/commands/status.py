@@ -38,7 +38,19 @@ def ask_status(paths: Paths, environment: ShimEnvironment) -> tuple[dict[str, An
         with control.Control(paths, environment, answer_s=control.STATUS_S) as asking:
             return asking.status() | {"running": True}, 0
     except BrokerUnreachable as error:
-        return control.unanswered(paths, Kernel(), error), error.exit_code
+        status = control.unanswered(paths, Kernel(), error)
+        absent = bool(error.details.get("absent"))
+        return status | _why(paths, environment, status) if absent else status, error.exit_code
+
+
+def _why(paths: Paths, environment: ShimEnvironment, status: dict[str, Any]) -> dict[str, Any]:
+    """Return why there is no broker, as the doctor says it, and the text with it."""
+    from palace.doctor.examine import why_no_broker  # 50 ms, of which a running broker needs none
+
+    findings = why_no_broker(paths, environment)
+    why = [{"code": one.code, "text": one.text, "remedy": one.remedy} for one in findings]
+    lines = [f"{one.text}\n  -> {one.remedy}" for one in findings]
+    return {"why": why, "text": "\n".join([status["text"], *lines])}
 
 
 def print_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> int:

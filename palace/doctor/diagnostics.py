@@ -9,7 +9,7 @@ from palace.client.control import STATUS_S, Control
 from palace.kernel.causes import cause_text
 from palace.kernel.durations import span
 from palace.kernel.kernel import Kernel
-from palace.kernel.processes import Process
+from palace.kernel.processes import Process, user_name
 from palace.ownership.claim import Foreign, find_foreign
 from palace.ownership.record import read_record
 from palace.protocol.broker_record import BrokerRecord
@@ -42,6 +42,24 @@ class Diagnostics:
     silence: PalaceError | None
     config: Config | None
     wrong: ConfigError | None
+
+    @property
+    def owner(self) -> int | None:
+        """Return the uid that the palace belongs to, None where there is none."""
+        return self.kernel.file_owner(self.paths.root)
+
+    @property
+    def owner_name(self) -> str:
+        return "" if self.owner is None else user_name(self.owner)
+
+    @property
+    def is_anothers(self) -> bool:
+        """Tell whether the palace belongs to another user, who alone may start its broker."""
+        return self.owner is not None and self.owner != os.geteuid()
+
+    @property
+    def config_dir(self) -> str:
+        return self.config.config_dir if self.config else ""
 
     @property
     def environ(self) -> dict[str, str]:

@@ -4,15 +4,21 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from palace.client.control import ask_to_leave
+from palace.doctor.backend import check_backend
 from palace.doctor.diagnostics import Diagnostics, gather
 from palace.doctor.finding import DATA_ERROR, ERROR, NOTE, OK, WARNING, Finding
+from palace.doctor.home import check_home
 from palace.doctor.hosts import check_hosts
 from palace.doctor.journal import check_journal
 from palace.doctor.locks import check_locks
 from palace.doctor.place import check_place
 from palace.doctor.serving import check_serving
 from palace.doctor.software import check_software
+from palace.doctor.starts import check_starts
+from palace.doctor.stock_tools import check_stock_tools
+from palace.doctor.users import check_users
 from palace.journal.replay import Progress, no_progress
+from palace.kernel.causes import cause_text, remedy_for
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
@@ -23,13 +29,34 @@ Check = Callable[[Diagnostics], Iterable[Finding]]
 
 # One module a subject.  Of two findings of one level the earlier check's is shown first.
 CHECKS: tuple[Check, ...] = (
+    check_users,
     check_place,
+    check_home,
     check_serving,
     check_software,
+    check_backend,
     check_locks,
+    check_starts,
+    check_stock_tools,
     check_journal,
     check_hosts,
 )
+
+
+# What may keep a broker from starting, and takes no longer than people wait for a status.
+STARTING: tuple[Check, ...] = (check_place, check_home, check_software, check_locks, check_starts)
+
+
+def why_no_broker(paths: Paths, environment: ShimEnvironment) -> list[Finding]:
+    """Return what keeps brokers from starting, or ended the last one: causes with their remedies.
+
+    Ask it of a palace that no broker answers for; a hold is told by itself.
+    """
+    found = gather(paths, environment)
+    findings = [finding for check in STARTING for finding in _run(check, found)]
+    codes = ("last_start", "not_examined")
+    wrong = [one for one in findings if one.level == ERROR or one.code in codes]
+    return [one for one in wrong if one.code != "on_hold"]
 
 
 def examine_palace(
@@ -45,13 +72,29 @@ def examine_palace(
     With `stop`, a running broker is asked to leave for that; without, this raises LockHeld.
     """
     found = gather(paths, environment)
-    findings = [finding for check in CHECKS for finding in check(found)]
+    findings = [finding for check in CHECKS for finding in _run(check, found)]
     if drift:
         leave = partial(ask_to_leave, paths, environment) if stop else None
         from palace.doctor.drift import drifted  # late, since it loads the stores' modules
 
         findings += drifted(paths, environment, progress, ask_to_leave=leave)
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def _run(check: Check, found: Diagnostics) -> list[Finding]:
+    """Return what a check finds, or why it could not look: no file may end all the others."""
+    try:
+        return list(check(found))
+    except OSError as error:
+        subject = check.__name__.removeprefix("check_")
+        return [
+            Finding(
+                level=WARNING,
+                code="not_examined",
+                text=f"The {subject} could not be examined: {cause_text(error)}",
+                remedy=remedy_for(error) or "See what it names",
+            )
+        ]
 
 
 def exit_code_of(findings: list[Finding]) -> int:

@@ -1,6 +1,7 @@
 """Damage in a journal's files: gaps, torn lines, mixed copies, damaged checkpoints."""
 
 import json
+import os
 from collections.abc import Iterator
 
 import attrs
@@ -16,6 +17,8 @@ from palace.kernel.kernel import Kernel
 
 def check_journal(found: Diagnostics) -> Iterator[Finding]:
     """Yield what is wrong with this palace's journal, or that nothing is."""
+    if found.is_anothers and not os.access(found.paths.journal, os.R_OK | os.X_OK):
+        return  # palace/doctor/users.py says who may look at it
     findings = inspect_journal(found.paths.journal, found.kernel)
     if found.foreign is None:  # local, or claimed with `palace own`
         findings = [one for one in findings if one.code != "network_file_system"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from palace.doctor.diagnostics import Diagnostics, name
 from palace.doctor.finding import ERROR, OK, Finding
 from palace.kernel.processes import Process
+from palace.ownership.holders import how_to_end
 from palace.ownership.lock import mempalace_lock_path, outside_files
 from palace.settings.paths import home_dir
 
@@ -40,8 +41,8 @@ def _mempalaces(found: Diagnostics) -> Iterator[Finding]:
         code="stock_writes",
         text=f"A stock mempalace process has this palace: {name(holder)} holds mempalace's writer "
         "lock. While it does, no broker can start, and no other process can write.",
-        remedy=f"Let it finish, or end it: kill {holder.pid}. So that it doesn't come back, let "
-        f"its host start palace: palace install --list. The lock: {path}",
+        remedy=f"{how_to_end(holder.title, holder.pid, found.paths)}. So that it doesn't come "
+        f"back, let its host start palace: palace install --list. The lock: {path}",
     )
 
 

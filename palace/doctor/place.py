@@ -1,10 +1,11 @@
 """Can a broker use the directory: hold, kernel, permissions, settings, disk."""
 
 import os
+import stat
 from collections.abc import Iterator
 
 from palace.doctor.diagnostics import Diagnostics
-from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
+from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding, Fix
 from palace.engine.durability.groups import ROOM_BYTES
 from palace.ownership.lock import check_hold
 from palace.protocol.errors import OnHold
@@ -80,18 +81,31 @@ def _directory(found: Diagnostics) -> Iterator[Finding]:
         )
         return
     problem = kernel.trust_problem(root)
+    if found.is_anothers and found.status is not None:
+        return  # palace/doctor/users.py
     if problem:
+        remedy = f"Take write access from others: chmod go-w {root}"
         yield Finding(
             level=ERROR,
             code="unsafe_palace",
             text=f"{root} can't be used: {problem}.",
-            remedy=f"Run as its owner, and take write access from others: chmod go-w {root}",
+            remedy=f"Run as its owner, {found.owner_name}" if found.is_anothers else remedy,
+            fix=None if found.is_anothers else _close(root),
         )
     elif not kernel.writable(root):
         yield _read_only(found)
     else:
         found_by = found.paths.found_by
         yield Finding(level=OK, code="directory", text=f"named by {found_by}, yours, writable")
+
+
+def _close(root: str) -> Fix | None:
+    """Return what takes a directory of ours from others; None where it is something else."""
+    if not os.path.isdir(root):
+        return None
+    mode = stat.S_IMODE(os.stat(root).st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH)
+    text = f"take write access to {root} from group and others (chmod go-w)"
+    return Fix(text=text, act=lambda: os.chmod(root, mode))
 
 
 def _read_only(found: Diagnostics) -> Finding:

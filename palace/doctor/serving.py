@@ -1,5 +1,6 @@
 """Does a broker answer, is it this palace's, and can it work."""
 
+import os
 from collections.abc import Iterator
 
 from palace.client.endpoints import expected_palace_id
@@ -20,6 +21,7 @@ def check_serving(found: Diagnostics) -> Iterator[Finding]:
         yield from _is_ours(found)
         yield from _engine(found)
         yield from _queue(found)
+        yield from _errors(found)
     elif isinstance(found.silence, ConfigError):  # MEMPALACE_BROKER, in a form that isn't asked
         yield Finding(
             level=NOTE,
@@ -103,6 +105,31 @@ def _queue(found: Diagnostics) -> Iterator[Finding]:
         )
 
 
+def _errors(found: Diagnostics) -> Iterator[Finding]:
+    """Tell the latest of the errors that the broker has counted."""
+    assert found.status is not None
+    for error in found.status.get("errors", ())[:1]:
+        times = f", {error['times']} times" if error["times"] > 1 else ""
+        yield Finding(
+            level=WARNING,
+            code="errors",
+            text=f"The broker met an error {span(error['ago_s'])} ago{times}: {error['text']}",
+            remedy=f"See what was before it: palace logs -n 20 --palace {found.paths.root}",
+        )
+
+
+def _hidden(found: Diagnostics) -> str:
+    """Say why the owner's socket is not to be seen here, "" where that is not the reason."""
+    assert found.holder is not None
+    try:
+        theirs = os.readlink(f"/proc/{found.holder.pid}/ns/mnt")
+    except OSError:
+        return ""
+    if theirs == found.kernel.mount_namespace():
+        return ""
+    return "It runs in another mount namespace (a container), and its socket may not be seen here."
+
+
 def _silent(found: Diagnostics) -> Finding:
     holder = found.holder
     assert holder is not None
@@ -115,12 +142,15 @@ def _silent(found: Diagnostics) -> Finding:
             remedy=f"Let it go on: kill -CONT {holder.pid}. Or end it, nothing acknowledged is "
             f"lost: kill -9 {holder.pid}",
         )
+    hidden = _hidden(found)
     word = found.silence.message if isinstance(found.silence, BrokerUnreachable) else ""
     return Finding(
         level=ERROR,
         code="silent",
-        text=f"The owner does not answer: {name(holder)} holds broker.lock. {word}",
-        remedy="If it starts or leaves, wait. Else end it, nothing acknowledged is lost: "
+        text=f"The owner does not answer: {name(holder)} holds broker.lock. {hidden} {word}",
+        remedy="Mount the palace's directory in both, with its socket, or run both in one container"
+        if hidden
+        else "If it starts or leaves, wait. Else end it, nothing acknowledged is lost: "
         f"kill -9 {holder.pid}",
     )
 

@@ -16,6 +16,7 @@ import uuid
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import check_again, check_kernel, make_local_directory
 from palace.ownership.directory import prepare_palace
+from palace.ownership.holders import how_to_end
 from palace.protocol.errors import ForeignWriter, LockFailed, LockHeld, OnHold
 from palace.settings.paths import Paths, home_dir
 
@@ -165,11 +166,9 @@ class Fence:
 
     def problem(self) -> ForeignWriter:
         """Return the error that names its holder."""
-        kernel = self._kernel
-        pid = kernel.lock_holder(self._path)
-        note = (kernel.read_hint(self._path, _NOTE_BYTES_MAX) or b"")[1:]
+        note = (self._kernel.read_hint(self._path, _NOTE_BYTES_MAX) or b"")[1:]
         name = note.decode(errors="replace").strip()
-        return ForeignWriter(_foreign_text(self._path, name, pid, kernel), holder=name)
+        return _foreign_writer(self._path, name, self._ownership.paths, self._kernel)
 
 
 def take_data_locks(
@@ -209,16 +208,23 @@ def attempts(kernel: Kernel, wait_s: float, pause_s: float) -> "Iterator[bool]":
     yield True
 
 
-def _foreign_text(path: str, note: str, pid: "int | None", kernel: Kernel) -> str:
-    """Say who holds stock's lock, by its own note and by the kernel, and how to end it."""
+def _foreign_writer(path: str, note: str, paths: Paths, kernel: Kernel) -> ForeignWriter:
+    """Return the error that names who holds stock's lock, and how that is ended."""
+    pid = kernel.lock_holder(path)
+    who = _stock_holder(path, note, pid, kernel)
+    end = how_to_end(kernel.process_title(pid) if pid else "", pid, paths)
+    return ForeignWriter(
+        f"A stock mempalace process writes to this palace: {who}. {end}. Its sessions can use "
+        "`palace shim` in its place.",
+        holder=note,
+    )
+
+
+def _stock_holder(path: str, note: str, pid: "int | None", kernel: Kernel) -> str:
+    """Say who holds stock's lock, by its own note and by the kernel."""
     title = kernel.process_title(pid) if pid else ""
     who = f"pid {pid} ({title or 'title unknown'})" if pid else "another process"
-    end = f"end it (kill {pid})" if pid else "end it"
-    return (
-        f"A stock mempalace process writes to this palace: {who} holds {path}, and wrote "
-        f"{note or 'no name'!r} into it. Let it finish, or {end}; its sessions can use "
-        "`palace shim` in its place."
-    )
+    return f"{who} holds {path}, and wrote {note or 'no name'!r} into it"
 
 
 def outside_files(paths: Paths, config: "Config") -> "list[str]":

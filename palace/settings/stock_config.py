@@ -58,6 +58,14 @@ def read_stock_config(directory: str) -> "dict[str, Any]":
     return settings
 
 
+def server_directory(home: str, palace: str) -> str:
+    """Return where stock looks for the server of a palace, which is a resolved path."""
+    import hashlib
+
+    key = hashlib.sha256(os.path.normcase(palace).encode()).hexdigest()[:24]
+    return f"{home}/.mempalace/server/{key}"
+
+
 class Backend:
     """Which backend stock keeps a palace's drawers in, and what says so."""
 

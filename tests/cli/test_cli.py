@@ -101,6 +101,22 @@ def test_status_of_a_palace_that_nobody_serves_says_what_is_known(tmp_path: Path
     assert "does not exist" in missing.stdout
 
 
+def test_status_says_why_there_is_no_broker(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    text = "Stock holds it. End it."
+    line = f'time=2026-01-02T00:00:00Z level=error logger=palace.serve pid=2 text="{text}"'
+    (tmp_path / "broker.log").write_text(f"{line}\n")
+
+    said = run("status", "--palace", str(tmp_path))
+    why = json.loads(run("status", "--json", "--palace", str(tmp_path)).stdout)["why"]
+
+    assert "can't be used: " in said.stdout
+    assert "mode 0777" in said.stdout
+    assert f"-> Take write access from others: chmod go-w {tmp_path}" in said.stdout
+    assert f"The last broker gave up at 2026-01-02T00:00:00Z: {text}" in said.stdout
+    assert {"unsafe_palace", "last_start"} <= {one["code"] for one in why}
+
+
 def test_stopping_what_does_not_run_says_so(tmp_path: Path) -> None:
     done = run("stop", "--palace", str(tmp_path))
 

@@ -19,7 +19,7 @@ import pytest
 from mempalace import server_registry
 from mempalace.hooks_cli import SAVE_INTERVAL
 
-from palace.broker.http.serverinfo import state_directory
+from palace.settings.stock_config import server_directory
 from tests.support.processes.brokers import code_of, wait_gone
 from tests.support.processes.clients import Client, Site, brokers_of, end_brokers, wait_until
 from tests.support.processes.sites import make_site, start_shim, without
@@ -67,7 +67,7 @@ def session(site: Site) -> Client:
 
 
 def serverinfo(site: Site) -> Path:
-    return Path(state_directory(str(site.home), str(site.palace))) / "serverinfo.json"
+    return Path(server_directory(str(site.home), str(site.palace))) / "serverinfo.json"
 
 
 def port_of(site: Site) -> int:

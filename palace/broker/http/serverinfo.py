@@ -6,7 +6,6 @@ it.  KEY stands for the palace.  The file is ours from the step in which we list
 which the record goes; one that another server has put there since is left alone.
 """
 
-import hashlib
 import json
 import os
 
@@ -14,16 +13,11 @@ import attrs
 
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import LockFailed
+from palace.settings.stock_config import server_directory
 
 # What stock's clients ask for before they hand over a call (3.11: cli/_hub.py).
 CAPABILITIES = ("mine_include_ignored", "mine_include_subagents", "search_cli_compatible")
 TOKEN_BYTES_MAX = 4096
-
-
-def state_directory(home: str, palace: str) -> str:
-    """Return stock's directory for the server of a palace, which is a resolved path."""
-    key = hashlib.sha256(os.path.normcase(palace).encode()).hexdigest()[:24]
-    return f"{home}/.mempalace/server/{key}"
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -37,7 +31,7 @@ class ServerInfo:
 
     @property
     def directory(self) -> str:
-        return state_directory(self.home, self.palace)
+        return server_directory(self.home, self.palace)
 
     @property
     def path(self) -> str:

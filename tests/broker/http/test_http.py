@@ -15,9 +15,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from palace.broker import progress
 from palace.broker.http import app, exchange, listener, sessions
-from palace.broker.http.serverinfo import state_directory
 from palace.broker.reporting.status import status_of
 from palace.protocol.lifecycle import Reason
+from palace.settings.stock_config import server_directory
 from palace.transport import http
 from tests.support.brokers.http import ACCEPT, Caller, call, request, serverinfo_of
 from tests.support.brokers.owner import Running, open_broker, until
@@ -164,7 +164,7 @@ async def test_a_token_of_stocks_is_used_as_it_is(home: Path, dial: Dial) -> Non
 
 async def test_a_token_is_not_kept_where_others_may_write(home: Path) -> None:
     palace = home.parent / "palace"
-    directory = Path(state_directory(str(home), str(palace)))
+    directory = Path(server_directory(str(home), str(palace)))
     directory.mkdir(parents=True)
     directory.chmod(0o777)
     async with open_broker(palace, home=str(home)) as running:
