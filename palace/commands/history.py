@@ -8,7 +8,7 @@ import attrs
 
 from palace.doctor.finding import DATA_ERROR
 from palace.journal.inspect import Gap, read_from
-from palace.journal.record import ENTITIES, Record
+from palace.journal.record import ADOPT, DELETE, ENTITIES, Record
 from palace.journal.segment import Broken
 from palace.kernel.kernel import Kernel
 from palace.settings.paths import Paths
@@ -44,9 +44,18 @@ def _text_line(found: Record | Gap | Broken) -> str:
         return f"{found.first:>8} GAP: records {found.first} to {found.last} are missing"
     if isinstance(found, Broken):
         return f"         {found.place.path} at byte {found.place.offset}: {found.why}"
-    what = f"{found.kind} {found.id}" if found.action in ENTITIES else _control_text(found)
+    what = _entity_text(found) if found.action in ENTITIES else _control_text(found)
     by = f"  [{found.key}]" if found.key else ""
     return f"{found.seq:>8} {found.ts} {found.action:<10} {what}".rstrip() + by
+
+
+def _entity_text(record: Record) -> str:
+    """Name an entity, and what of it the action alone doesn't say: who did it, that it is gone."""
+    gone = record.payload is None and record.action != DELETE
+    if record.action == ADOPT:
+        done = "deleted" if gone else "written"
+        return f"{record.kind} {record.id} ({done} by another program)"
+    return f"{record.kind} {record.id}{' (gone again)' if gone else ''}"
 
 
 def _control_text(record: Record) -> str:

@@ -15,7 +15,7 @@ from palace.client.handshake import receive
 from palace.kernel.factory import kernel_for
 from palace.protocol import wire
 from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, WireError
-from palace.protocol.ledger import Ledger
+from palace.protocol.ledger import DEATHS_MAX, Ledger
 from palace.settings.environment import read_environment
 from palace.settings.given_path import GivenPath
 from palace.settings.paths import find_palace
@@ -367,11 +367,14 @@ class Relay:
             self._say_failure(line, reason)
 
     def _give_up_poison(self) -> None:
-        """Answer lines that were under way at so many deaths that they may be the cause."""
-        for ordinal in self._ledger.lost():
+        """Answer lines that were unanswered at so many deaths that they may be the cause."""
+        lost = self._ledger.lost()
+        others = f" and {len(lost) - 1} more requests" if len(lost) > 1 else ""
+        for ordinal in lost:
             text = (
-                "The broker ended each time while this was under way, so it is not sent again; it "
-                f"may or may not have been carried out. The broker's log: {self._paths.log}"
+                f"{DEATHS_MAX} brokers ended while they had this{others} to answer. Which request "
+                "ended them isn't known here, so none is sent again; this one may or may not have "
+                f"been carried out. The broker's log: {self._paths.log}"
             )
             line = self._ledger.line(ordinal)
             self._ledger.settle(ordinal)

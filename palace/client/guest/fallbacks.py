@@ -14,6 +14,7 @@ from socket import socket
 
 from palace.client.endpoints import expected_palace_id, published_for_guests
 from palace.client.guest.tunnel import TokenRefused, Tunnel, TunnelProblem
+from palace.kernel.causes import cause_text
 from palace.ownership.directory import prepare_private
 from palace.ownership.record import read_record
 from palace.protocol.broker_record import BrokerRecord
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from palace.client.guest.ssh import Bridge
 
 SETTINGS_BYTES_MAX = 1 << 20
+BRIDGE_KEYS = ("bridge", "bridge_config", "bridge_command")
 WSS_S = 15.0
 END_S = 3.0
 RECORD_S = 5.0  # after which a record that a mount shows is as new as it gets
@@ -197,12 +199,21 @@ class Fallbacks:
         return read_record(self._paths, self._kernel)
 
     def _settings(self) -> dict[str, str]:
-        """Return the text settings of palace.toml; what is wrong with it the broker will say."""
-        data = self._kernel.read_hint(self._paths.settings, SETTINGS_BYTES_MAX) or b""
+        """Return the text settings of palace.toml; raises ConfigError for what can't be understood.
+
+        The broker that would say so is what they lead to.
+        """
+        path = self._paths.settings
         try:
+            data = self._kernel.read_file(path, SETTINGS_BYTES_MAX) or b""
             values = tomllib.loads(data.decode())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-            return {}
+        except OSError as error:
+            raise ConfigError(cause_text(error)) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}. Correct or remove it.") from None
+        for key in BRIDGE_KEYS:
+            if not isinstance(values.get(key, ""), str):
+                raise ConfigError(f"{path}: {key} = {values[key]!r} must be text. Correct it.")
         return {key: value for key, value in values.items() if isinstance(value, str)}
 
     def failure(self, why: str) -> ElectionError:
@@ -218,8 +229,6 @@ class Fallbacks:
         try:
             foreign = find_foreign(self._paths, self._kernel, self._environment.all)
         except OSError as error:
-            from palace.kernel.causes import cause_text
-
             return LockFailed(cause_text(error))
         if foreign is None:
             return BrokerUnreachable(

