@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from palace.doctor.diagnostics import Diagnostics, name
 from palace.doctor.finding import ERROR, OK, Finding
 from palace.kernel.processes import Process
-from palace.ownership.holders import how_to_end
+from palace.ownership.holders import how_to_end, how_to_part
 from palace.ownership.lock import mempalace_lock_path, outside_files
 from palace.settings.paths import home_dir
 
@@ -56,8 +56,7 @@ def _outside(found: Diagnostics) -> Iterator[Finding]:
                 code="shared_file",
                 text=f"{data_file} belongs to this palace and to another one: {name(holder)} "
                 "serves that now, and no broker can start here.",
-                remedy="Stop that one, or give this palace a parent directory and a graph of its "
-                f"own (`graph` in {found.paths.settings}).",
+                remedy=how_to_part(data_file, found.paths),
             )
         directory = os.path.dirname(data_file)
         if found.kernel.file_id(directory) is not None and not found.kernel.writable(directory):

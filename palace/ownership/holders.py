@@ -1,10 +1,13 @@
-"""How a stock process that holds mempalace's writer lock is ended: by the command made for it.
+"""What lets a broker start where another process has what it needs: one text for broker and doctor.
 
-One text for broker, shim and doctor.  Standard library only: loaded where the lock is not free.
+Standard library only: loaded where the lock is not free.
 """
+
+import os
 
 from palace.settings.paths import Paths
 
+BESIDE = ("tunnels.json", "hallways.json")  # what mempalace keeps in a palace's parent directory
 DAEMON = ("mempalace.daemon", "mempalace daemon")
 SESSIONS = ("mcp_server", "mempalace-mcp")
 SERVERS = ("mempalace serve",)
@@ -30,3 +33,22 @@ def how_to_end(title: str, pid: "int | None", paths: Paths) -> str:
     if any(word in title for word in SERVERS):
         return f"It is stock's server, which runs until it is ended: {kill}"
     return f"Let it finish, or {kill}"
+
+
+def how_to_part(data_file: str, paths: Paths) -> str:
+    """Return how two palaces stop sharing a file, as a sentence without its full stop.
+
+    `data_file` is the knowledge graph, or one that mempalace keeps beside a palace.
+    """
+    parent = os.path.dirname(paths.root)
+    if os.path.dirname(data_file) == parent and os.path.basename(data_file) in BESIDE:
+        return (
+            f"Only one of the two can be in use at a time, since both lie in {parent}, where "
+            f"mempalace keeps {' and '.join(BESIDE)} for them. Stop the other one's broker, or "
+            "move one palace into a directory of its own while it is on hold (palace stop --hold)"
+        )
+    return (
+        "Only one of the two can be in use at a time. Stop the other one's broker, or give this "
+        f'palace a graph of its own, which begins without facts: graph = "knowledge_graph.sqlite3" '
+        f"in {paths.settings}"
+    )

@@ -16,7 +16,7 @@ import uuid
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import check_again, check_kernel, make_local_directory
 from palace.ownership.directory import prepare_palace
-from palace.ownership.holders import how_to_end
+from palace.ownership.holders import BESIDE, how_to_end, how_to_part
 from palace.protocol.errors import ForeignWriter, LockFailed, LockHeld, OnHold
 from palace.settings.paths import Paths, home_dir
 
@@ -230,7 +230,7 @@ def _stock_holder(path: str, note: str, pid: "int | None", kernel: Kernel) -> st
 def outside_files(paths: Paths, config: "Config") -> "list[str]":
     """Return the palace's data files that lie outside of its directory."""
     parent = os.path.dirname(paths.root)
-    candidates = [config.graph, f"{parent}/tunnels.json", f"{parent}/hallways.json"]
+    candidates = [config.graph, *(f"{parent}/{name}" for name in BESIDE)]
     inside = paths.root + "/"
     resolved = [os.path.realpath(path) for path in candidates]
     return [path for path in resolved if not path.startswith(inside)]
@@ -255,8 +255,7 @@ def _take_data_lock(ownership: Ownership, data_file: str, kernel: Kernel) -> Non
         kernel.close(fd)
         raise ForeignWriter(
             f"{data_file} is shared with another palace whose broker runs: {note or 'unknown'}. "
-            f"Stop that one, or give this palace a parent directory and a graph of its own "
-            f"(`graph` in {ownership.paths.settings}).",
+            f"{how_to_part(data_file, ownership.paths)}.",
             file=data_file,
             holder=note,
         )

@@ -1,8 +1,8 @@
-"""How a stock process that holds the lock is ended, by what it is."""
+"""How a stock process that holds the lock is ended, and how palaces part."""
 
 import pytest
 
-from palace.ownership.holders import how_to_end
+from palace.ownership.holders import how_to_end, how_to_part
 from palace.settings.paths import Paths
 
 DAEMON = "/v/bin/python -m mempalace.daemon serve --palace /p"
@@ -40,3 +40,11 @@ def test_the_daemon_is_ended_by_the_command_that_finds_it(found_by: str, command
 
 def test_a_holder_that_the_kernel_does_not_name_has_no_number() -> None:
     assert how_to_end("", None, Paths("/p")) == "Let it finish, or end it"
+
+
+def test_two_palaces_part_by_what_they_share() -> None:
+    paths = Paths("/pal/a")
+
+    assert "both lie in /pal" in how_to_part("/pal/tunnels.json", paths)
+    assert "graph" not in how_to_part("/pal/hallways.json", paths)
+    assert 'graph = "knowledge_graph.sqlite3" in /pal/a/palace.toml' in how_to_part("/h/g", paths)

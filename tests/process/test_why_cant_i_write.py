@@ -83,7 +83,8 @@ def test_stock_holds_the_lock(site: Site) -> None:
         assert said.startswith("error: A stock mempalace process has this palace")
         assert f"pid {stock.process.pid} (" in said
         assert "mempalace.mcp_server" in said
-        assert f"-> Let it finish, or end it: kill {stock.process.pid}" in said
+        assert "-> It is a session of stock's, which ends with its agent: close that" in said
+        assert f"or end it (kill {stock.process.pid})" in said
 
 
 @pytest.mark.engine
