@@ -16,6 +16,15 @@ def check_home(found: Diagnostics) -> Iterator[Finding]:
     there = directory
     while not os.path.lexists(there):
         there = os.path.dirname(there)
+    if not os.path.isdir(there):
+        yield Finding(
+            level=ERROR,
+            code="closed_home",
+            text=f"{there} is no directory, so {directory} can't hold the locks that every writer "
+            "of the palace needs, stock as well as palace: no broker can start.",
+            remedy=f"Move it away: mv {there} {there}.old",
+        )
+        return
     if os.access(there, os.W_OK | os.X_OK):
         return
     read_only = bool(os.statvfs(there).f_flag & os.ST_RDONLY)

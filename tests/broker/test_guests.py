@@ -16,12 +16,17 @@ import trio_websocket
 import trustme
 
 from palace.broker import guests
-from palace.client.guest.tunnel import Tunnel
+from palace.client.guest.fallbacks import Fallbacks
+from palace.client.guest.tunnel import Tunnel, TunnelProblem
 from palace.client.guest.wss import carry_websocket
+from palace.kernel.kernel import Kernel
 from palace.protocol import wire
 from palace.protocol.broker_record import BrokerRecord, decode_broker_record
 from palace.protocol.errors import ConfigError
 from palace.protocol.lifecycle import Reason
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+from palace.settings.site import Site
 from palace.transport import websocket
 from tests.support.brokers.owner import Running, Shim, open_broker, until
 from tests.support.engines.gated import LightEngine
@@ -174,6 +179,59 @@ async def test_who_guesses_is_refused_and_keeps_nobody_out_who_has_the_token(
         await guest.shim.welcome()
         guest.shim.call("status", 1)
         assert (await guest.shim.reply())[0] == 0
+
+
+def lent(root: Path, elsewhere: Path, token: str, environ: dict[str, str]) -> Site:
+    """Return a palace as a guest sees it whose mount shows an earlier token."""
+    elsewhere.mkdir()
+    record = json.loads((root / "broker.json").read_text()) | {"token": token}
+    (elsewhere / "broker.json").write_text(json.dumps(record))
+    return Site(Kernel(), Paths(str(elsewhere)), ShimEnvironment(environ))
+
+
+async def asked(fallbacks: Fallbacks) -> TunnelProblem | None:
+    """Take the first way, and say nothing; return why it led nowhere."""
+    tunnel = fallbacks.open(fallbacks.candidates()[0])
+    await trio.to_thread.run_sync(tunnel.join, 30)
+    tunnel.sock.close()
+    return tunnel.problem
+
+
+async def test_a_token_that_was_refused_is_not_shown_to_the_same_broker_again(
+    root: Path, listen: str, tmp_path: Path
+) -> None:
+    mount = tmp_path / "mount"
+    async with open_broker(root, listen=listen) as running:
+        fallbacks = Fallbacks(lent(root, mount, "of yesterday", {"HOME": str(tmp_path)}))
+        first = await asked(fallbacks)
+        renewed = (root / "broker.json").read_bytes()
+        running.state.leaving.stop(Reason.STOP)
+        await running.ended.wait()
+        second = await asked(fallbacks)  # which would find that nothing listens there
+        (mount / "broker.json").write_bytes(renewed)
+        third = await asked(fallbacks)
+
+    for problem in (first, second):
+        assert problem is not None
+        assert f"refused the token in {mount}/broker.json" in problem.text
+        assert not problem.final, "a mount may show the record late"
+    assert third is not None
+    assert "nothing listens" in third.text
+
+
+async def test_a_token_of_the_users_that_was_refused_ends_the_attempt(
+    root: Path, listen: str, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("of yesterday\n")
+    environ = {"HOME": str(tmp_path), "PALACE_TOKEN_FILE": str(tmp_path / "token")}
+    async with open_broker(root, listen=listen):
+        fallbacks = Fallbacks(lent(root, tmp_path / "mount", "any", environ))
+        problem = await asked(fallbacks)
+
+    assert problem is not None
+    assert problem.final
+    assert f"refused the token in PALACE_TOKEN_FILE={tmp_path}/token" in problem.text
+    assert "copy `token` out of broker.json" in problem.text
 
 
 async def test_another_certificate_is_not_the_brokers(root: Path, listen: str) -> None:

@@ -155,7 +155,23 @@ def started_since(place: Place) -> None:
         log.write('time=2026-01-03T00:00:00Z level=info text="palace: epoch 2 of /p"\n')
 
 
+def blocked_home(place: Place) -> None:
+    (place.home / ".mempalace").touch()
+
+
+def moved_away(place: Place) -> None:
+    (place.home / ".mempalace").rename(place.home / ".mempalace.old")
+
+
 SITUATIONS = {
+    "no locks can be had in the home": Situation(
+        arrange=blocked_home,
+        code="closed_home",
+        level=ERROR,
+        text=".mempalace/locks can't hold the locks",
+        remedy="mv ",
+        heal=moved_away,
+    ),
     "others may write": Situation(
         arrange=other_user_may_write,
         code="unsafe_palace",
