@@ -1,0 +1,99 @@
+"""What the doctor says beside a running broker that can't be reached as its users reach it."""
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from palace.settings.stock_config import server_directory
+from tests.support.loads.light import storm_site
+from tests.support.machines.sshd import free_port
+from tests.support.processes.brokers import Serving
+from tests.support.processes.clients import Site, end_brokers, wait_until
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def light(short_dir: Path) -> Iterator[Site]:
+    """A palace whose brokers have the light engine."""
+    yield storm_site(short_dir)
+    end_brokers(short_dir)
+
+
+def info_of(site: Site) -> Path:
+    return Path(server_directory(str(site.home), str(site.palace))) / "serverinfo.json"
+
+
+def findings(site: Site) -> dict[str, dict[str, str]]:
+    said = site.run("doctor", "--json").stdout.splitlines()
+    return {one["code"]: one for one in map(json.loads, said)}
+
+
+def change_settings(site: Site) -> None:
+    settings = site.palace / "palace.toml"
+    settings.write_text(settings.read_text() + "readers = 2\n")
+    later = settings.stat().st_mtime + 60  # the record has whole seconds
+    os.utime(settings, (later, later))
+
+
+def settle_settings(site: Site) -> None:
+    os.utime(site.palace / "palace.toml", (0, 0))
+
+
+def remove_info(site: Site) -> None:
+    info_of(site).unlink()
+
+
+def misdirect_info(site: Site) -> None:
+    told = json.loads(info_of(site).read_text()) | {"port": free_port()}
+    info_of(site).write_text(json.dumps(told))
+
+
+def remove_token(site: Site) -> None:
+    (info_of(site).parent / "token").unlink()
+
+
+def talk_nonsense(site: Site) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(f"{site.palace}/broker.sock")
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        sock.recv(1000)
+
+
+def nothing(_site: Site) -> None:
+    return
+
+
+# Each by its finding's code: how it comes about, and what has to be done besides `palace stop`.
+SITUATIONS: dict[str, tuple[Callable[[Site], None], Callable[[Site], None]]] = {
+    "settings_changed": (change_settings, settle_settings),
+    "not_published": (remove_info, nothing),
+    "http_unreachable": (misdirect_info, remove_info),
+    "no_token": (remove_token, nothing),
+    "errors": (talk_nonsense, nothing),
+}
+
+
+@pytest.mark.parametrize("code", SITUATIONS)
+def test_it_is_a_warning_that_the_next_broker_ends(light: Site, code: str) -> None:
+    arrange, besides = SITUATIONS[code]
+    with Serving(light):
+        wait_until(info_of(light).exists, what="stock is told of the broker")
+        before = findings(light)
+        arrange(light)
+        said = findings(light)
+        assert light.run("stop").returncode == 0
+    besides(light)
+    with Serving(light):
+        wait_until(info_of(light).exists, what="stock is told of the next one")
+        after = findings(light)
+
+    assert code not in before
+    assert said[code]["level"] == "warning"
+    assert said[code]["remedy"]
+    assert code not in after
+    assert "stock's way in" in after
