@@ -57,7 +57,9 @@ class Leaving:
 
     def tick(self, now_s: float) -> None:
         """Leave if the clock says so."""
-        drain = self.lifecycle.tick(now_s, busy=self.scheduler.admission.busy)
+        # An engine that nobody could load again is not given up for being idle.
+        busy = self.scheduler.admission.busy or bool(self.services.engine.outlives())
+        drain = self.lifecycle.tick(now_s, busy=busy)
         if drain is not None:
             self._begin(drain)
 

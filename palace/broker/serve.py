@@ -37,11 +37,12 @@ if TYPE_CHECKING:
 class Options:
     """What the command line of `palace serve` says."""
 
-    __slots__ = ("detached", "direct_fd", "found_by", "palace", "report_fd")
+    __slots__ = ("check", "detached", "direct_fd", "found_by", "palace", "report_fd")
 
     def __init__(self) -> None:
         self.palace = ""
         self.found_by = ""
+        self.check = False
         self.detached = False
         self.report_fd = -1
         self.direct_fd = -1
@@ -53,8 +54,8 @@ def parse_options(arguments: "list[str]") -> Options:
     rest = list(arguments)
     while rest:
         name, equals, value = rest.pop(0).partition("=")
-        if name == "--detached":
-            options.detached = True
+        if name in ("--check", "--detached"):
+            setattr(options, name[2:], True)
             continue
         if name not in ("--palace", "--found-by", "--report-fd", "--direct-fd"):
             raise ConfigError(f"palace serve: unknown argument {name!r}. See: palace serve --help")
@@ -121,6 +122,8 @@ def main(arguments: "list[str]") -> int:
         kernel = kernel_for(environment.trace)
         options = parse_options(arguments)
         report = Report(options.report_fd, detached=options.detached)
+        if options.check:
+            return _check(report, kernel)
         return _serve(Startup(options, report, environment.all, kernel))
     except PalaceError as error:
         return _fail(report, error, kernel)
@@ -134,6 +137,18 @@ def main(arguments: "list[str]") -> int:
         from palace.kernel.causes import cause_text
 
         return _fail(report, LockFailed(cause_text(error)), kernel)
+
+
+def _check(report: Report, kernel: Kernel) -> int:
+    """Say whether a broker could serve with what is installed; one whose mempalace is gone asks."""
+    from palace.engine.hosting.mempalace import check_installed
+
+    try:
+        check_installed()
+    except PalaceError as error:
+        say(f"palace serve: {error.message}", report, kernel)
+        return error.exit_code
+    return 0
 
 
 def _fail(report: Report, error: PalaceError, kernel: Kernel) -> int:

@@ -62,7 +62,9 @@ def _engine(status: dict[str, Any]) -> str:
     if engine["state"] == "ready":
         model = engine.get("model", {}).get("text", "")
         without = f"; nothing can be embedded yet: {model}" if model else ""
-        return f"mempalace {engine['version']}, ready{memory}{without}"
+        alone = engine.get("outlives", "")
+        last = f"; no other broker could serve ({alone})" if alone else ""
+        return f"mempalace {engine['version']}, ready{memory}{without}{last}"
     if engine["state"] == "failed":
         return f"failed: {engine['failure']}"
     return f"{engine['state']}: {engine['doing']}{memory}"

@@ -116,7 +116,11 @@ class Engine(Protocol):
         ...
 
     def replaced(self) -> str:
-        """Say which installed version differs from the loaded one; "" where none does.  Blocks."""
+        """Say which installed version another owner would serve with; "" for none.  Blocks."""
+        ...
+
+    def outlives(self) -> str:
+        """Say why this engine goes on although its package was replaced; "" where it was not."""
         ...
 
     def loading_text(self) -> str:

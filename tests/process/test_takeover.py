@@ -2,19 +2,17 @@
 
 import json
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PathDistribution, distribution
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from palace.protocol.errors import PalaceError
 from tests.model.history import READ, Call, check
+from tests.support.faults.upgrades import install_other_version, private_metadata, upgraded_path
 from tests.support.loads.mixed import WING, Load, nonces_in
 from tests.support.processes.brokers import (
     OUTCOME_UNKNOWN,
@@ -449,30 +447,6 @@ def test_stuck_writer_ends_its_owner_and_the_next_call_is_served(site: Site) -> 
         assert "watchdog_s" in owner.words()
         assert client.tool("kg_add", subject="a", predicate="is", object="next")["success"]
         assert site.record()["epoch"] == 2
-
-
-def private_metadata(directory: Path) -> Path:
-    """Copy mempalace's metadata where it is found first; return the copy."""
-    installed = Path(str(cast("PathDistribution", distribution("mempalace"))._path))
-    copy = directory / installed.name
-    shutil.copytree(installed, copy)
-    return copy
-
-
-def install_other_version(metadata: Path, version: str) -> None:
-    """Do what pip does: the old metadata goes, those of another version come."""
-    new = metadata.with_name(f"mempalace-{version}.dist-info")
-    staged = metadata.with_name("staged")
-    shutil.copytree(metadata, staged)
-    old = metadata.name.removeprefix("mempalace-").removesuffix(".dist-info")
-    text = (staged / "METADATA").read_text()
-    (staged / "METADATA").write_text(text.replace(f"\nVersion: {old}", f"\nVersion: {version}"))
-    shutil.rmtree(metadata)
-    staged.rename(new)
-
-
-def upgraded_path(directory: Path) -> str:
-    return os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH", "")]))
 
 
 @pytest.mark.usefixtures("follow_trace")

@@ -51,6 +51,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
             "version": services.catalogue.engine_version if services.catalogue else "",
             "doing": lifecycle.waiting or services.engine.loading_text(),
             "failure": lifecycle.failure,
+            "outlives": services.engine.outlives(),
             "model": attrs.asdict(services.engine.model()),
         },
         "journal": services.engine.status(),

@@ -166,6 +166,25 @@ def model_at_hand(host: Host) -> Iterator[Patch]:
         yield inference.model_patch("model_at_hand", host.state.supply.require)
 
 
+def go_on_serving(host: Host) -> Iterator[Patch]:
+    """Write on after an upgrade with which no other broker could serve."""
+
+    def refusing(stock: Method) -> Method:
+        def refusal(req_id: object, tool_name: str) -> JsonObject | None:
+            answer: JsonObject | None = stock(req_id, tool_name)
+            return answer if answer is not None and host.state.refuses_outdated() else None
+
+        return refusal
+
+    yield Patch(
+        name="go_on_serving",
+        why="it refuses to write once another version is installed, even one nobody can serve with",
+        owner=host.server,
+        attribute="_mcp_stale_library_refusal",
+        replace=refusing,
+    )
+
+
 def watch_progress(host: Host) -> Iterator[Patch]:
     """Count storage writes and mine's file boundaries: a long mine is not a stuck write."""
     from mempalace.backends import chroma
@@ -225,6 +244,7 @@ ALL: tuple[Adjustment, ...] = (
     pin_once,
     short_padding,
     model_at_hand,
+    go_on_serving,
     watch_progress,
     look_rarely,
     store_together,

@@ -30,6 +30,7 @@ class HostedState:
     prefetch: QueryPrefetch | None = None  # where queries are embedded early
     supply: ModelSupply | None = None  # where the default model embeds
     at_boundary: Callable[[], None] = _nothing
+    refuses_outdated: Callable[[], bool] = lambda: True
     progress: int = 0
 
     def begin_call(self, *, read_only: bool, batch: DrawerBatch | None) -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -22,6 +23,7 @@ from palace.engine.embedding.supply import ModelState, ModelSupply, ModelUnavail
 from palace.engine.hosting import adjustments
 from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
+from palace.engine.hosting.succession import Succession, ask_successor
 from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.stock import JsonObject, Server
 from palace.journal.journal import Journal
@@ -37,6 +39,11 @@ from palace.settings.paths import Paths, home_dir
 
 SUPPORTED = "3.11"
 WATCHED = ("mempalace", "chromadb")
+# What stock imports within calls: after an upgrade under a broker it would be another version's.
+IMPORTED_BY_CALLS = (
+    *("daemon", "logsync", "mcp_proxy", "repair", "server_registry", "service", "sync", "tasks"),
+    "update_awareness",
+)
 _OUTDATED_CODE = -32005
 _DAMAGED_CODE = -32002
 REBUILD_HINT = " The journal holds what was in it: palace rebuild --stop"
@@ -89,6 +96,8 @@ class MempalaceEngine(JournalledEngine):
         self._state = HostedState(environ)
         self._versions = {name: installed_version(name) for name in WATCHED}
         self._stats = {name: stamp_of(metadata_file(name)) for name in WATCHED}
+        self._succession = Succession(partial(ask_successor, dict(environ)))
+        self._state.refuses_outdated = self._refuses_outdated
         self._loading = "starting"
         self._fingerprint = ""
         self._why_no_journal = ""
@@ -111,6 +120,8 @@ class MempalaceEngine(JournalledEngine):
         if self._memory is not None and not server._sqlite_integrity_errors:  # noqa: SLF001
             self._memory.recover()
         self._warm(server)
+        for name in IMPORTED_BY_CALLS:
+            importlib.import_module(f"mempalace.{name}")
         if self._state.supply is not None:
             self._state.supply.begin()  # after all imports: two threads would wait for each other's
         self._fingerprint = str(server._config.search_config_fingerprint)  # noqa: SLF001
@@ -210,6 +221,17 @@ class MempalaceEngine(JournalledEngine):
         return self._state.progress
 
     def replaced(self) -> str:
+        change = self._change()
+        if not change:
+            self._succession.nothing_changed()
+            return ""
+        return change if self._may_hand_over(change) else ""
+
+    def outlives(self) -> str:
+        return self._succession.problem
+
+    def _change(self) -> str:
+        """Say which installed version differs from the loaded one."""
         for name in WATCHED:
             stamp = stamp_of(metadata_file(name))
             if stamp == self._stats[name]:
@@ -220,6 +242,15 @@ class MempalaceEngine(JournalledEngine):
             if version:
                 self._stats[name] = stamp  # the same version, installed again
         return ""
+
+    def _may_hand_over(self, change: str) -> bool:
+        installed = [stamp_of(metadata_file(name)) for name in (*WATCHED, "palace-broker")]
+        return self._succession.is_possible(change, installed)
+
+    def _refuses_outdated(self) -> bool:
+        """Tell whether stock's refusal to write with a replaced package stands."""
+        change = self._change()
+        return bool(change) and self._may_hand_over(change)
 
     def close(self) -> None:
         if self._memory is not None:

@@ -33,6 +33,7 @@ class LightEngine:
     stuck: bool = False
     model_pending: bool = False
     journalled: bool = False
+    outlived: str = ""
     change: str = ""
     closed: bool = False
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -100,6 +101,9 @@ class LightEngine:
 
     def resumes(self) -> bool:
         return self.journalled
+
+    def outlives(self) -> str:
+        return self.outlived
 
     def model(self) -> ModelState:
         return ModelState(pending=self.model_pending)

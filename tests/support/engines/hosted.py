@@ -167,6 +167,9 @@ class HostedEngine:
     def resumes(self) -> bool:
         return True
 
+    def outlives(self) -> str:
+        return ""
+
     def model(self) -> ModelState:
         return ModelState()
 

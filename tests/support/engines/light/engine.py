@@ -297,6 +297,9 @@ class MempalaceEngine(JournalledEngine):
     def search_fingerprint(self) -> str:
         return "light"
 
+    def outlives(self) -> str:
+        return ""
+
     def model(self) -> ModelState:
         return ModelState()
 

@@ -1,0 +1,42 @@
+"""mempalace is upgraded under a running broker, beyond what this palace works with."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.faults.upgrades import install_other_version, private_metadata, upgraded_path
+from tests.support.processes.brokers import Serving, is_alive, status_of, wait_gone, wait_ready
+from tests.support.processes.clients import Site, wait_until
+
+pytestmark = [pytest.mark.process, pytest.mark.engine]
+
+
+@pytest.mark.usefixtures("follow_trace")
+def test_a_broker_goes_on_until_another_could_serve(site: Site, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    metadata = private_metadata(private)
+    loaded = metadata.name.removeprefix("mempalace-").removesuffix(".dist-info")
+    search = upgraded_path(private)
+    with Serving(site, PYTHONPATH=search) as owner, site.shim(PYTHONPATH=search) as client:
+        assert client.tool("add_drawer", wing="w", room="r", content="one")["success"]
+        newer = install_other_version(metadata, "3.12.0")
+
+        assert client.tool("add_drawer", wing="w", room="r", content="two")["success"]
+        wait_until(lambda: status_of(site)["engine"]["outlives"], what="it has noticed")
+        outlives = status_of(site)["engine"]["outlives"]
+        assert f"mempalace {loaded} -> 3.12.0" in outlives
+        assert "works with 3.11.x" in outlives
+        assert "no other broker could serve" in site.run("status").stdout
+        assert client.tool("search", query="two")["results"]
+        assert client.tool("add_drawer", wing="w", room="r", content="three")["success"]
+        assert is_alive(owner.pid)
+
+        older = install_other_version(newer, loaded)
+        wait_until(lambda: not status_of(site)["engine"]["outlives"], what="all is as before")
+        assert status_of(site)["pid"] == owner.pid
+
+        install_other_version(older, "3.11.77")
+        wait_gone(owner.pid)
+        assert len(client.tool("list_drawers", wing="w")["drawers"]) == 3
+        assert wait_ready(site)["engine"]["version"] == "3.11.77"
