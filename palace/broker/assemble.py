@@ -10,6 +10,7 @@ from palace.broker.services import Listening, Services
 from palace.broker.sessions import Sessions
 from palace.broker.state import RESERVE, BrokerState, ConnectionLimit
 from palace.broker.telemetry.telemetry import Telemetry
+from palace.broker.watch import Watch
 from palace.engine.hosting.mempalace import MempalaceEngine, installed_version
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
@@ -90,6 +91,7 @@ def connect_parts(services: Services, *, lifecycle: Lifecycle, connections: int)
         sessions=sessions,
         scheduler=scheduler,
         leaving=leaving,
+        watch=Watch(lifecycle=lifecycle, telemetry=telemetry, leaving=leaving),
         connections=ConnectionLimit(connections),
     )
 

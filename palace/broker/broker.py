@@ -19,18 +19,21 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from palace.broker import holdings
 from palace.broker.connections import serve_socket
+from palace.broker.endpoint import Endpoint
 from palace.broker.http.listener import HttpListener
 from palace.broker.state import BrokerState
+from palace.broker.watch import PublishedFile
 from palace.broker.watchdog import Watchdog
 from palace.engine.hosting.mempalace import load_error
 from palace.ownership import record
-from palace.ownership.lock import Fence
+from palace.ownership.lock import FENCE, Fence, mempalace_lock_path
 from palace.protocol.errors import PalaceError
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import EngineState, Reason
 from palace.transport.accepting import accept_forever
-from palace.transport.unix import accept_one
+from palace.transport.unix import accept_nowait, accept_one
 
 if TYPE_CHECKING:
     from palace.broker.guests import Guests
@@ -53,7 +56,11 @@ class Broker:
     guests: "Guests | None" = None
     http: HttpListener | None = None
     fence: Fence | None = None
-    _root_id: tuple[int, int] | None = None
+    _record: PublishedFile = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        services = self.state.services
+        self._record = holdings.record_file(services.ownership, services.kernel)
 
     async def serve(
         self,
@@ -81,6 +88,7 @@ class Broker:
                     if direct is not None:
                         sessions.start_soon(partial(serve_socket, self.state, direct, direct=True))
                     self._accept(accepting, sessions)
+                    self._watch(sessions)
                     on_serving()
                     await leaving.begun.wait()
                     accepting.cancel_scope.cancel()
@@ -96,13 +104,31 @@ class Broker:
             watching.cancel_scope.cancel()
         return leaving.exit_code
 
+    def _watch(self, sessions: trio.Nursery) -> None:
+        """Look after what this owner holds by now; later there is more."""
+        services, watch = self.state.services, self.state.watch
+        for holding in holdings.held_by(services.ownership, services.kernel):
+            watch.add(holding)
+        watch.add(self._record.holding("broker.json"))
+        endpoint = services.endpoint
+        if endpoint is not None:
+            retire = partial(self._retire, sessions)
+            root = services.ownership.paths.root
+            watch.add(holdings.socket_holding(endpoint, root, services.kernel, retire=retire))
+
+    def _retire(self, sessions: trio.Nursery, listener: socket.socket) -> None:
+        """Serve those who still found an old socket, and close it."""
+        while (sock := accept_nowait(listener)) is not None:
+            self._serve(sessions, sock)
+        trio.lowlevel.notify_closing(listener)
+        listener.close()
+
     async def _prepare(self) -> None:
         """Do all that may fail, and publish, before the first nursery."""
         state, services = self.state, self.state.services
         state.telemetry.started_s = trio.current_time()
         state.telemetry.since = services.kernel.utc_text()
         state.lifecycle.begin(state.telemetry.started_s)
-        self._root_id = services.kernel.file_id(services.ownership.paths.root)
         self.guests = self._make_guests()
         if self.guests is not None:
             await self.guests.listen()
@@ -113,7 +139,7 @@ class Broker:
         if self.fence is not None and not self.fence.taken:
             self._note_waiting(self.fence.problem(), refusing=False)  # before a client can ask
         self._publish()
-        state.scheduler.start(state.leaving.stop)
+        state.scheduler.start(state.leaving.stop, state.watch.look_soon)
 
     def _make_guests(self) -> "Guests | None":
         if not self.state.services.config.listen:
@@ -127,7 +153,7 @@ class Broker:
         remote = self.guests.remote if self.guests is not None else None
         endpoint = services.endpoint
         socket_path = endpoint.path if endpoint is not None else ""
-        record.publish(
+        published = record.publish(
             services.ownership,
             socket_path,
             services.kernel,
@@ -135,6 +161,7 @@ class Broker:
             remote=remote,
             again=again,
         )
+        self._record.data = published.encode()
 
     # Tasks that end when draining begins.
 
@@ -142,13 +169,19 @@ class Broker:
         """Let clients in by all ways that there are; each is served in `sessions`."""
         endpoint = self.state.services.endpoint
         if endpoint is not None:
-            take = partial(self._serve, sessions)
-            accept = partial(accept_one, endpoint.socket)
-            accepting.start_soon(accept_forever, accept, take, logger)
+            accepting.start_soon(self._accept_shims, endpoint, sessions)
         if self.guests is not None:
             accepting.start_soon(self._accept_guests, self.guests, sessions)
         if self.http is not None:
             accepting.start_soon(self.http.serve, sessions)
+
+    async def _accept_shims(self, endpoint: Endpoint, sessions: trio.Nursery) -> None:
+        take = partial(self._serve, sessions)
+        while True:
+            try:
+                await accept_forever(partial(accept_one, endpoint.socket), take, logger)
+            except trio.ClosedResourceError:
+                continue  # its name was removed, and another one has been bound
 
     def _serve(self, sessions: trio.Nursery, sock: socket.socket) -> None:
         sessions.start_soon(serve_socket, self.state, sock)
@@ -175,21 +208,9 @@ class Broker:
             now_s = trio.current_time()
             self.state.scheduler.give_up_late(now_s)
             self.state.scheduler.look_at_model()
-            if not self._lock_file_is_ours():
-                leaving.stop(Reason.MOVED, text="the palace was moved or its lock file replaced")
+            self.state.watch.look(now_s)
             self.state.sessions.forget_lost(now_s)
             leaving.tick(now_s)
-
-    def _lock_file_is_ours(self) -> bool:
-        ownership, kernel = self.state.services.ownership, self.state.services.kernel
-        try:
-            return (
-                kernel.same_file(ownership.lock_fd, ownership.paths.lock)
-                and kernel.file_id(ownership.paths.root)
-                == self._root_id  # its lock may lie elsewhere
-            )
-        except OSError:  # not even a stat is allowed: this is no place to serve from
-            return False
 
     async def _watch_upgrade(self) -> None:
         while True:
@@ -231,6 +252,7 @@ class Broker:
             state.scheduler.engine_failed(failure)
             return
         services.catalogue = catalogue
+        self._watch_engine()
         state.lifecycle.loaded(trio.current_time())
         services.kernel.trace("B9.ready")
         logger.info("ready: mempalace %s", catalogue.engine_version)
@@ -260,6 +282,8 @@ class Broker:
             await trio.sleep(FENCE_POLL_S)
         state.scheduler.failure = None
         state.lifecycle.waits("")
+        for holding in holdings.locks_of(state.services.ownership, state.services.kernel):
+            state.watch.add(holding)
 
     def _note_waiting(self, problem: PalaceError, *, refusing: bool) -> None:
         lifecycle = self.state.lifecycle
@@ -277,3 +301,18 @@ class Broker:
                 await trio.to_thread.run_sync(services.kernel.write_durable, path, text)
         except OSError as error:  # a cache: shims then answer from the shipped one
             logger.warning("the tool catalogue was not kept: %s", error)
+            return
+        file = PublishedFile(path=path, kernel=services.kernel, data=text, judge=lambda _: text)
+        self.state.watch.add(file.holding("broker.tools.json", vital=False))
+
+    def _watch_engine(self) -> None:
+        """Look after what the engine has taken by itself."""
+        services = self.state.services
+        names = {"journal": services.ownership.paths.journal}
+        if "held_lock" in services.config.adjustments_off:
+            environ = {"HOME": services.home}
+            names[FENCE] = mempalace_lock_path(services.ownership.paths, environ)
+        for name, path in names.items():
+            if services.kernel.file_id(path) is not None:
+                text = f"{path} was moved or replaced. {holdings.STOP_FIRST}"
+                self.state.watch.add(holdings.name_of(name, path, services.kernel, text=text))

@@ -14,19 +14,24 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.directory import prepare_private
 from palace.ownership.lock import Ownership
 from palace.ownership.record import withdraw_record
-from palace.protocol.errors import LockFailed
+from palace.protocol.errors import ForeignWriter, LockFailed
 from palace.settings.paths import runtime_dir
 
 BACKLOG = 512  # fifty shims at once must not meet a full backlog
+NEW_NAME = "broker.new"  # no longer than the socket's own: a longer one might not fit
 
 
 @attrs.define(eq=False)
 class Endpoint:
-    """A bound, listening AF_UNIX socket; the broker closes it."""
+    """A bound, listening AF_UNIX socket; the broker closes it.
+
+    `shared`: other users may connect.  `listen_again` changes socket and identity.
+    """
 
     path: str
     socket: socket.socket
     file_id: tuple[int, int] | None
+    shared: bool = False
 
 
 def listen(
@@ -57,7 +62,49 @@ def listen(
     finally:
         os.umask(umask)
     listener.setblocking(False)
-    return Endpoint(path=path, socket=listener, file_id=kernel.file_id(path))
+    return Endpoint(path=path, socket=listener, file_id=kernel.file_id(path), shared=shared)
+
+
+def listen_again(endpoint: Endpoint, root: str, kernel: Kernel) -> socket.socket:
+    """Listen again under a name that was removed; return the old socket, for the caller to close.
+
+    The umask can't be set here, where threads run: the new socket refuses everybody until it
+    listens, and by then it has its mode.  Raises OSError, or ForeignWriter where another process
+    answers at the name.
+    """
+    path = endpoint.path
+    if _answers(path):
+        raise ForeignWriter(f"Another process listens at {path}. End it: palace status names it.")
+    _prepare_directory(os.path.dirname(path), root, kernel)
+    temporary = f"{os.path.dirname(path)}/{NEW_NAME}"
+    kernel.unlink(temporary)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(temporary)
+        os.chmod(temporary, 0o666 if endpoint.shared else 0o600)
+        listener.setblocking(False)
+        listener.listen(BACKLOG)
+        kernel.rename(temporary, path)
+    except OSError:
+        listener.close()
+        kernel.unlink(temporary)
+        raise
+    old, endpoint.socket = endpoint.socket, listener
+    endpoint.file_id = kernel.file_id(path)
+    return old
+
+
+def _answers(path: str) -> bool:
+    """Tell whether a process accepts connections at a name."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)  # a full backlog is an answer, too
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return True
 
 
 def unpublish(ownership: Ownership, endpoint: Endpoint | None, kernel: Kernel) -> None:

@@ -28,7 +28,8 @@ from palace.transport.unix import accept_nowait
 
 CLOSE_S = 60.0
 PATIENCE_S = 5.0  # for work that the next owner can do as well
-HANDING_BACK = (Reason.UPGRADE, Reason.FAILED)  # what waits is better begun by the next owner
+# What waits is better begun by the next owner; where the locks are lost it must not begin here.
+HANDING_BACK = (Reason.UPGRADE, Reason.FAILED, Reason.MOVED)
 
 logger = logging.getLogger("palace.broker")
 

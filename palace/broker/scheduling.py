@@ -6,6 +6,7 @@ Everything here is one step of the loop, but for the waits that are named so.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import attrs
@@ -36,6 +37,10 @@ class Stop(Protocol):
     def __call__(self, reason: Reason, *, text: str = "") -> None: ...
 
 
+def _look_nowhere(_now_s: float) -> None:
+    return
+
+
 @attrs.define(eq=False, kw_only=True)
 class Scheduler:
     """Runs admitted calls and answers them.  `failure` is why the engine could not be loaded."""
@@ -50,13 +55,18 @@ class Scheduler:
     failure: PalaceError | None = None
     _stop: Stop | None = None
     _handed_on: set[tuple[str, int]] = attrs.field(factory=set)
+    _look: Callable[[float], None] = _look_nowhere
     _finished: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     _room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     _held: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
-    def start(self, stop: Stop) -> None:
-        """Let the lanes run in this loop; `stop` is called where the engine can't go on."""
+    def start(self, stop: Stop, look: Callable[[float], None] = _look_nowhere) -> None:
+        """Let the lanes run in this loop; `stop` is called where the engine can't go on.
+
+        `look` is called with the time before calls begin, and may stop the owner.
+        """
         self._stop = stop
+        self._look = look
         self.lanes.start(finish=self.finish, deliver=self.deliver)
 
     # Starting.
@@ -94,6 +104,8 @@ class Scheduler:
             self.answer_waiting(self.failure)
             return
         now_s = trio.current_time()
+        if self.admission.waiting:
+            self._look(now_s)  # a process that was stopped may have lost its locks meanwhile
         started = self.admission.take_ready(now_s)
         batch = self._batch([job for job in started if job.group])
         for job in started:

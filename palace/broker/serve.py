@@ -242,6 +242,7 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: l
     from palace.broker import endpoint as endpoints
     from palace.broker.assemble import assemble, catalogue_at_start
     from palace.broker.broker import Broker
+    from palace.broker.holdings import log_holding
     from palace.broker.services import Listening
     from palace.broker.telemetry.logs import set_up_logging
 
@@ -260,6 +261,8 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: l
         listener = None  # degraded: it serves its own client alone
     state = assemble(ownership, config, environ, kernel, Listening(listener, mode))
     state.services.catalogue = catalogue_at_start(ownership.paths, kernel)
+    if report.detached:
+        state.watch.add(log_holding(ownership.paths.log, kernel))
 
     def say_serving() -> None:
         report.send(wire.SERVING, {"pid": str(os.getpid())})

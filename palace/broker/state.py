@@ -7,6 +7,7 @@ from palace.broker.scheduling import Scheduler
 from palace.broker.services import Services
 from palace.broker.sessions import Sessions
 from palace.broker.telemetry.telemetry import Telemetry
+from palace.broker.watch import Watch
 from palace.protocol.lifecycle import Lifecycle
 
 RESERVE = 16
@@ -42,4 +43,5 @@ class BrokerState:
     sessions: Sessions
     scheduler: Scheduler
     leaving: Leaving
+    watch: Watch
     connections: ConnectionLimit

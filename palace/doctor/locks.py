@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 
 from palace.doctor.diagnostics import Diagnostics, name
-from palace.doctor.finding import ERROR, OK, Finding
+from palace.doctor.finding import ERROR, OK, WARNING, Finding
 from palace.kernel.processes import Process
 from palace.ownership.holders import how_to_end, how_to_part
-from palace.ownership.lock import mempalace_lock_path, outside_files
+from palace.ownership.lock import FENCE, mempalace_lock_path, outside_files
 from palace.settings.paths import home_dir
 
 NEVER_LOCKED = "not held"
@@ -19,6 +19,7 @@ def check_locks(found: Diagnostics) -> Iterator[Finding]:
     if found.foreign is not None:
         return
     yield from _strangers(found)
+    yield from _holdings(found)
     yield from _mempalaces(found)
     yield from _outside(found)
     held = name(found.holder, SHORT_CHARS) if found.holder else NEVER_LOCKED
@@ -32,6 +33,9 @@ def _is_owner(found: Diagnostics, process: Process) -> bool:
 def _mempalaces(found: Diagnostics) -> Iterator[Finding]:
     path = mempalace_lock_path(found.paths, found.environ)
     holder = found.holder_of(path)
+    if holder is None and found.holder is not None:
+        yield _unfenced(found, found.holder, path)
+        return
     if holder is None or _is_owner(found, holder):
         held = "the broker" if holder else NEVER_LOCKED
         yield Finding(level=OK, code="mempalace's lock", text=f"{held} ({path})")
@@ -44,6 +48,50 @@ def _mempalaces(found: Diagnostics) -> Iterator[Finding]:
         remedy=f"{how_to_end(holder.title, holder.pid, found.paths)}. So that it doesn't come "
         f"back, let its host start palace: palace install --list. The lock: {path}",
     )
+
+
+def _unfenced(found: Diagnostics, owner: Process, path: str) -> Finding:
+    """Say that a palace is owned, and that stock is not kept out by the lock that it looks at."""
+    holdings = found.status.get("holdings", ()) if found.status else ()
+    theirs = [one["path"] for one in holdings if one["name"] == FENCE]
+    if theirs and theirs != [path]:
+        return Finding(
+            level=WARNING,
+            code="other_home",
+            text=f"The broker has another home than yours ({home_dir(found.environ)}): "
+            f"{name(owner)} holds {theirs[0]}. Stock's tools that have your home look at {path}, "
+            "which keeps them from nothing.",
+            remedy="Use the same HOME for all, or let hosts start palace: palace install --list",
+        )
+    return Finding(
+        level=ERROR,
+        code="unfenced",
+        text=f"The palace is owned, but mempalace's lock is not held: {path} was removed or "
+        "replaced. A stock process may write beside the broker, past the journal.",
+        remedy="End stock's processes, then let another broker adopt what they wrote: palace stop",
+    )
+
+
+def _holdings(found: Diagnostics) -> Iterator[Finding]:
+    """Look at what the broker says of its locks and files (palace/broker/watch.py)."""
+    for one in found.status.get("holdings", ()) if found.status else ():
+        if one["problem"]:
+            yield Finding(
+                level=ERROR,
+                code="not_held",
+                text=f"The broker has lost {one['name']}, {one['path']}: {one['problem']}",
+                remedy="It tries again by itself, and makes room for another broker where it "
+                "must. Correct what is named here, or let another one begin: palace stop",
+            )
+        elif one["renewed"]:
+            yield Finding(
+                level=WARNING,
+                code="renewed",
+                text=f"{one['path']} was removed under the broker, {one['renewed']} times; it has "
+                f"renewed {one['name']} each time.",
+                remedy="Find out what removes files there (a cleaner of old files, `rm -rf "
+                "~/.mempalace`), and end that.",
+            )
 
 
 def _outside(found: Diagnostics) -> Iterator[Finding]:

@@ -232,6 +232,11 @@ class Kernel:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(path, flags, LOCK_MODE)
 
+    def create_lock(self, path: str) -> int:
+        """Create a lock file, 0600, where there is none; raises FileExistsError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(path, flags, LOCK_MODE)
+
     def try_lock(self, fd: int) -> bool:
         """Take the exclusive flock without waiting; False where another process has it.
 

@@ -27,25 +27,85 @@ if TYPE_CHECKING:
     from palace.settings.config import Config
 
 VERIFY_TRIES_MAX = 10
+TAKEN_AGAIN_MAX = 16  # each time costs a descriptor, and something goes on removing the file
 POLL_S = 0.1
+FENCE = "mempalace's lock"
 _NOTE_BYTES_MAX = 400
+
+
+class HeldLock:
+    """A lock besides broker.lock; `fd` is of the file that the name stood for when it was taken.
+
+    `older_fds` are of files that were removed since.  They stay locked: a process that opened one
+    of them before it was removed may still be waiting for it.
+    """
+
+    __slots__ = ("_note", "_note_at", "fd", "name", "older_fds", "path")
+
+    def __init__(self, name: str, path: str, fd: int, *, note: bytes, note_at: int = 0) -> None:
+        self.name = name
+        self.path = path
+        self.fd = fd
+        self.older_fds: list[int] = []
+        self._note = note
+        self._note_at = note_at
+
+    def leave_note(self, kernel: Kernel) -> None:
+        """Write into the file, for people, who holds it."""
+        kernel.write_note(self.fd, self._note_at, self._note)
+
+    def take_again(self, kernel: Kernel) -> None:
+        """Lock a new file in the place of one that was removed.
+
+        Raises OSError where none can be made, and ForeignWriter where there is one already: the
+        process that made it may have written under its lock, whether or not it still holds it.
+        """
+        if len(self.older_fds) >= TAKEN_AGAIN_MAX:
+            raise ForeignWriter(
+                f"{self.path} was removed {TAKEN_AGAIN_MAX} times under its holder. Find out what "
+                "removes lock files there, and end that."
+            )
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        try:
+            fd = kernel.create_lock(self.path)
+        except FileExistsError:
+            raise ForeignWriter(
+                f"{self.path} was removed under its holder, and made again by another process. "
+                "Don't remove lock files while a broker runs: palace stop"
+            ) from None
+        if not kernel.try_lock(fd) or not kernel.same_file(fd, self.path):
+            kernel.close(fd)
+            raise ForeignWriter(f"{self.path} was removed, and another process has locked it since")
+        self.older_fds.append(self.fd)
+        self.fd = fd
+        self.leave_note(kernel)
 
 
 class Ownership:
     """The right to open a palace, for as long as `lock_fd` is open.
 
-    A broker keeps it and `other_fds` open for life: closing them is the kernel's business.
+    A broker keeps it and those of `others` open for life: closing them is the kernel's business.
     """
 
-    __slots__ = ("epoch", "incarnation", "lock_fd", "other_fds", "palace_id", "paths")
+    __slots__ = ("epoch", "incarnation", "lock_fd", "others", "palace_id", "paths")
 
     def __init__(self, paths: Paths, lock_fd: int) -> None:
         self.paths = paths
         self.lock_fd = lock_fd
-        self.other_fds: list[int] = []
+        self.others: list[HeldLock] = []
         self.epoch = 0
         self.palace_id = ""
         self.incarnation = uuid.uuid4().hex
+
+    @property
+    def other_fds(self) -> "list[int]":
+        """Return the descriptors of all locks besides broker.lock."""
+        return [fd for held in self.others for fd in (held.fd, *held.older_fds)]
+
+    def add(self, held: HeldLock, kernel: Kernel) -> None:
+        """Hold one more lock, with its note in it."""
+        held.leave_note(kernel)
+        self.others.append(held)
 
 
 def check_directory(paths: Paths, kernel: Kernel, environ: "Mapping[str, str]") -> None:
@@ -158,8 +218,8 @@ class Fence:
         if not kernel.try_lock(fd) or not kernel.same_file(fd, self._path):
             kernel.close(fd)
             return False
-        kernel.write_note(fd, 1, f"{os.getpid()} palace serve {root}".encode())
-        self._ownership.other_fds.append(fd)
+        note = f"{os.getpid()} palace serve {root}".encode()
+        self._ownership.add(HeldLock(FENCE, self._path, fd, note=note, note_at=1), kernel)
         self.taken = True
         kernel.trace("B4.fence")
         return True
@@ -259,5 +319,5 @@ def _take_data_lock(ownership: Ownership, data_file: str, kernel: Kernel) -> Non
             file=data_file,
             holder=note,
         )
-    kernel.write_note(fd, 0, f"pid {os.getpid()} serves {ownership.paths.root}".encode())
-    ownership.other_fds.append(fd)
+    ours = f"pid {os.getpid()} serves {ownership.paths.root}".encode()
+    ownership.add(HeldLock(f"lock of {data_file}", lock, fd, note=ours), kernel)

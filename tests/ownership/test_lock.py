@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,88 @@ def test_a_hook_that_holds_stocks_lock_for_a_moment_is_waited_for(
     assert Patient.asked >= 3
     for open_fd in [owner.lock_fd, *owner.other_fds]:
         os.close(open_fd)
+
+
+def owner_with_fence(palace: Paths, home: Path) -> tuple[lock.Ownership, lock.HeldLock]:
+    owner = lock.take_lock(palace, KERNEL)
+    lock.take_other_locks(owner, settings(palace), {"HOME": str(home)}, KERNEL)
+    (fence,) = [one for one in owner.others if one.name == lock.FENCE]
+    return owner, fence
+
+
+def release(owner: lock.Ownership) -> None:
+    for fd in [owner.lock_fd, *owner.other_fds]:
+        os.close(fd)
+
+
+def test_a_removed_lock_is_taken_again_and_the_old_file_stays_locked(
+    palace: Paths, tmp_path: Path
+) -> None:
+    owner, fence = owner_with_fence(palace, tmp_path)
+    waiting = os.open(fence.path, os.O_RDWR)  # a stock process that asks again and again
+    note = Path(fence.path).read_bytes()
+    shutil.rmtree(tmp_path / ".mempalace")
+
+    fence.take_again(KERNEL)
+
+    with pytest.raises(BlockingIOError):
+        held(fence.path)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert Path(fence.path).read_bytes() == note
+    os.close(waiting)
+    release(owner)
+    os.close(held(fence.path))  # and it is free once the owner has ended
+
+
+@pytest.mark.parametrize("still_held", [True, False])
+def test_a_lock_that_another_process_may_have_had_is_lost(
+    palace: Paths, tmp_path: Path, still_held: bool
+) -> None:
+    owner, fence = owner_with_fence(palace, tmp_path)
+    os.unlink(fence.path)
+    other = held(fence.path)
+    if not still_held:
+        os.close(other)
+
+    with pytest.raises(ForeignWriter, match="made again by another process"):
+        fence.take_again(KERNEL)
+
+    if still_held:
+        os.close(other)
+    release(owner)
+
+
+def test_a_lock_is_lost_to_whoever_is_faster(palace: Paths, tmp_path: Path) -> None:
+    owner, fence = owner_with_fence(palace, tmp_path)
+    os.unlink(fence.path)
+    others = []
+
+    class Slow(Kernel):
+        def create_lock(self, path: str) -> int:
+            fd = super().create_lock(path)
+            others.append(held(path))
+            return fd
+
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(ForeignWriter, match="another process has locked it"):
+        fence.take_again(Slow())
+
+    assert len(os.listdir("/dev/fd")) == before + 1  # theirs
+    os.close(others[0])
+    release(owner)
+
+
+def test_a_lock_that_is_removed_again_and_again_is_given_up(palace: Paths, tmp_path: Path) -> None:
+    owner, fence = owner_with_fence(palace, tmp_path)
+    for _ in range(lock.TAKEN_AGAIN_MAX):
+        os.unlink(fence.path)
+        fence.take_again(KERNEL)
+    os.unlink(fence.path)
+
+    with pytest.raises(ForeignWriter, match="16 times"):
+        fence.take_again(KERNEL)
+    release(owner)
 
 
 def test_two_palaces_never_share_a_data_file(palace: Paths, tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ class HttpListener:
             token = await trio.to_thread.run_sync(self.info.token)
             port = self._listen(sessions, token)
             self.info.publish(port=port, fingerprint=fingerprint)
+            for holding in self.info.holdings():
+                self.state.watch.add(holding)
         except (OSError, ImportError, PalaceError) as error:
             text = f"HTTP is not served: {error}"
             if self.state.telemetry.errors.last != text:

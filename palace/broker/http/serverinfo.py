@@ -8,9 +8,11 @@ which the record goes; one that another server has put there since is left alone
 
 import json
 import os
+from collections.abc import Callable, Iterator
 
 import attrs
 
+from palace.broker.watch import Holding, Lost, PublishedFile
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import LockFailed
 from palace.settings.stock_config import server_directory
@@ -43,15 +45,18 @@ class ServerInfo:
 
     def token(self) -> str:
         """Return the palace's token, made where there is none; raises LockFailed or OSError."""
-        os.makedirs(self.directory, 0o700, exist_ok=True)
-        problem = self.kernel.trust_problem(self.directory)
-        if problem:
-            raise LockFailed(f"{self.directory} can't hold a token: {problem}. Remove it.")
+        self._make_directory()
         found = self._read_token()
         if not found:
             self.kernel.write_durable(self.token_path, self.kernel.token(32).encode() + b"\n")
             found = self._read_token()
         return found
+
+    def _make_directory(self) -> None:
+        os.makedirs(self.directory, 0o700, exist_ok=True)
+        problem = self.kernel.trust_problem(self.directory)
+        if problem:
+            raise LockFailed(f"{self.directory} can't hold a token: {problem}. Remove it.")
 
     def _read_token(self) -> str:
         data = self.kernel.read_file(self.token_path, TOKEN_BYTES_MAX)
@@ -76,6 +81,37 @@ class ServerInfo:
         data = json.dumps(told).encode() + b"\n"
         self.kernel.replace_file(self.path, data)
         self._published = data
+
+    def holdings(self) -> Iterator[Holding]:
+        """Yield what has to stay where stock looks; call it after `publish`."""
+        yield self._holding("token", self.token_path, self._judge_token, vital=True)
+        yield self._holding("serverinfo.json", self.path, self._judge_server, vital=False)
+
+    def _holding(
+        self, name: str, path: str, judge: Callable[[bytes], bytes | None], *, vital: bool
+    ) -> Holding:
+        data = self.kernel.read_hint(path)
+        file = PublishedFile(path=path, kernel=self.kernel, data=data, judge=judge, durable=vital)
+
+        def renew() -> None:
+            self._make_directory()
+            file.renew()
+
+        return Holding(name=name, path=path, is_ours=file.is_ours, renew=renew, vital=vital)
+
+    def _judge_token(self, _found: bytes) -> bytes | None:
+        raise Lost(f"{self.token_path} was changed, which is in force from the next broker on")
+
+    def _judge_server(self, found: bytes) -> bytes | None:
+        """Leave the file to another server that lives: its clients trust the pid in it."""
+        try:
+            told = json.loads(found)
+            pid = int(told["pid"])
+        except (ValueError, KeyError, TypeError):
+            return self._published
+        if pid not in (0, os.getpid()) and self.kernel.process_of(pid) is not None:
+            raise Lost(f"{self.path} is that of another server, pid {pid}")
+        return self._published
 
     def withdraw(self) -> None:
         """Remove what `publish` wrote, if it is still there; safe to call twice."""

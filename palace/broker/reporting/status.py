@@ -55,6 +55,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
             "model": attrs.asdict(services.engine.model()),
         },
         "journal": services.engine.status(),
+        "holdings": state.watch.report(),
         **_work(state, now_s),
         "last_error": telemetry.errors.last,
         "errors": telemetry.errors.latest(now_s),
