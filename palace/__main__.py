@@ -6,10 +6,12 @@ However a command ends, it ends here: with its code, after its last output has l
 import sys
 
 from palace.protocol.errors import PalaceError
+from palace.settings.process import prepare_process
 
 
 def main() -> None:
     """Run the command line and exit."""
+    prepare_process()
     arguments = sys.argv[1:]
     code: object = 0
     try:

@@ -38,7 +38,10 @@ WALL_CLOCK = {
     "engine/embedding/model_files.py"
 }  # compares the age of files that killed installers left
 ENVIRON_READERS = {"settings/environment.py"}
-ENVIRON_WRITERS = {"engine/hosting/mempalace.py", "engine/embedding/wheel.py"}
+ENVIRON_WRITERS = {
+    *("engine/hosting/mempalace.py", "engine/embedding/wheel.py"),
+    *("settings/process.py", "kernel/kernel.py"),
+}
 
 
 def relative(path: Path) -> str:

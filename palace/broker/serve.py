@@ -197,11 +197,12 @@ def _serve(startup: Startup) -> int:
         _detach(paths, keep=options.report_fd)
     ownership = lock.take_lock(paths, kernel)  # B1..B3
     lock.check_hold(paths, kernel)
-    return _run(startup, ownership, *_become_owner(ownership, environ, kernel))
+    os.chdir("/")  # libraries read files of the current directory (.env), which is a session's
+    return _run(startup, ownership, *_become_owner(startup, ownership))
 
 
 def _detach(paths: Paths, *, keep: int) -> None:
-    """Leave the starter's session, directory and descriptors behind; log into the palace."""
+    """Leave the starter's session and descriptors behind; log into the palace."""
     for name in os.listdir("/dev/fd"):
         fd = int(name)
         if fd > 2 and fd != keep:
@@ -215,16 +216,17 @@ def _detach(paths: Paths, *, keep: int) -> None:
             os.setsid()
         except PermissionError:
             pass  # the leader of a process group: a terminal's own shell started us
-    os.chdir("/")
 
 
-def _become_owner(
-    ownership: lock.Ownership, environ: "Mapping[str, str]", kernel: Kernel
-) -> "tuple[Config, lock.Fence]":
+def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config, lock.Fence]":
     from palace.engine.hosting.mempalace import check_installed
     from palace.settings.config import adopt, load_config
+    from palace.settings.inherited import broker_environment
 
-    config = load_config(ownership.paths, environ, kernel)
+    kernel = startup.kernel
+    config = load_config(ownership.paths, startup.environ, kernel)
+    environ = startup.environ = broker_environment(startup.environ, config.environment)
+    kernel.replace_environment(environ)
     check_installed()
     fence = lock.Fence(ownership, config, environ, kernel)  # B4
     fence.take()  # else a stock process has it: clients are served meanwhile, and the store is shut

@@ -10,6 +10,8 @@ from palace.engine.embedding.model import is_installed, model_dir
 from palace.engine.hosting.mempalace import check_installed, installed_version
 from palace.protocol import wire
 from palace.protocol.errors import StoreUnavailable, WireError
+from palace.settings.embedder import configured_embedder
+from palace.settings.inherited import to_be_fixed
 from palace.settings.paths import home_dir
 
 
@@ -18,6 +20,7 @@ def check_software(found: Diagnostics) -> Iterator[Finding]:
     yield from _versions(found)
     if found.foreign is None:  # a guest runs no broker
         yield from _engine()
+        yield from _environment(found)
         yield from _model(found)
 
 
@@ -65,7 +68,31 @@ def _engine() -> Iterator[Finding]:
     yield Finding(level=OK, code="installation", text=f"palace {__version__}, {versions}")
 
 
+def _environment(found: Diagnostics) -> Iterator[Finding]:
+    """Name what this environment says and no broker goes by, since palace.toml has fixed it."""
+    if found.config is None:
+        return
+    fixed = found.config.environment
+    given = to_be_fixed(found.environ)
+    ignored = sorted(name for name, value in given.items() if fixed.get(name) != value)
+    if ignored:
+        yield Finding(
+            level=WARNING,
+            code="ignored_variables",
+            text=f"No broker goes by {', '.join(ignored)} of this environment: "
+            f"{found.paths.settings} fixes what holds for all sessions.",
+            remedy=f"Unset them, or change `environment` in {found.paths.settings} and then: "
+            "palace stop. Memories that another embedder has stored have to be embedded again.",
+        )
+
+
 def _model(found: Diagnostics) -> Iterator[Finding]:
+    config = found.config
+    if config is not None:
+        embedder = configured_embedder(config.config_dir, config.environment, found.kernel)
+        if embedder != "minilm":
+            yield Finding(level=OK, code="model", text=f"{embedder}, which palace doesn't fetch")
+            return
     home = Path(home_dir(found.environ))
     where = model_dir(home)
     if is_installed(home):

@@ -340,6 +340,12 @@ class Kernel:
 
     # Processes.
 
+    def replace_environment(self, environ: "Mapping[str, str]") -> None:
+        """Let this process, its libraries and its children see this environment alone."""
+        for name in set(os.environ) - set(environ):
+            del os.environ[name]
+        os.environ.update(environ)
+
     def spawn(
         self,
         argv: "Sequence[str]",

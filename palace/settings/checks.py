@@ -8,6 +8,7 @@ import attrs
 
 from palace.protocol.errors import ConfigError
 from palace.settings.given_path import GivenPath
+from palace.settings.inherited import SETTLED, matches
 
 
 @attrs.frozen(kw_only=True)
@@ -83,7 +84,8 @@ def checked(setting: Setting, value: Any, where: str) -> Any:
             return value
         raise _wrong(setting, value, where, wanted)
     if isinstance(default, dict):
-        return _checked_map(setting, value, where)
+        check = _checked_variables if setting.form == "variables" else _checked_map
+        return check(setting, value, where)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong(setting, value, where, "a number")
     low, high = setting.low, setting.high
@@ -125,6 +127,17 @@ def _checked_map(setting: Setting, value: Any, where: str) -> Any:
     ):
         return {os.path.normpath(name): os.path.normpath(there) for name, there in value.items()}
     raise _wrong(setting, value, where, "a table of absolute paths")
+
+
+def _checked_variables(setting: Setting, value: Any, where: str) -> Any:
+    if not isinstance(value, dict) or not all(
+        isinstance(text, str) and "\0" not in text for text in value.values()
+    ):
+        raise _wrong(setting, value, where, 'a table of texts, { NAME = "value" }')
+    for name in value:
+        if matches(name, SETTLED) or not name or "=" in name or "\0" in name:
+            raise _wrong(setting, name, where, f"variables other than {', '.join(SETTLED)}")
+    return dict(value)
 
 
 def _wrong(setting: Setting, value: Any, where: str, wanted: str) -> ConfigError:

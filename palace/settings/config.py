@@ -16,6 +16,8 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
 from palace.settings import paths
 from palace.settings.checks import Setting, checked, number_in
+from palace.settings.embedder import recorded_embedder
+from palace.settings.inherited import to_be_fixed
 from palace.settings.stock_config import read_stock_config
 
 TOML_BYTES_MAX = 1 << 20
@@ -202,6 +204,13 @@ class Config:
             "Directories of guests and what they are called here: a table of absolute paths."
         ),
     )
+    environment: Mapping[str, str] = attrs.field(
+        factory=dict,
+        metadata=about(
+            "Variables of the broker's environment, whoever starts it; fixed at first adoption.",
+            form="variables",
+        ),
+    )
     log_level: str = attrs.field(
         default="info",
         metadata=about(
@@ -252,11 +261,26 @@ def load_config(found: paths.Paths, environ: Mapping[str, str], kernel: Kernel) 
     if not fields.get("config_dir"):
         fields["config_dir"] = paths.config_dir(environ)
     read_stock_config(fields["config_dir"])  # the engine would pass over one that is no JSON
+    if "environment" not in fields:
+        fields["environment"] = _unfixed(found, environ, kernel)
     if "store_together" in fields.get("adjustments_off", ()):
         fields["batch_max"] = 1  # the engine would run a batch's calls as it runs any others
     config = Config(**fields)
     _check_wildcard(config, found.settings)
     return config
+
+
+def _unfixed(found: paths.Paths, environ: Mapping[str, str], kernel: Kernel) -> Mapping[str, str]:
+    """Return what the first owner's environment is about to fix.
+
+    An embedder that is not the one which made the palace's vectors is no part of it.
+    """
+    wanted = to_be_fixed(environ)
+    made_by = recorded_embedder(found.root, kernel)
+    named = wanted.get("MEMPALACE_EMBEDDING_MODEL", "").strip().lower()
+    if made_by and named and made_by != named:
+        return {k: v for k, v in wanted.items() if not k.startswith("MEMPALACE_EMBEDDING")}
+    return wanted
 
 
 def _check_wildcard(config: Config, where: str) -> None:
@@ -269,14 +293,23 @@ def _check_wildcard(config: Config, where: str) -> None:
 
 
 def adopt(found: paths.Paths, config: Config, kernel: Kernel) -> None:
-    """Write palace.toml once, so that later owners agree on the graph; call it under the lock."""
-    if kernel.read_file(found.settings, TOML_BYTES_MAX) is not None:
+    """Write palace.toml once, so that later owners agree; call it under the lock.
+
+    To one that a user wrote, only an environment that is to be fixed is added.
+    """
+    environment = _toml_table(config.environment)
+    there = kernel.read_file(found.settings, TOML_BYTES_MAX)
+    if there is not None:
+        if config.environment and "environment" not in _read_toml(found.settings, kernel):
+            # At its beginning, since what comes after a table's head belongs to that table.
+            kernel.write_durable(found.settings, f"environment = {environment}\n".encode() + there)
         return
     text = (
         "# Settings of this palace, the same for whoever serves it.\n"
         "# All keys: docs/reference/settings.md\n"
         f"graph = {_toml_string(config.graph.removeprefix(found.root + '/'))}\n"
         f"config_dir = {_toml_string(config.config_dir)}\n"
+        f"environment = {environment}\n"
     )
     kernel.write_durable(found.settings, text.encode())
 
@@ -289,6 +322,13 @@ def _read_toml(path: str, kernel: Kernel) -> dict[str, Any]:
         return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}. Correct or remove it.") from None
+
+
+def _toml_table(values: Mapping[str, str]) -> str:
+    if not values:
+        return "{}"
+    inside = ", ".join(f"{name} = {_toml_string(value)}" for name, value in values.items())
+    return f"{{ {inside} }}"
 
 
 def _toml_string(value: str) -> str:

@@ -17,16 +17,6 @@ if TYPE_CHECKING:
 UNIX = "unix:"
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("", "0", "false", "no", "off")
-# A broker must not inherit what the environment says of one session or one call.
-_OF_ONE_SESSION = (
-    "MEMPALACE_BROKER",
-    "MEMPALACE_MCP_READ_ONLY",
-    "MEMPALACE_MCP_ALLOW_PEER_WRITER",
-    "PALACE_NO_SPAWN",
-    "PALACE_TOKEN_FILE",
-    "PALACE_BRIDGE_COMMAND",
-    "PALACE_BRIDGE_CONFIG",
-)
 
 
 def is_true(value: str, where: str) -> bool:
@@ -82,8 +72,13 @@ class ShimEnvironment:
         self.trace = _path_in(environ, "PALACE_TRACE")
 
     def for_broker(self) -> "dict[str, str]":
-        """Return the environment of a broker that this process starts."""
-        return {name: value for name, value in self.all.items() if name not in _OF_ONE_SESSION}
+        """Return the environment of a broker that this process starts.
+
+        It holds what palace.toml may yet have to fix; the broker drops that if it is fixed.
+        """
+        from palace.settings.inherited import inherited, to_be_fixed
+
+        return inherited(self.all) | to_be_fixed(self.all)
 
 
 def read_environment() -> ShimEnvironment:

@@ -85,6 +85,9 @@ class SimKernel(Kernel):
     def in_container(self) -> bool:
         return False
 
+    def replace_environment(self, environ: Mapping[str, str]) -> None:
+        alive().environ = dict(environ)
+
     def spawn(
         self,
         argv: Sequence[str],

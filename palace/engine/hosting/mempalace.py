@@ -35,7 +35,9 @@ from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.tools import Kind, Lane
 from palace.settings.config import Config
+from palace.settings.embedder import configured_embedder
 from palace.settings.paths import Paths, home_dir
+from palace.settings.process import QUIET
 
 SUPPORTED = "3.11"
 WATCHED = ("mempalace", "chromadb")
@@ -297,13 +299,16 @@ class MempalaceEngine(JournalledEngine):
         return self._state.supply.state() if self._state.supply is not None else ModelState()
 
     def _uses_default_model(self) -> bool:
-        return self._environ.get("MEMPALACE_EMBEDDING_MODEL", "") in ("", "minilm", "default")
+        name = configured_embedder(self._config.config_dir, self._environ, self._kernel)
+        return name == "minilm"
 
     def _set_environment(self) -> None:
         os.environ["MEMPALACE_HUB_FORWARD"] = "0"
         os.environ["MEMPALACE_MCP_IDLE_HOURS"] = "0"
         os.environ["MEMPALACE_CONFIG_DIR"] = self._config.config_dir
         os.environ["MEMPALACE_PALACE_PATH"] = self._paths.root
+        os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+        # mempalace takes the directories of PYTHONPATH out of sys.path; here it names palace's own.
         for name in ("MEMPALACE_MCP_READ_ONLY", "PYTHONPATH"):
             os.environ.pop(name, None)
 

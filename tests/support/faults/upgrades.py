@@ -6,6 +6,8 @@ from importlib.metadata import PathDistribution, distribution
 from pathlib import Path
 from typing import cast
 
+PREPARED = Path(__file__).with_name("prepared.py")
+
 
 def private_metadata(directory: Path) -> Path:
     """Copy mempalace's metadata where it is found first; return the copy."""
@@ -29,4 +31,6 @@ def install_other_version(metadata: Path, version: str) -> Path:
 
 
 def upgraded_path(directory: Path) -> str:
+    prepare = f"import runpy\nrunpy.run_path({str(PREPARED)!r})\n"
+    (directory / "sitecustomize.py").write_text(prepare)  # else no broker would look in there
     return os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH", "")]))

@@ -13,16 +13,17 @@ here, too.
 """
 
 import os
+import runpy
 import signal
 import sys
+
+support = os.path.abspath(__file__).rsplit(os.sep, 3)[0]
+runpy.run_path(f"{support}/faults/prepared.py")
 
 if "serve" in sys.orig_argv:
     if "--detached" in sys.orig_argv and os.path.exists(os.environ.get("PALACESANDBOX", "")):
         os.kill(os.getpid(), signal.SIGKILL)
     if "PALACEKILLS" in os.environ:
-        import runpy
-
-        support = os.path.abspath(__file__).rsplit(os.sep, 3)[0]
         runpy.run_path(f"{support}/faults/failpoints/sitecustomize.py")
     if "PALACELIGHT" in os.environ:
         from importlib.util import spec_from_file_location

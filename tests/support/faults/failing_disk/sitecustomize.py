@@ -7,8 +7,11 @@ The directory that PALACEFAULTS names is asked at each fsync of a journal's file
 
 import errno
 import os
+import runpy
 import signal
 import sys
+
+runpy.run_path(f"{os.path.dirname(os.path.abspath(__file__))}/../prepared.py")
 
 
 class Faults:

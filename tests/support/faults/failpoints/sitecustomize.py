@@ -10,9 +10,12 @@ with SIGKILL.  `trace`: where it is there, the name of each pass is appended to 
 """
 
 import os
+import runpy
 import signal
 import sys
 import threading
+
+runpy.run_path(f"{os.path.dirname(os.path.abspath(__file__))}/../prepared.py")
 
 
 class Killer:

@@ -4,9 +4,12 @@ Put on PYTHONPATH by tests of version skew; nothing in the product is switched f
 """
 
 import os
+import runpy
 
 import palace
 from palace.protocol import wire
+
+runpy.run_path(f"{os.path.dirname(os.path.abspath(__file__))}/../prepared.py")
 
 protocols, _, package = os.environ.get("TEST_VERSIONS", "").partition("/")
 if protocols:

@@ -1,0 +1,38 @@
+"""Which embedder a palace uses, before mempalace could be asked."""
+
+import json
+from collections.abc import Mapping
+
+from palace.kernel.kernel import Kernel
+
+SIDECAR = "mempalace_embedder.json"  # mempalace 3.11: backends/_sidecar.py
+VARIABLE = "MEMPALACE_EMBEDDING_MODEL"
+# Stock reads a name that it doesn't know as MiniLM, unless it begins as one of these does.
+_OTHERS = ("embeddinggemma", "openai")
+
+
+def configured_embedder(config_dir: str, environ: Mapping[str, str], kernel: Kernel) -> str:
+    """Return the embedder's name as stock finds it: the variable, then config.json, then MiniLM."""
+    named: object = environ.get(VARIABLE)
+    if not named:
+        named = _read_object(f"{config_dir}/config.json", kernel).get("embedding_model")
+    name = str(named or "").strip().lower()
+    return name if name.startswith(_OTHERS) else "minilm"
+
+
+def recorded_embedder(root: str, kernel: Kernel) -> str:
+    """Return the name of the embedder that made a palace's vectors, "" where that isn't known."""
+    for identity in _read_object(f"{root}/{SIDECAR}", kernel).values():
+        name = identity.get("model_name") if isinstance(identity, dict) else None
+        if isinstance(name, str) and name:
+            return name.partition(":")[0]
+    return ""
+
+
+def _read_object(path: str, kernel: Kernel) -> dict[str, object]:
+    """Return a file's JSON object, empty where there is none; a byte order mark is no mistake."""
+    try:
+        found = json.loads((kernel.read_hint(path) or b"{}").decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
