@@ -10,7 +10,7 @@ from palace.engine.embedding.model import is_installed, model_dir
 from palace.engine.hosting.mempalace import check_installed, installed_version
 from palace.protocol import wire
 from palace.protocol.errors import StoreUnavailable, WireError
-from palace.settings.embedder import configured_embedder
+from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.inherited import to_be_fixed
 from palace.settings.paths import home_dir
 
@@ -75,6 +75,8 @@ def _environment(found: Diagnostics) -> Iterator[Finding]:
     fixed = found.config.environment
     given = to_be_fixed(found.environ)
     ignored = sorted(name for name, value in given.items() if fixed.get(name) != value)
+    if _embedder(found) == MINILM:  # which is not looked for where those of Hugging Face are
+        ignored = [name for name in ignored if not name.startswith("HF_")]
     if ignored:
         yield Finding(
             level=WARNING,
@@ -86,13 +88,17 @@ def _environment(found: Diagnostics) -> Iterator[Finding]:
         )
 
 
+def _embedder(found: Diagnostics) -> str:
+    if found.config is None:
+        return MINILM
+    return configured_embedder(found.config.config_dir, found.config.environment, found.kernel)
+
+
 def _model(found: Diagnostics) -> Iterator[Finding]:
-    config = found.config
-    if config is not None:
-        embedder = configured_embedder(config.config_dir, config.environment, found.kernel)
-        if embedder != "minilm":
-            yield Finding(level=OK, code="model", text=f"{embedder}, which palace doesn't fetch")
-            return
+    embedder = _embedder(found)
+    if embedder != MINILM:
+        yield Finding(level=OK, code="model", text=f"{embedder}, which palace doesn't fetch")
+        return
     home = Path(home_dir(found.environ))
     where = model_dir(home)
     if is_installed(home):

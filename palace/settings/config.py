@@ -16,7 +16,7 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
 from palace.settings import paths
 from palace.settings.checks import Setting, checked, number_in
-from palace.settings.embedder import recorded_embedder
+from palace.settings.embedder import configured_embedder, recorded_embedder
 from palace.settings.inherited import to_be_fixed
 from palace.settings.stock_config import read_stock_config
 
@@ -297,19 +297,22 @@ def adopt(found: paths.Paths, config: Config, kernel: Kernel) -> None:
 
     To one that a user wrote, only an environment that is to be fixed is added.
     """
-    environment = _toml_table(config.environment)
+    environment = f"environment = {_toml_table(config.environment)}\n"
+    if not _can_be_fixed(found, config, kernel):
+        environment = ""
     there = kernel.read_file(found.settings, TOML_BYTES_MAX)
     if there is not None:
-        if config.environment and "environment" not in _read_toml(found.settings, kernel):
+        unsaid = config.environment and "environment" not in _read_toml(found.settings, kernel)
+        if unsaid and environment:
             # At its beginning, since what comes after a table's head belongs to that table.
-            kernel.write_durable(found.settings, f"environment = {environment}\n".encode() + there)
+            kernel.write_durable(found.settings, environment.encode() + there)
         return
     text = (
         "# Settings of this palace, the same for whoever serves it.\n"
         "# All keys: docs/reference/settings.md\n"
         f"graph = {_toml_string(config.graph.removeprefix(found.root + '/'))}\n"
         f"config_dir = {_toml_string(config.config_dir)}\n"
-        f"environment = {environment}\n"
+        f"{environment}"
     )
     kernel.write_durable(found.settings, text.encode())
 
@@ -322,6 +325,16 @@ def _read_toml(path: str, kernel: Kernel) -> dict[str, Any]:
         return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}. Correct or remove it.") from None
+
+
+def _can_be_fixed(found: paths.Paths, config: Config, kernel: Kernel) -> bool:
+    """Tell whether an environment would leave the palace the embedder that made its vectors.
+
+    One that names none must not shut out the session that does, and comes later.
+    """
+    made_by = recorded_embedder(found.root, kernel)
+    embedder = configured_embedder(config.config_dir, config.environment, kernel)
+    return made_by in ("", embedder)
 
 
 def _toml_table(values: Mapping[str, str]) -> str:

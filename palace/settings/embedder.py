@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from palace.kernel.kernel import Kernel
 
 SIDECAR = "mempalace_embedder.json"  # mempalace 3.11: backends/_sidecar.py
+MINILM = "minilm"
 VARIABLE = "MEMPALACE_EMBEDDING_MODEL"
 # Stock reads a name that it doesn't know as MiniLM, unless it begins as one of these does.
 _OTHERS = ("embeddinggemma", "openai")
@@ -17,7 +18,7 @@ def configured_embedder(config_dir: str, environ: Mapping[str, str], kernel: Ker
     if not named:
         named = _read_object(f"{config_dir}/config.json", kernel).get("embedding_model")
     name = str(named or "").strip().lower()
-    return name if name.startswith(_OTHERS) else "minilm"
+    return name if name.startswith(_OTHERS) else MINILM
 
 
 def recorded_embedder(root: str, kernel: Kernel) -> str:

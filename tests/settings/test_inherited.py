@@ -114,6 +114,20 @@ def test_lines_appended_to_the_file_are_still_settings(tmp_path: Path) -> None:
     assert load_config(Paths(str(tmp_path)), {"HOME": "/h"}, KERNEL).idle_s == 7
 
 
+def test_a_session_without_an_embedder_does_not_shut_out_the_one_that_has_it(
+    tmp_path: Path,
+) -> None:
+    identity = '{"mempalace_drawers": {"model_name": "openai-compat", "dimension": 384}}'
+    (tmp_path / "mempalace_embedder.json").write_text(identity)
+
+    settle(tmp_path)
+    settle(tmp_path, HF_HOME="/h")
+    assert "environment" not in (tmp_path / "palace.toml").read_text()
+
+    assert settle(tmp_path, **EMBEDDER).items() >= EMBEDDER.items()
+    assert settle(tmp_path).items() >= EMBEDDER.items()
+
+
 @pytest.mark.parametrize(("recorded", "fixed"), [("minilm", False), ("openai-compat:stub", True)])
 def test_an_embedder_that_did_not_make_the_vectors_is_not_fixed(
     tmp_path: Path, recorded: str, fixed: bool

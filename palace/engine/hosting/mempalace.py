@@ -35,7 +35,7 @@ from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.tools import Kind, Lane
 from palace.settings.config import Config
-from palace.settings.embedder import configured_embedder
+from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.paths import Paths, home_dir
 from palace.settings.process import QUIET
 
@@ -300,7 +300,7 @@ class MempalaceEngine(JournalledEngine):
 
     def _uses_default_model(self) -> bool:
         name = configured_embedder(self._config.config_dir, self._environ, self._kernel)
-        return name == "minilm"
+        return name == MINILM
 
     def _set_environment(self) -> None:
         os.environ["MEMPALACE_HUB_FORWARD"] = "0"
