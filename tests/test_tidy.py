@@ -22,6 +22,10 @@ BROAD_EXCEPTS = {
     "client/guest/tunnel.py": 1,  # the end of a thread: the client is told what was raised
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next
     "engine/durability/groups.py": 3,  # whatever a store raises, its change is taken back
+    # Whatever keeps a store from being healed, or an index from answering, it is damaged.
+    "engine/durability/healing.py": 1,
+    "engine/durability/examiner.py": 1,
+    "engine/stores/hnsw_files.py": 1,  # whatever damaged bytes make a pickle raise
     "engine/stores/rows.py": 1,  # what Connection.__exit__ does
     # What can't be stored with others is stored alone; who waits must be told.
     "engine/batch.py": 3,

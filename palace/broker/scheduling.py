@@ -162,12 +162,16 @@ class Scheduler:
         assert self._stop is not None
         if reply.outdated:
             self._stop(Reason.UPGRADE)
+        elif reply.reopen:
+            self.telemetry.note_error(reply.reopen)
+            self._stop(Reason.FAILED, text=reply.reopen)
         elif reply.stuck:
             self._stop(Reason.FAILED, text="a change could not be taken back: the next owner does")
         session = self._asking(job)
         if session is None or reply.seq:
             return
-        if not (reply.outdated and self.hand_back(session, [job])):
+        is_unrun = reply.outdated or bool(reply.reopen)
+        if not (is_unrun and self.hand_back(session, [job])):
             self._settle(session, job, reply.payload)
 
     def deliver(self, job: Job, reply: Reply, problem: PalaceError | None) -> None:

@@ -16,6 +16,7 @@ from palace.doctor.serving import check_serving
 from palace.doctor.software import check_software
 from palace.doctor.starts import check_starts
 from palace.doctor.stock_tools import check_stock_tools
+from palace.doctor.stores import check_stores
 from palace.doctor.users import check_users
 from palace.journal.replay import Progress, no_progress
 from palace.kernel.causes import cause_text, remedy_for
@@ -39,6 +40,7 @@ CHECKS: tuple[Check, ...] = (
     check_starts,
     check_stock_tools,
     check_journal,
+    check_stores,
     check_hosts,
 )
 

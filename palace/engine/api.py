@@ -53,13 +53,16 @@ class Reply:
     """One answered call.  `payload` is encoded JSON, None where stock stays silent.
 
     `outdated` says that the engine refused because its package was replaced on disk: nothing was
-    changed, and a newer engine may answer.  A reply with a `seq` may leave only when the engine
-    says that this much of its journal is durable.  `stuck` says that the engine can't go on unless
-    the palace is opened again: the owner must make room for another.
+    changed, and a newer engine may answer.  `reopen` says why the stores must be opened again
+    before this can be answered, "" where they needn't: nothing was done, and the next owner
+    answers.  A reply with a `seq` may leave only when the engine says that this much of its journal
+    is durable.  `stuck` says that the engine can't go on unless the palace is opened again: the
+    owner must make room for another.
     """
 
     payload: bytes | None
     outdated: bool = False
+    reopen: str = ""
     seq: int = 0
     stuck: bool = False
 

@@ -527,7 +527,7 @@ def garbage_inside(good: bytes) -> bytes:
         (garbage_inside, -32002, "integrity check failed"),
     ],
 )
-def test_corrupt_store_is_refused_and_left_as_it_is(
+def test_corrupt_store_without_a_journal_is_refused_and_left_as_it_is(
     site: Site,
     good_store: Site,
     spoil: Callable[[bytes], bytes],
@@ -536,6 +536,7 @@ def test_corrupt_store_is_refused_and_left_as_it_is(
 ) -> None:
     shutil.copytree(good_store.palace, site.palace)
     (site.palace / "palace.toml").unlink()
+    shutil.rmtree(site.palace / "journal")  # else it would be brought back
     store = site.palace / "chroma.sqlite3"
     spoilt = spoil(store.read_bytes())
     store.write_bytes(spoilt)
@@ -549,7 +550,8 @@ def test_corrupt_store_is_refused_and_left_as_it_is(
     assert [code_of(reply) for reply in replies] == [code, code]
     assert says in replies[0]["error"]["message"]
     if code == -32002:
-        assert "palace rebuild" in replies[0]["error"]["message"]
+        assert "never taken into its journal" in replies[0]["error"]["message"]
+        assert "Put a copy of the file back" in replies[0]["error"]["message"]
     assert store.read_bytes() == spoilt
 
 

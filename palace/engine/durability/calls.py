@@ -14,11 +14,15 @@ import attrs
 
 from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability.checkpointer import Checkpointer
+from palace.engine.durability.examiner import Examiner
 from palace.engine.durability.groups import CallContext, CallGroups
+from palace.engine.durability.healing import Health, heal_stores
 from palace.engine.durability.owned import OwnedPalace
+from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
 from palace.engine.durability.swap import finish_swap
 from palace.engine.stores.chroma_api import ChromaApi
+from palace.engine.stores.health import WHOLE
 from palace.engine.stores.palace_stores import Stores, build_stores, migrate
 from palace.engine.stores.seams import install_seams
 from palace.journal.journal import Journal, SyncCallback
@@ -46,6 +50,10 @@ class DurableCalls:
     groups: CallGroups
     recovery: Recovery
     checkpointer: Checkpointer
+    health: Health = attrs.field(factory=Health)
+    files: StoreFiles | None = None  # None: another engine's stores, or what is damaged was left
+    examiner: Examiner | None = None
+    looks: int = 0
 
     def recover(self) -> None:
         """Bring journal and stores together (palace/engine/durability/recovery.py); may take long.
@@ -55,7 +63,26 @@ class DurableCalls:
         """
         self.journal.fingerprints = self.stores.fingerprints
         self.recovery.run()
+        self.trouble()
         self.checkpointer.start()
+        if self.examiner is not None:
+            self.examiner.start()
+
+    def trouble(self) -> str:
+        """Return what has become of a file that is open, "" for nothing.
+
+        Lists and small files that are gone are written back on the way.
+        """
+        if self.files is None:
+            return ""
+        self.looks += 1
+        for kept in (self.stores.tunnels, self.stores.hallways, self.stores.files):
+            kept.keep_whole()
+        return self._trouble()
+
+    def _trouble(self) -> str:
+        suspicion = self.examiner.suspicion if self.examiner is not None else ""
+        return suspicion or (self.files.trouble() if self.files is not None else "")
 
     def answer(self, call: Call, dispatch: Callable[[], Reply]) -> Reply:
         """Dispatch a call as one group, or repeat what the journal knows of it."""
@@ -104,11 +131,22 @@ class DurableCalls:
             "seq": self.journal.seq,
             "durable_seq": self.journal.synced,
             "quarantined": len(self.journal.tail.quarantined),
+            "stores": {**self.health.as_json(), **self._seen_since()},
+        }
+
+    def _seen_since(self) -> JsonObject:
+        """Return what became of the stores' files while they were open; waits for no lock."""
+        stores = self.stores
+        return {
+            "trouble": self._trouble(),
+            "mended": [*stores.tunnels.mended, *stores.hallways.mended, *stores.files.mended],
         }
 
     def close(self) -> None:
         """Take over what stock wrote beside the seams, and make everything durable."""
         self.checkpointer.end()
+        if self.examiner is not None:
+            self.examiner.end()
         changes = self.stores.files.changes()
         if changes:
             drafts = [
@@ -161,15 +199,26 @@ def open_durable_calls(
         logger.warning("an interrupted rebuild was carried through")
     journal = Journal.open(paths.journal, kernel, palace.stamp)
     stores = build_stores(paths, palace.config, kernel, open_chroma)
-    migrate(stores)
+    health = heal_stores(palace, journal, stores, progress)
+    migrate(stores, besides=health.left_names)
     recovery = Recovery(journal=journal, projections=stores.all, progress=progress)
     try:
-        recovery.scan()
-    except sqlite3.DatabaseError as error:  # stock's own check will say so to every call
-        logger.error("the store is damaged: %s. Bring it back: palace rebuild --stop", error)  # noqa: TRY400
+        if not health.left:
+            recovery.scan()
+    except sqlite3.DatabaseError:  # in a part of a large store that wasn't looked at
+        health = heal_stores(palace, journal, stores, progress, WHOLE)
+        if not health.left:
+            recovery.scan()
     groups = CallGroups(journal, context=context or CallContext())
     install_seams(stores, groups)
-    return DurableCalls(journal, stores, groups, recovery, Checkpointer(journal=journal))
+    checkpointer = Checkpointer(journal=journal)
+    memory = DurableCalls(journal, stores, groups, recovery, checkpointer, health)
+    if not health.left:
+        memory.files = StoreFiles(stores, kernel)
+        memory.examiner = Examiner(
+            stores=stores, paths=paths, kernel=kernel, calls=lambda: memory.looks
+        )
+    return memory
 
 
 def refused(call: Call, verdict: Verdict) -> Reply:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -49,14 +49,11 @@ class Rebuild:
         self._close_open_keys()
         self._adopt_files()
         known = replay(self.paths.journal, self.kernel, self.progress)
-        scratch = f"{self.paths.root}/rebuild-{self._suffix}"
-        for name in os.listdir(self.paths.root):
-            if name.startswith("rebuild-"):  # of a rebuild that was killed
-                shutil.rmtree(f"{self.paths.root}/{name}", ignore_errors=True)
-        self.kernel.make_directory(scratch)
-        with opened_stores(*self._scratch_palace(scratch), self.kernel) as new:
-            self._fill(new, known)
-            self._verify(new, known)
+        scratch = make_scratch(self.palace)
+        with opened_stores(*scratch_palace(self.palace, scratch), self.kernel) as new:
+            new.chroma.api()  # a palace without drawers has a store, too
+            fill_stores(new, known, in_order(known), self.progress)
+            verify_stores(new, known, in_order(known), self.progress)
         # Chroma is closed now: what it still had to write is in the files that move.
         moves = [*self._old_away(), *self._new_in(new, known)]
         swap(self.paths.root, self.kernel, moves)
@@ -139,37 +136,6 @@ class Rebuild:
         if drafts:
             self.journal.append(drafts)
 
-    def _scratch_palace(self, scratch: str) -> tuple[Paths, Config]:
-        """Return where the new stores are built: as in a palace, with the graph beside it."""
-        config = attrs.evolve(self.palace.config, graph=f"{scratch}/knowledge_graph.sqlite3")
-        self.kernel.make_directory(f"{scratch}/palace")
-        return Paths(f"{scratch}/palace"), config
-
-    def _fill(self, new: Stores, known: Replay) -> None:
-        total, done = max(1, len(known.live)), 0
-        new.chroma.api()  # a palace without drawers has a store, too
-        for kind in _in_order(known):
-            store = _store_of(new, kind)
-            for batch in in_batches(known.payloads(kind)):
-                store.write(kind, dict(batch))
-                done += len(batch)
-                self.progress("writing new stores", done / total)
-
-    def _verify(self, new: Stores, known: Replay) -> None:
-        total, done = max(1, len(known.live)), 0
-        for kind in _in_order(known):
-            store, ids = _store_of(new, kind), known.ids(kind)
-            for start in range(0, len(ids), BATCH):
-                found = store.read(kind, ids[start : start + BATCH])
-                for ident in ids[start : start + BATCH]:
-                    if not same(found.get(ident), known.payload((kind, ident))):
-                        raise StoreCorrupt(
-                            f"The new store doesn't hold {kind} {ident} as the journal does. "
-                            "Nothing was replaced; please report this."
-                        )
-                done += len(found)
-                self.progress("checking them", done / total)
-
     def _real(self) -> Stores:
         return unopened_stores(self.paths, self.palace.config, self.kernel)
 
@@ -248,10 +214,56 @@ def is_chroma_file(root: str, name: str) -> bool:
     return is_uuid and os.path.isdir(f"{root}/{name}")
 
 
+def make_scratch(palace: OwnedPalace) -> str:
+    """Make the directory in which new stores are built, and remove those of killed rebuilds."""
+    root = palace.paths.root
+    for name in os.listdir(root):
+        if name.startswith("rebuild-"):
+            shutil.rmtree(f"{root}/{name}", ignore_errors=True)
+    scratch = f"{root}/rebuild-{palace.stamp.epoch}"
+    palace.kernel.make_directory(scratch)
+    return scratch
+
+
+def scratch_palace(palace: OwnedPalace, scratch: str) -> tuple[Paths, Config]:
+    """Return where new stores are built: as in a palace, with the graph beside it."""
+    config = attrs.evolve(palace.config, graph=f"{scratch}/knowledge_graph.sqlite3")
+    palace.kernel.make_directory(f"{scratch}/palace")
+    return Paths(f"{scratch}/palace"), config
+
+
+def fill_stores(new: Stores, known: Replay, kinds: Sequence[str], progress: Progress) -> None:
+    """Write what the journal knows of these kinds, in this order, into empty stores."""
+    total, done = max(1, sum(len(known.ids(kind)) for kind in kinds)), 0
+    for kind in kinds:
+        store = _store_of(new, kind)
+        for batch in in_batches(known.payloads(kind)):
+            store.write(kind, dict(batch))
+            done += len(batch)
+            progress("writing new stores", done / total)
+
+
+def verify_stores(new: Stores, known: Replay, kinds: Sequence[str], progress: Progress) -> None:
+    """Raise StoreCorrupt unless the new stores hold these kinds as the journal does."""
+    total, done = max(1, sum(len(known.ids(kind)) for kind in kinds)), 0
+    for kind in kinds:
+        store, ids = _store_of(new, kind), known.ids(kind)
+        for start in range(0, len(ids), BATCH):
+            found = store.read(kind, ids[start : start + BATCH])
+            for ident in ids[start : start + BATCH]:
+                if not same(found.get(ident), known.payload((kind, ident))):
+                    raise StoreCorrupt(
+                        f"The new store doesn't hold {kind} {ident} as the journal does. "
+                        "Nothing was replaced; please report this."
+                    )
+            done += len(found)
+            progress("checking them", done / total)
+
+
 def _store_of(stores: Stores, kind: str) -> Projection:
     return next(store for store in stores.all if store.owns(kind))
 
 
-def _in_order(known: Replay) -> list[str]:
+def in_order(known: Replay) -> list[str]:
     """Return kinds in an order in which they can be written: collections before records."""
     return sorted(known.kinds(), key=lambda kind: (kind != COLLECTION, kind != FILE, kind))

@@ -116,12 +116,12 @@ class Recovery:
             for kind in projection.kinds():
                 for batch in in_batches(projection.scan(kind)):
                     new = [entry for entry in batch if not _is_known(known, kind, entry)]
-                    _append_adopted(self.journal, kind, new)
+                    append_adopted(self.journal, kind, new)
                     gone.difference_update((kind, ident) for ident, _ in batch)
                     done += len(batch)
                     self.progress("taking the palace into its journal", min(1.0, done / total))
         for kind, ident in gone:
-            _append_adopted(self.journal, kind, [(ident, None)])
+            append_adopted(self.journal, kind, [(ident, None)])
         self.journal.sync(self.journal.close_key("", STATE))
 
     # A journal that lacks records.
@@ -224,7 +224,7 @@ class Recovery:
         actual = projection.read(kind, [ident]).get(ident)
         if not _among(self._ours[entity], actual):
             # Another program changed it after us, in a store whose fingerprint didn't show it.
-            _append_adopted(self.journal, kind, [(ident, actual)])
+            append_adopted(self.journal, kind, [(ident, actual)])
             return False
         if not same(actual, change.before):
             projection.write(kind, {ident: change.before})
@@ -249,7 +249,7 @@ class Recovery:
                 projection.write(kind, {ident: was.now})
                 projection.applied([Change(kind, ident, actual, was.now)])
             else:
-                _append_adopted(self.journal, kind, [(ident, actual)])
+                append_adopted(self.journal, kind, [(ident, actual)])
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -279,7 +279,7 @@ class _Reconciliation:
                 stale = {ident for ident, _ in changed if self._is_known_better(kind, ident)}
                 old += stale
                 changed = [entry for entry in changed if entry[0] not in stale]
-            _append_adopted(self.journal, kind, changed)
+            append_adopted(self.journal, kind, changed)
         # An open group may have deleted it: then its rollback decides, not this comparison.
         missing = [
             ident
@@ -287,7 +287,7 @@ class _Reconciliation:
             if ident not in there and None not in self.pending.get((kind, ident), ())
         ]
         gone = {ident for ident in missing if not self.lost or (kind, ident) in self.believed}
-        _append_adopted(self.journal, kind, [(ident, None) for ident in gone])
+        append_adopted(self.journal, kind, [(ident, None) for ident in gone])
         if self.lost:
             self._restore(kind, [*old, *(ident for ident in missing if ident not in gone)])
 
@@ -317,7 +317,7 @@ def _states(open_keys: Iterable[Sequence[Draft]]) -> dict[Entity, list[Payload]]
     return states
 
 
-def _append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Payload]]) -> None:
+def append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Payload]]) -> None:
     drafts = [_adopted(kind, ident, payload) for ident, payload in found]
     if drafts:
         journal.append(drafts)

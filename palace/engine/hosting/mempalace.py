@@ -17,15 +17,19 @@ from typing import cast
 
 from palace.engine.api import Call, Reply
 from palace.engine.durability.calls import JournalledEngine, open_durable_calls, refused
+from palace.engine.durability.healing import Health, look_at_stores
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.embedding.sources import Progress
 from palace.engine.embedding.supply import ModelState, ModelSupply, ModelUnavailable
 from palace.engine.hosting import adjustments
+from palace.engine.hosting.degraded import CHROMA, index_patches, refusal, reopening, words
 from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
 from palace.engine.hosting.succession import Succession, ask_successor
 from palace.engine.hosting.writes import DrawerBatch
+from palace.engine.patches import Patches
 from palace.engine.stock import JsonObject, Server
+from palace.engine.stores.palace_stores import unopened_stores
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
@@ -48,7 +52,6 @@ IMPORTED_BY_CALLS = (
 )
 _OUTDATED_CODE = -32005
 _DAMAGED_CODE = -32002
-REBUILD_HINT = " The journal holds what was in it: palace rebuild --stop"
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
 logger = logging.getLogger("palace.engine")
@@ -103,10 +106,10 @@ class MempalaceEngine(JournalledEngine):
         self._loading = "starting"
         self._fingerprint = ""
         self._why_no_journal = ""
+        self._health = Health()
 
     def load(self) -> Catalogue:
         check_installed()
-        self._check_store()
         self._prepare_model()
         self._loading = "importing mempalace"
         self._set_environment()
@@ -117,9 +120,13 @@ class MempalaceEngine(JournalledEngine):
         self._loading = "opening the palace"
         self._take_writer_lock(server)
         self._open_memory(server)
+        self._check_store()
+        left = self._health.left_of(CHROMA)
+        if left is not None and left.damage.index:
+            Patches().apply(index_patches(server, left))
         server._startup_preflight()  # noqa: SLF001
         self._server = server
-        if self._memory is not None and not server._sqlite_integrity_errors:  # noqa: SLF001
+        if self._is_whole(server) and self._memory is not None:
             self._memory.recover()
         self._warm(server)
         for name in IMPORTED_BY_CALLS:
@@ -132,6 +139,9 @@ class MempalaceEngine(JournalledEngine):
     def _open_memory(self, server: Server) -> None:
         if self._config.journal == "off" or self._stamp is None:
             Journal.note_pause(self._paths.journal, self._kernel)
+            if server._is_chroma_backend():  # noqa: SLF001
+                stores = unopened_stores(self._paths, self._config, self._kernel)
+                self._health = look_at_stores(stores)
             return
         if not server._is_chroma_backend():  # noqa: SLF001
             Journal.note_pause(self._paths.journal, self._kernel)
@@ -147,6 +157,7 @@ class MempalaceEngine(JournalledEngine):
             self._tell,
             context=self._state.current,
         )
+        self._health = self._memory.health
         self._state.at_boundary = self._memory.groups.at_boundary
         if self._state.writer is not None:
             self._state.writer.durable = self._memory.groups
@@ -163,6 +174,11 @@ class MempalaceEngine(JournalledEngine):
             return self._answer(call)
 
     def _answer(self, call: Call) -> Reply:
+        trouble = self._memory.trouble() if self._memory is not None else ""
+        problem = reopening(trouble) if trouble else refusal(self._health, call.request.name)
+        if problem is not None:
+            reply = jsonrpc.failure(call.request.id, problem)
+            return Reply(payload=jsonrpc.encode(reply), reopen=trouble)
         if self._memory is not None:
             return self._memory.answer(call, lambda: self._dispatch(call))
         verdict = judge(call.tool.kind, maybe_ran=call.maybe_ran, trace=Trace())
@@ -190,8 +206,9 @@ class MempalaceEngine(JournalledEngine):
             # Stock's own words lack the remedy, and it may answer a search without its vectors.
             failure = jsonrpc.failure(jsonrpc.request_id(call.message), problem)
             return Reply(payload=jsonrpc.encode(failure))
-        if self._memory is not None and _error_code(reply) == _DAMAGED_CODE:
-            reply["error"]["message"] += REBUILD_HINT
+        left = self._health.left_of(CHROMA)
+        if left is not None and _error_code(reply) == _DAMAGED_CODE:
+            reply["error"]["message"] += f". {words(left)}"
         return Reply(payload=jsonrpc.encode(reply), outdated=_error_code(reply) == _OUTDATED_CODE)
 
     def _handle(self, call: Call) -> JsonObject | None:
@@ -214,7 +231,8 @@ class MempalaceEngine(JournalledEngine):
         if self._memory is not None:
             return self._memory.status()
         unknown = self._server is None and self._config.journal != "off"
-        return {"journal": "not open yet" if unknown else self._why_no_journal or "off"}
+        state = "not open yet" if unknown else self._why_no_journal or "off"
+        return {"journal": state, "stores": self._health.as_json()}
 
     def search_fingerprint(self) -> str:
         return self._fingerprint
@@ -317,12 +335,15 @@ class MempalaceEngine(JournalledEngine):
         if not ok:
             raise StoreUnavailable(f"mempalace's own writer lock was refused: {reason}")
 
+    def _is_whole(self, server: Server) -> bool:
+        return not server._sqlite_integrity_errors and not self._health.left  # noqa: SLF001
+
     def _warm(self, server: Server) -> None:
         """Load the index before the first call; a palace without a store stays untouched."""
         if not os.path.exists(self._paths.store):
             return
-        if server._sqlite_integrity_errors:  # noqa: SLF001 - opening it would change it
-            logger.error("the store is damaged and stays closed; stock's own gate says so to calls")
+        if not self._is_whole(server):  # opening it would change it
+            logger.error("a store is damaged and stays closed: calls that need it say so")
             return
         self._loading = "warming up"
         collection = server._get_collection(create=False)  # noqa: SLF001

@@ -70,6 +70,7 @@ class Chroma:
     open_api: Callable[[], ChromaApi]
     name: str = "chroma"
     lock: threading.RLock = attrs.field(factory=threading.RLock)
+    drops: int = 0  # how often a collection was deleted by this process
     _names: dict[str, str] = attrs.field(factory=dict)  # collection id -> name
     _counts: dict[str, Count] = attrs.field(factory=dict)  # by name
     _seq: int = 0
@@ -105,7 +106,7 @@ class Chroma:
         if kind == COLLECTION:
             known = {name: self._collection(name) for name in wanted}
             return {name: model for name, model in known.items() if model is not None}
-        ident = self._id_of(kind)
+        ident = self.id_of(kind)
         if ident is None or not wanted:
             return {}
         found: dict[str, Payload] = {}
@@ -118,12 +119,21 @@ class Chroma:
             for name in list(self._counts):
                 yield name, self._collection(name)
             return
-        ident = self._id_of(kind)
+        ident = self.id_of(kind)
         if ident is None:
             return
         ids = self.api()._get(ident, include=[])["ids"]  # noqa: SLF001
         for start in range(0, len(ids), PAGE):
             yield from records(self.api(), ident, ids=ids[start : start + PAGE]).items()
+
+    def scan_documents(self, kind: str) -> Iterator[tuple[str, RecordPayload]]:
+        """Yield all records of a kind without their vectors: no index is asked for them."""
+        ident = self.id_of(kind)
+        if ident is None:
+            return
+        ids = self.api()._get(ident, include=[])["ids"]  # noqa: SLF001
+        for start in range(0, len(ids), PAGE):
+            yield from documents(self.api(), ident, ids[start : start + PAGE]).items()
 
     def count(self, kind: str) -> int:
         if kind == COLLECTION:
@@ -136,7 +146,7 @@ class Chroma:
             for name, payload in changes.items():
                 self._write_collection(api, name, cast("CollectionPayload | None", payload))
             return
-        ident = self._id_of(kind)
+        ident = self.id_of(kind)
         gone = [record for record, payload in changes.items() if payload is None]
         kept = {
             record: cast("RecordPayload", payload)
@@ -185,13 +195,15 @@ class Chroma:
             self._collection(name)
 
     def _forget(self, name: str) -> None:
+        self.drops += 1
         self._names.pop(self._counts.pop(name, Count("")).id, None)
         self._last.pop(name, None)
         names, seq = self._when_opened
         if name not in names:  # Chroma forgets the numbers that it gave to what is dropped
             self._seq = max([seq, *self._last.values()])
 
-    def _id_of(self, kind: str) -> uuid.UUID | None:
+    def id_of(self, kind: str) -> uuid.UUID | None:
+        """Return the id of a kind's collection, None where there is none."""
         name = kind.removeprefix(PREFIX)
         if name not in self._counts and self._collection(name) is None:
             return None
@@ -329,6 +341,14 @@ def records(api: ChromaApi, ident: uuid.UUID, **query: object) -> dict[str, Reco
         strict=True,
     )
     return {record: payload(doc, meta, vector, uri) for record, doc, meta, vector, uri in rows}
+
+
+def documents(api: ChromaApi, ident: uuid.UUID, ids: list[str]) -> dict[str, RecordPayload]:
+    """Return the payloads of records, their vectors left empty."""
+    found = api._get(ident, ids=ids, include=["metadatas", "documents", "uris"])  # noqa: SLF001
+    uris = found["uris"] or [None] * len(found["ids"])
+    rows = zip(found["ids"], found["documents"], found["metadatas"], uris, strict=True)
+    return {record: payload(doc, meta, (), uri) for record, doc, meta, uri in rows}
 
 
 def payload(

@@ -44,6 +44,13 @@ class GetResult(TypedDict):
     uris: Sequence[str | None] | None
 
 
+class QueryResult(TypedDict):
+    """What chromadb's `_query` returns for each vector, the nearest first."""
+
+    ids: list[list[str]]
+    distances: list[list[float]]
+
+
 class Vector(Protocol):
     """A sequence of numbers, often numpy's."""
 
@@ -64,6 +71,9 @@ class ChromaApi(Protocol):
     def get_collection(self, name: str) -> CollectionModel: ...
     def get_collection_by_id(self, collection_id: UUID) -> CollectionModel: ...
     def _get(self, collection_id: UUID, **query: object) -> GetResult: ...
+    def _query(
+        self, collection_id: UUID, query_embeddings: Sequence[Vector], **query: object
+    ) -> QueryResult: ...
     def _count(self, collection_id: UUID) -> int: ...
 
 

@@ -1,6 +1,7 @@
 """Small files that a palace can't do without, which stock writes once and hardly ever again."""
 
 import base64
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypedDict, cast
@@ -15,6 +16,8 @@ from palace.kernel.kernel import Kernel
 
 KIND = "file"
 NAMES = ("mempalace_embedder.json", "replica.json")
+
+logger = logging.getLogger("palace.journal")
 
 
 class FilePayload(TypedDict):
@@ -31,7 +34,9 @@ class Files:
     kernel: Kernel
     name: str = "files"
     lock: threading.RLock = attrs.field(factory=threading.RLock)
+    mended: list[str] = attrs.field(factory=list)  # what was wrong, each time one was written back
     _seen: dict[str, int] = attrs.field(factory=dict)
+    _kept: dict[str, FilePayload] = attrs.field(factory=dict)
 
     def kinds(self) -> tuple[str, ...]:
         return (KIND,)
@@ -64,15 +69,27 @@ class Files:
     def applied(self, changes: Iterable[Change]) -> None:
         for change in changes:
             self._seen.pop(change.id, None)
+            self._kept.pop(change.id, None)
             if change.after is not None:
                 self._seen[change.id] = digest_of(change.after)
+                self._kept[change.id] = cast("FilePayload", change.after)
 
     def fingerprint(self) -> dict[str, int]:
         return dict(self._seen)
 
     def read_fingerprint(self) -> dict[str, int]:
-        self._seen = {ident: digest_of(payload) for ident, payload in self.scan(KIND)}
+        self._kept = dict(self.scan(KIND))
+        self._seen = {ident: digest_of(payload) for ident, payload in self._kept.items()}
         return self.fingerprint()
+
+    def keep_whole(self) -> None:
+        """Write back the files that are gone; stock makes one itself where there never was one."""
+        for ident, payload in self._kept.items():
+            path = f"{self.root}/{ident}"
+            if self.kernel.file_id(path) is None:
+                logger.warning("%s is gone: it is written as it was", path)
+                self.write(KIND, {ident: payload})
+                self.mended.append(f"{path} is gone")
 
     def changes(self) -> list[Change]:
         """Return what is there now and was not so when it was measured."""

@@ -1,6 +1,7 @@
 """Tunnels and hallways: lists of records in one JSON file each, replaced whole at every change."""
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,8 @@ from palace.journal.tail import Touched
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import StoreCorrupt
 
+logger = logging.getLogger("palace.journal")
+
 
 @attrs.define(eq=False, kw_only=True)
 class JsonList:
@@ -27,7 +30,10 @@ class JsonList:
     member: str = ""
     wrapper: JsonObject = attrs.field(factory=dict)
     lock: threading.RLock = attrs.field(factory=threading.RLock)
+    mended: list[str] = attrs.field(factory=list)  # what was wrong, each time it was written back
     _sum: DigestSum = attrs.field(factory=DigestSum)
+    _known: list[Json] = attrs.field(factory=list)  # the last list that the file held
+    _stamp: tuple[int, ...] = ()  # of the file that held it
 
     def kinds(self) -> tuple[str, ...]:
         return (self.kind,)
@@ -36,25 +42,55 @@ class JsonList:
         return kind == self.kind
 
     def load(self) -> list[Json]:
-        """Return the file's list; a missing file is empty, an unreadable one raises."""
+        """Return the file's list; a missing file is empty, one that holds no list raises.
+
+        Stock takes whatever it can't read for an empty list, and would write that.
+        """
         try:
             with open(self.path, encoding="utf-8") as file:
                 data = json.load(file)
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            raise StoreCorrupt(
-                f"{self.path} can't be read: {error}. Bring it back from the journal: "
-                "palace rebuild; or move it away to begin with an empty one."
-            ) from None
-        if isinstance(data, dict):
-            data = data.get(self.member) or []
-        return data if isinstance(data, list) else []
+            raise StoreCorrupt(f"{self.path} can't be read: {error}") from None
+        if isinstance(data, dict) and self.member:
+            data = data.get(self.member)
+        if not isinstance(data, list):
+            raise StoreCorrupt(f"{self.path} holds no list of {self.name} any more")
+        return data
+
+    def keep_whole(self) -> None:
+        """Write the last list back where the file is gone or holds none.
+
+        A whole list with other records in it is another program's change, and is left as it is.
+        """
+        with self.lock:
+            stamp = _stamp_of(self.path)
+            if stamp == self._stamp:
+                return
+            try:
+                records = self.load()
+                problem = f"{self.path} is gone" if self._known and not stamp else ""
+            except StoreCorrupt as error:
+                records, problem = [], error.message
+            if not problem:
+                self._known, self._stamp = records, stamp
+                return
+            logger.warning("%s: it is written as it was", problem)
+            if stamp:
+                self.kernel.rename(self.path, f"{self.path}.damaged")
+            self.store(self._known)
+            self.mended.append(problem)
+
+    def note(self, records: list[Json]) -> None:
+        """Note what the file holds now, as this process wrote it."""
+        self._known, self._stamp = list(records), _stamp_of(self.path)
 
     def store(self, records: list[Json]) -> None:
         data: Json = {**self.wrapper, self.member: records} if self.member else records
         text = json.dumps(data, indent=2, ensure_ascii=not self.member)
         self.kernel.write_durable(self.path, text.encode("utf-8", "surrogatepass"))
+        self.note(records)
 
     def read(self, _kind: str, ids: Iterable[str]) -> JsonObject:
         records = keyed(self.load())
@@ -96,7 +132,9 @@ class JsonList:
         return self._sum.as_json()
 
     def read_fingerprint(self) -> list[int]:
-        self._sum = DigestSum.of(digest_of(payload) for payload in keyed(self.load()).values())
+        records = self.load()
+        self.note(records)
+        self._sum = DigestSum.of(digest_of(payload) for payload in keyed(records).values())
         return self.fingerprint()
 
     def recount(self) -> None:
@@ -113,6 +151,15 @@ class JsonList:
         then = [digest_of(was.baseline) for was in ours.values() if was.baseline is not None]
         now = [digest_of(payload) for payload in self.read(self.kind, ours).values()]
         return DigestSum(*baseline).without(then) != self._sum.without(now)
+
+
+def _stamp_of(path: str) -> tuple[int, ...]:
+    """Return what changes when a file is written or replaced, () where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def keyed(records: list[Json]) -> JsonObject:

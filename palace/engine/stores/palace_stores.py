@@ -3,13 +3,13 @@
 import importlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import attrs
 
 from palace.engine.stores.chroma import Chroma
-from palace.engine.stores.chroma_api import ChromaApi, ChromaClient
+from palace.engine.stores.chroma_api import ChromaApi, ChromaClient, Vector
 from palace.engine.stores.files import Files
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.projection import Projection
@@ -85,6 +85,15 @@ def open_chroma(root: str) -> ChromaClient:
     return client
 
 
+def embedded(documents: Sequence[str]) -> Sequence[Vector]:
+    """Return the vectors that stock would store for documents; raises what its model raises."""
+    from mempalace.backends.chroma import ChromaBackend
+
+    function = ChromaBackend._resolve_embedding_function()  # noqa: SLF001
+    vectors: Sequence[Vector] = function(list(documents))
+    return vectors
+
+
 @contextmanager
 def opened_stores(paths: Paths, config: Config, kernel: Kernel) -> Iterator[Stores]:
     """Yield a palace's stores without seams; Chroma is opened when it is first needed.
@@ -117,10 +126,13 @@ def _rows(name: str, path: str, tables: tuple[Table, ...], module: str, owner: s
     return Rows(name, path, tables, create=make, exists=lambda: os.path.exists(path))
 
 
-def migrate(stores: Stores) -> None:
-    """Let stock bring old tables up to date before anything of them is journalled."""
+def migrate(stores: Stores, besides: Collection[str] = ()) -> None:
+    """Let stock bring old tables up to date before anything of them is journalled.
+
+    Stores named in `besides` are damaged, and stay as they are.
+    """
     for rows in (stores.graph, stores.logstream):
-        if not rows.exists():
+        if not rows.exists() or rows.name in besides:
             continue
         try:
             rows.create()

@@ -4,7 +4,7 @@
 |---|---|
 | Chroma | the methods of chromadb's lowest Python class (chroma_seam.py) |
 | knowledge graph, events and artifacts | how stock opens its connection (rows.py) |
-| tunnels, hallways | stock's functions that save the whole list |
+| tunnels, hallways | stock's functions that load and save the whole list |
 | small files | nothing: they are compared when the palace is opened and closed |
 """
 
@@ -38,6 +38,7 @@ class StockDatabase(Protocol):
     _connection: sqlite3.Connection | None
 
 
+Load = Callable[..., list[Json]]  # given stock's settings, or nothing
 Save = Callable[..., None]  # records, and optionally stock's settings
 
 
@@ -60,8 +61,8 @@ def seam_patches(stores: Stores, journal: ChangeJournal) -> tuple[Patch, ...]:
         *chroma_seam.chroma_patches(stores.chroma, journal),
         *_row_patches(graph, stores.graph, journal),
         *_row_patches(logstream, stores.logstream, journal),
-        _list_patch("palace_graph", "_save_tunnels", stores.tunnels, journal),
-        _list_patch("hallways", "_save_hallways", stores.hallways, journal),
+        *_list_patches("palace_graph", "tunnels", stores.tunnels, journal),
+        *_list_patches("hallways", "hallways", stores.hallways, journal),
     )
 
 
@@ -126,24 +127,46 @@ def _open_watched(path: str, rows: Rows, on_commit: OnCommit) -> WatchedConnecti
     return connection
 
 
-def _list_patch(module: str, name: str, saved: JsonList, journal: ChangeJournal) -> Patch:
+def _list_patches(
+    module: str, name: str, saved: JsonList, journal: ChangeJournal
+) -> tuple[Patch, ...]:
+    def loading(stock: Load) -> object:
+        def load(config: object = None) -> list[Json]:
+            saved.keep_whole()
+            return stock(config)
+
+        return load
+
     def saving(stock: Save) -> object:
         def save(records: list[Json], config: object = None) -> None:
             def make() -> None:
                 stock(records, config)
                 _make_durable(saved.path, saved.kernel)
+                saved.note(records)
 
             with saved.lock:
+                # Between stock's reading and this a file may have gone: that deletes nothing.
+                saved.keep_whole()
                 journal.change(saved, saved.changes_to(records), make)
 
         return save
 
-    return Patch(
-        name=JOURNAL,
-        why="it replaces a whole list, whose differences are journalled before",
-        owner=importlib.import_module(f"mempalace.{module}"),
-        attribute=name,
-        replace=saving,
+    owner = importlib.import_module(f"mempalace.{module}")
+    return (
+        Patch(
+            name=JOURNAL,
+            why="it takes a file that is gone or can't be read for an empty list",
+            owner=owner,
+            attribute=f"_load_{name}",
+            replace=loading,
+        ),
+        Patch(
+            name=JOURNAL,
+            why="it replaces a whole list, whose differences are journalled before",
+            owner=owner,
+            attribute=f"_save_{name}",
+            replace=saving,
+        ),
     )
 
 

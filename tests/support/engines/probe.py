@@ -104,6 +104,19 @@ class _Server:
             return f"{type(error).__name__}: {error}"
         return None
 
+    def nearest(self, collection: str, arguments: Arguments) -> Any:
+        """Return the ids that Chroma's index finds for each vector."""
+        found = self._client.get_collection(collection, embedding_function=None)
+        return found.query(include=[], **arguments)["ids"]
+
+    def health(self) -> Any:
+        """Return what was damaged when the palace was opened, and what became of it."""
+        return self._memory.health.as_json()
+
+    def examine(self) -> str:
+        """Look at the open stores as an owner does while nobody asks."""
+        return self._memory.examiner.look()
+
     def read_back(self, collection: str) -> Any:
         """Return all records of a collection as the journal would keep them."""
         members = ["documents", "metadatas", "embeddings", "uris"]
@@ -189,11 +202,15 @@ class Probe:
     def receive(self) -> bytes:
         return self._reply
 
-    def tool(self, name: str, **arguments: Any) -> Any:
-        """Call a tool that must work; return what it says."""
+    def call(self, name: str, **arguments: Any) -> Any:
+        """Call a tool and return the whole reply."""
         self.ids += 1
         self.send(encode("tools/call", self.ids, name=f"mempalace_{name}", arguments=arguments))
-        reply = json.loads(self.receive())
+        return json.loads(self.receive())
+
+    def tool(self, name: str, **arguments: Any) -> Any:
+        """Call a tool that must work; return what it says."""
+        reply = self.call(name, **arguments)
         assert "result" in reply, reply
         return json.loads(reply["result"]["content"][0]["text"])
 

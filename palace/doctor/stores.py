@@ -1,0 +1,135 @@
+"""Are the stores whole: a look at their files, or the word of the broker that has them open."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from palace.doctor.diagnostics import Diagnostics
+from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
+from palace.journal.journal import read_tail
+from palace.journal.record import JsonObject
+from palace.journal.segment import list_segments
+
+START = (
+    "A broker brings it back from the journal at its start, and keeps the old files: palace start"
+)
+NO_JOURNAL = (
+    "There is no journal to bring it back from. Put back a copy of the palace's directory, or let "
+    "stock rebuild what it can: mempalace repair rebuild-index"
+)
+
+
+def check_stores(found: Diagnostics) -> Iterator[Finding]:
+    """Yield what is wrong with the stores' files, and what was brought back."""
+    if found.foreign is not None or not found.exists or found.config is None:
+        return
+    damages = list(_damages(found))
+    yield from damages
+    yield from _kept(found)
+    if not damages and found.status is None and found.holder is None:
+        yield Finding(level=OK, code="stores", text="whole")
+
+
+def _damages(found: Diagnostics) -> Iterator[Finding]:
+    if found.status is not None:
+        yield from _by_the_broker(found.status)
+    elif found.holder is None:
+        yield from _by_the_files(found)
+
+
+def _by_the_broker(status: dict[str, Any]) -> Iterator[Finding]:
+    stores = status.get("journal", {}).get("stores") or {}
+    for one in stores.get("damaged", ()):
+        yield Finding(
+            level=ERROR,
+            code="store_damaged",
+            text=f"{_sentence(one['text'])} It was not brought back: {one['why']}. Calls that need "
+            "it say so.",
+            remedy=one["remedy"],
+        )
+    if trouble := stores.get("trouble"):
+        remedy = "The next call lets another broker bring it back from the journal, as does: "
+        yield Finding(
+            level=ERROR,
+            code="store_damaged",
+            text=_sentence(trouble),
+            remedy=f"{remedy}palace stop; palace start",
+        )
+    gone = [one["text"] for one in stores.get("healed", ()) if not one["kept"]]
+    for text in [*gone, *stores.get("mended", ())]:
+        yield Finding(
+            level=WARNING,
+            code="store_mended",
+            text=f"{_sentence(text)} The broker wrote it again as it was.",
+            remedy="Find out what removes it. This is shown until the broker leaves: palace stop",
+        )
+
+
+def _by_the_files(found: Diagnostics) -> Iterator[Finding]:
+    from palace.engine.stores.health import (
+        WHOLE,
+        find_damage,
+    )  # late: they load the stores' modules
+    from palace.engine.stores.palace_stores import unopened_stores
+
+    assert found.config is not None
+    stores = unopened_stores(found.paths, found.config, found.kernel)
+    baseline = _baseline(found)
+    for damage in find_damage(stores, baseline, WHOLE):
+        has_journal = baseline is not None or damage.index
+        yield Finding(
+            level=ERROR,
+            code="store_damaged",
+            text=_sentence(damage.text),
+            remedy=START if has_journal and found.config.journal != "off" else NO_JOURNAL,
+        )
+
+
+def _baseline(found: Diagnostics) -> JsonObject | None:
+    """Return what the journal last knew of all stores."""
+    segments = list_segments(found.paths.journal, found.kernel, archived=True)
+    try:
+        return read_tail(segments, found.kernel).baseline
+    except (KeyError, TypeError, ValueError):
+        return None  # palace/doctor/journal.py says what is wrong with it
+
+
+def _kept(found: Diagnostics) -> Iterator[Finding]:
+    """Yield what was brought back, for as long as the old files are kept."""
+    root, kernel = found.paths.root, found.kernel
+    for name in sorted(kernel.list_directory(root)):
+        if not name.startswith("replaced-"):
+            continue
+        try:
+            notes = json.loads(kernel.read_hint(f"{root}/{name}/why.json") or b"[]")
+            yield from (_healed(note, f"{root}/{name}") for note in notes)
+        except (ValueError, KeyError, TypeError):
+            continue
+
+
+def _healed(note: dict[str, Any], directory: str) -> Finding:
+    told = f"{_sentence(note['text'])} It was brought back at {note['at']}"
+    if note["index"]:
+        return Finding(
+            level=NOTE,
+            code="store_healed",
+            text=f"{told} from the rows and the journal.",
+            remedy=f"None needed; the damaged files may go: rm -r {directory}",
+        )
+    return Finding(
+        level=WARNING,
+        code="store_healed",
+        text=f"{told} from the journal. What another program than palace wrote into it after the "
+        "last broker, if any did, is only in the damaged files.",
+        remedy=f"Look whether you miss anything; then remove them: rm -r {' '.join(_places(note))}",
+    )
+
+
+def _places(note: dict[str, Any]) -> list[str]:
+    return sorted(
+        {path.rpartition("/")[0] if "/replaced-" in path else path for path in note["kept"]}
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."

@@ -1,0 +1,189 @@
+"""Looking at open stores while nobody asks for anything.
+
+What a look at files can't show is tried: a sample of each index's vectors is asked for itself, and
+must find itself.  And the files are read whole, vectors against the journal's, by a process of its
+own: that may take seconds, and a database that is closed in this process would drop the locks that
+Chroma holds on it.  A look is only believed if no call ran meanwhile, and damage only if it is seen
+twice.
+
+What is found is written down in the palace (`index.suspect`) before it is told: the next owner
+builds the index again because of that, though its files may look whole.
+"""
+
+import logging
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+import attrs
+
+from palace.engine.stores.chroma import COLLECTION, PREFIX, Chroma, vector_of
+from palace.engine.stores.health import SUSPECT, WHOLE, find_damage, flushed_vectors
+from palace.engine.stores.palace_stores import Stores, unopened_stores
+from palace.journal.replay import replay
+from palace.kernel.kernel import Kernel
+from palace.settings.config import Config
+from palace.settings.paths import Paths
+
+if TYPE_CHECKING:
+    from palace.engine.stores.chroma_api import RecordPayload
+
+QUIET_S = 5.0  # without a call
+FIRST_S = 60.0  # after the palace was opened
+EVERY_S = 900.0
+SAMPLE = 24
+MISSES_SHARE = 0.25  # of a sample; an index finds nearly all of its vectors, if not all
+NEAR = 1e-3  # another record may hold the same vector
+WAIT_S = 300.0
+
+logger = logging.getLogger("palace.journal")
+
+
+def sample_index(chroma: Chroma) -> str:
+    """Ask for some vectors of each collection; return what is wrong, "" where they are found."""
+    for kind in chroma.kinds():
+        if kind == COLLECTION or not chroma.count(kind):
+            continue
+        try:
+            with chroma.lock:
+                missed, asked = _ask(chroma, kind)
+        except AttributeError:  # stock has closed it meanwhile
+            continue
+        except Exception as error:  # Chroma's own, of many kinds
+            return f"the index of {kind.removeprefix(PREFIX)} is damaged: {error}"
+        if missed > MISSES_SHARE * asked:
+            name = kind.removeprefix(PREFIX)
+            return f"the index of {name} is damaged: it finds {asked - missed} of {asked} vectors"
+    return ""
+
+
+def _ask(chroma: Chroma, kind: str) -> tuple[int, int]:
+    """Return how many vectors are not found, and of how many."""
+    api, ident = chroma.api(), chroma.id_of(kind)
+    assert ident is not None
+    start = random.randrange(max(1, chroma.count(kind) - SAMPLE + 1))  # noqa: S311
+    found = api._get(ident, limit=SAMPLE, offset=start, include=["embeddings"])  # noqa: SLF001
+    vectors = list(found["embeddings"])
+    if not vectors:
+        return 0, 0
+    nearest = api._query(ident, vectors, n_results=1, include=["distances"])  # noqa: SLF001
+    answers = zip(found["ids"], nearest["ids"], nearest["distances"], strict=True)
+    missed = sum(not ids or (ids[0] != own and far[0] > NEAR) for own, ids, far in answers)
+    return missed, len(vectors)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Examiner:
+    """A thread that looks now and then.  A daemon: it may die at any step.
+
+    `calls` returns a number that changes with each call.  `suspicion` is what it has found.
+    """
+
+    stores: Stores
+    paths: Paths
+    kernel: Kernel
+    calls: Callable[[], int]
+    suspicion: str = ""
+    first_s: float = FIRST_S
+    _ended: threading.Event = attrs.field(factory=threading.Event)
+
+    def start(self) -> None:
+        threading.Thread(target=self._serve, name="palace-examiner", daemon=True).start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _serve(self) -> None:
+        pause_s = self.first_s
+        while not self._ended.wait(pause_s):
+            calls = self.calls()
+            if self._ended.wait(QUIET_S):
+                return
+            if calls != self.calls():  # not now: somebody works
+                pause_s = QUIET_S
+                continue
+            pause_s = EVERY_S
+            if self.look():
+                return
+
+    def look(self) -> str:
+        """Look once, and note what is wrong; return it, "" for nothing."""
+        problem = self._look_twice()
+        if problem:
+            logger.error("%s", problem)
+            self.kernel.write_durable(f"{self.paths.root}/{SUSPECT}", problem.encode())
+            self.suspicion = problem
+        return problem
+
+    def _look_twice(self) -> str:
+        looks: tuple[Callable[[], str], ...] = (self._look_at_index, self._look_at_files)
+        for look in looks:
+            calls = self.calls()
+            problem = look()
+            if problem and look() and calls == self.calls() and not self._ended.is_set():
+                return problem
+        return ""
+
+    def _look_at_index(self) -> str:
+        return sample_index(self.stores.chroma)
+
+    def _look_at_files(self) -> str:
+        """Have the files read by another process; return what it finds wrong."""
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", __name__, self.paths.root, self.stores.graph.path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+        if done.returncode:
+            logger.warning("the stores could not be read: %s", done.stderr.strip()[-500:])
+            return ""
+        return done.stdout.strip()
+
+
+def compare_with_journal(stores: Stores, journal: str, kernel: Kernel) -> str:
+    """Compare an index's vectors with the journal's; return what is wrong, "" for nothing.
+
+    Their lengths are left out: Chroma divides by them.
+    """
+    import numpy as np
+
+    known = replay(journal, kernel)
+    differing: dict[str, list[str]] = {}
+    for collection, record, vector in flushed_vectors(stores):
+        entity = (PREFIX + collection, record)
+        payload = known.payload(entity) if entity in known.live else None
+        if not isinstance(payload, dict) or not payload.get("vector"):
+            continue
+        told = np.asarray(vector_of(cast("RecordPayload", payload)))
+        lengths = float(np.linalg.norm(told)) * float(np.linalg.norm(vector))
+        if told.shape != vector.shape or float(told @ vector) < (1.0 - NEAR) * lengths:
+            differing.setdefault(collection, []).append(record)
+    for collection, records in differing.items():
+        return (
+            f"the index of {collection} is damaged: it holds other vectors for {len(records)} of "
+            "its records than were stored"
+        )
+    return ""
+
+
+def main(root: str, graph: str) -> None:
+    """Print what is wrong with the stores' files, beside the process that has them open."""
+    os.nice(10)
+    paths, kernel = Paths(root), Kernel()
+    stores = unopened_stores(paths, Config(graph=graph, config_dir=""), kernel)
+    damages = find_damage(stores, None, WHOLE)
+    if damages:
+        print(damages[0].text)
+    else:
+        print(compare_with_journal(stores, paths.journal, kernel))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

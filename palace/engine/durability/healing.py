@@ -1,0 +1,344 @@
+"""Damaged stores, made whole from the journal before anything opens them.
+
+Theory of operation.  When a palace is opened, its stores' files are checked (stores/health.py).
+What is wrong is mended here, and what then differs from the journal is written by the recovery that
+follows, as after any replacement of a store (recovery.py):
+
+| damage | what is done |
+|---|---|
+| a file is gone or empty | nothing here: recovery writes what the store has lost |
+| tables or a list can't be read | the file is moved away; recovery writes a new one |
+| a small file can't be read, or is gone | it is moved away, and written as it was |
+| Chroma's index | a new store is built from the journal and from the rows, and put in its place |
+| Chroma's database | the same, from the journal alone |
+
+Nothing is deleted: what was damaged stays in `replaced-EPOCH`, or beside where it was.  Where only
+an index is damaged every row can be read, so what another program wrote is taken over first; its
+vectors are made again from the documents.  A database that can't be read may hold what another
+program wrote after the last broker, which is why the doctor names what was kept.
+
+Where the journal doesn't know everything (it lacks records, or the palace was never taken into it
+whole), nothing is mended that it would have to know alone: the damage is left, and calls say so.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+
+import attrs
+
+from palace.engine.durability.owned import OwnedPalace
+from palace.engine.durability.rebuild import (
+    fill_stores,
+    in_order,
+    is_chroma_file,
+    make_scratch,
+    moves_away,
+    scratch_palace,
+    verify_stores,
+)
+from palace.engine.durability.recovery import append_adopted
+from palace.engine.durability.swap import Move, swap
+from palace.engine.stores.chroma import COLLECTION, Chroma, packed_vector
+from palace.engine.stores.chroma_api import RecordPayload
+from palace.engine.stores.files import KIND as FILE
+from palace.engine.stores.files import NAMES
+from palace.engine.stores.health import AT_OPENING, SUSPECT, Damage, Depth, find_damage
+from palace.engine.stores.palace_stores import Stores, embedded, opened_stores
+from palace.engine.stores.projection import in_batches, same
+from palace.journal.journal import Journal
+from palace.journal.record import Entity, JsonObject, Payload
+from palace.journal.replay import Progress, Replay, replay
+from palace.protocol.errors import JournalBroken
+
+PARTIAL = "Build new stores from what the journal has: palace rebuild --stop --partial"
+AGAIN = "Correct that, and open the palace again: palace stop; palace start"
+FROM_COPY = "Put a copy of the file back, or move it away to begin with an empty one."
+FROM_ROWS = "Let stock make a new index: palace stop --hold; mempalace repair rebuild-index"
+NOTE = "why.json"  # in `replaced-EPOCH`: what was replaced, for the doctor
+
+logger = logging.getLogger("palace.journal")
+
+
+@attrs.frozen(kw_only=True)
+class Healed:
+    """One store that was damaged and is whole again; `kept` is where its old files are, "" none."""
+
+    damage: Damage
+    kept: str
+
+
+@attrs.frozen(kw_only=True)
+class Left:
+    """One store that is still damaged, and why it was not healed."""
+
+    damage: Damage
+    why: str
+    remedy: str
+
+
+@attrs.frozen
+class Health:
+    """What was found when the stores were opened, and what became of it."""
+
+    healed: tuple[Healed, ...] = ()
+    left: tuple[Left, ...] = ()
+
+    def as_json(self) -> JsonObject:
+        """Return it as `palace status` shows it."""
+        return {
+            "damaged": [
+                {
+                    "store": one.damage.store,
+                    "text": one.damage.text,
+                    "why": one.why,
+                    "remedy": one.remedy,
+                }
+                for one in self.left
+            ],
+            "healed": [
+                {"store": one.damage.store, "text": one.damage.text, "kept": one.kept}
+                for one in self.healed
+            ],
+        }
+
+    @property
+    def left_names(self) -> frozenset[str]:
+        return frozenset(left.damage.store for left in self.left)
+
+    def left_of(self, *stores: str) -> Left | None:
+        """Return the damage of the first of these stores that is still damaged."""
+        return next((left for left in self.left if left.damage.store in stores), None)
+
+
+def heal_stores(
+    palace: OwnedPalace,
+    journal: Journal,
+    stores: Stores,
+    progress: Progress,
+    depth: Depth = AT_OPENING,
+) -> Health:
+    """Check a palace's stores and mend what is damaged; call it before any of them is opened."""
+    progress("checking the stores", 0.0)
+    healed: list[Healed] = []
+    left: list[Left] = []
+    for damage in find_damage(stores, journal.tail.baseline, depth):
+        logger.error("%s", damage.text)
+        try:
+            kept = _Healing(palace, journal, stores, progress, damage).run()
+        except Exception as error:  # whatever it is, the store is as it was, and is not opened
+            logger.exception("it could not be brought back")
+            left.append(_left(damage, error))
+        else:
+            how = f"the old files are in {kept}" if kept else "it is written again"
+            logger.warning("%s was brought back from the journal: %s", damage.store, how)
+            healed.append(Healed(damage=damage, kept=kept))
+    return Health(tuple(healed), tuple(left))
+
+
+def look_at_stores(stores: Stores) -> Health:
+    """Check the stores of a palace without a journal: what is damaged there is left."""
+    return Health(
+        left=tuple(
+            Left(damage=damage, why="this palace has no journal", remedy=_from_copies(damage))
+            for damage in find_damage(stores, None)
+        )
+    )
+
+
+def _left(damage: Damage, error: Exception) -> Left:
+    if isinstance(error, _UnknownError):
+        return Left(damage=damage, why=str(error), remedy=_from_copies(damage))
+    if isinstance(error, JournalBroken):
+        return Left(damage=damage, why=error.message, remedy=PARTIAL)
+    return Left(damage=damage, why=f"{type(error).__name__}: {error}", remedy=AGAIN)
+
+
+def _from_copies(damage: Damage) -> str:
+    if damage.index:
+        return FROM_ROWS
+    return FROM_COPY
+
+
+class _UnknownError(Exception):
+    """The journal can't know what was in a store."""
+
+
+@attrs.frozen(eq=False)
+class _Healing:
+    """One store's."""
+
+    palace: OwnedPalace
+    journal: Journal
+    stores: Stores
+    progress: Progress
+    damage: Damage
+
+    def run(self) -> str:
+        """Return where the old files are, "" where none was kept."""
+        if self.damage.store == self.stores.files.name:
+            return self._write_files()
+        if self.damage.lost:
+            return ""
+        if self.damage.store != self.stores.chroma.name:
+            self._check_journal()
+            return self._put_away(self._files())
+        if self.damage.index:
+            self._take_over_rows()
+        else:
+            self._check_journal()
+        return self._rebuild_chroma()
+
+    def _check_journal(self) -> None:
+        """Raise unless the journal knows all that was in the store."""
+        if self.journal.tail.baseline is None:
+            raise _UnknownError("the palace was never taken into its journal whole")
+        if self.journal.tail.gaps:
+            raise JournalBroken("the journal lacks records, as palace doctor says")
+
+    def _files(self) -> Iterator[str]:
+        stores, name = self.stores, self.damage.store
+        for rows in (stores.graph, stores.logstream):
+            if name == rows.name:
+                yield from (rows.path, f"{rows.path}-wal", f"{rows.path}-shm")
+        for own in (stores.tunnels, stores.hallways):
+            if name == own.name:
+                yield own.path
+
+    def _write_files(self) -> str:
+        """Write small files at once: stock makes new ones, of other contents, when it is opened."""
+        files = self.stores.files
+        known = replay(self.palace.paths.journal, self.palace.kernel, self.progress)
+        wrong = [name for name in NAMES if self.damage.speaks_of(f"{files.root}/{name}")]
+        kept = "" if self.damage.lost else self._put_away(f"{files.root}/{n}" for n in wrong)
+        for name in wrong:
+            if (FILE, name) in known.live:
+                files.write(FILE, {name: known.payload((FILE, name))})
+        return kept
+
+    def _put_away(self, files: Iterable[str]) -> str:
+        moves = list(moves_away(self.palace.paths, files, self.palace.kernel, self._suffix))
+        self._note(moves)
+        swap(self.palace.paths.root, self.palace.kernel, moves)
+        return os.path.dirname(moves[0].new) if self._is_inside(moves) else moves[0].new
+
+    def _is_inside(self, moves: Sequence[Move]) -> bool:
+        return moves[0].new.startswith(f"{self._kept}/")
+
+    @property
+    def _suffix(self) -> str:
+        return str(self.palace.stamp.epoch)
+
+    @property
+    def _kept(self) -> str:
+        return f"{self.palace.paths.root}/replaced-{self._suffix}"
+
+    def _note(self, moves: Sequence[Move]) -> None:
+        """Write down beside the old files why they were replaced; before they are there."""
+        path = f"{self._kept}/{NOTE}"
+        self.palace.kernel.make_directory(self._kept)
+        notes = json.loads(self.palace.kernel.read_hint(path) or b"[]")
+        notes.append(
+            {
+                "store": self.damage.store,
+                "text": self.damage.text,
+                "index": self.damage.index,
+                "at": self.palace.kernel.utc_text(),
+                "kept": [move.new for move in moves],
+            }
+        )
+        self.palace.kernel.write_durable(path, json.dumps(notes, indent=2).encode())
+
+    # Chroma.
+
+    def _rebuild_chroma(self) -> str:
+        palace, kernel = self.palace, self.palace.kernel
+        known = replay(palace.paths.journal, kernel, self.progress)
+        kinds = [kind for kind in in_order(known) if self.stores.chroma.owns(kind)]
+        scratch = make_scratch(palace)
+        try:
+            with opened_stores(*scratch_palace(palace, scratch), kernel) as new:
+                new.chroma.api()
+                fill_stores(new, known, kinds, self.progress)
+                verify_stores(new, known, kinds, self.progress)
+            root = palace.paths.root
+            old = (f"{root}/{n}" for n in sorted(os.listdir(root)) if is_chroma_file(root, n))
+            made = f"{scratch}/palace"
+            away = list(moves_away(palace.paths, old, kernel, self._suffix))
+            come = [
+                Move(f"{made}/{name}", f"{root}/{name}")
+                for name in sorted(os.listdir(made))
+                if is_chroma_file(made, name)
+            ]
+            self._note(away)
+            swap(root, kernel, [*away, *come])
+            kernel.unlink(f"{root}/{SUSPECT}")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return self._kept
+
+    def _take_over_rows(self) -> None:
+        """Journal what another program did to the rows of a store whose index is damaged."""
+        tail, chroma = self.journal.tail, self.stores.chroma
+        chroma.read_fingerprint()
+        baseline = (tail.baseline or {}).get(chroma.name)
+        if not tail.gaps and baseline is not None and not chroma.suspects(baseline, tail.touched):
+            return
+        # What is missing in a store that went on was deleted; in another one it was lost.
+        deletes = baseline is not None and not chroma.was_replaced(baseline)
+        scratch = make_scratch(self.palace)
+        try:
+            # Without its indexes, which Chroma makes empty ones of, and makes no use of here.
+            paths, config = scratch_palace(self.palace, scratch)
+            shutil.copyfile(chroma.path, paths.store)
+            with opened_stores(paths, config, self.palace.kernel) as copy:
+                copy.chroma.read_fingerprint()
+                self._take_over(copy.chroma, deletes=deletes)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        self.journal.sync(self.journal.seq)
+
+    def _take_over(self, rows: Chroma, *, deletes: bool) -> None:
+        known = replay(self.journal.directory, self.palace.kernel, self.progress)
+        tail = self.journal.tail
+        # What our own last work touched is left to recovery: the journal knows it.
+        ours = {change.entity for changes in tail.open.values() for change in changes}
+        ours |= tail.touched.keys()
+        for name, payload in rows.scan(COLLECTION):
+            if (COLLECTION, name) not in known.live:
+                append_adopted(self.journal, COLLECTION, [(name, payload)])
+        for kind in rows.kinds():
+            if kind == COLLECTION:
+                continue
+            there: set[str] = set()
+            for batch in in_batches(rows.scan_documents(kind)):
+                there.update(ident for ident, _ in batch)
+                new = [
+                    (ident, record)
+                    for ident, record in batch
+                    if (kind, ident) not in ours and not _is_known(known, (kind, ident), record)
+                ]
+                self.progress(f"making vectors again: {kind}", 0.0)
+                append_adopted(self.journal, kind, _with_vectors(new))
+            if deletes:
+                gone = [i for i in known.ids(kind) if i not in there and (kind, i) not in ours]
+                append_adopted(self.journal, kind, [(ident, None) for ident in gone])
+
+
+def _is_known(known: Replay, entity: Entity, record: RecordPayload) -> bool:
+    """Tell whether the journal has this record, its vector left out."""
+    if entity not in known.live:
+        return False
+    payload = known.payload(entity)
+    assert isinstance(payload, dict)
+    return same({**record, "vector": payload["vector"]}, payload)
+
+
+def _with_vectors(new: Sequence[tuple[str, RecordPayload]]) -> Iterator[tuple[str, Payload]]:
+    if not new:
+        return
+    vectors = embedded([record["document"] or "" for _, record in new])
+    for (ident, record), vector in zip(new, vectors, strict=True):
+        yield ident, {**record, "vector": packed_vector(vector)}

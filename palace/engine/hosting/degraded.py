@@ -1,0 +1,79 @@
+"""What calls are told while a store is damaged and could not be brought back.
+
+Stock has words of its own for Chroma: a damaged database refuses every call that needs it (-32002),
+and an index that lacks records turns searches into ones by words, with `vector_search_disabled` and
+the reason in each reply, and refuses writes.  Both are what its clients know, so they are used as
+they are.  For other stores stock has nothing: it reads an unreadable list as an empty one.  A call
+that needs such a store is refused.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from palace.engine.durability.healing import Health, Left
+from palace.engine.patches import JOURNAL, Patch
+from palace.engine.stock import JsonObject, Server
+from palace.protocol.errors import StoreCorrupt
+
+CHROMA = "chroma"
+# What a tool's name says of the stores that it reads; no more than one of these fits a tool.
+_NEEDS = {
+    "kg_": ("graph",),
+    "event_": ("logstream",),
+    "task_": ("logstream",),
+    "artifact_": ("logstream",),
+    "patch_": ("logstream",),
+    "mesh_": ("logstream",),
+    "hallway": ("hallways",),
+    "tunnel": ("tunnels",),
+    "traverse": ("tunnels",),
+    "graph_stats": ("tunnels",),
+    "mine": ("hallways", "tunnels"),
+}
+
+
+def stores_of(tool: str) -> tuple[str, ...]:
+    """Return the stores beside Chroma without which a tool would say less than there is."""
+    name = tool.removeprefix("mempalace_")
+    return next((stores for part, stores in _NEEDS.items() if part in name), ())
+
+
+def refusal(health: Health, tool: str) -> StoreCorrupt | None:
+    """Return the error that a call of a tool is answered with, None where it may run."""
+    left = health.left_of(*stores_of(tool))
+    return None if left is None else StoreCorrupt(words(left))
+
+
+def reopening(trouble: str) -> StoreCorrupt:
+    """Return the error for a call whose store was taken away, should no other owner answer it."""
+    return StoreCorrupt(
+        f"{trouble[:1].upper()}{trouble[1:]}. Nothing was done. This broker leaves, and the next "
+        "one brings it back from the journal: ask again."
+    )
+
+
+def words(left: Left) -> str:
+    """Say what is damaged, why that stayed, and what to do."""
+    text = left.damage.text
+    return f"{text[:1].upper()}{text[1:]}. It was not brought back: {left.why}. {left.remedy}"
+
+
+def index_patches(server: Server, left: Left) -> Iterator[Patch]:
+    """Return what makes stock see that an index isn't whole, wherever it asks."""
+
+    def judging(stock: Callable[..., JsonObject]) -> object:
+        def judge(*place: Any) -> JsonObject:
+            verdict = {"diverged": True, "status": "diverged", "message": words(left)}
+            return {**stock(*place), **verdict}
+
+        return judge
+
+    for owner in (server, importlib.import_module("mempalace.backends.chroma")):
+        yield Patch(
+            name=JOURNAL,
+            why="stock finds an index damaged by its counts alone",
+            owner=owner,
+            attribute="hnsw_capacity_status",
+            replace=judging,
+        )

@@ -1,0 +1,254 @@
+"""Whether a store's files are whole, as far as they tell; read while no store is open here.
+
+Nothing is opened but as files and with sqlite3, and nothing is changed.  A file that is missing is
+whole by itself: `lost` says so, from what the journal knows was in it.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from palace.engine.stores import hnsw_files
+from palace.engine.stores.files import NAMES
+from palace.engine.stores.lists import JsonList
+from palace.engine.stores.palace_stores import Stores
+from palace.engine.stores.rows import Rows
+from palace.journal.record import Json, JsonObject
+from palace.protocol.errors import StoreCorrupt
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+SUSPECT = "index.suspect"  # in the palace: why an index is not trusted, though its files look whole
+CHECK_BYTES = 512 << 20  # a larger database is checked whole only where nobody waits
+_CORRUPT, _NOT_A_DATABASE, _READ_ERROR = 11, 26, 10  # SQLite's codes
+_COLLECTIONS = """
+SELECT c.id, c.name, v.id, m.id FROM collections c
+JOIN segments v ON v.collection = c.id AND v.scope = 'VECTOR'
+JOIN segments m ON m.collection = c.id AND m.scope = 'METADATA'
+WHERE v.type = 'urn:chroma:segment/vector/hnsw-local-persisted'
+"""
+_QUEUED = """
+SELECT id, operation FROM embeddings_queue WHERE topic LIKE ? AND seq_id > ? ORDER BY seq_id
+"""
+_DELETE = 3  # an operation in Chroma's queue
+
+
+@attrs.frozen(kw_only=True)
+class Damage:
+    """What is wrong with one store.
+
+    `text` is a sentence's beginning that names the file.  `index` says that nothing but Chroma's
+    index is damaged: all documents are there.  `lost` says that what was there is gone.
+    """
+
+    store: str
+    text: str
+    index: bool = False
+    lost: bool = False
+
+    def speaks_of(self, path: str) -> bool:
+        return self.text.startswith(f"{path} ")
+
+
+@attrs.frozen(kw_only=True)
+class Depth:
+    """How much a check may read: `databases` up to so many bytes, and `elements` of large indexes.
+
+    A check that a caller waits for reads less than one while nobody does.
+    """
+
+    database_bytes: int = CHECK_BYTES
+    elements: bool = False
+
+
+AT_OPENING = Depth()
+WHOLE = Depth(database_bytes=1 << 62, elements=True)
+
+
+def find_damage(
+    stores: Stores, baseline: JsonObject | None, depth: Depth = AT_OPENING
+) -> list[Damage]:
+    """Return what is wrong with each store; `baseline` is what the journal last knew of all."""
+    found = [
+        *(list(_chroma(stores, depth)) or _suspected(stores)),
+        *(damage for rows in (stores.graph, stores.logstream) for damage in _rows(rows, depth)),
+        *(damage for own in (stores.tunnels, stores.hallways) for damage in _list(own)),
+        *_files(stores),
+    ]
+    damaged = {damage.store for damage in found}
+    return found + [one for one in _lost(stores, baseline or {}) if one.store not in damaged]
+
+
+def database_damage(path: str, size_max: int) -> str:
+    """Return what SQLite finds wrong with a database, "" where it is whole or not there."""
+    try:
+        size = os.path.getsize(path)
+    except OSError:
+        return ""
+    if not size:
+        return ""
+    try:
+        with closing(_connect(path)) as connection:
+            if size > size_max:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                return ""
+            said = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in (_CORRUPT, _NOT_A_DATABASE, _READ_ERROR):
+            return f"{path} is damaged: {error}"
+        return ""  # somebody has it open, or SQLite has to take a transaction back first
+    return "" if said == ["ok"] else f"{path} is damaged: {'; '.join(said)}"
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)
+
+
+def _chroma(stores: Stores, depth: Depth) -> Iterator[Damage]:
+    path = stores.chroma.path
+    if text := database_damage(path, depth.database_bytes):
+        yield Damage(store=stores.chroma.name, text=text)
+        return
+    if not os.path.exists(path) or not os.path.getsize(path):
+        return
+    try:
+        yield from _indexes(stores.chroma.root, path, deep=depth.elements)
+    except sqlite3.Error:
+        return  # tables of another version, or in use
+
+
+def _suspected(stores: Stores) -> Iterator[Damage]:
+    """Yield what an owner noted of an index that it had open (durability/examiner.py)."""
+    noted = stores.files.kernel.read_hint(f"{stores.chroma.root}/{SUSPECT}")
+    if noted is not None:
+        text = noted.decode("utf-8", "replace")
+        yield Damage(store=stores.chroma.name, text=text, index=True)
+
+
+def flushed_vectors(stores: Stores) -> "Iterator[tuple[str, str, npt.NDArray[Any]]]":
+    """Yield (collection, record, vector) for what whole indexes hold on disk and nothing changes.
+
+    Raises IndexDamaged and sqlite3.Error.
+    """
+    with closing(_connect(stores.chroma.path)) as connection:
+        for found in connection.execute(_COLLECTIONS).fetchall():
+            index = _Index(stores.chroma.root, *found)
+            queued = index.queued(connection, index.vectors)
+            labels = hnsw_files.labels_of(index.directory) or {}
+            for record, vector in hnsw_files.vectors_of(index.directory, labels):
+                if record not in queued:
+                    yield index.collection, record, vector
+
+
+def _indexes(root: str, path: str, *, deep: bool) -> Iterator[Damage]:
+    with closing(_connect(path)) as connection:
+        for found in connection.execute(_COLLECTIONS).fetchall():
+            index = _Index(root, *found)
+            try:
+                index.check(connection, deep=deep)
+            except hnsw_files.IndexDamaged as error:
+                text = f"the index of {index.collection} is damaged: {error}"
+                yield Damage(store="chroma", text=text, index=True)
+
+
+@attrs.frozen
+class _Index:
+    """One collection's index, and the rows that it is for."""
+
+    root: str
+    collection_id: str
+    collection: str
+    vectors: str  # the segments' ids
+    rows: str
+
+    @property
+    def directory(self) -> str:
+        return f"{self.root}/{self.vectors}"
+
+    def check(self, connection: sqlite3.Connection, *, deep: bool) -> None:
+        """Raise IndexDamaged where it isn't whole, or lacks a row."""
+        query = "SELECT embedding_id FROM embeddings WHERE segment_id = ?"
+        rows = {row[0] for row in connection.execute(query, [self.rows])}
+        self._add_queued(connection, self.rows, rows)
+        labels = hnsw_files.labels_of(self.directory)
+        indexed = set(labels or ())
+        self._add_queued(connection, self.vectors, indexed)
+        if missing := len(rows - indexed):
+            is_gone = labels is None and missing == len(rows)
+            what = f"{self.directory} is gone or empty" if is_gone else self.directory
+            raise hnsw_files.IndexDamaged(f"{what}; {missing} of {len(rows)} records are not in it")
+        if labels:
+            hnsw_files.check_files(self.directory, labels, deep=deep)
+
+    def _add_queued(self, connection: sqlite3.Connection, segment: str, ids: set[str]) -> None:
+        """Bring a segment's records up to date with what still waits for it in the queue."""
+        for ident, operation in self.queued(connection, segment).items():
+            if operation == _DELETE:
+                ids.discard(ident)
+            else:
+                ids.add(ident)
+
+    def queued(self, connection: sqlite3.Connection, segment: str) -> dict[str, int]:
+        """Return the last operation that waits for a segment, for each record that has one."""
+        found = connection.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", [segment])
+        seq = (found.fetchone() or (0,))[0]
+        if isinstance(seq, bytes):  # as old versions wrote it
+            seq = int.from_bytes(seq, "big")
+        return dict(connection.execute(_QUEUED, [f"%/{self.collection_id}", seq]))
+
+
+def _rows(rows: Rows, depth: Depth) -> Iterator[Damage]:
+    if text := database_damage(rows.path, depth.database_bytes):
+        yield Damage(store=rows.name, text=text)
+
+
+def _list(own: JsonList) -> Iterator[Damage]:
+    try:
+        own.load()
+    except StoreCorrupt as error:
+        yield Damage(store=own.name, text=error.message)
+
+
+def _files(stores: Stores) -> Iterator[Damage]:
+    for name in NAMES:
+        path = f"{stores.files.root}/{name}"
+        data = stores.files.kernel.read_hint(path)
+        try:
+            if data is not None:
+                json.loads(data)
+        except ValueError:
+            yield Damage(store=stores.files.name, text=f"{path} is no JSON any more")
+
+
+def _lost(stores: Stores, baseline: JsonObject) -> Iterator[Damage]:
+    """Yield stores that are gone, or empty, though they held something."""
+    paths = {own.name: own.path for own in (stores.chroma, stores.graph, stores.logstream)}
+    paths |= {own.name: own.path for own in (stores.tunnels, stores.hallways)}
+    for name, path in paths.items():
+        held = entities_in(name, baseline.get(name))
+        size = os.path.getsize(path) if os.path.exists(path) else -1
+        if held and size <= 0:
+            how = "is gone" if size < 0 else "is empty"
+            text = f"{path} {how}, and held {held} entities"
+            yield Damage(store=name, text=text, lost=True)
+    for name in baseline.get(stores.files.name) or ():
+        path = f"{stores.files.root}/{name}"
+        if not os.path.exists(path):
+            yield Damage(store=stores.files.name, text=f"{path} is gone", lost=True)
+
+
+def entities_in(store: str, fingerprint: Json) -> int:
+    """Return how many entities a store held when it had a fingerprint."""
+    if not fingerprint:
+        return 0
+    if store == "chroma":
+        return sum(records for _, records in fingerprint["collections"].values())
+    if isinstance(fingerprint, dict):
+        return sum(count for count, _ in fingerprint.values())
+    return int(fingerprint[0])

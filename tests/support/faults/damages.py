@@ -1,0 +1,183 @@
+"""Ways in which a palace's stores come to harm while nothing has them open.
+
+Each takes the directory of a palace that corruptions.py has filled; `DAMAGES` names all of them,
+with the store that it harms.
+"""
+
+import os
+import shutil
+import sqlite3
+import struct
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+Damaging = Callable[[Path], None]
+
+
+def index_of(palace: Path) -> Path:
+    """Return the directory of the index that has been written to disk."""
+    query = """
+    SELECT s.id FROM segments s JOIN collections c ON c.id = s.collection
+    WHERE s.scope = 'VECTOR' AND c.name = 'made'
+    """
+    with closing(sqlite3.connect(f"file:{palace}/chroma.sqlite3?mode=ro", uri=True)) as connection:
+        return palace / str(connection.execute(query).fetchone()[0])
+
+
+def cut(path: Path, share: float = 0.5) -> None:
+    os.truncate(path, int(path.stat().st_size * share))
+
+
+def overwrite(path: Path, start: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(data)
+
+
+def index_gone(palace: Path) -> None:
+    shutil.rmtree(index_of(palace))
+
+
+def index_put_aside(palace: Path) -> None:
+    """Do what stock does with an index that it distrusts."""
+    index = index_of(palace)
+    index.rename(f"{index}.drift-20260101-000000")
+
+
+def index_emptied(palace: Path) -> None:
+    for path in index_of(palace).iterdir():
+        os.truncate(path, 0)
+
+
+def binaries_emptied(palace: Path) -> None:
+    for path in index_of(palace).glob("*.bin"):
+        os.truncate(path, 0)
+
+
+def index_file_gone(palace: Path, name: str) -> None:
+    (index_of(palace) / name).unlink()
+
+
+def index_file_cut(palace: Path, name: str) -> None:
+    cut(index_of(palace) / name)
+
+
+def links_overwritten(palace: Path) -> None:
+    overwrite(index_of(palace) / "data_level0.bin", 4, b"\xff" * 64)
+
+
+def vectors_overwritten(palace: Path) -> None:
+    overwrite(index_of(palace) / "data_level0.bin", 132, b"\x41" * 1500)
+
+
+def vectors_mixed_up(palace: Path) -> None:
+    """Let each element have its neighbour's vector: the files are as whole as before."""
+    path = index_of(palace) / "data_level0.bin"
+    header = (index_of(palace) / "header.bin").read_bytes()
+    count, size, label, vector = struct.unpack_from("=QQQQ", header, 20)
+    data = bytearray(path.read_bytes())
+    vectors = [data[n * size + vector : n * size + label] for n in range(count)]
+    for number, other in enumerate([*vectors[1:], vectors[0]]):
+        data[number * size + vector : number * size + label] = other
+    path.write_bytes(data)
+
+
+def header_zeroed(palace: Path) -> None:
+    overwrite(index_of(palace) / "header.bin", 0, bytes(100))
+
+
+def older_index(palace: Path) -> None:
+    """Let the index know less than the rows, as one that was put back from a copy does."""
+    import pickle
+
+    path = index_of(palace) / "index_metadata.pickle"
+    known = pickle.loads(path.read_bytes())
+    for ident in list(known["id_to_label"])[:20]:
+        known["label_to_id"].pop(known["id_to_label"].pop(ident))
+    path.write_bytes(pickle.dumps(known, protocol=4))
+
+
+def database_cut(palace: Path) -> None:
+    cut(palace / "chroma.sqlite3")
+
+
+def pages_zeroed(palace: Path) -> None:
+    overwrite(palace / "chroma.sqlite3", 2 * 4096, bytes(4 * 4096))
+
+
+def pages_overwritten(palace: Path) -> None:
+    path = palace / "chroma.sqlite3"
+    overwrite(path, path.stat().st_size // 3, bytes(range(256)) * 80)
+
+
+def no_database(palace: Path) -> None:
+    (palace / "chroma.sqlite3").write_bytes(b"this was a database once\n" * 4000)
+
+
+def gone(palace: Path, name: str) -> None:
+    (palace / name).unlink()
+
+
+def emptied(palace: Path, name: str) -> None:
+    os.truncate(palace / name, 0)
+
+
+def file_cut(palace: Path, name: str) -> None:
+    cut(palace / name)
+
+
+def other_shape(palace: Path, name: str) -> None:
+    (palace / name).write_text('{"version": 2}\n')
+
+
+GRAPH = "knowledge_graph.sqlite3"
+TUNNELS, HALLWAYS = "../tunnels.json", "../hallways.json"
+
+INDEX: dict[str, Damaging] = {
+    "index-gone": index_gone,
+    "index-put-aside": index_put_aside,
+    "index-emptied": index_emptied,
+    "binaries-emptied": binaries_emptied,
+    "data-cut": partial(index_file_cut, name="data_level0.bin"),
+    "lengths-cut": partial(index_file_cut, name="length.bin"),
+    "levels-gone": partial(index_file_gone, name="link_lists.bin"),
+    "header-gone": partial(index_file_gone, name="header.bin"),
+    "header-zeroed": header_zeroed,
+    "labels-cut": partial(index_file_cut, name="index_metadata.pickle"),
+    "labels-gone": partial(index_file_gone, name="index_metadata.pickle"),
+    "links-overwritten": links_overwritten,
+    "vectors-overwritten": vectors_overwritten,
+    "older-index": older_index,
+}
+DATABASE: dict[str, Damaging] = {
+    "database-cut": database_cut,
+    "pages-zeroed": pages_zeroed,
+    "pages-overwritten": pages_overwritten,
+    "no-database": no_database,
+    "database-gone": partial(gone, name="chroma.sqlite3"),
+    "database-emptied": partial(emptied, name="chroma.sqlite3"),
+}
+BESIDE: dict[str, tuple[str, Damaging]] = {
+    "graph-gone": ("graph", partial(gone, name=GRAPH)),
+    "graph-emptied": ("graph", partial(emptied, name=GRAPH)),
+    "graph-cut": ("graph", partial(file_cut, name=GRAPH)),
+    "log-cut": ("logstream", partial(file_cut, name="logstream.sqlite3")),
+    "log-gone": ("logstream", partial(gone, name="logstream.sqlite3")),
+    "tunnels-gone": ("tunnels", partial(gone, name=TUNNELS)),
+    "tunnels-cut": ("tunnels", partial(file_cut, name=TUNNELS)),
+    "tunnels-emptied": ("tunnels", partial(emptied, name=TUNNELS)),
+    "tunnels-other": ("tunnels", partial(other_shape, name=TUNNELS)),
+    "hallways-gone": ("hallways", partial(gone, name=HALLWAYS)),
+    "hallways-cut": ("hallways", partial(file_cut, name=HALLWAYS)),
+    "hallways-other": ("hallways", partial(other_shape, name=HALLWAYS)),
+    "embedder-cut": ("files", partial(file_cut, name="mempalace_embedder.json")),
+    "replica-cut": ("files", partial(file_cut, name="replica.json")),
+    "replica-gone": ("files", partial(gone, name="replica.json")),
+    "embedder-gone": ("files", partial(gone, name="mempalace_embedder.json")),
+}
+DAMAGES: dict[str, tuple[str, Damaging]] = {
+    **{name: ("chroma", damage) for name, damage in {**INDEX, **DATABASE}.items()},
+    **BESIDE,
+}
