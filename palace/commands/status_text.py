@@ -1,5 +1,6 @@
 """The text of `palace status`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from palace.kernel.durations import span
@@ -26,6 +27,7 @@ def status_text(status: dict[str, Any]) -> str:
     if status["degraded"]:
         rows.insert(1, ("degraded", f"{status['degraded']}: this owner is its client's child"))
     lines = [f"{name:<11} {value}" for name, value in rows]
+    lines += [f"{'stores':<11} {text}" for text in _stores(status["journal"].get("stores") or {})]
     lines += _lanes(status)
     for error in status["errors"][:_ERRORS_MAX]:
         times = f", {error['times']} times" if error["times"] > 1 else ""
@@ -88,6 +90,18 @@ def _journal(journal: dict[str, Any]) -> str:
     if journal["quarantined"]:
         text += f"; {journal['quarantined']} calls are quarantined, see palace doctor"
     return text
+
+
+def _stores(stores: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with stores, and what was brought back; nothing where all are whole."""
+    for one in stores.get("damaged", ()):
+        yield f"DAMAGED: {one['text']}; see palace doctor"
+    if stores.get("trouble"):
+        yield f"DAMAGED: {stores['trouble']}; see palace doctor"
+    for one in stores.get("healed", ()):
+        yield f"brought back: {one['text']}"
+    for text in stores.get("mended", ()):
+        yield f"written back: {text}"
 
 
 def _served(status: dict[str, Any]) -> str:

@@ -26,7 +26,8 @@ def check_stores(found: Diagnostics) -> Iterator[Finding]:
     damages = list(_damages(found))
     yield from damages
     yield from _kept(found)
-    if not damages and found.status is None and found.holder is None:
+    is_ready = found.status is not None and found.status["engine"]["state"] == "ready"
+    if not damages and (is_ready or found.holder is None):
         yield Finding(level=OK, code="stores", text="whole")
 
 
@@ -67,7 +68,7 @@ def _by_the_broker(status: dict[str, Any]) -> Iterator[Finding]:
 
 def _by_the_files(found: Diagnostics) -> Iterator[Finding]:
     from palace.engine.stores.health import (
-        WHOLE,
+        WHOLE_IDLE,
         find_damage,
     )  # late: they load the stores' modules
     from palace.engine.stores.palace_stores import unopened_stores
@@ -75,7 +76,7 @@ def _by_the_files(found: Diagnostics) -> Iterator[Finding]:
     assert found.config is not None
     stores = unopened_stores(found.paths, found.config, found.kernel)
     baseline = _baseline(found)
-    for damage in find_damage(stores, baseline, WHOLE):
+    for damage in find_damage(stores, baseline, WHOLE_IDLE):
         has_journal = baseline is not None or damage.index
         yield Finding(
             level=ERROR,

@@ -34,7 +34,7 @@ def test_a_fresh_palace_has_no_error_and_every_part_is_named(home: Path) -> None
     well = {code for code, finding in found.items() if finding.level == "ok"}
     assert well == {
         *("mount", "directory", "disk", "installation", "mempalace's lock", "broker.lock"),
-        *("journal", "hosts"),
+        *("journal", "stores", "hosts"),
     }
 
 

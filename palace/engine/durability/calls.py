@@ -22,7 +22,7 @@ from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
 from palace.engine.durability.swap import finish_swap
 from palace.engine.stores.chroma_api import ChromaApi
-from palace.engine.stores.health import WHOLE
+from palace.engine.stores.health import WHOLE_AT_OPENING
 from palace.engine.stores.palace_stores import Stores, build_stores, migrate
 from palace.engine.stores.seams import install_seams
 from palace.journal.journal import Journal, SyncCallback
@@ -206,7 +206,7 @@ def open_durable_calls(
         if not health.left:
             recovery.scan()
     except sqlite3.DatabaseError:  # in a part of a large store that wasn't looked at
-        health = heal_stores(palace, journal, stores, progress, WHOLE)
+        health = heal_stores(palace, journal, stores, progress, WHOLE_AT_OPENING)
         if not health.left:
             recovery.scan()
     groups = CallGroups(journal, context=context or CallContext())

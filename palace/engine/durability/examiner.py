@@ -22,7 +22,12 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from palace.engine.stores.chroma import COLLECTION, PREFIX, Chroma, vector_of
-from palace.engine.stores.health import SUSPECT, WHOLE, find_damage, flushed_vectors
+from palace.engine.stores.health import (
+    SUSPECT,
+    WHOLE_BESIDE_THE_OWNER,
+    find_damage,
+    flushed_vectors,
+)
 from palace.engine.stores.palace_stores import Stores, unopened_stores
 from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
@@ -178,7 +183,7 @@ def main(root: str, graph: str) -> None:
     os.nice(10)
     paths, kernel = Paths(root), Kernel()
     stores = unopened_stores(paths, Config(graph=graph, config_dir=""), kernel)
-    damages = find_damage(stores, None, WHOLE)
+    damages = find_damage(stores, None, WHOLE_BESIDE_THE_OWNER)
     if damages:
         print(damages[0].text)
     else:

@@ -143,7 +143,7 @@ def look_at_stores(stores: Stores) -> Health:
     return Health(
         left=tuple(
             Left(damage=damage, why="this palace has no journal", remedy=_from_copies(damage))
-            for damage in find_damage(stores, None)
+            for damage in find_damage(stores, None, AT_OPENING)
         )
     )
 
@@ -321,7 +321,8 @@ class _Healing:
                     if (kind, ident) not in ours and not _is_known(known, (kind, ident), record)
                 ]
                 self.progress(f"making vectors again: {kind}", 0.0)
-                append_adopted(self.journal, kind, _with_vectors(new))
+                dimension = rows.dimension_of(kind)
+                append_adopted(self.journal, kind, _with_vectors(new, dimension))
             if deletes:
                 gone = [i for i in known.ids(kind) if i not in there and (kind, i) not in ours]
                 append_adopted(self.journal, kind, [(ident, None) for ident in gone])
@@ -336,9 +337,17 @@ def _is_known(known: Replay, entity: Entity, record: RecordPayload) -> bool:
     return same({**record, "vector": payload["vector"]}, payload)
 
 
-def _with_vectors(new: Sequence[tuple[str, RecordPayload]]) -> Iterator[tuple[str, Payload]]:
+def _with_vectors(
+    new: Sequence[tuple[str, RecordPayload]], dimension: int | None
+) -> Iterator[tuple[str, Payload]]:
+    """Yield records with vectors made again; raises _UnknownError where the model isn't theirs."""
     if not new:
         return
     vectors = embedded([record["document"] or "" for _, record in new])
+    if dimension is not None and any(len(vector) != dimension for vector in vectors):
+        raise _UnknownError(
+            f"its vectors of {dimension} numbers were not made by the model that is set, which "
+            f"makes {len(vectors[0])}"
+        )
     for (ident, record), vector in zip(new, vectors, strict=True):
         yield ident, {**record, "vector": packed_vector(vector)}

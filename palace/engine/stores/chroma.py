@@ -209,6 +209,10 @@ class Chroma:
             return None
         return uuid.UUID(self._counts[name].id)
 
+    def dimension_of(self, kind: str) -> int | None:
+        """Return how many numbers a kind's vectors have, None before the first."""
+        return self.api().get_collection(kind.removeprefix(PREFIX)).dimension
+
     def name_of(self, api: ChromaApi, ident: uuid.UUID) -> str:
         """Return the name of the collection with an id."""
         name = self._names.get(str(ident))

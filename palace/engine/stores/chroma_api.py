@@ -29,6 +29,7 @@ class CollectionModel(Protocol):
 
     id: UUID
     name: str
+    dimension: int | None
     configuration_json: Json
     metadata: JsonObject | None
     serialized_schema: Json

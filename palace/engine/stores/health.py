@@ -4,6 +4,7 @@ Nothing is opened but as files and with sqlite3, and nothing is changed.  A file
 whole by itself: `lost` says so, from what the journal knows was in it.
 """
 
+import enum
 import json
 import os
 import sqlite3
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SUSPECT = "index.suspect"  # in the palace: why an index is not trusted, though its files look whole
 CHECK_BYTES = 512 << 20  # a larger database is checked whole only where nobody waits
+_UNFINISHED = ("-wal", "-journal")
 _CORRUPT, _NOT_A_DATABASE, _READ_ERROR = 11, 26, 10  # SQLite's codes
 _COLLECTIONS = """
 SELECT c.id, c.name, v.id, m.id FROM collections c
@@ -56,24 +58,36 @@ class Damage:
         return self.text.startswith(f"{path} ")
 
 
+class Access(enum.Enum):
+    """Who else may have the databases open, and so how they are opened for a look."""
+
+    OWNED = (
+        "owned"  # nobody: we hold the lock.  SQLite may take back what a killed owner had begun.
+    )
+    IDLE = "idle"  # nobody, as far as the lock tells: nothing may be left behind
+    SHARED = "shared"  # the owner, while another process looks
+
+
 @attrs.frozen(kw_only=True)
 class Depth:
-    """How much a check may read: `databases` up to so many bytes, and `elements` of large indexes.
+    """How databases are opened, and how much of the stores is read.
 
-    A check that a caller waits for reads less than one while nobody does.
+    Databases up to so many bytes, and all `elements` of large indexes: a check that a caller waits
+    for reads less than one while nobody does.
     """
 
-    database_bytes: int = CHECK_BYTES
-    elements: bool = False
+    access: Access
+    database_bytes: int = 1 << 62
+    elements: bool = True
 
 
-AT_OPENING = Depth()
-WHOLE = Depth(database_bytes=1 << 62, elements=True)
+AT_OPENING = Depth(access=Access.OWNED, database_bytes=CHECK_BYTES, elements=False)
+WHOLE_AT_OPENING = Depth(access=Access.OWNED)
+WHOLE_IDLE = Depth(access=Access.IDLE)
+WHOLE_BESIDE_THE_OWNER = Depth(access=Access.SHARED)
 
 
-def find_damage(
-    stores: Stores, baseline: JsonObject | None, depth: Depth = AT_OPENING
-) -> list[Damage]:
+def find_damage(stores: Stores, baseline: JsonObject | None, depth: Depth) -> list[Damage]:
     """Return what is wrong with each store; `baseline` is what the journal last knew of all."""
     found = [
         *(list(_chroma(stores, depth)) or _suspected(stores)),
@@ -85,7 +99,7 @@ def find_damage(
     return found + [one for one in _lost(stores, baseline or {}) if one.store not in damaged]
 
 
-def database_damage(path: str, size_max: int) -> str:
+def database_damage(path: str, depth: Depth) -> str:
     """Return what SQLite finds wrong with a database, "" where it is whole or not there."""
     try:
         size = os.path.getsize(path)
@@ -94,8 +108,8 @@ def database_damage(path: str, size_max: int) -> str:
     if not size:
         return ""
     try:
-        with closing(_connect(path)) as connection:
-            if size > size_max:
+        with closing(_connect(path, depth.access)) as connection:
+            if size > depth.database_bytes:
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 return ""
             said = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
@@ -106,19 +120,22 @@ def database_damage(path: str, size_max: int) -> str:
     return "" if said == ["ok"] else f"{path} is damaged: {'; '.join(said)}"
 
 
-def _connect(path: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1.0)
+def _connect(path: str, access: Access) -> sqlite3.Connection:
+    mode = "mode=rw" if access is Access.OWNED else "mode=ro"
+    if access is Access.IDLE and not any(os.path.exists(f"{path}{end}") for end in _UNFINISHED):
+        mode = "immutable=1"  # else SQLite makes files beside it, and leaves them there
+    return sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=1.0)
 
 
 def _chroma(stores: Stores, depth: Depth) -> Iterator[Damage]:
     path = stores.chroma.path
-    if text := database_damage(path, depth.database_bytes):
+    if text := database_damage(path, depth):
         yield Damage(store=stores.chroma.name, text=text)
         return
     if not os.path.exists(path) or not os.path.getsize(path):
         return
     try:
-        yield from _indexes(stores.chroma.root, path, deep=depth.elements)
+        yield from _indexes(stores.chroma.root, path, depth)
     except sqlite3.Error:
         return  # tables of another version, or in use
 
@@ -136,7 +153,7 @@ def flushed_vectors(stores: Stores) -> "Iterator[tuple[str, str, npt.NDArray[Any
 
     Raises IndexDamaged and sqlite3.Error.
     """
-    with closing(_connect(stores.chroma.path)) as connection:
+    with closing(_connect(stores.chroma.path, Access.SHARED)) as connection:
         for found in connection.execute(_COLLECTIONS).fetchall():
             index = _Index(stores.chroma.root, *found)
             queued = index.queued(connection, index.vectors)
@@ -146,12 +163,12 @@ def flushed_vectors(stores: Stores) -> "Iterator[tuple[str, str, npt.NDArray[Any
                     yield index.collection, record, vector
 
 
-def _indexes(root: str, path: str, *, deep: bool) -> Iterator[Damage]:
-    with closing(_connect(path)) as connection:
+def _indexes(root: str, path: str, depth: Depth) -> Iterator[Damage]:
+    with closing(_connect(path, depth.access)) as connection:
         for found in connection.execute(_COLLECTIONS).fetchall():
             index = _Index(root, *found)
             try:
-                index.check(connection, deep=deep)
+                index.check(connection, deep=depth.elements)
             except hnsw_files.IndexDamaged as error:
                 text = f"the index of {index.collection} is damaged: {error}"
                 yield Damage(store="chroma", text=text, index=True)
@@ -204,7 +221,7 @@ class _Index:
 
 
 def _rows(rows: Rows, depth: Depth) -> Iterator[Damage]:
-    if text := database_damage(rows.path, depth.database_bytes):
+    if text := database_damage(rows.path, depth):
         yield Damage(store=rows.name, text=text)
 
 

@@ -3,6 +3,7 @@
 Each way is tried on a copy of a palace that holds some of everything.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +13,32 @@ import pytest
 
 from palace.doctor.examine import examine_palace, exit_code_of
 from palace.doctor.finding import ERROR, Finding
+from palace.journal.replay import replay
+from palace.kernel.kernel import Kernel
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.engine.durability.test_rebuild import Master, copy_of, differing
 from tests.support.engines.maintenance import MaintenanceProcess
 from tests.support.engines.probe import Probe
 from tests.support.faults.corruptions import fill, made_vectors
-from tests.support.faults.damages import BESIDE, DAMAGES, DATABASE, INDEX, vectors_mixed_up
+from tests.support.faults.damages import (
+    BESIDE,
+    DAMAGES,
+    DATABASE,
+    INDEX,
+    binaries_emptied,
+    index_of,
+    vectors_mixed_up,
+)
 from tests.support.faults.killing import is_full
 from tests.support.processes.clients import Site
-from tests.support.processes.sites import make_site
+from tests.support.processes.sites import make_site, start_stock
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
 SEARCHES = ("otter dives", "spare key", "Ada Lovelace counts in KelpForest")
 QUERIES = 40
+DRAWERS, MANY = "mempalace_drawers", 110
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +107,9 @@ def damage(site: Site, names: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_doctor_names_the_damage_first_and_what_helps(copied: Site, name: str) -> None:
+    files = sorted(copied.palace.parent.rglob("*"))
     assert not [finding for finding in doctor(copied) if finding.code == "store_damaged"]
+    assert sorted(copied.palace.parent.rglob("*")) == files, "looking leaves nothing behind"
 
     damage(copied, (name,))
 
@@ -143,6 +157,128 @@ def test_damage_is_healed_when_the_palace_is_opened(
     assert not [finding for finding in found if finding.level == ERROR]
     kept = {finding.text for finding in found if finding.code == "store_healed"}
     assert len(kept) == sum(one["kept"] != "" for one in health["healed"])
+
+
+def test_what_stock_wrote_before_an_index_was_damaged_is_kept(
+    copied: Site, maintenance: MaintenanceProcess
+) -> None:
+    """Its vectors went with the index, and are made again from the documents."""
+    with start_stock(copied.environ(), "--palace", str(copied.palace)) as stock:
+        new = stock.tool("add_drawer", wing="w", room="r9", content="Stock wrote of walruses.")
+        gone = stock.tool("list_drawers", wing="w", room="r0")["drawers"][0]["drawer_id"]
+        stock.tool("delete_drawer", drawer_id=gone)
+    damage(copied, ("index-gone",))
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        assert [one["store"] for one in probe.ask("health")["healed"]] == ["chroma"]
+        found = probe.tool("search", query="walruses", limit=1)["results"]
+        assert probe.ask("drift") == []
+        probe.leave()
+
+    assert [result["drawer_id"] for result in found] == [new["drawer_id"]]
+    drawers = maintenance.ask("contents", copied.palace)["chroma:mempalace_drawers"]
+    assert new["drawer_id"] in drawers
+    assert gone not in drawers
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Master:
+    """A palace whose drawers' index has been written to disk."""
+    site = make_site(tmp_path_factory.mktemp("many"), model_home)
+    with Probe(site.environ(), site.palace) as probe:
+        ids = {
+            str(n): probe.tool("add_drawer", wing="w", room="r", content=f"Walrus {n} sings {n}.")
+            for n in range(MANY)
+        }
+        probe.leave()
+    binaries = [path.stat().st_size for path in index_of(site.palace, DRAWERS).glob("*.bin")]
+    assert len(binaries) >= 4
+    return Master(site, {}, {n: told["drawer_id"] for n, told in ids.items()})
+
+
+def test_index_of_a_palace_that_only_stock_has_used_is_made_again(
+    many: Master, tmp_path: Path
+) -> None:
+    """From the rows alone: there is no journal yet, and afterwards there is one with all of it."""
+    copied = copy_of(many, tmp_path)
+    shutil.rmtree(copied.palace / "journal")
+    binaries_emptied(copied.palace, DRAWERS)
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        health = probe.ask("health")
+        found = probe.tool("search", query="Walrus 7 sings 7.", limit=1)["results"]
+        assert probe.ask("drift") == []
+        probe.leave()
+
+    assert health["damaged"] == []
+    assert [one["store"] for one in health["healed"]] == ["chroma"]
+    assert [result["drawer_id"] for result in found] == [many.ids["7"]]
+    known = replay(f"{copied.palace}/journal", Kernel())
+    assert len(known.ids(f"chroma:{DRAWERS}")) == MANY
+
+
+def test_searches_without_an_index_say_so_where_nothing_can_mend_it(
+    many: Master, tmp_path: Path
+) -> None:
+    """Without a journal stock's own words are used: by words alone, and why; no writing."""
+    copied = copy_of(many, tmp_path)
+    with (copied.palace / "palace.toml").open("a") as settings:
+        settings.write('journal = "off"\n')
+    binaries_emptied(copied.palace, DRAWERS)
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        found = probe.tool("search", query="Walrus sings", limit=3)
+        refused = probe.call("add_drawer", wing="w", room="r", content="One more.")
+        probe.leave()
+
+    assert "this palace has no journal" in str(found)
+    assert len(found["results"]) == 3
+    assert "diverged" in refused["error"]["message"]
+    told = doctor(copied)[0]
+    assert (told.level, told.code) == (ERROR, "store_damaged")
+    assert "mempalace repair rebuild-index" in told.remedy
+
+
+def test_vectors_of_another_size_are_not_made_up(copied: Site) -> None:
+    """Those of a collection that stock's model can't have made: its index stays as it is."""
+    shutil.rmtree(copied.palace / "journal")
+    damage(copied, ("index-gone",))
+    index = index_of(copied.palace)
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        left = probe.ask("health")["damaged"]
+        probe.leave()
+
+    assert "vectors of 32 numbers" in left[0]["why"]
+    assert not index.exists()
+
+
+def test_calls_say_what_could_not_be_brought_back(copied: Site) -> None:
+    """Each call that needs a damaged store is refused; all others are answered."""
+    shutil.rmtree(copied.palace / "journal")
+    damage(copied, ("graph-cut", "tunnels-cut", "log-cut", "hallways-other"))
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        refused = [
+            probe.call("kg_query", entity="Ada"),
+            probe.call("kg_add", subject="a", predicate="is", object="b"),
+            probe.call("list_tunnels"),
+            probe.call("list_hallways"),
+            probe.call("event_list", stream="s"),
+        ]
+        assert probe.tool("search", query=SEARCHES[0], limit=1)["results"]
+        left = probe.ask("health")["damaged"]
+        probe.leave()
+
+    assert {reply["error"]["code"] for reply in refused} == {-32049}
+    for reply, name in zip(
+        refused,
+        (*["knowledge_graph.sqlite3"] * 2, "tunnels.json", "hallways.json", "logstream.sqlite3"),
+        strict=True,
+    ):
+        assert name in reply["error"]["message"]
+        assert "never taken into its journal" in reply["error"]["message"]
+    assert {one["store"] for one in left} == {"graph", "tunnels", "hallways", "logstream"}
 
 
 def test_an_index_whose_files_look_whole_is_tried_while_nobody_asks(

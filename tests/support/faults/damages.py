@@ -16,14 +16,14 @@ from pathlib import Path
 Damaging = Callable[[Path], None]
 
 
-def index_of(palace: Path) -> Path:
-    """Return the directory of the index that has been written to disk."""
+def index_of(palace: Path, collection: str = "made") -> Path:
+    """Return the directory of a collection's index; that of `made` has been written to disk."""
     query = """
     SELECT s.id FROM segments s JOIN collections c ON c.id = s.collection
-    WHERE s.scope = 'VECTOR' AND c.name = 'made'
+    WHERE s.scope = 'VECTOR' AND c.name = ?
     """
     with closing(sqlite3.connect(f"file:{palace}/chroma.sqlite3?mode=ro", uri=True)) as connection:
-        return palace / str(connection.execute(query).fetchone()[0])
+        return palace / str(connection.execute(query, [collection]).fetchone()[0])
 
 
 def cut(path: Path, share: float = 0.5) -> None:
@@ -51,8 +51,8 @@ def index_emptied(palace: Path) -> None:
         os.truncate(path, 0)
 
 
-def binaries_emptied(palace: Path) -> None:
-    for path in index_of(palace).glob("*.bin"):
+def binaries_emptied(palace: Path, collection: str = "made") -> None:
+    for path in index_of(palace, collection).glob("*.bin"):
         os.truncate(path, 0)
 
 
