@@ -13,10 +13,6 @@ from palace.journal.segment import list_segments
 START = (
     "A broker brings it back from the journal at its start, and keeps the old files: palace start"
 )
-NO_JOURNAL = (
-    "There is no journal to bring it back from. Put back a copy of the palace's directory, or let "
-    "stock rebuild what it can: mempalace repair rebuild-index"
-)
 
 
 def check_stores(found: Diagnostics) -> Iterator[Finding]:
@@ -27,15 +23,23 @@ def check_stores(found: Diagnostics) -> Iterator[Finding]:
     yield from damages
     yield from _kept(found)
     is_ready = found.status is not None and found.status["engine"]["state"] == "ready"
-    if not damages and (is_ready or found.holder is None):
+    if not damages and (is_ready or _is_closed(found)):
         yield Finding(level=OK, code="stores", text="whole")
 
 
 def _damages(found: Diagnostics) -> Iterator[Finding]:
     if found.status is not None:
         yield from _by_the_broker(found.status)
-    elif found.holder is None:
-        yield from _by_the_files(found)
+    elif _is_closed(found):
+        damages = list(_by_the_files(found))
+        if _is_closed(found):  # else somebody began to write while we looked
+            yield from damages
+
+
+def _is_closed(found: Diagnostics) -> bool:
+    """Tell whether no process has the stores open, as far as this kernel tells."""
+    holder = found.kernel.lock_holder(found.paths.lock)
+    return holder is None and not list(found.kernel.openers(found.paths.store))
 
 
 def _by_the_broker(status: dict[str, Any]) -> Iterator[Finding]:
@@ -67,22 +71,21 @@ def _by_the_broker(status: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _by_the_files(found: Diagnostics) -> Iterator[Finding]:
-    from palace.engine.stores.health import (
-        WHOLE_IDLE,
-        find_damage,
-    )  # late: they load the stores' modules
+    # Late, since they load the stores' modules.
+    from palace.engine.durability.healing import remedy_without_journal
+    from palace.engine.stores.health import WHOLE_IDLE, find_damage
     from palace.engine.stores.palace_stores import unopened_stores
 
     assert found.config is not None
     stores = unopened_stores(found.paths, found.config, found.kernel)
     baseline = _baseline(found)
     for damage in find_damage(stores, baseline, WHOLE_IDLE):
-        has_journal = baseline is not None or damage.index
+        can_heal = found.config.journal != "off" and (baseline is not None or damage.index)
         yield Finding(
             level=ERROR,
             code="store_damaged",
             text=_sentence(damage.text),
-            remedy=START if has_journal and found.config.journal != "off" else NO_JOURNAL,
+            remedy=START if can_heal else remedy_without_journal(damage),
         )
 
 

@@ -46,7 +46,7 @@ from palace.engine.stores.chroma_api import RecordPayload
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES
 from palace.engine.stores.health import AT_OPENING, SUSPECT, Damage, Depth, find_damage
-from palace.engine.stores.palace_stores import Stores, embedded, opened_stores
+from palace.engine.stores.palace_stores import Stores, embedded, opened_stores, unopened_stores
 from palace.engine.stores.projection import in_batches, same
 from palace.journal.journal import Journal
 from palace.journal.record import Entity, JsonObject, Payload
@@ -56,7 +56,10 @@ from palace.protocol.errors import JournalBroken
 PARTIAL = "Build new stores from what the journal has: palace rebuild --stop --partial"
 AGAIN = "Correct that, and open the palace again: palace stop; palace start"
 FROM_COPY = "Put a copy of the file back, or move it away to begin with an empty one."
-FROM_ROWS = "Let stock make a new index: palace stop --hold; mempalace repair rebuild-index"
+FROM_ROWS = (
+    'Take `journal = "off"` out of palace.toml: a broker then makes a new index from the rows, and '
+    "begins a journal: palace stop; palace start"
+)
 NOTE = "why.json"  # in `replaced-EPOCH`: what was replaced, for the doctor
 
 logger = logging.getLogger("palace.journal")
@@ -128,6 +131,8 @@ def heal_stores(
         logger.error("%s", damage.text)
         try:
             kept = _Healing(palace, journal, stores, progress, damage).run()
+        except _NotDamagedError as error:
+            logger.warning("%s", error)
         except Exception as error:  # whatever it is, the store is as it was, and is not opened
             logger.exception("it could not be brought back")
             left.append(_left(damage, error))
@@ -142,7 +147,11 @@ def look_at_stores(stores: Stores) -> Health:
     """Check the stores of a palace without a journal: what is damaged there is left."""
     return Health(
         left=tuple(
-            Left(damage=damage, why="this palace has no journal", remedy=_from_copies(damage))
+            Left(
+                damage=damage,
+                why="this palace has no journal",
+                remedy=remedy_without_journal(damage),
+            )
             for damage in find_damage(stores, None, AT_OPENING)
         )
     )
@@ -150,16 +159,19 @@ def look_at_stores(stores: Stores) -> Health:
 
 def _left(damage: Damage, error: Exception) -> Left:
     if isinstance(error, _UnknownError):
-        return Left(damage=damage, why=str(error), remedy=_from_copies(damage))
+        return Left(damage=damage, why=str(error), remedy=remedy_without_journal(damage))
     if isinstance(error, JournalBroken):
         return Left(damage=damage, why=error.message, remedy=PARTIAL)
     return Left(damage=damage, why=f"{type(error).__name__}: {error}", remedy=AGAIN)
 
 
-def _from_copies(damage: Damage) -> str:
-    if damage.index:
-        return FROM_ROWS
-    return FROM_COPY
+def remedy_without_journal(damage: Damage) -> str:
+    """Return what helps where no journal knows what was in a store."""
+    return FROM_ROWS if damage.index else FROM_COPY
+
+
+class _NotDamagedError(Exception):
+    """A check found in a new store what it found in the old one: it is the check that is wrong."""
 
 
 class _UnknownError(Exception):
@@ -263,6 +275,7 @@ class _Healing:
                 new.chroma.api()
                 fill_stores(new, known, kinds, self.progress)
                 verify_stores(new, known, kinds, self.progress)
+            self._check_new(unopened_stores(*scratch_palace(palace, scratch), kernel))
             root = palace.paths.root
             old = (f"{root}/{n}" for n in sorted(os.listdir(root)) if is_chroma_file(root, n))
             made = f"{scratch}/palace"
@@ -278,6 +291,14 @@ class _Healing:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return self._kept
+
+    def _check_new(self, new: Stores) -> None:
+        """Raise where a new store doesn't pass: else it would be built again at every opening."""
+        for damage in find_damage(new, None, AT_OPENING):
+            if damage.store == new.chroma.name:
+                raise _NotDamagedError(
+                    f"a new store looks no better, so it is not used: {damage.text}"
+                )
 
     def _take_over_rows(self) -> None:
         """Journal what another program did to the rows of a store whose index is damaged."""

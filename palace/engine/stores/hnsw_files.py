@@ -204,7 +204,8 @@ def _check_vectors(path: str, vectors: "npt.NDArray[Any]") -> None:
 
     with np.errstate(all="ignore"):
         squares = np.einsum("ij,ij->i", vectors, vectors)
-        are_unit = np.abs(squares - 1.0) < _UNIT_TOLERANCE
+        # A text without a meaning may have no direction either.
+        are_unit = (np.abs(squares - 1.0) < _UNIT_TOLERANCE) | (squares == 0.0)
     if not np.isfinite(squares).all():
         raise IndexDamaged(f"{path} holds vectors that are no numbers")
     if not are_unit.all() and are_unit.mean() >= _UNIT_SHARE:

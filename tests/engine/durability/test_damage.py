@@ -17,7 +17,7 @@ from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
-from tests.engine.durability.test_rebuild import Master, copy_of, differing
+from tests.engine.durability.test_rebuild import Master, copy_of, differing, lose_a_record
 from tests.support.engines.maintenance import MaintenanceProcess
 from tests.support.engines.probe import Probe
 from tests.support.faults.corruptions import fill, made_vectors
@@ -222,8 +222,8 @@ def test_searches_without_an_index_say_so_where_nothing_can_mend_it(
 ) -> None:
     """Without a journal stock's own words are used: by words alone, and why; no writing."""
     copied = copy_of(many, tmp_path)
-    with (copied.palace / "palace.toml").open("a") as settings:
-        settings.write('journal = "off"\n')
+    settings = copied.palace / "palace.toml"
+    settings.write_text(settings.read_text() + 'journal = "off"\n')
     binaries_emptied(copied.palace, DRAWERS)
 
     with Probe(copied.environ(), copied.palace) as probe:
@@ -236,7 +236,36 @@ def test_searches_without_an_index_say_so_where_nothing_can_mend_it(
     assert "diverged" in refused["error"]["message"]
     told = doctor(copied)[0]
     assert (told.level, told.code) == (ERROR, "store_damaged")
-    assert "mempalace repair rebuild-index" in told.remedy
+    assert told.remedy.startswith('Take `journal = "off"` out of palace.toml')
+    settings.write_text(settings.read_text().replace('journal = "off"\n', ""))
+    with Probe(copied.environ(), copied.palace) as probe:
+        found = probe.tool("search", query="Walrus 7 sings 7.", limit=1)
+        probe.leave()
+    assert [result["drawer_id"] for result in found["results"]] == [many.ids["7"]]
+    assert not [finding for finding in doctor(copied) if finding.code == "store_damaged"]
+
+
+def test_what_the_journal_lacks_is_not_brought_back_by_itself(
+    copied: Site, maintenance: MaintenanceProcess
+) -> None:
+    """A database that can't be read, and records that are missing: the doctor's remedy works."""
+    lose_a_record(copied)
+    damage(copied, ("database-cut",))
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        refused = probe.call("search", query="otter")
+        assert probe.tool("event_list", stream="s")["events"]  # stock lets no others through
+        left = probe.ask("health")["damaged"][0]
+        probe.leave()
+
+    assert refused["error"]["code"] == -32002
+    assert "the journal lacks records" in refused["error"]["message"]
+    assert left["remedy"].endswith("palace rebuild --stop --partial")
+    maintenance.ask("rebuild", copied.palace, partial=True)
+    with Probe(copied.environ(), copied.palace) as probe:
+        assert probe.ask("health")["damaged"] == []
+        assert probe.tool("search", query="otter", limit=1)["results"]
+        probe.leave()
 
 
 def test_vectors_of_another_size_are_not_made_up(copied: Site) -> None:
