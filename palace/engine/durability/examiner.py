@@ -68,7 +68,10 @@ def sample_index(chroma: Chroma) -> str:
 
 def _ask(chroma: Chroma, kind: str) -> tuple[int, int]:
     """Return how many vectors are not found, and of how many."""
-    api, ident = chroma.api(), chroma.id_of(kind)
+    api = chroma.opened_api()  # opening it is stock's, whose other threads may use the old one
+    if api is None:
+        return 0, 0
+    ident = chroma.id_of(kind)
     assert ident is not None
     start = random.randrange(max(1, chroma.count(kind) - SAMPLE + 1))  # noqa: S311
     found = api._get(ident, limit=SAMPLE, offset=start, include=["embeddings"])  # noqa: SLF001

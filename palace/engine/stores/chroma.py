@@ -86,6 +86,10 @@ class Chroma:
             self._api = self.open_api()
         return self._api
 
+    def opened_api(self) -> ChromaApi | None:
+        """Return Chroma as stock has it open now; None where it would have to be opened."""
+        return self._api if self._api is not None and hasattr(self._api, "bindings") else None
+
     def note_api(self, api: ChromaApi) -> None:
         self._api = api
 

@@ -48,16 +48,32 @@ def chroma_patches(projection: Chroma, journal: ChangeJournal) -> tuple[Patch, .
         "create_collection": seam.create_collection,
         "delete_collection": seam.delete_collection,
     }
-    return tuple(
-        Patch(
-            name=JOURNAL,
+    plan = functools.partial(Patch, name=JOURNAL, owner=RustBindingsAPI)
+    changing = [
+        plan(
             why="what it changes is journalled before",
-            owner=RustBindingsAPI,
             attribute=name,
             replace=functools.partial(_wrapped, handler=handler, projection=projection),
         )
         for name, handler in handlers.items()
+    ]
+    starting = plan(
+        why="indexes are tried now and then, with what stock has open",
+        attribute="start",
+        replace=lambda stock: _noted(stock, projection),
     )
+    return (*changing, starting)
+
+
+def _noted(stock: Stock, projection: Chroma) -> Stock:
+    """Return chromadb's `start`, with the projection told of what it has opened."""
+
+    @functools.wraps(stock)
+    def start(api: ChromaApi) -> None:
+        stock(api)
+        projection.note_api(api)
+
+    return start
 
 
 def _wrapped(found: Stock, handler: Handler, projection: Chroma) -> Stock:

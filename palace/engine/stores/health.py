@@ -84,7 +84,8 @@ class Depth:
 AT_OPENING = Depth(access=Access.OWNED, database_bytes=CHECK_BYTES, elements=False)
 WHOLE_AT_OPENING = Depth(access=Access.OWNED)
 WHOLE_IDLE = Depth(access=Access.IDLE)
-WHOLE_BESIDE_THE_OWNER = Depth(access=Access.SHARED)
+# Chroma can't commit while another process reads a database whole, and waits for five seconds.
+WHOLE_BESIDE_THE_OWNER = Depth(access=Access.SHARED, database_bytes=128 << 20)
 
 
 def find_damage(stores: Stores, baseline: JsonObject | None, depth: Depth) -> list[Damage]:

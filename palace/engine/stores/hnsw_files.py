@@ -179,6 +179,8 @@ def _check_elements(path: str, header: Header, labels: set[int]) -> None:
     used = np.arange(header.links_max_level0)[None, :] < counts[:, None]
     if counts.max() > header.links_max_level0 or (links[used] >= header.elements).any():
         raise IndexDamaged(f"{path} links to elements that it doesn't hold")
+    if len(counts) > 1 and not counts.all():
+        raise IndexDamaged(f"{path} has elements that lead nowhere")
     live = _column(rows, header.label_offset, header.element_bytes, "<u8")[:, 0]
     live = live[rows[:, 2] & _DELETED == 0]
     if not labels <= set(live.tolist()):

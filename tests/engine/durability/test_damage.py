@@ -26,8 +26,10 @@ from tests.support.faults.damages import (
     DAMAGES,
     DATABASE,
     INDEX,
+    Damaging,
     binaries_emptied,
     index_of,
+    links_to_themselves,
     vectors_mixed_up,
 )
 from tests.support.faults.killing import is_full
@@ -310,15 +312,19 @@ def test_calls_say_what_could_not_be_brought_back(copied: Site) -> None:
     assert {one["store"] for one in left} == {"graph", "tunnels", "hallways", "logstream"}
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(vectors_mixed_up, "it holds other vectors for"), (links_to_themselves, "it finds")],
+)
 def test_an_index_whose_files_look_whole_is_tried_while_nobody_asks(
-    copied: Site, expected: Answers
+    copied: Site, expected: Answers, change: Damaging, says: str
 ) -> None:
-    vectors_mixed_up(copied.palace)
+    change(copied.palace)
     assert not [finding for finding in doctor(copied) if finding.code == "store_damaged"]
 
     with Probe(copied.environ(), copied.palace) as probe:
         assert probe.ask("health")["healed"] == []
-        assert "the index of made is damaged: it holds other vectors" in probe.ask("examine")
+        assert f"the index of made is damaged: {says}" in probe.ask("examine")
         refused = probe.call("search", query="otter")
         probe.leave()
 

@@ -68,19 +68,40 @@ def links_overwritten(palace: Path) -> None:
     overwrite(index_of(palace) / "data_level0.bin", 4, b"\xff" * 64)
 
 
+def links_zeroed(palace: Path) -> None:
+    overwrite(index_of(palace) / "data_level0.bin", 0, bytes(132))
+
+
 def vectors_overwritten(palace: Path) -> None:
     overwrite(index_of(palace) / "data_level0.bin", 132, b"\x41" * 1500)
 
 
 def vectors_mixed_up(palace: Path) -> None:
     """Let each element have its neighbour's vector: the files are as whole as before."""
+
+    def mix(data: bytearray, count: int, size: int, label: int, vector: int) -> None:
+        vectors = [data[n * size + vector : n * size + label] for n in range(count)]
+        for number, other in enumerate([*vectors[1:], vectors[0]]):
+            data[number * size + vector : number * size + label] = other
+
+    _change_elements(palace, mix)
+
+
+def links_to_themselves(palace: Path) -> None:
+    """Let each element lead to itself alone: the files are whole, and nothing is found."""
+
+    def cut_off(data: bytearray, count: int, size: int, _label: int, _vector: int) -> None:
+        for number in range(count):
+            struct.pack_into("<HHI", data, number * size, 1, 0, number)
+
+    _change_elements(palace, cut_off)
+
+
+def _change_elements(palace: Path, change: Callable[[bytearray, int, int, int, int], None]) -> None:
     path = index_of(palace) / "data_level0.bin"
     header = (index_of(palace) / "header.bin").read_bytes()
-    count, size, label, vector = struct.unpack_from("=QQQQ", header, 20)
     data = bytearray(path.read_bytes())
-    vectors = [data[n * size + vector : n * size + label] for n in range(count)]
-    for number, other in enumerate([*vectors[1:], vectors[0]]):
-        data[number * size + vector : number * size + label] = other
+    change(data, *struct.unpack_from("=QQQQ", header, 20))
     path.write_bytes(data)
 
 
@@ -148,6 +169,7 @@ INDEX: dict[str, Damaging] = {
     "labels-cut": partial(index_file_cut, name="index_metadata.pickle"),
     "labels-gone": partial(index_file_gone, name="index_metadata.pickle"),
     "links-overwritten": links_overwritten,
+    "links-zeroed": links_zeroed,
     "vectors-overwritten": vectors_overwritten,
     "older-index": older_index,
 }
