@@ -133,6 +133,24 @@ async def test_a_write_that_the_outdated_engine_refuses_is_handed_back(root: Pat
     assert engine.written == []
 
 
+@pytest.mark.parametrize("tool", ["search", "add_drawer"])
+async def test_a_call_whose_store_was_taken_away_is_handed_back(root: Path, tool: str) -> None:
+    engine = LightEngine(reopen="chroma.sqlite3 was removed while it was open")
+    async with open_broker(root, engine) as running:
+        shim = await running.session()
+        shim.call(tool, 1)
+        said = [await goodbye(shim), await goodbye(shim)]
+        assert await shim.line() == b""
+        await running.ended.wait()
+
+    assert [(fields["reason"], fields["unrun"]) for fields in said] == [
+        ("failed", ""),
+        ("failed", "0"),
+    ]
+    assert engine.written == []
+    assert engine.closed
+
+
 async def test_an_engine_that_is_stuck_makes_room_and_what_waits_is_handed_back(root: Path) -> None:
     async with open_broker(root, LightEngine(stuck=True)) as running:
         shim = await running.session()

@@ -30,6 +30,7 @@ class LightEngine:
     begun: list[str] = field(default_factory=list)
     read_only_calls: list[bool] = field(default_factory=list)
     outdated: bool = False
+    reopen: str = ""  # why its stores must be opened again
     stuck: bool = False
     model_pending: bool = False
     journalled: bool = False
@@ -72,6 +73,9 @@ class LightEngine:
         if self.outdated and params["name"] == "mempalace_add_drawer":
             reply = {"jsonrpc": "2.0", "id": message.get("id"), "error": OUTDATED}
             return Reply(payload=json.dumps(reply).encode(), outdated=True)
+        if self.reopen:
+            reply = {"jsonrpc": "2.0", "id": message.get("id"), "error": OUTDATED}
+            return Reply(payload=json.dumps(reply).encode(), reopen=self.reopen)
         if params["name"] == "mempalace_add_drawer":
             with self._lock:
                 self.written.append(name)
