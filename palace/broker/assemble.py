@@ -41,7 +41,7 @@ def assemble(
     services = Services(
         ownership=ownership,
         config=config,
-        engine=MempalaceEngine(ownership.paths, config, environ, kernel, stamp),
+        engine=MempalaceEngine(ownership.paths, config, environ, kernel, stamp, ownership.memory),
         kernel=kernel,
         endpoint=listening.endpoint,
         mode=listening.mode,

@@ -10,6 +10,7 @@ Indentation is lifetime, and teardown is the reverse of opening.
 """
 
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -21,10 +22,11 @@ import trio
 
 from palace.broker import holdings
 from palace.broker.connections import serve_socket
+from palace.broker.displacement import Displacement
 from palace.broker.endpoint import Endpoint
 from palace.broker.http.listener import HttpListener
 from palace.broker.state import BrokerState
-from palace.broker.watch import PublishedFile
+from palace.broker.watch import Holding, Lost, PublishedFile
 from palace.broker.watchdog import Watchdog
 from palace.engine.hosting.mempalace import load_error
 from palace.ownership import record
@@ -56,11 +58,13 @@ class Broker:
     guests: "Guests | None" = None
     http: HttpListener | None = None
     fence: Fence | None = None
+    displacement: Displacement = attrs.field(init=False)
     _record: PublishedFile = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        services = self.state.services
-        self._record = holdings.record_file(services.ownership, services.kernel)
+        state = self.state
+        self.displacement = Displacement(services=state.services, lifecycle=state.lifecycle)
+        self._record = holdings.record_file(state.services.ownership, state.services.kernel)
 
     async def serve(
         self,
@@ -99,6 +103,9 @@ class Broker:
                     await self.http.hang_up()
                 await leaving.finish_work()
                 sessions.cancel_scope.deadline = trio.current_time() + LAST_WORDS_S
+            if self.displacement.is_displaced() and not self.displacement.whole_elsewhere():
+                self._save_and_end()  # it was moved first, or its files were removed one by one
+            self.displacement.note_seq()
             await leaving.close_engine()
             scheduler.end()
             watching.cancel_scope.cancel()
@@ -107,6 +114,15 @@ class Broker:
     def _watch(self, sessions: trio.Nursery) -> None:
         """Look after what this owner holds by now; later there is more."""
         services, watch = self.state.services, self.state.watch
+        watch.add(
+            Holding(
+                name="palace",
+                path=services.ownership.paths.root,
+                is_ours=lambda: not self.displacement.is_displaced(),
+                renew=self._leave_place,
+                patience_s=float("inf"),
+            )
+        )
         for holding in holdings.held_by(services.ownership, services.kernel):
             watch.add(holding)
         watch.add(self._record.holding("broker.json"))
@@ -129,6 +145,8 @@ class Broker:
         state.telemetry.started_s = trio.current_time()
         state.telemetry.since = services.kernel.utc_text()
         state.lifecycle.begin(state.telemetry.started_s)
+        self.displacement.begin()
+        state.scheduler.withhold = self.displacement.is_displaced
         self.guests = self._make_guests()
         if self.guests is not None:
             await self.guests.listen()
@@ -208,9 +226,28 @@ class Broker:
             now_s = trio.current_time()
             self.state.scheduler.give_up_late(now_s)
             self.state.scheduler.look_at_model()
+            self.displacement.tick(now_s)
             self.state.watch.look(now_s)
             self.state.sessions.forget_lost(now_s)
             leaving.tick(now_s)
+
+    def _leave_place(self) -> None:
+        """Leave a directory that is not where it was: in peace, or at once with what it held.
+
+        Raises Lost in the first case, and OSError where the disk takes no copy: the process lives
+        on then, since it has the only one, and tries again with the next look.
+        """
+        state = self.state
+        root = self.displacement.whole_elsewhere()
+        if root:
+            self.displacement.note_moved(root)
+            state.scheduler.withhold = lambda: False  # its journal is as lasting as before
+            raise Lost(f"it was moved to {root}")
+        # To clients this is a death, and nothing is lost.  One step of the loop, so that no reply
+        # leaves meanwhile.
+        self.displacement.save()
+        state.leaving.unpublish()
+        os._exit(0)
 
     async def _watch_upgrade(self) -> None:
         while True:
@@ -308,11 +345,9 @@ class Broker:
     def _watch_engine(self) -> None:
         """Look after what the engine has taken by itself."""
         services = self.state.services
-        names = {"journal": services.ownership.paths.journal}
-        if "held_lock" in services.config.adjustments_off:
-            environ = {"HOME": services.home}
-            names[FENCE] = mempalace_lock_path(services.ownership.paths, environ)
-        for name, path in names.items():
-            if services.kernel.file_id(path) is not None:
-                text = f"{path} was moved or replaced. {holdings.STOP_FIRST}"
-                self.state.watch.add(holdings.name_of(name, path, services.kernel, text=text))
+        if "held_lock" not in services.config.adjustments_off:
+            return
+        path = mempalace_lock_path(services.ownership.paths, {"HOME": services.home})
+        if services.kernel.file_id(path) is not None:
+            text = f"{path} was moved or replaced. {holdings.STOP_FIRST}"
+            self.state.watch.add(holdings.name_of(FENCE, path, services.kernel, text=text))

@@ -25,11 +25,8 @@ STOP_FIRST = "Stop the broker before you move, restore or replace its palace: pa
 
 
 def held_by(ownership: Ownership, kernel: Kernel) -> Iterator[Holding]:
-    """Yield what an owner has by B5: directory, locks, control files; what decides comes first."""
+    """Yield what an owner has by B5: locks and control files; what decides comes first."""
     paths = ownership.paths
-    yield name_of(
-        "palace", paths.root, kernel, text=f"{paths.root} was moved or replaced. {STOP_FIRST}"
-    )
     yield Holding(
         name="broker.lock",
         path=paths.lock,

@@ -70,7 +70,7 @@ class Leaving:
         trace(f"X0.{drain.reason.value}")
         # Names first: a shim that reads its goodbye looks for the next owner at once, and must not
         # be led back here.
-        self._unpublish()
+        self.unpublish()
         trace("X2.goodbye")  # before a shim can read its goodbye
         # Then the queue, and only then the goodbyes, which say what the queue still held: a line
         # admitted between the two would be in neither.  An outdated engine refuses changes, and a
@@ -83,7 +83,8 @@ class Leaving:
         self.scheduler.end_offers()
         self.begun.set()
 
-    def _unpublish(self) -> None:
+    def unpublish(self) -> None:
+        """Remove what leads clients here; a name that stays behind misleads none."""
         services = self.services
         try:
             endpoints.unpublish(services.ownership, services.endpoint, services.kernel)

@@ -43,7 +43,10 @@ def _look_nowhere(_now_s: float) -> None:
 
 @attrs.define(eq=False, kw_only=True)
 class Scheduler:
-    """Runs admitted calls and answers them.  `failure` is why the engine could not be loaded."""
+    """Runs admitted calls and answers them.  `failure` is why the engine could not be loaded.
+
+    `withhold` tells whether the journal may be gone from where the next owner looks for it.
+    """
 
     services: Services
     lifecycle: Lifecycle
@@ -53,6 +56,7 @@ class Scheduler:
     lanes: Lanes
     progress: ProgressNotes
     failure: PalaceError | None = None
+    withhold: Callable[[], bool] = lambda: False
     _stop: Stop | None = None
     _handed_on: set[tuple[str, int]] = attrs.field(factory=set)
     _look: Callable[[float], None] = _look_nowhere
@@ -180,6 +184,8 @@ class Scheduler:
         It may come before `finish`, since another thread tells of it: the lane is then still taken,
         which a client can't see.
         """
+        if self.withhold():
+            return  # its client sends it again, and the next owner knows what became of it
         if problem is not None:
             self.telemetry.note_error(problem.message)
             text = f"{job.name} was carried out, but that may not be lasting. {problem.message}"

@@ -10,7 +10,7 @@ import os
 from palace.broker.telemetry.logline import log_line, open_log
 from palace.kernel.factory import kernel_for
 from palace.kernel.kernel import Kernel
-from palace.ownership import epoch, lock
+from palace.ownership import lock, place, served
 from palace.protocol import wire
 from palace.protocol.errors import (
     ConfigError,
@@ -191,6 +191,7 @@ def _serve(startup: Startup) -> int:
         paths = Paths(options.palace, found_by=options.found_by)
     else:
         paths = find_palace(options.palace, environ)
+    served.check_there(paths, environ, kernel)  # before a directory is made in its place
     lock.check_directory(paths, kernel, environ)
     if options.detached:
         # Before the lock is taken: of all descriptors it leaves open a few, and not a lock's.
@@ -198,6 +199,10 @@ def _serve(startup: Startup) -> int:
     ownership = lock.take_lock(paths, kernel)  # B1..B3
     lock.check_hold(paths, kernel)
     os.chdir("/")  # libraries read files of the current directory (.env), which is a session's
+    if served.check_remembered_hold(paths, environ, kernel) is not None:
+        from palace.engine.durability.bring_back import bring_back
+
+        say(bring_back(paths, environ, kernel), startup.report, kernel, level="warning")
     return _run(startup, ownership, *_become_owner(startup, ownership))
 
 
@@ -231,7 +236,7 @@ def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config,
     fence = lock.Fence(ownership, config, environ, kernel)  # B4
     fence.take()  # else a stock process has it: clients are served meanwhile, and the store is shut
     lock.take_data_locks(ownership, config, environ, kernel)
-    epoch.take_epoch(ownership, kernel)  # B5
+    ownership.memory = place.take_place(ownership, environ, kernel, serves=True)  # B5
     adopt(ownership.paths, config, kernel)
     return config, fence
 

@@ -38,7 +38,8 @@ class Holding:
 
     `is_ours` looks, and may raise OSError.  `renew` takes or publishes it again; it raises `Lost`
     or a PalaceError where that is not safe, and OSError where it has to be tried again.  Without a
-    `vital` one the palace is unsafe or can't be found: an owner that can't renew it leaves.
+    `vital` one the palace is unsafe or can't be found: an owner that can't renew it leaves, and
+    after `patience_s` also where it goes on raising OSError.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Holding:
     is_ours: Callable[[], bool]
     renew: Callable[[], None]
     vital: bool = True
+    patience_s: float = PATIENCE_S
     renewed: int = 0
     problem: str = ""
     missing_since_s: float = 0.0
@@ -117,7 +119,7 @@ class Watch:
             logger.warning("%s is gone and can't be renewed: %s", holding.name, text)
             self.telemetry.note_error(f"{holding.name} is gone and can't be renewed: {text}")
         holding.problem = text
-        if holding.vital and now_s - holding.missing_since_s >= PATIENCE_S:
+        if holding.vital and now_s - holding.missing_since_s >= holding.patience_s:
             self._leave(holding, text)
 
     def _leave(self, holding: Holding, text: str) -> None:

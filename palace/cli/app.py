@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "purge": journal.purge,
     "backup": journal.backup,
     "restore": journal.restore,
+    "recover": journal.recover,
     "install": agents.install,
     "uninstall": agents.uninstall,
     "service": running.service,

@@ -117,3 +117,25 @@ def restore(
     made = restore_backup(paths, environment, found, replace=replace, stop=stop_first)
     print(restored_text(paths, found, made))
     return 0
+
+
+def recover(
+    palace: PalaceOption = "",
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Give up what is not there, with what was saved of it."),
+    ] = False,
+    stop_first: StopOption = False,
+) -> int:
+    """Bring back a palace whose directory another program moved, removed or replaced.
+
+    Its journal, identity and settings are looked for in what brokers saved and stock archived.
+    """
+    from palace.commands.recover import forget_palace, recover_palace
+
+    paths, environment = find(palace)
+    if forget:
+        print(forget_palace(paths, environment))
+    else:
+        print(recover_palace(paths, environment, stop=stop_first))
+    return 0

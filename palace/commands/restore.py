@@ -215,7 +215,9 @@ def prove_backup(environment: ShimEnvironment, backup: Backup) -> Contents:
         os.makedirs(paths.root, mode=0o700)
         with open(paths.settings, "w", encoding="utf-8") as file:  # no file of the real palace's
             file.write(f'graph = "knowledge_graph.sqlite3"\nconfig_dir = "{scratch}/config"\n')
-        alone = ShimEnvironment(environment.all | {"HOME": scratch, "MEMPALACE_BACKEND": ""})
+        # Nothing of it is to be remembered as if it had been served.
+        scratched = {"HOME": scratch, "XDG_STATE_HOME": "", "MEMPALACE_BACKEND": ""}
+        alone = ShimEnvironment(environment.all | scratched)
         restore_backup(paths, alone, backup, replace=False, stop=False)
         with hold_palace(paths, alone, ask_to_leave=None) as held:
             drift = drift_of(held, progress_shown())

@@ -5,6 +5,7 @@ import time
 
 from palace.client.control import Control
 from palace.kernel.kernel import Kernel
+from palace.ownership.served import note_hold
 from palace.protocol.errors import BrokerUnreachable, ForeignWriter
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -19,6 +20,7 @@ def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: 
     kernel = Kernel()
     if hold:  # first, so that no broker is elected in between
         kernel.write_durable(paths.hold, f"{kernel.utc_text()}\n".encode())
+        note_hold(paths, environment.all, kernel, held=True)
     held = " On hold until `palace start`." if hold else ""
     try:
         with Control(paths, environment) as control:
@@ -44,7 +46,9 @@ def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: 
 
 def start_broker(paths: Paths, environment: ShimEnvironment) -> str:
     """End a hold and start a broker unless one runs; return what to tell the user."""
-    released = Kernel().unlink(paths.hold)
+    kernel = Kernel()
+    released = kernel.unlink(paths.hold)
+    note_hold(paths, environment.all, kernel, held=False)
     record = ensure(paths, environment)
     watch_loading(paths, environment)
     waiting = _waiting(paths, environment)

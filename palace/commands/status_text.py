@@ -26,6 +26,7 @@ def status_text(status: dict[str, Any]) -> str:
     ]
     if status["degraded"]:
         rows.insert(1, ("degraded", f"{status['degraded']}: this owner is its client's child"))
+    rows[1:1] = [("notice", notice) for notice in status["notices"]]
     lines = [f"{name:<11} {value}" for name, value in rows]
     lines += [f"{'stores':<11} {text}" for text in _stores(status["journal"].get("stores") or {})]
     lines += _lanes(status)

@@ -12,6 +12,7 @@ from palace.doctor.hosts import check_hosts
 from palace.doctor.journal import check_journal
 from palace.doctor.locks import check_locks
 from palace.doctor.place import check_place
+from palace.doctor.remembered import check_remembered
 from palace.doctor.serving import check_serving
 from palace.doctor.software import check_software
 from palace.doctor.starts import check_starts
@@ -31,6 +32,7 @@ Check = Callable[[Diagnostics], Iterable[Finding]]
 # One module a subject.  Of two findings of one level the earlier check's is shown first.
 CHECKS: tuple[Check, ...] = (
     check_users,
+    check_remembered,
     check_place,
     check_home,
     check_serving,
@@ -46,7 +48,14 @@ CHECKS: tuple[Check, ...] = (
 
 
 # What may keep a broker from starting, and takes no longer than people wait for a status.
-STARTING: tuple[Check, ...] = (check_place, check_home, check_software, check_locks, check_starts)
+STARTING: tuple[Check, ...] = (
+    check_remembered,
+    check_place,
+    check_home,
+    check_software,
+    check_locks,
+    check_starts,
+)
 
 
 def why_no_broker(paths: Paths, environment: ShimEnvironment) -> list[Finding]:

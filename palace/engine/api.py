@@ -106,6 +106,13 @@ class Engine(Protocol):
         """Tell whether the next owner can decide what has become of a change that is cut off."""
         ...
 
+    def save(self, target: str) -> bool:
+        """Copy the journal into a new directory, though its own was replaced; False: there is none.
+
+        Blocks, and every change that is made from then on waits for ever.  Raises OSError.
+        """
+        ...
+
     def status(self) -> dict[str, Any]:
         """Return what `palace status` shows of the engine's journal, JSON-ready."""
         ...

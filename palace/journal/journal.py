@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from palace.journal.append import Appender
+from palace.journal.keeping import KeptFiles
 from palace.journal.record import ABORT, OUTCOME, SEGMENT, STATE, UNIT, Draft, JsonObject, Stamp
 from palace.journal.segment import Broken, Segment, list_segments, read_segment
 from palace.journal.tail import Tail
@@ -53,6 +54,7 @@ class Journal:
     rolled: Callable[[], None] = lambda: None  # called after each new segment
     is_new: bool = False
     _appender: Appender = attrs.field(init=False)
+    _kept: KeptFiles = attrs.field(init=False)
     _lock: threading.RLock = attrs.field(factory=threading.RLock)
     _waiting: "queue.SimpleQueue[Waiting | None]" = attrs.field(factory=queue.SimpleQueue)
     _syncer: threading.Thread | None = None
@@ -68,6 +70,7 @@ class Journal:
             header=self.tail.header,
             next_seq=self.tail.seq + 1,
         )
+        self._kept = KeptFiles(directory=self.directory, kernel=self.kernel)
 
     @classmethod
     def open(
@@ -113,6 +116,7 @@ class Journal:
                 appender.open_new()  # its header keeps the horizon, so that the note may go
         else:
             appender.open_new()
+        journal._kept.refresh()
         journal._write_head()
         kernel.unlink(pause)  # last: an owner that dies before this finds it again
         return journal
@@ -169,6 +173,7 @@ class Journal:
                 self._appender.open_new()
             except JournalFailed:
                 return
+            self._kept.refresh()
             self._write_head()
             self.rolled()
 
@@ -192,6 +197,7 @@ class Journal:
             self._write_head()
         finally:
             self._appender.close()
+            self._kept.close()
 
     # Asking.
 
@@ -277,6 +283,23 @@ class Journal:
         """
         with self._lock:
             self._appender.open_new()
+            self._kept.refresh()
+
+    def note_archived(self) -> None:
+        """Note that a checkpoint was made: other files are read from now on."""
+        with self._lock:
+            self._kept.refresh()
+
+    def save_to(self, target: str) -> int:
+        """Copy the journal's files into a new directory, whatever became of their own; return how
+        many there were.
+
+        For an owner whose directory was replaced: nothing can be appended any more, and whoever
+        tries waits for ever, since what is written from now on would not be in the copy.
+        Raises OSError; it may then be called again, by the same thread.
+        """
+        self._lock.acquire()
+        return self._kept.copy_to(target)
 
     def _write_head(self) -> None:
         head = {

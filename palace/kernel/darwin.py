@@ -20,6 +20,8 @@ _LOCAL_PEERCRED = 0x001
 _LOCAL_PEERPID = 0x002
 _XUCRED = "IIh16I"  # version, uid, number of groups, groups
 _F_FULLFSYNC = 51
+_F_GETPATH = 50
+_PATH_BYTES = 1024  # MAXPATHLEN
 
 
 def _run(*argv: str) -> str:
@@ -87,6 +89,11 @@ def peer_of(sock: socket) -> tuple[int, int]:
     _version, uid, *_groups = struct.unpack(_XUCRED, raw)
     pid = struct.unpack("i", sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID, 4))[0]
     return pid, uid
+
+
+def path_of(fd: int) -> str:
+    found = fcntl.fcntl(fd, _F_GETPATH, bytes(_PATH_BYTES))
+    return os.fsdecode(found.split(b"\0", 1)[0])
 
 
 def full_sync(fd: int) -> None:

@@ -134,6 +134,16 @@ class Kernel:
     def open_read(self, path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
+    def open_directory(self, path: str) -> int:
+        """Open a directory, so that it can be asked for its name whatever becomes of that."""
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def path_of(self, fd: int) -> str:
+        """Return the name that an open directory has now; "" where it has none any more."""
+        path = _platform().path_of(fd)
+        found = os.fstat(fd)
+        return path if self.file_id(path) == (found.st_dev, found.st_ino) else ""
+
     def write(self, fd: int, data: "bytes | memoryview") -> int:
         """Write once; return how much of it was taken."""
         return os.write(fd, data)

@@ -29,6 +29,10 @@ def mount_of(path: str) -> "Mount":
     return covering(parse_mountinfo(text), os.path.realpath(path))
 
 
+def path_of(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")
+
+
 def boot_id() -> str:
     return _read("/proc/sys/kernel/random/boot_id").strip()
 

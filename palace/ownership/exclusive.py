@@ -12,7 +12,7 @@ import attrs
 
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
-from palace.ownership.epoch import take_epoch
+from palace.ownership.place import take_place
 from palace.protocol.errors import LockHeld
 from palace.settings.config import Config, adopt, load_config
 from palace.settings.environment import ShimEnvironment
@@ -58,7 +58,7 @@ def exclusive_use(
         prepare(kernel)
         config = load_config(paths, environment.all, kernel)
         lock.take_other_locks(ownership, config, environment.all, kernel)
-        take_epoch(ownership, kernel)
+        ownership.memory = take_place(ownership, environment.all, kernel)
         adopt(paths, config, kernel)
         yield Exclusive(
             paths=paths,

@@ -24,12 +24,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from palace.ownership.served import Memory
     from palace.settings.config import Config
 
 VERIFY_TRIES_MAX = 10
 TAKEN_AGAIN_MAX = 16  # each time costs a descriptor, and something goes on removing the file
 POLL_S = 0.1
 FENCE = "mempalace's lock"
+WAIT_S = 15.0  # as settings have it, where they don't say otherwise
 _NOTE_BYTES_MAX = 400
 
 
@@ -85,9 +87,10 @@ class Ownership:
     """The right to open a palace, for as long as `lock_fd` is open.
 
     A broker keeps it and those of `others` open for life: closing them is the kernel's business.
+    `memory` is what is remembered outside of the palace (palace/ownership/served.py).
     """
 
-    __slots__ = ("epoch", "incarnation", "lock_fd", "others", "palace_id", "paths")
+    __slots__ = ("epoch", "incarnation", "lock_fd", "memory", "others", "palace_id", "paths")
 
     def __init__(self, paths: Paths, lock_fd: int) -> None:
         self.paths = paths
@@ -95,6 +98,7 @@ class Ownership:
         self.others: list[HeldLock] = []
         self.epoch = 0
         self.palace_id = ""
+        self.memory: Memory | None = None
         self.incarnation = uuid.uuid4().hex
 
     @property
@@ -266,6 +270,22 @@ def attempts(kernel: Kernel, wait_s: float, pause_s: float) -> "Iterator[bool]":
         yield False
         time.sleep(pause_s)
     yield True
+
+
+def wait_for_mempalace(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) -> int:
+    """Take mempalace's own lock before settings are known, for as long as its descriptor is open.
+
+    Raises ForeignWriter where stock, or an owner of the same path, has it for too long.
+    """
+    path = mempalace_lock_path(paths, environ)
+    _make_fence_directory(os.path.dirname(path))
+    fd = _open(path, kernel)
+    for _ in attempts(kernel, WAIT_S, POLL_S):
+        if kernel.try_lock(fd):
+            return fd
+    note = kernel.read_at(fd, 1, _NOTE_BYTES_MAX).decode(errors="replace").strip()
+    kernel.close(fd)
+    raise _foreign_writer(path, note, paths, kernel)
 
 
 def _foreign_writer(path: str, note: str, paths: Paths, kernel: Kernel) -> ForeignWriter:

@@ -51,6 +51,7 @@ FINAL_EXITS = {
     77: "unsafe_palace",
     78: "config",
     79: "on_hold",
+    83: "palace_replaced",
 }
 
 PAUSE_FIRST_S = 0.02

@@ -161,6 +161,14 @@ class LockFailed(ElectionError):
     exit_code = 74
 
 
+class PalaceReplaced(ElectionError):
+    """Another program moved, removed or replaced the directory of a palace that was served."""
+
+    wire_code = -32072
+    name = "palace_replaced"
+    exit_code = 83
+
+
 class WireError(PalaceError):
     """A peer broke the protocol between shim and broker."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from palace.engine.durability.groups import CallGroups
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
+from palace.ownership.served import Memory
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
 from palace.settings.config import Config
@@ -130,8 +131,9 @@ class SimEngine(MempalaceEngine):
         environ: Mapping[str, str],
         kernel: Kernel,
         stamp: Stamp,
+        memory: Memory | None = None,
     ) -> None:
-        super().__init__(paths, config, environ, kernel, stamp)
+        super().__init__(paths, config, environ, kernel, stamp, memory)
         self._version = the_world().notes["version"]
 
     def catalogue(self) -> Catalogue:

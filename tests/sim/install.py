@@ -26,6 +26,7 @@ from trio._core import _io_epoll, _run
 import palace.broker.assemble
 import palace.broker.broker
 import palace.broker.connections
+import palace.broker.displacement
 import palace.broker.endpoint
 import palace.broker.lanes
 import palace.broker.reporting.status
@@ -49,6 +50,7 @@ import palace.ownership.directory
 import palace.ownership.epoch
 import palace.ownership.lock
 import palace.ownership.record
+import palace.ownership.served
 import palace.shim.relay
 from tests.sim import kernel, threads
 from tests.sim.engine import CATALOGUE, SimEngine
@@ -187,7 +189,7 @@ def _replacements() -> list[tuple[object, str, object]]:
     telemetry = broker.telemetry
     with_os = (
         *(palace.kernel.kernel, ownership.directory, ownership.lock),
-        *(ownership.epoch, ownership.record),
+        *(ownership.epoch, ownership.record, ownership.served, broker.displacement),
         *(broker.endpoint, broker.serve, broker.connections),
         *(broker.reporting.status, broker.watchdog, telemetry.logline),
         *(client.handshake, client.spawn, shim.relay),

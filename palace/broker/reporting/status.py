@@ -10,6 +10,7 @@ from palace import __version__
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
+from palace.ownership.served import notices
 from palace.protocol.admission import Job
 from palace.protocol.tools import Lane
 
@@ -27,6 +28,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
     return {
         "palace": ownership.paths.root,
         "palace_id": ownership.palace_id,
+        "notices": notices(ownership.memory.served) if ownership.memory is not None else [],
         "pid": os.getpid(),
         "user": process.user if process else "",
         "command": process.title if process else "",

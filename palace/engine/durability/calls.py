@@ -182,6 +182,9 @@ class JournalledEngine:
         if self._memory is not None:
             self._memory.journal.end_session(session)
 
+    def save(self, target: str) -> bool:
+        return self._memory is not None and self._memory.journal.save_to(target) > 0
+
 
 def open_durable_calls(
     palace: OwnedPalace,
@@ -198,6 +201,7 @@ def open_durable_calls(
     if finish_swap(paths.root, kernel):
         logger.warning("an interrupted rebuild was carried through")
     journal = Journal.open(paths.journal, kernel, palace.stamp)
+    _compare_with_memory(journal, palace)
     stores = build_stores(paths, palace.config, kernel, open_chroma)
     health = heal_stores(palace, journal, stores, progress)
     migrate(stores, besides=health.left_names)
@@ -219,6 +223,28 @@ def open_durable_calls(
             stores=stores, paths=paths, kernel=kernel, calls=lambda: memory.looks
         )
     return memory
+
+
+def _compare_with_memory(journal: Journal, palace: OwnedPalace) -> None:
+    """Notice a journal that ends before the last record that was acknowledged from it.
+
+    An older copy of the palace's files was put back, by whatever means: what is missing is in none
+    of its stores, and a line that is sent again may be of it.
+    """
+    memory = palace.memory
+    if memory is None or journal.is_new or journal.seq >= memory.served.seq:
+        return
+    first, last = journal.seq + 1, memory.served.seq
+    logger.error(
+        "the journal ends with record %d, and records up to %d were written: an older copy of the "
+        "palace's files was put back; see palace doctor",
+        journal.seq,
+        last,
+    )
+    journal.tail.forget_sessions(palace.stamp.epoch)
+    journal.roll()  # its header keeps the horizon
+    memory.served.seq = journal.seq
+    memory.note_lost(memory.served.lost_from or first, last)
 
 
 def refused(call: Call, verdict: Verdict) -> Reply:

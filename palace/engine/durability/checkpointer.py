@@ -56,6 +56,7 @@ class Checkpointer:
         if is_due(journal.directory, journal.kernel, bytes_min=self.bytes_min):
             made = make_checkpoint(journal.directory, journal.kernel, journal.stamp, self._pause)
             if made is not None:
+                journal.note_archived()
                 logger.info("checkpoint up to %d: %d entities", made.seq, made.entities)
 
     def _pause(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from palace.engine.durability.bring_back import bring_back
 from palace.engine.durability.drift import Drift, find_drift
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.swap import finish_swap
@@ -12,15 +13,12 @@ from palace.journal.record import Stamp
 from palace.journal.replay import Progress, replay
 from palace.kernel.kernel import Kernel
 from palace.ownership.exclusive import exclusive_use
+from palace.ownership.served import check_there
 from palace.protocol.errors import JournalBroken
 from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.stock_config import check_journalled
-
-
-def _nothing(_kernel: Kernel) -> None:
-    return
 
 
 @contextmanager
@@ -29,15 +27,21 @@ def hold_palace(
     environment: ShimEnvironment,
     *,
     ask_to_leave: Callable[[], None] | None,
-    prepare: Callable[[Kernel], None] = _nothing,
+    prepare: Callable[[Kernel], None] | None = None,
 ) -> Iterator[OwnedPalace]:
     """Own a palace, and finish what an interrupted exchange of its stores left undone.
 
-    See `exclusive_use` for the arguments and for what is raised.
+    See `exclusive_use` for the arguments and for what is raised.  Without `prepare`, a directory
+    that another program has replaced is brought back first (bring_back.py), or is PalaceReplaced.
     """
-    if prepare is _nothing:  # else the palace's settings and stores are still to come
+    if prepare is None:  # else the palace's settings and stores are still to come
+        check_there(paths, environment.all, Kernel())
         config = load_config(paths, environment.all, Kernel())
         check_journalled(paths.root, config.config_dir, environment.all)
+
+        def prepare(kernel: Kernel) -> None:
+            bring_back(paths, environment.all, kernel)
+
     holding = exclusive_use(paths, environment, ask_to_leave=ask_to_leave, prepare=prepare)
     with holding as found:
         finish_swap(paths.root, found.kernel)

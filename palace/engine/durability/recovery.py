@@ -10,6 +10,7 @@ another program changed it.  `run` then acts on what it finds, in this order:
 | no baseline | whatever they hold | open groups are rolled back, the stores adopted whole |
 | records are missing | whatever they hold | the stores are believed; nothing is rolled back |
 | a store is suspect | differ from it | compared entity by entity, differences adopted |
+| a store is another one | hold states of ours that were changed since | written again |
 | a group has no outcome | hold any part of it | rolled back: each entity as it was before |
 | a change is complete | hold an earlier state | written again: the store has lost it |
 
@@ -24,6 +25,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.projection import Change, Projection, in_batches, same
 from palace.journal.inspect import read_from
 from palace.journal.journal import Journal
@@ -31,6 +33,7 @@ from palace.journal.record import (
     ABORT,
     ADOPT,
     ATTEMPT,
+    ENTITIES,
     QUARANTINE,
     STATE,
     UNIT,
@@ -147,19 +150,40 @@ class Recovery:
     ) -> None:
         """Adopt what differs.  What is missing was deleted, unless the store lost it."""
         known = replay(self.journal.directory, self.journal.kernel, self.progress)
+        lost = baseline is not None and projection.was_replaced(baseline)
         work = _Reconciliation(
             journal=self.journal,
             projection=projection,
             known=known,
             pending=_states(self.journal.tail.open.values()),
-            lost=baseline is not None and projection.was_replaced(baseline),
+            lost=lost,
             older=baseline is not None and projection.is_older(baseline),
             believed=believed,
+            past=self._past_of(projection) if lost else {},
         )
         kinds = {*projection.kinds(), *(kind for kind in known.kinds() if projection.owns(kind))}
         for number, kind in enumerate(sorted(kinds)):  # a collection comes before its records
             self.progress(f"comparing {kind}", number / len(kinds))
             work.run(kind)
+
+    def _past_of(self, projection: Projection) -> "dict[Entity, set[int]]":
+        """Return the digests of all states that the journal ever gave to a store's entities.
+
+        A store that another program has made from an older copy, as stock's `migrate` does, holds
+        some of them: they are no change, and what came after them was acknowledged.
+        Stock's small files are left out: their former contents come back for good reasons.
+        """
+        past: dict[Entity, set[int]] = {}
+        for found in read_from(self.journal.directory, self.journal.kernel):
+            if (
+                isinstance(found, Record)
+                and found.payload is not None
+                and found.action in ENTITIES
+                and found.kind != FILE
+                and projection.owns(found.kind)
+            ):
+                past.setdefault(found.entity, set()).add(digest_of(found.payload))
+        return past
 
     # What a dead owner left unfinished.
 
@@ -258,7 +282,8 @@ class _Reconciliation:
 
     `lost` says that what the store lacks was not deleted; `older`, that what differs in it was not
     changed either.  For the `believed` entities the store counts all the same: whether their
-    changes were finished can't be known.
+    changes were finished can't be known.  `past` holds the digests of states that were ours once:
+    in a store that isn't the one that we wrote, they are no change.
     """
 
     journal: Journal
@@ -268,6 +293,7 @@ class _Reconciliation:
     lost: bool
     older: bool
     believed: frozenset[Entity]
+    past: dict[Entity, set[int]]
 
     def run(self, kind: str) -> None:
         there: set[str] = set()
@@ -275,6 +301,11 @@ class _Reconciliation:
         for batch in in_batches(self.projection.scan(kind)):
             there.update(ident for ident, _ in batch)
             changed = [entry for entry in batch if not self._is_ours(kind, entry)]
+            former = [ident for ident, payload in changed if self._is_former(kind, ident, payload)]
+            if former:
+                old += [ident for ident in former if (kind, ident) in self.known.live]
+                self._remove(kind, [i for i in former if (kind, i) not in self.known.live])
+                changed = [entry for entry in changed if entry[0] not in former]
             if self.older:
                 stale = {ident for ident, _ in changed if self._is_known_better(kind, ident)}
                 old += stale
@@ -297,6 +328,21 @@ class _Reconciliation:
     def _is_ours(self, kind: str, entry: tuple[str, Payload]) -> bool:
         pending = self.pending.get((kind, entry[0]), ())
         return _is_known(self.known, kind, entry) or _among(pending, entry[1])
+
+    def _is_former(self, kind: str, ident: str, payload: Payload) -> bool:
+        """Tell whether a store holds what an entity was before the journal's last word on it."""
+        if (kind, ident) in self.believed:
+            return False
+        live, digest = self.known.live.get((kind, ident)), digest_of(payload)
+        is_newest = live is not None and live.digest == digest  # but for its vector
+        return not is_newest and digest in self.past.get((kind, ident), ())
+
+    def _remove(self, kind: str, ids: list[str]) -> None:
+        """Delete again what was deleted after the store's copy was made."""
+        for batch in in_batches(ids):
+            before = self.projection.read(kind, batch)
+            self.projection.write(kind, dict.fromkeys(batch))
+            self.projection.applied(Change(kind, i, was, None) for i, was in before.items())
 
     def _restore(self, kind: str, ids: list[str]) -> None:
         for batch in in_batches(ids):

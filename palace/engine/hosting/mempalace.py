@@ -33,6 +33,7 @@ from palace.engine.stores.palace_stores import unopened_stores
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
+from palace.ownership.served import Memory
 from palace.protocol import jsonrpc
 from palace.protocol.errors import EngineError, StoreCorrupt, StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
@@ -91,12 +92,14 @@ class MempalaceEngine(JournalledEngine):
         environ: Mapping[str, str],
         kernel: Kernel | None = None,
         stamp: Stamp | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._paths = paths
         self._config = config
         self._environ = environ
         self._kernel = kernel or Kernel()
         self._stamp = stamp
+        self._remembered = memory
         self._server: Server | None = None
         self._state = HostedState(environ)
         self._versions = {name: installed_version(name) for name in WATCHED}
@@ -149,7 +152,11 @@ class MempalaceEngine(JournalledEngine):
             logger.warning("there is no journal: only Chroma's changes are journalled")
             return
         palace = OwnedPalace(
-            paths=self._paths, config=self._config, kernel=self._kernel, stamp=self._stamp
+            paths=self._paths,
+            config=self._config,
+            kernel=self._kernel,
+            stamp=self._stamp,
+            memory=self._remembered,
         )
         self._memory = open_durable_calls(
             palace,

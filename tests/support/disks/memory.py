@@ -311,6 +311,9 @@ class Disk(Kernel):
         self._enter("file_id", path)
         return (1, id(self.names[path])) if path in self.names else None
 
+    def same_file(self, fd: int, path: str) -> bool:
+        return self._file("same_file", fd) is self.names.get(path)
+
     def read_file(self, path: str, size_max: int = 1 << 20) -> bytes | None:
         self._enter("read_file", path)
         file = self.names.get(path)

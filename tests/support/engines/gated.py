@@ -97,6 +97,9 @@ class LightEngine:
     def end_session(self, session: str) -> None:
         return
 
+    def save(self, target: str) -> bool:
+        return False
+
     def status(self) -> dict[str, Any]:
         return {"journal": "off"}
 

@@ -33,6 +33,7 @@ from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.journal.replay import digest_of, no_progress
 from palace.kernel.kernel import Kernel
+from palace.ownership.served import Memory
 from palace.protocol import jsonrpc
 from palace.protocol.errors import EngineError, StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
@@ -255,6 +256,7 @@ class MempalaceEngine(JournalledEngine):
         _environ: Mapping[str, str],
         kernel: Kernel,
         stamp: Stamp,
+        _memory: Memory | None = None,
     ) -> None:
         self._paths = paths
         self._kernel = kernel

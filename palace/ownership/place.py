@@ -1,0 +1,64 @@
+"""B5: taking the place: whose palace the directory is by what is remembered, and the next epoch.
+
+Standard library only, and light: every owner runs through here.
+"""
+
+from palace.kernel.kernel import Kernel
+from palace.ownership import epoch
+from palace.ownership.served import Memory, Served, copy_of, is_empty, keep, read_served
+from palace.protocol.wire import identity_of
+from palace.settings.paths import Paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from palace.ownership.lock import Ownership
+
+
+def take_place(ownership: "Ownership", environ: "Mapping[str, str]", kernel: Kernel) -> Memory:
+    """B5, with what is remembered: an identity that no other palace has, and the next epoch.
+
+    The epoch stands above all that were ever served here, whatever an older copy of the files
+    says.  A copy of a palace that is still where it was becomes a palace of its own.
+    A state directory that can't be written is no reason not to serve: the doctor names it.
+    """
+    paths = ownership.paths
+    known = read_served(paths.root, environ, kernel)
+    identity = identity_of(kernel.read_hint(paths.palace_id, 200))
+    copied = ""
+    if identity and (known is None or known.palace_id != identity):
+        other = copy_of(paths, identity, environ, kernel)
+        if other is not None:
+            copied = f"{other.palace_id} at {other.path}"
+            kernel.unlink(paths.palace_id)  # the owner of this one makes a new identity
+    elif identity and known is not None and known.epoch > epoch.last_epoch(paths, kernel):
+        kernel.write_durable(paths.epoch, f"{known.epoch}\n".encode())
+    epoch.take_epoch(ownership, kernel)
+    served = _to_remember(ownership, known, kernel)
+    served.copied_from = copied or served.copied_from
+    keep(served, environ, kernel, durable=True)
+    return Memory(served, environ, kernel)
+
+
+def _to_remember(ownership: "Ownership", known: "Served | None", kernel: Kernel) -> Served:
+    served = Served(ownership.paths.root, ownership.palace_id)
+    if known is not None and known.palace_id == ownership.palace_id:
+        served.copied_from, served.former_id = known.copied_from, known.former_id
+        served.seq, served.lost_from, served.lost_to = known.seq, known.lost_from, known.lost_to
+    elif known is not None and not is_empty(known):
+        served.former_id = known.palace_id
+    served.seq = max(served.seq, _journalled_seq(ownership.paths, kernel))
+    served.epoch = ownership.epoch
+    served.since = kernel.utc_text()
+    return served
+
+
+def _journalled_seq(paths: Paths, kernel: Kernel) -> int:
+    import json
+
+    try:
+        seq = json.loads(kernel.read_hint(paths.journal_head, 400) or b"{}").get("seq", 0)
+    except (ValueError, AttributeError, RecursionError):
+        return 0
+    return seq if isinstance(seq, int) else 0

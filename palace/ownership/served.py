@@ -1,0 +1,299 @@
+"""What was served where: remembered outside of the palaces, in the user's state directory.
+
+A palace's identity, journal and settings lie in its directory, and whatever replaces the directory
+takes them along: stock's `migrate` and `repair rebuild-index` do, and so does `mv`.  So that what
+is there afterwards isn't taken for a new palace, each owner notes what it serves at which path: a
+small file for each path, for this user alone.  It grants no right; it only says what should be
+there, and losing it costs no more than that.
+
+Standard library only, and light: every owner runs through here.
+"""
+
+import os
+
+from palace.kernel.kernel import Kernel
+from palace.ownership.directory import prepare_private
+from palace.protocol.errors import OnHold, PalaceError, PalaceReplaced, UnsafePalace
+from palace.protocol.wire import identity_of
+from palace.settings.paths import Paths, state_dir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA = 1
+ENTRY_BYTES_MAX = 65_536
+SAVED = ".saved-"
+_TEXTS = ("path", "palace_id", "since", "moved_to", "copied_from", "former_id")
+_NUMBERS = ("epoch", "seq", "lost_from", "lost_to")
+
+
+class Served:
+    """What is remembered of one path.
+
+    `seq` is the last record that its journal is known to have held, 0 where it never held any;
+    `moved_to` is where its last broker saw it go; `copied_from` names the palace of which it was a
+    copy, and `former_id` the other one that was served at this path before, "" for none.
+    The records `lost_from` to `lost_to` were acknowledged and are in no copy; 0: nothing is lost.
+    """
+
+    __slots__ = (*_TEXTS, *_NUMBERS, "held")
+
+    def __init__(self, path: str, palace_id: str) -> None:
+        self.path = path
+        self.palace_id = palace_id
+        self.since = self.moved_to = self.copied_from = self.former_id = ""
+        self.epoch = self.seq = self.lost_from = self.lost_to = 0
+        self.held = False
+
+    def encode(self) -> bytes:
+        import json
+
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps({"v": SCHEMA} | fields, indent=1).encode() + b"\n"
+
+    @property
+    def name(self) -> str:
+        """Name the palace for people."""
+        return f"palace {self.palace_id[:8]} (epoch {self.epoch}, record {self.seq})"
+
+
+def _decode(data: "bytes | None") -> "Served | None":
+    import json
+
+    try:
+        found = json.loads(data or b"")
+        served = Served(str(found["path"]), identity_of(str(found["palace_id"]).encode()) or "")
+        for name in _TEXTS[2:]:
+            setattr(served, name, str(found[name]))
+        for name in _NUMBERS:
+            setattr(served, name, int(found[name]))
+        served.held = found["held"] is True
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None  # written by another version, or by another program
+    return served if served.palace_id and found["v"] == SCHEMA else None
+
+
+def directory_of(environ: "Mapping[str, str]") -> str:
+    return f"{state_dir(environ)}/served"
+
+
+def entry_path(root: str, environ: "Mapping[str, str]") -> str:
+    """Return the file that remembers what was served at a path."""
+    import hashlib
+
+    return f"{directory_of(environ)}/{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
+
+
+def read_served(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> "Served | None":
+    """Return what was served at a path, None where that isn't known."""
+    served = _decode(kernel.read_hint(entry_path(root, environ), ENTRY_BYTES_MAX))
+    return served if served is not None and served.path == root else None
+
+
+def write_served(
+    served: Served, environ: "Mapping[str, str]", kernel: Kernel, *, durable: bool = True
+) -> None:
+    """Remember it; raises OSError and UnsafePalace where the state directory can't be used."""
+    os.makedirs(state_dir(environ), 0o700, exist_ok=True)
+    called, remedy = "The directory of what was served", "Correct or remove it."
+    prepare_private(directory_of(environ), kernel, called=called, remedy=remedy)
+    write = kernel.write_durable if durable else kernel.replace_file
+    write(entry_path(served.path, environ), served.encode())
+
+
+def forget_served(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> None:
+    """Forget what was served at a path; what was saved of it stays (see `saved_copies`)."""
+    kernel.unlink(entry_path(root, environ))
+
+
+def saved_copies(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> "list[str]":
+    """Return where brokers that lost their directory saved what it had held, oldest first."""
+    base = entry_path(root, environ).removesuffix(".json")
+    prefix = os.path.basename(base) + SAVED
+    names = [n for n in kernel.list_directory(directory_of(environ)) if n.startswith(prefix)]
+    found = [name for name in names if name.removeprefix(prefix).isdigit()]
+    found.sort(key=lambda name: int(name.removeprefix(prefix)))
+    return [f"{directory_of(environ)}/{name}" for name in found]
+
+
+def saved_copy_path(root: str, epoch: int, environ: "Mapping[str, str]") -> str:
+    """Return where the owner of an epoch saves what its directory held."""
+    return f"{entry_path(root, environ).removesuffix('.json')}{SAVED}{epoch}"
+
+
+# What an owner notes.
+
+
+class Memory:
+    """What an owner remembers of the palace that it serves, for as long as it serves it."""
+
+    __slots__ = ("_environ", "_kernel", "served")
+
+    def __init__(self, served: Served, environ: "Mapping[str, str]", kernel: Kernel) -> None:
+        self.served = served
+        self._environ = environ
+        self._kernel = kernel
+
+    def note_seq(self, seq: int) -> None:
+        """Remember the last record that is durable in the journal, if it is a new one."""
+        if seq > self.served.seq:
+            self.served.seq = seq
+            self._keep()
+
+    def note_moved(self, path: str) -> None:
+        """Remember where the palace was seen to go, "" for nowhere."""
+        self.served.moved_to = path
+        self._keep()
+
+    def note_lost(self, first: int, last: int) -> None:
+        """Remember that records which were acknowledged are in no copy of the journal."""
+        self.served.lost_from, self.served.lost_to = first, last
+        self._keep()
+
+    def _keep(self) -> None:
+        # `palace stop --hold` may have written to the file meanwhile.
+        known = read_served(self.served.path, self._environ, self._kernel)
+        self.served.held = known is not None and known.held
+        keep(self.served, self._environ, self._kernel)
+
+    @property
+    def save_path(self) -> str:
+        """Return where this owner saves what its directory held, should that be replaced."""
+        return saved_copy_path(self.served.path, self.served.epoch, self._environ)
+
+
+def keep(
+    served: Served, environ: "Mapping[str, str]", kernel: Kernel, *, durable: bool = False
+) -> bool:
+    """Write it where that is possible; tell whether it was."""
+    try:
+        write_served(served, environ, kernel, durable=durable)
+    except (OSError, UnsafePalace):
+        return False
+    return True
+
+
+def note_hold(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel, *, held: bool) -> None:
+    """Remember that brokers may not start (`palace stop --hold`), or that they may again."""
+    served = read_served(paths.root, environ, kernel)
+    if served is not None and served.held is not held:
+        served.held = held
+        keep(served, environ, kernel, durable=True)
+
+
+# What is there, compared with what should be.
+
+
+def is_empty(served: Served) -> bool:
+    """Tell whether nothing was ever journalled there: a new palace then loses nothing."""
+    return served.seq == 0
+
+
+def find_missing(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) -> "Served | None":
+    """Return what was served at a path and isn't there: its directory has no identity, or is gone.
+
+    Also where the identity is there and the journal is not, but a broker saved that.
+    """
+    served = read_served(paths.root, environ, kernel)
+    if served is None or is_empty(served):
+        return None
+    if not kernel.read_hint(paths.palace_id, 200):
+        return served
+    if kernel.list_directory(paths.journal) or not saved_copies(paths.root, environ, kernel):
+        return None
+    return served
+
+
+def check_remembered_hold(
+    paths: Paths, environ: "Mapping[str, str]", kernel: Kernel
+) -> "Served | None":
+    """Return what was served and isn't there; raises OnHold where it was stopped on hold.
+
+    The note of the hold went with the directory, and its reason may be what replaced that.
+    """
+    missing = find_missing(paths, environ, kernel)
+    if missing is not None and missing.held:
+        raise OnHold(
+            f"The palace {paths.root} was stopped on hold, and another program has replaced its "
+            f"directory since. Let brokers start again, which bring back what was served there: "
+            f"palace start --palace {paths.root}"
+        )
+    return missing
+
+
+def check_there(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) -> None:
+    """Refuse to create a palace's directory anew where one was served; raises PalaceReplaced."""
+    if kernel.file_id(paths.root) is None:
+        served = read_served(paths.root, environ, kernel)
+        if served is not None and not is_empty(served):
+            raise gone(served, environ, kernel)
+
+
+def gone(
+    served: Served, environ: "Mapping[str, str]", kernel: Kernel, *, tried: str = ""
+) -> PalaceError:
+    """Return the error for a palace that is not where it was served; `tried` is why not found."""
+    path = served.path
+    what = f"{served.name} was served at {path} until {served.since} or later, and is not there"
+    command = f"palace recover --palace {path}"
+    if served.moved_to and holds(served.moved_to, served.palace_id, kernel):
+        return PalaceReplaced(
+            f"{what}: it was moved to {served.moved_to}. Use it there "
+            f"(MEMPALACE_PATH={served.moved_to}), or bring it back: {command}",
+            moved_to=served.moved_to,
+        )
+    if saved_copies(path, environ, kernel):
+        return PalaceReplaced(
+            f"{what}: its directory was removed under its broker, which saved what it held. "
+            f"Bring it back: {command}"
+        )
+    return PalaceReplaced(
+        f"{what}{tried}. If it is on a disk that is not mounted, mount it. Otherwise look for it, "
+        f"and see how to begin a new palace instead: {command}"
+    )
+
+
+def notices(served: Served) -> "list[str]":
+    """Say what people who use the palace should know of its past."""
+    found = []
+    if served.copied_from:
+        found.append(f"it began as a copy of palace {served.copied_from}; each is its own now")
+    if served.former_id:
+        found.append(
+            f"another palace ({served.former_id[:8]}) was served here before: palace doctor"
+        )
+    if served.lost_to:
+        found.append(
+            f"records {served.lost_from} to {served.lost_to} were acknowledged and are not here: "
+            "palace doctor"
+        )
+    return found
+
+
+def holds(root: str, palace_id: str, kernel: Kernel) -> bool:
+    """Tell whether a directory is that of a palace with this identity; "" is none."""
+    return bool(root) and identity_of(kernel.read_hint(Paths(root).palace_id, 200)) == palace_id
+
+
+# Copies.
+
+
+def copy_of(
+    paths: Paths, palace_id: str, environ: "Mapping[str, str]", kernel: Kernel
+) -> "Served | None":
+    """Return the palace of which the one at a path is a copy, None where it is none.
+
+    A palace that was moved is not: nothing with its identity is where it was.  Nor is one that has
+    two names: both lead to one directory.
+    """
+    here = kernel.file_id(paths.root)
+    for name in kernel.list_directory(directory_of(environ)):
+        if not name.endswith(".json"):
+            continue
+        other = _decode(kernel.read_hint(f"{directory_of(environ)}/{name}", ENTRY_BYTES_MAX))
+        if other is None or other.palace_id != palace_id or other.path == paths.root:
+            continue
+        if holds(other.path, palace_id, kernel) and kernel.file_id(other.path) != here:
+            return other
+    return None
