@@ -58,7 +58,7 @@ def exclusive_use(
         prepare(kernel)
         config = load_config(paths, environment.all, kernel)
         lock.take_other_locks(ownership, config, environment.all, kernel)
-        ownership.memory = take_place(ownership, environment.all, kernel)
+        ownership.memory = take_place(ownership, environment.all, kernel, serves=False)
         adopt(paths, config, kernel)
         yield Exclusive(
             paths=paths,

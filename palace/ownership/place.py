@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from palace.ownership.lock import Ownership
 
 
-def take_place(ownership: "Ownership", environ: "Mapping[str, str]", kernel: Kernel) -> Memory:
+def take_place(
+    ownership: "Ownership", environ: "Mapping[str, str]", kernel: Kernel, *, serves: bool
+) -> Memory:
     """B5, with what is remembered: an identity that no other palace has, and the next epoch.
 
     The epoch stands above all that were ever served here, whatever an older copy of the files
-    says.  A copy of a palace that is still where it was becomes a palace of its own.
+    says.  A copy of a palace that is still where it was becomes a palace of its own, as soon as it
+    is served; maintenance leaves it as it is, and remembers nothing of it.
     A state directory that can't be written is no reason not to serve: the doctor names it.
     """
     paths = ownership.paths
@@ -29,6 +32,9 @@ def take_place(ownership: "Ownership", environ: "Mapping[str, str]", kernel: Ker
     copied = ""
     if identity and (known is None or known.palace_id != identity):
         other = copy_of(paths, identity, environ, kernel)
+        if other is not None and not serves:
+            epoch.take_epoch(ownership, kernel)
+            return Memory(_to_remember(ownership, known, kernel), environ, kernel)
         if other is not None:
             copied = f"{other.palace_id} at {other.path}"
             kernel.unlink(paths.palace_id)  # the owner of this one makes a new identity

@@ -18,6 +18,7 @@ from tests.support.processes.clients import PALACE
 NAMES = {
     *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
     *("history", "logs", "doctor", "rebuild", "purge", "backup", "restore"),
+    "recover",
     *("dial", "own", "expose", "install", "uninstall", "service"),
 }
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")
@@ -135,6 +136,7 @@ def test_a_command_never_loads_the_engine() -> None:
 
 STATUS: dict[str, Any] = {
     "palace": "/p",
+    "notices": [],
     "pid": 7,
     "epoch": 3,
     "up_s": 7300.0,
