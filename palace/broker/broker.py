@@ -21,7 +21,7 @@ import attrs
 import trio
 
 from palace.broker import holdings
-from palace.broker.connections import serve_socket
+from palace.broker.connections import adopt, serve_socket
 from palace.broker.displacement import Displacement
 from palace.broker.endpoint import Endpoint
 from palace.broker.http.listener import HttpListener
@@ -45,6 +45,7 @@ UPGRADE_CHECK_S = 2.0
 LISTEN_AGAIN_S = 5.0
 FENCE_POLL_S = 0.1
 FENCE_LOOK_S = 1.0  # how often to look who holds it: another process may by now
+ADOPT_S = 60.0
 LAST_WORDS_S = 2.0  # to flush replies after the grace
 
 logger = logging.getLogger("palace.broker")
@@ -86,6 +87,7 @@ class Broker:
                     accepting.start_soon(self._watch_signals)
                     accepting.start_soon(self._watch_clock)
                     accepting.start_soon(self._watch_upgrade)
+                    accepting.start_soon(self._adopt_now_and_then)
                     watching.start_soon(self._watchdog().serve)
                     watching.start_soon(scheduler.serve_batches)
                     watching.start_soon(scheduler.progress.serve)
@@ -257,6 +259,13 @@ class Broker:
             change = await trio.to_thread.run_sync(self.state.services.engine.replaced)
             if change:
                 self.state.leaving.stop(Reason.UPGRADE, text=change)
+
+    async def _adopt_now_and_then(self) -> None:
+        """Journal what other programs write, while nothing runs that would have to wait for it."""
+        while True:
+            await trio.sleep(ADOPT_S)
+            if not self.state.scheduler.admission.busy:
+                await adopt(self.state)
 
     def _writes(self) -> bool:
         return self.state.scheduler.writes

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+import sqlite3
 
 import attrs
 import trio
@@ -16,8 +17,8 @@ from palace.broker.state import BrokerState
 from palace.broker.telemetry.redaction import redacted
 from palace.kernel.kernel import peer_of
 from palace.protocol import wire
-from palace.protocol.errors import BrokerFull, WireError
-from palace.protocol.lifecycle import Reason
+from palace.protocol.errors import BrokerFull, PalaceError, WireError
+from palace.protocol.lifecycle import EngineState, Reason
 from palace.protocol.pathmap import Whereabouts
 from palace.protocol.session import Hello
 from palace.transport.lines import Connection, Lines
@@ -209,6 +210,17 @@ def forget_session(state: BrokerState, session: LiveSession) -> None:
     state.scheduler.admission.window.came(session.id)
 
 
+async def adopt(state: BrokerState) -> str:
+    """Take over what other programs wrote; return how much, "" where that was not possible now."""
+    if state.lifecycle.engine is not EngineState.READY or state.lifecycle.drain is not None:
+        return ""  # what is being loaded is compared anyway
+    try:
+        return str(await trio.to_thread.run_sync(state.services.engine.adopt))
+    except (PalaceError, sqlite3.Error) as error:
+        logger.warning("what other programs wrote was not taken over: %s", redacted(error))
+        return ""
+
+
 async def _serve_control(state: BrokerState, stream: Lines, fields: dict[str, str]) -> None:
     if not isinstance(stream, LineStream):
         raise WireError("guests ask for tools, not for the broker itself: use `palace` on its host")
@@ -225,6 +237,8 @@ async def _serve_control(state: BrokerState, stream: Lines, fields: dict[str, st
         # The process's end is the rest of the answer: the kernel hangs up for it.
         state.leaving.open_to_the_end.append(stream.detach())
         state.leaving.stop(Reason.STOP, grace_s=0.0 if now else None, text="palace stop")
+    elif ask == "adopt":  # a backup is about to copy the journal
+        stream.send_soon(wire.encode_header(wire.ANSWER, {"adopted": await adopt(state)}))
     elif ask == "upgrade":  # a younger palace wants to serve; nothing is lost by it
         stream.send_soon(
             wire.encode_header(wire.ANSWER, {"epoch": str(state.services.ownership.epoch)})

@@ -71,7 +71,7 @@ def backup(
 
     `palace restore` turns the copy into a palace again.
     """
-    from palace.commands.backup import backup_text, find_backup, make_backup
+    from palace.commands.backup import adopt_first, backup_text, find_backup, make_backup
     from palace.commands.progress import progress_shown
     from palace.kernel.kernel import Kernel
     from palace.settings.environment import read_environment
@@ -84,8 +84,9 @@ def backup(
         print(f"{found.path}: stores rebuilt from it hold its {entities} entities, unchanged.")
         return 0
     paths, environment = find(palace)
+    note = adopt_first(paths, environment)
     made = make_backup(paths, environment.all, into, progress_shown())
-    print(backup_text(paths, made, Kernel()))
+    print(backup_text(paths, made, Kernel()) + note)
     return 0
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import attrs
 
 from palace import __version__
+from palace.client.control import Control
 from palace.doctor.finding import ERROR
 from palace.doctor.journal import inspect_journal
 from palace.journal.copying import Contents, Missing, copy_journal, file_digest, read_contents
@@ -27,8 +28,17 @@ from palace.journal.replay import no_progress
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import check_kernel
 from palace.protocol import wire
-from palace.protocol.errors import BackupBroken, JournalBroken, LockHeld, NotEmpty
+from palace.protocol.errors import (
+    BackupBroken,
+    BrokerUnreachable,
+    ConfigError,
+    JournalBroken,
+    LockHeld,
+    NotEmpty,
+    WireError,
+)
 from palace.settings.config import TOML_BYTES_MAX, load_config
+from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.stock_config import check_journalled
 
@@ -37,6 +47,7 @@ SETTINGS = "palace.toml"
 LOCK = "backup.lock"
 MAKING = "making-"
 SCHEMA = 1
+ADOPT_S = 60.0  # a journal of a million records is read in less
 MANIFEST_BYTES_MAX = 1 << 24
 _NAME = re.compile(r"palace\.toml|journal/(?:checkpoint-)?\d{20}\.jsonl")
 
@@ -111,6 +122,26 @@ def make_backup(
             return _fill(paths, identity, making, kernel, progress)
         finally:
             shutil.rmtree(making, ignore_errors=True)
+
+
+def adopt_first(paths: Paths, environment: ShimEnvironment) -> str:
+    """Have a running broker journal what other programs wrote beside it; return a note for people.
+
+    The note is "" where nothing can be missing from a backup that is made now.
+    """
+    try:
+        with Control(paths, environment, answer_s=ADOPT_S) as control:
+            if control.ask("adopt").get("adopted"):
+                return ""
+    except WireError:
+        pass  # a broker of another version
+    except (BrokerUnreachable, ConfigError) as error:
+        if error.details.get("absent"):
+            return ""  # `backup_text` says so
+    return (
+        "\nThe broker could not look for what stock mempalace has written beside it (tasks, "
+        "events, artifacts, tunnels): that may be missing here. Make another backup later."
+    )
 
 
 def _check_source(paths: Paths, environ: Mapping[str, str], kernel: Kernel) -> str:

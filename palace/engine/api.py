@@ -106,6 +106,13 @@ class Engine(Protocol):
         """Tell whether the next owner can decide what has become of a change that is cut off."""
         ...
 
+    def adopt(self) -> int:
+        """Journal what other programs wrote beside this owner; return how much.  Blocks.
+
+        Raises EngineError and sqlite3.Error.
+        """
+        ...
+
     def save(self, target: str) -> bool:
         """Copy the journal into a new directory, though its own was replaced; False: there is none.
 

@@ -17,6 +17,7 @@ from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.examiner import Examiner
 from palace.engine.durability.groups import CallContext, CallGroups
 from palace.engine.durability.healing import Health, heal_stores
+from palace.engine.durability.outsiders import adopt_outsiders
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
@@ -117,6 +118,10 @@ class DurableCalls:
             crashes=0 if call.tool.non_atomic else self.journal.crashes(call.key),
         )
 
+    def adopt(self) -> int:
+        """Take over what other programs wrote beside this owner; return how many entities."""
+        return adopt_outsiders(self.journal, self.stores.beside)
+
     def when_durable(self, seq: int, callback: SyncCallback) -> None:
         def on_sync(problem: JournalFailed | None) -> None:
             if problem is None:
@@ -181,6 +186,9 @@ class JournalledEngine:
     def end_session(self, session: str) -> None:
         if self._memory is not None:
             self._memory.journal.end_session(session)
+
+    def adopt(self) -> int:
+        return self._memory.adopt() if self._memory is not None else 0
 
     def save(self, target: str) -> bool:
         return self._memory is not None and self._memory.journal.save_to(target) > 0

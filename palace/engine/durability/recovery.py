@@ -276,6 +276,28 @@ class Recovery:
                 append_adopted(self.journal, kind, [(ident, actual)])
 
 
+def adopt_beside(journal: Journal, projection: Projection, was: Json) -> int:
+    """Compare an open store with the journal and adopt what differs; return how many records.
+
+    `was` is its fingerprint by our own changes alone.  The caller holds the store's lock, so that
+    no change of ours is half done.
+    """
+    before = journal.seq
+    work = _Reconciliation(
+        journal=journal,
+        projection=projection,
+        known=replay(journal.directory, journal.kernel),
+        pending=_states(list(journal.tail.open.values())),
+        lost=projection.was_replaced(was),
+        older=False,
+        believed=frozenset(),
+        past={},
+    )
+    for kind in projection.kinds():
+        work.run(kind)
+    return journal.seq - before
+
+
 @attrs.define(eq=False, kw_only=True)
 class _Reconciliation:
     """One store against the journal, entity by entity.

@@ -43,6 +43,11 @@ class Stores:
             self.hallways,
         )
 
+    @property
+    def beside(self) -> tuple[Rows | JsonList, ...]:
+        """Return those that stock writes whoever holds its writer lock."""
+        return (self.graph, self.logstream, self.tunnels, self.hallways)
+
     def fingerprints(self) -> dict[str, Json]:
         return {projection.name: projection.fingerprint() for projection in self.all}
 

@@ -97,6 +97,9 @@ class LightEngine:
     def end_session(self, session: str) -> None:
         return
 
+    def adopt(self) -> int:
+        return 0
+
     def save(self, target: str) -> bool:
         return False
 

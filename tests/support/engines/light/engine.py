@@ -226,6 +226,10 @@ class LightStores:
     def all(self) -> tuple[Any, ...]:
         return (self.files, self.light)
 
+    @property
+    def beside(self) -> tuple[()]:
+        return ()
+
     def fingerprints(self) -> dict[str, Any]:
         return {projection.name: projection.fingerprint() for projection in self.all}
 

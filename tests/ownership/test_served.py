@@ -1,0 +1,196 @@
+"""What is remembered of a path outside of its palace, and what is concluded from it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from palace.kernel.kernel import Kernel
+from palace.ownership import lock
+from palace.ownership.place import take_place
+from palace.ownership.served import (
+    Memory,
+    check_remembered_hold,
+    check_there,
+    entry_path,
+    find_missing,
+    gone,
+    note_hold,
+    read_served,
+    saved_copies,
+    saved_copy_path,
+)
+from palace.protocol.errors import OnHold, PalaceReplaced
+from palace.settings.paths import Paths
+
+KERNEL = Kernel()
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "home").mkdir()
+    return {"HOME": str(tmp_path / "home")}
+
+
+def make(root: Path) -> Paths:
+    root.mkdir(mode=0o700)
+    return Paths(str(root))
+
+
+def take(paths: Paths, environ: dict[str, str], *, serves: bool = True) -> Memory:
+    """Own a palace for a moment, as a broker or as maintenance does."""
+    owner = lock.take_lock(paths, KERNEL)
+    try:
+        return take_place(owner, environ, KERNEL, serves=serves)
+    finally:
+        KERNEL.close(owner.lock_fd)
+
+
+def serve(paths: Paths, environ: dict[str, str], seq: int = 7) -> Memory:
+    """Serve a palace for as long as it takes to journal some records."""
+    memory = take(paths, environ)
+    memory.note_seq(seq)
+    os.makedirs(paths.journal, exist_ok=True)
+    Path(f"{paths.journal}/{1:020d}.jsonl").touch()
+    return memory
+
+
+def test_an_owner_is_remembered_for_its_user_alone(tmp_path: Path, environ: dict[str, str]) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+
+    found = read_served(paths.root, environ, KERNEL)
+    assert found is not None
+    assert (found.epoch, found.seq, found.held) == (1, 7, False)
+    assert found.palace_id == Path(paths.palace_id).read_text().strip()
+    path = Path(entry_path(paths.root, environ))
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert read_served(paths.root, {"HOME": str(tmp_path / "other")}, KERNEL) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"path": 1}', "null", '{"v": 9}'])
+def test_a_memory_that_cant_be_read_is_none(
+    tmp_path: Path, environ: dict[str, str], text: str
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+    Path(entry_path(paths.root, environ)).write_text(text)
+
+    assert read_served(paths.root, environ, KERNEL) is None
+    assert take(paths, environ).served.epoch == 2
+
+
+def test_a_directory_without_its_identity_is_missed_unless_it_never_held_anything(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths, empty = make(tmp_path / "palace"), make(tmp_path / "empty")
+    serve(paths, environ)
+    take(empty, environ)
+    assert find_missing(paths, environ, KERNEL) is None
+
+    for one in (paths, empty):
+        os.unlink(one.palace_id)
+    assert find_missing(paths, environ, KERNEL) is not None
+    assert find_missing(empty, environ, KERNEL) is None
+    for one in (paths, empty):
+        shutil.rmtree(one.root)
+    check_there(empty, environ, KERNEL)
+    with pytest.raises(PalaceReplaced, match="palace recover"):
+        check_there(paths, environ, KERNEL)
+
+
+def test_a_missing_journal_is_missed_where_a_broker_has_saved_it(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+    shutil.rmtree(paths.journal)
+    assert find_missing(paths, environ, KERNEL) is None  # the stores hold it all: it is adopted
+
+    for epoch in (12, 1):
+        Path(saved_copy_path(paths.root, epoch, environ)).mkdir()
+    Path(f"{saved_copy_path(paths.root, 3, environ)}.making").mkdir()
+    assert find_missing(paths, environ, KERNEL) is not None
+    assert [path.rpartition("-")[2] for path in saved_copies(paths.root, environ, KERNEL)] == [
+        "1",
+        "12",
+    ]
+
+
+def test_a_hold_outlives_the_directory(tmp_path: Path, environ: dict[str, str]) -> None:
+    paths = make(tmp_path / "palace")
+    memory = serve(paths, environ)
+    note_hold(paths, environ, KERNEL, held=True)
+    memory.note_seq(9)  # an owner's later note keeps it
+    assert check_remembered_hold(paths, environ, KERNEL) is None  # its own note is there for that
+
+    os.unlink(paths.palace_id)
+    with pytest.raises(OnHold, match="palace start"):
+        check_remembered_hold(paths, environ, KERNEL)
+    note_hold(paths, environ, KERNEL, held=False)
+    found = check_remembered_hold(paths, environ, KERNEL)
+    assert found is not None
+    assert found.seq == 9
+
+
+def test_the_epoch_rises_above_all_that_were_served(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    for _ in range(3):
+        serve(paths, environ)
+    Path(paths.epoch).write_text("1\n")  # an older copy was put back
+
+    assert take(paths, environ).served.epoch == 4
+
+
+def test_a_copy_becomes_a_palace_of_its_own_once_it_is_served(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    original = serve(paths, environ).served.palace_id
+    copy = Paths(str(shutil.copytree(paths.root, tmp_path / "copy")))
+
+    assert take(copy, environ, serves=False).served.palace_id == original
+    assert read_served(copy.root, environ, KERNEL) is None
+    made = take(copy, environ).served
+    assert made.palace_id != original
+    assert made.copied_from == f"{original} at {paths.root}"
+    assert take(copy, environ).served.copied_from == made.copied_from
+    assert take(paths, environ).served.palace_id == original
+
+
+def test_a_moved_palace_and_one_with_two_names_are_no_copies(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    identity = serve(paths, environ).served.palace_id
+    other = Paths(str(tmp_path / "other"))
+    os.rename(paths.root, other.root)
+    assert serve(other, environ).served.palace_id == identity
+
+    os.symlink(other.root, paths.root)
+    assert take(other, environ).served.palace_id == identity
+
+
+def test_another_palace_at_the_same_path_is_noted(tmp_path: Path, environ: dict[str, str]) -> None:
+    paths = make(tmp_path / "palace")
+    former = serve(paths, environ).served
+    Path(paths.palace_id).write_text("ab" * 16 + "\n")
+
+    found = take(paths, environ).served
+    assert (found.former_id, found.seq) == (former.palace_id, 0)
+
+
+def test_the_refusal_says_where_a_palace_went(tmp_path: Path, environ: dict[str, str]) -> None:
+    paths = make(tmp_path / "palace")
+    memory = serve(paths, environ)
+    memory.note_moved(str(tmp_path / "elsewhere"))
+    os.rename(paths.root, tmp_path / "elsewhere")
+    assert f"moved to {tmp_path / 'elsewhere'}" in gone(memory.served, environ, KERNEL).message
+
+    shutil.rmtree(tmp_path / "elsewhere")
+    assert "not mounted" in gone(memory.served, environ, KERNEL).message
+    Path(memory.save_path).mkdir()
+    assert "saved what it held" in gone(memory.served, environ, KERNEL).message

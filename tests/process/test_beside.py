@@ -1,0 +1,91 @@
+"""What stock's own commands write beside a running broker: it is in the next backup.
+
+Stock's lock guards its drawers alone, so that its events, tasks, artifacts and tunnels are written
+whoever holds it.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes.clients import Client, Site
+
+pytestmark = [pytest.mark.engine, pytest.mark.process]
+
+EVENT = ["append", "--type", "a.note", "--stream", "s", "--room", "r", "--from-agent", "stock"]
+TASK = ["create", "--project", "p", "--from-agent", "a", "--to-agent", "b", "--branch", "main"]
+COMMIT = ["--base-commit", "0123456789abcdef0123456789abcdef01234567"]
+
+
+def stock(site: Site, *arguments: str) -> str:
+    """Run a command of stock's, which must succeed."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "mempalace"), "--palace", str(site.palace), *arguments],
+        env=site.environ(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[Client]:
+    with site.shim() as client:
+        client.initialize()
+        yield client
+
+
+def backed_up(site: Site) -> str:
+    """Make a backup; return the text of all records in it, one to a line."""
+    into = site.home / "backups"
+    done = site.run("backup", str(into))
+    assert done.returncode == 0, done.stderr
+    assert "may be missing" not in done.stdout
+    newest = max(into.glob("*/palace-backup.json"), key=lambda path: path.stat().st_mtime_ns).parent
+    return "\n".join(path.read_text() for path in sorted((newest / "journal").glob("*.jsonl")))
+
+
+def test_events_tasks_and_artifacts_of_stock_are_in_a_backup(site: Site, client: Client) -> None:
+    ours = {"type": "a.note", "stream": "s", "room": "r", "from_agent": "palace"}
+    client.tool("event_append", body="through the broker", **ours)
+    stock(site, "logstream", *EVENT, "--body", "an event beside the broker")
+    stock(site, "task", *TASK, *COMMIT, "--goal", "a task beside it", "--done", "when it is done")
+    stock(site, "artifact", "put", "--kind", "note", "--created-by", "a", "--content", "artefact 1")
+
+    text = backed_up(site)
+    for wanted in ("an event beside the broker", "a task beside it", "artefact 1"):
+        assert wanted in text
+    client.tool("event_append", body="and on it goes", **ours)
+    assert "and on it goes" in backed_up(site)
+    records = [json.loads(line) for line in text.splitlines() if line.strip()]
+    events = [record["id"] for record in records if record["kind"] == "log:event"]
+    assert len(events) == len(set(events))
+
+
+def test_a_pruned_tunnel_is_pruned_in_a_backup_and_an_emptied_list_is_not(
+    site: Site, client: Client
+) -> None:
+    for wing in ("a", "b"):
+        client.tool("add_drawer", wing=wing, room="r", content=f"a drawer in {wing}")
+    tunnels = site.palace.parent / "tunnels.json"
+    for number in range(3):
+        ends = {"source_wing": "a", "source_room": "r", "target_wing": "b", "target_room": "r"}
+        client.tool(
+            "create_tunnel", label=f"tunnel {number}", **ends | {"source_room": f"r{number}"}
+        )
+    left = json.loads(tunnels.read_text())
+    assert len(left) == 3
+    tunnels.write_text(json.dumps(left[1:]))
+    records = map(json.loads, filter(str.strip, backed_up(site).splitlines()))
+    assert left[0]["id"] in [one["id"] for one in records if one["deleted"]]
+
+    tunnels.write_text("[]")
+    records = map(json.loads, filter(str.strip, backed_up(site).splitlines()))
+    assert [one["id"] for one in records if one["deleted"]] == [left[0]["id"]]
