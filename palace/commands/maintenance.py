@@ -15,6 +15,7 @@ from palace.journal.inspect import read_from
 from palace.journal.purge import purge_journal
 from palace.journal.record import Payload, Record
 from palace.journal.replay import replay
+from palace.ownership.served import saved_copies
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
@@ -71,10 +72,11 @@ def purge_memories(
         if records:
             rebuild_held(held, allow_gaps=False, keep=False)
         copies = [name for name in held.kernel.list_directory(paths.root) if "replaced-" in name]
+        saved = saved_copies(paths.root, environment.all, held.kernel)
         return Purged(
             records=records,
             alike=tuple(_holding(held, texts)),
-            copies=tuple(f"{paths.root}/{name}" for name in sorted(copies)),
+            copies=(*(f"{paths.root}/{name}" for name in sorted(copies)), *saved),
         )
 
 

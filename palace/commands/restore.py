@@ -30,6 +30,7 @@ from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.epoch import last_epoch
+from palace.ownership.served import note_restored
 from palace.protocol import wire
 from palace.protocol.errors import BackupBroken, NotEmpty, StoreCorrupt
 from palace.settings.config import TOML_BYTES_MAX, Config, load_config
@@ -65,6 +66,8 @@ def restore_backup(
     with hold_palace(paths, environment, ask_to_leave=leave, prepare=prepare) as held:
         kept = _put_in_place(held, backup)
         made = rebuild_held(held, allow_gaps=False, keep=True)
+        seq = backup.manifest.contents.seq
+        note_restored(paths, environment.all, held.kernel, seq=seq)
         identity = wire.identity_of(held.kernel.read_file(paths.palace_id, 200))
         return Restored(
             entities=made.entities,

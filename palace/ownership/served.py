@@ -182,6 +182,15 @@ def note_hold(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel, *, hel
         keep(served, environ, kernel, durable=True)
 
 
+def note_restored(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel, *, seq: int) -> None:
+    """Remember that a backup took the place on purpose: what was there before is not missed."""
+    served = read_served(paths.root, environ, kernel)
+    if served is not None:
+        served.seq, served.lost_from, served.lost_to = seq, 0, 0
+        served.former_id = served.copied_from = ""
+        keep(served, environ, kernel, durable=True)
+
+
 # What is there, compared with what should be.
 
 
@@ -294,6 +303,7 @@ def copy_of(
         other = _decode(kernel.read_hint(f"{directory_of(environ)}/{name}", ENTRY_BYTES_MAX))
         if other is None or other.palace_id != palace_id or other.path == paths.root:
             continue
-        if holds(other.path, palace_id, kernel) and kernel.file_id(other.path) != here:
+        there = kernel.file_id(os.path.realpath(other.path))  # a link may have taken its place
+        if there != here and holds(other.path, palace_id, kernel):
             return other
     return None

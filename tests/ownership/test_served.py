@@ -17,6 +17,7 @@ from palace.ownership.served import (
     find_missing,
     gone,
     note_hold,
+    note_restored,
     read_served,
     saved_copies,
     saved_copy_path,
@@ -170,8 +171,10 @@ def test_a_moved_palace_and_one_with_two_names_are_no_copies(
     os.rename(paths.root, other.root)
     assert serve(other, environ).served.palace_id == identity
 
-    os.symlink(other.root, paths.root)
-    assert take(other, environ).served.palace_id == identity
+    third = Paths(str(tmp_path / "third"))
+    os.rename(other.root, third.root)
+    os.symlink(third.root, other.root)
+    assert take(third, environ).served.palace_id == identity
 
 
 def test_another_palace_at_the_same_path_is_noted(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -181,6 +184,19 @@ def test_another_palace_at_the_same_path_is_noted(tmp_path: Path, environ: dict[
 
     found = take(paths, environ).served
     assert (found.former_id, found.seq) == (former.palace_id, 0)
+
+
+def test_a_restored_backup_takes_the_place_on_purpose(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ, seq=9)
+    Path(paths.palace_id).write_text("ab" * 16 + "\n")
+    take(paths, environ, serves=False).note_lost(8, 9)
+    note_restored(paths, environ, KERNEL, seq=5)
+
+    found = take(paths, environ).served
+    assert (found.former_id, found.seq, found.lost_to) == ("", 5, 0)
 
 
 def test_the_refusal_says_where_a_palace_went(tmp_path: Path, environ: dict[str, str]) -> None:
