@@ -72,20 +72,24 @@ def test_events_tasks_and_artifacts_of_stock_are_in_a_backup(site: Site, client:
 def test_a_pruned_tunnel_is_pruned_in_a_backup_and_an_emptied_list_is_not(
     site: Site, client: Client
 ) -> None:
-    for wing in ("a", "b"):
-        client.tool("add_drawer", wing=wing, room="r", content=f"a drawer in {wing}")
+    drawers = {
+        wing: client.tool("add_drawer", wing=wing, room="r", content=f"a drawer in wing {wing}")
+        for wing in ("a", "b", "c")
+    }
+    for wing in ("b", "c"):
+        ends = {"source_wing": "a", "source_room": "r", "target_wing": wing, "target_room": "r"}
+        client.tool("create_tunnel", label=f"to {wing}", **ends)
     tunnels = site.palace.parent / "tunnels.json"
-    for number in range(3):
-        ends = {"source_wing": "a", "source_room": "r", "target_wing": "b", "target_room": "r"}
-        client.tool(
-            "create_tunnel", label=f"tunnel {number}", **ends | {"source_room": f"r{number}"}
-        )
-    left = json.loads(tunnels.read_text())
-    assert len(left) == 3
-    tunnels.write_text(json.dumps(left[1:]))
-    records = map(json.loads, filter(str.strip, backed_up(site).splitlines()))
-    assert left[0]["id"] in [one["id"] for one in records if one["deleted"]]
+    made = {one["label"]: one["id"] for one in json.loads(tunnels.read_text())}
+    client.tool("delete_drawer", drawer_id=drawers["c"]["drawer_id"])
+    stock(site, "tunnels", "prune", "--yes")
+    assert [one["id"] for one in json.loads(tunnels.read_text())] == [made["to b"]]
+    assert deleted_tunnels(site) == [made["to c"]]
 
     tunnels.write_text("[]")
-    records = map(json.loads, filter(str.strip, backed_up(site).splitlines()))
-    assert [one["id"] for one in records if one["deleted"]] == [left[0]["id"]]
+    assert deleted_tunnels(site) == [made["to c"]]
+
+
+def deleted_tunnels(site: Site) -> list[str]:
+    records = [json.loads(line) for line in backed_up(site).splitlines() if line.strip()]
+    return [one["id"] for one in records if one["deleted"] and one["kind"] == "tunnel"]
