@@ -106,7 +106,7 @@ class Broker:
                 await leaving.finish_work()
                 sessions.cancel_scope.deadline = trio.current_time() + LAST_WORDS_S
             if self.displacement.is_displaced() and not self.displacement.whole_elsewhere():
-                self._save_and_end()  # it was moved first, or its files were removed one by one
+                self._try_to_save()  # it was moved first, or its files were removed one by one
             self.displacement.note_seq()
             await leaving.close_engine()
             scheduler.end()
@@ -245,11 +245,22 @@ class Broker:
             self.displacement.note_moved(root)
             state.scheduler.withhold = lambda: False  # its journal is as lasting as before
             raise Lost(f"it was moved to {root}")
-        # To clients this is a death, and nothing is lost.  One step of the loop, so that no reply
-        # leaves meanwhile.
+        self._save_and_end()
+
+    def _save_and_end(self) -> None:
+        """End the process with the journal saved: to clients it is a death, and nothing is lost.
+
+        One step of the loop, so that no reply leaves meanwhile.  Raises OSError.
+        """
         self.displacement.save()
-        state.leaving.unpublish()
+        self.state.leaving.unpublish()
         os._exit(0)
+
+    def _try_to_save(self) -> None:
+        try:
+            self._save_and_end()
+        except OSError as error:
+            logger.critical("the journal of a replaced palace can't be saved: %s", error)
 
     async def _watch_upgrade(self) -> None:
         while True:
