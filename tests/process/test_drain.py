@@ -20,7 +20,7 @@ from tests.support.processes.clients import Site, wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]
 
-FILES = 30
+FILES = 8
 
 
 def project(root: Path) -> Path:
