@@ -38,7 +38,7 @@ def _path_in(environ: "Mapping[str, str]", name: str) -> str:
 def _broker_in(environ: "Mapping[str, str]") -> str:
     """Return the broker that the user names: a socket's path is checked here, a URL by its way."""
     text = environ.get("MEMPALACE_BROKER", "")
-    if not text.startswith(UNIX):
+    if not text.startswith(UNIX) or text == UNIX:
         return text
     return UNIX + expanded(GivenPath(text[len(UNIX) :], "the socket in $MEMPALACE_BROKER"), environ)
 

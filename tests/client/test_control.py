@@ -208,3 +208,22 @@ def test_only_an_absence_is_told_as_one(palace: Path) -> None:
         control.Control(Paths(str(palace)), ShimEnvironment({}))
 
     assert caught.value.details == {"absent": True}
+
+
+@pytest.mark.parametrize(
+    ("sign", "advised"), [({"silent": True}, True), ({"absent": True}, True), ({}, False)]
+)
+def test_only_what_was_asked_and_kept_silent_is_to_be_killed(
+    tmp_path: Path, sign: dict[str, bool], advised: bool
+) -> None:
+    """A broker that this user may not ask serves others well."""
+    kernel, paths = Kernel(), Paths(str(tmp_path))
+    fd = kernel.open_lock(paths.lock)
+    assert kernel.try_lock(fd)
+    try:
+        text = control.unanswered(paths, kernel, BrokerUnreachable("No.", **sign))["text"]
+    finally:
+        kernel.close(fd)
+
+    assert f"its lock is held by pid {os.getpid()}" in text
+    assert (f"kill {os.getpid()}" in text) == advised

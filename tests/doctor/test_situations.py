@@ -19,6 +19,7 @@ from palace.protocol.errors import ConfigError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.stock_config import server_directory
+from tests.support.machines.needs import need_root
 
 DEAD_PID = 1 << 22  # above any that the kernel gives out
 
@@ -318,3 +319,17 @@ def test_a_home_that_is_unknown_is_told_as_such(place: Place) -> None:
 
     with pytest.raises(ConfigError, match=r"\$HOME is 'home'"):
         place.findings()
+
+
+def test_a_palace_of_another_user_is_told_with_whom_to_ask(place: Place) -> None:
+    need_root()
+    place.palace.chmod(0o755)
+    os.chown(place.palace, 54321, 54321)
+
+    found = {finding.code: finding for finding in place.findings()}
+
+    assert "belongs to uid 54321" in found["anothers_palace"].text
+    assert "stock's own tools of yours" in found["anothers_palace"].text
+    assert "uid 54321 sees with: palace doctor" in found["anothers_palace"].remedy
+    assert found["unsafe_palace"].remedy == "Run as its owner, uid 54321"
+    assert found["unsafe_palace"].fix is None, "it is not ours to mend"
