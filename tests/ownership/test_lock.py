@@ -138,6 +138,19 @@ def test_an_epoch_that_is_no_number_is_not_guessed(palace: Paths, text: str) -> 
     os.close(owner.lock_fd)
 
 
+@pytest.mark.parametrize("text", ["", "\n", "x", "-1", "1.5 0.1.0", "9" * 30, "²"])
+def test_a_protocol_that_is_no_number_is_not_taken_for_none(palace: Paths, text: str) -> None:
+    """A newer palace may have served there, and would take turns with this one."""
+    Path(palace.protocol).write_text(text)
+    owner = lock.take_lock(palace, KERNEL)
+
+    with pytest.raises(LockFailed, match="does not say by which protocol"):
+        take_epoch(owner, KERNEL)
+    os.close(owner.lock_fd)
+
+    assert Path(palace.protocol).read_text() == text
+
+
 def test_stocks_lock_is_taken_where_stock_looks_for_it(palace: Paths, tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path)}
     owner = lock.take_lock(palace, KERNEL)
