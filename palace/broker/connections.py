@@ -15,7 +15,7 @@ from palace.broker.requests import serve_lines
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.redaction import redacted
-from palace.kernel.kernel import peer_of
+from palace.kernel.kernel import peer_of, proof_of
 from palace.protocol import wire
 from palace.protocol.errors import BrokerFull, PalaceError, WireError
 from palace.protocol.lifecycle import EngineState, Reason
@@ -25,6 +25,7 @@ from palace.transport.lines import Connection, Lines
 from palace.transport.unix import LineStream
 
 HELLO_S = 5.0
+LINGER_S = 2.0  # for one that was refused to read why; the broker may have to wait so long to leave
 LINE_MARGIN = 1024
 
 logger = logging.getLogger("palace.broker")
@@ -98,6 +99,9 @@ async def _serve_stream(state: BrokerState, stream: Lines, peer: Peer) -> None:
         state.telemetry.counters.refused += 1
         state.telemetry.note_error(f"refused a connection: {said}")
         stream.send_soon(wire.encode_header(wire.REFUSED, {"code": "wire", "text": error.message}))
+        if isinstance(stream, LineStream):
+            with trio.move_on_after(LINGER_S):
+                await stream.linger()
     except Exception as error:
         # The session boundary: a fault in serving one client must not end the others'.
         logger.exception("a connection failed")
@@ -155,12 +159,7 @@ def _open_session(
     if state.lifecycle.drain is not None:
         raise _Refusal("draining", "the broker is leaving")
     hello = Hello.read(fields)
-    session = state.sessions.get(hello.session)
-    if session is None:
-        if state.sessions.is_full:
-            raise _Refusal(BrokerFull.name, state.sessions.full_text)
-        session = LiveSession(id=hello.session, pid=pid, since_s=trio.current_time())
-        state.sessions.add(session)
+    session = _session_of(state, hello, pid=pid)
     session.where = Whereabouts(
         cwd=hello.cwd,
         same_files=hello.place in ("", services.place),  # an old shim doesn't say: a neighbour's
@@ -170,6 +169,26 @@ def _open_session(
     state.lifecycle.active(trio.current_time())
     services.kernel.trace("A.hello", session=session.id)  # before its shim can read the welcome
     session.header(wire.WELCOME, _welcome(state))
+    return session
+
+
+def _session_of(state: BrokerState, hello: Hello, *, pid: int) -> LiveSession:
+    """Return the session that a HELLO proves to be its own, or else a new one."""
+    proof = proof_of(hello.secret) if hello.secret else ""
+    session = state.sessions.get(hello.session)
+    stranger = wire.wants_proof(hello.session) and hello.session != wire.session_name(proof)
+    if session is not None and not stranger and session.may_go_on(proof, pid):
+        return session
+    is_apart = stranger or session is not None
+    if is_apart:
+        logger.warning("a client named a session that is not its own: it gets another")
+    if state.sessions.is_full:
+        raise _Refusal(BrokerFull.name, state.sessions.full_text)
+    ident = state.services.kernel.token() if is_apart else hello.session
+    session = LiveSession(
+        id=ident, pid=pid, since_s=trio.current_time(), proof=proof, is_apart=is_apart
+    )
+    state.sessions.add(session)
     return session
 
 

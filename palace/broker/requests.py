@@ -7,7 +7,14 @@ from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
 from palace.protocol import jsonrpc, wire
 from palace.protocol.admission import Job, Offer
-from palace.protocol.errors import Busy, Draining, PalaceError, PathUnknown, WireError
+from palace.protocol.errors import (
+    Busy,
+    Draining,
+    OutcomeUnknown,
+    PalaceError,
+    PathUnknown,
+    WireError,
+)
 from palace.protocol.pathmap import translate
 from palace.protocol.request import (
     PARSE_ERROR_REPLY,
@@ -19,6 +26,12 @@ from palace.protocol.request import (
 )
 from palace.protocol.session import Arrival, Fate
 from palace.transport.lines import Connection
+
+APART = (
+    "This client has not shown that the session which it names is its own, so the broker doesn't "
+    "say what became of this line: it may or may not have been carried out. Look before you "
+    "repeat it; a newer `palace shim` proves its session."
+)
 
 
 async def serve_lines(state: BrokerState, session: LiveSession, stream: Connection) -> None:
@@ -44,7 +57,7 @@ def _take_header(state: BrokerState, session: LiveSession, line: bytes) -> None:
     if kind != wire.ACK:
         raise WireError(f"a session's shim says ack, not {kind[:40]!r}")
     try:
-        upto = int(fields.get("upto", ""))
+        upto = wire.whole_number(fields.get("upto", ""))
     except ValueError:
         raise WireError(f"ack's upto is no number: {fields.get('upto', '')[:40]!r}") from None
     session.machine.acknowledge(upto)
@@ -97,6 +110,10 @@ async def _handle_call(
 ) -> None:
     config = state.services.config
     now_s = session.active_s
+    if arrival.maybe_ran and session.is_apart:
+        reply = jsonrpc.failure(call.id, OutcomeUnknown(APART))
+        session.reply(arrival.ordinal, jsonrpc.encode(reply))
+        return
     job = Job(
         session=session.id,
         ordinal=arrival.ordinal,

@@ -13,12 +13,17 @@ from palace.transport.lines import Connection
 class LiveSession:
     """One shim life.  `stream` is None between two connections, since `lost_s`.
 
+    `proof` is the digest of the secret that its first HELLO told, "" where it told none; only who
+    knows that secret may go on with it.  `is_apart`: its HELLO named another session and could not
+    prove it, so nothing is known here of what its lines did before.
     `client` is what its client calls itself, `active_s` when it last asked for something.
     """
 
     id: str
     pid: int
     since_s: float
+    proof: str = ""
+    is_apart: bool = False
     client: str = ""
     hello: Hello = attrs.field(init=False)
     where: Whereabouts = attrs.field(factory=Whereabouts)
@@ -36,6 +41,15 @@ class LiveSession:
     @property
     def is_leaving(self) -> bool:
         return self.machine.phase is Phase.LEAVING
+
+    def may_go_on(self, proof: str, pid: int) -> bool:
+        """Tell whether a HELLO with this proof, from that process, is of this session's shim.
+
+        Older shims tell no secret: theirs goes on from the same process, once that has hung up.
+        """
+        if self.proof or proof:
+            return self.proof == proof
+        return self.pid == pid and (self.stream is None or self.machine.phase is Phase.FINISHING)
 
     def connect(self, stream: Connection, hello: Hello) -> None:
         """Bind the session to a connection; an older one is closed, since a shim has only one."""

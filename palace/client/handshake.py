@@ -46,7 +46,7 @@ def decode_response(line: bytes) -> Response:
     """Return what a line says; raises WireError where it isn't a broker's."""
     _, kind, fields = wire.decode_header(line)
     try:
-        return Response(kind, fields, int(fields.get("epoch", "0")))
+        return Response(kind, fields, wire.whole_number(fields.get("epoch", "0")))
     except ValueError:
         raise WireError(f"not an epoch: {fields['epoch'][:60]!r}") from None
 

@@ -12,8 +12,10 @@ ANSWER_S = 5.0
 
 
 def _number(fields: "dict[str, str]", name: str) -> int:
-    text = fields.get(name, "")
-    return int(text) if text.isdigit() else 0
+    try:
+        return wire.whole_number(fields.get(name, ""))
+    except ValueError:
+        return 0
 
 
 def after_refusal(response: Response, site: "Site", path: str) -> "tuple[bool, int]":

@@ -24,12 +24,20 @@ def check_software(found: Diagnostics) -> Iterator[Finding]:
         yield from _model(found)
 
 
+def _served(text: list[str]) -> tuple[int, str]:
+    """Return the protocol in the palace, and by which version it was served; 0 where unknown."""
+    try:
+        return (wire.whole_number(text[0]), text[1]) if len(text) == 2 else (0, "")
+    except ValueError:
+        return 0, ""
+
+
 def _versions(found: Diagnostics) -> Iterator[Finding]:
     text = (
         (found.kernel.read_hint(found.paths.protocol, 200) or b"").decode(errors="replace").split()
     )
-    served, by = (text[0], text[1]) if len(text) == 2 and text[0].isdigit() else ("0", "")
-    if int(served) > wire.VERSION:
+    served, by = _served(text)
+    if served > wire.VERSION:
         yield Finding(
             level=ERROR,
             code="version_skew",

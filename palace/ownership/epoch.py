@@ -16,7 +16,6 @@ from palace.protocol import wire
 from palace.protocol.errors import LockFailed, VersionMismatch
 from palace.settings.paths import Paths
 
-PROTOCOL_DIGITS_MAX = 9
 EPOCH_DIGITS_MAX = 19  # of the epoch file; a palace is not elected for so often
 _HEAD_BYTES_MAX = 400
 
@@ -53,12 +52,13 @@ def _keep_protocol(paths: Paths, kernel: Kernel) -> None:
     """Refuse to serve where a younger palace has: the two would take turns for ever."""
     data = kernel.read_file(paths.protocol, 200)
     text = [b"0"] if data is None else data.split()[:1]
-    if not text or not text[0].isdigit() or len(text[0]) > PROTOCOL_DIGITS_MAX:
+    try:
+        last = wire.whole_number(text[0] if text else b"")
+    except ValueError:
         raise LockFailed(
             f"{paths.protocol} does not say by which protocol the palace was last served. Restore "
             "it from a backup, or remove it if no newer palace than this one has served it."
-        )
-    last = int(text[0])
+        ) from None
     if last > wire.VERSION:
         raise VersionMismatch(
             f"The palace {paths.root} was served with protocol {last}, and palace {__version__} "

@@ -26,6 +26,7 @@ from palace.protocol import jsonrpc, wire
 from palace.protocol.errors import WireError
 from palace.protocol.request import Request, ToolCall
 
+LENGTHS = {"session": wire.SESSION_MAX, "resend": wire.HEADER_BYTES_MAX}
 KEPT_MAX = 1024  # replies without a connection; the journal has those of changes besides
 
 
@@ -61,6 +62,7 @@ class Hello:
     """
 
     session: str
+    secret: str = attrs.field(default="", repr=False)
     palace_id: str = ""
     client: str | None = None
     version: str = ""
@@ -76,8 +78,12 @@ class Hello:
         """Read the fields of a HELLO; raises WireError."""
         if not fields.get("session"):
             raise WireError("a hello names its session")
+        for name, value in fields.items():
+            if len(value) > LENGTHS.get(name, wire.TEXT_MAX):
+                raise WireError(f"hello's {name[:40]} is too long: {value[:40]!r}")
         return cls(
             session=fields["session"],
+            secret=fields.get("secret", ""),
             palace_id=fields.get("palace_id", ""),
             client=fields.get("client"),
             version=fields.get("version", ""),
@@ -92,7 +98,7 @@ class Hello:
 
 def _number(fields: Mapping[str, str], name: str) -> int:
     try:
-        return int(fields.get(name, "0"))
+        return wire.whole_number(fields.get(name, "0"))
     except ValueError:
         raise WireError(f"hello's {name} is no number: {fields[name][:40]!r}") from None
 

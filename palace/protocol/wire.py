@@ -20,6 +20,9 @@ again: what the broker keeps about them can be forgotten.
 
 `progress ordinal=N text=...` says how a call comes on whose client has asked for that.
 
+A session is named by a digest of its `secret`, a field of HELLO that is never written down: the
+name stands in the journal, in logs and traces, and proves nothing there (docs/decisions/0027).
+
 The ordinal counts a session's lines from 0.  It, and never the client's request id, ties a reply
 to its line: ids may be reused, missing, or of any type (docs/decisions/0001).
 
@@ -32,6 +35,16 @@ VERSION = 1  # what this side would rather speak
 OLDEST = 1  # what it still understands
 PREFIX = b"palace/"
 HEADER_BYTES_MAX = 65_536  # a resend list of 4,096 lines takes 40 kB
+
+# What a peer may say is bounded, each part of it: a number of thousands of digits can be read, but
+# not be written again, and would end whatever task tries.
+NUMBER_MAX = (1 << 53) - 1  # of an ordinal or an epoch; far more lines than a session has
+_DIGITS_MAX = 19
+LIST_MAX = 16_384  # lines that are sent again, or that a goodbye names
+SESSION_MAX = 128  # characters of a session's name
+PROVEN = "h"  # begins the name of a session that is a digest of its secret
+_PROOF_DIGITS = 32
+TEXT_MAX = 4096  # characters of every other value
 
 WEBSOCKET_PATH = "/palace"  # of the handshake
 IDENTITY_DIGITS = 32  # of a uuid, in hexadecimal
@@ -67,10 +80,37 @@ def unquote(value: str) -> str:
     raw = head.encode()
     try:
         for part in rest:
-            raw += bytes([int(part[:2], 16)]) + part[2:].encode()
+            raw += bytes.fromhex(part[:2]) + part[2:].encode()
         return raw.decode("utf-8", "surrogatepass")
     except (ValueError, UnicodeDecodeError):
         raise WireError(f"broken escape in {value[:80]!r}") from None
+
+
+def session_name(proof: str) -> str:
+    """Return the name of the session whose secret has this digest."""
+    return PROVEN + proof
+
+
+def wants_proof(session: str) -> bool:
+    """Tell whether a session's name is the digest of a secret; older shims made one up."""
+    digits = session[len(PROVEN) :]
+    return (
+        session.startswith(PROVEN)
+        and len(digits) == _PROOF_DIGITS
+        and not digits.strip("0123456789abcdef")
+    )
+
+
+def whole_number(text: "str | bytes", *, most: int = NUMBER_MAX) -> int:
+    """Read a number that somebody else has written: ASCII digits alone, at most `most`.
+
+    Raises ValueError, also for what `int` would take: signs, blanks, underscores, other digits.
+    """
+    if text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX:
+        number = int(text)
+        if number <= most:
+            return number
+    raise ValueError(f"not a number from 0 to {most}: {text[:40]!r}")
 
 
 def identity_of(data: "bytes | None") -> "str | None":
@@ -96,7 +136,7 @@ def decode_header(line: bytes) -> "tuple[int, str, dict[str, str]]":
         raise WireError(f"not a palace header: {line[:60]!r}")
     try:
         words = line.decode("ascii").split()
-        version = int(words[0][len(PREFIX) :])
+        version = whole_number(words[0][len(PREFIX) :])
         kind = words[1]
         pairs = [word.split("=", 1) for word in words[2:]]
         return version, kind, {key: unquote(value) for key, value in pairs}
@@ -125,9 +165,10 @@ def encode_reply(ordinal: int, payload: "bytes | None") -> bytes:
 def decode_reply(line: bytes) -> "tuple[int, bytes]":
     """Split a reply line into ordinal and payload (empty: nothing for the client)."""
     head, _, payload = line.partition(b" ")
-    if not head.isdigit():
-        raise WireError(f"not a reply: {line[:60]!r}")
-    return int(head), payload
+    try:
+        return whole_number(head), payload
+    except ValueError:
+        raise WireError(f"not a reply: {line[:60]!r}") from None
 
 
 def encode_resend(lines: "list[tuple[int, bool]]") -> str:
@@ -140,8 +181,8 @@ def decode_resend(text: str) -> "list[tuple[int, bool]]":
     if not text:
         return []
     try:
-        pairs = [part.split(":") for part in text.split(",")]
-        lines = [(int(ordinal), flag == "1") for ordinal, flag in pairs]
+        pairs = [part.split(":") for part in _parts(text)]
+        lines = [(whole_number(ordinal), flag == "1") for ordinal, flag in pairs]
     except ValueError:
         raise WireError(f"broken resend list: {text[:80]!r}") from None
     if any(later <= earlier for (earlier, _), (later, _) in zip(lines, lines[1:], strict=False)):
@@ -155,6 +196,22 @@ def encode_ordinals(ordinals: "list[int]") -> str:
 
 def decode_ordinals(text: str) -> "list[int]":
     try:
-        return [int(part) for part in text.split(",")] if text else []
+        return [whole_number(part) for part in _parts(text)] if text else []
     except ValueError:
         raise WireError(f"broken ordinal list: {text[:80]!r}") from None
+
+
+def decode_read_upto(fields: "dict[str, str]") -> int:
+    """Return the last line that a goodbye says was read, -1 for none; raises WireError."""
+    text = fields.get("read_upto", "-1")
+    try:
+        return -1 if text == "-1" else whole_number(text)
+    except ValueError:
+        raise WireError(f"goodbye's read_upto is no number: {text[:40]!r}") from None
+
+
+def _parts(text: str) -> "list[str]":
+    parts = text.split(",", LIST_MAX)
+    if len(parts) > LIST_MAX:
+        raise ValueError(f"more than {LIST_MAX} ordinals")
+    return parts

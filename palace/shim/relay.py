@@ -13,6 +13,7 @@ from palace.client.connector import Connector
 from palace.client.endpoints import client_fields, expected_palace_id
 from palace.client.handshake import receive
 from palace.kernel.factory import kernel_for
+from palace.kernel.kernel import proof_of
 from palace.protocol import wire
 from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, WireError
 from palace.protocol.ledger import DEATHS_MAX, Ledger
@@ -58,7 +59,8 @@ class Relay:
         self._kernel = site.kernel
         self._paths = site.paths
         self._environment = site.environment
-        self._session = site.kernel.token()
+        self._secret = site.kernel.token()
+        self._session = wire.session_name(proof_of(self._secret))
         self._client = backlog.client if backlog else ""
         self._backlog = backlog
         self._client_fields = client_fields(site.kernel, site.environment)
@@ -99,6 +101,7 @@ class Relay:
     def _hello(self) -> bytes:
         fields = {
             "session": self._session,
+            "secret": self._secret,
             "palace_id": expected_palace_id(self._kernel, self._paths),
             "next": str(self._ledger.next_ordinal),
             "epoch": str(self._ledger.epoch_of_lines(self._connector.epoch)),
@@ -139,8 +142,11 @@ class Relay:
         assert sock is not None
         self._connector.state = Connector.IDLE
         connection = self._connection = Connection(sock, self._ledger)
-        limit = self._connector.welcome.get("line_bytes_max", "")
-        self._input.line_bytes_max = int(limit) if limit.isdigit() else LINE_BYTES_MAX
+        try:
+            limit = wire.whole_number(self._connector.welcome.get("line_bytes_max", ""))
+        except ValueError:
+            limit = LINE_BYTES_MAX
+        self._input.line_bytes_max = limit
         lines = dict(self._ledger.outstanding())
         for ordinal in (*self._promised, *range(self._promised_next, self._ledger.next_ordinal)):
             lines.setdefault(ordinal, b"")  # answered here meanwhile: both sides count it
@@ -259,7 +265,7 @@ class Relay:
             self._write(self._progress.note(ordinal, fields.get("text", "")))
         elif kind == wire.GOODBYE:
             unrun = wire.decode_ordinals(fields.get("unrun", ""))
-            self._ledger.goodbye(int(fields.get("read_upto", "-1")), unrun)
+            self._ledger.goodbye(wire.decode_read_upto(fields), unrun)
             self._kernel.trace("C.goodbye")
             assert self._connection is not None
             self._connection.part()

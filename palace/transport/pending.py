@@ -94,7 +94,7 @@ class PendingRequests:
             return
         self._ended = True
         unrun = set(wire.decode_ordinals(fields["unrun"]))
-        read_upto = int(fields["read_upto"])
+        read_upto = wire.decode_read_upto(fields)
         for ordinal in tuple(self._waiting):
             if ordinal > read_upto or ordinal in unrun:
                 self._answer(ordinal, b"", Draining(LEAVING))

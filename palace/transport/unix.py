@@ -105,6 +105,20 @@ class LineStream(Lines):
         while self._outbox and not self.broken:
             await self._drained.wait()
 
+    async def linger(self) -> None:
+        """Say no more, and drop what still comes, until the other side hangs up.
+
+        One that was writing when it was refused would otherwise die of it (EPIPE) rather than read
+        why.
+        """
+        await self.flushed()
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+        while await self._receive():
+            pass
+
     def detach(self) -> socket.socket:
         """Give the socket away: from here on the caller closes it."""
         self._detached = True

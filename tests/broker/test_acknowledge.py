@@ -71,6 +71,7 @@ async def refused(running: Running, line: bytes) -> str:
         (b"palace/1 ack", "no number"),
         (b"palace/1 ack upto=", "no number"),
         (b"palace/1 ack upto=many", "no number"),
+        (b"palace/1 ack upto=-5", "no number"),
         (b"palace/1 ack upto=" + b"9" * 5000, "no number"),
         (b"palace/1 ack upto=2", "only 1 lines came"),
         (b"palace/1 ack upto", "broken"),
@@ -87,15 +88,6 @@ async def test_a_broken_ack_ends_its_connection_alone(root: Path, line: bytes, w
         assert await settled(again) == 1
         assert await settled(other) == 0
         assert running.state.lifecycle.drain is None
-
-
-async def test_a_negative_ack_changes_nothing(root: Path) -> None:
-    async with open_broker(root) as running:
-        shim = await running.session()
-        acknowledge(shim, -5)
-
-        assert await settled(shim) == 0
-        assert running.state.sessions["s"].machine.acknowledged == 0
 
 
 class Remembering(LightEngine):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from palace.kernel.kernel import proof_of
 from palace.protocol import wire
 from palace.protocol.ledger import DEATHS_MAX
 from tests.support.brokers.scripted import Connection, ScriptedBroker, call, start_shim
@@ -31,7 +32,7 @@ def test_lines_go_unchanged_and_replies_come_back_without_their_ordinal(palace: 
         assert shim.receive() == b"not even json"
 
     assert (hello["next"], "resend" in hello) == ("0", False)
-    assert len(hello["session"]) == 32
+    assert hello["session"] == wire.session_name(proof_of(hello["secret"]))
 
 
 def test_a_second_reply_and_a_silent_settlement_give_the_client_nothing(palace: Path) -> None:

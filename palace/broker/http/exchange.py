@@ -8,6 +8,7 @@ from collections import Counter
 
 import trio
 
+from palace.protocol import wire
 from palace.transport.http import HttpConnection, Receive, Scope, Send
 
 BODY_S = 60.0  # for a client to send its body
@@ -56,8 +57,10 @@ class Exchange:
     async def body(self, bytes_max: int) -> bytes:
         """Return the whole body; raises Refused for one too long or too slow, and Gone."""
         declared = self.header("content-length")
-        if declared.isdigit() and int(declared) > bytes_max:
-            raise _too_large(bytes_max)
+        try:
+            wire.whole_number(declared or "0", most=bytes_max)
+        except ValueError:  # h11 has seen to it that it is a number
+            raise _too_large(bytes_max) from None
         body = bytearray()
         with trio.move_on_after(BODY_S):
             while True:

@@ -61,7 +61,8 @@ class HttpSessions:
         if state.sessions.is_full and not self._end_idle():
             raise Busy(f"{state.sessions.full_text}. Nothing was done; ask again later.")
         ident = state.services.kernel.token(16)
-        session = LiveSession(id=ident, pid=0, since_s=now_s)
+        # No HELLO can prove that it is an HTTP client's: nobody is told of a secret.
+        session = LiveSession(id=ident, pid=0, since_s=now_s, proof=state.services.kernel.token())
         session.where = Whereabouts(resolve=os.path.realpath)
         http = HttpSession(session=session, requests=PendingRequests(QUIET_S), lasting=lasting)
         http.used_s = now_s

@@ -48,7 +48,7 @@ class Shim:
         return self._lines.pop(0)
 
     def hello(self, session: str = "s", **fields: str) -> None:
-        header = {"session": session, "next": "0"} | fields
+        header = {"session": session, "secret": f"of {session}", "next": "0"} | fields
         self.stream.send_soon(wire.encode_header(wire.HELLO, header))
 
     async def header(self) -> tuple[str, dict[str, str]]:

@@ -1,0 +1,52 @@
+"""Decoding what somebody else may have written: one way to fail, whatever is wrong with it.
+
+The palace's directory may be lent to containers, and a home holds files of other programs.  JSON
+that nests too deeply raises RecursionError in `json`, a number of too many digits ValueError, and
+TOML has errors of its own; callers that name only some of these die of the others.
+
+Rule for this file: no other module hands the contents of a file to json or tomllib
+(tests/test_hostile_data.py holds the list of exceptions).
+"""
+
+import json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+TEXT_MAX = 4096  # characters of a name or a path in a control file
+
+
+def decode_json(data: "bytes | str") -> "Any":
+    """Return a JSON value; raises ValueError, whatever is wrong."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def decode_toml(data: bytes) -> "dict[str, Any]":
+    """Return the table of a TOML document; raises ValueError, whatever is wrong."""
+    import tomllib
+
+    try:
+        return tomllib.loads(data.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def is_number(value: object, most: int = (1 << 63) - 1) -> bool:
+    """Tell whether a decoded value is a whole number from 0 to `most`."""
+    return type(value) is int and 0 <= value <= most
+
+
+def is_text(value: object, most: int = TEXT_MAX) -> bool:
+    """Tell whether a decoded value is a text of at most so many characters."""
+    return isinstance(value, str) and len(value) <= most
+
+
+def number_in(fields: "Mapping[str, object] | object", name: str) -> int:
+    """Return a number of a decoded object, 0 where there is none that could be one."""
+    value = fields.get(name) if isinstance(fields, dict) else None
+    return value if type(value) is int and is_number(value) else 0
