@@ -1,6 +1,5 @@
 """Asking a running broker from the command line: status, stop; and whether one runs at all."""
 
-import json
 from typing import Any
 
 from palace.client.endpoints import socket_candidates
@@ -12,6 +11,7 @@ from palace.ownership.claim import find_foreign, read_claim
 from palace.ownership.record import read_record
 from palace.protocol import wire
 from palace.protocol.broker_record import BrokerRecord
+from palace.protocol.decoding import decode_json
 from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -65,7 +65,7 @@ class Control:
             line = self._conversation.read_line(self._answer_s)
         except OSError as error:
             raise self._unanswered(error) from None
-        status: dict[str, Any] = json.loads(line)
+        status: dict[str, Any] = decode_json(line)
         return status
 
     def wait_for_end(self, timeout_s: float) -> bool:

@@ -28,6 +28,7 @@ from palace.journal.replay import no_progress
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import check_kernel
 from palace.protocol import wire
+from palace.protocol.decoding import decode_json, is_number, is_text
 from palace.protocol.errors import (
     BackupBroken,
     BrokerUnreachable,
@@ -49,6 +50,7 @@ MAKING = "making-"
 SCHEMA = 1
 ADOPT_S = 60.0  # a journal of a million records is read in less
 MANIFEST_BYTES_MAX = 1 << 24
+EPOCH_MAX = 10**18 - 1  # a restored palace's epoch leaps above it, and must still be one
 _NAME = re.compile(r"palace\.toml|journal/(?:checkpoint-)?\d{20}\.jsonl")
 
 Progress = Callable[[str, float], None]
@@ -289,23 +291,41 @@ def read_manifest(path: str, kernel: Kernel) -> Manifest:
     where = f"{path}/{MANIFEST}"
     try:
         data = kernel.read_file(where, MANIFEST_BYTES_MAX) or b""
-        fields: JsonObject = json.loads(unseal(data.rstrip(b"\n")))
+        fields: JsonObject = decode_json(unseal(data.rstrip(b"\n")))
         if fields.pop("v") != SCHEMA:
             raise BackupBroken(
-                f"{where} is by {fields.get('made_by')}, and this is palace {__version__}. "
-                "Upgrade: pip install --upgrade palace-broker"
+                f"{where} is by {str(fields.get('made_by'))[:80]!r}, and this is palace "
+                f"{__version__}. Upgrade: pip install --upgrade palace-broker"
             )
         fields["contents"] = Contents(**fields["contents"])
         fields["files"] = {name: (size, sha) for name, (size, sha) in fields["files"].items()}
         manifest = Manifest(**fields)
     except (BrokenRecord, ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise BackupBroken(f"{where} is damaged ({error}). Use another backup.") from None
+    if problem := _problem_of(manifest):
+        raise BackupBroken(f"{where} {problem}. Use another backup.")
+    return manifest
+
+
+def _problem_of(manifest: Manifest) -> str:
+    """Return what a manifest says that none of ours does, "" for nothing: it may be anybody's."""
+    contents = manifest.contents
     for name in manifest.files:
         if not _NAME.fullmatch(name):
-            raise BackupBroken(
-                f"{where} names {name!r}, which is not part of a backup. Use another one."
-            )
-    return manifest
+            return f"names {name[:80]!r}, which is not part of a backup"
+    if not wire.identity_of(str(manifest.palace_id).encode("utf-8", "replace")):
+        return "names no palace"
+    epochs = (manifest.epoch, contents.epoch)
+    if not all(is_number(epoch, EPOCH_MAX) for epoch in epochs) or not is_number(contents.seq):
+        return f"has an epoch or a record that is no number from 0 to {EPOCH_MAX}"
+    if not all(map(is_text, (manifest.made, manifest.made_by, contents.digest))):
+        return "has a text that is none, or too long"
+    kinds = contents.kinds
+    if not isinstance(kinds, dict) or not all(is_number(count) for count in kinds.values()):
+        return "counts no entities"
+    if not all(is_number(size) and is_text(sha) for size, sha in manifest.files.values()):
+        return "has a file without a size or a SHA-256"
+    return ""
 
 
 def check_backup(backup: Backup, kernel: Kernel, progress: Progress = no_progress) -> None:
@@ -318,6 +338,7 @@ def check_backup(backup: Backup, kernel: Kernel, progress: Progress = no_progres
     for number, (name, expected) in enumerate(manifest.files.items()):
         progress("reading the backup", number / len(manifest.files))
         try:
+            kernel.id_beneath(backup.path, name)  # refuses a link on the way to it
             found = file_digest(f"{backup.path}/{name}", kernel)
         except OSError as error:
             raise _broken(f"{backup.path}/{name} can't be read: {error.strerror}") from None

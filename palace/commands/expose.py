@@ -8,7 +8,6 @@ import errno
 import socket
 import struct
 import sys
-import tomllib
 from typing import Any
 
 import attrs
@@ -21,6 +20,7 @@ from palace.client.guest.wss import PORT
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.record import read_record
+from palace.protocol.decoding import decode_toml
 from palace.protocol.errors import ConfigError, LockHeld
 from palace.settings.config import TOML_BYTES_MAX, adopt, load_config
 from palace.settings.environment import ShimEnvironment
@@ -77,13 +77,13 @@ def exposure_here(port: int, *, platform: str = sys.platform, bridge: str = BRID
 def with_exposure(text: str, wanted: Exposure, where: str) -> str:
     """Return a palace.toml with `listen` and `advertise` replaced; raises ConfigError."""
     try:
-        before = tomllib.loads(text)
+        before = decode_toml(text.encode())
         document = tomlkit.parse(text)
         _set(document, "listen", wanted.listen)
         _set(document, "advertise", list(wanted.advertise))
         changed = tomlkit.dumps(document)
-        after = tomllib.loads(changed)
-    except (tomllib.TOMLDecodeError, TOMLKitError) as error:
+        after = decode_toml(changed.encode())
+    except (ValueError, RecursionError, TOMLKitError) as error:
         raise ConfigError(f"{where} is not valid TOML: {error}. Correct or remove it.") from None
     if _others(before) != _others(after) or read_exposure(after) != wanted:
         raise ConfigError(
@@ -148,8 +148,8 @@ def show_exposure(paths: Paths, _environment: ShimEnvironment) -> str:
     """Say what palace.toml says, and what the running broker does."""
     text = _read(paths, Kernel())
     try:
-        found = read_exposure(tomllib.loads(text or ""))
-    except tomllib.TOMLDecodeError as error:
+        found = read_exposure(decode_toml((text or "").encode()))
+    except ValueError as error:
         raise ConfigError(f"{paths.settings} is not valid TOML: {error}. Correct it.") from None
     record = read_record(paths, Kernel())
     served = published_for_guests(record)
@@ -186,7 +186,7 @@ def _change(paths: Paths, environment: ShimEnvironment, wanted: Exposure) -> Exp
     changed = with_exposure(text, wanted, paths.settings)
     if changed != text:
         kernel.write_durable(paths.settings, changed.encode())
-    return read_exposure(tomllib.loads(text))
+    return read_exposure(decode_toml(text.encode()))
 
 
 def _adopt(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> str:

@@ -22,7 +22,7 @@ from palace.commands.progress import progress_shown
 from palace.engine.durability.offline import drift_of, hold_palace
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.rebuild import moves_away, old_files
-from palace.engine.durability.swap import Move, swap
+from palace.engine.durability.swap import Exchange, Move
 from palace.engine.stores.files import NAMES as FILES
 from palace.journal.copying import Contents, copy_file, file_digest, read_contents
 from palace.journal.journal import read_tail
@@ -190,7 +190,8 @@ def _put_in_place(held: OwnedPalace, backup: Backup) -> str:
         raise
     files = [*old_files(paths, held.config, kernel), *(f"{paths.root}/{name}" for name in FILES)]
     away = list(moves_away(paths, [*files, paths.journal], kernel, suffix))
-    swap(paths.root, kernel, [*away, Move(scratch, paths.journal)])
+    exchange = Exchange(paths, held.config, kernel)
+    exchange.swap([*away, Move(scratch, paths.journal)])
     return f"{paths.root}/replaced-{suffix}" if away else ""
 
 

@@ -1,6 +1,5 @@
 """Damage in a journal's files: gaps, torn lines, mixed copies, damaged checkpoints."""
 
-import json
 import os
 from collections.abc import Iterator
 
@@ -11,8 +10,10 @@ from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.journal.inspect import Gap, read_from
 from palace.journal.record import CHECKPOINT, QUARANTINE, SEGMENT, STATE, Record
 from palace.journal.replay import newest_checkpoint
+from palace.journal.schema import object_of
 from palace.journal.segment import Broken, Segment, list_segments, read_segment
 from palace.kernel.kernel import Kernel
+from palace.protocol.decoding import decode_json, number_in
 
 
 def check_journal(found: Diagnostics) -> Iterator[Finding]:
@@ -38,7 +39,9 @@ def inspect_journal(directory: str, kernel: Kernel) -> list[Finding]:
     epoch = 0
     torn: list[Broken] = []
     for found in read_from(directory, kernel, segments[0].first):
-        if isinstance(found, Broken):
+        if isinstance(found, Broken) and found.is_foreign:
+            findings.append(_foreign(found))
+        elif isinstance(found, Broken):
             torn.append(found)
         elif isinstance(found, Gap):
             findings += _gap(found, torn)
@@ -51,7 +54,7 @@ def inspect_journal(directory: str, kernel: Kernel) -> list[Finding]:
             last, epoch = found.seq, max(epoch, found.epoch)
             if found.action == QUARANTINE:
                 findings.append(_quarantine(found))
-            elif found.action == STATE and found.payload.get("whole"):
+            elif found.action == STATE and object_of(found.payload).get("whole"):
                 findings = [_healed(finding, found) for finding in findings]
     findings += _torn(torn)
     findings += _head(directory, kernel, last)
@@ -82,6 +85,17 @@ def _headers(segments: list[Segment], kernel: Kernel) -> Iterator[Finding]:
                 remedy="No memory is missing, since the journal is read from an older segment. If "
                 "a broker doesn't start because of it, restore the file from a backup.",
             )
+
+
+def _foreign(line: Broken) -> Finding:
+    return Finding(
+        level=ERROR,
+        code="foreign_record",
+        text=f"{line.place.path} holds at byte {line.place.offset} what no palace writes, with a "
+        f"right checksum: {line.why}.",
+        remedy="It is not carried out. Somebody else has written to this directory: find out who "
+        "may, and take it from them (docs/security.md).",
+    )
 
 
 def _torn(broken: list[Broken]) -> Iterator[Finding]:
@@ -136,10 +150,10 @@ def _quarantine(record: Record) -> Finding:
 
 def _head(directory: str, kernel: Kernel, last: int) -> Iterator[Finding]:
     try:
-        head = json.loads(kernel.read_hint(f"{directory}/HEAD.json") or b"{}")
-        seq = int(head.get("seq", 0))
-    except (ValueError, AttributeError, TypeError):
+        head = decode_json(kernel.read_hint(f"{directory}/HEAD.json") or b"{}")
+    except ValueError:
         return  # a cache
+    seq = number_in(head, "seq")
     if seq > last:
         yield Finding(
             level=ERROR,
@@ -160,7 +174,7 @@ def _checkpoint(directory: str, kernel: Kernel) -> Iterator[Finding]:
         if isinstance(found, Broken):
             wrong.append(f"{path} at byte {found.place.offset}: {found.why}.")
         elif found.action == CHECKPOINT:
-            counted = found.payload["entities"]
+            counted = number_in(found.payload, "entities")
         else:
             lines += 1
     if not wrong and lines != counted:

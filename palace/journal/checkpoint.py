@@ -14,8 +14,8 @@ from collections.abc import Callable
 import attrs
 
 from palace.journal.record import CHECKPOINT, Draft, Stamp, encode
-from palace.journal.replay import checkpoint_path, newest_checkpoint, replay
-from palace.journal.segment import ARCHIVE, Place, list_segments, open_wherever
+from palace.journal.replay import PREFIX, checkpoint_path, newest_checkpoint, replay
+from palace.journal.segment import ARCHIVE, Place, list_segments, number_of, open_wherever
 from palace.kernel.kernel import Kernel
 
 BYTES_MIN = 64 << 20
@@ -92,8 +92,8 @@ def _archive(directory: str, kernel: Kernel, upto: int, newest: str) -> None:
     old = [
         s.path for s in list_segments(directory, kernel) if s.end is not None and s.end <= upto + 1
     ]
-    while (found := _older_checkpoint(directory, kernel, newest)) is not None:
-        kernel.rename(found, f"{directory}/{ARCHIVE}/{os.path.basename(found)}")
+    while (path := _older_checkpoint(directory, kernel, newest)) is not None:
+        kernel.rename(path, f"{directory}/{ARCHIVE}/{os.path.basename(path)}")
     for path in old:
         kernel.rename(path, f"{directory}/{ARCHIVE}/{os.path.basename(path)}")
     # The new names first: a power cut between the two leaves files under both names rather than
@@ -105,6 +105,6 @@ def _archive(directory: str, kernel: Kernel, upto: int, newest: str) -> None:
 def _older_checkpoint(directory: str, kernel: Kernel, newest: str) -> str | None:
     for name in kernel.list_directory(directory):
         path = f"{directory}/{name}"
-        if name.startswith("checkpoint-") and name.endswith(".jsonl") and path < newest:
+        if number_of(name, PREFIX) is not None and path < newest:
             return path
     return None

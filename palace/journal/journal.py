@@ -22,6 +22,7 @@ import attrs
 from palace.journal.append import Appender
 from palace.journal.keeping import KeptFiles
 from palace.journal.record import ABORT, OUTCOME, SEGMENT, STATE, UNIT, Draft, JsonObject, Stamp
+from palace.journal.schema import header_problem
 from palace.journal.segment import Broken, Segment, list_segments, read_segment
 from palace.journal.tail import Tail
 from palace.kernel.kernel import Kernel
@@ -327,7 +328,8 @@ def read_tail(segments: Sequence[Segment], kernel: Kernel) -> Tail:
             if isinstance(found, Broken):
                 continue  # torn by a crash, or damaged: `palace doctor` tells them apart
             if found.action == SEGMENT:
-                if segment is segments[start]:  # later ones repeat what was read already
+                # Later ones repeat what was read already.
+                if segment is segments[start] and not header_problem(found.payload):
                     tail = Tail.from_header(found.payload, found.seq, found.epoch)
                 continue
             tail.note(found, found.seq, found.epoch)
@@ -336,5 +338,7 @@ def read_tail(segments: Sequence[Segment], kernel: Kernel) -> Tail:
 
 def _has_header(segment: Segment, kernel: Kernel) -> bool:
     for _, found in read_segment(segment, kernel):
-        return not isinstance(found, Broken) and found.action == SEGMENT
+        if isinstance(found, Broken) or found.action != SEGMENT:
+            return False
+        return not header_problem(found.payload)
     return False

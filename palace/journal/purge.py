@@ -21,9 +21,10 @@ from palace.journal.record import (
     JsonObject,
     Record,
     decode,
+    fields_of,
     seal,
-    unseal,
 )
+from palace.journal.schema import header_problem, object_of
 from palace.journal.segment import ARCHIVE, read_lines
 from palace.kernel.kernel import Kernel
 
@@ -77,13 +78,15 @@ def _without(line: bytes, ids: frozenset[str], *, blank: bool) -> tuple[bytes | 
         record = decode(line)
     except BrokenRecord:
         return None, False
-    fields: JsonObject = json.loads(unseal(line).decode("utf-8", "surrogatepass"))
+    fields = fields_of(line)
     is_entity = record.id in ids and record.action != PURGED
     if is_entity:
         fields |= {"action": PURGED, "payload": None, "deleted": True}
         fields.pop("before", None)
     elif record.action == OUTCOME and blank:
-        fields["payload"] = {**fields["payload"], "reply": PURGED_REPLY}
+        fields["payload"] = {**object_of(fields["payload"]), "reply": PURGED_REPLY}
+    elif record.action == SEGMENT and blank and header_problem(record.payload):
+        return None, False
     elif record.action == SEGMENT and blank:
         fields["payload"] = _header_without(record.payload, ids)
     else:

@@ -27,6 +27,9 @@ from typing import Any
 
 import attrs
 
+from palace.journal.schema import problem_of
+from palace.protocol.decoding import decode_json
+
 VERSION = 1
 
 # Entities.
@@ -63,6 +66,8 @@ Entity = tuple[str, str]  # kind and id
 Json = Any  # a JSON value: who wrote it knows its shape
 JsonObject = dict[str, Any]
 Payload = object  # an entity as JSON, opaque to all but its store; None is its absence
+
+FOREIGN = "not a record of palace: "  # begins what is said of one with a right checksum
 
 _CRC = b',"crc":"'
 _TAIL = len(_CRC) + 8 + 2  # `,"crc":"01234567"}`
@@ -138,9 +143,10 @@ def seal(body: bytes) -> bytes:
 def decode(line: bytes) -> Record:
     """Read one line (newlines excluded); raises BrokenRecord."""
     try:
-        fields = json.loads(unseal(line).decode("utf-8", "surrogatepass"))
-        if fields["v"] != VERSION:
-            raise BrokenRecord(f"version {fields['v']!r}: written by a newer palace")
+        fields = fields_of(line)
+        problem = problem_of(fields)
+        if problem:
+            raise BrokenRecord(f"{FOREIGN}{problem}")
         return Record(
             seq=fields["seq"],
             epoch=fields["epoch"],
@@ -155,8 +161,20 @@ def decode(line: bytes) -> Record:
             deleted=fields["deleted"],
             before=fields.get("before"),
         )
-    except (KeyError, TypeError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as error:
-        raise BrokenRecord(f"not a record: {error!r}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, BrokenRecord):
+            raise
+        raise BrokenRecord(f"not a record: {repr(error)[:200]}") from None
+
+
+def fields_of(line: bytes) -> JsonObject:
+    """Return the object in a line of this version; raises ValueError, BrokenRecord among them."""
+    fields = decode_json(unseal(line).decode("utf-8", "surrogatepass"))
+    if not isinstance(fields, dict):
+        raise BrokenRecord("not a record: it is no object")
+    if fields.get("v") != VERSION:
+        raise BrokenRecord(f"version {repr(fields.get('v'))[:40]}: written by a newer palace")
+    return fields
 
 
 def unseal(line: bytes) -> bytes:

@@ -12,6 +12,7 @@ from hashlib import blake2b
 import attrs
 
 from palace.journal.record import ENTITIES, STATE, Entity, Payload, Record
+from palace.journal.schema import object_of
 from palace.journal.segment import (
     DIGITS,
     SUFFIX,
@@ -19,6 +20,7 @@ from palace.journal.segment import (
     Place,
     Segment,
     list_segments,
+    number_of,
     read_at,
     read_segment,
     read_since,
@@ -74,7 +76,7 @@ class Replay:
         self.seq = max(self.seq, record.seq)
 
     def take(self, place: Place, record: Record) -> None:
-        if record.action == STATE and record.payload.get("whole"):
+        if record.action == STATE and object_of(record.payload).get("whole"):
             self.gaps.clear()  # what was missing was taken over from the stores
         if record.action not in ENTITIES:
             return
@@ -105,14 +107,9 @@ def checkpoint_path(directory: str, seq: int) -> str:
 
 def newest_checkpoint(directory: str, kernel: Kernel) -> tuple[str, int] | None:
     """Return the newest checkpoint's path and the seq up to which it speaks."""
-    found = sorted(
-        name
-        for name in kernel.list_directory(directory)
-        if name.startswith(PREFIX) and name.endswith(".jsonl")
-    )
-    if not found:
-        return None
-    return f"{directory}/{found[-1]}", int(found[-1][len(PREFIX) : -len(".jsonl")])
+    numbers = (number_of(name, PREFIX) for name in kernel.list_directory(directory))
+    newest = max((number for number in numbers if number is not None), default=None)
+    return None if newest is None else (checkpoint_path(directory, newest), newest)
 
 
 def replay(

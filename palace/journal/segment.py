@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 import attrs
 
-from palace.journal.record import SEGMENT, BrokenRecord, Record, decode
+from palace.journal.record import FOREIGN, SEGMENT, BrokenRecord, Record, decode
+from palace.journal.schema import SEQ_MAX
 from palace.kernel.kernel import Kernel
+from palace.protocol.wire import whole_number
 
 SUFFIX = ".jsonl"
 DIGITS = 20
@@ -48,6 +50,11 @@ class Broken:
     place: Place
     why: str
 
+    @property
+    def is_foreign(self) -> bool:
+        """Tell whether it was written whole, by somebody who is no palace."""
+        return self.why.startswith(FOREIGN)
+
 
 def segment_path(directory: str, first: int) -> str:
     return f"{directory}/{first:0{DIGITS}d}{SUFFIX}"
@@ -68,11 +75,19 @@ def list_segments(directory: str, kernel: Kernel, *, archived: bool = False) -> 
 
 
 def _firsts(directory: str, kernel: Kernel) -> list[int]:
-    return [
-        int(name[:DIGITS])
-        for name in kernel.list_directory(directory)
-        if len(name) == DIGITS + len(SUFFIX) and name.endswith(SUFFIX) and name[:DIGITS].isdigit()
-    ]
+    found = (number_of(name) for name in kernel.list_directory(directory))
+    return [first for first in found if first is not None]
+
+
+def number_of(name: str, prefix: str = "") -> int | None:
+    """Return the seq in a file's name, None for a name that no file of a journal has."""
+    digits = name.removeprefix(prefix).removesuffix(SUFFIX)
+    if len(digits) != DIGITS or name != f"{prefix}{digits}{SUFFIX}":
+        return None
+    try:
+        return whole_number(digits.lstrip("0") or "0", most=SEQ_MAX)
+    except ValueError:
+        return None
 
 
 def open_wherever(path: str, kernel: Kernel) -> int:

@@ -32,6 +32,8 @@ from palace.journal.record import (
     JsonObject,
     Payload,
 )
+from palace.journal.schema import object_of
+from palace.protocol.wire import whole_number
 
 OUTCOMES_MAX = 4096  # of one session: a shim never has more lines unsettled
 SESSIONS_MAX = 1000  # with outcomes not acknowledged yet; the oldest go first
@@ -62,9 +64,12 @@ class Replies:
 def split_key(key: str) -> tuple[str, int] | None:
     """Return (session, ordinal) of a call's key, None for a key of our own."""
     session, colon, ordinal = key.rpartition(":")
-    if not colon or not session or not ordinal.isdigit():
+    if not colon or not session:
         return None
-    return session, int(ordinal)
+    try:
+        return session, whole_number(ordinal)
+    except ValueError:
+        return None
 
 
 @attrs.define(eq=False)
@@ -120,7 +125,7 @@ class Tail:
             self.touched[entity] = Touched(now, now)
 
     def _close(self, draft: Draft, epoch: int) -> None:
-        payload = draft.payload or {}
+        payload = object_of(draft.payload)
         self.open.pop(draft.key, None)
         # A rollback that ended is no longer under suspicion; how often the key was interrupted
         # (`attempts`) stays until it has an outcome, since its client sends it again.
@@ -130,8 +135,8 @@ class Tail:
             self.attempts.pop(draft.key, None)
             if call is not None:
                 self._keep(call, str(payload.get("reply", "")), epoch)
-        if "at" in payload:
-            self.baseline, self.baseline_seq = payload["at"], self.seq
+        if isinstance(at := payload.get("at"), dict):
+            self.baseline, self.baseline_seq = at, self.seq
             self.touched.clear()
 
     def _keep(self, call: tuple[str, int], reply: str, epoch: int) -> None:

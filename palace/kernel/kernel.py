@@ -85,6 +85,55 @@ class Kernel:
         except OSError:
             return None
 
+    # Names that come out of files: always beneath a directory, never over a link.
+
+    def read_beneath(self, directory: str, name: str, size_max: int = 1 << 20) -> "bytes | None":
+        """Return what `read_file` does; raises OutsideError for a name that leads elsewhere."""
+        from palace.kernel.beneath import open_beneath
+
+        try:
+            fd = open_beneath(directory, name, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file", f"{directory}/{name}")
+            return os.read(fd, size_max + 1)
+        finally:
+            os.close(fd)
+
+    def id_beneath(self, directory: str, name: str) -> "tuple[int, int] | None":
+        """Return what `file_id` does; raises OutsideError for a name that leads elsewhere."""
+        from palace.kernel.beneath import parent_beneath
+
+        try:
+            with parent_beneath(directory, name) as (fd, last):
+                found = os.stat(last, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def rename_beneath(self, directory: str, old: str, new: str) -> None:
+        """Rename within a directory, durably; the new name's own directory is made if need be."""
+        from palace.kernel.beneath import parent_beneath, parts_of
+
+        inner = "/".join(parts_of(directory, new)[:-1])
+        if inner:
+            with parent_beneath(directory, inner) as (fd, name):
+                try:
+                    os.mkdir(name, 0o700, dir_fd=fd)
+                except FileExistsError:
+                    pass
+        with (
+            parent_beneath(directory, new) as (new_fd, last),
+            parent_beneath(directory, old) as (old_fd, first),
+        ):
+            os.rename(first, last, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+            # The new name first: a power cut between the two leaves the file under both names
+            # rather than under none.
+            os.fsync(new_fd)
+            os.fsync(old_fd)
+
     def write_durable(self, path: str, data: bytes, mode: int = 0o600) -> None:
         """Replace a file whole: temporary file, fsync, rename, fsync of the directory."""
         self._replace(path, data, mode, durable=True)
@@ -132,7 +181,12 @@ class Kernel:
         return os.open(path, flags, 0o600)
 
     def open_read(self, path: str) -> int:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        """Open a regular file to read; a FIFO is refused, and not waited for."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        return fd
 
     def open_directory(self, path: str) -> int:
         """Open a directory, so that it can be asked for its name whatever becomes of that."""
@@ -206,6 +260,10 @@ class Kernel:
             return None
         return found.st_dev, found.st_ino
 
+    def is_link(self, path: str) -> bool:
+        """Tell whether a name stands for a symbolic link; False where it is gone."""
+        return os.path.islink(path)
+
     def file_owner(self, path: str) -> "int | None":
         """Return the uid that a name belongs to, None where it is gone."""
         try:
@@ -218,7 +276,8 @@ class Kernel:
         try:
             os.mkdir(path, mode)
         except FileExistsError:
-            return
+            if not stat.S_ISDIR(os.lstat(path).st_mode):  # a link would lead anywhere
+                raise NotADirectoryError(errno.ENOTDIR, "it is no directory", path) from None
 
     def trust_problem(self, path: str, *, uid: "int | None" = None) -> str:
         """Return why a directory can't be trusted with control files, "" where it can."""

@@ -17,6 +17,7 @@ from palace.kernel.kernel import Kernel
 from palace.mcp_hosts.files import remove_empty
 from palace.mcp_hosts.plan import Filling, Installed
 from palace.mcp_hosts.splices import Splice
+from palace.protocol.decoding import decode_json
 from palace.settings.paths import state_dir
 
 _SCHEMA = 1
@@ -47,7 +48,7 @@ class Notes:
     def read(self, real: str) -> Note | None:
         data = self._kernel.read_hint(self._path(real), _BYTES_MAX)
         try:
-            return None if data is None else _decoded(json.loads(data))
+            return None if data is None else _decoded(decode_json(data))
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
@@ -80,7 +81,7 @@ class Notes:
 
 def _file_of(data: bytes | None) -> str:
     try:
-        return str(json.loads(data or b"{}").get("file", ""))
+        return str(decode_json(data or b"{}").get("file", ""))
     except (ValueError, AttributeError, RecursionError):
         return ""
 

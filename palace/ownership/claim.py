@@ -58,15 +58,16 @@ class Claim:
 
 def decode_claim(data: bytes) -> Claim:
     """Return the claim in a file; a torn one, or one of a later schema, has the id ""."""
-    import json
+    from palace.protocol.decoding import decode_json, is_text
 
     try:
-        found = json.loads(data)
-        fields = {name: str(found[name]) for name in ("id", "host", "path", "since")}
-        if found["v"] == SCHEMA:
-            return Claim(**fields)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
+        found = decode_json(data)
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and found.get("v") == SCHEMA:
+        fields = {name: found.get(name) for name in ("id", "host", "path", "since")}
+        if all(map(is_text, fields.values())) and identity_of(str(fields["id"]).encode()):
+            return Claim(**{name: str(value) for name, value in fields.items()})
     return Claim(id="", host="", path="", since="")
 
 

@@ -9,6 +9,12 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.errors import UnsafePalace
 from palace.settings.paths import Paths
 
+_OURS = ("epoch", "journal", "owner.json", "palace.toml", "palace_id", "protocol", "swap.json")
+_BEGINNINGS = (
+    *("chroma.sqlite3", "knowledge_graph.sqlite3", "logstream.sqlite3"),
+    *("broker.", "rebuild-", "restore-", "replaced-"),
+)
+
 
 def check_private(path: str, kernel: Kernel, *, called: str, remedy: str) -> None:
     """Refuse a directory that another user owns or may write to; raises UnsafePalace.
@@ -45,11 +51,33 @@ def check_palace(paths: Paths, kernel: Kernel) -> None:
         )
 
 
+def check_no_links(paths: Paths, kernel: Kernel) -> None:
+    """Refuse a palace in which a link stands for a store, the journal or a control file.
+
+    Whoever may write there could have us open, and write, any file of ours by it.
+    """
+    for name in kernel.list_directory(paths.root):
+        path = f"{paths.root}/{name}"
+        if _is_ours(name) and kernel.is_link(path):
+            raise UnsafePalace(
+                f"{path} is a link, and what palace keeps must lie in the palace itself: whoever "
+                "may write there could lead it to any file of yours. Put the file in the link's "
+                "place, and bind mount a directory that must be elsewhere."
+            )
+
+
+def _is_ours(name: str) -> bool:
+    head = name.partition(".")[0]
+    is_segment = len(head) == 36 and head.count("-") == 4
+    return is_segment or name in _OURS or name.startswith(_BEGINNINGS)
+
+
 def prepare_palace(paths: Paths, kernel: Kernel) -> None:
     """Create a palace's directory where that is sane, and check it either way."""
     if kernel.file_id(paths.root) is None:
         _create_palace(paths, kernel)
     check_palace(paths, kernel)
+    check_no_links(paths, kernel)
 
 
 def _create_palace(paths: Paths, kernel: Kernel) -> None:

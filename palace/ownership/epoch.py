@@ -38,13 +38,13 @@ def _published_epoch(paths: Paths, kernel: Kernel) -> int:
 
 def _journalled_epoch(paths: Paths, kernel: Kernel) -> int:
     """Return the epoch in the journal's HEAD.json, a cache: its records must not be older."""
-    import json
+    from palace.protocol.decoding import decode_json, number_in
 
     try:
-        head = json.loads(kernel.read_hint(paths.journal_head, _HEAD_BYTES_MAX) or b"{}")
-        epoch = int(head.get("epoch", 0))
-    except (ValueError, TypeError, AttributeError):
+        head = decode_json(kernel.read_hint(paths.journal_head, _HEAD_BYTES_MAX) or b"{}")
+    except ValueError:
         return 0
+    epoch = number_in(head, "epoch")
     return epoch if 0 < epoch < 10 ** (EPOCH_DIGITS_MAX - 1) else 0
 
 
@@ -83,12 +83,14 @@ def last_epoch(paths: Paths, kernel: Kernel) -> int:
     """Return the largest epoch that the palace's files know, 0 for a new palace."""
     last = kernel.read_file(paths.epoch)
     text = "0" if last is None else last.decode(errors="replace").strip()
-    if not text.isascii() or not text.isdigit() or len(text) > EPOCH_DIGITS_MAX:
+    try:
+        number = wire.whole_number(text, most=10**EPOCH_DIGITS_MAX - 1)
+    except ValueError:
         raise LockFailed(
             f"{paths.epoch} holds {text[:40]!r}, which is no number. Restore it from a backup, or "
             "write the largest epoch that `palace status` ever showed into it."
-        )
-    return max(int(text), _published_epoch(paths, kernel), _journalled_epoch(paths, kernel))
+        ) from None
+    return max(number, _published_epoch(paths, kernel), _journalled_epoch(paths, kernel))
 
 
 def take_epoch(ownership: Ownership, kernel: Kernel) -> None:

@@ -8,7 +8,11 @@ Rule for this file: pure, free of attrs (the shim reads a record when dialling f
 
 import json
 
+from palace.protocol.decoding import decode_json, is_number, is_text
+
 SCHEMA = 1
+ENDPOINTS_MAX = 64
+SOCKET_NAME = "broker.sock"
 RECORD_BYTES_MAX = 65_536
 _FIELDS = {
     "v": int,
@@ -77,8 +81,8 @@ def decode_broker_record(data: "bytes | None") -> "BrokerRecord | None":
     if not data or len(data) > RECORD_BYTES_MAX:
         return None
     try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError):
+        fields = decode_json(data)
+    except ValueError:
         return None
     if not isinstance(fields, dict) or fields.get("v") != SCHEMA:
         return None
@@ -86,9 +90,24 @@ def decode_broker_record(data: "bytes | None") -> "BrokerRecord | None":
         not isinstance(fields.get(name, _YOUNGER.get(name)), kind) for name, kind in _FIELDS.items()
     ):
         return None
-    if not all(isinstance(endpoint, str) for endpoint in fields["endpoints"]):
+    numbers = ("v", "epoch", "pid")
+    texts = [*fields["endpoints"], *(fields.get(n, "") for n in _FIELDS if _FIELDS[n] is str)]
+    if len(fields["endpoints"]) > ENDPOINTS_MAX or not all(map(is_text, texts)):
         return None
-    return BrokerRecord(**fields)
+    if not all(is_number(fields[name]) for name in numbers):
+        return None
+    fields["endpoints"] = [url for url in fields["endpoints"] if _is_endpoint(url)]
+    return BrokerRecord(**{name: fields[name] for name in _FIELDS if name in fields})
+
+
+def _is_endpoint(url: str) -> bool:
+    """Tell whether a broker may listen there: a record must not have us dial any socket."""
+    kind, _, place = url.partition(":")
+    if kind != "unix":
+        return kind == "wss" and place.isprintable()
+    parts = place.split("/")
+    is_plain = place.startswith("/") and not {"", ".", ".."} & set(parts[1:])
+    return is_plain and parts[-1] == SOCKET_NAME and place.isprintable()
 
 
 def version_tuple(version: str) -> "tuple[int, ...]":
@@ -102,5 +121,5 @@ def version_tuple(version: str) -> "tuple[int, ...]":
             digits += char
         if not digits:
             break
-        numbers.append(int(digits))
+        numbers.append(int(digits[:9]))
     return tuple(numbers)

@@ -8,6 +8,7 @@ Rule for this file: pure, and free of attrs: the shim imports it while no broker
 
 import json
 
+from palace.protocol.decoding import decode_json
 from palace.protocol.errors import PalaceError
 
 TYPE_CHECKING = False
@@ -46,7 +47,7 @@ class Catalogue:
     def from_json(cls, text: "bytes | str") -> "Catalogue":
         """Read what `to_json` wrote; raises ValueError on anything else."""
         try:
-            data = json.loads(text)
+            data = decode_json(text)
             versions, tools = data["protocol_versions"], data["tools"]
             if not versions or not all(isinstance(version, str) for version in versions):
                 raise ValueError("a catalogue names protocol versions")
@@ -58,7 +59,7 @@ class Catalogue:
                 tools=tuple(tools),
                 read_only_refused=frozenset(data["read_only_refused"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"not a tool catalogue: {error!r}") from None
 
     def to_json(self) -> bytes:

@@ -38,8 +38,8 @@ HEADER_BYTES_MAX = 65_536  # a resend list of 4,096 lines takes 40 kB
 
 # What a peer may say is bounded, each part of it: a number of thousands of digits can be read, but
 # not be written again, and would end whatever task tries.
-NUMBER_MAX = (1 << 53) - 1  # of an ordinal or an epoch; far more lines than a session has
-_DIGITS_MAX = 19
+_DIGITS_MAX = 20
+NUMBER_MAX = 10**_DIGITS_MAX - 1  # of an ordinal or an epoch
 LIST_MAX = 16_384  # lines that are sent again, or that a goodbye names
 SESSION_MAX = 128  # characters of a session's name
 PROVEN = "h"  # begins the name of a session that is a digest of its secret

@@ -6,9 +6,14 @@ from typing import Any
 
 import attrs
 
+from palace.protocol.decoding import TEXT_MAX, is_number
 from palace.protocol.errors import ConfigError
+from palace.protocol.wire import whole_number
 from palace.settings.given_path import GivenPath
 from palace.settings.inherited import SETTLED, matches
+
+UID_MAX = (1 << 32) - 2
+ITEMS_MAX = 1000  # of a list or a table
 
 
 @attrs.frozen(kw_only=True)
@@ -29,20 +34,28 @@ class Setting:
 
 
 def _is_path(text: str) -> bool:
-    return os.path.isabs(text)
+    return os.path.isabs(text) and _is_plain(text)
 
 
 def _is_graph(text: str) -> bool:
-    return os.path.isabs(text) or "/" not in text
+    return (os.path.isabs(text) or "/" not in text) and _is_plain(text)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() and len(text) <= TEXT_MAX and text not in (".", "..")
 
 
 def _is_address(text: str) -> bool:
     host, _, port = text.rpartition(":")
-    return bool(host) and port.isdigit() and 0 < int(port) < 65_536 and " " not in host
+    try:
+        is_port = whole_number(port, most=65_535) > 0
+    except ValueError:
+        return False
+    return bool(host) and is_port and " " not in host and _is_plain(text)
 
 
 def _is_ssh(text: str) -> bool:
-    return text.startswith("ssh://") and len(text) > len("ssh://") and text.isprintable()
+    return text.startswith("ssh://") and len(text) > len("ssh://") and _is_plain(text)
 
 
 # What a text setting may be, and how that is said.
@@ -52,7 +65,7 @@ FORMS: dict[str, tuple[Callable[[str], bool], str]] = {
     "address": (_is_address, "HOST:PORT"),
     "file": (str.isprintable, "a path"),
     "ssh": (_is_ssh, "ssh://[USER@]HOST[:PORT][/PALACE]"),
-    "text": (str.isprintable, "one line of text"),
+    "text": (_is_plain, "one line of text"),
 }
 PATHS = ("path", "graph", "file")  # the forms that are paths
 
@@ -111,7 +124,9 @@ def _checked_list(setting: Setting, value: Any, where: str) -> Any:
     kind = int if setting.key == "allow_uids" else str
     fits = FORMS[setting.form][0] if setting.form else None
     plain = isinstance(value, list) and all(type(item) is kind for item in value)
-    if plain and (fits is None or all(fits(item) for item in value)):
+    if plain and kind is int:
+        plain = all(is_number(item, UID_MAX) for item in value)
+    if plain and len(value) <= ITEMS_MAX and (fits is None or all(fits(item) for item in value)):
         return tuple(value)
     of = FORMS[setting.form][1] if setting.form else kind.__name__
     raise _wrong(setting, value, where, f"a list of {of}")
@@ -121,9 +136,13 @@ def _checked_map(setting: Setting, value: Any, where: str) -> Any:
     for path in [*value, *value.values()] if isinstance(value, dict) else ():
         if isinstance(path, str):
             GivenPath(path, f"{setting.key} in {where}")
-    if isinstance(value, dict) and all(
-        isinstance(there, str) and os.path.isabs(name) and os.path.isabs(there)
-        for name, there in value.items()
+    if (
+        isinstance(value, dict)
+        and len(value) <= ITEMS_MAX
+        and all(
+            isinstance(there, str) and _is_path(name) and _is_path(there)
+            for name, there in value.items()
+        )
     ):
         return {os.path.normpath(name): os.path.normpath(there) for name, there in value.items()}
     raise _wrong(setting, value, where, "a table of absolute paths")
@@ -142,6 +161,6 @@ def _checked_variables(setting: Setting, value: Any, where: str) -> Any:
 
 def _wrong(setting: Setting, value: Any, where: str, wanted: str) -> ConfigError:
     return ConfigError(
-        f"{where}: {setting.key} = {value!r} must be {wanted}. {setting.text} "
+        f"{where}: {setting.key} = {repr(value)[:200]} must be {wanted}. {setting.text} "
         f"The default is {setting.default!r}."
     )

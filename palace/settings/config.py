@@ -6,13 +6,13 @@ Config; docs/reference/settings.md is generated from the fields' metadata.
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from palace.kernel.kernel import Kernel
+from palace.protocol.decoding import decode_toml
 from palace.protocol.errors import ConfigError
 from palace.settings import paths
 from palace.settings.checks import Setting, checked, number_in
@@ -322,8 +322,8 @@ def _read_toml(path: str, kernel: Kernel) -> dict[str, Any]:
     if data is None:
         return {}
     try:
-        return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return decode_toml(data)
+    except ValueError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}. Correct or remove it.") from None
 
 

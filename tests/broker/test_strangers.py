@@ -24,6 +24,7 @@ async def refused(running: Running, **fields: str) -> dict[str, str]:
     kind, answer = await shim.header()
     assert (kind, answer["code"]) == (wire.REFUSED, "wire")
     assert await shim.line() == b""
+    shim.close()
     return answer
 
 

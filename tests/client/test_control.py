@@ -144,7 +144,12 @@ def candidates_of(palace: Path, **environ: str) -> list[str]:
         ("", None, ["{root}/broker.sock"]),
         ("", [], ["{root}/broker.sock"]),
         ("", ["unix:{root}/broker.sock"], ["{root}/broker.sock"]),
-        ("", ["tcp://h:1", "unix:/a", "unix:/b"], ["{root}/broker.sock", "/a"]),
+        (
+            "",
+            ["tcp://h:1", "unix:/a/broker.sock", "unix:/b/broker.sock"],
+            ["{root}/broker.sock", "/a/broker.sock"],
+        ),
+        ("", ["unix:/a/docker.sock", "unix:/../broker.sock"], ["{root}/broker.sock"]),
         ("unix:/mine", ["unix:/a"], ["/mine"]),
         ("wss://h:1", ["unix:/a"], []),
     ],

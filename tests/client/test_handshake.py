@@ -117,8 +117,9 @@ def test_a_broker_that_listens_elsewhere_is_found_though_a_dead_socket_is_in_the
     short_dir: Path, monkeypatch: pytest.MonkeyPatch, client: Callable[[Path], bool]
 ) -> None:
     monkeypatch.delenv("MEMPALACE_BROKER", raising=False)
-    root, elsewhere = short_dir / "palace", short_dir / "s"
+    root, elsewhere = short_dir / "palace", short_dir / "s" / "broker.sock"
     root.mkdir(mode=0o700)
+    elsewhere.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(root / "broker.sock"))
     lock_fd = os.open(root / "lock", os.O_CREAT)

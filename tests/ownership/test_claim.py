@@ -133,3 +133,24 @@ def test_what_changes_while_a_broker_waits_for_locks_ends_it(
         assert palace.lock == held
     for fd in (*owner.other_fds, owner.lock_fd):
         os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 30_000, "[]", "7", "{}", '{"v": ' + "9" * 5000 + "}"),
+        '{"v": 1, "id": "../x", "host": "h", "path": "/p", "since": "s"}',
+        '{"v": 1, "id": "' + ID + '", "host": 7, "path": "/p", "since": "s"}',
+        '{"v": 1, "id": "' + ID + '", "host": "h", "path": ["/p"], "since": "s"}',
+        '{"v": 1, "id": "' + ID + '", "host": "' + "h" * 5000 + '", "path": "/p", "since": "s"}',
+        '{"v": 1, "id": "' + ID + '", "host": "h", "path": "/p", "since": ' + "9" * 4300 + "}",
+    ],
+    ids=lambda text: text[:60],
+)
+def test_a_claim_that_palace_own_never_writes_is_another_kernels(
+    palace: Paths, environ: dict[str, str], text: str
+) -> None:
+    Path(palace.claim).write_text(text)
+
+    assert find_foreign(palace, KERNEL, environ) is not None
+    assert palace.local == ""

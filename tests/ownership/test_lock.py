@@ -440,9 +440,6 @@ def test_a_huge_epoch_in_the_record_does_not_poison_the_palace(palace: Paths, ep
     _start(palace)
     text = Path(palace.record).read_text()
     Path(palace.record).write_text(text.replace('"epoch": 1,', f'"epoch": {epoch},'))
-    record = decode_broker_record(KERNEL.read_file(palace.record))
-    assert record is not None
-    assert record.epoch == epoch
 
     assert [_start(palace).epoch, _start(palace).epoch] == [2, 3]
 

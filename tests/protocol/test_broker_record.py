@@ -14,7 +14,7 @@ FIELDS = {
     "boot_id": "b",
     "pid_namespace": "",
     "host_id": "h",
-    "endpoints": ["unix:/x"],
+    "endpoints": ["unix:/x/broker.sock"],
     "token": "secret",
     "version": "0.1.0",
     "mode": "broker",

@@ -121,3 +121,31 @@ def test_adoption_never_overwrites(tmp_path: Path) -> None:
     adopt(Paths(str(tmp_path)), config, Kernel())
 
     assert (tmp_path / "palace.toml").read_text() == "idle_s = 5\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "graph = " + "[" * 20_000 + "]" * 20_000,
+        "idle_s = " + "9" * 5000,
+        "idle_s = " + "9" * 4300,
+        "idle_s = inf",
+        "idle_s = nan",
+        "line_bytes_max = " + "9" * 4300,
+        "allow_uids = [" + "9" * 4300 + "]",
+        'graph = "/tmp/x\\u0000y"',
+        'graph = "/tmp/\\u001b[2J"',
+        'graph = ".."',
+        'graph = "/' + "x" * 5000 + '"',
+        'listen = "127.0.0.1:' + "9" * 5000 + '"',
+        'listen = "127.0.0.1:\u0661"',
+        'path_map = {"/a" = "/b\\u0000"}',
+    ],
+    ids=lambda text: text[:24],
+)
+def test_a_setting_of_somebody_elses_is_refused_in_a_few_words(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+
+    assert str(tmp_path) in caught.value.message
+    assert len(caught.value.message) < 2000

@@ -14,6 +14,7 @@ import attrs
 
 from palace.broker.watch import Holding, Lost, PublishedFile
 from palace.kernel.kernel import Kernel
+from palace.protocol.decoding import decode_json
 from palace.protocol.errors import LockFailed
 from palace.settings.stock_config import server_directory
 
@@ -125,7 +126,7 @@ class ServerInfo:
         Call it as the palace's owner: then every other broker of it is dead.
         """
         try:
-            told = json.loads(self.kernel.read_hint(self.path) or b"{}")
+            told = decode_json(self.kernel.read_hint(self.path) or b"{}")
         except ValueError:
             return
         if isinstance(told, dict) and told.get("server") == "palace":

@@ -9,7 +9,6 @@ The palace's files are read through the mount, and may be a second old there; no
 Loaded only by shims that need it.
 """
 
-import tomllib
 from socket import socket
 
 from palace.client.endpoints import expected_palace_id, published_for_guests
@@ -18,6 +17,7 @@ from palace.kernel.causes import cause_text
 from palace.ownership.directory import prepare_private
 from palace.ownership.record import read_record
 from palace.protocol.broker_record import BrokerRecord
+from palace.protocol.decoding import decode_toml
 from palace.protocol.errors import (
     BrokerUnreachable,
     ConfigError,
@@ -117,8 +117,10 @@ class Fallbacks:
         from palace.client.guest.wss import carry_websocket
 
         record = self._record()
-        known = record is not None and url in record.endpoints
-        given = self._given_token()
+        # The record lies in a directory that others may write to.  It says whom to expect only for
+        # the token in it: the user's own goes to the broker that the user has named, which an
+        # authority vouches for, and to no address and no certificate of the record's.
+        given = self._given_token() if self._environment.broker else ""
         token = given or (record.token if record else "")
         if not token:
             text = (
@@ -127,7 +129,7 @@ class Fallbacks:
                 "with PALACE_TOKEN_FILE"
             )
             raise TunnelProblem("config", text)
-        pin = record.fingerprint if record and (known or not given) else ""
+        pin = record.fingerprint if record and not given else ""
         if (url, token) != self._refused:
             try:
                 carry_websocket(near, url, token, pin)
@@ -205,15 +207,15 @@ class Fallbacks:
         """
         path = self._paths.settings
         try:
-            data = self._kernel.read_file(path, SETTINGS_BYTES_MAX) or b""
-            values = tomllib.loads(data.decode())
+            values = decode_toml(self._kernel.read_file(path, SETTINGS_BYTES_MAX) or b"")
         except OSError as error:
             raise ConfigError(cause_text(error)) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise ConfigError(f"{path} is not valid TOML: {error}. Correct or remove it.") from None
         for key in BRIDGE_KEYS:
             if not isinstance(values.get(key, ""), str):
-                raise ConfigError(f"{path}: {key} = {values[key]!r} must be text. Correct it.")
+                shown = repr(values[key])[:200]
+                raise ConfigError(f"{path}: {key} = {shown} must be text. Correct it.")
         return {key: value for key, value in values.items() if isinstance(value, str)}
 
     def failure(self, why: str) -> ElectionError:

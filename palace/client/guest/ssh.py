@@ -8,7 +8,6 @@ Every ssh ends with its standard input, so that none outlives a shim that was ki
 ever asked at a terminal (BatchMode); what ssh says on its standard error reaches the user.
 """
 
-import json
 import os
 import shlex
 import shutil
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
 from palace.client.guest.tunnel import READ_BYTES, SocketEnd, TunnelProblem, carry
+from palace.protocol.decoding import decode_json
 from palace.protocol.election import FINAL_EXITS
 
 ENSURE_S = 90.0
@@ -115,7 +115,7 @@ class Bridge:
         if done.returncode:
             raise self._problem(done.returncode, done.stderr.decode(errors="replace"))
         try:
-            record = json.loads(done.stdout.splitlines()[-1])
+            record = decode_json(done.stdout.splitlines()[-1])
             found, endpoints = record["palace_id"], record["endpoints"]
         except (ValueError, IndexError, KeyError, TypeError):
             text = (

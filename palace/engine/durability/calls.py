@@ -21,7 +21,7 @@ from palace.engine.durability.outsiders import adopt_outsiders
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
-from palace.engine.durability.swap import finish_swap
+from palace.engine.durability.swap import Exchange
 from palace.engine.stores.chroma_api import ChromaApi
 from palace.engine.stores.health import WHOLE_AT_OPENING
 from palace.engine.stores.palace_stores import Stores, build_stores, migrate
@@ -206,7 +206,7 @@ def open_durable_calls(
     of each thread's call.  Raises JournalBroken, StoreCorrupt and StoreUnavailable.
     """
     paths, kernel = palace.paths, palace.kernel
-    if finish_swap(paths.root, kernel):
+    if Exchange(paths, palace.config, kernel).finish():
         logger.warning("an interrupted rebuild was carried through")
     journal = Journal.open(paths.journal, kernel, palace.stamp)
     _compare_with_memory(journal, palace)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from palace.engine.durability.bring_back import bring_back
 from palace.engine.durability.drift import Drift, find_drift
 from palace.engine.durability.owned import OwnedPalace
-from palace.engine.durability.swap import finish_swap
+from palace.engine.durability.swap import Exchange
 from palace.engine.stores.palace_stores import Stores, opened_stores
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
@@ -44,7 +44,7 @@ def hold_palace(
 
     holding = exclusive_use(paths, environment, ask_to_leave=ask_to_leave, prepare=prepare)
     with holding as found:
-        finish_swap(paths.root, found.kernel)
+        Exchange(paths, found.config, found.kernel).finish()
         stamp = Stamp(epoch=found.epoch, writer=found.incarnation)
         yield OwnedPalace(paths=paths, config=found.config, kernel=found.kernel, stamp=stamp)
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
+from palace import __version__
 from palace.engine.durability.owned import OwnedPalace
-from palace.engine.durability.swap import Move, swap
+from palace.engine.durability.swap import Exchange, Move
 from palace.engine.stores.chroma import COLLECTION
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES as FILES
@@ -56,7 +57,7 @@ class Rebuild:
             verify_stores(new, known, in_order(known), self.progress)
         # Chroma is closed now: what it still had to write is in the files that move.
         moves = [*self._old_away(), *self._new_in(new, known)]
-        swap(self.paths.root, self.kernel, moves)
+        Exchange(self.paths, self.palace.config, self.kernel).swap(moves)
         shutil.rmtree(scratch, ignore_errors=True)
         if not self.keep:
             self._remove_old()
@@ -261,7 +262,13 @@ def verify_stores(new: Stores, known: Replay, kinds: Sequence[str], progress: Pr
 
 
 def _store_of(stores: Stores, kind: str) -> Projection:
-    return next(store for store in stores.all if store.owns(kind))
+    for store in stores.all:
+        if store.owns(kind):
+            return store
+    raise JournalBroken(
+        f"The journal holds entities of kind {kind[:80]!r}, which no store of palace {__version__} "
+        "keeps. A newer palace wrote them, or somebody else did: palace history"
+    )
 
 
 def in_order(known: Replay) -> list[str]:

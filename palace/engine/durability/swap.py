@@ -5,17 +5,32 @@ down first: until that plan is durable nothing has happened, and from then on it
 by the next holder of the lock if need be, however often it is interrupted.  Each rename is made
 durable before the next, in order, so that old files are away before new ones take their names; a
 rename is recognized as done by its source being gone.
+
+The plan lies in the palace, which may be lent to a container: a rename that no rebuild and no
+restoration of this palace makes is refused, and with it the whole plan.
 """
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 import attrs
 
+from palace.engine.stores.files import NAMES as FILES
 from palace.kernel.kernel import Kernel
+from palace.protocol.decoding import decode_json, is_text
+from palace.protocol.errors import StoreCorrupt
+from palace.settings.config import Config
+from palace.settings.paths import Paths
 
 PLAN = "swap.json"
+PLAN_BYTES_MAX = 1 << 22
+MOVES_MAX = 10_000
+_NUMBER = r"\d{1,20}"
+# What Chroma makes: its database, a segment's directory, one that stock has put aside.
+_CHROMA = re.compile(r"chroma\.sqlite3[\w.:-]{0,80}|[0-9A-Za-z-]{36}(?:\.[\w.:-]{1,80})?")
+_ALIKE = ("", "-wal", "-shm")
 
 
 @attrs.frozen
@@ -29,31 +44,114 @@ class Move:
     new: str
 
 
-def swap(root: str, kernel: Kernel, moves: Sequence[Move]) -> None:
-    """Carry out renames within one file system each; a crash leaves them to `finish_swap`."""
-    plan = json.dumps([[move.old, move.new] for move in moves]).encode()
-    kernel.write_durable(f"{root}/{PLAN}", plan)
-    finish_swap(root, kernel)
+@attrs.frozen
+class Exchange:
+    """The renames that this palace's maintenance may make."""
 
+    paths: Paths
+    config: Config
+    kernel: Kernel
 
-def finish_swap(root: str, kernel: Kernel) -> bool:
-    """Carry through what an interrupted swap has left; False where there was none."""
-    plan = kernel.read_file(f"{root}/{PLAN}", 1 << 22)
-    if plan is None:
-        return False
-    moves = json.loads(plan)
-    targets = {new for _, new in moves}
-    for old, new in moves:
-        # Where `old` is also a target, a file of that name may be the new one, which a later rename
-        # of this plan has put there already: then it is the presence of `new` that tells.
-        if kernel.file_id(old) is None or (old in targets and kernel.file_id(new) is not None):
-            continue
-        kernel.make_directory(os.path.dirname(new))
-        kernel.rename(old, new)
-        # The new name first: a power cut between the two leaves the file under both names rather
-        # than under none.
-        kernel.sync_directory(os.path.dirname(new))
-        kernel.sync_directory(os.path.dirname(old))
-    kernel.unlink(f"{root}/{PLAN}")  # only now: until the last rename is durable it must be found
-    kernel.sync_directory(root)
-    return True
+    def swap(self, moves: Sequence[Move]) -> None:
+        """Carry out renames within one file system each; a crash leaves them to `finish`."""
+        plan = json.dumps([[move.old, move.new] for move in moves]).encode()
+        self.kernel.write_durable(self._plan, plan)
+        self.finish()
+
+    def finish(self) -> bool:
+        """Carry through what an interrupted swap has left; False where there was none.
+
+        Raises StoreCorrupt for a plan of somebody else's, before anything is renamed.
+        """
+        plan = self.kernel.read_beneath(self.paths.root, PLAN, PLAN_BYTES_MAX)
+        if plan is None:
+            return False
+        moves = list(self._read(plan))
+        targets = {move.new for move in moves}
+        for move in moves:
+            # Where `old` is also a target, a file of that name may be the new one, which a later
+            # rename of this plan has put there already: then it is the presence of `new` that
+            # tells.
+            done = self._is_there(move.new) if move.old in targets else False
+            if self._is_there(move.old) and not done:
+                self._rename(move)
+        # Only now: until the last rename is durable it must be found.
+        self.kernel.unlink(self._plan)
+        self.kernel.sync_directory(self.paths.root)
+        return True
+
+    @property
+    def _plan(self) -> str:
+        return f"{self.paths.root}/{PLAN}"
+
+    # What may be renamed.
+
+    def _read(self, plan: bytes) -> Iterator[Move]:
+        try:
+            entries = decode_json(plan)
+        except ValueError as error:
+            raise self._refused(f"it can't be read ({error})") from None
+        if not isinstance(entries, list) or len(entries) > MOVES_MAX:
+            raise self._refused("it is no list of renames")
+        for entry in entries:
+            if not isinstance(entry, list) or len(entry) != 2 or not all(map(is_text, entry)):
+                raise self._refused("it is no list of renames")
+            move = Move(*entry)
+            if not self._is_ours(move):
+                raise self._refused(f"no rebuild renames {move.old!r} to {move.new!r}")
+            yield move
+
+    def _refused(self, why: str) -> StoreCorrupt:
+        return StoreCorrupt(
+            f"{self._plan} is no plan of this palace's own: {why}. Nothing was renamed. Find out "
+            "who wrote it, remove it, and see what the palace lacks: palace doctor --drift"
+        )
+
+    def _is_ours(self, move: Move) -> bool:
+        old, new = self._inside(move.old), self._inside(move.new)
+        name = os.path.basename(move.old)
+        if move.old in self._files_anywhere() or (old is not None and self._is_store(old)):
+            kept = rf"replaced-{_NUMBER}/{re.escape(name)}"
+            aside = rf"{re.escape(move.old)}\.replaced-{_NUMBER}"
+            if old is None:
+                return re.fullmatch(aside, move.new) is not None
+            return new is not None and re.fullmatch(kept, new) is not None
+        if move.new in self._files_anywhere() and move.old == f"{move.new}.rebuilt":
+            return True
+        if old is None or new is None:
+            return False
+        built = re.fullmatch(rf"rebuild-{_NUMBER}/palace/([^/]+)", old)
+        if built is not None:
+            return built[1] == new and self._is_store(new)
+        return new == "journal" and re.fullmatch(rf"restore-{_NUMBER}", old) is not None
+
+    def _inside(self, path: str) -> str | None:
+        """Return a path's name in the palace, None where it lies elsewhere."""
+        start = f"{self.paths.root}/"
+        return path[len(start) :] if path.startswith(start) else None
+
+    def _is_store(self, name: str) -> bool:
+        known = {"journal", *FILES, *(f"logstream.sqlite3{end}" for end in _ALIKE)}
+        return name in known or _CHROMA.fullmatch(name) is not None
+
+    def _files_anywhere(self) -> tuple[str, ...]:
+        """Return the files whose place the palace's directory doesn't tell."""
+        graph, parent = self.config.graph, os.path.dirname(self.paths.root)
+        lists = (f"{parent}/tunnels.json", f"{parent}/hallways.json")
+        return (*(f"{graph}{end}" for end in _ALIKE), *lists)
+
+    # How.
+
+    def _is_there(self, path: str) -> bool:
+        name = self._inside(path)
+        if name is None:
+            return self.kernel.file_id(path) is not None
+        return self.kernel.id_beneath(self.paths.root, name) is not None
+
+    def _rename(self, move: Move) -> None:
+        old, new = self._inside(move.old), self._inside(move.new)
+        if old is not None and new is not None:
+            self.kernel.rename_beneath(self.paths.root, old, new)
+            return
+        self.kernel.rename(move.old, move.new)
+        self.kernel.sync_directory(os.path.dirname(move.new))

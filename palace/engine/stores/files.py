@@ -11,11 +11,12 @@ import attrs
 from palace.engine.stores.projection import Change
 from palace.journal.record import Entity, Json, Payload
 from palace.journal.replay import digest_of
+from palace.journal.schema import FILE_KIND, FILE_NAMES
 from palace.journal.tail import Touched
 from palace.kernel.kernel import Kernel
 
-KIND = "file"
-NAMES = ("mempalace_embedder.json", "replica.json")
+KIND = FILE_KIND
+NAMES = FILE_NAMES
 
 logger = logging.getLogger("palace.journal")
 
@@ -45,12 +46,18 @@ class Files:
         return kind == KIND
 
     def read(self, _kind: str, ids: Iterable[str]) -> dict[str, FilePayload]:
-        found = {ident: self.kernel.read_hint(f"{self.root}/{ident}") for ident in ids}
+        found = {ident: self._read(ident) for ident in ids if ident in NAMES}
         return {
             ident: {"base64": base64.b64encode(data).decode()}
             for ident, data in found.items()
             if data is not None
         }
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self.kernel.read_beneath(self.root, name)
+        except OSError:
+            return None
 
     def scan(self, kind: str) -> Iterator[tuple[str, FilePayload]]:
         yield from self.read(kind, NAMES).items()
@@ -59,12 +66,15 @@ class Files:
         return len(self.read(kind, NAMES))
 
     def write(self, _kind: str, changes: Mapping[str, Payload]) -> None:
-        for ident, payload in changes.items():
+        for name in NAMES:  # an id is never made into a path
+            if name not in changes:
+                continue
+            payload = changes[name]
             if payload is None:
-                self.kernel.unlink(f"{self.root}/{ident}")
+                self.kernel.unlink(f"{self.root}/{name}")
             else:
                 data = base64.b64decode(cast("FilePayload", payload)["base64"])
-                self.kernel.write_durable(f"{self.root}/{ident}", data)
+                self.kernel.write_durable(f"{self.root}/{name}", data)
 
     def applied(self, changes: Iterable[Change]) -> None:
         for change in changes:

@@ -14,6 +14,7 @@ from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.replay import digest_of
 from palace.journal.tail import Touched
 from palace.kernel.kernel import Kernel
+from palace.protocol.decoding import decode_json
 from palace.protocol.errors import StoreCorrupt
 
 logger = logging.getLogger("palace.journal")
@@ -48,7 +49,7 @@ class JsonList:
         """
         try:
             with open(self.path, encoding="utf-8") as file:
-                data = json.load(file)
+                data = decode_json(file.read())
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:

@@ -20,6 +20,7 @@ from palace.engine.stores.projection import Change
 from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.replay import digest_of
 from palace.journal.tail import Touched
+from palace.protocol.decoding import decode_json
 
 TIMEOUT_S = 10.0
 
@@ -182,7 +183,7 @@ def row_id(table: Table, row: sqlite3.Row) -> str:
 
 
 def key_of(table: Table, ident: str) -> list[str]:
-    return [ident] if len(table.key) == 1 else json.loads(ident)
+    return [ident] if len(table.key) == 1 else decode_json(ident)
 
 
 def _where(table: Table) -> str:

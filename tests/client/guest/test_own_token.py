@@ -1,0 +1,120 @@
+"""A token that the user keeps goes to the broker that the user has named, and nowhere else."""
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from palace.broker.certificate import Identity, make_identity
+from palace.client.guest.fallbacks import Candidate, Fallbacks
+from palace.kernel.kernel import Kernel
+from palace.settings.config import Config
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+from palace.settings.site import Site
+
+OWN = "OWN-TOKEN" * 7
+RECORDS = "x" * 64
+
+
+class Impostor:
+    """Whoever listens at an address, with a certificate of its own; `heard` is what it was told."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.fingerprint = identity.fingerprint
+        self.heard: list[bytes] = []
+        self._context = identity.context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"wss://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                with self._context.wrap_socket(sock, server_side=True) as tls:
+                    self.heard.append(tls.recv(4096))
+            except (OSError, ssl.SSLError):
+                sock.close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+@pytest.fixture
+def impostor(tmp_path: Path) -> Iterator[Impostor]:
+    config = Config(graph="/g", config_dir=str(tmp_path))
+    found = Impostor(make_identity(config, Kernel()))
+    yield found
+    found.close()
+
+
+def told(impostor: Impostor, root: Path, **environ: str) -> bytes:
+    """Return what the impostor hears of a guest to whose palace it has written a record."""
+    (root / "palace").mkdir()
+    (root / "token").write_text(OWN)
+    record = {
+        "v": 1,
+        "epoch": 3,
+        "incarnation": "0" * 32,
+        "palace_id": "1" * 32,
+        "pid": 1,
+        "start_time": "1",
+        "boot_id": "b",
+        "pid_namespace": "",
+        "host_id": "h",
+        "token": RECORDS,
+        "version": "0.1.0",
+        "mode": "broker",
+        "started_at": "",
+        "endpoints": [impostor.url],
+        "fingerprint": impostor.fingerprint,
+    }
+    (root / "palace/broker.json").write_text(json.dumps(record))
+    environment = ShimEnvironment(environ | {"HOME": str(root)})
+    fallbacks = Fallbacks(Site(Kernel(), Paths(str(root / "palace")), environment))
+    tunnel = fallbacks.open(Candidate(impostor.url, 5))
+    tunnel.sock.settimeout(20)
+    while tunnel.sock.recv(1):
+        pass
+    tunnel.sock.close()
+    tunnel.join(20)
+    return b"".join(impostor.heard)
+
+
+def test_a_record_names_no_certificate_for_the_users_own_token(
+    impostor: Impostor, tmp_path: Path
+) -> None:
+    heard = told(
+        impostor,
+        tmp_path,
+        MEMPALACE_BROKER=impostor.url,
+        PALACE_TOKEN_FILE=str(tmp_path / "token"),
+    )
+
+    assert OWN.encode() not in heard
+
+
+def test_a_record_names_no_address_for_the_users_own_token(
+    impostor: Impostor, tmp_path: Path
+) -> None:
+    heard = told(impostor, tmp_path, PALACE_TOKEN_FILE=str(tmp_path / "token"))
+
+    assert OWN.encode() not in heard
+    assert RECORDS.encode() in heard  # its own token, which it has made
+
+
+def test_a_records_token_goes_to_the_certificate_that_it_names(
+    impostor: Impostor, tmp_path: Path
+) -> None:
+    assert RECORDS.encode() in told(impostor, tmp_path)

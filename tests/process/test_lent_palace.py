@@ -1,0 +1,142 @@
+"""A palace whose directory was lent: what a container, or a backup's maker, has written into it.
+
+The real engine opens it.  Nothing of the user's outside the palace is read, made or changed, the
+foreign records are named, and the memories are all there.
+"""
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from palace.commands.backup import find_backup, read_manifest
+from palace.journal.copying import file_digest, read_contents
+from palace.journal.journal import read_tail
+from palace.journal.record import ADOPT, OUTCOME, PUT, Draft, Stamp, encode
+from palace.journal.segment import list_segments
+from palace.kernel.kernel import Kernel
+from tests.support.processes.clients import Site, end_brokers
+from tests.support.processes.sites import make_site
+
+pytestmark = [pytest.mark.process, pytest.mark.engine]
+
+KERNEL = Kernel()
+NOW = "2026-01-01T00:00:00.000Z"
+UP = "../" * 20
+SECRET = "PRIVATE-KEY-CANARY"
+
+
+@pytest.fixture
+def site(tmp_path: Path, model_home: Path) -> Iterator[Site]:
+    """A palace with one memory and no broker, and a home with a secret in it."""
+    site = make_site(tmp_path, model_home)
+    try:
+        with site.shim() as client:
+            client.tool("add_drawer", wing="w", room="r", content="a memory")
+        site.run("stop")
+        (site.home / ".ssh").mkdir(mode=0o700)
+        (site.home / ".ssh/id").write_text(SECRET)
+        yield site
+    finally:
+        end_brokers(site.palace)
+
+
+def payload(text: str) -> dict[str, str]:
+    return {"base64": base64.b64encode(text.encode()).decode()}
+
+
+def append(journal: Path, drafts: list[Draft]) -> None:
+    segments = list_segments(str(journal), KERNEL)
+    tail = read_tail(segments, KERNEL)
+    stamp = Stamp(epoch=tail.epoch, writer="x" * 32)
+    with open(segments[-1].path, "ab") as file:
+        file.writelines(
+            encode(draft, seq, stamp, NOW) for seq, draft in enumerate(drafts, tail.seq + 1)
+        )
+
+
+def foreign_records(site: Site, name: str) -> list[Draft]:
+    """Return a change that would make a file, and one that would read one."""
+    new, secret = (UP + str(path).lstrip("/") for path in (site.home / name, site.home / ".ssh/id"))
+    made = Draft(action=PUT, kind="file", id=new, key="k:1", step=1, payload=payload("made"))
+    read = Draft(action=ADOPT, kind="file", id=secret, payload=payload("y"))
+    return [made, Draft(action=OUTCOME, key="k:1", payload={"reply": "x"}), read]
+
+
+def journal_bytes(site: Site) -> bytes:
+    return b"".join(path.read_bytes() for path in (site.palace / "journal").rglob("*.jsonl"))
+
+
+def test_records_that_name_other_files_are_named_and_never_carried_out(site: Site) -> None:
+    append(site.palace / "journal", foreign_records(site, ".bash_profile"))
+
+    with site.shim() as client:
+        found = client.tool("search", query="a memory")
+    site.run("stop")
+
+    assert "a memory" in json.dumps(found)
+    assert not (site.home / ".bash_profile").exists()
+    assert base64.b64encode(SECRET.encode()) not in journal_bytes(site)
+    assert "names a file that no palace keeps" in site.run("history").stdout
+
+
+def test_a_backup_of_somebody_elses_is_refused_and_writes_nothing(site: Site) -> None:
+    into = site.home / "backups"
+    assert site.run("backup", str(into)).returncode == 0
+    backup = find_backup(str(into), KERNEL)
+    victim = site.home / ".bashrc"
+    victim.write_text("mine")
+    record = Draft(
+        action=ADOPT, kind="file", id=UP + str(victim).lstrip("/"), payload=payload("owned")
+    )
+    append(Path(backup.journal), [record])
+    manifest = read_manifest(backup.path, KERNEL)
+    names = list(manifest.files)
+    forged = attrs.evolve(
+        manifest,
+        contents=read_contents(backup.journal, KERNEL),
+        files={name: file_digest(f"{backup.path}/{name}", KERNEL) for name in names},
+    )
+    Path(backup.path, "palace-backup.json").write_bytes(forged.encode())
+    new = site.home / "new/palace"
+    new.parent.mkdir()
+
+    verified = site.run("backup", str(into), "--verify")
+    restored = site.run("restore", backup.path, "--palace", str(new))
+
+    assert victim.read_text() == "mine"
+    for done in (verified, restored):
+        assert done.returncode != 0
+        assert "names a file that no palace keeps" in done.stderr
+
+
+def test_a_plan_of_renames_of_somebody_elses_is_refused_by_name(site: Site) -> None:
+    secret = site.home / ".ssh/id"
+    plan = [[str(secret), str(site.palace / "id")]]
+    (site.palace / "swap.json").write_text(json.dumps(plan))
+
+    done = site.run("doctor", "--drift")
+
+    assert secret.read_text() == SECRET
+    assert done.returncode != 0
+    assert "swap.json is no plan of this palace's own" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["journal", "chroma.sqlite3", "logstream.sqlite3"])
+def test_a_store_that_is_a_link_is_refused_by_name(site: Site, name: str) -> None:
+    outside = site.home / "outside"
+    path = site.palace / name
+    if path.exists():
+        os.rename(path, outside)
+    path.symlink_to(outside)
+    before = sorted(p.name for p in site.home.rglob("*") if "outside" in str(p))
+
+    done = site.run("ensure")
+
+    assert done.returncode != 0
+    assert f"{path} is a link" in done.stderr
+    assert sorted(p.name for p in site.home.rglob("*") if "outside" in str(p)) == before

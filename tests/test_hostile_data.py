@@ -1,0 +1,152 @@
+"""Rules that keep other people's data from being believed: decoders, numbers, paths.
+
+The palace's directory may be lent to a container, a backup may be anybody's, and so may a client.
+Each rule is a search of the syntax tree, with the places that it can't judge listed, and with code
+that breaks it, which it must find.
+"""
+
+import ast
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "palace"
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+# Who may call json.loads and tomllib.loads, and what they read.
+DECODERS = {
+    "protocol/decoding.py": 2,
+    "protocol/jsonrpc.py": 1,  # `parse`: a client's line; its callers expect RecursionError
+    "protocol/oversize.py": 1,  # the id of a line, at most 1 kB
+    "mcp_hosts/jsontext.py": 2,  # one scalar at a time; the depth is counted beside it
+    "mcp_hosts/tomltext.py": 2,  # names the line, which takes the error itself
+    "engine/stores/chroma.py": 1,  # chromadb's own serialized schema
+    "engine/embedding/minilm.py": 1,  # the model's header; its file is known by its SHA-256
+    "engine/durability/calls.py": 1,  # a reply that this process has just encoded
+    "commands/try_out.py": 2,  # replies of a broker that this process has just started
+}
+# Who may call int(), and on what that can't be thousands of digits.
+INTEGERS = {
+    "protocol/wire.py": 2,  # `whole_number`, which everybody else calls; a boolean
+    "protocol/broker_record.py": 1,  # nine digits
+    "engine/stores/chroma.py": 2,  # SQLite's integers
+    "engine/stores/rows.py": 1,  # the same
+    "engine/hosting/adjustments.py": 1,  # stock's own setting, which stock has read
+    "kernel/linux.py": 4,  # /proc
+    "kernel/darwin.py": 4,  # ps and lsof
+    "kernel/beneath.py": 1,  # what a system call returns
+    "settings/checks.py": 1,  # a number that TOML has read
+    "broker/reporting/metrics.py": 2,  # booleans
+    "broker/telemetry/meter.py": 2,  # the clock
+    "broker/telemetry/logs.py": 1,  # the clock
+    "broker/http/listener.py": 1,  # a port that was checked
+    "broker/guests.py": 1,  # the same
+    "broker/serve.py": 3,  # its own arguments, /dev/fd, a boolean
+    "mcp_hosts/tomltext.py": 1,  # tomllib's own line number
+    "commands/try_out.py": 1,  # a count of a broker of its own
+    "commands/progress.py": 1,  # a fraction
+    "commands/logs.py": 1,  # its own argument
+}
+# What decoded data is called in the code, and what of it may name a file.
+DATA = {"ident", "fields", "payload", "change", "draft", "entry", "claim", "header", "found"}
+ATTRIBUTES = {"id", "kind", "key", "writer", "payload", "ident"}
+# The id of a process, of a session in memory or of an object, never of a record.
+NO_DATA = {
+    "kernel/linux.py": "pids and descriptors of /proc",
+    "kernel/darwin.py": "the same",
+}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
+            yield node
+
+
+def decoders(tree: ast.AST) -> int:
+    found = calls(tree, "json.loads", "json.load", "tomllib.loads", "tomllib.load", "loads", "load")
+    return sum(1 for _ in found)
+
+
+def integers(tree: ast.AST) -> int:
+    return sum(1 for _ in calls(tree, "int"))
+
+
+def is_data(node: ast.expr) -> bool:
+    """Tell whether an expression is made of decoded data, as far as its names say."""
+    if isinstance(node, ast.Name):
+        return node.id in DATA
+    if isinstance(node, ast.Attribute):
+        return node.attr in ATTRIBUTES
+    if isinstance(node, ast.Subscript):
+        return is_data(node.value)
+    if isinstance(node, ast.Call):
+        return any(map(is_data, node.args))
+    return isinstance(node, ast.BinOp) and (is_data(node.left) or is_data(node.right))
+
+
+def joined_paths(tree: ast.AST) -> list[str]:
+    """Return the expressions that join data to a path."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = zip(node.values, node.values[1:], strict=False)
+            for before, value in parts:
+                ends = isinstance(before, ast.Constant) and str(before.value).endswith("/")
+                if ends and isinstance(value, ast.FormattedValue) and is_data(value.value):
+                    found.append(ast.unparse(node))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "os.path.join":
+            found += [ast.unparse(node) for argument in node.args[1:] if is_data(argument)]
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and is_data(node.right):
+            found.append(ast.unparse(node))
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            left = node.left
+            slash = isinstance(left, ast.BinOp) and ast.unparse(left.right) in ("'/'", "os.sep")
+            if slash and is_data(node.right):
+                found.append(ast.unparse(node))
+    return found
+
+
+def counted(count: Callable[[ast.AST], int]) -> dict[str, int]:
+    found = Counter({relative(path): count(ast.parse(path.read_text())) for path in SOURCES})
+    return {name: number for name, number in found.items() if number}
+
+
+def test_no_file_is_decoded_past_the_one_decoder() -> None:
+    assert counted(decoders) == DECODERS
+
+
+def test_no_number_is_read_without_a_bound() -> None:
+    assert counted(integers) == INTEGERS
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_no_path_is_joined_from_data(path: Path) -> None:
+    if relative(path) not in NO_DATA:
+        assert joined_paths(ast.parse(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("search", "broken"),
+    [
+        (decoders, "settings = json.loads(data)"),
+        (decoders, "with open(path) as file: return json.load(file)"),
+        (decoders, "values = tomllib.loads(data.decode())"),
+        (integers, 'upto = int(fields.get("upto", ""))'),
+        (integers, "epoch = int(head['epoch'])"),
+        (joined_paths, 'kernel.read_hint(f"{self.root}/{ident}")'),
+        (joined_paths, 'kernel.unlink(f"{root}/{change.id}")'),
+        (joined_paths, "open(os.path.join(root, record.id))"),
+        (joined_paths, "path = Path(root) / payload['name']"),
+        (joined_paths, "path = root + '/' + draft.kind"),
+        (joined_paths, "path = f'{root}/{str(fields[0])}'"),
+    ],
+)
+def test_each_rule_finds_what_breaks_it(search: Callable[[ast.AST], object], broken: str) -> None:
+    assert search(ast.parse(broken))
