@@ -48,8 +48,9 @@ def run(arguments: "list[str]") -> int:
         return dial(arguments[1:])
     if command == "--version":
         from palace import __version__
+        from palace.kernel.output import say
 
-        print(f"palace {__version__}")
+        say(f"palace {__version__}")
         return 0
     from palace.cli.app import app
 

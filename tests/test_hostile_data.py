@@ -40,7 +40,7 @@ INTEGERS = {
     "settings/checks.py": 1,  # a number that TOML has read
     "broker/reporting/metrics.py": 2,  # booleans
     "broker/telemetry/meter.py": 2,  # the clock
-    "broker/telemetry/logs.py": 1,  # the clock
+    "broker/telemetry/logs.py": 2,  # the clock, a count
     "broker/http/listener.py": 1,  # a port that was checked
     "broker/guests.py": 1,  # the same
     "broker/serve.py": 3,  # its own arguments, /dev/fd, a boolean
@@ -113,9 +113,35 @@ def joined_paths(tree: ast.AST) -> list[str]:
     return found
 
 
+STREAMS = {
+    *("sys.stdout.write", "sys.stdout.writelines", "sys.stdout.buffer", "sys.__stdout__"),
+    *("sys.stderr.write", "sys.stderr.writelines", "sys.stderr.buffer", "sys.__stderr__"),
+}
+
+
+def prints(tree: ast.AST) -> int:
+    """Count calls that print, and methods of the standard streams that are called or replaced."""
+    found = sum(1 for _ in calls(tree, "print", "typer.echo", "typer.secho", "pprint", "input"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            found += ast.unparse(node) in STREAMS
+    found += sum(
+        1
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword)
+        and node.arg == "file"
+        and ast.unparse(node.value) in ("sys.stdout", "sys.stderr")
+    )
+    return found
+
+
 def counted(count: Callable[[ast.AST], int]) -> dict[str, int]:
     found = Counter({relative(path): count(ast.parse(path.read_text())) for path in SOURCES})
     return {name: number for name, number in found.items() if number}
+
+
+def test_nothing_is_printed_past_the_one_writer() -> None:
+    assert counted(prints) == {"mcp_hosts/install.py": 1}  # `input`, with a question of our own
 
 
 def test_no_file_is_decoded_past_the_one_decoder() -> None:
@@ -140,6 +166,11 @@ def test_no_path_is_joined_from_data(path: Path) -> None:
         (decoders, "values = tomllib.loads(data.decode())"),
         (integers, 'upto = int(fields.get("upto", ""))'),
         (integers, "epoch = int(head['epoch'])"),
+        (prints, "print(found.id)"),
+        (prints, "typer.echo(text)"),
+        (prints, "sys.stdout.write(text)"),
+        (prints, "write = sys.stderr.write"),
+        (prints, "traceback.print_exc(file=sys.stderr)"),
         (joined_paths, 'kernel.read_hint(f"{self.root}/{ident}")'),
         (joined_paths, 'kernel.unlink(f"{root}/{change.id}")'),
         (joined_paths, "open(os.path.join(root, record.id))"),

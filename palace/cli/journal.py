@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from palace.cli.options import FollowOption, PalaceOption, StopOption, find, path
+from palace.kernel.output import say
 
 
 def history(
@@ -36,7 +37,7 @@ def rebuild(
     from palace.commands.maintenance import rebuild_palace
 
     made = rebuild_palace(*find(palace), stop=stop_first, allow_gaps=partial)
-    print(f"{made.entities} entities are in new stores; the old ones are in {made.kept}.")
+    say(f"{made.entities} entities are in new stores; the old ones are in {made.kept}.")
     return 0
 
 
@@ -50,7 +51,7 @@ def purge(
 
     paths, environment = find(palace)
     purged = purge_memories(paths, environment, ids, stop=stop_first)
-    print(purge_text(paths, purged))
+    say(purge_text(paths, purged))
     return 0 if purged.records else 66
 
 
@@ -81,12 +82,12 @@ def backup(
 
         found = find_backup(into, Kernel())
         entities = prove_backup(read_environment(), found).entities
-        print(f"{found.path}: stores rebuilt from it hold its {entities} entities, unchanged.")
+        say(f"{found.path}: stores rebuilt from it hold its {entities} entities, unchanged.")
         return 0
     paths, environment = find(palace)
     note = adopt_first(paths, environment)
     made = make_backup(paths, environment.all, into, progress_shown())
-    print(backup_text(paths, made, Kernel()) + note)
+    say(backup_text(paths, made, Kernel()) + note)
     return 0
 
 
@@ -116,7 +117,7 @@ def restore(
     paths, environment = find(palace)
     found = find_backup(source, Kernel())
     made = restore_backup(paths, environment, found, replace=replace, stop=stop_first)
-    print(restored_text(paths, found, made))
+    say(restored_text(paths, found, made))
     return 0
 
 
@@ -136,7 +137,7 @@ def recover(
 
     paths, environment = find(palace)
     if forget:
-        print(forget_palace(paths, environment))
+        say(forget_palace(paths, environment))
     else:
-        print(recover_palace(paths, environment, stop=stop_first))
+        say(recover_palace(paths, environment, stop=stop_first))
     return 0

@@ -5,8 +5,8 @@ Standard library only, and light: the fast commands end here, too.
 
 import os
 import select
-import sys
 
+from palace.kernel.output import complain
 from palace.protocol.errors import PalaceError
 
 IO_ERROR = 74  # EX_IOERR of sysexits.h
@@ -22,10 +22,8 @@ def end_failed(name: str, error: "PalaceError | OSError") -> int:
         from palace.kernel.causes import cause_text
 
         text, code = cause_text(error), IO_ERROR
-    try:
-        print(f"palace {name}: {text}", file=sys.stderr)
-    except BrokenPipeError:
-        leave_readers()
+    complain(f"palace {name}: {text}")
+    leave_readers()
     return code
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from palace.cli.options import PalaceOption, find
+from palace.kernel.output import say
 
 
 def own(
@@ -27,11 +28,11 @@ def own(
         raise typer.BadParameter("--force goes with --here or --release")
     paths, environment = find(palace)
     if here:
-        print(claim_palace(paths, environment, force=force))
+        say(claim_palace(paths, environment, force=force))
     elif release:
-        print(release_palace(paths, environment, force=force))
+        say(release_palace(paths, environment, force=force))
     else:
-        print(show_owner(paths, environment))
+        say(show_owner(paths, environment))
     return 0
 
 
@@ -56,9 +57,9 @@ def expose(
         raise typer.BadParameter("--port goes with docker")
     paths, environment = find(palace)
     if to == "docker":
-        print(expose_docker(paths, environment, port=port))
+        say(expose_docker(paths, environment, port=port))
     elif to == "off":
-        print(expose_off(paths, environment))
+        say(expose_off(paths, environment))
     else:
-        print(show_exposure(paths, environment))
+        say(show_exposure(paths, environment))
     return 0

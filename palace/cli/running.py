@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from palace.cli.options import FollowOption, PalaceOption, find
+from palace.kernel.output import say
 
 
 def shim(palace: PalaceOption = "") -> int:
@@ -63,7 +64,7 @@ def stop(
     """Stop the broker. Running calls finish and are answered first, unless --now is given."""
     from palace.commands.running import stop_broker
 
-    print(stop_broker(*find(palace), now=now, hold=hold))
+    say(stop_broker(*find(palace), now=now, hold=hold))
     return 0
 
 
@@ -71,7 +72,7 @@ def start(palace: PalaceOption = "") -> int:
     """Start the broker unless one is running; end a hold."""
     from palace.commands.running import start_broker
 
-    print(start_broker(*find(palace)))
+    say(start_broker(*find(palace)))
     return 0
 
 
@@ -108,8 +109,8 @@ def service(
     paths, environment = find(palace)
     if action == "status":
         text, installed = service_status(paths, environment)
-        print(text)
+        say(text)
         return 0 if installed else 69
     act = install_service if action == "install" else uninstall_service
-    print(act(paths, environment, force=force))
+    say(act(paths, environment, force=force))
     return 0

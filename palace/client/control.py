@@ -6,6 +6,7 @@ from palace.client.endpoints import socket_candidates
 from palace.client.handshake import ABSENT, Conversation, Response, StrangerError, open_socket
 from palace.kernel.durations import span
 from palace.kernel.kernel import Kernel
+from palace.kernel.output import one_line
 from palace.kernel.processes import Process
 from palace.ownership.claim import find_foreign, read_claim
 from palace.ownership.record import read_record
@@ -183,7 +184,8 @@ def _traces(paths: Paths, kernel: Kernel, holder: Process | None, *, silent: boo
         lines.append(f"it is owned by {claim.owner}: palace own")
     hold = kernel.read_hint(paths.hold)
     if hold is not None:
-        lines.append(f"on hold since {hold.decode(errors='replace').strip()}: palace start ends it")
+        since = one_line(hold.decode(errors="replace").strip(), 200)
+        lines.append(f"on hold since {since}: palace start ends it")
     if holder is not None:
         age = f", started {span(holder.age_s)} ago" if holder.age_s >= 0 else ""
         state = ""

@@ -28,7 +28,7 @@ from palace.journal.replay import no_progress
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import check_kernel
 from palace.protocol import wire
-from palace.protocol.decoding import decode_json, is_number, is_text
+from palace.protocol.decoding import decode_json, is_number, is_text, is_word
 from palace.protocol.errors import (
     BackupBroken,
     BrokerUnreachable,
@@ -318,7 +318,7 @@ def _problem_of(manifest: Manifest) -> str:
     epochs = (manifest.epoch, contents.epoch)
     if not all(is_number(epoch, EPOCH_MAX) for epoch in epochs) or not is_number(contents.seq):
         return f"has an epoch or a record that is no number from 0 to {EPOCH_MAX}"
-    if not all(map(is_text, (manifest.made, manifest.made_by, contents.digest))):
+    if not all(map(is_word, (manifest.made, manifest.made_by, contents.digest))):
         return "has a text that is none, or too long"
     kinds = contents.kinds
     if not isinstance(kinds, dict) or not all(is_number(count) for count in kinds.values()):

@@ -11,6 +11,7 @@ from palace.journal.inspect import Gap, read_from
 from palace.journal.record import ADOPT, DELETE, ENTITIES, Record
 from palace.journal.segment import Broken
 from palace.kernel.kernel import Kernel
+from palace.kernel.output import one_line, say
 from palace.settings.paths import Paths
 
 FOLLOW_S = 0.5
@@ -25,7 +26,7 @@ def print_history(paths: Paths, kernel: Kernel, *, since: int, follow: bool, as_
             if isinstance(found, Record):
                 position = found.seq + 1
             missing |= isinstance(found, Gap)
-            print(_json_line(found) if as_json else _text_line(found), flush=follow)
+            say(_json_line(found) if as_json else _text_line(found), flush=follow)
         if not follow:
             return DATA_ERROR if missing else 0
         time.sleep(FOLLOW_S)
@@ -46,7 +47,9 @@ def _text_line(found: Record | Gap | Broken) -> str:
         return f"         {found.place.path} at byte {found.place.offset}: {found.why}"
     what = _entity_text(found) if found.action in ENTITIES else _control_text(found)
     by = f"  [{found.key}]" if found.key else ""
-    return f"{found.seq:>8} {found.ts} {found.action:<10} {what}".rstrip() + by
+    # An id may be a name in somebody's graph, and a key is made of the name of a client's session.
+    line = f"{found.seq:>8} {found.ts} {found.action:<10} {what}".rstrip() + by
+    return one_line(line)
 
 
 def _entity_text(record: Record) -> str:

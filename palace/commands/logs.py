@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO, NoReturn
 
+from palace.kernel.output import complain, one_line, say
 from palace.protocol.errors import ConfigError
 from palace.settings.paths import Paths
 
@@ -49,9 +50,7 @@ def print_logs(paths: Paths, *, since: str, last: int, follow: bool) -> int:
     begin = since_text(since) if since else ""
     current = _open(paths.log)
     if current is None and not follow:
-        print(
-            f"{paths.log} does not exist: no broker has run in the background yet.", file=sys.stderr
-        )
+        complain(f"{paths.log} does not exist: no broker has run in the background yet.")
         return NO_LOG
     try:
         lines = _since(_old_lines(paths.log, current), begin)
@@ -116,5 +115,4 @@ def _follow(path: str, current: BinaryIO | None) -> NoReturn:
 
 
 def _print(line: bytes) -> None:
-    text = line.decode(errors="replace").rstrip("\n")
-    print(text if text.isprintable() else ascii(text)[1:-1])
+    say(one_line(line.decode(errors="replace").rstrip("\n")))

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from palace.kernel.output import redraw
+
 
 def progress_shown() -> Callable[[str, float], None]:
     """Return a function that draws a bar on a terminal, and does nothing elsewhere."""
@@ -12,8 +14,7 @@ def progress_shown() -> Callable[[str, float], None]:
 def _bar(stage: str, fraction: float) -> None:
     done = int(fraction * 30)
     end = "\n" if fraction >= 1 else ""
-    print(f"\r{stage:<36.36} [{'#' * done:<30}] {fraction:4.0%}", end=end, file=sys.stderr)
-    sys.stderr.flush()
+    redraw(f"{stage:<36.36} [{'#' * done:<30}] {fraction:4.0%}", end=end)
 
 
 def _silent(_stage: str, _fraction: float) -> None:

@@ -5,6 +5,7 @@ import time
 
 from palace.client.control import Control
 from palace.kernel.kernel import Kernel
+from palace.kernel.output import redraw
 from palace.ownership.served import note_hold
 from palace.protocol.errors import BrokerUnreachable, ForeignWriter
 from palace.settings.environment import ShimEnvironment
@@ -67,13 +68,13 @@ def watch_loading(paths: Paths, environment: ShimEnvironment) -> None:
     shown = 0
     try:
         while (doing := _loading(paths, environment)) is not None:
-            print(f"\r{doing:<{shown}}", end="", file=sys.stderr, flush=True)
+            redraw(doing, width=shown)
             shown = len(doing)
             time.sleep(WATCH_S)
     except (KeyboardInterrupt, BrokerUnreachable):
         pass  # the broker goes on by itself
     if shown:
-        print(f"\r{'':<{shown}}\r", end="", file=sys.stderr, flush=True)
+        redraw("", width=shown, end="\r")
 
 
 def _waiting(paths: Paths, environment: ShimEnvironment) -> str:

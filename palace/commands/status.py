@@ -17,16 +17,12 @@ from typing import Any
 from palace.client import control
 from palace.commands.status_text import status_text
 from palace.kernel.kernel import Kernel
+from palace.kernel.output import ENTER_SCREEN, LEAVE_SCREEN, say, show_screen, switch_screen
 from palace.protocol.errors import BrokerUnreachable
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
 WATCH_S = 1.0
-_ENTER = "\x1b[?1049h\x1b[?25l"  # the alternate screen, no cursor
-_LEAVE = "\x1b[?25h\x1b[?1049l"
-_HOME = "\x1b[H"
-_CLEAR_LINE = "\x1b[K"
-_CLEAR_BELOW = "\x1b[J"
 
 
 def ask_status(paths: Paths, environment: ShimEnvironment) -> tuple[dict[str, Any], int]:
@@ -56,7 +52,7 @@ def _why(paths: Paths, environment: ShimEnvironment, status: dict[str, Any]) -> 
 def print_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> int:
     """Print the status once; return the exit code."""
     status, code = ask_status(paths, environment)
-    print(json.dumps(status) if as_json else _text(status))
+    say(json.dumps(status) if as_json else _text(status))
     return code
 
 
@@ -68,19 +64,13 @@ def watch_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -
             while True:
                 status, _ = ask_status(paths, environment)
                 if live:
-                    sys.stdout.write(picture(_text(status), *_size()))
+                    show_screen(_text(status), *_size())
                 else:
-                    print(json.dumps(status) if as_json else _text(status) + "\n")
+                    say(json.dumps(status) if as_json else _text(status) + "\n")
                 sys.stdout.flush()
                 time.sleep(WATCH_S)
     except KeyboardInterrupt:
         return 0
-
-
-def picture(text: str, columns: int, lines: int) -> str:
-    """Return what draws a text over the one before, cut to the given size of the terminal."""
-    rows = [row[:columns] + _CLEAR_LINE for row in text.splitlines()[: lines - 1]]
-    return _HOME + "\n".join(rows) + _CLEAR_BELOW
 
 
 def _size() -> tuple[int, int]:
@@ -102,9 +92,9 @@ def _screen() -> Iterator[None]:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
-    sys.stdout.write(_ENTER)
+    switch_screen(ENTER_SCREEN)
     try:
         yield
     finally:
-        sys.stdout.write(_LEAVE)
+        switch_screen(LEAVE_SCREEN)
         sys.stdout.flush()

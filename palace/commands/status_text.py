@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from palace.kernel.durations import span
+from palace.kernel.output import one_line
 
 _SESSIONS_MAX = 20  # shown; palace status --json has all
 _ERRORS_MAX = 3
@@ -38,12 +39,7 @@ def status_text(status: dict[str, Any]) -> str:
     lines += [f"            {_session(session)}" for session in sessions[:_SESSIONS_MAX]]
     if len(sessions) > _SESSIONS_MAX:
         lines.append(f"            and {len(sessions) - _SESSIONS_MAX} more: palace status --json")
-    return "\n".join(_printable(line) for line in lines)
-
-
-def _printable(line: str) -> str:
-    """Replace characters that could control the terminal, since clients choose their names."""
-    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
+    return "\n".join(one_line(line) for line in lines)  # clients choose their names
 
 
 def _owner(status: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from palace.client.control import Control
 from palace.commands.running import stop_broker
 from palace.kernel.kernel import Kernel
+from palace.kernel.output import redraw, say
 from palace.ownership.record import read_record
 from palace.protocol.errors import PalaceError
 from palace.settings.environment import ShimEnvironment, read_environment
@@ -81,7 +82,7 @@ class Steps:
 
     def done(self, text: str) -> None:
         now_s = time.perf_counter()
-        print(f"{(now_s - self._begun_s) * 1e3:8.0f} ms  {text}", flush=True)
+        say(f"{(now_s - self._begun_s) * 1e3:8.0f} ms  {text}", flush=True)
         self._begun_s = time.perf_counter()
 
 
@@ -110,7 +111,7 @@ def run_tryout(*, keep: bool) -> int:
     for name in [name for name in environ if name.startswith(("MEMPAL", "PALACE_"))]:
         del environ[name]
     environ["PALACE_IDLE_S"] = "120"
-    print(f"a scratch palace: {paths.root}\n")
+    say(f"a scratch palace: {paths.root}\n")
     os.mkdir(paths.root, 0o700)
     with open(paths.settings, "w", encoding="utf-8") as file:
         file.write("http = false\n")  # HTTP would leave a token in the user's home
@@ -118,10 +119,10 @@ def run_tryout(*, keep: bool) -> int:
         _story(paths, environ)
     finally:
         if keep:
-            print(f"\nkept: {scratch}")
+            say(f"\nkept: {scratch}")
         else:
             shutil.rmtree(scratch, ignore_errors=True)
-    print("\nit works: register `palace shim` as an MCP server in your agents (README).")
+    say("\nit works: register `palace shim` as an MCP server in your agents (README).")
     return 0
 
 
@@ -186,10 +187,10 @@ def _await_engine(paths: Paths, environment: ShimEnvironment, steps: Steps) -> N
         doing = model["text"] if engine["state"] == "ready" else engine["doing"]
         if sys.stderr.isatty() and doing != shown:
             shown = doing
-            print(f"\r             {shown:<60.60}", end="", file=sys.stderr, flush=True)
+            redraw(f"             {shown:<60.60}")
         time.sleep(0.1)
     if shown:
-        print("\r" + " " * 75 + "\r", end="", file=sys.stderr, flush=True)
+        redraw(" " * 75, end="\r")
     if model["text"]:
         raise PalaceError(model["text"])
     steps.done(f"the engine is loaded: mempalace {engine['version']}, with its embedding model")

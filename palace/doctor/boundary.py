@@ -18,6 +18,7 @@ from palace.client.guest.fallbacks import Candidate, Fallbacks
 from palace.client.handshake import ABSENT, Conversation, StrangerError, open_socket
 from palace.doctor.finding import DATA_ERROR
 from palace.kernel.kernel import Kernel
+from palace.kernel.output import say
 from palace.ownership.claim import Foreign, find_foreign, own_id, read_claim
 from palace.ownership.directory import check_palace
 from palace.ownership.lock import check_hold
@@ -214,14 +215,14 @@ def print_boundary(boundary: Boundary, *, as_json: bool) -> int:
         ways = [attrs.asdict(way) for way in boundary.ways]
         rung = taken.rung if taken else NONE
         why_not = "" if taken else boundary.why_not
-        print(json.dumps(boundary.facts | {"ways": ways, "rung": rung, "why_not": why_not}))
+        say(json.dumps(boundary.facts | {"ways": ways, "rung": rung, "why_not": why_not}))
         return 0 if taken else DATA_ERROR
     for name, text in _rows(boundary):
-        print(f"{name:<14} {text}")
+        say(f"{name:<14} {text}")
     if taken is None:
-        print(f"No way leads to a broker from here. {boundary.why_not}")
+        say(f"No way leads to a broker from here. {boundary.why_not}")
         return DATA_ERROR
-    print(f"A shim here takes way {taken.rung} ({NAMES[taken.rung]}): {taken.text}.")
+    say(f"A shim here takes way {taken.rung} ({NAMES[taken.rung]}): {taken.text}.")
     return 0
 
 

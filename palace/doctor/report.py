@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from palace.doctor.finding import ERROR, OK, WARNING, Finding
+from palace.kernel.output import say
 from palace.settings.paths import Paths
 
 COLUMNS = 100
@@ -21,9 +22,9 @@ def print_report(paths: Paths, findings: Sequence[Finding], *, as_json: bool) ->
     """Print all findings as JSON, one object per line, or at most a screen of text."""
     if as_json:
         for finding in findings:
-            print(json.dumps(_public(finding)))
+            say(json.dumps(_public(finding)))
     else:
-        print("\n".join(screen(paths.root, findings)))
+        say("\n".join(screen(paths.root, findings)))
 
 
 def _public(finding: Finding) -> dict[str, str]:

@@ -68,7 +68,9 @@ def start_time(pid: int) -> str:
 
 
 def process_title(pid: int) -> str:
-    return _run("/bin/ps", "-o", "command=", "-p", str(pid)).strip()[:200]
+    from palace.kernel.output import one_line  # whoever runs a process names it
+
+    return one_line(_run("/bin/ps", "-o", "command=", "-p", str(pid)).strip()[:200])
 
 
 def in_container() -> bool:

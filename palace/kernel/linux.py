@@ -58,7 +58,9 @@ def start_time(pid: int) -> str:
 
 
 def process_title(pid: int) -> str:
-    return _read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()[:200]
+    from palace.kernel.output import one_line  # whoever runs a process names it
+
+    return one_line(_read(f"/proc/{pid}/cmdline").replace("\0", " ").strip()[:200])
 
 
 def in_container() -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from palace.kernel.output import say
 from palace.mcp_hosts.commands import is_save_hook, mempalace_command, palace_command, starts_palace
 from palace.mcp_hosts.files import (
     Configuration,
@@ -227,7 +228,7 @@ def _show(before: Configuration, data: bytes | None) -> None:
     )
     for row in rows:
         end = "" if row.endswith("\n") else "\n\\ No newline at end of file\n"
-        print(row, end=end)
+        say(row, end=end)
     sys.stdout.flush()
 
 

@@ -58,7 +58,7 @@ class Claim:
 
 def decode_claim(data: bytes) -> Claim:
     """Return the claim in a file; a torn one, or one of a later schema, has the id ""."""
-    from palace.protocol.decoding import decode_json, is_text
+    from palace.protocol.decoding import decode_json, is_word
 
     try:
         found = decode_json(data)
@@ -66,7 +66,7 @@ def decode_claim(data: bytes) -> Claim:
         found = None
     if isinstance(found, dict) and found.get("v") == SCHEMA:
         fields = {name: found.get(name) for name in ("id", "host", "path", "since")}
-        if all(map(is_text, fields.values())) and identity_of(str(fields["id"]).encode()):
+        if all(map(is_word, fields.values())) and identity_of(str(fields["id"]).encode()):
             return Claim(**{name: str(value) for name, value in fields.items()})
     return Claim(id="", host="", path="", since="")
 

@@ -14,6 +14,7 @@ import os
 import uuid
 
 from palace.kernel.kernel import Kernel
+from palace.kernel.output import one_line
 from palace.ownership.claim import check_again, check_kernel, make_local_directory
 from palace.ownership.directory import prepare_palace
 from palace.ownership.holders import BESIDE, how_to_end, how_to_part
@@ -167,9 +168,10 @@ def check_hold(paths: Paths, kernel: Kernel) -> None:
     """Refuse while `palace stop --hold` is in force."""
     note = kernel.read_file(paths.hold)
     if note is not None:
+        since = one_line(note.decode(errors="replace").strip(), 200)
         raise OnHold(
-            f"The palace {paths.root} was stopped on hold ({note.decode(errors='replace').strip()})"
-            f". Let brokers start again: palace start --palace {paths.root}"
+            f"The palace {paths.root} was stopped on hold ({since}). Let brokers start again: "
+            f"palace start --palace {paths.root}"
         )
 
 

@@ -8,7 +8,7 @@ Rule for this file: pure, free of attrs (the shim reads a record when dialling f
 
 import json
 
-from palace.protocol.decoding import decode_json, is_number, is_text
+from palace.protocol.decoding import decode_json, is_number, is_word
 
 SCHEMA = 1
 ENDPOINTS_MAX = 64
@@ -92,7 +92,7 @@ def decode_broker_record(data: "bytes | None") -> "BrokerRecord | None":
         return None
     numbers = ("v", "epoch", "pid")
     texts = [*fields["endpoints"], *(fields.get(n, "") for n in _FIELDS if _FIELDS[n] is str)]
-    if len(fields["endpoints"]) > ENDPOINTS_MAX or not all(map(is_text, texts)):
+    if len(fields["endpoints"]) > ENDPOINTS_MAX or not all(map(is_word, texts)):
         return None
     if not all(is_number(fields[name]) for name in numbers):
         return None

@@ -46,6 +46,11 @@ def is_text(value: object, most: int = TEXT_MAX) -> bool:
     return isinstance(value, str) and len(value) <= most
 
 
+def is_word(value: object, most: int = TEXT_MAX) -> bool:
+    """Tell whether a decoded value is such a text, of one line, that a terminal can show."""
+    return isinstance(value, str) and len(value) <= most and value.isprintable()
+
+
 def number_in(fields: "Mapping[str, object] | object", name: str) -> int:
     """Return a number of a decoded object, 0 where there is none that could be one."""
     value = fields.get(name) if isinstance(fields, dict) else None

@@ -5,12 +5,12 @@ broker is, and leaves nothing of itself behind.
 """
 
 import json
-import sys
 
 from palace.client.connector import DEADLINE_S, Connector
 from palace.client.endpoints import named_socket, probe_hello
 from palace.kernel.factory import kernel_for
 from palace.kernel.kernel import Kernel
+from palace.kernel.output import complain, say
 from palace.protocol.broker_record import BrokerRecord, decode_broker_record
 from palace.protocol.errors import BrokerUnreachable, ConfigError, PalaceError
 from palace.settings.environment import ShimEnvironment, read_environment
@@ -63,7 +63,7 @@ def run_ensured(
 ) -> int:
     """Run a command that needs a broker and uses its record; return its exit code."""
     if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(usage)
+        say(usage, end="")
         return 0
     try:
         given = parse_arguments(arguments, usage)
@@ -71,7 +71,7 @@ def run_ensured(
         paths = find_palace(given, environment.all)
         use(Site(Kernel(), paths, environment), ensure(paths, environment))
     except PalaceError as error:
-        print(f"palace {command}: {error.message}", file=sys.stderr)
+        complain(f"palace {command}: {error.message}")
         return error.exit_code
     return 0
 
@@ -80,6 +80,6 @@ def main(arguments: "list[str]") -> int:
     """Run the command; return its exit code."""
 
     def show(_site: Site, record: BrokerRecord) -> None:
-        print(json.dumps(record.public_dict()), flush=True)
+        say(json.dumps(record.public_dict()), flush=True)
 
     return run_ensured("ensure", USAGE, arguments, show)

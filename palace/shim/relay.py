@@ -7,13 +7,13 @@ or a takeover.  It survives every broker, ends with its client's stdin, and leav
 
 import os
 import select
-import sys
 
 from palace.client.connector import Connector
 from palace.client.endpoints import client_fields, expected_palace_id
 from palace.client.handshake import receive
 from palace.kernel.factory import kernel_for
 from palace.kernel.kernel import proof_of
+from palace.kernel.output import complain, say
 from palace.protocol import wire
 from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, WireError
 from palace.protocol.ledger import DEATHS_MAX, Ledger
@@ -360,7 +360,7 @@ class Relay:
 
     def _fail_all(self, problem: PalaceError) -> None:
         """No owner can be had: answer what waits with the reason; the next request tries again."""
-        print(f"palace shim: {problem.message}", file=sys.stderr, flush=True)
+        complain(f"palace shim: {problem.message}")
         for ordinal, line in self._ledger.outstanding():
             reason = problem
             if self._ledger.maybe_ran(ordinal):
@@ -430,7 +430,7 @@ def find_site(palace: str) -> Site:
 def main(arguments: "list[str]") -> int:
     """Run the shim; return its exit code."""
     if "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(USAGE)
+        say(USAGE, end="")
         return 0
     try:
         given = parse_arguments(arguments)
@@ -443,7 +443,7 @@ def main(arguments: "list[str]") -> int:
             site, backlog = wait_for_palace(lambda: find_site(given), error)
         Relay(site, backlog).run()
     except PalaceError as error:
-        print(f"palace shim: {error.message}", file=sys.stderr)
+        complain(f"palace shim: {error.message}")
         return error.exit_code
     except ClientGone:
         # What is still buffered nowhere can't be flushed: leave as stock does, with 0.

@@ -8,6 +8,7 @@ import os
 import sys
 
 from palace.kernel.kernel import Kernel
+from palace.kernel.output import complain
 from palace.protocol import jsonrpc
 from palace.protocol.errors import ConfigError
 from palace.settings.environment import read_environment
@@ -40,7 +41,7 @@ def wait_for_palace(find: "Callable[[], Site]", problem: ConfigError) -> "tuple[
 
     Exits where the client has closed its end before; raises ClientGone where it reads no more.
     """
-    print(f"palace shim: {problem.message}", file=sys.stderr, flush=True)
+    complain(f"palace shim: {problem.message}")
     code = problem.exit_code
     kernel, backlog, is_open = Kernel(), Backlog(), True
     while is_open:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from palace.commands.status import picture
+from palace.kernel.output import picture
 from tests.support.loads.light import storm_site
 from tests.support.processes.brokers import Serving, state_of
 from tests.support.processes.clients import PALACE, Site, wait_until

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from palace.broker.telemetry.logline import LOG_BYTES_MAX, log_line, open_log
@@ -18,6 +19,8 @@ from palace.broker.telemetry.redaction import origin, redacted
 from palace.kernel.kernel import Kernel
 
 TEXT_CHARS_MAX = 2000
+REPEATS_MAX = 20  # lines of one warning in REPEATS_S
+REPEATS_S = 60.0
 OURS = "palace"
 WITHHELD = "a message that may quote a memory"
 
@@ -58,13 +61,13 @@ class LineFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "pid": self._pid,
-            "text": _text(record)[:TEXT_CHARS_MAX],
+            "text": _text(record),
         }
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             fields["error"] = redacted(error)
             fields["at"] = origin(error).removeprefix("at ")
-        return log_line(fields)
+        return log_line({name: value[:TEXT_CHARS_MAX] for name, value in fields.items()})
 
 
 def _text(record: logging.LogRecord) -> str:
@@ -77,16 +80,57 @@ def _text(record: logging.LogRecord) -> str:
     return record.getMessage()
 
 
+def _plain(text: str) -> dict[str, object]:
+    return {"msg": "%s", "args": (text,), "exc_info": None, "name": OURS}
+
+
+class Repeats:
+    """How often each place in the code warns: strangers must not roll everything else over.
+
+    The threads of a process share one; a number that two of them count at once may be one too low.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._windows: dict[tuple[str, int], list[float]] = {}  # place -> [since_s, lines]
+
+    def left_out(self, record: logging.LogRecord) -> int | None:
+        """Return how many were left out before this one, None where it is to be left out, too."""
+        if record.levelno < logging.WARNING or record.levelno >= logging.CRITICAL:
+            return 0
+        place, now_s = (record.pathname, record.lineno), self._monotonic()
+        window = self._windows.setdefault(place, [now_s, 0])
+        missed = 0
+        if now_s - window[0] >= REPEATS_S:
+            missed = max(0, int(window[1]) - REPEATS_MAX)
+            window[:] = [now_s, 0]
+        window[1] += 1
+        return missed if window[1] <= REPEATS_MAX else None
+
+
 class BoundedHandler(logging.Handler):
     """Writes to standard error, and rolls over to a new file once the old one is too large."""
 
     def __init__(self, kernel: Kernel, path: str, bytes_max: int = LOG_BYTES_MAX) -> None:
         super().__init__()
         self._kernel = kernel
+        self._repeats = Repeats(kernel.monotonic)
         self._path = path
         self._bytes_max = bytes_max
 
     def emit(self, record: logging.LogRecord) -> None:
+        left_out = self._repeats.left_out(record)
+        if left_out is None:
+            return
+        try:
+            self._write(record)
+            if left_out:
+                text = f"{left_out} more of these were left out since the last one"
+                self._write(logging.makeLogRecord(record.__dict__ | _plain(text)))
+        except Exception:  # a line that can't be made or written must not end what wrote it
+            return
+
+    def _write(self, record: logging.LogRecord) -> None:
         try:
             os.write(2, self.format(record).encode(errors="backslashreplace") + b"\n")
             # Behind the write: a line is never torn between two files.  The limit may be exceeded

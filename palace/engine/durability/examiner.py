@@ -31,6 +31,7 @@ from palace.engine.stores.health import (
 from palace.engine.stores.palace_stores import Stores, unopened_stores
 from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
+from palace.kernel.output import say
 from palace.settings.config import Config
 from palace.settings.paths import Paths
 
@@ -188,9 +189,9 @@ def main(root: str, graph: str) -> None:
     stores = unopened_stores(paths, Config(graph=graph, config_dir=""), kernel)
     damages = find_damage(stores, None, WHOLE_BESIDE_THE_OWNER)
     if damages:
-        print(damages[0].text)
+        say(damages[0].text)
     else:
-        print(compare_with_journal(stores, paths.journal, kernel))
+        say(compare_with_journal(stores, paths.journal, kernel))
 
 
 if __name__ == "__main__":

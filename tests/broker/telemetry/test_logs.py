@@ -1,18 +1,29 @@
 """The broker's log: one form, bounded files, and no text that could quote a memory."""
 
 import logging
+import os
 import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from palace.broker.telemetry.logline import log_line
-from palace.broker.telemetry.logs import LineFormatter
+from palace.broker.telemetry.logs import (
+    REPEATS_MAX,
+    REPEATS_S,
+    TEXT_CHARS_MAX,
+    BoundedHandler,
+    LineFormatter,
+    Repeats,
+)
 from palace.commands import logs
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError, JournalFailed
 from palace.settings.paths import Paths
 from tests.support.brokers.loglines import fields_of
@@ -197,3 +208,74 @@ def test_following_misses_nothing_across_rotations(tmp_path: Path) -> None:
 
     assert numbers == list(range(80))
     assert (tmp_path / "broker.log.1").exists()
+
+
+class Unspeakable:
+    """What can't be turned into text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+@contextmanager
+def handling(path: Path) -> Iterator[BoundedHandler]:
+    """Let standard error be a file while the block lasts, and yield a handler that writes there."""
+    saved = os.dup(2)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(fd, 2)
+    os.close(fd)
+    handler = BoundedHandler(Kernel(), "")
+    handler.setFormatter(LineFormatter(1))
+    try:
+        yield handler
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def record(
+    text: str, *args: object, line: int = 1, level: int = logging.ERROR
+) -> logging.LogRecord:
+    return logging.LogRecord("palace.http", level, "http.py", line, text, args, None)
+
+
+def test_a_line_that_cannot_be_made_ends_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with handling(path) as handler:
+        for number, broken in enumerate((("%d", "x"), ("%s", Unspeakable()), ("%s %s", 1))):
+            handler.emit(record(str(broken[0]), *broken[1:], line=number))
+        handler.emit(record("lone \ud83d and \x1b[2J", line=9))
+
+    text = path.read_bytes().decode()
+    assert "lone" in text
+    assert text.replace("\n", "").isprintable()
+
+
+def test_strangers_do_not_roll_the_log_over(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with handling(path) as handler:
+        for _ in range(5000):
+            handler.emit(record("Error in ASGI Framework"))
+        handler.emit(record("something else", line=2))
+        handler.emit(record("told each time", line=1, level=logging.INFO))
+
+    lines = path.read_text().splitlines()
+    assert len(lines) == REPEATS_MAX + 2
+    assert "something else" in lines[-2]
+
+
+def test_what_was_left_out_is_counted_once_the_time_is_over() -> None:
+    now = [0.0]
+    repeats = Repeats(lambda: now[0])
+    told = [repeats.left_out(record("x")) for _ in range(REPEATS_MAX + 7)]
+    now[0] = REPEATS_S
+
+    assert told == [0] * REPEATS_MAX + [None] * 7
+    assert repeats.left_out(record("x")) == 7
+    assert repeats.left_out(record("x")) == 0
+
+
+def test_every_value_of_a_line_is_bounded() -> None:
+    line = LineFormatter(1).format(record("%s", "x" * 100_000))
+
+    assert len(line) < 2 * TEXT_CHARS_MAX
