@@ -70,6 +70,18 @@ def test_files_that_the_docs_name_exist() -> None:
             assert (ROOT / name).exists(), f"{path.name}: {name}"
 
 
+def test_each_line_of_the_threat_model_names_tests_that_exist() -> None:
+    text = (ROOT / "docs/security.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    for file, name in named:
+        assert re.search(rf"(?m)^(?:async )?def {name}\(", (ROOT / file).read_text()), name
+
+    held = text.partition("## Other agents")[2].partition("## Not held yet")[0]
+    for row in re.findall(r"(?m)^\| (.*) \|$", held):
+        assert "::" in row or row.endswith("| test"), row
+    assert len(named) > 20
+
+
 def test_every_error_has_a_code_and_a_name_of_its_own_and_says_what_it_means() -> None:
     kinds = all_errors()
 

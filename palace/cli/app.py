@@ -4,6 +4,7 @@
 they are registered for their help and their place in the overview.
 """
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated

@@ -1,11 +1,11 @@
 """The command that examines a palace and the way to it."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from palace.cli.options import PalaceOption, StopOption, find
+from palace.kernel.output import complain, say
 
 
 def doctor(
@@ -41,7 +41,7 @@ def doctor(
         return print_boundary(explore(paths, environment), as_json=as_json)
     if fix:
         for line in mend(fixes_of(examine_palace(paths, environment))):
-            print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+            complain(line) if as_json else say(line, flush=True)
     findings = examine_palace(
         paths, environment, drift=drift, stop=stop_first, progress=progress_shown()
     )

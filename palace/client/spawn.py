@@ -70,7 +70,10 @@ class Child:
         if status is None or self.report_fd >= 0:
             return None
         said = self._failure().get("exit", "")
-        return int(said) if said.isdigit() else -1
+        try:
+            return wire.whole_number(said, most=255)
+        except ValueError:
+            return -1
 
     def _read_report(self) -> None:
         """Read what it has said so far; the descriptor is closed at its end."""

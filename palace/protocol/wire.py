@@ -201,6 +201,14 @@ def decode_ordinals(text: str) -> "list[int]":
         raise WireError(f"broken ordinal list: {text[:80]!r}") from None
 
 
+def number_of(fields: "dict[str, str]", name: str) -> int:
+    """Return a number among a header's fields; raises WireError."""
+    try:
+        return whole_number(fields.get(name, ""))
+    except ValueError:
+        raise WireError(f"{name} is no number: {fields.get(name, '')[:40]!r}") from None
+
+
 def decode_read_upto(fields: "dict[str, str]") -> int:
     """Return the last line that a goodbye says was read, -1 for none; raises WireError."""
     text = fields.get("read_upto", "-1")

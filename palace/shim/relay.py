@@ -261,7 +261,7 @@ class Relay:
         if kind == wire.CLIENT:
             self._client = fields.get("client", "")
         elif kind == wire.PROGRESS:
-            ordinal = int(fields.get("ordinal", ""))
+            ordinal = wire.number_of(fields, "ordinal")
             self._write(self._progress.note(ordinal, fields.get("text", "")))
         elif kind == wire.GOODBYE:
             unrun = wire.decode_ordinals(fields.get("unrun", ""))

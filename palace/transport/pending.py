@@ -87,7 +87,7 @@ class PendingRequests:
 
     def send_header(self, kind: str, fields: dict[str, str]) -> None:
         if kind == wire.PROGRESS:
-            pending = self._waiting.get(int(fields["ordinal"]))
+            pending = self._waiting.get(wire.number_of(fields, "ordinal"))
             if pending is not None:
                 pending.progress = fields["text"]
         if kind != wire.GOODBYE:  # an HTTP client has no use for the others
