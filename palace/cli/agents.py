@@ -13,7 +13,11 @@ def install(
     project: ProjectOption = "",
     yes: YesOption = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace an entry that is not ours.")
+        bool,
+        typer.Option(
+            "--replace",
+            help="Make another server's entry start palace, and keep its rest.",
+        ),
     ] = False,
     hooks: HooksOption = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the known hosts.")] = False,
@@ -24,7 +28,9 @@ def install(
     which editors started from a desktop need, and so does a virtual environment that only this
     shell has activated. Hosts: docs/hosts.md.
     """
-    from palace.mcp_hosts.install import find_target, install_host, list_hosts
+    from palace.mcp_hosts.install import install_host
+    from palace.mcp_hosts.listing import list_hosts
+    from palace.mcp_hosts.target import find_target
     from palace.settings.environment import read_environment
 
     if bool(name) == show_list:
@@ -48,7 +54,8 @@ def uninstall(
     hooks: HooksOption = False,
 ) -> int:
     """Remove from an MCP host's configuration what `palace install` put there."""
-    from palace.mcp_hosts.install import find_target, uninstall_host
+    from palace.mcp_hosts.install import uninstall_host
+    from palace.mcp_hosts.target import find_target
     from palace.settings.environment import read_environment
 
     target = find_target(name, read_environment().all, project=project, hooks=hooks)

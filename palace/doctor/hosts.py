@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import OK, WARNING, Finding
-from palace.mcp_hosts.install import find_target, state_of
+from palace.mcp_hosts.listing import state_of
 from palace.mcp_hosts.table import NAMES
+from palace.mcp_hosts.target import find_target
 
 
 def check_hosts(found: Diagnostics) -> Iterator[Finding]:
@@ -16,7 +17,7 @@ def check_hosts(found: Diagnostics) -> Iterator[Finding]:
         state = state_of(target)
         if state == "installed":
             ours.append(host)
-        elif state == "stock entry":
+        elif state.startswith("stock"):
             yield Finding(
                 level=WARNING,
                 code="stock_entry",

@@ -11,7 +11,6 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Mapping
-from typing import Any
 
 from palace.protocol.errors import ConfigError
 from palace.settings.paths import python_command
@@ -64,24 +63,3 @@ def _host_finds(name: str, found: str, environ: Mapping[str, str], *, desktop: b
     if activated and found.startswith(activated.rstrip("/") + "/"):
         return False
     return shutil.which(name, path=environ.get("PATH", "")) == found
-
-
-def starts_palace(entry: Any) -> bool:
-    """Tell whether a host's entry starts a shim, however it is written."""
-    words = _words(entry)
-    starts = bool(words) and os.path.basename(words[0]) == "palace"
-    return (starts or words[1:4] == ["-P", "-m", "palace"]) and "shim" in words
-
-
-def is_save_hook(element: Any) -> bool:
-    """Tell whether an element of a host's hooks runs mempalace."""
-    return "mempal" in repr(element)
-
-
-def _words(entry: Any) -> list[str]:
-    if not isinstance(entry, dict):
-        return []
-    command, arguments = entry.get("command"), entry.get("args", [])
-    words = command if isinstance(command, list) else [command]
-    words += arguments if isinstance(arguments, list) else []
-    return [word for word in words if isinstance(word, str)]

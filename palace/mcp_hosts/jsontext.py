@@ -18,6 +18,7 @@ from palace.mcp_hosts.splices import (
     indent_at,
     newline_of,
 )
+from palace.mcp_hosts.values import Place
 
 DEPTH_MAX = 200
 _UNIT = "  "
@@ -134,7 +135,8 @@ def read(text: str, *, lenient: bool) -> Node | None:
 class JsonEditor:
     """Changes to JSON texts, as splices; `path` leads to an object or an array.
 
-    A key is a member's name or an element's index.  All methods raise Unreadable.
+    A key is a member's name or an element's index, and so are the parts of a path.  All methods
+    raise Unreadable.
     """
 
     lenient: bool
@@ -148,7 +150,7 @@ class JsonEditor:
             raise Unreadable(text, root.start, "the document is not an object")
         return root.value
 
-    def insert(self, text: str, path: tuple[str, ...], key: str | None, value: Any) -> list[Splice]:
+    def insert(self, text: str, path: Place, key: str | None, value: Any) -> list[Splice]:
         """Add a member, or an element if there is no key; missing parts of `path` are created."""
         root = read(text, lenient=self.lenient)
         newline = newline_of(text)
@@ -158,30 +160,31 @@ class JsonEditor:
             return [Splice(at=len(text), inserted=f"{before}{body}{newline}")]
         node, missing = self._descend(text, root, path, key)
         if missing:
-            key, value = missing[0], _nested(missing[1:], key, value)
+            key, value = str(missing[0]), _nested(missing[1:], key, value)
         if not node.items:
             return [_first_item(text, root, node, key, value)]
         return _next_item(text, root, node, key, value)
 
-    def replace(self, text: str, path: tuple[str, ...], key: str | int, value: Any) -> list[Splice]:
+    def replace(self, text: str, path: Place, key: str | int, value: Any) -> list[Splice]:
         """Replace an existing value with another."""
         root, _, item = self._find(text, path, key)
         style = None
-        if begins_line(text, item.start):
+        on_one_line = item.node.items and "\n" not in text[item.node.start : item.node.end]
+        if begins_line(text, item.start) and not on_one_line:
             style = (_unit_of(text, root), indent_at(text, item.start))
         return self.put_back(text, path, key, _written(value, style, newline_of(text)))
 
-    def put_back(self, text: str, path: tuple[str, ...], key: str | int, raw: str) -> list[Splice]:
+    def put_back(self, text: str, path: Place, key: str | int, raw: str) -> list[Splice]:
         """Replace an existing value with a text."""
         node = self._find(text, path, key)[2].node
         return [Splice(at=node.start, removed=text[node.start : node.end], inserted=raw)]
 
-    def raw(self, text: str, path: tuple[str, ...], key: str | int) -> str:
+    def raw(self, text: str, path: Place, key: str | int) -> str:
         """Return the text of an existing value."""
         node = self._find(text, path, key)[2].node
         return text[node.start : node.end]
 
-    def remove(self, text: str, path: tuple[str, ...], key: str | int) -> list[Splice]:
+    def remove(self, text: str, path: Place, key: str | int) -> list[Splice]:
         """Remove an item, with one comma and the white space before it."""
         _, parent, item = self._find(text, path, key)
         index = parent.items.index(item)
@@ -203,26 +206,25 @@ class JsonEditor:
         return in_order(cuts)
 
     def _descend(
-        self, text: str, root: Node, path: tuple[str, ...], key: str | None
-    ) -> tuple[Node, tuple[str, ...]]:
+        self, text: str, root: Node, path: Place, key: str | int | None
+    ) -> tuple[Node, Place]:
         """Follow a path as far as it exists; return the last node and the missing rest."""
         node = root
         _must_be(text, node, dict, "the document")
         for depth, name in enumerate(path):
-            item = _member(text, node, name)
+            item = _item(text, node, name)
             if item is None:
                 return node, path[depth:]
             node = item.node
-            last = depth == len(path) - 1
-            _must_be(text, node, list if last and key is None else dict, name)
+            following = path[depth + 1] if depth + 1 < len(path) else key
+            _must_be(text, node, dict if isinstance(following, str) else list, str(name))
         return node, ()
 
-    def _find(self, text: str, path: tuple[str, ...], key: str | int) -> tuple[Node, Node, Item]:
+    def _find(self, text: str, path: Place, key: str | int) -> tuple[Node, Node, Item]:
         root = read(text, lenient=self.lenient)
         assert root is not None
-        name = key if isinstance(key, str) else None
-        node, missing = self._descend(text, root, path, name)
-        item = node.items[key] if isinstance(key, int) else _member(text, node, key)
+        node, missing = self._descend(text, root, path, key)
+        item = _item(text, node, key)
         assert not missing
         assert item is not None
         return root, node, item
@@ -234,17 +236,20 @@ def _must_be(text: str, node: Node, kind: type, name: str) -> None:
         raise Unreadable(text, node.start, f"{name} is not an {wanted}")
 
 
-def _member(text: str, node: Node, name: str) -> Item | None:
+def _item(text: str, node: Node, name: str | int) -> Item | None:
+    """Return a member by its name or an element by its index, None if there is none."""
+    if isinstance(name, int):
+        return node.items[name] if name < len(node.items) else None
     found = [item for item in node.items if item.key == name]
     if len(found) > 1:
         raise Unreadable(text, found[1].start, f"a second {name}")
     return found[0] if found else None
 
 
-def _nested(path: tuple[str, ...], key: str | None, value: Any) -> Any:
-    inner = [value] if key is None else {key: value}
+def _nested(path: Place, key: str | None, value: Any) -> Any:
+    inner: Any = [value] if key is None else {key: value}
     for name in reversed(path):
-        inner = {name: inner}
+        inner = {str(name): inner}
     return inner
 
 

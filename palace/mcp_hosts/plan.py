@@ -5,40 +5,62 @@ for our entry.  A text that can't be changed that way is refused, with the line.
 """
 
 import copy
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
 
 from palace.mcp_hosts.splices import Splice, Unreadable, apply, undo, undo_elsewhere
-
-Path = tuple[str, ...]
+from palace.mcp_hosts.takeover import Edit
+from palace.mcp_hosts.values import (
+    ABSENT,
+    Path,
+    Place,
+    drop_empty,
+    remove_at,
+    same,
+    set_at,
+    value_at,
+)
 
 
 class Editor(Protocol):
-    """What JsonEditor and TomlEditor have in common."""
+    """What JsonEditor and TomlEditor have in common; a path may lead through array elements."""
 
     def parse(self, text: str) -> Any: ...
-    def insert(self, text: str, path: Path, key: str | None, value: Any) -> list[Splice]: ...
-    def replace(self, text: str, path: Path, key: str | int, value: Any) -> list[Splice]: ...
-    def put_back(self, text: str, path: Path, key: str | int, raw: str) -> list[Splice]: ...
-    def raw(self, text: str, path: Path, key: str | int) -> str: ...
-    def remove(self, text: str, path: Path, key: str | int) -> list[Splice]: ...
+    def insert(self, text: str, path: Place, key: str | None, value: Any) -> list[Splice]: ...
+    def replace(self, text: str, path: Place, key: str | int, value: Any) -> list[Splice]: ...
+    def put_back(self, text: str, path: Place, key: str | int, raw: str) -> list[Splice]: ...
+    def raw(self, text: str, path: Place, key: str | int) -> str: ...
+    def remove(self, text: str, path: Place, key: str | int) -> list[Splice]: ...
+
+
+class Kind(Protocol):
+    """What one kind of entries means: servers, or save hooks."""
+
+    def is_ours(self, entry: Any) -> bool:
+        """Tell whether an entry does what ours does, however it is written."""
+
+    def is_rival(self, entry: Any) -> bool:
+        """Tell whether an entry stands where ours belongs, or serves the same purpose."""
+
+    def identity(self, entry: Any) -> Any:
+        """Return the part of an entry that makes it ours; the rest is its user's."""
+
+    def edits(self, entry: Any, wanted: Any) -> list[Edit]:
+        """Return what to change in an entry of whatever kind; raises CannotKeep."""
+
+    def own_part(self, entry: Any) -> Place:
+        """Return where in an entry the part is that goes when ours goes, () for all of it."""
 
 
 @attrs.frozen(kw_only=True)
 class Slot:
-    """A place for one entry: a member `key` of the object at `path`, or an element of the array.
-
-    `ours` recognises an entry of ours, `others` an entry of another program for the same purpose.
-    """
+    """A place for one entry: a member `key` of the object at `path`, or an element of the array."""
 
     path: Path
     key: str | None
     value: Any
-    ours: Callable[[Any], bool] = attrs.field(eq=False)
-    others: Callable[[Any], bool] = attrs.field(eq=False, default=lambda _: True)
 
 
 @attrs.frozen(kw_only=True)
@@ -47,21 +69,33 @@ class Found:
 
     key: str | int
     value: Any
-    ours: bool
+
+
+@attrs.frozen(kw_only=True)
+class Changed:
+    """One value that was changed within an entry of its user's, and the text that it had."""
+
+    place: Place
+    before: str | None  # None if it was added
 
 
 @attrs.frozen(kw_only=True)
 class Filling:
-    """One entry as it was added: the text that it replaced, and the parents created for it.
+    """One entry as it was left: added, or changed within (`changed`), or put in place of a text.
 
-    `parents` are paths of objects or arrays, the outermost first.
+    `parents` are paths of objects or arrays that were created for it, the outermost first.
     """
 
     path: Path
     key: str | None
     value: Any
-    replaced: str | None
-    parents: tuple[Path, ...]
+    replaced: str | None = None
+    parents: tuple[Path, ...] = ()
+    changed: tuple[Changed, ...] = ()
+
+    @property
+    def added(self) -> bool:
+        return self.replaced is None and not self.changed
 
 
 @attrs.frozen(kw_only=True)
@@ -80,82 +114,152 @@ class InTheWay(Exception):
         super().__init__(self.name)
 
 
-def find(
-    values: Any,
-    slot: Slot | Filling,
-    ours: Callable[[Any], bool],
-    others: Callable[[Any], bool],
-) -> list[Found]:
-    """Return what is in a slot: at most one member, or all elements of the same purpose."""
-    inner = _at(values, slot.path)
+def find(values: Any, slot: Slot | Filling, kind: Kind) -> list[Found]:
+    """Return what is in a slot, the most like ours first.
+
+    That is at most one member, or all elements of an array that are ours or rivals.
+    """
+    inner = value_at(values, slot.path)
     if slot.key is not None:
-        if not isinstance(inner, dict) or slot.key not in inner:
-            return []
-        value = inner[slot.key]
-        return [Found(key=slot.key, value=value, ours=_same(value, slot.value) or ours(value))]
-    elements = inner if isinstance(inner, list) else []
+        is_there = isinstance(inner, dict) and slot.key in inner
+        return [Found(key=slot.key, value=inner[slot.key])] if is_there else []
     found = [
-        Found(key=index, value=value, ours=_same(value, slot.value) or ours(value))
-        for index, value in enumerate(elements)
-        if _same(value, slot.value) or ours(value) or others(value)
+        Found(key=index, value=value)
+        for index, value in enumerate(inner if isinstance(inner, list) else [])
+        if same(value, slot.value) or kind.is_ours(value) or kind.is_rival(value)
     ]
-    return sorted(found, key=lambda one: not one.ours)
+
+    def likeness(one: Found) -> int:
+        if same(one.value, slot.value):
+            return 0
+        if same(kind.identity(one.value), kind.identity(slot.value)):
+            return 1
+        return 2 if kind.is_ours(one.value) else 3
+
+    return sorted(found, key=likeness)
+
+
+def still_ours(values: Any, filling: Filling, kind: Kind) -> Found | None:
+    """Return what a filling left behind, None if its slot is empty or holds something else."""
+    for found in find(values, filling, kind):
+        unchanged = same(kind.identity(found.value), kind.identity(filling.value))
+        if unchanged or (filling.key is not None and kind.is_ours(found.value)):
+            return found
+    return None
 
 
 def install(
-    editor: Editor, text: str, slots: tuple[Slot, ...], *, replace: bool
+    editor: Editor, text: str, slots: tuple[Slot, ...], kind: Kind, *, replace: bool
 ) -> tuple[str, Installed]:
-    """Return the text with the entries; raises Unreadable, InTheWay (unless `replace`)."""
+    """Return the text with the entries.
+
+    An entry of ours stays as it is, unless `replace` says to write it as it would be written now.
+    Raises Unreadable, InTheWay (another's entry, and not `replace`), CannotKeep.
+    """
     splices: list[Splice] = []
     fillings: list[Filling] = []
     for slot in slots:
         values = editor.parse(text)
-        found = find(values, slot, slot.ours, slot.others)
-        if found and _same(found[0].value, slot.value):
+        found = find(values, slot, kind)
+        if found and kind.is_ours(found[0].value) and not replace:
             continue
-        if found and found[0].ours and not replace:
-            continue
-        if found and (not replace or len(found) > 1):
+        if found and (not replace or (len(found) > 1 and not kind.is_ours(found[0].value))):
             raise InTheWay(slot)
-        expected = copy.deepcopy(values)
-        raw = None
-        if found:
-            key = found[0].key
-            raw = editor.raw(text, slot.path, key)
-            change = editor.replace(text, slot.path, key, slot.value)
-            _at(expected, slot.path)[key] = slot.value
-        else:
+        if not found:
+            parents = _missing(values, slot.path)
             change = editor.insert(text, slot.path, slot.key, slot.value)
-            _add(expected, slot)
-        parents = () if found else _missing(values, slot.path)
-        text = _checked(editor, text, change, expected)
-        splices += change
-        filling = Filling(
-            path=slot.path, key=slot.key, value=slot.value, replaced=raw, parents=parents
+            text = _checked(editor, text, change, _with_added(values, slot))
+            splices += change
+            fillings.append(
+                Filling(path=slot.path, key=slot.key, value=slot.value, parents=parents)
+            )
+            continue
+        text, changes, changed = _edited(
+            editor, text, (*slot.path, found[0].key), kind.edits(found[0].value, slot.value)
         )
-        fillings.append(filling)
+        if changed:
+            value = value_at(editor.parse(text), (*slot.path, found[0].key))
+            splices += changes
+            fillings.append(
+                Filling(path=slot.path, key=slot.key, value=value, changed=tuple(changed))
+            )
     return text, Installed(splices=tuple(splices), fillings=tuple(fillings))
 
 
-def uninstall(editor: Editor, text: str, installed: Installed, *, intact: bool, force: bool) -> str:
+def _edited(
+    editor: Editor, text: str, entry: Place, edits: Sequence[Edit]
+) -> tuple[str, list[Splice], list[Changed]]:
+    """Change values within an entry; return the text, the splices and what was there before."""
+    splices: list[Splice] = []
+    changed: list[Changed] = []
+    for edit in edits:
+        *outer, name = *entry, *edit.place
+        values = editor.parse(text)
+        before = None
+        if value_at(values, (*outer, name)) is ABSENT:
+            assert isinstance(name, str)
+            change = editor.insert(text, tuple(outer), name, edit.value)
+        else:
+            before = editor.raw(text, tuple(outer), name)
+            change = editor.replace(text, tuple(outer), name, edit.value)
+        expected = copy.deepcopy(values)
+        set_at(expected, (*outer, name), edit.value)
+        text = _checked(editor, text, change, expected)
+        splices += change
+        changed.append(Changed(place=edit.place, before=before))
+    return text, splices, changed
+
+
+def combined(old: Installed, new: Installed, *, intact: bool) -> Installed:
+    """Return what was done by two installs one after the other.
+
+    `old` has only fillings that still stand.  Unless the file was `intact` between the two, the
+    splices of both don't fit together, and only the fillings count.
+    """
+    if not old.fillings:
+        return new
+    fillings = {(filling.path, filling.key): filling for filling in old.fillings}
+    for filling in new.fillings:
+        before = fillings.get((filling.path, filling.key))
+        if before is not None:
+            known = {one.place for one in before.changed}
+            more = tuple(one for one in filling.changed if one.place not in known)
+            whole = before.added or before.replaced is not None
+            changed = () if whole else (*before.changed, *more)
+            filling = attrs.evolve(before, value=filling.value, changed=changed)  # noqa: PLW2901
+        fillings[filling.path, filling.key] = filling
+    splices = (*old.splices, *new.splices) if intact else ()
+    return Installed(splices=splices, fillings=tuple(fillings.values()))
+
+
+def uninstall(
+    editor: Editor, text: str, installed: Installed, kind: Kind, *, intact: bool, force: bool
+) -> str:
     """Return the text without the entries; `intact` says that it is exactly what install left.
 
-    Raises Unreadable, and InTheWay if an entry has been edited since, unless `force`.
+    A slot that holds something else by now is not touched.  Raises Unreadable, and InTheWay if what
+    makes an entry ours has been edited since, unless `force`.
     """
-    if intact:
+    if intact and installed.splices:
         return undo(text, installed.splices)
     values = editor.parse(text)
+    standing = []
     for filling in installed.fillings:
-        found = _filled(values, filling)
-        if found is not None and not _same(found.value, filling.value) and not force:
+        found = still_ours(values, filling, kind)
+        if found is None:
+            continue
+        if not same(kind.identity(found.value), kind.identity(filling.value)) and not force:
             raise InTheWay(filling)
-    before = _taken_back(editor, text, installed)
-    return _taken_out(editor, text, installed) if before is None else before
+        standing.append(filling)
+    before = None
+    if len(standing) == len(installed.fillings):
+        before = _taken_back(editor, text, installed, kind)
+    return _taken_out(editor, text, standing, kind) if before is None else before
 
 
-def _taken_back(editor: Editor, text: str, installed: Installed) -> str | None:
+def _taken_back(editor: Editor, text: str, installed: Installed, kind: Kind) -> str | None:
     """Undo the splices themselves; None if they aren't found or the result has another meaning."""
-    before = undo_elsewhere(text, installed.splices)
+    before = undo_elsewhere(text, installed.splices) if installed.splices else None
     if before is None:
         return None
     values = editor.parse(text)
@@ -164,96 +268,98 @@ def _taken_back(editor: Editor, text: str, installed: Installed) -> str | None:
     except Unreadable:
         return None
     for filling in reversed(installed.fillings):
-        found = _filled(values, filling)
-        if found is None:
+        found = still_ours(values, filling, kind)
+        if found is None or kind.own_part(found.value):
             return None
-        inner = _at(values, filling.path)
-        if filling.replaced is None:
-            del inner[found.key]
-        else:
-            old = _at(after, filling.path)
-            if not isinstance(old, (dict, list)) or len(old) != len(inner):
+        entry = (*filling.path, found.key)
+        old = value_at(after, entry)
+        if filling.added:
+            remove_at(values, entry)
+        elif old is ABSENT:
+            return None
+        elif filling.replaced is not None:
+            set_at(values, entry, old)
+        for one in filling.changed:
+            place = (*entry, *one.place)
+            if one.before is None:
+                remove_at(values, place)
+            elif value_at(after, place) is ABSENT or one.before != editor.raw(
+                before, place[:-1], place[-1]
+            ):
                 return None
-            inner[found.key] = old[found.key]  # type: ignore[index]
-        _drop_empty(values, filling.parents)
-    return before if _same(after, values) else None
+            else:
+                set_at(values, place, value_at(after, place))
+        drop_empty(values, filling.parents)
+    return before if same(after, values) else None
 
 
-def _taken_out(editor: Editor, text: str, installed: Installed) -> str:
+def _taken_out(editor: Editor, text: str, fillings: Sequence[Filling], kind: Kind) -> str:
     """Remove the entries one by one, wherever they are now."""
-    for filling in reversed(installed.fillings):
-        values = editor.parse(text)
-        found = _filled(values, filling)
-        if found is None:
-            continue
+    for filling in reversed(fillings):
+        found = still_ours(editor.parse(text), filling, kind)
+        assert found is not None
+        entry: Place = (*filling.path, found.key)
         if filling.replaced is not None:
             text = apply(text, editor.put_back(text, filling.path, found.key, filling.replaced))
             editor.parse(text)
-            continue
-        expected = copy.deepcopy(values)
-        del _at(expected, filling.path)[found.key]
-        change = editor.remove(text, filling.path, found.key)
-        text = _checked(editor, text, change, expected, empty=filling.path)
-        for parent in reversed(filling.parents):
-            if _at(editor.parse(text), parent) in ({}, []):
-                text = apply(text, editor.remove(text, parent[:-1], parent[-1]))
+        elif filling.changed:
+            text = _restored(editor, text, entry, filling.changed)
+        else:
+            text = _without(editor, text, (*entry, *kind.own_part(found.value)))
+            for parent in reversed(filling.parents):
+                if value_at(editor.parse(text), parent) in ({}, []):
+                    text = apply(text, editor.remove(text, parent[:-1], parent[-1]))
     return text
 
 
-def _filled(values: Any, filling: Filling) -> Found | None:
-    """Return our entry, if it is still there; an element counts only while it is unchanged."""
-    found = find(values, filling, lambda _: False, lambda _: False)
-    return found[0] if found else None
+def _restored(editor: Editor, text: str, entry: Place, changed: Sequence[Changed]) -> str:
+    """Give an entry of its user's the values back that it had; the others stay as they are now."""
+    for one in reversed(changed):
+        place = (*entry, *one.place)
+        if value_at(editor.parse(text), place) is ABSENT:
+            continue
+        if one.before is None:
+            text = _without(editor, text, place)
+        else:
+            text = apply(text, editor.put_back(text, place[:-1], place[-1], one.before))
+            editor.parse(text)
+    return text
+
+
+def _without(editor: Editor, text: str, place: Place) -> str:
+    expected = copy.deepcopy(editor.parse(text))
+    remove_at(expected, place)
+    return _checked(
+        editor, text, editor.remove(text, place[:-1], place[-1]), expected, empty=place[:-1]
+    )
 
 
 def _checked(
-    editor: Editor, text: str, change: list[Splice], expected: Any, *, empty: Path = ()
+    editor: Editor, text: str, change: list[Splice], expected: Any, *, empty: Place = ()
 ) -> str:
     after = apply(text, change)
     got = editor.parse(after)
-    if empty and _at(expected, empty) == {}:  # in TOML an empty table may vanish with its member
-        _drop_empty(expected, (empty,))
-        _drop_empty(got, (empty,))
-    if not _same(got, expected):
+    if empty and value_at(expected, empty) == {}:  # in TOML it may vanish with its only member
+        drop_empty(expected, (empty,))
+        drop_empty(got, (empty,))
+    if not same(got, expected):
         at = change[-1].at if change else 0
         raise Unreadable(text, at, "written in a way that a program can't edit")
     return after
 
 
-def _at(values: Any, path: Path) -> Any:
-    for name in path:
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
-
-
 def _missing(values: Any, path: Path) -> tuple[Path, ...]:
     ways = (path[: depth + 1] for depth in range(len(path)))
-    return tuple(way for way in ways if _at(values, way) is None)
+    return tuple(way for way in ways if value_at(values, way) in (ABSENT, None))
 
 
-def _add(values: Any, slot: Slot) -> None:
+def _with_added(values: Any, slot: Slot) -> Any:
+    values = inner = copy.deepcopy(values)
     for depth, name in enumerate(slot.path):
         last = depth == len(slot.path) - 1
-        values = values.setdefault(name, [] if last and slot.key is None else {})
+        inner = inner.setdefault(name, [] if last and slot.key is None else {})
     if slot.key is None:
-        values.append(slot.value)
+        inner.append(slot.value)
     else:
-        values[slot.key] = slot.value
-
-
-def _drop_empty(values: Any, parents: tuple[Path, ...]) -> None:
-    for parent in reversed(parents):
-        outer = _at(values, parent[:-1])
-        if isinstance(outer, dict) and outer.get(parent[-1]) in ({}, []):
-            del outer[parent[-1]]
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Compare the values of configurations, where not-a-number equals itself."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
-        return math.isnan(other)
-    return type(one) is type(other) and bool(one == other)
+        inner[slot.key] = slot.value
+    return values

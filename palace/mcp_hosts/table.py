@@ -67,6 +67,8 @@ class McpHost:
     lenient: bool = False  # its JSON may have comments and trailing commas
     desktop: bool = False  # started by a desktop, which knows little of a shell's PATH
     hooks: Hooks | None = None
+    remove: str = ""  # the host's own command for removing a server {name}
+    remove_from_project: str = ""  # the same within a project's directory
     note: str = ""
     project_note: str = ""
 
@@ -94,6 +96,8 @@ HOSTS = (
         files=(".claude.json",),
         project=(".mcp.json",),
         shape="typed",
+        remove="claude mcp remove {name} --scope user",
+        remove_from_project="claude mcp remove {name} --scope project",
         project_note="Claude Code asks before it uses a project's servers for the first time.",
         note="A running Claude Code writes to this file, too: close it first, or check it after.",
         hooks=Hooks(
@@ -111,6 +115,7 @@ HOSTS = (
         project=(".codex/config.toml",),
         path=("mcp_servers",),
         toml=True,
+        remove="codex mcp remove {name}",
         project_note="Codex reads a project's file only where the project is trusted.",
         hooks=Hooks(
             base=Base(variable="CODEX_HOME", default="~/.codex"),
@@ -171,6 +176,8 @@ HOSTS = (
         files=("settings.json",),
         project=(".gemini/settings.json",),
         lenient=True,
+        remove="gemini mcp remove {name} --scope user",
+        remove_from_project="gemini mcp remove {name} --scope project",
     ),
     McpHost(
         name="windsurf",

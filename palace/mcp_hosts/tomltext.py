@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from palace.mcp_hosts.splices import Splice, Unreadable, in_order, newline_of
+from palace.mcp_hosts.values import Place
 
 Keys = tuple[str, ...]
 
@@ -144,26 +145,29 @@ class TomlEditor:
         except RecursionError:
             raise Unreadable(text, 0, "nested too deeply") from None
 
-    def insert(self, text: str, path: tuple[str, ...], key: str | None, value: Any) -> list[Splice]:
-        """Add a table at the end, or a member if the tables are inside an inline table."""
+    def insert(self, text: str, path: Place, key: str | None, value: Any) -> list[Splice]:
+        """Add a table at the end, or a member where the table stands that it belongs to."""
         assert key is not None
         scanner = _Scanner(text)
+        within = self._span(text, _names(path)) if path else None
+        if within is not None:
+            return _add_member(scanner, within[0], key, value)
+        if not isinstance(value, dict):
+            return [_add_statement(text, _names(path), key, value)]
         for statement in scanner.statements():
-            if statement.keys == path and statement.value is not None:
-                return _add_member(scanner, statement.value[0], key, value)
             if statement.keys == path and text.startswith("[[", statement.start):
-                raise Unreadable(text, statement.start, f"{'.'.join(path)} is not a table")
+                raise Unreadable(text, statement.start, f"{'.'.join(_names(path))} is not a table")
         newline = newline_of(text)
-        body = _table((*path, key), value, newline)
+        body = _table((*_names(path), key), value, newline)
         if not text.strip():
             return [Splice(at=len(text), inserted=body)]
         if not text.endswith("\n"):
             return [Splice(at=len(text), inserted=newline * 2 + body.removesuffix(newline))]
         return [Splice(at=len(text), inserted=newline + body)]
 
-    def replace(self, text: str, path: tuple[str, ...], key: str | int, value: Any) -> list[Splice]:
+    def replace(self, text: str, path: Place, key: str | int, value: Any) -> list[Splice]:
         """Replace an existing table, however it is written."""
-        target = (*path, str(key))
+        target = _names((*path, key))
         span = self._span(text, target)
         if span is not None:
             return [_exchange(text, span, _inline_value(value))]
@@ -174,26 +178,26 @@ class TomlEditor:
         names = ".".join(_bare(name) for name in target[len(run[0].table) :])
         return [_exchange_lines(text, run, f"{names} = {_inline_value(value)}{newline}")]
 
-    def put_back(self, text: str, path: tuple[str, ...], key: str | int, raw: str) -> list[Splice]:
+    def put_back(self, text: str, path: Place, key: str | int, raw: str) -> list[Splice]:
         """Replace an existing table with a text."""
-        target = (*path, str(key))
+        target = _names((*path, key))
         span = self._span(text, target)
         if span is not None:
             return [_exchange(text, span, raw)]
         return [_exchange_lines(text, self._only_run(text, target), raw)]
 
-    def raw(self, text: str, path: tuple[str, ...], key: str | int) -> str:
+    def raw(self, text: str, path: Place, key: str | int) -> str:
         """Return the text of an existing table, its lines together."""
-        target = (*path, str(key))
+        target = _names((*path, key))
         span = self._span(text, target)
         if span is not None:
             return text[slice(*span)]
         run = self._only_run(text, target)
         return text[run[0].start : run[-1].end]
 
-    def remove(self, text: str, path: tuple[str, ...], key: str | int) -> list[Splice]:
+    def remove(self, text: str, path: Place, key: str | int) -> list[Splice]:
         """Remove a table, with one empty line before it."""
-        target = (*path, str(key))
+        target = _names((*path, key))
         found = self._inline(text, target)
         if found is not None:
             return _drop_member(_Scanner(text), self._holder(text, target), found)
@@ -201,7 +205,9 @@ class TomlEditor:
         cuts = []
         for run in self._runs(text, target):
             start, end = run[0].start, run[-1].end
-            if text[:start].endswith(newline * 2) or text[:start] == newline:
+            if run[0].value is None and (
+                text[:start].endswith(newline * 2) or text[:start] == newline
+            ):
                 start -= len(newline)
             if end == len(text) and not text.endswith("\n") and text[:start].endswith(newline):
                 start -= len(newline)
@@ -242,10 +248,8 @@ class TomlEditor:
 
     def _holder(self, text: str, target: Keys) -> int:
         """Return where the inline table that contains the target begins, -1 if there is none."""
-        for statement in _Scanner(text).statements():
-            if statement.keys == target[:-1] and statement.value is not None:
-                return statement.value[0]
-        return -1
+        around = self._span(text, target[:-1]) if len(target) > 1 else None
+        return around[0] if around is not None else -1
 
     def _inline(self, text: str, target: Keys) -> Member | None:
         start = self._holder(text, target)
@@ -274,6 +278,27 @@ def _exchange_lines(text: str, run: list[Statement], inserted: str) -> Splice:
     removed = text[run[0].start : run[-1].end]
     ended = inserted.removesuffix(newline) + (newline if removed.endswith("\n") else "")
     return Splice(at=run[0].start, removed=removed, inserted=ended)
+
+
+def _names(path: Place) -> Keys:
+    return tuple(map(str, path))
+
+
+def _add_statement(text: str, table: Keys, key: str, value: Any) -> Splice:
+    """Add a key after the last one that a table has of its own, however those are written."""
+    own = [
+        statement
+        for statement in _Scanner(text).statements()
+        if statement.keys == table or (statement.value is not None and statement.keys[:-1] == table)
+    ]
+    if not own:
+        raise Unreadable(text, 0, f"{'.'.join(table)} has no line of its own")
+    last = own[-1]
+    names = ".".join(_bare(name) for name in (*table, key)[len(last.table) :])
+    newline = newline_of(text)
+    row = f"{names} = {_inline_value(value)}"
+    ended = text[: last.end].endswith("\n")
+    return Splice(at=last.end, inserted=f"{row}{newline}" if ended else f"{newline}{row}")
 
 
 def _add_member(scanner: _Scanner, at: int, key: str, value: Any) -> list[Splice]:

@@ -7,7 +7,6 @@ from typing import Any
 import attrs
 from hypothesis import strategies as st
 
-STOCK = {"command": "mempalace-mcp", "args": ["--palace", "/p"], "env": {"KEY": "secret"}}
 # A small alphabet: all of Unicode takes Hypothesis seconds to list, where it has no cache.
 ALPHABET = "abc/#*{}[]\"'\\,:= \t\u00e9\u4e2d\U0001f600"
 names = st.text("abcdefg-_. \u00e9", min_size=1, max_size=5)
@@ -23,6 +22,17 @@ values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=6,
+)
+COMMANDS: tuple[dict[str, Any], ...] = (
+    {"command": "mempalace-mcp"},
+    {"command": "mempalace-mcp", "args": ["--palace", "/p"]},
+    {"command": "python3", "args": ["-m", "mempalace.mcp_server", "--palace=/p"]},
+    {"command": "uvx", "args": ["--from", "mempalace", "mempalace-mcp", "--transport", "stdio"]},
+    {"command": "env", "args": ["A=b", "mempalace-mcp"]},
+    {"command": ["mempalace-mcp", "--palace", "/p"], "type": "local"},
+)
+kept_keys = st.dictionaries(
+    names.filter(lambda name: name not in ("command", "args")), values, max_size=3
 )
 comment_texts = st.text("abc \t#='\"[]{},:/\u00e9", max_size=8)
 
@@ -108,7 +118,8 @@ def json_documents(
     if stock or draw(st.booleans()):
         inner = draw(st.dictionaries(names, values, max_size=3))
         if stock or draw(st.booleans()):
-            inner["mempalace"] = STOCK
+            entry = draw(st.sampled_from(COMMANDS)) | draw(kept_keys)
+            inner["mempalace"] = {key: entry[key] for key in draw(st.permutations(list(entry)))}
             inner = {key: inner[key] for key in draw(st.permutations(list(inner)))}
         for name in reversed(path[1:]):
             inner = {name: inner}
@@ -140,7 +151,12 @@ entries = st.sampled_from(
         '[mcp_servers.mempalace] # mine\ncommand = "mempalace-mcp"\n\n# why\nargs = []\n'
         '\n[mcp_servers.mempalace.env]\nKEY = "secret"\n',
         '[mcp_servers]\nmempalace = { command = "mempalace-mcp" } # inline\n',
-        '[mcp_servers]\nmempalace.command = "mempalace-mcp"\nmempalace.args = ["x"]\n',
+        '[mcp_servers]\nmempalace.command = "mempalace-mcp"\nmempalace.enabled = false # why\n',
+        '[mcp_servers]\nmempalace = { enabled = false, command = "mempalace-mcp", '
+        'args = ["--palace", "/p"], tools = { x = { approval_mode = "approve" } } }\n',
+        '[mcp_servers.mempalace]\n# mine\ndisabled_tools = ["a"]\nargs = [\n  "--palace",\n'
+        "  '/p',\n]\ncommand = 'mempalace-mcp' # so\ntool_timeout_sec = 600\n# last\n"
+        '[mcp_servers.mempalace.tools.search]\napproval_mode = "approve"\n',
         '[mcp_servers.mempalace.env]\nKEY = "secret"\n[mcp_servers.z]\ncommand = "z"\n'
         '[mcp_servers.mempalace]\ncommand = "mempalace-mcp"\n',
     ]

@@ -127,7 +127,7 @@ def test_a_stock_entry_is_moved_when_asked_and_comes_back(home: Home) -> None:
     assert refused.returncode == 81
     assert "--replace" in refused.stderr
     assert home.all() == before
-    assert "stock entry" in home.ok("install", "--list")
+    assert "stock" in home.ok("install", "--list")
 
     home.ok("install", "cursor", "--replace", "--yes")
     entry = json.loads(file.read_text())["mcpServers"]["mempalace"]
@@ -200,7 +200,7 @@ def test_an_entry_that_somebody_changed_is_kept_unless_forced(home: Home) -> Non
     assert refused.returncode == 81
     assert "--force" in refused.stderr
     assert file.read_text() == edited
-    assert "another way" in home.ok("install", "gemini-cli", "--yes")
+    assert "already" in home.ok("install", "gemini-cli", "--yes")
 
     home.ok("uninstall", "gemini-cli", "--force", "--yes")
     assert file.read_text() == '{\n  "theme": "dark" // mine\n}\n'
@@ -246,13 +246,13 @@ def test_a_hook_that_was_lost_is_put_in_again_and_both_go(home: Home) -> None:
     file = home.write(".claude/settings.json", '{\n  "model": "m"\n}\n')
     before = home.all()
     home.ok("install", "claude-code", "--hooks", "--yes")
-    once = home.all()
-    values = json.loads(file.read_text())
+    once = file.read_text()
+    values = json.loads(once)
     del values["hooks"]["PreCompact"]
     file.write_text(json.dumps(values, indent=2) + "\n")
 
     home.ok("install", "claude-code", "--hooks", "--yes")
-    assert home.all() == once
+    assert file.read_text() == once
     home.ok("uninstall", "claude-code", "--hooks", "--yes")
     assert home.all() == before
 

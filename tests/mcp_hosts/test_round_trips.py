@@ -3,36 +3,43 @@
 import copy
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from palace.mcp_hosts.commands import is_save_hook, starts_palace
 from palace.mcp_hosts.jsontext import JsonEditor
-from palace.mcp_hosts.plan import Editor, Filling, Installed, InTheWay, Slot, install, uninstall
-from palace.mcp_hosts.splices import Unreadable
+from palace.mcp_hosts.kinds import SaveHooks, Servers
+from palace.mcp_hosts.plan import (
+    Editor,
+    Filling,
+    Installed,
+    InTheWay,
+    Kind,
+    Slot,
+    combined,
+    install,
+    uninstall,
+)
+from palace.mcp_hosts.splices import Unreadable, apply
 from palace.mcp_hosts.table import HOSTS
+from palace.mcp_hosts.takeover import CannotKeep
 from palace.mcp_hosts.tomltext import TomlEditor
+from palace.mcp_hosts.values import ABSENT, value_at
 from tests.mcp_hosts.documents import comments_of, json_documents, toml_documents
 
 ENTRY = {"command": "palace", "args": ["shim"]}
-HOOK = {"hooks": [{"type": "command", "command": "mempalace hook run", "timeout": 30}]}
+ELSEWHERE = {"command": "/opt/old/palace", "args": ["shim"]}
+HOOK = {"hooks": [{"type": "command", "command": "mempalace hook run --hook stop", "timeout": 30}]}
 
 
 def server_slot(*path: str) -> Slot:
-    return Slot(path=path, key="mempalace", value=ENTRY, ours=starts_palace)
+    return Slot(path=path, key="mempalace", value=ENTRY)
 
 
 def hook_slots() -> tuple[Slot, ...]:
     return tuple(
-        Slot(
-            path=("hooks", event),
-            key=None,
-            value=HOOK,
-            ours=lambda _: False,
-            others=is_save_hook,
-        )
-        for event in ("Stop", "PreCompact")
+        Slot(path=("hooks", event), key=None, value=HOOK) for event in ("Stop", "PreCompact")
     )
 
 
@@ -74,19 +81,41 @@ def filled(values: Any, slots: tuple[Slot, ...]) -> Any:
             inner = inner.setdefault(name, [] if last and slot.key is None else {})
         if slot.key is None:
             inner.append(slot.value)
+        elif slot.key in inner:
+            inner[slot.key] |= taken_over(inner[slot.key])
         else:
             inner[slot.key] = slot.value
     return values
 
 
+def taken_over(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what an entry of tests/mcp_hosts/documents.py must say of its command."""
+    if isinstance(entry["command"], list):
+        return {"command": ["palace", "shim", "--palace", "/p"]}
+    words = [entry["command"], *entry.get("args", [])]
+    named = ["--palace", "/p"] if {"/p", "--palace=/p"} & set(words) else []
+    kept = ["env", "A=b"] if words[0] == "env" else []
+    first, *rest = *kept, "palace", "shim", *named
+    return {"command": first, "args": rest}
+
+
+def kind_of(slots: tuple[Slot, ...]) -> Kind:
+    return Servers() if slots[0].key else SaveHooks()
+
+
 def put_in(case: Case) -> tuple[str, Installed]:
-    """Install; documents that hold something else in that place are of no interest here."""
+    """Install; documents whose entry says what ours can't are of no interest here."""
     editor, text, slots = case
     try:
-        return install(editor, text, slots, replace=True)
-    except Unreadable as error:
-        assume("continues here" not in error.reason)
+        return install(editor, text, slots, kind_of(slots), replace=True)
+    except CannotKeep:
+        assume(False)
         raise
+
+
+def taken_out(case: Case, changed: str, installed: Installed, *, intact: bool = False) -> str:
+    editor, _, slots = case
+    return uninstall(editor, changed, installed, kind_of(slots), intact=intact, force=False)
 
 
 @given(cases)
@@ -99,11 +128,37 @@ def test_an_entry_is_added_and_nothing_else_changes(case: Case) -> None:
         _ordered(filled(editor.parse(text), slots))
     )
     toml = isinstance(editor, TomlEditor)
-    if all(filling.replaced is None for filling in installed.fillings):
-        assert comments_of(changed, toml=toml) == comments_of(text, toml=toml)
+    assert comments_of(changed, toml=toml) == comments_of(without_arguments(case), toml=toml)
+    for path, raw in others_of(case, text).items():
+        assert others_of(case, changed)[path] == raw
     assert changed.count("\r\n") == (changed.count("\n") if "\r\n" in text else 0)
-    assert install(editor, changed, slots, replace=True)[0] == changed
-    assert install(editor, changed, slots, replace=False)[0] == changed
+    for replace in (True, False):
+        again, nothing = install(editor, changed, slots, kind_of(slots), replace=replace)
+        assert again == changed
+        assert combined(installed, nothing, intact=True) == installed
+
+
+def without_arguments(case: Case) -> str:
+    """Return a text without the list of our entry's arguments, which is written again whole."""
+    editor, text, slots = case
+    for slot in slots:
+        place = (*slot.path, str(slot.key))
+        for name in ("args", "command"):
+            if isinstance(value_at(editor.parse(text), (*place, name)), list):
+                text = apply(text, editor.put_back(text, place, name, "[]"))
+    return text
+
+
+def others_of(case: Case, text: str) -> dict[str, str]:
+    """Return the text of each entry beside ours, as far as it is in one place."""
+    editor, _, slots = case
+    found = {}
+    for slot in slots:
+        around = value_at(editor.parse(text), slot.path)
+        for name in around if isinstance(around, dict) else ():
+            if name != slot.key:
+                found[name] = editor.raw(text, slot.path, name)
+    return found
 
 
 def _ordered(value: Any) -> Any:
@@ -114,10 +169,63 @@ def _ordered(value: Any) -> Any:
 
 @given(cases)
 def test_what_was_put_in_is_taken_out_to_the_byte(case: Case) -> None:
-    editor, text, _ = case
     changed, installed = put_in(case)
 
-    assert uninstall(editor, changed, installed, intact=True, force=False) == text
+    assert taken_out(case, changed, installed, intact=True) == case[1]
+
+
+@given(cases)
+def test_what_was_put_in_twice_is_taken_out_to_the_byte(case: Case) -> None:
+    """An entry that was written for another place of palace's is written again for this one."""
+    editor, text, slots = case
+    assume(slots[0].key)
+    slots = tuple(attrs.evolve(slot, value=ELSEWHERE) for slot in slots)
+    first, earlier = put_in((editor, text, slots))
+    second, later = put_in((editor, first, case[2]))
+    both = combined(earlier, later, intact=True)
+
+    assert repr(_ordered(editor.parse(second))) == repr(
+        _ordered(filled(editor.parse(text), case[2]))
+    )
+    assert taken_out(case, second, both, intact=True) == text
+    unordered = combined(earlier, later, intact=False)
+    found = taken_out(case, second, unordered)
+    assert repr(_pruned(editor.parse(found), slots)) == repr(_pruned(editor.parse(text), slots))
+
+
+@given(cases)
+def test_what_was_added_to_an_entry_since_goes_with_it_or_stays_with_its_users(case: Case) -> None:
+    editor, text, slots = case
+    assume(slots[0].key)
+    changed, installed = put_in(case)
+    (slot,) = slots
+    place = (*slot.path, "mempalace")
+    mine = value_at(editor.parse(text), place) is ABSENT
+    assume(value_at(editor.parse(changed), (*place, "zz_timeout")) is ABSENT)
+    enriched = apply(changed, editor.insert(changed, place, "zz_timeout", 600))
+
+    found = editor.parse(taken_out(case, enriched, installed))
+
+    expected = editor.parse(text)
+    if not mine:
+        value_at(expected, place)["zz_timeout"] = 600
+    assert repr(_pruned(found, slots)) == repr(_pruned(expected, slots))
+
+
+@given(cases)
+def test_another_entry_in_its_place_is_not_touched(case: Case) -> None:
+    editor, _, slots = case
+    assume(slots[0].key)
+    changed, installed = put_in(case)
+    (slot,) = slots
+    stock = {"command": "mempalace-mcp", "args": ["--palace", "/theirs"]}
+    try:
+        theirs = apply(changed, editor.replace(changed, slot.path, "mempalace", stock))
+    except Unreadable:
+        assume(False)
+        raise
+
+    assert taken_out(case, theirs, installed) == theirs
 
 
 @given(cases)
@@ -128,9 +236,8 @@ def test_a_file_that_changed_around_it_comes_back_with_those_changes(case: Case)
     newline = "\r\n" if "\r\n" in text else "\n"
     before = f"zz = 0{newline}" if toml else newline
     after = f"{newline}[zzz]{newline}" if toml else newline
-    found = uninstall(editor, before + changed + after, installed, intact=False, force=False)
 
-    assert found == before + text + after
+    assert taken_out(case, before + changed + after, installed) == before + text + after
 
 
 @given(cases)
@@ -144,7 +251,7 @@ def test_without_a_note_the_entry_is_taken_out_and_no_more(case: Case) -> None:
     )
     unknown = Installed(splices=(), fillings=kept)
 
-    found = uninstall(editor, with_entry, unknown, intact=False, force=False)
+    found = uninstall(editor, with_entry, unknown, kind_of(slots), intact=False, force=True)
 
     before = editor.parse(text)
     for slot in slots:  # what the entry replaced is not known any more
@@ -175,7 +282,7 @@ def test_another_entry_is_replaced_only_when_asked(case: Case) -> None:
     editor, text, slots = case
 
     with pytest.raises(InTheWay):
-        install(editor, text, slots, replace=False)
+        install(editor, text, slots, kind_of(slots), replace=False)
 
 
 @given(cases, st.data())
@@ -183,11 +290,11 @@ def test_what_is_cut_off_is_refused_or_still_whole(case: Case, data: st.DataObje
     editor, text, slots = case
     torn = text[: data.draw(st.integers(0, len(text)))]
     try:
-        changed, installed = install(editor, torn, slots, replace=True)
-    except (Unreadable, InTheWay):
+        changed, installed = install(editor, torn, slots, kind_of(slots), replace=True)
+    except (Unreadable, InTheWay, CannotKeep):
         return
     editor.parse(torn)  # what was changed could be read before
-    assert uninstall(editor, changed, installed, intact=False, force=False) == torn
+    assert taken_out(case, changed, installed) == torn
 
 
 @pytest.mark.parametrize("host", HOSTS, ids=lambda host: host.name)
@@ -198,6 +305,6 @@ def test_small_files_keep_their_bytes(host: Any, text: str) -> None:
         text = text.replace("{", "").replace("}", "").replace('"a":', "a = ")
     slots = (server_slot(*host.path),)
 
-    changed, installed = install(editor, text, slots, replace=False)
+    changed, installed = install(editor, text, slots, Servers(), replace=False)
 
-    assert uninstall(editor, changed, installed, intact=False, force=False) == text
+    assert taken_out((editor, text, slots), changed, installed) == text
