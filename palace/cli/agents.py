@@ -30,6 +30,7 @@ def install(
     """
     from palace.mcp_hosts.install import install_host
     from palace.mcp_hosts.listing import list_hosts
+    from palace.mcp_hosts.survey import working_directory
     from palace.mcp_hosts.target import find_target
     from palace.settings.environment import read_environment
 
@@ -37,7 +38,7 @@ def install(
         raise typer.BadParameter("either a HOST or --list")
     environ = read_environment().all
     if show_list:
-        say(list_hosts(environ, project=project))
+        say(list_hosts(environ, project=project, directory=working_directory()))
     else:
         target = find_target(name, environ, project=project, hooks=hooks)
         say(install_host(target, replace=replace, yes=yes))

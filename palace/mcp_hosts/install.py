@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import attrs
 
 from palace.kernel.output import say
-from palace.mcp_hosts.entries import described, is_disabled, launch_of
+from palace.mcp_hosts.entries import Program, described, launch_of
 from palace.mcp_hosts.files import (
     Configuration,
     read_configuration,
@@ -32,6 +32,8 @@ from palace.mcp_hosts.plan import (
     uninstall,
 )
 from palace.mcp_hosts.splices import Unreadable
+from palace.mcp_hosts.survey import survey, working_directory
+from palace.mcp_hosts.table import NAME
 from palace.mcp_hosts.takeover import CannotKeep
 from palace.mcp_hosts.target import Target
 from palace.protocol.errors import HostEntry, HostFile, Unconfirmed
@@ -69,7 +71,7 @@ def install_host(target: Target, *, replace: bool, yes: bool) -> str:
     )
     notes.keep(before, after)
     rows = [f"Written: {before.path}", f"{target.host.title} reads it when it next starts."]
-    return "\n".join(row for row in (*rows, target.hint, *_reservations(target, text)) if row)
+    return "\n".join(row for row in (*rows, target.hint, *_reservations(target)) if row)
 
 
 def _standing(target: Target, note: Note | None, values: object) -> Note | None:
@@ -170,21 +172,26 @@ def _already(target: Target, before: Configuration) -> str:
                 "it as palace would: --replace"
             )
     rows = rows or [f"{before.path} has the entry already: nothing was changed."]
-    return "\n".join([*rows, *_reservations(target, before.text)])
+    return "\n".join([*rows, *_reservations(target)])
 
 
-def _reservations(target: Target, text: str) -> Iterator[str]:
-    """Yield why the host won't start the entry although it is there."""
+def _reservations(target: Target) -> Iterator[str]:
+    """Yield why the host won't start the entry although it is there, and what else it starts."""
     if target.hooks:
         return
-    values = target.editor.parse(text)
-    for slot in target.slots(values):
-        for found in find(values, slot, target.kind):
-            if is_disabled(found.value):
-                yield (
-                    f"The entry is switched off, as its user left it: {target.host.title} does not "
-                    "start it."
-                )
+    title = target.host.title
+    found = survey(target.host, target.environ, target.project or working_directory())
+    for entry in found.entries:
+        own = entry.name == NAME and entry.source.path == target.path
+        if own and entry.source.project in ("", target.project) and entry.switched_off:
+            yield f"The entry is switched off, as its user left it: {title} does not start it."
+        elif own and entry.hidden_by and entry.launch.program is Program.PALACE:
+            yield f"{title} does not start it here: {entry.hidden_by} takes its place."
+    for entry in found.stocks:
+        scope = f" {entry.source.scope}" if entry.source.scope else ""
+        yield (
+            f"{title} starts stock{scope}, too: {entry.name} in {entry.source.path}. {entry.remedy}"
+        )
 
 
 def _show(before: Configuration, data: bytes | None) -> None:

@@ -26,6 +26,11 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _TRIVIA = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
 _SAME_LINE = re.compile(r"(?:[ \t]+|/\*.*?\*/)*(?://[^\r\n]*)?", re.DOTALL)
 _STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*"')
+# JSON5's, with JSON's escapes alone; a double quote needs no escape and may not have one
+_SINGLE_QUOTED = re.compile(
+    r"'[^'\\\x00-\x1f]*(?:\\(?:['\\/bfnrt]|u[0-9a-fA-F]{4})[^'\\\x00-\x1f]*)*'"
+)
+_NAME = re.compile(r"[^\W\d][\w$]*|\$[\w$]*")
 _SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
@@ -53,9 +58,10 @@ class Item:
 
 
 class _Reader:
-    def __init__(self, text: str, *, lenient: bool) -> None:
+    def __init__(self, text: str, *, lenient: bool, json5: bool = False) -> None:
         self.text = text
-        self.lenient = lenient
+        self.lenient = lenient or json5
+        self.json5 = json5
 
     def fail(self, at: int, reason: str) -> Unreadable:
         return Unreadable(self.text, at, reason)
@@ -81,6 +87,9 @@ class _Reader:
         first = self.text[at : at + 1]
         if first in ("{", "["):
             return self.container(at, depth)
+        if self.json5 and first == "'":
+            text, end = self.single_quoted(at)
+            return Node(at, end, text)
         match = (_STRING if first == '"' else _SCALAR).match(self.text, at)
         if match is None:
             raise self.fail(at, "a JSON value was expected here")
@@ -112,11 +121,8 @@ class _Reader:
     def item(self, at: int, depth: int, *, is_object: bool) -> Item:
         start, key = at, None
         if is_object:
-            match = _STRING.match(self.text, at)
-            if match is None:
-                raise self.fail(at, "a name in double quotes was expected here")
-            key = json.loads(match[0])
-            at = self.skip(match.end())
+            key, end = self.name(at)
+            at = self.skip(end)
             if self.text[at : at + 1] != ":":
                 raise self.fail(at, "a colon was expected here")
             at = self.skip(at + 1)
@@ -125,10 +131,29 @@ class _Reader:
         comma = after if self.text[after : after + 1] == "," else -1
         return Item(key=key, start=start, node=node, comma=comma)
 
+    def name(self, at: int) -> tuple[str, int]:
+        """Return a member's name and where it ends."""
+        match = _STRING.match(self.text, at)
+        if match is not None:
+            return str(json.loads(match[0])), match.end()
+        if self.json5 and self.text[at : at + 1] == "'":
+            return self.single_quoted(at)
+        match = _NAME.match(self.text, at) if self.json5 else None
+        if match is None:
+            raise self.fail(at, "a name in double quotes was expected here")
+        return match[0], match.end()
 
-def read(text: str, *, lenient: bool) -> Node | None:
+    def single_quoted(self, at: int) -> tuple[str, int]:
+        match = _SINGLE_QUOTED.match(self.text, at)
+        if match is None:
+            raise self.fail(at, "this string does not end, or has an escape that is not JSON's")
+        inner = match[0][1:-1].replace("\\'", "'").replace('"', '\\"')
+        return str(json.loads(f'"{inner}"')), match.end()
+
+
+def read(text: str, *, lenient: bool, json5: bool = False) -> Node | None:
     """Return the document, None if there is only white space; raises Unreadable."""
-    return _Reader(text, lenient=lenient).document()
+    return _Reader(text, lenient=lenient, json5=json5).document()
 
 
 @attrs.frozen(kw_only=True)
@@ -140,10 +165,11 @@ class JsonEditor:
     """
 
     lenient: bool
+    json5: bool = False
 
     def parse(self, text: str) -> Any:
         """Return the document's value, an empty object if there is none."""
-        root = read(text, lenient=self.lenient)
+        root = read(text, lenient=self.lenient, json5=self.json5)
         if root is None:
             return {}
         if not isinstance(root.value, dict):
@@ -152,7 +178,7 @@ class JsonEditor:
 
     def insert(self, text: str, path: Place, key: str | None, value: Any) -> list[Splice]:
         """Add a member, or an element if there is no key; missing parts of `path` are created."""
-        root = read(text, lenient=self.lenient)
+        root = read(text, lenient=self.lenient, json5=self.json5)
         newline = newline_of(text)
         if root is None:
             before = newline if text and not text.endswith("\n") else ""
@@ -221,7 +247,7 @@ class JsonEditor:
         return node, ()
 
     def _find(self, text: str, path: Place, key: str | int) -> tuple[Node, Node, Item]:
-        root = read(text, lenient=self.lenient)
+        root = read(text, lenient=self.lenient, json5=self.json5)
         assert root is not None
         node, missing = self._descend(text, root, path, key)
         item = _item(text, node, key)

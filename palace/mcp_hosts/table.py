@@ -51,8 +51,12 @@ class Hooks:
 class McpHost:
     """An MCP client and its configuration.
 
-    `files` are alternatives: the first that exists is used.  `shape` is the form of an entry:
-    "plain" (command, args), "typed" (and type stdio), "local" (type local, one list).
+    `files` are read one after the other, so that an entry in a later one hides one in an earlier
+    one; where none has an entry, the first that exists gets ours.  `more_files` are read before
+    them.  Where the host `merges`, an entry of several files is put together key by key.
+
+    `shape` is the form of an entry: "plain" (command, args), "typed" (and type stdio), "local"
+    (type local, one list).
     """
 
     name: str
@@ -65,6 +69,12 @@ class McpHost:
     shape: str = "plain"
     toml: bool = False
     lenient: bool = False  # its JSON may have comments and trailing commas
+    json5: bool = False  # and names without quotes, and single quotes
+    merges: bool = False
+    more_files: tuple[str, ...] = ()  # absolute, or in the home (~), or in the base directory
+    more_project: tuple[str, ...] = ()  # further files in a project's directory
+    shared: tuple[str, ...] = ()  # those of a project's files that other hosts read, too
+    disabled_names: tuple[tuple[str, tuple[str, ...]], ...] = ()  # (file, where its list is)
     desktop: bool = False  # started by a desktop, which knows little of a shell's PATH
     hooks: Hooks | None = None
     remove: str = ""  # the host's own command for removing a server {name}
@@ -86,6 +96,39 @@ class McpHost:
         if isinstance(found, dict) and not isinstance(found.get("type"), str):
             return (*self.path, self.nested)
         return self.path
+
+
+def _vs_code(name: str, title: str, directory: str) -> McpHost:
+    return McpHost(
+        name=name,
+        title=title,
+        base=Base(
+            variable="XDG_CONFIG_HOME",
+            suffix=f"/{directory}/User",
+            default=f"~/.config/{directory}/User",
+            mac=f"~/Library/Application Support/{directory}/User",
+        ),
+        files=("mcp.json",),
+        project=(".vscode/mcp.json",),
+        shared=() if name == "vscode" else (".vscode/mcp.json",),
+        path=("servers",),
+        shape="typed",
+        lenient=True,
+        desktop=True,
+    )
+
+
+def _vs_code_server(name: str, title: str, directory: str) -> McpHost:
+    """VS Code's half on a machine that somebody works on from elsewhere."""
+    return McpHost(
+        name=name,
+        title=title,
+        base=Base(default=f"{directory}/data/User"),
+        files=("mcp.json",),
+        path=("servers",),
+        shape="typed",
+        lenient=True,
+    )
 
 
 HOSTS = (
@@ -116,6 +159,8 @@ HOSTS = (
         path=("mcp_servers",),
         toml=True,
         remove="codex mcp remove {name}",
+        merges=True,
+        more_files=("/etc/codex/config.toml",),
         project_note="Codex reads a project's file only where the project is trusted.",
         hooks=Hooks(
             base=Base(variable="CODEX_HOME", default="~/.codex"),
@@ -132,6 +177,9 @@ HOSTS = (
         files=("mcp.json",),
         project=(".pi/mcp.json",),
         lenient=True,
+        more_files=("~/.config/mcp/mcp.json",),
+        more_project=(".mcp.json",),
+        shared=(".mcp.json",),
         note="Before 0.99, pi needs an extension to read it: pi install npm:pi-mcp-adapter",
     ),
     McpHost(
@@ -144,6 +192,9 @@ HOSTS = (
         nested="servers",
         shape="local",
         lenient=True,
+        merges=True,
+        more_files=("config.json",),
+        more_project=(".opencode/opencode.json", ".opencode/opencode.jsonc"),
     ),
     McpHost(
         name="cursor",
@@ -153,21 +204,47 @@ HOSTS = (
         project=(".cursor/mcp.json",),
         desktop=True,
     ),
+    _vs_code("vscode", "VS Code", "Code"),
+    _vs_code("vscode-insiders", "VS Code Insiders", "Code - Insiders"),
+    _vs_code("vscodium", "VSCodium", "VSCodium"),
+    _vs_code_server("vscode-server", "VS Code Server", "~/.vscode-server"),
+    _vs_code_server("vscodium-server", "VSCodium Server", "~/.vscodium-server"),
     McpHost(
-        name="vscode",
-        title="VS Code",
-        base=Base(
-            variable="XDG_CONFIG_HOME",
-            suffix="/Code/User",
-            default="~/.config/Code/User",
-            mac="~/Library/Application Support/Code/User",
-        ),
+        name="copilot-cli",
+        title="GitHub Copilot CLI",
+        base=Base(variable="COPILOT_HOME", default="~/.copilot"),
+        files=("mcp-config.json",),
+        project=(".github/mcp.json",),
+        more_project=(".mcp.json",),
+        shared=(".mcp.json",),
+        disabled_names=(("settings.json", ("disabledMcpServers",)),),
+        remove="copilot mcp remove {name}",
+    ),
+    McpHost(
+        name="kiro",
+        title="Kiro",
+        base=Base(default="~/.kiro/settings"),
         files=("mcp.json",),
-        project=(".vscode/mcp.json",),
-        path=("servers",),
-        shape="typed",
-        lenient=True,
+        project=(".kiro/settings/mcp.json",),
         desktop=True,
+        note="Kiro CLI reads the same file; an agent of its own may bring servers with it.",
+    ),
+    McpHost(
+        name="lm-studio",
+        title="LM Studio",
+        base=Base(default="~/.lmstudio"),
+        files=("mcp.json",),
+        desktop=True,
+    ),
+    McpHost(
+        name="openclaw",
+        title="OpenClaw",
+        base=Base(variable="OPENCLAW_STATE_DIR", default="~/.openclaw"),
+        files=("openclaw.json",),
+        path=("mcp", "servers"),
+        lenient=True,
+        json5=True,
+        remove="openclaw mcp unset {name}",
     ),
     McpHost(
         name="gemini-cli",
@@ -178,6 +255,8 @@ HOSTS = (
         lenient=True,
         remove="gemini mcp remove {name} --scope user",
         remove_from_project="gemini mcp remove {name} --scope project",
+        more_files=("/etc/gemini-cli/settings.json",),
+        disabled_names=(("settings.json", ("mcp", "excluded")),),
     ),
     McpHost(
         name="windsurf",

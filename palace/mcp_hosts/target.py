@@ -8,12 +8,15 @@ from typing import Any
 import attrs
 
 from palace.mcp_hosts.commands import mempalace_command, palace_command
+from palace.mcp_hosts.files import read_configuration
 from palace.mcp_hosts.jsontext import JsonEditor
 from palace.mcp_hosts.kinds import SaveHooks, Servers
 from palace.mcp_hosts.plan import Editor, Kind, Slot
+from palace.mcp_hosts.splices import Unreadable
 from palace.mcp_hosts.table import HOSTS, NAME, NAMES, McpHost
 from palace.mcp_hosts.tomltext import TomlEditor
-from palace.protocol.errors import ConfigError
+from palace.mcp_hosts.values import ABSENT, value_at
+from palace.protocol.errors import ConfigError, HostFile
 
 
 @attrs.frozen(kw_only=True)
@@ -78,15 +81,22 @@ class Target:
 
 def editor_for(host: McpHost, *, hooks: bool = False) -> Editor:
     """Return the editor of a host's files."""
-    return TomlEditor() if host.toml and not hooks else JsonEditor(lenient=host.lenient)
+    return (
+        TomlEditor()
+        if host.toml and not hooks
+        else JsonEditor(lenient=host.lenient, json5=host.json5)
+    )
 
 
 def removal(host: McpHost, name: str, path: str, project: str = "") -> str:
-    """Return the command that removes a server from a host's file, or words where it has none."""
+    """Return the command that removes a server from a host's file, or words where it has none.
+
+    The name is one that a shell takes as it is.
+    """
     template = host.remove_from_project if project else host.remove
     if not template:
         return f"delete {'.'.join((*host.path, name))} from {path}"
-    command = template.format(name=shlex.quote(name))
+    command = template.replace("{name}", name)
     return f"(cd {shlex.quote(project)} && {command})" if project else command
 
 
@@ -109,12 +119,23 @@ def find_target(
         base = base if project else host.hooks.base.find(environ)
     if not names:
         raise ConfigError(f"{host.title} has no configuration file per project. Omit --project.")
-    paths = [f"{base}/{name}" for name in names]
-    path = next((path for path in paths if os.path.lexists(path)), paths[0])
     return Target(
         host=host,
-        path=path,
+        path=_in_use(host, [f"{base}/{name}" for name in names]),
         hooks=hooks,
         project=os.path.abspath(project) if project else "",
         environ=environ,
     )
+
+
+def _in_use(host: McpHost, paths: list[str]) -> str:
+    """Return the file whose entry the host takes, else the first that exists, else the first."""
+    there = [path for path in paths if os.path.lexists(path)]
+    for path in reversed(there if len(there) > 1 else ()):
+        try:
+            values = editor_for(host).parse(read_configuration(path).text)
+        except (Unreadable, HostFile, OSError):
+            continue
+        if value_at(values, (*host.place(values), NAME)) is not ABSENT:
+            return path
+    return (there or paths)[0]

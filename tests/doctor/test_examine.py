@@ -1,9 +1,11 @@
 """What the doctor finds where no process is needed to prepare it."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,3 +116,71 @@ def test_hosts_are_told_by_what_stands_in_their_files(home: Path) -> None:
 
     assert "palace install claude-code --replace" in found["stock_entry"].remedy
     assert f"{home}/.cursor/mcp.json" in found["host_file"].text
+
+
+PALACE_ENTRY = {"command": "palace", "args": ["shim"]}
+STOCK_ENTRY = {"command": "mempalace-mcp", "args": []}
+
+
+@pytest.mark.parametrize(
+    ("claude", "code", "text", "remedy"),
+    [
+        (
+            {"mcpServers": {"mempalace": PALACE_ENTRY, "memory": STOCK_ENTRY}},
+            "stock_entry",
+            "memory, `mempalace-mcp`",
+            "claude mcp remove memory --scope user",
+        ),
+        (
+            {
+                "mcpServers": {"mempalace": PALACE_ENTRY},
+                "projects": {"/y": {"mcpServers": {"mempalace": STOCK_ENTRY}}},
+            },
+            "stock_entry",
+            "in /y",
+            "(cd /y && claude mcp remove mempalace --scope local)",
+        ),
+        (
+            {"mcpServers": {"mempalace": {"command": "docker", "args": ["x", "mempalace-mcp"]}}},
+            "stock_entry",
+            "docker x mempalace-mcp",
+            "Remove it: claude mcp remove mempalace --scope user",
+        ),
+        (
+            {"mcpServers": {"mempalace": PALACE_ENTRY | {"command": "/gone/palace"}}},
+            "host_command",
+            "/gone/palace, which does not exist",
+            "palace install claude-code --replace",
+        ),
+        (
+            {
+                "mcpServers": {"mempalace": PALACE_ENTRY},
+                "projects": {"CWD": {"mcpServers": {"mempalace": {"command": "else"}}}},
+            },
+            "hidden_entry",
+            "does not start palace here",
+            "palace install --list",
+        ),
+        (
+            {"mcpServers": {"mempalace": PALACE_ENTRY | {"args": ["shim", "--palace", "/q"]}}},
+            "hosts",
+            "claude-code (opens /q)",
+            "",
+        ),
+        (
+            {"mcpServers": {"mempalace": PALACE_ENTRY | {"disabled": True}}},
+            "hosts",
+            "palace is installed in none of them; switched off: claude-code",
+            "",
+        ),
+    ],
+)
+def test_what_hosts_run_is_told_with_the_command_that_changes_it(
+    home: Path, claude: dict[str, Any], code: str, text: str, remedy: str
+) -> None:
+    (home / ".claude.json").write_text(json.dumps(claude).replace("CWD", os.getcwd()))
+
+    found = examined(home)
+
+    assert text in found[code].text
+    assert remedy in found[code].remedy
