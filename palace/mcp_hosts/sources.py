@@ -100,11 +100,17 @@ def _all_sources(
         yield from _gemini_extensions(base)
     if host.path == ("servers",):
         yield from _vs_code_profiles(base)
+    user_file = reader.values(f"{base}/{host.files[0]}", host)
+    if host.name == "codex":
+        yield from _codex_plugins(base, user_file)
+    if host.name == "kiro":
+        yield from _kiro_agents(base)
+    if host.name == "hermes":
+        yield from _hermes_profiles(base)
     for name in host.files:
         source = _in_file(host, f"{base}/{name}", reader)
         yield attrs.evolve(source, install=f"palace install {host.name} --replace")
     projects = _enclosing(directory)
-    user_file = reader.values(f"{base}/{host.files[0]}", host)
     others = [path for path in _remembered(host, user_file) if path not in projects]
     for project in (*others, *projects):
         yield from _in_project(host, project, reader, in_use=os.path.isdir(base))
@@ -177,20 +183,64 @@ def _claude_plugins(environ: Mapping[str, str], reader: Reader) -> Iterator[Sour
             continue
         for copy in copies if isinstance(copies, list) else ():
             root = copy.get("installPath") if isinstance(copy, dict) else None
-            if not isinstance(root, str):
-                continue
-            for name, place in (
-                (".claude-plugin/plugin.json", ("mcpServers",)),
-                (".mcp.json", ("mcpServers",)),
-                (".mcp.json", ()),
-            ):
-                yield Source(
-                    path=f"{root}/{name}",
-                    place=place,
-                    scope=f"plugin {plugin}",
-                    prefix=f"plugin:{plugin.partition('@')[0]}:",
-                    remove=f"claude plugin uninstall {shlex.quote(plugin)}",
-                )
+            if isinstance(root, str):
+                prefix = f"plugin:{plugin.partition('@')[0]}:"
+                remove = f"claude plugin uninstall {shlex.quote(plugin)}"
+                yield from _in_plugin(root, plugin, prefix=prefix, remove=remove)
+
+
+def _codex_plugins(base: str, user_file: Any) -> Iterator[Source]:
+    """Yield what plugins bring; a server of the user's with the same name hides theirs."""
+    known = value_at(user_file, ("plugins",))
+    for plugin, settings in known.items() if isinstance(known, dict) else ():
+        if value_at(settings, ("enabled",)) is not True:
+            continue
+        name, _, market = plugin.partition("@")
+        cache = f"{base}/plugins/cache/{market}/{name}"
+        for version in _names_in(cache):
+            remove = f"codex plugin remove {shlex.quote(plugin)}"
+            yield from _in_plugin(f"{cache}/{version}", plugin, prefix="", remove=remove)
+
+
+def _in_plugin(root: str, plugin: str, *, prefix: str, remove: str) -> Iterator[Source]:
+    for name, place in (
+        (".claude-plugin/plugin.json", ("mcpServers",)),
+        (".codex-plugin/plugin.json", ("mcpServers",)),
+        (".mcp.json", ("mcpServers",)),
+        (".mcp.json", ()),
+    ):
+        yield Source(
+            path=f"{root}/{name}",
+            place=place,
+            scope=f"plugin {plugin}",
+            prefix=prefix,
+            remove=remove,
+        )
+
+
+def _hermes_profiles(base: str) -> Iterator[Source]:
+    for name in _names_in(f"{base}/profiles"):
+        path = f"{base}/profiles/{name}/config.yaml"
+        yield Source(
+            path=path,
+            place=("mcp_servers",),
+            scope=f"in the profile {name}",
+            prefix=f"profile:{name}:",
+            remove=f"delete mcp_servers.{{name}} from {path}",
+        )
+
+
+def _kiro_agents(base: str) -> Iterator[Source]:
+    agents = f"{os.path.dirname(base)}/agents"
+    for name in _names_in(agents):
+        if name.endswith(".json"):
+            yield Source(
+                path=f"{agents}/{name}",
+                place=("mcpServers",),
+                scope=f"in the agent {name.removesuffix('.json')}",
+                prefix=f"agent:{name.removesuffix('.json')}:",
+                remove=f"delete mcpServers.{{name}} from {agents}/{name}",
+            )
 
 
 def _claude_managed() -> Iterator[Source]:

@@ -70,6 +70,7 @@ class McpHost:
     toml: bool = False
     lenient: bool = False  # its JSON may have comments and trailing commas
     json5: bool = False  # and names without quotes, and single quotes
+    yaml: bool = False
     merges: bool = False
     more_files: tuple[str, ...] = ()  # absolute, or in the home (~), or in the base directory
     more_project: tuple[str, ...] = ()  # further files in a project's directory
@@ -230,6 +231,14 @@ HOSTS = (
         note="Kiro CLI reads the same file; an agent of its own may bring servers with it.",
     ),
     McpHost(
+        name="hermes",
+        title="Hermes",
+        base=Base(variable="HERMES_HOME", default="~/.hermes"),
+        files=("config.yaml",),
+        path=("mcp_servers",),
+        yaml=True,
+    ),
+    McpHost(
         name="lm-studio",
         title="LM Studio",
         base=Base(default="~/.lmstudio"),
@@ -275,6 +284,7 @@ HOSTS = (
             mac="~/.config/zed",
         ),
         files=("settings.json",),
+        more_project=(".zed/settings.json",),
         path=("context_servers",),
         lenient=True,
         desktop=True,

@@ -16,6 +16,7 @@ from palace.mcp_hosts.splices import Unreadable
 from palace.mcp_hosts.table import HOSTS, NAME, NAMES, McpHost
 from palace.mcp_hosts.tomltext import TomlEditor
 from palace.mcp_hosts.values import ABSENT, value_at
+from palace.mcp_hosts.yamltext import YamlEditor
 from palace.protocol.errors import ConfigError, HostFile
 
 
@@ -81,11 +82,11 @@ class Target:
 
 def editor_for(host: McpHost, *, hooks: bool = False) -> Editor:
     """Return the editor of a host's files."""
-    return (
-        TomlEditor()
-        if host.toml and not hooks
-        else JsonEditor(lenient=host.lenient, json5=host.json5)
-    )
+    if host.toml and not hooks:
+        return TomlEditor()
+    if host.yaml:
+        return YamlEditor()
+    return JsonEditor(lenient=host.lenient, json5=host.json5)
 
 
 def removal(host: McpHost, name: str, path: str, project: str = "") -> str:

@@ -5,6 +5,8 @@ import re
 from typing import Any
 
 import attrs
+import yaml
+from hypothesis import assume
 from hypothesis import strategies as st
 
 # A small alphabet: all of Unicode takes Hypothesis seconds to list, where it has no cache.
@@ -219,3 +221,58 @@ def comments_of(text: str, *, toml: bool) -> list[str]:
     """Return the lines that are comments and nothing else."""
     sign = "#" if toml else "//"
     return [row.strip() for row in text.splitlines() if row.strip().startswith(sign)]
+
+
+class YamlDumper(yaml.SafeDumper):
+    """Writes lists within mappings as people do, indented or not."""
+
+    indented = False
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, indentless and not self.indented)
+
+
+class IndentedYamlDumper(YamlDumper):
+    indented = True
+
+
+yaml_values = values.filter(lambda value: value == yaml.safe_load(yaml.safe_dump(value)))
+
+
+@st.composite
+def yaml_documents(draw: st.DrawFn, *, stock: bool = False) -> str:
+    """A YAML text with comments between its lines; with `stock` there is an entry of stock's."""
+    entries = st.dictionaries(keys, yaml_values, max_size=3)
+    document: dict[str, Any] = draw(entries)
+    if stock or draw(st.booleans()):
+        servers: dict[str, Any] = draw(entries)
+        if stock or draw(st.booleans()):
+            entry = draw(st.sampled_from(COMMANDS)) | draw(
+                st.dictionaries(keys, yaml_values, max_size=3)
+            )
+            servers["mempalace"] = {key: entry[key] for key in draw(st.permutations(list(entry)))}
+        document["mcp_servers"] = {
+            key: servers[key] for key in draw(st.permutations(list(servers)))
+        }
+    order = draw(st.permutations(list(document)))
+    text: str = yaml.dump(
+        {key: document[key] for key in order},
+        Dumper=draw(st.sampled_from([YamlDumper, IndentedYamlDumper])),
+        default_flow_style=draw(st.sampled_from([None, False, False, True])),
+        sort_keys=False,
+        allow_unicode=True,
+        width=draw(st.sampled_from([30, 1000])),
+        indent=draw(st.sampled_from([2, 4])),
+    )
+    text = "" if not document else text
+    rows = []
+    for row in text.splitlines(keepends=True):
+        if draw(st.integers(0, 6)) == 0 and re.match(r" *[a-z_]+:", row):
+            rows.append(f"# {draw(st.text('abc :#-', max_size=6)).strip()}\n")
+        rows.append(row)
+    text = "".join(rows)
+    try:  # a comment within a text of several lines belongs to that text
+        assume(yaml.safe_load(text) == (document or None))
+    except yaml.YAMLError:
+        assume(False)
+    return text.removesuffix("\n") if draw(st.booleans()) else text

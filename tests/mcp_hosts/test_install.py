@@ -7,12 +7,13 @@ from typing import Any
 
 import attrs
 import pytest
+import yaml
 
 from palace.mcp_hosts.install import install_host, uninstall_host
 from palace.mcp_hosts.listing import list_hosts, state_of
 from palace.mcp_hosts.table import HOSTS, McpHost
 from palace.mcp_hosts.target import find_target
-from palace.protocol.errors import HostEntry
+from palace.protocol.errors import HostEntry, HostFile
 
 KEPT: dict[str, Any] = {
     "cwd": "/srv/work",
@@ -76,6 +77,9 @@ def written(host: McpHost, entry: dict[str, Any], name: str = "mempalace") -> st
         rows += [f"[mcp_servers.{name}.env]\nHF_HOME = '/srv/hf'"]
         rows += [f"[mcp_servers.{name}.tools.mempalace_search]\napproval_mode = 'approve'"]
         return "\n".join([*rows, "[mcp_servers.other]", "command = 'other'", ""])
+    if host.yaml:
+        servers = {name: entry, "other": {"command": "other"}}
+        return "# mine\n" + yaml.safe_dump({"first": 1, "mcp_servers": servers}, sort_keys=False)
     values: Any = {name: entry, "other": {"command": "other"}}
     for part in reversed(host.path):
         values = {part: values}
@@ -86,6 +90,8 @@ def written(host: McpHost, entry: dict[str, Any], name: str = "mempalace") -> st
 def entry_in(host: McpHost, text: str, name: str = "mempalace") -> dict[str, Any]:
     if host.toml:
         values: Any = tomllib.loads(text)
+    elif host.yaml:
+        values = yaml.safe_load(text)
     else:
         values = json.loads(text.removeprefix("// mine\n"))
     for part in host.path:
@@ -317,3 +323,52 @@ def test_a_users_hook_in_our_group_outlives_ours(hosts: Hosts, name: str) -> Non
     hosts.uninstall(name, hooks=True)
 
     assert json.loads(path.read_text())["hooks"] == {"Stop": [{"hooks": [FORMAT]}]}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("mcp_servers:\n", "is empty"),
+        ("mcp_servers: [1]\n", "not a mapping"),
+        ("a: 1\nb: {\n", "line 3"),
+        ("- 1\n", "not a mapping"),
+        ("a: 1\n---\nb: 2\n", "line 2"),
+        ("d: &d\n  x: 1\nmcp_servers: *d\n", "can't edit"),
+        (
+            "d: &d\n  mempalace: {command: mempalace-mcp}\nmcp_servers:\n  <<: *d\n",
+            "not written in one place",
+        ),
+    ],
+)
+def test_yaml_that_a_program_cannot_edit_is_left_alone(hosts: Hosts, text: str, named: str) -> None:
+    file = hosts.file("hermes")
+    file.write_text(text)
+
+    with pytest.raises(HostFile, match=named):
+        hosts.install("hermes", replace=True)
+
+    assert file.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("", "mcp_servers:\n  mempalace:\n    command: "),
+        ("a: 1", "a: 1\nmcp_servers:\n  mempalace:\n    command: "),
+        ("mcp_servers: {}\n", 'mcp_servers: {"mempalace": {"command": '),
+        ("mcp_servers:\n    x:\n        command: x # it\n# end\n", " # it\n    mempalace:\n      "),
+        ("mcp_servers:\n  x: {command: x}\nz: 1\n", "}\n  mempalace:\n    command: "),
+        ("mcp_servers: {x: {command: x}}\n", '}, "mempalace": {"command": '),
+    ],
+)
+def test_an_entry_in_yaml_is_written_as_its_neighbours_are(
+    hosts: Hosts, text: str, after: str
+) -> None:
+    file = hosts.file("hermes")
+    file.write_text(text)
+
+    hosts.install("hermes")
+
+    assert after in file.read_text()
+    hosts.uninstall("hermes")
+    assert file.read_text() == text

@@ -1,6 +1,7 @@
 """Installing and uninstalling leave every byte as it was, in files of any kind."""
 
 import copy
+import re
 from typing import Any
 
 import attrs
@@ -26,7 +27,8 @@ from palace.mcp_hosts.table import HOSTS
 from palace.mcp_hosts.takeover import CannotKeep
 from palace.mcp_hosts.tomltext import TomlEditor
 from palace.mcp_hosts.values import ABSENT, value_at
-from tests.mcp_hosts.documents import comments_of, json_documents, toml_documents
+from palace.mcp_hosts.yamltext import YamlEditor
+from tests.mcp_hosts.documents import comments_of, json_documents, toml_documents, yaml_documents
 
 ENTRY = {"command": "palace", "args": ["shim"]}
 ELSEWHERE = {"command": "/opt/old/palace", "args": ["shim"]}
@@ -43,7 +45,14 @@ def hook_slots() -> tuple[Slot, ...]:
     )
 
 
+json5 = JsonEditor(lenient=True, json5=True)
 strict, lenient = JsonEditor(lenient=False), JsonEditor(lenient=True)
+
+
+def unquoted(text: str) -> str:
+    """Write names without quotes and plain texts in single ones, as JSON5 allows."""
+    text = re.sub(r'"([a-g_]+)"(?=\s*:)', r"\1", text)
+    return re.sub(r'"([a-z-]+)"(?=\s*[,\]}])', r"'\1'", text)
 
 
 def documents(*, stock: bool = False) -> st.SearchStrategy[Any]:
@@ -55,6 +64,16 @@ def documents(*, stock: bool = False) -> st.SearchStrategy[Any]:
         ),
         json_documents(servers, lenient=True, stock=stock).map(
             lambda text: (lenient, text, (server_slot(*servers),))
+        ),
+        yaml_documents(stock=stock).map(
+            lambda text: (YamlEditor(), text, (server_slot("mcp_servers"),))
+        ),
+        json_documents(servers, lenient=True, stock=stock).map(
+            lambda text: (
+                JsonEditor(lenient=True, json5=True),
+                unquoted(text),
+                (server_slot(*servers),),
+            )
         ),
         toml_documents(stock=stock).map(
             lambda text: (TomlEditor(), text, (server_slot("mcp_servers"),))
@@ -127,7 +146,7 @@ def test_an_entry_is_added_and_nothing_else_changes(case: Case) -> None:
     assert repr(_ordered(editor.parse(changed))) == repr(
         _ordered(filled(editor.parse(text), slots))
     )
-    toml = isinstance(editor, TomlEditor)
+    toml = isinstance(editor, TomlEditor | YamlEditor)
     assert comments_of(changed, toml=toml) == comments_of(without_arguments(case), toml=toml)
     for path, raw in others_of(case, text).items():
         assert others_of(case, changed)[path] == raw
@@ -232,10 +251,13 @@ def test_another_entry_in_its_place_is_not_touched(case: Case) -> None:
 def test_a_file_that_changed_around_it_comes_back_with_those_changes(case: Case) -> None:
     editor, text, _ = case
     changed, installed = put_in(case)
-    toml = isinstance(editor, TomlEditor)
+    toml = isinstance(editor, TomlEditor | YamlEditor)
     newline = "\r\n" if "\r\n" in text else "\n"
     before = f"zz = 0{newline}" if toml else newline
     after = f"{newline}[zzz]{newline}" if toml else newline
+    if isinstance(editor, YamlEditor):
+        assume(not text.startswith("{"))
+        before, after = f"zz: 0{newline}", f"{newline}zzz: 0{newline}"
 
     assert taken_out(case, before + changed + after, installed) == before + text + after
 

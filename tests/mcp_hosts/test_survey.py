@@ -169,6 +169,37 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
         ["mempalace"],
         [],
     ),
+    "codex: a plugin": (
+        "codex",
+        {
+            ".codex/config.toml": '[plugins."mempalace@market"]\nenabled = true\n',
+            ".codex/plugins/cache/market/mempalace/1.0/.mcp.json": {
+                "mcpServers": {"mempalace": STOCK}
+            },
+        },
+        [],
+        ["codex plugin remove mempalace@market"],
+    ),
+    "codex: a plugin that the user's entry hides": (
+        "codex",
+        {
+            ".codex/config.toml": TOML_PALACE + '[plugins."mempalace@market"]\nenabled = true\n',
+            ".codex/plugins/cache/market/mempalace/1.0/.mcp.json": {
+                "mcpServers": {"mempalace": STOCK}
+            },
+        },
+        ["mempalace"],
+        [],
+    ),
+    "kiro: an agent of its own": (
+        "kiro",
+        {
+            ".kiro/settings/mcp.json": {"mcpServers": {"mempalace": PALACE}},
+            ".kiro/agents/dev.json": {"name": "dev", "mcpServers": {"mempalace": STOCK}},
+        },
+        ["mempalace"],
+        ["delete mcpServers.mempalace from $HOME/.kiro/agents/dev.json"],
+    ),
     "codex: stock under another name": (
         "codex",
         {".codex/config.toml": TOML_PALACE + TOML_STOCK.replace("mempalace]", "memory]")},
