@@ -372,3 +372,21 @@ def test_an_entry_in_yaml_is_written_as_its_neighbours_are(
     assert after in file.read_text()
     hosts.uninstall("hermes")
     assert file.read_text() == text
+
+
+@each_host
+def test_an_entry_that_was_taken_over_twice_is_its_users_again(hosts: Hosts, host: McpHost) -> None:
+    """The host wrote its file anew in between, and palace had moved."""
+    file = hosts.file(host.name)
+    file.write_text(written(host, stock_entry(host)))
+    before = entry_in(host, file.read_text())
+    hosts.install(host.name, replace=True)
+    entry = entry_in(host, file.read_text())
+    words = ["/gone/palace", *words_in(entry)[-3:]]
+    file.write_text(written(host, entry | commanded(host, words)))
+
+    hosts.install(host.name, replace=True)
+    assert words_in(entry_in(host, file.read_text()))[0] != "/gone/palace"
+    hosts.uninstall(host.name)
+
+    assert entry_in(host, file.read_text()) == before

@@ -112,6 +112,16 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
         ["mempalace"],
         ["claude mcp remove memory --scope user"],
     ),
+    "codex: a plugin's stock that the user's own server hides": (
+        "codex",
+        {
+            ".codex/config.toml": '[plugins."m@market"]\nenabled = true\n'
+            '[mcp_servers.mempalace]\ncommand = "memory"\n',
+            ".codex/plugins/cache/market/m/1.0/.mcp.json": {"mcpServers": {"mempalace": STOCK}},
+        },
+        [],
+        [],
+    ),
     "claude: a plugin": (
         "claude-code",
         {
