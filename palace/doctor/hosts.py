@@ -22,7 +22,7 @@ def check_hosts(found: Diagnostics) -> Iterator[Finding]:
             yield from _not_there(seen, entry)
         if seen.palaces:
             started.append(_with_palaces(seen, found))
-        elif any(one.switched_off and _is_palace(one) for one in seen.entries):
+        elif any(_is_palace(one) and (one.switched_off or one.off_here) for one in seen.entries):
             off.append(host.name)
         elif any(one.counts and one.hidden_by and _is_palace(one) for one in seen.entries):
             yield from _hidden(seen)
@@ -41,7 +41,9 @@ def _unreadable(seen: Survey) -> Iterator[Finding]:
             level=WARNING,
             code="host_file",
             text=f"{path}, of {seen.host.title}, {reason}: that host may not start palace either.",
-            remedy="Correct the file, then: palace install --list",
+            remedy="Install it into palace's environment: pip install pyyaml"
+            if "PyYAML" in reason
+            else "Correct the file, then: palace install --list",
         )
 
 

@@ -185,6 +185,8 @@ def _reservations(target: Target) -> Iterator[str]:
         own = entry.name == NAME and entry.source.path == target.path
         if own and entry.source.project in ("", target.project) and entry.switched_off:
             yield f"The entry is switched off, as its user left it: {title} does not start it."
+        elif own and entry.off_here:
+            yield f"The entry is switched off in this directory: {title} does not start it here."
         elif own and entry.hidden_by and entry.launch.program is Program.PALACE:
             yield f"{title} does not start it here: {entry.hidden_by} takes its place."
     for entry in found.stocks:

@@ -37,6 +37,8 @@ def list_hosts(environ: Mapping[str, str], *, project: str = "", directory: str 
             own = [one for one in found if _is_of(target, one)]
             if any(one.switched_off for one in own) and not state.endswith(_OFF):
                 state += _OFF
+            elif any(one.off_here for one in own):
+                state += f"{_OFF} here"
             rows.append((name, state, _opened_by(target), target.path))
             others = [one for one in found if one not in own or one.hidden_by]
             elsewhere += [_described(one, host.name) for one in others]
@@ -84,7 +86,7 @@ def state_of(target: Target) -> str:
         values = target.editor.parse(before.text)
         found = [find(values, slot, target.kind)[:1] for slot in target.slots(values)]
     except Unreadable as error:
-        return f"can't be parsed (line {error.line})"
+        return error.summary
     except PalaceError as error:
         return (
             "can't be parsed"

@@ -66,7 +66,7 @@ class Reader:
                 editor = JsonEditor(lenient=True) if host is None else editor_for(host)
                 self._values[path] = editor.parse(text)
             except Unreadable as error:
-                self.unreadable[path] = f"can't be parsed (line {error.line})"
+                self.unreadable[path] = error.summary
             except HostFile:
                 self.unreadable[path] = "can't be parsed"
             except OSError as error:

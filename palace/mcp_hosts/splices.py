@@ -25,6 +25,11 @@ class Unreadable(ValueError):
         self.reason = reason
         super().__init__(f"line {self.line}: {reason}")
 
+    @property
+    def summary(self) -> str:
+        """Return in a few words what is wrong, without the reason."""
+        return f"can't be parsed (line {self.line})"
+
 
 def in_order(splices: Iterable[Splice]) -> list[Splice]:
     """Return splices of the same text as a sequence: the last place first."""

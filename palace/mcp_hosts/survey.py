@@ -14,7 +14,7 @@ from palace.mcp_hosts.entries import Launch, Program, is_disabled, launch_of
 from palace.mcp_hosts.sources import Reader, Source, sources_of
 from palace.mcp_hosts.table import NAME, McpHost
 from palace.mcp_hosts.takeover import CannotKeep, edits_to_palace
-from palace.mcp_hosts.values import value_at
+from palace.mcp_hosts.values import ABSENT, value_at
 
 
 @attrs.frozen(kw_only=True)
@@ -23,7 +23,7 @@ class Entry:
 
     `counts` says that it does in the directory that was asked about; `hidden_by` is the path of the
     file that takes its place there ("" if none does), `everywhere` says that it does so elsewhere,
-    too.
+    too.  `off_here` says that the host's record of this directory switches it off.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Entry:
     counts: bool
     hidden_by: str = ""
     everywhere: bool = False
+    off_here: bool = False
 
     @property
     def launch(self) -> Launch:
@@ -41,7 +42,8 @@ class Entry:
     @property
     def runs(self) -> bool:
         """Tell whether the host starts it, in the directory that was asked about."""
-        return self.counts and not self.hidden_by and not self.switched_off
+        off = self.switched_off or self.off_here
+        return self.counts and not self.hidden_by and not off
 
     @property
     def remedy(self) -> str:
@@ -84,7 +86,7 @@ def survey(host: McpHost, environ: Mapping[str, str], directory: str = "") -> Su
     """Return what a host runs when it is started in a directory."""
     reader = Reader()
     found: list[Entry] = []
-    trusts = _Switches(host, environ, directory, reader)
+    switches = _Switches(host, environ, directory, reader)
     for source in sources_of(host, environ, directory, reader):
         servers = value_at(reader.values(source.path, source.format_of(host)), source.place)
         if source.alone:
@@ -94,8 +96,9 @@ def survey(host: McpHost, environ: Mapping[str, str], directory: str = "") -> Su
                 name=f"{source.prefix}{name}",
                 value=value,
                 source=source,
-                switched_off=trusts.is_off(source, name),
-                counts=trusts.counts(source),
+                switched_off=switches.is_off(source, name),
+                counts=switches.counts(source),
+                off_here=switches.is_off_here(source, name),
             )
             _add(found, entry, merges=host.merges)
     mine = tuple(one for one in found if _is_of_interest(one))
@@ -173,10 +176,27 @@ class _Switches:
             return True
         if self._host.name != "claude-code" or not source.project:
             return False
-        record = value_at(self._user, ("projects", source.project))
+        record = self._record(source.project)
         lists = ["disabledMcpServers"]
         lists += ["disabledMcpjsonServers"] if source.path.endswith("/.mcp.json") else []
         return any(name in _texts(value_at(record, (each,))) for each in lists)
+
+    def is_off_here(self, source: Source, name: str) -> bool:
+        """Tell whether Claude Code's record of the directory switches a server of the user's off.
+
+        Its record of a project counts below that, too.
+        """
+        if self._host.name != "claude-code" or source.project:
+            return False
+        here = self._directory
+        while here and self._record(here) is ABSENT and here != os.path.dirname(here):
+            here = os.path.dirname(here)
+        return f"{source.prefix}{name}" in _texts(
+            value_at(self._record(here), ("disabledMcpServers",))
+        )
+
+    def _record(self, project: str) -> Any:
+        return value_at(self._user, ("projects", project))
 
 
 def _texts(value: Any) -> set[str]:

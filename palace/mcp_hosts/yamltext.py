@@ -16,6 +16,17 @@ from palace.mcp_hosts.values import ABSENT, Place, value_at
 _UNIT = "  "
 
 
+class NoYaml(Unreadable):
+    """There is no PyYAML in palace's environment."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, 0, "PyYAML is needed (pip install pyyaml in palace's environment)")
+
+    @property
+    def summary(self) -> str:
+        return "can't be read without PyYAML"
+
+
 @attrs.frozen(kw_only=True)
 class YamlEditor:
     """Changes to YAML texts, as splices, with the methods of JsonEditor; raises Unreadable."""
@@ -88,9 +99,7 @@ def _yaml(text: str) -> Any:
     try:
         import yaml
     except ImportError:
-        raise Unreadable(
-            text, 0, "PyYAML is needed to read it (pip install pyyaml in palace's environment)"
-        ) from None
+        raise NoYaml(text) from None
     return yaml
 
 

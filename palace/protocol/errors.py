@@ -49,7 +49,7 @@ class HostFile(PalaceError):
 
 
 class HostEntry(PalaceError):
-    """An MCP host's configuration has another entry in place of palace's, or an edited one."""
+    """An entry of an MCP host is not palace's, has been edited, or can't be taken over."""
 
     wire_code = -32066
     name = "host_entry"

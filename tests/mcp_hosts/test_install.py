@@ -1,6 +1,7 @@
 """What `install` and `uninstall` leave of entries that others wrote, in each host's own files."""
 
 import json
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -390,3 +391,17 @@ def test_an_entry_that_was_taken_over_twice_is_its_users_again(hosts: Hosts, hos
     hosts.uninstall(host.name)
 
     assert entry_in(host, file.read_text()) == before
+
+
+def test_without_pyyaml_that_is_what_is_missing(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = hosts.file("hermes")
+    file.write_text("mcp_servers: {}\n")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+
+    with pytest.raises(HostFile, match="pip install pyyaml"):
+        hosts.install("hermes")
+
+    assert hosts.state("hermes") == "can't be read without PyYAML"
+    assert file.read_text() == "mcp_servers: {}\n"

@@ -106,6 +106,17 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
         ["mempalace"],
         ["(cd $HOME/src/z && claude mcp remove memory --scope project)"],
     ),
+    "claude: the record of a directory switches it off": (
+        "claude-code",
+        {
+            ".claude.json": {
+                "mcpServers": {"mempalace": PALACE, "memory": STOCK},
+                "projects": {"$HOME/src/x": {"disabledMcpServers": ["mempalace", "memory"]}},
+            }
+        },
+        [],
+        ["claude mcp remove memory --scope user"],  # it runs everywhere else
+    ),
     "claude: another name": (
         "claude-code",
         {".claude.json": {"mcpServers": {"mempalace": PALACE, "memory": STOCK}}},
