@@ -117,6 +117,8 @@ def _all_sources(
     if host.name == "claude-code":
         yield from _claude_records(f"{base}/{host.files[0]}", user_file)
         yield from _claude_managed()
+    if host.name == "gemini-cli":  # the system's settings come last
+        yield _in_file(host, "/etc/gemini-cli/settings.json", reader)
 
 
 def _in_file(host: McpHost, path: str, reader: Reader) -> Source:

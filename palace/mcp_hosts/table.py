@@ -264,7 +264,7 @@ HOSTS = (
         lenient=True,
         remove="gemini mcp remove {name} --scope user",
         remove_from_project="gemini mcp remove {name} --scope project",
-        more_files=("/etc/gemini-cli/settings.json",),
+        more_files=("/etc/gemini-cli/system-defaults.json",),
         disabled_names=(("settings.json", ("mcp", "excluded")),),
     ),
     McpHost(
