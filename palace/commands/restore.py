@@ -190,7 +190,7 @@ def _put_in_place(held: OwnedPalace, backup: Backup) -> str:
         raise
     files = [*old_files(paths, held.config, kernel), *(f"{paths.root}/{name}" for name in FILES)]
     away = list(moves_away(paths, [*files, paths.journal], kernel, suffix))
-    exchange = Exchange(paths, held.config, kernel)
+    exchange = Exchange(paths, held.config.graph, kernel)
     exchange.swap([*away, Move(scratch, paths.journal)])
     return f"{paths.root}/replaced-{suffix}" if away else ""
 

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from palace.engine.durability.swap import Move, finish_swap, swap
+from palace.engine.durability.swap import Exchange, Move
 from palace.journal.copying import copy_file
 from palace.journal.journal import Journal, read_tail
 from palace.journal.segment import ARCHIVE, SUFFIX, list_segments
@@ -77,7 +77,7 @@ def bring_back(
     moved to.  Raises PalaceReplaced where it is nowhere, ForeignWriter while stock works on the
     directory, OSError.
     """
-    finish_swap(paths.root, kernel)
+    Exchange(paths, "", kernel).finish()
     missing = find_missing(paths, environ, kernel)
     if missing is None:
         return ""
@@ -179,7 +179,7 @@ def _put_in_place(
         if kernel.file_id(path) is not None:
             kernel.unlink(path)  # an empty one, or an epoch that counts for nothing
         moves.append(Move(new, path))
-    swap(paths.root, kernel, moves)
+    Exchange(paths, "", kernel).swap(moves)
     shutil.rmtree(scratch, ignore_errors=True)
 
 

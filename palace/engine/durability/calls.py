@@ -206,7 +206,7 @@ def open_durable_calls(
     of each thread's call.  Raises JournalBroken, StoreCorrupt and StoreUnavailable.
     """
     paths, kernel = palace.paths, palace.kernel
-    if Exchange(paths, palace.config, kernel).finish():
+    if Exchange(paths, palace.config.graph, kernel).finish():
         logger.warning("an interrupted rebuild was carried through")
     journal = Journal.open(paths.journal, kernel, palace.stamp)
     _compare_with_memory(journal, palace)

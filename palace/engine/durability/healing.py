@@ -40,7 +40,7 @@ from palace.engine.durability.rebuild import (
     verify_stores,
 )
 from palace.engine.durability.recovery import append_adopted
-from palace.engine.durability.swap import Move, swap
+from palace.engine.durability.swap import Exchange, Move
 from palace.engine.stores.chroma import COLLECTION, Chroma, packed_vector
 from palace.engine.stores.chroma_api import RecordPayload
 from palace.engine.stores.files import KIND as FILE
@@ -233,11 +233,16 @@ class _Healing:
     def _put_away(self, files: Iterable[str]) -> str:
         moves = list(moves_away(self.palace.paths, files, self.palace.kernel, self._suffix))
         self._note(moves)
-        swap(self.palace.paths.root, self.palace.kernel, moves)
+        self._exchange.swap(moves)
         return os.path.dirname(moves[0].new) if self._is_inside(moves) else moves[0].new
 
     def _is_inside(self, moves: Sequence[Move]) -> bool:
         return moves[0].new.startswith(f"{self._kept}/")
+
+    @property
+    def _exchange(self) -> Exchange:
+        palace = self.palace
+        return Exchange(palace.paths, palace.config.graph, palace.kernel)
 
     @property
     def _suffix(self) -> str:
@@ -286,7 +291,7 @@ class _Healing:
                 if is_chroma_file(made, name)
             ]
             self._note(away)
-            swap(root, kernel, [*away, *come])
+            self._exchange.swap([*away, *come])
             kernel.unlink(f"{root}/{SUSPECT}")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -44,7 +44,7 @@ def hold_palace(
 
     holding = exclusive_use(paths, environment, ask_to_leave=ask_to_leave, prepare=prepare)
     with holding as found:
-        Exchange(paths, found.config, found.kernel).finish()
+        Exchange(paths, found.config.graph, found.kernel).finish()
         stamp = Stamp(epoch=found.epoch, writer=found.incarnation)
         yield OwnedPalace(paths=paths, config=found.config, kernel=found.kernel, stamp=stamp)
 

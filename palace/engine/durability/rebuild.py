@@ -57,7 +57,7 @@ class Rebuild:
             verify_stores(new, known, in_order(known), self.progress)
         # Chroma is closed now: what it still had to write is in the files that move.
         moves = [*self._old_away(), *self._new_in(new, known)]
-        Exchange(self.paths, self.palace.config, self.kernel).swap(moves)
+        Exchange(self.paths, self.palace.config.graph, self.kernel).swap(moves)
         shutil.rmtree(scratch, ignore_errors=True)
         if not self.keep:
             self._remove_old()

@@ -21,7 +21,6 @@ from palace.engine.stores.files import NAMES as FILES
 from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_json, is_text
 from palace.protocol.errors import StoreCorrupt
-from palace.settings.config import Config
 from palace.settings.paths import Paths
 
 PLAN = "swap.json"
@@ -30,6 +29,7 @@ MOVES_MAX = 10_000
 _NUMBER = r"\d{1,20}"
 # What Chroma makes: its database, a segment's directory, one that stock has put aside.
 _CHROMA = re.compile(r"chroma\.sqlite3[\w.:-]{0,80}|[0-9A-Za-z-]{36}(?:\.[\w.:-]{1,80})?")
+_RECOVERED = ("journal", "palace.toml", "protocol", "epoch", "palace_id")
 _ALIKE = ("", "-wal", "-shm")
 
 
@@ -46,10 +46,13 @@ class Move:
 
 @attrs.frozen
 class Exchange:
-    """The renames that this palace's maintenance may make."""
+    """The renames that this palace's maintenance may make.
+
+    `graph` is where the settings have the knowledge graph, "" while they are not known.
+    """
 
     paths: Paths
-    config: Config
+    graph: str
     kernel: Kernel
 
     def swap(self, moves: Sequence[Move]) -> None:
@@ -123,6 +126,9 @@ class Exchange:
         built = re.fullmatch(rf"rebuild-{_NUMBER}/palace/([^/]+)", old)
         if built is not None:
             return built[1] == new and self._is_store(new)
+        recovered = re.fullmatch(rf"recover-{_NUMBER}/([^/]+)", old)
+        if recovered is not None:
+            return recovered[1] == new and new in _RECOVERED
         return new == "journal" and re.fullmatch(rf"restore-{_NUMBER}", old) is not None
 
     def _inside(self, path: str) -> str | None:
@@ -136,9 +142,9 @@ class Exchange:
 
     def _files_anywhere(self) -> tuple[str, ...]:
         """Return the files whose place the palace's directory doesn't tell."""
-        graph, parent = self.config.graph, os.path.dirname(self.paths.root)
+        parent = os.path.dirname(self.paths.root)
         lists = (f"{parent}/tunnels.json", f"{parent}/hallways.json")
-        return (*(f"{graph}{end}" for end in _ALIKE), *lists)
+        return (*(f"{self.graph}{end}" for end in _ALIKE if self.graph), *lists)
 
     # How.
 

@@ -9,7 +9,6 @@ import pytest
 from palace.engine.durability.swap import PLAN, Exchange, Move
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import StoreCorrupt
-from palace.settings.config import Config
 from palace.settings.paths import Paths
 
 SEGMENT = "0123abcd-0123-4567-89ab-0123456789ab"
@@ -23,8 +22,7 @@ def exchange(tmp_path: Path) -> Exchange:
     (tmp_path / "home/.ssh/id").write_text("secret")
     (root / "chroma.sqlite3").write_text("old")
     (root / "planted").write_text("planted")
-    config = Config(graph=f"{tmp_path}/home/graph.sqlite3", config_dir=str(tmp_path))
-    return Exchange(Paths(str(root)), config, Kernel())
+    return Exchange(Paths(str(root)), f"{tmp_path}/home/graph.sqlite3", Kernel())
 
 
 def contents(exchange: Exchange) -> dict[str, str]:
@@ -60,6 +58,10 @@ def planted(exchange: Exchange, plan: Any) -> None:
         ("{home}/graph.sqlite3", "{home}/.ssh/id"),
         ("{home}/graph.sqlite3", "{home}/graph.sqlite3.replaced-1/../.ssh/id"),
         ("planted", "moved"),
+        ("{root}/recover-1/planted", "{root}/planted"),
+        ("{root}/recover-1/journal", "{root}/epoch"),
+        ("{root}/recover-1/epoch", "{home}/epoch"),
+        ("{root}/recover-x/epoch", "{root}/epoch"),
     ],
 )
 def test_a_rename_that_no_rebuild_makes_is_refused_with_the_whole_plan(
@@ -114,7 +116,7 @@ def test_a_directory_that_is_a_link_is_not_followed(exchange: Exchange, name: st
 
 
 def test_what_a_rebuild_and_a_restoration_rename_is_carried_through(exchange: Exchange) -> None:
-    root, graph = exchange.paths.root, exchange.config.graph
+    root, graph = exchange.paths.root, exchange.graph
     built = Path(root, "rebuild-7/palace")
     (built / SEGMENT).mkdir(parents=True)
     (built / SEGMENT / "data").write_text("index")
