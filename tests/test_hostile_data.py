@@ -25,6 +25,8 @@ DECODERS = {
     "engine/stores/chroma.py": 1,  # chromadb's own serialized schema
     "engine/embedding/minilm.py": 1,  # the model's header; its file is known by its SHA-256
     "engine/durability/calls.py": 1,  # a reply that this process has just encoded
+    "doctor/starts.py": 1,  # a value of a broker's own log, whose reader expects what it raises
+    "engine/hosting/mempalace.py": 1,  # a reply of the engine in this process
     "commands/try_out.py": 2,  # replies of a broker that this process has just started
 }
 # Who may call int(), and on what that can't be thousands of digits.
@@ -33,6 +35,8 @@ INTEGERS = {
     "protocol/broker_record.py": 1,  # nine digits
     "engine/stores/chroma.py": 2,  # SQLite's integers
     "engine/stores/rows.py": 1,  # the same
+    "engine/stores/health.py": 1,  # a number that SQLite has read
+    "engine/stores/hnsw_files.py": 1,  # a sum
     "engine/hosting/adjustments.py": 1,  # stock's own setting, which stock has read
     "kernel/linux.py": 4,  # /proc
     "kernel/darwin.py": 4,  # ps and lsof

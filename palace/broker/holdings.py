@@ -15,7 +15,7 @@ from palace.broker.watch import FILE_BYTES_MAX, Holding, Lost, PublishedFile, ca
 from palace.kernel.kernel import Kernel
 from palace.ownership.lock import HeldLock, Ownership
 from palace.protocol.broker_record import decode_broker_record
-from palace.protocol.wire import identity_of
+from palace.protocol.wire import identity_of, whole_number
 
 if TYPE_CHECKING:
     import socket
@@ -97,9 +97,12 @@ def _lost(text: str, _found: bytes) -> bytes | None:
 
 
 def _judge_epoch(ownership: Ownership, found: bytes) -> bytes:
-    text = found.strip()
-    if text.isdigit() and int(text) > ownership.epoch:
-        raise Lost(f"{ownership.paths.epoch} says {int(text)}: a younger owner has been here")
+    try:
+        epoch = whole_number(found.strip())
+    except ValueError:
+        epoch = 0
+    if epoch > ownership.epoch:
+        raise Lost(f"{ownership.paths.epoch} says {epoch}: a younger owner has been here")
     return f"{ownership.epoch}\n".encode()
 
 

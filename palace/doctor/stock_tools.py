@@ -1,13 +1,13 @@
 """Do stock's own tools find the broker: as they are set, and by the way that they take."""
 
 import http.client
-import json
 import os
 from collections.abc import Iterator, Mapping
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import OK, WARNING, Finding, Fix
 from palace.ownership.holders import daemon_stop
+from palace.protocol.decoding import decode_json
 from palace.protocol.errors import ConfigError
 from palace.settings.paths import STORE, home_dir, stock_default
 from palace.settings.stock_config import config_file, read_stock_config, server_directory
@@ -144,7 +144,7 @@ def _published(found: Diagnostics) -> Iterator[Finding]:
 
 def _told(found: Diagnostics, path: str) -> dict[str, object]:
     try:
-        told = json.loads(found.kernel.read_hint(path) or b"{}")
+        told = decode_json(found.kernel.read_hint(path) or b"{}")
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}

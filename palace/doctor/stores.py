@@ -1,6 +1,5 @@
 """Are the stores whole: a look at their files, or the word of the broker that has them open."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +8,7 @@ from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.journal.journal import read_tail
 from palace.journal.record import JsonObject
 from palace.journal.segment import list_segments
+from palace.protocol.decoding import decode_json
 
 START = (
     "A broker brings it back from the journal at its start, and keeps the old files: palace start"
@@ -105,7 +105,7 @@ def _kept(found: Diagnostics) -> Iterator[Finding]:
         if not name.startswith("replaced-"):
             continue
         try:
-            notes = json.loads(kernel.read_hint(f"{root}/{name}/why.json") or b"[]")
+            notes = decode_json(kernel.read_hint(f"{root}/{name}/why.json") or b"[]")
             yield from (_healed(note, f"{root}/{name}") for note in notes)
         except (ValueError, KeyError, TypeError):
             continue

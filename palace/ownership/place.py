@@ -61,10 +61,10 @@ def _to_remember(ownership: "Ownership", known: "Served | None", kernel: Kernel)
 
 
 def _journalled_seq(paths: Paths, kernel: Kernel) -> int:
-    import json
+    from palace.protocol.decoding import decode_json
 
     try:
-        seq = json.loads(kernel.read_hint(paths.journal_head, 400) or b"{}").get("seq", 0)
+        seq = decode_json(kernel.read_hint(paths.journal_head, 400) or b"{}").get("seq", 0)
     except (ValueError, AttributeError, RecursionError):
         return 0
     return seq if isinstance(seq, int) else 0

@@ -14,7 +14,7 @@ import os
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import prepare_private
 from palace.protocol.errors import OnHold, PalaceError, PalaceReplaced, UnsafePalace
-from palace.protocol.wire import identity_of
+from palace.protocol.wire import identity_of, whole_number
 from palace.settings.paths import Paths, state_dir
 
 TYPE_CHECKING = False
@@ -59,15 +59,15 @@ class Served:
 
 
 def _decode(data: "bytes | None") -> "Served | None":
-    import json
+    from palace.protocol.decoding import decode_json, number_in
 
     try:
-        found = json.loads(data or b"")
+        found = decode_json(data or b"")
         served = Served(str(found["path"]), identity_of(str(found["palace_id"]).encode()) or "")
         for name in _TEXTS[2:]:
             setattr(served, name, str(found[name]))
         for name in _NUMBERS:
-            setattr(served, name, int(found[name]))
+            setattr(served, name, number_in(found, name))
         served.held = found["held"] is True
     except (ValueError, KeyError, TypeError, RecursionError):
         return None  # written by another version, or by another program
@@ -107,13 +107,17 @@ def forget_served(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> No
     kernel.unlink(entry_path(root, environ))
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20
+
+
 def saved_copies(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> "list[str]":
     """Return where brokers that lost their directory saved what it had held, oldest first."""
     base = entry_path(root, environ).removesuffix(".json")
     prefix = os.path.basename(base) + SAVED
     names = [n for n in kernel.list_directory(directory_of(environ)) if n.startswith(prefix)]
-    found = [name for name in names if name.removeprefix(prefix).isdigit()]
-    found.sort(key=lambda name: int(name.removeprefix(prefix)))
+    found = [name for name in names if _is_number(name.removeprefix(prefix))]
+    found.sort(key=lambda name: whole_number(name.removeprefix(prefix)))
     return [f"{directory_of(environ)}/{name}" for name in found]
 
 

@@ -1,9 +1,9 @@
 """Which embedder a palace uses, before mempalace could be asked."""
 
-import json
 from collections.abc import Mapping
 
 from palace.kernel.kernel import Kernel
+from palace.protocol.decoding import decode_json
 
 SIDECAR = "mempalace_embedder.json"  # mempalace 3.11: backends/_sidecar.py
 MINILM = "minilm"
@@ -33,7 +33,7 @@ def recorded_embedder(root: str, kernel: Kernel) -> str:
 def _read_object(path: str, kernel: Kernel) -> dict[str, object]:
     """Return a file's JSON object, empty where there is none; a byte order mark is no mistake."""
     try:
-        found = json.loads((kernel.read_hint(path) or b"{}").decode("utf-8-sig"))
+        found = decode_json((kernel.read_hint(path) or b"{}").decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

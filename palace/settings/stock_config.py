@@ -42,11 +42,11 @@ def read_stock_config(directory: str) -> "dict[str, Any]":
         return {}
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from None
-    import json
+    from palace.protocol.decoding import decode_json
 
     try:
         # With the byte order mark that editors on Windows write.
-        settings = json.loads(data.decode("utf-8-sig"))
+        settings = decode_json(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise _unreadable(path, f"it is not UTF-8 (byte {error.start})") from None
     except RecursionError:

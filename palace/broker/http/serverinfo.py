@@ -14,7 +14,7 @@ import attrs
 
 from palace.broker.watch import Holding, Lost, PublishedFile
 from palace.kernel.kernel import Kernel
-from palace.protocol.decoding import decode_json
+from palace.protocol.decoding import decode_json, number_in
 from palace.protocol.errors import LockFailed
 from palace.settings.stock_config import server_directory
 
@@ -106,8 +106,8 @@ class ServerInfo:
     def _judge_server(self, found: bytes) -> bytes | None:
         """Leave the file to another server that lives: its clients trust the pid in it."""
         try:
-            told = json.loads(found)
-            pid = int(told["pid"])
+            told = decode_json(found)
+            pid = number_in(told, "pid")
         except (ValueError, KeyError, TypeError):
             return self._published
         if pid not in (0, os.getpid()) and self.kernel.process_of(pid) is not None:

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from palace.engine.durability.swap import Exchange, Move
+from palace.engine.durability.swap import PLAN, Exchange, Move
 from palace.journal.copying import copy_file
 from palace.journal.journal import Journal, read_tail
 from palace.journal.segment import ARCHIVE, SUFFIX, list_segments
@@ -39,6 +39,7 @@ from palace.ownership.served import (
     keep,
     saved_copies,
 )
+from palace.settings.config import load_config
 from palace.settings.paths import Paths
 
 # Beside the palace, by stock's names: what `repair rebuild-index` and `repair --mode from-sqlite`
@@ -77,7 +78,8 @@ def bring_back(
     moved to.  Raises PalaceReplaced where it is nowhere, ForeignWriter while stock works on the
     directory, OSError.
     """
-    Exchange(paths, "", kernel).finish()
+    if kernel.file_id(f"{paths.root}/{PLAN}") is not None:
+        Exchange(paths, load_config(paths, environ, kernel).graph, kernel).finish()
     missing = find_missing(paths, environ, kernel)
     if missing is None:
         return ""

@@ -51,6 +51,7 @@ from palace.engine.stores.projection import in_batches, same
 from palace.journal.journal import Journal
 from palace.journal.record import Entity, JsonObject, Payload
 from palace.journal.replay import Progress, Replay, replay
+from palace.protocol.decoding import decode_json
 from palace.protocol.errors import JournalBroken
 
 PARTIAL = "Build new stores from what the journal has: palace rebuild --stop --partial"
@@ -256,7 +257,7 @@ class _Healing:
         """Write down beside the old files why they were replaced; before they are there."""
         path = f"{self._kept}/{NOTE}"
         self.palace.kernel.make_directory(self._kept)
-        notes = json.loads(self.palace.kernel.read_hint(path) or b"[]")
+        notes = decode_json(self.palace.kernel.read_hint(path) or b"[]")
         notes.append(
             {
                 "store": self.damage.store,

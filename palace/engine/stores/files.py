@@ -94,11 +94,11 @@ class Files:
 
     def keep_whole(self) -> None:
         """Write back the files that are gone; stock makes one itself where there never was one."""
-        for ident, payload in self._kept.items():
-            path = f"{self.root}/{ident}"
+        for name, payload in self._kept.items():
+            path = f"{self.root}/{name}"
             if self.kernel.file_id(path) is None:
                 logger.warning("%s is gone: it is written as it was", path)
-                self.write(KIND, {ident: payload})
+                self.write(KIND, {name: payload})
                 self.mended.append(f"{path} is gone")
 
     def changes(self) -> list[Change]:

@@ -5,7 +5,6 @@ whole by itself: `lost` says so, from what the journal knows was in it.
 """
 
 import enum
-import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.rows import Rows
 from palace.journal.record import Json, JsonObject
+from palace.protocol.decoding import decode_json
 from palace.protocol.errors import StoreCorrupt
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _files(stores: Stores) -> Iterator[Damage]:
         data = stores.files.kernel.read_hint(path)
         try:
             if data is not None:
-                json.loads(data)
+                decode_json(data)
         except ValueError:
             yield Damage(store=stores.files.name, text=f"{path} is no JSON any more")
 
