@@ -176,7 +176,8 @@ def others_of(case: Case, text: str) -> dict[str, str]:
         around = value_at(editor.parse(text), slot.path)
         for name in around if isinstance(around, dict) else ():
             if name != slot.key:
-                found[name] = editor.raw(text, slot.path, name)
+                raw = editor.raw(text, slot.path, name)
+                found[name] = raw.rstrip("\r\n")  # what follows a last line needs its end
     return found
 
 
