@@ -20,7 +20,7 @@ DECODERS = {
     "protocol/decoding.py": 2,
     "protocol/jsonrpc.py": 1,  # `parse`: a client's line; its callers expect RecursionError
     "protocol/oversize.py": 1,  # the id of a line, at most 1 kB
-    "mcp_hosts/jsontext.py": 2,  # one scalar at a time; the depth is counted beside it
+    "mcp_hosts/jsontext.py": 3,  # one scalar at a time; the depth is counted beside it
     "mcp_hosts/tomltext.py": 2,  # names the line, which takes the error itself
     "engine/stores/chroma.py": 1,  # chromadb's own serialized schema
     "engine/embedding/minilm.py": 1,  # the model's header; its file is known by its SHA-256
@@ -49,6 +49,7 @@ INTEGERS = {
     "broker/guests.py": 1,  # the same
     "broker/serve.py": 3,  # its own arguments, /dev/fd, a boolean
     "mcp_hosts/tomltext.py": 1,  # tomllib's own line number
+    "mcp_hosts/yamltext.py": 2,  # a column of the parser's, a place of our own
     "commands/try_out.py": 1,  # a count of a broker of its own
     "commands/progress.py": 1,  # a fraction
     "commands/logs.py": 1,  # its own argument

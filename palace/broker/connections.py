@@ -15,11 +15,12 @@ from palace.broker.requests import serve_lines
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.redaction import redacted
-from palace.kernel.kernel import peer_of, proof_of
+from palace.kernel.kernel import peer_of
 from palace.protocol import wire
 from palace.protocol.errors import BrokerFull, PalaceError, WireError
 from palace.protocol.lifecycle import EngineState, Reason
 from palace.protocol.pathmap import Whereabouts
+from palace.protocol.proof import proof_of
 from palace.protocol.session import Hello
 from palace.transport.lines import Connection, Lines
 from palace.transport.unix import LineStream

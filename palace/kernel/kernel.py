@@ -495,13 +495,6 @@ class Kernel:
         return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def proof_of(secret: str) -> str:
-    """Return 128 bits in hexadecimal that only whoever knows a secret can show the origin of."""
-    from _blake2 import blake2b  # the hashlib module costs the shim 3 ms
-
-    return blake2b(secret.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
 def peer_of(sock: object) -> "tuple[int, int]":
     """Return (pid, uid) of the process at the other end of an AF_UNIX socket (pid 0: unknown)."""
     return _platform().peer_of(sock)  # type: ignore[no-any-return]

@@ -12,11 +12,11 @@ from palace.client.connector import Connector
 from palace.client.endpoints import client_fields, expected_palace_id
 from palace.client.handshake import receive
 from palace.kernel.factory import kernel_for
-from palace.kernel.kernel import proof_of
 from palace.kernel.output import complain, say
 from palace.protocol import wire
 from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, WireError
 from palace.protocol.ledger import DEATHS_MAX, Ledger
+from palace.protocol.proof import proof_of
 from palace.settings.environment import read_environment
 from palace.settings.given_path import GivenPath
 from palace.settings.paths import find_palace

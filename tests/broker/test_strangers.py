@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from palace.kernel.kernel import proof_of
 from palace.protocol import wire
+from palace.protocol.proof import proof_of
 from palace.protocol.session import Phase
 from tests.support.brokers.owner import Running, Shim, open_broker, until
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from palace.kernel.kernel import proof_of
 from palace.protocol import wire
 from palace.protocol.ledger import DEATHS_MAX
+from palace.protocol.proof import proof_of
 from tests.support.brokers.scripted import Connection, ScriptedBroker, call, start_shim
 
 
