@@ -99,7 +99,7 @@ def _environment(found: Diagnostics) -> Iterator[Finding]:
 def _embedder(found: Diagnostics) -> str:
     if found.config is None:
         return MINILM
-    return configured_embedder(found.config.config_dir, found.config.environment, found.kernel)
+    return configured_embedder(found.config.config_dir, found.config.environment)
 
 
 def _model(found: Diagnostics) -> Iterator[Finding]:

@@ -333,7 +333,7 @@ def _can_be_fixed(found: paths.Paths, config: Config, kernel: Kernel) -> bool:
     One that names none must not shut out the session that does, and comes later.
     """
     made_by = recorded_embedder(found.root, kernel)
-    embedder = configured_embedder(config.config_dir, config.environment, kernel)
+    embedder = configured_embedder(config.config_dir, config.environment)
     return made_by in ("", embedder)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_json
+from palace.settings.stock_config import read_stock_config
 
 SIDECAR = "mempalace_embedder.json"  # mempalace 3.11: backends/_sidecar.py
 MINILM = "minilm"
@@ -12,11 +13,14 @@ VARIABLE = "MEMPALACE_EMBEDDING_MODEL"
 _OTHERS = ("embeddinggemma", "openai")
 
 
-def configured_embedder(config_dir: str, environ: Mapping[str, str], kernel: Kernel) -> str:
-    """Return the embedder's name as stock finds it: the variable, then config.json, then MiniLM."""
+def configured_embedder(config_dir: str, environ: Mapping[str, str]) -> str:
+    """Return the embedder's name as stock finds it: the variable, then config.json, then MiniLM.
+
+    Raises ConfigError for a config.json that can't be understood.
+    """
     named: object = environ.get(VARIABLE)
     if not named:
-        named = _read_object(f"{config_dir}/config.json", kernel).get("embedding_model")
+        named = read_stock_config(config_dir).get("embedding_model")
     name = str(named or "").strip().lower()
     return name if name.startswith(_OTHERS) else MINILM
 
@@ -31,9 +35,9 @@ def recorded_embedder(root: str, kernel: Kernel) -> str:
 
 
 def _read_object(path: str, kernel: Kernel) -> dict[str, object]:
-    """Return a file's JSON object, empty where there is none; a byte order mark is no mistake."""
+    """Return a file's JSON object, empty where there is none that can be read."""
     try:
-        found = decode_json((kernel.read_hint(path) or b"{}").decode("utf-8-sig"))
+        found = decode_json(kernel.read_hint(path) or b"{}")
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

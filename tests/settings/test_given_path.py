@@ -221,6 +221,8 @@ def test_every_reader_of_a_path_in_the_environment_is_known_here() -> None:
     """A variable with a path's name that is read anywhere must be in VARIABLES."""
     read: set[str] = set()
     for path in (Path(__file__).parents[2] / "palace").rglob("*.py"):
+        if path.name == "inherited.py":  # it passes variables on, and reads none
+            continue
         for word in path.read_text().replace("$", " ").replace('"', " ").split():
             name = word.strip("`'(),:;.=[]{}")
             if name.isupper() and name.endswith(("_PATH", "_HOME", "_FILE", "_CONFIG", "_TRACE")):

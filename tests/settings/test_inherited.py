@@ -41,7 +41,7 @@ def settle(root: Path, **environ: str) -> dict[str, str]:
 
 
 def test_only_what_is_listed_is_inherited() -> None:
-    session = dict.fromkeys(OF_A_SESSION, "of a session")
+    session = dict.fromkeys(OF_A_SESSION, "1")
     kept = {
         "PATH": "/bin",
         "HOME": "/h",
@@ -163,10 +163,7 @@ def test_a_user_may_set_any_variable_for_all_but_not_what_is_settled_before(tmp_
 @pytest.mark.parametrize(
     ("text", "name"),
     [
-        ("", "minilm"),
         ("{}", "minilm"),
-        ("{broken", "minilm"),
-        ("[]", "minilm"),
         ('{"embedding_model": null}', "minilm"),
         ('{"embedding_model": "all-minilm-l6-v2"}', "minilm"),
         ('{"embedding_model": " OpenAI-Compat"}', "openai-compat"),
@@ -177,9 +174,17 @@ def test_a_user_may_set_any_variable_for_all_but_not_what_is_settled_before(tmp_
 def test_the_embedder_is_read_as_stock_reads_it(tmp_path: Path, text: str, name: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
 
-    assert configured_embedder(str(tmp_path), {}, KERNEL) == name
+    assert configured_embedder(str(tmp_path), {}) == name
     named = {"MEMPALACE_EMBEDDING_MODEL": " OpenAI-compat "}
-    assert configured_embedder(str(tmp_path), named, KERNEL) == "openai-compat"
+    assert configured_embedder(str(tmp_path), named) == "openai-compat"
+
+
+@pytest.mark.parametrize("text", ["", "{broken", "[]"])
+def test_a_configuration_that_names_who_knows_what_is_no_minilm(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+
+    with pytest.raises(ConfigError, match="can't be understood"):
+        configured_embedder(str(tmp_path), {})
 
 
 # The document.

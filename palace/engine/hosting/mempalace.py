@@ -324,7 +324,7 @@ class MempalaceEngine(JournalledEngine):
         return self._state.supply.state() if self._state.supply is not None else ModelState()
 
     def _uses_default_model(self) -> bool:
-        name = configured_embedder(self._config.config_dir, self._environ, self._kernel)
+        name = configured_embedder(self._config.config_dir, self._environ)
         return name == MINILM
 
     def _set_environment(self) -> None:
