@@ -435,24 +435,16 @@ class Kernel:
             actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, null, 0)]
             actions += [(os.POSIX_SPAWN_DUP2, log_fd, target) for target in (1, 2)]
             actions += [(os.POSIX_SPAWN_DUP2, fd, target) for fd, target in pass_fds.items()]
-            return self._spawn(argv, environ, actions, detached=detached)
+            words = list(argv)
+            try:
+                return os.posix_spawn(
+                    words[0], words, environ, file_actions=actions, setsid=detached
+                )
+            except NotImplementedError:
+                # A libc without POSIX_SPAWN_SETSID: the broker makes its own session at its start.
+                return os.posix_spawn(words[0], words, environ, file_actions=actions)
         finally:
             os.close(null)
-
-    def _spawn(
-        self,
-        argv: "Sequence[str]",
-        environ: "Mapping[str, str]",
-        actions: "list[tuple[int, ...]]",
-        *,
-        detached: bool,
-    ) -> int:
-        words = list(argv)
-        try:
-            return os.posix_spawn(words[0], words, environ, file_actions=actions, setsid=detached)
-        except NotImplementedError:
-            # A libc without POSIX_SPAWN_SETSID: the broker makes its own session at its start.
-            return os.posix_spawn(words[0], words, environ, file_actions=actions)
 
     def parent_pid(self) -> int:
         """Return the pid of what started this process, or of what it was given to since then."""
