@@ -215,7 +215,7 @@ def _detach(paths: Paths, *, keep: int) -> None:
                 os.close(fd)  # what sshd or an MCP host left open would keep its reader waiting
             except OSError:
                 continue  # the descriptor of this very listing
-    open_log(paths.log)
+    open_log(paths.log, rotate=False)  # else losers of an election would put their owner's away
     if os.getsid(0) != os.getpid():
         try:
             os.setsid()

@@ -116,7 +116,8 @@ def spawn_broker(
     argv = [*python_command(), "serve", f"--palace={paths.root}", f"--found-by={paths.found_by}"]
     argv += [f"--direct-fd={DIRECT_FD}"] if direct else ["--detached"]
     argv.append(f"--report-fd={REPORT_FD}")
-    log_fd = 2 if direct else os.open(_first_log(paths), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    log_fd = 2 if direct else os.open(_first_log(paths), flags)
     reading, writing = os.pipe()
     pass_fds = _apart({writing: REPORT_FD} | ({direct_fd: DIRECT_FD} if direct else {}))
     try:

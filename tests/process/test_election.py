@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from palace.broker.telemetry.logline import LOG_BYTES_MAX
 from palace.ownership.lock import mempalace_lock_path
 from palace.settings.paths import Paths
 from tests.support.processes.brokers import (
@@ -486,3 +487,20 @@ def test_shim_that_is_killed_leaves_the_others_alone(site: Site) -> None:
         reply = client.call("mempalace_kg_query", entity="a")
         assert text_of(reply)["count"] == 2
         assert status_of(site)["epoch"] == 1
+
+
+def test_who_loses_an_election_leaves_its_owners_log_where_it_is(site: Site) -> None:
+    make_palace(site)
+    log = site.palace / "broker.log"
+    with site.shim() as client:
+        client.tool("kg_query", entity="a")
+        owner, known = site.record()["pid"], log.stat().st_ino
+        os.kill(owner, signal.SIGSTOP)  # else it puts its log away by itself with its next line
+        try:
+            os.truncate(log, LOG_BYTES_MAX + 1)
+            lost = site.run("serve", "--detached")
+            # It ends for its starter at once; its last words are in the log.
+            wait_until(lambda: b"palace serve: " in log.read_bytes()[-2000:])
+            assert (lost.returncode, log.stat().st_ino) == (0, known)
+        finally:
+            os.kill(owner, signal.SIGCONT)

@@ -22,13 +22,13 @@ def log_line(fields: "Mapping[str, str]") -> str:
     return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items() if value)
 
 
-def open_log(path: str, bytes_max: int = LOG_BYTES_MAX) -> None:
+def open_log(path: str, bytes_max: int = LOG_BYTES_MAX, *, rotate: bool = True) -> None:
     """Let standard output and standard error be a log's file, appended to.
 
-    One that has grown too large becomes `.1` first, in the place of an older one.
+    One that has grown too large becomes `.1` first, in the place of an older one, if `rotate`.
     """
     try:
-        if os.stat(path).st_size > bytes_max:
+        if rotate and os.stat(path).st_size > bytes_max:
             # Not truncated: a process that still logs to it, a leaving owner say, goes on in `.1`.
             os.rename(path, f"{path}.1")
     except FileNotFoundError:
