@@ -5,10 +5,9 @@ that nests too deeply raises RecursionError in `json`, a number of too many digi
 TOML has errors of its own; callers that name only some of these die of the others.
 
 Rule for this file: no other module hands the contents of a file to json or tomllib
-(tests/test_hostile_data.py holds the list of exceptions).
+(tests/test_hostile_data.py holds the list of exceptions).  Both are imported late: the shim, which
+imports this, mostly needs neither.
 """
-
-import json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ TEXT_MAX = 4096  # characters of a name or a path in a control file
 
 def decode_json(data: "bytes | str") -> "Any":
     """Return a JSON value; raises ValueError, whatever is wrong."""
+    import json
+
     try:
         return json.loads(data)
     except RecursionError:
