@@ -44,6 +44,7 @@ CLOCK_S = 0.25
 UPGRADE_CHECK_S = 2.0
 LISTEN_AGAIN_S = 5.0
 FENCE_POLL_S = 0.1
+STAYS_S = 3.0  # for a session of stock's that is just being closed
 FENCE_LOOK_S = 1.0  # how often to look who holds it: another process may by now
 ADOPT_S = 60.0
 LAST_WORDS_S = 2.0  # to flush replies after the grace
@@ -322,19 +323,22 @@ class Broker:
     async def _wait_for_fence(self) -> None:
         """B4, where stock had its lock: one wait for all calls, and none for those that come late.
 
-        What has waited for `mempalace_lock_wait_s` in all is answered with who holds it; the
-        broker itself goes on trying, and serves as soon as the holder has ended.
+        What has waited for `mempalace_lock_wait_s` in all is answered with who holds it, sooner
+        where that is no command that ends by itself; the broker itself goes on trying, and serves
+        as soon as the holder has ended.
         """
         fence, state = self.fence, self.state
         if fence is None or fence.take():
             return
-        give_up_s = trio.current_time() + state.services.config.mempalace_lock_wait_s
-        look_s = trio.current_time()
+        wait_s = state.services.config.mempalace_lock_wait_s
+        began_s = look_s = trio.current_time()
         while not fence.take():
             now_s = trio.current_time()
             if now_s >= look_s:
                 problem = await trio.to_thread.run_sync(fence.problem)
-                self._note_waiting(problem, refusing=now_s >= give_up_s)
+                stays = await trio.to_thread.run_sync(fence.holder_stays)
+                patience_s = min(wait_s, STAYS_S) if stays else wait_s
+                self._note_waiting(problem, refusing=now_s >= began_s + patience_s)
                 look_s = now_s + FENCE_LOOK_S
             await trio.sleep(FENCE_POLL_S)
         state.scheduler.failure = None

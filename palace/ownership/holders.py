@@ -13,6 +13,14 @@ SESSIONS = ("mcp_server", "mempalace-mcp")
 SERVERS = ("mempalace serve",)
 
 
+def stays(title: str) -> bool:
+    """Tell whether a process keeps the lock until it is ended: a session, a server, the daemon.
+
+    Commands and hooks of stock's have it for seconds.
+    """
+    return any(word in title for word in (*DAEMON, *SESSIONS, *SERVERS))
+
+
 def daemon_stop(paths: Paths) -> str:
     """Return the command that ends mempalace's daemon of a palace."""
     is_ours = paths.found_by in ("--palace", "MEMPALACE_PATH")  # which stock doesn't know

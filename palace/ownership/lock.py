@@ -17,7 +17,7 @@ from palace.kernel.kernel import Kernel
 from palace.kernel.output import one_line
 from palace.ownership.claim import check_again, check_kernel, make_local_directory
 from palace.ownership.directory import prepare_palace
-from palace.ownership.holders import BESIDE, how_to_end, how_to_part
+from palace.ownership.holders import BESIDE, how_to_end, how_to_part, stays
 from palace.protocol.errors import ForeignWriter, LockFailed, LockHeld, OnHold
 from palace.settings.paths import Paths, home_dir
 
@@ -229,6 +229,11 @@ class Fence:
         self.taken = True
         kernel.trace("B4.fence")
         return True
+
+    def holder_stays(self) -> bool:
+        """Tell whether its holder is one that has it for as long as an agent runs."""
+        pid = self._kernel.lock_holder(self._path)
+        return stays(self._kernel.process_title(pid)) if pid else False
 
     def problem(self) -> ForeignWriter:
         """Return the error that names its holder."""

@@ -139,7 +139,7 @@ class Config:
     mempalace_lock_wait_s: float = attrs.field(
         default=15.0,
         metadata=about(
-            "Seconds that all calls together wait for a stock process that holds mempalace's lock.",
+            "Seconds that all calls together wait for a stock command that holds mempalace's lock.",
             low=0,
             high=3600,
         ),

@@ -1,13 +1,19 @@
 """Stock mempalace has the palace when palace's agents come: one broker waits for all of them."""
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from palace.ownership.lock import mempalace_lock_path
+from palace.settings.paths import Paths
 from tests.support.processes.brokers import (
     call_line,
     code_of,
+    holders_of,
     make_palace,
     status_of,
     wait_ready,
@@ -67,22 +73,37 @@ def test_all_agents_share_one_wait_and_are_told_who_writes(site: Site, stock: Cl
 
 
 @pytest.mark.usefixtures("follow_trace")
-def test_a_call_that_came_within_the_wait_is_served_when_stock_ends(
-    site: Site, stock: Client
-) -> None:
+def test_a_call_that_came_within_the_wait_is_served_when_stock_ends(site: Site) -> None:
+    make_palace(site)
     settings(site, 3600)
-    with site.shim() as agent:
+    path = mempalace_lock_path(Paths(str(site.palace)), site.environ())
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with (
+        subprocess.Popen(["flock", path, "cat"], stdin=subprocess.PIPE) as command,
+        site.shim() as agent,
+    ):
+        wait_until(lambda: holders_of(Path(path)), what="a command holds mempalace's lock")
         agent.send(call_line("held", "diary_write", **NOTE))
         wait_until(
             lambda: (site.palace / "broker.sock").exists() and status_of(site)["queue"]["waiting"],
             what="the call waits in the broker",
         )
         assert not (site.palace / "journal").exists()
-        stock.close()
+        assert command.stdin is not None
+        command.stdin.close()
 
         reply = json.loads(agent.receive())
 
     assert (reply["id"], code_of(reply)) == ("held", 0)
+
+
+def test_a_session_that_will_not_end_by_itself_is_not_waited_for(site: Site, stock: Client) -> None:
+    settings(site, 3600)
+    with site.shim() as agent:
+        reply = agent.call("mempalace_diary_write", **NOTE)
+
+    assert code_of(reply) == FOREIGN_WRITER
+    assert f"kill {stock.process.pid}" in reply["error"]["message"]
 
 
 def test_a_broker_that_waits_leaves_when_it_is_told_to(site: Site, stock: Client) -> None:
