@@ -31,7 +31,7 @@ from palace.broker.watchdog import Watchdog
 from palace.engine.hosting.mempalace import load_error
 from palace.ownership import record
 from palace.ownership.lock import FENCE, Fence, mempalace_lock_path
-from palace.protocol.errors import PalaceError
+from palace.protocol.errors import LockFailed, PalaceError
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import EngineState, Reason
 from palace.transport.accepting import accept_forever
@@ -328,14 +328,18 @@ class Broker:
         as soon as the holder has ended.
         """
         fence, state = self.fence, self.state
-        if fence is None or fence.take():
+        if fence is None or _taken(fence) is True:
             return
         wait_s = state.services.config.mempalace_lock_wait_s
         began_s = look_s = trio.current_time()
-        while not fence.take():
+        while (taken := _taken(fence)) is not True:
             now_s = trio.current_time()
             if now_s >= look_s:
-                problem = await trio.to_thread.run_sync(fence.problem)
+                problem: PalaceError
+                if isinstance(taken, LockFailed):
+                    problem = taken
+                else:
+                    problem = await trio.to_thread.run_sync(fence.problem)
                 stays = await trio.to_thread.run_sync(fence.holder_stays)
                 patience_s = min(wait_s, STAYS_S) if stays else wait_s
                 self._note_waiting(problem, refusing=now_s >= began_s + patience_s)
@@ -375,3 +379,11 @@ class Broker:
         if services.kernel.file_id(path) is not None:
             text = f"{path} was moved or replaced. {holdings.STOP_FIRST}"
             self.state.watch.add(holdings.name_of(FENCE, path, services.kernel, text=text))
+
+
+def _taken(fence: Fence) -> bool | LockFailed:
+    """Take mempalace's lock; return why not, where even trying failed: for want of a descriptor."""
+    try:
+        return fence.take()
+    except LockFailed as error:
+        return error

@@ -13,7 +13,6 @@ import pytest
 
 from tests.sim.__main__ import command_of
 from tests.sim.breakages import BREAKAGES, broken
-from tests.sim.install import unsimulated
 from tests.sim.scenario import Plan, Run, plan_of
 
 SEEDS = int(os.environ.get("PALACE_SIM_SEEDS", "300"))
@@ -59,7 +58,15 @@ def test_a_run_leaves_nothing_behind() -> None:
 
 
 def test_no_process_of_a_simulation_reaches_the_real_system() -> None:
-    assert unsimulated() == []
+    # In a process of its own: what other tests have loaded is no part of a simulation.
+    code = (
+        "from tests.sim.install import unsimulated; from tests.sim.scenario import Run; "
+        "Run(0).run(); print(unsimulated())"
+    )
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
 
 
 def test_one_seed_in_a_calm_world_serves_everybody() -> None:
