@@ -221,7 +221,12 @@ class Fence:
         kernel, root = self._kernel, self._ownership.paths.root
         _make_fence_directory(os.path.dirname(self._path))
         fd = _open(self._path, kernel)  # each time: `rm -rf ~/.mempalace` makes room for another
-        if not kernel.try_lock(fd) or not kernel.same_file(fd, self._path):
+        try:
+            is_ours = kernel.try_lock(fd) and kernel.same_file(fd, self._path)
+        except OSError as error:  # ENOLCK
+            kernel.close(fd)
+            raise LockFailed(f"mempalace's lock {self._path}: {error.strerror}") from None
+        if not is_ours:
             kernel.close(fd)
             return False
         note = f"{os.getpid()} palace serve {root}".encode()
