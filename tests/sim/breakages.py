@@ -63,7 +63,7 @@ RESTLESS = Plan(
 )
 # Engines that often can't be loaded, with such lines.
 FAILING = attrs.evolve(
-    RESTLESS, load_fails=0.3, actions=tuple((0.4 * number, "kill") for number in range(1, 15))
+    RESTLESS, load_fails=0.5, actions=tuple((0.25 * number, "kill") for number in range(1, 15))
 )
 # Owners that have hardly patience with silent clients, and a slow disk.
 IMPATIENT = Plan(clients=3, calls=6, depth=3, switch=0.1, faults_s=3.0, slow=0.1, idle_s=0.3)
