@@ -40,10 +40,18 @@ class FrailKernel(Kernel):
     made = 0
 
     def rename(self, old: str, new: str) -> None:
+        self._count()
+        super().rename(old, new)
+
+    def rename_beneath(self, directory: str, old: str, new: str) -> None:
+        self._count()
+        super().rename_beneath(directory, old, new)
+
+    @staticmethod
+    def _count() -> None:
         if FrailKernel.made >= FrailKernel.renames:
             raise Interrupted
         FrailKernel.made += 1
-        super().rename(old, new)
 
 
 def _environment() -> ShimEnvironment:
