@@ -43,6 +43,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Site:
         client.tool(
             "create_tunnel", source_wing="w", source_room="r0", target_wing="w", target_room="r1"
         )
+        # With its first use of the event log, stock makes replica.json.
+        client.tool("event_append", type="a.note", stream="s", room="r", from_agent="a", body="b")
     assert site.run("stop").returncode == 0
     end_brokers(site.palace)
     return site
