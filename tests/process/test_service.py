@@ -1,11 +1,12 @@
 """What a service manager runs, run as it would: an owner like any other."""
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from tests.support.processes.clients import Site, end_brokers, wait_until
 
 pytestmark = pytest.mark.process
 
+Starting = Callable[[Site], "subprocess.Popen[bytes]"]
+
 
 @pytest.fixture
 def light(tmp_path: Path) -> Iterator[Site]:
@@ -27,7 +30,20 @@ def light(tmp_path: Path) -> Iterator[Site]:
     end_brokers(tmp_path)
 
 
-def started(site: Site) -> "subprocess.Popen[bytes]":
+@pytest.fixture
+def started() -> Iterator[Starting]:
+    """What starts a unit's process; none of them outlives its test, whatever that comes to."""
+    with contextlib.ExitStack() as processes:
+
+        def start(site: Site) -> "subprocess.Popen[bytes]":
+            process = processes.enter_context(_started(site))
+            processes.callback(process.kill)
+            return process
+
+        yield start
+
+
+def _started(site: Site) -> "subprocess.Popen[bytes]":
     """Start what the unit starts, with a manager's descriptors and environment."""
     unit = service_of(find_palace("", site.environ()), site.environ(), platform="linux")
     return subprocess.Popen(
@@ -40,7 +56,9 @@ def started(site: Site) -> "subprocess.Popen[bytes]":
     )
 
 
-def test_the_units_process_is_the_owner_and_others_make_room(light: Site) -> None:
+def test_the_units_process_is_the_owner_and_others_make_room(
+    light: Site, started: Starting
+) -> None:
     first = started(light)
     wait_until((light.palace / "broker.json").exists, what="the unit's broker serves")
 
@@ -56,7 +74,9 @@ def test_the_units_process_is_the_owner_and_others_make_room(light: Site) -> Non
     assert "palace: epoch" in light.log()
 
 
-def test_a_unit_stops_when_it_is_told_to_and_waits_while_on_hold(light: Site) -> None:
+def test_a_unit_stops_when_it_is_told_to_and_waits_while_on_hold(
+    light: Site, started: Starting
+) -> None:
     first = started(light)
     wait_until((light.palace / "broker.json").exists, what="the unit's broker serves")
     assert status_of(light)["pid"] == first.pid  # who answers also listens to signals by now
