@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from chromadb.api.rust import RustBindingsAPI
+from chromadb.utils.embedding_functions import ONNXMiniLM_L6_V2
 
+from palace.engine.embedding.supply import ModelSupply
 from palace.engine.hosting import adjustments
 from palace.engine.hosting.adjustments import ALL
 from palace.engine.hosting.host import Host, HostedState
@@ -347,6 +349,8 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         (SERVER, "_embedding_release_mode"),
         ("mempalace.embedding", "configured_embedding_function"),
     ],
+    "model_at_hand": [],  # its place is chromadb's
+    "go_on_serving": [(SERVER, "_mcp_stale_library_refusal")],
     "watch_progress": [
         (CHROMA, "_count_write"),
         ("mempalace.miner", "mine_yield_point"),
@@ -383,7 +387,8 @@ def _stand_in() -> dict[str, ModuleType]:
 
 def _host(server: Any, *, off: tuple[str, ...] = ()) -> Host:
     config = Config(graph="/nowhere/graph.sqlite3", config_dir="/nowhere", adjustments_off=off)
-    return Host(server=server, state=HostedState(), paths=Paths("/nowhere"), config=config)
+    state = HostedState(supply=ModelSupply(Path("/nowhere"), fetch=lambda _: None))
+    return Host(server=server, state=state, paths=Paths("/nowhere"), config=config)
 
 
 def _apply(name: str, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> Patches:
@@ -405,7 +410,8 @@ def test_places_of_every_adjustment_are_listed() -> None:
 def test_adjustment_that_finds_its_places_is_made_and_undone(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    modules, chroma = _stand_in(), dict(vars(RustBindingsAPI))
+    modules = _stand_in()
+    chroma = [(kind, dict(vars(kind))) for kind in (RustBindingsAPI, ONNXMiniLM_L6_V2)]
     before = {module_name: dict(vars(module)) for module_name, module in modules.items()}
 
     patches = _apply(name, modules, monkeypatch)
@@ -413,7 +419,7 @@ def test_adjustment_that_finds_its_places_is_made_and_undone(
     assert bool(patches.applied) == (name != "held_lock")  # it tells stock, and replaces nothing
     patches.undo()
     assert {name: dict(vars(module)) for name, module in modules.items()} == before
-    assert dict(vars(RustBindingsAPI)) == chroma
+    assert [(kind, dict(vars(kind))) for kind, _ in chroma] == chroma
 
 
 @pytest.mark.parametrize(
