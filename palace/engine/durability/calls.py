@@ -77,7 +77,7 @@ class DurableCalls:
         if self.files is None:
             return ""
         self.looks += 1
-        for kept in (self.stores.tunnels, self.stores.hallways, self.stores.files):
+        for kept in self.stores.kept_whole:
             kept.keep_whole()
         return self._trouble()
 
@@ -141,10 +141,9 @@ class DurableCalls:
 
     def _seen_since(self) -> JsonObject:
         """Return what became of the stores' files while they were open; waits for no lock."""
-        stores = self.stores
         return {
             "trouble": self._trouble(),
-            "mended": [*stores.tunnels.mended, *stores.hallways.mended, *stores.files.mended],
+            "mended": [problem for kept in self.stores.kept_whole for problem in kept.mended],
         }
 
     def close(self) -> None:

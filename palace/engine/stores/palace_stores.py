@@ -48,6 +48,11 @@ class Stores:
         """Return those that stock writes whoever holds its writer lock."""
         return (self.graph, self.logstream, self.tunnels, self.hallways)
 
+    @property
+    def kept_whole(self) -> tuple[JsonList | Files, ...]:
+        """Return those that are written back from memory while they are open."""
+        return (self.tunnels, self.hallways, self.files)
+
     def fingerprints(self) -> dict[str, Json]:
         return {projection.name: projection.fingerprint() for projection in self.all}
 

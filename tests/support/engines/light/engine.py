@@ -230,6 +230,10 @@ class LightStores:
     def beside(self) -> tuple[()]:
         return ()
 
+    @property
+    def kept_whole(self) -> tuple[Files]:
+        return (self.files,)
+
     def fingerprints(self) -> dict[str, Any]:
         return {projection.name: projection.fingerprint() for projection in self.all}
 
