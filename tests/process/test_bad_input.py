@@ -98,7 +98,6 @@ LEFTOVERS: dict[str, Callable[[Path], object]] = {
     "later-schema": write_record(json.dumps(RECORD | {"v": 99, "version": "99.0"})),
     "other-boot": write_record(json.dumps(RECORD | {"boot_id": "another"})),
     "dead-owner": write_record(json.dumps(RECORD)),
-    "link": lambda palace: (palace / "broker.json").symlink_to("/etc/hostname"),
     "pipe": lambda palace: os.mkfifo(palace / "broker.json"),
     "squatted": leave_record_of(NOBODY, 0o644),
     "stale-socket": lambda palace: leave_stale_socket(palace / "broker.sock"),
@@ -683,16 +682,20 @@ def test_path_that_is_no_text_is_served_or_refused_with_the_reason(site: Site) -
     assert done.returncode in (0, 77, 78), done.stderr
 
 
-def test_link_in_place_of_a_control_file_is_not_followed(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["serve", "ensure"])
+@pytest.mark.parametrize("name", ["broker.lock", "broker.json"])
+def test_link_in_place_of_a_control_file_is_not_followed(
+    site: Site, tmp_path: Path, name: str, command: str
+) -> None:
     make_palace(site)
     target = tmp_path / "target"
     target.write_text("untouched")
-    (site.palace / "broker.lock").symlink_to(target)
+    (site.palace / name).symlink_to(target)
 
-    done = site.run("serve")
+    done = site.run(command)
 
-    assert done.returncode == 74
-    assert "broker.lock" in one_line(done.stderr)
+    assert done.returncode == 77
+    assert f"{name} is a link" in one_line(done.stderr)
     assert target.read_text() == "untouched"
 
 
