@@ -183,8 +183,10 @@ def say(text: str, report: Report, kernel: Kernel, *, level: str = "error") -> N
 
 def _serve(startup: Startup) -> int:
     options, environ, kernel = startup.options, startup.environ, startup.kernel
-    if options.detached:
-        kernel.leave_parent()  # a host that ends all descendants of one agent must not end this
+    if options.detached and startup.report.wanted:
+        # Started by a shim: a host that ends all descendants of its agent must not end this.  What
+        # a service manager starts stays its child, else that doesn't know whom to stop.
+        kernel.leave_parent()
     # Before anything else: from here to its next step this process may be seen to hold the lock.
     kernel.trace("B1.open", direct=int(options.direct_fd >= 0))
     if options.found_by:  # a shim has found it for us
