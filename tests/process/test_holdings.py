@@ -22,7 +22,13 @@ pytestmark = [pytest.mark.engine, pytest.mark.process]
 # What a broker makes and does not watch: the stores, which the engine has open and the journal is
 # compared with; and what is a note for people or a cache, made again when it is needed.
 ENGINES_OWN = ("chroma.sqlite3", "knowledge_graph.sqlite3", "tunnels.json", "hallways.json")
-NEVER_NEEDED_AGAIN = (".mempalace/wal/", ".cache/", ".mempalace/locks/mine_", "config.json")
+NEVER_NEEDED_AGAIN = (
+    ".mempalace/wal/",
+    ".cache/",
+    ".mempalace/locks/mine_",
+    "config.json",
+    ".local/state/palace/served/",  # what was served where, written again with the next change
+)
 HAD_ONCE = ("palace", "broker.lock", "journal")
 
 
@@ -169,15 +175,20 @@ def test_a_lock_that_another_process_took_meanwhile_ends_the_broker(site: Site, 
         assert str(path) in locked_by(site.record()["pid"])
 
 
-@pytest.mark.parametrize("name", ["broker.lock", "journal"])
-def test_what_is_had_once_ends_the_broker_and_the_next_one_has_all(site: Site, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "last_words"),
+    [("broker.lock", "leaving: moved"), ("journal", "its journal is saved in")],
+)
+def test_what_is_had_once_ends_the_broker_and_the_next_one_has_all(
+    site: Site, name: str, last_words: str
+) -> None:
     start(site)
     with site.shim() as client:
         client.tool("add_drawer", wing="w", room="r", content="a heron by the mill pond")
         pid = site.record()["pid"]
         (site.palace / name).rename(site.palace / f"{name}.away")
         wait_gone(pid)
-        assert "leaving: moved" in site.log()
+        assert last_words in site.log()
 
         assert "heron" in json.dumps(client.tool("search", query="a heron by the mill pond"))
         assert site.record()["epoch"] == 2
