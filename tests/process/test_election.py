@@ -254,7 +254,27 @@ def test_stop_waits_for_the_running_call_and_the_session_goes_on(site: Site) -> 
 
 
 @pytest.mark.usefixtures("follow_trace")
+def test_stop_now_leaves_the_running_call_to_the_next_owner(site: Site) -> None:
+    with Serving(site) as owner, site.shim() as client:
+        client.tool("kg_add", subject="a", predicate="is", object="first")
+        with graph_locked(site):
+            client.send(call_line("slow", "kg_add", subject="a", predicate="is", object="slow"))
+            wait_writing(site)
+            done = site.run("stop", "--now")
+            assert owner.process.wait(30) == 0
+        reply = json.loads(client.receive())
+
+        assert done.returncode == 0, done.stderr
+        assert reply["id"] == "slow"
+        assert "result" in reply, reply
+        assert client.tool("kg_query", entity="a")["count"] == 2
+        assert epoch_of(site) == "2"
+        assert_explained({"client": ["a first", "a slow"]}, facts_in(site))
+
+
+@pytest.mark.usefixtures("follow_trace")
 def test_stop_now_answers_the_running_call_with_outcome_unknown(site: Site) -> None:
+    make_palace(site, 'journal = "off"\n')  # else the next owner would go on with it
     with Serving(site) as owner, site.shim() as client:
         client.tool("kg_add", subject="a", predicate="is", object="first")
         with graph_locked(site):
