@@ -19,7 +19,9 @@ def main() -> None:
             code = run(arguments)
         except SystemExit as ended:
             code = ended.code
-        sys.stdout.flush()  # not at the interpreter's end, which can only complain
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # it was not closed before
+                stream.flush()  # not at the interpreter's end, which can only complain
     except (PalaceError, OSError) as error:
         from palace.cli.output import end_failed
 
