@@ -189,7 +189,7 @@ def test_the_command_writes_a_new_palaces_settings_as_a_broker_would(short_site:
     assert config.listen == "172.17.0.1:7300"
     assert config.advertise == ("172.17.0.1:7300", "host.docker.internal:7300")
     written = tomllib.loads(settings.read_text())
-    assert {"graph", "config_dir"} <= set(written)
+    assert {"graph", "config_dir", "environment"} <= set(written)
     assert settings.stat().st_mode & 0o777 == 0o600
 
     assert "listen at 172.17.0.1:7300" in short_site.run("expose").stdout
@@ -197,7 +197,7 @@ def test_the_command_writes_a_new_palaces_settings_as_a_broker_would(short_site:
     assert "before: listen at 172.17.0.1:7300" in again.stdout
     assert "172.17.0.1:7253" in settings.read_text()
     assert short_site.run("expose", "off").returncode == 0
-    assert set(tomllib.loads(settings.read_text())) == {"graph", "config_dir"}
+    assert set(tomllib.loads(settings.read_text())) == {"graph", "config_dir", "environment"}
 
 
 @pytest.mark.process
