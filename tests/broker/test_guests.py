@@ -220,11 +220,17 @@ async def test_a_token_that_was_refused_is_not_shown_to_the_same_broker_again(
 
 
 async def test_a_token_of_the_users_that_was_refused_ends_the_attempt(
-    root: Path, listen: str, tmp_path: Path
+    root: Path, listen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "token").write_text("of yesterday\n")
-    environ = {"HOME": str(tmp_path), "PALACE_TOKEN_FILE": str(tmp_path / "token")}
-    async with open_broker(root, listen=listen):
+    environ = {
+        "HOME": str(tmp_path),
+        "PALACE_TOKEN_FILE": str(tmp_path / "token"),
+        "MEMPALACE_BROKER": f"wss://{listen}",  # it is shown to no other
+    }
+    _, settings = own_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with open_broker(root, listen=listen, **settings):
         fallbacks = Fallbacks(lent(root, tmp_path / "mount", "any", environ))
         problem = await asked(fallbacks)
 
