@@ -44,17 +44,29 @@ def settle_settings(site: Site) -> None:
     os.utime(site.palace / "palace.toml", (0, 0))
 
 
+def remove_for_good(site: Site, path: Path) -> None:
+    """Remove a file where its broker can't write it again, as on a disk that is full."""
+    pid = json.loads(info_of(site).read_text())["pid"]
+    path.with_name(f"{path.name}.{pid}.tmp").mkdir()  # where it is written before it is renamed
+    path.unlink()
+
+
 def remove_info(site: Site) -> None:
-    info_of(site).unlink()
+    remove_for_good(site, info_of(site))
 
 
 def misdirect_info(site: Site) -> None:
-    told = json.loads(info_of(site).read_text()) | {"port": free_port()}
+    """Let the file be another server's that lives: its broker leaves it alone."""
+    told = json.loads(info_of(site).read_text()) | {"port": free_port(), "pid": os.getpid()}
     info_of(site).write_text(json.dumps(told))
 
 
+def remove_others_info(site: Site) -> None:
+    info_of(site).unlink()
+
+
 def remove_token(site: Site) -> None:
-    (info_of(site).parent / "token").unlink()
+    remove_for_good(site, info_of(site).parent / "token")
 
 
 def talk_nonsense(site: Site) -> None:
@@ -72,7 +84,7 @@ def nothing(_site: Site) -> None:
 SITUATIONS: dict[str, tuple[Callable[[Site], None], Callable[[Site], None]]] = {
     "settings_changed": (change_settings, settle_settings),
     "not_published": (remove_info, nothing),
-    "http_unreachable": (misdirect_info, remove_info),
+    "http_unreachable": (misdirect_info, remove_others_info),
     "no_token": (remove_token, nothing),
     "errors": (talk_nonsense, nothing),
 }
