@@ -74,7 +74,8 @@ def older_text(epoch: int, known: int, paths: Paths) -> str:
     """Say why an owner was turned away from whose epoch is below one that was known."""
     return (
         f"its owner has epoch {epoch}, and this session knew epoch {known}, as after an older copy "
-        f"of the palace was put back by hand: write {known} into {paths.epoch}, then palace stop"
+        f"of the palace was put back by hand: write {known} into {paths.epoch}, "
+        "and that owner leaves"
     )
 
 
