@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.engines.light.engine import STORE
-from tests.support.machines.guests import move_record_elsewhere
+from tests.support.machines.guests import ELSEWHERE, misled_guest_of
 from tests.support.machines.needs import need_command
 from tests.support.machines.sshd import NAME, free_port, open_sshd
 from tests.support.processes.brokers import Serving, code_of
@@ -82,8 +82,7 @@ def test_a_guest_goes_by_the_records_websocket_while_that_answers(
     guest: Site, beneath: Site
 ) -> None:
     url = listening(beneath)
-    with Serving(beneath):
-        move_record_elsewhere(beneath)
+    with Serving(beneath, **ELSEWHERE):
         found = look(guest)
         with guest.shim() as client:
             assert client.tool("add_drawer", who="w", nonce="n", parts=1)["success"]
@@ -97,31 +96,32 @@ def test_a_guest_goes_by_the_records_websocket_while_that_answers(
     assert f"nothing listens at {url}" in dead["why_not"]
 
 
-def test_a_guest_with_an_old_record_is_told_that_it_is_refused(guest: Site, beneath: Site) -> None:
+def test_a_guest_with_an_old_record_is_told_that_it_is_refused(
+    beneath: Site, short_dir: Path
+) -> None:
     listening(beneath)
-    with Serving(beneath):
-        path = beneath.palace / "broker.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"token": "0" * 64}))
-
+    with Serving(beneath), misled_guest_of(beneath, short_dir, token="0" * 64) as guest:
         found = look(guest)
 
     assert found["rung"] == NONE
-    assert "refused us" in found["ways"][0]["text"]
+    refused = f"refused the token in {guest.palace}/broker.json"
+    assert refused in found["ways"][0]["text"]
 
 
 def test_where_the_websocket_is_dead_a_guest_goes_by_ssh(
-    guest: Site, beneath: Site, tmp_path: Path
+    beneath: Site, short_dir: Path, tmp_path: Path
 ) -> None:
     need_command("sshd")
     url = listening(beneath)
     bridge = f"ssh://{NAME}{beneath.palace}"
     with (beneath.palace / "palace.toml").open("a") as file:
         file.write(f'bridge = "{bridge}"\n')
-    with open_sshd(tmp_path) as sshd, Serving(beneath):
-        record = json.loads((beneath.palace / "broker.json").read_text())
-        dead = url.rpartition(":")[0] + f":{free_port()}"
-        record["endpoints"] = [entry.replace(url, dead) for entry in record["endpoints"]]
-        (beneath.palace / "broker.json").write_text(json.dumps(record))
+    dead = url.rpartition(":")[0] + f":{free_port()}"
+    with (
+        open_sshd(tmp_path) as sshd,
+        Serving(beneath),
+        misled_guest_of(beneath, short_dir, endpoints=[dead]) as guest,
+    ):
         ways = {
             "PALACE_BRIDGE_CONFIG": str(sshd.config),
             "PALACE_BRIDGE_COMMAND": shlex.join(PALACE),
@@ -153,10 +153,9 @@ def test_a_named_broker_is_the_only_way(guest: Site, beneath: Site) -> None:
 def test_who_owns_a_foreign_palace_is_told_to_all(guest: Site, beneath: Site) -> None:
     assert guest.run("own", "--here").returncode == 0
     host = os.uname().nodename
-    with guest.shim() as client:
+    with guest.shim(**ELSEWHERE) as client:
         assert client.tool("add_drawer", who="w", nonce="n", parts=1)["success"]
         mine = look(guest)
-        move_record_elsewhere(guest)
         others = look(beneath)
 
     assert (mine["rung"], mine["owner"]["here"]) == (OWN, True)

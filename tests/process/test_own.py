@@ -21,7 +21,7 @@ from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.support.engines.light.engine import STORE
 from tests.support.loads.light import Told, problems_of
-from tests.support.machines.guests import move_record_elsewhere
+from tests.support.machines.guests import ELSEWHERE, move_record_elsewhere
 from tests.support.machines.mounts import mounted
 from tests.support.processes.brokers import (
     Serving,
@@ -205,11 +205,10 @@ def test_a_claim_is_released_only_by_who_has_the_lock_and_then_the_other_kernel_
 
     assert not (beneath.palace / "owner.json").exists()
     assert not (beneath.palace / "broker.json").exists()
-    with beneath.shim() as client:
+    with beneath.shim(**ELSEWHERE) as client:
         assert client.tool("get_drawer", who="worker1")["count"] == 1
     assert status_of(beneath)["epoch"] == 2
     assert holders_of(beneath.palace / "broker.lock")
-    move_record_elsewhere(beneath)
     refusals(guest)
 
 

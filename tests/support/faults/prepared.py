@@ -13,7 +13,7 @@ from palace.settings.environment import ShimEnvironment
 
 PREPARED = (
     *("PYTHONPATH", "LD_PRELOAD", "TEST_", "STEPS"),
-    *("PALACEKILLS", "PALACELIGHT", "PALACESANDBOX", "PALACEFAULTS"),
+    *("PALACEKILLS", "PALACELIGHT", "PALACESANDBOX", "PALACEFAULTS", "PALACEBOOT"),
 )
 
 

@@ -8,6 +8,7 @@ PALACELIGHT: a broker imports tests/support/engines/light/engine.py where it ask
 is installed, and it imports nothing earlier than it would.
 PALACESANDBOX: while this file is there, a broker that is started detached dies without a word, as
 in a sandbox that kills such processes; its shim then becomes a direct opener.
+PALACEBOOT: a broker takes this for its kernel's boot id, as one of another machine has its own.
 PALACEKILLS: see tests/support/faults/failpoints/sitecustomize.py, which is the one that does it
 here, too.
 """
@@ -38,3 +39,8 @@ if "serve" in sys.orig_argv:
                 return spec_from_file_location(name, f"{os.path.dirname(__file__)}/engine.py")
 
         sys.meta_path.insert(0, LightFinder)  # type: ignore[arg-type]
+    if "PALACEBOOT" in os.environ:
+        from palace.kernel.kernel import Kernel
+
+        boot_id = os.environ["PALACEBOOT"]  # the broker replaces its environment later
+        Kernel.boot_id = lambda _self: boot_id  # type: ignore[assignment, method-assign]
