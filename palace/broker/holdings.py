@@ -1,7 +1,7 @@
 """Everything that an owner holds or publishes, for the watch to look after.
 
 What is not here is the store itself, which the engine has open, and what an owner only reads.
-`tests/process/test_watch.py` holds this list against what a running broker has locked, bound and
+`tests/process/test_holdings.py` holds this list against what a running broker has locked, bound and
 written.
 """
 
