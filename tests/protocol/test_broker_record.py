@@ -73,3 +73,14 @@ def test_versions_compare_by_their_numbers() -> None:
     assert version_tuple("1.2.3rc1") == (1, 2, 3)
     assert version_tuple("1.x") == (1,)
     assert version_tuple("") == ()
+
+
+def test_sockets_that_no_broker_has_and_endless_lists_are_left_out() -> None:
+    told = ["unix:/x/agent.sock", "unix:x/broker.sock", "unix:/../broker.sock", "tcp:1", "wss://h/"]
+
+    found = decode_broker_record(json.dumps(FIELDS | {"endpoints": told}).encode())
+
+    assert found is not None
+    assert found.endpoints == ["wss://h/"]
+    for odd in ({"endpoints": ["wss://h/"] * 1000}, {"pid": -1}):
+        assert decode_broker_record(json.dumps(FIELDS | odd).encode()) is None

@@ -142,3 +142,26 @@ def test_params_that_are_no_object_are_taken_as_none() -> None:
     assert jsonrpc.params_of(json.loads("[]")) == {}
     assert jsonrpc.method_of(3) == ""
     assert jsonrpc.request_id(3) is None
+
+
+@pytest.mark.parametrize(
+    ("params", "token"),
+    [
+        ({"_meta": {"progressToken": "t"}}, "t"),
+        ({"_meta": {"progressToken": 0}}, 0),
+        ({"_meta": {"progressToken": True}}, None),
+        ({"_meta": {"progressToken": 1.5}}, None),
+        ({"_meta": []}, None),
+        ({}, None),
+    ],
+)
+def test_a_progress_token_is_a_text_or_a_whole_number(params: object, token: object) -> None:
+    assert jsonrpc.progress_token({"method": "tools/call", "params": params}) == token
+
+
+def test_progress_is_told_under_the_token() -> None:
+    assert jsonrpc.progress("t", 1.23456, "it runs") == {
+        "jsonrpc": "2.0",
+        "method": "notifications/progress",
+        "params": {"progressToken": "t", "progress": 1.235, "message": "it runs"},
+    }

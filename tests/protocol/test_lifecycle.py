@@ -54,3 +54,14 @@ def test_a_failed_engine_lingers_to_say_so_and_then_leaves() -> None:
     drain = life.tick(7.0, busy=True)
     assert drain is not None
     assert (drain.reason, drain.text) == (Reason.FAILED, "no model")
+
+
+def test_an_owner_that_waits_for_the_store_says_for_whom_and_then_loads() -> None:
+    life = Lifecycle(idle_s=10.0, grace_s=30.0)
+
+    life.waits("stock has it")
+    assert (life.engine, life.waiting, life.failure) == (EngineState.WAITING, "stock has it", "")
+    life.waits("stock has it", refusing=True)
+    assert life.failure == "stock has it"
+    life.waits("")
+    assert (life.engine, life.waiting, life.failure) == (EngineState.LOADING, "", "")

@@ -315,3 +315,8 @@ def test_a_hello_is_read_whole() -> None:
 def test_a_broken_hello_is_refused(fields: dict[str, str], words: str) -> None:
     with pytest.raises(WireError, match=words):
         Hello.read(fields)
+
+
+def test_a_hello_whose_words_are_too_long_is_refused() -> None:
+    with pytest.raises(WireError, match="cwd is too long"):
+        Hello.read({"session": "s", "cwd": "x" * 5000})

@@ -112,3 +112,35 @@ def test_a_header_is_said_in_another_version() -> None:
 
     assert wire.at_version(line, 7) == wire.encode_header(wire.HELLO, {"session": "a b"}, version=7)
     assert wire.decode_header(wire.at_version(line, 7)) == (7, "hello", {"session": "a b"})
+
+
+@pytest.mark.parametrize("session", ["", "h", "h" + "0" * 31, "h" + "g" * 32, "x" + "0" * 32])
+def test_a_name_that_an_older_shim_made_up_wants_no_proof(session: str) -> None:
+    assert not wire.wants_proof(session)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1_0", "٣", "9" * 21, "9" * 5000, "8"])
+def test_what_is_no_number_within_its_bound_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        wire.whole_number(text, most=7)
+
+
+def test_a_number_among_a_headers_fields_is_read_or_refused() -> None:
+    assert wire.number_of({"ordinal": "7"}, "ordinal") == 7
+    for fields in ({}, {"ordinal": "-1"}):
+        with pytest.raises(WireError):
+            wire.number_of(fields, "ordinal")
+
+
+def test_a_goodbye_says_what_was_read_up_to() -> None:
+    assert wire.decode_read_upto({}) == wire.decode_read_upto({"read_upto": "-1"}) == -1
+    assert wire.decode_read_upto({"read_upto": "12"}) == 12
+    with pytest.raises(WireError):
+        wire.decode_read_upto({"read_upto": "-2"})
+
+
+def test_a_list_of_ordinals_is_bounded() -> None:
+    most = ",".join(map(str, range(wire.LIST_MAX)))
+    assert len(wire.decode_ordinals(most)) == wire.LIST_MAX
+    with pytest.raises(WireError):
+        wire.decode_ordinals(most + ",0")

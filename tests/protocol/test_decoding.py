@@ -1,0 +1,44 @@
+"""Decoding what somebody else may have written."""
+
+import pytest
+
+from palace.protocol.decoding import TEXT_MAX, decode_json, decode_toml, is_text, number_in
+
+
+def test_json_and_toml_are_decoded() -> None:
+    assert decode_json(b'{"a": [1]}') == {"a": [1]}
+    assert decode_toml(b'a = ["x"]\n') == {"a": ["x"]}
+
+
+@pytest.mark.parametrize("data", [b"", b"[[", b"[" * 100_000, b"9" * 5000, b"\xff"])
+def test_whatever_is_wrong_with_json_is_one_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_json(data)
+
+
+@pytest.mark.parametrize("data", [b"a =", b"a = " + b"[" * 100_000, b"a = " + b"9" * 5000, b"\xff"])
+def test_whatever_is_wrong_with_toml_is_one_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_toml(data)
+
+
+def test_a_text_is_bounded() -> None:
+    assert is_text("x" * TEXT_MAX)
+    assert not is_text("x" * (TEXT_MAX + 1))
+    assert not is_text(7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "number"),
+    [
+        ({"n": 7}, 7),
+        ({"n": -1}, 0),
+        ({"n": 1 << 70}, 0),
+        ({"n": True}, 0),
+        ({"n": "7"}, 0),
+        ({}, 0),
+        ([7], 0),
+    ],
+)
+def test_a_number_is_read_or_counts_as_none(fields: object, number: int) -> None:
+    assert number_in(fields, "n") == number
