@@ -220,29 +220,28 @@ def _in_plugin(root: str, plugin: str, *, prefix: str, remove: str) -> Iterator[
         )
 
 
+def _chosen(kind: str, name: str, path: str, table: str) -> Source:
+    """Return the file of a profile or an agent, whose servers run where that is chosen."""
+    return Source(
+        path=path,
+        place=(table,),
+        scope=f"in the {kind} {name}",
+        prefix=f"{kind}:{name}:",
+        remove=f"delete {table}.{{name}} from {path}",
+    )
+
+
 def _hermes_profiles(base: str) -> Iterator[Source]:
     for name in _names_in(f"{base}/profiles"):
         path = f"{base}/profiles/{name}/config.yaml"
-        yield Source(
-            path=path,
-            place=("mcp_servers",),
-            scope=f"in the profile {name}",
-            prefix=f"profile:{name}:",
-            remove=f"delete mcp_servers.{{name}} from {path}",
-        )
+        yield _chosen("profile", name, path, "mcp_servers")
 
 
 def _kiro_agents(base: str) -> Iterator[Source]:
     agents = f"{os.path.dirname(base)}/agents"
     for name in _names_in(agents):
         if name.endswith(".json"):
-            yield Source(
-                path=f"{agents}/{name}",
-                place=("mcpServers",),
-                scope=f"in the agent {name.removesuffix('.json')}",
-                prefix=f"agent:{name.removesuffix('.json')}:",
-                remove=f"delete mcpServers.{{name}} from {agents}/{name}",
-            )
+            yield _chosen("agent", name.removesuffix(".json"), f"{agents}/{name}", "mcpServers")
 
 
 def _claude_managed() -> Iterator[Source]:
@@ -261,14 +260,7 @@ def _claude_managed() -> Iterator[Source]:
 def _vs_code_profiles(base: str) -> Iterator[Source]:
     """Yield the files of VS Code's profiles, and the settings that held servers before mcp.json."""
     for name in _names_in(f"{base}/profiles"):
-        path = f"{base}/profiles/{name}/mcp.json"
-        yield Source(
-            path=path,
-            place=("servers",),
-            scope=f"in the profile {name}",
-            prefix=f"profile:{name}:",
-            remove=f"delete servers.{{name}} from {path}",
-        )
+        yield _chosen("profile", name, f"{base}/profiles/{name}/mcp.json", "servers")
     path = f"{base}/settings.json"
     yield Source(
         path=path,
