@@ -421,3 +421,33 @@ def test_install_says_what_else_the_host_starts(
 
     assert "does not start it here" in said
     assert f"(cd {world.project} && claude mcp remove mempalace --scope local)" in said
+
+
+@pytest.mark.parametrize(
+    ("host", "file", "content", "name", "scope"),
+    [
+        (
+            *("kiro", ".kiro/agents/dev.json", {"mcpServers": {"mempalace": STOCK}}),
+            *("agent:dev:mempalace", "in the agent dev"),
+        ),
+        (
+            *("vscode", ".config/Code/User/profiles/-3a/mcp.json"),
+            {"servers": {"mempalace": STOCK}},
+            *("profile:-3a:mempalace", "in the profile -3a"),
+        ),
+        (
+            *("hermes", ".hermes/profiles/work/config.yaml", {"mcp_servers": {"mempalace": STOCK}}),
+            *("profile:work:mempalace", "in the profile work"),
+        ),
+    ],
+)
+def test_an_entry_of_a_profile_or_an_agent_is_told_from_the_hosts_own(
+    world: World, host: str, file: str, content: Any, name: str, scope: str
+) -> None:
+    path = world.write(file, content)
+
+    (entry,) = world.survey(host, "").stocks
+
+    assert (entry.name, entry.source.scope) == (name, scope)
+    (table,) = content
+    assert entry.remedy == f"Remove it: delete {table}.mempalace from {path}"
