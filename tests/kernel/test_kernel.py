@@ -136,7 +136,11 @@ def test_chance_is_spread_over_the_unit_interval() -> None:
 
 
 def test_a_process_is_told_by_command_user_and_age() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    waits = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(waits, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        # Popen returns while the kernel may still be writing the new program's arguments.
+        assert child.stdout is not None
+        child.stdout.readline()
         found = KERNEL.process_of(child.pid)
         child.kill()
 
