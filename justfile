@@ -11,7 +11,8 @@ check: setup format-check lint types test
 # What a gate adds, in half an hour: more kills, the model with its mutants, the shim's image.
 check-deep: (setup "--images") (model-check "deep")
     PALACE_TEST_PROFILE=deep python -m pytest -n 2 --dist loadfile \
-        tests/process/test_kills.py tests/process/test_steps.py tests/images
+        tests/process/test_kills.py tests/process/test_steps.py tests/process/test_world_storm.py \
+        tests/images
 
 # The tests that use spin, sshd and the like, on a machine that seems to have none of them.
 check-bare:
@@ -58,6 +59,10 @@ mutants:
 # Simulate with new seeds until stopped.
 soak:
     python -m tests.sim --soak
+
+# Three minutes of what stock, hosts and people do to a palace in use; --seed N repeats one.
+world-storm *arguments:
+    python -m tests.process.world_storm {{arguments}}
 
 # Measure beside floors and peers (minutes); prints a Markdown table.
 bench *arguments:

@@ -121,7 +121,7 @@ class Broker:
             Holding(
                 name="palace",
                 path=services.ownership.paths.root,
-                is_ours=lambda: not self.displacement.is_displaced(),
+                is_ours=lambda: not self.displacement.has_been_displaced(),
                 renew=self._leave_place,
                 patience_s=float("inf"),
             )
@@ -149,7 +149,7 @@ class Broker:
         state.telemetry.since = services.kernel.utc_text()
         state.lifecycle.begin(state.telemetry.started_s)
         self.displacement.begin()
-        state.scheduler.withhold = self.displacement.is_displaced
+        state.scheduler.withhold = self._withholds
         self.guests = self._make_guests()
         if self.guests is not None:
             await self.guests.listen()
@@ -234,6 +234,17 @@ class Broker:
             self.state.sessions.forget_lost(now_s)
             leaving.tick(now_s)
 
+    def _withholds(self, recorded: bool) -> bool:
+        """Tell whether a reply may not leave.  Then this owner leaves before another call begins.
+
+        Even if the directory is back a moment later: what was not answered waits for the next one.
+        What is recorded in a journal that lies elsewhere, whole, is as lasting as before.
+        """
+        if not self.displacement.has_been_displaced():
+            return False
+        self.state.watch.look(trio.current_time())
+        return not (recorded and self.displacement.is_whole)
+
     def _leave_place(self) -> None:
         """Leave a directory that is not where it was: in peace, or at once with what it held.
 
@@ -242,9 +253,10 @@ class Broker:
         """
         state = self.state
         root = self.displacement.whole_elsewhere()
+        if root == state.services.ownership.paths.root:
+            raise Lost("it was away for a moment, while something was to be answered")
         if root:
             self.displacement.note_moved(root)
-            state.scheduler.withhold = lambda: False  # its journal is as lasting as before
             raise Lost(f"it was moved to {root}")
         self._save_and_end()
 

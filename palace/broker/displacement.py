@@ -43,6 +43,8 @@ class Displacement:
     _root_fd: int = -1
     _settings: bytes | None = None
     _noted_s: float = 0.0
+    is_whole: bool = False  # it lies elsewhere with all that it held
+    _was_displaced: bool = False
 
     @property
     def _paths(self) -> Paths:
@@ -72,6 +74,11 @@ class Displacement:
             return any(self._kernel.file_id(path) != was for path, was in self._ids.items())
         except OSError:  # not even a stat is allowed: this is no place to answer from
             return True
+
+    def has_been_displaced(self) -> bool:
+        """Tell whether it is displaced, or was when this was asked before."""
+        self._was_displaced = self._was_displaced or self.is_displaced()
+        return self._was_displaced
 
     def tick(self, now_s: float) -> None:
         """Note how far the journal has come, and what the settings are, now and then."""
@@ -107,6 +114,7 @@ class Displacement:
         )
 
     def note_moved(self, root: str) -> None:
+        self.is_whole = True
         if self._memory is not None:
             self._memory.note_moved(root)
 

@@ -45,7 +45,9 @@ def _look_nowhere(_now_s: float) -> None:
 class Scheduler:
     """Runs admitted calls and answers them.  `failure` is why the engine could not be loaded.
 
-    `withhold` tells whether the journal may be gone from where the next owner looks for it.
+    `withhold` tells whether a reply may not leave, since the directory is not where it was: this
+    owner is about to go, and the next one answers.  It is told whether the reply's outcome is
+    durable in the journal, wherever that lies now.
     """
 
     services: Services
@@ -56,9 +58,10 @@ class Scheduler:
     lanes: Lanes
     progress: ProgressNotes
     failure: PalaceError | None = None
-    withhold: Callable[[], bool] = lambda: False
+    withhold: Callable[[bool], bool] = lambda _recorded: False
     _stop: Stop | None = None
     _handed_on: set[tuple[str, int]] = attrs.field(factory=set)
+    _withheld: list[Job] = attrs.field(factory=list)
     _look: Callable[[float], None] = _look_nowhere
     _finished: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     _room: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
@@ -172,7 +175,7 @@ class Scheduler:
         elif reply.stuck:
             self._stop(Reason.FAILED, text="a change could not be taken back: the next owner does")
         session = self._asking(job)
-        if session is None or reply.seq:
+        if session is None or reply.seq or self._withholds(job, recorded=False):
             return
         is_unrun = reply.outdated or bool(reply.reopen)
         if not (is_unrun and self.hand_back(session, [job])):
@@ -184,8 +187,8 @@ class Scheduler:
         It may come before `finish`, since another thread tells of it: the lane is then still taken,
         which a client can't see.
         """
-        if self.withhold():
-            return  # its client sends it again, and the next owner knows what became of it
+        if self._withholds(job, recorded=True):
+            return
         if problem is not None:
             self.telemetry.note_error(problem.message)
             text = f"{job.name} was carried out, but that may not be lasting. {problem.message}"
@@ -194,6 +197,22 @@ class Scheduler:
         session = self._asking(job)
         if session is not None:
             self._settle(session, job, reply.payload)
+
+    def _withholds(self, job: Job, *, recorded: bool) -> bool:
+        """Tell whether a reply stays here: its client asks the next owner, which knows the truth.
+
+        That goes for failures, too, which may come of nothing but the files being elsewhere.
+        """
+        if not (self._may_be_asked_again(job) and self.withhold(recorded)):
+            return False
+        self._withheld.append(job)
+        if self.admission.draining:
+            self._let_go_of_withheld()
+        return True
+
+    def _let_go_of_withheld(self) -> None:
+        while self._withheld:
+            self._settle_unanswered(self._withheld.pop())
 
     def _asking(self, job: Job) -> LiveSession | None:
         """Return the session that still waits for a job's reply, if any does."""
@@ -255,6 +274,7 @@ class Scheduler:
             if job.tool.lane is Lane.POLL:
                 self.admission.cancel(job.session, job.ordinal)
                 jobs.append(job)
+        self._let_go_of_withheld()
         unbegun: dict[str, list[Job]] = {}
         for job in jobs:
             unbegun.setdefault(job.session, []).append(job)
@@ -285,10 +305,19 @@ class Scheduler:
         Its shim sends it again as one that may have run, just as if this process had been killed:
         the journal then has its reply, or takes back what it did.
         """
-        is_query = job.tool.kind is Kind.QUERY
-        if not is_query and (job.tool.kind is Kind.EXTERNAL or not self.services.engine.resumes()):
+        if not self._may_be_asked_again(job):
             return
         self._handed_on.add(job.key)
+        self._settle_unanswered(job)
+
+    def _may_be_asked_again(self, job: Job) -> bool:
+        """Tell whether the next owner can decide what has become of a job that has begun."""
+        if job.tool.kind is Kind.QUERY:
+            return True
+        return job.tool.kind is not Kind.EXTERNAL and self.services.engine.resumes()
+
+    def _settle_unanswered(self, job: Job) -> None:
+        """Wait for a job's reply no longer: its shim sends it again as one that may have run."""
         self.progress.forget(job)
         session = self._asking(job)
         if session is not None:

@@ -198,7 +198,13 @@ class CallGroups:
 
     def _check_room(self) -> None:
         directory = self.journal.directory
-        if self.journal.kernel.free_bytes(directory) < ROOM_BYTES:
+        try:
+            free = self.journal.kernel.free_bytes(directory)
+        except OSError as error:  # it was moved or removed
+            raise JournalFailed(
+                f"The journal {directory} can't be written: {error.strerror}. Nothing was changed."
+            ) from None
+        if free < ROOM_BYTES:
             raise JournalFailed(
                 f"The disk of {directory} is nearly full: less than {ROOM_BYTES >> 20} MiB are "
                 "left. Nothing was changed. Free some space and ask again; the broker goes on by "

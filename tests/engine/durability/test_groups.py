@@ -302,6 +302,22 @@ def test_on_a_nearly_full_disk_a_change_is_refused_before_it_is_journalled() -> 
     life.check()
 
 
+def test_where_the_journal_is_not_a_change_fails_as_the_journals_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_gone(path: str) -> int:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    life = awake(Disk())
+    monkeypatch.setattr(life.disk, "free_bytes", is_gone)
+    with life.durable.group("s:1", non_atomic=False) as group:
+        with pytest.raises(JournalFailed, match="can't be written: No such file"):
+            life.set("a", x=1)
+        assert group.failure is not None, "what a tool makes of it counts for nothing"
+
+    assert life.contents == {}
+
+
 def test_a_change_that_may_not_be_durable_is_not_made() -> None:
     life = awake(Disk())
     life.disk.fail("sync", errno.EIO)

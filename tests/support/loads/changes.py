@@ -150,6 +150,7 @@ class Turns:
             return
         if len(answer["added"]) != len(items) or not answer["diary"]["success"]:
             self._promises.unexpected.append(("checkpoint", nonce, answer))
+            return
         self._promises.drawers.update({f"{nonce}{which}": 1 for which in "ab"})
         self._promises.entries[f"{nonce}c"] = 1
 

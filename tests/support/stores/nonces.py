@@ -8,6 +8,7 @@ import json
 import re
 import sqlite3
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 
 NONCE = re.compile(r"\bn\d+x\d+z[a-z]?\b")
 DRAWERS = "mempalace_drawers"
+GRAPH = "knowledge_graph.sqlite3"
 
 _RECORDS = """
 SELECT c.name, e.id, e.embedding_id FROM embeddings e
@@ -23,8 +25,8 @@ JOIN segments s ON s.id = e.segment_id AND s.scope = 'METADATA'
 JOIN collections c ON c.id = s.collection
 """
 _TABLES = {
-    "graph:entity": ("knowledge_graph.sqlite3", "entities"),
-    "graph:triple": ("knowledge_graph.sqlite3", "triples"),
+    "graph:entity": (GRAPH, "entities"),
+    "graph:triple": (GRAPH, "triples"),
     "log:event": ("logstream.sqlite3", "events"),
     "log:artifact": ("logstream.sqlite3", "artifacts"),
     "log:attached": ("logstream.sqlite3", "event_artifacts"),
@@ -73,13 +75,21 @@ def read_stores(palace: Path) -> Stores:
     if chroma.exists():
         stores.collections = _collections(chroma)
     for kind, (name, table) in _TABLES.items():
-        stores.rows[kind] = list(_rows(palace / name, f"SELECT rowid AS rowid, * FROM {table}"))
+        path = _graph(palace) if kind.startswith("graph:") else palace / name
+        stores.rows[kind] = list(_rows(path, f"SELECT rowid AS rowid, * FROM {table}"))
     for kind in ("tunnel", "hallway"):
         stores.lists[kind] = _list(palace.parent / f"{kind}s.json", f"{kind}s")
     for name in ("mempalace_embedder.json", "replica.json"):
         if (palace / name).exists():
             stores.files[name] = (palace / name).read_bytes()
     return stores
+
+
+def _graph(palace: Path) -> Path:
+    """Return where palace.toml says that the graph is; without it, in the palace."""
+    settings = palace / "palace.toml"
+    told = tomllib.loads(settings.read_text()) if settings.exists() else {}
+    return palace / told.get("graph", GRAPH)
 
 
 def _rows(path: Path, query: str) -> Iterator[Row]:

@@ -1,0 +1,57 @@
+"""A palace whose directory is elsewhere at the moment in which something is to be answered."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from palace.protocol import wire
+from tests.support.brokers.owner import Running, open_broker
+from tests.support.engines.gated import LightEngine
+
+
+@pytest.fixture
+def root(short_dir: Path) -> Path:
+    return short_dir / "palace"
+
+
+def away_when_asked(running: Running, root: Path) -> None:
+    """Let the directory be elsewhere whenever its owner looks whether a reply may leave."""
+    withhold: Callable[[bool], bool] = running.state.scheduler.withhold
+
+    def asked(recorded: bool) -> bool:
+        away = root.with_name("away")
+        root.rename(away)
+        try:
+            return withhold(recorded)
+        finally:
+            away.rename(root)
+
+    running.state.scheduler.withhold = asked
+
+
+@pytest.mark.parametrize("tool", ["search", "add_drawer"])
+async def test_what_ends_while_the_palace_is_away_is_left_to_the_next_owner(
+    root: Path, tool: str
+) -> None:
+    async with open_broker(root, LightEngine(journalled=True), grace_s=3600.0) as running:
+        shim = await running.session()
+        away_when_asked(running, root)
+        shim.call(tool, 1, name="ends")
+        kind, fields = await shim.header()
+        with trio.fail_after(60):  # the grace is an hour: nothing waits for what is not answered
+            assert await shim.line() == b""
+            await running.ended.wait()
+
+    assert (kind, fields["reason"], fields["unrun"]) == (wire.GOODBYE, "moved", "")
+    assert fields["read_upto"] == "0"
+
+
+async def test_what_nobody_could_decide_later_is_answered_all_the_same(root: Path) -> None:
+    async with open_broker(root, LightEngine(journalled=False)) as running:
+        shim = await running.session()
+        away_when_asked(running, root)
+        shim.call("add_drawer", 1, name="ends")
+
+        assert (await shim.reply())[0] == 0
