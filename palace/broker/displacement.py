@@ -139,6 +139,7 @@ class Displacement:
             self._kernel.write_durable(there.settings, self._settings)
         self._kernel.rename(making, target)
         self._kernel.sync_directory(os.path.dirname(target))
+        self._memory.note_saved(target)
         logger.error(
             "%s was removed or replaced by another program: its journal is saved in %s, and the "
             "next broker takes it up",

@@ -102,6 +102,6 @@ def forget_palace(paths: Paths, environment: ShimEnvironment) -> str:
         forget_served(paths.root, environment.all, kernel)
         return f"{served.name} is forgotten: the next broker begins a new one there.{removed}"
     served.lost_from = served.lost_to = 0
-    served.former_id = ""
+    served.former_id = served.saved = ""
     keep(served, environment.all, kernel, durable=True)
     return f"What {paths.root} lacks of what was served there is forgotten.{removed}"

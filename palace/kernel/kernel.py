@@ -291,6 +291,14 @@ class Kernel:
             return f"others may write to it (mode {stat.S_IMODE(found.st_mode):04o})"
         return ""
 
+    def is_own_file(self, path: str) -> bool:
+        """Tell whether a name is a plain file of this user's, and no link."""
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+
     def writable(self, path: str) -> bool:
         return os.access(path, os.W_OK)
 

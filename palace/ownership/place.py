@@ -54,6 +54,7 @@ def _to_remember(ownership: "Ownership", known: "Served | None", kernel: Kernel)
         served.seq, served.lost_from, served.lost_to = known.seq, known.lost_from, known.lost_to
     elif known is not None and not is_empty(known):
         served.former_id = known.palace_id
+    served.saved = known.saved if known is not None else ""  # until it is taken up
     served.seq = max(served.seq, _journalled_seq(ownership.paths, kernel))
     served.epoch = ownership.epoch
     served.since = kernel.utc_text()

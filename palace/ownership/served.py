@@ -3,8 +3,9 @@
 A palace's identity, journal and settings lie in its directory, and whatever replaces the directory
 takes them along: stock's `migrate` and `repair rebuild-index` do, and so does `mv`.  So that what
 is there afterwards isn't taken for a new palace, each owner notes what it serves at which path: a
-small file for each path, for this user alone.  It grants no right; it only says what should be
-there, and losing it costs no more than that.
+small file for each path, for this user alone.  The same is noted beside the directory, since other
+homes of this user see no more of the palace than that.  Neither grants a right; they only say what
+should be there, and losing them costs no more than that.
 
 Standard library only, and light: every owner runs through here.
 """
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 SCHEMA = 1
 ENTRY_BYTES_MAX = 65_536
 SAVED = ".saved-"
-_TEXTS = ("path", "palace_id", "since", "moved_to", "copied_from", "former_id")
+BESIDE = ".served.json"
+_TEXTS = ("path", "palace_id", "since", "moved_to", "copied_from", "former_id", "saved")
+_NEWER = ("saved",)  # which older versions don't write
 _NUMBERS = ("epoch", "seq", "lost_from", "lost_to")
 
 
@@ -34,6 +37,7 @@ class Served:
     `seq` is the last record that its journal is known to have held, 0 where it never held any;
     `moved_to` is where its last broker saw it go; `copied_from` names the palace of which it was a
     copy, and `former_id` the other one that was served at this path before, "" for none.
+    `saved` is where a broker saved what the directory held when it was replaced, "" for nowhere.
     The records `lost_from` to `lost_to` were acknowledged and are in no copy; 0: nothing is lost.
     """
 
@@ -42,7 +46,7 @@ class Served:
     def __init__(self, path: str, palace_id: str) -> None:
         self.path = path
         self.palace_id = palace_id
-        self.since = self.moved_to = self.copied_from = self.former_id = ""
+        self.since = self.moved_to = self.copied_from = self.former_id = self.saved = ""
         self.epoch = self.seq = self.lost_from = self.lost_to = 0
         self.held = False
 
@@ -65,7 +69,8 @@ def _decode(data: "bytes | None") -> "Served | None":
         found = decode_json(data or b"")
         served = Served(str(found["path"]), identity_of(str(found["palace_id"]).encode()) or "")
         for name in _TEXTS[2:]:
-            setattr(served, name, str(found[name]))
+            told = found.get(name, "") if name in _NEWER else found[name]
+            setattr(served, name, str(told))
         for name in _NUMBERS:
             setattr(served, name, number_in(found, name))
         served.held = found["held"] is True
@@ -85,26 +90,42 @@ def entry_path(root: str, environ: "Mapping[str, str]") -> str:
     return f"{directory_of(environ)}/{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
 
 
+def beside_path(root: str) -> str:
+    """Return the file by which all homes of a user remember what was served at a path."""
+    return root + BESIDE
+
+
 def read_served(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> "Served | None":
-    """Return what was served at a path, None where that isn't known."""
-    served = _decode(kernel.read_hint(entry_path(root, environ), ENTRY_BYTES_MAX))
-    return served if served is not None and served.path == root else None
+    """Return what was served at a path, None where that isn't known: the later of the two notes."""
+    found = [_decode(kernel.read_hint(entry_path(root, environ), ENTRY_BYTES_MAX))]
+    beside = beside_path(root)
+    if kernel.is_own_file(beside):  # strangers may write to the parent of a palace, as in /tmp
+        found.append(_decode(kernel.read_hint(beside, ENTRY_BYTES_MAX)))
+    there = [one for one in found if one is not None and one.path == root]
+    if len({one.palace_id for one in there}) > 1:
+        return max(there, key=lambda one: one.since)
+    return max(reversed(there), key=lambda one: (one.epoch, one.seq), default=None)
 
 
 def write_served(
     served: Served, environ: "Mapping[str, str]", kernel: Kernel, *, durable: bool = True
 ) -> None:
     """Remember it; raises OSError and UnsafePalace where the state directory can't be used."""
+    write = kernel.write_durable if durable else kernel.replace_file
+    try:
+        write(beside_path(served.path), served.encode())
+    except OSError:
+        pass  # other homes will know nothing of it
     os.makedirs(state_dir(environ), 0o700, exist_ok=True)
     called, remedy = "The directory of what was served", "Correct or remove it."
     prepare_private(directory_of(environ), kernel, called=called, remedy=remedy)
-    write = kernel.write_durable if durable else kernel.replace_file
     write(entry_path(served.path, environ), served.encode())
 
 
 def forget_served(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> None:
     """Forget what was served at a path; what was saved of it stays (see `saved_copies`)."""
     kernel.unlink(entry_path(root, environ))
+    kernel.unlink(beside_path(root))
 
 
 def _is_number(text: str) -> bool:
@@ -112,13 +133,25 @@ def _is_number(text: str) -> bool:
 
 
 def saved_copies(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> "list[str]":
-    """Return where brokers that lost their directory saved what it had held, oldest first."""
+    """Return where brokers that lost their directory saved what it had held, oldest first.
+
+    A broker of another home saved it there.
+    """
     base = entry_path(root, environ).removesuffix(".json")
     prefix = os.path.basename(base) + SAVED
     names = [n for n in kernel.list_directory(directory_of(environ)) if n.startswith(prefix)]
     found = [name for name in names if _is_number(name.removeprefix(prefix))]
     found.sort(key=lambda name: whole_number(name.removeprefix(prefix)))
-    return [f"{directory_of(environ)}/{name}" for name in found]
+    copies = [f"{directory_of(environ)}/{name}" for name in found]
+    served = read_served(root, environ, kernel)
+    elsewhere = served.saved if served is not None else ""
+    # The note may be another's writing, and copies are removed: none that isn't named as one is.
+    if os.path.normpath(elsewhere) == elsewhere and elsewhere not in copies:
+        name = os.path.basename(elsewhere)
+        is_one = name.startswith(prefix) and _is_number(name.removeprefix(prefix))
+        if is_one and kernel.file_id(elsewhere) is not None:
+            copies.insert(0, elsewhere)
+    return copies
 
 
 def saved_copy_path(root: str, epoch: int, environ: "Mapping[str, str]") -> str:
@@ -148,6 +181,11 @@ class Memory:
     def note_moved(self, path: str) -> None:
         """Remember where the palace was seen to go, "" for nowhere."""
         self.served.moved_to = path
+        self._keep()
+
+    def note_saved(self, path: str) -> None:
+        """Remember where this owner has saved what its directory held."""
+        self.served.saved = path
         self._keep()
 
     def note_lost(self, first: int, last: int) -> None:

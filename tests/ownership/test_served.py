@@ -11,11 +11,14 @@ from palace.ownership import lock
 from palace.ownership.place import take_place
 from palace.ownership.served import (
     Memory,
+    beside_path,
     check_remembered_hold,
     check_there,
     entry_path,
     find_missing,
+    forget_served,
     gone,
+    keep,
     note_hold,
     note_restored,
     read_served,
@@ -24,6 +27,7 @@ from palace.ownership.served import (
 )
 from palace.protocol.errors import OnHold, PalaceReplaced
 from palace.settings.paths import Paths
+from tests.support.machines.needs import need_root
 
 KERNEL = Kernel()
 
@@ -67,7 +71,95 @@ def test_an_owner_is_remembered_for_its_user_alone(tmp_path: Path, environ: dict
     assert found.palace_id == Path(paths.palace_id).read_text().strip()
     path = Path(entry_path(paths.root, environ))
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    beside = Path(beside_path(paths.root))
+    assert beside.stat().st_mode & 0o777 == 0o600
+    beside.unlink()
     assert read_served(paths.root, {"HOME": str(tmp_path / "other")}, KERNEL) is None
+
+
+def other_home(tmp_path: Path) -> dict[str, str]:
+    return {"HOME": str(tmp_path / "other")}
+
+
+def test_what_one_home_has_served_the_others_miss(tmp_path: Path, environ: dict[str, str]) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ, seq=7)
+    serve(paths, other_home(tmp_path), seq=9)
+    for home in (environ, other_home(tmp_path), {"HOME": str(tmp_path / "third")}):
+        found = read_served(paths.root, home, KERNEL)
+        assert found is not None
+        assert (found.epoch, found.seq) == (2, 9)
+
+    shutil.rmtree(paths.root)
+    for home in (environ, {"HOME": str(tmp_path / "third")}):
+        with pytest.raises(PalaceReplaced, match="palace recover"):
+            check_there(paths, home, KERNEL)
+    forget_served(paths.root, environ, KERNEL)
+    check_there(paths, {"HOME": str(tmp_path / "third")}, KERNEL)
+
+
+def test_what_the_broker_of_another_home_has_saved_is_found(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+    memory = serve(paths, other_home(tmp_path), seq=9)
+    Path(memory.save_path).mkdir()
+    memory.note_saved(memory.save_path)
+    os.unlink(paths.palace_id)
+
+    assert saved_copies(paths.root, environ, KERNEL) == [memory.save_path]
+    found = find_missing(paths, environ, KERNEL)
+    assert found is not None
+    assert found.seq == 9
+
+
+@pytest.mark.parametrize(
+    "name", ["", "precious", "{entry}", "{entry}.saved-x", "a/../{entry}.saved-2"]
+)
+def test_a_note_names_no_directory_that_is_not_a_saved_one(
+    tmp_path: Path, environ: dict[str, str], name: str
+) -> None:
+    paths = make(tmp_path / "palace")
+    memory = serve(paths, environ)
+    entry = Path(entry_path(paths.root, environ)).stem
+    os.makedirs(tmp_path / "a")
+    saved = f"{tmp_path}/{name.format(entry=entry)}"
+    os.makedirs(saved, exist_ok=True)
+    memory.note_saved(saved)
+
+    assert saved_copies(paths.root, environ, KERNEL) == []
+
+
+@pytest.mark.parametrize("whose", ["a link", "another user's"])
+def test_a_note_beside_that_is_not_ours_says_nothing(tmp_path: Path, whose: str) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, other_home(tmp_path))
+    beside = Path(beside_path(paths.root))
+    if whose == "a link":
+        beside.rename(tmp_path / "elsewhere")
+        beside.symlink_to(tmp_path / "elsewhere")
+    else:
+        need_root()
+        os.chown(beside, 54321, 54321)
+
+    assert read_served(paths.root, {"HOME": str(tmp_path / "third")}, KERNEL) is None
+
+
+def test_of_two_palaces_at_a_path_the_later_one_counts(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ, seq=70)
+    forget_served(paths.root, other_home(tmp_path), KERNEL)  # what the first home has stays
+    shutil.rmtree(paths.root)
+    later = serve(make(tmp_path / "palace"), other_home(tmp_path), seq=9).served
+    later.since = "9999-01-01T00:00:00Z"
+    keep(later, other_home(tmp_path), KERNEL)
+
+    found = read_served(paths.root, environ, KERNEL)
+    assert found is not None
+    assert found.palace_id == later.palace_id
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"path": 1}', "null", '{"v": 9}'])
@@ -76,7 +168,8 @@ def test_a_memory_that_cant_be_read_is_none(
 ) -> None:
     paths = make(tmp_path / "palace")
     serve(paths, environ)
-    Path(entry_path(paths.root, environ)).write_text(text)
+    for path in (entry_path(paths.root, environ), beside_path(paths.root)):
+        Path(path).write_text(text)
 
     assert read_served(paths.root, environ, KERNEL) is None
     assert take(paths, environ).served.epoch == 2

@@ -28,6 +28,7 @@ NEVER_NEEDED_AGAIN = (
     ".mempalace/locks/mine_",
     "config.json",
     ".local/state/palace/served/",  # what was served where, written again with the next change
+    "palace.served.json",  # the same, for other homes
 )
 HAD_ONCE = ("palace", "broker.lock")
 

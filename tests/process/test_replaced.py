@@ -122,6 +122,7 @@ def identity(site: Site) -> str:
 
 def remembered(site: Site) -> dict[str, Any]:
     (path,) = (site.home / ".local/state/palace/served").glob("*.json")
+    assert path.read_bytes() == site.palace.with_name("palace.served.json").read_bytes()
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -335,5 +336,7 @@ def test_homes_and_what_they_remember(site: Site) -> None:
     os.symlink(site.home / ".cache", other / ".cache")
 
     fresh = Site(home=other, palace=site.palace)
+    assert refusal(fresh)["code"] == GONE  # it has never heard of it, and makes no new one
+    assert fresh.run("recover", "--forget").returncode == 0
     with session(fresh) as client:
         assert not client.tool("list_drawers").get("drawers")

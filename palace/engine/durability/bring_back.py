@@ -94,9 +94,10 @@ def bring_back(
         # A resent line may be among what is missing: it is answered with "unknown".
         Journal.note_pause(paths.journal, kernel)
         missing.lost_from, missing.lost_to, missing.seq = best.seq + 1, missing.seq, best.seq
-    missing.moved_to = ""
+    copies = saved_copies(paths.root, environ, kernel)
+    missing.moved_to = missing.saved = ""
     keep(missing, environ, kernel, durable=True)
-    for copy in saved_copies(paths.root, environ, kernel):
+    for copy in copies:
         shutil.rmtree(copy, ignore_errors=True)
     text = (
         f"another program had replaced {paths.root}: {missing.name} was brought back from "

@@ -182,6 +182,7 @@ class Recovery:
             older=baseline is not None and projection.is_older(baseline),
             believed=believed,
             past=self._past_of(projection) if lost else {},
+            by_id=_by_id(known) if lost else {},
         )
         kinds = {*projection.kinds(), *(kind for kind in known.kinds() if projection.owns(kind))}
         for number, kind in enumerate(sorted(kinds)):  # a collection comes before its records
@@ -316,6 +317,7 @@ def adopt_beside(journal: Journal, projection: Projection, was: Json) -> int:
         older=False,
         believed=frozenset(),
         past={},
+        by_id={},
     )
     for kind in projection.kinds():
         work.run(kind)
@@ -329,7 +331,9 @@ class _Reconciliation:
     `lost` says that what the store lacks was not deleted; `older`, that what differs in it was not
     changed either.  For the `believed` entities the store counts all the same: whether their
     changes were finished can't be known.  `past` holds the digests of states that were ours once:
-    in a store that isn't the one that we wrote, they are no change.
+    in a store that isn't the one that we wrote, they are no change.  Nor is what it holds of an
+    entity under another kind (`by_id`): stock's `migrate` files the records of all collections
+    among the drawers.
     """
 
     journal: Journal
@@ -340,6 +344,7 @@ class _Reconciliation:
     older: bool
     believed: frozenset[Entity]
     past: dict[Entity, set[int]]
+    by_id: dict[str, set[int]]
 
     def run(self, kind: str) -> None:
         there: set[str] = set()
@@ -380,6 +385,8 @@ class _Reconciliation:
         if (kind, ident) in self.believed:
             return False
         live, digest = self.known.live.get((kind, ident)), digest_of(payload)
+        if live is None and digest in self.by_id.get(ident, ()):
+            return True
         is_newest = live is not None and live.digest == digest  # but for its vector
         return not is_newest and digest in self.past.get((kind, ident), ())
 
@@ -398,6 +405,14 @@ class _Reconciliation:
             self.projection.applied(
                 Change(kind, ident, before.get(ident), now) for ident, now in payloads.items()
             )
+
+
+def _by_id(known: Replay) -> dict[str, set[int]]:
+    """Return the digests of what the journal knows under each id, whatever its kind."""
+    found: dict[str, set[int]] = {}
+    for (_, ident), live in known.live.items():
+        found.setdefault(ident, set()).add(live.digest)
+    return found
 
 
 def _states(open_keys: Iterable[Sequence[Draft]]) -> dict[Entity, list[Payload]]:

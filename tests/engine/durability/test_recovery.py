@@ -224,6 +224,20 @@ def test_an_older_copy_of_a_store_is_brought_up_to_date() -> None:
     again.check()
 
 
+def test_what_another_store_holds_under_a_second_kind_is_not_taken_over() -> None:
+    life = awake(Disk())
+    life.call("s:1", ("a", "x", 1), ("b", "z", 2), ("b", "y", 3))
+    fresh = Platter(birth=1, number=50)
+    for entity, payload in ((("a", "x"), 1), (("a", "z"), 2), (("a", "y"), 4)):
+        fresh.set(entity, payload)
+    life.one.platter = fresh
+
+    again = after(life)
+
+    assert again.contents == entities(x=1, z_=2, y=4, y_=3), "another text is somebody's own"
+    again.check()
+
+
 # Recovery: what a store has lost.
 
 
