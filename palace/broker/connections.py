@@ -17,6 +17,7 @@ from palace.broker.state import BrokerState
 from palace.broker.telemetry.redaction import redacted
 from palace.kernel.kernel import peer_of
 from palace.protocol import wire
+from palace.protocol.budget import Holder, Use, party_of
 from palace.protocol.errors import BrokerFull, PalaceError, WireError
 from palace.protocol.lifecycle import EngineState, Reason
 from palace.protocol.pathmap import Whereabouts
@@ -38,6 +39,7 @@ class Peer:
 
     pid: int
     uid: int | None
+    address: str = ""
 
 
 GUEST = Peer(pid=0, uid=None)
@@ -84,7 +86,7 @@ async def _serve_stream(state: BrokerState, stream: Lines, peer: Peer) -> None:
         elif kind == wire.HELLO:
             if state.connections.open > state.connections.limit:
                 raise _Refusal(BrokerFull.name, state.connections.full_text)
-            session = _open_session(state, stream, fields, pid=peer.pid)
+            session = _open_session(state, stream, fields, peer)
             stream.unread(lines[1:])
             await serve_session(state, session, stream)
         else:
@@ -146,7 +148,7 @@ def _check_version(version: int) -> None:
 
 
 def _open_session(
-    state: BrokerState, stream: Lines, fields: dict[str, str], *, pid: int
+    state: BrokerState, stream: Lines, fields: dict[str, str], peer: Peer
 ) -> LiveSession:
     """Check a HELLO, bind the session to this connection, and send WELCOME."""
     services = state.services
@@ -160,7 +162,7 @@ def _open_session(
     if state.lifecycle.drain is not None:
         raise _Refusal("draining", "the broker is leaving")
     hello = Hello.read(fields)
-    session = _session_of(state, hello, pid=pid)
+    session = _session_of(state, hello, peer)
     session.where = Whereabouts(
         cwd=hello.cwd,
         same_files=hello.place in ("", services.place),  # an old shim doesn't say: a neighbour's
@@ -173,21 +175,27 @@ def _open_session(
     return session
 
 
-def _session_of(state: BrokerState, hello: Hello, *, pid: int) -> LiveSession:
+def _session_of(state: BrokerState, hello: Hello, peer: Peer) -> LiveSession:
     """Return the session that a HELLO proves to be its own, or else a new one."""
     proof = proof_of(hello.secret) if hello.secret else ""
     session = state.sessions.get(hello.session)
     stranger = wire.wants_proof(hello.session) and hello.session != wire.session_name(proof)
-    if session is not None and not stranger and session.may_go_on(proof, pid):
+    if session is not None and not stranger and session.may_go_on(proof, peer.pid):
         return session
     is_apart = stranger or session is not None
     if is_apart:
         logger.warning("a client named a session that is not its own: it gets another")
-    if state.sessions.is_full:
+    party = party_of(pid=peer.pid, uid=peer.uid, owner=os.geteuid(), address=peer.address)
+    if not make_room(state, party):
         raise _Refusal(BrokerFull.name, state.sessions.full_text)
     ident = state.services.kernel.token() if is_apart else hello.session
     session = LiveSession(
-        id=ident, pid=pid, since_s=trio.current_time(), proof=proof, is_apart=is_apart
+        id=ident,
+        pid=peer.pid,
+        since_s=trio.current_time(),
+        party=party,
+        proof=proof,
+        is_apart=is_apart,
     )
     state.sessions.add(session)
     return session
@@ -228,6 +236,36 @@ def forget_session(state: BrokerState, session: LiveSession) -> None:
     """Forget a session that has nothing to come; no batch waits for its next call."""
     state.sessions.forget(session)
     state.scheduler.admission.window.came(session.id)
+
+
+def make_room(state: BrokerState, party: str) -> bool:
+    """Return whether a party may open a session; where all are taken, another one gives way."""
+    sessions = state.sessions
+    while sessions.is_full:
+        candidates = [_Candidate.of(state, session) for session in sessions]
+        found = sessions.budget.first_to_go(candidates, party)
+        if found is None:
+            return False
+        session = found.session
+        logger.info("a session of %s gives way to one of %s", session.party, party)
+        state.scheduler.abandon(session)
+        if session.stream is not None:
+            session.stream.close()
+        forget_session(state, session)
+        sessions.budget.note_shed(session.party)
+    return True
+
+
+@attrs.frozen(eq=False)
+class _Candidate(Holder):
+    session: LiveSession
+
+    @classmethod
+    def of(cls, state: BrokerState, session: LiveSession) -> "_Candidate":
+        use = session.use
+        if use is Use.LEFT and not state.scheduler.may_abandon(session):
+            use = Use.BUSY
+        return cls(session.party, use, session.active_s, session)
 
 
 async def adopt(state: BrokerState) -> str:

@@ -1,7 +1,8 @@
 """Guests: clients behind another kernel, which come over a TLS websocket and log in with a token.
 
 Once logged in they are served like any other client (connections.py).  Before that they get little:
-a bounded number of handshakes, each of bounded time; their mistakes are counted, and not logged.
+a bounded number of handshakes, each of bounded time, of which the oldest of the busiest address
+makes room for the next one; their mistakes are counted, and not logged.
 """
 
 import logging
@@ -14,12 +15,14 @@ import trio
 
 from palace.broker.certificate import Identity, make_identity
 from palace.broker.connections import GUEST, serve_connection
+from palace.broker.places import Places
 from palace.broker.state import BrokerState
 from palace.ownership.record import Remote
+from palace.protocol.budget import Budget
 from palace.transport.accepting import accept_forever
 from palace.transport.websocket import TokenGate, open_lines
 
-HANDSHAKES_MAX = 64
+STRANGERS_MAX = 64  # connections that have not shown the token yet
 BACKLOG = 128
 
 logger = logging.getLogger("palace.broker")
@@ -35,9 +38,11 @@ class Guests:
     remote: Remote | None = None
     _gate: TokenGate = attrs.field(init=False)
     _listeners: list[trio.SocketListener] = attrs.field(factory=list)
-    _handshakes: int = 0
+    _strangers: Places = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._strangers = Places(Budget("guest_strangers", STRANGERS_MAX))
+        self.state.telemetry.budgets.append(self._strangers.budget)
         self._gate = TokenGate(self.token, trio.current_time)
 
     @classmethod
@@ -76,28 +81,35 @@ class Guests:
                 nursery.start_soon(accept_forever, listener.accept, take, logger)
 
     def _take(self, sessions: trio.Nursery, stream: trio.SocketStream) -> None:
-        if self._handshakes >= HANDSHAKES_MAX:
+        try:
+            address = str(stream.socket.getpeername()[0])
+        except OSError:  # it has hung up
             stream.socket.close()
             return
-        self._handshakes += 1
-        sessions.start_soon(self._serve, stream)
+        sessions.start_soon(self._serve, stream, address)
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, stream: trio.SocketStream, address: str) -> None:
         limit = self.state.services.config.line_bytes_max
-        handshaking = True
+        handshake = trio.CancelScope()
+        place = self._strangers.enter(address, handshake.cancel)
         try:
-            async with open_lines(
-                stream, self.identity.context, self._gate, line_bytes_max=limit
-            ) as lines:
-                handshaking = False
-                self._handshakes -= 1
-                if lines is not None:
-                    await serve_connection(self.state, lines, GUEST)
+            with handshake:
+                async with open_lines(
+                    stream,
+                    self.identity.context,
+                    self._gate,
+                    line_bytes_max=limit,
+                    secured=place.note_heard,
+                ) as lines:
+                    self._strangers.leave(place)
+                    if lines is not None:
+                        await serve_connection(
+                            self.state, lines, attrs.evolve(GUEST, address=address)
+                        )
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
             self.state.telemetry.counters.refused += 1  # gone in the middle of it
         finally:
-            if handshaking:
-                self._handshakes -= 1
+            self._strangers.leave(place)
 
     async def close(self) -> None:
         """Stop listening; what waits to be accepted is reset, and dials again."""

@@ -118,6 +118,7 @@ async def _handle_call(
         session=session.id,
         ordinal=arrival.ordinal,
         request=call,
+        party=session.party,
         admitted_s=now_s,
         deadline_s=now_s + config.queue_wait_s,
         maybe_ran=arrival.maybe_ran,

@@ -227,6 +227,23 @@ class Scheduler:
             self._room.unpark_all()
         self.start_ready()
 
+    def may_abandon(self, session: LiveSession) -> bool:
+        """Tell whether none of a session's calls is a change that has begun."""
+        return all(
+            call.tool.kind is Kind.QUERY or self.admission.is_waiting(session.id, ordinal)
+            for ordinal, call in session.machine.calls.items()
+        )
+
+    def abandon(self, session: LiveSession) -> None:
+        """Drop all calls of a session whose client has left: it sends them again if it returns."""
+        for ordinal in tuple(session.machine.calls):
+            job = self.admission.cancel(session.id, ordinal)
+            session.machine.settle(ordinal)
+            if job is not None:
+                self.progress.forget(job)
+        session.note_settled()
+        self._room.unpark_all()
+
     def _settle(self, session: LiveSession, job: Job, payload: bytes | None) -> None:
         session.machine.settle(job.ordinal)
         self.progress.forget(job)

@@ -4,6 +4,7 @@ import attrs
 import trio
 
 from palace.protocol import wire
+from palace.protocol.budget import HTTP, Use
 from palace.protocol.pathmap import Whereabouts
 from palace.protocol.session import Hello, Phase, Session
 from palace.transport.lines import Connection
@@ -16,12 +17,14 @@ class LiveSession:
     `proof` is the digest of the secret that its first HELLO told, "" where it told none; only who
     knows that secret may go on with it.  `is_apart`: its HELLO named another session and could not
     prove it, so nothing is known here of what its lines did before.
+    `party` is whose budgets it uses (palace/protocol/budget.py), for all its life.
     `client` is what its client calls itself, `active_s` when it last asked for something.
     """
 
     id: str
     pid: int
     since_s: float
+    party: str = ""
     proof: str = ""
     is_apart: bool = False
     client: str = ""
@@ -41,6 +44,15 @@ class LiveSession:
     @property
     def is_leaving(self) -> bool:
         return self.machine.phase is Phase.LEAVING
+
+    @property
+    def use(self) -> Use:
+        """Return what its client would lose if it were forgotten now."""
+        if self.stream is None or (self.machine.phase is Phase.FINISHING and self.stream.gone):
+            return Use.LEFT
+        if not self.machine.is_idle or self.stream.waiting:
+            return Use.BUSY
+        return Use.RENEWED if self.party == HTTP else Use.IDLE
 
     def may_go_on(self, proof: str, pid: int) -> bool:
         """Tell whether a HELLO with this proof, from that process, is of this session's shim.

@@ -7,6 +7,7 @@ import attrs
 from palace.broker.services import Services
 from palace.broker.session import LiveSession
 from palace.protocol import jsonrpc
+from palace.protocol.budget import Budget
 from palace.protocol.jsonrpc import Catalogue
 
 ABANDONED_S = 60.0  # how long a session without a connection keeps its replies
@@ -17,7 +18,11 @@ class Sessions:
     """All of them, by id; those of HTTP clients, too."""
 
     services: Services
+    budget: Budget = attrs.field(init=False)
     _by_id: dict[str, LiveSession] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.budget = Budget("sessions", self.services.config.sessions_max)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -37,7 +42,7 @@ class Sessions:
 
     @property
     def is_full(self) -> bool:
-        return len(self._by_id) >= self.services.config.sessions_max
+        return self.budget.held >= self.budget.limit
 
     @property
     def full_text(self) -> str:
@@ -49,13 +54,14 @@ class Sessions:
 
     def add(self, session: LiveSession) -> None:
         self._by_id[session.id] = session
+        self.budget.take(session.party)
 
     def forget(self, session: LiveSession) -> None:
         """Forget a session that has nothing to come; its outcomes only if its shim has them all.
 
         The end of a connection says nothing of that: a shim may have given up waiting for WELCOME.
         """
-        self._by_id.pop(session.id, None)
+        self._drop(session)
         if session.machine.is_acknowledged:
             self.services.engine.end_session(session.id)
 
@@ -64,7 +70,12 @@ class Sessions:
         for session in self:
             lost = session.stream is None and now_s - session.lost_s >= ABANDONED_S
             if lost and not session.machine.calls:
-                del self._by_id[session.id]
+                self._drop(session)
+
+    def _drop(self, session: LiveSession) -> None:
+        if self._by_id.get(session.id) is session:  # else it was forgotten before
+            del self._by_id[session.id]
+            self.budget.give_back(session.party)
 
     def answer_early(self, catalogue: Catalogue) -> None:
         """Answer the lines that came before there was a catalogue."""

@@ -8,7 +8,9 @@ from palace.broker.services import Services
 from palace.broker.sessions import Sessions
 from palace.broker.telemetry.telemetry import Telemetry
 from palace.broker.watch import Watch
+from palace.protocol.budget import Budget
 from palace.protocol.lifecycle import Lifecycle
+from palace.protocol.tools import Lane
 
 RESERVE = 16
 
@@ -45,3 +47,15 @@ class BrokerState:
     leaving: Leaving
     watch: Watch
     connections: ConnectionLimit
+
+    @property
+    def budgets(self) -> list[Budget]:
+        """Return what all clients share and how it is used (palace/protocol/budget.py)."""
+        admission = self.scheduler.admission
+        lanes = [admission.slots[lane].parties for lane in (Lane.READER, Lane.POLL)]
+        return [
+            self.sessions.budget,
+            admission.places.parties,
+            *lanes,
+            *self.telemetry.budgets,
+        ]

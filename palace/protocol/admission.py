@@ -1,10 +1,14 @@
 """The point of no refusal: what is admitted, and what of it may run now.
 
-Theory of operation.  Each session has a queue, and sessions take turns: a client that floods its
-own queue delays only itself.  Of a session, queries overlap with each other, while a mutation
-waits for what came before it and holds up what comes after it, so that a client which pipelines
-dependent calls sees what it would see from a serial server.  Long-polls hold nothing up.  A call
-that was cancelled while it runs no longer counts for its session's order.
+Theory of operation.  Each session has a queue, and parties (budget.py) take turns, as do the
+sessions of one party: a client that floods its own queue, or has many sessions, delays only itself.
+A full lane, and a full queue, have a reserve for parties that hold much less than another does, so
+that calls which run for long hold up none of somebody else.
+
+Of a session, queries overlap with each other, while a mutation waits for what came before it and
+holds up what comes after it, so that a client which pipelines dependent calls sees what it would
+see from a serial server.  Long-polls hold nothing up.  A call that was cancelled while it runs no
+longer counts for its session's order.
 
 The writer lane runs one *batch* at a time: one mutation, or several that may be stored together,
 of as many sessions and with different keys, all started in one `take_ready`.
@@ -17,11 +21,12 @@ Rule for this file: pure; which call runs next is decided only here.
 
 import enum
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from palace.protocol.batch_window import BatchWindow
+from palace.protocol.budget import Shares
 from palace.protocol.request import ToolCall
 from palace.protocol.tools import Lane, Tool
 
@@ -44,6 +49,7 @@ class Job:
     session: str
     ordinal: int
     request: ToolCall
+    party: str = ""  # "": its session is one
     admitted_s: float = 0.0
     began_s: float = 0.0
     deadline_s: float = float("inf")
@@ -54,6 +60,7 @@ class Job:
 
     def __attrs_post_init__(self) -> None:
         self.tool = self.request.tool
+        self.party = self.party or self.session
 
     @property
     def key(self) -> tuple[str, int]:
@@ -71,6 +78,8 @@ class Job:
 
 @attrs.define(eq=False)
 class _Queue:
+    session: str
+    party: str
     waiting: deque[Job] = attrs.field(factory=deque)
     shared: int = 0  # running readers
     exclusive: int = 0  # running writers that still count for the order
@@ -80,17 +89,20 @@ class _Queue:
 class Admission:
     """All queues of one owner.
 
-    Capacities are numbers of jobs; the writer's is how many a batch may hold.
+    Capacities are numbers of jobs; the writer's is how many a batch may hold.  `slots` are the
+    budgets of the lanes, `places` is that of the queue.
     """
 
     capacity: Mapping[Lane, int]
     queue_depth_max: int
     session_depth_max: int
+    slots: dict[Lane, Shares] = attrs.field(init=False)
+    places: Shares = attrs.field(init=False)
+    _asked: dict[str, int] = attrs.field(factory=dict)  # waiting party -> since which turn
+    _turn: int = 0
     _queues: dict[str, _Queue] = attrs.field(factory=dict)
     _turns: deque[str] = attrs.field(factory=deque)  # sessions with waiting jobs, next first
     _running: dict[tuple[str, int], Job] = attrs.field(factory=dict)
-    _in_lane: dict[Lane, int] = attrs.field(factory=lambda: dict.fromkeys(Lane, 0))
-    _waiting: int = 0
     _batch: list[Job] = attrs.field(factory=list)  # the writer lane's running, or last one
     _forming: bool = False
     window: BatchWindow = attrs.field(factory=BatchWindow)
@@ -99,21 +111,29 @@ class Admission:
     model_pending: bool = False  # calls that embed wait; others pass them as order allows
     draining: bool = False
 
+    def __attrs_post_init__(self) -> None:
+        self.slots = {
+            lane: Shares.of(f"{lane.value}_slots", width, reserve=_reserve(lane, width))
+            for lane, width in self.capacity.items()
+        }
+        depth = self.queue_depth_max
+        self.places = Shares.of("waiting_calls", depth, reserve=(depth + 1) // 2)
+
     @property
     def waiting(self) -> int:
-        return self._waiting
+        return self.places.parties.held
 
     @property
     def running(self) -> tuple[Job, ...]:
         return tuple(self._running.values())
 
     def in_lane(self, lane: Lane) -> int:
-        return self._in_lane[lane]
+        return self.slots[lane].parties.held
 
     @property
     def busy(self) -> bool:
         """Tell whether anything is asked for; an abandoned long-poll is not."""
-        return bool(self._waiting) or any(
+        return bool(self.waiting) or any(
             not (job.cancelled and job.tool.lane is Lane.POLL) for job in self._running.values()
         )
 
@@ -124,14 +144,16 @@ class Admission:
         queue = self._queues.get(job.session)
         if queue is not None and len(queue.waiting) >= self.session_depth_max:
             return Offer.SESSION_FULL
-        if self._waiting >= self.queue_depth_max:
+        if not self.places.has_room(job.party, job.session):
             return Offer.FULL
         if queue is None:
-            queue = self._queues[job.session] = _Queue()
+            queue = self._queues[job.session] = _Queue(job.session, job.party)
+        self.places.take(job.party, job.session)
+        if self.places.parties.of(job.party) == 1:
+            self._ask(job.party)
         if not queue.waiting:
             self._turns.append(job.session)
         queue.waiting.append(job)
-        self._waiting += 1
         self.window.came(job.session)
         return Offer.ADMITTED
 
@@ -150,20 +172,37 @@ class Admission:
         progress = True
         while progress:
             progress = False
-            for session in tuple(self._turns):  # a session that can't start keeps its turn
-                job = self._startable(self._queues[session], patient=patient)
+            had_turn: set[str] = set()
+            for session in self._in_turn():  # a session that can't start keeps its turn
+                queue = self._queues[session]
+                job = None if queue.party in had_turn else self._startable(queue, patient=patient)
                 if job is None:
                     continue
                 self._start(job, now_s)
                 started.append(job)
+                had_turn.add(queue.party)
                 progress = True
         return started
+
+    def _ask(self, party: str) -> None:
+        """Note that a party waits from now on for its next turn, behind all others, if it waits."""
+        self._turn += 1
+        if self.places.parties.of(party):
+            self._asked[party] = self._turn
+        else:
+            self._asked.pop(party, None)
+
+    def _in_turn(self) -> Sequence[str]:
+        """Return the sessions with waiting jobs, those first whose party has waited longest."""
+        if len(self._turns) < 2:
+            return tuple(self._turns)
+        return sorted(self._turns, key=lambda session: self._asked[self._queues[session].party])
 
     def finish(self, job: Job, now_s: float = 0.0) -> None:
         """Note that a running job has ended."""
         del self._running[job.key]
-        self._in_lane[job.tool.lane] -= 1
-        if job.tool.lane is Lane.WRITER and not self._in_lane[Lane.WRITER]:
+        self.slots[job.tool.lane].give_back(job.party, job.session)
+        if job.tool.lane is Lane.WRITER and not self.in_lane(Lane.WRITER):
             sessions = [member.session for member in self._batch]
             for session in sessions:
                 if session in self._queues and self._queues[session].waiting:
@@ -192,6 +231,10 @@ class Admission:
     def is_running(self, session: str, ordinal: int) -> bool:
         return (session, ordinal) in self._running
 
+    def is_waiting(self, session: str, ordinal: int) -> bool:
+        queue = self._queues.get(session)
+        return queue is not None and any(job.ordinal == ordinal for job in queue.waiting)
+
     def expire(self, now_s: float) -> list[Job]:
         """Remove and return the waiting jobs whose deadline has passed."""
         late = [
@@ -211,7 +254,7 @@ class Admission:
             jobs = [job for job in jobs if job.tool.lane is only]
         for job in jobs:
             self._remove(job)
-        self.held = self.held and self._waiting > 0
+        self.held = self.held and self.waiting > 0
         return jobs
 
     def _startable(self, queue: _Queue, *, patient: bool) -> Job | None:
@@ -221,7 +264,7 @@ class Admission:
         if job is None:
             return None
         lane = job.tool.lane
-        if self._in_lane[lane] >= self.capacity[lane]:
+        if not self.slots[lane].has_room(job.party, job.session):
             return None
         if job.exclusive and queue.shared:
             return None
@@ -231,7 +274,7 @@ class Admission:
 
     def _fits(self, job: Job, *, patient: bool) -> bool:
         """Tell whether a job may begin a batch, or join the one that forms."""
-        if not self._in_lane[Lane.WRITER]:
+        if not self.in_lane(Lane.WRITER):
             if job.group and patient:
                 self.held = True
                 return False
@@ -248,7 +291,7 @@ class Admission:
         These are long-polls that find their lane full, and queries that wait for the model; the
         latter still come before any change.
         """
-        full = self._in_lane[Lane.POLL] >= self.capacity[Lane.POLL]
+        full = not self.slots[Lane.POLL].has_room(queue.party, queue.session)
         passed = False
         for job in queue.waiting:
             if full and job.tool.lane is Lane.POLL:
@@ -263,19 +306,20 @@ class Admission:
 
     def _start(self, job: Job, now_s: float = 0.0) -> None:
         if job.tool.lane is Lane.WRITER:
-            if not self._in_lane[Lane.WRITER]:
+            if not self.in_lane(Lane.WRITER):
                 self._batch = []
                 self._forming = True
                 self.window.began(now_s)
             self._batch.append(job)
         queue = self._queues[job.session]
         queue.waiting.remove(job)
-        self._waiting -= 1
+        self.places.give_back(job.party, job.session)
+        self._ask(job.party)
         self._turns.remove(job.session)
         if queue.waiting:
             self._turns.append(job.session)
         self._running[job.key] = job
-        self._in_lane[job.tool.lane] += 1
+        self.slots[job.tool.lane].take(job.party, job.session)
         if job.exclusive:
             queue.exclusive += 1
         elif job.tool.lane is Lane.READER:
@@ -291,7 +335,9 @@ class Admission:
     def _remove(self, job: Job) -> None:
         queue = self._queues[job.session]
         queue.waiting.remove(job)
-        self._waiting -= 1
+        self.places.give_back(job.party, job.session)
+        if not self.places.parties.of(job.party):
+            del self._asked[job.party]
         if not queue.waiting:
             self._turns.remove(job.session)
         self._forget_if_empty(job.session)
@@ -301,3 +347,11 @@ class Admission:
         runs = any(key[0] == session for key in self._running)
         if not queue.waiting and not runs:
             del self._queues[session]
+
+
+def _reserve(lane: Lane, width: int) -> int:
+    """Return how many slots a lane has besides, for parties that another one leaves none.
+
+    A batch is of whoever came, and the bulk lane's call yields by itself.
+    """
+    return 0 if lane in (Lane.WRITER, Lane.BULK) else (width + 1) // 2

@@ -149,6 +149,11 @@ class Session:
         return not self.calls and not self._kept
 
     @property
+    def is_idle(self) -> bool:
+        """Tell whether its client waits for nothing, and nothing waits for its client."""
+        return self.owes_nothing and not self._early and self.offering is None
+
+    @property
     def is_acknowledged(self) -> bool:
         """Tell whether the client has settled every line, so that no outcome is asked for again."""
         return self.acknowledged >= self.next_ordinal

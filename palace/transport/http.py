@@ -3,6 +3,9 @@
 Hypercorn's own `serve` accepts without a limit, and shields what it sends from cancellation, so
 that a client which stops reading would keep a leaving broker.  Here its handler of one connection
 is run for each accepted socket, on a stream that gives up on slow peers by itself.
+
+HTTP/2 is not spoken.  Nobody needs it, and its frames cost the loop much before a client has shown
+anything; Hypercorn has no setting for that, so its protocol is put together here.
 """
 
 import logging
@@ -14,6 +17,8 @@ import attrs
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
@@ -34,12 +39,28 @@ logger = logging.getLogger("palace.http")
 
 @attrs.define(eq=False)
 class HttpConnection:
-    """One connection.  The application sets `admitted` once a client has shown its token."""
+    """One connection.  The application calls `admit` once a client has shown its token.
+
+    `heard` is called when the first byte has come, `let_in` when the client is admitted.
+    """
 
     admitted: bool = False
+    heard: Callable[[], None] = lambda: None
+    let_in: Callable[[], None] = lambda: None
     under_way: int = 0  # requests that the application answers
     hung_up: bool = False
     connected: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def admit(self) -> None:
+        """Note that its client has shown that it may come in."""
+        if not self.admitted:
+            self.admitted = True
+            self.let_in()
+
+    @property
+    def is_kept(self) -> bool:
+        """Tell whether it is only open for a next request, of a client that may come in."""
+        return self.admitted and not self.under_way and not self.connected.cancel_called
 
     def end_if_idle(self) -> None:
         """End it once its client has left: Hypercorn would wait for another request."""
@@ -61,9 +82,6 @@ class Server:
         self._config.include_server_header = False
         self._config.keep_alive_timeout = KEEP_ALIVE_S
         self._config.h11_max_incomplete_size = HEAD_BYTES_MAX
-        self._config.h2_max_concurrent_streams = (
-            1  # no client needs HTTP/2, and it can't be switched off
-        )
         self._context = WorkerContext(None)
 
     async def serve(self, sock: socket.socket, connection: HttpConnection) -> None:
@@ -74,7 +92,7 @@ class Server:
             with connection.connected:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_end_if_not_admitted, connection)
-                    await TCPServer(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
+                    await _Http1Server(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
                     nursery.cancel_scope.cancel()
         except* Exception:
             # The connection's boundary: a fault in here must not end the broker.
@@ -103,6 +121,33 @@ async def _end_if_not_admitted(connection: HttpConnection) -> None:
         connection.connected.cancel()
 
 
+class _Http1(H11Protocol):
+    async def _check_protocol(self, _event: object) -> None:
+        """Take a request as HTTP/1.1, whatever other protocol it asks for."""
+
+
+class _Http1Server(TCPServer):
+    """Hypercorn's handler of one connection, without TLS and HTTP/2."""
+
+    async def run(self) -> None:
+        names = self.stream.socket.getpeername(), self.stream.socket.getsockname()
+        try:
+            async with TaskGroup() as tasks:
+                self._task_group = tasks
+                state = ConnectionState(self.state)
+                self.protocol = _Http1(  # type: ignore[assignment]
+                    *(self.app, self.config, self.context, tasks, state, False),
+                    *names,
+                    self.protocol_send,
+                )
+                await self.idle_task.restart(tasks, self._idle_timeout)
+                await self._read_data()
+        except OSError:
+            return  # its client has left
+        finally:
+            await self._close()
+
+
 class _Stream:
     """A socket's stream that knows when its client has left, or doesn't read any more."""
 
@@ -116,7 +161,9 @@ class _Stream:
         try:
             data = bytes(await self._stream.receive_some(size))
         finally:
-            if not data:
+            if data:
+                self._connection.heard()
+            else:
                 self._connection.hung_up = True
                 self._connection.end_if_idle()
         return data

@@ -44,6 +44,16 @@ class Connection(Protocol):
 
     broken: bool
 
+    @property
+    def waiting(self) -> int:
+        """Return how many requests came that are not answered, as far as this side knows."""
+        ...
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether the other side is known to read no more, as far as that can be seen."""
+        ...
+
     async def receive_lines(self) -> Sequence[bytes | Request]:
         """Return at least one whole line, parsed or not; nothing at the end."""
         ...
@@ -71,6 +81,14 @@ class Lines(Connection, Protocol):
     One task receives; any may send; `flush_forever` must run beside them.  The caller who opened it
     closes it.
     """
+
+    @property
+    def waiting(self) -> int:
+        return 0  # the session counts them
+
+    @property
+    def gone(self) -> bool:
+        return self.broken
 
     async def receive_lines(self) -> list[bytes]:
         """Return at least one whole line, newlines excluded; an empty list at the end."""

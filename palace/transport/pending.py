@@ -65,6 +65,10 @@ class PendingRequests:
         return len(self._waiting)
 
     @property
+    def gone(self) -> bool:
+        return self.broken
+
+    @property
     def settled(self) -> int:
         """The ordinal below which all requests are answered."""
         return min(self._waiting, default=self._count)
@@ -112,6 +116,6 @@ class PendingRequests:
     def close(self) -> None:
         """Cut it: requests that still wait learn that nothing more is known."""
         self.broken = True
-        self._ended = True
+        self.end()
         for ordinal in tuple(self._waiting):
             self._answer(ordinal, b"", OutcomeUnknown(LOST))

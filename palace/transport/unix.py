@@ -27,6 +27,13 @@ class LineStream(Lines):
         self._detached = False
         self.broken = False
 
+    @property
+    def gone(self) -> bool:
+        """Tell a client that has hung up from one that has only said its last word."""
+        if not self.broken:
+            self._try_send(b"")  # breaks it where the other side is closed, and sends nothing
+        return self.broken
+
     async def receive_lines(self) -> list[bytes]:
         if self._unread:
             lines, self._unread = self._unread, []

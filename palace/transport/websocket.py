@@ -138,16 +138,22 @@ class TokenGate:
 
 @asynccontextmanager
 async def open_lines(
-    stream: trio.SocketStream, context: ssl.SSLContext, gate: TokenGate, *, line_bytes_max: int
+    stream: trio.SocketStream,
+    context: ssl.SSLContext,
+    gate: TokenGate,
+    *,
+    line_bytes_max: int,
+    secured: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[WebSocketLines | None]:
     """Do the handshakes on an accepted connection; yield its lines, None where it is refused.
 
-    The stream is closed at the end, and nothing that a peer does raises.
+    `secured` is called between the two: after TLS, before the token.  The stream is closed at the
+    end, and nothing that a peer does raises.
     """
     tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
     try:
         async with trio.open_nursery() as nursery:
-            connection = await _handshake(nursery, stream, tls, gate)
+            connection = await _handshake(nursery, tls, gate, secured)
             if connection is None:
                 yield None
             else:
@@ -165,14 +171,15 @@ async def open_lines(
 
 async def _handshake(
     nursery: trio.Nursery,
-    stream: trio.SocketStream,
     tls: "trio.SSLStream[trio.SocketStream]",
     gate: TokenGate,
+    secured: Callable[[], None],
 ) -> trio_websocket.WebSocketConnection | None:
-    address = str(stream.socket.getpeername()[0])
     with trio.move_on_after(HANDSHAKE_S):
         try:
+            address = str(tls.transport_stream.socket.getpeername()[0])
             await tls.do_handshake()
+            secured()
             request = await trio_websocket.wrap_server_stream(
                 nursery, tls, max_message_size=MESSAGE_BYTES_MAX, receive_buffer_size=SEND_BYTES
             )

@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 import trio
 
+from palace.broker import connections
 from palace.broker.assemble import connections_max
 from palace.client.control import Control
 from palace.protocol import wire
+from palace.protocol.budget import Use
 from palace.protocol.errors import BrokerFull, BrokerUnreachable, PalaceError
 from palace.settings.config import Config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.support.brokers.owner import Running, open_broker, until
+from tests.support.engines.gated import LightEngine
 
 CLIENTS = 3
 
@@ -92,3 +95,79 @@ def test_few_descriptors_leave_room_for_the_engine_and_for_questions() -> None:
     assert connections_max(config, 256) == 256 - 96 - 16
     assert connections_max(config, 100) == 1
     assert connections_max(config, 4096) == config.sessions_max + 64
+
+
+# Who gives way where all sessions are taken.
+
+
+async def test_sessions_that_nobody_is_connected_to_keep_nobody_out(root: Path) -> None:
+    async with open_broker(root, sessions_max=3) as running:
+        stays = await running.session("stays")
+        for number in range(5):
+            shim = await running.session(f"left {number}")
+            shim.call("search", number, hold="query")
+            shim.close()
+            await until(lambda: any(s.use is Use.LEFT for s in running.state.sessions))
+
+        await running.session("new")
+
+        sessions = running.state.sessions
+        assert (sessions.budget.held, len(sessions)) == (3, 3)
+        assert sessions.budget.shed >= 3
+        running.engine.gate("query").set()
+        stays.say({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+        assert (await stays.reply())[0] == 0
+
+
+async def test_a_change_that_has_begun_keeps_its_session(root: Path) -> None:
+    engine = LightEngine()
+    async with open_broker(root, engine, sessions_max=1) as running:
+        shim = await running.session("changes")
+        shim.call("add_drawer", 1, name="kept", hold="change")
+        await until(lambda: engine.begun)
+        shim.close()
+        await until(lambda: running.state.sessions["changes"].use is Use.LEFT)
+
+        assert (await refusal(running))["code"] == BrokerFull.name
+        engine.gate("change").set()
+        await until(lambda: not running.state.scheduler.runs_calls)
+        await running.session("new")
+        assert engine.written == ["kept"]
+
+
+async def test_calls_that_wait_go_with_their_session_and_may_be_sent_again(root: Path) -> None:
+    engine = LightEngine()
+    async with open_broker(root, engine, sessions_max=2) as running:
+        writes = await running.session("writes")
+        writes.call("add_drawer", 1, name="first", hold="change")
+        await until(lambda: engine.begun)
+        left = await running.session("left")
+        left.call("add_drawer", 1, name="second")
+        await until(lambda: running.state.scheduler.admission.waiting == 1)
+        left.close()
+        await until(lambda: running.state.sessions["left"].use is Use.LEFT)
+
+        new = await running.session("new")  # in place of the one that left
+        assert running.state.scheduler.admission.waiting == 0
+        new.close()
+        await until(lambda: len(running.state.sessions) == 1)
+        again = await running.session("left", next="1", resend="0:0")
+        again.call("add_drawer", 1, name="second")
+        engine.gate("change").set()
+
+        assert (await again.reply())[0] == 0
+        assert engine.written == ["first", "second"]
+
+
+async def test_a_client_with_many_idle_sessions_makes_room_for_another(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parties = iter(["pid 1", "pid 1", "pid 1", "pid 2"])
+    monkeypatch.setattr(connections, "party_of", lambda **_: next(parties))
+    async with open_broker(root, sessions_max=3) as running:
+        hoard = [await running.session(f"h{number}") for number in range(3)]
+
+        await running.session("another's")
+
+        assert await hoard[0].line() == b"", "the one that was silent for longest"
+        assert running.state.sessions.budget.last_shed == "pid 1"

@@ -407,18 +407,20 @@ async def test_a_guest_asks_for_tools_not_for_the_broker(root: Path, listen: str
         assert running.state.lifecycle.drain is None
 
 
-async def test_handshakes_are_bounded_and_do_not_keep_others_out_for_long(
+async def test_who_has_no_token_keeps_nobody_out_who_has_it(
     root: Path, listen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guests, "HANDSHAKES_MAX", 3)
-    monkeypatch.setattr(websocket, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(guests, "STRANGERS_MAX", 3)
     async with open_broker(root, listen=listen) as running:
-        idle = [await dial(listen) for _ in range(3)]
-        await trio.sleep(0.1)
-        assert "no TLS" in await failure(set_out(running))
-        await trio.sleep(0.8)
+        silent = [await dial(listen) for _ in range(9)]
+
         await set_out(running).shim.welcome()
-        for stream in idle:
+
+        (places,) = running.state.telemetry.budgets_named("guest_strangers")
+        assert places.held <= 3
+        assert places.shed >= 6
+        assert places.last_shed == "127.0.0.1"
+        for stream in silent:
             await stream.aclose()
 
 

@@ -169,6 +169,8 @@ def _admission(snap: Snap, limits: tuple[int, int]) -> Admission:
             machine.offer(_job(session, ordinal, letter, maybe))
     machine._turns.clear()
     machine._turns.extend(map(str, turns))
+    machine._asked = {str(session): turn for turn, session in enumerate(turns)}
+    machine._turn = len(turns)
     machine.ready, machine.draining = ready, draining
     return machine
 

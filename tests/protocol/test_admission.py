@@ -277,8 +277,78 @@ def test_a_full_session_and_a_full_queue_are_told_apart() -> None:
         Offer.SESSION_FULL,
     ]
     assert admission.offer(job("b", 0)) is Offer.ADMITTED
-    assert admission.offer(job("c", 0)) is Offer.FULL
+    assert admission.offer(job("b", 1)) is Offer.FULL
     assert admission.waiting == 3
+
+
+def test_a_full_queue_has_a_reserve_for_those_who_wait_for_little() -> None:
+    admission = make(queue_depth_max=4, session_depth_max=2)
+    for session in ("a1", "a2"):
+        for ordinal in range(2):
+            admission.offer(job(session, ordinal, party="a"))
+
+    assert admission.offer(job("a1", 2, party="a")) is Offer.SESSION_FULL
+    assert admission.offer(job("b", 0)) is Offer.ADMITTED
+    assert admission.offer(job("a3", 0, party="a")) is Offer.ADMITTED, "a session beside others"
+    assert admission.offer(job("c", 0)) is Offer.FULL, "the reserve has an end"
+
+
+def test_parties_take_turns_whatever_number_of_sessions_they_have() -> None:
+    admission = make(readers=1)
+    for number in range(4):
+        admission.offer(job(f"a{number}", 0, party="a"))
+    admission.offer(job("b", 0, party="b"))
+    admission.offer(job("b", 1, party="b"))
+
+    order = []
+    while ready := admission.take_ready():
+        (item,) = ready
+        order.append(item.session)
+        admission.finish(item)
+
+    assert order == ["a0", "b", "a1", "b", "a2", "a3"]
+
+
+def test_a_party_has_one_turn_before_the_next_when_several_slots_are_free() -> None:
+    admission = make(readers=2)
+    for number in range(3):
+        admission.offer(job(f"a{number}", 0, party="a"))
+    admission.offer(job("b", 0))
+
+    assert keys(admission.take_ready()) == [("a0", 0), ("b", 0)]
+
+
+def test_one_partys_polls_leave_slots_for_others() -> None:
+    admission = make()
+    for number in range(3):
+        admission.offer(job("a", number, POLL))
+    assert keys(admission.take_ready()) == [("a", 0), ("a", 1)]
+
+    admission.offer(job("b", 0, POLL))
+    admission.offer(job("b", 1, POLL))
+    admission.offer(job("c", 0, POLL))
+
+    (extra,) = admission.take_ready()
+    assert extra.session == "b", "beyond the lane, for one who has none in it"
+    admission.finish(extra)
+    (extra,) = admission.take_ready()
+    assert extra.session == "c", "in turns"
+
+
+def test_a_waiting_party_that_is_removed_has_no_turn_left() -> None:
+    admission = make(readers=1)
+    for session in "abc":
+        admission.offer(job(session, 0))
+    admission.cancel("a", 0)
+    admission.offer(job("a", 1))
+
+    (first,) = admission.take_ready()
+    assert first.session == "b"
+    assert admission.cancel("c", 0) is not None
+    assert admission.waiting == 1
+    admission.finish(first)
+    assert keys(admission.take_ready()) == [("a", 1)]
+    assert admission._asked == {}
 
 
 def test_draining_admits_nothing_and_lets_the_admitted_run() -> None:
@@ -389,7 +459,11 @@ def test_no_lane_overflows_no_order_is_broken_and_nothing_is_lost(data: st.DataO
         _check_batch([item for item in running.values() if item.tool.lane is Lane.WRITER])
         for lane in Lane:
             inside = sum(item.tool.lane is lane for item in running.values())
-            assert admission.in_lane(lane) == inside <= capacity[lane]
+            assert (
+                admission.in_lane(lane)
+                == inside
+                <= capacity[lane] + admission.slots[lane].parties.reserve
+            )
         assert admission.waiting == len(alive) - len(running)
 
     for _ in range(200):

@@ -198,10 +198,10 @@ def _failed_engine_denies_everything() -> list[Replacement]:
 
 
 def _queries_overtake_changes() -> list[Replacement]:
-    def startable(self: Any, queue: Any) -> Any:
+    def startable(self: Any, queue: Any, **_: Any) -> Any:
         job = next((job for job in queue.waiting if not job.exclusive), None)
         job = job or (queue.waiting[0] if queue.waiting else None)
-        if job is None or self._in_lane[job.tool.lane] >= self.capacity[job.tool.lane]:
+        if job is None or not self.slots[job.tool.lane].has_room(job.party, job.session):
             return None
         return job
 

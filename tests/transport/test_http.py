@@ -31,7 +31,8 @@ class App:
         self.may_answer.set()
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        scope["state"]["connection"].admitted = self.admits
+        if self.admits:
+            scope["state"]["connection"].admit()
         self.begun.set()
         if scope["path"] == "/fault":
             raise LookupError("a fault of the application")

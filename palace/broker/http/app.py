@@ -95,7 +95,7 @@ class HttpApp:
                 "Show the palace's token (Authorization: Bearer ...): palace status names its file."
             )
             raise Refused(401, text, www_authenticate="Bearer")
-        exchange.connection.admitted = True
+        exchange.connection.admit()
 
     # The MCP endpoint.
 

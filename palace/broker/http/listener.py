@@ -14,8 +14,10 @@ import attrs
 import trio
 
 from palace.broker.http.serverinfo import ServerInfo
+from palace.broker.places import Place, Places
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
+from palace.protocol.budget import Budget
 from palace.protocol.errors import PalaceError
 from palace.transport.accepting import accept_forever
 from palace.transport.unix import accept_one
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1"
 BACKLOG = 128
 CONNECTIONS_MAX = 128
-UNAUTHENTICATED_MAX = 32  # connections that have not shown the token yet
+STRANGERS_MAX = 32  # connections that have not shown the token yet
 AGAIN_S = 5.0  # after which a port that is taken is tried again
 
 logger = logging.getLogger("palace.http")
@@ -40,9 +42,14 @@ class HttpListener:
     info: ServerInfo
     counters: HttpCounters
     engine_ready: trio.Event = attrs.field(factory=trio.Event)
+    _strangers: Places = attrs.field(init=False)
     _server: "Server | None" = None
     _listener: socket.socket | None = None
     _open_connections: "set[HttpConnection]" = attrs.field(factory=set)
+
+    def __attrs_post_init__(self) -> None:
+        self._strangers = Places(Budget("http_strangers", STRANGERS_MAX))
+        self.state.telemetry.budgets.append(self._strangers.budget)
 
     @classmethod
     def of(cls, state: BrokerState) -> "HttpListener | None":
@@ -128,29 +135,45 @@ class HttpListener:
         return port
 
     def _take(self, sessions: trio.Nursery, sock: socket.socket) -> None:
+        """Serve a connection: one without the token may have to make room, none with it does.
+
+        So only who has the token meets the limits, apart from the oldest of those who have not.
+        """
         from palace.transport.http import HttpConnection
 
-        unauthenticated = sum(not connection.admitted for connection in self._open_connections)
-        limit = self.state.connections
-        if (
-            unauthenticated >= UNAUTHENTICATED_MAX
-            or len(self._open_connections) >= CONNECTIONS_MAX
-            or limit.open >= limit.limit
-        ):
+        connection = HttpConnection()
+        place = self._strangers.enter(ADDRESS, connection.connected.cancel)
+        connection.heard = place.note_heard
+        connection.let_in = partial(self._strangers.leave, place)
+        if self._is_full and not self._end_idle():
+            self._strangers.leave(place)
             sock.close()
             self.counters.refused += 1
             return
-        connection = HttpConnection()
         self._open_connections.add(connection)
         self.counters.connections = len(self._open_connections)
-        limit.open += 1
-        sessions.start_soon(self._serve, sock, connection)
+        self.state.connections.open += 1
+        sessions.start_soon(self._serve, sock, connection, place)
 
-    async def _serve(self, sock: socket.socket, connection: "HttpConnection") -> None:
+    @property
+    def _is_full(self) -> bool:
+        limit = self.state.connections
+        return len(self._open_connections) >= CONNECTIONS_MAX or limit.open >= limit.limit
+
+    def _end_idle(self) -> bool:
+        """End a connection that is only kept for a next request, if there is one."""
+        for connection in self._open_connections:
+            if connection.is_kept:
+                connection.connected.cancel()
+                return True
+        return False
+
+    async def _serve(self, sock: socket.socket, connection: "HttpConnection", place: Place) -> None:
         assert self._server is not None
         try:
             await self._server.serve(sock, connection)
         finally:
+            self._strangers.leave(place)
             self._open_connections.discard(connection)
             self.counters.connections = len(self._open_connections)
             self.state.connections.open -= 1

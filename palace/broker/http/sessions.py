@@ -8,15 +8,15 @@ nothing of it.
 
 import logging
 import os
-from collections.abc import Iterator
 
 import attrs
 import trio
 
-from palace.broker.connections import forget_session, serve_session
+from palace.broker.connections import make_room, serve_session
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
+from palace.protocol.budget import HTTP
 from palace.protocol.errors import Busy, Draining
 from palace.protocol.pathmap import Whereabouts
 from palace.protocol.request import Request
@@ -36,7 +36,6 @@ class HttpSession:
     session: LiveSession
     requests: PendingRequests
     lasting: bool
-    used_s: float = 0.0
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -58,14 +57,14 @@ class HttpSessions:
         now_s = trio.current_time()
         if state.lifecycle.drain is not None:
             raise Draining(LEAVING)
-        if state.sessions.is_full and not self._end_idle():
+        if not make_room(state, HTTP):
             raise Busy(f"{state.sessions.full_text}. Nothing was done; ask again later.")
         ident = state.services.kernel.token(16)
         # No HELLO can prove that it is an HTTP client's: nobody is told of a secret.
-        session = LiveSession(id=ident, pid=0, since_s=now_s, proof=state.services.kernel.token())
+        proof = state.services.kernel.token()
+        session = LiveSession(id=ident, pid=0, since_s=now_s, party=HTTP, proof=proof)
         session.where = Whereabouts(resolve=os.path.realpath)
         http = HttpSession(session=session, requests=PendingRequests(QUIET_S), lasting=lasting)
-        http.used_s = now_s
         state.sessions.add(session)
         session.connect(http.requests, Hello(session=ident, client=client, read_only=read_only))
         if lasting:
@@ -76,7 +75,6 @@ class HttpSessions:
 
     def post(self, http: HttpSession, request: Request) -> PendingRequest:
         """Hand in a request; raises Draining where the session has just ended."""
-        http.used_s = trio.current_time()
         try:
             pending = http.requests.post(request)
         except trio.ClosedResourceError:
@@ -106,18 +104,6 @@ class HttpSessions:
     def _forget(self, http: HttpSession) -> None:
         self._lasting.pop(http.session.id, None)
         self.counters.sessions = len(self._lasting)
-
-    def _idle(self) -> Iterator[HttpSession]:
-        return (http for http in self._lasting.values() if not http.requests.waiting)
-
-    def _end_idle(self) -> bool:
-        """Make room: end the session that was silent for longest, if any waits for nothing."""
-        oldest = min(self._idle(), key=lambda http: http.used_s, default=None)
-        if oldest is None:
-            return False
-        self.end(oldest)
-        forget_session(self.state, oldest.session)
-        return True
 
     async def _serve(self, http: HttpSession) -> None:
         session = http.session

@@ -48,6 +48,14 @@ def _lines(state: BrokerState) -> Iterator[str]:
     yield from _metric("lane_running", "gauge", "Calls that run.", running)
     widths = [(_lane(lane), admission.capacity[lane]) for lane in Lane]
     yield from _metric("lane_max", "gauge", "Calls that may run at once.", widths)
+    budgets = [({"budget": budget.name}, budget) for budget in state.budgets]
+    held = [(labels, budget.held) for labels, budget in budgets]
+    yield from _metric("budget_held", "gauge", "What clients hold of what they share.", held)
+    limits = [(labels, budget.limit) for labels, budget in budgets]
+    yield from _metric("budget_max", "gauge", "What they may hold, all together.", limits)
+    shed = [(labels, budget.shed) for labels, budget in budgets]
+    text = "How often the client that held most had to give way."
+    yield from _metric("budget_shed_total", "counter", text, shed)
     yield from _journal(services.engine.status())
     if telemetry.http is not None:
         codes = [({"code": str(code)}, n) for code, n in sorted(telemetry.http.answers.items())]

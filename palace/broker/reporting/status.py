@@ -12,6 +12,7 @@ from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
 from palace.ownership.served import notices
 from palace.protocol.admission import Job
+from palace.protocol.budget import Budget
 from palace.protocol.tools import Lane
 
 TOOL_CHARS_MAX = 60  # a name may be anything that a client says
@@ -59,6 +60,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
         "journal": services.engine.status(),
         "holdings": state.watch.report(),
         **_work(state, now_s),
+        "budgets": [_budget(budget) for budget in state.budgets],
         "last_error": telemetry.errors.last,
         "errors": telemetry.errors.latest(now_s),
         "sessions": sessions,
@@ -85,6 +87,17 @@ def _work(state: BrokerState, now_s: float) -> dict[str, Any]:
         "requests": state.telemetry.counters.requests,
         "calls": meter.calls,
         "busy_refusals": state.telemetry.counters.busy,
+    }
+
+
+def _budget(budget: Budget) -> dict[str, Any]:
+    return {
+        "name": budget.name,
+        "held": budget.held,
+        "max": budget.limit,
+        "reserve": budget.reserve,
+        "shed": budget.shed,
+        "last_shed": budget.last_shed,
     }
 
 

@@ -9,6 +9,7 @@ from palace.broker.telemetry.histograms import Histograms
 from palace.broker.telemetry.meter import Meter
 from palace.broker.telemetry.recent_errors import RecentErrors
 from palace.protocol.admission import Job
+from palace.protocol.budget import Budget
 
 
 @attrs.define(eq=False)
@@ -36,7 +37,7 @@ class HttpCounters:
 class Telemetry:
     """All of it.  `since` is when the owner began, in UTC and for people, `started_s` by the clock.
 
-    `http` is None where HTTP isn't served.
+    `http` is None where HTTP isn't served.  `budgets` are those of the parts that there are.
     """
 
     counters: Counters = attrs.field(factory=Counters)
@@ -44,8 +45,12 @@ class Telemetry:
     histograms: Histograms = attrs.field(factory=Histograms)
     errors: RecentErrors = attrs.field(factory=RecentErrors)
     http: HttpCounters | None = None
+    budgets: list[Budget] = attrs.field(factory=list)
     started_s: float = 0.0
     since: str = ""
+
+    def budgets_named(self, name: str) -> list[Budget]:
+        return [budget for budget in self.budgets if budget.name == name]
 
     def note_error(self, text: str) -> None:
         """Keep an error for `palace status`; the text quotes no memory."""

@@ -279,23 +279,71 @@ async def test_a_body_that_comes_too_slowly_is_given_up(
         await until(lambda: not running.state.connections.open)
 
 
-async def test_who_never_asks_is_turned_out_and_strangers_leave_room(
+async def test_who_never_asks_is_turned_out(
     home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "LOGIN_S", 0.3)
-    monkeypatch.setattr(listener, "UNAUTHENTICATED_MAX", 2)
     async with open_web(home) as running:
         known = await dial()
         assert (await known.post(request("ping"))).status == 200
         strangers = [await dial() for _ in range(2)]
-        await until(lambda: running.state.connections.open == 3)
-        one_more = await dial()
 
-        assert await one_more.ended()
-        assert running.state.telemetry.http is not None
-        assert running.state.telemetry.http.refused == 1
         assert [await stranger.ended() for stranger in strangers] == [True, True]
         assert (await known.post(request("ping"))).status == 200
+        assert running.state.telemetry.budgets_named("http_strangers")[0].held == 0
+
+
+async def test_who_has_no_token_keeps_nobody_out_who_has_it(
+    home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "STRANGERS_MAX", 2)
+    async with open_web(home) as running:
+        (places,) = running.state.telemetry.budgets_named("http_strangers")
+        silent = [await dial() for _ in range(2)]
+        await until(lambda: places.held == 2)
+        half = await dial()
+        await half.stream.send_all(b"POST /mcp HTTP/1.1\r\n")
+        known = await dial()
+
+        assert (await known.post(request("ping"))).status == 200
+
+        assert [await stranger.ended() for stranger in silent] == [True, True]
+        assert places.shed >= 2
+        assert places.last_shed == listener.ADDRESS
+
+
+async def test_kept_connections_make_room_and_busy_ones_do_not(
+    home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "CONNECTIONS_MAX", 2)
+    async with open_web(home) as running:
+        kept, busy = await dial(), await dial()
+        assert (await kept.post(request("ping"))).status == 200
+        await busy.begin("POST", "/mcp", body=b"{", content_length="100")
+        later = await dial()
+
+        assert (await later.post(request("ping"))).status == 200
+        assert await kept.ended()
+        assert running.state.telemetry.http is not None
+        assert running.state.telemetry.http.refused == 0
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0" * 2,
+        b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n",
+    ],
+    ids=["prior knowledge", "upgrade"],
+)
+async def test_http_2_is_not_spoken(home: Path, dial: Dial, asking: bytes) -> None:
+    async with open_web(home):
+        caller = await dial()
+        await caller.stream.send_all(asking)
+
+        answer = bytes(await caller.stream.receive_some())
+        assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 403")), answer
 
 
 async def test_a_connection_ends_with_its_client(home: Path, dial: Dial) -> None:

@@ -1,0 +1,53 @@
+"""Places that can be taken back: connections, held by parties of which the heaviest gives way.
+
+Who asks always gets a place.  Where that is one too many, the party that then holds most loses one:
+of those that have said nothing yet the oldest, else the oldest of all.
+"""
+
+from collections.abc import Callable
+
+import attrs
+
+from palace.protocol.budget import Budget
+
+
+@attrs.define(eq=False)
+class Place:
+    """One connection.  `send_away` ends it soon; `heard`: its client has begun to speak."""
+
+    party: str
+    send_away: Callable[[], None]
+    heard: bool = False
+
+    def note_heard(self) -> None:
+        self.heard = True
+
+
+@attrs.define(eq=False)
+class Places:
+    """The places that one budget has."""
+
+    budget: Budget
+    _held: dict[Place, None] = attrs.field(factory=dict)  # oldest first
+
+    def enter(self, party: str, send_away: Callable[[], None]) -> Place:
+        """Take a place; somebody else, or who asks, may be sent away for it."""
+        place = Place(party, send_away)
+        self._held[place] = None
+        self.budget.take(party)
+        while loser := self.budget.loser():
+            self._send_away(loser)
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Give a place back; safe to call twice."""
+        if place in self._held:
+            del self._held[place]
+            self.budget.give_back(place.party)
+
+    def _send_away(self, party: str) -> None:
+        theirs = [place for place in self._held if place.party == party]
+        place = min(theirs, key=lambda place: place.heard)  # the first, so the oldest, of equals
+        self.leave(place)
+        self.budget.note_shed(party)
+        place.send_away()
