@@ -19,6 +19,10 @@ from bench import rig
 from bench.lean import MIB, NO_OP, PING, Lean
 from bench.report import number, spread
 from bench.rig import Contender
+from palace.commands.config import change_settings
+from palace.kernel.kernel import Kernel
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
 
 TRIPS = 200
 LARGE = 4
@@ -59,8 +63,9 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[tuple[str, str],
     url = f"127.0.0.1:{free_port()}"
     root = scratch / "venv-store" / "palace"
     root.mkdir(parents=True, mode=0o700)
-    (root / "palace.toml").write_text(f'listen = "{url}"\n')
     found: dict[tuple[str, str], list[float]] = {}
+    environment = ShimEnvironment(rig.environment(scratch))
+    change_settings(Paths(str(root)), environment, {"listen": url}, Kernel())
     with rig.open_palace(scratch, commands, "neighbour") as neighbour:
         environ = {**neighbour.environ, "MEMPALACE_BROKER": f"wss://{url}"}
         guest = attrs.evolve(neighbour, name="guest over TLS", environ=environ)

@@ -146,7 +146,7 @@ def counted(count: Callable[[ast.AST], int]) -> dict[str, int]:
 
 
 def test_nothing_is_printed_past_the_one_writer() -> None:
-    assert counted(prints) == {"mcp_hosts/install.py": 1}  # `input`, with a question of our own
+    assert counted(prints) == {"mcp_hosts/confirm.py": 1}  # `input`, with a question of our own
 
 
 def test_no_file_is_decoded_past_the_one_decoder() -> None:

@@ -72,7 +72,7 @@ def _new_pair() -> tuple[bytes, bytes]:
 
 def _load_own(context: ssl.SSLContext, config: Config, kernel: Kernel) -> str:
     if not (config.certificate and config.private_key):
-        raise ConfigError("certificate and private_key in palace.toml go together: name both.")
+        raise ConfigError("certificate and private_key go together: palace config set both.")
     try:
         context.load_cert_chain(config.certificate, config.private_key)
         pem = kernel.read_file(config.certificate, PEM_BYTES_MAX) or b""

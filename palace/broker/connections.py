@@ -130,8 +130,9 @@ def _check_peer(state: BrokerState, peer: Peer) -> None:
     if uid is not None and uid not in {0, os.geteuid(), *state.services.config.allow_uids}:
         raise _Refusal(
             "forbidden",
-            f"uid {uid} may not use this palace. Its owner can allow it: "
-            f"allow_uids = [{uid}] in {state.services.ownership.paths.settings}",
+            f"uid {uid} may not use this palace. Its owner can allow it (in palace.toml "
+            f"allow_uids counts for nothing): palace config set allow_uids={uid} --palace "
+            f"{state.services.ownership.paths.root}",
         )
 
 

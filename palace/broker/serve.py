@@ -101,9 +101,12 @@ class Report:
 
 
 class Startup:
-    """What a broker begins with: its command line, its environment, and its starter's report."""
+    """What a broker begins with: its command line, its environment, and its starter's report.
 
-    __slots__ = ("environ", "kernel", "options", "report")
+    `ignored` says which settings in palace.toml don't count, once they are read.
+    """
+
+    __slots__ = ("environ", "ignored", "kernel", "options", "report")
 
     def __init__(
         self, options: Options, report: Report, environ: "Mapping[str, str]", kernel: Kernel
@@ -112,6 +115,7 @@ class Startup:
         self.report = report
         self.environ = environ
         self.kernel = kernel
+        self.ignored = ""
 
 
 def main(arguments: "list[str]") -> int:
@@ -227,11 +231,15 @@ def _detach(paths: Paths, *, keep: int) -> None:
 
 def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config, lock.Fence]":
     from palace.engine.hosting.mempalace import check_installed
-    from palace.settings.config import adopt, load_config
+    from palace.settings.config import adopt, ignored_text, load_settings
     from palace.settings.inherited import broker_environment
 
     kernel = startup.kernel
-    config = load_config(ownership.paths, startup.environ, kernel)
+    loaded = load_settings(ownership.paths, startup.environ, kernel)
+    config = loaded.config
+    if loaded.ignored:
+        startup.ignored = ignored_text(loaded.ignored, ownership.paths)
+        say(startup.ignored, startup.report, kernel, level="warning")
     environ = startup.environ = broker_environment(startup.environ, config.environment)
     kernel.replace_environment(environ)
     check_installed()
@@ -239,7 +247,7 @@ def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config,
     fence.take()  # else a stock process has it: clients are served meanwhile, and the store is shut
     lock.take_data_locks(ownership, config, environ, kernel)
     ownership.memory = place.take_place(ownership, environ, kernel, serves=True)  # B5
-    adopt(ownership.paths, config, kernel)
+    adopt(ownership.paths, loaded, environ, kernel)
     return config, fence
 
 
@@ -270,6 +278,7 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: l
         listener = None  # degraded: it serves its own client alone
     state = assemble(ownership, config, environ, kernel, Listening(listener, mode))
     state.services.catalogue = catalogue_at_start(ownership.paths, kernel)
+    state.services.ignored = startup.ignored
     if report.detached:
         state.watch.add(log_holding(ownership.paths.log, kernel))
 

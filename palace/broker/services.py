@@ -23,7 +23,8 @@ class Services:
     """One owner's.  Only `catalogue` changes: it is None until the engine, or a file, has one.
 
     `endpoint` is None for an owner that serves its own client alone, and `mode` says so.  `home` is
-    where stock looks for servers; "": it isn't told.  `place` names the files this process sees.
+    where stock looks for servers; "": it isn't told.  `ignored` says which settings in palace.toml
+    don't count, "" for none.  `place` names the files this process sees.
     """
 
     ownership: Ownership
@@ -34,6 +35,7 @@ class Services:
     mode: str
     catalogue: Catalogue | None = None
     home: str = ""
+    ignored: str = ""
     place: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from palace import __version__
-from palace.cli import agents, examining, journal, places, running
+from palace.cli import agents, examining, journal, places, running, settings
 from palace.cli.output import end_failed
 from palace.kernel.output import say
 from palace.protocol.errors import PalaceError
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "doctor": examining.doctor,
     "own": places.own,
     "expose": places.expose,
+    "config": settings.config,
     "rebuild": journal.rebuild,
     "purge": journal.purge,
     "backup": journal.backup,

@@ -117,7 +117,7 @@ def restore(
     paths, environment = find(palace)
     found = find_backup(source, Kernel())
     made = restore_backup(paths, environment, found, replace=replace, stop=stop_first)
-    say(restored_text(paths, found, made))
+    say(restored_text(paths, environment, found, made))
     return 0
 
 

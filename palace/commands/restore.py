@@ -12,11 +12,14 @@ unless it replaces the palace with the backup's identity.
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import attrs
 
 from palace.commands.backup import SETTINGS, Backup, check_backup
+from palace.commands.config import without_keys
 from palace.commands.maintenance import leave_request, rebuild_held
 from palace.commands.progress import progress_shown
 from palace.engine.durability.offline import drift_of, hold_palace
@@ -32,11 +35,22 @@ from palace.ownership import lock
 from palace.ownership.epoch import last_epoch
 from palace.ownership.served import note_restored
 from palace.protocol import wire
-from palace.protocol.errors import BackupBroken, NotEmpty, StoreCorrupt
-from palace.settings.config import TOML_BYTES_MAX, Config, load_config
+from palace.protocol.decoding import decode_toml
+from palace.protocol.errors import BackupBroken, ConfigError, NotEmpty, StoreCorrupt
+from palace.settings.config import (
+    KNOWN,
+    TOML_BYTES_MAX,
+    USER,
+    Config,
+    checked_table,
+    load_config,
+    load_settings,
+)
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
+from palace.settings.recorded import RECORDED, is_agreed
 from palace.settings.stock_config import check_journalled
+from palace.settings.user_settings import toml_text
 
 LEAP = 1_000_000  # more owners than a palace has between a backup and its loss
 SCRATCH = "restore-"
@@ -94,9 +108,9 @@ def _prepare(
     identity = wire.identity_of(kernel.read_hint(paths.palace_id, 200))
     if identity != backup.manifest.palace_id:
         kernel.unlink(paths.palace_id)  # the next holder of the lock creates a new one
-    settings = kernel.read_file(f"{backup.path}/{SETTINGS}", TOML_BYTES_MAX)
-    if settings is not None and kernel.file_id(paths.settings) is None:
-        kernel.write_durable(paths.settings, settings)
+    text = _settings_text(paths, environment, backup, kernel)
+    if text and kernel.file_id(paths.settings) is None:
+        kernel.write_durable(paths.settings, text.encode())
 
 
 def _is_harmless(name: str, paths: Paths) -> bool:
@@ -134,12 +148,56 @@ def _config_to_be(
     paths: Paths, environment: ShimEnvironment, backup: Backup, kernel: Kernel
 ) -> Config:
     """Return the settings that the restored palace will have."""
-    here = kernel.file_id(paths.settings) is not None
-    if here or SETTINGS not in backup.manifest.files:
+    if kernel.file_id(paths.settings) is not None:
         return load_config(paths, environment.all, kernel)
-    config = load_config(Paths(backup.path), environment.all, kernel)
-    inside = config.graph.removeprefix(f"{backup.path}/")
-    return attrs.evolve(config, graph=os.path.join(paths.root, inside))
+    lent = _decoded(_settings_text(paths, environment, backup, kernel), backup)
+    return load_settings(paths, environment.all, kernel, lent=lent).config
+
+
+def _decoded(text: str, backup: Backup) -> dict[str, Any]:
+    where = f"{backup.path}/{SETTINGS}"
+    try:
+        return checked_table(decode_toml(text.encode()), where)
+    except ValueError as error:
+        raise ConfigError(f"{where} is not valid TOML: {error}. Take another backup.") from None
+
+
+def _settings_text(
+    paths: Paths, environment: ShimEnvironment, backup: Backup, kernel: Kernel
+) -> str:
+    """Return the backup's palace.toml without what names other data than the restored palace's.
+
+    Stores and graph are built from the journal, so that they may lie where this machine has them.
+    """
+    data = kernel.read_file(f"{backup.path}/{SETTINGS}", TOML_BYTES_MAX) or b""
+    text = data.decode(errors="replace")
+    lent = _decoded(text, backup)
+    foreign = [
+        key
+        for key in RECORDED
+        if lent.get(key) and not is_agreed(key, lent[key], paths, environment.all)
+    ]
+    return (without_keys(text, foreign) or "") if foreign else text
+
+
+def _not_taken(paths: Paths, environment: ShimEnvironment, backup: Backup) -> Iterator[str]:
+    """Say which of the backup's settings don't count in the restored palace, and what they are."""
+    kernel = Kernel()
+    data = kernel.read_file(f"{backup.path}/{SETTINGS}", TOML_BYTES_MAX) or b""
+    lent = _decoded(data.decode(errors="replace"), backup)
+    loaded = load_settings(paths, environment.all, kernel, lent=_data_aside(lent))
+    for key, value in lent.items():
+        if KNOWN[key].counts == USER and _differs(key, value, loaded.config, paths):
+            yield f"  {key} = {toml_text(value)[:200]}"
+
+
+def _data_aside(lent: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in lent.items() if key not in RECORDED}
+
+
+def _differs(key: str, value: Any, config: Config, paths: Paths) -> bool:
+    now = getattr(config, key)
+    return bool(value != (now.removeprefix(f"{paths.root}/") if key == "graph" else now))
 
 
 def _check_outside(paths: Paths, config: Config, kernel: Kernel) -> None:
@@ -148,12 +206,14 @@ def _check_outside(paths: Paths, config: Config, kernel: Kernel) -> None:
             raise NotEmpty(
                 f"{path} exists, and the restored palace would use it. It belongs to another "
                 "palace, or was left by one. Restore into a directory with a parent of its own "
-                f'(and, for a graph, first write graph = "knowledge_graph.sqlite3" into '
-                f"{paths.settings}), or have it moved aside: --replace"
+                "(and, for a graph, first: palace config set graph=knowledge_graph.sqlite3 "
+                f"--palace {paths.root}), or have it moved aside: --replace"
             )
 
 
-def restored_text(paths: Paths, backup: Backup, restored: Restored) -> str:
+def restored_text(
+    paths: Paths, environment: ShimEnvironment, backup: Backup, restored: Restored
+) -> str:
     """Return what was restored, and what the user should check."""
     contents = backup.manifest.contents
     first = (
@@ -165,9 +225,12 @@ def restored_text(paths: Paths, backup: Backup, restored: Restored) -> str:
         lines.append("It has an identity of its own: back it up to a directory of its own.")
     if restored.kept:
         lines.append(f"What was there before is in {restored.kept}.")
-    lines.append(
-        f"Check the settings that name a machine in {paths.settings}. Serve it: palace start"
-    )
+    not_taken = list(_not_taken(paths, environment, backup))
+    if not_taken:
+        lines.append("Settings of the backup that are yours to decide on, and don't count here:")
+        lines += not_taken
+        lines.append("Set those that you want: palace config set KEY=VALUE; or palace config trust")
+    lines.append("Serve it: palace start")
     return "\n".join(lines)
 
 
@@ -218,9 +281,10 @@ def prove_backup(environment: ShimEnvironment, backup: Backup) -> Contents:
         paths = Paths(os.path.realpath(f"{scratch}/store/palace"))
         os.makedirs(paths.root, mode=0o700)
         with open(paths.settings, "w", encoding="utf-8") as file:  # no file of the real palace's
-            file.write(f'graph = "knowledge_graph.sqlite3"\nconfig_dir = "{scratch}/config"\n')
+            file.write('graph = "knowledge_graph.sqlite3"\n')
         # Nothing of it is to be remembered as if it had been served.
         scratched = {"HOME": scratch, "XDG_STATE_HOME": "", "MEMPALACE_BACKEND": ""}
+        scratched["MEMPALACE_CONFIG_DIR"] = f"{scratch}/config"
         alone = ShimEnvironment(environment.all | scratched)
         restore_backup(paths, alone, backup, replace=False, stop=False)
         with hold_palace(paths, alone, ask_to_leave=None) as held:

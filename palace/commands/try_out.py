@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from palace.client.control import Control
+from palace.commands.config import change_settings
 from palace.commands.running import stop_broker
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import redraw, say
@@ -113,8 +114,9 @@ def run_tryout(*, keep: bool) -> int:
     environ["PALACE_IDLE_S"] = "120"
     say(f"a scratch palace: {paths.root}\n")
     os.mkdir(paths.root, 0o700)
-    with open(paths.settings, "w", encoding="utf-8") as file:
-        file.write("http = false\n")  # HTTP would leave a token in the user's home
+    environ["XDG_STATE_HOME"] = f"{scratch}/state"  # nothing of it is to be remembered
+    # HTTP would leave a token in the user's home.
+    change_settings(paths, ShimEnvironment(environ), {"http": False}, Kernel())
     try:
         _story(paths, environ)
     finally:

@@ -19,7 +19,7 @@ from palace.client.handshake import ABSENT, Conversation, StrangerError, open_so
 from palace.doctor.finding import DATA_ERROR
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import say
-from palace.ownership.claim import Foreign, find_foreign, own_id, read_claim
+from palace.ownership.claim import find_foreign, own_id, read_claim
 from palace.ownership.directory import check_palace
 from palace.ownership.lock import check_hold
 from palace.ownership.record import read_record
@@ -68,7 +68,7 @@ def explore(paths: Paths, environment: ShimEnvironment) -> Boundary:
     site = Site(Kernel(), paths, environment)
     fallbacks = Fallbacks(site)
     foreign = find_foreign(paths, site.kernel, environment.all)
-    facts = _facts(site) | {"bridge": fallbacks.bridge()}
+    facts = _facts(site) | {"bridge": fallbacks.bridge(), "ignored": fallbacks.ignored()}
     if environment.broker:
         ways = tuple(_named_way(site, fallbacks))
         why_not = f"MEMPALACE_BROKER={environment.broker} is used as it stands, and leads nowhere."
@@ -77,13 +77,8 @@ def explore(paths: Paths, environment: ShimEnvironment) -> Boundary:
         why_not = ways[0].text
     else:
         ways = tuple(_remote_ways(site, fallbacks))
-        why_not = _why_not(foreign, ways)
+        why_not = foreign.text("; ".join(way.text for way in ways) or fallbacks.no_way())
     return Boundary(facts=facts, ways=ways, why_not=why_not)
-
-
-def _why_not(foreign: Foreign, ways: tuple[Way, ...]) -> str:
-    tried = "; ".join(way.text for way in ways)
-    return foreign.text(tried or "its record names no address for guests, and no bridge is set")
 
 
 def _facts(site: Site) -> dict[str, Any]:
@@ -240,6 +235,8 @@ def _rows(boundary: Boundary) -> Iterator[tuple[str, str]]:
     yield "record", _record_text(record)
     yield "lock", facts["lock"]
     yield "bridge", facts["bridge"] or "not set"
+    if facts["ignored"]:
+        yield "ignored", facts["ignored"]
     yield "named broker", facts["broker"] or "MEMPALACE_BROKER is not set"
     for way in boundary.ways:
         works = "works" if way.works else "doesn't work"

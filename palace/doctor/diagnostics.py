@@ -14,7 +14,7 @@ from palace.ownership.claim import Foreign, find_foreign
 from palace.ownership.record import read_record
 from palace.protocol.broker_record import BrokerRecord
 from palace.protocol.errors import ConfigError, PalaceError
-from palace.settings.config import Config, load_config
+from palace.settings.config import Config, Loaded, load_settings
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
@@ -27,7 +27,8 @@ class Diagnostics:
 
     `holder` has the kernel's lock, `status` is the broker's own word, said at the socket
     `endpoint`, and `silence` why there is none;
-    `config` is None where palace.toml is wrong, as `wrong` says.
+    `config` is None where the settings are wrong, as `wrong` says, or are another user's;
+    `ignored` names what palace.toml says and may not decide, `user_settings` the user's own file.
     """
 
     paths: Paths
@@ -42,6 +43,8 @@ class Diagnostics:
     silence: PalaceError | None
     config: Config | None
     wrong: ConfigError | None
+    ignored: tuple[str, ...] = ()
+    user_settings: str = ""
 
     @property
     def owner(self) -> int | None:
@@ -76,7 +79,7 @@ def gather(paths: Paths, environment: ShimEnvironment) -> Diagnostics:
     kernel = Kernel()
     foreign = find_foreign(paths, kernel, environment.all)  # it says where the lock is
     holder = kernel.lock_holder(paths.lock)
-    config, wrong = _settings(paths, environment, kernel)
+    loaded, wrong = _settings(paths, environment, kernel)
     status, endpoint, silence = (None, "", None) if foreign else _ask(paths, environment)
     return Diagnostics(
         paths=paths,
@@ -89,18 +92,21 @@ def gather(paths: Paths, environment: ShimEnvironment) -> Diagnostics:
         status=status,
         endpoint=endpoint,
         silence=silence,
-        config=config,
+        config=loaded.config if loaded else None,
         wrong=wrong,
+        ignored=tuple(loaded.ignored) if loaded else (),
+        user_settings=loaded.user.path if loaded else "",
     )
 
 
 def _settings(
     paths: Paths, environment: ShimEnvironment, kernel: Kernel
-) -> tuple[Config | None, ConfigError | None]:
+) -> tuple[Loaded | None, ConfigError | None]:
     try:
-        return load_config(paths, environment.all, kernel), None
+        return load_settings(paths, environment.all, kernel), None
     except ConfigError as error:
-        return None, error
+        is_anothers = kernel.file_owner(paths.root) not in (None, os.geteuid())
+        return None, None if is_anothers else error  # which are agreed to by that user
     except OSError as error:
         return None, ConfigError(cause_text(error))
 

@@ -112,10 +112,10 @@ def _outside(found: Diagnostics) -> Iterator[Finding]:
             yield Finding(
                 level=ERROR,
                 code="closed_directory",
-                text=f"{data_file} belongs to this palace (palace.toml fixed it when HOME was "
+                text=f"{data_file} belongs to this palace (fixed when HOME was "
                 f"another?), and {directory} is not writable here.",
                 remedy=f"Make it writable (chmod u+w {directory}), or give the palace a graph of "
-                f"its own (`graph` in {found.paths.settings}).",
+                f"its own: palace config set graph=knowledge_graph.sqlite3",
             )
 
 

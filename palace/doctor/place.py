@@ -9,6 +9,7 @@ from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding, Fix
 from palace.engine.durability.groups import ROOM_BYTES
 from palace.ownership.lock import check_hold
 from palace.protocol.errors import OnHold
+from palace.settings.config import ignored_text
 
 LOW_BYTES = 16 * ROOM_BYTES
 
@@ -134,6 +135,9 @@ def _settings(found: Diagnostics) -> Iterator[Finding]:
             text=f"{text or found.wrong.message}.",
             remedy=remedy or f"Correct {found.paths.settings}",
         )
+    if found.ignored:
+        text, _, remedy = ignored_text(found.ignored, found.paths).rpartition(": ")
+        yield Finding(level=WARNING, code="ignored_settings", text=f"{text}:", remedy=remedy)
 
 
 def _disk(found: Diagnostics) -> Iterator[Finding]:

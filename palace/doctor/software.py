@@ -77,7 +77,7 @@ def _engine() -> Iterator[Finding]:
 
 
 def _environment(found: Diagnostics) -> Iterator[Finding]:
-    """Name what this environment says and no broker goes by, since palace.toml has fixed it."""
+    """Name what this environment says and no broker goes by, since it was fixed for all."""
     if found.config is None:
         return
     fixed = found.config.environment
@@ -90,8 +90,8 @@ def _environment(found: Diagnostics) -> Iterator[Finding]:
             level=WARNING,
             code="ignored_variables",
             text=f"No broker goes by {', '.join(ignored)} of this environment: "
-            f"{found.paths.settings} fixes what holds for all sessions.",
-            remedy=f"Unset them, or change `environment` in {found.paths.settings} and then: "
+            "what holds for all sessions was fixed when it was first served.",
+            remedy="Unset them, or change it (palace config set environment=NAME=VALUE) and then: "
             "palace stop. Memories that another embedder has stored have to be embedded again.",
         )
 

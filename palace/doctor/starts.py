@@ -72,7 +72,8 @@ def _changed(found: Diagnostics) -> Iterator[Finding]:
     except ValueError:
         return
     directory = found.config.config_dir if found.config else ""
-    for path in (found.paths.settings, *([config_file(directory)] if directory else [])):
+    named = [found.user_settings, config_file(directory) if directory else ""]
+    for path in (found.paths.settings, *filter(None, named)):
         try:
             changed_s = os.stat(path).st_mtime
         except OSError:

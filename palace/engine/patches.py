@@ -134,7 +134,7 @@ def _remedy(name: str) -> str:
     install = "Install a 3.11.x release that palace was tested with"
     if name == JOURNAL:
         return f'{install}, or run without a journal: journal = "off" in palace.toml'
-    return f"{install}, or switch it off: adjustments_off = [{name!r}] in palace.toml"
+    return f"{install}, or switch it off: palace config set adjustments_off={name}"
 
 
 def _package(owner: object) -> str:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import attrs
 
 from palace.kernel.output import say
+from palace.mcp_hosts.confirm import confirm
 from palace.mcp_hosts.entries import Program, described, launch_of
 from palace.mcp_hosts.files import (
     Configuration,
@@ -36,7 +37,7 @@ from palace.mcp_hosts.survey import survey, working_directory
 from palace.mcp_hosts.table import NAME
 from palace.mcp_hosts.takeover import CannotKeep
 from palace.mcp_hosts.target import Target
-from palace.protocol.errors import HostEntry, HostFile, Unconfirmed
+from palace.protocol.errors import HostEntry, HostFile
 
 _OCCUPIED = (
     "is there already. Make it start palace, and keep everything else of it: --replace "
@@ -59,7 +60,7 @@ def install_host(target: Target, *, replace: bool, yes: bool) -> str:
         return _already(target, before)
     data = before.encoded(text)
     _show(before, data)
-    _confirm(yes=yes)
+    confirm(yes=yes)
     made = write_configuration(before, data)
     intact = note is not None and note.describes(before)
     earlier = note.installed if note is not None else Installed(splices=(), fillings=())
@@ -102,7 +103,7 @@ def uninstall_host(target: Target, *, force: bool, yes: bool) -> str:
         return f"{before.path} has no entry of palace: nothing was changed."
     data = None if created else before.encoded(text)
     _show(before, data)
-    _confirm(yes=yes)
+    confirm(yes=yes)
     kept: list[str] = []
     if data is None:
         kept = remove_configuration(before, list(note.directories) if note else [])
@@ -209,12 +210,3 @@ def _show(before: Configuration, data: bytes | None) -> None:
         end = "" if row.endswith("\n") else "\n\\ No newline at end of file\n"
         say(row, end=end)
     sys.stdout.flush()
-
-
-def _confirm(*, yes: bool) -> None:
-    if yes:
-        return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise Unconfirmed("Nothing was written, since there is no terminal to ask. Write it: --yes")
-    if input("Write this? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise Unconfirmed("Nothing was written.")

@@ -164,9 +164,9 @@ def _of_another_kernel(paths: Paths, mount: "Mount") -> Foreign:
     return Foreign(
         f"The palace {paths.root} belongs to another kernel (it lies on {mount.point}, a "
         f"{mount.fs_type} mount, whose locks mean nothing there)",
-        "On its own machine: `palace expose docker`, then `palace start`; or give ssh there as "
-        'bridge = "ssh://USER@HOST" in palace.toml; or, where no other machine uses this palace, '
-        f"let it be served here: palace own --here. {SEE}",
+        "On its own machine: `palace expose docker`, then `palace start`; or name "
+        "ssh there, here: `palace config set bridge=ssh://USER@HOST`; or, where no other machine "
+        f"uses this palace, let it be served here: palace own --here. {SEE}",
         mount=mount.point,
         fs_type=mount.fs_type,
     )

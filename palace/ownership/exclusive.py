@@ -14,7 +14,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.place import take_place
 from palace.protocol.errors import LockHeld
-from palace.settings.config import Config, adopt, load_config
+from palace.settings.config import Config, adopt, load_settings
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
@@ -56,10 +56,11 @@ def exclusive_use(
     ownership = _take_lock(paths, kernel, ask_to_leave)
     try:
         prepare(kernel)
-        config = load_config(paths, environment.all, kernel)
+        loaded = load_settings(paths, environment.all, kernel)
+        config = loaded.config
         lock.take_other_locks(ownership, config, environment.all, kernel)
         ownership.memory = take_place(ownership, environment.all, kernel, serves=False)
-        adopt(paths, config, kernel)
+        adopt(paths, loaded, environment.all, kernel)
         yield Exclusive(
             paths=paths,
             config=config,

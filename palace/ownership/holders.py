@@ -57,6 +57,6 @@ def how_to_part(data_file: str, paths: Paths) -> str:
         )
     return (
         "Only one of the two can be in use at a time. Stop the other one's broker, or give this "
-        f'palace a graph of its own, which begins without facts: graph = "knowledge_graph.sqlite3" '
-        f"in {paths.settings}"
+        f"palace a graph of its own, which begins without facts: "
+        f"palace config set graph=knowledge_graph.sqlite3 --palace {paths.root}"
     )

@@ -16,7 +16,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.directory import prepare_private
 from palace.protocol.errors import OnHold, PalaceError, PalaceReplaced, UnsafePalace
 from palace.protocol.wire import identity_of, whole_number
-from palace.settings.paths import Paths, state_dir
+from palace.settings.paths import Paths, path_key, state_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ def directory_of(environ: "Mapping[str, str]") -> str:
 
 def entry_path(root: str, environ: "Mapping[str, str]") -> str:
     """Return the file that remembers what was served at a path."""
-    import hashlib
-
-    return f"{directory_of(environ)}/{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
+    return f"{directory_of(environ)}/{path_key(root)}.json"
 
 
 def beside_path(root: str) -> str:

@@ -1,9 +1,10 @@
 """Names of files in a client's words, and in the broker's.
 
 `mine` and `sync` read files where the broker runs.  A client in a container, or on another machine,
-means its own: palace.toml's `path_map` says what its directories are called here.  What has no name
-here is refused: the wrong tree must not be mined.  Elsewhere a path is a label (`source_file`): it
-is translated where the map knows it, so that the same file has one label, and else stays.
+means its own: the owner's setting `path_map` says what its directories are called here.  What has
+no name here is refused: the wrong tree must not be mined.  Elsewhere a path is a label
+(`source_file`): it is translated where the map knows it, so that the same file has one label, and
+else stays.
 
 Pure.
 """
@@ -77,11 +78,11 @@ def _read_here(given: str, where: Whereabouts, path_map: Mapping[str, str]) -> s
     if here is None:
         raise PathUnknown(
             f"{given} is a path of the client's own file system, and the palace's broker runs on "
-            "another. Say what the directory is called there, in palace.toml: "
-            f'[path_map] "{there}" = "/path/there". Nothing was read.'
+            "another. Say there what the directory is called (path_map in palace.toml counts for "
+            f"nothing): palace config set path_map={there}=/path/there. Nothing was read."
         )
     raise PathUnknown(
-        f"{given} leads out of {root}, by a symbolic link: path_map in palace.toml lends that "
+        f"{given} leads out of {root}, by a symbolic link: path_map lends that "
         "directory only. Nothing was read."
     )
 

@@ -18,14 +18,19 @@ ITEMS_MAX = 1000  # of a list or a table
 
 @attrs.frozen(kw_only=True)
 class Setting:
-    """One key of palace.toml; `unit` is in its name, `low` and `high` are inclusive.
+    """One setting; `unit` is in its name, `low` and `high` are inclusive.
 
-    A switch that has them may be a number between them instead.
+    It `counts` in palace.toml ("palace") only if the worst that it can do there is to slow or to
+    stop the palace.  What can run a program, open a port, connect, admit users or name a path
+    outside counts in the user's settings alone ("user").
+
+    A switch that has `low` and `high` may be a number between them instead.
     """
 
     key: str
     default: Any
     text: str
+    counts: str
     low: float | None = None
     high: float | None = None
     variable: str = ""

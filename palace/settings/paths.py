@@ -99,10 +99,14 @@ class Paths:
         near = f"{self.local or self.root}/broker.sock"
         if len(os.fsencode(near)) <= SUN_PATH_BYTES_MAX:
             return near
-        import hashlib  # only for long paths: it costs 3 ms
+        return f"{runtime_dir}/palace-{path_key(self.root)}/broker.sock"
 
-        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:16]
-        return f"{runtime_dir}/palace-{digest}/broker.sock"
+
+def path_key(root: str) -> str:
+    """Return what stands for a palace's path in the names of files that are kept elsewhere."""
+    import hashlib  # not for every shim: it costs 3 ms
+
+    return hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
 
 
 def runtime_dir(environ: "Mapping[str, str]") -> str:

@@ -17,6 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from palace.commands.config import change_settings
+from palace.kernel.kernel import Kernel
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
 from tests.support.faults.killing import is_deep, is_full
 from tests.support.machines.containers import ROOT, Builder, Image, fingerprints, open_builder
 from tests.support.machines.mounts import mounted
@@ -136,12 +140,21 @@ def test_a_shim_reaches_a_broker_over_ssh(shim: Image, site: Site, tmp_path: Pat
     environ = {"HOME": str(site.home), "MEMPALACE_PATH": str(site.palace)}
     with open_sshd(tmp_path / "ssh", environ=environ) as sshd:
         command = os.path.join(os.path.dirname(sys.executable), "palace")
-        settings = f'bridge = "ssh://{NAME}"\nbridge_command = "{command}"\n'
-        make_palace(site, f'{settings}bridge_config = "{sshd.config}"\n')
+        make_palace(site)
+        state = tmp_path / "state"  # of the container's user
+        way = {"bridge": f"ssh://{NAME}", "bridge_command": command}
+        change_settings(
+            Paths("/mempalace/palace"),
+            ShimEnvironment({"XDG_STATE_HOME": str(state)}),
+            way | {"bridge_config": str(sshd.config)},
+            Kernel(),
+        )
         with mounted(site.palace.parent, tmp_path / "mount") as mount:
             mounts = SMOKE | {mount: "/mempalace", sshd.directory: str(sshd.directory)}
+            mounts |= {state: "/state"}
             words = ("python", "/smoke.py", "shim", "3")
-            done = shim.run(*words, user="0:0", mounts=mounts)  # the palace, and sshd, are root's
+            # The palace, and sshd, are root's.
+            done = shim.run(*words, user="0:0", mounts=mounts, XDG_STATE_HOME="/state")
 
     assert done.returncode == 0, done.stdout
 

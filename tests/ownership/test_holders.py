@@ -47,4 +47,6 @@ def test_two_palaces_part_by_what_they_share() -> None:
 
     assert "both lie in /pal" in how_to_part("/pal/tunnels.json", paths)
     assert "graph" not in how_to_part("/pal/hallways.json", paths)
-    assert 'graph = "knowledge_graph.sqlite3" in /pal/a/palace.toml' in how_to_part("/h/g", paths)
+    assert "palace config set graph=knowledge_graph.sqlite3 --palace /pal/a" in how_to_part(
+        "/h/g", paths
+    )

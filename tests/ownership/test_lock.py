@@ -359,7 +359,7 @@ def test_another_kernels_file_system_is_refused_with_its_mount_and_remedies(pala
         lock.check_directory(palace, Shared(), {})
 
     assert "/workspace, a virtiofs mount" in caught.value.message
-    for remedy in ("palace expose docker", "bridge =", "palace own --here", "doctor --boundary"):
+    for remedy in ("palace expose docker", "bridge=ssh", "palace own --here", "doctor --boundary"):
         assert remedy in caught.value.message
     assert caught.value.exit_code == 72
 

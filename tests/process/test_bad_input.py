@@ -594,7 +594,8 @@ def test_broken_setting_of_the_environment_is_refused(site: Site) -> None:
 
 
 def test_call_beside_broken_settings_is_answered_with_the_reason(site: Site) -> None:
-    make_palace(site, "idle_s = \n")
+    make_palace(site)
+    (site.palace / "palace.toml").write_text("idle_s = \n")
 
     with site.shim() as client:
         reply = client.call("mempalace_get_aaak_spec")

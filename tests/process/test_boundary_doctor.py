@@ -12,7 +12,7 @@ from tests.support.engines.light.engine import STORE
 from tests.support.machines.guests import ELSEWHERE, misled_guest_of
 from tests.support.machines.needs import need_command
 from tests.support.machines.sshd import NAME, free_port, open_sshd
-from tests.support.processes.brokers import Serving, code_of
+from tests.support.processes.brokers import Serving, code_of, settle
 from tests.support.processes.clients import PALACE, Site
 
 pytestmark = pytest.mark.process
@@ -41,8 +41,7 @@ def look(site: Site, **more: Any) -> dict[str, Any]:
 def listening(site: Site) -> str:
     """Let the palace's next broker listen for guests; return its URL."""
     address = f"127.0.0.1:{free_port()}"
-    with (site.palace / "palace.toml").open("a") as file:
-        file.write(f'listen = "{address}"\n')
+    settle(site, f'listen = "{address}"')
     return f"wss://{address}"
 
 
@@ -73,7 +72,7 @@ def test_a_guest_without_a_way_is_told_why_and_what_would_help(guest: Site, bene
     assert found["mount"]["point"] == str(guest.palace.parent)
     assert found["mount"]["fs_type"].startswith("fuse")
     assert found["ways"] == []
-    for remedy in ("palace expose docker", "bridge =", "palace own --here"):
+    for remedy in ("palace expose docker", "bridge=ssh", "palace own --here"):
         assert remedy in found["why_not"]
     assert not list(beneath.palace.iterdir())
 
@@ -114,14 +113,13 @@ def test_where_the_websocket_is_dead_a_guest_goes_by_ssh(
     need_command("sshd")
     url = listening(beneath)
     bridge = f"ssh://{NAME}{beneath.palace}"
-    with (beneath.palace / "palace.toml").open("a") as file:
-        file.write(f'bridge = "{bridge}"\n')
     dead = url.rpartition(":")[0] + f":{free_port()}"
     with (
         open_sshd(tmp_path) as sshd,
         Serving(beneath),
         misled_guest_of(beneath, short_dir, endpoints=[dead]) as guest,
     ):
+        settle(guest, f'bridge = "{bridge}"')
         ways = {
             "PALACE_BRIDGE_CONFIG": str(sshd.config),
             "PALACE_BRIDGE_COMMAND": shlex.join(PALACE),

@@ -12,7 +12,7 @@ import pytest
 from tests.support.machines.mounts import mounted
 from tests.support.machines.needs import need_command, need_root
 from tests.support.machines.sshd import NAME, Sshd, open_sshd
-from tests.support.processes.brokers import call_line, make_palace, wait_gone
+from tests.support.processes.brokers import call_line, make_palace, settle, wait_gone
 from tests.support.processes.clients import Client, Site, brokers_of, wait_until
 from tests.support.processes.watch import STORE, Watcher
 
@@ -246,14 +246,12 @@ def test_a_server_that_went_away_is_tried_for_a_while_and_named(site: Site, runt
 @pytest.fixture
 def guest(plain: Far, tmp_path: Path) -> Iterator[Site]:
     need_command("bindfs")
-    settings = (
-        f'bridge = "{plain.url}"\nbridge_config = "{plain.sshd.config}"\n'
-        f'[path_map]\n"/work" = "{tmp_path}/src"\n'
-    )
-    (plain.site.palace / "palace.toml").write_text(settings)
+    settle(plain.site, f'[path_map]\n"/work" = "{tmp_path}/src"\n')
     with mounted(plain.site.palace.parent, tmp_path / "mount") as mount:
         environ = {"XDG_RUNTIME_DIR": str(plain.runtime)}
-        yield Site(home=plain.site.home, palace=mount / "palace", extra=environ)
+        site = Site(home=plain.site.home, palace=mount / "palace", extra=environ)
+        settle(site, f'bridge = "{plain.url}"\nbridge_config = "{plain.sshd.config}"\n')
+        yield site
 
 
 def test_a_guest_takes_the_bridge_and_never_opens_the_store(plain: Far, guest: Site) -> None:

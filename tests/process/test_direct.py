@@ -99,7 +99,7 @@ def assert_refused(text: str, guest: Site) -> None:
     """Check the one message: it names the mount, its type, and what to do."""
     assert str(guest.palace.parent) in text
     assert "fuse" in text
-    for remedy in ("palace expose docker", "bridge =", "palace own --here", "doctor --boundary"):
+    for remedy in ("palace expose docker", "bridge=ssh", "palace own --here", "doctor --boundary"):
         assert remedy in text
     assert text.strip().count("\n") == 0
 

@@ -140,3 +140,75 @@ def test_a_store_that_is_a_link_is_refused_by_name(site: Site, name: str) -> Non
     assert done.returncode != 0
     assert f"{path} is a link" in done.stderr
     assert sorted(p.name for p in site.home.rglob("*") if "outside" in str(p)) == before
+
+
+# Settings.
+
+
+def test_settings_in_the_palace_open_and_admit_nothing_and_are_named(site: Site) -> None:
+    lent = 'listen = "127.0.0.1:7999"\nallow_uids = [65534]\nhttp = 7998\n'
+    with (site.palace / "palace.toml").open("a") as file:
+        file.write(lent)
+
+    with site.shim() as client:
+        client.tool("status")
+        status = json.loads(site.run("status", "--json").stdout)
+        record = site.record()
+        doctor = [json.loads(row) for row in site.run("doctor", "--json").stdout.splitlines()]
+    log = (site.palace / "broker.log").read_text()
+
+    named = "listen, allow_uids, http in"
+    assert status["listen"] == ""
+    assert ":7998" not in status["http"]["url"]
+    assert not [url for url in record["endpoints"] if url.startswith("wss:")]
+    assert any(named in notice for notice in status["notices"])
+    assert named in log
+    (found,) = [one for one in doctor if one["code"] == "ignored_settings"]
+    assert "palace config trust" in found["remedy"]
+
+
+def test_a_shim_runs_nothing_that_a_palace_names(site: Site, tmp_path: Path) -> None:
+    """A claim makes the shim a guest, and a guest's ssh runs what its configuration says."""
+    mark, ssh = tmp_path / "ran", site.palace / "ssh.config"
+    claim = {"v": 1, "id": "a" * 32, "host": "x", "path": str(site.palace), "since": "2026"}
+    (site.palace / "owner.json").write_text(json.dumps(claim))
+    ssh.write_text(f"Host *\n  ProxyCommand touch {mark}\n")
+    with (site.palace / "palace.toml").open("a") as file:
+        file.write(
+            f'bridge = "ssh://x"\nbridge_config = "{ssh}"\nbridge_command = "touch {mark}"\n'
+        )
+
+    with site.shim() as client:
+        message = client.call("mempalace_status")["error"]["message"]
+    boundary = site.run("doctor", "--boundary")
+
+    assert not mark.exists()
+    for said in (message, boundary.stdout):
+        assert "bridge, bridge_config, bridge_command in" in said
+        assert f"palace config trust --palace {site.palace}" in said
+
+
+def test_settings_of_a_backup_are_shown_and_do_not_count(site: Site, tmp_path: Path) -> None:
+    with (site.palace / "palace.toml").open("a") as file:
+        file.write('readers = 2\nlisten = "127.0.0.1:7999"\n')
+    assert site.run("backup", str(site.home / "backups")).returncode == 0
+    backup = find_backup(str(site.home / "backups"), KERNEL)
+    toml = Path(backup.path, "palace.toml")
+    text = toml.read_text().replace(str(site.home), "/elsewhere")
+    toml.write_text(text.replace("environment = {}", 'environment = { PATH = "/x" }'))
+    manifest = read_manifest(backup.path, KERNEL)
+    files = {**manifest.files, "palace.toml": file_digest(str(toml), KERNEL)}
+    forged = attrs.evolve(manifest, files=files)
+    Path(backup.path, "palace-backup.json").write_bytes(forged.encode())
+
+    restored = Site(home=site.home, palace=tmp_path / "restored" / "palace", extra=site.extra)
+    restored.palace.parent.mkdir()
+    done = restored.run("restore", backup.path)
+
+    assert done.returncode == 0, done.stderr
+    for part in ('  listen = "127.0.0.1:7999"', '  environment = { PATH = "/x" }', "config_dir"):
+        assert part in done.stdout
+    shown = restored.run("config").stdout
+    assert "readers = 2" in shown
+    assert "listen in" in shown
+    assert "/x" not in (restored.palace / "palace.toml").read_text()

@@ -111,7 +111,7 @@ def test_a_guest_behind_a_mount(short_dir: Path) -> None:
 
     assert said.startswith(f"error: The palace {guest.palace} belongs to another kernel")
     assert "mount" in said
-    for remedy in ("palace expose docker", "bridge =", "palace own --here"):
+    for remedy in ("palace expose docker", "bridge=ssh", "palace own --here"):
         assert remedy in said
 
 

@@ -1,21 +1,36 @@
 """palace.toml, the environment and defaults: which wins, and what a wrong one is told."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
-from palace.settings.config import SETTINGS, Config, adopt, load_config
+from palace.settings.config import SETTINGS, Config, adopt, load_config, load_settings
 from palace.settings.paths import Paths
+from palace.settings.user_settings import (
+    UserSettings,
+    read_user_settings,
+    write_user_settings,
+)
 
-ENVIRON = {"HOME": "/home/me"}
+
+def environ_of(root: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a session, whose state directory is the test's."""
+    return {"HOME": "/home/me", "XDG_STATE_HOME": f"{root.parent}/state-of-session"} | more
 
 
-def load(root: Path, text: str | None = None, **environ: str) -> Config:
+def load(root: Path, text: str | None = None, *, mine: str = "", **environ: str) -> Config:
+    """Load settings with `text` as palace.toml, and with `mine` as the user's."""
+    found, given = Paths(str(root)), environ_of(root, **environ)
     if text is not None:
         (root / "palace.toml").write_text(text)
-    return load_config(Paths(str(root)), ENVIRON | environ, Kernel())
+    if mine:
+        user = UserSettings(read_user_settings(found, given, Kernel()).path, "")
+        user.values = tomllib.loads(mine)
+        write_user_settings(user, found, given, Kernel())
+    return load_config(found, given, Kernel())
 
 
 def test_defaults_are_those_of_the_table(tmp_path: Path) -> None:
@@ -29,25 +44,26 @@ def test_defaults_are_those_of_the_table(tmp_path: Path) -> None:
 
 
 def test_the_file_beats_the_defaults_and_the_environment_beats_the_file(tmp_path: Path) -> None:
-    text = "idle_s = 5\ngrace_s = 2.5\nallow_uids = [7]\ngraph = '/g'\n"
+    text = "idle_s = 5\ngrace_s = 2.5\n"
 
-    config = load(tmp_path, text, PALACE_IDLE_S="0")
+    config = load(tmp_path, text, mine="allow_uids = [7]\ngraph = '/g'", PALACE_IDLE_S="0")
 
     assert (config.idle_s, config.grace_s, config.allow_uids) == (0.0, 2.5, (7,))
     assert config.graph == "/g"
-    assert load(tmp_path, "graph = 'kg.db'").graph == f"{tmp_path}/kg.db"
+    assert load(tmp_path, text, mine="graph = 'kg.db'\ngrace_s = 7").grace_s == 7
+    assert load(tmp_path).graph == f"{tmp_path}/kg.db"
 
 
 def test_an_engine_that_stores_each_call_alone_is_given_no_batches(tmp_path: Path) -> None:
-    assert load(tmp_path, "adjustments_off = ['store_together']").batch_max == 1
-    assert load(tmp_path, "adjustments_off = ['pin_once']").batch_max > 1
+    assert load(tmp_path, mine="adjustments_off = ['store_together']").batch_max == 1
+    assert load(tmp_path, mine="adjustments_off = ['pin_once']").batch_max > 1
 
 
 @pytest.mark.parametrize(
     ("text", "wanted"), [("http = false", False), ("http = true", True), ("http = 7254", 7254)]
 )
 def test_http_is_a_switch_or_a_port(tmp_path: Path, text: str, wanted: bool | int) -> None:
-    found = load(tmp_path, text).http
+    found = load(tmp_path, mine=text).http
 
     assert (found, type(found)) == (wanted, type(wanted))
 
@@ -94,13 +110,16 @@ def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
 def test_adoption_fixes_the_graph_for_whoever_comes_later(tmp_path: Path) -> None:
     root = tmp_path / 'odd "name" \\ ü'
     root.mkdir()
-    first = load(root)
-    adopt(Paths(str(root)), first, Kernel())
+    given = environ_of(root, MEMPALACE_CONFIG_DIR="/configured")
+    loaded = load_settings(Paths(str(root)), given, Kernel())
+    first = loaded.config
+    adopt(Paths(str(root)), loaded, given, Kernel())
 
-    later = load_config(Paths(str(root), found_by="default"), {"HOME": "/other"}, Kernel())
+    later = load_config(Paths(str(root), found_by="default"), environ_of(root), Kernel())
 
     assert (later.graph, later.config_dir) == (first.graph, first.config_dir)
     assert first.graph == f"{root}/knowledge_graph.sqlite3"
+    assert first.config_dir == "/configured"
 
 
 def test_a_graph_in_the_palace_moves_with_it_and_one_outside_stays(tmp_path: Path) -> None:
@@ -108,7 +127,8 @@ def test_a_graph_in_the_palace_moves_with_it_and_one_outside_stays(tmp_path: Pat
     for root, found_by in ((inside, "--palace"), (outside, "default")):
         root.mkdir()
         found = Paths(str(root), found_by=found_by)
-        adopt(found, load_config(found, ENVIRON, Kernel()), Kernel())
+        given = environ_of(root)
+        adopt(found, load_settings(found, given, Kernel()), given, Kernel())
     inside.rename(moved)
 
     assert load(moved).graph == f"{moved}/knowledge_graph.sqlite3"
@@ -116,9 +136,10 @@ def test_a_graph_in_the_palace_moves_with_it_and_one_outside_stays(tmp_path: Pat
 
 
 def test_adoption_never_overwrites(tmp_path: Path) -> None:
-    config = load(tmp_path, "idle_s = 5\n")
+    load(tmp_path, "idle_s = 5\n")
+    found, given = Paths(str(tmp_path)), environ_of(tmp_path)
 
-    adopt(Paths(str(tmp_path)), config, Kernel())
+    adopt(found, load_settings(found, given, Kernel()), given, Kernel())
 
     assert (tmp_path / "palace.toml").read_text() == "idle_s = 5\n"
 

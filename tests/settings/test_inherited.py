@@ -8,12 +8,13 @@ import pytest
 
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
-from palace.settings.config import adopt, load_config
+from palace.settings.config import adopt, load_config, load_settings
 from palace.settings.embedder import configured_embedder
 from palace.settings.environment import ShimEnvironment
 from palace.settings.inherited import FIXED, INHERITED, broker_environment, inherited
 from palace.settings.paths import Paths
 from palace.settings.process import QUIET
+from palace.settings.user_settings import read_user_settings
 
 OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 EMBEDDER = {"MEMPALACE_EMBEDDING_MODEL": "openai-compat", "MEMPALACE_EMBEDDING_API_MODEL": "stub"}
@@ -32,12 +33,16 @@ OF_A_SESSION = (
 KERNEL = Kernel()
 
 
+def at_home(root: Path) -> dict[str, str]:
+    return {"HOME": "/home/me", "XDG_STATE_HOME": f"{root.parent}/{root.name}-state"}
+
+
 def settle(root: Path, **environ: str) -> dict[str, str]:
     """Adopt a palace in an environment; return that of its broker."""
-    paths, given = Paths(str(root)), {"HOME": "/home/me"} | environ
-    config = load_config(paths, given, KERNEL)
-    adopt(paths, config, KERNEL)
-    return broker_environment(given, config.environment)
+    paths, given = Paths(str(root)), at_home(root) | environ
+    loaded = load_settings(paths, given, KERNEL)
+    adopt(paths, loaded, given, KERNEL)
+    return broker_environment(given, loaded.config.environment)
 
 
 def test_only_what_is_listed_is_inherited() -> None:
@@ -103,7 +108,9 @@ def test_a_file_that_its_user_wrote_is_completed_and_stays_valid(tmp_path: Path)
     assert (tmp_path / "palace.toml").read_text().endswith(text)
     assert first.items() >= EMBEDDER.items()
     assert settle(tmp_path) == first
-    assert load_config(Paths(str(tmp_path)), {"HOME": "/h"}, KERNEL).path_map == {"/a": "/b"}
+    assert load_settings(Paths(str(tmp_path)), at_home(tmp_path), KERNEL).ignored == {
+        "path_map": {"/a": "/b"}
+    }
 
 
 def test_lines_appended_to_the_file_are_still_settings(tmp_path: Path) -> None:
@@ -111,7 +118,7 @@ def test_lines_appended_to_the_file_are_still_settings(tmp_path: Path) -> None:
     with (tmp_path / "palace.toml").open("a") as file:
         file.write("idle_s = 7\n")
 
-    assert load_config(Paths(str(tmp_path)), {"HOME": "/h"}, KERNEL).idle_s == 7
+    assert load_config(Paths(str(tmp_path)), at_home(tmp_path), KERNEL).idle_s == 7
 
 
 def test_a_session_without_an_embedder_does_not_shut_out_the_one_that_has_it(
@@ -142,17 +149,19 @@ def test_an_embedder_that_did_not_make_the_vectors_is_not_fixed(
 
 
 def test_a_user_may_set_any_variable_for_all_but_not_what_is_settled_before(tmp_path: Path) -> None:
-    path = tmp_path / "palace.toml"
-    path.write_text('environment = { TMPDIR = "/var/tmp", ORT_DISABLE_TELEMETRY = "0" }\n')
+    path = Path(read_user_settings(Paths(str(tmp_path)), at_home(tmp_path), KERNEL).path)
+    path.parent.mkdir(parents=True)
+    head = f'palace = "{tmp_path}"\n'
+    path.write_text(f'{head}environment = {{ TMPDIR = "/var/tmp", ORT_DISABLE_TELEMETRY = "0" }}\n')
     found = settle(tmp_path)
     assert (found["TMPDIR"], found["ORT_DISABLE_TELEMETRY"]) == ("/var/tmp", "0")
 
     for text in ('{ HOME = "/x" }', '{ XDG_STATE_HOME = "/x" }', '{ MEMPALACE_PATH = "/x" }'):
-        path.write_text(f"environment = {text}\n")
+        path.write_text(f"{head}environment = {text}\n")
         with pytest.raises(ConfigError, match="variables other than"):
             settle(tmp_path)
     for text in ("{ A = 1 }", "7", '{ A = "\\u0000" }'):
-        path.write_text(f"environment = {text}\n")
+        path.write_text(f"{head}environment = {text}\n")
         with pytest.raises(ConfigError, match="a table of texts"):
             settle(tmp_path)
 

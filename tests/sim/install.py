@@ -51,6 +51,7 @@ import palace.ownership.epoch
 import palace.ownership.lock
 import palace.ownership.record
 import palace.ownership.served
+import palace.settings.user_settings
 import palace.shim.relay
 from tests.sim import kernel, threads
 from tests.sim.engine import CATALOGUE, SimEngine
@@ -192,7 +193,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         *(ownership.epoch, ownership.record, ownership.served, broker.displacement),
         *(broker.endpoint, broker.serve, broker.connections),
         *(broker.reporting.status, broker.watchdog, telemetry.logline),
-        *(client.handshake, client.spawn, shim.relay),
+        *(client.handshake, client.spawn, shim.relay, palace.settings.user_settings),
     )
     with_threads = (
         *(broker.lanes, journal.journal, journal.append),

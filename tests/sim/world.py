@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 STEP_S = 2e-5
 STEPS_MAX = 400_000
 START_S = 1000.0
-# Stock's lock is named by a hash of the path, and so is what palace remembers of it.
-_OF_THE_PATH = re.compile(r"_[0-9a-f]{16}(?=\.lock)|(?<=/served/)[0-9a-f]{16}")
+# Stock's lock is named by a hash of the path, and so is what palace keeps of it elsewhere.
+_OF_THE_PATH = re.compile(r"_[0-9a-f]{16}(?=\.lock)|(?:(?<=/served/)|(?<=/settings/))[0-9a-f]{16}")
 
 
 class Killed(BaseException):

@@ -7,6 +7,7 @@ import attrs
 import trio
 
 from palace import __version__
+from palace.broker.services import Services
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
@@ -29,7 +30,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
     return {
         "palace": ownership.paths.root,
         "palace_id": ownership.palace_id,
-        "notices": notices(ownership.memory.served) if ownership.memory is not None else [],
+        "notices": _notices(services),
         "pid": os.getpid(),
         "user": process.user if process else "",
         "command": process.title if process else "",
@@ -65,6 +66,12 @@ def status_of(state: BrokerState) -> dict[str, Any]:
         "errors": telemetry.errors.latest(now_s),
         "sessions": sessions,
     }
+
+
+def _notices(services: Services) -> list[str]:
+    memory = services.ownership.memory
+    past = notices(memory.served) if memory is not None else []
+    return [*past, *([services.ignored] if services.ignored else [])]
 
 
 def _work(state: BrokerState, now_s: float) -> dict[str, Any]:

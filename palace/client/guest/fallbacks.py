@@ -1,8 +1,8 @@
 """How a guest, whose kernel is not the palace's, reaches its broker: the ways, in order.
 
     1  MEMPALACE_BROKER, as it stands: unix:PATH, wss://HOST:PORT, ssh://[USER@]HOST[:PORT][/PALACE]
-    2  the TLS websocket that the record in the palace names (`listen` in palace.toml)
-    3  ssh to the palace's machine (`bridge` in palace.toml), which can also start the broker
+    2  the TLS websocket that the record in the palace names (`listen` of its owner)
+    3  ssh to the palace's machine (`bridge` of the user's settings), which can also start a broker
     4  none: the palace is not opened, and the message says what would help
 
 The palace's files are read through the mount, and may be a second old there; nothing is written.
@@ -17,7 +17,6 @@ from palace.kernel.causes import cause_text
 from palace.ownership.directory import prepare_private
 from palace.ownership.record import read_record
 from palace.protocol.broker_record import BrokerRecord
-from palace.protocol.decoding import decode_toml
 from palace.protocol.errors import (
     BrokerUnreachable,
     ConfigError,
@@ -28,13 +27,15 @@ from palace.protocol.errors import (
 )
 from palace.settings.paths import runtime_dir
 from palace.settings.site import Site
+from palace.settings.user_settings import read_toml, read_user_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from palace.client.guest.ssh import Bridge
 
-SETTINGS_BYTES_MAX = 1 << 20
 BRIDGE_KEYS = ("bridge", "bridge_config", "bridge_command")
+LISTEN_KEYS = ("listen", "advertise")
+NO_WAY = "its record names no address for guests, and no bridge is set"
 WSS_S = 15.0
 END_S = 3.0
 RECORD_S = 5.0  # after which a record that a mount shows is as new as it gets
@@ -104,7 +105,7 @@ class Fallbacks:
         return [_candidate(url, "the record") for url in [*found, *([bridge] if bridge else [])]]
 
     def bridge(self) -> str:
-        """Return the address that palace.toml gives for ssh, "" where it gives none."""
+        """Return the address that the user's settings give for ssh, "" where they give none."""
         return self._settings().get("bridge", "")
 
     def open(self, candidate: Candidate) -> Tunnel:
@@ -201,22 +202,45 @@ class Fallbacks:
         return read_record(self._paths, self._kernel)
 
     def _settings(self) -> dict[str, str]:
-        """Return the text settings of palace.toml; raises ConfigError for what can't be understood.
+        """Return the user's settings for ssh; raises ConfigError for what can't be understood.
 
-        The broker that would say so is what they lead to.
+        None are taken from palace.toml: ssh runs what its configuration says.
         """
+        user = read_user_settings(self._paths, self._environment.all, self._kernel)
+        found = {key: user.values[key] for key in BRIDGE_KEYS if key in user.values}
+        for key, value in found.items():
+            if not isinstance(value, str):
+                shown = repr(value)[:200]
+                raise ConfigError(f"{user.path}: {key} = {shown} must be text. Correct it.")
+        return {key: value for key, value in found.items() if isinstance(value, str)}
+
+    def ignored(self) -> str:
+        """Say which ways palace.toml names in vain, "" where it names none."""
         path = self._paths.settings
         try:
-            values = decode_toml(self._kernel.read_file(path, SETTINGS_BYTES_MAX) or b"")
-        except OSError as error:
-            raise ConfigError(cause_text(error)) from None
-        except ValueError as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}. Correct or remove it.") from None
-        for key in BRIDGE_KEYS:
-            if not isinstance(values.get(key, ""), str):
-                shown = repr(values[key])[:200]
-                raise ConfigError(f"{path}: {key} = {shown} must be text. Correct it.")
-        return {key: value for key, value in values.items() if isinstance(value, str)}
+            lent = read_toml(path, self._kernel)
+            mine = self._settings()
+        except ConfigError as error:
+            return error.message
+        here = [key for key in BRIDGE_KEYS if key in lent and lent[key] != mine.get(key)]
+        there = [key for key in LISTEN_KEYS if lent.get(key)]
+        said = []
+        if here:
+            said.append(
+                f"{', '.join(here)} in {path} count for nothing there, since others may write to "
+                f"it: palace config trust --palace {self._paths.root} makes them your settings here"
+            )
+        if there:
+            said.append(
+                f"{', '.join(there)} in {path} count for nothing there: palace config trust on the "
+                "palace's machine makes them its owner's settings"
+            )
+        return "; ".join(said)
+
+    def no_way(self) -> str:
+        """Say why nothing was tried."""
+        ignored = self.ignored()
+        return NO_WAY + (f" ({ignored})" if ignored else "")
 
     def failure(self, why: str) -> ElectionError:
         """Return the error that says why no candidate led to a broker, and what would."""
@@ -236,7 +260,7 @@ class Fallbacks:
             return BrokerUnreachable(
                 f"Who owns {self._paths.root} was changed just now (palace own). Ask again."
             )
-        tried = problem or "its record names no address for guests, and no bridge is set"
+        tried = problem or self.no_way()
         kind = BrokerUnreachable if self._tried else ForeignKernel  # there is, or was, a way
         return kind(foreign.text(tried), **foreign.details)
 

@@ -147,7 +147,7 @@ class Bridge:
             text = (
                 f"{url} knows no command {self._target.command!r} in a shell without a login "
                 f"({words}). Install palace there, or say where it is: "
-                'bridge_command = "/path/to/palace" in palace.toml, or PALACE_BRIDGE_COMMAND'
+                "palace config set bridge_command=/path/to/palace, or PALACE_BRIDGE_COMMAND"
             )
             return TunnelProblem("spawn_failed", text)
         name = FINAL_EXITS.get(status, "broker_unreachable")

@@ -259,8 +259,8 @@ def apply_all(host: Host) -> Patches:
     unknown = sorted(set(off) - set(names))
     if unknown:
         raise StoreUnavailable(
-            f"adjustments_off in {host.paths.settings} names {', '.join(unknown)}, which is none "
-            f"of {', '.join(names)}. Correct or remove it."
+            f"adjustments_off names {', '.join(unknown)}, which is none of {', '.join(names)}. "
+            f"Correct or remove it: palace config set --palace {host.paths.root}"
         )
     planned: list[Patch] = []
     for adjustment in ALL:
@@ -280,5 +280,5 @@ def plan(adjustment: Adjustment, host: Host) -> list[Patch]:
         raise StoreUnavailable(
             f"The adjustment {name!r} does not fit the installed mempalace ({error!r}). Install a "
             f"3.11.x release that palace was tested with, or switch it off: "
-            f"adjustments_off = [{name!r}] in {host.paths.settings}"
+            f"palace config set adjustments_off={name} --palace {host.paths.root}"
         ) from error

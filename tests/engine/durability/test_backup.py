@@ -13,6 +13,7 @@ import pytest
 from palace.engine.stores.projection import same
 from tests.support.engines.maintenance import MaintenanceProcess, Refused
 from tests.support.engines.probe import Probe
+from tests.support.processes.brokers import settle
 from tests.support.processes.clients import Site
 from tests.support.processes.sites import make_site
 
@@ -197,7 +198,7 @@ def test_another_palaces_files_outside_are_not_taken(
     theirs = site.palace.parent / "tunnels.json"
     if place == "graph":
         theirs = tmp_path / "theirs.sqlite3"
-        (site.palace / "palace.toml").write_text(f'graph = "{theirs}"\n')
+        settle(site, f'graph = "{theirs}"')
     theirs.write_text("[]")
 
     with pytest.raises(Refused) as refused:

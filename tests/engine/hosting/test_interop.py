@@ -26,6 +26,7 @@ from palace.protocol.errors import StoreUnavailable
 from palace.settings.config import Config
 from palace.settings.paths import Paths
 from tests.support.calls.corpus import encode
+from tests.support.processes.brokers import settle
 from tests.support.processes.clients import Client, Site, brokers_of, end_brokers, wait_until
 from tests.support.processes.sites import make_site, start_shim, start_stock, without
 
@@ -278,7 +279,7 @@ def unadjusted(
     for adjustment in ALL:
         name = adjustment.__name__
         site = make_site(root / name, model_home)
-        (site.palace / "palace.toml").write_text(f'adjustments_off = ["{name}"]\n')
+        settle(site, f'adjustments_off = ["{name}"]')
         clients[name] = start_shim(site.environ())
         clients[name].send(encode("tools/call", "first", name="mempalace_kg_stats", arguments={}))
     yield clients

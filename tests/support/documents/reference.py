@@ -8,7 +8,7 @@ from palace.cli.app import app
 from palace.engine.stores.journalled import JOURNALLED
 from palace.protocol import errors
 from palace.protocol.tools import TOOLS
-from palace.settings.config import SETTINGS
+from palace.settings.config import PALACE, SETTINGS, USER
 from palace.shim.relay import USAGE
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -23,7 +23,7 @@ VARIABLES = (
     ),
     (
         "MEMPALACE_CONFIG_DIR",
-        "mempalace's configuration directory, until it is fixed in palace.toml.",
+        "mempalace's configuration directory, until it is fixed.",
     ),
     (
         "MEMPALACE_BROKER",
@@ -42,8 +42,8 @@ VARIABLES = (
     ("PALACE_BRIDGE_COMMAND", "`bridge_command` for this shim."),
     (
         "XDG_STATE_HOME",
-        "Where `palace own --here` keeps identity and locks, and `palace install` its notes; "
-        "~/.local/state.",
+        "Where your settings are, what `palace own --here` and `palace install` keep, and what was "
+        "served where; ~/.local/state.",
     ),
     ("XDG_RUNTIME_DIR", "Where the socket is created if the palace's path is too long for one."),
 )
@@ -52,22 +52,36 @@ VARIABLES = (
 FOUND = dict.fromkeys(("graph", "config_dir"), "found as stock does")
 
 
+WHERE = {USER: "yours", PALACE: "yours, palace.toml"}
+
+
 def settings() -> str:
-    rows = ["| key | default | range | meaning |", "|---|---|---|---|"]
+    rows = ["| key | default | range | where it counts | meaning |", "|---|---|---|---|---|"]
     for setting in SETTINGS:
         low, high = setting.low, setting.high
         span = f"{low:g} to {high:g}" if low is not None and high is not None else ""
         default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
         shown = f"`{default}`" if default != "" else FOUND.get(setting.key, "")
-        rows.append(f"| `{setting.key}` | {shown} | {span} | {setting.text} |")
+        rows.append(
+            f"| `{setting.key}` | {shown} | {span} | {WHERE[setting.counts]} | {setting.text} |"
+        )
     variables = ["| variable | meaning |", "|---|---|"]
     variables += [f"| `{name}` | {text} |" for name, text in VARIABLES]
     return (
         "# Settings\n\nGenerated from palace/settings/config.py by `just reference`.\n\n"
-        "## palace.toml\n\n"
-        "In the palace's directory, so every owner uses the same. The first start writes it\n"
-        "with the graph and the configuration directory; the rest is yours to add.\n"
-        "A broker reads it when it starts.\n\n" + "\n".join(rows) + "\n\n"
+        "## Yours, and the palace's\n\n"
+        "`palace config` shows what counts; `palace config set KEY=VALUE` and `unset KEY` change\n"
+        "your settings of a palace on this machine, in `$XDG_STATE_HOME/palace/settings`, for\n"
+        "the palace with that identity at that path. palace.toml lies in the palace, which may be\n"
+        "lent to containers, so only what tunes counts there, and what you set counts before it.\n"
+        "What is ignored there is named by the doctor, the status, the log and the errors;\n"
+        "`palace config trust` shows it and makes it yours. Where the data are (`graph`,\n"
+        "`config_dir`, `environment`) is fixed in both at the first start; palace.toml's copy is\n"
+        "compared, and taken where stock's own rules could say the same.\n"
+        "A broker reads both when it starts\n"
+        "([decision 29](../decisions/0029-settings-are-the-users.md)).\n\n"
+        + "\n".join(rows)
+        + "\n\n"
         "## Environment\n\nVariables of a shim or a command.\n\n" + "\n".join(variables) + "\n\n"
         "## Where the palace is\n\n"
         "`--palace`, `$MEMPALACE_PATH`, `$MEMPALACE_PALACE_PATH`, `$MEMPALACE_PALACE`,\n"

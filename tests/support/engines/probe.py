@@ -49,15 +49,16 @@ class _Server:
         from palace.kernel.kernel import Kernel
         from palace.ownership import lock
         from palace.ownership.epoch import take_epoch
-        from palace.settings.config import adopt, load_config
+        from palace.settings.config import adopt, load_settings
 
         kernel, paths = Kernel(), Paths(root)
         lock.check_directory(paths, kernel, os.environ)
         owner = lock.take_lock(paths, kernel)
-        config = load_config(paths, os.environ, kernel)
+        loaded = load_settings(paths, os.environ, kernel)
+        config = loaded.config
         lock.take_other_locks(owner, config, os.environ, kernel)
         take_epoch(owner, kernel)
-        adopt(paths, config, kernel)
+        adopt(paths, loaded, os.environ, kernel)
         stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
         self._words = _Words()
         logging.getLogger("palace").addHandler(self._words)

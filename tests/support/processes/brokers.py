@@ -9,15 +9,20 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from palace.client.control import Control
+from palace.commands.config import change_settings
+from palace.kernel.kernel import Kernel
 from palace.protocol import wire
+from palace.settings.config import KNOWN, USER
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
+from palace.settings.user_settings import toml_text
 from tests.support.processes.clients import PALACE, Client, Site, brokers_of, wait_until
 
 OUTCOME_UNKNOWN = -32045
@@ -36,10 +41,22 @@ def make_site(root: Path, model_home: Path) -> Site:
 
 
 def make_palace(site: Site, settings: str = "") -> None:
-    """Make the palace's directory, with settings in its palace.toml."""
+    """Make the palace's directory, with settings where they count."""
     site.palace.mkdir(mode=0o700)
-    if settings:
-        (site.palace / "palace.toml").write_text(settings)
+    settle(site, settings)
+
+
+def settle(site: Site, settings: str) -> None:
+    """Add settings where they count: in palace.toml, or in those of the site's user."""
+    values = tomllib.loads(settings)
+    mine = {key: value for key, value in values.items() if KNOWN[key].counts == USER}
+    others = [f"{key} = {toml_text(value)}\n" for key, value in values.items() if key not in mine]
+    if others:
+        with (site.palace / "palace.toml").open("a") as file:
+            file.write("".join(others))
+    if mine:
+        environment = ShimEnvironment(site.environ())
+        change_settings(Paths(str(site.palace)), environment, mine, Kernel())
 
 
 def unprivileged(argv: list[str]) -> list[str]:
