@@ -1,275 +1,32 @@
 """Situations, what the doctor says of each, and its remedy, which is tried and works.
 
-To add one: write what brings it about, and name it in SITUATIONS with its finding's code, its
-level, words of its remedy, and what somebody does who follows that.
+They are listed in tests/doctor/situations; its table.py says which are tried elsewhere.
 """
 
-import json
+import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
 import pytest
 
-from palace.doctor.examine import examine_palace
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.doctor.mending import fixes_of, mend
 from palace.protocol.errors import ConfigError
-from palace.settings.environment import ShimEnvironment
-from palace.settings.paths import Paths
-from palace.settings.stock_config import server_directory
+from tests.doctor.situations.place import Place
+from tests.doctor.situations.table import SITUATIONS
+from tests.support.faults.upgrades import install_other_version, private_metadata
 from tests.support.machines.needs import need_root
-
-DEAD_PID = 1 << 22  # above any that the kernel gives out
-
-
-@attrs.define(kw_only=True)
-class Place:
-    """A home with a palace in it, and the environment that the doctor is asked from."""
-
-    home: Path
-    environ: dict[str, str]
-    found_by: str = "--palace"
-
-    @property
-    def palace(self) -> Path:
-        return self.home / "palace"
-
-    @property
-    def config(self) -> Path:
-        return self.home / ".mempalace" / "config.json"
-
-    def configure(self, **settings: object) -> None:
-        self.config.parent.mkdir(exist_ok=True)
-        self.config.write_text(json.dumps(settings))
-
-    def findings(self) -> list[Finding]:
-        paths = Paths(str(self.palace), found_by=self.found_by)
-        return examine_palace(paths, ShimEnvironment(self.environ))
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    (tmp_path / "palace").mkdir(mode=0o700)
-    return Place(home=tmp_path, environ={"HOME": str(tmp_path), "PATH": os.environ["PATH"]})
-
-
-@attrs.frozen(kw_only=True)
-class Situation:
-    """`heal` does what `remedy` says; None: the doctor's own --fix does it."""
-
-    arrange: Callable[[Place], None]
-    code: str
-    level: str
-    text: str
-    remedy: str
-    heal: Callable[[Place], None] | None
-
-
-def other_user_may_write(place: Place) -> None:
-    place.palace.chmod(0o777)
-
-
-def proxied(place: Place) -> None:
-    place.environ["http_proxy"] = "http://proxy.example:3128"
-    place.environ["no_proxy"] = "intranet.example"
-
-
-def excepted(place: Place) -> None:
-    place.environ["no_proxy"] = "intranet.example,127.0.0.1,localhost,::1"
-
-
-def routed_by_setting(place: Place) -> None:
-    place.configure(write_routing={"hooks": "require"})
-
-
-def hooks_daemon(place: Place) -> None:
-    place.configure(hooks={"daemon": True})
-
-
-def unconfigured(place: Place) -> None:
-    place.configure()
-
-
-def routed_by_variable(place: Place) -> None:
-    place.environ["MEMPALACE_WRITE_ROUTING"] = "prefer"
-
-
-def not_routed(place: Place) -> None:
-    place.environ["MEMPALACE_WRITE_ROUTING"] = "direct"
-
-
-def exact_backend(place: Place) -> None:
-    place.configure(backend="sqlite_exact")
-
-
-def exact_backend_over_chroma(place: Place) -> None:
-    exact_backend(place)
-    (place.palace / "chroma.sqlite3").write_bytes(b"SQLite format 3\0")
-
-
-def chroma_named(place: Place) -> None:
-    place.configure(backend="chroma")
-
-
-def broken_config(place: Place) -> None:
-    place.configure()
-    place.config.write_text('{"backend": ')
-
-
-def unmeant_path(place: Place) -> None:
-    (place.palace / "palace.toml").write_text('graph = "${HOME}/graph.sqlite3"\n')
-
-
-def no_settings(place: Place) -> None:
-    (place.palace / "palace.toml").unlink()
-
-
-def another_by_default(place: Place) -> None:
-    place.found_by = "MEMPALACE_PATH"
-    other = place.home / ".mempalace" / "palace"
-    other.mkdir(parents=True)
-    (other / "chroma.sqlite3").write_bytes(b"SQLite format 3\0")
-
-
-def one_for_both(place: Place) -> None:
-    place.environ["MEMPALACE_PALACE_PATH"] = str(place.palace)
-
-
-def dead_server(place: Place) -> None:
-    directory = Path(server_directory(str(place.home), str(place.palace)))
-    directory.mkdir(parents=True)
-    told = {"pid": DEAD_PID, "port": 9, "server": "palace"}
-    (directory / "serverinfo.json").write_text(json.dumps(told))
-
-
-def failed_start(place: Place) -> None:
-    begun = 'time=2026-01-01T00:00:00Z level=info logger=palace.serve pid=1 text="palace: epoch 1"'
-    text = "palace serve: Stock holds it. End it."
-    failed = f'time=2026-01-02T00:00:00Z level=error logger=palace.serve pid=2 text="{text}"'
-    (place.palace / "broker.log").write_text(f"{begun}\n{failed}\n")
-
-
-def started_since(place: Place) -> None:
-    with (place.palace / "broker.log").open("a") as log:
-        log.write('time=2026-01-03T00:00:00Z level=info text="palace: epoch 2 of /p"\n')
-
-
-def blocked_home(place: Place) -> None:
-    (place.home / ".mempalace").touch()
-
-
-def moved_away(place: Place) -> None:
-    (place.home / ".mempalace").rename(place.home / ".mempalace.old")
-
-
-SITUATIONS = {
-    "no locks can be had in the home": Situation(
-        arrange=blocked_home,
-        code="closed_home",
-        level=ERROR,
-        text=".mempalace/locks can't hold the locks",
-        remedy="mv ",
-        heal=moved_away,
-    ),
-    "others may write": Situation(
-        arrange=other_user_may_write,
-        code="unsafe_palace",
-        level=ERROR,
-        text="mode 0777",
-        remedy="chmod go-w",
-        heal=None,
-    ),
-    "a proxy hides loopback": Situation(
-        arrange=proxied,
-        code="proxy",
-        level=WARNING,
-        text="http_proxy=http://proxy.example:3128 is set, and no_proxy excepts 127.0.0.1 not",
-        remedy="export no_proxy=127.0.0.1,localhost",
-        heal=excepted,
-    ),
-    "hooks write through the daemon, by a setting": Situation(
-        arrange=routed_by_setting,
-        code="write_routing",
-        level=WARNING,
-        text="write_routing.hooks in",
-        remedy="Let them write directly",
-        heal=unconfigured,
-    ),
-    "hooks write through the daemon, by the old switch": Situation(
-        arrange=hooks_daemon,
-        code="write_routing",
-        level=WARNING,
-        text="hooks.daemon in",
-        remedy="daemon stop",
-        heal=unconfigured,
-    ),
-    "hooks write through the daemon, by a variable": Situation(
-        arrange=routed_by_variable,
-        code="write_routing",
-        level=WARNING,
-        text="MEMPALACE_WRITE_ROUTING is 'prefer'",
-        remedy="set it to direct",
-        heal=not_routed,
-    ),
-    "another backend": Situation(
-        arrange=exact_backend,
-        code="no_journal",
-        level=WARNING,
-        text="in the backend sqlite_exact",
-        remedy="palace stop --hold",
-        heal=unconfigured,
-    ),
-    "another backend than what is there": Situation(
-        arrange=exact_backend_over_chroma,
-        code="backend_mismatch",
-        level=ERROR,
-        text="says that the backend is sqlite_exact",
-        remedy='"backend": "chroma"',
-        heal=chroma_named,
-    ),
-    "stock's settings are broken": Situation(
-        arrange=broken_config,
-        code="settings",
-        level=ERROR,
-        text=".mempalace/config.json can't be understood: it is not JSON",
-        remedy="if nothing in it is needed",
-        heal=unconfigured,
-    ),
-    "a path that nobody meant": Situation(
-        arrange=unmeant_path,
-        code="settings",
-        level=ERROR,
-        text="${HOME} was not expanded",
-        remedy="Write the path out in full",
-        heal=no_settings,
-    ),
-    "stock would use another palace": Situation(
-        arrange=another_by_default,
-        code="other_palace",
-        level=WARNING,
-        text="MEMPALACE_PATH names",
-        remedy="MEMPALACE_PALACE_PATH=",
-        heal=one_for_both,
-    ),
-    "a killed broker is still published": Situation(
-        arrange=dead_server,
-        code="dead_server",
-        level=WARNING,
-        text=f"pid {DEAD_PID}",
-        remedy="rm ",
-        heal=None,
-    ),
-    "the last start failed": Situation(
-        arrange=failed_start,
-        code="last_start",
-        level=WARNING,
-        text="gave up at 2026-01-02T00:00:00Z: palace serve: Stock holds it. End it.",
-        remedy="palace logs",
-        heal=started_since,
-    ),
-}
+def place(tmp_path: Path) -> Iterator[Place]:
+    home = tmp_path / "home"
+    (home / "palace").mkdir(parents=True)
+    (home / "palace").chmod(0o700)
+    place = Place(home=home, environ={"HOME": str(home), "PATH": os.environ["PATH"]})
+    with place.after:
+        yield place
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
@@ -333,3 +90,37 @@ def test_a_palace_of_another_user_is_told_with_whom_to_ask(place: Place) -> None
     assert "uid 54321 sees with: palace doctor" in found["anothers_palace"].remedy
     assert found["unsafe_palace"].remedy == "Run as its owner, uid 54321"
     assert found["unsafe_palace"].fix is None, "it is not ours to mend"
+
+    os.chown(place.palace, os.geteuid(), os.getegid())  # now its owner looks
+    assert "anothers_palace" not in {finding.code for finding in place.findings()}
+
+
+def test_the_model_is_missing(place: Place, model_home: Path) -> None:
+    found = {finding.code: finding for finding in place.findings()}
+    assert found["no_model"].level == WARNING
+    assert "palace model" in found["no_model"].remedy
+    assert "copy ~/.cache/chroma from another machine" in found["no_model"].remedy
+
+    (place.home / ".cache").mkdir()
+    (place.home / ".cache" / "chroma").symlink_to(model_home / ".cache" / "chroma")
+    assert "no_model" not in {finding.code for finding in place.findings()}
+
+
+def test_the_engine_can_not_be_used(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    metadata = private_metadata(private)
+    loaded = metadata.name.removeprefix("mempalace-").removesuffix(".dist-info")
+    monkeypatch.syspath_prepend(str(private))
+    newer = install_other_version(metadata, "3.12.0")
+
+    found = {finding.code: finding for finding in place.findings()}
+    assert found["no_engine"].level == ERROR
+    assert "3.12.0" in found["no_engine"].text
+    assert found["no_engine"].remedy.startswith("Install ")
+
+    install_other_version(newer, loaded)
+    importlib.invalidate_caches()
+    assert "no_engine" not in {finding.code for finding in place.findings()}

@@ -76,6 +76,12 @@ def talk_nonsense(site: Site) -> None:
         sock.recv(1000)
 
 
+def remove_socket(site: Site) -> None:
+    """Remove what its broker makes again, and wait until it has."""
+    (site.palace / "broker.sock").unlink()
+    wait_until((site.palace / "broker.sock").exists, what="the socket is bound again")
+
+
 def nothing(_site: Site) -> None:
     return
 
@@ -87,6 +93,7 @@ SITUATIONS: dict[str, tuple[Callable[[Site], None], Callable[[Site], None]]] = {
     "http_unreachable": (misdirect_info, remove_others_info),
     "no_token": (remove_token, nothing),
     "errors": (talk_nonsense, nothing),
+    "renewed": (remove_socket, nothing),
 }
 
 

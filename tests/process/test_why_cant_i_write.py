@@ -1,5 +1,6 @@
 """Why can't I write?  Ten situations with real processes, and what the doctor says first."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,14 @@ from tests.process.test_versions import NEW, OLD, of
 from tests.support.loads.light import storm_site
 from tests.support.machines.guests import guest_of, make_beneath
 from tests.support.machines.needs import need_root
-from tests.support.processes.brokers import Serving, code_of, make_palace, state_of, unprivileged
+from tests.support.processes.brokers import (
+    Serving,
+    code_of,
+    make_palace,
+    run,
+    state_of,
+    unprivileged,
+)
 from tests.support.processes.clients import PALACE, Site, end_brokers, wait_until
 
 pytestmark = pytest.mark.process
@@ -53,6 +61,12 @@ def first_finding(site: Site, argv: list[str] = PALACE, *, code: int = 65, **mor
             break
         block.append(line)
     return " ".join(" ".join(block).split())
+
+
+def codes(site: Site, argv: list[str] = PALACE, **more: Any) -> set[str]:
+    """Return the codes of all that the doctor finds, after somebody has followed it."""
+    done = run([*argv, "doctor", "--json"], site, **more)
+    return {json.loads(line)["code"] for line in done.stdout.splitlines()}
 
 
 def refusal(site: Site, argv: list[str] = PALACE, **more: str) -> str:
@@ -177,8 +191,10 @@ def test_the_directory_is_read_only(light: Site) -> None:
     try:
         assert "read-only" in refusal(light, argv)
         said = first_finding(light, argv)
+        assert "read_only" in codes(light, argv)
     finally:
         light.palace.chmod(0o700)
+    assert "read_only" not in codes(light, argv)
 
     assert said.startswith(f"error: {light.palace} is read-only for this process: its mode is 0500")
     assert f"-> Give its owner write access: chmod u+w {light.palace}" in said
@@ -189,7 +205,9 @@ def test_the_engine_is_wedged(light: Site) -> None:
         os.kill(broker.pid, signal.SIGSTOP)
         wait_until(lambda: state_of(broker.pid) == "T", what="it is stopped")
         said = first_finding(light)
+        assert "stopped" in codes(light)
         os.kill(broker.pid, signal.SIGCONT)
+        assert "stopped" not in codes(light)
 
     assert said.startswith("error: The broker is halted by a signal")
     assert f"pid {broker.pid} (" in said
@@ -205,6 +223,8 @@ def test_the_socket_leads_to_another_palace(light: Site, short_dir: Path) -> Non
         named: dict[str, Any] = {"MEMPALACE_BROKER": f"unix:{other.palace}/broker.sock"}
         assert "palace" in refusal(light, **named)
         said = first_finding(light, **named)
+        assert "wrong_palace" in codes(light, **named)
+        assert "wrong_palace" not in codes(light)
 
     assert said.startswith(f"error: The broker at {other.palace}/broker.sock serves another palace")
     assert f"{other.palace}, and not {light.palace}" in said
@@ -221,3 +241,6 @@ def test_it_was_stopped_on_hold(light: Site) -> None:
 
     assert said.startswith("error: The palace has been on hold since 20")
     assert f"-> End the hold: palace start --palace {light.palace}" in said
+    assert light.run("start").returncode == 0
+    assert "on_hold" not in codes(light)
+    assert light.run("stop").returncode == 0

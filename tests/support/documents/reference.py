@@ -10,6 +10,7 @@ from palace.protocol import errors
 from palace.protocol.tools import TOOLS
 from palace.settings.config import PALACE, SETTINGS, USER
 from palace.shim.relay import USAGE
+from tests.doctor.situations.table import ELSEWHERE, NOT_TRIED, SITUATIONS, TRIED_BY
 
 ROOT = Path(__file__).parent.parent.parent.parent
 VARIABLES = (
@@ -170,12 +171,34 @@ def commands() -> str:
     return "\n".join(parts)
 
 
+def doctor() -> str:
+    rows = [
+        f"| `{one.code}` | {one.level} | {name} | {one.text} | {one.remedy} | `{TRIED_BY}` |"
+        for name, one in SITUATIONS.items()
+    ]
+    rows += [
+        f"| `{c}` | | {name} | | | `{test.partition('::')[0]}` |"
+        for c, (name, test) in ELSEWHERE.items()
+    ]
+    rows += [f"| `{code}` | | {name} | | | |" for code, name in NOT_TRIED.items()]
+    return (
+        "# What the doctor finds\n\n"
+        "Generated from tests/doctor/situations/table.py by `just reference`.\n\n"
+        "Each situation is brought about by the test that is named; it reads what `palace doctor`\n"
+        "says, does what the remedy asks for, and looks again. Where none is named, tests show\n"
+        "that it is found, and nobody follows its remedy there.\n\n"
+        "| finding | level | situation | it says | and to do | tried by |\n"
+        "|---|---|---|---|---|---|\n" + "\n".join(sorted(rows)) + "\n"
+    )
+
+
 PAGES = {
     "settings.md": settings,
     "exit-codes.md": exit_codes,
     "tools.md": tools,
     "journal.md": journal,
     "commands.md": commands,
+    "doctor.md": doctor,
 }
 
 

@@ -7,13 +7,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import NoReturn
 
 import pytest
 
 from tests.support.machines.setup import ALL, STRICT, find, is_strict, remedy
 
 ROOT = "root"
-_ABSENT = re.compile(r"for want of ([\w-]+): ")
+CASES = "case scripts"
+_ABSENT = re.compile(r"for want of ([\w -]+): ")
 
 
 def need(part: str, how: str, *, present: bool) -> None:
@@ -24,6 +26,11 @@ def need(part: str, how: str, *, present: bool) -> None:
     if is_strict():
         pytest.fail(f"{STRICT} is set, and the test can't run {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def want(part: str, why: str) -> NoReturn:
+    """Skip, and count it, for want of what a gate can't install either."""
+    pytest.skip(f"for want of {part}: {why}")
 
 
 def need_root() -> None:
@@ -45,6 +52,7 @@ def summary(reasons: Iterable[str]) -> str:
     counted = ", ".join(f"{part} ({count})" for part, count in parts.most_common())
     packages = sorted({name for part in parts for name in ALL.get(part, ())})
     ways = ["run as root"] if parts[ROOT] else []
+    ways += ["name their directory in PALACE_CASES"] if parts[CASES] else []
     ways += [f"`just setup` as root, or apt-get install {' '.join(packages)}"] if packages else []
     tests = "1 test was" if parts.total() == 1 else f"{parts.total()} tests were"
     return f"{tests} skipped for want of {counted}; to run them: {'; '.join(ways)}"

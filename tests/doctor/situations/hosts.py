@@ -1,0 +1,61 @@
+"""Entries in the files of MCP hosts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from palace.doctor.finding import WARNING
+from tests.doctor.situations.place import Place, Situation
+
+GONE = "/no/such/directory/palace"
+
+
+def _cursor(place: Place) -> Path:
+    directory = place.home / ".cursor"
+    directory.mkdir(exist_ok=True)
+    return directory / "mcp.json"
+
+
+def _entry(command: str, *args: str) -> Callable[[Place], None]:
+    text = json.dumps({"mcpServers": {"mempalace": {"command": command, "args": args}}})
+
+    def write(place: Place) -> None:
+        _cursor(place).write_text(text)
+
+    return write
+
+
+def broken_file(place: Place) -> None:
+    _cursor(place).write_text("{ this is no JSON")
+
+
+def no_entry(place: Place) -> None:
+    _cursor(place).write_text("{}")
+
+
+SITUATIONS = {
+    "a host's file can't be read": Situation(
+        arrange=broken_file,
+        code="host_file",
+        level=WARNING,
+        text=".cursor/mcp.json",
+        remedy="Correct the file",
+        heal=no_entry,
+    ),
+    "a host starts stock": Situation(
+        arrange=_entry("mempalace-mcp"),
+        code="stock_entry",
+        level=WARNING,
+        text="starts a mempalace server other than palace",
+        remedy="palace install cursor --replace",
+        heal=_entry("palace", "shim"),
+    ),
+    "a host starts a palace that is gone": Situation(
+        arrange=_entry(GONE, "shim"),
+        code="host_command",
+        level=WARNING,
+        text=f"starts palace as {GONE}, which does not exist",
+        remedy="palace install cursor",
+        heal=_entry("palace", "shim"),
+    ),
+}

@@ -1,0 +1,233 @@
+"""Settings, variables, permissions and leftovers around a palace."""
+
+import json
+from pathlib import Path
+
+from palace.commands.config import trust_settings
+from palace.doctor.finding import ERROR, WARNING
+from palace.settings.environment import ShimEnvironment
+from palace.settings.stock_config import server_directory
+from tests.doctor.situations.place import Place, Situation
+
+DEAD_PID = 1 << 22  # above any that the kernel gives out
+
+
+def other_user_may_write(place: Place) -> None:
+    place.palace.chmod(0o777)
+
+
+def proxied(place: Place) -> None:
+    place.environ["http_proxy"] = "http://proxy.example:3128"
+    place.environ["no_proxy"] = "intranet.example"
+
+
+def excepted(place: Place) -> None:
+    place.environ["no_proxy"] = "intranet.example,127.0.0.1,localhost,::1"
+
+
+def routed_by_setting(place: Place) -> None:
+    place.configure(write_routing={"hooks": "require"})
+
+
+def hooks_daemon(place: Place) -> None:
+    place.configure(hooks={"daemon": True})
+
+
+def unconfigured(place: Place) -> None:
+    place.configure()
+
+
+def routed_by_variable(place: Place) -> None:
+    place.environ["MEMPALACE_WRITE_ROUTING"] = "prefer"
+
+
+def not_routed(place: Place) -> None:
+    place.environ["MEMPALACE_WRITE_ROUTING"] = "direct"
+
+
+def exact_backend(place: Place) -> None:
+    place.configure(backend="sqlite_exact")
+
+
+def exact_backend_over_chroma(place: Place) -> None:
+    exact_backend(place)
+    (place.palace / "chroma.sqlite3").write_bytes(b"SQLite format 3\0")
+
+
+def chroma_named(place: Place) -> None:
+    place.configure(backend="chroma")
+
+
+def broken_config(place: Place) -> None:
+    place.configure()
+    place.config.write_text('{"backend": ')
+
+
+def unmeant_path(place: Place) -> None:
+    (place.palace / "palace.toml").write_text('graph = "${HOME}/graph.sqlite3"\n')
+
+
+def lent_settings(place: Place) -> None:
+    (place.palace / "palace.toml").write_text('listen = "127.0.0.1:7999"\n')
+
+
+def settings_trusted(place: Place) -> None:
+    trust_settings(place.paths, ShimEnvironment(place.environ), yes=True)
+
+
+def no_settings(place: Place) -> None:
+    (place.palace / "palace.toml").unlink()
+
+
+def another_by_default(place: Place) -> None:
+    place.found_by = "MEMPALACE_PATH"
+    other = place.home / ".mempalace" / "palace"
+    other.mkdir(parents=True)
+    (other / "chroma.sqlite3").write_bytes(b"SQLite format 3\0")
+
+
+def one_for_both(place: Place) -> None:
+    place.environ["MEMPALACE_PALACE_PATH"] = str(place.palace)
+
+
+def dead_server(place: Place) -> None:
+    directory = Path(server_directory(str(place.home), str(place.palace)))
+    directory.mkdir(parents=True)
+    told = {"pid": DEAD_PID, "port": 9, "server": "palace"}
+    (directory / "serverinfo.json").write_text(json.dumps(told))
+
+
+def failed_start(place: Place) -> None:
+    begun = 'time=2026-01-01T00:00:00Z level=info logger=palace.serve pid=1 text="palace: epoch 1"'
+    text = "palace serve: Stock holds it. End it."
+    failed = f'time=2026-01-02T00:00:00Z level=error logger=palace.serve pid=2 text="{text}"'
+    (place.palace / "broker.log").write_text(f"{begun}\n{failed}\n")
+
+
+def started_since(place: Place) -> None:
+    with (place.palace / "broker.log").open("a") as log:
+        log.write('time=2026-01-03T00:00:00Z level=info text="palace: epoch 2 of /p"\n')
+
+
+def blocked_home(place: Place) -> None:
+    (place.home / ".mempalace").touch()
+
+
+def moved_away(place: Place) -> None:
+    (place.home / ".mempalace").rename(place.home / ".mempalace.old")
+
+
+SITUATIONS = {
+    "no locks can be had in the home": Situation(
+        arrange=blocked_home,
+        code="closed_home",
+        level=ERROR,
+        text=".mempalace/locks can't hold the locks",
+        remedy="mv ",
+        heal=moved_away,
+    ),
+    "others may write": Situation(
+        arrange=other_user_may_write,
+        code="unsafe_palace",
+        level=ERROR,
+        text="mode 0777",
+        remedy="chmod go-w",
+        heal=None,
+    ),
+    "a proxy hides loopback": Situation(
+        arrange=proxied,
+        code="proxy",
+        level=WARNING,
+        text="http_proxy=http://proxy.example:3128 is set, and no_proxy excepts 127.0.0.1 not",
+        remedy="export no_proxy=127.0.0.1,localhost",
+        heal=excepted,
+    ),
+    "hooks write through the daemon, by a setting": Situation(
+        arrange=routed_by_setting,
+        code="write_routing",
+        level=WARNING,
+        text="write_routing.hooks in",
+        remedy="Let them write directly",
+        heal=unconfigured,
+    ),
+    "hooks write through the daemon, by the old switch": Situation(
+        arrange=hooks_daemon,
+        code="write_routing",
+        level=WARNING,
+        text="hooks.daemon in",
+        remedy="daemon stop",
+        heal=unconfigured,
+    ),
+    "hooks write through the daemon, by a variable": Situation(
+        arrange=routed_by_variable,
+        code="write_routing",
+        level=WARNING,
+        text="MEMPALACE_WRITE_ROUTING is 'prefer'",
+        remedy="set it to direct",
+        heal=not_routed,
+    ),
+    "another backend": Situation(
+        arrange=exact_backend,
+        code="no_journal",
+        level=WARNING,
+        text="in the backend sqlite_exact",
+        remedy="palace stop --hold",
+        heal=unconfigured,
+    ),
+    "another backend than what is there": Situation(
+        arrange=exact_backend_over_chroma,
+        code="backend_mismatch",
+        level=ERROR,
+        text="says that the backend is sqlite_exact",
+        remedy='"backend": "chroma"',
+        heal=chroma_named,
+    ),
+    "stock's settings are broken": Situation(
+        arrange=broken_config,
+        code="settings",
+        level=ERROR,
+        text=".mempalace/config.json can't be understood: it is not JSON",
+        remedy="if nothing in it is needed",
+        heal=unconfigured,
+    ),
+    "a path that nobody meant": Situation(
+        arrange=unmeant_path,
+        code="settings",
+        level=ERROR,
+        text="${HOME} was not expanded",
+        remedy="Write the path out in full",
+        heal=no_settings,
+    ),
+    "palace.toml says what is for its user to decide": Situation(
+        arrange=lent_settings,
+        code="ignored_settings",
+        level=WARNING,
+        text="listen in",
+        remedy="palace config trust",
+        heal=settings_trusted,
+    ),
+    "stock would use another palace": Situation(
+        arrange=another_by_default,
+        code="other_palace",
+        level=WARNING,
+        text="MEMPALACE_PATH names",
+        remedy="MEMPALACE_PALACE_PATH=",
+        heal=one_for_both,
+    ),
+    "a killed broker is still published": Situation(
+        arrange=dead_server,
+        code="dead_server",
+        level=WARNING,
+        text=f"pid {DEAD_PID}",
+        remedy="rm ",
+        heal=None,
+    ),
+    "the last start failed": Situation(
+        arrange=failed_start,
+        code="last_start",
+        level=WARNING,
+        text="gave up at 2026-01-02T00:00:00Z: palace serve: Stock holds it. End it.",
+        remedy="palace logs",
+        heal=started_since,
+    ),
+}

@@ -1,0 +1,65 @@
+"""All that the doctor may find wrong: how it comes about, and which test tries the remedy.
+
+docs/reference/doctor.md is made from it, and tests/doctor/test_table.py holds it against the
+doctor's own source.
+"""
+
+from tests.doctor.situations import damage, hosts, past, processes, surroundings
+from tests.doctor.situations.place import Situation
+
+SITUATIONS: dict[str, Situation] = (
+    surroundings.SITUATIONS
+    | past.SITUATIONS
+    | damage.SITUATIONS
+    | hosts.SITUATIONS
+    | processes.SITUATIONS
+)
+TRIED_BY = "tests/doctor/test_situations.py"
+
+# What needs a running broker, a mount or another user: the situation, and the test that brings it
+# about, reads what the doctor says, does that, and looks again.
+_BESIDE = (
+    "tests/process/test_doctor_beside_a_broker.py::test_it_is_a_warning_that_the_next_broker_ends"
+)
+_WHY = "tests/process/test_why_cant_i_write.py"
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    "settings_changed": ("palace.toml was changed under a running broker", _BESIDE),
+    "not_published": ("serverinfo.json can't be written again", _BESIDE),
+    "http_unreachable": ("stock is sent to a port where nobody listens", _BESIDE),
+    "no_token": ("the token file can't be written again", _BESIDE),
+    "errors": ("the broker has met an error", _BESIDE),
+    "renewed": ("a control file was removed under the broker", _BESIDE),
+    "no_model": ("the embedding model is missing", f"{TRIED_BY}::test_the_model_is_missing"),
+    "anothers_palace": (
+        "the palace is another user's",
+        f"{TRIED_BY}::test_a_palace_of_another_user_is_told_with_whom_to_ask",
+    ),
+    "read_only": ("the directory is read-only", f"{_WHY}::test_the_directory_is_read_only"),
+    "stopped": ("a signal has halted the broker", f"{_WHY}::test_the_engine_is_wedged"),
+    "wrong_palace": (
+        "MEMPALACE_BROKER leads to another palace's broker",
+        f"{_WHY}::test_the_socket_leads_to_another_palace",
+    ),
+    "no_engine": (
+        "mempalace is of a version that palace doesn't work with",
+        f"{TRIED_BY}::test_the_engine_can_not_be_used",
+    ),
+}
+
+# Found, and told apart by tests, but nobody follows the remedy there.
+NOT_TRIED: dict[str, str] = {
+    "closed_directory": "the graph's directory is closed for this user",
+    "drift": "the stores differ from the journal (`--drift`)",
+    "engine_failed": "the engine can't be loaded",
+    "foreign_kernel": "the palace is on another kernel's file system",
+    "foreign_record": "somebody has written to the journal",
+    "hidden_entry": "another of a host's files takes the place of palace's entry",
+    "network_file_system": "the journal is on a network file system",
+    "not_examined": "a part could not be looked at",
+    "not_held": "a lock or a file can't be taken or published again",
+    "quarantine": "a call was under way at the death of two brokers",
+    "queue_full": "the broker's queue is full",
+    "store_mended": "a list was removed under the broker",
+    "stuck": "a change makes no progress",
+    "unfenced": "mempalace's lock was removed, and is not held",
+}
