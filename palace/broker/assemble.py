@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from palace.broker.lanes import Lanes
 from palace.broker.leaving import Leaving
 from palace.broker.progress import ProgressNotes
+from palace.broker.reading import Reading, directory_of_copies
 from palace.broker.scheduling import Scheduler
 from palace.broker.services import Listening, Services
 from palace.broker.sessions import Sessions
@@ -12,6 +13,7 @@ from palace.broker.state import RESERVE, BrokerState, ConnectionLimit
 from palace.broker.telemetry.telemetry import Telemetry
 from palace.broker.watch import Watch
 from palace.engine.hosting.mempalace import MempalaceEngine, installed_version
+from palace.engine.stores.snapshot import Originals
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
 from palace.ownership.lock import Ownership
@@ -51,6 +53,18 @@ def assemble(
         services,
         lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s),
         connections=connections_max(config, kernel.descriptor_limit()),
+    )
+
+
+def reading_of(state: BrokerState, environ: Mapping[str, str]) -> Reading:
+    """Return what answers queries while another program has the stores."""
+    services, lifecycle = state.services, state.lifecycle
+    ownership = services.ownership
+    return Reading(
+        originals=Originals(ownership.paths, services.config, services.kernel),
+        directory=directory_of_copies(ownership.palace_id, environ),
+        environ=environ,
+        who=lambda: lifecycle.waiting,
     )
 
 

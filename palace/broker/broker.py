@@ -25,6 +25,7 @@ from palace.broker.connections import adopt, serve_socket
 from palace.broker.displacement import Displacement
 from palace.broker.endpoint import Endpoint
 from palace.broker.http.listener import HttpListener
+from palace.broker.reading import Reading
 from palace.broker.state import BrokerState
 from palace.broker.watch import Holding, Lost, PublishedFile
 from palace.broker.watchdog import Watchdog
@@ -45,6 +46,7 @@ UPGRADE_CHECK_S = 2.0
 LISTEN_AGAIN_S = 5.0
 FENCE_POLL_S = 0.1
 STAYS_S = 3.0  # for a session of stock's that is just being closed
+READ_AFTER_S = 1.0  # a command of stock's may be done by then
 FENCE_LOOK_S = 1.0  # how often to look who holds it: another process may by now
 ADOPT_S = 60.0
 LAST_WORDS_S = 2.0  # to flush replies after the grace
@@ -60,6 +62,7 @@ class Broker:
     guests: "Guests | None" = None
     http: HttpListener | None = None
     fence: Fence | None = None
+    reading: Reading | None = None  # answers queries until the fence is taken
     displacement: Displacement = attrs.field(init=False)
     _record: PublishedFile = attrs.field(init=False)
 
@@ -337,7 +340,7 @@ class Broker:
 
         What has waited for `mempalace_lock_wait_s` in all is answered with who holds it, sooner
         where that is no command that ends by itself; the broker itself goes on trying, and serves
-        as soon as the holder has ended.
+        as soon as the holder has ended.  Queries are answered from a copy meanwhile.
         """
         fence, state = self.fence, self.state
         if fence is None or _taken(fence) is True:
@@ -354,13 +357,26 @@ class Broker:
                     problem = await trio.to_thread.run_sync(fence.problem)
                 stays = await trio.to_thread.run_sync(fence.holder_stays)
                 patience_s = min(wait_s, STAYS_S) if stays else wait_s
+                if stays or now_s >= began_s + READ_AFTER_S:
+                    self._begin_reading()
                 self._note_waiting(problem, refusing=now_s >= began_s + patience_s)
                 look_s = now_s + FENCE_LOOK_S
             await trio.sleep(FENCE_POLL_S)
         state.scheduler.failure = None
         state.lifecycle.waits("")
+        await self._end_reading()
         for holding in holdings.locks_of(state.services.ownership, state.services.kernel):
             state.watch.add(holding)
+
+    def _begin_reading(self) -> None:
+        scheduler = self.state.scheduler
+        if self.reading is not None and not scheduler.admission.reading:
+            scheduler.begin_reading(self.reading.answer)
+
+    async def _end_reading(self) -> None:
+        if self.reading is not None:
+            await self.state.scheduler.end_reading()
+            await trio.to_thread.run_sync(self.reading.close)
 
     def _note_waiting(self, problem: PalaceError, *, refusing: bool) -> None:
         lifecycle = self.state.lifecycle

@@ -56,13 +56,15 @@ class Lanes:
 
     `finish` is called with each job's outcome, since its lane is free; `deliver` with a reply that
     has a `seq`, once the engine says that this is durable, or can't be.  `start` comes first and
-    `end` last; what still runs then is left to the end of the process.
+    `end` last; what still runs then is left to the end of the process.  `substitute` answers in the
+    place of an engine that isn't loaded.
     """
 
     engine: Engine
     readers: int
     polls: int
     batch_max: int = 1
+    substitute: Callable[[Call], Reply] | None = None
     _finish: Finish | None = None
     _deliver: Deliver | None = None
     _token: trio.lowlevel.TrioToken | None = None
@@ -106,7 +108,7 @@ class Lanes:
         self._soon(self._finish, job, outcome.capture(self._answer, job, call))
 
     def _answer(self, job: Job, call: Call) -> Reply:
-        reply = self.engine.call(call)
+        reply = (self.substitute or self.engine.call)(call)
         if reply.seq:
             # Asked for here, so that the loop is not on the way to the disk.  And before the loop
             # hears of the call's end: it may then close the engine, which could no longer be asked.

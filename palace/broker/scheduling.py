@@ -94,6 +94,18 @@ class Scheduler:
         self.admission.model_pending = self.services.engine.model().pending
         self.start_ready()
 
+    def begin_reading(self, answer: Callable[[Call], Reply]) -> None:
+        """Let queries be answered by `answer`, in their lanes, while the engine can't be loaded."""
+        self.lanes.substitute = answer
+        self.admission.reading = True
+        self.start_ready()
+
+    async def end_reading(self) -> None:
+        """Return once none is: those that come now wait for the engine."""
+        self.admission.reading = False
+        await self.wait_for_calls()
+        self.lanes.substitute = None
+
     def look_at_model(self) -> None:
         """Start what has waited for the embedding model, once it is there or not to be had."""
         if self.admission.model_pending and not self.services.engine.model().pending:
@@ -103,13 +115,14 @@ class Scheduler:
     def engine_failed(self, failure: PalaceError) -> None:
         """Answer what has waited for the engine, and what comes later, with its failure."""
         self.failure = failure
-        self.answer_waiting(failure)
+        self.start_ready()
 
     def start_ready(self) -> None:
         """Hand to the lanes what may run now."""
         if self.failure is not None:
             self.answer_waiting(self.failure)
-            return
+            if not self.admission.reading:
+                return
         now_s = trio.current_time()
         if self.admission.waiting:
             self._look(now_s)  # a process that was stopped may have lost its locks meanwhile
@@ -261,8 +274,8 @@ class Scheduler:
             self._settle(session, job, jsonrpc.encode(reply))
 
     def answer_waiting(self, problem: PalaceError) -> None:
-        """Answer everything that has not begun with an error."""
-        for job in self.admission.withdraw():
+        """Answer everything that has not begun with an error, but what a copy can answer."""
+        for job in self.admission.withdraw(keep_readable=self.admission.reading):
             self.fail(job, problem)
         self._room.unpark_all()
 

@@ -257,7 +257,7 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: l
     import trio
 
     from palace.broker import endpoint as endpoints
-    from palace.broker.assemble import assemble, catalogue_at_start
+    from palace.broker.assemble import assemble, catalogue_at_start, reading_of
     from palace.broker.broker import Broker
     from palace.broker.holdings import log_holding
     from palace.broker.services import Listening
@@ -289,9 +289,9 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: l
         text = f"palace: epoch {ownership.epoch} of {ownership.paths.root} on {where}{degraded}"
         say(text, report, kernel, level="info")
 
-    code = trio.run(
-        partial(Broker(state, fence=fence).serve, direct=direct, on_serving=say_serving)
-    )
+    reading = None if fence.taken else reading_of(state, environ)
+    broker = Broker(state, fence=fence, reading=reading)
+    code = trio.run(partial(broker.serve, direct=direct, on_serving=say_serving))
     # X6: the process's end releases the lock.  Threads that native code holds must not delay it.
     kernel.trace("X6.exit", status=code)  # before it: the next owner's line must come later
     os._exit(code)

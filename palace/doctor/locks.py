@@ -12,7 +12,8 @@ from palace.settings.paths import home_dir
 
 NEVER_LOCKED = "not held"
 SHORT_CHARS = 34
-EXAMINER = "palace.engine.durability.examiner"  # the owner's own process, which only reads
+# The owner's own processes, which only read.
+READERS = ("palace.engine.durability.examiner", "palace.engine.hosting.reader")
 
 
 def check_locks(found: Diagnostics) -> Iterator[Finding]:
@@ -129,7 +130,7 @@ def _strangers(found: Diagnostics) -> Iterator[Finding]:
     known = {ours, *(process.pid for process in (found.holder, lock) if process)}
     for pid in found.kernel.openers(found.paths.store):
         process = found.kernel.process_of(pid) if pid not in known else None
-        if process is None or EXAMINER in process.title:
+        if process is None or any(reader in process.title for reader in READERS):
             continue
         ours_home = home_dir(found.environ)
         home = f" Its HOME is {process.home}, yours {ours_home}:"

@@ -28,7 +28,7 @@ import attrs
 from palace.protocol.batch_window import BatchWindow
 from palace.protocol.budget import Shares
 from palace.protocol.request import ToolCall
-from palace.protocol.tools import Lane, Tool
+from palace.protocol.tools import Kind, Lane, Tool
 
 
 class Offer(enum.Enum):
@@ -75,6 +75,11 @@ class Job:
         """Tell whether it keeps its session's other calls from overlapping with it."""
         return self.tool.lane in (Lane.WRITER, Lane.BULK)
 
+    @property
+    def readable(self) -> bool:
+        """Tell whether a copy of the stores can answer it: nothing would ever happen in one."""
+        return self.tool.kind is Kind.QUERY and self.tool.lane is not Lane.POLL
+
 
 @attrs.define(eq=False)
 class _Queue:
@@ -108,6 +113,7 @@ class Admission:
     window: BatchWindow = attrs.field(factory=BatchWindow)
     held: bool = False  # something would have started, but its batch waits for others
     ready: bool = False
+    reading: bool = False  # while not ready: what a copy of the stores can answer may run
     model_pending: bool = False  # calls that embed wait; others pass them as order allows
     draining: bool = False
 
@@ -165,7 +171,7 @@ class Admission:
         """
         started: list[Job] = []
         self.held = False
-        if not self.ready:
+        if not self.ready and not self.reading:
             return started
         patient = self.window.until_s(now_s) > now_s
         self._forming = False
@@ -247,9 +253,11 @@ class Admission:
             self._remove(job)
         return late
 
-    def withdraw(self, *, only: Lane | None = None) -> list[Job]:
+    def withdraw(self, *, only: Lane | None = None, keep_readable: bool = False) -> list[Job]:
         """Remove and return what has not started, or what of one lane (a drain hands it back)."""
         jobs = [job for queue in self._queues.values() for job in queue.waiting]
+        if keep_readable:
+            jobs = [job for job in jobs if not job.readable]
         if only is not None:
             jobs = [job for job in jobs if job.tool.lane is only]
         for job in jobs:
@@ -261,7 +269,7 @@ class Admission:
         if queue.exclusive:
             return None
         job = self._next(queue)
-        if job is None:
+        if job is None or not (self.ready or job.readable):
             return None
         lane = job.tool.lane
         if not self.slots[lane].has_room(job.party, job.session):
@@ -291,7 +299,7 @@ class Admission:
         These are long-polls that find their lane full, and queries that wait for the model; the
         latter still come before any change.
         """
-        full = not self.slots[Lane.POLL].has_room(queue.party, queue.session)
+        full = not self.ready or not self.slots[Lane.POLL].has_room(queue.party, queue.session)
         passed = False
         for job in queue.waiting:
             if full and job.tool.lane is Lane.POLL:

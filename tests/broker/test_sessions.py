@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from palace.engine.api import Call, Reply
-from palace.protocol import wire
+from palace.protocol import jsonrpc, wire
+from palace.protocol.errors import ForeignWriter
 from tests.support.brokers.owner import open_broker, until
 from tests.support.engines.gated import LightEngine
 
@@ -332,3 +333,35 @@ async def test_a_second_connection_ends_the_first_ones_reader(root: Path) -> Non
         assert sorted(replies) == [0, 1, 2, 3, 4]
         assert (await second.reply())[0] == 5
         assert running.engine.written == ["n0"]
+
+
+async def test_while_the_engine_waits_a_copy_answers_what_changes_nothing(root: Path) -> None:
+    engine = LightEngine()
+    engine.may_load.clear()
+    asked: list[str] = []
+
+    def from_a_copy(call: Call) -> Reply:
+        asked.append(call.request.name)
+        return Reply(payload=jsonrpc.encode(jsonrpc.result(call.request.id, "a copy's")))
+
+    async with open_broker(root, engine) as running:
+        scheduler = running.state.scheduler
+        shim, writer = await running.session(), await running.session("writer")
+        shim.call("search", 1)
+        writer.call("add_drawer", 2, name="write")
+        writer.call("search", 3)
+        scheduler.begin_reading(from_a_copy)
+        assert (await shim.reply())[1]["result"] == "a copy's"
+        assert asked == ["mempalace_search"]
+
+        scheduler.engine_failed(ForeignWriter("stock writes"))
+        replies = await writer.replies(2)
+        assert replies[0]["error"]["message"] == "stock writes"
+        assert replies[1]["result"] == "a copy's"
+
+        scheduler.failure = None
+        await scheduler.end_reading()
+        shim.call("search", 4, name="later")
+        engine.may_load.set()
+        assert (await shim.reply())[1]["result"] != "a copy's"
+        assert (asked, engine.begun) == (["mempalace_search"] * 2, ["later"])

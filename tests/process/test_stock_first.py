@@ -1,5 +1,6 @@
 """Stock mempalace has the palace when palace's agents come: one broker waits for all of them."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from palace.broker.reading import READER
 from palace.ownership.lock import mempalace_lock_path
 from palace.settings.paths import Paths
 from tests.support.processes.brokers import (
@@ -38,6 +40,23 @@ def stock(site: Site) -> Iterator[Client]:
 
 def settings(site: Site, wait_s: float) -> None:
     (site.palace / "palace.toml").write_text(f"mempalace_lock_wait_s = {wait_s}\n")
+
+
+def copies_of(site: Site) -> Path:
+    return site.home / ".local/state/palace/reading"
+
+
+def readers_of(site: Site) -> list[int]:
+    """Return the processes that read a copy of the site's palace."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if READER.encode() in words and str(site.palace).encode() in words:
+            found.append(int(entry.name))
+    return found
 
 
 @pytest.mark.usefixtures("follow_trace")
@@ -116,3 +135,56 @@ def test_a_broker_that_waits_leaves_when_it_is_told_to(site: Site, stock: Client
 
     assert (stopped.returncode, stopped.stdout) == (0, "Stopped.\n")
     assert not brokers_of(site.palace)
+
+
+def contents_of(site: Site) -> dict[str, tuple[int, int, str]]:
+    """Return each file of the stores with its times and contents."""
+    graph = site.home / ".mempalace"
+    files = [
+        *(path for path in site.palace.rglob("*") if "broker" not in path.name),
+        *graph.glob("*.sqlite3*"),
+        *site.palace.parent.glob("*.json"),
+    ]
+    return {
+        str(path): (
+            path.stat().st_size,
+            path.stat().st_mtime_ns,
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+        for path in files
+        if path.is_file()
+    }
+
+
+def test_what_stock_stores_can_be_read_while_it_holds_its_lock(site: Site, stock: Client) -> None:
+    filed = stock.tool("add_drawer", wing="w", room="r", content="The heron nests by the weir.")
+    stock.tool("kg_add", subject="Heron", predicate="nests_by", object="weir")
+    with site.shim() as agent:
+        refused = agent.call("mempalace_diary_write", **NOTE)
+        before = contents_of(site)
+        found = agent.tool("search", query="Where does the heron nest?")["results"]
+        facts = agent.tool("kg_query", entity="Heron")["facts"]
+        status = agent.call("mempalace_status")
+        after = contents_of(site)
+
+        assert code_of(refused) == FOREIGN_WRITER
+        assert filed["success"]
+        assert "heron" in found[0]["text"]
+        assert facts[0]["object"] == "weir"
+        assert len(status["result"]["content"]) == 1  # nothing has been written since
+        assert str(copies_of(site)) not in str(status)
+        assert before == after
+
+        stock.tool("add_drawer", wing="w", room="r", content="The otter sleeps in the reeds.")
+        reply = agent.call("mempalace_search", query="Where does the otter sleep?")
+        texts = [part["text"] for part in reply["result"]["content"]]
+        assert "otter" in texts[0] or "As of" in texts[1]
+
+        stock.close()
+        wait_ready(site)
+        again = agent.call("mempalace_search", query="Where does the otter sleep?")
+        assert len(again["result"]["content"]) == 1
+        assert "otter" in again["result"]["content"][0]["text"]
+        assert agent.tool("diary_write", **NOTE)["success"]
+    assert not list(copies_of(site).glob("*"))
+    assert not readers_of(site)

@@ -553,3 +553,28 @@ def test_no_change_passes_a_query_that_waits_for_the_model() -> None:
     assert first.key == ("a", 1)
     admission.finish(first)
     assert admission.take_ready() == []
+
+
+def test_without_an_engine_a_copy_answers_queries_and_nothing_else() -> None:
+    admission = make()
+    admission.ready, admission.reading = False, True
+    for session, tool in {"a": WRITE, "b": READ, "c": POLL, "d": MINE}.items():
+        admission.offer(job(session, 0, tool))
+
+    assert keys(admission.take_ready()) == [("b", 0)]
+    admission.ready = True
+    assert {session for session, _ in keys(admission.take_ready())} == {"a", "c", "d"}
+
+
+def test_a_query_waits_for_the_change_before_it_also_where_a_copy_could_answer_it() -> None:
+    admission = make()
+    admission.ready, admission.reading = False, True
+    for ordinal, tool in enumerate((READ, POLL, READ, WRITE, READ)):
+        admission.offer(job("a", ordinal, tool))
+
+    assert keys(admission.take_ready()) == [("a", 0), ("a", 2)]
+    for started in admission.running:
+        admission.finish(started)
+    assert admission.take_ready() == []
+    assert keys(admission.withdraw(keep_readable=True)) == [("a", 1), ("a", 3)]
+    assert keys(admission.take_ready()) == [("a", 4)]

@@ -33,7 +33,6 @@ from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.rebuild import (
     fill_stores,
     in_order,
-    is_chroma_file,
     make_scratch,
     moves_away,
     scratch_palace,
@@ -41,7 +40,7 @@ from palace.engine.durability.rebuild import (
 )
 from palace.engine.durability.recovery import append_adopted
 from palace.engine.durability.swap import Exchange, Move
-from palace.engine.stores.chroma import COLLECTION, Chroma, packed_vector
+from palace.engine.stores.chroma import COLLECTION, Chroma, is_chroma_file, packed_vector
 from palace.engine.stores.chroma_api import RecordPayload
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES

@@ -10,7 +10,7 @@ import attrs
 from palace import __version__
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.swap import Exchange, Move
-from palace.engine.stores.chroma import COLLECTION
+from palace.engine.stores.chroma import COLLECTION, is_chroma_file
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.palace_stores import Stores, opened_stores, unopened_stores
@@ -201,18 +201,6 @@ def moves_away(paths: Paths, files: Iterable[str], kernel: Kernel, suffix: str) 
         kept = f"{paths.root}/replaced-{suffix}/{os.path.basename(path)}"
         if kernel.file_id(path) is not None:
             yield Move(path, kept if inside else f"{path}.replaced-{suffix}")
-
-
-def is_chroma_file(root: str, name: str) -> bool:
-    """Tell whether a name in the palace belongs to Chroma: its database, or a segment's directory.
-
-    Stock renames segments that it distrusts to UUID.drift-TIME and UUID.corrupt-TIME.
-    """
-    if name.startswith("chroma.sqlite3"):
-        return True
-    head = name.partition(".")[0]
-    is_uuid = len(head) == 36 and head.count("-") == 4
-    return is_uuid and os.path.isdir(f"{root}/{name}")
 
 
 def make_scratch(palace: OwnedPalace) -> str:

@@ -51,6 +51,18 @@ WHERE typeof(e.seq_id) = 'integer' AND e.seq_id > ?
 """
 
 
+def is_chroma_file(root: str, name: str) -> bool:
+    """Tell whether a name in the palace belongs to Chroma: its database, or a segment's directory.
+
+    Stock renames segments that it distrusts to UUID.drift-TIME and UUID.corrupt-TIME.
+    """
+    if name.startswith("chroma.sqlite3"):
+        return True
+    head = name.partition(".")[0]
+    is_uuid = len(head) == 36 and head.count("-") == 4
+    return is_uuid and os.path.isdir(f"{root}/{name}")
+
+
 @attrs.define
 class Count:
     """A collection's id, and how many records it holds."""

@@ -263,10 +263,18 @@ def _lost(stores: Stores, baseline: JsonObject) -> Iterator[Damage]:
 
 def entities_in(store: str, fingerprint: Json) -> int:
     """Return how many entities a store held when it had a fingerprint."""
+    return sum(counts_in(store, fingerprint).values())
+
+
+def counts_in(store: str, fingerprint: Json) -> dict[str, int]:
+    """Return how many entities of each of its parts a store held when it had a fingerprint.
+
+    A part is a collection of Chroma's, a kind of row, or a list, which has no name.
+    """
     if not fingerprint:
-        return 0
+        return {}
     if store == "chroma":
-        return sum(records for _, records in fingerprint["collections"].values())
+        return {name: records for name, (_, records) in fingerprint["collections"].items()}
     if isinstance(fingerprint, dict):
-        return sum(count for count, _ in fingerprint.values())
-    return int(fingerprint[0])
+        return {kind: count for kind, (count, _) in fingerprint.items()}
+    return {"": int(fingerprint[0])}

@@ -4,7 +4,9 @@ Each way is tried on a copy of a palace that holds some of everything.
 """
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,12 @@ import pytest
 
 from palace.doctor.examine import examine_palace, exit_code_of
 from palace.doctor.finding import ERROR, Finding
+from palace.engine.hosting.reader import what_lacks
+from palace.engine.stores.palace_stores import unopened_stores
+from palace.engine.stores.snapshot import Originals
 from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
+from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.engine.durability.test_rebuild import Master, copy_of, differing, lose_a_record
@@ -348,3 +354,16 @@ def test_every_way_is_tried() -> None:
     assert len(tried & {*INDEX}) >= 3
     assert len(tried & {*DATABASE}) >= 2
     assert len(tried & {*BESIDE}) >= 10
+
+
+def test_what_stores_lack_of_what_the_journal_knows_is_said_of_a_copy(copied: Site) -> None:
+    paths, kernel = Paths(str(copied.palace)), Kernel()
+    config = load_config(paths, copied.environ(), kernel)
+    originals, stores = Originals(paths, config, kernel), unopened_stores(paths, config, kernel)
+    assert what_lacks(originals, stores) == ""
+
+    with closing(sqlite3.connect(stores.logstream.path)) as stock, stock:
+        stock.execute("DELETE FROM events WHERE rowid = (SELECT min(rowid) FROM events)")
+
+    assert what_lacks(originals, stores).startswith("logstream log:event holds ")
+    assert " where palace last knew " in what_lacks(originals, stores)
