@@ -55,7 +55,8 @@ def reporting(name: str, command: Command) -> Callable[..., None]:
     def run(*args: object, **options: object) -> None:
         try:
             code = command(*args, **options)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except (PalaceError, OSError) as error:
             code = end_failed(name, error)
         raise typer.Exit(code)

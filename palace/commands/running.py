@@ -7,7 +7,7 @@ from palace.client.control import Control
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import redraw
 from palace.ownership.served import note_hold
-from palace.protocol.errors import BrokerUnreachable, ForeignWriter
+from palace.protocol.errors import BrokerUnreachable, ForeignWriter, PalaceError, WireError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.shim.ensure import ensure
@@ -39,10 +39,24 @@ def stop_broker(paths: Paths, environment: ShimEnvironment, *, now: bool, hold: 
                 f"{error.message} Its lock is still held by pid {holder}. If that is exiting, it "
                 f"waits for a call to finish; otherwise end it: kill {holder}"
             ) from None
-        if hold:
+        if not hold:
+            raise
+        if error.details.get("absent"):
             return f"No broker runs for {paths.root}.{held}"
-        raise BrokerUnreachable(error.message) from None
+        raise _still_running(error) from None
+    except WireError as error:  # one of another version
+        if hold:
+            raise _still_running(error) from None
+        raise
     return f"Stopped.{held}"
+
+
+def _still_running(error: PalaceError) -> BrokerUnreachable:
+    """Return the error for a hold that was noted while a broker runs that could not be stopped."""
+    return BrokerUnreachable(
+        f"{error.message} No other broker will start until `palace start`, but this one was not "
+        "stopped: see palace status"
+    )
 
 
 def start_broker(paths: Paths, environment: ShimEnvironment) -> str:

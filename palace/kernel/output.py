@@ -9,6 +9,7 @@ Rule for this file: light, since the shim imports it; no other module prints
 (tests/test_hostile_data.py).
 """
 
+import errno
 import sys
 
 LINE_MAX = 4000  # characters of one line of somebody else's
@@ -83,6 +84,8 @@ def picture(text: str, columns: int, lines: int) -> str:
 
 
 def _write(stream: "object", text: str) -> None:
+    if stream is None:  # Python's word for a descriptor that was closed before it started
+        raise OSError(errno.EBADF, "it is closed", "standard output")
     try:
         stream.write(text)  # type: ignore[attr-defined]
     except UnicodeEncodeError:  # a terminal of another encoding

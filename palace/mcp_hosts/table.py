@@ -3,6 +3,7 @@
 docs/hosts.md has the source of each line, and says which of them are unconfirmed.
 """
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,11 @@ NAME = "mempalace"  # stock's own name for its server, so that no prompt has to 
 
 @attrs.frozen(kw_only=True)
 class Base:
-    """A directory: `$variable` with `suffix` if that is set, otherwise the default."""
+    """A directory: `$variable` with `suffix` if that is set, otherwise the default.
+
+    Hosts take a relative one from where they are started, which is here as far as anybody can tell;
+    one of the XDG directories has to be absolute, and is ignored otherwise.
+    """
 
     default: str
     variable: str = ""
@@ -28,8 +33,8 @@ class Base:
         if platform == "darwin" and self.mac:
             return self.mac.replace("~", home, 1)
         given = environ.get(self.variable, "") if self.variable else ""
-        if given.startswith("/"):
-            return given.rstrip("/") + self.suffix
+        if given.startswith("/") or (given and not self.variable.startswith("XDG_")):
+            return os.path.abspath(given) + self.suffix
         return self.default.replace("~", home, 1)
 
 

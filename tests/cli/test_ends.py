@@ -158,3 +158,20 @@ def test_a_reader_that_has_had_enough_is_no_fault(name: str, stream: str, tmp_pa
     assert "pipe" not in (done.stderr or "").lower()
     assert "Traceback" not in (done.stderr or "")
     assert done.returncode not in (120, 74), sys.argv  # Python's own complaint, and an I/O error
+
+
+@pytest.mark.parametrize("name", ["--version", "shim --help", "ensure --help", "status --json"])
+def test_output_that_was_closed_is_named_in_one_line(name: str, tmp_path: Path) -> None:
+    """`palace ... >&-`."""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *PALACE, *name.split()],
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "MEMPALACE_PATH": str(tmp_path / "p")},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 74
+    assert done.stderr == f"palace {name.split(maxsplit=1)[0]}: standard output: it is closed.\n"

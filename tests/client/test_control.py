@@ -13,9 +13,11 @@ import pytest
 from palace.cli import running
 from palace.client import control
 from palace.client.endpoints import socket_candidates
+from palace.commands.running import stop_broker
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.claim import Claim, id_file, local_directory
+from palace.protocol import wire
 from palace.protocol.errors import BrokerUnreachable, ConfigError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -232,3 +234,36 @@ def test_only_what_was_asked_and_kept_silent_is_to_be_killed(
 
     assert f"its lock is held by pid {os.getpid()}" in text
     assert (f"kill {os.getpid()}" in text) == advised
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ({"code": "busy", "text": "64 connections are open."}, "64 connections are open."),
+        ({"code": "version_mismatch", "text": "It is newer."}, "It is newer."),
+    ],
+)
+def test_a_hold_does_not_say_of_a_broker_that_refuses_that_none_runs(
+    palace: Path, silent: socket.socket, refusal: dict[str, str], said: str
+) -> None:
+    def refuse() -> None:
+        sock = silent.accept()[0]
+        sock.recv(4096)
+        sock.sendall(wire.encode_header(wire.REFUSED, refusal))
+        sock.close()
+
+    refusing = threading.Thread(target=refuse)
+    refusing.start()
+    with pytest.raises(BrokerUnreachable) as stopping:
+        stop_broker(Paths(str(palace)), ShimEnvironment({}), now=False, hold=True)
+    refusing.join()
+
+    assert said in stopping.value.message
+    assert "this one was not stopped" in stopping.value.message
+    assert (palace / "broker.hold").exists()
+
+
+def test_a_hold_of_what_nobody_serves_says_that_none_runs(palace: Path) -> None:
+    told = stop_broker(Paths(str(palace)), ShimEnvironment({}), now=False, hold=True)
+
+    assert told == f"No broker runs for {palace}. On hold until `palace start`."
