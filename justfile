@@ -85,7 +85,7 @@ changelog-check base="origin/main":
 release version *mode:
     .ci/release {{version}} {{mode}}
 
-# Pin all packages of development anew (needs the package index).
+# Pin all packages of development again (needs the package index).
 lock:
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
         --no-header --no-emit-index-url --no-annotate pyproject.toml --extra engine --extra dev \
@@ -99,7 +99,7 @@ image-tag *arguments:
 image-refs *arguments:
     @python -m images refs {{arguments}}
 
-# Pin all packages of the images anew (needs uv, and the package index).
+# Pin all packages of the images again (needs uv, and the package index).
 image-lock:
     images/lock
 
@@ -107,7 +107,7 @@ image-lock:
 image target *options:
     docker build --file Dockerfile.base --target {{target}} --tag palace-{{target}} {{options}} .
 
-# Write the generated parts of docs/ anew.
+# Write the generated parts of docs/ again.
 reference:
     python -m tests.support.documents.reference
 

@@ -5,36 +5,22 @@ caller wants that, and the lock is taken the moment it is free, before a shim co
 another broker.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-import attrs
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
+from palace.ownership.lookout import Lookout
 from palace.ownership.place import take_place
 from palace.protocol.errors import LockHeld
 from palace.settings.config import Config, adopt, load_settings
-from palace.settings.environment import ShimEnvironment
+from palace.settings.environment import ShimEnvironment, read_environment
+from palace.settings.inherited import broker_environment
 from palace.settings.paths import Paths
 
 LOCK_S = 120.0
 POLL_S = 0.002
-
-
-@attrs.frozen(kw_only=True)
-class Exclusive:
-    """A palace that is this process's alone; `epoch` and `incarnation` are those of its hold."""
-
-    paths: Paths
-    config: Config
-    kernel: Kernel
-    epoch: int
-    incarnation: str
-
-
-def _prepare_nothing(_kernel: Kernel) -> None:
-    return
 
 
 @contextmanager
@@ -43,36 +29,55 @@ def exclusive_use(
     environment: ShimEnvironment,
     *,
     ask_to_leave: Callable[[], None] | None,
-    prepare: Callable[[Kernel], None] = _prepare_nothing,
-) -> Iterator[Exclusive]:
-    """Own the palace until the block ends.
+    prepare: Callable[[Kernel], None],
+) -> Iterator[tuple[lock.Ownership, Config, Kernel]]:
+    """Own the palace until the block ends, and work in an owner's environment meanwhile.
 
     `ask_to_leave` is called where another process owns it; None: a running broker is left alone.
     `prepare` is called with the lock held, before settings, identity and epoch are read.
     Raises LockHeld, naming the holder, where it must not be asked or takes too long.
+    A process whose locks are taken away within the block ends at once (lookout.py).
     """
-    kernel = Kernel()
-    lock.check_directory(paths, kernel, environment.all)
+    kernel, environ = Kernel(), dict(environment.all)
+    lock.check_directory(paths, kernel, environ)
     ownership = _take_lock(paths, kernel, ask_to_leave)
+    lookout = Lookout(ownership, kernel)
     try:
         prepare(kernel)
-        loaded = load_settings(paths, environment.all, kernel)
+        loaded = load_settings(paths, environ, kernel)
         config = loaded.config
-        lock.take_other_locks(ownership, config, environment.all, kernel)
-        ownership.memory = take_place(ownership, environment.all, kernel, serves=False)
-        adopt(paths, loaded, environment.all, kernel)
-        yield Exclusive(
-            paths=paths,
-            config=config,
-            kernel=kernel,
-            epoch=ownership.epoch,
-            incarnation=ownership.incarnation,
-        )
+        with _working_as_owner(config, environ, kernel):
+            lock.take_other_locks(ownership, config, environ, kernel)
+            lookout.start()
+            ownership.memory = take_place(ownership, environ, kernel, serves=False)
+            adopt(paths, loaded, environ, kernel)
+            yield ownership, config, kernel
     finally:
+        lookout.end()
         # broker.lock last: the next owner must find the others free.  A data file's lock that is
         # still held would be taken for another palace's, and is not waited for.
         for fd in (*ownership.other_fds, ownership.lock_fd):
             kernel.close(fd)
+
+
+@contextmanager
+def _working_as_owner(config: Config, environ: Mapping[str, str], kernel: Kernel) -> Iterator[None]:
+    """Let libraries see what they see in a broker: no session's environment, and no directory's.
+
+    They read files of the current directory (.env), too.
+    """
+    before, here = dict(read_environment().all), ""
+    with suppress(OSError):  # it was removed
+        here = os.getcwd()
+    kernel.replace_environment(broker_environment(environ, config.environment))
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        kernel.replace_environment(before)
+        if here:
+            with suppress(OSError):
+                os.chdir(here)
 
 
 def _take_lock(

@@ -272,7 +272,7 @@ def check_remembered_hold(
 
 
 def check_there(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) -> None:
-    """Refuse to create a palace's directory anew where one was served; raises PalaceReplaced."""
+    """Refuse to create a palace's directory again where one was served; raises PalaceReplaced."""
     if kernel.file_id(paths.root) is None:
         served = read_served(paths.root, environ, kernel)
         if served is not None and not is_empty(served):

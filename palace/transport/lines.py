@@ -32,11 +32,12 @@ class LineSplitter:
             lines = bytes(self._buffer[:end]).split(b"\n")
             del self._buffer[: end + 1]
             self._searched = 0
-            return lines
-        self._searched = len(self._buffer)
-        if self._searched > self._line_bytes_max:
+        else:
+            lines = []
+            self._searched = len(self._buffer)
+        if max(map(len, (*lines, self._buffer))) > self._line_bytes_max:
             raise WireError(f"a line of more than {self._line_bytes_max} bytes")
-        return []
+        return lines
 
 
 class Connection(Protocol):

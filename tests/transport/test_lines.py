@@ -54,3 +54,9 @@ def test_a_line_without_an_end_is_refused_beyond_its_limit(before: list[int]) ->
 
 def test_many_short_lines_at_once_are_no_long_one() -> None:
     assert LineSplitter(LIMIT).feed(b"line\n" * 100) == [b"line"] * 100
+
+
+@pytest.mark.parametrize("data", [b"x" * (LIMIT + 1) + b"\n", b"ok\n" + b"x" * (LIMIT + 1)])
+def test_a_line_is_too_long_in_whichever_pieces_it_comes(data: bytes) -> None:
+    with pytest.raises(WireError, match="more than"):
+        LineSplitter(LIMIT).feed(data)

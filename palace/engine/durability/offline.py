@@ -43,10 +43,10 @@ def hold_palace(
             bring_back(paths, environment.all, kernel)
 
     holding = exclusive_use(paths, environment, ask_to_leave=ask_to_leave, prepare=prepare)
-    with holding as found:
-        Exchange(paths, found.config.graph, found.kernel).finish()
-        stamp = Stamp(epoch=found.epoch, writer=found.incarnation)
-        yield OwnedPalace(paths=paths, config=found.config, kernel=found.kernel, stamp=stamp)
+    with holding as (ownership, config, kernel):
+        Exchange(paths, config.graph, kernel).finish()
+        stamp = Stamp(epoch=ownership.epoch, writer=ownership.incarnation)
+        yield OwnedPalace(paths=paths, config=config, kernel=kernel, stamp=stamp)
 
 
 @contextmanager
