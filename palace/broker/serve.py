@@ -127,7 +127,7 @@ def main(arguments: "list[str]") -> int:
         options = parse_options(arguments)
         report = Report(options.report_fd, detached=options.detached)
         if options.check:
-            return _check(report, kernel)
+            return _check(Startup(options, report, environment.all, kernel))
         return _serve(Startup(options, report, environment.all, kernel))
     except PalaceError as error:
         return _fail(report, error, kernel)
@@ -143,14 +143,22 @@ def main(arguments: "list[str]") -> int:
         return _fail(report, LockFailed(cause_text(error)), kernel)
 
 
-def _check(report: Report, kernel: Kernel) -> int:
-    """Say whether a broker could serve with what is installed; one whose mempalace is gone asks."""
-    from palace.engine.hosting.mempalace import check_installed
+def _check(startup: Startup) -> int:
+    """Say whether a broker of a palace could serve with what is installed: load it, open nothing.
 
+    One whose mempalace was replaced asks.  Without a palace, versions alone are looked at.
+    """
+    from palace.engine.hosting.mempalace import MempalaceEngine, check_installed
+    from palace.settings.config import load_config
+
+    options, environ, kernel = startup.options, startup.environ, startup.kernel
     try:
         check_installed()
+        if options.palace:
+            paths = Paths(options.palace, found_by=options.found_by or "--palace")
+            MempalaceEngine(paths, load_config(paths, environ, kernel), environ, kernel).check()
     except PalaceError as error:
-        say(f"palace serve: {error.message}", report, kernel)
+        say(f"palace serve: {error.message}", startup.report, kernel)
         return error.exit_code
     return 0
 

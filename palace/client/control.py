@@ -138,7 +138,7 @@ def _not_connected(paths: Paths, path: str, error: OSError) -> BrokerUnreachable
     )
 
 
-def unanswered(paths: Paths, kernel: Kernel, error: BrokerUnreachable) -> dict[str, Any]:
+def known_without_answer(paths: Paths, kernel: Kernel, error: BrokerUnreachable) -> dict[str, Any]:
     """Return what is known of a palace whose broker gave no status; `text` says it to people."""
     absent = bool(error.details.get("absent"))
     pid = kernel.lock_holder(paths.lock)

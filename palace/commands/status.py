@@ -34,7 +34,7 @@ def ask_status(paths: Paths, environment: ShimEnvironment) -> tuple[dict[str, An
         with control.Control(paths, environment, answer_s=control.STATUS_S) as asking:
             return asking.status() | {"running": True}, 0
     except BrokerUnreachable as error:
-        status = control.unanswered(paths, Kernel(), error)
+        status = control.known_without_answer(paths, Kernel(), error)
         absent = bool(error.details.get("absent"))
         return status | _why(paths, environment, status) if absent else status, error.exit_code
 

@@ -228,7 +228,7 @@ def test_only_what_was_asked_and_kept_silent_is_to_be_killed(
     fd = kernel.open_lock(paths.lock)
     assert kernel.try_lock(fd)
     try:
-        text = control.unanswered(paths, kernel, BrokerUnreachable("No.", **sign))["text"]
+        text = control.known_without_answer(paths, kernel, BrokerUnreachable("No.", **sign))["text"]
     finally:
         kernel.close(fd)
 

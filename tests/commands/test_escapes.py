@@ -18,6 +18,7 @@ from palace.ownership.lock import check_hold
 from palace.protocol.errors import BrokerUnreachable, OnHold
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
+from tests.support.brokers.records import write_record
 
 EVIL = "\x1b]52;c;T1dORUQ=\x07\x1b[2J\r\n     999 2026 delete chroma:mempalace_drawers all\ud83d"
 KERNEL = Kernel()
@@ -64,28 +65,18 @@ def test_what_files_of_the_palace_say_of_its_owner_and_its_broker(
 ) -> None:
     claim = {"v": 1, "id": "a" * 32, "host": f"h{EVIL}", "path": f"/p{EVIL}", "since": f"s{EVIL}"}
     Path(paths.claim).write_text(json.dumps(claim))
-    record = {
-        "v": 1,
-        "epoch": 3,
-        "incarnation": "0" * 32,
-        "palace_id": "1" * 32,
-        "pid": 1,
-        "start_time": "1",
-        "boot_id": "b",
-        "pid_namespace": "",
-        "host_id": f"host{EVIL}",
-        "endpoints": [f"unix:/x{EVIL}"],
-        "token": "",
-        "version": f"0.1.0{EVIL}",
-        "mode": "broker",
-        "started_at": f"2026{EVIL}",
-    }
-    Path(paths.record).write_text(json.dumps(record))
+    write_record(
+        paths,
+        host_id=f"host{EVIL}",
+        endpoints=[f"unix:/x{EVIL}"],
+        version=f"0.1.0{EVIL}",
+        started_at=f"2026{EVIL}",
+    )
     Path(paths.hold).write_bytes(f"2026{EVIL}".encode("utf-8", "surrogatepass"))
     environment = ShimEnvironment({"HOME": paths.root})
 
     say(show_owner(paths, environment))
-    say(control.unanswered(paths, KERNEL, BrokerUnreachable("none", absent=True))["text"])
+    say(control.known_without_answer(paths, KERNEL, BrokerUnreachable("none", absent=True))["text"])
     with pytest.raises(OnHold) as caught:
         check_hold(paths, KERNEL)
     say(caught.value.message)

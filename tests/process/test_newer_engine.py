@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from palace.protocol.errors import StoreUnavailable
 from tests.support.faults.upgrades import install_other_version, private_metadata, upgraded_path
 from tests.support.processes.brokers import Serving, is_alive, status_of, wait_gone, wait_ready
 from tests.support.processes.clients import Site, wait_until
@@ -40,3 +41,21 @@ def test_a_broker_goes_on_until_another_could_serve(site: Site, tmp_path: Path) 
         wait_gone(owner.pid)
         assert len(client.tool("list_drawers", wing="w")["drawers"]) == 3
         assert wait_ready(site)["engine"]["version"] == "3.11.77"
+
+
+def test_a_version_that_can_not_be_loaded_is_none_to_make_room_for(
+    site: Site, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    search = upgraded_path(private)
+    fitting = site.run("serve", "--check", f"--palace={site.palace}", PYTHONPATH=search)
+    with (private / "sitecustomize.py").open("a") as file:
+        file.write("import mempalace.palace\ndel mempalace.palace._mark_held\n")
+    changed = site.run("serve", "--check", f"--palace={site.palace}", PYTHONPATH=search)
+
+    assert (fitting.returncode, fitting.stderr) == (0, "")
+    assert changed.returncode == StoreUnavailable.exit_code
+    assert changed.stderr.startswith("palace serve: ")
+    assert "which the adjustment 'held_lock' needs" in changed.stderr
+    assert not site.palace.exists()

@@ -104,14 +104,21 @@ class MempalaceEngine(JournalledEngine):
         self._state = HostedState(environ)
         self._versions = {name: installed_version(name) for name in WATCHED}
         self._stats = {name: stamp_of(metadata_file(name)) for name in WATCHED}
-        self._succession = Succession(partial(ask_successor, dict(environ)))
+        self._succession = Succession(partial(ask_successor, paths, dict(environ)))
         self._state.refuses_outdated = self._refuses_outdated
         self._loading = "starting"
         self._fingerprint = ""
         self._why_no_journal = ""
         self._health = Health()
 
-    def load(self) -> Catalogue:
+    def check(self) -> None:
+        """Raise EngineError where what is installed can't be loaded; opens nothing."""
+        try:
+            self._import()
+        except Exception as error:
+            raise load_error(error) from None
+
+    def _import(self) -> Server:
         check_installed()
         self._prepare_model()
         self._loading = "importing mempalace"
@@ -120,6 +127,10 @@ class MempalaceEngine(JournalledEngine):
         adjustments.apply_all(
             Host(server=server, state=self._state, paths=self._paths, config=self._config)
         )
+        return server
+
+    def load(self) -> Catalogue:
+        server = self._import()
         self._loading = "opening the palace"
         self._take_writer_lock(server)
         self._open_memory(server)

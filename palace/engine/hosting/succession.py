@@ -11,18 +11,21 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from palace.settings.paths import python_command
+from palace.settings.paths import Paths, python_command
 
-CHECK_S = 60.0
+CHECK_S = 180.0  # it loads all that a broker loads, beside one that may be busy
 
 logger = logging.getLogger("palace.engine")
 
 
-def ask_successor(environ: Mapping[str, str]) -> str:
+def ask_successor(paths: Paths, environ: Mapping[str, str]) -> str:
     """Return why a broker that were started now could not serve, "" where it could.  Blocks."""
     try:
         done = subprocess.run(
-            [*python_command(), "serve", "--check"],
+            [
+                *(*python_command(), "serve", "--check"),
+                *(f"--palace={paths.root}", f"--found-by={paths.found_by}"),
+            ],
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,

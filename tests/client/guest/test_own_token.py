@@ -1,6 +1,5 @@
 """A token that the user keeps goes to the broker that the user has named, and nowhere else."""
 
-import json
 import socket
 import ssl
 import threading
@@ -16,6 +15,7 @@ from palace.settings.config import Config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.site import Site
+from tests.support.brokers.records import write_record
 
 OWN = "OWN-TOKEN" * 7
 RECORDS = "x" * 64
@@ -63,24 +63,12 @@ def told(impostor: Impostor, root: Path, **environ: str) -> bytes:
     """Return what the impostor hears of a guest to whose palace it has written a record."""
     (root / "palace").mkdir()
     (root / "token").write_text(OWN)
-    record = {
-        "v": 1,
-        "epoch": 3,
-        "incarnation": "0" * 32,
-        "palace_id": "1" * 32,
-        "pid": 1,
-        "start_time": "1",
-        "boot_id": "b",
-        "pid_namespace": "",
-        "host_id": "h",
-        "token": RECORDS,
-        "version": "0.1.0",
-        "mode": "broker",
-        "started_at": "",
-        "endpoints": [impostor.url],
-        "fingerprint": impostor.fingerprint,
-    }
-    (root / "palace/broker.json").write_text(json.dumps(record))
+    write_record(
+        Paths(str(root / "palace")),
+        token=RECORDS,
+        endpoints=[impostor.url],
+        fingerprint=impostor.fingerprint,
+    )
     environment = ShimEnvironment(environ | {"HOME": str(root)})
     fallbacks = Fallbacks(Site(Kernel(), Paths(str(root / "palace")), environment))
     tunnel = fallbacks.open(Candidate(impostor.url, 5))
