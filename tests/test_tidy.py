@@ -22,6 +22,7 @@ BROAD_EXCEPTS = {
     "broker/leaving.py": 1,  # what the engine's closing raises must end no drain
     "client/guest/tunnel.py": 1,  # the end of a thread: the client is told what was raised
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next
+    "engine/durability/adoption.py": 1,  # whatever a store raises, it is tried again later
     "engine/durability/groups.py": 3,  # whatever a store raises, its change is taken back
     # Whatever keeps a store from being healed, or an index from answering, it is damaged.
     "engine/durability/healing.py": 1,

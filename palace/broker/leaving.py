@@ -59,7 +59,8 @@ class Leaving:
     def tick(self, now_s: float) -> None:
         """Leave if the clock says so."""
         # An engine that nobody could load again is not given up for being idle.
-        busy = self.scheduler.admission.busy or bool(self.services.engine.outlives())
+        engine = self.services.engine
+        busy = self.scheduler.admission.busy or engine.adopts() or bool(engine.outlives())
         drain = self.lifecycle.tick(now_s, busy=busy)
         if drain is not None:
             self._begin(drain)

@@ -21,7 +21,14 @@ from palace import __version__
 from palace.client.control import Control
 from palace.doctor.finding import ERROR
 from palace.doctor.journal import inspect_journal
-from palace.journal.copying import Contents, Missing, copy_journal, file_digest, read_contents
+from palace.journal.copying import (
+    Contents,
+    Missing,
+    check_whole,
+    copy_journal,
+    file_digest,
+    read_contents,
+)
 from palace.journal.journal import PAUSE
 from palace.journal.record import BrokenRecord, JsonObject, seal, unseal
 from palace.journal.replay import no_progress
@@ -162,6 +169,7 @@ def _check_source(paths: Paths, environ: Mapping[str, str], kernel: Kernel) -> s
             f'journal = "off" from {paths.settings}, and let a broker take that over: '
             "palace stop; palace start"
         )
+    check_whole(paths.journal, kernel)
     return identity
 
 
@@ -202,6 +210,7 @@ def _check_others(into: str, identity: str, kernel: Kernel) -> None:
 
 def _fill(paths: Paths, identity: str, making: str, kernel: Kernel, progress: Progress) -> Backup:
     contents = copy_journal(paths.journal, f"{making}/journal", kernel, progress)
+    check_whole(f"{making}/journal", kernel)  # another broker may have come meanwhile
     settings = kernel.read_file(paths.settings, TOML_BYTES_MAX)
     if settings is not None:
         kernel.write_durable(f"{making}/{SETTINGS}", settings)

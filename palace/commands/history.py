@@ -8,10 +8,12 @@ import attrs
 
 from palace.doctor.finding import DATA_ERROR
 from palace.journal.inspect import Gap, read_from
-from palace.journal.record import ADOPT, DELETE, ENTITIES, Record
-from palace.journal.segment import Broken
+from palace.journal.journal import read_tail
+from palace.journal.record import ADOPT, ADOPTION, DELETE, ENTITIES, Record
+from palace.journal.replay import replay
+from palace.journal.segment import Broken, list_segments
 from palace.kernel.kernel import Kernel
-from palace.kernel.output import one_line, say
+from palace.kernel.output import complain, one_line, say
 from palace.settings.paths import Paths
 
 FOLLOW_S = 0.5
@@ -28,8 +30,15 @@ def print_history(paths: Paths, kernel: Kernel, *, since: int, follow: bool, as_
             missing |= isinstance(found, Gap)
             say(_json_line(found) if as_json else _text_line(found), flush=follow)
         if not follow:
+            _complain_of_adoption(paths, kernel)
             return DATA_ERROR if missing else 0
         time.sleep(FOLLOW_S)
+
+
+def _complain_of_adoption(paths: Paths, kernel: Kernel) -> None:
+    tail = read_tail(list_segments(paths.journal, kernel), kernel)
+    if tail.adopting is not None:
+        complain(tail.adopting.problem(len(replay(paths.journal, kernel).live)))
 
 
 def _json_line(found: Record | Gap | Broken) -> str:
@@ -46,7 +55,7 @@ def _text_line(found: Record | Gap | Broken) -> str:
     if isinstance(found, Broken):
         return f"         {found.place.path} at byte {found.place.offset}: {found.why}"
     what = _entity_text(found) if found.action in ENTITIES else _control_text(found)
-    by = f"  [{found.key}]" if found.key else ""
+    by = f"  [{found.key}]" if found.key and found.key != ADOPTION else ""
     # An id may be a name in somebody's graph, and a key is made of the name of a client's session.
     line = f"{found.seq:>8} {found.ts} {found.action:<10} {what}".rstrip() + by
     return one_line(line)
@@ -55,6 +64,8 @@ def _text_line(found: Record | Gap | Broken) -> str:
 def _entity_text(record: Record) -> str:
     """Name an entity, and what of it the action alone doesn't say: who did it, that it is gone."""
     gone = record.payload is None and record.action != DELETE
+    if record.action == ADOPT and record.key == ADOPTION and not gone:
+        return f"{record.kind} {record.id} (found in the palace)"
     if record.action == ADOPT:
         done = "deleted" if gone else "written"
         return f"{record.kind} {record.id} ({done} by another program)"

@@ -84,6 +84,10 @@ def _journal(journal: dict[str, Any]) -> str:
         return str(journal["journal"])
     behind = journal["seq"] - journal["durable_seq"]
     text = f"record {journal['seq']}, " + (f"{behind} not yet durable" if behind else "all durable")
+    adoption = journal.get("adoption")
+    if adoption:
+        text += f"; {adoption['done']} of {adoption['total']} entries taken over"
+        text += f", not going on: {adoption['problem']}" if adoption["problem"] else " so far"
     if journal["quarantined"]:
         text += f"; {journal['quarantined']} calls are quarantined, see palace doctor"
     return text

@@ -8,6 +8,7 @@ import attrs
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.journal.inspect import Gap, read_from
+from palace.journal.journal import read_tail
 from palace.journal.record import CHECKPOINT, QUARANTINE, SEGMENT, STATE, Record
 from palace.journal.replay import newest_checkpoint
 from palace.journal.schema import object_of
@@ -23,10 +24,43 @@ def check_journal(found: Diagnostics) -> Iterator[Finding]:
     findings = inspect_journal(found.paths.journal, found.kernel)
     if found.foreign is None:  # local, or claimed with `palace own`
         findings = [one for one in findings if one.code != "network_file_system"]
+    findings += _adoption(found)
     yield from findings
     if not findings and found.exists:
         text = "in order" if found.kernel.list_directory(found.paths.journal) else "none yet"
         yield Finding(level=OK, code="journal", text=text)
+
+
+def _adoption(found: Diagnostics) -> Iterator[Finding]:
+    """Say that the journal doesn't hold the whole palace yet, and whether that is going on."""
+    segments = list_segments(found.paths.journal, found.kernel, archived=True)
+    try:
+        adopting = read_tail(segments, found.kernel).adopting
+    except (KeyError, TypeError, ValueError):
+        return  # a damaged header, which is named above
+    if adopting is None:
+        return
+    going = ((found.status or {}).get("journal") or {}).get("adoption") or {}
+    text = (
+        f"The journal does not hold the whole palace yet ({adopting.total} entries): no backup can "
+        "be made, nor a damaged store be brought back."
+    )
+    if going.get("total") and not going.get("problem"):
+        text += f" The broker has taken {going['done']} of {going['total']} into it."
+        yield Finding(
+            level=NOTE,
+            code="adoption",
+            text=text,
+            remedy="None needed: the broker goes on beside its calls.",
+        )
+        return
+    problem = f" The broker could not go on: {going['problem']}." if going else ""
+    yield Finding(
+        level=WARNING,
+        code="adoption",
+        text=text + problem,
+        remedy="A broker goes on with it while it serves, once nothing hinders it: palace start",
+    )
 
 
 def inspect_journal(directory: str, kernel: Kernel) -> list[Finding]:

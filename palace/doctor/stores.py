@@ -6,8 +6,8 @@ from typing import Any
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.journal.journal import read_tail
-from palace.journal.record import JsonObject
 from palace.journal.segment import list_segments
+from palace.journal.tail import Tail
 from palace.protocol.decoding import decode_json
 
 START = (
@@ -78,9 +78,11 @@ def _by_the_files(found: Diagnostics) -> Iterator[Finding]:
 
     assert found.config is not None
     stores = unopened_stores(found.paths, found.config, found.kernel)
-    baseline = _baseline(found)
+    tail = _tail(found)
+    baseline = tail.baseline
+    is_whole = baseline is not None and tail.adopting is None
     for damage in find_damage(stores, baseline, WHOLE_IDLE):
-        can_heal = found.config.journal != "off" and (baseline is not None or damage.index)
+        can_heal = found.config.journal != "off" and (is_whole or damage.index)
         yield Finding(
             level=ERROR,
             code="store_damaged",
@@ -89,13 +91,13 @@ def _by_the_files(found: Diagnostics) -> Iterator[Finding]:
         )
 
 
-def _baseline(found: Diagnostics) -> JsonObject | None:
-    """Return what the journal last knew of all stores."""
+def _tail(found: Diagnostics) -> Tail:
+    """Return what the journal says of the present."""
     segments = list_segments(found.paths.journal, found.kernel, archived=True)
     try:
-        return read_tail(segments, found.kernel).baseline
+        return read_tail(segments, found.kernel)
     except (KeyError, TypeError, ValueError):
-        return None  # palace/doctor/journal.py says what is wrong with it
+        return Tail()  # palace/doctor/journal.py says what is wrong with it
 
 
 def _kept(found: Diagnostics) -> Iterator[Finding]:

@@ -113,6 +113,10 @@ class Engine(Protocol):
         """
         ...
 
+    def adopts(self) -> bool:
+        """Tell whether memories are being journalled that no journal has known."""
+        ...
+
     def save(self, target: str) -> bool:
         """Copy the journal into a new directory, though its own was replaced; False: there is none.
 

@@ -99,6 +99,14 @@ def _copy_files(directory: str, target: str, kernel: Kernel, progress: Progress)
     _cut_unfinished(f"{target}/{os.path.basename(paths[-1])}", kernel)
 
 
+def check_whole(directory: str, kernel: Kernel) -> None:
+    """Raise JournalBroken while a palace is being adopted: its journal lacks what stock wrote."""
+    tail = read_tail(list_segments(directory, kernel), kernel)
+    if tail.adopting is not None:
+        known = len(replay(directory, kernel).live)
+        raise JournalBroken(tail.adopting.problem(known))
+
+
 def copy_file(source: str, target: str, kernel: Kernel) -> None:
     """Copy as many bytes as a journal's file has now into a new file, durably."""
     fd = open_wherever(source, kernel)

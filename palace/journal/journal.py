@@ -24,7 +24,7 @@ from palace.journal.keeping import KeptFiles
 from palace.journal.record import ABORT, OUTCOME, SEGMENT, STATE, UNIT, Draft, JsonObject, Stamp
 from palace.journal.schema import header_problem
 from palace.journal.segment import Broken, Segment, list_segments, read_segment
-from palace.journal.tail import Tail
+from palace.journal.tail import Adopting, Tail
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken, JournalFailed
 
@@ -157,11 +157,27 @@ class Journal:
         with self._lock:
             quiet = not (self.tail.open.keys() - {key})
             if quiet and (at := self.fingerprints()) is not None:
-                payload["at"] = at
+                payload |= self.tail.fingerprints_as(at)
             seq = self.append([Draft(action=action, key=key, payload=payload)])
             if quiet and self.is_long():
                 self.roll()
             return seq
+
+    def begin_adoption(self, adopting: Adopting) -> None:
+        """Say durably that the journal doesn't hold all that the stores do; no group is open."""
+        with self._lock:
+            self.tail.adopting = adopting
+            self.tail.settled.clear()
+            seq = self.close_key("", STATE)
+        self.sync(seq)
+
+    def end_adoption(self) -> None:
+        """Say durably that the journal is whole; where a group is open its end will say it."""
+        with self._lock:
+            self.tail.adopting = None
+            self.tail.settled.clear()
+            seq = self.close_key("", STATE)
+        self.sync(seq)
 
     def is_long(self) -> bool:
         """Tell whether the newest segment has its size, and the next one may begin."""

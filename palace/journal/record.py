@@ -48,6 +48,10 @@ CHECKPOINT = "checkpoint"  # last in a checkpoint's file
 PURGED = "purged"  # what stood here was taken out on purpose
 QUARANTINE = "quarantine"  # a key that is not tried again: it ended owners
 
+# The key of entities that are adopted while calls are served.  They stand in the stores as the last
+# fingerprints say, unlike what another program has changed since then.
+ADOPTION = "adoption"
+
 CHANGES = frozenset({PUT, DELETE})
 ENTITIES = frozenset({PUT, DELETE, UNDO, ADOPT})
 ACTIONS = ENTITIES | {

@@ -6,6 +6,7 @@ entities stay opaque here; each store reads its own.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
 
 from palace.protocol.decoding import is_number, is_text
 
@@ -60,6 +61,22 @@ def object_of(payload: object) -> Mapping[str, object]:
 
 def _is_baseline(value: object) -> bool:
     return value is None or isinstance(value, dict)  # what is in it, its store reads
+
+
+def is_so_far(value: object) -> TypeGuard[dict[str, Any]]:
+    """Tell whether this is what closing records say while a palace is being adopted."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("at"), dict)
+        and _is_count(value.get("since"))
+        and _is_count(value.get("total"))
+    )
+
+
+def _is_header_so_far(value: object) -> bool:
+    return value is None or (
+        is_so_far(value) and _is_count(value.get("at_seq")) and _are_touched(value.get("touched"))
+    )
 
 
 def _is_count(value: object) -> bool:
@@ -127,6 +144,7 @@ _HEADER: dict[str, Callable[[object], bool]] = {
     "seq": lambda value: value is None or _is_count(value),
     "at": _is_baseline,
     "at_seq": _is_count,
+    "so_far": _is_header_so_far,
     "open": _are_open,
     "touched": _are_touched,
     "replies": _are_replies,

@@ -8,6 +8,11 @@ closes it; what a dead owner left open is rolled back by the next one.  A closin
 no group open also holds the stores' fingerprints: the *baseline*.  What was touched since then is
 remembered with the state that it had at the baseline, so that a later reader can tell our own
 unfinished work from what another program did.
+
+While a palace is being *adopted* the stores hold entities of which the journal says nothing yet, or
+something that is out of date.  Closing records then name their fingerprints `so_far`, which an
+older palace takes for none, and say since which record the journal tells the truth: what a later
+record speaks of is settled, whoever wrote it.
 """
 
 from collections.abc import Iterable
@@ -17,6 +22,7 @@ import attrs
 from palace.journal.record import (
     ABORT,
     ADOPT,
+    ADOPTION,
     ATTEMPT,
     CHANGES,
     ENTITIES,
@@ -32,7 +38,7 @@ from palace.journal.record import (
     JsonObject,
     Payload,
 )
-from palace.journal.schema import object_of
+from palace.journal.schema import is_so_far, object_of
 from palace.protocol.wire import whole_number
 
 OUTCOMES_MAX = 4096  # of one session: a shim never has more lines unsettled
@@ -46,6 +52,26 @@ class Touched:
 
     baseline: Payload
     now: Payload
+
+
+@attrs.frozen
+class Adopting:
+    """An adoption that has not ended.
+
+    What records after `since` speak of is in the journal as it is in the stores; of anything else
+    the journal may know nothing.  `total` is how many entities the stores held.
+    """
+
+    since: int
+    total: int
+
+    def problem(self, known: int) -> str:
+        """Say why the journal alone is not enough; it knows so many entities by now."""
+        return (
+            f"The journal does not hold the whole palace yet: {known} of about {self.total} "
+            "entries. A broker takes the others into it beside the calls that it serves, and "
+            "palace status shows how far it is. Let one finish (palace start), and ask again."
+        )
 
 
 @attrs.define(eq=False)
@@ -80,6 +106,9 @@ class Tail:
     epoch: int = 0
     baseline: JsonObject | None = None
     baseline_seq: int = 0
+    adopting: Adopting | None = None  # None: the journal is whole, or has no baseline at all
+    # What calls changed during the adoption; what that itself has read is left out.
+    settled: set[Entity] = attrs.field(factory=set)
     open: dict[str, list[Draft]] = attrs.field(factory=dict)  # key -> its changes, oldest first
     touched: dict[Entity, Touched] = attrs.field(factory=dict)
     replies: dict[str, Replies] = attrs.field(factory=dict)
@@ -109,9 +138,13 @@ class Tail:
             self.quarantined[draft.key] = str(draft.payload)
 
     def _touch(self, draft: Draft) -> None:
-        if self.baseline is None:  # a palace is being adopted: there is nothing to compare with yet
+        if self.baseline is None:  # there is nothing to compare with yet
+            return
+        if draft.key == ADOPTION:  # it is in the store as the baseline says
             return
         entity = draft.entity
+        if self.adopting is not None:
+            self.settled.add(entity)
         known = self.touched.get(entity)
         now = None if draft.deleted else draft.payload
         if known is not None:
@@ -136,8 +169,22 @@ class Tail:
             if call is not None:
                 self._keep(call, str(payload.get("reply", "")), epoch)
         if isinstance(at := payload.get("at"), dict):
-            self.baseline, self.baseline_seq = at, self.seq
-            self.touched.clear()
+            self._compare_from_here(at, None)
+        elif is_so_far(so_far := payload.get("so_far")):
+            adopting = Adopting(so_far["since"], so_far["total"])
+            self._compare_from_here(so_far["at"], adopting)
+
+    def _compare_from_here(self, at: Json, adopting: Adopting | None) -> None:
+        self.baseline, self.baseline_seq, self.adopting = at, self.seq, adopting
+        self.touched.clear()
+        if adopting is None:
+            self.settled.clear()
+
+    def fingerprints_as(self, at: JsonObject) -> JsonObject:
+        """Return what a closing record says of the stores' fingerprints."""
+        if self.adopting is None:
+            return {"at": at}
+        return {"so_far": {"at": at, **attrs.asdict(self.adopting)}}
 
     def _keep(self, call: tuple[str, int], reply: str, epoch: int) -> None:
         session, ordinal = call
@@ -193,14 +240,17 @@ class Tail:
 
     def header(self) -> JsonObject:
         """Return what a reader that begins here must know."""
+        touched = [[*entity, was.baseline, was.now] for entity, was in self.touched.items()]
+        compared = {"at": self.baseline, "at_seq": self.baseline_seq, "touched": touched}
+        if self.adopting is not None:
+            so_far = {**compared, **attrs.asdict(self.adopting)}
+            compared = {"at": None, "at_seq": 0, "touched": [], "so_far": so_far}
         return {
             "seq": self.seq,
-            "at": self.baseline,
-            "at_seq": self.baseline_seq,
+            **compared,
             "open": {
                 key: [_packed(change) for change in changes] for key, changes in self.open.items()
             },
-            "touched": [[*entity, was.baseline, was.now] for entity, was in self.touched.items()],
             "replies": {
                 name: [replies.epoch, replies.forgotten, list(replies.texts.items())]
                 for name, replies in self.replies.items()
@@ -218,13 +268,16 @@ class Tail:
             name: Replies(then, forgotten, dict(texts))
             for name, (then, forgotten, texts) in payload["replies"].items()
         }
+        so_far = payload.get("so_far")
+        compared = payload if so_far is None else so_far
         return cls(
             seq=payload.get("seq", seq),
             epoch=epoch,
-            baseline=payload["at"],
-            baseline_seq=payload["at_seq"],
+            baseline=compared["at"],
+            baseline_seq=compared["at_seq"],
+            adopting=None if so_far is None else Adopting(so_far["since"], so_far["total"]),
             open={key: [_unpacked(key, c) for c in cs] for key, cs in payload["open"].items()},
-            touched={(k, i): Touched(then, now) for k, i, then, now in payload["touched"]},
+            touched={(k, i): Touched(then, now) for k, i, then, now in compared["touched"]},
             replies=replies,
             attempts=dict(payload["attempts"]),
             tries=dict(payload["tries"]),

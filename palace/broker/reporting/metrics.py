@@ -73,6 +73,11 @@ def _journal(status: Mapping[str, object]) -> Iterator[str]:
         value = status.get(name)
         if isinstance(value, int):
             yield from _one(f"journal_{name}", "gauge", text, value)
+    if "seq" not in status:
+        return
+    adoption = status.get("adoption")
+    left = adoption["total"] - adoption["done"] if isinstance(adoption, dict) else 0
+    yield from _one("journal_left", "gauge", "Entries that are not in the journal yet.", left)
 
 
 def _calls(lanes: Mapping[Lane, Histogram]) -> Iterator[str]:

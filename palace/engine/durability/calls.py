@@ -13,6 +13,7 @@ from collections.abc import Callable
 import attrs
 
 from palace.engine.api import Call, DurableCallback, Reply
+from palace.engine.durability.adoption import ONE_GO, Adoption
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.examiner import Examiner
 from palace.engine.durability.groups import CallContext, CallGroups
@@ -54,20 +55,44 @@ class DurableCalls:
     health: Health = attrs.field(factory=Health)
     files: StoreFiles | None = None  # None: another engine's stores, or what is damaged was left
     examiner: Examiner | None = None
+    adoption: Adoption | None = None  # None: nothing had to be adopted
     looks: int = 0
 
-    def recover(self) -> None:
+    def recover(self, one_go: int = ONE_GO) -> None:
         """Bring journal and stores together (palace/engine/durability/recovery.py); may take long.
 
+        Of what is to be adopted no more than `one_go` entities: see `go_on_adopting`.
         A damaged store is left without it: its calls are journalled all the same, but no closing
         record holds fingerprints, so that the next owner recovers from the last ones there are.
         """
         self.journal.fingerprints = self.stores.fingerprints
         self.recovery.run()
         self.trouble()
-        self.checkpointer.start()
+        if self.journal.tail.adopting is not None:
+            self.adoption = Adoption(
+                journal=self.journal,
+                projections=self.stores.all,
+                listed=self.recovery.listed,
+                calls=lambda: self.looks,
+                on_whole=self.checkpointer.start,
+                one_go=one_go,
+            )
+        if self.adoption is None or self.adoption.in_one_go(self.recovery.progress):
+            self.checkpointer.start()
         if self.examiner is not None:
             self.examiner.start()
+
+    def work(self) -> int:
+        """Return a number that changes while anything is done here."""
+        return self.looks + (self.adoption.done if self.adoption is not None else 0)
+
+    def go_on_adopting(self) -> None:
+        """Adopt the rest beside the calls; stock has the stores open by now.
+
+        Only then is a checkpoint made: the journal must not be moved while it is read.
+        """
+        if self.adoption is not None and self.journal.tail.adopting is not None:
+            self.adoption.start()
 
     def trouble(self) -> str:
         """Return what has become of a file that is open, "" for nothing.
@@ -119,7 +144,12 @@ class DurableCalls:
         )
 
     def adopt(self) -> int:
-        """Take over what other programs wrote beside this owner; return how many entities."""
+        """Take over what other programs wrote beside this owner; return how many entities.
+
+        While the palace itself is adopted that is left for later: all of it would look new.
+        """
+        if self.journal.tail.adopting is not None:
+            return 0
         return adopt_outsiders(self.journal, self.stores.beside)
 
     def when_durable(self, seq: int, callback: SyncCallback) -> None:
@@ -136,6 +166,7 @@ class DurableCalls:
             "seq": self.journal.seq,
             "durable_seq": self.journal.synced,
             "quarantined": len(self.journal.tail.quarantined),
+            "adoption": self.adoption.as_json() if self.adoption is not None else None,
             "stores": {**self.health.as_json(), **self._seen_since()},
         }
 
@@ -148,6 +179,8 @@ class DurableCalls:
 
     def close(self) -> None:
         """Take over what stock wrote beside the seams, and make everything durable."""
+        if self.adoption is not None:
+            self.adoption.end()
         self.checkpointer.end()
         if self.examiner is not None:
             self.examiner.end()
@@ -189,6 +222,10 @@ class JournalledEngine:
     def adopt(self) -> int:
         return self._memory.adopt() if self._memory is not None else 0
 
+    def adopts(self) -> bool:
+        adoption = self._memory.adoption if self._memory is not None else None
+        return adoption is not None and adoption.is_under_way
+
     def save(self, target: str) -> bool:
         return self._memory is not None and self._memory.journal.save_to(target) > 0
 
@@ -226,9 +263,7 @@ def open_durable_calls(
     memory = DurableCalls(journal, stores, groups, recovery, checkpointer, health)
     if not health.left:
         memory.files = StoreFiles(stores, kernel)
-        memory.examiner = Examiner(
-            stores=stores, paths=paths, kernel=kernel, calls=lambda: memory.looks
-        )
+        memory.examiner = Examiner(stores=stores, paths=paths, kernel=kernel, calls=memory.work)
     return memory
 
 

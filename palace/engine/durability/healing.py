@@ -17,8 +17,9 @@ an index is damaged every row can be read, so what another program wrote is take
 vectors are made again from the documents.  A database that can't be read may hold what another
 program wrote after the last broker, which is why the doctor names what was kept.
 
-Where the journal doesn't know everything (it lacks records, or the palace was never taken into it
-whole), nothing is mended that it would have to know alone: the damage is left, and calls say so.
+Where the journal doesn't know everything (it lacks records, or the palace was not taken into it
+whole yet), nothing is mended that it would have to know alone: the damage is left, and calls say
+so.
 """
 
 import json
@@ -193,6 +194,7 @@ class _Healing:
         if self.damage.store == self.stores.files.name:
             return self._write_files()
         if self.damage.lost:
+            self._check_adopted()
             return ""
         if self.damage.store != self.stores.chroma.name:
             self._check_journal()
@@ -209,6 +211,16 @@ class _Healing:
             raise _UnknownError("the palace was never taken into its journal whole")
         if self.journal.tail.gaps:
             raise JournalBroken("the journal lacks records, as palace doctor says")
+        self._check_adopted()
+
+    def _check_adopted(self) -> None:
+        """Raise while the store may have held what no record speaks of."""
+        adopting = self.journal.tail.adopting
+        if adopting is not None:
+            known = len(replay(self.journal.directory, self.palace.kernel).live)
+            raise JournalBroken(
+                f"only {known} of about {adopting.total} entries had been taken into the journal"
+            )
 
     def _files(self) -> Iterator[str]:
         stores, name = self.stores, self.damage.store
@@ -310,7 +322,8 @@ class _Healing:
         tail, chroma = self.journal.tail, self.stores.chroma
         chroma.read_fingerprint()
         baseline = (tail.baseline or {}).get(chroma.name)
-        if not tail.gaps and baseline is not None and not chroma.suspects(baseline, tail.touched):
+        is_whole = not tail.gaps and tail.adopting is None
+        if is_whole and baseline is not None and not chroma.suspects(baseline, tail.touched):
             return
         # What is missing in a store that went on was deleted; in another one it was lost.
         deletes = baseline is not None and not chroma.was_replaced(baseline)

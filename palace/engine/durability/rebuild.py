@@ -16,7 +16,7 @@ from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.palace_stores import Stores, opened_stores, unopened_stores
 from palace.engine.stores.projection import BATCH, Projection, in_batches, same
 from palace.journal.journal import Journal
-from palace.journal.record import ADOPT, STATE, Draft
+from palace.journal.record import ADOPT, Draft
 from palace.journal.replay import Progress, Replay, replay
 from palace.journal.undo import records_of_undoing
 from palace.kernel.kernel import Kernel
@@ -99,6 +99,12 @@ class Rebuild:
                 f"The journal lacks records {gaps}, so that stores made from it would lack "
                 "memories, too. See palace doctor; build what there is: palace rebuild --partial"
             )
+        adopting = self.journal.tail.adopting
+        if adopting is not None:
+            raise JournalBroken(
+                f"{adopting.problem(len(known.live))} Or build stores of what there is, and keep "
+                "the old ones: palace rebuild --partial"
+            )
         if changed := ", ".join(self._changed_by_others()):
             raise JournalBroken(
                 f"Another program has changed {changed} since a broker last had the palace open. "
@@ -180,7 +186,7 @@ class Rebuild:
         stores = self._real()
         fingerprints = {projection.name: projection.read_fingerprint() for projection in stores.all}
         self.journal.fingerprints = lambda: fingerprints
-        self.journal.close_key("", STATE)
+        self.journal.end_adoption()  # a partial one: the stores hold what the journal does
 
 
 def old_files(paths: Paths, config: Config, kernel: Kernel) -> Iterator[str]:

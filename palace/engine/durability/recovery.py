@@ -7,7 +7,7 @@ another program changed it.  `run` then acts on what it finds, in this order:
 
 | the journal says | the stores | what is done |
 |---|---|---|
-| no baseline | whatever they hold | open groups are rolled back, the stores adopted whole |
+| no baseline | whatever they hold | open groups are rolled back, the stores adopted later |
 | records are missing | whatever they hold | the stores are believed; nothing is rolled back |
 | a store is suspect | differ from it | compared entity by entity, differences adopted |
 | a store is another one | hold states of ours that were changed since | written again |
@@ -18,6 +18,9 @@ The order matters.  Foreign changes are adopted first, so that a rollback sees t
 state of their entities and leaves them alone; what was lost is written last, when the journal's
 last word on each entity is settled.  Every step may be interrupted and done again: each compares
 before it writes, and its records come after what they report.
+
+"Later" is while calls are served (adoption.py): `run` only says in the journal that it isn't whole.
+A suspect store is left till then, too, if nothing of ours can be missing from it.
 """
 
 import logging
@@ -44,6 +47,7 @@ from palace.journal.record import (
     Record,
 )
 from palace.journal.replay import Progress, Replay, digest_of, replay
+from palace.journal.tail import Adopting
 from palace.journal.undo import first_changes, newest_first, undo
 from palace.protocol.resend import CRASHES_MAX
 
@@ -58,6 +62,8 @@ class Recovery:
     projections: Sequence[Projection]
     progress: Progress
     suspects: list[Projection] = attrs.field(factory=list)
+    # The ids of all entities by store and kind, where there is anything to adopt.
+    listed: dict[str, dict[str, list[str]]] = attrs.field(factory=dict)
     # The states that our own records gave to entities, from the baseline on, oldest first.
     _ours: dict[Entity, list[Payload]] = attrs.field(factory=dict)
     _left_alone: set[Entity] = attrs.field(factory=set)
@@ -67,13 +73,17 @@ class Recovery:
         self.progress("looking at the palace", 0.0)
         for projection in self.projections:
             projection.read_fingerprint()
-        baseline = self.journal.tail.baseline
-        if baseline is None:
-            return
-        for projection in self.projections:
-            then = baseline.get(projection.name)
-            if then is None or self._differs(projection, then):
-                self.suspects.append(projection)
+        tail = self.journal.tail
+        if tail.baseline is not None:
+            for projection in self.projections:
+                then = tail.baseline.get(projection.name)
+                if then is None or self._differs(projection, then):
+                    self.suspects.append(projection)
+        if tail.baseline is None or tail.adopting is not None or self.suspects:
+            self.listed = {
+                projection.name: {kind: projection.ids(kind) for kind in projection.kinds()}
+                for projection in self.projections
+            }
 
     def _differs(self, projection: Projection, then: Json) -> bool:
         """Tell whether a store is not as it was; one that can't be compared may not be."""
@@ -111,43 +121,53 @@ class Recovery:
         self._ours = self._states_since_baseline()
         open_keys = [key for key, _ in newest_first(tail.open)]
         if tail.baseline is None:
-            # An adoption was interrupted, or calls ran before the first one: their groups come
-            # first, so that no half of one is adopted as if it were stock's.
+            # Calls ran before the first adoption: their groups come first, so that no half of one
+            # is adopted as if it were stock's.
             for key in open_keys:
                 self._roll_back(key)
-            self._adopt_all()
+            self._adopt_later()
             return
+        later = [projection for projection in self.suspects if self._may_wait(projection)]
         for projection in self.suspects:
+            if projection in later:
+                continue
             level = logging.INFO if projection.name == "files" else logging.WARNING
             logger.log(level, "%s was changed by another program: taking it over", projection.name)
             self._reconcile(projection, baseline=tail.baseline.get(projection.name))
         for key in open_keys:
             self._roll_back(key)
-        self._write_lost()
-        if self.suspects or open_keys:
+        self._write_lost(later)
+        if later:
+            self._adopt_later()
+        elif self.suspects or open_keys:
             self.journal.sync(self.journal.close_key("", STATE))
 
-    # A palace that has no journal yet.
+    # What is adopted while calls are served.
 
-    def _adopt_all(self) -> None:
-        known = replay(self.journal.directory, self.journal.kernel, self.progress)
-        total = sum(p.count(kind) for p in self.projections for kind in p.kinds()) or 1
-        done = 0
-        logger.info("taking %d entities into a new journal", total)
-        # An interrupted adoption goes on where it was.  What it took, and is gone from the store
-        # now, was deleted in between.
-        gone = set(known.live)
-        for projection in self.projections:
-            for kind in projection.kinds():
-                for batch in in_batches(projection.scan(kind)):
-                    new = [entry for entry in batch if not _is_known(known, kind, entry)]
-                    append_adopted(self.journal, kind, new)
-                    gone.difference_update((kind, ident) for ident, _ in batch)
-                    done += len(batch)
-                    self.progress("taking the palace into its journal", min(1.0, done / total))
-        for kind, ident in gone:
-            append_adopted(self.journal, kind, [(ident, None)])
-        self.journal.sync(self.journal.close_key("", STATE))
+    def _may_wait(self, projection: Projection) -> bool:
+        """Tell whether a suspect store may be compared later: nothing of ours is missing in it.
+
+        What is gone from a store that went on was deleted, and what differs is newer: calls see
+        and change what is there.
+        """
+        tail = self.journal.tail
+        then = (tail.baseline or {}).get(projection.name)
+        if then is None or projection.was_replaced(then) or projection.is_older(then):
+            return False
+        ours = {*tail.touched, *_states(tail.open.values())}
+        return not any(projection.owns(kind) for kind, _ in ours)
+
+    def _adopt_later(self) -> None:
+        """Say that the journal isn't whole: of anything that it says by now it may be out of date.
+
+        An empty palace is whole at once.
+        """
+        total = sum(len(ids) for kinds in self.listed.values() for ids in kinds.values())
+        adopting = Adopting(since=self.journal.seq, total=total)
+        if total or self.journal.tail.baseline is not None or self.journal.seq:
+            self.journal.begin_adoption(adopting)
+        else:
+            self.journal.sync(self.journal.close_key("", STATE))
 
     # A journal that lacks records.
 
@@ -283,10 +303,10 @@ class Recovery:
 
     # What a store has lost, though its change was complete.
 
-    def _write_lost(self) -> None:
+    def _write_lost(self, later: Sequence[Projection]) -> None:
         for (kind, ident), was in list(self.journal.tail.touched.items()):
             projection = self._owner_of((kind, ident))
-            if projection is None or projection in self.suspects:
+            if projection is None or (projection in self.suspects and projection not in later):
                 continue  # a suspect store was compared whole
             actual = projection.read(kind, [ident]).get(ident)
             if same(actual, was.now) or (kind, ident) in self._left_alone:
@@ -378,7 +398,7 @@ class _Reconciliation:
 
     def _is_ours(self, kind: str, entry: tuple[str, Payload]) -> bool:
         pending = self.pending.get((kind, entry[0]), ())
-        return _is_known(self.known, kind, entry) or _among(pending, entry[1])
+        return is_known(self.known, kind, entry) or _among(pending, entry[1])
 
     def _is_former(self, kind: str, ident: str, payload: Payload) -> bool:
         """Tell whether a store holds what an entity was before the journal's last word on it."""
@@ -432,7 +452,8 @@ def append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Paylo
             journal.roll()
 
 
-def _is_known(known: Replay, kind: str, entry: tuple[str, Payload]) -> bool:
+def is_known(known: Replay, kind: str, entry: tuple[str, Payload]) -> bool:
+    """Tell whether a store's entry is in the journal as it is."""
     ident, payload = entry
     live = known.live.get((kind, ident))
     if live is None or live.digest != digest_of(payload):

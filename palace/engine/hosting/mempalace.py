@@ -147,6 +147,8 @@ class MempalaceEngine(JournalledEngine):
             importlib.import_module(f"mempalace.{name}")
         if self._state.supply is not None:
             self._state.supply.begin()  # after all imports: two threads would wait for each other's
+        if self._memory is not None:
+            self._memory.go_on_adopting()
         self._fingerprint = str(server._config.search_config_fingerprint)  # noqa: SLF001
         return self._catalogue(server)
 

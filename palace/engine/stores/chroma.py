@@ -43,6 +43,15 @@ _SEQ = """
 SELECT max(coalesce((SELECT max(seq_id) FROM embeddings_queue), 0),
            coalesce((SELECT max(seq_id) FROM max_seq_id WHERE typeof(seq_id) = 'integer'), 0))
 """
+# The queue as well: a killed process may not have put all of it among the rows.
+_IDS = """
+SELECT e.embedding_id FROM embeddings e
+JOIN segments s ON s.id = e.segment_id AND s.scope = 'METADATA' WHERE s.collection = :ident
+UNION ALL SELECT id FROM embeddings_queue q WHERE q.topic LIKE '%/' || :ident AND q.seq_id >
+    coalesce((SELECT m.seq_id FROM max_seq_id m JOIN segments s ON s.id = m.segment_id
+              AND s.scope = 'METADATA' WHERE s.collection = :ident
+              AND typeof(m.seq_id) = 'integer'), 0)
+"""
 _SINCE = """
 SELECT c.name, e.embedding_id FROM embeddings e
 JOIN segments s ON s.id = e.segment_id AND s.scope = 'METADATA'
@@ -150,6 +159,14 @@ class Chroma:
         ids = self.api()._get(ident, include=[])["ids"]  # noqa: SLF001
         for start in range(0, len(ids), PAGE):
             yield from documents(self.api(), ident, ids[start : start + PAGE]).items()
+
+    def ids(self, kind: str) -> list[str]:
+        if kind == COLLECTION:
+            return list(self._counts)
+        with closing(self._sqlite()) as connection:
+            ident = self._counts[kind.removeprefix(PREFIX)].id
+            rows = connection.execute(_IDS, {"ident": ident})
+            return list(dict.fromkeys(row[0] for row in rows))
 
     def count(self, kind: str) -> int:
         if kind == COLLECTION:

@@ -62,6 +62,9 @@ class Files:
     def scan(self, kind: str) -> Iterator[tuple[str, FilePayload]]:
         yield from self.read(kind, NAMES).items()
 
+    def ids(self, kind: str) -> list[str]:
+        return list(self.read(kind, NAMES))
+
     def count(self, kind: str) -> int:
         return len(self.read(kind, NAMES))
 

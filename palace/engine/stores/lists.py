@@ -100,6 +100,9 @@ class JsonList:
     def scan(self, _kind: str) -> Iterator[tuple[str, Payload]]:
         yield from keyed(self.load()).items()
 
+    def ids(self, _kind: str) -> list[str]:
+        return list(keyed(self.load()))
+
     def count(self, _kind: str) -> int:
         return len(self.load())
 

@@ -91,6 +91,13 @@ class Projection(Protocol):
         """Yield all (id, payload) of a kind."""
         ...
 
+    def ids(self, kind: str) -> list[str]:
+        """Return the ids of a kind as the files say, perhaps with some that are gone.
+
+        Only while no process has them open.
+        """
+        ...
+
     def count(self, kind: str) -> int: ...
 
     def write(self, kind: str, changes: Mapping[str, Payload]) -> None:

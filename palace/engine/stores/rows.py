@@ -97,6 +97,14 @@ class Rows:
             for row in rows:
                 yield row_id(table, row), payload_of(row)
 
+    def ids(self, kind: str) -> list[str]:
+        if not self.exists():
+            return []
+        table = self.table(kind)
+        with self._open() as connection:
+            query = f"SELECT {', '.join(table.key)} FROM {table.name} ORDER BY rowid"
+            return [row_id(table, row) for row in connection.execute(query)]
+
     def count(self, kind: str) -> int:
         if not self.exists():
             return 0

@@ -5,13 +5,10 @@ from typing import Any
 
 import pytest
 
-from palace.engine.stores import projection
 from palace.journal.record import ADOPT, ATTEMPT, QUARANTINE, STATE
-from palace.journal.replay import replay
 from palace.protocol.resend import CRASHES_MAX
 from tests.support.disks.memory import Disk, Stopped, all_kept, all_lost
 from tests.support.stores.memory import (
-    JOURNAL,
     Life,
     Platter,
     after,
@@ -166,7 +163,7 @@ def test_what_others_changed_is_taken_into_the_journal() -> None:
     assert [p.name for p in again.recovery.suspects] == ["one"]
     assert again.contents == entities(x="theirs", new="theirs, too", z_=1)
     again.check()
-    assert actions(again, life.journal.seq + 1) == [ADOPT, ADOPT, ADOPT, STATE]
+    assert actions(again, life.journal.seq + 1) == [STATE, ADOPT, ADOPT, ADOPT, STATE]
     assert after(again).recovery.suspects == []
 
 
@@ -346,81 +343,7 @@ def test_attempts_are_safe_before_the_store_is_touched() -> None:
     again.check()
 
 
-# A palace without a journal.
-
-
-@pytest.fixture
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "BATCH", 3)
-
-
-def _full() -> tuple[Platter, Platter]:
-    one, two = Platter(), Platter()
-    for number in range(10):
-        one.set(("a", f"x{number}"), {"n": number})
-        two.set(("b", f"y{number}"), {"n": number})
-    return one, two
-
-
-@pytest.mark.usefixtures("small_batches")
-def test_a_palace_is_adopted_whole_and_once() -> None:
-    life = awake(Disk(), _full())
-    life.check()
-
-    assert actions(life) == [ADOPT] * 20 + [STATE]
-    assert life.journal.tail.baseline == {
-        "one": life.one.fingerprint(),
-        "two": life.two.fingerprint(),
-    }
-    assert after(life).journal.seq == 21
-
-
-@pytest.mark.usefixtures("small_batches")
-@pytest.mark.parametrize("choose", [all_kept, all_lost])
-def test_an_adoption_may_be_broken_off_anywhere(choose: Any) -> None:
-    for number in range(500):
-        disk, platters = Disk(), _full()
-        disk.stop_after(number)
-        try:
-            awake(disk, platters, segment_bytes=3000)
-        except Stopped:
-            pass
-        again = awake(disk.power_cut(choose), platters, 2, segment_bytes=3000)
-        again.check()
-        assert actions(again).count(ADOPT) == 20, "nothing is adopted twice"
-        if not disk.dead:
-            return
-    raise AssertionError("it never came to its end")
-
-
-@pytest.mark.usefixtures("small_batches")
-def test_what_is_changed_between_two_halves_of_an_adoption_is_noticed() -> None:
-    disk, platters = Disk(), _full()
-    disk.stop_after(40)
-    died(lambda: awake(disk, platters, segment_bytes=3000))
-    platters[0].set(("a", "x1"), "changed")
-
-    disk = disk.power_cut(all_kept)
-    assert 3 <= len(replay(JOURNAL, disk).live) < 20
-    again = awake(disk, platters, 2, segment_bytes=3000)
-
-    assert again.known()["a", "x1"] == "changed"
-    again.check()
-
-
-@pytest.mark.usefixtures("small_batches")
-def test_what_is_deleted_between_two_halves_of_an_adoption_is_deleted() -> None:
-    disk, platters = Disk(), _full()
-    disk.stop_after(40)
-    died(lambda: awake(disk, platters, segment_bytes=3000))
-    disk = disk.power_cut(all_kept)
-    taken = next(iter(replay(JOURNAL, disk).live))
-    platters[0].set(taken, None)
-
-    again = awake(disk, platters, 2, segment_bytes=3000)
-
-    assert taken not in again.known()
-    again.check()
+# A palace without a journal: what is adopted later, test_adoption.py has.
 
 
 def test_what_was_left_unfinished_before_the_first_adoption_is_taken_back() -> None:

@@ -35,6 +35,7 @@ class LightEngine:
     model_pending: bool = False
     journalled: bool = False
     outlived: str = ""
+    adopting: bool = False
     change: str = ""
     closed: bool = False
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -99,6 +100,9 @@ class LightEngine:
 
     def adopt(self) -> int:
         return 0
+
+    def adopts(self) -> bool:
+        return self.adopting
 
     def save(self, target: str) -> bool:
         return False

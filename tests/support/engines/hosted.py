@@ -167,6 +167,9 @@ class HostedEngine:
     def resumes(self) -> bool:
         return True
 
+    def adopts(self) -> bool:
+        return bool(self._ask("adopts"))
+
     def outlives(self) -> str:
         return ""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from palace.engine.durability.adoption import Adoption
 from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.recovery import Recovery
 from palace.engine.stores.projection import Change
@@ -62,6 +63,7 @@ class MemoryStore:
     on_write: Callable[[Entity], None] = lambda _entity: None
     lock: threading.RLock = attrs.field(factory=threading.RLock)
     scanned: list[str] = attrs.field(factory=list)
+    read_ids: list[str] = attrs.field(factory=list)
     _count: int = 0
     _sum: int = 0
 
@@ -84,13 +86,18 @@ class MemoryStore:
 
     def read(self, kind: str, ids: Iterable[str]) -> dict[str, Any]:
         rows = self.platter.rows
-        return {ident: rows[kind, ident][1] for ident in ids if (kind, ident) in rows}
+        wanted = list(ids)
+        self.read_ids += wanted
+        return {ident: rows[kind, ident][1] for ident in wanted if (kind, ident) in rows}
 
     def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
         self.scanned.append(kind)
         for (known, ident), (_, payload) in list(self.platter.rows.items()):
             if known == kind:
                 yield ident, payload
+
+    def ids(self, kind: str) -> list[str]:
+        return [ident for known, ident in self.platter.rows if known == kind]
 
     def count(self, kind: str) -> int:
         return sum(known == kind for known, _ in self.platter.rows)
@@ -157,6 +164,15 @@ class Life:
     def platters(self) -> tuple[Platter, Platter]:
         return self.one.platter, self.two.platter
 
+    def adoption(self) -> Adoption:
+        """Return what adopts the rest; one portion is one entity until it grows."""
+        return Adoption(
+            journal=self.journal,
+            projections=(self.one, self.two),
+            listed=self.recovery.listed,
+            size=1,
+        )
+
     @property
     def contents(self) -> dict[Entity, Any]:
         """Return what the stores hold."""
@@ -218,23 +234,28 @@ def awake(
     platters: tuple[Platter, Platter] | None = None,
     epoch: int = 1,
     segment_bytes: int = SEGMENT_BYTES,
+    *,
+    whole: bool = True,
 ) -> Life:
-    """Open a palace as a broker does."""
+    """Open a palace as a broker does; `whole`: wait until all is adopted."""
     life = born(disk, platters, epoch, segment_bytes)
     life.journal.fingerprints = lambda: {
         "one": life.one.fingerprint(),
         "two": life.two.fingerprint(),
     }
     life.recovery.run()
+    if whole:
+        for _ in life.adoption().portions():
+            pass
     return life
 
 
-def after(life: Life, disk: Disk | None = None) -> Life:
+def after(life: Life, disk: Disk | None = None, *, whole: bool = True) -> Life:
     """Return the next owner's life after a death: by default nothing but memory is lost."""
     if disk is None:
         disk = life.disk.power_cut(lambda _low, high: high)
     one, two = life.platters
-    return awake(disk, (one.copy(), two.copy()), life.journal.stamp.epoch + 1)
+    return awake(disk, (one.copy(), two.copy()), life.journal.stamp.epoch + 1, whole=whole)
 
 
 # What tests ask of a life.

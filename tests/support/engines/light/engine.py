@@ -164,6 +164,9 @@ class LightStore:
     def scan(self, kind: str) -> Iterator[tuple[str, Any]]:
         yield from [(i, payload) for (known, i), payload in self._live.items() if known == kind]
 
+    def ids(self, kind: str) -> list[str]:
+        return [ident for known, ident in self._live if known == kind]
+
     def count(self, kind: str) -> int:
         return sum(known == kind for known, _ in self._live)
 
@@ -284,7 +287,8 @@ class MempalaceEngine(JournalledEngine):
         stores.light.open()
         checkpointer = Checkpointer(journal=journal, bytes_min=self.checkpoint_bytes)
         memory = DurableCalls(journal, stores, CallGroups(journal), recovery, checkpointer)  # type: ignore[arg-type]
-        memory.recover()
+        memory.recover(one_go=0)
+        memory.go_on_adopting()
         self._memory = memory
         return self.catalogue()
 
