@@ -73,6 +73,10 @@ bench *arguments:
 bench-journal *arguments:
     python -m bench.journal {{arguments}}
 
+# Measure the first reply on a large palace that stock has filled, beside stock's (many minutes).
+bench-first-reply *arguments:
+    python -m bench.first_reply {{arguments}}
+
 # Measure a guest over TLS beside a neighbour.
 bench-guests *arguments:
     python -m bench.guests {{arguments}}

@@ -61,15 +61,16 @@ class Job:
     def __init__(self, scratch: Path, filled: Path, commands: Path) -> None:
         self.samples = Samples()
         self._scratch, self._filled, self._commands = scratch, filled, commands
-        self._count = 0
+        self._count = self._opened = 0
 
     def round(self) -> None:
         self._stock(self._fresh())
         self._palace(self._fresh())
 
     def _fresh(self) -> Path:
-        root = self._scratch / "fresh" / "palace"
-        shutil.rmtree(root.parent, ignore_errors=True)
+        shutil.rmtree(self._scratch / f"fresh-{self._opened}", ignore_errors=True)
+        self._opened += 1  # at a path of its own: palace remembers what it has served where
+        root = self._scratch / f"fresh-{self._opened}" / "palace"
         shutil.copytree(self._filled, root)
         root.chmod(0o700)
         return root

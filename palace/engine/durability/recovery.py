@@ -129,10 +129,10 @@ class Recovery:
             return
         later = [projection for projection in self.suspects if self._may_wait(projection)]
         for projection in self.suspects:
-            if projection in later:
-                continue
             level = logging.INFO if projection.name == "files" else logging.WARNING
             logger.log(level, "%s was changed by another program: taking it over", projection.name)
+            if projection in later:
+                continue
             self._reconcile(projection, baseline=tail.baseline.get(projection.name))
         for key in open_keys:
             self._roll_back(key)

@@ -287,6 +287,9 @@ def test_interrupted_adoption_is_carried_on(
             killed += 1
         with site.shim() as client:
             total = client.tool("list_drawers", limit=1)["total"]
+            wait_until(
+                lambda: status_of(site)["journal"]["adoption"] is None, what="all is adopted"
+            )
         assert total == MADE
         assert site.run("stop").returncode == 0
         done = site.run("doctor", "--drift", timeout_s=120)
