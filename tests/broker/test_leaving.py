@@ -188,6 +188,17 @@ async def test_an_engine_that_nobody_could_load_again_is_not_left_for_being_idle
         assert (await goodbye(shim))["reason"] == "idle"
 
 
+async def test_an_engine_that_adopts_is_not_left_for_being_idle(root: Path) -> None:
+    engine = LightEngine(adopting=True)
+    async with open_broker(root, engine, idle_s=0.3) as running:
+        shim = await running.session()
+        await trio.sleep(1.0)
+        assert not running.state.leaving.begun.is_set()
+        engine.adopting = False
+
+        assert (await goodbye(shim))["reason"] == "idle"
+
+
 async def test_a_long_poll_is_handed_back_instead_of_waited_for(root: Path) -> None:
     async with open_broker(root, grace_s=20.0) as running:
         shim = await running.session()

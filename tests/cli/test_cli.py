@@ -200,6 +200,11 @@ def test_status_says_where_http_is_served() -> None:
     )
     assert "not yet" in status_text(STATUS | {"http": served | {"url": ""}})
     assert "HTTP        off" in status_text(STATUS)  # an older broker doesn't say
+    adoption = {"done": 3, "total": 9, "problem": ""}
+    journal = STATUS["journal"] | {"adoption": adoption}
+    assert "3 of 9 entries taken over so far" in status_text(STATUS | {"journal": journal})
+    journal["adoption"] = adoption | {"problem": "no space"}
+    assert "not going on: no space" in status_text(STATUS | {"journal": journal})
 
 
 def test_durations_are_said_as_people_say_them() -> None:

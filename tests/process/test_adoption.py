@@ -80,12 +80,12 @@ class Writer:
 
 
 def adoption_of(site: Site) -> dict[str, Any] | None:
-    """Return how far it is; {} where no broker tells."""
+    """Return how far it is; {} where no broker knows."""
     try:
         status = status_of(site)
     except (PalaceError, OSError):
         return {}
-    return status["journal"].get("adoption", {}) if "seq" in status["journal"] else {}
+    return status["journal"]["adoption"] if status["engine"]["state"] == "ready" else {}
 
 
 def kill_while_it_adopts(site: Site, chance: random.Random) -> int:
