@@ -13,6 +13,7 @@ from palace.journal import tail as tails
 from palace.journal.record import (
     ABORT,
     ADOPT,
+    ADOPTION,
     ATTEMPT,
     CHECKPOINT,
     DELETE,
@@ -26,7 +27,7 @@ from palace.journal.record import (
     UNIT,
     Draft,
 )
-from palace.journal.tail import EPOCHS_KEPT, OUTCOMES_MAX, Tail, Touched, split_key
+from palace.journal.tail import EPOCHS_KEPT, OUTCOMES_MAX, Adopting, Tail, Touched, split_key
 
 Step = Callable[[Tail], None]
 
@@ -63,6 +64,7 @@ def end(key: str, action: str = OUTCOME, **payload: Any) -> Draft:
 def facts(tail: Tail) -> dict[str, Any]:
     found = attrs.asdict(tail)
     found["epoch"] = tail.epoch
+    del found["settled"]  # of this owner's life alone: a later one reads it in the journal
     return found
 
 
@@ -71,11 +73,22 @@ def facts(tail: Tail) -> dict[str, Any]:
 keys = st.sampled_from(["s:0", "s:1", "s:2", "t:7", "own-1-1", ""])
 idents = st.sampled_from("xyz")
 payloads = st.sampled_from([1, "two", {"three": 3}, [4]])
-looks = st.fixed_dictionaries({}, optional={"at": st.integers(1, 9).map(lambda n: {"store": n})})
+fingerprints = st.integers(1, 9).map(lambda n: {"store": n})
+looks = st.one_of(
+    st.fixed_dictionaries({}, optional={"at": fingerprints}),
+    st.fixed_dictionaries(
+        {
+            "so_far": st.builds(
+                lambda at, n: {"at": at, "since": n, "total": 9}, fingerprints, st.integers(0, 9)
+            )
+        }
+    ),
+)
 drafts = st.one_of(
     st.builds(put, keys, idents, payloads, st.none() | payloads),
     st.builds(delete, keys, idents, payloads),
     st.builds(back, st.sampled_from([UNDO, ADOPT]), idents, st.none() | payloads, keys),
+    st.builds(back, st.just(ADOPT), idents, payloads, st.just(ADOPTION)),
     st.builds(lambda key, at: end(key, reply=f"r{key}", **at), keys, looks),
     st.builds(
         lambda key, action, at: end(key, action, **at), keys, st.sampled_from([UNIT, STATE]), looks
@@ -298,3 +311,33 @@ def test_take_backs_that_ended_count_no_longer_while_deaths_do() -> None:
 
     assert tail.attempts == {"s:1": 3}
     assert tail.tries == {}
+
+
+# A palace that is being adopted.
+
+
+def so_far(since: Any = 3, total: Any = 9) -> dict[str, Any]:
+    return {"so_far": {"at": {"store": 1}, "since": since, "total": total}}
+
+
+def test_an_adoption_lasts_until_a_closing_record_says_that_all_is_there() -> None:
+    fold = Fold()
+    tail = fold.tell(end("", STATE, **so_far()), put("s:1", "x", 2, 1))
+    assert tail.adopting == Adopting(since=3, total=9)
+    assert tail.settled == {("k", "x")}
+    assert tail.fingerprints_as({"store": 2}) == {
+        "so_far": {**so_far()["so_far"], "at": {"store": 2}}
+    }
+    fold.tell(end("s:1"), back(ADOPT, "y", 1, ADOPTION))
+    assert ("k", "y") not in tail.touched, "the store holds it as the fingerprint says"
+    fold.tell(end("", STATE, at={"store": 3}))
+    assert tail.adopting is None
+    assert not tail.settled
+    assert tail.fingerprints_as({"store": 4}) == {"at": {"store": 4}}
+
+
+@pytest.mark.parametrize("wrong", [so_far(since=-1), so_far(total="9"), {"so_far": []}])
+def test_what_no_palace_says_of_an_adoption_says_nothing(wrong: dict[str, Any]) -> None:
+    tail = Fold().tell(end("", STATE, **wrong))
+    assert tail.baseline is None
+    assert tail.adopting is None
