@@ -22,12 +22,11 @@ import attrs
 
 from palace.broker.services import Services
 from palace.kernel.kernel import Kernel
-from palace.ownership.served import Memory, holds
+from palace.ownership.served import REPLACED, Memory, holds
 from palace.protocol.lifecycle import EngineState, Lifecycle
 from palace.settings.config import TOML_BYTES_MAX
 from palace.settings.paths import Paths
 
-DOOMED = ".old"  # what stock's migrate calls the directory that it removes a moment later
 NOTE_S = 1.0
 
 logger = logging.getLogger("palace.broker")
@@ -102,7 +101,7 @@ class Displacement:
     def whole_elsewhere(self) -> str:
         """Return where the directory lies now with all that it held, "" for nowhere that lasts."""
         root = self._kernel.path_of(self._root_fd)
-        if not root or root == self._paths.root + DOOMED:
+        if not root or root == self._paths.root + REPLACED:
             return ""
         moved = Paths(root)
         wanted = {moved.journal: self._ids.get(self._paths.journal)}

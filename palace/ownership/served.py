@@ -26,6 +26,9 @@ SCHEMA = 1
 ENTRY_BYTES_MAX = 65_536
 SAVED = ".saved-"
 BESIDE = ".served.json"
+REPLACED = ".old"  # what stock's migrate calls the directory that it removes a moment later
+SWAP_S = 10.0
+SWAP_POLL_S = 0.05
 _TEXTS = ("path", "palace_id", "since", "moved_to", "copied_from", "former_id", "saved")
 _NEWER = ("saved",)  # which older versions don't write
 _NUMBERS = ("epoch", "seq", "lost_from", "lost_to")
@@ -275,8 +278,25 @@ def check_there(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) -> N
     """Refuse to create a palace's directory again where one was served; raises PalaceReplaced."""
     if kernel.file_id(paths.root) is None:
         served = read_served(paths.root, environ, kernel)
-        if served is not None and not is_empty(served):
+        if served is not None and not is_empty(served) and not _is_swapped_in(served, kernel):
             raise gone(served, environ, kernel)
+
+
+def _is_swapped_in(served: Served, kernel: Kernel) -> bool:
+    """Wait while stock's `migrate` is between its two renames; tell whether a directory came.
+
+    The second one is a copy where its scratch directory is on another disk.  Whoever refused
+    meanwhile would tell its clients that an outcome is unknown which the next owner knows.
+    """
+    import time
+
+    deadline_s = kernel.monotonic() + SWAP_S
+    while kernel.file_id(served.path) is None:
+        is_between = holds(served.path + REPLACED, served.palace_id, kernel)
+        if not is_between or kernel.monotonic() >= deadline_s:
+            return False
+        time.sleep(SWAP_POLL_S)
+    return True
 
 
 def gone(

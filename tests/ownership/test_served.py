@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from palace.kernel.kernel import Kernel
-from palace.ownership import lock
+from palace.ownership import lock, served
 from palace.ownership.place import take_place
 from palace.ownership.served import (
     Memory,
@@ -75,6 +75,30 @@ def test_an_owner_is_remembered_for_its_user_alone(tmp_path: Path, environ: dict
     assert beside.stat().st_mode & 0o777 == 0o600
     beside.unlink()
     assert read_served(paths.root, {"HOME": str(tmp_path / "other")}, KERNEL) is None
+
+
+def test_a_palace_between_two_renames_of_migrates_is_waited_for(
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+    os.rename(paths.root, f"{paths.root}.old")
+    looks = []
+
+    class Swapping(Kernel):
+        def file_id(self, path: str) -> tuple[int, int] | None:
+            looks.append(path)
+            if looks.count(paths.root) == 3:
+                os.makedirs(paths.root)
+            return super().file_id(path)
+
+    check_there(paths, environ, Swapping())
+    assert looks.count(paths.root) == 3
+
+    os.rmdir(paths.root)  # it was killed in between
+    monkeypatch.setattr(served, "SWAP_S", 0.1)
+    with pytest.raises(PalaceReplaced):
+        check_there(paths, environ, KERNEL)
 
 
 def other_home(tmp_path: Path) -> dict[str, str]:

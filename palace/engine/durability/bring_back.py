@@ -32,6 +32,7 @@ from palace.journal.segment import ARCHIVE, SUFFIX, list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership.lock import attempts, wait_for_mempalace
 from palace.ownership.served import (
+    REPLACED,
     Served,
     find_missing,
     gone,
@@ -44,7 +45,7 @@ from palace.settings.paths import Paths
 
 # Beside the palace, by stock's names: what `repair rebuild-index` and `repair --mode from-sqlite`
 # archive, what `migrate` copies and what it renames away, and what `repair` copies.
-ARCHIVES = (".pre-rebuild-", ".pre-migrate.", ".old", ".backup")
+ARCHIVES = (".pre-rebuild-", ".pre-migrate.", REPLACED, ".backup")
 SCRATCH = "recover-"
 SWAP_S = 60.0  # for a stock migrate that is putting its directory in place
 SWAP_QUIET_S = 5.0
@@ -117,7 +118,7 @@ def _wait_for_others(
     # from another disk, the old directory has this name.
     quiet_s, seen = kernel.monotonic(), kernel.signature(paths.store)
     for _ in attempts(kernel, SWAP_S, SWAP_POLL_S):
-        if not holds(f"{paths.root}.old", missing.palace_id, kernel):
+        if not holds(paths.root + REPLACED, missing.palace_id, kernel):
             return
         found = kernel.signature(paths.store)
         if found != seen:
