@@ -22,6 +22,7 @@ from palace.protocol.errors import BrokerFull, PalaceError, WireError
 from palace.protocol.lifecycle import EngineState, Reason
 from palace.protocol.pathmap import Whereabouts
 from palace.protocol.proof import proof_of
+from palace.protocol.rights import RIGHTS, Peer, Right, Who, local_peer
 from palace.protocol.session import Hello
 from palace.transport.lines import Connection, Lines
 from palace.transport.unix import LineStream
@@ -33,24 +34,20 @@ LINE_MARGIN = 1024
 logger = logging.getLogger("palace.broker")
 
 
-@attrs.frozen(kw_only=True)
-class Peer:
-    """The other end's process; `uid` is None for guests, which have shown their token."""
-
-    pid: int
-    uid: int | None
-    address: str = ""
-
-
-GUEST = Peer(pid=0, uid=None)
-
-
 async def serve_socket(state: BrokerState, sock: socket.socket, *, direct: bool = False) -> None:
     """Serve one accepted AF_UNIX socket to its end and close it."""
     stream = LineStream(sock, line_bytes_max=state.services.config.line_bytes_max + LINE_MARGIN)
     pid, uid = peer_of(sock)
+    services = state.services
+    peer = local_peer(
+        pid=pid,
+        uid=uid,
+        owner=os.geteuid(),
+        allowed=services.config.allow_uids,
+        near=services.kernel.shares_mounts(pid),
+    )
     try:
-        await serve_connection(state, stream, Peer(pid=pid, uid=uid))
+        await serve_connection(state, stream, peer)
     finally:
         if direct:
             state.leaving.stop(Reason.DIRECT, text="its client has left")
@@ -82,7 +79,7 @@ async def _serve_stream(state: BrokerState, stream: Lines, peer: Peer) -> None:
         version, kind, fields = wire.decode_header(lines[0])
         _check_version(version)
         if kind == wire.CONTROL:
-            await _serve_control(state, stream, fields)
+            await _serve_control(state, stream, fields, peer)
         elif kind == wire.HELLO:
             if state.connections.open > state.connections.limit:
                 raise _Refusal(BrokerFull.name, state.connections.full_text)
@@ -126,8 +123,8 @@ async def _first_line(stream: Lines) -> list[bytes]:
 
 
 def _check_peer(state: BrokerState, peer: Peer) -> None:
-    uid = peer.uid
-    if uid is not None and uid not in {0, os.geteuid(), *state.services.config.allow_uids}:
+    if not RIGHTS[peer.who]:
+        uid = peer.uid
         raise _Refusal(
             "forbidden",
             f"uid {uid} may not use this palace. Its owner can allow it (in palace.toml "
@@ -164,16 +161,29 @@ def _open_session(
         raise _Refusal("draining", "the broker is leaving")
     hello = Hello.read(fields)
     session = _session_of(state, hello, peer)
-    session.where = Whereabouts(
-        cwd=hello.cwd,
-        same_files=hello.place in ("", services.place),  # an old shim doesn't say: a neighbour's
-        resolve=os.path.realpath,
-    )
+    session.peer = peer
+    session.where = _whereabouts(hello, peer, services.place)
     session.connect(stream, hello)
     state.lifecycle.active(trio.current_time())
     services.kernel.trace("A.hello", session=session.id)  # before its shim can read the welcome
     session.header(wire.WELCOME, _welcome(state))
     return session
+
+
+def _whereabouts(hello: Hello, peer: Peer, place: str) -> Whereabouts:
+    """Return where a client is: a field may say that its files are not ours, never that they are.
+
+    An old shim says nothing; what is a neighbour's, is known all the same.
+    """
+    may_roam = peer.may(Right.PATHS)
+    same_files = hello.place in ("", place) and (may_roam or peer.who is Who.ALLOWED)
+    return Whereabouts(
+        cwd=hello.cwd,
+        same_files=same_files,
+        lent_only=not may_roam,
+        called=peer.called,
+        resolve=os.path.realpath,
+    )
 
 
 def _session_of(state: BrokerState, hello: Hello, peer: Peer) -> LiveSession:
@@ -280,10 +290,18 @@ async def adopt(state: BrokerState) -> str:
         return ""
 
 
-async def _serve_control(state: BrokerState, stream: Lines, fields: dict[str, str]) -> None:
+async def _serve_control(
+    state: BrokerState, stream: Lines, fields: dict[str, str], peer: Peer
+) -> None:
     if not isinstance(stream, LineStream):
         raise WireError("guests ask for tools, not for the broker itself: use `palace` on its host")
     ask = fields.get("ask", "")
+    if not peer.may(Right.CONTROL):
+        raise _Refusal(
+            "forbidden",
+            f"{peer.called} may use this palace, and may not ask its broker for {ask[:40]!r}: that "
+            "is for its owner and root.",
+        )
     if ask == "status":
         body = json.dumps(status_of(state)).encode()
         stream.send_soon(wire.encode_header(wire.ANSWER, {}) + body + b"\n")

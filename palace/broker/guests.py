@@ -14,11 +14,12 @@ import attrs
 import trio
 
 from palace.broker.certificate import Identity, make_identity
-from palace.broker.connections import GUEST, serve_connection
+from palace.broker.connections import serve_connection
 from palace.broker.places import Places
 from palace.broker.state import BrokerState
 from palace.ownership.record import Remote
 from palace.protocol.budget import Budget
+from palace.protocol.rights import GUEST
 from palace.transport.accepting import accept_forever
 from palace.transport.websocket import TokenGate, open_lines
 

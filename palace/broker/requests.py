@@ -1,5 +1,7 @@
 """A session's lines: parsed, answered if no engine is needed, and offered to admission."""
 
+from collections.abc import Mapping
+
 import trio
 
 from palace.broker.scheduling import refusal_of
@@ -10,12 +12,13 @@ from palace.protocol.admission import Job, Offer
 from palace.protocol.errors import (
     Busy,
     Draining,
+    Forbidden,
     OutcomeUnknown,
     PalaceError,
     PathUnknown,
     WireError,
 )
-from palace.protocol.pathmap import translate
+from palace.protocol.pathmap import Whereabouts, beneath, translate
 from palace.protocol.request import (
     PARSE_ERROR_REPLY,
     UNREADABLE,
@@ -24,6 +27,7 @@ from palace.protocol.request import (
     read_request,
     translated,
 )
+from palace.protocol.rights import right_of
 from palace.protocol.session import Arrival, Fate
 from palace.transport.lines import Connection
 
@@ -125,8 +129,9 @@ async def _handle_call(
         group=call.group if config.batch_max > 1 and not arrival.maybe_ran else "",
     )
     try:
-        job.request = translated(call, translate(call.message, session.where, config.path_map))
-    except PathUnknown as problem:
+        _check_right(session, call)
+        job.request = _found_here(call, session.where, config.path_map)
+    except (Forbidden, PathUnknown) as problem:
         _refuse(session, job, problem)
         return
     session.machine.begin_offer(arrival)
@@ -147,6 +152,22 @@ async def _handle_call(
             f"{config.admission_wait_s:.0f} s. Nothing was done; ask again later."
         )
         _refuse(session, job, Busy(text))
+
+
+def _check_right(session: LiveSession, call: ToolCall) -> None:
+    """Raise Forbidden for a tool that this client may not use."""
+    right = right_of(call)
+    if not session.peer.may(right):
+        raise Forbidden(
+            f"{call.name} takes the right {right.value!r}, which {session.peer.called} doesn't "
+            "have (docs/security.md). Nothing was done; ask the palace's owner to do it."
+        )
+
+
+def _found_here(call: ToolCall, where: Whereabouts, path_map: Mapping[str, str]) -> ToolCall:
+    """Return a call whose paths are ours, and the directory that it must not leave by a link."""
+    message = translate(call.message, where, path_map)
+    return translated(call, message, beneath=beneath(call.message, where, path_map))
 
 
 async def _offer(state: BrokerState, job: Job) -> Offer:

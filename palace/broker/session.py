@@ -6,6 +6,7 @@ import trio
 from palace.protocol import wire
 from palace.protocol.budget import HTTP, Use
 from palace.protocol.pathmap import Whereabouts
+from palace.protocol.rights import NOBODY, Peer
 from palace.protocol.session import Hello, Phase, Session
 from palace.transport.lines import Connection
 
@@ -29,6 +30,7 @@ class LiveSession:
     is_apart: bool = False
     client: str = ""
     hello: Hello = attrs.field(init=False)
+    peer: Peer = NOBODY  # until its connection says
     where: Whereabouts = attrs.field(factory=Whereabouts)
     machine: Session = attrs.field(factory=Session)
     stream: Connection | None = None

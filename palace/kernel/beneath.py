@@ -30,10 +30,10 @@ class OutsideError(PermissionError):
         super().__init__(errno.EXDEV, f"{name[:80]!r} is no plain name in {directory}")
 
 
-def parts_of(directory: str, name: str) -> "list[str]":
+def parts_of(directory: str, name: str, parts_max: int = PARTS_MAX) -> "list[str]":
     """Return the parts of a relative name; raises OutsideError for any other."""
     parts = name.split("/")
-    if len(parts) > PARTS_MAX or "\0" in name:
+    if len(parts) > parts_max or "\0" in name:
         raise OutsideError(directory, name)
     for part in parts:
         size = len(part.encode("utf-8", "surrogatepass"))
@@ -42,12 +42,14 @@ def parts_of(directory: str, name: str) -> "list[str]":
     return parts
 
 
-def open_beneath(directory: str, name: str, flags: int, mode: int = 0o600) -> int:
+def open_beneath(
+    directory: str, name: str, flags: int, mode: int = 0o600, *, parts_max: int = PARTS_MAX
+) -> int:
     """Open what a name stands for beneath a directory; the caller closes the descriptor.
 
     Raises OutsideError, and OSError as open(2) does.
     """
-    parts = parts_of(directory, name)
+    parts = parts_of(directory, name, parts_max)
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW
     top = os.open(directory, _DIRECTORY)
     try:
@@ -92,11 +94,16 @@ def _open_parts(top: int, parts: "list[str]", flags: int, mode: int) -> int:
 
 
 @contextmanager
-def parent_beneath(directory: str, name: str) -> "Iterator[tuple[int, str]]":
+def parent_beneath(
+    directory: str, name: str, parts_max: int = PARTS_MAX
+) -> "Iterator[tuple[int, str]]":
     """Yield a descriptor of the directory in which a name lies, and the name's last part."""
-    parts = parts_of(directory, name)
+    parts = parts_of(directory, name, parts_max)
     inner = "/".join(parts[:-1])
-    fd = open_beneath(directory, inner, _DIRECTORY) if inner else os.open(directory, _DIRECTORY)
+    if inner:
+        fd = open_beneath(directory, inner, _DIRECTORY, parts_max=parts_max)
+    else:
+        fd = os.open(directory, _DIRECTORY)
     try:
         yield fd, parts[-1]
     finally:

@@ -222,6 +222,13 @@ class PathUnknown(RequestError):
     name = "path_unknown"
 
 
+class Forbidden(RequestError):
+    """The client may not ask for this; the text names the right that it lacks."""
+
+    wire_code = -32075
+    name = "forbidden"
+
+
 class OutcomeUnknown(PalaceError):
     """The request may or may not have been carried out; check before sending it again."""
 

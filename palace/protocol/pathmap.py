@@ -6,6 +6,9 @@ no name here is refused: the wrong tree must not be mined.  Elsewhere a path is 
 (`source_file`): it is translated where the map knows it, so that the same file has one label, and
 else stays.
 
+A client without the right to all paths of the machine (rights.py) is held to the map, too, and the
+engine opens what it names beneath the directory that the map lends (`beneath`), and nowhere else.
+
 Pure.
 """
 
@@ -33,11 +36,14 @@ LABEL = "source_file"
 class Whereabouts:
     """Where a session's client is: its working directory, and whether its files are ours.
 
-    `resolve` returns a path without symbolic links, as os.path.realpath does.
+    `lent_only`: it may name nothing but what `path_map` lends, be its files ours or not; `called`
+    says who it is.  `resolve` returns a path without symbolic links, as os.path.realpath does.
     """
 
     cwd: str = ""
     same_files: bool = True
+    lent_only: bool = False
+    called: str = "this client"
     resolve: Callable[[str], str] = posixpath.normpath
 
 
@@ -57,6 +63,11 @@ def translate(message: Any, where: Whereabouts, path_map: Mapping[str, str]) -> 
     key = reads or (LABEL if name in LABELS else "")
     given = arguments.get(key)
     if not isinstance(given, str) or not given.strip():
+        if reads and _is_held(where) and (given is not None or name == "mempalace_sync"):
+            raise PathUnknown(
+                f"Without a path in {key}, {name} may look at files anywhere on the broker's "
+                "machine: name a directory that path_map lends (palace config). Nothing was read."
+            )
         return message
     here = _read_here(given, where, path_map) if reads else _label_here(given, where, path_map)
     if here == given:
@@ -65,16 +76,20 @@ def translate(message: Any, where: Whereabouts, path_map: Mapping[str, str]) -> 
 
 
 def _read_here(given: str, where: Whereabouts, path_map: Mapping[str, str]) -> str:
-    path = given
-    if not path.startswith(("/", "~")) and where.cwd:  # the broker's own directory means nothing
-        path = posixpath.join(where.cwd, path)
-    if where.same_files:
+    path = _absolute(given, where)
+    if not _is_held(where):
         return path
     there = _normal(path)
     root = _root_of(there, path_map)
     here = _mapped(there, path_map)
     if here is not None and _inside(where.resolve(here), where.resolve(path_map[root])):
         return here
+    if here is None and where.same_files:
+        raise PathUnknown(
+            f"{given} is not lent to {where.called}, which may name only what path_map "
+            f"lends. The palace's owner can lend it: palace config set path_map={there}={there}. "
+            "Nothing was read."
+        )
     if here is None:
         raise PathUnknown(
             f"{given} is a path of the client's own file system, and the palace's broker runs on "
@@ -85,6 +100,34 @@ def _read_here(given: str, where: Whereabouts, path_map: Mapping[str, str]) -> s
         f"{given} leads out of {root}, by a symbolic link: path_map lends that "
         "directory only. Nothing was read."
     )
+
+
+def beneath(message: Any, where: Whereabouts, path_map: Mapping[str, str]) -> str:
+    """Return the directory here beneath which a call may open files, "" for anywhere.
+
+    Of a message before it is translated; raises PathUnknown as `translate` does.
+    """
+    params = message.get("params")
+    name = params.get("name") if isinstance(params, dict) else None
+    if not _is_held(where) or not isinstance(name, str) or name not in READS_FILES:
+        return ""
+    arguments = params.get("arguments")
+    given = arguments.get(READS_FILES[name]) if isinstance(arguments, dict) else None
+    if not isinstance(given, str):
+        return ""  # `mine` without a source, which stock refuses
+    there = _normal(_absolute(given, where))
+    return path_map[_root_of(there, path_map)]
+
+
+def _is_held(where: Whereabouts) -> bool:
+    return where.lent_only or not where.same_files
+
+
+def _absolute(given: str, where: Whereabouts) -> str:
+    """Return a path that is not the broker's own directory's, which means nothing."""
+    if given.startswith(("/", "~")) or not where.cwd:
+        return given
+    return posixpath.join(where.cwd, given)
 
 
 def _label_here(given: str, where: Whereabouts, path_map: Mapping[str, str]) -> str:

@@ -36,6 +36,7 @@ class Request:
 class ToolCall(Request):
     """A `tools/call`.  `group` is what it must not share with others of its batch, "" for alone.
 
+    `beneath` is the directory beneath which alone it may open what it names, "" for anywhere.
     `progress_token` is None where its client does not ask how it comes on.
     """
 
@@ -44,6 +45,7 @@ class ToolCall(Request):
     arguments: Mapping[str, Any] = attrs.field(factory=dict)
     group: str = ""
     progress_token: str | int | None = None
+    beneath: str = ""
 
 
 def read_request(line: bytes) -> Request:
@@ -75,8 +77,9 @@ def tool_call(message: Any) -> ToolCall:
     )
 
 
-def translated(call: ToolCall, message: Any) -> ToolCall:
+def translated(call: ToolCall, message: Any, *, beneath: str = "") -> ToolCall:
     """Return a call with its paths as they are called here (palace/protocol/pathmap.py)."""
-    if message is call.message:
+    if message is call.message and not beneath:
         return call
-    return attrs.evolve(call, message=message, arguments=message["params"]["arguments"])
+    arguments = message["params"]["arguments"]
+    return attrs.evolve(call, message=message, arguments=arguments, beneath=beneath)

@@ -231,7 +231,8 @@ class Config:
     path_map: Mapping[str, str] = attrs.field(
         factory=dict,
         metadata=about(
-            "Directories of guests and what they are called here: a table of absolute paths.",
+            "Directories of guests, and of users in allow_uids, and what they are called here: a "
+            "table of absolute paths. Nothing else is read for them.",
             counts=USER,
         ),
     )
@@ -253,7 +254,10 @@ class Config:
     )
     allow_uids: tuple[int, ...] = attrs.field(
         default=(),
-        metadata=about("Users besides the palace's owner and root who may connect.", counts=USER),
+        metadata=about(
+            "Users besides the palace's owner and root who may read and write memories.",
+            counts=USER,
+        ),
     )
     adjustments_off: tuple[str, ...] = attrs.field(
         default=(),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palace.protocol.errors import PathUnknown
-from palace.protocol.pathmap import LABEL, LABELS, READS_FILES, Whereabouts, translate
+from palace.protocol.pathmap import LABEL, LABELS, READS_FILES, Whereabouts, beneath, translate
 from palace.protocol.tools import TOOLS
 
 MAP = {"/workspace": "/Users/me/src", "/workspace/deep": "/Volumes/deep", "/all": "/"}
@@ -88,9 +88,6 @@ def test_a_label_is_translated_where_it_can_be_and_else_stays(tool: str) -> None
     "message",
     [
         call("mine"),
-        call("mine", source=7),
-        call("mine", source=" "),
-        call("sync"),
         call("status", source="/x", source_file="/workspace/x"),
         {"params": {"name": "mempalace_mine"}},
         {"params": {"name": ["mempalace_mine"], "arguments": {"source": "/x"}}},
@@ -100,6 +97,47 @@ def test_a_label_is_translated_where_it_can_be_and_else_stays(tool: str) -> None
 )
 def test_what_names_no_file_is_left_alone(message: dict[str, Any]) -> None:
     assert translate(message, GUEST, MAP) is message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [call("mine", source=7), call("mine", source=" "), call("mine", source=["/etc"]), call("sync")],
+    ids=lambda message: str(message["params"]["arguments"]),
+)
+def test_what_may_look_anywhere_is_left_to_neighbours(message: dict[str, Any]) -> None:
+    near = Whereabouts(cwd="/home/me")
+    assert translate(message, near, MAP) is message
+    assert beneath(message, near, MAP) == ""
+    for held in (GUEST, Whereabouts(lent_only=True)):
+        with pytest.raises(PathUnknown, match="path_map"):
+            translate(message, held, MAP)
+
+
+def test_who_may_name_only_what_is_lent_is_held_to_the_map_though_its_files_are_ours() -> None:
+    where = Whereabouts(cwd="/home/you", lent_only=True, called="uid 7")
+    roots = {"/srv/shared": "/srv/shared"}
+    message = call("mine", source="/srv/shared/in")
+    assert translate(message, where, roots) is message
+    assert beneath(message, where, roots) == "/srv/shared"
+    for path in ("/home/me", "notes", "/srv/shared/../x", "~/x"):
+        with pytest.raises(PathUnknown, match="not lent to uid 7"):
+            translate(call("mine", source=path), where, roots)
+
+
+@pytest.mark.parametrize(
+    ("path", "root"),
+    [
+        ("/workspace", "/Users/me/src"),
+        ("deep", "/Users/me/src"),
+        ("/workspace/deep/x", "/Volumes/deep"),
+    ],
+)
+def test_a_call_is_held_to_the_nearest_directory_of_the_map(path: str, root: str) -> None:
+    assert beneath(call("mine", source=path), GUEST, MAP) == root
+    assert beneath(call("sync", project_dir=path), GUEST, MAP) == root
+    assert beneath(call("add_drawer", source_file=path), GUEST, MAP) == ""
+    assert beneath(call("mine"), GUEST, MAP) == ""
+    assert beneath({"params": []}, GUEST, MAP) == ""
 
 
 def test_the_tools_exist() -> None:

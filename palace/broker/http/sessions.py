@@ -7,7 +7,6 @@ nothing of it.
 """
 
 import logging
-import os
 
 import attrs
 import trio
@@ -18,8 +17,8 @@ from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
 from palace.protocol.budget import HTTP
 from palace.protocol.errors import Busy, Draining
-from palace.protocol.pathmap import Whereabouts
 from palace.protocol.request import Request
+from palace.protocol.rights import OVER_HTTP
 from palace.protocol.session import Hello
 from palace.protocol.tools import Kind
 from palace.transport.pending import LEAVING, PendingRequest, PendingRequests
@@ -63,7 +62,7 @@ class HttpSessions:
         # No HELLO can prove that it is an HTTP client's: nobody is told of a secret.
         proof = state.services.kernel.token()
         session = LiveSession(id=ident, pid=0, since_s=now_s, party=HTTP, proof=proof)
-        session.where = Whereabouts(resolve=os.path.realpath)
+        session.peer = OVER_HTTP
         http = HttpSession(session=session, requests=PendingRequests(QUIET_S), lasting=lasting)
         state.sessions.add(session)
         session.connect(http.requests, Hello(session=ident, client=client, read_only=read_only))

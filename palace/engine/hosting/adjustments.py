@@ -17,6 +17,7 @@ from palace.engine.embedding import inference
 from palace.engine.hosting import index_persistence, lookup_cache
 from palace.engine.hosting.batched_writer import BatchedWriter
 from palace.engine.hosting.host import Host
+from palace.engine.hosting.lent_files import LentFiles
 from palace.engine.hosting.query_prefetch import QueryPrefetch
 from palace.engine.patches import Patch, Patches, always, need
 from palace.engine.stock import JsonObject, Method, RawCollection
@@ -233,6 +234,15 @@ def embed_ahead(host: Host) -> Iterator[Patch]:
     yield from state.prefetch.patches()
 
 
+def lent_files(host: Host) -> Iterator[Patch]:
+    """Open what guests name beneath the directory that they were lent (lent_files.py)."""
+    if not host.config.path_map:
+        return  # nobody is lent anything
+    lent = LentFiles.of(host.paths, host.config, host.state.environ)
+    host.state.lent = lent
+    yield from lent.patches()
+
+
 Adjustment = Callable[[Host], Iterable[Patch]]
 
 # In the order in which they are applied: a later patch of the same target lies above an earlier.
@@ -249,6 +259,7 @@ ALL: tuple[Adjustment, ...] = (
     look_rarely,
     store_together,
     embed_ahead,
+    lent_files,
 )
 
 

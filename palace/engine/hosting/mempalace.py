@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -35,7 +35,13 @@ from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
 from palace.ownership.served import Memory
 from palace.protocol import jsonrpc
-from palace.protocol.errors import EngineError, StoreCorrupt, StoreUnavailable
+from palace.protocol.errors import (
+    EngineError,
+    Forbidden,
+    PalaceError,
+    StoreCorrupt,
+    StoreUnavailable,
+)
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.tools import Kind, Lane
@@ -195,7 +201,11 @@ class MempalaceEngine(JournalledEngine):
 
     def _answer(self, call: Call) -> Reply:
         trouble = self._memory.trouble() if self._memory is not None else ""
-        problem = reopening(trouble) if trouble else refusal(self._health, call.request.name)
+        problem: PalaceError | None
+        if trouble:
+            problem = reopening(trouble)
+        else:
+            problem = refusal(self._health, call.request.name) or self._not_held(call)
         if problem is not None:
             reply = jsonrpc.failure(call.request.id, problem)
             return Reply(payload=jsonrpc.encode(reply), reopen=trouble)
@@ -241,8 +251,22 @@ class MempalaceEngine(JournalledEngine):
             state.prefetch.prepare(call.message)
             if state.current.problem is not None:
                 return {}  # which says no more than the problem does
-        with nullcontext() if is_reader else state.lookups.suspended():
+        with nullcontext() if is_reader else state.lookups.suspended(), self._held(call):
             return self._server._http_dispatch(call.message)  # noqa: SLF001
+
+    def _held(self, call: Call) -> AbstractContextManager[None]:
+        """Hold a call to what its client was lent."""
+        lent = self._state.lent
+        return nullcontext() if lent is None else lent.held_to(call.request.beneath)
+
+    def _not_held(self, call: Call) -> Forbidden | None:
+        """Say why a call that must be held can't be."""
+        if not call.request.beneath or self._state.lent is not None:
+            return None
+        return Forbidden(
+            "Files that others were lent are not read while the adjustment 'lent_files' is off: a "
+            "link in them could lead anywhere. Take it out of adjustments_off (palace config)."
+        )
 
     def batch(self, messages: Sequence[JsonObject]) -> DrawerBatch | None:
         return self._state.writer.batch(messages) if self._state.writer is not None else None

@@ -29,6 +29,7 @@ class LightEngine:
     written: list[str] = field(default_factory=list)
     begun: list[str] = field(default_factory=list)
     read_only_calls: list[bool] = field(default_factory=list)
+    beneath: list[str] = field(default_factory=list)  # what each call was held to
     outdated: bool = False
     reopen: str = ""  # why its stores must be opened again
     stuck: bool = False
@@ -69,6 +70,7 @@ class LightEngine:
         with self._lock:
             self.begun.append(name)
             self.read_only_calls.append(read_only)
+            self.beneath.append(call.request.beneath)
         if "hold" in arguments:
             assert self.gate(arguments["hold"]).wait(30)
         if self.outdated and params["name"] == "mempalace_add_drawer":
