@@ -5,6 +5,7 @@ However a command ends, it ends here: with its code, after its last output has l
 
 import sys
 
+from palace.kernel.cores import empty_cores
 from palace.protocol.errors import PalaceError
 from palace.settings.process import prepare_process
 
@@ -12,6 +13,7 @@ from palace.settings.process import prepare_process
 def main() -> None:
     """Run the command line and exit."""
     prepare_process()
+    empty_cores()
     arguments = sys.argv[1:]
     code: object = 0
     try:
@@ -38,7 +40,9 @@ def run(arguments: "list[str]") -> int:
         return shim(arguments[1:])
     if command == "serve" and "--help" not in arguments:
         from palace.broker.serve import main as serve
+        from palace.kernel.cores import forbid_cores
 
+        forbid_cores()
         return serve(arguments[1:])
     if command == "ensure":
         from palace.shim.ensure import main as ensure

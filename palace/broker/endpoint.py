@@ -11,13 +11,14 @@ from collections.abc import Mapping
 import attrs
 
 from palace.kernel.kernel import Kernel
-from palace.ownership.directory import prepare_private
+from palace.ownership.directory import check_above, prepare_private
 from palace.ownership.lock import Ownership
 from palace.ownership.record import withdraw_record
 from palace.protocol.errors import ForeignWriter, LockFailed
 from palace.settings.paths import runtime_dir
 
 BACKLOG = 512  # fifty shims at once must not meet a full backlog
+CALLED = "The socket directory"
 NEW_NAME = "broker.new"  # no longer than the socket's own: a longer one might not fit
 
 
@@ -117,5 +118,6 @@ def unpublish(ownership: Ownership, endpoint: Endpoint | None, kernel: Kernel) -
 def _prepare_directory(directory: str, root: str, kernel: Kernel) -> None:
     if directory == root:
         return
+    check_above(directory, called=CALLED)  # before anything is made there
     kernel.make_directory(os.path.dirname(directory))
-    prepare_private(directory, kernel, called="The socket directory", remedy="Remove it.")
+    prepare_private(directory, kernel, called=CALLED, remedy="Remove it.")

@@ -19,7 +19,9 @@ from palace.broker.places import Places
 from palace.broker.state import BrokerState
 from palace.ownership.record import Remote
 from palace.protocol.budget import Budget
+from palace.protocol.errors import ConfigError
 from palace.protocol.rights import GUEST
+from palace.settings.checks import is_anywhere
 from palace.transport.accepting import accept_forever
 from palace.transport.websocket import TokenGate, open_lines
 
@@ -59,7 +61,8 @@ class Guests:
             self._listeners = await trio.open_tcp_listeners(
                 int(port), host=host.strip("[]"), backlog=BACKLOG
             )
-        except OSError as error:
+            self._check_bound()
+        except (OSError, ConfigError) as error:
             text = f"guests can't be served at {self.state.services.config.listen}: {error}"
             if self.state.telemetry.errors.last != text:
                 logger.warning("%s", text)
@@ -69,6 +72,19 @@ class Guests:
             urls=tuple(self._urls()), token=self.token, fingerprint=self.identity.fingerprint
         )
         return True
+
+    def _check_bound(self) -> None:
+        """Raise ConfigError, and listen nowhere, where a name has turned out a wildcard address."""
+        bound = [listener.socket.getsockname()[0] for listener in self._listeners]
+        if self.state.services.config.listen_anywhere or not any(map(is_anywhere, bound)):
+            return
+        for listener in self._listeners:
+            listener.socket.close()
+        self._listeners = []
+        raise ConfigError(
+            f"it is {', '.join(bound)}, which can be reached from every network. Name one address, "
+            "or say listen_anywhere = true, too"
+        )
 
     def _urls(self) -> Iterator[str]:
         for address in self.state.services.config.advertise or (self.state.services.config.listen,):

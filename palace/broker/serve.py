@@ -195,6 +195,7 @@ def say(text: str, report: Report, kernel: Kernel, *, level: str = "error") -> N
 
 def _serve(startup: Startup) -> int:
     options, environ, kernel = startup.options, startup.environ, startup.kernel
+    os.umask(0o077)  # whatever its starter's: what a broker makes is its user's alone
     if options.detached and startup.report.wanted:
         # Started by a shim: a host that ends all descendants of its agent must not end this.  What
         # a service manager starts stays its child, else that doesn't know whom to stop.

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import sys
 
 from palace import __version__
@@ -116,8 +117,7 @@ def spawn_broker(
     argv = [*python_command(), "serve", f"--palace={paths.root}", f"--found-by={paths.found_by}"]
     argv += [f"--direct-fd={DIRECT_FD}"] if direct else ["--detached"]
     argv.append(f"--report-fd={REPORT_FD}")
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    log_fd = 2 if direct else os.open(_first_log(paths), flags)
+    log_fd = 2 if direct else _first_log(paths, kernel)
     reading, writing = os.pipe()
     pass_fds = _apart({writing: REPORT_FD} | ({direct_fd: DIRECT_FD} if direct else {}))
     try:
@@ -167,9 +167,24 @@ def _apart(wanted: "dict[int, int]") -> "dict[int, int]":
     return moved
 
 
-def _first_log(paths: Paths) -> str:
-    """Where a broker's first words go, until it opens its log by itself."""
-    return paths.log if os.path.isfile(paths.log) else os.devnull
+def _first_log(paths: Paths, kernel: Kernel) -> int:
+    """Open what takes a broker's first words, until it has looked whose the palace is.
+
+    That is its log only if the directory is ours, and the log a file of ours by this name alone:
+    somebody else's link would have another file of ours written.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        fd = -1 if kernel.trust_problem(paths.root) else os.open(paths.log, flags)
+    except OSError:
+        fd = -1
+    if fd >= 0:
+        found = os.fstat(fd)
+        plain = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+        if plain and found.st_uid == os.geteuid():
+            return fd
+        os.close(fd)
+    return os.open(os.devnull, flags)
 
 
 def reason_not_to_spawn(site: "Site") -> "PalaceError | None":

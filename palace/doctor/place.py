@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding, Fix
 from palace.engine.durability.groups import ROOM_BYTES
+from palace.kernel.whose import above_problem
 from palace.ownership.lock import check_hold
 from palace.protocol.errors import OnHold
 from palace.settings.config import ignored_text
@@ -92,6 +93,14 @@ def _directory(found: Diagnostics) -> Iterator[Finding]:
             text=f"{root} can't be used: {problem}.",
             remedy=f"Run as its owner, {found.owner_name}" if found.is_anothers else remedy,
             fix=None if found.is_anothers else _close(root),
+        )
+    elif above := above_problem(root):
+        yield Finding(
+            level=ERROR,
+            code="unsafe_palace",
+            text=f"{root} can't be used: {above}, so that others could put another one in its "
+            "place.",
+            remedy="Move it below a directory that only you and root may write to",
         )
     elif not kernel.writable(root):
         yield _read_only(found)

@@ -6,10 +6,14 @@ Standard library only, and light: every election runs through here.
 import os
 
 from palace.kernel.kernel import Kernel
+from palace.kernel.whose import above_problem, is_shared
 from palace.protocol.errors import UnsafePalace
 from palace.settings.paths import Paths
 
-_OURS = ("epoch", "journal", "owner.json", "palace.toml", "palace_id", "protocol", "swap.json")
+_OURS = (
+    *("epoch", "journal", "owner.json", "palace.toml", "palace_id", "protocol", "swap.json"),
+    *("tunnels.json", "hallways.json"),
+)
 _BEGINNINGS = (
     *("chroma.sqlite3", "knowledge_graph.sqlite3", "logstream.sqlite3"),
     *("broker.", "rebuild-", "restore-", "replaced-"),
@@ -24,13 +28,25 @@ def check_private(path: str, kernel: Kernel, *, called: str, remedy: str) -> Non
     problem = kernel.trust_problem(path)
     if problem:
         raise UnsafePalace(f"{called} {path} can't be used: {problem}. {remedy}")
+    check_above(path, called=called)
+
+
+def check_above(path: str, *, called: str) -> None:
+    """Refuse a directory that others could replace by another; raises UnsafePalace."""
+    problem = above_problem(path)
+    if problem:
+        raise UnsafePalace(
+            f"{called} {path} can't be used: {problem}, so that others could put another one in "
+            "its place. Move it below a directory that only you and root may write to."
+        )
 
 
 def prepare_private(path: str, kernel: Kernel, *, called: str, remedy: str) -> None:
     """Create a directory for this user alone where there is none, and check it either way.
 
-    The check comes last: another user may have been faster (/tmp).
+    What it lies in is checked before, and itself after: another user may have been faster (/tmp).
     """
+    check_above(path, called=called)
     kernel.make_directory(path)
     check_private(path, kernel, called=called, remedy=remedy)
 
@@ -70,6 +86,15 @@ def _is_ours(name: str) -> bool:
     head = name.partition(".")[0]
     is_segment = len(head) == 36 and head.count("-") == 4
     return is_segment or name in _OURS or name.startswith(_BEGINNINGS)
+
+
+def place_of_lists(root: str) -> str:
+    """Return the directory of mempalace's lists: beside the palace, as stock has it, or in it.
+
+    Where others may put files beside it, a list there may be anybody's, and so may its lock be.
+    """
+    parent = os.path.dirname(root)
+    return root if is_shared(parent) else parent
 
 
 def prepare_palace(paths: Paths, kernel: Kernel) -> None:

@@ -16,7 +16,7 @@ import uuid
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import one_line
 from palace.ownership.claim import check_again, check_kernel, make_local_directory
-from palace.ownership.directory import prepare_palace
+from palace.ownership.directory import place_of_lists, prepare_palace
 from palace.ownership.holders import BESIDE, how_to_end, how_to_part, stays
 from palace.protocol.errors import ForeignWriter, LockFailed, LockHeld, OnHold
 from palace.settings.paths import Paths, home_dir
@@ -251,10 +251,23 @@ def take_data_locks(
     ownership: Ownership, config: "Config", environ: "Mapping[str, str]", kernel: Kernel
 ) -> None:
     """B4: the locks of the data files outside the palace, which aren't waited for."""
+    if place_of_lists(ownership.paths.root) == ownership.paths.root:
+        _bring_lists(ownership.paths, kernel)
     for data_file in outside_files(ownership.paths, config):
         _take_data_lock(ownership, data_file, kernel)
     check_again(ownership.paths, kernel, environ)  # as late as can be before anything is written
     kernel.trace("B4.data")
+
+
+def _bring_lists(paths: Paths, kernel: Kernel) -> None:
+    """Copy the lists that this user keeps beside the palace, where others may put theirs."""
+    from palace.kernel.whose import read_own
+
+    for name in BESIDE:
+        here = f"{paths.root}/{name}"
+        data = read_own(f"{os.path.dirname(paths.root)}/{name}")
+        if data is not None and kernel.file_id(here) is None:
+            kernel.write_durable(here, data)
 
 
 def _make_fence_directory(path: str) -> None:
@@ -321,8 +334,8 @@ def _stock_holder(path: str, note: str, pid: "int | None", kernel: Kernel) -> st
 
 def outside_files(paths: Paths, config: "Config") -> "list[str]":
     """Return the palace's data files that lie outside of its directory."""
-    parent = os.path.dirname(paths.root)
-    candidates = [config.graph, *(f"{parent}/{name}" for name in BESIDE)]
+    lists = place_of_lists(paths.root)
+    candidates = [config.graph, *(f"{lists}/{name}" for name in BESIDE)]
     inside = paths.root + "/"
     resolved = [os.path.realpath(path) for path in candidates]
     return [path for path in resolved if not path.startswith(inside)]

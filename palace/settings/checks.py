@@ -59,6 +59,28 @@ def _is_address(text: str) -> bool:
     return bool(host) and is_port and " " not in host and _is_plain(text)
 
 
+def is_anywhere(host: str) -> bool:
+    """Tell whether a host is a wildcard address, in whichever spelling the resolver takes.
+
+    A name that stands for one shows only when it is bound (palace/broker/guests.py).
+    """
+    import ipaddress
+    import socket
+
+    if host in ("", "*"):
+        return True
+    try:
+        return socket.inet_aton(host) == bytes(4)  # "0", "0x0", "0.0", "00.0.0.0"
+    except OSError:
+        pass
+    try:
+        found = ipaddress.IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped
+    return found.is_unspecified or (mapped is not None and mapped.is_unspecified)
+
+
 def _is_ssh(text: str) -> bool:
     return text.startswith("ssh://") and len(text) > len("ssh://") and _is_plain(text)
 

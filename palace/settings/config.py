@@ -14,7 +14,7 @@ import attrs
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
 from palace.settings import paths, recorded
-from palace.settings.checks import Setting, checked, number_in
+from palace.settings.checks import Setting, checked, is_anywhere, number_in
 from palace.settings.embedder import configured_embedder, recorded_embedder
 from palace.settings.inherited import to_be_fixed
 from palace.settings.stock_config import read_stock_config
@@ -29,7 +29,6 @@ from palace.settings.user_settings import (
 
 TOML_BYTES_MAX = SETTINGS_BYTES_MAX
 USER, PALACE = "user", "palace"  # where a setting counts: see `Setting`
-ANYWHERE = ("0.0.0.0", "::", "*")  # noqa: S104 - to be refused
 
 
 def about(text: str, *, counts: str, **more: object) -> dict[str, Any]:
@@ -399,7 +398,7 @@ def _unfixed(found: paths.Paths, environ: Mapping[str, str], kernel: Kernel) -> 
 
 def _check_wildcard(config: Config, where: str) -> None:
     host = config.listen.rpartition(":")[0].strip("[]")
-    if config.listen and host in ANYWHERE and not config.listen_anywhere:
+    if config.listen and is_anywhere(host) and not config.listen_anywhere:
         raise ConfigError(
             f"{where}: listen = {config.listen!r} can be reached from every network. Name one "
             "address, or say listen_anywhere = true, too."

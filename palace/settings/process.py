@@ -18,11 +18,14 @@ QUIET = {
 def prepare_process() -> None:
     """Let only what is installed be imported from here on, and nothing report to vendors.
 
+    No file that is made from here on can be written to by everybody.
+
     A session's PYTHONPATH may name another interpreter's packages, its current directory a file
     that is called as a module of ours, its user's site another version.  The directory of palace
     itself stays, wherever it lies, but comes last.
     """
     os.environ.update(QUIET)
+    os.umask(os.umask(0o077) | 0o002)  # nothing of ours is everybody's to write
     ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     given = os.environ.pop("PYTHONPATH", "").split(os.pathsep)
     site = sys.modules.get("site")

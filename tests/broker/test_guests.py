@@ -480,3 +480,14 @@ async def test_without_guests_there_is_no_token(root: Path) -> None:
 
     assert (record.token, record.fingerprint) == ("", "")
     assert record.endpoints == [f"unix:{root}/broker.sock"]
+
+
+@pytest.mark.parametrize("host", ["0", "[::]"])
+async def test_a_name_of_a_wildcard_is_not_listened_at(root: Path, host: str) -> None:
+    """What a name stands for shows only when it is bound."""
+    where = f"{host}:{free_port()}"
+    async with open_broker(root, listen=where) as running:
+        assert "reached from every network" in running.state.telemetry.errors.last
+        assert record_of(root).endpoints == [f"unix:{root}/broker.sock"]
+    async with open_broker(root, listen=where, listen_anywhere=True):
+        assert len(record_of(root).endpoints) == 2

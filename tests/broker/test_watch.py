@@ -225,7 +225,9 @@ async def test_another_servers_announcement_stays(root: Path, short_dir: Path) -
         assert reason(running) == ""
 
 
-async def test_a_new_token_is_in_force_from_the_next_owner_on(root: Path, short_dir: Path) -> None:
+async def test_a_token_that_was_changed_makes_room_for_another_owner(
+    root: Path, short_dir: Path
+) -> None:
     async with open_broker(root, home=str(short_dir)) as running:
         server = short_dir / ".mempalace" / "server"
         await until(lambda: list(server.glob("*/serverinfo.json")))

@@ -74,6 +74,15 @@ def end(site: Site) -> None:
     wait_gone(pid)
 
 
+def assert_private(pid: int) -> None:
+    """Nothing that a broker makes is others' to read or write, and no dump holds its memory."""
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    (cores,) = (line for line in limits.splitlines() if line.startswith("Max core"))
+    assert cores.split()[4:6] == ["0", "0"]
+    assert int(Path(f"/proc/{pid}/coredump_filter").read_text(), 16) == 0
+    assert "Umask:\t0077" in Path(f"/proc/{pid}/status").read_text()
+
+
 def test_the_session_that_starts_the_broker_does_not_decide(
     site: Site, leaked: dict[str, str]
 ) -> None:
@@ -86,6 +95,7 @@ def test_the_session_that_starts_the_broker_does_not_decide(
     assert given["no_proxy"] == "127.0.0.1,localhost,::1"
     fixed = to_be_fixed(leaked)
     assert given == inherited(given) | fixed  # those are given to be fixed, and are not in force
+    assert_private(pid)
     assert "herons live" in found(site)
     site.extra |= fixed
     said = site.run("doctor")

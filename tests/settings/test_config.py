@@ -7,6 +7,7 @@ import pytest
 
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
+from palace.settings.checks import is_anywhere
 from palace.settings.config import SETTINGS, Config, adopt, load_config, load_settings
 from palace.settings.paths import Paths
 from palace.settings.user_settings import (
@@ -57,6 +58,18 @@ def test_the_file_beats_the_defaults_and_the_environment_beats_the_file(tmp_path
 def test_an_engine_that_stores_each_call_alone_is_given_no_batches(tmp_path: Path) -> None:
     assert load(tmp_path, mine="adjustments_off = ['store_together']").batch_max == 1
     assert load(tmp_path, mine="adjustments_off = ['pin_once']").batch_max > 1
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "0", "0x0", "0.0", "00.0.0.0", "::", "[::]", "[0:0::0]", "[::%lo]", "*"]
+)
+def test_a_wildcard_is_one_in_every_spelling(tmp_path: Path, host: str) -> None:
+    said = f'listen = "{host}:7000"\n'
+    with pytest.raises(ConfigError, match="reached from every network"):
+        load(tmp_path, mine=said)
+    assert load(tmp_path, mine=said + "listen_anywhere = true\n").listen == f"{host}:7000"
+    assert not any(map(is_anywhere, ("127.0.0.1", "::1", "localhost", "10.0.0.0", "::ffff:7f00:1")))
+    assert is_anywhere("::ffff:0.0.0.0")
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import attrs
 
 from palace.broker.watch import Holding, Lost, PublishedFile
 from palace.kernel.kernel import Kernel
+from palace.kernel.whose import above_problem
 from palace.protocol.decoding import decode_json, number_in
 from palace.protocol.errors import LockFailed
 from palace.settings.stock_config import server_directory
 
 # What stock's clients ask for before they hand over a call (3.11: cli/_hub.py).
 CAPABILITIES = ("mine_include_ignored", "mine_include_subagents", "search_cli_compatible")
-TOKEN_BYTES_MAX = 4096
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -45,26 +45,21 @@ class ServerInfo:
         return f"{self.directory}/token"
 
     def token(self) -> str:
-        """Return the palace's token, made where there is none; raises LockFailed or OSError."""
+        """Make this broker's token; raises LockFailed or OSError.
+
+        Each broker has its own: while none runs, another process may listen at a port that the user
+        has fixed, and is then told the token that clients have.
+        """
         self._make_directory()
-        found = self._read_token()
-        if not found:
-            self.kernel.write_durable(self.token_path, self.kernel.token(32).encode() + b"\n")
-            found = self._read_token()
-        return found
+        token = self.kernel.token(32)
+        self.kernel.write_durable(self.token_path, token.encode() + b"\n")
+        return token
 
     def _make_directory(self) -> None:
         os.makedirs(self.directory, 0o700, exist_ok=True)
-        problem = self.kernel.trust_problem(self.directory)
+        problem = self.kernel.trust_problem(self.directory) or above_problem(self.directory)
         if problem:
             raise LockFailed(f"{self.directory} can't hold a token: {problem}. Remove it.")
-
-    def _read_token(self) -> str:
-        data = self.kernel.read_file(self.token_path, TOKEN_BYTES_MAX)
-        text = (data or b"").decode("ascii", "replace").strip()
-        if not text.isprintable() or not text.isascii():
-            raise LockFailed(f"{self.token_path} holds no token. Remove it.")
-        return text
 
     def publish(self, *, port: int, fingerprint: str) -> None:
         """Tell stock; the file is replaced whole, and readable by its user alone."""
@@ -101,7 +96,7 @@ class ServerInfo:
         return Holding(name=name, path=path, is_ours=file.is_ours, renew=renew, vital=vital)
 
     def _judge_token(self, _found: bytes) -> bytes | None:
-        raise Lost(f"{self.token_path} was changed, which is in force from the next broker on")
+        raise Lost(f"{self.token_path} was changed, and each broker makes its own")
 
     def _judge_server(self, found: bytes) -> bytes | None:
         """Leave the file to another server that lives: its clients trust the pid in it."""

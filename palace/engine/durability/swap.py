@@ -19,6 +19,7 @@ import attrs
 
 from palace.engine.stores.files import NAMES as FILES
 from palace.kernel.kernel import Kernel
+from palace.ownership.directory import place_of_lists
 from palace.protocol.decoding import decode_json, is_text
 from palace.protocol.errors import StoreCorrupt
 from palace.settings.paths import Paths
@@ -142,8 +143,8 @@ class Exchange:
 
     def _files_anywhere(self) -> tuple[str, ...]:
         """Return the files whose place the palace's directory doesn't tell."""
-        parent = os.path.dirname(self.paths.root)
-        lists = (f"{parent}/tunnels.json", f"{parent}/hallways.json")
+        place = place_of_lists(self.paths.root)
+        lists = (f"{place}/tunnels.json", f"{place}/hallways.json")
         return (*(f"{self.graph}{end}" for end in _ALIKE if self.graph), *lists)
 
     # How.

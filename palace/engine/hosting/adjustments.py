@@ -11,6 +11,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from palace.engine.embedding import inference
@@ -21,7 +22,10 @@ from palace.engine.hosting.lent_files import LentFiles
 from palace.engine.hosting.query_prefetch import QueryPrefetch
 from palace.engine.patches import Patch, Patches, always, need
 from palace.engine.stock import JsonObject, Method, RawCollection
+from palace.ownership.directory import place_of_lists
+from palace.ownership.holders import BESIDE
 from palace.protocol.errors import StoreUnavailable
+from palace.settings.paths import home_dir
 
 T = TypeVar("T")
 
@@ -234,6 +238,63 @@ def embed_ahead(host: Host) -> Iterator[Patch]:
     yield from state.prefetch.patches()
 
 
+def list_files(host: Host) -> Iterator[Patch]:
+    """Keep tunnels and hallways in the palace, where others may put files beside it."""
+    from mempalace import hallways, palace_graph
+
+    place = place_of_lists(host.paths.root)
+    if place != host.paths.root:
+        return  # where stock keeps them
+    getters = ((palace_graph, "_get_tunnel_file"), (hallways, "_get_hallway_file"))
+    for (owner, attribute), name in zip(getters, BESIDE, strict=True):
+        yield Patch(
+            name="list_files",
+            why="a file beside the palace may be another user's there",
+            owner=owner,
+            attribute=attribute,
+            replace=always(partial(_constant, f"{place}/{name}")),
+        )
+
+
+def _constant(value: str, _config: object = None) -> str:
+    return value
+
+
+def keep_modes(host: Host) -> Iterator[Patch]:
+    """Take from others only directories that are mempalace's own; a new one is private anyway.
+
+    Stock closes (0700) the parent of the palace and the graph's directory, whatever they are, and
+    the palace, which users of `allow_uids` have to reach the socket in.
+    """
+    root, home = host.paths.root, home_dir(host.state.environ)
+    own = (root, host.config.config_dir, f"{home}/.mempalace")
+    is_open = bool(host.config.allow_uids)
+
+    def is_closed(path: str) -> bool:
+        leads_there = f"{root}/".startswith(f"{path.rstrip('/')}/")
+        if is_open and leads_there:
+            return False
+        return any(f"{path}/".startswith(f"{place.rstrip('/')}/") for place in own)
+
+    def keeping(stock: Method) -> Method:
+        def chmod(path: object, mode: int, **named: object) -> object:
+            if mode == 0o700 and isinstance(path, str | os.PathLike):
+                found = os.path.abspath(os.fsdecode(path))
+                if os.path.isdir(found) and not is_closed(found):
+                    return None
+            return stock(path, mode, **named)
+
+        return chmod
+
+    yield Patch(
+        name="keep_modes",
+        why="it would close directories that aren't the palace's",
+        owner=os,
+        attribute="chmod",
+        replace=keeping,
+    )
+
+
 def lent_files(host: Host) -> Iterator[Patch]:
     """Open what guests name beneath the directory that they were lent (lent_files.py)."""
     if not host.config.path_map:
@@ -259,6 +320,8 @@ ALL: tuple[Adjustment, ...] = (
     look_rarely,
     store_together,
     embed_ahead,
+    list_files,
+    keep_modes,
     lent_files,
 )
 

@@ -16,6 +16,7 @@ from palace.engine.stores.projection import Projection
 from palace.engine.stores.rows import GRAPH, LOGSTREAM, Rows, Table
 from palace.journal.record import Json
 from palace.kernel.kernel import Kernel
+from palace.ownership.directory import place_of_lists
 from palace.protocol.errors import StoreCorrupt
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -61,7 +62,7 @@ def build_stores(
     paths: Paths, config: Config, kernel: Kernel, open_chroma: Callable[[], ChromaApi]
 ) -> Stores:
     """Return the stores of a palace; `open_chroma` opens its Chroma.  Nothing is opened yet."""
-    parent = os.path.dirname(paths.root)
+    lists = place_of_lists(paths.root)
     return Stores(
         chroma=Chroma(paths.root, open_chroma),
         graph=_rows("graph", config.graph, GRAPH, "knowledge_graph", "KnowledgeGraph"),
@@ -73,12 +74,12 @@ def build_stores(
             "Logstream",
         ),
         tunnels=JsonList(
-            name="tunnels", kind="tunnel", path=f"{parent}/tunnels.json", kernel=kernel
+            name="tunnels", kind="tunnel", path=f"{lists}/tunnels.json", kernel=kernel
         ),
         hallways=JsonList(
             name="hallways",
             kind="hallway",
-            path=f"{parent}/hallways.json",
+            path=f"{lists}/hallways.json",
             kernel=kernel,
             member="hallways",
             wrapper={"schema_version": 1},

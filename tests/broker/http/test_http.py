@@ -137,7 +137,6 @@ async def test_what_stock_reads_is_private_whole_and_gone_with_the_broker(home: 
             name: stat.S_IMODE((path.parent / name).stat().st_mode)
             for name in os.listdir(path.parent)
         }
-        token = (path.parent / "token").read_text()
         running.state.leaving.stop(Reason.IDLE)
 
         assert not path.exists()  # in the step that removes the record
@@ -146,20 +145,27 @@ async def test_what_stock_reads_is_private_whole_and_gone_with_the_broker(home: 
     assert (told["pid"], told["host"], told["scheme"]) == (os.getpid(), "127.0.0.1", "http")
     assert told["search_config_fingerprint"] == "light"
     assert modes == {"serverinfo.json": 0o600, "token": 0o600}
-    async with open_web(home):
-        assert (path.parent / "token").read_text() == token
 
 
-async def test_a_token_of_stocks_is_used_as_it_is(home: Path, dial: Dial) -> None:
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+async def test_a_token_is_worth_nothing_to_the_next_broker(
+    home: Path, dial: Dial, mode: int
+) -> None:
+    """Whoever listens at a port that was fixed, while no broker does, is told what clients have."""
     async with open_web(home):
-        token = serverinfo_of(home).parent / "token"
-    token.write_text("stocks-own-token\n")
-    before = token.stat()
+        path = serverinfo_of(home).parent / "token"
+        told = path.read_text().strip()
+        assert (await (await dial()).post(request("ping"))).status == 200
+    path.chmod(mode)
+    path.parent.chmod(0o755)
     async with open_web(home):
-        answer = await (await dial()).post(request("ping"))
-
-    assert answer.status == 200
-    assert (token.stat().st_ino, token.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+        port = json.loads(serverinfo_of(home).read_text())["port"]
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        assert (await Caller(stream, port, told).post(request("ping"))).status == 401
+        await stream.aclose()
+        assert (await (await dial()).post(request("ping"))).status == 200
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert told not in path.read_text()
 
 
 async def test_a_token_is_not_kept_where_others_may_write(home: Path) -> None:
