@@ -41,6 +41,7 @@ INTEGERS = {
     "kernel/linux.py": 4,  # /proc
     "kernel/darwin.py": 4,  # ps and lsof
     "kernel/beneath.py": 1,  # what a system call returns
+    "kernel/whose.py": 1,  # digits of /proc
     "settings/checks.py": 1,  # a number that TOML has read
     "broker/reporting/metrics.py": 2,  # booleans
     "broker/telemetry/meter.py": 2,  # the clock
