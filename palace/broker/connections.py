@@ -16,6 +16,7 @@ from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.redaction import redacted
 from palace.kernel.kernel import peer_of
+from palace.kernel.whose import shares_mounts
 from palace.protocol import wire
 from palace.protocol.budget import Holder, Use, party_of
 from palace.protocol.errors import BrokerFull, PalaceError, WireError
@@ -44,7 +45,7 @@ async def serve_socket(state: BrokerState, sock: socket.socket, *, direct: bool 
         uid=uid,
         owner=os.geteuid(),
         allowed=services.config.allow_uids,
-        near=services.kernel.shares_mounts(pid),
+        near=shares_mounts(pid),
     )
     try:
         await serve_connection(state, stream, peer)

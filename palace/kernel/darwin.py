@@ -63,10 +63,6 @@ def mount_namespace() -> str:
     return ""
 
 
-def shares_mounts(_pid: int) -> bool:
-    return True  # there is one namespace
-
-
 def start_time(pid: int) -> str:
     return _run("/bin/ps", "-o", "lstart=", "-p", str(pid)).strip()
 

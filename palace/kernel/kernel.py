@@ -391,10 +391,6 @@ class Kernel:
     def mount_namespace(self) -> str:
         return _platform().mount_namespace()  # type: ignore[no-any-return]
 
-    def shares_mounts(self, pid: int) -> bool:
-        """Tell whether the kernel shows that a process sees the files that this one sees."""
-        return _platform().shares_mounts(pid)  # type: ignore[no-any-return]
-
     def start_time(self, pid: int) -> str:
         """Return when a process started, in the kernel's own words; "" where it is gone."""
         return _platform().start_time(pid)  # type: ignore[no-any-return]

@@ -51,15 +51,6 @@ def mount_namespace() -> str:
         return ""
 
 
-def shares_mounts(pid: int) -> bool:
-    """Compare mounts and root directory; a process that we may not look at shows nothing."""
-    try:
-        mounts = os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
-        return mounts and os.path.samefile(f"/proc/{pid}/root", "/proc/self/root")
-    except OSError:
-        return False
-
-
 def start_time(pid: int) -> str:
     # Field 22 of stat(5); the command in field 2 may hold blanks and brackets.
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()

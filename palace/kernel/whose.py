@@ -1,4 +1,4 @@
-"""Whose directories are: of a path's parts, and of what lies beside a palace.
+"""Whose directories are, of a path's parts and beside a palace; and who sees the same ones.
 
 Each part is looked at through the descriptor of the one above it.
 """
@@ -86,3 +86,17 @@ def read_own(path: str) -> "bytes | None":
         return None
     with open(fd, "rb") as file:
         return file.read()
+
+
+def shares_mounts(pid: int) -> bool:
+    """Tell whether the kernel shows that a process sees the files that this one sees.
+
+    It has the same mounts and root directory; one that we may not look at shows nothing.
+    """
+    if sys.platform != "linux":
+        return True  # there is one namespace
+    try:
+        mounts = os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+        return mounts and os.path.samefile(f"/proc/{pid}/root", "/proc/self/root")
+    except OSError:
+        return False

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from palace.kernel.kernel import Kernel, peer_of
-from tests.support.machines.needs import need_root
 
 KERNEL = Kernel()
 
@@ -158,28 +157,3 @@ def test_who_has_a_file_open_is_found(tmp_path: Path) -> None:
     with path.open("w"):
         assert KERNEL.openers(str(path)) == [os.getpid()]
     assert KERNEL.openers(str(path)) == []
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
-@pytest.mark.parametrize(
-    "call",
-    ["os.chroot('.')", "ctypes.CDLL(None).unshare(0x20000)", "0"],
-    ids=["root", "mounts", "0"],
-)
-def test_that_a_process_sees_other_files_shows_in_its_mounts_and_in_its_root(
-    tmp_path: Path, call: str
-) -> None:
-    need_root()
-    script = f"import ctypes, os; {call}; print(1)"  # os.unshare is of Python 3.12
-    process = subprocess.Popen(
-        [sys.executable, "-uc", f"{script}; input()"],
-        cwd=tmp_path,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"1\n"
-        assert KERNEL.shares_mounts(process.pid) == (call == "0")
-    assert not KERNEL.shares_mounts(process.pid)
-    assert not KERNEL.shares_mounts(0)

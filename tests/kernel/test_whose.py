@@ -1,11 +1,13 @@
 """Whose directories are: what lies above them, and what others could put beside them."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from palace.kernel.whose import above_problem, is_shared, read_own
+from palace.kernel.whose import above_problem, is_shared, read_own, shares_mounts
 from tests.support.machines.needs import need_root
 
 OTHER = 65533
@@ -92,3 +94,28 @@ def test_a_file_of_another_user_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "theirs").write_bytes(b"planted")
     os.chown(tmp_path / "theirs", OTHER, OTHER)
     assert read_own(str(tmp_path / "theirs")) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+@pytest.mark.parametrize(
+    "call",
+    ["os.chroot('.')", "ctypes.CDLL(None).unshare(0x20000)", "0"],
+    ids=["root", "mounts", "0"],
+)
+def test_that_a_process_sees_other_files_shows_in_its_mounts_and_in_its_root(
+    tmp_path: Path, call: str
+) -> None:
+    need_root()
+    script = f"import ctypes, os; {call}; print(1)"  # os.unshare is of Python 3.12
+    process = subprocess.Popen(
+        [sys.executable, "-uc", f"{script}; input()"],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1\n"
+        assert shares_mounts(process.pid) == (call == "0")
+    assert not shares_mounts(process.pid)
+    assert not shares_mounts(0)
