@@ -94,9 +94,15 @@ class Displacement:
             self._settings = settings
 
     def note_seq(self) -> None:
-        seq = self.services.engine.status().get("durable_seq", 0)
-        if self._memory is not None and not self.is_displaced():
-            self._memory.note_seq(seq)
+        status = self.services.engine.status()
+        if self._memory is None or self.is_displaced():
+            return
+        if "durable_seq" in status:
+            self._memory.note_seq(status["durable_seq"])
+        elif self.lifecycle.engine is EngineState.READY:
+            is_elsewhere = status.get("journal", "off") != "off"  # another backend keeps them
+            if is_elsewhere or os.path.exists(self._paths.store):
+                self._memory.note_unjournalled()
 
     def whole_elsewhere(self) -> str:
         """Return where the directory lies now with all that it held, "" for nowhere that lasts."""

@@ -42,16 +42,17 @@ class Served:
     copy, and `former_id` the other one that was served at this path before, "" for none.
     `saved` is where a broker saved what the directory held when it was replaced, "" for nowhere.
     The records `lost_from` to `lost_to` were acknowledged and are in no copy; 0: nothing is lost.
+    `unjournalled` says that it held memories which no journal knew.
     """
 
-    __slots__ = (*_TEXTS, *_NUMBERS, "held")
+    __slots__ = (*_TEXTS, *_NUMBERS, "held", "unjournalled")
 
     def __init__(self, path: str, palace_id: str) -> None:
         self.path = path
         self.palace_id = palace_id
         self.since = self.moved_to = self.copied_from = self.former_id = self.saved = ""
         self.epoch = self.seq = self.lost_from = self.lost_to = 0
-        self.held = False
+        self.held = self.unjournalled = False
 
     def encode(self) -> bytes:
         import json
@@ -77,6 +78,7 @@ def _decode(data: "bytes | None") -> "Served | None":
         for name in _NUMBERS:
             setattr(served, name, number_in(found, name))
         served.held = found["held"] is True
+        served.unjournalled = found.get("unjournalled") is True  # older versions don't write it
     except (ValueError, KeyError, TypeError, RecursionError):
         return None  # written by another version, or by another program
     return served if served.palace_id and found["v"] == SCHEMA else None
@@ -179,6 +181,12 @@ class Memory:
             self.served.seq = seq
             self._keep()
 
+    def note_unjournalled(self) -> None:
+        """Remember that the palace holds memories of which there is no journal."""
+        if not self.served.unjournalled:
+            self.served.unjournalled = True
+            self._keep()
+
     def note_moved(self, path: str) -> None:
         """Remember where the palace was seen to go, "" for nowhere."""
         self.served.moved_to = path
@@ -238,8 +246,8 @@ def note_restored(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel, *,
 
 
 def is_empty(served: Served) -> bool:
-    """Tell whether nothing was ever journalled there: a new palace then loses nothing."""
-    return served.seq == 0
+    """Tell whether no memory was ever there: a new palace then loses nothing."""
+    return served.seq == 0 and not served.unjournalled
 
 
 def find_missing(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) -> "Served | None":

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from palace.broker.displacement import Displacement
+from palace.ownership.served import Memory, Served, read_served
 from palace.protocol import wire
-from tests.support.brokers.owner import Running, open_broker
+from palace.protocol.lifecycle import EngineState
+from tests.support.brokers.owner import Running, open_broker, until
 from tests.support.engines.gated import LightEngine
 
 
@@ -55,3 +58,26 @@ async def test_what_nobody_could_decide_later_is_answered_all_the_same(root: Pat
         shim.call("add_drawer", 1, name="ends")
 
         assert (await shim.reply())[0] == 0
+
+
+@pytest.mark.parametrize("journalled", [False, True])
+async def test_an_owner_notes_that_no_journal_knows_what_its_palace_holds(
+    root: Path, journalled: bool
+) -> None:
+    environ = {"HOME": str(root.parent)}
+    engine = LightEngine(journalled=journalled)
+    async with open_broker(root, engine) as running:
+        services = running.state.services
+        (root / "chroma.sqlite3").touch()
+        services.ownership.memory = Memory(Served(str(root), "1" * 32), environ, services.kernel)
+        displacement = Displacement(services=services, lifecycle=running.state.lifecycle)
+        await until(lambda: running.state.lifecycle.engine is EngineState.READY)
+        if journalled:
+            engine.status = lambda: {"journal": "on", "durable_seq": 3}  # type: ignore[method-assign]
+        displacement.note_seq()
+
+        found = read_served(str(root), environ, services.kernel)
+        services.ownership.memory = None
+
+    assert found is not None
+    assert (found.unjournalled, found.seq) == ((False, 3) if journalled else (True, 0))

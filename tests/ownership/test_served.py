@@ -327,3 +327,19 @@ def test_the_refusal_says_where_a_palace_went(tmp_path: Path, environ: dict[str,
     assert "not mounted" in gone(memory.served, environ, KERNEL).message
     Path(memory.save_path).mkdir()
     assert "saved what it held" in gone(memory.served, environ, KERNEL).message
+
+
+def test_memories_without_a_journal_are_missed_like_those_with_one(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    take(paths, environ).note_unjournalled()
+    take(paths, environ)  # the next owner, before it has looked
+
+    shutil.move(paths.root, tmp_path / "elsewhere")
+    with pytest.raises(PalaceReplaced, match="was served at"):
+        check_there(paths, environ, KERNEL)
+    make(tmp_path / "palace")
+    missing = find_missing(paths, environ, KERNEL)
+    assert missing is not None
+    assert missing.unjournalled
