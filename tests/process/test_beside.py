@@ -37,8 +37,7 @@ def stock(site: Site, *arguments: str) -> str:
 
 @pytest.fixture
 def client(site: Site) -> Iterator[Client]:
-    with site.shim() as client:
-        client.initialize()
+    with site.session() as client:
         yield client
 
 

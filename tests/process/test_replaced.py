@@ -11,7 +11,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +61,6 @@ class Migration:
         assert self.process.returncode == 0
 
 
-@contextlib.contextmanager
-def session(site: Site) -> Iterator[Client]:
-    with site.shim() as client:
-        client.initialize()
-        yield client
-
-
 def text_of(number: int) -> str:
     return f"lighthouse keeper number {number} wrote down the ships of day {number * 7}"
 
@@ -94,7 +86,7 @@ def rows_of(site: Site) -> list[str]:
 
 def assert_all_there(site: Site, drawers: dict[str, str]) -> None:
     """Each is found by a search for its text, has its text, and is one row."""
-    with session(site) as client:
+    with site.session() as client:
         for ident, text in drawers.items():
             assert client.tool("get_drawer", drawer_id=ident)["content"] == text
             hits = client.tool("search", query=text, limit=3)["results"]
@@ -143,7 +135,7 @@ def refusal(site: Site) -> dict[str, Any]:
 
 
 def test_a_migration_beside_a_broker_loses_and_revives_nothing(site: Site) -> None:
-    with session(site) as client:
+    with site.session() as client:
         drawers = file_drawers(client, range(DRAWERS))
         changed, deleted, *_ = drawers
         mine = identity(site)
@@ -168,7 +160,7 @@ def test_a_migration_beside_a_broker_loses_and_revives_nothing(site: Site) -> No
 
 
 def test_a_directory_that_is_removed_under_its_broker_is_saved(site: Site) -> None:
-    with session(site) as client:
+    with site.session() as client:
         drawers = file_drawers(client, range(5))
         pid = site.record()["pid"]
         shutil.rmtree(site.palace)
@@ -186,7 +178,7 @@ def test_a_directory_that_is_removed_under_its_broker_is_saved(site: Site) -> No
 
 
 def test_a_removed_identity_is_put_back(site: Site) -> None:
-    with session(site) as client:
+    with site.session() as client:
         drawers = file_drawers(client, range(3))
         mine = identity(site)
         stop(site)
@@ -219,7 +211,7 @@ def rebuild_index(site: Site) -> Path:
 
 
 def test_stocks_rebuilt_index_is_the_same_palace(site: Site) -> None:
-    with session(site) as client:
+    with site.session() as client:
         drawers = file_drawers(client, range(10))
         client.tool("kg_add", subject="bob", predicate="mends", object="nets")
         mine, epoch = identity(site), site.record()["epoch"]
@@ -241,7 +233,7 @@ def test_stocks_rebuilt_index_is_the_same_palace(site: Site) -> None:
 
 
 def test_a_directory_without_what_was_served_is_not_taken_for_a_new_palace(site: Site) -> None:
-    with session(site) as client:
+    with site.session() as client:
         file_drawers(client, range(3))
         stop(site)
     shutil.rmtree(site.palace)
@@ -254,7 +246,7 @@ def test_a_directory_without_what_was_served_is_not_taken_for_a_new_palace(site:
     assert done.returncode == 83
     assert "palace recover" in done.stderr
     assert site.run("recover", "--forget").returncode == 0
-    with session(site) as client:
+    with site.session() as client:
         assert not client.tool("list_drawers").get("drawers")
 
 
@@ -263,7 +255,7 @@ def test_a_directory_without_what_was_served_is_not_taken_for_a_new_palace(site:
 
 def test_a_moved_palace_is_missed_where_it_was(site: Site) -> None:
     elsewhere = Site(home=site.home, palace=site.palace.parent / "elsewhere")
-    with session(site) as client:
+    with site.session() as client:
         drawers = file_drawers(client, range(3))
         pid = site.record()["pid"]
         site.palace.rename(elsewhere.palace)
@@ -281,14 +273,14 @@ def test_a_moved_palace_is_missed_where_it_was(site: Site) -> None:
 
 def test_a_copy_is_a_palace_of_its_own_and_says_so(site: Site) -> None:
     copy = Site(home=site.home, palace=site.palace.parent / "copies" / "palace")
-    with session(site) as client:
+    with site.session() as client:
         drawers = file_drawers(client, range(3))
         stop(site)
     shutil.copytree(site.palace, copy.palace, symlinks=True)
     (copy.palace / "palace.toml").write_text('graph = "knowledge_graph.sqlite3"\n')
 
     assert "two_copies" in codes(copy)
-    with session(copy) as client:
+    with copy.session() as client:
         assert client.tool("get_drawer", drawer_id=next(iter(drawers)))["content"]
     assert identity(copy) != identity(site)
     assert str(site.palace) in codes(copy)["copy"]["text"]
@@ -298,7 +290,7 @@ def test_a_copy_is_a_palace_of_its_own_and_says_so(site: Site) -> None:
 
 def test_an_older_copy_that_is_put_back_says_what_it_lacks(site: Site) -> None:
     older = site.palace.with_name("older")
-    with session(site) as client:
+    with site.session() as client:
         kept = file_drawers(client, range(3))
         stop(site)
         shutil.copytree(site.palace, older, symlinks=True)
@@ -320,7 +312,7 @@ def test_an_older_copy_that_is_put_back_says_what_it_lacks(site: Site) -> None:
 
 
 def test_homes_and_what_they_remember(site: Site) -> None:
-    with session(site) as client:
+    with site.session() as client:
         file_drawers(client, range(2))
         stop(site)
     directory = site.home / ".local/state/palace/served"
@@ -338,5 +330,5 @@ def test_homes_and_what_they_remember(site: Site) -> None:
     fresh = Site(home=other, palace=site.palace)
     assert refusal(fresh)["code"] == GONE  # it has never heard of it, and makes no new one
     assert fresh.run("recover", "--forget").returncode == 0
-    with session(fresh) as client:
+    with fresh.session() as client:
         assert not client.tool("list_drawers").get("drawers")

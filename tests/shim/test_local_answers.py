@@ -89,9 +89,7 @@ def test_a_cancellation_follows_the_call_that_may_have_run(palace: Path) -> None
             served.welcome(epoch="1")
             shim.send(call(1))
             assert served.message()["id"] == 1
-            heir = ScriptedBroker(palace, "next.sock")
-            heir.path.rename(palace / "broker.sock")
-            heir.path = palace / "broker.sock"
+            heir = broker.succeed()
             served.close()
             with heir:
                 again = heir.accept()

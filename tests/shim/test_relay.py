@@ -63,9 +63,7 @@ def test_a_broker_that_dies_is_succeeded_and_told_what_may_have_run(palace: Path
             served.line()
             served.answer(0, 1, "done")
             shim.receive()
-            next_broker = ScriptedBroker(palace, "next.sock")
-            next_broker.path.rename(palace / "broker.sock")
-            next_broker.path = palace / "broker.sock"
+            next_broker = broker.succeed()
             served.close()
             with next_broker as broker2:
                 again = broker2.accept()

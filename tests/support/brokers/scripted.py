@@ -27,6 +27,16 @@ class ScriptedBroker:
         self._listener.settimeout(PATIENCE_S)
         self.connections: list[Connection] = []
 
+    def succeed(self) -> "ScriptedBroker":
+        """Take this one's place, as the next owner does: return the broker that listens there now.
+
+        Connections of this one stay as they are; both are to be closed.
+        """
+        heir = ScriptedBroker(self.path.parent, "next.sock")
+        heir.path.rename(self.path)
+        heir.path, self.path = self.path, heir.path
+        return heir
+
     def accept(self) -> "Connection":
         sock, _ = self._listener.accept()
         sock.settimeout(PATIENCE_S)

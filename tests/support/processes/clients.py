@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +37,13 @@ class Site:
     def shim(self, *arguments: str, **more: str) -> "Client":
         """Start a `palace shim`; close it."""
         return Client([*PALACE, "shim", *arguments], self.environ(**more))
+
+    @contextmanager
+    def session(self) -> "Iterator[Client]":
+        """Be an agent of this palace, through a shim, that has said hello."""
+        with self.shim() as client:
+            client.initialize()
+            yield client
 
     def stock(self, *arguments: str, **more: str) -> "Client":
         """Start a stock `mempalace-mcp` on the same palace; close it."""
