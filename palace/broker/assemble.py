@@ -19,6 +19,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.lock import Ownership
 from palace.protocol.admission import Admission
 from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.keyring import ANYBODYS
 from palace.protocol.lifecycle import Lifecycle
 from palace.settings.catalogue import load_catalogue
 from palace.settings.config import Config
@@ -39,11 +40,13 @@ def assemble(
     listening: Listening,
 ) -> BrokerState:
     """Return an owner's parts with the real engine."""
-    stamp = Stamp(epoch=ownership.epoch, writer=ownership.incarnation)
+    memory = ownership.memory
+    keys = memory.keys.ring if memory is not None and memory.keys is not None else ANYBODYS
+    stamp = Stamp(epoch=ownership.epoch, writer=ownership.incarnation, keys=keys)
     services = Services(
         ownership=ownership,
         config=config,
-        engine=MempalaceEngine(ownership.paths, config, environ, kernel, stamp, ownership.memory),
+        engine=MempalaceEngine(ownership.paths, config, environ, kernel, stamp, memory),
         kernel=kernel,
         endpoint=listening.endpoint,
         mode=listening.mode,

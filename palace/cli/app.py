@@ -38,6 +38,7 @@ COMMANDS: dict[str, Command] = {
     "backup": journal.backup,
     "restore": journal.restore,
     "recover": journal.recover,
+    "trust": journal.trust,
     "install": agents.install,
     "uninstall": agents.uninstall,
     "service": running.service,

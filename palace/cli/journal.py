@@ -7,6 +7,11 @@ import typer
 from palace.cli.options import FollowOption, PalaceOption, StopOption, find, path
 from palace.kernel.output import say
 
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust", help="Even if somebody else wrote it, or nobody knows who did."),
+]
+
 
 def history(
     palace: PalaceOption = "",
@@ -22,8 +27,54 @@ def history(
     from palace.commands.history import print_history
     from palace.kernel.kernel import Kernel
 
-    paths, _ = find(palace)
-    return print_history(paths, Kernel(), since=since, follow=follow, as_json=as_json)
+    paths, environment = find(palace)
+    kernel, environ = Kernel(), environment.all
+    return print_history(
+        paths, kernel, since=since, follow=follow, as_json=as_json, environ=environ
+    )
+
+
+def trust(
+    palace: PalaceOption = "",
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="Seal what counts in the journal with this user's own key."),
+    ] = False,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Remove what brokers have set aside.")
+    ] = False,
+    show_keys: Annotated[
+        bool,
+        typer.Option("--show-keys", help="Print the keys, which are secret, for another owner."),
+    ] = False,
+    add: Annotated[
+        str,
+        typer.Option(
+            "--add-keys", metavar="FILE", callback=path, help="Accept another owner's keys."
+        ),
+    ] = "",
+    stop_first: StopOption = False,
+) -> int:
+    """Show who wrote the journal's records, and say whose records count.
+
+    What nobody with a known key wrote is never carried out: brokers set it aside.
+    """
+    from palace.commands import trust as trusting
+
+    if sum(map(bool, (yes, discard, show_keys, add))) > 1:
+        raise typer.BadParameter("one of --yes, --discard, --show-keys and --add-keys")
+    paths, environment = find(palace)
+    if yes:
+        say(trusting.trust_journal(paths, environment, stop=stop_first))
+    elif discard:
+        say(trusting.discard_aside(paths, environment, stop=stop_first))
+    elif add:
+        say(trusting.add_keys(paths, environment, add))
+    elif show_keys:
+        say(trusting.keys_text(paths, environment))
+    else:
+        say(trusting.writers_text(paths, environment))
+    return 0
 
 
 def rebuild(
@@ -67,12 +118,13 @@ def backup(
             help="Make no backup; restore the newest one in DIR into a scratch palace and compare.",
         ),
     ] = False,
+    trust: TrustOption = False,
 ) -> int:
     """Copy the journal into a new directory below DIR, whether or not a broker is running.
 
     `palace restore` turns the copy into a palace again.
     """
-    from palace.commands.backup import adopt_first, backup_text, find_backup, make_backup
+    from palace.commands.backup import adopt_first, backup_text, find_backup, keys_of, make_backup
     from palace.commands.progress import progress_shown
     from palace.kernel.kernel import Kernel
     from palace.settings.environment import read_environment
@@ -80,8 +132,9 @@ def backup(
     if verify:
         from palace.commands.restore import prove_backup
 
-        found = find_backup(into, Kernel())
-        entities = prove_backup(read_environment(), found).entities
+        found, environment = find_backup(into, Kernel()), read_environment()
+        keys = keys_of(found, environment.all, Kernel(), trust=trust)
+        entities = prove_backup(environment, found, keys).entities
         say(f"{found.path}: stores rebuilt from it hold its {entities} entities, unchanged.")
         return 0
     paths, environment = find(palace)
@@ -104,19 +157,21 @@ def restore(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an existing palace; its files are kept.")
     ] = False,
+    trust: TrustOption = False,
     stop_first: StopOption = False,
 ) -> int:
     """Create a palace from a backup: its journal, and new stores built from that.
 
     The palace's directory must be new or empty.
     """
-    from palace.commands.backup import find_backup
+    from palace.commands.backup import find_backup, keys_of
     from palace.commands.restore import restore_backup, restored_text
     from palace.kernel.kernel import Kernel
 
     paths, environment = find(palace)
     found = find_backup(source, Kernel())
-    made = restore_backup(paths, environment, found, replace=replace, stop=stop_first)
+    keys = keys_of(found, environment.all, Kernel(), trust=trust)
+    made = restore_backup(paths, environment, found, keys, replace=replace, stop=stop_first)
     say(restored_text(paths, environment, found, made))
     return 0
 

@@ -34,6 +34,7 @@ from palace.journal.record import BrokenRecord, JsonObject, seal, unseal
 from palace.journal.replay import no_progress
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import check_kernel
+from palace.ownership.keys import key_path, ring_of
 from palace.protocol import wire
 from palace.protocol.decoding import decode_json, is_number, is_text, is_word
 from palace.protocol.errors import (
@@ -45,6 +46,7 @@ from palace.protocol.errors import (
     NotEmpty,
     WireError,
 )
+from palace.protocol.keyring import ANYBODYS, Keyring
 from palace.settings.config import TOML_BYTES_MAX, load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -128,7 +130,8 @@ def make_backup(
         making = f"{into}/{MAKING}{os.getpid()}"
         kernel.make_directory(making)
         try:
-            return _fill(paths, identity, making, kernel, progress)
+            keys = ring_of(identity, environ, kernel)
+            return _fill(paths, identity, making, keys, progress)
         finally:
             shutil.rmtree(making, ignore_errors=True)
 
@@ -169,7 +172,7 @@ def _check_source(paths: Paths, environ: Mapping[str, str], kernel: Kernel) -> s
             f'journal = "off" from {paths.settings}, and let a broker take that over: '
             "palace stop; palace start"
         )
-    check_whole(paths.journal, kernel)
+    check_whole(paths.journal, kernel, ring_of(identity, environ, kernel))
     return identity
 
 
@@ -208,9 +211,10 @@ def _check_others(into: str, identity: str, kernel: Kernel) -> None:
             )
 
 
-def _fill(paths: Paths, identity: str, making: str, kernel: Kernel, progress: Progress) -> Backup:
-    contents = copy_journal(paths.journal, f"{making}/journal", kernel, progress)
-    check_whole(f"{making}/journal", kernel)  # another broker may have come meanwhile
+def _fill(paths: Paths, identity: str, making: str, keys: Keyring, progress: Progress) -> Backup:
+    kernel = Kernel()
+    contents = copy_journal(paths.journal, f"{making}/journal", kernel, progress, keys)
+    check_whole(f"{making}/journal", kernel, keys)  # another broker may have come meanwhile
     settings = kernel.read_file(paths.settings, TOML_BYTES_MAX)
     if settings is not None:
         kernel.write_durable(f"{making}/{SETTINGS}", settings)
@@ -337,7 +341,27 @@ def _problem_of(manifest: Manifest) -> str:
     return ""
 
 
-def check_backup(backup: Backup, kernel: Kernel, progress: Progress = no_progress) -> None:
+def keys_of(backup: Backup, environ: Mapping[str, str], kernel: Kernel, *, trust: bool) -> Keyring:
+    """Return the keys with which a backup's records were written; `trust`: by anybody.
+
+    Raises BackupBroken where this user has no keys of the palace that was backed up.
+    """
+    if trust:
+        return ANYBODYS
+    identity = backup.manifest.palace_id
+    keys = ring_of(identity, environ, kernel)
+    if keys.own is None:
+        raise BackupBroken(
+            f"{backup.path} is a backup of palace {identity}, whose keys this user doesn't have "
+            f"({key_path(identity, environ)}): who wrote its records can't be told. If it is from "
+            "somebody that you trust, or from before records were authenticated, say so: --trust"
+        )
+    return keys
+
+
+def check_backup(
+    backup: Backup, kernel: Kernel, keys: Keyring, progress: Progress = no_progress
+) -> None:
     """Read all of a backup; raises BackupBroken, which names the damaged file."""
     manifest = backup.manifest
     there, told = set(_names(backup.path, kernel)), set(manifest.files)
@@ -353,11 +377,16 @@ def check_backup(backup: Backup, kernel: Kernel, progress: Progress = no_progres
             raise _broken(f"{backup.path}/{name} can't be read: {error.strerror}") from None
         if found != expected:
             raise _broken(f"{backup.path}/{name} is not what was written: its SHA-256 differs")
-    for finding in inspect_journal(backup.journal, kernel):
+    for finding in inspect_journal(backup.journal, kernel, keys):
+        if finding.code == "foreign_record":
+            raise BackupBroken(
+                f"{finding.text} Nothing was changed. Use another backup, or, if you trust whoever "
+                "wrote that: --trust"
+            )
         if finding.level == ERROR and finding.code != "network_file_system":
             raise _broken(finding.text.rstrip("."))
     try:
-        contents = read_contents(backup.journal, kernel, progress)
+        contents = read_contents(backup.journal, kernel, progress, keys)
     except Missing as error:
         raise _broken(f"{backup.journal}: {error}") from None
     if contents != manifest.contents:

@@ -2,11 +2,13 @@
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from palace.doctor.finding import DATA_ERROR
+from palace.journal.aside import read_aside
 from palace.journal.inspect import Gap, read_from
 from palace.journal.journal import read_tail
 from palace.journal.record import ADOPT, ADOPTION, DELETE, ENTITIES, Record
@@ -14,31 +16,52 @@ from palace.journal.replay import replay
 from palace.journal.segment import Broken, list_segments
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import complain, one_line, say
+from palace.ownership.keys import known_keys
+from palace.protocol.keyring import ANYBODYS, Keyring
 from palace.settings.paths import Paths
 
 FOLLOW_S = 0.5
 
 
-def print_history(paths: Paths, kernel: Kernel, *, since: int, follow: bool, as_json: bool) -> int:
-    """Print the records from a seq on; return 65 if some are missing."""
+def print_history(
+    paths: Paths,
+    kernel: Kernel,
+    *,
+    since: int,
+    follow: bool,
+    as_json: bool,
+    environ: Mapping[str, str] | None = None,
+) -> int:
+    """Print the records from a seq on; return 65 if some are missing.
+
+    Those that brokers have set aside come first: they are not part of it.  Without `environ`,
+    which says where the keys are, every record counts.
+    """
+    keys = ANYBODYS if environ is None else known_keys(paths, environ, kernel)
     missing = False
     position = since
+    for one in read_aside(paths.journal, kernel):
+        say(_aside_json(one) if as_json else f"SET ASIDE {_text_line(one).lstrip()}")
     while True:
-        for found in read_from(paths.journal, kernel, position):
+        for found in read_from(paths.journal, kernel, position, keys):
             if isinstance(found, Record):
                 position = found.seq + 1
             missing |= isinstance(found, Gap)
             say(_json_line(found) if as_json else _text_line(found), flush=follow)
         if not follow:
-            _complain_of_adoption(paths, kernel)
+            _complain_of_adoption(paths, kernel, keys)
             return DATA_ERROR if missing else 0
         time.sleep(FOLLOW_S)
 
 
-def _complain_of_adoption(paths: Paths, kernel: Kernel) -> None:
-    tail = read_tail(list_segments(paths.journal, kernel), kernel)
+def _complain_of_adoption(paths: Paths, kernel: Kernel, keys: Keyring) -> None:
+    tail = read_tail(list_segments(paths.journal, kernel), kernel, keys)
     if tail.adopting is not None:
-        complain(tail.adopting.problem(len(replay(paths.journal, kernel).live)))
+        complain(tail.adopting.problem(len(replay(paths.journal, kernel, keys=keys).live)))
+
+
+def _aside_json(found: Record | Broken) -> str:
+    return f'{{"set_aside": {_json_line(found)}}}'
 
 
 def _json_line(found: Record | Gap | Broken) -> str:

@@ -68,7 +68,8 @@ def purge_memories(
         wanted = _with_chunks(held, frozenset(ids))
         texts = _texts(held, wanted)
         # An earlier purge may have been interrupted here, before the stores were rebuilt.
-        records = purge_journal(paths.journal, held.kernel, wanted) or _still_stored(held, wanted)
+        records = purge_journal(paths.journal, held.kernel, wanted, held.stamp.keys)
+        records = records or _still_stored(held, wanted)
         if records:
             rebuild_held(held, allow_gaps=False, keep=False)
         copies = [name for name in held.kernel.list_directory(paths.root) if "replaced-" in name]
@@ -90,7 +91,7 @@ def _blank_memory() -> None:
 def _with_chunks(held: OwnedPalace, ids: frozenset[str]) -> frozenset[str]:
     """Return the ids, with those of all chunks that these drawers were ever split into."""
     found = set(ids)
-    for record in read_from(held.paths.journal, held.kernel):
+    for record in read_from(held.paths.journal, held.kernel, keys=held.stamp.keys):
         if isinstance(record, Record) and not ids.isdisjoint(_parents(record)):
             found.add(record.id)
     return frozenset(found)
@@ -114,7 +115,7 @@ def _still_stored(held: OwnedPalace, ids: frozenset[str]) -> int:
 
 
 def _texts(held: OwnedPalace, ids: frozenset[str]) -> list[str]:
-    known = replay(held.paths.journal, held.kernel)
+    known = replay(held.paths.journal, held.kernel, keys=held.stamp.keys)
     found = [known.payload(entity) for entity in known.live if entity[1] in ids]
     return [text for payload in found if (text := _text_of(payload))]
 
@@ -127,7 +128,7 @@ def _text_of(payload: Payload) -> str:
 def _holding(held: OwnedPalace, texts: list[str]) -> list[str]:
     if not texts:
         return []
-    known = replay(held.paths.journal, held.kernel)
+    known = replay(held.paths.journal, held.kernel, keys=held.stamp.keys)
     return [
         f"{kind} {ident}"
         for kind, ident in known.live

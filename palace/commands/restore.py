@@ -29,14 +29,17 @@ from palace.engine.durability.swap import Exchange, Move
 from palace.engine.stores.files import NAMES as FILES
 from palace.journal.copying import Contents, copy_file, file_digest, read_contents
 from palace.journal.journal import read_tail
+from palace.journal.reseal import reseal
 from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.epoch import last_epoch
+from palace.ownership.keys import known_keys
 from palace.ownership.served import note_restored
 from palace.protocol import wire
 from palace.protocol.decoding import decode_toml
 from palace.protocol.errors import BackupBroken, ConfigError, NotEmpty, StoreCorrupt
+from palace.protocol.keyring import ANYBODYS, Keyring
 from palace.settings.config import (
     KNOWN,
     TOML_BYTES_MAX,
@@ -67,18 +70,25 @@ class Restored:
 
 
 def restore_backup(
-    paths: Paths, environment: ShimEnvironment, backup: Backup, *, replace: bool, stop: bool
+    paths: Paths,
+    environment: ShimEnvironment,
+    backup: Backup,
+    keys: Keyring,
+    *,
+    replace: bool,
+    stop: bool,
 ) -> Restored:
     """Check a backup and create a palace from it; needs the palace to itself.
 
+    `keys` are those with which its records were written; the restored palace's are others.
     With `replace`, an existing palace's files are moved to `replaced-EPOCH`.
     Raises BackupBroken and NotEmpty before anything is changed.
     """
-    check_backup(backup, Kernel(), progress_shown())
+    check_backup(backup, Kernel(), keys, progress_shown())
     prepare = partial(_prepare, paths, environment, backup, replace=replace)
     leave = leave_request(paths, environment, stop=stop)
     with hold_palace(paths, environment, ask_to_leave=leave, prepare=prepare) as held:
-        kept = _put_in_place(held, backup)
+        kept = _put_in_place(held, backup, keys)
         made = rebuild_held(held, allow_gaps=False, keep=True)
         seq = backup.manifest.contents.seq
         note_restored(paths, environment.all, held.kernel, seq=seq)
@@ -135,7 +145,7 @@ def _compared(paths: Paths, backup: Backup, kernel: Kernel) -> str:
     manifest = backup.manifest
     if wire.identity_of(kernel.read_hint(paths.palace_id, 200)) != manifest.palace_id:
         return "It is a different palace than the one backed up. "
-    tail = read_tail(list_segments(paths.journal, kernel), kernel)
+    tail = read_tail(list_segments(paths.journal, kernel), kernel, ANYBODYS)
     if (tail.epoch, tail.seq) <= (manifest.epoch, manifest.contents.seq):
         return ""
     return (
@@ -237,7 +247,7 @@ def restored_text(
 # Moving it into place.
 
 
-def _put_in_place(held: OwnedPalace, backup: Backup) -> str:
+def _put_in_place(held: OwnedPalace, backup: Backup, keys: Keyring) -> str:
     """Rename old files away and the backup's journal in, all or none; return where the old are."""
     paths, kernel = held.paths, held.kernel
     for name in kernel.list_directory(paths.root):
@@ -248,6 +258,8 @@ def _put_in_place(held: OwnedPalace, backup: Backup) -> str:
     kernel.make_directory(scratch)
     try:
         _copy_journal(backup, scratch, kernel)
+        if held.stamp.keys.own is not None:
+            reseal(scratch, kernel, keys, held.stamp.keys.own)
     except (OSError, BackupBroken):
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -255,6 +267,8 @@ def _put_in_place(held: OwnedPalace, backup: Backup) -> str:
     away = list(moves_away(paths, [*files, paths.journal], kernel, suffix))
     exchange = Exchange(paths, held.config.graph, kernel)
     exchange.swap([*away, Move(scratch, paths.journal)])
+    if held.keys is not None:
+        held.keys.settle()
     return f"{paths.root}/replaced-{suffix}" if away else ""
 
 
@@ -272,7 +286,7 @@ def _copy_journal(backup: Backup, target: str, kernel: Kernel) -> None:
 # Verifying.
 
 
-def prove_backup(environment: ShimEnvironment, backup: Backup) -> Contents:
+def prove_backup(environment: ShimEnvironment, backup: Backup, keys: Keyring) -> Contents:
     """Restore a backup into a scratch directory and compare all of it; return what it holds.
 
     Raises BackupBroken, and StoreCorrupt if the stores differ from what the journal says.
@@ -286,10 +300,10 @@ def prove_backup(environment: ShimEnvironment, backup: Backup) -> Contents:
         scratched = {"HOME": scratch, "XDG_STATE_HOME": "", "MEMPALACE_BACKEND": ""}
         scratched["MEMPALACE_CONFIG_DIR"] = f"{scratch}/config"
         alone = ShimEnvironment(environment.all | scratched)
-        restore_backup(paths, alone, backup, replace=False, stop=False)
+        restore_backup(paths, alone, backup, keys, replace=False, stop=False)
         with hold_palace(paths, alone, ask_to_leave=None) as held:
             drift = drift_of(held, progress_shown())
-        found = read_contents(paths.journal, Kernel())
+        found = read_contents(paths.journal, Kernel(), keys=known_keys(paths, alone.all, Kernel()))
     wanted = backup.manifest.contents
     if drift or (found.kinds, found.digest) != (wanted.kinds, wanted.digest):
         where = ", ".join(sorted({one.kind for one in drift})) or "journal"

@@ -11,9 +11,11 @@ from palace.kernel.durations import span
 from palace.kernel.kernel import Kernel
 from palace.kernel.processes import Process, user_name
 from palace.ownership.claim import Foreign, find_foreign
+from palace.ownership.keys import known_keys
 from palace.ownership.record import read_record
 from palace.protocol.broker_record import BrokerRecord
 from palace.protocol.errors import ConfigError, PalaceError
+from palace.protocol.keyring import Keyring
 from palace.settings.config import Config, Loaded, load_settings
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -67,6 +69,11 @@ class Diagnostics:
     @property
     def environ(self) -> dict[str, str]:
         return self.environment.all
+
+    @property
+    def keys(self) -> Keyring:
+        """Return the keys that this user knows of the palace's journal."""
+        return known_keys(self.paths, self.environ, self.kernel)
 
     def holder_of(self, path: str) -> Process | None:
         """Return who has a file's lock, as far as this kernel tells."""

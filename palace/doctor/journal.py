@@ -7,24 +7,27 @@ import attrs
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
+from palace.journal.aside import ASIDE, kept_aside
 from palace.journal.inspect import Gap, read_from
 from palace.journal.journal import read_tail
 from palace.journal.record import CHECKPOINT, QUARANTINE, SEGMENT, STATE, Record
-from palace.journal.replay import newest_checkpoint
-from palace.journal.schema import object_of
+from palace.journal.replay import newest_checkpoint, problem_of_checkpoint
+from palace.journal.schema import SEQ_MAX, object_of
 from palace.journal.segment import Broken, Segment, list_segments, read_segment
 from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_json, number_in
+from palace.protocol.keyring import ANYBODYS, Keyring
 
 
 def check_journal(found: Diagnostics) -> Iterator[Finding]:
     """Yield what is wrong with this palace's journal, or that nothing is."""
     if found.is_anothers and not os.access(found.paths.journal, os.R_OK | os.X_OK):
         return  # palace/doctor/users.py says who may look at it
-    findings = inspect_journal(found.paths.journal, found.kernel)
+    findings = inspect_journal(found.paths.journal, found.kernel, found.keys)
     if found.foreign is None:  # local, or claimed with `palace own`
         findings = [one for one in findings if one.code != "network_file_system"]
     findings += _adoption(found)
+    findings += _unknown_keys(found)
     yield from findings
     if not findings and found.exists:
         text = "in order" if found.kernel.list_directory(found.paths.journal) else "none yet"
@@ -35,7 +38,7 @@ def _adoption(found: Diagnostics) -> Iterator[Finding]:
     """Say that the journal doesn't hold the whole palace yet, and whether that is going on."""
     segments = list_segments(found.paths.journal, found.kernel, archived=True)
     try:
-        adopting = read_tail(segments, found.kernel).adopting
+        adopting = read_tail(segments, found.kernel, found.keys).adopting
     except (KeyError, TypeError, ValueError):
         return  # a damaged header, which is named above
     if adopting is None:
@@ -63,18 +66,39 @@ def _adoption(found: Diagnostics) -> Iterator[Finding]:
     )
 
 
-def inspect_journal(directory: str, kernel: Kernel) -> list[Finding]:
+def _unknown_keys(found: Diagnostics) -> Iterator[Finding]:
+    """Yield that records count which were written with keys that this user never had."""
+    floor = found.keys.floor
+    if 0 < floor <= SEQ_MAX:
+        yield Finding(
+            level=WARNING,
+            code="unknown_keys",
+            text=f"Records up to {floor} were written with keys that this user doesn't have, and "
+            "count as its first broker found them. Whoever may write to the palace could have "
+            "changed them before, and can still.",
+            remedy="See who wrote them, and seal them with your own key if that is right: palace "
+            "trust. If their owner serves the palace as well, get its keys instead: palace trust "
+            "--add-keys FILE",
+        )
+
+
+def inspect_journal(directory: str, kernel: Kernel, keys: Keyring = ANYBODYS) -> list[Finding]:
     """Return all findings about a journal's files."""
     segments = list_segments(directory, kernel, archived=True)
     if not segments:
         return []
-    findings = [*_file_system(directory, kernel), *_headers(segments, kernel)]
+    findings = [
+        *_file_system(directory, kernel),
+        *_headers(segments, kernel, keys),
+        *_set_aside(directory, kernel),
+    ]
     last = 0
     epoch = 0
     torn: list[Broken] = []
-    for found in read_from(directory, kernel, segments[0].first):
+    foreign: dict[str, list[Broken]] = {}
+    for found in read_from(directory, kernel, segments[0].first, keys):
         if isinstance(found, Broken) and found.is_foreign:
-            findings.append(_foreign(found))
+            foreign.setdefault(found.place.path, []).append(found)
         elif isinstance(found, Broken):
             torn.append(found)
         elif isinstance(found, Gap):
@@ -91,8 +115,9 @@ def inspect_journal(directory: str, kernel: Kernel) -> list[Finding]:
             elif found.action == STATE and object_of(found.payload).get("whole"):
                 findings = [_healed(finding, found) for finding in findings]
     findings += _torn(torn)
+    findings += map(_foreign, foreign.values())
     findings += _head(directory, kernel, last)
-    findings += _checkpoint(directory, kernel)
+    findings += _checkpoint(directory, kernel, keys)
     return findings
 
 
@@ -107,10 +132,10 @@ def _file_system(directory: str, kernel: Kernel) -> Iterator[Finding]:
         )
 
 
-def _headers(segments: list[Segment], kernel: Kernel) -> Iterator[Finding]:
+def _headers(segments: list[Segment], kernel: Kernel, keys: Keyring) -> Iterator[Finding]:
     """Yield segments that lack their header, which makes readers start at an older segment."""
     for segment in segments:
-        found = next((found for _, found in read_segment(segment, kernel)), None)
+        found = next((found for _, found in read_segment(segment, kernel, keys)), None)
         if isinstance(found, Broken) or (found is not None and found.action != SEGMENT):
             yield Finding(
                 level=WARNING,
@@ -121,15 +146,34 @@ def _headers(segments: list[Segment], kernel: Kernel) -> Iterator[Finding]:
             )
 
 
-def _foreign(line: Broken) -> Finding:
+def _foreign(lines: list[Broken]) -> Finding:
+    first = lines[0]
+    more = f" {len(lines) - 1} more lines of the file are alike." if len(lines) > 1 else ""
     return Finding(
         level=ERROR,
         code="foreign_record",
-        text=f"{line.place.path} holds at byte {line.place.offset} what no palace writes, with a "
-        f"right checksum: {line.why}.",
+        text=f"{first.place.path} holds at byte {first.place.offset}, with a right checksum, what "
+        f"is {first.why}.{more}",
         remedy="It is not carried out. Somebody else has written to this directory: find out who "
-        "may, and take it from them (docs/security.md).",
+        "may, and take it from them (docs/security.md). A broker that starts sets aside what "
+        "stands in the newest files.",
     )
+
+
+def _set_aside(directory: str, kernel: Kernel) -> Iterator[Finding]:
+    """Yield that brokers have set records aside, for as long as these are kept."""
+    lines, files, size = kept_aside(directory, kernel)
+    if files:
+        yield Finding(
+            level=WARNING,
+            code="set_aside",
+            text=f"{directory}/{ASIDE} holds {lines} lines in {files} files ({size} bytes) "
+            "that this palace's owner didn't write. They were not carried out; what the stores "
+            "held was taken over as another program's changes.",
+            remedy="If you know who wrote them, and may: give that owner the keys (palace trust "
+            "--show-keys). If not, take write access to the palace from others. Then remove them: "
+            "palace trust --discard",
+        )
 
 
 def _torn(broken: list[Broken]) -> Iterator[Finding]:
@@ -198,13 +242,13 @@ def _head(directory: str, kernel: Kernel, last: int) -> Iterator[Finding]:
         )
 
 
-def _checkpoint(directory: str, kernel: Kernel) -> Iterator[Finding]:
+def _checkpoint(directory: str, kernel: Kernel, keys: Keyring) -> Iterator[Finding]:
     newest = newest_checkpoint(directory, kernel)
     if newest is None:
         return
     path, lines, counted = newest[0], 0, -1
-    wrong = []
-    for _, found in read_segment(Segment(path=path, first=0, end=None), kernel):
+    wrong = [f"{path}: {why}." for why in (problem_of_checkpoint(*newest, kernel, keys),) if why]
+    for _, found in read_segment(Segment(path=path, first=0, end=None), kernel, keys):
         if isinstance(found, Broken):
             wrong.append(f"{path} at byte {found.place.offset}: {found.why}.")
         elif found.action == CHECKPOINT:

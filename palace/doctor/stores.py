@@ -95,7 +95,7 @@ def _tail(found: Diagnostics) -> Tail:
     """Return what the journal says of the present."""
     segments = list_segments(found.paths.journal, found.kernel, archived=True)
     try:
-        return read_tail(segments, found.kernel)
+        return read_tail(segments, found.kernel, found.keys)
     except (KeyError, TypeError, ValueError):
         return Tail()  # palace/doctor/journal.py says what is wrong with it
 

@@ -21,7 +21,15 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from palace.journal.record import ENTITIES, SEGMENT, Draft, Stamp, encode
+from palace.journal.record import (
+    ENTITIES,
+    FIRST,
+    SEGMENT,
+    Draft,
+    Stamp,
+    encode,
+    told_of,
+)
 from palace.journal.segment import segment_path
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalFailed
@@ -42,6 +50,7 @@ class Appender:
     stamp: Stamp
     header: Callable[[], object]  # what a new segment's first record says
     next_seq: int = 1
+    link: str = FIRST  # the code of the record before the next one
     _fd: int = -1
     _path: str = ""
     _first: int = 1
@@ -115,10 +124,7 @@ class Appender:
             ts = self.kernel.utc_text()
             seqs = range(self.next_seq, self.next_seq + len(drafts))
             try:
-                lines = [
-                    encode(draft, seq, self.stamp, ts)
-                    for draft, seq in zip(drafts, seqs, strict=True)
-                ]
+                lines, link = self._encode(drafts, seqs, ts)
             except (TypeError, ValueError, RecursionError) as error:
                 raise JournalFailed(f"A change could not be written down: {error}.") from None
             data = b"".join(lines)
@@ -126,7 +132,19 @@ class Appender:
             self._write(data)
             self._unsynced.extend(zip(seqs, lines, strict=True))
             self.next_seq += len(drafts)
+            self.link = link
             return self.next_seq - 1
+
+    def _encode(
+        self, drafts: Sequence[Draft], seqs: Sequence[int], ts: str
+    ) -> tuple[list[bytes], str]:
+        """Return the lines of records, each after the one before, and the last one's code."""
+        lines, link = [], self.link
+        for draft, seq in zip(drafts, seqs, strict=True):
+            lines.append(encode(draft, seq, self.stamp, ts, link))
+            if self.stamp.keys.own is not None:
+                link = told_of(lines[-1]).code
+        return lines, link
 
     def sync(self, seq: int) -> None:
         """Return when everything up to `seq` survives a power cut; raises JournalFailed.
@@ -239,7 +257,8 @@ class Appender:
         first = again[0][0] if again else self.next_seq
         path = segment_path(self.directory, first)
         header = Draft(action=SEGMENT, payload=self.header())
-        data = encode(header, first - 1, self.stamp, self.kernel.utc_text())
+        after = told_of(again[0][1]).after if again else self.link
+        data = encode(header, first - 1, self.stamp, self.kernel.utc_text(), after)
         data += b"".join(line for _, line in again)
         # With the same first seq as the old segment, the new file takes its place by the rename.
         there = self.kernel.file_id(path)

@@ -10,13 +10,15 @@ files move to the archive, where such readers look for them.  Nothing is deleted
 
 import os
 from collections.abc import Callable
+from hashlib import blake2b
 
 import attrs
 
-from palace.journal.record import CHECKPOINT, Draft, Stamp, encode
-from palace.journal.replay import PREFIX, checkpoint_path, newest_checkpoint, replay
+from palace.journal.record import CHECKPOINT, BrokenRecord, Draft, Stamp, decode, encode
+from palace.journal.replay import PREFIX, Replay, checkpoint_path, newest_checkpoint, replay
 from palace.journal.segment import ARCHIVE, Place, list_segments, number_of, open_wherever
 from palace.kernel.kernel import Kernel
+from palace.protocol.keyring import CODE_BYTES
 
 BYTES_MIN = 64 << 20
 PAUSE_EVERY = 200
@@ -47,14 +49,14 @@ def make_checkpoint(
 ) -> Checkpoint | None:
     """Write a checkpoint over all closed segments and archive them.
 
-    None where there are none, or where records are missing.
+    None where there are none, or where records are missing or were changed meanwhile.
     `pause` is called now and then: it may sleep, so that others get on.
     """
     segments = list_segments(directory, kernel)
     if len(segments) < 2:
         return None
     upto = segments[-1].first - 1
-    state = replay(directory, kernel, lambda _stage, _fraction: pause(), upto)
+    state = replay(directory, kernel, lambda _stage, _fraction: pause(), upto, stamp.keys)
     if state.gaps or state.seq < upto:
         return None  # a checkpoint would hide what is missing
     path = checkpoint_path(directory, upto)
@@ -62,13 +64,10 @@ def make_checkpoint(
     kernel.unlink(temporary)
     fd = kernel.open_append(temporary)
     try:
-        for number, live in enumerate(state.live.values()):
-            if number % PAUSE_EVERY == 0:
-                pause()
-            kernel.write_all(fd, b"\n%b\n" % _line(live.place, kernel))
-        end = Draft(action=CHECKPOINT, payload={"upto": upto, "entities": len(state.live)})
-        kernel.write_all(fd, encode(end, upto, stamp, kernel.utc_text()))
+        _write(fd, state, upto, stamp, pause)
         kernel.sync(fd)  # before it has its name: what is named is whole
+    except BrokenRecord:
+        return None  # no broker changes what it has written
     finally:
         kernel.close(fd)
     kernel.rename(temporary, path)
@@ -78,6 +77,25 @@ def make_checkpoint(
     kernel.sync_directory(directory)
     _archive(directory, kernel, upto, path)
     return Checkpoint(path=path, seq=upto, entities=len(state.live))
+
+
+def _write(fd: int, state: Replay, upto: int, stamp: Stamp, pause: Callable[[], None]) -> None:
+    """Write a checkpoint's lines; raises BrokenRecord for one that isn't what was replayed."""
+    kernel, codes = state.kernel, blake2b(digest_size=CODE_BYTES)
+    for number, live in enumerate(state.live.values()):
+        if number % PAUSE_EVERY == 0:
+            pause()
+        line = _line(live.place, kernel)
+        if stamp.keys.own is not None:
+            # The owner answers for all lines by the code of the last: it looks at each again.
+            record = decode(line, stamp.keys)
+            if record.seq != live.seq:
+                raise BrokenRecord(f"record {record.seq} stands where {live.seq} was")
+            codes.update(record.link.encode())
+        kernel.write_all(fd, b"\n%b\n" % line)
+    told = {"upto": upto, "entities": len(state.live), "lines": codes.hexdigest()}
+    end = Draft(action=CHECKPOINT, payload=told)
+    kernel.write_all(fd, encode(end, upto, stamp, kernel.utc_text()))
 
 
 def _line(place: Place, kernel: Kernel) -> bytes:

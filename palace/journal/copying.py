@@ -16,6 +16,7 @@ import os
 
 import attrs
 
+from palace.journal.aside import take_out
 from palace.journal.journal import read_tail
 from palace.journal.record import BrokenRecord, Entity, decode
 from palace.journal.replay import (
@@ -29,6 +30,7 @@ from palace.journal.segment import CHUNK, list_segments, open_wherever, read_lin
 from palace.journal.undo import first_changes, newest_first
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken
+from palace.protocol.keyring import ANYBODYS, Keyring
 
 TRIES_MAX = 3
 _64_BITS = (1 << 64) - 1
@@ -56,7 +58,11 @@ class Contents:
 
 
 def copy_journal(
-    directory: str, target: str, kernel: Kernel, progress: Progress = no_progress
+    directory: str,
+    target: str,
+    kernel: Kernel,
+    progress: Progress = no_progress,
+    keys: Keyring = ANYBODYS,
 ) -> Contents:
     """Copy the newest checkpoint and all segments after it into a new directory, durably.
 
@@ -70,7 +76,8 @@ def copy_journal(
         was = kernel.file_id(directory)
         try:
             _copy_files(directory, target, kernel, progress)
-            contents = read_contents(target, kernel, progress)
+            take_out(target, kernel, keys)
+            contents = read_contents(target, kernel, progress, keys)
         except (Missing, FileNotFoundError) as error:
             problem = str(error)
             continue
@@ -99,11 +106,11 @@ def _copy_files(directory: str, target: str, kernel: Kernel, progress: Progress)
     _cut_unfinished(f"{target}/{os.path.basename(paths[-1])}", kernel)
 
 
-def check_whole(directory: str, kernel: Kernel) -> None:
+def check_whole(directory: str, kernel: Kernel, keys: Keyring = ANYBODYS) -> None:
     """Raise JournalBroken while a palace is being adopted: its journal lacks what stock wrote."""
-    tail = read_tail(list_segments(directory, kernel), kernel)
+    tail = read_tail(list_segments(directory, kernel), kernel, keys)
     if tail.adopting is not None:
-        known = len(replay(directory, kernel).live)
+        known = len(replay(directory, kernel, keys=keys).live)
         raise JournalBroken(tail.adopting.problem(known))
 
 
@@ -144,9 +151,14 @@ def _cut_unfinished(path: str, kernel: Kernel) -> None:
         kernel.close(fd)
 
 
-def read_contents(directory: str, kernel: Kernel, progress: Progress = no_progress) -> Contents:
+def read_contents(
+    directory: str,
+    kernel: Kernel,
+    progress: Progress = no_progress,
+    keys: Keyring = ANYBODYS,
+) -> Contents:
     """Read a journal that no process writes; raises Missing where it lacks records."""
-    known = replay(directory, kernel, progress)
+    known = replay(directory, kernel, progress, keys=keys)
     if known.gaps:
         first, last = known.gaps[0]
         broken = [
@@ -154,7 +166,7 @@ def read_contents(directory: str, kernel: Kernel, progress: Progress = no_progre
             for b in known.broken
         ]
         raise Missing(f"{''.join(broken)}records {first} to {last} are missing")
-    tail = read_tail(list_segments(directory, kernel), kernel)
+    tail = read_tail(list_segments(directory, kernel), kernel, keys)
     digests = {entity: live.digest for entity, live in known.live.items()}
     for _, changes in newest_first(tail.open):
         for entity, change in first_changes(changes).items():

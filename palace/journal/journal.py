@@ -20,13 +20,33 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from palace.journal.append import Appender
+from palace.journal.aside import set_aside
 from palace.journal.keeping import KeptFiles
-from palace.journal.record import ABORT, OUTCOME, SEGMENT, STATE, UNIT, Draft, JsonObject, Stamp
+from palace.journal.record import (
+    ABORT,
+    FIRST,
+    OUTCOME,
+    SEGMENT,
+    STATE,
+    UNIT,
+    Draft,
+    JsonObject,
+    Record,
+    Stamp,
+)
 from palace.journal.schema import header_problem
-from palace.journal.segment import Broken, Segment, list_segments, read_segment
+from palace.journal.segment import (
+    Broken,
+    Order,
+    Segment,
+    in_order,
+    list_segments,
+    read_segment,
+)
 from palace.journal.tail import Adopting, Tail
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken, JournalFailed
+from palace.protocol.keyring import ANYBODYS, Keyring
 
 SEGMENT_BYTES = 16 << 20
 HEAD = "HEAD.json"
@@ -70,6 +90,7 @@ class Journal:
             stamp=self.stamp,
             header=self.tail.header,
             next_seq=self.tail.seq + 1,
+            link=self.tail.link or FIRST,
         )
         self._kept = KeptFiles(directory=self.directory, kernel=self.kernel)
 
@@ -89,7 +110,17 @@ class Journal:
         if not segments:
             # Else a power cut could take the directory, with all that was acknowledged in it.
             kernel.sync_directory(directory.rpartition("/")[0])
-        tail = read_tail(list_segments(directory, kernel, archived=True), kernel)
+        tail = read_tail(list_segments(directory, kernel, archived=True), kernel, stamp.keys)
+        aside = set_aside(directory, kernel, stamp.keys, stamp.epoch, lines=tail.foreign > 0)
+        if aside:
+            logger.error(
+                "%d records and %d files of the journal are not by its owner, and were set aside: "
+                "see palace doctor",
+                aside.lines,
+                aside.files,
+            )
+            segments = list_segments(directory, kernel)
+            tail = read_tail(list_segments(directory, kernel, archived=True), kernel, stamp.keys)
         if tail.epoch > stamp.epoch:
             raise JournalBroken(
                 f"The journal in {directory} was last written in epoch {tail.epoch}, and this "
@@ -98,7 +129,7 @@ class Journal:
             )
         tail.forget_old_sessions(stamp.epoch)
         pause = f"{directory}/{PAUSE}"
-        if tail.gaps or kernel.file_id(pause) is not None:
+        if aside or tail.gaps or kernel.file_id(pause) is not None:
             # Any outcome may be among what is missing: a resent line is answered with "unknown"
             # rather than run a second time.
             tail.forget_sessions(stamp.epoch)
@@ -113,7 +144,7 @@ class Journal:
         appender = journal._appender
         if segments:
             appender.open_last(segments[-1].path, segments[-1].first)
-            if kernel.file_id(pause) is not None:
+            if aside or kernel.file_id(pause) is not None:
                 appender.open_new()  # its header keeps the horizon, so that the note may go
         else:
             appender.open_new()
@@ -221,6 +252,10 @@ class Journal:
     @property
     def seq(self) -> int:
         return self.tail.seq
+
+    @property
+    def keys(self) -> Keyring:
+        return self.stamp.keys
 
     @property
     def synced(self) -> int:
@@ -331,29 +366,35 @@ class Journal:
             return  # a cache: the segments say the same
 
 
-def read_tail(segments: Sequence[Segment], kernel: Kernel) -> Tail:
+def read_tail(segments: Sequence[Segment], kernel: Kernel, keys: Keyring = ANYBODYS) -> Tail:
     """Return what the journal says of the present; reads the newest readable segment and on."""
     # A header holds all that came before it, so that one file is enough.  A damaged one is made up
     # for by reading on from an older segment.
     start = len(segments) - 1
-    while start > 0 and not _has_header(segments[start], kernel):
+    while start > 0 and not _has_header(segments[start], kernel, keys):
         start -= 1
-    tail = Tail()
+    tail, order, foreign = Tail(), Order(), 0
     for segment in segments[max(start, 0) :]:
-        for _, found in read_segment(segment, kernel):
+        for place, found in read_segment(segment, kernel, keys):
             if isinstance(found, Broken):
+                foreign += found.is_foreign
                 continue  # torn by a crash, or damaged: `palace doctor` tells them apart
             if found.action == SEGMENT:
                 # Later ones repeat what was read already.
                 if segment is segments[start] and not header_problem(found.payload):
                     tail = Tail.from_header(found.payload, found.seq, found.epoch)
-                continue
-            tail.note(found, found.seq, found.epoch)
+                    order = Order(seq=found.seq, link=found.after)
+            elif isinstance(in_order(found, place, order, keys), Record):
+                tail.note(found, found.seq, found.epoch)
+            else:
+                foreign += 1
+    tail.link = order.link if order.seq == tail.seq else ""
+    tail.foreign = foreign
     return tail
 
 
-def _has_header(segment: Segment, kernel: Kernel) -> bool:
-    for _, found in read_segment(segment, kernel):
+def _has_header(segment: Segment, kernel: Kernel, keys: Keyring) -> bool:
+    for _, found in read_segment(segment, kernel, keys):
         if isinstance(found, Broken) or found.action != SEGMENT:
             return False
         return not header_problem(found.payload)

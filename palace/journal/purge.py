@@ -14,12 +14,14 @@ import json
 from collections.abc import Iterator
 
 from palace.journal.record import (
+    FIRST,
     OUTCOME,
     PURGED,
     SEGMENT,
     BrokenRecord,
     JsonObject,
     Record,
+    authenticate,
     decode,
     fields_of,
     seal,
@@ -27,17 +29,20 @@ from palace.journal.record import (
 from palace.journal.schema import header_problem, object_of
 from palace.journal.segment import ARCHIVE, read_lines
 from palace.kernel.kernel import Kernel
+from palace.protocol.keyring import ANYBODYS, Keyring
 
 PURGED_REPLY = "purged"
 
 
-def purge_journal(directory: str, kernel: Kernel, ids: frozenset[str]) -> int:
+def purge_journal(
+    directory: str, kernel: Kernel, ids: frozenset[str], keys: Keyring = ANYBODYS
+) -> int:
     """Rewrite every file that mentions one of the ids; return how many records were taken out."""
     paths = list(_files(directory, kernel))
     # Asked of all files before the first is replaced: one without a record of the entity may still
     # hold replies that quote it.
-    known = any(record.id in ids for path in paths for record in _records(path, kernel))
-    return sum(_rewrite(path, kernel, ids, blank=known) for path in paths)
+    known = any(record.id in ids for path in paths for record in _records(path, kernel, keys))
+    return sum(_rewrite(path, kernel, ids, keys, blank=known) for path in paths)
 
 
 def _files(directory: str, kernel: Kernel) -> Iterator[str]:
@@ -49,20 +54,20 @@ def _files(directory: str, kernel: Kernel) -> Iterator[str]:
                 kernel.unlink(f"{place}/{name}")
 
 
-def _records(path: str, kernel: Kernel) -> Iterator[Record]:
+def _records(path: str, kernel: Kernel, keys: Keyring) -> Iterator[Record]:
     for _, line in read_lines(path, kernel):
         try:
-            yield decode(line)
+            yield decode(line, keys)
         except BrokenRecord:
             continue
 
 
-def _rewrite(path: str, kernel: Kernel, ids: frozenset[str], *, blank: bool) -> int:
+def _rewrite(path: str, kernel: Kernel, ids: frozenset[str], keys: Keyring, *, blank: bool) -> int:
     kept: list[bytes] = []
     taken = 0
     changed = False
     for _, line in read_lines(path, kernel):
-        new, is_entity = _without(line, ids, blank=blank)
+        new, is_entity = _without(line, ids, keys, blank=blank)
         taken += is_entity
         changed |= new != line
         if new is not None:
@@ -72,10 +77,12 @@ def _rewrite(path: str, kernel: Kernel, ids: frozenset[str], *, blank: bool) -> 
     return taken
 
 
-def _without(line: bytes, ids: frozenset[str], *, blank: bool) -> tuple[bytes | None, bool]:
-    """Return a line without what must go (None: a torn one, which could hold anything)."""
+def _without(
+    line: bytes, ids: frozenset[str], keys: Keyring, *, blank: bool
+) -> tuple[bytes | None, bool]:
+    """Return a line without what must go (None: one that isn't ours, and could hold anything)."""
     try:
-        record = decode(line)
+        record = decode(line, keys)
     except BrokenRecord:
         return None, False
     fields = fields_of(line)
@@ -91,8 +98,20 @@ def _without(line: bytes, ids: frozenset[str], *, blank: bool) -> tuple[bytes | 
         fields["payload"] = _header_without(record.payload, ids)
     else:
         return line, False
+    return _line(fields, record, keys), is_entity
+
+
+def _line(fields: JsonObject, record: Record, keys: Keyring) -> bytes:
+    """Return a changed record's line; the next one still stands after the code that it had."""
+    for name in ("by", "after", "code"):
+        fields.pop(name, None)
+    if record.link:
+        fields["was"] = record.link
     body = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return seal(body.encode("utf-8", "surrogatepass")).strip(b"\n"), is_entity
+    text = body.encode("utf-8", "surrogatepass")
+    if keys.own is not None:
+        text = authenticate(text, keys.own, record.after or FIRST)
+    return seal(text).strip(b"\n")
 
 
 def _header_without(header: JsonObject, ids: frozenset[str]) -> JsonObject:

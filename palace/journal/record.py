@@ -18,7 +18,14 @@ the change (vectors included), so that records can be read alone, in order of `s
 | `payload` | the entity, or what a control record says |
 | `deleted` | the entity is gone; the payload is null |
 | `before` | the entity before the change, null where there was none; only in `put` and `delete` |
+| `was` | the code that a record had before a purge; only where one has changed it |
+| `by` | the key that authenticates it |
+| `after` | the code of the record before it; a segment's header has that of its first record |
+| `code` | the keyed hash of all that stands before it (palace/protocol/keyring.py) |
 | `crc` | CRC-32 of all that stands before it, in hexadecimal |
+
+The four before the last are missing where a palace is served without a key, and from records of
+earlier versions, which ignore them in turn.
 """
 
 import json
@@ -29,6 +36,7 @@ import attrs
 
 from palace.journal.schema import problem_of
 from palace.protocol.decoding import decode_json
+from palace.protocol.keyring import ANYBODYS, CODE_BYTES, ID_BYTES, Key, Keyring
 
 VERSION = 1
 
@@ -71,10 +79,18 @@ Json = Any  # a JSON value: who wrote it knows its shape
 JsonObject = dict[str, Any]
 Payload = object  # an entity as JSON, opaque to all but its store; None is its absence
 
-FOREIGN = "not a record of palace: "  # begins what is said of one with a right checksum
+# Begin what is said of a line with a right checksum that says what no palace writes, and of one
+# that this palace's owner didn't write.
+FOREIGN = "not a record of palace: "
+NOT_OURS = "not a record of this palace's owner: "
+
+FIRST = "0" * 2 * CODE_BYTES  # stands for the code of the record before the first
 
 _CRC = b',"crc":"'
 _TAIL = len(_CRC) + 8 + 2  # `,"crc":"01234567"}`
+_BY, _AFTER, _CODE = b',"by":"', b',"after":"', b',"code":"'
+_CODE_SIZE = len(_CODE) + 2 * CODE_BYTES + 1
+_SEAL_SIZE = len(_BY) + 2 * ID_BYTES + 1 + len(_AFTER) + 2 * CODE_BYTES + 1 + _CODE_SIZE
 
 
 class BrokenRecord(ValueError):
@@ -101,10 +117,15 @@ class Draft:
 
 @attrs.frozen(kw_only=True)
 class Record(Draft):
+    """A record in its place; `link` is what the next one's `after` has to be, "" for anything."""
+
     seq: int
     epoch: int
     ts: str
     writer: str
+    by: str = ""
+    after: str = ""
+    link: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,10 +134,23 @@ class Stamp:
 
     epoch: int
     writer: str
+    keys: Keyring = ANYBODYS
 
 
-def encode(draft: Draft, seq: int, stamp: Stamp, ts: str) -> bytes:
-    """Return the bytes of one record; raises TypeError for a payload that is no JSON."""
+@attrs.frozen
+class Authentication:
+    """What a line says of who wrote it: the key, the record before it, its code; "" for none."""
+
+    by: str = ""
+    after: str = ""
+    code: str = ""
+
+
+def encode(draft: Draft, seq: int, stamp: Stamp, ts: str, after: str = FIRST) -> bytes:
+    """Return the bytes of one record; raises TypeError for a payload that is no JSON.
+
+    `after` is the code of the record before it.
+    """
     fields: JsonObject = {
         "v": VERSION,
         "seq": seq,
@@ -136,7 +170,53 @@ def encode(draft: Draft, seq: int, stamp: Stamp, ts: str) -> bytes:
     body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(
         "utf-8", "surrogatepass"
     )
-    return seal(body)
+    return seal(body if stamp.keys.own is None else authenticate(body, stamp.keys.own, after))
+
+
+def authenticate(body: bytes, key: Key, after: str) -> bytes:
+    """Return a record's JSON text with its code, which takes the place of another key's."""
+    text = b'%b%b%b"%b%b"' % (
+        plain(body)[:-1],
+        *(_BY, key.id.encode()),
+        *(_AFTER, after.encode()),
+    )
+    return b'%b%b%b"}' % (text, _CODE, key.code(text).encode())
+
+
+def plain(body: bytes) -> bytes:
+    """Return a record's JSON text without its code."""
+    return body[: -_SEAL_SIZE - 1] + b"}" if _sealed_at(body) > 0 else body
+
+
+def _sealed_at(body: bytes) -> int:
+    """Return where a JSON text's code begins, 0 where it has none."""
+    at = len(body) - 1 - _SEAL_SIZE
+    if at < 2 or body[at : at + len(_BY)] != _BY or body[-2:] != b'"}':
+        return 0
+    after = at + len(_BY) + 2 * ID_BYTES + 1
+    code = len(body) - 1 - _CODE_SIZE
+    is_whole = body[after : after + len(_AFTER)] == _AFTER and body[code:].startswith(_CODE)
+    return at if is_whole else 0
+
+
+def authentication(body: bytes) -> Authentication:
+    """Return what a record's JSON text says of who wrote it; nothing of it is proven."""
+    at = _sealed_at(body)
+    if not at:
+        return Authentication()
+    by = at + len(_BY)
+    after = by + 2 * ID_BYTES + 1 + len(_AFTER)
+    code = len(body) - 2 - 2 * CODE_BYTES
+    spans = (by, 2 * ID_BYTES), (after, 2 * CODE_BYTES), (code, 2 * CODE_BYTES)
+    return Authentication(
+        *(body[start : start + size].decode("ascii", "replace") for start, size in spans)
+    )
+
+
+def told_of(line: bytes) -> Authentication:
+    """Return what a whole line says of who wrote it; its checksum is not looked at."""
+    line = line.strip(b"\n")
+    return authentication(line[: len(line) - _TAIL] + b"}")
 
 
 def seal(body: bytes) -> bytes:
@@ -144,13 +224,18 @@ def seal(body: bytes) -> bytes:
     return b'\n%b,"crc":"%08x"}\n' % (body[:-1], zlib.crc32(body))
 
 
-def decode(line: bytes) -> Record:
-    """Read one line (newlines excluded); raises BrokenRecord."""
+def decode(line: bytes, keys: Keyring = ANYBODYS) -> Record:
+    """Read one line (newlines excluded); raises BrokenRecord, also for one that isn't ours."""
     try:
-        fields = fields_of(line)
+        body = unseal(line)
+        fields = _fields_of(body)
         problem = problem_of(fields)
         if problem:
             raise BrokenRecord(f"{FOREIGN}{problem}")
+        told = authentication(body)
+        problem = keys.problem(told.by, told.code, body[: -1 - _CODE_SIZE], fields["seq"])
+        if problem:
+            raise BrokenRecord(f"{NOT_OURS}{problem}")
         return Record(
             seq=fields["seq"],
             epoch=fields["epoch"],
@@ -164,6 +249,9 @@ def decode(line: bytes) -> Record:
             payload=fields["payload"],
             deleted=fields["deleted"],
             before=fields.get("before"),
+            by=told.by,
+            after=told.after,
+            link=fields.get("was", told.code) if told.by else "",
         )
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, BrokenRecord):
@@ -173,7 +261,11 @@ def decode(line: bytes) -> Record:
 
 def fields_of(line: bytes) -> JsonObject:
     """Return the object in a line of this version; raises ValueError, BrokenRecord among them."""
-    fields = decode_json(unseal(line).decode("utf-8", "surrogatepass"))
+    return _fields_of(unseal(line))
+
+
+def _fields_of(body: bytes) -> JsonObject:
+    fields = decode_json(body.decode("utf-8", "surrogatepass"))
     if not isinstance(fields, dict):
         raise BrokenRecord("not a record: it is no object")
     if fields.get("v") != VERSION:

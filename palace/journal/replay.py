@@ -11,7 +11,15 @@ from hashlib import blake2b
 
 import attrs
 
-from palace.journal.record import ENTITIES, STATE, Entity, Payload, Record
+from palace.journal.record import (
+    CHECKPOINT,
+    ENTITIES,
+    NOT_OURS,
+    STATE,
+    Entity,
+    Payload,
+    Record,
+)
 from palace.journal.schema import object_of
 from palace.journal.segment import (
     DIGITS,
@@ -26,8 +34,10 @@ from palace.journal.segment import (
     read_since,
 )
 from palace.kernel.kernel import Kernel
+from palace.protocol.keyring import ANYBODYS, CODE_BYTES, Keyring
 
 PREFIX = "checkpoint-"
+_MIXED = f"{NOT_OURS}lines were removed, added or exchanged in this checkpoint"
 UNSTABLE = frozenset({"vector", "schema"})
 
 Progress = Callable[[str, float], None]
@@ -64,6 +74,7 @@ class Replay:
     """The journal's last word on each entity, in the order in which they first appeared."""
 
     kernel: Kernel
+    keys: Keyring = ANYBODYS
     live: dict[Entity, Live] = attrs.field(factory=dict)
     seq: int = 0
     broken: list[Broken] = attrs.field(factory=list)
@@ -92,13 +103,13 @@ class Replay:
         return [ident for known, ident in self.live if known == kind]
 
     def payload(self, entity: Entity) -> Payload:
-        return read_at(self.live[entity].place, self.kernel).payload
+        return read_at(self.live[entity].place, self.kernel, self.keys).payload
 
     def payloads(self, kind: str) -> Iterator[tuple[str, Payload]]:
         """Yield a kind's entities with their payloads, file after file."""
         for entity, live in list(self.live.items()):
             if entity[0] == kind:
-                yield entity[1], read_at(live.place, self.kernel).payload
+                yield entity[1], read_at(live.place, self.kernel, self.keys).payload
 
 
 def checkpoint_path(directory: str, seq: int) -> str:
@@ -113,29 +124,82 @@ def newest_checkpoint(directory: str, kernel: Kernel) -> tuple[str, int] | None:
 
 
 def replay(
-    directory: str, kernel: Kernel, progress: Progress = no_progress, upto: int | None = None
+    directory: str,
+    kernel: Kernel,
+    progress: Progress = no_progress,
+    upto: int | None = None,
+    keys: Keyring = ANYBODYS,
 ) -> Replay:
     """Read the newest checkpoint and all segments after it, those after `upto` left out."""
-    state = Replay(kernel)
+    state = Replay(kernel, keys)
     # In this order a checkpoint that another thread makes in between would move segments away
     # before they are listed, which looks like a gap.  No caller meets one: each is the checkpointer
     # itself, runs before it starts, holds the lock without it, or reads a copy (copying.py).
     start = newest_checkpoint(directory, kernel)
     if start is not None:
-        path, state.seq = start
-        for place, found in read_segment(Segment(path=path, first=0, end=None), kernel):
-            if isinstance(found, Broken):
-                state.broken.append(found)
-            else:
-                state.take(place, found)
+        _take_checkpoint(state, *start)
     since = state.seq + 1
     segments = [s for s in list_segments(directory, kernel) if s.reaches(since)]
-    for number, segment in enumerate(segments):
-        progress("reading the journal", number / len(segments))
-        for place, found in read_since(segment, kernel, since):
-            if isinstance(found, Broken):
-                state.broken.append(found)
-            elif upto is None or found.seq <= upto:
-                state.follow(found)
-                state.take(place, found)
+    numbers, path = {segment.path: number for number, segment in enumerate(segments)}, ""
+    for place, found in read_since(segments, kernel, since, keys):
+        if place.path != path:
+            path = place.path
+            progress("reading the journal", numbers[path] / len(segments))
+        if isinstance(found, Broken):
+            state.broken.append(found)
+        elif upto is None or found.seq <= upto:
+            state.follow(found)
+            state.take(place, found)
     return state
+
+
+class CheckpointLines:
+    """The lines of one checkpoint, counted: each was written by an owner, or it is damaged.
+
+    That they belong together is what the last line's code says of the codes of all others.
+    """
+
+    def __init__(self, upto: int, keys: Keyring) -> None:
+        self._upto, self._keys = upto, keys
+        self._codes = blake2b(digest_size=CODE_BYTES)
+        self._told: object = None
+
+    def add(self, record: Record) -> bool:
+        """Take the next line; tell whether it is one of an entity's."""
+        if record.action == CHECKPOINT:
+            told = object_of(record.payload)
+            self._told = told.get("lines") if told.get("upto") == self._upto else None
+            return False
+        self._codes.update(record.link.encode())
+        return True
+
+    @property
+    def are_whole(self) -> bool:
+        is_open = self._keys.own is None or self._upto <= self._keys.floor
+        return is_open or self._told == self._codes.hexdigest()
+
+
+def problem_of_checkpoint(path: str, upto: int, kernel: Kernel, keys: Keyring) -> str:
+    """Return what is wrong with a checkpoint's lines taken together, "" for nothing."""
+    lines = CheckpointLines(upto, keys)
+    for _, found in read_segment(Segment(path=path, first=0, end=None), kernel, keys):
+        if isinstance(found, Record):
+            lines.add(found)
+    return "" if lines.are_whole else _MIXED
+
+
+def _take_checkpoint(state: Replay, path: str, upto: int) -> None:
+    """Take over what a checkpoint holds; one that is not as it was written counts as a gap."""
+    lines = CheckpointLines(upto, state.keys)
+    segment = Segment(path=path, first=0, end=None)
+    for place, found in read_segment(segment, state.kernel, state.keys):
+        if isinstance(found, Broken):
+            state.broken.append(found)
+        elif lines.add(found):
+            state.take(place, found)
+    state.seq = upto
+    if not lines.are_whole:
+        # An owner wrote each line that was taken; which of them belong here is not known.
+        state.live.clear()
+        state.gaps.append((1, upto))
+        state.broken.append(Broken(place=Place(path=path, offset=0, length=0), why=_MIXED))

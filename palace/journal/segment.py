@@ -6,13 +6,14 @@ so the writer goes on in a new segment that begins with the first of them: a rea
 segment holds from the next one's first seq on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 
-from palace.journal.record import FOREIGN, SEGMENT, BrokenRecord, Record, decode
+from palace.journal.record import FOREIGN, NOT_OURS, SEGMENT, BrokenRecord, Record, decode
 from palace.journal.schema import SEQ_MAX
 from palace.kernel.kernel import Kernel
+from palace.protocol.keyring import ANYBODYS, Keyring
 from palace.protocol.wire import whole_number
 
 SUFFIX = ".jsonl"
@@ -52,8 +53,35 @@ class Broken:
 
     @property
     def is_foreign(self) -> bool:
-        """Tell whether it was written whole, by somebody who is no palace."""
-        return self.why.startswith(FOREIGN)
+        """Tell whether it was written whole, by somebody who is not this palace's owner."""
+        return self.why.startswith((FOREIGN, NOT_OURS))
+
+
+@attrs.define
+class Order:
+    """The last record that was read, and whether another one may follow it.
+
+    Codes alone prove who wrote a record.  That it stands where it was written, and only there, is
+    seen by its seq and by what it says of the record before it.
+    """
+
+    seq: int = 0
+    link: str = ""  # "" where nothing is known of that record
+
+    def begin(self, header: Record, first: int) -> None:
+        """Take what a segment's header says of the record before the segment's first."""
+        if not self.link and first == self.seq + 1:
+            self.link = header.after
+
+    def problem(self, record: Record) -> str:
+        """Return why a record can't stand here, "" where it can: it is the last one then."""
+        if record.seq <= self.seq:
+            return f"{NOT_OURS}record {record.seq} stands here again"
+        is_next = record.seq == self.seq + 1
+        if is_next and self.link and record.after and record.after != self.link:
+            return f"{NOT_OURS}record {record.seq} was not written after the one before it"
+        self.seq, self.link = record.seq, record.link
+        return ""
 
 
 def segment_path(directory: str, first: int) -> str:
@@ -117,11 +145,14 @@ def read_lines(path: str, kernel: Kernel, offset: int = 0) -> Iterator[tuple[Pla
         kernel.close(fd)
 
 
-def read_segment(segment: Segment, kernel: Kernel) -> Iterator[tuple[Place, Record | Broken]]:
+Found = tuple[Place, Record | Broken]
+
+
+def read_segment(segment: Segment, kernel: Kernel, keys: Keyring = ANYBODYS) -> Iterator[Found]:
     """Yield what stands in a segment, in order, without what the next segment repeats."""
     for place, line in read_lines(segment.path, kernel):
         try:
-            record = decode(line)
+            record = decode(line, keys)
         except BrokenRecord as error:
             yield place, Broken(place=place, why=str(error))
             continue
@@ -130,20 +161,40 @@ def read_segment(segment: Segment, kernel: Kernel) -> Iterator[tuple[Place, Reco
 
 
 def read_since(
-    segment: Segment, kernel: Kernel, seq: int
-) -> Iterator[tuple[Place, Record | Broken]]:
-    """Yield what a segment adds from a seq on, and its broken lines; its header adds nothing."""
-    if not segment.reaches(seq):
-        return
-    for place, found in read_segment(segment, kernel):
-        if isinstance(found, Broken) or (found.seq >= seq and found.action != SEGMENT):
+    segments: Sequence[Segment], kernel: Kernel, seq: int, keys: Keyring = ANYBODYS
+) -> Iterator[Found]:
+    """Yield what segments add from a seq on, and their broken lines; a header adds nothing."""
+    order = Order(seq=seq - 1)
+    for segment in segments:
+        if segment.reaches(seq):
+            yield from _read_on(segment, kernel, keys, order, seq)
+
+
+def _read_on(
+    segment: Segment, kernel: Kernel, keys: Keyring, order: Order, seq: int
+) -> Iterator[Found]:
+    for place, found in read_segment(segment, kernel, keys):
+        if isinstance(found, Broken):
             yield place, found
+        elif found.action == SEGMENT:
+            order.begin(found, segment.first)
+        elif found.seq >= seq:
+            yield place, in_order(found, place, order, keys)
 
 
-def read_at(place: Place, kernel: Kernel) -> Record:
+def in_order(record: Record, place: Place, order: Order, keys: Keyring) -> Record | Broken:
+    """Return a record that stands where it was written, and what is wrong with any other one.
+
+    Where nothing is authenticated, readers judge by the seq alone.
+    """
+    problem = order.problem(record) if keys.own is not None else ""
+    return Broken(place=place, why=problem) if problem else record
+
+
+def read_at(place: Place, kernel: Kernel, keys: Keyring = ANYBODYS) -> Record:
     """Read the one record that stands at a place; raises BrokenRecord."""
     fd = open_wherever(place.path, kernel)
     try:
-        return decode(kernel.read_at(fd, place.offset, place.length))
+        return decode(kernel.read_at(fd, place.offset, place.length), keys)
     finally:
         kernel.close(fd)

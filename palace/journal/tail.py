@@ -117,6 +117,10 @@ class Tail:
     quarantined: dict[str, str] = attrs.field(factory=dict)  # key -> why
     gaps: int = 0  # of missing records: what is open, and which replies are known, is a guess then
     horizon: int = 0  # sessions last seen in an epoch before this one are not known any more
+    # As it was when the journal was opened: the code of record `seq`, and how many lines were met
+    # that this palace's owner didn't write.
+    link: str = ""
+    foreign: int = 0
 
     def note(self, draft: Draft, seq: int, epoch: int) -> None:
         self.epoch = max(self.epoch, epoch)

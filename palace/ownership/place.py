@@ -5,7 +5,17 @@ Standard library only, and light: every owner runs through here.
 
 from palace.kernel.kernel import Kernel
 from palace.ownership import epoch
-from palace.ownership.served import Memory, Served, copy_of, is_empty, keep, read_served
+from palace.ownership.keys import KeyFile, take_keys
+from palace.ownership.served import (
+    Memory,
+    Served,
+    copy_of,
+    is_empty,
+    keep,
+    known_here,
+    read_served,
+)
+from palace.protocol.errors import UnsafePalace
 from palace.protocol.wire import identity_of
 from palace.settings.paths import Paths
 
@@ -34,7 +44,9 @@ def take_place(
         other = copy_of(paths, identity, environ, kernel)
         if other is not None and not serves:
             epoch.take_epoch(ownership, kernel)
-            return Memory(_to_remember(ownership, known, kernel), environ, kernel)
+            memory = Memory(_to_remember(ownership, known, kernel), environ, kernel)
+            memory.keys = _keys(ownership, "", environ, kernel)
+            return memory
         if other is not None:
             copied = f"{other.palace_id} at {other.path}"
             kernel.unlink(paths.palace_id)  # the owner of this one makes a new identity
@@ -43,8 +55,22 @@ def take_place(
     epoch.take_epoch(ownership, kernel)
     served = _to_remember(ownership, known, kernel)
     served.copied_from = copied or served.copied_from
+    memory = Memory(served, environ, kernel)
+    origin = copied.partition(" ")[0]
+    memory.keys = _keys(ownership, origin, environ, kernel)
     keep(served, environ, kernel, durable=True)
-    return Memory(served, environ, kernel)
+    return memory
+
+
+def _keys(
+    ownership: "Ownership", copied_from: str, environ: "Mapping[str, str]", kernel: Kernel
+) -> KeyFile | None:
+    """Return the keys of the journal, None where they can't be kept: the doctor names that."""
+    former = known_here(ownership.paths.root, environ, kernel)
+    try:
+        return take_keys(ownership.palace_id, former, copied_from, environ, kernel)
+    except (OSError, UnsafePalace):
+        return None
 
 
 def _to_remember(ownership: "Ownership", known: "Served | None", kernel: Kernel) -> Served:

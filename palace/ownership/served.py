@@ -22,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from palace.ownership.keys import KeyFile
+
 SCHEMA = 1
 ENTRY_BYTES_MAX = 65_536
 SAVED = ".saved-"
@@ -110,6 +112,15 @@ def read_served(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> "Ser
     return max(reversed(there), key=lambda one: (one.epoch, one.seq), default=None)
 
 
+def known_here(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> str:
+    """Return the palace that was served at a path by this home, "" where it served none.
+
+    What is noted beside the palace is left out: whoever has its parent could have written it.
+    """
+    found = _decode(kernel.read_hint(entry_path(root, environ), ENTRY_BYTES_MAX))
+    return found.palace_id if found is not None and found.path == root else ""
+
+
 def write_served(
     served: Served, environ: "Mapping[str, str]", kernel: Kernel, *, durable: bool = True
 ) -> None:
@@ -166,12 +177,16 @@ def saved_copy_path(root: str, epoch: int, environ: "Mapping[str, str]") -> str:
 
 
 class Memory:
-    """What an owner remembers of the palace that it serves, for as long as it serves it."""
+    """What an owner remembers of the palace that it serves, for as long as it serves it.
 
-    __slots__ = ("_environ", "_kernel", "served")
+    `keys` are those of its journal, None where they can't be kept.
+    """
+
+    __slots__ = ("_environ", "_kernel", "keys", "served")
 
     def __init__(self, served: Served, environ: "Mapping[str, str]", kernel: Kernel) -> None:
         self.served = served
+        self.keys: KeyFile | None = None
         self._environ = environ
         self._kernel = kernel
 

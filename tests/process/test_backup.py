@@ -26,6 +26,7 @@ from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership import served
 from palace.protocol.errors import BackupBroken, JournalBroken, LockHeld, NotEmpty
+from palace.protocol.keyring import ANYBODYS
 from palace.settings.paths import Paths
 from tests.support.loads.light import Told, problems_of, storm_site, take_turns
 from tests.support.loads.pool import ClientPool
@@ -120,7 +121,7 @@ def test_backup_under_load_holds_what_was_acknowledged_and_nothing_torn(
     assert sorted(path for _, path in taken) == sorted(map(str, into.glob("2*")))
     for promised, path in taken:
         found = find_backup(path, Kernel())
-        check_backup(found, Kernel())
+        check_backup(found, Kernel(), ANYBODYS)
         there = held(found.journal)
         assert promised <= there["whole"], "acknowledged before it began"
         assert there["torn"] - there["under way"] == set()
@@ -161,7 +162,8 @@ for step in range(1000):
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     found = [name for name in os.listdir(into) if name[0] == "2"] if os.path.isdir(into) else []
     for name in found:
-        backup.check_backup(backup.find_backup(f"{into}/{name}", Kernel()), Kernel())
+        found_here = backup.find_backup(f"{into}/{name}", Kernel())
+        backup.check_backup(found_here, Kernel(), backup.ANYBODYS)
     print(step, status, len(found), len(os.listdir(into)) if os.path.isdir(into) else 0, flush=True)
     if status == 0:
         break
@@ -337,7 +339,7 @@ def refuse_each_damage(site: Site, into: Path, other: Path) -> None:
 
 def complaint_of(path: Path) -> str:
     with pytest.raises(BackupBroken) as refused:
-        check_backup(find_backup(str(path), Kernel()), Kernel())
+        check_backup(find_backup(str(path), Kernel()), Kernel(), ANYBODYS)
     return refused.value.message
 
 

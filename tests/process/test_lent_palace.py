@@ -7,6 +7,7 @@ foreign records are named, and the memories are all there.
 import base64
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import pytest
 
 from palace.commands.backup import find_backup, read_manifest
 from palace.journal.copying import file_digest, read_contents
+from palace.journal.inspect import read_from
 from palace.journal.journal import read_tail
-from palace.journal.record import ADOPT, OUTCOME, PUT, Draft, Stamp, encode
+from palace.journal.record import ADOPT, DELETE, OUTCOME, PUT, Draft, Record, Stamp, encode
 from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from tests.support.processes.clients import Site, end_brokers
@@ -81,7 +83,41 @@ def test_records_that_name_other_files_are_named_and_never_carried_out(site: Sit
     assert "a memory" in json.dumps(found)
     assert not (site.home / ".bash_profile").exists()
     assert base64.b64encode(SECRET.encode()) not in journal_bytes(site)
+    assert "SET ASIDE" in site.run("history").stdout
     assert "names a file that no palace keeps" in site.run("history").stdout
+
+
+def test_records_of_somebody_elses_change_no_memory_and_are_named(site: Site) -> None:
+    """What a container appends of memories, in the right form, is nobody's until it has a key."""
+    known = [r for r in read_from(str(site.palace / "journal"), KERNEL) if isinstance(r, Record)]
+    drawer = next(r for r in known if r.kind == "chroma:mempalace_drawers")
+    assert isinstance(drawer.payload, dict)
+    evil = attrs.evolve(
+        Draft(action=PUT, kind=drawer.kind, id=drawer.id, key="k:1", step=1),
+        payload={**drawer.payload, "document": "an evil memory"},
+        before=drawer.payload,
+    )
+    gone = Draft(action=DELETE, kind=drawer.kind, id=drawer.id, key="k:2", deleted=True)
+    done = Draft(action=OUTCOME, key="k:1", payload={"reply": "x"})
+    append(site.palace / "journal", [evil, done, gone])
+    before = site.run("doctor")
+
+    with site.shim() as client:
+        found = client.tool("search", query="a memory")
+    site.run("stop")
+    after = site.run("doctor")
+    site.run("rebuild")
+    with site.shim() as client:
+        rebuilt = client.tool("search", query="a memory")
+
+    for each in (found, rebuilt):
+        assert "a memory" in json.dumps(each)
+        assert "evil" not in json.dumps(each)
+    said = [" ".join(each.stdout.split()) for each in (before, after)]  # it is wrapped
+    assert "not a record of this palace's owner: it has no code" in said[0]
+    assert "3 lines in 1 files" in said[1]
+    assert "palace trust --discard" in said[1]
+    assert len(list((site.palace / "journal/quarantine").iterdir())) == 1
 
 
 def test_a_backup_of_somebody_elses_is_refused_and_writes_nothing(site: Site) -> None:
@@ -112,6 +148,25 @@ def test_a_backup_of_somebody_elses_is_refused_and_writes_nothing(site: Site) ->
     for done in (verified, restored):
         assert done.returncode != 0
         assert "names a file that no palace keeps" in done.stderr
+        assert "--trust" in done.stderr
+
+
+def test_a_backup_without_its_keys_needs_trust(site: Site) -> None:
+    into, new = site.home / "backups", site.home / "new/palace"
+    new.parent.mkdir()
+    assert site.run("backup", str(into)).returncode == 0
+    shutil.rmtree(site.home / ".local/state/palace/keys")
+    restore = ("restore", str(into), "--palace", str(new))
+
+    for arguments in (("backup", str(into), "--verify"), restore):
+        refused = site.run(*arguments)
+        assert refused.returncode == 65
+        assert "whose keys this user doesn't have" in refused.stderr
+        assert "--trust" in refused.stderr
+    assert site.run(*restore, "--trust").returncode == 0
+
+    assert "in order" in site.run("doctor", "--palace", str(new)).stdout
+    assert "this user writes with it" in site.run("trust", "--palace", str(new)).stdout
 
 
 def test_a_plan_of_renames_of_somebody_elses_is_refused_by_name(site: Site) -> None:

@@ -142,7 +142,7 @@ class Adoption:
         Raises JournalFailed and whatever a store raises; it may then be begun again.
         """
         journal = self.journal
-        known = replay(journal.directory, journal.kernel, no_progress)
+        known = replay(journal.directory, journal.kernel, no_progress, keys=journal.keys)
         adopting = journal.tail.adopting
         if adopting is None:
             return

@@ -30,6 +30,7 @@ from palace.journal.copying import copy_file
 from palace.journal.journal import Journal, read_tail
 from palace.journal.segment import ARCHIVE, SUFFIX, list_segments
 from palace.kernel.kernel import Kernel
+from palace.ownership.keys import ring_of
 from palace.ownership.lock import attempts, wait_for_mempalace
 from palace.ownership.served import (
     REPLACED,
@@ -40,6 +41,7 @@ from palace.ownership.served import (
     keep,
     saved_copies,
 )
+from palace.protocol.keyring import Keyring
 from palace.settings.config import load_config
 from palace.settings.paths import Paths
 
@@ -136,11 +138,12 @@ def find_sources(
     asked: bool = False,
 ) -> list[Source]:
     """Return the journals of a missing palace that can be found."""
+    keys = ring_of(missing.palace_id, environ, kernel)
     roots = [paths.root, *saved_copies(paths.root, environ, kernel)]
     roots += archives_of(paths, missing, kernel)
     if asked and holds(missing.moved_to, missing.palace_id, kernel):
         roots.append(missing.moved_to)
-    return [source for root in roots if (source := _source(root, kernel)) is not None]
+    return [source for root in roots if (source := _source(root, kernel, keys)) is not None]
 
 
 def archives_of(paths: Paths, missing: Served, kernel: Kernel) -> list[str]:
@@ -154,11 +157,11 @@ def archives_of(paths: Paths, missing: Served, kernel: Kernel) -> list[str]:
     return [root for root in found if holds(root, missing.palace_id, kernel)]
 
 
-def _source(root: str, kernel: Kernel) -> Source | None:
+def _source(root: str, kernel: Kernel, keys: Keyring) -> Source | None:
     segments = list_segments(f"{root}/journal", kernel)
     if not segments:
         return None
-    tail = read_tail(segments, kernel)
+    tail = read_tail(segments, kernel, keys)
     return Source(root=root, seq=tail.seq, epoch=tail.epoch, whole=not tail.gaps)
 
 

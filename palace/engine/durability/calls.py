@@ -18,6 +18,7 @@ from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.examiner import Examiner
 from palace.engine.durability.groups import CallContext, CallGroups
 from palace.engine.durability.healing import Health, heal_stores
+from palace.engine.durability.meeting import meet_journal
 from palace.engine.durability.outsiders import adopt_outsiders
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.presence import StoreFiles
@@ -244,6 +245,7 @@ def open_durable_calls(
     paths, kernel = palace.paths, palace.kernel
     if Exchange(paths, palace.config.graph, kernel).finish():
         logger.warning("an interrupted rebuild was carried through")
+    meet_journal(palace)
     journal = Journal.open(paths.journal, kernel, palace.stamp)
     _compare_with_memory(journal, palace)
     stores = build_stores(paths, palace.config, kernel, open_chroma)

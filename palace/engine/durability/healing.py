@@ -217,7 +217,9 @@ class _Healing:
         """Raise while the store may have held what no record speaks of."""
         adopting = self.journal.tail.adopting
         if adopting is not None:
-            known = len(replay(self.journal.directory, self.palace.kernel).live)
+            known = len(
+                replay(self.journal.directory, self.palace.kernel, keys=self.journal.keys).live
+            )
             raise JournalBroken(
                 f"only {known} of about {adopting.total} entries had been taken into the journal"
             )
@@ -234,7 +236,12 @@ class _Healing:
     def _write_files(self) -> str:
         """Write small files at once: stock makes new ones, of other contents, when it is opened."""
         files = self.stores.files
-        known = replay(self.palace.paths.journal, self.palace.kernel, self.progress)
+        known = replay(
+            self.palace.paths.journal,
+            self.palace.kernel,
+            self.progress,
+            keys=self.palace.stamp.keys,
+        )
         wrong = [name for name in NAMES if self.damage.speaks_of(f"{files.root}/{name}")]
         kept = "" if self.damage.lost else self._put_away(f"{files.root}/{n}" for n in wrong)
         for name in wrong:
@@ -284,7 +291,7 @@ class _Healing:
 
     def _rebuild_chroma(self) -> str:
         palace, kernel = self.palace, self.palace.kernel
-        known = replay(palace.paths.journal, kernel, self.progress)
+        known = replay(palace.paths.journal, kernel, self.progress, keys=palace.stamp.keys)
         kinds = [kind for kind in in_order(known) if self.stores.chroma.owns(kind)]
         scratch = make_scratch(palace)
         try:
@@ -340,7 +347,9 @@ class _Healing:
         self.journal.sync(self.journal.seq)
 
     def _take_over(self, rows: Chroma, *, deletes: bool) -> None:
-        known = replay(self.journal.directory, self.palace.kernel, self.progress)
+        known = replay(
+            self.journal.directory, self.palace.kernel, self.progress, keys=self.journal.keys
+        )
         tail = self.journal.tail
         # What our own last work touched is left to recovery: the journal knows it.
         ours = {change.entity for changes in tail.open.values() for change in changes}

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from palace.engine.durability.bring_back import bring_back
 from palace.engine.durability.drift import Drift, find_drift
+from palace.engine.durability.meeting import meet_journal
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.swap import Exchange
 from palace.engine.stores.palace_stores import Stores, opened_stores
@@ -15,6 +16,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.exclusive import exclusive_use
 from palace.ownership.served import check_there
 from palace.protocol.errors import JournalBroken
+from palace.protocol.keyring import ANYBODYS
 from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -45,8 +47,13 @@ def hold_palace(
     holding = exclusive_use(paths, environment, ask_to_leave=ask_to_leave, prepare=prepare)
     with holding as (ownership, config, kernel):
         Exchange(paths, config.graph, kernel).finish()
-        stamp = Stamp(epoch=ownership.epoch, writer=ownership.incarnation)
-        yield OwnedPalace(paths=paths, config=config, kernel=kernel, stamp=stamp)
+        keys = ownership.memory.keys if ownership.memory is not None else None
+        stamp = Stamp(
+            epoch=ownership.epoch,
+            writer=ownership.incarnation,
+            keys=ANYBODYS if keys is None else keys.ring,
+        )
+        yield OwnedPalace(paths=paths, config=config, kernel=kernel, stamp=stamp, keys=keys)
 
 
 @contextmanager
@@ -57,6 +64,7 @@ def opened_journal(palace: OwnedPalace) -> Iterator[Journal]:
             f"{palace.paths.root} has no journal: there is nothing to make stores from. A broker "
             'begins one at its first start, unless palace.toml says journal = "off".'
         )
+    meet_journal(palace)
     journal = Journal.open(palace.paths.journal, palace.kernel, palace.stamp)
     try:
         yield journal
@@ -74,5 +82,5 @@ def open_stores(palace: OwnedPalace) -> Iterator[Stores]:
 def drift_of(palace: OwnedPalace, progress: Progress) -> list[Drift]:
     """Compare every entity of an owned palace's stores with its journal."""
     with open_stores(palace) as stores:
-        known = replay(palace.paths.journal, palace.kernel, progress)
+        known = replay(palace.paths.journal, palace.kernel, progress, keys=palace.stamp.keys)
         return find_drift(stores, known, progress)

@@ -49,7 +49,7 @@ class Rebuild:
         self.check()
         self._close_open_keys()
         self._adopt_files()
-        known = replay(self.paths.journal, self.kernel, self.progress)
+        known = replay(self.paths.journal, self.kernel, self.progress, keys=self.journal.keys)
         scratch = make_scratch(self.palace)
         with opened_stores(*scratch_palace(self.palace, scratch), self.kernel) as new:
             new.chroma.api()  # a palace without drawers has a store, too
@@ -92,7 +92,7 @@ class Rebuild:
         """Unless `partial`, raise JournalBroken where the journal lacks what stores may hold."""
         if self.partial:
             return
-        known = replay(self.paths.journal, self.kernel, self.progress)
+        known = replay(self.paths.journal, self.kernel, self.progress, keys=self.journal.keys)
         if known.gaps:
             gaps = ", ".join(f"{first} to {last}" for first, last in known.gaps[:5])
             raise JournalBroken(
@@ -135,7 +135,7 @@ class Rebuild:
 
     def _adopt_files(self) -> None:
         """Journal stock's small files: a broker does that when it leaves, not when it dies."""
-        known = replay(self.paths.journal, self.kernel)
+        known = replay(self.paths.journal, self.kernel, keys=self.journal.keys)
         found = [
             entry for entry in self._real().files.scan(FILE) if (FILE, entry[0]) not in known.live
         ]

@@ -191,7 +191,9 @@ class Recovery:
         self, projection: Projection, baseline: Json, believed: frozenset[Entity] = frozenset()
     ) -> None:
         """Adopt what differs.  What is missing was deleted, unless the store lost it."""
-        known = replay(self.journal.directory, self.journal.kernel, self.progress)
+        known = replay(
+            self.journal.directory, self.journal.kernel, self.progress, keys=self.journal.keys
+        )
         lost = baseline is not None and projection.was_replaced(baseline)
         work = _Reconciliation(
             journal=self.journal,
@@ -217,7 +219,7 @@ class Recovery:
         Stock's small files are left out: their former contents come back for good reasons.
         """
         past: dict[Entity, set[int]] = {}
-        for found in read_from(self.journal.directory, self.journal.kernel):
+        for found in read_from(self.journal.directory, self.journal.kernel, keys=self.journal.keys):
             if (
                 isinstance(found, Record)
                 and found.payload is not None
@@ -242,7 +244,9 @@ class Recovery:
             states.setdefault(entity, []).append(was.baseline)
         if not states:
             return states
-        for found in read_from(journal.directory, journal.kernel, tail.baseline_seq + 1):
+        for found in read_from(
+            journal.directory, journal.kernel, tail.baseline_seq + 1, keys=journal.keys
+        ):
             if isinstance(found, Record) and found.entity in states:
                 states[found.entity].append(found.payload)
         return states
@@ -331,7 +335,7 @@ def adopt_beside(journal: Journal, projection: Projection, was: Json) -> int:
     work = _Reconciliation(
         journal=journal,
         projection=projection,
-        known=replay(journal.directory, journal.kernel),
+        known=replay(journal.directory, journal.kernel, keys=journal.keys),
         pending=_states(list(journal.tail.open.values())),
         lost=projection.was_replaced(was),
         older=False,

@@ -176,6 +176,7 @@ class MempalaceEngine(JournalledEngine):
             kernel=self._kernel,
             stamp=self._stamp,
             memory=self._remembered,
+            keys=self._remembered.keys if self._remembered is not None else None,
         )
         self._memory = open_durable_calls(
             palace,

@@ -19,6 +19,8 @@ sys.setswitchinterval(0.00005)  # so that threads meet in many ways
 out = os.fdopen(os.dup(1), "w")
 from palace.ownership import lock
 from palace.ownership.epoch import take_epoch
+from palace.ownership.keys import ANY_SEQ
+from palace.protocol.keyring import Key, Keyring
 from palace.engine.api import Call
 from palace.protocol.request import tool_call
 from palace.journal.record import Stamp
@@ -32,7 +34,8 @@ owner = lock.take_lock(paths, kernel)
 config = load_config(paths, os.environ, kernel)
 lock.take_other_locks(owner, config, os.environ, kernel)
 take_epoch(owner, kernel)
-stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
+keys = Keyring([Key(b"t" * 32)], ANY_SEQ)
+stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation, keys=keys)
 engine = MempalaceEngine(paths, config, os.environ, kernel, stamp)
 def made(message, **more):
     return Call(request=tool_call(message), **more)

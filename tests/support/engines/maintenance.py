@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from palace.commands import maintenance, restore
-from palace.commands.backup import find_backup, make_backup
+from palace.commands.backup import find_backup, keys_of, make_backup
 from palace.doctor.drift import drifted
 from palace.doctor.journal import inspect_journal
 from palace.engine.durability import offline
@@ -24,7 +24,10 @@ from palace.journal.purge import purge_journal
 from palace.journal.replay import no_progress
 from palace.kernel.kernel import Kernel
 from palace.ownership import exclusive
+from palace.ownership.keys import accept_keys, known_keys
 from palace.protocol.errors import PalaceError
+from palace.protocol.keyring import Key, Keyring
+from palace.protocol.wire import identity_of
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
@@ -34,13 +37,14 @@ class Interrupted(BaseException):
 
 
 class FrailKernel(Kernel):
-    """The real kernel, until so many renames were carried out."""
+    """The real kernel, until so many renames were carried out; sealing's own are left out."""
 
     renames = sys.maxsize
     made = 0
 
     def rename(self, old: str, new: str) -> None:
-        self._count()
+        if not old.endswith(".tmp"):
+            self._count()
         super().rename(old, new)
 
     def rename_beneath(self, directory: str, old: str, new: str) -> None:
@@ -88,8 +92,9 @@ def restore_from(
     exclusive.Kernel = FrailKernel  # type: ignore[attr-defined]
     try:
         backup = find_backup(source, Kernel())
+        keys = keys_of(backup, os.environ, Kernel(), trust=False)
         made = restore.restore_backup(
-            Paths(root), _environment(), backup, replace=replace, stop=False
+            Paths(root), _environment(), backup, keys, replace=replace, stop=False
         )
     except Interrupted:
         return {"interrupted": FrailKernel.made}
@@ -106,7 +111,9 @@ def restore_from(
 
 def prove(root: str) -> int:
     """Prove a backup."""
-    return restore.prove_backup(_environment(), find_backup(root, Kernel())).entities
+    backup = find_backup(root, Kernel())
+    keys = keys_of(backup, os.environ, Kernel(), trust=False)
+    return restore.prove_backup(_environment(), backup, keys).entities
 
 
 def open_palace(root: str) -> None:
@@ -120,13 +127,17 @@ def purge(root: str, ids: list[str]) -> Any:
     return {"records": purged.records, "alike": purged.alike, "copies": purged.copies}
 
 
+def _keys(root: str) -> Keyring:
+    return known_keys(Paths(root), os.environ, Kernel())
+
+
 def purge_journal_alone(root: str, ids: list[str]) -> int:
     """Do the first half of a purge and no more."""
-    return purge_journal(Paths(root).journal, Kernel(), frozenset(ids))
+    return purge_journal(Paths(root).journal, Kernel(), frozenset(ids), _keys(root))
 
 
 def doctor(root: str) -> Any:
-    found = inspect_journal(Paths(root).journal, Kernel())
+    found = inspect_journal(Paths(root).journal, Kernel(), _keys(root))
     found += drifted(Paths(root), _environment(), no_progress, ask_to_leave=None)
     return [[finding.level, finding.code, finding.text] for finding in found]
 
@@ -165,11 +176,19 @@ REQUESTS = (
 )
 
 
+def _know_the_others(root: str) -> None:
+    """Accept what processes of other homes write with the key that tests give them (probe.py)."""
+    identity = identity_of(Kernel().read_hint(Paths(root).palace_id, 200))
+    if identity:
+        accept_keys(identity, [Key(b"t" * 32)], os.environ, Kernel())
+
+
 def serve() -> None:
     requests = {request.__name__: request for request in REQUESTS}
     out = os.fdopen(os.dup(1), "w")  # importing mempalace rewires stdout
     for line in sys.stdin:
         name, arguments = json.loads(line)
+        _know_the_others(arguments["root"])
         try:
             reply = [requests[name](**arguments), None]
         except PalaceError as error:

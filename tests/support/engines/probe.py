@@ -19,6 +19,7 @@ from palace.engine.stores.chroma import payload
 from palace.engine.stores.projection import same
 from palace.journal.record import Stamp
 from palace.journal.replay import replay
+from palace.protocol.keyring import Key, Keyring
 from palace.protocol.request import tool_call
 from palace.settings.paths import Paths
 
@@ -49,6 +50,7 @@ class _Server:
         from palace.kernel.kernel import Kernel
         from palace.ownership import lock
         from palace.ownership.epoch import take_epoch
+        from palace.ownership.keys import ANY_SEQ
         from palace.settings.config import adopt, load_settings
 
         kernel, paths = Kernel(), Paths(root)
@@ -59,7 +61,8 @@ class _Server:
         lock.take_other_locks(owner, config, os.environ, kernel)
         take_epoch(owner, kernel)
         adopt(paths, loaded, os.environ, kernel)
-        stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation)
+        keys = Keyring([Key(b"t" * 32)], ANY_SEQ)  # in whichever home
+        stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation, keys=keys)
         self._words = _Words()
         logging.getLogger("palace").addHandler(self._words)
         self._engine = MempalaceEngine(paths, config, os.environ, kernel, stamp)

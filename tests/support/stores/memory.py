@@ -21,12 +21,14 @@ from palace.journal.record import Record, Stamp
 from palace.journal.replay import digest_of, no_progress, replay
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalFailed
+from palace.protocol.keyring import Key, Keyring
 from tests.support.disks.memory import ROOT, Disk
 
 Entity = tuple[str, str]
 Fingerprint = dict[str, int]
 
 JOURNAL = f"{ROOT}/journal"
+KEYS = Keyring([Key(b"k" * 32)])  # every owner of these palaces has them
 _64_BITS = (1 << 64) - 1
 
 
@@ -209,7 +211,7 @@ def born(
     segment_bytes: int = SEGMENT_BYTES,
 ) -> Life:
     """Open a palace; `awake` recovers it."""
-    stamp = Stamp(epoch=epoch, writer=f"w{epoch}")
+    stamp = Stamp(epoch=epoch, writer=f"w{epoch}", keys=KEYS)
     journal = Journal.open(JOURNAL, disk, stamp, segment_bytes=segment_bytes)
     stores = [
         MemoryStore(name=name, kinds_=(kind,), kernel=disk, platter=platter)
