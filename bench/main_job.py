@@ -101,7 +101,7 @@ class Job:
 
     def mib(self, contender: Contender) -> None:
         # With a client of its own: once malloc has freed a block of 1 MiB it no longer maps large
-        # ones anew, and reads into large buffers would be faster than in most shims' lives.
+        # ones again, and reads into large buffers would be faster than in most shims' lives.
         taken = self.clients[contender.name][-1].round_trips(MIB, self.effort.large)
         self.samples.add("mib", contender.name, *(us / 1e3 for us in taken))
 

@@ -281,7 +281,7 @@ def carry_out(
 ) -> int:
     """Measure in a scratch directory and tell what was found, as text and as JSON; exit code.
 
-    `measure` may set the alarm anew; what hangs for `hang_s` is ended.
+    `measure` may set the alarm again; what hangs for `hang_s` is ended.
     """
     catch_signals(hang_s)
     try:

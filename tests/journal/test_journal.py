@@ -120,7 +120,7 @@ def test_closing_makes_everything_durable() -> None:
 
 
 @pytest.mark.parametrize("data", [None, b"", b"{", b"[]", b"\xff", b'{"seq":"many"}'])
-def test_a_lost_or_damaged_head_is_written_anew(data: bytes | None) -> None:
+def test_a_lost_or_damaged_head_is_written_again(data: bytes | None) -> None:
     disk = Disk()
     journal = opened(disk)
     journal.append([put("s:1", "a")])
@@ -319,7 +319,7 @@ def test_who_waits_is_told_once_it_is_safe() -> None:
     journal.close()
 
 
-def test_after_a_failed_fsync_it_is_written_anew_before_anybody_is_told() -> None:
+def test_after_a_failed_fsync_it_is_written_again_before_anybody_is_told() -> None:
     disk = Disk()
     journal = opened(disk)
     journal.sync(journal.append([put("s:1", "a")]))

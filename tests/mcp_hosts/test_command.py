@@ -206,7 +206,7 @@ def test_an_entry_that_somebody_changed_is_kept_unless_forced(home: Home) -> Non
     assert file.read_text() == '{\n  "theme": "dark" // mine\n}\n'
 
 
-def test_a_host_that_wrote_its_file_anew_gets_the_rest_back(home: Home) -> None:
+def test_a_host_that_wrote_its_file_again_gets_the_rest_back(home: Home) -> None:
     file = home.write(".claude.json", '{"numStartups":1}')
     home.ok("install", "claude-code", "--yes")
     values = json.loads(file.read_text()) | {"numStartups": 2}

@@ -377,7 +377,7 @@ def test_an_entry_in_yaml_is_written_as_its_neighbours_are(
 
 @each_host
 def test_an_entry_that_was_taken_over_twice_is_its_users_again(hosts: Hosts, host: McpHost) -> None:
-    """The host wrote its file anew in between, and palace had moved."""
+    """The host wrote its file again in between, and palace had moved."""
     file = hosts.file(host.name)
     file.write_text(written(host, stock_entry(host)))
     before = entry_in(host, file.read_text())

@@ -340,7 +340,7 @@ def _lost(m: Model, s: State, c: int, k: int) -> State:
 
 
 def _fail_all(m: Model, s: State, c: int, name: str) -> State:
-    """No owner can be had: say so to everything that waits; the next request tries anew."""
+    """No owner can be had: say so to everything that waits; the next request tries again."""
     shim = s.shims[c]
     book = shim.ledger
     for ordinal, sent, _ in shim.ledger[0]:

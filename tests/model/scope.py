@@ -27,7 +27,7 @@ class Scope(NamedTuple):
     aliens: int = 0  # stock processes of another home, which honour nothing
     lapses: int = 0  # leases that run out (for a mutant)
     cuts: int = 0  # connections that break though both ends live (a client that never reads)
-    fine: bool = False  # open, flock and verify are three steps; lock files may be made anew
+    fine: bool = False  # open, flock and verify are three steps; lock files may be made again
     idle: bool = True
     grace: bool = False  # admitted work may outlast a drain's grace
     hold: bool = False  # `palace stop --hold`, `palace start`

@@ -233,7 +233,7 @@ def storm(site: Site, guest: Site) -> None:
             wait_until(lambda w=wanted: pool.replies() >= w or pool.failed(), 90, "replies")
             pid = site.kill_broker()
             wait_gone(pid)
-            wait_until(lambda p=pid: served_anew(site, p), 90, "a new broker")
+            wait_until(lambda p=pid: served_again(site, p), 90, "a new broker")
         wanted = pool.replies() + 4 * len(shims)
         wait_until(lambda: pool.replies() >= wanted or pool.failed(), 90, "replies")
         pool.end()
@@ -257,7 +257,7 @@ def storm(site: Site, guest: Site) -> None:
     assert not [name for name in names if any(mark in name for mark in FORBIDDEN_MARKS)]
 
 
-def served_anew(site: Site, killed: int) -> bool:
+def served_again(site: Site, killed: int) -> bool:
     try:
         return bool(site.record()["pid"] != killed)
     except (FileNotFoundError, json.JSONDecodeError):

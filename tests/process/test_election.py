@@ -343,7 +343,7 @@ def test_hold_keeps_brokers_away_until_start(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("follow_trace")
-def test_idle_broker_leaves_and_the_silent_session_elects_anew(site: Site) -> None:
+def test_idle_broker_leaves_and_the_silent_session_elects_again(site: Site) -> None:
     with site.shim(PALACE_IDLE_S="1") as client:
         assert client.tool("kg_add", subject="a", predicate="is", object="b")
         first = site.record()["pid"]

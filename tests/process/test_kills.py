@@ -138,7 +138,7 @@ def test_change_that_met_two_deaths_is_left_alone(arenas: Arenas, tool: str) -> 
         assert arena.entities() == before, "nothing of it was kept"
         assert_calm(arena.words())
         assert_journal_is_right(arena.palace)
-        answer = scene.client.tool(tool, **arguments)  # who asks anew is served
+        answer = scene.client.tool(tool, **arguments)  # a client that asks again is served
         mutation.check(arena.stores(), scene, answer)
 
 

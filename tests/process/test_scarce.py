@@ -165,7 +165,7 @@ def test_owner_of_a_removed_palace_leaves_and_the_session_gets_a_new_one(
     told.drawers.clear()
     served = add(client, told, "n0x1z")
 
-    assert not left, "an owner that leaves makes nothing anew"
+    assert not left, "an owner that leaves makes nothing again"
     assert "result" in served
     assert text_of(client.call("mempalace_get_drawer", who=ME, nonce=""))["count"] == 1
     assert len(owners(light)) == 1

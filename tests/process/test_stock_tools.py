@@ -234,7 +234,7 @@ def test_a_stock_session_meets_one_broker_after_another(beside: Site) -> None:
         wait_gone(first)
         left = serverinfo(beside).read_text()
         second = start(beside)
-        wait_until(lambda: pid_of(beside) == second, what="stock is told anew")
+        wait_until(lambda: pid_of(beside) == second, what="stock is told again")
         with Watcher(beside.palace, rest_ms=5) as watcher:
             filed = client.call("mempalace_kg_add", subject="a", predicate="b", object="c")
 

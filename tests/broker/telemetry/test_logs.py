@@ -198,7 +198,7 @@ def test_following_misses_nothing_across_rotations(tmp_path: Path) -> None:
         numbers: list[int] = []
         for first in range(0, 80, 20):
             size = path.stat().st_size if path.exists() else 0
-            write(path, first, 20, size + 1100)  # begun anew once, in the middle
+            write(path, first, 20, size + 1100)  # begun again once, in the middle
             while not numbers or numbers[-1] < first + 19:
                 text = fields_of(following.stdout.readline())["text"]
                 if text.startswith("number "):

@@ -112,7 +112,7 @@ def quarantined(place: Place) -> None:
     journal.close()
 
 
-def journal_begun_anew(place: Place) -> None:
+def journal_begun_again(place: Place) -> None:
     """After a look at the history nobody needs it: a purge, a rebuild or time takes it along."""
     shutil.rmtree(place.paths.journal)
 

@@ -1,7 +1,7 @@
 """Stock writes into a palace while no broker runs: nothing of it is lost, nor anything of ours.
 
 Stock is the real mempalace, started directly.  Whatever it did is served and journalled once a
-broker is back, and stays when the stores are made anew from the journal.
+broker is back, and stays when the stores are made again from the journal.
 """
 
 import os
@@ -309,7 +309,7 @@ def start_broker(client: Client, site: Site) -> int:
 
 
 def repair_by_stock(site: Site) -> None:
-    """Let stock make the collections anew from themselves."""
+    """Let stock make the collections again from themselves."""
     change_by_stock(site)
     argv = [sys.executable, "-P", "-m", "mempalace", "--palace", str(site.palace)]
     environ = site.environ()
@@ -317,7 +317,7 @@ def repair_by_stock(site: Site) -> None:
     assert b"Repair complete" in done.stdout, done
 
 
-def begin_anew_by_stock(site: Site) -> None:
+def begin_again_by_stock(site: Site) -> None:
     """Lose the store, and let stock make another one, whose numbers begin again."""
     (site.palace / "chroma.sqlite3").unlink()
     for path in site.palace.glob("*-*-*-*-*"):
@@ -331,8 +331,8 @@ def change_by_stock(site: Site) -> None:
         assert stock.tool("update_drawer", drawer_id=drawer, content="Stock was here.")["success"]
 
 
-@pytest.mark.parametrize("act", [repair_by_stock, begin_anew_by_stock])
-def test_store_that_stock_made_anew_keeps_what_stock_changed(
+@pytest.mark.parametrize("act", [repair_by_stock, begin_again_by_stock])
+def test_store_that_stock_made_again_keeps_what_stock_changed(
     act: Any, tmp_path: Path, model_home: Path
 ) -> None:
     """And what it lacks comes back: it was lost, not deleted."""

@@ -66,7 +66,7 @@ static int step(const char *name, const char *path) {
     char line[4200];
     long number = atomic_fetch_add(&count, 1) + 1;
     int size = snprintf(line, sizeof line, "%s %s\n", name, path + root_length);
-    /* Opened anew each time: a broker closes at its start whatever it finds open. */
+    /* Opened again each time: a broker closes at its start whatever it finds open. */
     int fd = (int)syscall(SYS_openat, AT_FDCWD, log_path, O_WRONLY | O_APPEND | O_CLOEXEC);
     if (syscall(SYS_write, fd, line, size) < 0) abort();
     syscall(SYS_close, fd);
