@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from palace.broker.displacement import Displacement
+from palace.broker.watch import Watch
 from palace.ownership.served import Memory, Served, read_served
 from palace.protocol import wire
 from palace.protocol.lifecycle import EngineState
@@ -29,7 +30,8 @@ def away_when_asked(running: Running, root: Path) -> None:
         try:
             return withhold(recorded)
         finally:
-            away.rename(root)
+            if away.exists():
+                away.rename(root)
 
     running.state.scheduler.withhold = asked
 
@@ -49,6 +51,25 @@ async def test_what_ends_while_the_palace_is_away_is_left_to_the_next_owner(
 
     assert (kind, fields["reason"], fields["unrun"]) == (wire.GOODBYE, "moved", "")
     assert fields["read_upto"] == "0"
+
+
+async def test_an_absence_that_ends_before_the_owner_looks_again_counts_all_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Watch.look
+
+    def after_it_is_back(self: Watch, now_s: float) -> None:
+        if root.with_name("away").exists():
+            root.with_name("away").rename(root)
+        look(self, now_s)
+
+    monkeypatch.setattr(Watch, "look", after_it_is_back)
+    async with open_broker(root, LightEngine(journalled=True)) as running:
+        shim = await running.session()
+        away_when_asked(running, root)
+        shim.call("search", 1)
+        assert (await shim.header())[1]["reason"] == "moved"
+        await running.ended.wait()
 
 
 async def test_what_nobody_could_decide_later_is_answered_all_the_same(root: Path) -> None:

@@ -48,6 +48,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
 
 # Found, and told apart by tests, but nobody follows the remedy there.
 NOT_TRIED: dict[str, str] = {
+    "adoption": "a palace is not yet whole in its journal",
     "closed_directory": "the graph's directory is closed for this user",
     "drift": "the stores differ from the journal (`--drift`)",
     "engine_failed": "the engine can't be loaded",
