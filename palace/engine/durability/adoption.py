@@ -65,6 +65,7 @@ class Adoption:
     problem: str = ""
     one_go: int = ONE_GO
     size: int = 16
+    _took_s: float = 0.0  # the last portion
     _ended: threading.Event = attrs.field(factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -121,7 +122,7 @@ class Adoption:
     def _run(self) -> bool:
         """Adopt what is left; False where it was told to end before."""
         clock = self.journal.kernel.monotonic
-        calls, say_s, began_s = self.calls(), clock() + SAY_EVERY_S, clock()
+        calls, say_s = self.calls(), clock() + SAY_EVERY_S
         for _ in self.portions():
             self.problem = ""
             now_s = clock()
@@ -130,9 +131,8 @@ class Adoption:
                 say_s = now_s + SAY_EVERY_S
             came, calls = self.calls() != calls, self.calls()
             # Where somebody works, every second turn is theirs.
-            if self._ended.wait(max(PAUSE_S, now_s - began_s if came else 0.0)):
+            if self._ended.wait(max(PAUSE_S, self._took_s if came else 0.0)):
                 return False
-            began_s = clock()
         logger.info("the journal is whole: %d entities", self.total)
         return True
 
@@ -190,7 +190,7 @@ class Adoption:
                 if not _says(known, kind, ident, found.get(ident))
             ]
             seq = self._append(drafts) if drafts else 0
-        took_s = journal.kernel.monotonic() - began_s
+        took_s = self._took_s = journal.kernel.monotonic() - began_s
         if took_s > PORTION_S:
             self.size = max(1, self.size // 2)
         elif took_s < PORTION_S / 3:
