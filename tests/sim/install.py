@@ -48,6 +48,7 @@ import palace.journal.journal
 import palace.kernel.kernel
 import palace.ownership.directory
 import palace.ownership.epoch
+import palace.ownership.keys
 import palace.ownership.lock
 import palace.ownership.record
 import palace.ownership.served
@@ -190,7 +191,8 @@ def _replacements() -> list[tuple[object, str, object]]:
     telemetry = broker.telemetry
     with_os = (
         *(palace.kernel.kernel, ownership.directory, ownership.lock),
-        *(ownership.epoch, ownership.record, ownership.served, broker.displacement),
+        *(ownership.epoch, ownership.keys, ownership.record, ownership.served),
+        broker.displacement,
         *(broker.endpoint, broker.serve, broker.connections),
         *(broker.reporting.status, broker.watchdog, telemetry.logline),
         *(client.handshake, client.spawn, shim.relay, palace.settings.user_settings),
