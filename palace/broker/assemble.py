@@ -16,6 +16,7 @@ from palace.engine.hosting.mempalace import MempalaceEngine, installed_version
 from palace.engine.stores.snapshot import Originals
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
+from palace.ownership.guest_book import guests_directory
 from palace.ownership.lock import Ownership
 from palace.protocol.admission import Admission
 from palace.protocol.jsonrpc import Catalogue
@@ -51,6 +52,7 @@ def assemble(
         endpoint=listening.endpoint,
         mode=listening.mode,
         home=home_dir(environ),
+        guests_directory=guests_directory(ownership.paths.root, environ),
     )
     return connect_parts(
         services,

@@ -1,7 +1,8 @@
 """The key and certificate by which guests know a broker.
 
-Without one of the user's own, every incarnation makes its own: nothing to set up, to rotate or to
-leak.  Its record shows the fingerprint, which clients pin; dates and names in it mean nothing.
+Without one of the user's own, there is one for each palace, made when the first guest got a
+directory, and kept with the guests' tokens; where there is none, an incarnation makes its own.
+Clients pin its fingerprint; dates and names in it mean nothing.
 """
 
 import ssl
@@ -16,6 +17,7 @@ from palace.protocol.errors import ConfigError
 from palace.settings.config import Config
 
 PEM_BYTES_MAX = 1 << 20
+KEPT = "certificate.pem"  # with its key
 FOREVER = (datetime(2020, 1, 1, tzinfo=UTC), datetime(2120, 1, 1, tzinfo=UTC))
 
 
@@ -27,12 +29,18 @@ class Identity:
     fingerprint: str
 
 
-def make_identity(config: Config, kernel: Kernel) -> Identity:
-    """Return a server's identity: the user's own, or a new one.  Raises ConfigError."""
+def make_identity(config: Config, kernel: Kernel, directory: str = "") -> Identity:
+    """Return a server's identity: the user's own, the one kept in `directory`, or a new one.
+
+    Raises ConfigError.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if config.certificate or config.private_key:
         return Identity(context=context, fingerprint=_load_own(context, config, kernel))
+    kept = kernel.read_file(f"{directory}/{KEPT}", PEM_BYTES_MAX) if directory else None
+    if kept is not None:
+        return _kept_identity(context, f"{directory}/{KEPT}", kept)
     key, certificate = _new_pair()
     # OpenSSL takes files only; these are ours alone and gone in a moment.
     with tempfile.NamedTemporaryFile(prefix="palace-") as file:
@@ -40,6 +48,29 @@ def make_identity(config: Config, kernel: Kernel) -> Identity:
         file.flush()
         context.load_cert_chain(file.name)
     return Identity(context=context, fingerprint=_fingerprint(certificate))
+
+
+def keep_identity(config: Config, kernel: Kernel, directory: str) -> str:
+    """Return the fingerprint that guests are to pin, of an identity that lasts.
+
+    Makes one and keeps it in `directory`, unless there is one or the user has one of their own.
+    Raises ConfigError.
+    """
+    path = f"{directory}/{KEPT}"
+    if not (config.certificate or config.private_key) and kernel.file_id(path) is None:
+        kernel.write_durable(path, b"".join(_new_pair()))
+    return make_identity(config, kernel, directory).fingerprint
+
+
+def _kept_identity(context: ssl.SSLContext, path: str, pem: bytes) -> Identity:
+    try:
+        context.load_cert_chain(path)
+        return Identity(context=context, fingerprint=_fingerprint(pem))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: {error}. Remove it, and give out guests' directories again: palace expose "
+            "docker NAME"
+        ) from None
 
 
 def _new_pair() -> tuple[bytes, bytes]:
@@ -72,7 +103,7 @@ def _new_pair() -> tuple[bytes, bytes]:
 
 def _load_own(context: ssl.SSLContext, config: Config, kernel: Kernel) -> str:
     if not (config.certificate and config.private_key):
-        raise ConfigError("certificate and private_key go together: palace config set both.")
+        raise ConfigError("certificate and private_key go together: name both (palace config set).")
     try:
         context.load_cert_chain(config.certificate, config.private_key)
         pem = kernel.read_file(config.certificate, PEM_BYTES_MAX) or b""

@@ -160,10 +160,11 @@ def _open_session(
         )
     if state.lifecycle.drain is not None:
         raise _Refusal("draining", "the broker is leaving")
-    hello = Hello.read(fields)
+    hello = Hello.read(fields | {"read_only": "1"} if peer.read_only else fields)
     session = _session_of(state, hello, peer)
     session.peer = peer
     session.where = _whereabouts(hello, peer, services.place)
+    session.guest = peer.guest
     session.connect(stream, hello)
     state.lifecycle.active(trio.current_time())
     services.kernel.trace("A.hello", session=session.id)  # before its shim can read the welcome

@@ -17,15 +17,18 @@ from palace.broker.certificate import Identity, make_identity
 from palace.broker.connections import serve_connection
 from palace.broker.places import Places
 from palace.broker.state import BrokerState
+from palace.ownership.guest_book import Guest, book_path, guest_with, read_guests
 from palace.ownership.record import Remote
 from palace.protocol.budget import Budget
 from palace.protocol.errors import ConfigError
 from palace.protocol.rights import GUEST
 from palace.settings.checks import is_anywhere
 from palace.transport.accepting import accept_forever
-from palace.transport.websocket import TokenGate, open_lines
+from palace.transport.websocket import TokenGate, WebSocketLines, open_lines
 
-STRANGERS_MAX = 64  # connections that have not shown the token yet
+STRANGERS_MAX = 64  # connections that have not shown a token yet
+RECORDS = "the palace's record"  # whoever read its token there
+LOOK_S = 1.0  # for guests whose token was revoked
 BACKLOG = 128
 
 logger = logging.getLogger("palace.broker")
@@ -42,16 +45,20 @@ class Guests:
     _gate: TokenGate = attrs.field(init=False)
     _listeners: list[trio.SocketListener] = attrs.field(factory=list)
     _strangers: Places = attrs.field(init=False)
+    _book: dict[str, Guest] = attrs.field(factory=dict)
+    _read: object = None  # the book's signature when it was read
+    _live: dict[WebSocketLines, Guest] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._strangers = Places(Budget("guest_strangers", STRANGERS_MAX))
         self.state.telemetry.budgets.append(self._strangers.budget)
-        self._gate = TokenGate(self.token, trio.current_time)
+        self._gate = TokenGate(self.token, trio.current_time, self._named)
 
     @classmethod
     def of(cls, state: BrokerState) -> "Guests":
-        """Return what palace.toml wants; raises ConfigError."""
-        identity = make_identity(state.services.config, state.services.kernel)
+        """Return what the settings want; raises ConfigError."""
+        services = state.services
+        identity = make_identity(services.config, services.kernel, services.guests_directory)
         return cls(state=state, identity=identity, token=state.services.kernel.token(32))
 
     async def listen(self) -> bool:
@@ -90,10 +97,46 @@ class Guests:
         for address in self.state.services.config.advertise or (self.state.services.config.listen,):
             yield f"wss://{address}"
 
+    # Guests with tokens of their own.
+
+    def _look(self) -> None:
+        """Read the guests' book again where it has changed; nobody is admitted by a broken one."""
+        services = self.state.services
+        if not services.guests_directory:
+            return
+        signature = services.kernel.signature(book_path(services.guests_directory))
+        if signature == self._read:
+            return
+        try:
+            self._book = read_guests(
+                services.guests_directory, services.ownership.palace_id, services.kernel
+            )
+        except (ConfigError, OSError) as error:
+            self._book = {}
+            logger.warning("%s", error)
+            self.state.telemetry.note_error(str(error))
+        self._read = signature
+
+    def _named(self, token: str) -> str | None:
+        self._look()
+        found = guest_with(token, self._book)
+        return found.name if found is not None else None
+
+    async def _end_revoked(self) -> None:
+        """Hang up on guests whose token is not theirs any more."""
+        while True:
+            await trio.sleep(LOOK_S)
+            self._look()
+            for lines, guest in tuple(self._live.items()):
+                if self._book.get(guest.name) != guest:
+                    logger.info("guest %s: its token was revoked", guest.name)
+                    lines.close()
+
     async def accept(self, sessions: trio.Nursery) -> None:
         """Let guests in until cancelled; they are served in `sessions`."""
         take = partial(self._take, sessions)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end_revoked)
             for listener in self._listeners:
                 nursery.start_soon(accept_forever, listener.accept, take, logger)
 
@@ -120,13 +163,27 @@ class Guests:
                 ) as lines:
                     self._strangers.leave(place)
                     if lines is not None:
-                        await serve_connection(
-                            self.state, lines, attrs.evolve(GUEST, address=address)
-                        )
+                        await self._serve_lines(lines, address)
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
             self.state.telemetry.counters.refused += 1  # gone in the middle of it
         finally:
             self._strangers.leave(place)
+
+    async def _serve_lines(self, lines: WebSocketLines, address: str) -> None:
+        peer = attrs.evolve(GUEST, address=address, guest=RECORDS)
+        if not lines.token_of:
+            await serve_connection(self.state, lines, peer)
+            return
+        guest = self._book.get(lines.token_of)
+        if guest is None:
+            return  # revoked in the middle of it
+        logger.info("guest %s has connected", guest.name)
+        self._live[lines] = guest
+        peer = attrs.evolve(peer, guest=guest.name, read_only=guest.read_only)
+        try:
+            await serve_connection(self.state, lines, peer)
+        finally:
+            del self._live[lines]
 
     async def close(self) -> None:
         """Stop listening; what waits to be accepted is reset, and dials again."""

@@ -24,7 +24,8 @@ class Services:
 
     `endpoint` is None for an owner that serves its own client alone, and `mode` says so.  `home` is
     where stock looks for servers; "": it isn't told.  `ignored` says which settings in palace.toml
-    don't count, "" for none.  `place` names the files this process sees.
+    don't count, "" for none.  `guests_directory` is where tokens and certificate of guests are
+    kept, "" for nowhere.  `place` names the files this process sees.
     """
 
     ownership: Ownership
@@ -36,6 +37,7 @@ class Services:
     catalogue: Catalogue | None = None
     home: str = ""
     ignored: str = ""
+    guests_directory: str = ""
     place: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -19,6 +19,7 @@ class LiveSession:
     knows that secret may go on with it.  `is_apart`: its HELLO named another session and could not
     prove it, so nothing is known here of what its lines did before.
     `party` is whose budgets it uses (palace/protocol/budget.py), for all its life.
+    `guest` says whose token its connection has shown, "" for neighbours.
     `client` is what its client calls itself, `active_s` when it last asked for something.
     """
 
@@ -29,6 +30,7 @@ class LiveSession:
     proof: str = ""
     is_apart: bool = False
     client: str = ""
+    guest: str = ""
     hello: Hello = attrs.field(init=False)
     peer: Peer = NOBODY  # until its connection says
     where: Whereabouts = attrs.field(factory=Whereabouts)

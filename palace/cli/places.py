@@ -1,10 +1,11 @@
 """Commands that say which machine serves a palace, and where it is reached from others."""
 
+import os
 from typing import Annotated
 
 import typer
 
-from palace.cli.options import PalaceOption, find
+from palace.cli.options import PalaceOption, find, path
 from palace.kernel.output import say
 
 
@@ -38,7 +39,11 @@ def own(
 
 def expose(
     to: Annotated[
-        str, typer.Argument(metavar="[TO]", help="docker, or off; without it, show the setting.")
+        str,
+        typer.Argument(metavar="[TO]", help="docker, guest, revoke or off; without it, show them."),
+    ] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="The guest; docker by default.")
     ] = "",
     palace: PalaceOption = "",
     port: Annotated[
@@ -47,17 +52,49 @@ def expose(
             "--port", metavar="N", min=0, max=65535, help="7253 by default.", show_default=False
         ),
     ] = 0,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="The guest may change nothing.")
+    ] = False,
+    into: Annotated[
+        str,
+        typer.Option(
+            "--into", metavar="DIR", callback=path, help="Where the guest's directory is made."
+        ),
+    ] = "",
 ) -> int:
-    """Let containers behind another kernel reach the broker (docker), or stop that (off)."""
-    from palace.commands.expose import expose_docker, expose_off, show_exposure
+    """Let containers behind another kernel reach the broker, each with a token of its own.
 
-    if to not in ("", "docker", "off"):
-        raise typer.BadParameter(f"{to!r} is neither docker nor off")
-    if port and to != "docker":
-        raise typer.BadParameter("--port goes with docker")
+    `docker` sets where the broker listens, and makes a directory with its address and a token,
+    which is all that a container needs; `guest` makes another one, `revoke` ends a guest's token,
+    `off` ends listening.
+    """
+    from palace.commands.expose import (
+        expose_docker,
+        expose_off,
+        expose_to_guest,
+        show_exposure,
+    )
+    from palace.commands.guests import Wish, revoke_guest
+
+    if to not in ("", "docker", "guest", "revoke", "off"):
+        raise typer.BadParameter(f"{to!r} is neither docker, guest, revoke nor off")
+    if (port and to != "docker") or ((read_only or into) and to not in ("docker", "guest")):
+        raise typer.BadParameter("--port goes with docker, --read-only and --into with guest, too")
+    if (name and to in ("", "off")) or (to in ("guest", "revoke") and not name):
+        raise typer.BadParameter("guest and revoke need a NAME, docker takes one")
     paths, environment = find(palace)
-    if to == "docker":
-        say(expose_docker(paths, environment, port=port))
+    wish = Wish(
+        name=name or "docker", read_only=read_only, into=os.path.abspath(into) if into else ""
+    )
+    if to in ("docker", "guest"):
+        from palace.broker.certificate import keep_identity
+
+        if to == "docker":
+            say(expose_docker(paths, environment, wish, keep_identity, port=port))
+        else:
+            say(expose_to_guest(paths, environment, wish, keep_identity))
+    elif to == "revoke":
+        say(revoke_guest(paths, environment, name))
     elif to == "off":
         say(expose_off(paths, environment))
     else:

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from palace.ownership.guest_file import GuestFile
     from palace.protocol.broker_record import BrokerRecord
     from palace.settings.environment import ShimEnvironment
     from palace.settings.site import Site
@@ -85,8 +86,8 @@ def is_foreign(site: "Site") -> bool:
         return False  # what is wrong there is told before anything is started
 
 
-def published_for_guests(record: "BrokerRecord | None") -> "list[str]":
-    """Return the addresses that a broker's record names for clients behind another kernel."""
+def published_for_guests(record: "BrokerRecord | GuestFile | None") -> "list[str]":
+    """Return the addresses that a record, or a guest's directory, names for guests."""
     return [url for url in (record.endpoints if record else ()) if url.startswith("wss://")]
 
 
@@ -108,4 +109,10 @@ def probe_hello(kernel: Kernel, paths: Paths, session: str) -> bytes:
 
 def expected_palace_id(kernel: Kernel, paths: Paths) -> str:
     """Return the identity that the palace itself shows, "" where it shows none."""
-    return wire.identity_of(kernel.read_hint(paths.palace_id, 200)) or ""
+    found = wire.identity_of(kernel.read_hint(paths.palace_id, 200))
+    if found:
+        return found
+    from palace.ownership.guest_file import read_guest_file
+
+    guest = read_guest_file(paths, kernel)
+    return guest.palace_id if guest is not None else ""

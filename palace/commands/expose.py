@@ -14,8 +14,16 @@ import attrs
 from palace.client.endpoints import published_for_guests
 from palace.client.guest.wss import PORT
 from palace.commands.config import change_settings
+from palace.commands.guests import (
+    KeepIdentity,
+    Wish,
+    guests_text,
+    identity_here,
+    make_guest,
+)
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
+from palace.ownership.guest_book import check_name
 from palace.ownership.record import read_record
 from palace.protocol.errors import ConfigError
 from palace.settings.config import Config, load_settings
@@ -75,17 +83,55 @@ def exposure_of(config: Config) -> Exposure:
     return Exposure(listen=config.listen, advertise=tuple(config.advertise))
 
 
-def expose_docker(paths: Paths, environment: ShimEnvironment, *, port: int = 0) -> str:
-    """Have the broker listen for containers; return what to tell the user."""
+def expose_docker(
+    paths: Paths,
+    environment: ShimEnvironment,
+    wish: Wish,
+    keep_identity: KeepIdentity,
+    *,
+    port: int = 0,
+) -> str:
+    """Have the broker listen for containers, and make a guest's directory for one.
+
+    Returns what to tell the user; raises ConfigError, UnsafePalace.
+    """
+    check_name(wish.name)
     wanted = exposure_here(port or PORT)
     before, where = _change(paths, environment, wanted)
-    return "\n".join(
-        [
-            f"{where}: {_text(wanted)}",
-            *([f"  before: {_text(before)}"] if before not in (wanted, NOWHERE) else []),
-            *_next_steps(paths),
-        ]
-    )
+    rows = [f"{where}: {_text(wanted)}"]
+    if before not in (wanted, NOWHERE):
+        rows.append(f"  before: {_text(before)}")
+    if not identity_here(paths, Kernel()):
+        rows.append("No broker has served this palace yet. Start it, then run this again to make")
+        rows.append("a guest's directory: palace start; palace expose docker")
+        return "\n".join(rows)
+    return "\n".join([*rows, expose_to_guest(paths, environment, wish, keep_identity)])
+
+
+def expose_to_guest(
+    paths: Paths, environment: ShimEnvironment, wish: Wish, keep_identity: KeepIdentity
+) -> str:
+    """Make a guest's directory with the address that is set; return what to tell the user.
+
+    Raises ConfigError, UnsafePalace.
+    """
+    check_name(wish.name)
+    kernel = Kernel()
+    lock.check_directory(paths, kernel, environment.all)
+    config = load_settings(paths, environment.all, kernel).config
+    if not config.listen:
+        raise ConfigError(
+            "The broker listens for no guests: palace expose docker, or palace config set "
+            "listen=HOST:PORT"
+        )
+    if not identity_here(paths, kernel):
+        raise ConfigError(
+            f"No broker has served {paths.root} yet, so that it has no identity that "
+            "a guest could know: palace start"
+        )
+    made = make_guest(paths, environment, config, wish, keep_identity)
+    rights = "read" if wish.read_only else "read and write"
+    return "\n".join([f"{made}: for guest {wish.name}, which may {rights}", *_next_steps(made)])
 
 
 def expose_off(paths: Paths, environment: ShimEnvironment) -> str:
@@ -105,7 +151,8 @@ def show_exposure(paths: Paths, environment: ShimEnvironment) -> str:
     loaded = load_settings(paths, environment.all, kernel)
     served = published_for_guests(read_record(paths, kernel))
     running = f"guests are served at {', '.join(served)}" if served else "no guests are served"
-    return f"{loaded.user.path}: {_text(exposure_of(loaded.config))}\nNow: {running}."
+    guests = guests_text(paths, environment.all)
+    return f"{loaded.user.path}: {_text(exposure_of(loaded.config))}\nNow: {running}.\n{guests}"
 
 
 def _text(found: Exposure) -> str:
@@ -129,18 +176,18 @@ def _change(paths: Paths, environment: ShimEnvironment, wanted: Exposure) -> tup
     return before, loaded.user.path
 
 
-def _next_steps(paths: Paths) -> list[str]:
+def _next_steps(made: str) -> list[str]:
     lines = [
         "Next:",
         "  palace stop      if a broker is running; the next one listens there",
-        "In each container:",
-        f"  mount the palace, for example -v {paths.root}:/palace -e MEMPALACE_PATH=/palace",
+        "In the container:",
+        f"  mount that directory, for example -v {made}:/palace:ro -e MEMPALACE_PATH=/palace",
         "  register palace shim in its MCP configuration, as everywhere",
     ]
     if sys.platform != "darwin":
         lines += [
             f'  extra_hosts: ["{NAME}:host-gateway"], to reach this machine by that name',
-            "Plain Docker on Linux needs none of this: a container with the palace bind mounted",
-            "uses the broker's socket.",
+            "Plain Docker on Linux can also do with the palace bind mounted: a container with it",
+            "uses the broker's socket, and may then change everything in the palace's directory.",
         ]
     return [*lines, "Run palace doctor --boundary in the container to see whether it works."]

@@ -134,6 +134,7 @@ def _idle(status: dict[str, Any]) -> str:
 
 def _session(session: dict[str, Any]) -> str:
     name = session["client"] or "a client"
+    name += f" of guest {session['guest']}" if session.get("guest") else ""
     marks = " read-only" if session["read_only"] else ""
     marks += "" if session["connected"] else " (not connected)"
     return (

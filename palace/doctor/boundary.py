@@ -21,6 +21,7 @@ from palace.kernel.kernel import Kernel
 from palace.kernel.output import say
 from palace.ownership.claim import find_foreign, own_id, read_claim
 from palace.ownership.directory import check_palace
+from palace.ownership.guest_file import read_guest_file
 from palace.ownership.lock import check_hold
 from palace.ownership.record import read_record
 from palace.protocol import wire
@@ -87,6 +88,7 @@ def _facts(site: Site) -> dict[str, Any]:
     claim = read_claim(paths, kernel)
     record = read_record(paths, kernel)
     here = own_id(kernel, environment.all)
+    guest = read_guest_file(paths, kernel)
     return {
         "palace": paths.root,
         "found_by": paths.found_by,
@@ -110,6 +112,7 @@ def _facts(site: Site) -> dict[str, Any]:
             "path": claim.path,
             "here": bool(claim.id) and claim.id == here,
         },
+        "guest": guest and {"name": guest.name, "palace": guest.palace},
         "record": record
         and record.public_dict() | {"same_boot": record.boot_id == kernel.boot_id()},
         "lock": paths.lock,
@@ -232,6 +235,8 @@ def _rows(boundary: Boundary) -> Iterator[tuple[str, str]]:
     yield "kernel", f"boot {kernel['boot_id']}, {inside}"
     yield "namespaces", f"{kernel['pid_namespace']} {kernel['mount_namespace']}".strip() or "none"
     yield "owner.json", _owner_text(owner)
+    if facts["guest"]:
+        yield "guest", f"{facts['guest']['name']}, of the palace {facts['guest']['palace']}"
     yield "record", _record_text(record)
     yield "lock", facts["lock"]
     yield "bridge", facts["bridge"] or "not set"

@@ -15,9 +15,10 @@ import os
 
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import prepare_private
+from palace.ownership.guest_file import GuestFile, read_guest_file
 from palace.protocol.errors import ForeignKernel, LockFailed
 from palace.protocol.wire import identity_of
-from palace.settings.paths import Paths, state_dir
+from palace.settings.paths import Paths, path_key, state_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,9 +93,7 @@ def own_id(kernel: Kernel, environ: "Mapping[str, str]") -> str:
 
 def local_directory(path: str, environ: "Mapping[str, str]") -> str:
     """Return where the lock of a palace lies that this kernel owns by that path."""
-    import hashlib
-
-    return f"{state_dir(environ)}/{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
+    return f"{state_dir(environ)}/{path_key(path)}"
 
 
 class Foreign:
@@ -120,6 +119,9 @@ def find_foreign(paths: Paths, kernel: Kernel, environ: "Mapping[str, str]") -> 
     """
     claim = read_claim(paths, kernel)
     paths.local = ""
+    guest = read_guest_file(paths, kernel) if claim is None else None
+    if guest is not None:
+        return _of_a_guest(paths, guest)
     if claim is None:
         mount = kernel.mount_of(paths.root)
         return None if mount.is_local else _of_another_kernel(paths, mount)
@@ -169,6 +171,15 @@ def _of_another_kernel(paths: Paths, mount: "Mount") -> Foreign:
         f"uses this palace, let it be served here: palace own --here. {SEE}",
         mount=mount.point,
         fs_type=mount.fs_type,
+    )
+
+
+def _of_a_guest(paths: Paths, guest: GuestFile) -> Foreign:
+    return Foreign(
+        f"{paths.root} is the directory of guest {guest.name}: it leads to the broker of the "
+        f"palace {guest.palace} on another machine, and holds no palace",
+        f"On that machine: palace start, and palace expose to see its guests. {SEE}",
+        guest=guest.name,
     )
 
 

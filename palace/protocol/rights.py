@@ -61,13 +61,16 @@ SETTINGS = frozenset({"mempalace_hook_settings"})
 class Peer:
     """The other end of a connection.  `uid` is None, and `pid` 0, where no kernel tells them.
 
-    `address` is a guest's, "" for all others.
+    `address` is a guest's, "" for all others, and `guest` says whose token it has shown; a
+    `read_only` one may change nothing, whatever it says.
     """
 
     who: Who
     pid: int = 0
     uid: int | None = None
     address: str = ""
+    guest: str = ""
+    read_only: bool = False
 
     def may(self, right: Right) -> bool:
         return right in RIGHTS[self.who]

@@ -21,13 +21,19 @@ MESSAGE_BYTES_MAX = 1 << 20  # of a client's message; longer lines come in sever
 SEND_BYTES = 65_536
 HANDSHAKE_S = 10.0  # TLS and HTTP together
 GOODBYE_S = 1.0
+TOKEN_BYTES_MAX = 256
 
 # What an HTTP answer says instead of a websocket.
 UNAUTHORIZED, NOT_FOUND, TOO_MANY = 401, 404, 429
 
 
 class WebSocketLines(Lines):
-    """A websocket that receives lines and sends without waiting (palace/transport/lines.py)."""
+    """A websocket that receives lines and sends without waiting (palace/transport/lines.py).
+
+    `token_of` names the one whose token it has shown, "" for that in the record.
+    """
+
+    token_of = ""
 
     def __init__(self, connection: trio_websocket.WebSocketConnection, line_bytes_max: int) -> None:
         self._connection = connection
@@ -98,20 +104,30 @@ class WebSocketLines(Lines):
             await trio.sleep_forever()
 
 
+def _nobody(_token: str) -> None:
+    return None
+
+
 class TokenGate:
     """Checks tokens, and tells an address that keeps guessing no more than that it does.
 
     The right token is let in before any limit counts: guests behind one address (a proxy, a NAT)
     must not answer for each other.  `now_s` is a monotonic clock.  Only failures are remembered,
-    of at most `ADDRESSES_MAX`.
+    of at most `ADDRESSES_MAX`.  `named` returns whose token another one is, None for nobody's.
     """
 
     FAILURES_MAX = 10  # of one address within FAILURES_S
     FAILURES_S = 60.0
     ADDRESSES_MAX = 1024
 
-    def __init__(self, token: str, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        token: str,
+        now_s: Callable[[], float],
+        named: Callable[[str], str | None] = _nobody,
+    ) -> None:
         self._expected = f"Bearer {token}".encode()
+        self._named = named
         self._now_s = now_s
         self._failures: dict[str, list[float]] = {}
         self.refused = 0
@@ -121,7 +137,7 @@ class TokenGate:
         if path != WEBSOCKET_PATH:
             self.refused += 1
             return NOT_FOUND
-        if hmac.compare_digest(authorization, self._expected):
+        if self.who(authorization) is not None:
             self._failures.pop(address, None)
             return 0
         since_s = self._now_s() - self.FAILURES_S
@@ -134,6 +150,14 @@ class TokenGate:
         while len(self._failures) > self.ADDRESSES_MAX:
             del self._failures[next(iter(self._failures))]
         return status
+
+    def who(self, authorization: bytes) -> str | None:
+        """Return whose token it is, "" for the one in the record, None for nobody's."""
+        if hmac.compare_digest(authorization, self._expected):
+            return ""
+        scheme, _, token = authorization.partition(b" ")
+        is_token = scheme == b"Bearer" and len(token) <= TOKEN_BYTES_MAX
+        return self._named(token.decode(errors="replace")) if is_token else None
 
 
 @asynccontextmanager
@@ -153,11 +177,13 @@ async def open_lines(
     tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
     try:
         async with trio.open_nursery() as nursery:
-            connection = await _handshake(nursery, tls, gate, secured)
-            if connection is None:
+            admitted = await _handshake(nursery, tls, gate, secured)
+            if admitted is None:
                 yield None
             else:
+                connection, token_of = admitted
                 lines = WebSocketLines(connection, line_bytes_max)
+                lines.token_of = token_of
                 nursery.start_soon(_close_when_cut, lines, connection)
                 yield lines
                 lines.close()
@@ -174,7 +200,7 @@ async def _handshake(
     tls: "trio.SSLStream[trio.SocketStream]",
     gate: TokenGate,
     secured: Callable[[], None],
-) -> trio_websocket.WebSocketConnection | None:
+) -> tuple[trio_websocket.WebSocketConnection, str] | None:
     with trio.move_on_after(HANDSHAKE_S):
         try:
             address = str(tls.transport_stream.socket.getpeername()[0])
@@ -184,11 +210,13 @@ async def _handshake(
                 nursery, tls, max_message_size=MESSAGE_BYTES_MAX, receive_buffer_size=SEND_BYTES
             )
             headers = dict(request.headers)
-            status = gate.admit(address, request.path, headers.get(b"authorization", b""))
+            shown = headers.get(b"authorization", b"")
+            token_of = gate.who(shown) or ""
+            status = gate.admit(address, request.path, shown)
             if status:
                 await request.reject(status)
                 return None
-            return await request.accept()
+            return await request.accept(), token_of
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             return None
         except (trio_websocket.HandshakeError, trio_websocket.ConnectionClosed):

@@ -19,7 +19,7 @@ NAMES = {
     *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
     *("history", "logs", "doctor", "rebuild", "purge", "backup", "restore"),
     "recover",
-    *("dial", "own", "expose", "install", "uninstall", "service"),
+    *("dial", "own", "expose", "config", "install", "uninstall", "service"),
 }
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")
 

@@ -80,8 +80,7 @@ def test_the_command_writes_the_users_settings_and_none_of_the_palaces(short_sit
 
     done = run([*WITH_DOCKER0, *PALACE, "expose", "docker", "--port", "7300"], short_site)
     assert done.returncode == 0, done.stderr
-    for part in ("palace stop", "mount the palace", "palace shim", "extra_hosts"):
-        assert part in done.stdout
+    assert "palace start; palace expose docker" in done.stdout
     config = load_config(Paths(str(short_site.palace)), short_site.environ(), Kernel())
     assert config.listen == "172.17.0.1:7300"
     assert config.advertise == ("172.17.0.1:7300", "host.docker.internal:7300")
@@ -95,10 +94,27 @@ def test_the_command_writes_the_users_settings_and_none_of_the_palaces(short_sit
     again = run([*WITH_DOCKER0, *PALACE, "expose", "docker"], short_site)
     assert "before: listen at 172.17.0.1:7300" in again.stdout
     assert "172.17.0.1:7253" in mine.read_text()
+    (short_site.palace / "palace_id").write_text("a" * 32)
+    given = run([*WITH_DOCKER0, *PALACE, "expose", "docker", "ci", "--read-only"], short_site)
+    for part in ("palace stop", "for guest ci, which may read", "palace shim", "extra_hosts"):
+        assert part in given.stdout
+    assert "ci: may read" in short_site.run("expose").stdout
+    assert short_site.run("expose", "revoke", "ci").returncode == 0
     assert short_site.run("expose", "off").returncode == 0
     assert set(tomllib.loads(mine.read_text())) == {"palace", "palace_id"}
 
 
-@pytest.mark.parametrize("arguments", [["podman"], ["off", "--port", "1"], ["docker", "--port=x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["podman"],
+        ["off", "--port", "1"],
+        ["docker", "--port=x"],
+        ["guest"],
+        ["revoke"],
+        ["off", "ci"],
+        ["revoke", "ci", "--read-only"],
+    ],
+)
 def test_wrong_usage_is_told(short_site: Site, arguments: list[str]) -> None:
     assert short_site.run("expose", *arguments).returncode == 2

@@ -121,6 +121,7 @@ def _session(session: LiveSession, now_s: float) -> dict[str, Any]:
     return {
         "session": session.id[:8],
         "client": session.client,
+        "guest": session.guest,
         "version": session.hello.version,
         "pid": session.pid,
         "read_only": session.hello.read_only,

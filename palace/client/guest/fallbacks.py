@@ -15,6 +15,7 @@ from palace.client.endpoints import expected_palace_id, published_for_guests
 from palace.client.guest.tunnel import TokenRefused, Tunnel, TunnelProblem
 from palace.kernel.causes import cause_text
 from palace.ownership.directory import prepare_private
+from palace.ownership.guest_file import GuestFile, guest_path, read_guest_file
 from palace.ownership.record import read_record
 from palace.protocol.broker_record import BrokerRecord
 from palace.protocol.errors import (
@@ -152,6 +153,14 @@ class Fallbacks:
                 "`token` out of broker.json on the palace's machine"
             )
             return TokenRefused("forbidden", text)
+        if read_guest_file(self._paths, self._kernel) is not None:
+            self._refused = ("", "")  # shown once for each request: another one may be mounted
+            text = (
+                f"{url} refused the token in {guest_path(self._paths)}: it was revoked, or it is "
+                "for another palace. On the palace's machine, `palace expose` lists its guests, "
+                "and `palace expose docker NAME` makes another directory"
+            )
+            return TokenRefused("forbidden", text)
         waited_s = self._kernel.monotonic() - self._refused_s
         text = (
             f"{url} refused the token in {self._paths.record}: it is an earlier broker's, or "
@@ -198,8 +207,10 @@ class Fallbacks:
             bridge = self._bridges[url] = Bridge(target, palace_id=expected, directory=directory)
         bridge.carry(near)
 
-    def _record(self) -> BrokerRecord | None:
-        return read_record(self._paths, self._kernel)
+    def _record(self) -> GuestFile | BrokerRecord | None:
+        """Return what says where the broker is, and with which token: a guest's own, if any."""
+        guest = read_guest_file(self._paths, self._kernel)
+        return guest or read_record(self._paths, self._kernel)
 
     def _settings(self) -> dict[str, str]:
         """Return the user's settings for ssh; raises ConfigError for what can't be understood.

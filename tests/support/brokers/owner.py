@@ -104,7 +104,9 @@ class Running:
         return shim
 
 
-def make_state(root: Path, engine: LightEngine, *, home: str = "", **settings: Any) -> BrokerState:
+def make_state(
+    root: Path, engine: LightEngine, *, home: str = "", guests: str = "", **settings: Any
+) -> BrokerState:
     kernel = Kernel()
     paths = Paths(str(root))
     lock.check_directory(paths, kernel, {})
@@ -122,6 +124,7 @@ def make_state(root: Path, engine: LightEngine, *, home: str = "", **settings: A
         mode="broker",
         catalogue=load_catalogue(None),
         home=home,
+        guests_directory=guests,
     )
     lifecycle = Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s, failed_linger_s=0.5)
     return connect_parts(services, lifecycle=lifecycle, connections=512)
@@ -129,14 +132,15 @@ def make_state(root: Path, engine: LightEngine, *, home: str = "", **settings: A
 
 @asynccontextmanager
 async def open_broker(
-    root: Path, engine: LightEngine | None = None, *, home: str = "", **settings: Any
+    root: Path, engine: LightEngine | None = None, **settings: Any
 ) -> AsyncIterator[Running]:
     """Serve until the block ends; then the broker is stopped and must end in time.
 
-    With a `home` it serves HTTP, too, and tells stock there.
+    With a `home` it serves HTTP, too, and tells stock there; `guests` is where tokens of guests
+    are kept.
     """
     engine = engine or LightEngine()
-    state = make_state(root, engine, home=home, **settings)
+    state = make_state(root, engine, **settings)
     with trio.fail_after(CEILING_S):
         async with trio.open_nursery() as nursery:
             running = Running(state, engine, nursery)

@@ -1,0 +1,118 @@
+"""The guests of a palace: their names, what they may do, and digests of their tokens.
+
+The book lies in the user's state directory, beside the certificate that guests pin: neither is
+where a container that was lent the palace can read or write it.  A token is 256 random bits, so
+that a digest of it can't be guessed backwards and needs no salt.
+"""
+
+import hmac
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+
+import attrs
+
+from palace.kernel.kernel import Kernel
+from palace.ownership.directory import prepare_private
+from palace.protocol.decoding import decode_json, is_word
+from palace.protocol.errors import ConfigError
+from palace.settings.paths import Paths, path_key, state_dir
+
+SCHEMA = 1
+BOOK_BYTES_MAX = 1 << 20
+GUESTS_MAX = 256
+NAME_CHARS = "abcdefghijklmnopqrstuvwxyz0123456789-_."
+NAME_CHARS_MAX = 64
+
+
+@attrs.frozen(kw_only=True)
+class Guest:
+    """One guest; `digest` is SHA-256 of its token, in hexadecimal, `since` is UTC."""
+
+    name: str
+    digest: str
+    read_only: bool
+    since: str
+
+
+def digest_of(token: str) -> str:
+    return sha256(token.encode()).hexdigest()
+
+
+def guests_directory(root: str, environ: Mapping[str, str]) -> str:
+    """Return where what belongs to a palace's guests is kept on the palace's machine."""
+    return f"{state_dir(environ)}/guests/{path_key(root)}"
+
+
+def book_path(directory: str) -> str:
+    return f"{directory}/guests.json"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could be no directory's; raises ConfigError."""
+    plain = name and len(name) <= NAME_CHARS_MAX and not set(name) - set(NAME_CHARS)
+    if not plain or not name[0].isalnum() or name.endswith(".json"):
+        raise ConfigError(
+            f"{name!r:.100} can't be a guest's name: use up to {NAME_CHARS_MAX} small letters, "
+            "digits, and - _ . between them."
+        )
+
+
+def read_guests(directory: str, palace_id: str, kernel: Kernel) -> dict[str, Guest]:
+    """Return a palace's guests by name, none where there is no book, or it is another palace's.
+
+    Raises ConfigError for a book that can't be understood: its guests are not to be forgotten.
+    """
+    path = book_path(directory)
+    data = kernel.read_file(path, BOOK_BYTES_MAX)
+    if data is None:
+        return {}
+    try:
+        found = decode_json(data)
+        if found["v"] != SCHEMA or found["palace_id"] != palace_id:
+            return {}
+        guests = [Guest(**fields) for fields in found["guests"][:GUESTS_MAX]]
+        texts = [text for one in guests for text in (one.name, one.digest, one.since)]
+        if not all(map(is_word, texts)) or any(type(one.read_only) is not bool for one in guests):
+            raise ValueError("a guest is none")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} can't be understood ({error!r:.100}): no guest is admitted by it. Remove it, "
+            "and give out directories again: palace expose docker NAME"
+        ) from None
+    return {one.name: one for one in guests}
+
+
+def write_guests(
+    directory: str, palace_id: str, guests: Mapping[str, Guest], kernel: Kernel
+) -> None:
+    """Keep the book of a palace's guests."""
+    import json
+
+    listed = [attrs.asdict(guests[name]) for name in sorted(guests)]
+    book = {"v": SCHEMA, "palace_id": palace_id, "guests": listed}
+    kernel.write_durable(book_path(directory), json.dumps(book, indent=1).encode() + b"\n")
+
+
+def prepare_directory(paths: Paths, environ: Mapping[str, str], kernel: Kernel) -> str:
+    """Make the directory of a palace's guests, for this user alone, and return it.
+
+    Raises UnsafePalace.
+    """
+    directory = guests_directory(paths.root, environ)
+    for path in (os.path.dirname(directory), directory):
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        prepare_private(
+            path, kernel, called="The guests' directory", remedy="Correct or remove it."
+        )
+    return directory
+
+
+def guest_with(token: str, guests: Mapping[str, Guest]) -> Guest | None:
+    """Return whose token it is, None for nobody's; takes as long, whoever's it is."""
+    digest = digest_of(token)
+    found = None
+    for guest in guests.values():
+        if hmac.compare_digest(digest, guest.digest):
+            found = guest
+    return found
