@@ -39,6 +39,7 @@ import palace.client.connector
 import palace.client.handshake
 import palace.client.spawn
 import palace.engine.batch
+import palace.engine.durability.adoption
 import palace.engine.durability.checkpointer
 import palace.engine.durability.groups
 import palace.engine.hosting.mempalace
@@ -199,7 +200,7 @@ def _replacements() -> list[tuple[object, str, object]]:
     )
     with_threads = (
         *(broker.lanes, journal.journal, journal.append),
-        *(engine.durability.groups, engine.durability.checkpointer),
+        *(engine.durability.groups, engine.durability.checkpointer, engine.durability.adoption),
         *(engine.stores.files, engine.batch),
     )
     return [
