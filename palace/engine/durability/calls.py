@@ -41,6 +41,10 @@ RUN_AGAIN = (
     "palace: the broker ended while this was under way before; it was run again from its start."
 )
 
+# Each look at a name lets go of the interpreter's lock.  With four busy clients the threads then
+# take turns ten times a call rather than four, and 1,400 calls a second are answered, not 1,900.
+LOOK_S = 0.005
+
 logger = logging.getLogger("palace.journal")
 
 
@@ -58,6 +62,7 @@ class DurableCalls:
     examiner: Examiner | None = None
     adoption: Adoption | None = None  # None: nothing had to be adopted
     looks: int = 0
+    _whole_s: float = -LOOK_S  # when all files were last found
 
     def recover(self, one_go: int = ONE_GO) -> None:
         """Bring journal and stores together (palace/engine/durability/recovery.py); may take long.
@@ -95,21 +100,30 @@ class DurableCalls:
         if self.adoption is not None and self.journal.tail.adopting is not None:
             self.adoption.start()
 
-    def trouble(self) -> str:
+    def trouble(self, *, shared: bool = False) -> str:
         """Return what has become of a file that is open, "" for nothing.
 
-        Lists and small files that are gone are written back on the way.
+        Lists and small files that are gone are written back on the way.  `shared`: what was found
+        within `LOOK_S` will do, for a call that changes nothing and reads open databases alone.
         """
         if self.files is None:
             return ""
         self.looks += 1
+        now_s = self.journal.kernel.monotonic()
+        if shared and now_s - self._whole_s < LOOK_S:
+            return self._suspicion()
         for kept in self.stores.kept_whole:
             kept.keep_whole()
-        return self._trouble()
+        trouble = self._trouble()
+        if not trouble:
+            self._whole_s = now_s
+        return trouble
+
+    def _suspicion(self) -> str:
+        return self.examiner.suspicion if self.examiner is not None else ""
 
     def _trouble(self) -> str:
-        suspicion = self.examiner.suspicion if self.examiner is not None else ""
-        return suspicion or (self.files.trouble() if self.files is not None else "")
+        return self._suspicion() or (self.files.trouble() if self.files is not None else "")
 
     def answer(self, call: Call, dispatch: Callable[[], Reply]) -> Reply:
         """Dispatch a call as one group, or repeat what the journal knows of it."""

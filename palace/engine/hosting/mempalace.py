@@ -22,7 +22,14 @@ from palace.engine.durability.owned import OwnedPalace
 from palace.engine.embedding.sources import Progress
 from palace.engine.embedding.supply import ModelState, ModelSupply, ModelUnavailable
 from palace.engine.hosting import adjustments
-from palace.engine.hosting.degraded import CHROMA, index_patches, refusal, reopening, words
+from palace.engine.hosting.degraded import (
+    CHROMA,
+    index_patches,
+    refusal,
+    reopening,
+    stores_of,
+    words,
+)
 from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
 from palace.engine.hosting.succession import Succession, ask_successor
@@ -201,7 +208,8 @@ class MempalaceEngine(JournalledEngine):
             return self._answer(call)
 
     def _answer(self, call: Call) -> Reply:
-        trouble = self._memory.trouble() if self._memory is not None else ""
+        shared = call.tool.kind is Kind.QUERY and not stores_of(call.request.name)
+        trouble = self._memory.trouble(shared=shared) if self._memory is not None else ""
         problem: PalaceError | None
         if trouble:
             problem = reopening(trouble)
