@@ -227,6 +227,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         (ownership.lock, "uuid", _Uuid()),
         (ownership.epoch, "uuid", _Uuid()),
         (broker.assemble, "MempalaceEngine", SimEngine),
+        (broker.assemble, "reading_of", lambda *_: None),  # its reader is another program
         (broker.assemble, "installed_version", lambda: CATALOGUE.engine_version),
         (engine.hosting.mempalace, "check_installed", lambda: None),
         (time, "sleep", _sleep),
