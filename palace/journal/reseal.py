@@ -5,7 +5,8 @@ is, and is nobody's.  Files are replaced one by one, each durably: whoever is in
 again, and finds the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from hashlib import blake2b
 
 from palace.journal.record import (
@@ -26,6 +27,7 @@ from palace.journal.replay import PREFIX
 from palace.journal.schema import object_of
 from palace.journal.segment import (
     ARCHIVE,
+    Place,
     Segment,
     list_segments,
     number_of,
@@ -49,14 +51,21 @@ def reseal(directory: str, kernel: Kernel, accepted: Keyring, key: Key) -> None:
                 _replace(f"{place}/{name}", kernel, sealing.checkpoint(f"{place}/{name}", kernel))
 
 
+Line = tuple[Place, bytes]
+
+
 class _Sealing:
     def __init__(self, accepted: Keyring, key: Key) -> None:
         self._accepted = accepted
         self._key = key
         self._seq, self._link = 0, FIRST
 
-    def segment(self, segment: Segment, kernel: Kernel) -> Iterator[bytes]:
-        for _, line in read_lines(segment.path, kernel):
+    def segment(self, segment: Segment, kernel: Kernel) -> Generator[bytes, None, None]:
+        with closing(read_lines(segment.path, kernel)) as lines:
+            yield from self._segment(segment, lines)
+
+    def _segment(self, segment: Segment, lines: Iterator[Line]) -> Generator[bytes, None, None]:
+        for _, line in lines:
             try:
                 record = decode(line, self._accepted)
             except BrokenRecord:
@@ -73,9 +82,13 @@ class _Sealing:
                 self._seq, self._link = record.seq, decode(new).link
                 yield new
 
-    def checkpoint(self, path: str, kernel: Kernel) -> Iterator[bytes]:
+    def checkpoint(self, path: str, kernel: Kernel) -> Generator[bytes, None, None]:
+        with closing(read_lines(path, kernel)) as lines:
+            yield from self._checkpoint(lines)
+
+    def _checkpoint(self, lines: Iterator[Line]) -> Generator[bytes, None, None]:
         codes = blake2b(digest_size=CODE_BYTES)
-        for _, line in read_lines(path, kernel):
+        for _, line in lines:
             try:
                 record = decode(line, self._accepted)
             except BrokenRecord:
@@ -98,14 +111,15 @@ class _Sealing:
         return encode(draft, record.seq, stamp, record.ts).strip(b"\n")
 
 
-def _replace(path: str, kernel: Kernel, lines: Iterator[bytes]) -> None:
+def _replace(path: str, kernel: Kernel, made: Generator[bytes, None, None]) -> None:
     """Put a file of other lines in a file's place, without holding all of it in memory."""
     temporary = f"{path}.tmp"
     kernel.unlink(temporary)
     fd = kernel.open_append(temporary)
     try:
-        for line in lines:
-            kernel.write_all(fd, b"\n%b\n" % line)
+        with closing(made) as lines:  # a write that fails must not leave the old file open
+            for line in lines:
+                kernel.write_all(fd, b"\n%b\n" % line)
         kernel.sync(fd)
     finally:
         kernel.close(fd)

@@ -6,7 +6,7 @@ so the writer goes on in a new segment that begins with the first of them: a rea
 segment holds from the next one's first seq on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import attrs
 
@@ -127,8 +127,13 @@ def open_wherever(path: str, kernel: Kernel) -> int:
         return kernel.open_read(f"{directory}/{ARCHIVE}/{name}")
 
 
-def read_lines(path: str, kernel: Kernel, offset: int = 0) -> Iterator[tuple[Place, bytes]]:
-    """Yield a file's lines that aren't empty, the unfinished last one included."""
+def read_lines(
+    path: str, kernel: Kernel, offset: int = 0
+) -> Generator[tuple[Place, bytes], None, None]:
+    """Yield a file's lines that aren't empty, the unfinished last one included.
+
+    The file is open until the end: close the generator where its user may fail before that.
+    """
     fd = open_wherever(path, kernel)
     try:
         rest = b""
