@@ -16,11 +16,13 @@ from palace.protocol.errors import (
     OutcomeUnknown,
     PalaceError,
     PathUnknown,
+    TooLarge,
     WireError,
 )
 from palace.protocol.pathmap import Whereabouts, beneath, translate
 from palace.protocol.request import (
     PARSE_ERROR_REPLY,
+    TOO_MUCH,
     UNREADABLE,
     Request,
     ToolCall,
@@ -29,6 +31,7 @@ from palace.protocol.request import (
 )
 from palace.protocol.rights import right_of
 from palace.protocol.session import Arrival, Fate
+from palace.protocol.weight import SHORT_BYTES, VALUES_MAX
 from palace.transport.lines import Connection
 
 APART = (
@@ -36,6 +39,19 @@ APART = (
     "say what became of this line: it may or may not have been carried out. Look before you "
     "repeat it; a newer `palace shim` proves its session."
 )
+
+
+TURN_LINES = 64  # that one connection has handled before others have their turn
+_LONG_LINES = trio.CapacityLimiter(1)  # each takes several times its size while it is parsed
+
+
+async def parsed(line: bytes) -> Request:
+    """Parse a line; a long one in a thread, so that the loop goes on meanwhile."""
+    if len(line) <= SHORT_BYTES:
+        return read_request(line)
+    return await trio.to_thread.run_sync(
+        read_request, line, limiter=_LONG_LINES, abandon_on_cancel=True
+    )
 
 
 async def serve_lines(state: BrokerState, session: LiveSession, stream: Connection) -> None:
@@ -46,13 +62,18 @@ async def serve_lines(state: BrokerState, session: LiveSession, stream: Connecti
             lines = await stream.receive_lines()
             if not lines:
                 return
-            for line in lines:
+            for number, line in enumerate(lines, 1):
+                if number % TURN_LINES == 0:
+                    await trio.lowlevel.checkpoint()
+                is_header = isinstance(line, bytes) and line.startswith(wire.PREFIX)
+                # Before it has an ordinal: a goodbye that comes meanwhile says nothing of it.
+                request = line if is_header or isinstance(line, Request) else await parsed(line)
                 if reading.cancel_called:  # said goodbye: the rest is sent elsewhere
                     return
-                if isinstance(line, bytes) and line.startswith(wire.PREFIX):
-                    _take_header(state, session, line)
+                if isinstance(request, Request):
+                    await _take_line(state, session, request)
                 else:
-                    await _take_line(state, session, line)
+                    _take_header(state, session, request)
 
 
 def _take_header(state: BrokerState, session: LiveSession, line: bytes) -> None:
@@ -68,7 +89,7 @@ def _take_header(state: BrokerState, session: LiveSession, line: bytes) -> None:
     state.services.engine.acknowledge(session.id, upto)
 
 
-async def _take_line(state: BrokerState, session: LiveSession, line: bytes | Request) -> None:
+async def _take_line(state: BrokerState, session: LiveSession, request: Request) -> None:
     arrival = session.machine.take_line()
     if arrival.fate is Fate.REPEAT:
         session.repeat(arrival.ordinal, arrival.payload)
@@ -76,7 +97,6 @@ async def _take_line(state: BrokerState, session: LiveSession, line: bytes | Req
         state.telemetry.counters.requests += 1
         session.active_s = trio.current_time()
         state.lifecycle.active(session.active_s)
-        request = read_request(line) if isinstance(line, bytes) else line
         await _handle(state, session, arrival, request)
 
 
@@ -87,6 +107,14 @@ async def _handle(
         session.reply(arrival.ordinal, PARSE_ERROR_REPLY)
         return
     session.requests += 1
+    if request.message is TOO_MUCH:
+        problem = TooLarge(
+            f"The request holds more than {VALUES_MAX} values, which nothing that the palace takes "
+            "needs. Nothing was done; send it in parts, or as text."
+        )
+        failure = jsonrpc.failure(request.id, problem)
+        session.reply(arrival.ordinal, jsonrpc.encode(failure))
+        return
     if isinstance(request, ToolCall):
         await _handle_call(state, session, arrival, request)
         return

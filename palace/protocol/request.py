@@ -10,14 +10,16 @@ import attrs
 
 from palace.protocol import jsonrpc
 from palace.protocol.tools import UNKNOWN, Tool, classify_call, group_key
+from palace.protocol.weight import SHORT_BYTES, has_too_many_values, id_at_ends
 
 UNREADABLE = object()  # stands for the message of a line that is no JSON
+TOO_MUCH = object()  # and of one that holds too many values to be parsed
 PARSE_ERROR_REPLY = jsonrpc.encode(jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error"))
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Request:
-    """One line.  `message` is what stock takes: any JSON, BLANK or UNREADABLE."""
+    """One line.  `message` is what stock takes: any JSON, BLANK, UNREADABLE or TOO_MUCH."""
 
     message: Any
     id: object = None
@@ -49,7 +51,12 @@ class ToolCall(Request):
 
 
 def read_request(line: bytes) -> Request:
-    """Parse one line; what is no JSON has the message UNREADABLE."""
+    """Parse one line; what is no JSON has the message UNREADABLE.
+
+    A long one (SHORT_BYTES) is to be parsed apart from whatever must not wait.
+    """
+    if len(line) > SHORT_BYTES and has_too_many_values(line):
+        return Request(message=TOO_MUCH, id=jsonrpc.parse(id_at_ends(line)))
     try:
         message = jsonrpc.parse(line)
     except (ValueError, RecursionError, MemoryError):

@@ -1,13 +1,19 @@
 """What a client may not do to the others: huge numbers, other clients' sessions."""
 
 import logging
+import threading
 from pathlib import Path
 
 import pytest
 
+from palace.broker import requests
 from palace.protocol import wire
+from palace.protocol.errors import TooLarge
+from palace.protocol.lifecycle import Reason
 from palace.protocol.proof import proof_of
+from palace.protocol.request import Request, read_request
 from palace.protocol.session import Phase
+from palace.protocol.weight import SHORT_BYTES
 from tests.support.brokers.owner import Running, Shim, open_broker, until
 
 HUGE = "9" * 4300  # int() reads it, and str() refuses what comes after it
@@ -150,3 +156,60 @@ def test_which_names_want_proof(name: str) -> None:
     assert wire.wants_proof(name)
     assert not any(wire.wants_proof(other) for other in (name[1:], name + "0", "g" + name[1:], "h"))
     assert not wire.wants_proof("h" + "A" * 32)
+
+
+# Long lines.
+
+
+async def test_a_line_of_too_many_values_is_refused_by_its_id_and_others_go_on(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        shim.stream.send_soon(b'{"id":7,"method":"ping","params":[' + b"[]," * 150_000 + b"1]}\n")
+        shim.say({"jsonrpc": "2.0", "id": 8, "method": "ping"})
+
+        ordinal, refused = await shim.reply()
+        assert (ordinal, refused["id"], refused["error"]["code"]) == (0, 7, TooLarge.wire_code)
+        assert (await shim.reply())[1]["result"] == {}
+
+
+async def test_a_long_line_is_not_parsed_by_the_loop(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def read(line: bytes) -> Request:
+        threads.append(threading.current_thread())
+        return read_request(line)
+
+    monkeypatch.setattr(requests, "read_request", read)
+    async with open_broker(root) as running:
+        shim = await running.session()
+        for size in (10, SHORT_BYTES):
+            shim.call("search", size, text="x" * size)
+            assert (await shim.reply())[1]["id"] == size
+
+    short, long = threads
+    assert short is threading.main_thread() is not long
+
+
+async def test_what_was_being_parsed_at_a_goodbye_was_not_read(root: Path) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session()
+        async with requests._LONG_LINES:  # another client's is being parsed
+            shim.call("add_drawer", 1, name="x" * SHORT_BYTES)
+            await until(lambda: requests._LONG_LINES.statistics().tasks_waiting == 1)
+            running.state.leaving.stop(Reason.STOP)
+            kind, fields = await shim.header()
+
+        assert (kind, fields["read_upto"]) == (wire.GOODBYE, "-1")
+        assert running.engine.written == []
+
+
+async def test_a_flood_of_short_lines_leaves_others_their_turn(root: Path) -> None:
+    async with open_broker(root) as running:
+        flood, other = await running.session("flood"), await running.session("other")
+        flood.stream.send_soon(b"\n" * 20_000)
+        other.say({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+        await other.reply()
+
+        assert running.state.sessions["flood"].machine.next_ordinal < 20_000

@@ -22,10 +22,11 @@ from palace.broker.http.exchange import EVENTS, JSON, TEXT, Exchange, Gone, Refu
 from palace.broker.http.sessions import HttpSession, HttpSessions
 from palace.broker.progress import TELL_S
 from palace.broker.reporting.metrics import CONTENT_TYPE, metrics_text
+from palace.broker.requests import parsed
 from palace.broker.state import BrokerState
 from palace.protocol import jsonrpc
 from palace.protocol.errors import PalaceError
-from palace.protocol.request import PARSE_ERROR_REPLY, Request, ToolCall, read_request
+from palace.protocol.request import PARSE_ERROR_REPLY, Request, ToolCall
 from palace.settings.environment import is_true
 from palace.transport.http import Receive, Scope, Send
 from palace.transport.pending import PendingRequest
@@ -106,7 +107,7 @@ class HttpApp:
         if not body.strip():
             await exchange.answer(400, PARSE_ERROR_REPLY)
             return
-        request = read_request(body)
+        request = await parsed(body)
         try:
             session = self._session(exchange, request)
             pending = self.sessions.post(session, request)

@@ -1,0 +1,50 @@
+"""How much a line of JSON would become when it is parsed, told from its bytes alone.
+
+Parsing holds the interpreter's lock from the first byte to the last, in whatever thread: a line of
+nothing but brackets takes a quarter of a microsecond for each byte, and 25 bytes of memory, and
+nobody else is served meanwhile.  Text is another matter: it is copied.  So a line may be long, but
+the values in it are bounded, and counted before it is parsed, piece by piece, so that other threads
+get their turn.
+
+Rule for this file: pure.
+"""
+
+import re
+
+VALUES_MAX = 100_000  # of one line: parsed within 0.1 s
+SHORT_BYTES = 65_536  # a line that can't hold enough values to matter is parsed at once
+_PIECE = 65_536
+_TAIL = 8192
+
+# The members after the outermost object's last value; an id among them is the request's.
+_LAST_ID = re.compile(
+    rb'[,{]\s*"id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d{1,20})\s*(?:,\s*"jsonrpc"\s*:\s*"2\.0"\s*)?\}\s*\Z'
+)
+_FIRST_ID = re.compile(
+    rb'\A\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?(?:"method"\s*:\s*"[\w/]*"\s*,\s*)?'
+    rb'"id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d{1,20})\s*[,}]'
+)
+
+
+def has_too_many_values(line: bytes, most: int = VALUES_MAX) -> bool:
+    """Tell whether a line of JSON holds more than `most` values, of which strings may hold any."""
+    values = 0
+    in_string = False
+    rest = b""
+    for start in range(0, len(line), _PIECE):
+        # What is escaped ends no string: pairs of backslashes first, then quotes behind one.
+        piece = (rest + line[start : start + _PIECE]).replace(b"\\\\", b"")
+        rest = piece[-1:] if piece.endswith(b"\\") else b""
+        parts = piece[: len(piece) - len(rest)].replace(b'\\"', b"").split(b'"')
+        outside = b"".join(parts[in_string::2])
+        in_string ^= len(parts) % 2 == 0
+        values += outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+        if values > most:
+            return True
+    return False
+
+
+def id_at_ends(line: bytes) -> bytes:
+    """Return a request's id as JSON where a client usually writes it, first or last; else null."""
+    found = _FIRST_ID.match(line[:_TAIL]) or _LAST_ID.search(line[-_TAIL:])
+    return found[1] if found else b"null"

@@ -1,0 +1,84 @@
+"""What a line would become, told before it is parsed."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palace.protocol import weight
+from palace.protocol.weight import has_too_many_values, id_at_ends
+
+VALUES = st.recursive(
+    st.none() | st.text(max_size=8) | st.integers(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=30,
+)
+
+
+def count(value: object) -> int:
+    """Return what is counted: each container, and each member but its first."""
+    if isinstance(value, dict):
+        return 1 + max(0, len(value) - 1) + sum(map(count, value.values()))
+    if isinstance(value, list):
+        return 1 + max(0, len(value) - 1) + sum(map(count, value))
+    return 0
+
+
+@given(VALUES, st.integers(1, 9))
+def test_values_are_counted_whatever_their_texts_hold_and_wherever_a_piece_ends(
+    value: object, piece: int
+) -> None:
+    line = json.dumps(value).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weight, "_PIECE", piece)
+
+        assert not has_too_many_values(line, count(value))
+        if count(value):
+            assert has_too_many_values(line, count(value) - 1)
+
+
+@pytest.mark.parametrize(
+    "text", ["[],{}," * 9, '"' * 9, "\\" * 9, "\\" * 8 + '"', '\\",[' * 9, "{:[,é😀"]
+)
+@pytest.mark.parametrize("piece", [1, 2, 3, 1000])
+def test_text_weighs_nothing(monkeypatch: pytest.MonkeyPatch, text: str, piece: int) -> None:
+    monkeypatch.setattr(weight, "_PIECE", piece)
+
+    assert not has_too_many_values(json.dumps([text]).encode(), 1)
+    assert not has_too_many_values(json.dumps([text], ensure_ascii=False).encode(), 1)
+
+
+def test_counting_ends_at_the_limit() -> None:
+    assert has_too_many_values(b"[" * 10 + b'"never ended', 9)
+
+
+@pytest.mark.parametrize("ident", [1, -7, "a", 'with "quotes" and \\', None])
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("jsonrpc", "id", "method", "params"),
+        ("jsonrpc", "method", "id", "params"),
+        ("id", "params"),
+        ("method", "params", "jsonrpc", "id"),
+        ("method", "params", "id", "jsonrpc"),
+    ],
+)
+def test_the_id_is_found_where_clients_write_it(ident: object, order: tuple[str, ...]) -> None:
+    message = {
+        "jsonrpc": "2.0",
+        "id": ident,
+        "method": "tools/call",
+        "params": {"id": 5, "items": ["x" * 9000, '"id": 6}']},
+    }
+    line = json.dumps({name: message[name] for name in order}).encode()
+
+    assert json.loads(id_at_ends(line)) == ident
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{}", b'{"params":{"id":5},"method":"x"}', b'{"id":[1]}', b'{"id":1e5}', b'"id":1'],
+)
+def test_what_is_not_found_is_null(line: bytes) -> None:
+    assert id_at_ends(line) == b"null"
