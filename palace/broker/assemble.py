@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from palace.broker.lanes import Lanes
 from palace.broker.leaving import Leaving
+from palace.broker.memory import ClientMemory
 from palace.broker.progress import ProgressNotes
 from palace.broker.reading import Reading, directory_of_copies
 from palace.broker.scheduling import Scheduler
@@ -112,6 +113,7 @@ def connect_parts(services: Services, *, lifecycle: Lifecycle, connections: int)
         leaving=leaving,
         watch=Watch(lifecycle=lifecycle, telemetry=telemetry, leaving=leaving),
         connections=ConnectionLimit(connections),
+        memory=ClientMemory(sessions=sessions, telemetry=telemetry),
     )
 
 

@@ -232,6 +232,7 @@ class Broker:
             now_s = trio.current_time()
             self.state.scheduler.give_up_late(now_s)
             self.state.scheduler.look_at_model()
+            self.state.memory.look()
             self.displacement.tick(now_s)
             self.state.watch.look(now_s)
             self.state.sessions.forget_lost(now_s)

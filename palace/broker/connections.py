@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sqlite3
+from functools import partial
 
 import attrs
 import trio
@@ -35,6 +36,10 @@ LINE_MARGIN = 1024
 logger = logging.getLogger("palace.broker")
 
 
+def party_of_peer(peer: Peer) -> str:
+    return party_of(pid=peer.pid, uid=peer.uid, owner=os.geteuid(), address=peer.address)
+
+
 async def serve_socket(state: BrokerState, sock: socket.socket, *, direct: bool = False) -> None:
     """Serve one accepted AF_UNIX socket to its end and close it."""
     stream = LineStream(sock, line_bytes_max=state.services.config.line_bytes_max + LINE_MARGIN)
@@ -58,6 +63,7 @@ async def serve_connection(state: BrokerState, stream: Lines, peer: Peer) -> Non
     """Serve one connection to its end and close it."""
     state.telemetry.counters.connections += 1
     state.connections.open += 1
+    state.memory.watch(stream, party_of_peer(peer))
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.flush_forever)
@@ -66,6 +72,7 @@ async def serve_connection(state: BrokerState, stream: Lines, peer: Peer) -> Non
             nursery.cancel_scope.cancel()
     finally:
         state.connections.open -= 1
+        state.memory.forget(stream)
         stream.close()
 
 
@@ -86,6 +93,7 @@ async def _serve_stream(state: BrokerState, stream: Lines, peer: Peer) -> None:
                 raise _Refusal(BrokerFull.name, state.connections.full_text)
             session = _open_session(state, stream, fields, peer)
             stream.unread(lines[1:])
+            stream.eased = partial(state.scheduler.ease, session)
             await serve_session(state, session, stream)
         else:
             raise WireError(f"a connection begins with hello, not {kind!r}")
@@ -166,6 +174,7 @@ def _open_session(
     session.where = _whereabouts(hello, peer, services.place)
     session.guest = peer.guest
     session.connect(stream, hello)
+    state.scheduler.ease(session)
     state.lifecycle.active(trio.current_time())
     services.kernel.trace("A.hello", session=session.id)  # before its shim can read the welcome
     session.header(wire.WELCOME, _welcome(state))
@@ -198,7 +207,7 @@ def _session_of(state: BrokerState, hello: Hello, peer: Peer) -> LiveSession:
     is_apart = stranger or session is not None
     if is_apart:
         logger.warning("a client named a session that is not its own: it gets another")
-    party = party_of(pid=peer.pid, uid=peer.uid, owner=os.geteuid(), address=peer.address)
+    party = party_of_peer(peer)
     if not make_room(state, party):
         raise _Refusal(BrokerFull.name, state.sessions.full_text)
     ident = state.services.kernel.token() if is_apart else hello.session
@@ -241,6 +250,7 @@ async def serve_session(state: BrokerState, session: LiveSession, stream: Connec
     finally:
         if session.stream is stream:
             session.disconnect()
+            state.scheduler.ease(session)
             if session.machine.owes_nothing:
                 forget_session(state, session)
 

@@ -32,7 +32,7 @@ from palace.protocol.request import (
 from palace.protocol.rights import right_of
 from palace.protocol.session import Arrival, Fate
 from palace.protocol.weight import SHORT_BYTES, VALUES_MAX
-from palace.transport.lines import Connection
+from palace.transport.lines import UNSENT_MAX, Connection
 
 APART = (
     "This client has not shown that the session which it names is its own, so the broker doesn't "
@@ -59,6 +59,8 @@ async def serve_lines(state: BrokerState, session: LiveSession, stream: Connecti
     reading = session.reading
     with reading:
         while not session.is_leaving:
+            if stream.unsent > UNSENT_MAX:
+                await stream.flushed()
             lines = await stream.receive_lines()
             if not lines:
                 return

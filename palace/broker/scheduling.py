@@ -264,7 +264,26 @@ class Scheduler:
         self.admission.window.replied(session.id, now_s)
         self.telemetry.answered(job, now_s)
         session.reply(job.ordinal, payload)
+        if session.is_choked:
+            self.admission.choked.add(session.id)
+        elif session.machine.dropped:
+            self._drop_queries(session)
         session.note_settled()
+
+    def ease(self, session: LiveSession) -> None:
+        """Let a session's calls begin again: its replies were read, or its client has gone."""
+        if session.id in self.admission.choked:
+            self.admission.choked.discard(session.id)
+            self.start_ready()
+
+    def _drop_queries(self, session: LiveSession) -> None:
+        """Drop the waiting queries of a client that has gone and left more than is kept for it."""
+        for ordinal, call in tuple(session.machine.calls.items()):
+            if call.tool.kind is Kind.QUERY and self.admission.is_waiting(session.id, ordinal):
+                job = self.admission.cancel(session.id, ordinal)
+                session.machine.settle(ordinal)
+                if job is not None:
+                    self.progress.forget(job)
 
     def fail(self, job: Job, problem: PalaceError) -> None:
         """Answer a job that will not run (or whose end will not be seen) with an error."""

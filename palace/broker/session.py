@@ -8,7 +8,7 @@ from palace.protocol.budget import HTTP, Use
 from palace.protocol.pathmap import Whereabouts
 from palace.protocol.rights import NOBODY, Peer
 from palace.protocol.session import Hello, Phase, Session
-from palace.transport.lines import Connection
+from palace.transport.lines import UNSENT_MAX, Connection
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -48,6 +48,11 @@ class LiveSession:
     @property
     def is_leaving(self) -> bool:
         return self.machine.phase is Phase.LEAVING
+
+    @property
+    def is_choked(self) -> bool:
+        """Tell whether its client leaves too many replies unread."""
+        return self.stream is not None and self.stream.unsent > UNSENT_MAX
 
     @property
     def use(self) -> Use:

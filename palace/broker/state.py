@@ -3,6 +3,7 @@
 import attrs
 
 from palace.broker.leaving import Leaving
+from palace.broker.memory import ClientMemory
 from palace.broker.scheduling import Scheduler
 from palace.broker.services import Services
 from palace.broker.sessions import Sessions
@@ -47,6 +48,7 @@ class BrokerState:
     leaving: Leaving
     watch: Watch
     connections: ConnectionLimit
+    memory: ClientMemory
 
     @property
     def budgets(self) -> list[Budget]:
@@ -55,6 +57,7 @@ class BrokerState:
         lanes = [admission.slots[lane].parties for lane in (Lane.READER, Lane.POLL)]
         return [
             self.sessions.budget,
+            self.memory.budget,
             admission.places.parties,
             *lanes,
             *self.telemetry.budgets,

@@ -112,6 +112,7 @@ class Admission:
     _forming: bool = False
     window: BatchWindow = attrs.field(factory=BatchWindow)
     held: bool = False  # something would have started, but its batch waits for others
+    choked: set[str] = attrs.field(factory=set)  # sessions whose replies aren't read: no more begin
     ready: bool = False
     reading: bool = False  # while not ready: what a copy of the stores can answer may run
     model_pending: bool = False  # calls that embed wait; others pass them as order allows
@@ -266,7 +267,7 @@ class Admission:
         return jobs
 
     def _startable(self, queue: _Queue, *, patient: bool) -> Job | None:
-        if queue.exclusive:
+        if queue.exclusive or queue.session in self.choked:
             return None
         job = self._next(queue)
         if job is None or not (self.ready or job.readable):

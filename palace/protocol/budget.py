@@ -97,6 +97,11 @@ class Budget:
         else:
             del self._by_party[party]
 
+    def measure(self, held: dict[str, int]) -> None:
+        """Replace what is counted by what was measured."""
+        self._by_party = held
+        self.held = sum(held.values())
+
     def heaviest(self) -> str:
         """Return the party that holds most, of several the one that has held some for longest."""
         return max(self._by_party, key=self.of, default="")

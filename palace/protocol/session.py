@@ -28,6 +28,8 @@ from palace.protocol.request import Request, ToolCall
 
 LENGTHS = {"session": wire.SESSION_MAX, "resend": wire.HEADER_BYTES_MAX}
 KEPT_MAX = 1024  # replies without a connection; the journal has those of changes besides
+KEPT_BYTES_MAX = 4 << 20  # of them all; what is longer is asked again
+SMALL_BYTES = 1024  # kept all the same: what can't be asked again is short
 
 
 class Phase(enum.Enum):
@@ -125,12 +127,14 @@ class Session:
 
     `calls` are those admitted and not answered; `acknowledged`: all lines below are settled at the
     client; `offering` is the line that waits outside of a full queue, if it never ran before.
+    `dropped`: a reply found no connection and was too much to be kept.
     """
 
     phase: Phase = Phase.OPEN
     next_ordinal: int = 0
     acknowledged: int = 0
     offering: int | None = None
+    dropped: bool = False
     calls: dict[int, ToolCall] = attrs.field(factory=dict)
     _ordinals: dict[str, int] = attrs.field(factory=dict)  # request id of a call -> its ordinal
     _resend: deque[tuple[int, bool]] = attrs.field(factory=deque)
@@ -154,6 +158,10 @@ class Session:
         return self.owes_nothing and not self._early and self.offering is None
 
     @property
+    def kept_bytes(self) -> int:
+        return sum(len(payload) for payload in self._kept.values() if payload)
+
+    @property
     def is_acknowledged(self) -> bool:
         """Tell whether the client has settled every line, so that no outcome is asked for again."""
         return self.acknowledged >= self.next_ordinal
@@ -169,6 +177,7 @@ class Session:
         self.phase = Phase.OPEN
         self.next_ordinal = hello.next_ordinal
         self.offering = None
+        self.dropped = False
         self._resend = deque(hello.resend)
         self._answered.clear()
 
@@ -219,9 +228,17 @@ class Session:
             self._answered.add(ordinal)
         if reachable:
             return True
-        if len(self._kept) < KEPT_MAX:
+        size = len(payload or b"")
+        is_small = size <= SMALL_BYTES or self.kept_bytes + size <= KEPT_BYTES_MAX
+        if is_small and len(self._kept) < KEPT_MAX:
             self._kept[ordinal] = payload
+        else:
+            self.dropped = True
         return False
+
+    def drop_kept(self) -> None:
+        """Forget the replies that are kept: their lines are sent again if the client returns."""
+        self._kept.clear()
 
     def wait_for_catalogue(self, ordinal: int, request: Request) -> None:
         """Keep a line that can't be answered before the engine has loaded."""

@@ -49,6 +49,7 @@ class HttpConnection:
     let_in: Callable[[], None] = lambda: None
     under_way: int = 0  # requests that the application answers
     hung_up: bool = False
+    held_bytes: int = 0  # of the request's body, or of the answer
     connected: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     def admit(self) -> None:
@@ -56,6 +57,10 @@ class HttpConnection:
         if not self.admitted:
             self.admitted = True
             self.let_in()
+
+    def close(self) -> None:
+        """Cut it."""
+        self.connected.cancel()
 
     @property
     def is_kept(self) -> bool:

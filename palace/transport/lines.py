@@ -1,6 +1,6 @@
 """Lines out of bytes, and the interface of the connections that carry them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from palace.protocol import wire
@@ -8,6 +8,11 @@ from palace.protocol.errors import WireError
 from palace.protocol.request import Request
 
 OUTBOX_BYTES_MAX = 256 << 20  # a client that never reads is cut off here
+UNSENT_MAX = 4 << 20  # beyond it no further call of its begins, and none is read
+
+
+def nothing() -> None:
+    """Stand for a callback that nobody has given."""
 
 
 class LineSplitter:
@@ -20,6 +25,11 @@ class LineSplitter:
         self._line_bytes_max = line_bytes_max
         self._buffer = bytearray()
         self._searched = 0
+
+    @property
+    def held(self) -> int:
+        """Return how many bytes of an unfinished line are kept."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that are whole now, newlines excluded; maybe none.
@@ -48,6 +58,11 @@ class Connection(Protocol):
     @property
     def waiting(self) -> int:
         """Return how many requests came that are not answered, as far as this side knows."""
+        ...
+
+    @property
+    def unsent(self) -> int:
+        """Return how many bytes the other side has not taken yet."""
         ...
 
     @property
@@ -80,12 +95,19 @@ class Lines(Connection, Protocol):
     """A connection that carries bytes: a socket's, whatever is between.
 
     One task receives; any may send; `flush_forever` must run beside them.  The caller who opened it
-    closes it.
+    closes it.  `eased` is called when all has gone of what were more than UNSENT_MAX bytes.
     """
+
+    eased: Callable[[], None]
 
     @property
     def waiting(self) -> int:
         return 0  # the session counts them
+
+    @property
+    def held_bytes(self) -> int:
+        """Return how many bytes are kept for it, in both directions."""
+        ...
 
     @property
     def gone(self) -> bool:

@@ -65,6 +65,10 @@ class PendingRequests:
         return len(self._waiting)
 
     @property
+    def unsent(self) -> int:
+        return 0  # each reply belongs to a request, whose connection is bounded
+
+    @property
     def gone(self) -> bool:
         return self.broken
 

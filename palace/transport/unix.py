@@ -8,7 +8,7 @@ import socket
 
 import trio
 
-from palace.transport.lines import OUTBOX_BYTES_MAX, Lines, LineSplitter
+from palace.transport.lines import OUTBOX_BYTES_MAX, UNSENT_MAX, Lines, LineSplitter, nothing
 
 READ_BYTES = 65_536  # from 128 KiB on malloc may map and unmap memory at each read: 13 us
 
@@ -25,7 +25,17 @@ class LineStream(Lines):
         self._wakeup = trio.Event()
         self._drained = trio.Event()
         self._detached = False
+        self._choked = False
+        self.eased = nothing
         self.broken = False
+
+    @property
+    def unsent(self) -> int:
+        return len(self._outbox)
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._outbox) + self._splitter.held + sum(map(len, self._unread))
 
     @property
     def gone(self) -> bool:
@@ -72,6 +82,7 @@ class LineStream(Lines):
             if not data:
                 return
         self._outbox += data
+        self._choked = self._choked or len(self._outbox) > UNSENT_MAX
         if len(self._outbox) > OUTBOX_BYTES_MAX:
             self._break()
         self._wakeup.set()
@@ -107,6 +118,9 @@ class LineStream(Lines):
                 del self._outbox[: self._try_send(self._outbox[:READ_BYTES])]
             self._drained.set()
             self._drained = trio.Event()
+            if self._choked:
+                self._choked = False
+                self.eased()
 
     async def flushed(self) -> None:
         while self._outbox and not self.broken:

@@ -15,7 +15,7 @@ import trio
 import trio_websocket
 
 from palace.protocol.wire import WEBSOCKET_PATH
-from palace.transport.lines import OUTBOX_BYTES_MAX, Lines, LineSplitter
+from palace.transport.lines import OUTBOX_BYTES_MAX, UNSENT_MAX, Lines, LineSplitter, nothing
 
 MESSAGE_BYTES_MAX = 1 << 20  # of a client's message; longer lines come in several
 SEND_BYTES = 65_536
@@ -43,7 +43,17 @@ class WebSocketLines(Lines):
         self._wakeup = trio.Event()
         self._drained = trio.Event()
         self._cut = trio.CancelScope()
+        self._choked = False
+        self.eased = nothing
         self.broken = False
+
+    @property
+    def unsent(self) -> int:
+        return len(self._outbox)
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._outbox) + self._splitter.held + sum(map(len, self._unread))
 
     async def receive_lines(self) -> list[bytes]:
         if self._unread:
@@ -68,6 +78,7 @@ class WebSocketLines(Lines):
         if self.broken:
             return
         self._outbox += data
+        self._choked = self._choked or len(self._outbox) > UNSENT_MAX
         if len(self._outbox) > OUTBOX_BYTES_MAX:
             self.close()
         self._wakeup.set()
@@ -86,6 +97,9 @@ class WebSocketLines(Lines):
                 del self._outbox[: len(piece)]
             self._drained.set()
             self._drained = trio.Event()
+            if self._choked:
+                self._choked = False
+                self.eased()
 
     async def flushed(self) -> None:
         while self._outbox and not self.broken:

@@ -68,6 +68,7 @@ class Exchange:
                 if event["type"] == "http.disconnect":
                     raise Gone
                 body += event.get("body", b"")
+                self.connection.held_bytes = len(body)
                 if len(body) > bytes_max:
                     raise _too_large(bytes_max)
                 if not event.get("more_body", False):
@@ -89,7 +90,9 @@ class Exchange:
         if status >= 400 or not self.connection.admitted:
             headers["connection"] = "close"  # its body may not have been read
         await self._start(status, headers)
+        self.connection.held_bytes = len(body)
         await self._send({"type": "http.response.body", "body": body})
+        self.connection.held_bytes = 0
 
     async def start_events(self, **headers: str) -> None:
         """Begin a stream of events."""
@@ -113,6 +116,7 @@ class Exchange:
         await self.answer(refused.status, body, **refused.headers)
 
     async def _send_more(self, body: bytes, *, more: bool) -> None:
+        self.connection.held_bytes = len(body)
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from palace.broker.http.serverinfo import ServerInfo
 from palace.broker.places import Place, Places
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
-from palace.protocol.budget import Budget
+from palace.protocol.budget import HTTP, Budget
 from palace.protocol.errors import PalaceError
 from palace.transport.accepting import accept_forever
 from palace.transport.unix import accept_one
@@ -151,6 +151,7 @@ class HttpListener:
             self.counters.refused += 1
             return
         self._open_connections.add(connection)
+        self.state.memory.watch(connection, HTTP)
         self.counters.connections = len(self._open_connections)
         self.state.connections.open += 1
         sessions.start_soon(self._serve, sock, connection, place)
@@ -175,6 +176,7 @@ class HttpListener:
         finally:
             self._strangers.leave(place)
             self._open_connections.discard(connection)
+            self.state.memory.forget(connection)
             self.counters.connections = len(self._open_connections)
             self.state.connections.open -= 1
 
