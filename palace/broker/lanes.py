@@ -21,6 +21,8 @@ from palace.protocol.admission import Job
 from palace.protocol.errors import PalaceError
 from palace.protocol.tools import Lane
 
+LONG_WIDTH = 2  # they take turns with each other, too, and one more runs for a party without any
+
 Finish = Callable[[Job, outcome.Outcome[Reply]], None]
 Deliver = Callable[[Job, Reply, PalaceError | None], None]
 
@@ -79,6 +81,7 @@ class Lanes:
             Lane.READER: self.readers,
             Lane.POLL: self.polls,
             Lane.BULK: 1,
+            Lane.LONG: LONG_WIDTH,
         }
 
     def start(self, *, finish: Finish, deliver: Deliver) -> None:

@@ -54,7 +54,7 @@ class BrokerState:
     def budgets(self) -> list[Budget]:
         """Return what all clients share and how it is used (palace/protocol/budget.py)."""
         admission = self.scheduler.admission
-        lanes = [admission.slots[lane].parties for lane in (Lane.READER, Lane.POLL)]
+        lanes = [admission.slots[lane].parties for lane in (Lane.READER, Lane.POLL, Lane.LONG)]
         return [
             self.sessions.budget,
             self.memory.budget,

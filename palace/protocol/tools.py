@@ -20,12 +20,16 @@ class Kind(enum.Enum):
 
 
 class Lane(enum.Enum):
-    """WRITER runs one at a time; READER some; POLL waits for events; BULK runs `mine` alone."""
+    """WRITER runs one at a time; READER some; POLL waits for events; BULK runs `mine` alone.
+
+    LONG are changes that others may come between: each part of them is like a change of its own.
+    """
 
     WRITER = "writer"
     READER = "reader"
     POLL = "poll"
     BULK = "bulk"
+    LONG = "long"
 
     # Members are compared by identity, so that of the object will do; Enum's own hashes the name
     # in Python, and lanes are looked up fourteen times for each call.
@@ -52,6 +56,10 @@ _FILING = Tool(Kind.MUTATION, Lane.WRITER, embeds=True)
 _MUTATION = Tool(Kind.MUTATION, Lane.WRITER)
 _NON_ATOMIC = Tool(Kind.MUTATION, Lane.WRITER, non_atomic=True)
 _EXTERNAL = Tool(Kind.EXTERNAL, Lane.WRITER)
+# A checkpoint of many items: it would keep the writer for minutes, so it yields between items.
+_LONG_FILING = Tool(Kind.MUTATION, Lane.LONG, non_atomic=True, embeds=True)
+LONG_ITEMS = 16
+LONG_CHARS = 16_384
 UNKNOWN = _MUTATION
 
 TOOLS: dict[str, Tool] = {
@@ -112,7 +120,19 @@ def classify_call(message: object) -> Tool:
     """Return what a `tools/call` message will do; what can't be told is a mutation."""
     params = message.get("params") if isinstance(message, dict) else None
     name = params.get("name") if isinstance(params, dict) else None
+    if name == "mempalace_checkpoint" and _is_long(params):
+        return _LONG_FILING
     return TOOLS.get(name, UNKNOWN) if isinstance(name, str) else UNKNOWN
+
+
+def _is_long(params: dict[str, Any]) -> bool:
+    arguments = params.get("arguments")
+    items = arguments.get("items") if isinstance(arguments, dict) else None
+    if not isinstance(items, list):
+        return False
+    texts = (item.get("content") for item in items if isinstance(item, dict))
+    chars = sum(len(text) for text in texts if isinstance(text, str))
+    return len(items) >= LONG_ITEMS or chars >= LONG_CHARS
 
 
 GROUP_CHARS_MAX = 8192  # a longer text is many drawers: it would keep short ones waiting

@@ -20,7 +20,13 @@ def make(**limits: int) -> Admission:
     batch = limits.pop("batch", 1)
     depths: dict[str, Any] = {"queue_depth_max": 100, "session_depth_max": 10}
     admission = Admission(
-        capacity={Lane.WRITER: batch, Lane.READER: readers, Lane.POLL: 2, Lane.BULK: 1},
+        capacity={
+            Lane.WRITER: batch,
+            Lane.READER: readers,
+            Lane.POLL: 2,
+            Lane.BULK: 1,
+            Lane.LONG: 1,
+        },
         **(depths | limits),
     )
     admission.ready = True

@@ -1,6 +1,17 @@
+from typing import Any
+
 import pytest
 
-from palace.protocol.tools import TOOLS, UNKNOWN, Kind, classify_call
+from palace.protocol.tools import (
+    LONG_CHARS,
+    LONG_ITEMS,
+    TOOLS,
+    UNKNOWN,
+    Kind,
+    Lane,
+    Tool,
+    classify_call,
+)
 
 
 def test_a_call_is_what_its_tool_is() -> None:
@@ -23,3 +34,23 @@ def test_a_call_is_what_its_tool_is() -> None:
 def test_what_can_not_be_told_is_a_mutation(message: object) -> None:
     assert classify_call(message) is UNKNOWN
     assert UNKNOWN.kind is Kind.MUTATION
+
+
+def checkpoint(items: Any) -> Tool:
+    params = {"name": "mempalace_checkpoint", "arguments": {"items": items}}
+    return classify_call({"method": "tools/call", "params": params})
+
+
+def test_a_checkpoint_of_many_items_or_much_text_lets_others_come_between() -> None:
+    item = {"content": "x"}
+
+    assert checkpoint([item] * LONG_ITEMS).lane is Lane.LONG
+    assert checkpoint([{"content": "x" * LONG_CHARS}]).lane is Lane.LONG
+    assert checkpoint([{"content": "x" * LONG_CHARS}]).non_atomic
+    assert checkpoint([item] * (LONG_ITEMS - 1)).lane is Lane.WRITER
+
+
+@pytest.mark.parametrize("items", [None, "x" * LONG_CHARS, {}, [None, 5, {"content": 5}], []])
+def test_a_checkpoint_of_anything_else_is_a_short_one(items: Any) -> None:
+    assert checkpoint(items) is TOOLS["mempalace_checkpoint"]
+    assert classify_call({"params": {"name": "mempalace_checkpoint"}}).lane is Lane.WRITER

@@ -209,6 +209,25 @@ def watch_progress(host: Host) -> Iterator[Patch]:
         yield counting(host.state.boundary, module, "mine_yield_point")
 
 
+def yield_between_items(host: Host) -> Iterator[Patch]:
+    """Let others write between the items of a long checkpoint, as stock's mine does between files.
+
+    Its handler files each item, and then the diary entry, by the functions patched here, which the
+    dispatcher calls by other names.
+    """
+    lock = need(host.server, "_HTTP_REQUEST_LOCK", "yield_between_items")
+    host.state.let_others_in = lock.yield_write
+    need(host.server, "tool_checkpoint", "yield_between_items")
+    for name in ("tool_check_duplicate", "tool_diary_write"):
+        yield Patch(
+            name="yield_between_items",
+            why="a checkpoint holds its lock for all items, which may be hundreds",
+            owner=host.server,
+            attribute=name,
+            replace=lambda stock: _preceded(host.state.between_parts, stock),
+        )
+
+
 def _preceded(before: Callable[[], None], stock: Callable[..., T]) -> Callable[..., T]:
     def wrapped(*given: object, **named: object) -> T:
         before()
@@ -317,6 +336,7 @@ ALL: tuple[Adjustment, ...] = (
     model_at_hand,
     go_on_serving,
     watch_progress,
+    yield_between_items,
     look_rarely,
     store_together,
     embed_ahead,

@@ -32,12 +32,13 @@ class HostedState:
     supply: ModelSupply | None = None  # where the default model embeds
     lent: LentFiles | None = None  # where path_map lends something
     at_boundary: Callable[[], None] = _nothing
+    let_others_in: Callable[[], object] = _nothing
     refuses_outdated: Callable[[], bool] = lambda: True
     progress: int = 0
 
-    def begin_call(self, *, read_only: bool, batch: DrawerBatch | None) -> None:
+    def begin_call(self, *, read_only: bool, batch: DrawerBatch | None, yields: bool) -> None:
         self.progress += 1
-        self.current.begin(read_only=read_only, batch=batch)
+        self.current.begin(read_only=read_only, batch=batch, yields=yields)
 
     def end_call(self) -> None:
         self.progress += 1
@@ -46,6 +47,15 @@ class HostedState:
     def tick(self) -> None:
         """Note that storage is moving, for the watchdog; a lost increment does no harm."""
         self.progress += 1
+
+    def between_parts(self) -> None:
+        """Let others come between two parts of a long change, which may end here for good.
+
+        What was done so far is kept first: another call may build upon it, and be acknowledged.
+        """
+        if self.current.yields:
+            self.boundary()
+            self.let_others_in()
 
     def boundary(self) -> None:
         """Note that mine is between two files, where it may be interrupted for good."""

@@ -226,7 +226,8 @@ class MempalaceEngine(JournalledEngine):
     def _dispatch(self, call: Call) -> Reply:
         # The broker only passes on what `batch` below returned.
         batch = cast("DrawerBatch | None", call.batch)
-        self._state.begin_call(read_only=call.read_only, batch=batch)
+        yields = call.tool.lane is Lane.LONG
+        self._state.begin_call(read_only=call.read_only, batch=batch, yields=yields)
         try:
             reply = self._handle(call)
         except Exception:

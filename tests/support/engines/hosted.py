@@ -13,7 +13,7 @@ from palace.engine.embedding.supply import ModelState
 from palace.protocol.jsonrpc import Catalogue
 
 SERVER = """
-import functools, json, os, sys
+import functools, json, os, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 sys.setswitchinterval(0.00005)  # so that threads meet in many ways
 out = os.fdopen(os.dup(1), "w")
@@ -46,6 +46,27 @@ def call_together(calls):
     batch = engine.batch([call["message"] for call in calls])
     with ThreadPoolExecutor(len(calls)) as threads:
         return list(threads.map(lambda call: answer(made(batch=batch, **call)), calls))
+def call_between(call, others):
+    # Answer a call, and others that come when it yields for the third time.  Tell whether it went
+    # on after them, and how often it yielded in all.
+    lock = sys.modules["mempalace.mcp_server"]._HTTP_REQUEST_LOCK
+    stock, ready, turns = engine._state.let_others_in, threading.Event(), []
+    def let_others_in():
+        turns.append(threading.get_ident())
+        if len(turns) == 3:
+            ready.set()
+            while not lock._waiting_writers:
+                time.sleep(0.001)
+        return stock()
+    engine._state.let_others_in = let_others_in
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(lambda: answer(made(**call)))
+        while not running.done() and not ready.wait(0.05):
+            continue
+        came = ready.is_set()
+        answers = [answer(made(**other)) for other in others] if came else []
+        went_on = not running.done()
+        return [running.result(), answers, went_on, len(turns)]
 def refuse(where):
     # Let the model or the store refuse whatever holds the word poison, or let stock close the store
     # whenever something is embedded, which it does for a reader who finds it changed.
@@ -82,6 +103,8 @@ for line in sys.stdin:
         value = refuse(**arguments)
     elif name == "turns":
         value = turns()
+    elif name == "call_between":
+        value = call_between(**arguments)
     elif name == "call_together":
         value = call_together(**arguments)
     else:
@@ -147,6 +170,21 @@ class HostedEngine:
             Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
             for payload, outdated in answers
         ]
+
+    def call_between(
+        self, call: Call, others: Sequence[Call]
+    ) -> tuple[Reply, list[Reply], bool, int]:
+        """Answer a call, and others that come when it yields for the third time.
+
+        Tells whether it went on after them, and how often it yielded.
+        """
+        arguments = {"call": _plain(call), "others": [_plain(other) for other in others]}
+        last, answers, went_on, turns = self._ask("call_between", **arguments)
+        replies = [
+            Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
+            for payload, outdated in (last, *answers)
+        ]
+        return replies[0], replies[1:], went_on, turns
 
     def turns(self) -> int:
         """Return how often a reader took stock's lock since this was asked the last time."""
