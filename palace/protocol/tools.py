@@ -125,7 +125,7 @@ def classify_call(message: object) -> Tool:
     return TOOLS.get(name, UNKNOWN) if isinstance(name, str) else UNKNOWN
 
 
-def _is_long(params: dict[str, Any]) -> bool:
+def _is_long(params: Any) -> bool:
     arguments = params.get("arguments")
     items = arguments.get("items") if isinstance(arguments, dict) else None
     if not isinstance(items, list):
