@@ -216,7 +216,7 @@ def yield_between_items(host: Host) -> Iterator[Patch]:
     dispatcher calls by other names.
     """
     lock = need(host.server, "_HTTP_REQUEST_LOCK", "yield_between_items")
-    host.state.let_others_in = lock.yield_write
+    host.state.let_others_in = partial(host.state.giving_way.give_way, lock)
     need(host.server, "tool_checkpoint", "yield_between_items")
     for name in ("tool_check_duplicate", "tool_diary_write"):
         yield Patch(

@@ -7,6 +7,7 @@ import attrs
 from palace.engine.embedding.supply import ModelSupply
 from palace.engine.hosting.batched_writer import BatchedWriter
 from palace.engine.hosting.current_call import CurrentCall
+from palace.engine.hosting.giving_way import GivingWay
 from palace.engine.hosting.lent_files import LentFiles
 from palace.engine.hosting.lookup_cache import LookupCache
 from palace.engine.hosting.query_prefetch import QueryPrefetch
@@ -32,7 +33,8 @@ class HostedState:
     supply: ModelSupply | None = None  # where the default model embeds
     lent: LentFiles | None = None  # where path_map lends something
     at_boundary: Callable[[], None] = _nothing
-    let_others_in: Callable[[], object] = _nothing
+    giving_way: GivingWay = attrs.field(factory=GivingWay)
+    let_others_in: Callable[[], None] = _nothing
     refuses_outdated: Callable[[], bool] = lambda: True
     progress: int = 0
 

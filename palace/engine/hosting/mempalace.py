@@ -224,6 +224,11 @@ class MempalaceEngine(JournalledEngine):
         return self._dispatch(call) if verdict is Verdict.RUN else refused(call, verdict)
 
     def _dispatch(self, call: Call) -> Reply:
+        is_short_change = call.tool.lane is Lane.WRITER
+        with self._state.giving_way.change() if is_short_change else nullcontext():
+            return self._dispatch_to_stock(call)
+
+    def _dispatch_to_stock(self, call: Call) -> Reply:
         # The broker only passes on what `batch` below returned.
         batch = cast("DrawerBatch | None", call.batch)
         yields = call.tool.lane is Lane.LONG

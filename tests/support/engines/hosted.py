@@ -47,26 +47,25 @@ def call_together(calls):
     with ThreadPoolExecutor(len(calls)) as threads:
         return list(threads.map(lambda call: answer(made(batch=batch, **call)), calls))
 def call_between(call, others):
-    # Answer a call, and others that come when it yields for the third time.  Tell whether it went
-    # on after them, and how often it yielded in all.
-    lock = sys.modules["mempalace.mcp_server"]._HTTP_REQUEST_LOCK
+    # Answer a call, and others that come when it yields for the third time.  Tell how often it had
+    # yielded when they were answered, and how often in all.
+    giving_way = engine._state.giving_way
     stock, ready, turns = engine._state.let_others_in, threading.Event(), []
     def let_others_in():
         turns.append(threading.get_ident())
         if len(turns) == 3:
             ready.set()
-            while not lock._waiting_writers:
+            while not giving_way._under_way:
                 time.sleep(0.001)
-        return stock()
+        stock()
     engine._state.let_others_in = let_others_in
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(lambda: answer(made(**call)))
         while not running.done() and not ready.wait(0.05):
             continue
-        came = ready.is_set()
-        answers = [answer(made(**other)) for other in others] if came else []
-        went_on = not running.done()
-        return [running.result(), answers, went_on, len(turns)]
+        came = others if ready.is_set() else []
+        seen = [[call_together([other])[0], len(turns)] for other in came]
+        return [running.result(), seen, len(turns)]
 def refuse(where):
     # Let the model or the store refuse whatever holds the word poison, or let stock close the store
     # whenever something is embedded, which it does for a reader who finds it changed.
@@ -127,6 +126,10 @@ def _plain(call: Call) -> dict[str, Any]:
     }
 
 
+def _reply(payload: str | None, outdated: bool) -> Reply:
+    return Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
+
+
 class HostedEngine:
     """Speaks to a real `MempalaceEngine` over pipes; the same methods; end it."""
 
@@ -153,8 +156,7 @@ class HostedEngine:
         return Catalogue.from_json(self._ask("load"))
 
     def call(self, call: Call) -> Reply:
-        payload, outdated = self._ask("call", **_plain(call))
-        return Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
+        return _reply(*self._ask("call", **_plain(call)))
 
     def refuse(self, where: str) -> None:
         """Let the `model` or the `store` refuse what holds the word poison; before `load`.
@@ -166,25 +168,16 @@ class HostedEngine:
     def call_together(self, calls: Sequence[Call]) -> list[Reply]:
         """Answer calls as one batch, each in a thread of its own."""
         answers = self._ask("call_together", calls=[_plain(call) for call in calls])
-        return [
-            Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
-            for payload, outdated in answers
-        ]
+        return [_reply(*answer) for answer in answers]
 
-    def call_between(
-        self, call: Call, others: Sequence[Call]
-    ) -> tuple[Reply, list[Reply], bool, int]:
+    def call_between(self, call: Call, others: Sequence[Call]) -> tuple[Reply, list[Any], int]:
         """Answer a call, and others that come when it yields for the third time.
 
-        Tells whether it went on after them, and how often it yielded.
+        Returns each other's reply with how often the call had yielded by then, and in all.
         """
         arguments = {"call": _plain(call), "others": [_plain(other) for other in others]}
-        last, answers, went_on, turns = self._ask("call_between", **arguments)
-        replies = [
-            Reply(payload=None if payload is None else payload.encode(), outdated=outdated)
-            for payload, outdated in (last, *answers)
-        ]
-        return replies[0], replies[1:], went_on, turns
+        last, seen, turns = self._ask("call_between", **arguments)
+        return _reply(*last), [(_reply(*answer), by_then) for answer, by_then in seen], turns
 
     def turns(self) -> int:
         """Return how often a reader took stock's lock since this was asked the last time."""
