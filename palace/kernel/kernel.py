@@ -176,9 +176,16 @@ class Kernel:
             os.close(fd)
 
     def open_append(self, path: str) -> int:
-        """Open a file to append to, creating it 0600; the caller owns the descriptor."""
+        """Open a file to append to, creating it 0600; the caller owns the descriptor.
+
+        Whatever else has that name is refused, and not waited for.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(path, flags, 0o600)
+        fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        return fd
 
     def open_read(self, path: str) -> int:
         """Open a regular file to read; a FIFO is refused, and not waited for."""
@@ -263,6 +270,14 @@ class Kernel:
     def is_link(self, path: str) -> bool:
         """Tell whether a name stands for a symbolic link; False where it is gone."""
         return os.path.islink(path)
+
+    def is_odd(self, path: str) -> bool:
+        """Tell whether a name stands for a FIFO or a device, which would be waited for."""
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:
+            return False
+        return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
     def file_owner(self, path: str) -> "int | None":
         """Return the uid that a name belongs to, None where it is gone."""

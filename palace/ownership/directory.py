@@ -68,7 +68,7 @@ def check_palace(paths: Paths, kernel: Kernel) -> None:
 
 
 def check_no_links(paths: Paths, kernel: Kernel) -> None:
-    """Refuse a palace in which a link stands for a store, the journal or a control file.
+    """Refuse a palace in which a link, a FIFO or a device stands for something of its own.
 
     Whoever may write there could have us open, and write, any file of ours by it.
     """
@@ -79,6 +79,11 @@ def check_no_links(paths: Paths, kernel: Kernel) -> None:
                 f"{path} is a link, and what palace keeps must lie in the palace itself: whoever "
                 "may write there could lead it to any file of yours. Put the file in the link's "
                 "place, and bind mount a directory that must be elsewhere."
+            )
+        if _is_ours(name) and kernel.is_odd(path):
+            raise UnsafePalace(
+                f"{path} is a FIFO or a device, where a file of the palace belongs: whoever opens "
+                "it would wait for ever. Move it away, or put the file back."
             )
 
 

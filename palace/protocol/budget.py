@@ -76,26 +76,27 @@ class Budget:
 
     def has_room(self, party: str, amount: int = 1) -> bool:
         """Tell whether a party may have so much more without taking it from another."""
-        wanted = self.held + amount
-        if wanted <= self.limit:
+        if self.held + amount <= self.limit:
             return True
-        if wanted > self.limit + self.reserve:
+        if self.held + amount > self.limit + self.reserve:
             return False
         return 2 * (self.of(party) + amount) <= self.of(self.heaviest())
 
     def take(self, party: str, amount: int = 1) -> None:
         """Count what a party holds from now on, whether there was room for it or not."""
-        self._by_party[party] = self.of(party) + amount
+        held = self._by_party  # each call takes and gives back four times
+        held[party] = held.get(party, 0) + amount
         self.held += amount
 
     def give_back(self, party: str, amount: int = 1) -> None:
         """Count what a party no longer holds."""
-        left = self._by_party[party] - amount
+        held = self._by_party
+        left = held[party] - amount
         self.held -= amount
         if left:
-            self._by_party[party] = left
+            held[party] = left
         else:
-            del self._by_party[party]
+            del held[party]
 
     def measure(self, held: dict[str, int]) -> None:
         """Replace what is counted by what was measured."""

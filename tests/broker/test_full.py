@@ -162,8 +162,8 @@ async def test_calls_that_wait_go_with_their_session_and_may_be_sent_again(root:
 async def test_a_client_with_many_idle_sessions_makes_room_for_another(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parties = iter(["pid 1", "pid 1", "pid 1", "pid 2"])
-    monkeypatch.setattr(connections, "party_of", lambda **_: next(parties))
+    parties = iter(["pid 1"] * 6 + ["pid 2"] * 2)  # a connection asks, then its session
+    monkeypatch.setattr(connections, "party_of_peer", lambda _peer: next(parties))
     async with open_broker(root, sessions_max=3) as running:
         hoard = [await running.session(f"h{number}") for number in range(3)]
 

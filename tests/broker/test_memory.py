@@ -7,7 +7,6 @@ import pytest
 from palace.broker import connections, memory, requests
 from palace.broker import session as broker_session
 from palace.protocol import session as sessions
-from palace.protocol.session import Session
 from palace.transport import unix
 from tests.support.brokers.owner import open_broker, until
 from tests.support.engines.gated import LightEngine
@@ -62,24 +61,6 @@ async def test_what_all_hold_is_bounded_and_the_heaviest_is_named(
         assert (budget.shed, budget.last_shed) in ((1, "pid 1"), (1, "pid 2"))
         assert "had the broker keep" in str(running.state.telemetry.errors.last)
         assert not modest.ended
-
-
-def test_replies_for_nobody_are_bounded_in_bytes_and_short_ones_are_kept() -> None:
-    machine = Session()
-    long, short = b"x" * (sessions.KEPT_BYTES_MAX // 2 + 1), b"y"
-
-    assert machine.answer(0, long, reachable=False) is False
-    assert not machine.dropped
-    machine.answer(1, long, reachable=False)
-    assert machine.dropped
-    machine.answer(2, short, reachable=False)
-    machine.answer(3, None, reachable=False)
-    assert machine.kept_bytes == len(long) + len(short)
-    assert not machine.owes_nothing
-
-    machine.drop_kept()
-    assert machine.owes_nothing
-    assert machine.kept_bytes == 0
 
 
 async def test_queries_of_a_client_that_has_gone_are_dropped_when_too_much_is_kept(

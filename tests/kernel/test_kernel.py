@@ -157,3 +157,15 @@ def test_who_has_a_file_open_is_found(tmp_path: Path) -> None:
     with path.open("w"):
         assert KERNEL.openers(str(path)) == [os.getpid()]
     assert KERNEL.openers(str(path)) == []
+
+
+def test_a_fifo_is_neither_read_nor_appended_to_and_not_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "fifo")
+    os.mkfifo(path)
+
+    for open_it in (KERNEL.open_append, KERNEL.open_read, KERNEL.read_file):
+        with pytest.raises(OSError, match="no regular file"):
+            open_it(path)
+    assert KERNEL.is_odd(path)
+    assert not KERNEL.is_odd(str(tmp_path))
+    assert not KERNEL.is_odd(str(tmp_path / "none"))

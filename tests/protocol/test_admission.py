@@ -584,3 +584,17 @@ def test_a_query_waits_for_the_change_before_it_also_where_a_copy_could_answer_i
     assert admission.take_ready() == []
     assert keys(admission.withdraw(keep_readable=True)) == [("a", 1), ("a", 3)]
     assert keys(admission.take_ready()) == [("a", 4)]
+
+
+def test_nothing_of_a_session_begins_that_leaves_its_replies_unread() -> None:
+    admission = make()
+    admission.offer(job("deaf", 0))
+    admission.offer(job("other", 0))
+    admission.choked.add("deaf")
+
+    assert keys(admission.take_ready()) == [("other", 0)]
+    assert admission.is_waiting("deaf", 0)
+    admission.choked.discard("deaf")
+    assert keys(admission.take_ready()) == [("deaf", 0)]
+    assert not admission.is_waiting("deaf", 0)
+    assert not admission.is_waiting("nobody", 0)

@@ -137,3 +137,11 @@ def test_whoever_asks_for_one_gets_it_once_the_losers_have_given_way(
         assert budget.held == sum(held.values()) <= 12
         assert all(budget.of(name) == count for name, count in held.items())
         assert held[party] >= min(amount, 12 // 4)
+
+
+def test_what_is_measured_takes_the_place_of_what_was_counted() -> None:
+    budget = holding(10, a=3)
+
+    budget.measure({"b": 7, "c": 5})
+
+    assert (budget.of("a"), budget.held, budget.loser()) == (0, 12, "b")

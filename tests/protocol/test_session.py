@@ -7,7 +7,15 @@ import pytest
 from palace.protocol import session as machine
 from palace.protocol.errors import WireError
 from palace.protocol.request import Request, ToolCall, read_request
-from palace.protocol.session import Arrival, Fate, Goodbye, Hello, Phase, Session
+from palace.protocol.session import (
+    KEPT_BYTES_MAX,
+    Arrival,
+    Fate,
+    Goodbye,
+    Hello,
+    Phase,
+    Session,
+)
 
 PING = read_request(b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
 
@@ -320,3 +328,37 @@ def test_a_broken_hello_is_refused(fields: dict[str, str], words: str) -> None:
 def test_a_hello_whose_words_are_too_long_is_refused() -> None:
     with pytest.raises(WireError, match="cwd is too long"):
         Hello.read({"session": "s", "cwd": "x" * 5000})
+
+
+def test_replies_for_nobody_are_bounded_in_bytes_and_short_ones_are_kept() -> None:
+    machine = Session()
+    long, short = b"x" * (KEPT_BYTES_MAX // 2 + 1), b"y"
+
+    assert machine.answer(0, long, reachable=False) is False
+    assert not machine.dropped
+    machine.answer(1, long, reachable=False)
+    assert machine.dropped
+    machine.answer(2, short, reachable=False)
+    machine.answer(3, None, reachable=False)
+    assert machine.kept_bytes == len(long) + len(short)
+    assert not machine.owes_nothing
+
+    machine.drop_kept()
+    assert machine.owes_nothing
+    assert machine.kept_bytes == 0
+
+
+def test_a_session_is_idle_when_nobody_waits_for_anything() -> None:
+    machine = Session()
+    assert machine.is_idle
+
+    machine.wait_for_catalogue(0, Request(message={}))
+    assert not machine.is_idle
+    machine.take_early()
+    machine.begin_offer(Arrival(ordinal=1))
+    assert not machine.is_idle
+    machine.end_offer(1)
+    machine.answer(1, b"x", reachable=False)
+    assert not machine.is_idle
+    machine.drop_kept()
+    assert machine.is_idle

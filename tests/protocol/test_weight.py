@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palace.protocol import weight
-from palace.protocol.weight import has_too_many_values, id_at_ends
+from palace.protocol import jsonrpc, weight
+from palace.protocol.request import TOO_MUCH, read_request
+from palace.protocol.weight import VALUES_MAX, has_too_many_values, id_at_ends
 
 VALUES = st.recursive(
     st.none() | st.text(max_size=8) | st.integers(),
@@ -82,3 +83,21 @@ def test_the_id_is_found_where_clients_write_it(ident: object, order: tuple[str,
 )
 def test_what_is_not_found_is_null(line: bytes) -> None:
     assert id_at_ends(line) == b"null"
+
+
+def test_a_line_of_too_many_values_is_not_parsed_and_keeps_its_id() -> None:
+    line = b'{"id":7,"method":"ping","params":[' + b"[]," * VALUES_MAX + b"1]}"
+
+    request = read_request(line)
+
+    assert (request.message, request.id) == (TOO_MUCH, 7)
+    assert request.expects_reply
+
+
+def test_a_long_text_is_parsed_like_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = b'{"a":"' + "é😀".encode() * 3 + b"\xff\xc3\xe2\x82" + b'"}'
+    short = jsonrpc.parse(line)
+    monkeypatch.setattr(jsonrpc, "DECODED_BYTES", 5)
+
+    assert jsonrpc.parse(line) == short
+    assert read_request(b'"' + b"x" * weight.SHORT_BYTES + b'"').message == "x" * weight.SHORT_BYTES
