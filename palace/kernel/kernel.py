@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from palace.kernel.processes import Process
 
 LOCK_MODE = 0o600
+FILE_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 DESCRIPTORS = 4096
 _UNSAFE_BITS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -66,11 +67,9 @@ class Kernel:
     def read_file(self, path: str, size_max: int = 1 << 20) -> "bytes | None":
         """Return a regular file's bytes, None where there is none; refuses anything else."""
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return None
-            raise
+            fd = os.open(path, FILE_FLAGS)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "it is no regular file", path)
@@ -176,24 +175,17 @@ class Kernel:
             os.close(fd)
 
     def open_append(self, path: str) -> int:
-        """Open a file to append to, creating it 0600; the caller owns the descriptor.
+        """Open a regular file to append to, creating it 0600; the caller owns the descriptor."""
+        from palace.kernel.odd_files import regular
 
-        Whatever else has that name is refused, and not waited for.
-        """
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "it is no regular file", path)
-        return fd
+        return regular(os.open(path, flags | os.O_NONBLOCK, 0o600), path)
 
     def open_read(self, path: str) -> int:
         """Open a regular file to read; a FIFO is refused, and not waited for."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "it is no regular file", path)
-        return fd
+        from palace.kernel.odd_files import regular  # late: the shim opens no such files
+
+        return regular(os.open(path, FILE_FLAGS), path)
 
     def open_directory(self, path: str) -> int:
         """Open a directory, so that it can be asked for its name whatever becomes of that."""
@@ -270,14 +262,6 @@ class Kernel:
     def is_link(self, path: str) -> bool:
         """Tell whether a name stands for a symbolic link; False where it is gone."""
         return os.path.islink(path)
-
-    def is_odd(self, path: str) -> bool:
-        """Tell whether a name stands for a FIFO or a device, which would be waited for."""
-        try:
-            mode = os.lstat(path).st_mode
-        except OSError:
-            return False
-        return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
     def file_owner(self, path: str) -> "int | None":
         """Return the uid that a name belongs to, None where it is gone."""

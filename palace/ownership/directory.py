@@ -72,6 +72,8 @@ def check_no_links(paths: Paths, kernel: Kernel) -> None:
 
     Whoever may write there could have us open, and write, any file of ours by it.
     """
+    from palace.kernel.odd_files import is_odd
+
     for name in kernel.list_directory(paths.root):
         path = f"{paths.root}/{name}"
         if _is_ours(name) and kernel.is_link(path):
@@ -80,7 +82,7 @@ def check_no_links(paths: Paths, kernel: Kernel) -> None:
                 "may write there could lead it to any file of yours. Put the file in the link's "
                 "place, and bind mount a directory that must be elsewhere."
             )
-        if _is_ours(name) and kernel.is_odd(path):
+        if _is_ours(name) and is_odd(path):
             raise UnsafePalace(
                 f"{path} is a FIFO or a device, where a file of the palace belongs: whoever opens "
                 "it would wait for ever. Move it away, or put the file back."

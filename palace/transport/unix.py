@@ -8,34 +8,20 @@ import socket
 
 import trio
 
-from palace.transport.lines import OUTBOX_BYTES_MAX, UNSENT_MAX, Lines, LineSplitter, nothing
+from palace.transport.buffered import BufferedLines
+from palace.transport.lines import OUTBOX_BYTES_MAX
 
 READ_BYTES = 65_536  # from 128 KiB on malloc may map and unmap memory at each read: 13 us
 
 
-class LineStream(Lines):
+class LineStream(BufferedLines):
     """A connected socket that receives lines and sends without waiting (see `Lines`)."""
 
     def __init__(self, sock: socket.socket, *, line_bytes_max: int) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._splitter = LineSplitter(line_bytes_max)
-        self._unread: list[bytes] = []
-        self._outbox = bytearray()
-        self._wakeup = trio.Event()
-        self._drained = trio.Event()
+        super().__init__(line_bytes_max)
         self._detached = False
-        self._choked = False
-        self.eased = nothing
-        self.broken = False
-
-    @property
-    def unsent(self) -> int:
-        return len(self._outbox)
-
-    @property
-    def held_bytes(self) -> int:
-        return len(self._outbox) + self._splitter.held + sum(map(len, self._unread))
 
     @property
     def gone(self) -> bool:
@@ -55,9 +41,6 @@ class LineStream(Lines):
             lines = self._splitter.feed(data)
             if lines:
                 return lines
-
-    def unread(self, lines: list[bytes]) -> None:
-        self._unread = lines + self._unread
 
     async def _receive(self) -> bytes:
         while True:
@@ -81,9 +64,7 @@ class LineStream(Lines):
             data = data[self._try_send(data) :]
             if not data:
                 return
-        self._outbox += data
-        self._choked = self._choked or len(self._outbox) > UNSENT_MAX
-        if len(self._outbox) > OUTBOX_BYTES_MAX:
+        if self._put(data) > OUTBOX_BYTES_MAX:
             self._break()
         self._wakeup.set()
 
@@ -116,15 +97,7 @@ class LineStream(Lines):
                     self._break()
                     break
                 del self._outbox[: self._try_send(self._outbox[:READ_BYTES])]
-            self._drained.set()
-            self._drained = trio.Event()
-            if self._choked:
-                self._choked = False
-                self.eased()
-
-    async def flushed(self) -> None:
-        while self._outbox and not self.broken:
-            await self._drained.wait()
+            self._note_drained()
 
     async def linger(self) -> None:
         """Say no more, and drop what still comes, until the other side hangs up.

@@ -15,7 +15,8 @@ import trio
 import trio_websocket
 
 from palace.protocol.wire import WEBSOCKET_PATH
-from palace.transport.lines import OUTBOX_BYTES_MAX, UNSENT_MAX, Lines, LineSplitter, nothing
+from palace.transport.buffered import BufferedLines
+from palace.transport.lines import OUTBOX_BYTES_MAX
 
 MESSAGE_BYTES_MAX = 1 << 20  # of a client's message; longer lines come in several
 SEND_BYTES = 65_536
@@ -27,7 +28,7 @@ TOKEN_BYTES_MAX = 256
 UNAUTHORIZED, NOT_FOUND, TOO_MANY = 401, 404, 429
 
 
-class WebSocketLines(Lines):
+class WebSocketLines(BufferedLines):
     """A websocket that receives lines and sends without waiting (palace/transport/lines.py).
 
     `token_of` names the one whose token it has shown, "" for that in the record.
@@ -37,23 +38,8 @@ class WebSocketLines(Lines):
 
     def __init__(self, connection: trio_websocket.WebSocketConnection, line_bytes_max: int) -> None:
         self._connection = connection
-        self._splitter = LineSplitter(line_bytes_max)
-        self._unread: list[bytes] = []
-        self._outbox = bytearray()
-        self._wakeup = trio.Event()
-        self._drained = trio.Event()
+        super().__init__(line_bytes_max)
         self._cut = trio.CancelScope()
-        self._choked = False
-        self.eased = nothing
-        self.broken = False
-
-    @property
-    def unsent(self) -> int:
-        return len(self._outbox)
-
-    @property
-    def held_bytes(self) -> int:
-        return len(self._outbox) + self._splitter.held + sum(map(len, self._unread))
 
     async def receive_lines(self) -> list[bytes]:
         if self._unread:
@@ -71,15 +57,10 @@ class WebSocketLines(Lines):
                 return lines
         return []
 
-    def unread(self, lines: list[bytes]) -> None:
-        self._unread = lines + self._unread
-
     def send_soon(self, data: bytes) -> None:
         if self.broken:
             return
-        self._outbox += data
-        self._choked = self._choked or len(self._outbox) > UNSENT_MAX
-        if len(self._outbox) > OUTBOX_BYTES_MAX:
+        if self._put(data) > OUTBOX_BYTES_MAX:
             self.close()
         self._wakeup.set()
 
@@ -95,15 +76,7 @@ class WebSocketLines(Lines):
                     self.close()
                     break
                 del self._outbox[: len(piece)]
-            self._drained.set()
-            self._drained = trio.Event()
-            if self._choked:
-                self._choked = False
-                self.eased()
-
-    async def flushed(self) -> None:
-        while self._outbox and not self.broken:
-            await self._drained.wait()
+            self._note_drained()
 
     def close(self) -> None:
         """Cut the connection: `open_lines` closes it."""

@@ -7,7 +7,7 @@ import pytest
 from palace.broker import connections, memory, requests
 from palace.broker import session as broker_session
 from palace.protocol import session as sessions
-from palace.transport import unix
+from palace.transport import buffered
 from tests.support.brokers.owner import open_broker, until
 from tests.support.engines.gated import LightEngine
 
@@ -22,7 +22,7 @@ def root(short_dir: Path) -> Path:
 async def test_who_reads_no_replies_has_no_further_call_begun(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (unix, requests, broker_session):
+    for module in (buffered, requests, broker_session):
         monkeypatch.setattr(module, "UNSENT_MAX", 100_000)
     engine = LightEngine()
     async with open_broker(root, engine) as running:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from palace.kernel.kernel import Kernel, peer_of
+from palace.kernel.odd_files import is_odd
 
 KERNEL = Kernel()
 
@@ -166,6 +167,6 @@ def test_a_fifo_is_neither_read_nor_appended_to_and_not_waited_for(tmp_path: Pat
     for open_it in (KERNEL.open_append, KERNEL.open_read, KERNEL.read_file):
         with pytest.raises(OSError, match="no regular file"):
             open_it(path)
-    assert KERNEL.is_odd(path)
-    assert not KERNEL.is_odd(str(tmp_path))
-    assert not KERNEL.is_odd(str(tmp_path / "none"))
+    assert is_odd(path)
+    assert not is_odd(str(tmp_path))
+    assert not is_odd(str(tmp_path / "none"))
