@@ -5,7 +5,7 @@ is, and is nobody's.  Files are replaced one by one, each durably: whoever is in
 again, and finds the same.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from hashlib import blake2b
 
@@ -27,7 +27,6 @@ from palace.journal.replay import PREFIX
 from palace.journal.schema import object_of
 from palace.journal.segment import (
     ARCHIVE,
-    Place,
     Segment,
     list_segments,
     number_of,
@@ -51,9 +50,6 @@ def reseal(directory: str, kernel: Kernel, accepted: Keyring, key: Key) -> None:
                 _replace(f"{place}/{name}", kernel, sealing.checkpoint(f"{place}/{name}", kernel))
 
 
-Line = tuple[Place, bytes]
-
-
 class _Sealing:
     def __init__(self, accepted: Keyring, key: Key) -> None:
         self._accepted = accepted
@@ -61,45 +57,46 @@ class _Sealing:
         self._seq, self._link = 0, FIRST
 
     def segment(self, segment: Segment, kernel: Kernel) -> Generator[bytes, None, None]:
-        with closing(read_lines(segment.path, kernel)) as lines:
-            yield from self._segment(segment, lines)
-
-    def _segment(self, segment: Segment, lines: Iterator[Line]) -> Generator[bytes, None, None]:
-        for _, line in lines:
-            try:
-                record = decode(line, self._accepted)
-            except BrokenRecord:
-                yield line
-                continue
-            if record.action == SEGMENT:
-                yield self._sealed(line, self._link)
-            elif segment.end is not None and record.seq >= segment.end:
-                continue  # the next segment repeats it
-            elif record.seq <= self._seq:
-                yield line  # it has no place here
-            else:
-                new = self._sealed(line, self._link)
-                self._seq, self._link = record.seq, decode(new).link
-                yield new
+        with closing(self._read(segment.path, kernel)) as found:
+            for line, record in found:
+                if record is None:
+                    yield line
+                elif record.action == SEGMENT:
+                    yield self._sealed(line, self._link)
+                elif segment.end is not None and record.seq >= segment.end:
+                    continue  # the next segment repeats it
+                elif record.seq <= self._seq:
+                    yield line  # it has no place here
+                else:
+                    new = self._sealed(line, self._link)
+                    self._seq, self._link = record.seq, decode(new).link
+                    yield new
 
     def checkpoint(self, path: str, kernel: Kernel) -> Generator[bytes, None, None]:
-        with closing(read_lines(path, kernel)) as lines:
-            yield from self._checkpoint(lines)
-
-    def _checkpoint(self, lines: Iterator[Line]) -> Generator[bytes, None, None]:
         codes = blake2b(digest_size=CODE_BYTES)
-        for _, line in lines:
-            try:
-                record = decode(line, self._accepted)
-            except BrokenRecord:
-                yield line
-                continue
-            if record.action == CHECKPOINT:
-                yield self._terminator(record, codes.hexdigest())
-                continue
-            new = self._sealed(line, FIRST)
-            codes.update(decode(new).link.encode())
-            yield new
+        with closing(self._read(path, kernel)) as found:
+            for line, record in found:
+                if record is None:
+                    yield line
+                elif record.action == CHECKPOINT:
+                    yield self._terminator(record, codes.hexdigest())
+                else:
+                    new = self._sealed(line, FIRST)
+                    codes.update(decode(new).link.encode())
+                    yield new
+
+    def _read(
+        self, path: str, kernel: Kernel
+    ) -> Generator[tuple[bytes, Record | None], None, None]:
+        """Yield each line and its record, None for what is not accepted."""
+        with closing(read_lines(path, kernel)) as lines:
+            for _, line in lines:
+                try:
+                    record = decode(line, self._accepted)
+                except BrokenRecord:
+                    yield line, None
+                else:
+                    yield line, record
 
     def _sealed(self, line: bytes, after: str) -> bytes:
         return seal(authenticate(unseal(line), self._key, after)).strip(b"\n")
