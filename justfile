@@ -12,7 +12,7 @@ check: setup format-check lint types test
 check-deep: (setup "--images") (model-check "deep")
     PALACE_TEST_PROFILE=deep python -m pytest -n 2 --dist loadfile \
         tests/process/test_kills.py tests/process/test_steps.py tests/process/test_world_storm.py \
-        tests/process/test_case_scripts.py tests/images
+        tests/images
 
 # The tests that use spin, sshd and the like, on a machine that seems to have none of them.
 check-bare:
@@ -42,7 +42,7 @@ types:
 
 # All tests, or those named, three files at a time: many wait for what others do.
 test *arguments:
-    python -m pytest -n 3 --dist loadfile {{arguments}}
+    python -m pytest -n 3 --dist loadfile --durations=25 --durations-min=5 {{arguments}}
 
 # The tests that start no process and load no engine.
 quick:

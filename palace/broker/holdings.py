@@ -5,7 +5,7 @@ What is not here is the store itself, which the engine has open, and what an own
 written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,11 @@ from palace.broker.endpoint import Endpoint, listen_again
 from palace.broker.telemetry.logline import open_log
 from palace.broker.watch import FILE_BYTES_MAX, Holding, Lost, PublishedFile, cannot_renew
 from palace.kernel.kernel import Kernel
+from palace.ownership.keys import key_path
 from palace.ownership.lock import HeldLock, Ownership
 from palace.protocol.broker_record import decode_broker_record
 from palace.protocol.wire import identity_of, whole_number
+from palace.settings.user_settings import user_settings_path
 
 if TYPE_CHECKING:
     import socket
@@ -135,6 +137,25 @@ def socket_holding(
         is_ours=lambda: kernel.file_id(endpoint.path) == endpoint.file_id,
         renew=lambda: retire(listen_again(endpoint, root, kernel)),
     )
+
+
+def private_holdings(
+    ownership: Ownership, environ: "Mapping[str, str]", kernel: Kernel
+) -> Iterator[Holding]:
+    """Yield the user's own files of this palace: its settings, and the journal's keys.
+
+    Others of the user's commands change them, and the next owner reads them.  One without its keys
+    would take this owner's records for somebody else's.
+    """
+    paths = {
+        "keys": key_path(ownership.palace_id, environ),
+        "settings": user_settings_path(ownership.paths, environ),
+    }
+    for name, path in paths.items():
+        data = kernel.read_hint(path, FILE_BYTES_MAX)
+        if data is not None:
+            file = PublishedFile(path=path, kernel=kernel, data=data, judge=lambda found: found)
+            yield file.holding(name, vital=False)
 
 
 def log_holding(path: str, kernel: Kernel) -> Holding:

@@ -268,7 +268,7 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: l
     from palace.broker import endpoint as endpoints
     from palace.broker.assemble import assemble, catalogue_at_start, reading_of
     from palace.broker.broker import Broker
-    from palace.broker.holdings import log_holding
+    from palace.broker.holdings import log_holding, private_holdings
     from palace.broker.services import Listening
     from palace.broker.telemetry.logs import set_up_logging
 
@@ -290,6 +290,8 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: l
     state.services.ignored = startup.ignored
     if report.detached:
         state.watch.add(log_holding(ownership.paths.log, kernel))
+    for holding in private_holdings(ownership, environ, kernel):
+        state.watch.add(holding)
 
     def say_serving() -> None:
         report.send(wire.SERVING, {"pid": str(os.getpid())})

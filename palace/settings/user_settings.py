@@ -54,7 +54,7 @@ def read_user_settings(
     With `any_palace`, also those that are for another one at this path.  Raises ConfigError for a
     file that can't be understood, or that others could have written.
     """
-    path = _file(found, environ)
+    path = user_settings_path(found, environ)
     settings = UserSettings(path, identity_of(kernel.read_hint(found.palace_id, 200)) or "")
     values = read_toml(path, kernel)
     if not values:
@@ -120,7 +120,8 @@ def _key(name: str) -> str:
     return name if is_bare else toml_text(name)
 
 
-def _file(found: Paths, environ: "Mapping[str, str]") -> str:
+def user_settings_path(found: Paths, environ: "Mapping[str, str]") -> str:
+    """Return the file of a palace's settings that are this user's."""
     return f"{state_dir(environ)}/settings/{path_key(found.root)}.toml"
 
 

@@ -109,6 +109,8 @@ def test_all_that_is_removed_comes_back_under_the_same_broker(served: Site) -> N
         "palace_id",
         "protocol",
         "palace.toml",
+        "keys",
+        "settings",
         "broker.json",
         "token",
         "serverinfo.json",
