@@ -198,7 +198,7 @@ def test_another_palaces_files_outside_are_not_taken(
     theirs = site.palace.parent / "tunnels.json"
     if place == "graph":
         theirs = tmp_path / "theirs.sqlite3"
-        settle(site, f'graph = "{theirs}"')
+        settle(Site(home=maintenance.home, palace=site.palace), f'graph = "{theirs}"')
     theirs.write_text("[]")
 
     with pytest.raises(Refused) as refused:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from palace.commands import maintenance, restore
 from palace.commands.backup import find_backup, keys_of, make_backup
+from palace.commands.config import change_settings
 from palace.doctor.drift import drifted
 from palace.doctor.journal import inspect_journal
 from palace.engine.durability import offline
@@ -30,6 +31,7 @@ from palace.protocol.keyring import Key, Keyring
 from palace.protocol.wire import identity_of
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
+from palace.settings.user_settings import read_toml
 
 
 class Interrupted(BaseException):
@@ -177,10 +179,17 @@ REQUESTS = (
 
 
 def _know_the_others(root: str) -> None:
-    """Accept what processes of other homes write with the key that tests give them (probe.py)."""
-    identity = identity_of(Kernel().read_hint(Paths(root).palace_id, 200))
+    """Accept what processes of other homes write with the key that tests give them (probe.py).
+
+    And agree to where they have found stock's configuration, as this home's user would.
+    """
+    paths, kernel = Paths(root), Kernel()
+    identity = identity_of(kernel.read_hint(paths.palace_id, 200))
     if identity:
-        accept_keys(identity, [Key(b"t" * 32)], os.environ, Kernel())
+        accept_keys(identity, [Key(b"t" * 32)], os.environ, kernel)
+    recorded = read_toml(paths.settings, kernel).get("config_dir")
+    if recorded:
+        change_settings(paths, _environment(), {"config_dir": recorded}, kernel)
 
 
 def serve() -> None:
@@ -209,6 +218,7 @@ class MaintenanceProcess:
 
     def __init__(self, environ: dict[str, str], log: Path) -> None:
         self._log = log
+        self.home = Path(environ["HOME"])
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", __file__],
