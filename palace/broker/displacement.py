@@ -94,14 +94,16 @@ class Displacement:
             self._settings = settings
 
     def note_seq(self) -> None:
+        """Note how far the journal has come, here or where the directory lies now, whole."""
         status = self.services.engine.status()
-        if self._memory is None or self.is_displaced():
+        root = self.whole_elsewhere() if self.is_displaced() else self._paths.root
+        if self._memory is None or not root:
             return
         if "durable_seq" in status:
             self._memory.note_seq(status["durable_seq"])
         elif self.lifecycle.engine is EngineState.READY:
             is_elsewhere = status.get("journal", "off") != "off"  # another backend keeps them
-            if is_elsewhere or os.path.exists(self._paths.store):
+            if is_elsewhere or os.path.exists(Paths(root).store):
                 self._memory.note_unjournalled()
 
     def whole_elsewhere(self) -> str:
@@ -120,6 +122,7 @@ class Displacement:
 
     def note_moved(self, root: str) -> None:
         self.is_whole = True
+        self.note_seq()  # what the last tick didn't know: a palace that held nothing isn't missed
         if self._memory is not None:
             self._memory.note_moved(root)
 
@@ -137,6 +140,7 @@ class Displacement:
         if not self.services.engine.save(f"{making}/journal"):
             shutil.rmtree(making, ignore_errors=True)
             return  # without a journal nothing is promised
+        self._memory.note_seq(self.services.engine.status().get("durable_seq", 0))
         ownership, there = self.services.ownership, Paths(making)
         self._kernel.write_durable(there.palace_id, f"{ownership.palace_id}\n".encode())
         self._kernel.write_durable(there.epoch, f"{ownership.epoch}\n".encode())

@@ -70,7 +70,8 @@ def check_palace(paths: Paths, kernel: Kernel) -> None:
 def check_no_links(paths: Paths, kernel: Kernel) -> None:
     """Refuse a palace in which a link, a FIFO or a device stands for something of its own.
 
-    Whoever may write there could have us open, and write, any file of ours by it.
+    Whoever may write there could have us open, and write, any file of ours by it.  The record may
+    be a FIFO: it is read without waiting, and each owner puts another file in its place.
     """
     from palace.kernel.odd_files import is_odd
 
@@ -82,7 +83,7 @@ def check_no_links(paths: Paths, kernel: Kernel) -> None:
                 "may write there could lead it to any file of yours. Put the file in the link's "
                 "place, and bind mount a directory that must be elsewhere."
             )
-        if _is_ours(name) and is_odd(path):
+        if _is_ours(name) and path != paths.record and is_odd(path):
             raise UnsafePalace(
                 f"{path} is a FIFO or a device, where a file of the palace belongs: whoever opens "
                 "it would wait for ever. Move it away, or put the file back."

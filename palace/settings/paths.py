@@ -121,6 +121,11 @@ def state_dir(environ: "Mapping[str, str]") -> str:
     return f"{base}/palace"
 
 
+def cache_dir(environ: "Mapping[str, str]") -> str:
+    """Return where programs of this user keep what can be fetched again, models among it."""
+    return xdg_dir("XDG_CACHE_HOME", environ) or f"{home_dir(environ)}/.cache"
+
+
 def xdg_dir(name: str, environ: "Mapping[str, str]") -> str:
     """Return one of the XDG base directories, "" where the variable names none.
 

@@ -242,6 +242,7 @@ def test_older_copy_put_back_by_hand_is_noticed_by_its_epoch(
         (site.palace / "epoch").write_text("0\n")  # as old as its next owner: 1, and not 2
         (site.palace / "journal" / "HEAD.json").unlink()
         shutil.rmtree(served.directory_of(site.environ()))  # a broker of this home would know
+        Path(served.beside_path(str(site.palace))).unlink()  # and one of any other home
 
         told = shim.call("mempalace_get_drawer", who="worker0")["error"]["message"]
 

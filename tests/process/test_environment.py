@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from palace.ownership.keys import key_path
 from palace.ownership.served import entry_path
 from palace.settings.inherited import inherited, to_be_fixed
+from palace.settings.paths import Paths
 from palace.settings.process import QUIET
+from palace.settings.user_settings import user_settings_path
 from tests.support.brokers.embedder import serve_embedder
 from tests.support.processes.brokers import Serving, is_alive, make_palace, wait_gone, wait_ready
 from tests.support.processes.clients import Site, end_brokers
@@ -176,9 +179,14 @@ def test_nothing_phones_home(site: Site, audited: Path) -> None:
 
     made = {str(path.relative_to(site.home)) for path in set(site.home.rglob("*")) - before}
     stocks = (".mempalace", ".config/mempalace")  # its locks, and its log of writes
-    ours = entry_path(str(site.palace), site.environ())  # that the palace was served there
-    noted = {str(path) for path in Path(ours).relative_to(site.home).parents} - {"."}
-    noted |= {str(Path(ours).relative_to(site.home))}
+    paths, environ = Paths(str(site.palace)), site.environ()
+    ours = (  # that the palace was served there, and what is this user's of it
+        entry_path(paths.root, environ),
+        user_settings_path(paths, environ),
+        key_path(site.palace.joinpath("palace_id").read_text().strip(), environ),
+    )
+    files = [Path(name).relative_to(site.home) for name in ours]
+    noted = {str(path) for file in files for path in (file, *file.parents)} - {"."}
     assert {name for name in made if not name.startswith(stocks)} == {".config"} | noted
     assert not [name for name in made if "telemetry" in name]
     assert seen == set()

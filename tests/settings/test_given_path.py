@@ -19,7 +19,15 @@ from palace.settings.checks import PATHS
 from palace.settings.config import SETTINGS, load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.given_path import GivenPath
-from palace.settings.paths import Paths, config_dir, find_palace, home_dir, runtime_dir, state_dir
+from palace.settings.paths import (
+    Paths,
+    cache_dir,
+    config_dir,
+    find_palace,
+    home_dir,
+    runtime_dir,
+    state_dir,
+)
 
 MEANT = (
     *("/p", "/p/a b/c", "p", "./p", "../p", "~", "~/p", "/p/~backup/x", "/p/100%/x", "/p/5%20%x"),
@@ -95,6 +103,7 @@ VARIABLES = {
     ),
     "MEMPALACE_CONFIG_DIR": config_dir,
     "XDG_CONFIG_HOME": config_dir,
+    "XDG_CACHE_HOME": cache_dir,
     "XDG_STATE_HOME": state_dir,
     "XDG_RUNTIME_DIR": runtime_dir,
     "HOME": home_dir,

@@ -26,7 +26,7 @@ from palace.engine.patches import Patch
 from palace.engine.stock import Method
 from palace.kernel.beneath import OutsideError, open_beneath, parent_beneath
 from palace.settings.config import Config
-from palace.settings.paths import Paths, home_dir
+from palace.settings.paths import Paths, cache_dir, home_dir
 
 NAME = "lent_files"
 DEPTH_MAX = 128
@@ -104,14 +104,17 @@ class LentFiles:
     @classmethod
     def of(cls, paths: Paths, config: Config, environ: Any) -> "LentFiles":
         home = home_dir(environ)
-        cache = environ.get("XDG_CACHE_HOME") or f"{home}/.cache"
         ours = (paths.root, os.path.dirname(config.graph), config.config_dir, f"{home}/.mempalace")
         python = (sys.prefix, sys.base_prefix, *(path for path in sys.path if path))
-        return cls((*ours, cache, *python, *_SYSTEM))
+        return cls((*ours, cache_dir(environ), *python, *_SYSTEM))
 
     @contextmanager
     def held_to(self, directory: str) -> Iterator[None]:
         """Hold this thread to a directory, whose own path is trusted; "" holds it to nothing."""
+        if directory:
+            # It is found by trying to write, under a lock: `_check_elsewhere`, which asks for it,
+            # would be called then, and wait for ever.
+            tempfile.gettempdir()
         self._thread.root = os.path.normpath(directory) if directory else ""
         try:
             yield

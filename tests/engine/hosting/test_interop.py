@@ -4,10 +4,13 @@ Also what palace changes in the hosted engine: searching writes nothing, and eac
 left out, or refuses to be missing its place.
 """
 
+import builtins
+import io
 import json
+import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -358,6 +361,18 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         ("mempalace.convo_miner", "mine_yield_point"),
         ("mempalace.format_miner", "mine_yield_point"),
     ],
+    "yield_between_items": [
+        (SERVER, "_HTTP_REQUEST_LOCK"),
+        (SERVER, "tool_checkpoint"),
+        (SERVER, "tool_check_duplicate"),
+        (SERVER, "tool_diary_write"),
+    ],
+    "list_files": [
+        ("mempalace.palace_graph", "_get_tunnel_file"),
+        ("mempalace.hallways", "_get_hallway_file"),
+    ],
+    "keep_modes": [],  # its place is Python's
+    "lent_files": [],  # so are its places
 }
 BY_NAME = {adjustment.__name__: adjustment for adjustment in ALL}
 
@@ -386,17 +401,40 @@ def _stand_in() -> dict[str, ModuleType]:
     return modules
 
 
-def _host(server: Any, *, off: tuple[str, ...] = ()) -> Host:
-    config = Config(graph="/nowhere/graph.sqlite3", config_dir="/nowhere", adjustments_off=off)
+LENT = {"/work": "/nowhere/work"}
+
+
+def _host(
+    server: Any,
+    *,
+    off: tuple[str, ...] = (),
+    root: str = "/nowhere",
+    path_map: Mapping[str, str] | None = None,
+) -> Host:
+    config = Config(
+        graph=f"{root}/graph.sqlite3",
+        config_dir=root,
+        adjustments_off=off,
+        path_map=path_map or {},
+    )
     state = HostedState(supply=ModelSupply(Path("/nowhere"), fetch=lambda _: None))
-    return Host(server=server, state=state, paths=Paths("/nowhere"), config=config)
+    return Host(server=server, state=state, paths=Paths(root), config=config)
 
 
-def _apply(name: str, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> Patches:
+@pytest.fixture
+def shared_root(tmp_path: Path) -> str:
+    """A palace's path in a directory that others may put files into."""
+    tmp_path.chmod(0o1777)
+    return str(tmp_path / "palace")
+
+
+def _apply(
+    name: str, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, host: Host
+) -> Patches:
     for module_name, module in modules.items():
         monkeypatch.setitem(sys.modules, module_name, module)
     patches = Patches()
-    patches.apply(adjustments.plan(BY_NAME[name], _host(modules[SERVER])))
+    patches.apply(adjustments.plan(BY_NAME[name], host))
     return patches
 
 
@@ -409,18 +447,32 @@ def test_places_of_every_adjustment_are_listed() -> None:
 # Short padding reads stock's settings, which the stand-in has none of.
 @pytest.mark.parametrize("name", sorted(set(BY_NAME) - {"short_padding"}))
 def test_adjustment_that_finds_its_places_is_made_and_undone(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, shared_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules = _stand_in()
-    chroma = [(kind, dict(vars(kind))) for kind in (RustBindingsAPI, ONNXMiniLM_L6_V2)]
+    kinds = (RustBindingsAPI, ONNXMiniLM_L6_V2, builtins, io, os, os.path)
+    others = [(kind, dict(vars(kind))) for kind in kinds]
     before = {module_name: dict(vars(module)) for module_name, module in modules.items()}
+    host = _host(modules[SERVER], root=shared_root, path_map=LENT)
 
-    patches = _apply(name, modules, monkeypatch)
+    patches = _apply(name, modules, monkeypatch, host)
 
     assert bool(patches.applied) == (name != "held_lock")  # it tells stock, and replaces nothing
     patches.undo()
     assert {name: dict(vars(module)) for name, module in modules.items()} == before
-    assert [(kind, dict(vars(kind))) for kind, _ in chroma] == chroma
+    assert [(kind, dict(vars(kind))) for kind in kinds] == others
+
+
+@pytest.mark.parametrize("name", ["lent_files", "list_files"])
+def test_adjustment_that_this_palace_does_not_need_replaces_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lent, and nobody else may put files beside the palace."""
+    modules = _stand_in()
+
+    patches = _apply(name, modules, monkeypatch, _host(modules[SERVER]))
+
+    assert patches.applied == ()
 
 
 @pytest.mark.parametrize(
@@ -428,16 +480,16 @@ def test_adjustment_that_finds_its_places_is_made_and_undone(
     [(name, *place) for name, places in PLACES.items() for place in places],
 )
 def test_adjustment_whose_place_is_missing_refuses_by_its_name(
-    name: str, module: str, attribute: str, monkeypatch: pytest.MonkeyPatch
+    name: str, module: str, attribute: str, shared_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modules = _stand_in()
     delattr(modules[module], attribute)
 
     with pytest.raises(StoreUnavailable) as refused:
-        _apply(name, modules, monkeypatch)
+        _apply(name, modules, monkeypatch, _host(modules[SERVER], root=shared_root))
 
     assert f"{module}.{attribute}" in refused.value.message
-    assert f"adjustments_off = ['{name}']" in refused.value.message
+    assert f"palace config set adjustments_off={name}" in refused.value.message
 
 
 def test_adjustments_that_are_off_touch_nothing() -> None:

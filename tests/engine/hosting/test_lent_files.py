@@ -4,6 +4,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mempalace import convo_miner, miner
 
 from palace.engine.hosting.lent_files import LentFiles
 from palace.engine.patches import Patches
+from palace.kernel.beneath import OutsideError
 
 SECRET = "# plans\nthe vault code of the host\n"
 
@@ -167,7 +169,8 @@ def test_a_directory_that_comes_and_goes_as_a_link_never_shows_the_host(
     seen: set[str] = set()
     try:
         for _ in range(300):
-            with files.held_to(str(lent)):
+            # A `mine` that meets the link fails as a whole, which shows nothing either.
+            with suppress(OutsideError), files.held_to(str(lent)):
                 for path in miner.scan_project(str(lent / "sub")):
                     seen |= set(reads(path))
                 seen |= set(reads(lent / "sub" / "plans.md"))

@@ -301,7 +301,8 @@ def test_palace_of_made_records_is_opened_again_as_it_was_left(
     collections.chroma("last", "add", **one("a", 1))
     looks = collections.ask("looks")
     collections.kill()
-    with Probe(place.environ(), collections.palace) as probe:
+    home = {"HOME": str(place.home.parent / "raw" / "home")}
+    with Probe(place.environ() | home, collections.palace) as probe:
         assert probe.opening["suspects"] == []
         assert not [line for line in probe.opening["words"] if "lost by" in line]
         assert probe.ask("looks") == looks
