@@ -14,11 +14,15 @@ import pytest
 from tests.sim.__main__ import command_of
 from tests.sim.breakages import BREAKAGES, broken
 from tests.sim.scenario import Plan, Run, plan_of
+from tests.support.faults.killing import is_deep
 
 SEEDS = int(os.environ.get("PALACE_SIM_SEEDS", "300"))
 CHUNKS = 10
 ROOT = Path(__file__).parent.parent.parent
 WITHIN = 400
+# One seed in some hundreds meets these: lines that an earlier owner had begun, and an owner that
+# leaves, or can't load, before it has asked the journal.
+RARE = {"handed_back": 3000, "denied": 3000}
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -81,13 +85,16 @@ def test_one_seed_in_a_calm_world_serves_everybody() -> None:
 
 @pytest.mark.parametrize("name", BREAKAGES)
 def test_a_broken_palace_is_noticed(name: str) -> None:
+    if name in RARE and not is_deep():
+        pytest.skip("takes minutes: PALACE_TEST_PROFILE=deep")
     breakage = BREAKAGES[name]
+    within = RARE.get(name, WITHIN)
     with broken(name):
-        for seed in range(WITHIN):
+        for seed in range(within):
             if Run(seed, breakage.plan).run().problems:
                 return
 
-    pytest.fail(f"nothing was noticed within {WITHIN} seeds: {BREAKAGES[name].text}")
+    pytest.fail(f"nothing was noticed within {within} seeds: {BREAKAGES[name].text}")
 
 
 def test_plans_differ_and_are_told_apart_by_their_seeds_alone() -> None:
