@@ -44,6 +44,11 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "mempalace is of a version that palace doesn't work with",
         f"{TRIED_BY}::test_the_engine_can_not_be_used",
     ),
+    "set_aside": (
+        "records that the palace's owner didn't write were set aside",
+        "tests/engine/durability/test_meeting.py"
+        "::test_what_was_set_aside_is_removed_when_its_owner_says_so",
+    ),
 }
 
 # Found, and told apart by tests, but nobody follows the remedy there.
@@ -62,5 +67,6 @@ NOT_TRIED: dict[str, str] = {
     "queue_full": "the broker's queue is full",
     "store_mended": "a list was removed under the broker",
     "stuck": "a change makes no progress",
+    "unknown_keys": "records were written with another owner's keys",
     "unfenced": "mempalace's lock was removed, and is not held",
 }
