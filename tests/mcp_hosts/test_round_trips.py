@@ -50,9 +50,12 @@ strict, lenient = JsonEditor(lenient=False), JsonEditor(lenient=True)
 
 
 def unquoted(text: str) -> str:
-    """Write names without quotes and plain texts in single ones, as JSON5 allows."""
-    text = re.sub(r'"([a-g_]+)"(?=\s*:)', r"\1", text)
-    return re.sub(r'"([a-z-]+)"(?=\s*[,\]}])', r"'\1'", text)
+    """Write names without quotes and plain texts in single ones, as JSON5 allows.
+
+    A quote within a text is not where another one begins: there it has a backslash in front.
+    """
+    text = re.sub(r'(?<!\\)"([a-g_]+)"(?=\s*:)', r"\1", text)
+    return re.sub(r'(?<!\\)"([a-z-]+)"(?=\s*[,\]}])', r"'\1'", text)
 
 
 def documents(*, stock: bool = False) -> st.SearchStrategy[Any]:
