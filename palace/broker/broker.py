@@ -245,6 +245,8 @@ class Broker:
         What is recorded in a journal that lies elsewhere, whole, is as lasting as before.
         """
         if not self.displacement.has_been_displaced():
+            if recorded:
+                self.displacement.note_first_record()
             return False
         self.state.watch.look(trio.current_time())
         return not (recorded and self.displacement.is_whole)

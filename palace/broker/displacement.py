@@ -93,6 +93,15 @@ class Displacement:
         if not self.is_displaced():  # else it may be another directory's
             self._settings = settings
 
+    def note_first_record(self) -> None:
+        """Note that the palace holds something, before the first reply that promises it.
+
+        The tick may come too late: an owner that is killed before it would leave the note of one
+        whose palace held nothing, which isn't missed when it is moved.
+        """
+        if self._memory is not None and not self._memory.served.seq:
+            self.note_seq()
+
     def note_seq(self) -> None:
         """Note how far the journal has come, here or where the directory lies now, whole."""
         status = self.services.engine.status()

@@ -102,3 +102,51 @@ async def test_an_owner_notes_that_no_journal_knows_what_its_palace_holds(
 
     assert found is not None
     assert (found.unjournalled, found.seq) == ((False, 3) if journalled else (True, 0))
+
+
+async def test_a_first_record_is_noted_before_its_reply_and_later_ones_by_the_tick(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Displacement, "tick", lambda *_: None)
+    environ = {"HOME": str(root.parent)}
+    engine = LightEngine(journalled=True)
+    noted = []
+    async with open_broker(root, engine) as running:
+        services = running.state.services
+        services.ownership.memory = Memory(Served(str(root), "1" * 32), environ, services.kernel)
+        for durable, recorded in ((3, False), (3, True), (4, True)):
+            status = {"journal": "on", "durable_seq": durable}
+            engine.status = lambda status=status: status  # type: ignore[method-assign]
+            assert not running.state.scheduler.withhold(recorded)
+            found = read_served(str(root), environ, services.kernel)
+            noted.append(found.seq if found else 0)
+        services.ownership.memory = None
+
+    assert noted == [0, 3, 3]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_what_the_last_tick_did_not_know_is_noted_of_a_palace_that_was_moved_whole(
+    root: Path, whole: bool
+) -> None:
+    environ = {"HOME": str(root.parent)}
+    engine = LightEngine(journalled=True)
+    away = root.with_name("away")
+    async with open_broker(root, engine) as running:
+        services = running.state.services
+        services.ownership.memory = Memory(Served(str(root), "1" * 32), environ, services.kernel)
+        (root / "palace_id").write_text(services.ownership.palace_id + "\n")
+        displacement = Displacement(services=services, lifecycle=running.state.lifecycle)
+        displacement.begin()
+        engine.status = lambda: {"journal": "on", "durable_seq": 5}  # type: ignore[method-assign]
+        root.rename(away)
+        if not whole:
+            (away / "palace_id").unlink()
+        displacement.note_moved(str(away))
+        found = read_served(str(root), environ, services.kernel)
+        services.ownership.memory = None
+        away.rename(root)
+        services.kernel.close(displacement._root_fd)  # an owner has it for life
+
+    assert found is not None
+    assert (found.seq, found.moved_to) == (5 if whole else 0, str(away))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -178,3 +179,13 @@ def test_a_directory_that_comes_and_goes_as_a_link_never_shows_the_host(
         ended.set()
         flipper.join()
     assert SECRET not in seen
+
+
+def test_where_temporary_files_go_is_known_before_a_call_is_held(
+    files: LentFiles, lent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Looking for it opens files, under a lock that the check of what is opened would take again.
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    with files.held_to(str(lent)):
+        assert tempfile.tempdir is not None
