@@ -20,7 +20,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "ownership": ({"kernel", "protocol", "settings"}, {"attrs"}),
     "client": ({"kernel", "ownership", "protocol", "settings"}, {"wsproto"}),
     "shim": ({"client", "kernel", "protocol", "settings"}, set()),
-    "transport": ({"protocol"}, {"attrs", "hypercorn", "trio", "trio_websocket"}),
+    "transport": ({"protocol"}, {"attrs", "h11", "hypercorn", "trio", "trio_websocket"}),
     "journal": ({"kernel", "protocol"}, {"attrs"}),
     "engine": (
         {"journal", "kernel", "ownership", "protocol", "settings"},
@@ -62,6 +62,7 @@ ONLY_IN = {
         *("engine/hosting/index_persistence.py", "engine/hosting/query_prefetch.py"),
         "engine/hosting/lookup_cache.py",
     },
+    "h11": {"transport/http.py"},
     "hypercorn": {"transport/http.py"},
     "tomlkit": {"commands/config.py"},
     "yaml": {"mcp_hosts/yamltext.py"},  # where it is installed, for hosts that keep YAML

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import attrs
+import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -86,7 +87,6 @@ class Server:
         self._config.errorlog = logger
         self._config.include_server_header = False
         self._config.keep_alive_timeout = KEEP_ALIVE_S
-        self._config.h11_max_incomplete_size = HEAD_BYTES_MAX
         self._context = WorkerContext(None)
 
     async def serve(self, sock: socket.socket, connection: HttpConnection) -> None:
@@ -126,7 +126,25 @@ async def _end_if_not_admitted(connection: HttpConnection) -> None:
         connection.connected.cancel()
 
 
+class _Connection(h11.Connection):
+    """Leaves what follows a last request alone until that request is answered.
+
+    h11 takes it for an error as soon as the answer has begun, on which Hypercorn closes the
+    connection before the answer has left.
+    """
+
+    def next_event(self) -> Any:
+        answering = self.our_state in (h11.SEND_RESPONSE, h11.SEND_BODY)
+        if answering and self.their_state is h11.MUST_CLOSE and self.trailing_data[0]:
+            return h11.PAUSED
+        return super().next_event()
+
+
 class _Http1(H11Protocol):
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.connection = _Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+
     async def _check_protocol(self, _event: object) -> None:
         """Take a request as HTTP/1.1, whatever other protocol it asks for."""
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import h11
 import pytest
 import trio
 import trio.testing
@@ -207,3 +208,30 @@ async def test_hanging_up_ends_what_is_idle_and_lets_the_rest_be_answered() -> N
         await busy.ends()
 
     assert answer.endswith(b"answer")
+
+
+def test_what_follows_a_last_request_waits_for_its_answer() -> None:
+    connection = http._Connection(h11.SERVER)
+    connection.receive_data(REQUEST + b"what is no request\r\n\r\n")
+    assert isinstance(connection.next_event(), h11.Request)
+    assert isinstance(connection.next_event(), h11.EndOfMessage)
+    headers = [(b"content-length", b"0"), (b"connection", b"close")]
+    connection.send(h11.Response(status_code=403, headers=headers))
+
+    assert connection.next_event() is h11.PAUSED
+    connection.send(h11.EndOfMessage())
+    with pytest.raises(h11.RemoteProtocolError):
+        connection.next_event()
+
+
+def test_the_end_of_a_client_is_seen_while_its_last_request_is_answered() -> None:
+    connection = http._Connection(h11.SERVER)
+    connection.receive_data(REQUEST)
+    connection.next_event()
+    connection.next_event()
+    headers = [(b"content-length", b"0"), (b"connection", b"close")]
+    connection.send(h11.Response(status_code=403, headers=headers))
+
+    assert connection.next_event() is h11.NEED_DATA
+    connection.receive_data(b"")
+    assert isinstance(connection.next_event(), h11.ConnectionClosed)
