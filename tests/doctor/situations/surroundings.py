@@ -117,7 +117,46 @@ def moved_away(place: Place) -> None:
     (place.home / ".mempalace").rename(place.home / ".mempalace.old")
 
 
+def _states(place: Place) -> Path:
+    return place.home / "states"
+
+
+def blocked_state(place: Place) -> None:
+    place.environ["XDG_STATE_HOME"] = str(_states(place))
+    _states(place).touch()
+
+
+def state_of_everybody(place: Place) -> None:
+    place.environ["XDG_STATE_HOME"] = str(_states(place))
+    (_states(place) / "palace").mkdir(parents=True)
+    (_states(place) / "palace").chmod(0o777)
+
+
+def state_moved_away(place: Place) -> None:
+    _states(place).rename(_states(place).with_name("states.old"))
+
+
+def state_closed_to_others(place: Place) -> None:
+    (_states(place) / "palace").chmod(0o700)
+
+
 SITUATIONS = {
+    "nothing can be remembered in the state directory": Situation(
+        arrange=blocked_state,
+        code="closed_state",
+        level=WARNING,
+        text="can't keep there what it served where",
+        remedy="mv ",
+        heal=state_moved_away,
+    ),
+    "others may write to the state directory": Situation(
+        arrange=state_of_everybody,
+        code="closed_state",
+        level=WARNING,
+        text="mode 0777",
+        remedy="chmod 700",
+        heal=state_closed_to_others,
+    ),
     "no locks can be had in the home": Situation(
         arrange=blocked_home,
         code="closed_home",
