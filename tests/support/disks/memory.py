@@ -151,11 +151,11 @@ class Disk(Kernel):
     # What the kernel does.
 
     def _ends(self) -> bool:
-        self.dead |= self.stop_at is not None and len(self.calls) >= self.stop_at
-        return self.dead
+        return self.dead or (self.stop_at is not None and len(self.calls) >= self.stop_at)
 
     def _enter(self, call: str, path: str) -> None:
         if self._ends():
+            self.dead = True
             raise Stopped
         self.calls.append((call, path))
         for fault in self.faults:
@@ -271,7 +271,9 @@ class Disk(Kernel):
 
     def close(self, fd: int) -> None:
         with self._lock:
-            if self._ends():  # generators that are collected close their files
+            # Generators that are collected close their files, also after the end.  It doesn't come
+            # here: a process that dies unseen would be taken for one that lives.
+            if self._ends():
                 return
             self._file("close", fd)
             del self.open_files[fd]
