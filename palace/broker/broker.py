@@ -238,13 +238,13 @@ class Broker:
             self.state.sessions.forget_lost(now_s)
             leaving.tick(now_s)
 
-    def _withholds(self, recorded: bool) -> bool:
+    def _withholds(self, recorded: bool, lately: bool) -> bool:
         """Tell whether a reply may not leave.  Then this owner leaves before another call begins.
 
         Even if the directory is back a moment later: what was not answered waits for the next one.
         What is recorded in a journal that lies elsewhere, whole, is as lasting as before.
         """
-        if not self.displacement.has_been_displaced():
+        if not self.displacement.has_been_displaced(lately=lately):
             if recorded:
                 self.displacement.note_first_record()
             return False

@@ -28,6 +28,7 @@ from palace.settings.config import TOML_BYTES_MAX
 from palace.settings.paths import Paths
 
 NOTE_S = 1.0
+LOOK_S = 0.02
 
 logger = logging.getLogger("palace.broker")
 
@@ -42,6 +43,7 @@ class Displacement:
     _root_fd: int = -1
     _settings: bytes | None = None
     _noted_s: float = 0.0
+    _looked_s: float = -LOOK_S
     is_whole: bool = False  # it lies elsewhere with all that it held
     _was_displaced: bool = False
 
@@ -74,9 +76,16 @@ class Displacement:
         except OSError:  # not even a stat is allowed: this is no place to answer from
             return True
 
-    def has_been_displaced(self) -> bool:
-        """Tell whether it is displaced, or was when this was asked before."""
-        self._was_displaced = self._was_displaced or self.is_displaced()
+    def has_been_displaced(self, *, lately: bool = False) -> bool:
+        """Tell whether it is displaced, or was when this was asked before.
+
+        `lately`: what was found within `LOOK_S` will do, for a reply that promises nothing.
+        """
+        if not self._was_displaced:
+            now_s = self._kernel.monotonic()
+            if not (lately and now_s - self._looked_s < LOOK_S):
+                self._was_displaced = self.is_displaced()
+                self._looked_s = now_s
         return self._was_displaced
 
     def tick(self, now_s: float) -> None:

@@ -31,7 +31,7 @@ from palace.protocol.request import (
 )
 from palace.protocol.rights import right_of
 from palace.protocol.session import Arrival, Fate
-from palace.protocol.weight import SHORT_BYTES, VALUES_MAX
+from palace.protocol.weight import VALUES_MAX, is_light
 from palace.transport.lines import UNSENT_MAX, Connection
 
 APART = (
@@ -46,8 +46,8 @@ _LONG_LINES = trio.CapacityLimiter(1)  # each takes several times its size while
 
 
 async def parsed(line: bytes) -> Request:
-    """Parse a line; a long one in a thread, so that the loop goes on meanwhile."""
-    if len(line) <= SHORT_BYTES:
+    """Parse a line; where that takes long in a thread, so that the loop goes on meanwhile."""
+    if is_light(line):
         return read_request(line)
     return await trio.to_thread.run_sync(
         read_request, line, limiter=_LONG_LINES, abandon_on_cancel=True

@@ -47,7 +47,7 @@ class Scheduler:
 
     `withhold` tells whether a reply may not leave, since the directory is not where it was: this
     owner is about to go, and the next one answers.  It is told whether the reply's outcome is
-    durable in the journal, wherever that lies now.
+    durable in the journal, wherever that lies now, and whether a look of a moment ago will do.
     """
 
     services: Services
@@ -58,7 +58,7 @@ class Scheduler:
     lanes: Lanes
     progress: ProgressNotes
     failure: PalaceError | None = None
-    withhold: Callable[[bool], bool] = lambda _recorded: False
+    withhold: Callable[[bool, bool], bool] = lambda _recorded, _lately: False
     _stop: Stop | None = None
     _handed_on: set[tuple[str, int]] = attrs.field(factory=set)
     _withheld: list[Job] = attrs.field(factory=list)
@@ -216,7 +216,8 @@ class Scheduler:
 
         That goes for failures, too, which may come of nothing but the files being elsewhere.
         """
-        if not (self._may_be_asked_again(job) and self.withhold(recorded)):
+        lately = job.tool.kind is Kind.QUERY
+        if not (self._may_be_asked_again(job) and self.withhold(recorded, lately)):
             return False
         self._withheld.append(job)
         if self.admission.draining:

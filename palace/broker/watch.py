@@ -21,7 +21,7 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.errors import PalaceError
 from palace.protocol.lifecycle import Lifecycle, Phase, Reason
 
-LOOK_S = 0.02  # calls may come faster than anybody removes files
+LOOK_S = 0.05  # calls may come faster than anybody removes files
 PATIENCE_S = 10.0  # a full disk may have room again
 FILE_BYTES_MAX = 1 << 20
 

@@ -85,6 +85,8 @@ class Children:
 
     def reap(self) -> bool:
         """Reap children that have ended; True while one of them lives."""
+        if not self._unreaped:  # asked twice a request
+            return False
         reap = self._site.kernel.reap
         self._unreaped = [pid for pid in self._unreaped if reap(pid) is None]
         return bool(self._unreaped)

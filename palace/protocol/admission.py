@@ -171,11 +171,10 @@ class Admission:
         `window.until_s`.
         """
         started: list[Job] = []
-        self.held = False
-        if not self.ready and not self.reading:
+        self.held = self._forming = False
+        if not self._turns or not (self.ready or self.reading):
             return started
         patient = self.window.until_s(now_s) > now_s
-        self._forming = False
         progress = True
         while progress:
             progress = False

@@ -77,6 +77,10 @@ class Catalogue:
 def _decoded(line: bytes) -> str:
     if len(line) <= DECODED_BYTES:
         return line.decode("utf-8", "replace")
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        pass
     # Piece by piece, since broken bytes take a second for 32 MiB, and nobody else runs meanwhile.
     import codecs
 

@@ -13,6 +13,9 @@ import re
 
 VALUES_MAX = 100_000  # of one line: parsed within 0.1 s
 SHORT_BYTES = 65_536  # a line that can't hold enough values to matter is parsed at once
+TEXT_BYTES = 2_097_152  # nor can one up to here whose strings are the most of it: 2 ms
+_QUOTES_MAX = 2000  # that are looked at to tell
+_RUN_MAX = 64  # backslashes before a quote
 _PIECE = 65_536
 _TAIL = 8192
 
@@ -24,6 +27,34 @@ _FIRST_ID = re.compile(
     rb'\A\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?(?:"method"\s*:\s*"[\w/]*"\s*,\s*)?'
     rb'"id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d{1,20})\s*[,}]'
 )
+
+
+def is_light(line: bytes) -> bool:
+    """Tell whether a line is parsed within 2 ms, whatever it holds.
+
+    So is a short one, and one that is short without its strings, if they are few: as with a long
+    text that is to be filed.  False also where that can't be told soon.
+    """
+    if len(line) <= SHORT_BYTES:
+        return True
+    if len(line) > TEXT_BYTES:
+        return False
+    at, outside, in_string = 0, 0, False
+    for _ in range(_QUOTES_MAX):
+        quote = line.find(b'"', at)
+        if quote < 0:
+            return outside + (0 if in_string else len(line) - at) <= SHORT_BYTES
+        before = line[max(at, quote - _RUN_MAX) : quote]
+        run = len(before) - len(before.rstrip(b"\\"))
+        if run == _RUN_MAX:  # who knows whether it is even: a guess could hide what follows
+            return False
+        if not in_string:
+            outside += quote - at
+            in_string = True
+        elif run % 2 == 0:
+            in_string = False
+        at = quote + 1
+    return False
 
 
 def has_too_many_values(line: bytes, most: int = VALUES_MAX) -> bool:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from palace.protocol.ledger import Ledger
 
 ACK_LINES = 64  # settled lines between two acks: a header for each would cost a send each
-NO_ORDINAL = -1  # of what the shim says by itself
+NO_ORDINAL = -1  # of what the shim says by itself, and of a line's first part
+LONG_BYTES = 65_536  # from here on a second write costs less than a copy
+NEWLINE = memoryview(b"\n")
 
 
 class Connection:
@@ -36,7 +38,11 @@ class Connection:
 
     def queue(self, ordinal: int, line: bytes) -> None:
         """Let a line leave behind those that wait; `send` sends it."""
-        self.unsent.append((ordinal, memoryview(line + b"\n")))
+        if len(line) < LONG_BYTES:
+            self.unsent.append((ordinal, memoryview(line + b"\n")))
+        else:
+            self.unsent.append((NO_ORDINAL, memoryview(line)))
+            self.unsent.append((ordinal, NEWLINE))
 
     def send(self, *, no_more: bool) -> None:
         """Hand unsent lines to the kernel, as many as it takes; then half-close if `no_more`."""

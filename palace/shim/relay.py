@@ -186,7 +186,7 @@ class Relay:
             self._write(self._progress.seeking())
         if reading and STDIN in ready:
             self._read_stdin()
-        elif self._parent and self._kernel.parent_pid() != self._parent:
+        elif self._parent and self._has_lost_parent(ready):
             self._end_of_input()  # all that the client wrote has been read by now
 
     def _poll_for(self, *, reading: bool) -> select.poll:
@@ -293,6 +293,11 @@ class Relay:
         """
         self._parent = self._kernel.parent_pid()
         self._parent_fd = self._kernel.watch_parent()
+
+    def _has_lost_parent(self, ready: "dict[int, int]") -> bool:
+        if self._parent_fd >= 0 and self._parent_fd not in ready:
+            return False  # the kernel would have told
+        return self._kernel.parent_pid() != self._parent
 
     def _end_of_input(self) -> None:
         self._stdin_open = False

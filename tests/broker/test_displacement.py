@@ -22,13 +22,13 @@ def root(short_dir: Path) -> Path:
 
 def away_when_asked(running: Running, root: Path) -> None:
     """Let the directory be elsewhere whenever its owner looks whether a reply may leave."""
-    withhold: Callable[[bool], bool] = running.state.scheduler.withhold
+    withhold: Callable[[bool, bool], bool] = running.state.scheduler.withhold
 
-    def asked(recorded: bool) -> bool:
+    def asked(recorded: bool, _lately: bool) -> bool:
         away = root.with_name("away")
         root.rename(away)
         try:
-            return withhold(recorded)
+            return withhold(recorded, False)
         finally:
             if away.exists():
                 away.rename(root)
@@ -117,7 +117,7 @@ async def test_a_first_record_is_noted_before_its_reply_and_later_ones_by_the_ti
         for durable, recorded in ((3, False), (3, True), (4, True)):
             status = {"journal": "on", "durable_seq": durable}
             engine.status = lambda status=status: status  # type: ignore[method-assign]
-            assert not running.state.scheduler.withhold(recorded)
+            assert not running.state.scheduler.withhold(recorded, False)
             found = read_served(str(root), environ, services.kernel)
             noted.append(found.seq if found else 0)
         services.ownership.memory = None

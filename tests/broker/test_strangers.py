@@ -184,19 +184,19 @@ async def test_a_long_line_is_not_parsed_by_the_loop(
     monkeypatch.setattr(requests, "read_request", read)
     async with open_broker(root) as running:
         shim = await running.session()
-        for size in (10, SHORT_BYTES):
-            shim.call("search", size, text="x" * size)
-            assert (await shim.reply())[1]["id"] == size
+        for number, value in enumerate(("x", "x" * SHORT_BYTES, [0] * SHORT_BYTES)):
+            shim.call("search", number, text=value)
+            assert (await shim.reply())[1]["id"] == number
 
-    short, long = threads
-    assert short is threading.main_thread() is not long
+    short, text, long = threads
+    assert short is text is threading.main_thread() is not long
 
 
 async def test_what_was_being_parsed_at_a_goodbye_was_not_read(root: Path) -> None:
     async with open_broker(root) as running:
         shim = await running.session()
         async with requests._LONG_LINES:  # another client's is being parsed
-            shim.call("add_drawer", 1, name="x" * SHORT_BYTES)
+            shim.call("add_drawer", 1, name="x", more=[0] * SHORT_BYTES)
             await until(lambda: requests._LONG_LINES.statistics().tasks_waiting == 1)
             running.state.leaving.stop(Reason.STOP)
             kind, fields = await shim.header()

@@ -101,3 +101,66 @@ def test_a_long_text_is_parsed_like_a_short_one(monkeypatch: pytest.MonkeyPatch)
 
     assert jsonrpc.parse(line) == short
     assert read_request(b'"' + b"x" * weight.SHORT_BYTES + b'"').message == "x" * weight.SHORT_BYTES
+
+
+SMALL = {"SHORT_BYTES": 20, "TEXT_BYTES": 200, "_QUOTES_MAX": 12, "_RUN_MAX": 8}
+
+
+def outside_strings(line: bytes) -> int:
+    """Count the bytes of a line that are in none of its strings, one at a time."""
+    count, in_string, escaped = 0, False, False
+    for byte in line:
+        if in_string and escaped:
+            escaped = False
+        elif in_string and byte == ord("\\"):
+            escaped = True
+        elif byte == ord('"'):
+            in_string = not in_string
+        elif not in_string:
+            count += 1
+    return count
+
+
+OUTSIDE = st.sampled_from([b"", b",", b"[0]", b"[" * 15])
+INSIDE = st.sampled_from([b"", b"[" * 9, b'\\"', b"\\" * 2, b"\\" * 8, b'\\"' * 3])
+
+
+@given(parts=st.lists(st.tuples(OUTSIDE, st.lists(INSIDE, max_size=4))), last=OUTSIDE)
+def test_a_light_line_holds_little_but_text(
+    parts: list[tuple[bytes, list[bytes]]], last: bytes
+) -> None:
+    line = b"".join(b'%s"%s"' % (outside, b"".join(inside)) for outside, inside in parts) + last
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL.items():
+            patch.setattr(weight, name, value)
+        light = weight.is_light(line)
+
+    if light and len(line) > SMALL["SHORT_BYTES"]:
+        assert len(line) <= SMALL["TEXT_BYTES"]
+        assert outside_strings(line) <= SMALL["SHORT_BYTES"]
+
+
+@pytest.mark.parametrize(
+    ("line", "light"),
+    [
+        (b"[" * 20, True),
+        (b"[" * 21, False),
+        (b'["' + b"x" * 190 + b'"]', True),
+        (b'["' + b"x" * 196 + b'"]', True),
+        (b'["' + b"x" * 197 + b'"]', False),
+        (b'["' + b"[" * 179 + b'", ' + b"1" * 15 + b"]", True),
+        (b'["' + b"x" * 100 + b'", ' + b"1" * 25 + b"]", False),
+        (b'"' + b'\\"' * 10 + b"[" * 50, True),  # a string without its end is no JSON
+        (b'"' + b'\\"' * 11 + b"[" * 50, False),  # too many to look at
+        (b'"' + b"x" * 30 + b'\\\\"' + b"[" * 25, False),  # the second backslash is escaped
+        (b'"' + b"x" * 30 + b'\\\\\\"' + b"[" * 25, True),
+        (b'"' + b"\\" * 9 + b'""' + b"[" * 25, False),  # the run is too long to be counted
+    ],
+)
+def test_light_is_what_is_short_or_short_but_for_its_strings(
+    monkeypatch: pytest.MonkeyPatch, line: bytes, light: bool
+) -> None:
+    for name, value in SMALL.items():
+        monkeypatch.setattr(weight, name, value)
+
+    assert weight.is_light(line) is light

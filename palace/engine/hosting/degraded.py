@@ -7,6 +7,7 @@ they are.  For other stores stock has nothing: it reads an unreadable list as an
 that needs such a store is refused.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,6 +34,7 @@ _NEEDS = {
 }
 
 
+@functools.lru_cache(maxsize=256)  # names come from clients
 def stores_of(tool: str) -> tuple[str, ...]:
     """Return the stores beside Chroma without which a tool would say less than there is."""
     name = tool.removeprefix("mempalace_")

@@ -204,7 +204,9 @@ class MempalaceEngine(JournalledEngine):
 
     def call(self, call: Call) -> Reply:
         assert self._server is not None, "load() comes first"
-        with nullcontext() if call.batch is None else call.batch.member():
+        if call.batch is None:
+            return self._answer(call)
+        with call.batch.member():
             return self._answer(call)
 
     def _answer(self, call: Call) -> Reply:
@@ -224,8 +226,9 @@ class MempalaceEngine(JournalledEngine):
         return self._dispatch(call) if verdict is Verdict.RUN else refused(call, verdict)
 
     def _dispatch(self, call: Call) -> Reply:
-        is_short_change = call.tool.lane is Lane.WRITER
-        with self._state.giving_way.change() if is_short_change else nullcontext():
+        if call.tool.lane is not Lane.WRITER:
+            return self._dispatch_to_stock(call)
+        with self._state.giving_way.change():
             return self._dispatch_to_stock(call)
 
     def _dispatch_to_stock(self, call: Call) -> Reply:
