@@ -326,6 +326,7 @@ async def test_kept_connections_make_room_and_busy_ones_do_not(
         kept, busy = await dial(), await dial()
         assert (await kept.post(request("ping"))).status == 200
         await busy.begin("POST", "/mcp", body=b"{", content_length="100")
+        await wait_all_tasks_blocked(0.05)  # the server knows that one waits, and one is busy
         later = await dial()
 
         assert (await later.post(request("ping"))).status == 200
