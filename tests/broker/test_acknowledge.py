@@ -7,7 +7,7 @@ import pytest
 
 from palace.protocol import wire
 from tests.support.brokers.owner import Running, Shim, open_broker, until
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
@@ -90,8 +90,8 @@ async def test_a_broken_ack_ends_its_connection_alone(root: Path, line: bytes, w
         assert running.state.lifecycle.drain is None
 
 
-class Remembering(LightEngine):
-    """A light engine that notes which sessions it was told to forget."""
+class Remembering(GatedEngine):
+    """An engine that notes which sessions it was told to forget."""
 
     forgotten: ClassVar[list[str]] = []
 

@@ -12,7 +12,7 @@ from palace.ownership.served import Memory, Served, read_served
 from palace.protocol import wire
 from palace.protocol.lifecycle import EngineState
 from tests.support.brokers.owner import Running, open_broker, until
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def away_when_asked(running: Running, root: Path) -> None:
 async def test_what_ends_while_the_palace_is_away_is_left_to_the_next_owner(
     root: Path, tool: str
 ) -> None:
-    async with open_broker(root, LightEngine(journalled=True), grace_s=3600.0) as running:
+    async with open_broker(root, GatedEngine(journalled=True), grace_s=3600.0) as running:
         shim = await running.session()
         away_when_asked(running, root)
         shim.call(tool, 1, name="ends")
@@ -64,7 +64,7 @@ async def test_an_absence_that_ends_before_the_owner_looks_again_counts_all_the_
         look(self, now_s)
 
     monkeypatch.setattr(Watch, "look", after_it_is_back)
-    async with open_broker(root, LightEngine(journalled=True)) as running:
+    async with open_broker(root, GatedEngine(journalled=True)) as running:
         shim = await running.session()
         away_when_asked(running, root)
         shim.call("search", 1)
@@ -73,7 +73,7 @@ async def test_an_absence_that_ends_before_the_owner_looks_again_counts_all_the_
 
 
 async def test_what_nobody_could_decide_later_is_answered_all_the_same(root: Path) -> None:
-    async with open_broker(root, LightEngine(journalled=False)) as running:
+    async with open_broker(root, GatedEngine(journalled=False)) as running:
         shim = await running.session()
         away_when_asked(running, root)
         shim.call("add_drawer", 1, name="ends")
@@ -86,7 +86,7 @@ async def test_an_owner_notes_that_no_journal_knows_what_its_palace_holds(
     root: Path, journalled: bool
 ) -> None:
     environ = {"HOME": str(root.parent)}
-    engine = LightEngine(journalled=journalled)
+    engine = GatedEngine(journalled=journalled)
     async with open_broker(root, engine) as running:
         services = running.state.services
         (root / "chroma.sqlite3").touch()
@@ -109,7 +109,7 @@ async def test_a_first_record_is_noted_before_its_reply_and_later_ones_by_the_ti
 ) -> None:
     monkeypatch.setattr(Displacement, "tick", lambda *_: None)
     environ = {"HOME": str(root.parent)}
-    engine = LightEngine(journalled=True)
+    engine = GatedEngine(journalled=True)
     noted = []
     async with open_broker(root, engine) as running:
         services = running.state.services
@@ -130,7 +130,7 @@ async def test_what_the_last_tick_did_not_know_is_noted_of_a_palace_that_was_mov
     root: Path, whole: bool
 ) -> None:
     environ = {"HOME": str(root.parent)}
-    engine = LightEngine(journalled=True)
+    engine = GatedEngine(journalled=True)
     away = root.with_name("away")
     async with open_broker(root, engine) as running:
         services = running.state.services

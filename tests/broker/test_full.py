@@ -15,7 +15,7 @@ from palace.settings.config import Config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.support.brokers.owner import Running, open_broker, until
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 
 CLIENTS = 3
 
@@ -120,7 +120,7 @@ async def test_sessions_that_nobody_is_connected_to_keep_nobody_out(root: Path) 
 
 
 async def test_a_change_that_has_begun_keeps_its_session(root: Path) -> None:
-    engine = LightEngine()
+    engine = GatedEngine()
     async with open_broker(root, engine, sessions_max=1) as running:
         shim = await running.session("changes")
         shim.call("add_drawer", 1, name="kept", hold="change")
@@ -136,7 +136,7 @@ async def test_a_change_that_has_begun_keeps_its_session(root: Path) -> None:
 
 
 async def test_calls_that_wait_go_with_their_session_and_may_be_sent_again(root: Path) -> None:
-    engine = LightEngine()
+    engine = GatedEngine()
     async with open_broker(root, engine, sessions_max=2) as running:
         writes = await running.session("writes")
         writes.call("add_drawer", 1, name="first", hold="change")

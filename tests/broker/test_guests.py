@@ -29,7 +29,7 @@ from palace.settings.paths import Paths
 from palace.settings.site import Site
 from palace.transport import websocket
 from tests.support.brokers.owner import Running, Shim, open_broker, until
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 from tests.support.machines.sshd import free_port
 
 
@@ -425,7 +425,7 @@ async def test_who_has_no_token_keeps_nobody_out_who_has_it(
 
 
 async def test_two_hundred_guests_at_once(root: Path, listen: str) -> None:
-    async with open_broker(root, LightEngine(), listen=listen, sessions_max=250) as running:
+    async with open_broker(root, GatedEngine(), listen=listen, sessions_max=250) as running:
         running.state.connections.limit = 250
         everybody: list[Guest] = []
         for start in range(0, 200, 20):

@@ -13,7 +13,7 @@ from palace.protocol import wire
 from palace.protocol.lifecycle import Reason
 from palace.protocol.session import Phase
 from tests.support.brokers.owner import Running, Shim, open_broker, until
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ async def test_an_upgrade_hands_unbegun_changes_back(root: Path) -> None:
 
 
 async def test_a_write_that_the_outdated_engine_refuses_is_handed_back(root: Path) -> None:
-    engine = LightEngine(outdated=True)
+    engine = GatedEngine(outdated=True)
     async with open_broker(root, engine) as running:
         shim = await running.session()
         shim.call("add_drawer", 1)
@@ -135,7 +135,7 @@ async def test_a_write_that_the_outdated_engine_refuses_is_handed_back(root: Pat
 
 @pytest.mark.parametrize("tool", ["search", "add_drawer"])
 async def test_a_call_whose_store_was_taken_away_is_handed_back(root: Path, tool: str) -> None:
-    engine = LightEngine(reopen="chroma.sqlite3 was removed while it was open")
+    engine = GatedEngine(reopen="chroma.sqlite3 was removed while it was open")
     async with open_broker(root, engine) as running:
         shim = await running.session()
         shim.call(tool, 1)
@@ -152,7 +152,7 @@ async def test_a_call_whose_store_was_taken_away_is_handed_back(root: Path, tool
 
 
 async def test_an_engine_that_is_stuck_makes_room_and_what_waits_is_handed_back(root: Path) -> None:
-    async with open_broker(root, LightEngine(stuck=True)) as running:
+    async with open_broker(root, GatedEngine(stuck=True)) as running:
         shim = await running.session()
         shim.call("add_drawer", 1, name="ends", hold="w")
         shim.call("add_drawer", 2, name="waits")
@@ -178,7 +178,7 @@ async def test_a_replaced_package_is_noticed_without_a_call(root: Path) -> None:
 async def test_an_engine_that_nobody_could_load_again_is_not_left_for_being_idle(
     root: Path,
 ) -> None:
-    engine = LightEngine(outlived="mempalace 3.11.0 -> 3.12.0")
+    engine = GatedEngine(outlived="mempalace 3.11.0 -> 3.12.0")
     async with open_broker(root, engine, idle_s=0.3) as running:
         shim = await running.session()
         await trio.sleep(1.0)
@@ -189,7 +189,7 @@ async def test_an_engine_that_nobody_could_load_again_is_not_left_for_being_idle
 
 
 async def test_an_engine_that_adopts_is_not_left_for_being_idle(root: Path) -> None:
-    engine = LightEngine(adopting=True)
+    engine = GatedEngine(adopting=True)
     async with open_broker(root, engine, idle_s=0.3) as running:
         shim = await running.session()
         await trio.sleep(1.0)
@@ -218,7 +218,7 @@ async def test_what_the_next_owner_can_decide_is_left_to_it(
 ) -> None:
     """As after a SIGKILL: its shim hears neither a reply nor that it did not run."""
     monkeypatch.setattr("palace.broker.leaving.PATIENCE_S", 0.1)
-    async with open_broker(root, LightEngine(journalled=True), grace_s=3600.0) as running:
+    async with open_broker(root, GatedEngine(journalled=True), grace_s=3600.0) as running:
         shim = await running.session()
         shim.call(tool, 1, name="runs", hold="w")
         await until(lambda: running.engine.begun)
@@ -240,7 +240,7 @@ async def test_on_hold_work_that_runs_is_waited_for(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("palace.broker.leaving.PATIENCE_S", 0.1)
-    async with open_broker(root, LightEngine(journalled=True), grace_s=3600.0) as running:
+    async with open_broker(root, GatedEngine(journalled=True), grace_s=3600.0) as running:
         shim = await running.session()
         shim.call("add_drawer", 1, name="runs", hold="w")
         await until(lambda: running.engine.begun)
@@ -273,7 +273,7 @@ async def test_what_outlasts_the_grace_is_told_to_be_unknown(root: Path) -> None
 
 
 async def test_calls_that_wait_for_a_loading_engine_are_handed_back_at_once(root: Path) -> None:
-    engine = LightEngine()
+    engine = GatedEngine()
     engine.may_load.clear()
     async with open_broker(root, engine, grace_s=20.0) as running:
         shim = await running.session()
@@ -302,7 +302,7 @@ async def test_resent_lines_that_were_not_read_keep_what_was_said_of_them(root: 
 
 
 async def test_a_failed_engine_answers_every_call_and_then_makes_room(root: Path) -> None:
-    engine = LightEngine(fail_load="The model is missing. Fetch it: palace model")
+    engine = GatedEngine(fail_load="The model is missing. Fetch it: palace model")
     engine.may_load.clear()
     async with open_broker(root, engine) as running:
         shim = await running.session()
@@ -424,7 +424,7 @@ async def test_more_sessions_than_allowed_are_refused_as_busy(root: Path) -> Non
 
 
 async def test_unbegun_calls_of_a_lost_client_hold_no_drain_up(root: Path) -> None:
-    engine = LightEngine()
+    engine = GatedEngine()
     engine.may_load.clear()
     async with open_broker(root, engine, grace_s=20.0) as running:
         shim = await running.session()
@@ -440,7 +440,7 @@ async def test_unbegun_calls_of_a_lost_client_hold_no_drain_up(root: Path) -> No
 
 
 async def test_what_may_have_run_before_is_not_said_to_be_unrun(root: Path) -> None:
-    engine = LightEngine()
+    engine = GatedEngine()
     engine.may_load.clear()
     async with open_broker(root, engine) as running:
         shim = await running.session(resend="0:1,1:0", next="2")
@@ -471,7 +471,7 @@ async def test_what_may_have_run_before_and_finds_no_room_is_not_said_to_be_unru
 
 
 async def test_a_failed_engine_does_not_deny_what_may_have_run_before(root: Path) -> None:
-    engine = LightEngine(fail_load="The model is missing. Fetch it: palace model")
+    engine = GatedEngine(fail_load="The model is missing. Fetch it: palace model")
     async with open_broker(root, engine) as running:
         shim = await running.session(resend="0:1,1:1,2:0", next="3")
         shim.call("add_drawer", 0)
@@ -526,7 +526,7 @@ async def test_a_store_that_will_not_close_is_left_as_after_a_crash(
     def fail(_engine: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(LightEngine, "close", fail)
+    monkeypatch.setattr(GatedEngine, "close", fail)
     async with open_broker(root) as running:
         await running.session()
         running.state.leaving.stop(Reason.STOP)

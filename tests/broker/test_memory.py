@@ -9,7 +9,7 @@ from palace.broker import session as broker_session
 from palace.protocol import session as sessions
 from palace.transport import buffered
 from tests.support.brokers.owner import open_broker, until
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 
 BIG = "x" * 400_000  # more than a socket's buffer takes
 
@@ -24,7 +24,7 @@ async def test_who_reads_no_replies_has_no_further_call_begun(
 ) -> None:
     for module in (buffered, requests, broker_session):
         monkeypatch.setattr(module, "UNSENT_MAX", 100_000)
-    engine = LightEngine()
+    engine = GatedEngine()
     async with open_broker(root, engine) as running:
         deaf, other = await running.session("deaf"), await running.session("other")
         for number in range(20):
@@ -67,7 +67,7 @@ async def test_queries_of_a_client_that_has_gone_are_dropped_when_too_much_is_ke
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions, "KEPT_BYTES_MAX", 1_000_000)
-    engine = LightEngine()
+    engine = GatedEngine()
     async with open_broker(root, engine, readers=1) as running:
         gone = await running.session("gone")
         gone.call("search", 0, name="first", hold="first")

@@ -10,7 +10,7 @@ from palace.broker import progress
 from palace.protocol import wire
 from palace.protocol.lifecycle import Reason
 from tests.support.brokers.owner import Running, Shim, open_broker, until
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ async def test_calls_that_asked_are_told_of_and_no_others(root: Path) -> None:
 
 
 async def test_a_client_hears_what_the_engine_is_loading(root: Path) -> None:
-    engine = LightEngine()
+    engine = GatedEngine()
     engine.may_load.clear()
     async with open_broker(root, engine) as running:
         shim = await running.session()

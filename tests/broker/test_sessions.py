@@ -9,7 +9,7 @@ from palace.engine.api import Call, Reply
 from palace.protocol import jsonrpc, wire
 from palace.protocol.errors import ForeignWriter
 from tests.support.brokers.owner import open_broker, until
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ async def test_the_clients_name_is_told_to_its_shim_for_the_next_owner(root: Pat
 
 
 async def test_initialize_waits_for_the_engine_only_without_a_catalogue(root: Path) -> None:
-    engine = LightEngine()
+    engine = GatedEngine()
     engine.may_load.clear()
     async with open_broker(root, engine) as running:
         known = await running.session("known")
@@ -299,7 +299,7 @@ async def test_replies_that_the_kernel_will_not_take_yet_are_kept_whole(root: Pa
 
 
 async def test_a_fault_of_the_engine_is_told_and_the_lane_goes_on(root: Path) -> None:
-    class Faulty(LightEngine):
+    class Faulty(GatedEngine):
         def call(self, call: Call) -> Reply:
             if call.message["id"] == "bad":
                 raise RuntimeError("boom")
@@ -336,7 +336,7 @@ async def test_a_second_connection_ends_the_first_ones_reader(root: Path) -> Non
 
 
 async def test_while_the_engine_waits_a_copy_answers_what_changes_nothing(root: Path) -> None:
-    engine = LightEngine()
+    engine = GatedEngine()
     engine.may_load.clear()
     asked: list[str] = []
 

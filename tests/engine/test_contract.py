@@ -13,7 +13,7 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.request import tool_call
 from palace.settings.config import load_config
 from palace.settings.paths import Paths
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 from tests.support.engines.hosted import HostedEngine
 from tests.support.engines.light.engine import MempalaceEngine as JournalledEngine
 
@@ -23,7 +23,7 @@ CALL = {"jsonrpc": "2.0", "id": "x", "method": "tools/call"}
 @pytest.fixture(params=["gated", "light", pytest.param("real", marks=pytest.mark.engine)])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     if request.param == "gated":
-        yield LightEngine()
+        yield GatedEngine()
         return
     if request.param == "light":
         (tmp_path / "palace").mkdir()

@@ -23,7 +23,7 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.lifecycle import Reason
 from palace.protocol.request import tool_call
 from tests.support.brokers.owner import open_broker, until
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 
 ADD = {"name": "mempalace_add_drawer", "arguments": {"name": "first"}}
 LINE = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": ADD}
@@ -44,8 +44,8 @@ class _Store:
 
 
 @dataclass
-class JournalledEngine(LightEngine):
-    """The light engine behind the real journal."""
+class JournalledEngine(GatedEngine):
+    """The gated engine behind the real journal."""
 
     memory: Any = None
 
@@ -53,7 +53,7 @@ class JournalledEngine(LightEngine):
         def dispatch() -> Reply:
             change = Change("drawer", call.key, None, {"text": "."})
             return self.memory.groups.change(
-                _Store(), [change], lambda: LightEngine.call(self, plain)
+                _Store(), [change], lambda: GatedEngine.call(self, plain)
             )
 
         plain = attrs.evolve(call, maybe_ran=False)
@@ -74,12 +74,12 @@ def journalled(directory: Path, epoch: int) -> JournalledEngine:
     stamp = Stamp(epoch=epoch, writer=f"owner {epoch}")
     journal = Journal.open(str(directory), Kernel(), stamp)
     engine = JournalledEngine()
-    engine.memory = DurableCalls.__new__(DurableCalls)  # the stores are the light engine's list
+    engine.memory = DurableCalls.__new__(DurableCalls)  # the stores are the gated engine's list
     engine.memory.journal, engine.memory.groups = journal, CallGroups(journal)
     return engine
 
 
-def count(engine: LightEngine) -> int:
+def count(engine: GatedEngine) -> int:
     return engine.written.count("first")
 
 
@@ -132,7 +132,7 @@ async def test_a_new_journal_does_not_vouch_for_what_was_before_it(
 
 async def test_a_poll_that_was_not_begun_holds_no_drain_up(root: Path) -> None:
     """Scope "stop": the drain starts the poll, waits for it, and calls its outcome unknown."""
-    engine = LightEngine()
+    engine = GatedEngine()
     async with open_broker(root, engine, grace_s=20.0) as running:
         shim = await running.session()
         shim.call("add_drawer", 1, name="change", hold="change")

@@ -21,7 +21,7 @@ from palace.settings.stock_config import server_directory
 from palace.transport import http
 from tests.support.brokers.http import ACCEPT, Caller, call, request, serverinfo_of
 from tests.support.brokers.owner import Running, open_broker, until
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 from tests.support.machines.sshd import free_port
 
 Dial = Callable[[], Awaitable[Caller]]
@@ -51,7 +51,7 @@ async def dial(home: Path) -> AsyncIterator[Dial]:
 
 @asynccontextmanager
 async def open_web(
-    home: Path, engine: LightEngine | None = None, **settings: Any
+    home: Path, engine: GatedEngine | None = None, **settings: Any
 ) -> AsyncIterator[Running]:
     """Open a broker and wait until stock can find it."""
     root = home.parent / "palace"
@@ -193,7 +193,7 @@ async def test_a_dead_brokers_serverinfo_goes_before_the_engine_loads(home: Path
         path = serverinfo_of(home)
         left = path.read_bytes()
     path.write_bytes(left)
-    engine = LightEngine()
+    engine = GatedEngine()
     engine.may_load.clear()
     async with open_broker(home.parent / "palace", engine, home=str(home)):
         assert not path.exists()
@@ -582,7 +582,7 @@ async def test_a_leaving_broker_answers_what_it_has_begun_and_gives_back_the_res
 
 
 async def test_a_session_with_a_fault_ends_alone(home: Path, dial: Dial) -> None:
-    class Faulty(LightEngine):
+    class Faulty(GatedEngine):
         def end_session(self, session: str) -> None:
             raise RuntimeError("the engine has a fault")
 
@@ -598,7 +598,7 @@ async def test_a_session_with_a_fault_ends_alone(home: Path, dial: Dial) -> None
 
 
 async def test_the_engine_forgets_what_nobody_will_ask_for_again(home: Path, dial: Dial) -> None:
-    class Remembering(LightEngine):
+    class Remembering(GatedEngine):
         def acknowledge(self, session: str, upto: int) -> None:
             acknowledged.append(upto)
 

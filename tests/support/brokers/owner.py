@@ -1,4 +1,4 @@
-"""An owner in the test's own loop: real lock, real sockets, a light engine."""
+"""An owner in the test's own loop: real lock, real sockets, a gated engine."""
 
 import json
 import socket
@@ -24,7 +24,7 @@ from palace.settings.catalogue import load_catalogue
 from palace.settings.config import Config
 from palace.settings.paths import Paths
 from palace.transport.unix import LineStream
-from tests.support.engines.gated import LightEngine
+from tests.support.engines.gated import GatedEngine
 
 CEILING_S = 90.0  # a busy machine is no failure
 
@@ -85,7 +85,7 @@ class Running:
     """A broker that serves, and a way to connect to it."""
 
     state: BrokerState
-    engine: LightEngine
+    engine: GatedEngine
     nursery: trio.Nursery
     code: int | None = None
     ended: trio.Event = attrs.field(factory=trio.Event)
@@ -105,7 +105,7 @@ class Running:
 
 
 def make_state(
-    root: Path, engine: LightEngine, *, home: str = "", guests: str = "", **settings: Any
+    root: Path, engine: GatedEngine, *, home: str = "", guests: str = "", **settings: Any
 ) -> BrokerState:
     kernel = Kernel()
     paths = Paths(str(root))
@@ -132,14 +132,14 @@ def make_state(
 
 @asynccontextmanager
 async def open_broker(
-    root: Path, engine: LightEngine | None = None, **settings: Any
+    root: Path, engine: GatedEngine | None = None, **settings: Any
 ) -> AsyncIterator[Running]:
     """Serve until the block ends; then the broker is stopped and must end in time.
 
     With a `home` it serves HTTP, too, and tells stock there; `guests` is where tokens of guests
     are kept.
     """
-    engine = engine or LightEngine()
+    engine = engine or GatedEngine()
     state = make_state(root, engine, **settings)
     with trio.fail_after(CEILING_S):
         async with trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""A light engine for tests of the broker alone: its calls last until the test lets them end.
+"""An engine without a store, for tests of the broker alone: calls last until the test ends them.
 
 It keeps the contract of palace/engine/api.py, which tests/engine/test_contract.py checks on it and
 on the real one.
@@ -22,7 +22,7 @@ OUTDATED = {"code": -32005, "message": "outdated"}
 
 
 @dataclass
-class LightEngine:
+class GatedEngine:
     """`add_drawer` appends to `written`; a call whose argument `hold` is named waits for it."""
 
     fail_load: str = ""
