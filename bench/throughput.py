@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 import attrs
 
 from bench import rig, work
+from bench.bare_chroma import Raw
 from bench.chart import draw
 from bench.lean import Broken, Lean, drive, ok
 from bench.report import number, spread
@@ -104,7 +106,11 @@ GOALS = (
 
 @attrs.define(eq=False)
 class Job:
-    """One run: figures by (what, who), and ratios by goal, a value per round."""
+    """One run: figures by (what, who), and ratios by goal, a value per round.
+
+    `other` is a second tree's palace, which takes its turn after ours; `beside_other` holds the
+    ratios of ours to it.
+    """
 
     effort: Effort
     scratch: Path
@@ -112,6 +118,9 @@ class Job:
     numbers: work.Numbers = attrs.field(factory=work.Numbers)
     figures: dict[tuple[str, str], list[float]] = attrs.field(factory=dict)
     ratios: dict[str, list[float]] = attrs.field(factory=dict)
+    other: Contender | None = None
+    beside_other: dict[str, list[float]] = attrs.field(factory=dict)
+    others: list[Lean] = attrs.field(factory=list)
 
     def note(self, what: str, who: str, value: float) -> float:
         self.figures.setdefault((what, who), []).append(value)
@@ -119,6 +128,21 @@ class Job:
 
     def ratio(self, key: str, one: float, other: float) -> None:
         self.ratios.setdefault(key, []).append(one / other)
+
+    def compare(self, what: str, mine: float, measure: Callable[[list[Lean]], float]) -> None:
+        """Measure the other tree's palace in the same round, if there is one."""
+        if self.other is not None:
+            theirs = self.note(what, self.other.name, measure(self.others))
+            self.beside_other.setdefault(what, []).append(mine / theirs)
+
+    @contextmanager
+    def open_others(self, count: int) -> Iterator[None]:
+        """Keep so many clients of the other palace, as `others`."""
+        if self.other is None:
+            yield
+            return
+        with open_clients(self.other, count) as self.others:
+            yield
 
     def tell(self, text: str) -> None:
         signal.alarm(HANG_S)
@@ -163,10 +187,14 @@ def batches(contender: Contender) -> tuple[int, int]:
 # Adds.
 
 
-def adds(job: Job, palace: Contender, hub: Contender, raw: "Raw") -> None:
+def adds(job: Job, palace: Contender, hub: Contender, raw: Raw) -> None:
     """Let 8 clients file drawers without a pause, at each size in turn."""
     effort = job.effort
-    with open_clients(palace, WRITERS) as ours, open_clients(hub, WRITERS) as theirs:
+    with (
+        open_clients(palace, WRITERS) as ours,
+        open_clients(hub, WRITERS) as theirs,
+        job.open_others(WRITERS),
+    ):
         for words in [size for _ in range(effort.rounds) for size in effort.sizes]:
 
             def load(clients: list[Lean], words: int = words) -> float:
@@ -177,6 +205,7 @@ def adds(job: Job, palace: Contender, hub: Contender, raw: "Raw") -> None:
             mine = job.note(f"adds/s, 8 clients, {words} words", palace.name, load(ours))
             count, calls = (b - a for a, b in zip(before, batches(palace), strict=True))
             batch = job.note(f"calls in a batch, {words} words", palace.name, calls / count)
+            job.compare(f"adds/s, 8 clients, {words} words", mine, load)
             stock = job.note(f"adds/s, 8 clients, {words} words", hub.name, load(theirs))
             limit = raw.per_second(job.numbers.take(), words, round(batch), effort.seconds)
             job.note(f"adds/s, 8 clients, {words} words", "raw chromadb", limit)
@@ -187,7 +216,11 @@ def adds(job: Job, palace: Contender, hub: Contender, raw: "Raw") -> None:
 
 def lone_clients(job: Job, palace: Contender, direct: Contender) -> None:
     """Ask from one client: add, search, kg_query."""
-    with open_clients(palace, 1) as (ours,), open_clients(direct, 1) as (theirs,):
+    with (
+        open_clients(palace, 1) as (ours,),
+        open_clients(direct, 1) as (theirs,),
+        job.open_others(1),
+    ):
         for _ in range(job.effort.rounds):
             first = job.numbers.take()
             for what, key, make, times in (
@@ -197,6 +230,7 @@ def lone_clients(job: Job, palace: Contender, direct: Contender) -> None:
             ):
                 count = job.effort.lone * times
                 mine = job.note(what, palace.name, lone(ours, make(first), count))
+                job.compare(what, mine, partial(first_alone, requests=make(first), count=count))
                 stock = job.note(what, direct.name, lone(theirs, make(first), count))
                 job.ratio(key, mine, stock)
             job.tell("one client")
@@ -215,12 +249,20 @@ def lone(client: Lean, requests: Iterator[bytes], count: int) -> float:
     return statistics.median(taken)
 
 
+def first_alone(clients: list[Lean], requests: Iterator[bytes], count: int) -> float:
+    return lone(clients[0], requests, count)
+
+
 # Reads.
 
 
 def reads(job: Job, palace: Contender, hub: Contender) -> None:
     seconds = job.effort.seconds
-    with open_clients(palace, READERS + 1) as ours, open_clients(hub, READERS) as theirs:
+    with (
+        open_clients(palace, READERS + 1) as ours,
+        open_clients(hub, READERS) as theirs,
+        job.open_others(READERS),
+    ):
         for _ in range(job.effort.rounds):
 
             def load(clients: list[Lean]) -> float:
@@ -228,6 +270,7 @@ def reads(job: Job, palace: Contender, hub: Contender) -> None:
                 return per_second(drive(clients, asked, seconds), seconds)
 
             mine = job.note("searches/s, 4 clients", palace.name, load(ours[:READERS]))
+            job.compare("searches/s, 4 clients", mine, load)
             stock = job.note("searches/s, 4 clients", hub.name, load(theirs))
             job.ratio("searches hub", mine, stock)
             idle = drive(ours[:1], [work.searches(job.numbers.take())], seconds)[0]
@@ -243,7 +286,7 @@ def reads(job: Job, palace: Contender, hub: Contender) -> None:
 # Growth.
 
 
-def growth(job: Job, raw: "Raw", drawers: int) -> None:
+def growth(job: Job, raw: Raw, drawers: int) -> None:
     """File drawers from one client through several writings of the index, and compare windows."""
     root = job.scratch / f"grown-{drawers}" / "palace"
     root.mkdir(parents=True, mode=0o700)
@@ -340,46 +383,6 @@ def resident_mib(pid: int) -> float:
     return next(int(row.split()[1]) / 1024 for row in rows if row.startswith("VmRSS"))
 
 
-class Raw:
-    """The process of bench/raw.py; `close` ends it."""
-
-    # In the installed palace's environment, which this tree's own palace must not hide.
-    PROGRAM = "import sys; sys.path.append(sys.argv[1]); from bench import raw; raw.main()"
-
-    def __init__(self, job: Job) -> None:
-        self._root = str(job.scratch / "raw")
-        self._process = subprocess.Popen(
-            [str(job.commands / "python"), "-P", "-c", self.PROGRAM, str(rig.HERE.parent)],
-            env=rig.environment(job.scratch),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(job.scratch / "raw.log").open("ab"),
-            text=True,
-            process_group=0,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._tasks, self._answers = self._process.stdin, self._process.stdout
-
-    def ask(self, task: dict[str, Any]) -> dict[str, Any]:
-        self._tasks.write(json.dumps(task) + "\n")
-        self._tasks.flush()
-        reply = self._answers.readline()
-        if not reply:
-            raise Broken("bench/raw.py ended: see raw.log")
-        answer: dict[str, Any] = json.loads(reply)
-        return answer
-
-    def per_second(self, first: int, words: int, batch: int, seconds: float) -> float:
-        task = {"do": "embed_and_upsert", "root": self._root, "first": first, "words": words}
-        told = self.ask(task | {"batch": max(1, batch), "seconds": seconds})
-        return float(told["count"] / told["seconds"])
-
-    def close(self) -> None:
-        self._tasks.close()
-        self._process.wait(30)
-
-
 # The run.
 
 
@@ -390,11 +393,15 @@ def measure(options: argparse.Namespace, scratch: Path) -> Job:
     job = Job(effort, scratch, commands)
     wanted = set(options.only or PARTS)
     with ExitStack() as stack:
-        raw = Raw(job)
+        raw = Raw(scratch, commands)
         stack.callback(raw.close)
         direct = rig.stock_direct(scratch, commands)
         if wanted & {"adds", "lone", "reads"}:
             palace = stack.enter_context(rig.open_palace(scratch, commands))
+            if options.against:
+                other = rig.install(options.against, scratch / "other")
+                name = f"palace of {options.against}"
+                job.other = stack.enter_context(rig.open_palace(scratch, other, name))
             hub = stack.enter_context(rig.open_stock_hub(scratch, commands))
             parts: dict[str, Callable[[], None]] = {
                 "adds": lambda: adds(job, palace, hub, raw),
@@ -437,12 +444,17 @@ def verdicts(job: Job) -> str:
         rows.append(
             f"| {goal.text} | {seen.p50:.2f} | {span} | {sign} {goal.limit:g} | {verdict} |"
         )
+    for what, ratios in job.beside_other.items():
+        seen = spread(ratios)
+        span = f"{seen.p10:.2f}..{seen.p90:.2f}"
+        rows.append(f"| {what} / the other tree | {seen.p50:.2f} | {span} | | |")
     return "\n".join(rows)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = rig.parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works")
+    parser.add_argument("--against", type=Path, help="a second tree, beside the first's calls")
     parser.add_argument("--chart", type=Path, help="also draw the goals' ratios here (SVG)")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these parts only")
     parser.add_argument("--rounds", type=int, help="how often each comparison is made")
