@@ -20,6 +20,7 @@ class Configuration:
     """
 
     path: str
+    beneath: str = ""
     real: str
     data: bytes | None
     bom: str
@@ -36,13 +37,23 @@ class Configuration:
             ) from None
 
 
-def read_configuration(path: str) -> Configuration:
-    """Read a file; raises HostFile if it is not text, OSError if it can't be read."""
+def read_configuration(path: str, *, beneath: str = "") -> Configuration:
+    """Read a file; raises HostFile if it is not text, OSError if it can't be read.
+
+    `beneath` is a project whose file it is: links in it are its author's, and none may lead out.
+    """
     real = os.path.realpath(path)
+    project = os.path.realpath(beneath) if beneath else "/"
+    if os.path.commonpath((real, project)) != project:
+        raise HostFile(
+            f"{path} leads out of its project, to {real}. Links in a project are its author's, so "
+            "the file was left alone. If this one is yours, put a file in its place, or install "
+            "for yourself: leave out --project."
+        )
     try:
         fd = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        return Configuration(path=path, real=real, data=None, bom="", text="")
+        return Configuration(path=path, beneath=beneath, real=real, data=None, bom="", text="")
     with open(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise HostFile(f"{path} is not a regular file, so it was left alone.")
@@ -58,7 +69,8 @@ def read_configuration(path: str) -> Configuration:
             "it as UTF-8 first."
         ) from None
     bom = _BOM if text.startswith(_BOM) else ""
-    return Configuration(path=path, real=real, data=data, bom=bom, text=text[len(bom) :])
+    text = text[len(bom) :]
+    return Configuration(path=path, beneath=beneath, real=real, data=data, bom=bom, text=text)
 
 
 def write_configuration(before: Configuration, data: bytes) -> list[str]:
@@ -108,7 +120,8 @@ def remove_empty(directories: list[str]) -> list[str]:
 
 
 def _check_unchanged(before: Configuration) -> None:
-    if read_configuration(before.path).data != before.data:
+    now = read_configuration(before.path, beneath=before.beneath)
+    if (now.real, now.data) != (before.real, before.data):
         raise HostFile(f"{before.path} was changed by another program just now. Try again.")
 
 

@@ -50,7 +50,7 @@ _CONTEXT_LINES = 1  # of a diff: the lines around may contain tokens of other se
 def install_host(target: Target, *, replace: bool, yes: bool) -> str:
     """Add our entry; return what to tell the user.  Raises HostFile, HostEntry, Unconfirmed."""
     notes = InstallNotes(target.environ)
-    before = read_configuration(target.path)
+    before = read_configuration(target.path, beneath=target.project)
     with _located(target, _OCCUPIED):
         values = target.editor.parse(before.text)
         slots = target.slots(values)
@@ -90,7 +90,7 @@ def _standing(target: Target, note: Note | None, values: object) -> Note | None:
 def uninstall_host(target: Target, *, force: bool, yes: bool) -> str:
     """Remove our entry; return what to tell the user.  Raises as `install_host` does."""
     notes = InstallNotes(target.environ)
-    before = read_configuration(target.path)
+    before = read_configuration(target.path, beneath=target.project)
     if before.data is None:
         notes.drop(before)
         return f"{before.path} does not exist: nothing to remove."

@@ -52,7 +52,7 @@ def list_hosts(environ: Mapping[str, str], *, project: str = "", directory: str 
 def _opened_by(target: Target) -> str:
     """Return the palace that our entry opens, "" if there is none or it can't be told."""
     try:
-        values = target.editor.parse(read_configuration(target.path).text)
+        values = target.editor.parse(read_configuration(target.path, beneath=target.project).text)
         found = [find(values, slot, target.kind) for slot in target.slots(values)]
     except (Unreadable, PalaceError, OSError):
         return ""
@@ -80,7 +80,7 @@ def _described(entry: Entry, host: str) -> str:
 def state_of(target: Target) -> str:
     """Return the state of our entry in a host's file, in a few words."""
     try:
-        before = read_configuration(target.path)
+        before = read_configuration(target.path, beneath=target.project)
         if before.data is None:
             return "absent (no file)"
         values = target.editor.parse(before.text)

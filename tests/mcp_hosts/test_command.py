@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from palace.mcp_hosts.table import HOSTS
+from palace.protocol.errors import HostFile
 
 PALACE = [sys.executable, "-P", "-m", "palace"]
 BIN = str(Path(sys.executable).parent)
@@ -137,6 +138,39 @@ def test_a_stock_entry_is_moved_when_asked_and_comes_back(home: Home) -> None:
 
     home.ok("uninstall", "cursor", "--yes")
     assert home.all() == before
+
+
+@pytest.mark.parametrize("aim", ["../.cursor/mcp.json", "../elsewhere/new.json", "../.cursor"])
+def test_a_link_that_leads_out_of_its_project_is_not_followed(home: Home, aim: str) -> None:
+    """A repository may hold any link; an entry for the project must not become the user's own."""
+    home.write(".cursor/mcp.json", '{"mcpServers": {"mine": {"command": "mine"}}}')
+    project = home.path / "project"
+    (project / "sub").mkdir(parents=True)
+    if aim == "../.cursor":
+        (project / ".cursor").symlink_to(aim)
+    else:
+        (project / ".cursor").mkdir()
+        (project / ".cursor" / "mcp.json").symlink_to(f"../{aim}")
+    before = home.all()
+
+    for command in ("install", "uninstall"):
+        done = home.run(command, "cursor", "--project", str(project), "--yes")
+        assert done.returncode == HostFile.exit_code
+        assert "leads out of its project" in done.stderr
+    assert "can't be parsed" in home.ok("install", "--list", "--project", str(project))
+    assert home.all() == before
+
+
+def test_a_link_within_its_project_is_followed(home: Home) -> None:
+    project = home.path / "project"
+    real = home.write("project/shared/mcp.json", "{}")
+    (project / ".cursor").mkdir()
+    (project / ".cursor" / "mcp.json").symlink_to("../shared/mcp.json")
+    (home.path / "by another name").symlink_to(project)
+
+    home.ok("install", "cursor", "--project", str(home.path / "by another name"), "--yes")
+
+    assert "mempalace" in json.loads(real.read_text())["mcpServers"]
 
 
 def test_mode_link_line_ends_and_byte_order_mark_stay(home: Home) -> None:

@@ -1,6 +1,7 @@
 """What `install` and `uninstall` leave of entries that others wrote, in each host's own files."""
 
 import json
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -10,6 +11,7 @@ import attrs
 import pytest
 import yaml
 
+from palace.mcp_hosts.files import read_configuration, write_configuration
 from palace.mcp_hosts.install import install_host, uninstall_host
 from palace.mcp_hosts.listing import list_hosts, state_of
 from palace.mcp_hosts.table import HOSTS, McpHost
@@ -405,3 +407,19 @@ def test_without_pyyaml_that_is_what_is_missing(
 
     assert hosts.state("hermes") == "can't be read without PyYAML"
     assert file.read_text() == "mcp_servers: {}\n"
+
+
+def test_a_link_that_leads_elsewhere_by_now_is_not_written_to(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text("{}")
+    link = tmp_path / "mcp.json"
+    link.symlink_to("one")
+    before = read_configuration(str(link))
+    link.unlink()
+    link.symlink_to("two")
+
+    with pytest.raises(HostFile, match="changed by another program"):
+        write_configuration(before, b"{1}")
+
+    assert [(tmp_path / name).read_text() for name in ("one", "two")] == ["{}", "{}"]
+    assert sorted(os.listdir(tmp_path)) == ["mcp.json", "one", "two"]
