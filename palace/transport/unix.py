@@ -22,6 +22,7 @@ class LineStream(BufferedLines):
         self._sock = sock
         super().__init__(line_bytes_max)
         self._detached = False
+        self._is_drained = False
 
     @property
     def gone(self) -> bool:
@@ -44,16 +45,19 @@ class LineStream(BufferedLines):
 
     async def _receive(self) -> bytes:
         while True:
+            if self._is_drained:  # a client that waits for its reply sends nothing before
+                try:
+                    await trio.lowlevel.wait_readable(self._sock)
+                except (trio.ClosedResourceError, OSError, ValueError):  # one that is closed is -1
+                    return b""
             try:
                 data = self._sock.recv(READ_BYTES)
             except BlockingIOError:
-                try:
-                    await trio.lowlevel.wait_readable(self._sock)
-                except (trio.ClosedResourceError, OSError):
-                    return b""
+                self._is_drained = True
             except OSError:  # reset, or closed by the session's next connection
                 return b""
             else:
+                self._is_drained = len(data) < READ_BYTES
                 await trio.lowlevel.checkpoint_if_cancelled()
                 return data
 

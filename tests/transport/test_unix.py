@@ -160,6 +160,31 @@ async def test_a_reset_is_an_end(pair: tuple[LineStream, socket.socket]) -> None
     assert await stream.receive_lines() == []
 
 
+@pytest.mark.parametrize("read_before", [False, True])
+async def test_a_stream_that_is_closed_brings_no_more_lines(
+    pair: tuple[LineStream, socket.socket], read_before: bool
+) -> None:
+    stream, peer = pair
+    peer.send(b"one\n")
+    if read_before:
+        assert await stream.receive_lines() == [b"one"]
+    stream.close()
+
+    with trio.fail_after(PATIENCE_S):
+        assert await stream.receive_lines() == []
+
+
+@pytest.mark.parametrize("size", [unix.READ_BYTES - 1, unix.READ_BYTES, unix.READ_BYTES + 1])
+async def test_what_comes_in_one_piece_or_two_is_read_whole(
+    pair: tuple[LineStream, socket.socket], size: int
+) -> None:
+    stream, peer = pair
+    for _ in range(3):
+        peer.send(b"x" * (size - 1) + b"\n")
+        with trio.fail_after(PATIENCE_S):
+            assert await stream.receive_lines() == [b"x" * (size - 1)]
+
+
 async def test_closing_wakes_who_receives_and_may_be_done_twice(
     pair: tuple[LineStream, socket.socket],
 ) -> None:
