@@ -2,7 +2,7 @@
 
 Prints a table of what each part did, what it must not fall below, and how long it took; the exit
 code is 1 where anything is below its floor or broken.  `quick` takes five minutes on two cores,
-`deep` twenty (each change must pass it), and `full` is the whole.
+`deep` ten (each change must pass it), and `full` is the whole.
 """
 
 import argparse

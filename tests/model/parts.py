@@ -78,15 +78,15 @@ PROFILES = {
     ),
     "deep": Profile(
         name="deep",
-        states=3_700_000,
-        lives=5,
+        states=480_000,
+        lives=4,
         mutants=74,
-        walks=2_000,
-        examples=1_000,
+        walks=500,
+        examples=300,
         patches=30,
-        spin=spin.FLOOR,
-        seeds=1_500,
-        light=200,
+        spin=spin.FLOOR | {"LIVES": 1},
+        seeds=1_000,
+        light=100,
         real=100,
     ),
     "full": Profile(
@@ -160,7 +160,7 @@ def _explore(name: str) -> Result:
 
 
 def _exploration(profile: Profile) -> Part:
-    scopes = QUICK if profile.name == "quick" else FULL
+    scopes = FULL if profile.name == "full" else QUICK
     names = sorted((scope.name for scope in scopes), key=lambda name: -FLOORS[name])
 
     def judge(results: list[Result]) -> Verdict:
