@@ -10,10 +10,16 @@ from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.journal.aside import ASIDE, kept_aside
 from palace.journal.inspect import Gap, read_from
 from palace.journal.journal import read_tail
-from palace.journal.record import CHECKPOINT, QUARANTINE, SEGMENT, STATE, Record
+from palace.journal.record import QUARANTINE, SEGMENT, STATE, Record
 from palace.journal.replay import newest_checkpoint, problem_of_checkpoint
 from palace.journal.schema import SEQ_MAX, object_of
-from palace.journal.segment import Broken, Segment, list_segments, read_segment
+from palace.journal.segment import (
+    Broken,
+    Segment,
+    list_segments,
+    read_segment,
+    too_new_in_archive,
+)
 from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_json, number_in
 from palace.protocol.keyring import ANYBODYS, Keyring
@@ -90,6 +96,7 @@ def inspect_journal(directory: str, kernel: Kernel, keys: Keyring = ANYBODYS) ->
     findings = [
         *_file_system(directory, kernel),
         *_headers(segments, kernel, keys),
+        *_too_new(directory, kernel),
         *_set_aside(directory, kernel),
     ]
     last = 0
@@ -144,6 +151,18 @@ def _headers(segments: list[Segment], kernel: Kernel, keys: Keyring) -> Iterator
                 remedy="No memory is missing, since the journal is read from an older segment. If "
                 "a broker doesn't start because of it, restore the file from a backup.",
             )
+
+
+def _too_new(directory: str, kernel: Kernel) -> Iterator[Finding]:
+    for path in too_new_in_archive(directory, kernel):
+        yield Finding(
+            level=ERROR,
+            code="foreign_record",
+            text=f"{path} is named for records that are not in the archive yet. It counts nowhere.",
+            remedy="Somebody else has written to this directory: find out who may, and take it "
+            "from them (docs/security.md). Then move the file away; a broker that starts and has "
+            "the journal's keys sets it aside.",
+        )
 
 
 def _foreign(lines: list[Broken]) -> Finding:
@@ -246,17 +265,15 @@ def _checkpoint(directory: str, kernel: Kernel, keys: Keyring) -> Iterator[Findi
     newest = newest_checkpoint(directory, kernel)
     if newest is None:
         return
-    path, lines, counted = newest[0], 0, -1
-    wrong = [f"{path}: {why}." for why in (problem_of_checkpoint(*newest, kernel, keys),) if why]
-    for _, found in read_segment(Segment(path=path, first=0, end=None), kernel, keys):
-        if isinstance(found, Broken):
-            wrong.append(f"{path} at byte {found.place.offset}: {found.why}.")
-        elif found.action == CHECKPOINT:
-            counted = number_in(found.payload, "entities")
-        else:
-            lines += 1
-    if not wrong and lines != counted:
-        wrong.append(f"{path} holds fewer or more entities than were written to it.")
+    path = newest[0]
+    found_lines = read_segment(Segment(path=path, first=0, end=None), kernel, keys)
+    wrong = [
+        f"{path} at byte {found.place.offset}: {found.why}."
+        for _, found in found_lines
+        if isinstance(found, Broken)
+    ]
+    if not wrong and (why := problem_of_checkpoint(*newest, kernel, keys)):
+        wrong.append(f"{path}: {why}.")
     for text in wrong:
         yield Finding(
             level=ERROR,

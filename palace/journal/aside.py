@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from palace.journal.record import CHECKPOINT, SEGMENT, BrokenRecord, Record, decode
+from palace.journal.record import CHECKPOINT, NOT_OURS, SEGMENT, BrokenRecord, Record, decode
 from palace.journal.replay import PREFIX, newest_checkpoint
 from palace.journal.schema import header_problem, object_of
 from palace.journal.segment import (
@@ -153,17 +153,22 @@ class _SettingAside:
                 yield f"{archive}/{name}", first
 
     def _problem_of_file(self, path: str, first: int) -> str:
-        """Return why a file is no segment of this journal, "" if it begins as one."""
+        """Return why a file is no segment of this journal, "" if it begins as one.
+
+        One that holds nothing of its own would hide all later records of the one before it.
+        """
         segment = Segment(path=path, first=first, end=None)
         why = "it is empty"
         for _, found in read_segment(segment, self.kernel, self.keys):
             if isinstance(found, Broken):
                 # A damaged header is made up for by what follows it.
                 why = found.why
-                continue
-            if found.action == SEGMENT and found.seq != first - 1:
-                return f"its header is that of record {found.seq + 1}"
-            return ""
+            elif found.action == SEGMENT:
+                return "" if found.seq == first - 1 else f"its header is that of {found.seq + 1}"
+            elif found.seq >= first:
+                return ""
+            else:
+                why = f"{NOT_OURS}record {found.seq} stands in a file for records from {first} on"
         return why
 
     def _move(self, path: str, why: str) -> None:

@@ -34,7 +34,7 @@ from palace.journal.record import (
     Record,
     Stamp,
 )
-from palace.journal.schema import header_problem
+from palace.journal.schema import SEQ_MAX, header_problem
 from palace.journal.segment import (
     Broken,
     Order,
@@ -49,6 +49,7 @@ from palace.protocol.errors import JournalBroken, JournalFailed
 from palace.protocol.keyring import ANYBODYS, Keyring
 
 SEGMENT_BYTES = 16 << 20
+SEQ_PLAUSIBLE = SEQ_MAX // 2  # an owner that wrote up to SEQ_MAX could not be read again
 HEAD = "HEAD.json"
 PAUSE = "paused"
 
@@ -126,6 +127,12 @@ class Journal:
                 f"The journal in {directory} was last written in epoch {tail.epoch}, and this "
                 f"owner has epoch {stamp.epoch}: an older copy of the palace's files was put "
                 "back. Put back all of them, or write the larger number into the file `epoch`."
+            )
+        if tail.seq > SEQ_PLAUSIBLE:
+            raise JournalBroken(
+                f"The journal in {directory} goes up to record {tail.seq}, which no palace "
+                "reaches: a file's name or a record there is not its owner's. See which (palace "
+                "doctor, palace history), move that file out of the palace, and start again."
             )
         tail.forget_old_sessions(stamp.epoch)
         pause = f"{directory}/{PAUSE}"
@@ -381,13 +388,16 @@ def read_tail(segments: Sequence[Segment], kernel: Kernel, keys: Keyring = ANYBO
                 continue  # torn by a crash, or damaged: `palace doctor` tells them apart
             if found.action == SEGMENT:
                 # Later ones repeat what was read already.
-                if segment is segments[start] and not header_problem(found.payload):
+                if segment is segments[start] and _begins(segment, found):
                     tail = Tail.from_header(found.payload, found.seq, found.epoch)
                     order = Order(seq=found.seq, link=found.after)
             elif isinstance(in_order(found, place, order, keys), Record):
                 tail.note(found, found.seq, found.epoch)
             else:
                 foreign += 1
+    if segments:
+        # What is written next is looked for behind the last file's name, whatever is in the file.
+        tail.expect(segments[-1].first)
     tail.link = order.link if order.seq == tail.seq else ""
     tail.foreign = foreign
     return tail
@@ -395,7 +405,11 @@ def read_tail(segments: Sequence[Segment], kernel: Kernel, keys: Keyring = ANYBO
 
 def _has_header(segment: Segment, kernel: Kernel, keys: Keyring) -> bool:
     for _, found in read_segment(segment, kernel, keys):
-        if isinstance(found, Broken) or found.action != SEGMENT:
-            return False
-        return not header_problem(found.payload)
+        return isinstance(found, Record) and _begins(segment, found)
     return False
+
+
+def _begins(segment: Segment, record: Record) -> bool:
+    """Tell whether a record is this segment's header, and not another one's."""
+    is_its_own = record.action == SEGMENT and record.seq == segment.first - 1
+    return is_its_own and not header_problem(record.payload)

@@ -6,7 +6,7 @@ they are asked for.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import blake2b
 
 import attrs
@@ -38,6 +38,7 @@ from palace.protocol.keyring import ANYBODYS, CODE_BYTES, Keyring
 
 PREFIX = "checkpoint-"
 _MIXED = f"{NOT_OURS}lines were removed, added or exchanged in this checkpoint"
+_UNFINISHED = "it does not hold what its last line says of it"
 UNSTABLE = frozenset({"vector", "schema"})
 
 Progress = Callable[[str, float], None]
@@ -130,16 +131,19 @@ def replay(
     upto: int | None = None,
     keys: Keyring = ANYBODYS,
 ) -> Replay:
-    """Read the newest checkpoint and all segments after it, those after `upto` left out."""
+    """Read the newest checkpoint and all segments after it, those after `upto` left out.
+
+    Where that checkpoint is not as it was written, the segments that it replaced are read.
+    """
     state = Replay(kernel, keys)
     # In this order a checkpoint that another thread makes in between would move segments away
     # before they are listed, which looks like a gap.  No caller meets one: each is the checkpointer
     # itself, runs before it starts, holds the lock without it, or reads a copy (copying.py).
     start = newest_checkpoint(directory, kernel)
-    if start is not None:
-        _take_checkpoint(state, *start)
+    is_whole = start is None or _take_checkpoint(state, *start)
     since = state.seq + 1
-    segments = [s for s in list_segments(directory, kernel) if s.reaches(since)]
+    found_segments = list_segments(directory, kernel, archived=not is_whole)
+    segments = [segment for segment in found_segments if segment.reaches(since)]
     numbers, path = {segment.path: number for number, segment in enumerate(segments)}, ""
     for place, found in read_since(segments, kernel, since, keys):
         if place.path != path:
@@ -150,33 +154,43 @@ def replay(
         elif upto is None or found.seq <= upto:
             state.follow(found)
             state.take(place, found)
+    if start is not None and state.seq < start[1] and not is_whole:
+        state.gaps.append((state.seq + 1, start[1]))
     return state
 
 
 class CheckpointLines:
     """The lines of one checkpoint, counted: each was written by an owner, or it is damaged.
 
-    That they belong together is what the last line's code says of the codes of all others.
+    That they belong together is what the last line says: how many there are, and what comes of
+    their codes.
     """
 
     def __init__(self, upto: int, keys: Keyring) -> None:
-        self._upto, self._keys = upto, keys
+        self._upto = upto
+        self._is_open = keys.own is None or upto <= keys.floor
         self._codes = blake2b(digest_size=CODE_BYTES)
-        self._told: object = None
+        self._count = 0
+        self._told: Mapping[str, object] = {}
 
     def add(self, record: Record) -> bool:
         """Take the next line; tell whether it is one of an entity's."""
         if record.action == CHECKPOINT:
-            told = object_of(record.payload)
-            self._told = told.get("lines") if told.get("upto") == self._upto else None
+            self._told = object_of(record.payload)
             return False
         self._codes.update(record.link.encode())
+        self._count += 1
         return True
 
     @property
-    def are_whole(self) -> bool:
-        is_open = self._keys.own is None or self._upto <= self._keys.floor
-        return is_open or self._told == self._codes.hexdigest()
+    def problem(self) -> str:
+        """Return why the lines don't belong together, "" where they do."""
+        told = self._told
+        if told.get("upto") != self._upto or told.get("entities") != self._count:
+            return _UNFINISHED if self._is_open else _MIXED
+        if not self._is_open and told.get("lines") != self._codes.hexdigest():
+            return _MIXED
+        return ""
 
 
 def problem_of_checkpoint(path: str, upto: int, kernel: Kernel, keys: Keyring) -> str:
@@ -185,11 +199,15 @@ def problem_of_checkpoint(path: str, upto: int, kernel: Kernel, keys: Keyring) -
     for _, found in read_segment(Segment(path=path, first=0, end=None), kernel, keys):
         if isinstance(found, Record):
             lines.add(found)
-    return "" if lines.are_whole else _MIXED
+    return lines.problem
 
 
-def _take_checkpoint(state: Replay, path: str, upto: int) -> None:
-    """Take over what a checkpoint holds; one that is not as it was written counts as a gap."""
+def _take_checkpoint(state: Replay, path: str, upto: int) -> bool:
+    """Take over what a checkpoint holds; return False, and nothing, if it isn't as it was written.
+
+    Nothing that it says counts then, its name included: one that names a later record than the
+    last would hide what is written next.
+    """
     lines = CheckpointLines(upto, state.keys)
     segment = Segment(path=path, first=0, end=None)
     for place, found in read_segment(segment, state.kernel, state.keys):
@@ -197,9 +215,9 @@ def _take_checkpoint(state: Replay, path: str, upto: int) -> None:
             state.broken.append(found)
         elif lines.add(found):
             state.take(place, found)
-    state.seq = upto
-    if not lines.are_whole:
-        # An owner wrote each line that was taken; which of them belong here is not known.
+    if problem := lines.problem:
         state.live.clear()
-        state.gaps.append((1, upto))
-        state.broken.append(Broken(place=Place(path=path, offset=0, length=0), why=_MIXED))
+        state.broken.append(Broken(place=Place(path=path, offset=0, length=0), why=problem))
+        return False
+    state.seq = upto
+    return True

@@ -24,7 +24,10 @@ CHUNK = 1 << 20
 
 @attrs.frozen(kw_only=True)
 class Segment:
-    """One file; `end` is the next one's first seq, None for the last."""
+    """One file; `end` is the next one's first seq, None for the last.
+
+    `first` is 0 for a file that is no segment: lines of any kind may stand in it.
+    """
 
     path: str
     first: int
@@ -90,10 +93,14 @@ def segment_path(directory: str, first: int) -> str:
 
 def list_segments(directory: str, kernel: Kernel, *, archived: bool = False) -> list[Segment]:
     """Return a journal's segments, oldest first; with those in its archive, if asked."""
-    found = dict.fromkeys(_firsts(f"{directory}/{ARCHIVE}", kernel), f"{directory}/{ARCHIVE}")
-    if not archived:
-        found.clear()
-    found |= dict.fromkeys(_firsts(directory, kernel), directory)
+    here = _firsts(directory, kernel)
+    found: dict[int, str] = {}
+    if archived:
+        old = set(_firsts(f"{directory}/{ARCHIVE}", kernel)) - set(
+            _too_new(here, directory, kernel)
+        )
+        found = dict.fromkeys(old, f"{directory}/{ARCHIVE}")
+    found |= dict.fromkeys(here, directory)
     firsts = sorted(found)
     ends: list[int | None] = [*firsts[1:], None]
     return [
@@ -102,9 +109,24 @@ def list_segments(directory: str, kernel: Kernel, *, archived: bool = False) -> 
     ]
 
 
+def too_new_in_archive(directory: str, kernel: Kernel) -> list[str]:
+    """Return the files of the archive that no owner has moved there.
+
+    The newest segment is never archived.  A file that is named as its successor would hide what is
+    written to it next, so that such files count nowhere.
+    """
+    found = _too_new(_firsts(directory, kernel), directory, kernel)
+    return [segment_path(f"{directory}/{ARCHIVE}", first) for first in found]
+
+
+def _too_new(here: list[int], directory: str, kernel: Kernel) -> list[int]:
+    newest = max(here, default=SEQ_MAX)
+    return [first for first in _firsts(f"{directory}/{ARCHIVE}", kernel) if first > newest]
+
+
 def _firsts(directory: str, kernel: Kernel) -> list[int]:
     found = (number_of(name) for name in kernel.list_directory(directory))
-    return [first for first in found if first is not None]
+    return [first for first in found if first]  # records are counted from 1
 
 
 def number_of(name: str, prefix: str = "") -> int | None:
@@ -154,12 +176,21 @@ Found = tuple[Place, Record | Broken]
 
 
 def read_segment(segment: Segment, kernel: Kernel, keys: Keyring = ANYBODYS) -> Iterator[Found]:
-    """Yield what stands in a segment, in order, without what the next segment repeats."""
+    """Yield what stands in a segment, in order, without what the next segment repeats.
+
+    A header counts where it begins the file.  Anywhere else it would have its reader forget what
+    came since it was written, and write that many records again with the numbers of others.
+    """
+    begins = True
     for place, line in read_lines(segment.path, kernel):
+        is_first, begins = begins, False
         try:
             record = decode(line, keys)
         except BrokenRecord as error:
             yield place, Broken(place=place, why=str(error))
+            continue
+        if record.action == SEGMENT and segment.first and not is_first:
+            yield place, Broken(place=place, why=f"{FOREIGN}a header that begins no segment")
             continue
         if segment.end is None or record.seq < segment.end:
             yield place, record

@@ -141,6 +141,12 @@ class Tail:
         elif draft.action == QUARANTINE:
             self.quarantined[draft.key] = str(draft.payload)
 
+    def expect(self, seq: int) -> None:
+        """Note that the next record can't have a smaller seq: those before it are missing."""
+        if seq > self.seq + 1:
+            self.gaps += 1
+            self.seq = seq - 1
+
     def _touch(self, draft: Draft) -> None:
         if self.baseline is None:  # there is nothing to compare with yet
             return
@@ -275,7 +281,7 @@ class Tail:
         so_far = payload.get("so_far")
         compared = payload if so_far is None else so_far
         return cls(
-            seq=payload.get("seq", seq),
+            seq=seq if payload.get("seq") is None else payload["seq"],
             epoch=epoch,
             baseline=compared["at"],
             baseline_seq=compared["at_seq"],

@@ -69,10 +69,10 @@ def put(ident: str, payload: Any, key: str = "s:1") -> Draft:
     )
 
 
-def written() -> Disk:
+def written(keys: Keyring = KEYS) -> Disk:
     """Return a journal: a checkpoint up to record 5, and two segments after it."""
     disk = Disk()
-    journal = opened(disk)
+    journal = opened(disk, keys=keys)
     journal.append([put("a", 1), put("b", 2), put("gone", 9)])
     journal.append([put("gone", None)])
     journal.close_key("s:1", OUTCOME, reply="first")
@@ -178,6 +178,18 @@ def add_an_old_segment_under_another_name(disk: Disk) -> None:
     write(disk, segment_path(JOURNAL, 12), lines(disk, segment_path(f"{JOURNAL}/{ARCHIVE}", 1)))
 
 
+def append_an_old_header(disk: Disk) -> None:
+    """Say again what an owner said of the present, long ago."""
+    path = segments(disk)[-1]
+    old = lines(disk, segment_path(f"{JOURNAL}/{ARCHIVE}", 1))[0]
+    write(disk, path, [*lines(disk, path), old])
+
+
+def add_old_records_under_another_name(disk: Disk) -> None:
+    texts = lines(disk, segment_path(f"{JOURNAL}/{ARCHIVE}", 1))[1:]
+    write(disk, segment_path(JOURNAL, 13), [b"garbage", *texts])
+
+
 def add_a_checkpoint(disk: Disk) -> None:
     entity = forged(1, put("a", "evil"))
     end = forged(11, Draft(action="checkpoint", payload={"upto": 11, "entities": 1}))
@@ -190,10 +202,12 @@ ADDED: list[Attack] = [
     append_an_old_record_again,
     append_an_old_record_with_a_new_number,
     append_for_a_later_epoch,
+    append_an_old_header,
     add_a_segment,
     add_an_empty_segment_between,
     add_a_segment_to_the_archive,
     add_an_old_segment_under_another_name,
+    add_old_records_under_another_name,
     add_a_checkpoint,
 ]
 
@@ -309,9 +323,10 @@ def test_what_is_added_is_named_and_not_carried_out(attack: Attack) -> None:
     assert kept_aside(JOURNAL, disk)[1] == 1
     assert codes(disk) == {(WARNING, "set_aside")}
     journal.append([put("a", 7)])
+    journal.append([put("e", 8)])
     journal.close()
-    assert contents(disk) == TRUE | {("k", "a"): 7}
-    assert opened(disk, 3).seq == 12
+    assert contents(disk) == TRUE | {("k", "a"): 7, ("k", "e"): 8}
+    assert opened(disk, 3).seq == 13
 
 
 @pytest.mark.parametrize("attack", CHANGED)
@@ -338,12 +353,53 @@ def test_a_checkpoint_of_authentic_lines_has_to_be_the_one_that_was_written(
     disk = written()
     attack(disk)
 
+    assert contents(disk) == TRUE, "the segments that it replaced say the same"
+    assert (ERROR, "broken_checkpoint") in codes(disk)
+    for path in [path for path in disk.names if ARCHIVE in path]:
+        del disk.names[path]
     known = replay(JOURNAL, disk, keys=KEYS)
 
     assert known.gaps[0] == (1, 5)
     assert ("k", "gone") not in known.live
     assert ("k", "b") not in known.live
-    assert (ERROR, "broken_checkpoint") in codes(disk)
+
+
+def without_its_last_line(disk: Disk, path: str) -> None:
+    write(disk, path, lines(disk, path)[:-1])
+
+
+def without_any_line(disk: Disk, path: str) -> None:
+    write(disk, path, [])
+
+
+def with_another_last_line(disk: Disk, path: str) -> None:
+    *rest, last = lines(disk, path)
+    write(disk, path, [*rest, last.replace(b'"upto":', b'"upto":1')])
+
+
+DAMAGE = [without_its_last_line, without_any_line, with_another_last_line]
+
+
+@pytest.mark.parametrize("keys", [KEYS, ANYBODYS])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_hides_nothing(
+    damage: Callable[[Disk, str], None], keys: Keyring
+) -> None:
+    """Whatever its name says: one for records to come would hide those that are written next."""
+    disk = written(keys)
+    old = disk.read(checkpoint(disk))
+    damage(disk, checkpoint(disk))
+    assert contents(disk, keys) == TRUE
+    journal = opened(disk, 2, keys)
+    disk.put(f"{JOURNAL}/checkpoint-{14:020d}.jsonl", old)
+    damage(disk, checkpoint(disk))
+    journal.append([put("a", 7)])
+    journal.roll()
+
+    assert contents(disk, keys) == TRUE | {("k", "a"): 7}
+    known = replay(JOURNAL, disk, keys=keys)
+    assert known.gaps == [(13, 14)], "what it names and nobody has is missing"
+    assert make_checkpoint(JOURNAL, disk, journal.stamp) is None
 
 
 def test_what_is_set_aside_is_kept_line_for_line() -> None:
@@ -385,7 +441,8 @@ def test_an_old_line_of_a_checkpoint_is_not_sealed_by_the_next() -> None:
     journal.roll()
     remove_a_line_of_the_checkpoint(disk)
 
-    assert make_checkpoint(JOURNAL, disk, journal.stamp) is None
+    assert make_checkpoint(JOURNAL, disk, journal.stamp) is not None
+    assert contents(disk) == TRUE, "it is made of the segments"
 
 
 def test_another_owner_took_the_segments_into_a_checkpoint_of_its_own() -> None:

@@ -20,8 +20,11 @@ from palace.journal.record import (
     Draft,
     Record,
     Stamp,
+    fields_of,
+    seal,
 )
-from palace.journal.segment import ARCHIVE, list_segments, read_segment
+from palace.journal.replay import replay
+from palace.journal.segment import ARCHIVE, list_segments, read_segment, segment_path
 from palace.protocol.errors import JournalBroken, JournalFailed
 from tests.support.disks.memory import ROOT, Disk, all_kept, all_lost
 
@@ -458,3 +461,78 @@ def test_what_a_killed_owner_left_half_written_is_removed() -> None:
     opened(disk).close()
 
     assert not [path for path in disk.names if path.endswith(".tmp")]
+
+
+# Names of files that are not ours, and what is written after them.
+
+
+def _written_after(disk: Disk, epoch: int) -> None:
+    """Write more than the names that are there, over two segments, and see that all is read."""
+    journal = opened(disk, epoch)
+    for number in range(12):
+        name = f"n{number}"
+        journal.append([Draft(action=PUT, key="s:9", kind="k", id=name, payload=name)])
+        if number == 1:
+            journal.roll()
+    journal.close()
+    known = replay(JOURNAL, disk)
+    assert {f"n{number}" for number in range(12)} <= {ident for _, ident in known.live}
+
+
+def test_damaged_newest_files_are_not_written_over() -> None:
+    disk = Disk()
+    _rolled(disk)
+    path = segment_paths(disk)[-1]
+    disk.put(path, b"\ngarbage\n")
+    disk.put(segment_paths(disk)[-2], disk.read(segment_paths(disk)[-2])[:-200])
+    journal = opened(disk, 4)
+    assert journal.tail.gaps > 0
+    journal.close()
+    _written_after(disk, 5)
+
+
+@pytest.mark.parametrize("where", [JOURNAL, f"{JOURNAL}/{ARCHIVE}"])
+def test_an_empty_file_with_a_later_name_hides_nothing(where: str) -> None:
+    disk = Disk()
+    _rolled(disk)
+    disk.make_directory(f"{JOURNAL}/{ARCHIVE}")
+    disk.put(segment_path(where, 11), b"")
+
+    _written_after(disk, 4)
+
+
+@pytest.mark.parametrize("name", ["9" * 20, f"{10**20 - 2}"])
+def test_a_name_that_no_journal_reaches_is_refused(name: str) -> None:
+    disk = Disk()
+    _rolled(disk)
+    disk.put(f"{JOURNAL}/{name}.jsonl", b"")
+
+    with pytest.raises(JournalBroken, match="which no palace reaches"):
+        opened(disk, 4)
+
+
+def test_a_header_of_another_place_is_no_header() -> None:
+    disk = Disk()
+    _rolled(disk)
+    first, *_, newest = segment_paths(disk)
+    old = disk.read(first).split(b"\n\n")[0].strip(b"\n")
+    data = disk.read(newest)
+    disk.put(newest, data + b"\n" + old + b"\n")
+    _is_all_there(opened(disk, 4))
+    rest = data.split(b"\n\n", 1)[1]
+    disk.put(newest, b"\n" + old + b"\n\n" + rest)
+
+    _is_all_there(opened(disk, 5))
+
+
+def test_a_header_without_a_number_counts_from_its_own() -> None:
+    disk = Disk()
+    _rolled(disk)
+    newest = segment_paths(disk)[-1]
+    header, rest = disk.read(newest).split(b"\n\n", 1)
+    fields = fields_of(header.strip(b"\n"))
+    fields["payload"]["seq"] = None
+    body = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    disk.put(newest, seal(body.encode()) + b"\n" + rest)
+
+    assert opened(disk, 4).seq == 7
