@@ -60,6 +60,10 @@ mutants:
 soak:
     python -m tests.sim --soak
 
+# Fuzz what strangers, guests and lent files can write: `just fuzz wire journal --seconds 600`; with no names all, an hour each.
+fuzz *arguments:
+    python -m tests.security.fuzz {{arguments}}
+
 # Three minutes of what stock, hosts and people do to a palace in use; --seed N repeats one.
 world-storm *arguments:
     python -m tests.process.world_storm {{arguments}}
@@ -92,7 +96,7 @@ release version *mode:
 # Pin all packages of development again (needs the package index).
 lock:
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
-        --no-header --no-emit-index-url --no-annotate pyproject.toml --extra engine --extra dev \
+        --no-header --no-emit-index-url --no-annotate pyproject.toml --extra engine --extra dev --extra fuzz \
         --output-file requirements-dev.lock
 
 # The tag of the container images: it changes with whatever goes into them; NAME=VALUE for others.

@@ -38,7 +38,8 @@ class IdScanner:
         if self._found is None:
             return None
         try:
-            return json.loads(self._found)
+            # As a line is decoded that is not too long (jsonrpc.py): the same id in its reply.
+            return json.loads(self._found.decode("utf-8", "replace"))
         except ValueError:
             return None
 

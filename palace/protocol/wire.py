@@ -77,10 +77,13 @@ def unquote(value: str) -> str:
     if "%" not in value:
         return value
     head, *rest = value.split("%")
-    raw = head.encode()
+    raw = bytearray(head.encode())
     try:
         for part in rest:
-            raw += bytes.fromhex(part[:2]) + part[2:].encode()
+            escape = bytes.fromhex(part[:2])
+            if len(escape) != 1:  # nothing follows the sign
+                raise ValueError
+            raw += escape + part[2:].encode()
         return raw.decode("utf-8", "surrogatepass")
     except (ValueError, UnicodeDecodeError):
         raise WireError(f"broken escape in {value[:80]!r}") from None

@@ -35,6 +35,8 @@ def test_header_of_a_stranger_is_refused_or_read_but_never_crashes(line: bytes) 
         b"palace/1",
         b"palace/1 hello novalue",
         b"palace/1 hello a=%zz",
+        b"palace/1 hello a=%",
+        b"palace/1 hello a=%%41",
         b"palace/1 hello a=%ff",
         b"GET / HTTP/1.1",
         b'{"jsonrpc": "2.0"}',
