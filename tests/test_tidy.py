@@ -34,6 +34,7 @@ BROAD_EXCEPTS = {
     "engine/embedding/inference.py": 1,  # raised again in the thread that asked
     "engine/embedding/batcher.py": 1,  # raised again in each thread that asked
     "engine/hosting/query_prefetch.py": 1,  # a query that can't be embedded is stock's to refuse
+    "engine/hosting/text_ahead.py": 1,  # so is another text
     # A damaged store is opened all the same, and stock says what it is; a setting fails no write.
     "engine/hosting/index_persistence.py": 2,
     "engine/hosting/batched_writer.py": 2,

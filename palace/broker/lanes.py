@@ -21,6 +21,7 @@ from palace.protocol.admission import Job
 from palace.protocol.errors import PalaceError
 from palace.protocol.tools import Lane
 
+LARGE_WIDTH = 2
 LONG_WIDTH = 2  # they take turns with each other, too, and one more runs for a party without any
 
 Finish = Callable[[Job, outcome.Outcome[Reply]], None]
@@ -82,6 +83,7 @@ class Lanes:
             Lane.POLL: self.polls,
             Lane.BULK: 1,
             Lane.LONG: LONG_WIDTH,
+            Lane.LARGE: LARGE_WIDTH,
         }
 
     def start(self, *, finish: Finish, deliver: Deliver) -> None:

@@ -54,7 +54,8 @@ class BrokerState:
     def budgets(self) -> list[Budget]:
         """Return what all clients share and how it is used (palace/protocol/budget.py)."""
         admission = self.scheduler.admission
-        lanes = [admission.slots[lane].parties for lane in (Lane.READER, Lane.POLL, Lane.LONG)]
+        shared = (Lane.READER, Lane.POLL, Lane.LONG, Lane.LARGE)
+        lanes = [admission.slots[lane].parties for lane in shared]
         return [
             self.sessions.budget,
             self.memory.budget,

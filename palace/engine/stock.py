@@ -35,7 +35,12 @@ class RawCollection(Protocol):
     id: UUID
     configuration_json: JsonObject | None
 
-    def _embed(self, input: Sequence[str]) -> "Sequence[Vector]": ...  # noqa: A002
+    def _embed(
+        self,
+        input: Sequence[str],  # noqa: A002
+        *,
+        is_query: bool = False,
+    ) -> "Sequence[Vector]": ...
 
 
 class ChromaApi(Protocol):
@@ -104,6 +109,7 @@ class Collection(Protocol):
     _collection: RawCollection
 
     def _sanitize_documents_for_chromadb(self, documents: Sequence[str]) -> Sequence[str]: ...
+    def get(self, *, ids: Sequence[str], include: Sequence[str]) -> GetResult: ...
 
 
 class RequestLock(AbstractContextManager[object], Protocol):
@@ -112,10 +118,12 @@ class RequestLock(AbstractContextManager[object], Protocol):
     def acquire_write(self) -> None: ...
     def release_write(self) -> None: ...
     def yield_write(self) -> bool: ...
+    def read_lock(self) -> AbstractContextManager[object]: ...
 
 
 class SearchConfig(Protocol):
     search_config_fingerprint: str
+    chunk_size: int  # characters
     backend: str
 
 
@@ -129,6 +137,7 @@ class Server(Protocol):
     TOOLS: dict[str, ToolEntry]
     SUPPORTED_PROTOCOL_VERSIONS: Sequence[str]
     _READ_ONLY_REFUSED_TOOLS: Iterable[str]
+    _HTTP_LOCK_FREE_TOOLS: Iterable[str]
     _config: SearchConfig
     _sqlite_integrity_errors: Sequence[str]
 

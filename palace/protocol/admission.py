@@ -73,7 +73,7 @@ class Job:
     @property
     def exclusive(self) -> bool:
         """Tell whether it keeps its session's other calls from overlapping with it."""
-        return self.tool.lane in (Lane.WRITER, Lane.BULK, Lane.LONG)
+        return self.tool.lane in (Lane.WRITER, Lane.BULK, Lane.LONG, Lane.LARGE)
 
     @property
     def readable(self) -> bool:

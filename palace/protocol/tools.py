@@ -23,6 +23,7 @@ class Lane(enum.Enum):
     """WRITER runs one at a time; READER some; POLL waits for events; BULK runs `mine` alone.
 
     LONG are changes that others may come between: each part of them is like a change of its own.
+    LARGE are changes with much text, which is embedded before they have their turn.
     """
 
     WRITER = "writer"
@@ -30,6 +31,7 @@ class Lane(enum.Enum):
     POLL = "poll"
     BULK = "bulk"
     LONG = "long"
+    LARGE = "large"
 
     # Members are compared by identity, so that of the object will do; Enum's own hashes the name
     # in Python, and lanes are looked up fourteen times for each call.
@@ -58,8 +60,16 @@ _NON_ATOMIC = Tool(Kind.MUTATION, Lane.WRITER, non_atomic=True)
 _EXTERNAL = Tool(Kind.EXTERNAL, Lane.WRITER)
 # A checkpoint of many items: it would keep the writer for minutes, so it yields between items.
 _LONG_FILING = Tool(Kind.MUTATION, Lane.LONG, non_atomic=True, embeds=True)
+# One change with much text: it would keep the writer for as long as its embedding takes.
+_LARGE_FILING = Tool(Kind.MUTATION, Lane.LARGE, embeds=True)
 LONG_ITEMS = 16
 LONG_CHARS = 16_384
+GROUP_CHARS_MAX = 8192  # a longer text is many drawers: it would keep short ones waiting
+LARGE_TEXTS = {  # the argument that may be a long text
+    "mempalace_add_drawer": "content",
+    "mempalace_update_drawer": "content",
+    "mempalace_diary_write": "entry",
+}
 UNKNOWN = _MUTATION
 
 TOOLS: dict[str, Tool] = {
@@ -122,6 +132,8 @@ def classify_call(message: object) -> Tool:
     name = params.get("name") if isinstance(params, dict) else None
     if name == "mempalace_checkpoint" and _is_long(params):
         return _LONG_FILING
+    if isinstance(name, str) and name in LARGE_TEXTS and _is_large(params, LARGE_TEXTS[name]):
+        return _LARGE_FILING
     return TOOLS.get(name, UNKNOWN) if isinstance(name, str) else UNKNOWN
 
 
@@ -135,7 +147,10 @@ def _is_long(params: Any) -> bool:
     return len(items) >= LONG_ITEMS or chars >= LONG_CHARS
 
 
-GROUP_CHARS_MAX = 8192  # a longer text is many drawers: it would keep short ones waiting
+def _is_large(params: Any, argument: str) -> bool:
+    arguments = params.get("arguments")
+    text = arguments.get(argument) if isinstance(arguments, dict) else None
+    return isinstance(text, str) and len(text) > GROUP_CHARS_MAX
 
 
 def group_key(message: object) -> str:

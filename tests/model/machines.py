@@ -151,7 +151,14 @@ def _job(session: int, ordinal: int, letter: str, maybe: bool) -> Job:
 def _admission(snap: Snap, limits: tuple[int, int]) -> Admission:
     waiting, turns, running, ready, draining = snap
     machine = Admission(
-        capacity={Lane.WRITER: 1, Lane.READER: limits[1], Lane.POLL: 1, Lane.BULK: 1, Lane.LONG: 1},
+        capacity={
+            Lane.WRITER: 1,
+            Lane.READER: limits[1],
+            Lane.POLL: 1,
+            Lane.BULK: 1,
+            Lane.LONG: 1,
+            Lane.LARGE: 1,
+        },
         queue_depth_max=limits[0] + 1,
         session_depth_max=limits[0],
     )

@@ -26,6 +26,7 @@ def make(**limits: int) -> Admission:
             Lane.POLL: 2,
             Lane.BULK: 1,
             Lane.LONG: 1,
+            Lane.LARGE: 1,
         },
         **(depths | limits),
     )

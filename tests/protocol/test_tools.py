@@ -3,6 +3,8 @@ from typing import Any
 import pytest
 
 from palace.protocol.tools import (
+    GROUP_CHARS_MAX,
+    LARGE_TEXTS,
     LONG_CHARS,
     LONG_ITEMS,
     TOOLS,
@@ -54,3 +56,16 @@ def test_a_checkpoint_of_many_items_or_much_text_lets_others_come_between() -> N
 def test_a_checkpoint_of_anything_else_is_a_short_one(items: Any) -> None:
     assert checkpoint(items) is TOOLS["mempalace_checkpoint"]
     assert classify_call({"params": {"name": "mempalace_checkpoint"}}).lane is Lane.WRITER
+
+
+@pytest.mark.parametrize(("tool", "argument"), LARGE_TEXTS.items())
+def test_a_change_with_much_text_is_embedded_before_its_turn(tool: str, argument: str) -> None:
+    def change(text: Any) -> Tool:
+        return classify_call({"params": {"name": tool, "arguments": {argument: text}}})
+
+    assert change("x" * (GROUP_CHARS_MAX + 1)).lane is Lane.LARGE
+    assert not change("x" * (GROUP_CHARS_MAX + 1)).non_atomic
+    for other in ("x" * GROUP_CHARS_MAX, None, 5, [], ["x"] * GROUP_CHARS_MAX * 2):
+        assert change(other) is TOOLS[tool]
+    assert classify_call({"params": {"name": tool, "arguments": [1]}}) is TOOLS[tool]
+    assert classify_call({"params": {"name": tool}}) is TOOLS[tool]

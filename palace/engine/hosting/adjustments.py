@@ -19,7 +19,9 @@ from palace.engine.hosting import index_persistence, lookup_cache
 from palace.engine.hosting.batched_writer import BatchedWriter
 from palace.engine.hosting.host import Host
 from palace.engine.hosting.lent_files import LentFiles
+from palace.engine.hosting.parts import Parts
 from palace.engine.hosting.query_prefetch import QueryPrefetch
+from palace.engine.hosting.text_ahead import TextAhead
 from palace.engine.patches import Patch, Patches, always, need
 from palace.engine.stock import JsonObject, Method, RawCollection
 from palace.ownership.directory import place_of_lists
@@ -212,19 +214,19 @@ def watch_progress(host: Host) -> Iterator[Patch]:
 def yield_between_items(host: Host) -> Iterator[Patch]:
     """Let others write between the items of a long checkpoint, as stock's mine does between files.
 
-    Its handler files each item, and then the diary entry, by the functions patched here, which the
-    dispatcher calls by other names.
+    Its handler compares each item, files it, and writes the diary entry by the functions patched
+    here, which the dispatcher calls by other names (parts.py).
     """
-    lock = need(host.server, "_HTTP_REQUEST_LOCK", "yield_between_items")
-    host.state.let_others_in = partial(host.state.giving_way.give_way, lock)
     need(host.server, "tool_checkpoint", "yield_between_items")
-    for name in ("tool_check_duplicate", "tool_diary_write"):
+    parts = Parts(host.state, need(host.server, "_HTTP_REQUEST_LOCK", "yield_between_items"))
+    replacements = {"tool_check_duplicate": parts.item, "tool_diary_write": parts.diary}
+    for name, replace in replacements.items():
         yield Patch(
             name="yield_between_items",
             why="a checkpoint holds its lock for all items, which may be hundreds",
             owner=host.server,
             attribute=name,
-            replace=lambda stock: _preceded(host.state.between_parts, stock),
+            replace=replace,
         )
 
 
@@ -249,12 +251,17 @@ def store_together(host: Host) -> Iterator[Patch]:
 
 
 def embed_ahead(host: Host) -> Iterator[Patch]:
-    """Embed a search's query before it waits for the store (query_prefetch.py)."""
+    """Embed a search's query, and what a large change files, before the store is waited for."""
+    from mempalace.backends import chroma
+
     if short_padding.__name__ in host.config.adjustments_off:
         return  # nothing would keep the vector
     state = host.state
     state.prefetch = QueryPrefetch(host.server, state.current)
     yield from state.prefetch.patches()
+    kind = need(chroma, "ChromaCollection", "embed_ahead")
+    state.ahead = TextAhead(host.server, state.current, kind)
+    yield from state.ahead.patches()
 
 
 def list_files(host: Host) -> Iterator[Patch]:

@@ -1,8 +1,16 @@
 """The call that a thread runs: one context, set by the host and read by all that needs it."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from palace.engine.durability.groups import CallContext
 from palace.engine.embedding.supply import ModelUnavailable
 from palace.engine.hosting.writes import DrawerBatch, Write
+
+if TYPE_CHECKING:
+    from palace.engine.stock import Vector
+
+_NONE: Mapping[str, "Vector"] = {}
 
 
 class CurrentCall(CallContext):
@@ -17,6 +25,10 @@ class CurrentCall(CallContext):
     stored: Write | None = None  # what it has stored with its batch
     query_is_embedded: bool = False  # before it asks for stock's request lock
 
+    # By text, what was embedded before its turn (text_ahead.py): as documents, and as a query.
+    vectors: Mapping[str, "Vector"] = _NONE
+    query_vectors: Mapping[str, "Vector"] = _NONE
+
     problem: ModelUnavailable | None = None  # why something could not be embedded
 
     def begin(self, *, read_only: bool, batch: DrawerBatch | None, yields: bool = False) -> None:
@@ -29,3 +41,7 @@ class CurrentCall(CallContext):
 
     def end(self) -> None:
         self.begin(read_only=False, batch=None)
+        self.forget_vectors()
+
+    def forget_vectors(self) -> None:
+        self.vectors = self.query_vectors = _NONE

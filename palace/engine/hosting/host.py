@@ -7,10 +7,11 @@ import attrs
 from palace.engine.embedding.supply import ModelSupply
 from palace.engine.hosting.batched_writer import BatchedWriter
 from palace.engine.hosting.current_call import CurrentCall
-from palace.engine.hosting.giving_way import GivingWay
 from palace.engine.hosting.lent_files import LentFiles
 from palace.engine.hosting.lookup_cache import LookupCache
 from palace.engine.hosting.query_prefetch import QueryPrefetch
+from palace.engine.hosting.text_ahead import TextAhead
+from palace.engine.hosting.turns import Turns
 from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.stock import Server
 from palace.settings.config import Config
@@ -33,8 +34,8 @@ class HostedState:
     supply: ModelSupply | None = None  # where the default model embeds
     lent: LentFiles | None = None  # where path_map lends something
     at_boundary: Callable[[], None] = _nothing
-    giving_way: GivingWay = attrs.field(factory=GivingWay)
-    let_others_in: Callable[[], None] = _nothing
+    turns: Turns = attrs.field(factory=Turns)
+    ahead: TextAhead | None = None  # where large texts are embedded before their turn
     refuses_outdated: Callable[[], bool] = lambda: True
     progress: int = 0
 
@@ -49,15 +50,6 @@ class HostedState:
     def tick(self) -> None:
         """Note that storage is moving, for the watchdog; a lost increment does no harm."""
         self.progress += 1
-
-    def between_parts(self) -> None:
-        """Let others come between two parts of a long change, which may end here for good.
-
-        What was done so far is kept first: another call may build upon it, and be acknowledged.
-        """
-        if self.current.yields:
-            self.boundary()
-            self.let_others_in()
 
     def boundary(self) -> None:
         """Note that mine is between two files, where it may be interrupted for good."""

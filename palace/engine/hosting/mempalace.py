@@ -9,8 +9,8 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -64,6 +64,8 @@ IMPORTED_BY_CALLS = (
     *("daemon", "logsync", "mcp_proxy", "repair", "server_registry", "service", "sync", "tasks"),
     "update_awareness",
 )
+# The lanes whose calls change drawers and have turns; mine yields by stock's own lock.
+CHANGING = (Lane.WRITER, Lane.LARGE, Lane.LONG)
 _OUTDATED_CODE = -32005
 _DAMAGED_CODE = -32002
 _SQLITE_MAGIC = b"SQLite format 3\0"
@@ -114,6 +116,7 @@ class MempalaceEngine(JournalledEngine):
         self._stamp = stamp
         self._remembered = memory
         self._server: Server | None = None
+        self._lock_free: frozenset[str] = frozenset()  # tools that change none of the drawers
         self._state = HostedState(environ)
         self._versions = {name: installed_version(name) for name in WATCHED}
         self._stats = {name: stamp_of(metadata_file(name)) for name in WATCHED}
@@ -153,6 +156,7 @@ class MempalaceEngine(JournalledEngine):
             Patches().apply(index_patches(server, left))
         server._startup_preflight()  # noqa: SLF001
         self._server = server
+        self._lock_free = frozenset(server._HTTP_LOCK_FREE_TOOLS)  # noqa: SLF001
         if self._is_whole(server) and self._memory is not None:
             self._memory.recover()
         self._warm(server)
@@ -205,9 +209,25 @@ class MempalaceEngine(JournalledEngine):
     def call(self, call: Call) -> Reply:
         assert self._server is not None, "load() comes first"
         if call.batch is None:
+            with self._in_turn(call):
+                return self._answer(call)
+        with call.batch.member(), self._in_turn(call):
             return self._answer(call)
-        with call.batch.member():
-            return self._answer(call)
+
+    @contextmanager
+    def _in_turn(self, call: Call) -> Iterator[None]:
+        """Let a call that changes drawers wait for its turn, with what it will embed at hand."""
+        if call.tool.lane not in CHANGING or call.request.name in self._lock_free:
+            yield
+            return
+        state = self._state
+        if call.tool.lane is Lane.LARGE and not call.read_only and state.ahead is not None:
+            state.ahead.prepare(call.message)
+        try:
+            with state.turns.turn(call.batch):
+                yield
+        finally:
+            state.current.forget_vectors()
 
     def _answer(self, call: Call) -> Reply:
         shared = call.tool.kind is Kind.QUERY and not stores_of(call.request.name)
@@ -226,12 +246,6 @@ class MempalaceEngine(JournalledEngine):
         return self._dispatch(call) if verdict is Verdict.RUN else refused(call, verdict)
 
     def _dispatch(self, call: Call) -> Reply:
-        if call.tool.lane is not Lane.WRITER:
-            return self._dispatch_to_stock(call)
-        with self._state.giving_way.change():
-            return self._dispatch_to_stock(call)
-
-    def _dispatch_to_stock(self, call: Call) -> Reply:
         # The broker only passes on what `batch` below returned.
         batch = cast("DrawerBatch | None", call.batch)
         yields = call.tool.lane is Lane.LONG

@@ -26,7 +26,12 @@ class Palace:
     """A hosted engine with a palace of its own, and calls of as many sessions as one likes."""
 
     def __init__(
-        self, home: Path, root: Path, *, refuses: str = "", environ: dict[str, str] | None = None
+        self,
+        home: Path,
+        root: Path,
+        *,
+        refuses: str = "",
+        environ: dict[str, str] | None = None,
     ) -> None:
         self.engine = HostedEngine(home, root, environ)
         if refuses:

@@ -352,6 +352,12 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         (SERVER, "sanitize_query"),
         (SERVER, "_embedding_release_mode"),
         ("mempalace.embedding", "configured_embedding_function"),
+        (SERVER, "_HTTP_REQUEST_LOCK"),
+        (SERVER, "sanitize_content"),
+        (SERVER, "sanitize_name"),
+        (SERVER, "strip_lone_surrogates"),
+        (SERVER, "make_drawer_id_from_content"),
+        (CHROMA, "ChromaCollection"),
     ],
     "model_at_hand": [],  # its place is chromadb's
     "go_on_serving": [(SERVER, "_mcp_stale_library_refusal")],
@@ -392,7 +398,7 @@ def _stand_in() -> dict[str, ModuleType]:
             setattr(modules[parent], last, module)
     for where, attribute in places:
         setattr(modules[where], attribute, place)
-    for name in ("add", "upsert", "get"):
+    for name in ("add", "upsert", "get", "query"):
         setattr(place, name, place)  # it stands for stock's class of collections, too
     missing = ("mempalace.searcher", "CollectionNotInitializedError")
     setattr(modules[missing[0]], missing[1], LookupError)

@@ -13,7 +13,7 @@ from palace.engine.embedding.supply import ModelState
 from palace.protocol.jsonrpc import Catalogue
 
 SERVER = """
-import functools, json, os, sys, threading, time
+import contextlib, functools, json, os, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 sys.setswitchinterval(0.00005)  # so that threads meet in many ways
 out = os.fdopen(os.dup(1), "w")
@@ -26,6 +26,7 @@ from palace.protocol.request import tool_call
 from palace.journal.record import Stamp
 from palace.settings.config import load_config
 from palace.engine.hosting.mempalace import MempalaceEngine
+from palace.engine.hosting.turns import Turns
 from palace.kernel.kernel import Kernel
 from palace.settings.paths import Paths
 kernel, paths = Kernel(), Paths(sys.argv[1])
@@ -49,23 +50,39 @@ def call_together(calls):
 def call_between(call, others):
     # Answer a call, and others that come when it yields for the third time.  Tell how often it had
     # yielded when they were answered, and how often in all.
-    giving_way = engine._state.giving_way
-    stock, ready, turns = engine._state.let_others_in, threading.Event(), []
-    def let_others_in():
-        turns.append(threading.get_ident())
-        if len(turns) == 3:
-            ready.set()
-            while not giving_way._under_way:
-                time.sleep(0.001)
-        stock()
-    engine._state.let_others_in = let_others_in
-    with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(lambda: answer(made(**call)))
-        while not running.done() and not ready.wait(0.05):
-            continue
-        came = others if ready.is_set() else []
-        seen = [[call_together([other])[0], len(turns)] for other in came]
-        return [running.result(), seen, len(turns)]
+    turns, ready, yielded, seen = engine._state.turns, threading.Event(), [], []
+    stock = Turns.others_first
+    @contextlib.contextmanager
+    def others_first(self, lock):
+        yielded.append(threading.get_ident())
+        with stock(self, lock):
+            if len(yielded) == 3:
+                ready.set()
+                while others and not (seen or turns.waiting or turns._holder):
+                    time.sleep(0.001)
+            yield
+    Turns.others_first = others_first
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            running = threads.submit(lambda: answer(made(**call)))
+            while not running.done() and not ready.wait(0.05):
+                continue
+            for other in others if ready.is_set() else []:
+                seen.append([call_together([other])[0], len(yielded)])
+            return [running.result(), seen, len(yielded)]
+    finally:
+        Turns.others_first = stock
+def watch_embedding():
+    # Count from now on the texts that are embedded, and those of them in the turn of a change.
+    from palace.engine.embedding import inference
+    stock = inference.forward
+    @functools.wraps(stock)
+    def watched(model, documents, *rest):
+        in_turn = engine._state.turns._holder is threading.current_thread()
+        embedded["in_turn" if in_turn else "ahead"] += len(documents)
+        return stock(model, documents, *rest)
+    inference.forward = watched
+embedded = {"ahead": 0, "in_turn": 0}
 def refuse(where):
     # Let the model or the store refuse whatever holds the word poison, or let stock close the store
     # whenever something is embedded, which it does for a reader who finds it changed.
@@ -102,6 +119,10 @@ for line in sys.stdin:
         value = refuse(**arguments)
     elif name == "turns":
         value = turns()
+    elif name == "watch_embedding":
+        value = watch_embedding()
+    elif name == "embedded":
+        value = embedded
     elif name == "call_between":
         value = call_between(**arguments)
     elif name == "call_together":
@@ -182,6 +203,14 @@ class HostedEngine:
     def turns(self) -> int:
         """Return how often a reader took stock's lock since this was asked the last time."""
         return int(self._ask("turns"))
+
+    def watch_embedding(self) -> None:
+        """Count the texts that are embedded from now on; see `embedded`."""
+        self._ask("watch_embedding")
+
+    def embedded(self) -> dict[str, int]:
+        """Return how many texts were embedded `in_turn`, in the turn of a change, and `ahead`."""
+        return dict(self._ask("embedded"))
 
     def when_durable(self, seq: int, callback: DurableCallback) -> None:
         raise NotImplementedError("a callback doesn't cross a pipe")
