@@ -103,6 +103,7 @@ class Broker:
                     await leaving.begun.wait()
                     accepting.cancel_scope.cancel()
                 leaving.hang_up(partial(self._serve, sessions))
+                await leaving.tell_journal()
                 if self.guests is not None:
                     await self.guests.close()
                 if self.http is not None:

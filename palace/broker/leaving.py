@@ -22,7 +22,7 @@ from palace.broker.scheduling import Scheduler
 from palace.broker.services import Services
 from palace.broker.sessions import Sessions
 from palace.protocol.admission import Job
-from palace.protocol.errors import OutcomeUnknown
+from palace.protocol.errors import OutcomeUnknown, PalaceError
 from palace.protocol.lifecycle import Drain, EngineState, Lifecycle, Reason
 from palace.transport.unix import accept_nowait
 
@@ -30,6 +30,9 @@ CLOSE_S = 60.0
 PATIENCE_S = 5.0  # for work that the next owner can do as well
 # What waits is better begun by the next owner; where the locks are lost it must not begin here.
 HANDING_BACK = (Reason.UPGRADE, Reason.FAILED, Reason.MOVED)
+# What ended the owner isn't known, or the journal may be another's by now.
+BLAMING = (Reason.FAILED, Reason.MOVED)
+NOTE_S = 2.0
 
 logger = logging.getLogger("palace.broker")
 
@@ -110,6 +113,22 @@ class Leaving:
         trace("X4.hangup")  # before the kernel resets those who come too late
         trio.lowlevel.notify_closing(endpoint.socket)
         endpoint.socket.close()
+
+    async def tell_journal(self) -> None:
+        """Note that this is no death, while something runs that may have to be cut off.
+
+        Early: after the first signal a second one ends the process.
+        """
+        assert self.lifecycle.drain is not None
+        loading = self.lifecycle.engine is EngineState.LOADING  # it may be taking something back
+        if self.lifecycle.drain.reason in BLAMING or not (loading or self.scheduler.may_write):
+            return
+        try:
+            with trio.move_on_after(NOTE_S):
+                leave = self.services.engine.leave
+                await trio.to_thread.run_sync(leave, abandon_on_cancel=True)
+        except PalaceError as error:  # at worst a call is suspected that did no harm
+            logger.warning("the journal could not be told of the leave: %s", error)
 
     async def finish_work(self) -> None:
         """Wait for admitted work for as long as the grace lasts, then name what is left.

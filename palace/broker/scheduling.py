@@ -395,6 +395,11 @@ class Scheduler:
         """Tell whether something runs that may change the palace."""
         return any(job.exclusive for job in self.admission.running)
 
+    @property
+    def may_write(self) -> bool:
+        """Tell whether something runs that may change the palace, or may still begin to."""
+        return self.writes or self.admission.waiting > 0
+
     def end(self) -> None:
         """Let idle threads end; what still runs is left to the end of the process."""
         self.lanes.end()

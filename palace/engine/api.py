@@ -106,6 +106,13 @@ class Engine(Protocol):
         """Tell whether the next owner can decide what has become of a change that is cut off."""
         ...
 
+    def leave(self) -> None:
+        """Journal that the owner was told to leave: what it cuts off is not to blame.  Blocks.
+
+        Raises JournalFailed.
+        """
+        ...
+
     def adopt(self) -> int:
         """Journal what other programs wrote beside this owner; return how much.  Blocks.
 

@@ -25,6 +25,7 @@ from palace.journal.keeping import KeptFiles
 from palace.journal.record import (
     ABORT,
     FIRST,
+    LEAVE,
     OUTCOME,
     SEGMENT,
     STATE,
@@ -200,6 +201,14 @@ class Journal:
             if quiet and self.is_long():
                 self.roll()
             return seq
+
+    def leave(self) -> None:
+        """Say durably that this owner was told to leave, before it cuts anything off.
+
+        A call that is unfinished when its owner dies may have been the cause, and is not tried for
+        ever; one that is cut off by a stop is innocent.  Raises JournalFailed.
+        """
+        self.sync(self.append([Draft(action=LEAVE)]))
 
     def begin_adoption(self, adopting: Adopting) -> None:
         """Say durably that the journal doesn't hold all that the stores do; no group is open."""

@@ -52,6 +52,7 @@ ABORT = "abort"  # what this key did is taken back
 SEGMENT = "segment"  # first in a file: what a reader of this file alone must know
 STATE = "state"  # the projections hold everything up to here, and look like this
 ATTEMPT = "attempt"  # taking something back has begun
+LEAVE = "leave"  # its owner was told to leave: what is cut off from here on did not end it
 CHECKPOINT = "checkpoint"  # last in a checkpoint's file
 PURGED = "purged"  # what stood here was taken out on purpose
 QUARANTINE = "quarantine"  # a key that is not tried again: it ended owners
@@ -69,6 +70,7 @@ ACTIONS = ENTITIES | {
     SEGMENT,
     STATE,
     ATTEMPT,
+    LEAVE,
     CHECKPOINT,
     PURGED,
     QUARANTINE,

@@ -151,5 +151,7 @@ _HEADER: dict[str, Callable[[object], bool]] = {
     "attempts": _are_counts,
     "tries": _are_counts,
     "quarantined": _are_texts,
+    "holders": lambda value: value is None or _are_counts(value),
+    "left": lambda value: value is None or (isinstance(value, list) and all(map(_is_count, value))),
     "horizon": lambda value: type(value) is int and -SEQ_MAX <= value <= SEQ_MAX,
 }

@@ -26,6 +26,7 @@ from palace.journal.record import (
     ATTEMPT,
     CHANGES,
     ENTITIES,
+    LEAVE,
     OUTCOME,
     QUARANTINE,
     SEGMENT,
@@ -115,6 +116,8 @@ class Tail:
     attempts: dict[str, int] = attrs.field(factory=dict)  # key -> owners' deaths in it
     tries: dict[str, int] = attrs.field(factory=dict)  # key -> rollbacks not ended
     quarantined: dict[str, str] = attrs.field(factory=dict)  # key -> why
+    holders: dict[str, int] = attrs.field(factory=dict)  # key -> epoch of who had it open last
+    left: set[int] = attrs.field(factory=set)  # epochs of those who were told to leave
     gaps: int = 0  # of missing records: what is open, and which replies are known, is a guess then
     horizon: int = 0  # sessions last seen in an epoch before this one are not known any more
     # As it was when the journal was opened: the code of record `seq`, and how many lines were met
@@ -133,11 +136,13 @@ class Tail:
             self._touch(draft)
         if draft.action in CHANGES:
             self.open.setdefault(draft.key, []).append(draft)
+            self.holders[draft.key] = epoch
         elif draft.action in (OUTCOME, UNIT, ABORT, STATE):
             self._close(draft, epoch)
         elif draft.action == ATTEMPT:
-            self.attempts[draft.key] = self.attempts.get(draft.key, 0) + 1
-            self.tries[draft.key] = self.tries.get(draft.key, 0) + 1
+            self._attempt(draft.key, epoch)
+        elif draft.action == LEAVE:
+            self.left = {epoch, *(self.left & set(self.holders.values()))}
         elif draft.action == QUARANTINE:
             self.quarantined[draft.key] = str(draft.payload)
 
@@ -146,6 +151,16 @@ class Tail:
         if seq > self.seq + 1:
             self.gaps += 1
             self.seq = seq - 1
+
+    def _attempt(self, key: str, epoch: int) -> None:
+        """Count the end of the key's last owner, unless that was told to leave."""
+        tries = self.tries.get(key, 0)
+        if self.holders.get(key) in self.left:
+            self.tries[key] = max(tries, 1)
+        else:
+            self.attempts[key] = self.attempts.get(key, 0) + 1
+            self.tries[key] = tries + 1
+        self.holders[key] = epoch
 
     def _touch(self, draft: Draft) -> None:
         if self.baseline is None:  # there is nothing to compare with yet
@@ -173,6 +188,7 @@ class Tail:
         # A rollback that ended is no longer under suspicion; how often the key was interrupted
         # (`attempts`) stays until it has an outcome, since its client sends it again.
         self.tries.pop(draft.key, None)
+        self.holders.pop(draft.key, None)
         call = split_key(draft.key)
         if draft.action == OUTCOME:
             self.attempts.pop(draft.key, None)
@@ -268,6 +284,8 @@ class Tail:
             "attempts": self.attempts,
             "tries": self.tries,
             "quarantined": self.quarantined,
+            "holders": self.holders,
+            "left": sorted(self.left),
             "horizon": self.horizon,
         }
 
@@ -292,6 +310,8 @@ class Tail:
             attempts=dict(payload["attempts"]),
             tries=dict(payload["tries"]),
             quarantined=dict(payload["quarantined"]),
+            holders=dict(payload.get("holders") or {}),  # earlier versions told neither
+            left=set(payload.get("left") or ()),
             horizon=payload["horizon"],
         )
 

@@ -10,7 +10,8 @@ import trio
 import trio.testing
 
 from palace.protocol import wire
-from palace.protocol.lifecycle import Reason
+from palace.protocol.errors import JournalFailed
+from palace.protocol.lifecycle import EngineState, Reason
 from palace.protocol.session import Phase
 from tests.support.brokers.owner import Running, Shim, open_broker, until
 from tests.support.engines.gated import GatedEngine
@@ -234,6 +235,92 @@ async def test_what_the_next_owner_can_decide_is_left_to_it(
 
     assert (said["read_upto"], said["unrun"], last) == ("0", "", b"")
     assert not running.engine.closed
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+async def test_the_journal_is_told_of_a_leave_that_may_cut_something_off(
+    root: Path, reason: Reason
+) -> None:
+    async with open_broker(root, GatedEngine(journalled=True)) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="runs", hold="w")
+        await until(lambda: running.engine.begun)
+        running.state.leaving.stop(reason)
+        await goodbye(shim)
+        # What ended an owner that failed, or has lost its place, isn't known; nor is the journal
+        # still its own then.
+        expected = int(reason not in (Reason.FAILED, Reason.MOVED))
+        await until(lambda: running.engine.left == expected)  # before what runs has ended
+        running.engine.gate("w").set()
+        await running.ended.wait()
+
+    assert running.engine.left == expected
+
+
+async def test_the_journal_is_told_of_a_leave_before_what_waits_is_begun(root: Path) -> None:
+    async with open_broker(root, GatedEngine(journalled=True)) as running:
+        shim = await running.session()
+        shim.call("search", 1, name="runs", hold="q")
+        shim.call("add_drawer", 2, name="waits")  # behind its own session's query
+        await until(lambda: running.state.scheduler.admission.waiting == 1)
+        running.state.leaving.stop(Reason.STOP)
+        await until(lambda: running.engine.left == 1)
+        running.engine.gate("q").set()
+        await running.ended.wait()
+
+    assert running.engine.written == ["waits"]
+
+
+async def test_an_engine_that_loads_is_told_of_a_leave(root: Path) -> None:
+    engine = GatedEngine(journalled=True)
+    engine.may_load.clear()
+    async with open_broker(root, engine) as running:
+        running.state.leaving.stop(Reason.STOP)
+        await running.ended.wait()
+        engine.may_load.set()
+
+    assert engine.left == 1, "it may be taking something back"
+
+
+@pytest.mark.parametrize("tool", ["", "search"])
+async def test_a_leave_that_cuts_no_change_off_is_not_journalled(root: Path, tool: str) -> None:
+    async with open_broker(root, GatedEngine(journalled=True)) as running:
+        shim = await running.session()
+        await until(lambda: running.state.lifecycle.engine is EngineState.READY)
+        if tool:
+            shim.call(tool, 1, name="runs", hold="w")
+            await until(lambda: running.engine.begun)
+        running.state.leaving.stop(Reason.STOP)
+        await goodbye(shim)
+        running.engine.gate("w").set()
+        await running.ended.wait()
+
+    assert running.engine.left == 0
+
+
+async def test_a_journal_that_takes_no_record_does_not_keep_an_owner_from_leaving(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palace.broker.leaving.NOTE_S", 0.1)
+    engine = Stubborn(journalled=True)
+    async with open_broker(root, engine) as running:
+        shim = await running.session()
+        shim.call("add_drawer", 1, name="runs", hold="w")
+        await until(lambda: running.engine.begun)
+        running.state.leaving.stop(Reason.STOP)
+        await goodbye(shim)
+        running.engine.gate("w").set()
+        assert (await shim.reply())[0] == 0
+        await running.ended.wait()
+        engine.gate("note").set()
+
+    assert running.engine.closed
+
+
+class Stubborn(GatedEngine):
+    def leave(self) -> None:
+        assert self.gate("note").wait(30)
+        raise JournalFailed("no space is left")
 
 
 async def test_on_hold_work_that_runs_is_waited_for(

@@ -63,3 +63,20 @@ def test_an_engine_loads_answers_and_closes(engine: Any) -> None:
     assert engine.replaced() == ""
     assert isinstance(engine.loading_text(), str)
     engine.close()
+
+
+@pytest.mark.parametrize("engine", ["light"], indirect=True)
+@pytest.mark.parametrize("early", [True, False])
+def test_a_leave_is_journalled_even_where_it_comes_before_there_is_a_journal(
+    engine: Any, tmp_path: Path, *, early: bool
+) -> None:
+    """Opening goes on in its thread for as long as the process lives, taking back what it finds."""
+    if early:
+        engine.leave()
+    engine.load()
+    if not early:
+        engine.leave()
+    engine.close()
+
+    [said] = (tmp_path / "palace" / "journal").glob("*.jsonl")
+    assert said.read_text().count('"action":"leave"') == 1

@@ -17,6 +17,7 @@ from palace.journal.record import (
     ATTEMPT,
     CHECKPOINT,
     DELETE,
+    LEAVE,
     OUTCOME,
     PURGED,
     PUT,
@@ -27,6 +28,7 @@ from palace.journal.record import (
     UNIT,
     Draft,
 )
+from palace.journal.schema import header_problem
 from palace.journal.tail import EPOCHS_KEPT, OUTCOMES_MAX, Adopting, Tail, Touched, split_key
 
 Step = Callable[[Tail], None]
@@ -95,6 +97,7 @@ drafts = st.one_of(
     ),
     st.builds(end, keys, st.just(ABORT)),
     st.builds(end, keys, st.sampled_from([ATTEMPT, QUARANTINE])),
+    st.builds(end, st.just(""), st.just(LEAVE)),
     st.builds(back, st.just(PURGED), idents, st.none()),
 )
 others = st.one_of(
@@ -311,6 +314,49 @@ def test_take_backs_that_ended_count_no_longer_while_deaths_do() -> None:
 
     assert tail.attempts == {"s:1": 3}
     assert tail.tries == {}
+
+
+def test_an_owner_that_was_told_to_leave_did_not_die_of_what_it_cut_off() -> None:
+    fold = Fold()
+    begun, attempt, abort = put("s:1", "i", 1), end("s:1", ATTEMPT), end("s:1", ABORT)
+
+    fold.tell(begun, end("", LEAVE))
+    assert fold.tell(attempt, epoch=2).attempts == {}
+    assert fold.tell(attempt, epoch=3).attempts == {"s:1": 1}, "it died while it took that back"
+    assert fold.tell(abort, begun, epoch=3).tries == {}
+    assert fold.tell(attempt, epoch=4).attempts == {"s:1": 2}, "nor was this one told to leave"
+
+
+def test_an_owner_that_left_while_it_took_a_key_back_did_not_die_of_that() -> None:
+    fold = Fold()
+    fold.tell(put("s:1", "i", 1), put("s:2", "j", 1))
+    fold.tell(end("s:2", ATTEMPT), end("", LEAVE), epoch=2)
+
+    tail = fold.tell(end("s:2", ATTEMPT), end("s:1", ATTEMPT), epoch=3)
+
+    assert tail.attempts == {"s:1": 1, "s:2": 1}, "the first one died of either"
+    assert tail.tries == {"s:1": 1, "s:2": 1}
+    assert fold.tell(end("s:2", ATTEMPT), epoch=4).tries["s:2"] == 2
+
+
+def test_owners_that_left_are_known_for_as_long_as_something_of_theirs_is_open() -> None:
+    fold = Fold()
+    fold.tell(put("s:1", "i", 1), put("s:2", "j", 1), end("", LEAVE))
+    fold.tell(end("s:1", ATTEMPT), end("", LEAVE), epoch=2)
+
+    tail = fold.tell(end("s:1", ATTEMPT), end("s:2", ATTEMPT), epoch=3)
+
+    assert tail.attempts == {}
+    fold.tell(end("s:1", ABORT), end("s:2", ABORT), end("", LEAVE), epoch=3)
+    assert tail.left == {3}
+
+
+def test_a_header_of_a_version_that_told_no_leave_is_read() -> None:
+    old = Tail().header()
+    del old["left"], old["holders"]
+
+    assert not header_problem(old)
+    assert not Tail.from_header(old, 1, 1).left
 
 
 # A palace that is being adopted.

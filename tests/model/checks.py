@@ -32,7 +32,7 @@ INVARIANTS = {
     "I14": "what was admitted ends in a reply, in a named end, or at the next owner",
     "I15": "a line sees what its session changed before it, and nothing later",
     "I16": "whoever was told that the palace is on hold finds it so",
-    "I17": "a line that ends its owners is not tried a third time",
+    "I17": "a line that ends its owners is not tried a third time, and no other is suspected",
     "L1": "a client is served or told a named reason that is true",
     "L2": "when all have left, no process, record or socket stays; nothing holds a drain up",
     "L4": "nobody is started beside an owner that is known to live",
@@ -94,6 +94,8 @@ def _memory(m: Model, s: State) -> str:
             return "I8 a change was made twice"
     if s.seen.poisoned > CRASHES_MAX:
         return "I17 a line ends one owner after another"
+    if not m.scope.deadly and any(record[0] == "Q" for record in d.journal):
+        return "I17 a line is suspected though no owner died"
     if len(set(store)) != len(store):
         return "I8 a change was made twice"
     durable: set[int] | None = None

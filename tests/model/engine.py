@@ -6,9 +6,9 @@ The code: palace/engine/{mempalace,memory,durable,recovery}.py, palace/journal/.
 from typing import Any
 
 from tests.model import machines
-from tests.model.machines import TORN, Verdict, tail_of
+from tests.model.machines import Verdict, tail_of
 from tests.model.owner import die, late_fence
-from tests.model.serving import admission, has_journal, limits, refuse_waiting, reply, start
+from tests.model.serving import admission, append, has_journal, limits, refuse_waiting, reply, start
 from tests.model.state import (
     BACKLOG,
     CLOSE,
@@ -40,22 +40,6 @@ def seen_by(s: State, c: int, ordinal: int) -> int:
 # The journal.
 
 
-def append(m: Model, s: State, i: int, letter: str, key: int, argument: Any = 0) -> State:
-    """Append one record; first what sessions said of themselves takes effect in memory."""
-    p = s.procs[i]
-    d = s.disk
-    if p.settled:
-        here = len(d.journal)
-        known = tail_of(d.journal, p.ops).replies
-        ops = tuple((here, *what) for what in p.settled if str(what[1]) in known)
-        s = with_proc(s, i, p._replace(ops=(*p.ops, *ops), settled=()))
-    record = (letter, key, p.epoch, argument)
-    if m.variant == "torn_tail_swallows" and d.journal and d.journal[-1] == TORN:
-        record = TORN  # what was torn has no newline at its end, and eats the next record
-    synced = d.synced if m.scope.split else len(d.journal) + 1
-    return s._replace(disk=d._replace(journal=(*d.journal, record), synced=synced))
-
-
 def fsync(s: State) -> State:
     return s._replace(disk=s.disk._replace(synced=len(s.disk.journal)))
 
@@ -81,6 +65,8 @@ def load_steps(m: Model, s: State, i: int, out: Out) -> None:
         go = with_proc(s, i, p._replace(db=True, load=(1,)))
         if has_journal(m, p) and m.variant != "tail_not_synced":
             go = fsync(go)  # what a dead owner wrote is repeated only once it is durable
+        if has_journal(m, p) and p.pc not in NEWS and m.variant != "stops_are_deaths":
+            go = append(m, go, i, "L", 0)  # it was told before there was a journal to say it in
         out(("B9.open", i), _note_pause(m, go, i))
     elif p.load[0] == 4:
         _end_pause(m, s, i, p, out)

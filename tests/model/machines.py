@@ -247,6 +247,7 @@ _ACTIONS = {
     "P": words.PUT,
     "O": words.OUTCOME,
     "T": words.ATTEMPT,
+    "L": words.LEAVE,
     "U": words.UNDO,
     "A": words.ABORT,
     "Q": words.QUARANTINE,
@@ -261,7 +262,7 @@ def call_key(key: int) -> str:
 
 def _draft(record: Snap, tail: Tail) -> Draft:
     letter, key, _, argument = record
-    name = call_key(key) if letter != "S" else ""
+    name = call_key(key) if letter not in "SL" else ""
     payload: Any = None
     if letter in "OAS":
         quiet = not (tail.open.keys() - {name})

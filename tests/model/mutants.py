@@ -209,6 +209,12 @@ MUTANTS = (
         _scope(lines=("M",), starts=4, poison=0, journal_from=1),
     ),
     Mutant(
+        "stops_are_deaths",
+        "a line that stops cut off is taken for the end of its owners",
+        "I17",
+        _scope(lines=("M",), starts=3, stops=2, grace=True, journal_from=1),
+    ),
+    Mutant(
         "enolck_acquired",
         "ENOLCK on flock is taken as success",
         "I2",

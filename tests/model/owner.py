@@ -6,12 +6,14 @@ The code: palace/broker/{serve,lock,endpoint,broker,leaving}.py.
 from tests.model import machines
 from tests.model.serving import (
     admission,
+    append,
     drop_conn,
     end_conns,
     hand_back,
     hand_on,
     has_journal,
     limits,
+    may_cut_off,
     reply,
 )
 from tests.model.state import (
@@ -424,6 +426,9 @@ def _hangup(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
     for k in range(len(s.conns) - 1, -1, -1):
         if s.conns[k].to == p.inc and s.conns[k].stage == WAITING:
             s = drop_conn(s, k)
+    told = has_journal(m, p) and m.variant != "stops_are_deaths"
+    if told and p.life[2] != "failed" and may_cut_off(m, p):
+        s = append(m, s, i, "L", 0)  # what outlasts the grace did not end this owner
     out(("X4.hangup", i), s)
 
 

@@ -56,6 +56,12 @@ class Scope(NamedTuple):
         return len(self.lines)
 
     @property
+    def deadly(self) -> bool:
+        """Tell whether an owner may end otherwise than by leaving."""
+        deaths = self.crashes + self.reboots + self.faults + self.wedges
+        return bool(deaths or self.sandbox or self.direct or self.poison >= 0)
+
+    @property
     def journal(self) -> bool:
         return self.journal_from <= self.starts
 

@@ -127,6 +127,8 @@ _LONG = (
         journal_from=OFF,
     ),
     _scope("stop2", 67_000, lines=("MM",), starts=3, stops=1, crashes=1, grace=True, pipeline=True),
+    # What stops cut off, a rollback included, is never suspected.
+    _scope("stops2", 68_000, lines=("M",), starts=3, stops=2, grace=True),
     _scope("upgrade2", 600_000, lines=("MQ", "MQ"), slots=1, upgrades=1, pipeline=True),
     _scope("journal2", 150_000, lines=_MM, crashes=1),
     _scope(

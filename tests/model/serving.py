@@ -6,7 +6,7 @@ The code: palace/broker/{connections,requests,session,scheduling}.py, palace/pro
 from typing import Any
 
 from tests.model import machines
-from tests.model.machines import Offer
+from tests.model.machines import TORN, Offer, tail_of
 from tests.model.state import (
     BACKLOG,
     BOUND,
@@ -84,6 +84,31 @@ def reply(m: Model, s: State, i: int, c: int, ordinal: int, result: tuple[int, i
 
 def has_journal(m: Model, p: Proc) -> bool:
     return p.inc >= m.scope.journal_from and p.inc not in m.scope.without
+
+
+def append(m: Model, s: State, i: int, letter: str, key: int, argument: Any = 0) -> State:
+    """Append one record; first what sessions said of themselves takes effect in memory."""
+    p = s.procs[i]
+    d = s.disk
+    if p.settled:
+        here = len(d.journal)
+        known = tail_of(d.journal, p.ops).replies
+        ops = tuple((here, *what) for what in p.settled if str(what[1]) in known)
+        s = with_proc(s, i, p._replace(ops=(*p.ops, *ops), settled=()))
+    record = (letter, key, p.epoch, argument)
+    if m.variant == "torn_tail_swallows" and d.journal and d.journal[-1] == TORN:
+        record = TORN  # what was torn has no newline at its end, and eats the next record
+    synced = d.synced if m.scope.split else len(d.journal) + 1
+    return s._replace(disk=d._replace(journal=(*d.journal, record), synced=synced))
+
+
+def may_cut_off(m: Model, p: Proc) -> bool:
+    """Tell whether an owner that leaves may do so in the middle of a change, or of its undoing."""
+    if p.life[1] == "loading":
+        return bool(p.load)
+    waiting = [letter for _, jobs in p.adm[0] for _, letter, _ in jobs]
+    running = [letter for _, _, letter, *_ in p.adm[2]]
+    return m.scope.grace and any(letter != "Q" for letter in (*waiting, *running))
 
 
 def hand_on(m: Model, s: State, i: int, c: int, o: int) -> State:

@@ -218,6 +218,13 @@ class JournalledEngine:
     """
 
     _memory: DurableCalls | None = None
+    _leaves: bool = False
+
+    def remember(self, memory: DurableCalls) -> None:
+        """Answer through a journal that has been opened; nothing is taken back before this."""
+        self._memory = memory
+        if self._leaves:  # it was told before there was a journal to say it in
+            memory.journal.leave()
 
     def when_durable(self, seq: int, callback: DurableCallback) -> None:
         assert self._memory is not None, "a reply has a seq only where there is a journal"
@@ -233,6 +240,11 @@ class JournalledEngine:
     def end_session(self, session: str) -> None:
         if self._memory is not None:
             self._memory.journal.end_session(session)
+
+    def leave(self) -> None:
+        self._leaves = True
+        if self._memory is not None:
+            self._memory.journal.leave()
 
     def adopt(self) -> int:
         return self._memory.adopt() if self._memory is not None else 0

@@ -254,12 +254,12 @@ class Recovery:
     def _roll_back(self, key: str) -> None:
         journal = self.journal
         changes = list(journal.tail.open[key])
-        crashes = journal.tail.attempts.get(key, 0) + 1
-        tries = journal.tail.tries.get(key, 0)
+        deaths = journal.tail.attempts.get(key, 0)
         # Durable before the store is touched: an entity that ends the process each time it is
         # written would otherwise end every owner, and none would know why.
         journal.sync(journal.append([Draft(action=ATTEMPT, key=key)]))
         journal.kernel.failpoint("take_back")
+        crashes, tries = journal.tail.attempts.get(key, 0), journal.tail.tries[key] - 1
         first = first_changes(changes)
         if tries >= CRASHES_MAX:
             # Writing these entities has ended owners as well.  The journal says that they are as
@@ -276,13 +276,13 @@ class Recovery:
                     change, [c.payload for c in changes if c.entity == change.entity]
                 )
             ]
-            if crashes == CRASHES_MAX:  # it is rolled back as any other, but not run again
+            if deaths < crashes == CRASHES_MAX:  # it is rolled back as any other, but not run again
                 text = f"it was under way at the death of {crashes} brokers"
                 drafts.append(Draft(action=QUARANTINE, key=key, payload=text))
         logger.warning("%s was unfinished: %d changes are taken back", key, len(drafts))
         # After the stores, and synced by `run` for all groups at once: until then the group is open
         # on the disk, and an owner that repeats this leaves alone what is restored already.
-        journal.append([*drafts, Draft(action=ABORT, key=key, payload={"why": "its owner died"})])
+        journal.append([*drafts, Draft(action=ABORT, key=key, payload={"why": "its owner ended"})])
 
     def _write_back(self, change: Draft, mine: list[Payload]) -> bool:
         """Restore an entity; False where its newest state isn't this group's to take back."""

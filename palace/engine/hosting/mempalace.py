@@ -189,16 +189,17 @@ class MempalaceEngine(JournalledEngine):
             memory=self._remembered,
             keys=self._remembered.keys if self._remembered is not None else None,
         )
-        self._memory = open_durable_calls(
+        memory = open_durable_calls(
             palace,
             lambda: server._get_client()._server,  # noqa: SLF001
             self._tell,
             context=self._state.current,
         )
-        self._health = self._memory.health
-        self._state.at_boundary = self._memory.groups.at_boundary
+        self._health = memory.health
+        self._state.at_boundary = memory.groups.at_boundary
         if self._state.writer is not None:
-            self._state.writer.durable = self._memory.groups
+            self._state.writer.durable = memory.groups
+        self.remember(memory)
 
     def _tell(self, stage: str, fraction: float) -> None:
         self._loading = f"{stage} ({fraction:.0%})"

@@ -327,6 +327,62 @@ def test_a_key_that_ends_every_owner_is_left_alone_and_the_palace_opens() -> Non
     assert after(again).journal.seq == seq
 
 
+def _cut_off(life: Life, *, leaving: bool) -> Life:
+    """Return the life after an owner ended in the middle of s:2, which its client sends again."""
+    if leaving:
+        life.journal.leave()
+    dying_at(life, "applied")
+    died(lambda: life.call("s:2", ("a", "x", 2), ("a", "y", 2)))
+    return after(life)
+
+
+def test_owners_that_were_told_to_leave_did_not_die_of_what_they_had_to_cut_off() -> None:
+    life = awake(Disk())
+    life.call("s:1", ("a", "x", 1), ("a", "y", 1))
+    for _ in range(CRASHES_MAX + 1):
+        life = _cut_off(life, leaving=True)
+        assert life.contents == entities(x=1, y=1), "it is taken back all the same"
+    assert life.journal.crashes("s:2") == 0
+    assert QUARANTINE not in actions(life)
+
+    life.journal.roll()  # the next owner reads it in the header of a segment
+    for deaths in range(1, CRASHES_MAX + 1):
+        life = _cut_off(life, leaving=False)
+        assert life.journal.crashes("s:2") == deaths
+    assert "s:2" in life.journal.tail.quarantined
+    life.check()
+
+
+def test_a_group_that_was_begun_before_its_owner_was_told_to_leave_is_no_death_either() -> None:
+    life = awake(Disk())
+    with life.durable.group("s:2", non_atomic=False):
+        life.set("a", x=2)
+    life.journal.leave()
+    life.journal.roll()
+
+    again = after(life)
+
+    assert again.contents == {}
+    assert again.journal.crashes("s:2") == 0
+
+
+def test_owners_that_were_told_to_leave_while_they_took_a_key_back_did_not_die_of_it() -> None:
+    life = _stuck(0)
+    for _ in range(CRASHES_MAX + 1):
+        one, two = life.platters
+        epoch = life.journal.stamp.epoch + 1
+        life = born(life.disk.power_cut(all_kept), (one.copy(), two.copy()), epoch)
+        dying_at(life, "take_back", before_that=life.journal.leave)
+        died(life.recovery.run)
+
+    again = after(life)
+
+    assert again.contents == again.known() == entities(x=1, y=1), "it is not left half done"
+    assert again.journal.crashes("s:2") == 1, "of the owner that had begun it"
+    assert QUARANTINE not in actions(again)
+    again.check()
+
+
 def test_attempts_are_safe_before_the_store_is_touched() -> None:
     life = awake(Disk())
     with life.durable.group("s:1", non_atomic=False):

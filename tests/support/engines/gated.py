@@ -39,6 +39,7 @@ class GatedEngine:
     adopting: bool = False
     change: str = ""
     closed: bool = False
+    left: int = 0  # how often it was told that its owner leaves
     may_load: threading.Event = field(default_factory=threading.Event)
     gates: dict[str, threading.Event] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -99,6 +100,9 @@ class GatedEngine:
 
     def end_session(self, session: str) -> None:
         return
+
+    def leave(self) -> None:
+        self.left += 1
 
     def adopt(self) -> int:
         return 0

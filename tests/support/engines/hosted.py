@@ -230,6 +230,9 @@ class HostedEngine:
     def resumes(self) -> bool:
         return True
 
+    def leave(self) -> None:
+        self._ask("leave")
+
     def adopts(self) -> bool:
         return bool(self._ask("adopts"))
 

@@ -58,6 +58,10 @@ class Failpoints:
         new.write_text("\n".join(lines))
         os.rename(new, self._armed)
 
+    def hold(self, point: str, number: int = 1) -> None:
+        """Let a broker's thread come to this point and no further."""
+        self._armed.write_text(f"held {point} {number}")
+
     def disarm(self) -> None:
         self._armed.unlink(missing_ok=True)
 

@@ -275,13 +275,16 @@ def entities(**ids: Any) -> dict[Entity, Any]:
     return {("b" if i.endswith("_") else "a", i.rstrip("_")): p for i, p in ids.items()}
 
 
-def dying_at(life: Life, point: str, skip: int = 0) -> None:
+def dying_at(
+    life: Life, point: str, skip: int = 0, before_that: Callable[[], None] = lambda: None
+) -> None:
     """Let the process die at a named place between two steps."""
     stock, left = life.disk.failpoint, [skip]
 
     def failpoint(name: str) -> None:
         if name == point:
             if not left[0]:
+                before_that()
                 life.disk.stop_after(0)
             left[0] -= 1
         stock(name)

@@ -287,9 +287,9 @@ class MempalaceEngine(JournalledEngine):
         stores.light.open()
         checkpointer = Checkpointer(journal=journal, bytes_min=self.checkpoint_bytes)
         memory = DurableCalls(journal, stores, CallGroups(journal), recovery, checkpointer)  # type: ignore[arg-type]
+        self.remember(memory)
         memory.recover(one_go=0)
         memory.go_on_adopting()
-        self._memory = memory
         return self.catalogue()
 
     def loading_text(self) -> str:

@@ -6,7 +6,8 @@ before `palace serve` begins; all else runs as it is installed.
 
 The directory that PALACEKILLS names holds two files.  `armed`: lines of `TOKEN POINT N`, of which
 the first one counts; at the N-th pass of its point the process takes the line away and ends itself
-with SIGKILL.  `trace`: where it is there, the name of each pass is appended to it.
+with SIGKILL; where TOKEN is `held`, the thread stays there instead.  `trace`: where it is there,
+the name of each pass is appended to it.
 """
 
 import os
@@ -14,6 +15,7 @@ import runpy
 import signal
 import sys
 import threading
+import time
 
 runpy.run_path(f"{os.path.dirname(os.path.abspath(__file__))}/../prepared.py")
 
@@ -36,13 +38,18 @@ class Killer:
                     line, *later = file.read().splitlines()
             except FileNotFoundError:
                 return
-            _, point, number = line.split()
+            token, point, number = line.split()
             if point != name:
                 return
             self._passes = self._passes + 1 if line == self._line else 1
             self._line = line
-            if self._passes == int(number):
-                self._end(later)
+            if self._passes != int(number):
+                return
+            self._disarm(later)
+            if token != "held":
+                os.kill(os.getpid(), signal.SIGKILL)
+        while True:
+            time.sleep(9)
 
     def _note(self, name: str) -> None:
         try:
@@ -52,14 +59,13 @@ class Killer:
         os.write(fd, f"{name}\n".encode())
         os.close(fd)
 
-    def _end(self, later: list[str]) -> None:
+    def _disarm(self, later: list[str]) -> None:
         if later:
             with open(f"{self._armed}.new", "w") as file:
                 file.write("\n".join(later))
             os.rename(f"{self._armed}.new", self._armed)
         else:
             os.unlink(self._armed)
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 if "serve" in sys.orig_argv and "PALACEKILLS" in os.environ:
