@@ -21,7 +21,7 @@ from palace.commands.config import change_settings
 from palace.kernel.kernel import Kernel
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
-from tests.support.faults.killing import is_deep, is_full
+from tests.support.faults.killing import is_full
 from tests.support.machines.containers import ROOT, Builder, Image, fingerprints, open_builder
 from tests.support.machines.mounts import mounted
 from tests.support.machines.needs import need_command
@@ -32,9 +32,8 @@ from tests.support.processes.clients import Site, end_brokers, wait_until
 pytestmark = [
     pytest.mark.process,
     pytest.mark.engine,
-    pytest.mark.skipif(not is_deep(), reason="takes minutes: PALACE_TEST_PROFILE=deep"),
+    pytest.mark.skipif(not is_full(), reason="takes minutes: PALACE_TEST_PROFILE=full"),
 ]
-whole = pytest.mark.skipif(not is_full(), reason="takes minutes: PALACE_TEST_PROFILE=full")
 
 UID = "1000"
 SMOKE = {ROOT / "images" / "smoke.py": "/smoke.py"}
@@ -192,7 +191,6 @@ def test_health_is_whether_the_next_request_is_answered(
     assert shim.run(*check).returncode == 1
 
 
-@whole
 def test_the_full_image_needs_no_network(full: Image) -> None:
     files = full.run("python", "/smoke.py", "files", mounts=SMOKE)
     own = full.run("python", "/smoke.py", "own", mounts=SMOKE, network=False)
@@ -203,7 +201,6 @@ def test_the_full_image_needs_no_network(full: Image) -> None:
     assert "is lost with it" in own.stdout
 
 
-@whole
 def test_a_serving_container_is_healthy_and_keeps_its_palace(full: Image, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir(mode=0o700)
@@ -221,7 +218,6 @@ def test_a_serving_container_is_healthy_and_keeps_its_palace(full: Image, tmp_pa
     assert int((volume / "palace" / "epoch").read_text()) == 2
 
 
-@whole
 def test_it_is_the_same_when_it_is_built_again(builder: Builder, shim: Image) -> None:
     again = builder.build("shim", "again")
     first, second = fingerprints(shim.root), fingerprints(again.root)
@@ -231,7 +227,6 @@ def test_it_is_the_same_when_it_is_built_again(builder: Builder, shim: Image) ->
     assert differing == set()
 
 
-@whole
 def test_another_user_and_another_source(builder: Builder, tmp_path: Path) -> None:
     clone = tmp_path / "palace.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", str(ROOT), str(clone)], check=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faults.killing import is_full
 from tests.support.loads.mixed import WING, Tally, nonces_in, take_turns
 from tests.support.loads.pool import ClientPool
 from tests.support.machines.mounts import mounted
@@ -29,7 +30,7 @@ from tests.support.processes.clients import (
 from tests.support.processes.watch import STORE, Watcher
 from tests.support.stores.effects import facts_in, texts_in
 
-KILLS = 10
+KILLS = 10 if is_full() else 4
 NEIGHBOURS, GUESTS = 2, 3
 FORBIDDEN_MARKS = (".drift", ".corrupt", ".broken")
 
@@ -208,7 +209,7 @@ def test_a_relative_path_is_the_clients_not_the_brokers(site: Site, tmp_path: Pa
 # A storm.
 
 
-def test_guests_and_neighbours_lose_nothing_while_the_broker_is_killed_ten_times(
+def test_guests_and_neighbours_lose_nothing_while_the_broker_is_killed_again_and_again(
     tmp_path: Path, model_home: Path
 ) -> None:
     site = make_site(tmp_path, model_home)

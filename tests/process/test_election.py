@@ -365,13 +365,13 @@ def test_idle_broker_leaves_and_the_silent_session_elects_again(site: Site) -> N
 def test_clients_that_come_back_as_their_idle_owner_leaves_are_served(site: Site) -> None:
     clients = [site.shim(PALACE_IDLE_S="1") for _ in range(4)]
     asked: dict[str, list[str]] = {f"w{number}": [] for number in range(len(clients))}
-    for turn in range(9):
+    for turn in range(5):
         for (name, facts), client in zip(asked.items(), clients, strict=True):
             client.send(call_line(turn, "kg_add", subject=name, predicate="did", object=f"o{turn}"))
             facts.append(f"{name} o{turn}")
         replies = [json.loads(client.receive()) for client in clients]
         assert not [reply for reply in replies if "result" not in reply]
-        time.sleep(0.9 + 0.06 * turn)  # an owner leaves between 1 s and 1.25 s after its last work
+        time.sleep(0.9 + 0.12 * turn)  # an owner leaves between 1 s and 1.25 s after its last work
 
     assert [client.close() for client in clients] == [0] * len(clients)
     wait_until(lambda: not processes_of(site.palace), what="nobody is left")
