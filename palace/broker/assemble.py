@@ -6,7 +6,7 @@ from palace.broker.lanes import Lanes
 from palace.broker.leaving import Leaving
 from palace.broker.memory import ClientMemory
 from palace.broker.progress import ProgressNotes
-from palace.broker.reading import Reading, directory_of_copies
+from palace.broker.reading import Reading
 from palace.broker.scheduling import Scheduler
 from palace.broker.services import Listening, Services
 from palace.broker.sessions import Sessions
@@ -25,7 +25,7 @@ from palace.protocol.keyring import ANYBODYS
 from palace.protocol.lifecycle import Lifecycle
 from palace.settings.catalogue import load_catalogue
 from palace.settings.config import Config
-from palace.settings.paths import Paths, home_dir
+from palace.settings.paths import Paths, copies_for_readers, home_dir
 
 # Connections besides sessions: control questions, and those that have not said hello yet.
 OTHER_CONNECTIONS = 64
@@ -68,7 +68,7 @@ def reading_of(state: BrokerState, environ: Mapping[str, str]) -> Reading:
     ownership = services.ownership
     return Reading(
         originals=Originals(ownership.paths, services.config, services.kernel),
-        directory=directory_of_copies(ownership.palace_id, environ),
+        directory=copies_for_readers(ownership.palace_id, environ),
         environ=environ,
         who=lambda: lifecycle.waiting,
     )

@@ -24,7 +24,6 @@ from palace.journal.record import JsonObject
 from palace.protocol import jsonrpc
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import ForeignWriter, PalaceError, StoreUnavailable
-from palace.settings.paths import state_dir
 
 READER = "palace.engine.hosting.reader"
 START_S = 180.0  # to copy, to load what stock loads, and to open the copy
@@ -34,11 +33,6 @@ FAILED_S = 5.0  # for which a copy that could not be made is not tried again
 END_S = 5.0
 
 logger = logging.getLogger("palace.broker")
-
-
-def directory_of_copies(palace_id: str, environ: Mapping[str, str]) -> str:
-    """Return where copies of a palace are made: outside of it, on a disk that is ours."""
-    return f"{state_dir(environ)}/reading/{palace_id}"
 
 
 class _Reader:

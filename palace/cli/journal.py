@@ -96,14 +96,24 @@ def purge(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids that search shows.")],
     palace: PalaceOption = "",
     stop_first: StopOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")
+    ] = False,
 ) -> int:
-    """Remove memories from the journal, its archive and the stores for good."""
-    from palace.commands.maintenance import purge_memories, purge_text
+    """Remove memories, and what was made of them, from all files of palace's for good.
+
+    Exit code 65: something that palace can reach still holds some of their words, and is named.
+    """
+    from palace.commands.purge import preview_purge, preview_text, purge_memories, purge_text
 
     paths, environment = find(palace)
+    if dry_run:
+        seen = preview_purge(paths, environment, ids)
+        say(preview_text(paths, seen))
+        return 0 if seen.derived.entities else seen.exit_code
     purged = purge_memories(paths, environment, ids, stop=stop_first)
     say(purge_text(paths, purged))
-    return 0 if purged.records else 66
+    return purged.exit_code
 
 
 def backup(

@@ -121,6 +121,11 @@ def state_dir(environ: "Mapping[str, str]") -> str:
     return f"{base}/palace"
 
 
+def copies_for_readers(palace_id: str, environ: "Mapping[str, str]") -> str:
+    """Return where copies of a palace's stores are made: outside of it, on a disk that is ours."""
+    return f"{state_dir(environ)}/reading/{palace_id}"
+
+
 def cache_dir(environ: "Mapping[str, str]") -> str:
     """Return where programs of this user keep what can be fetched again, models among it."""
     return xdg_dir("XDG_CACHE_HOME", environ) or f"{home_dir(environ)}/.cache"

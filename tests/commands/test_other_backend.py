@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from palace.commands.backup import make_backup
-from palace.commands.maintenance import purge_memories, rebuild_palace
+from palace.commands.maintenance import rebuild_palace
+from palace.commands.purge import purge_memories
 from palace.doctor.examine import examine_palace
 from palace.journal.journal import Journal
 from palace.journal.record import PUT, Draft, Stamp

@@ -17,7 +17,7 @@ from palace.journal.aside import ASIDE, kept_aside
 from palace.journal.checkpoint import make_checkpoint
 from palace.journal.inspect import read_from
 from palace.journal.journal import Journal, read_tail
-from palace.journal.purge import purge_journal
+from palace.journal.purge import Going, purge_journal
 from palace.journal.record import (
     ADOPT,
     DELETE,
@@ -55,6 +55,10 @@ def stamp(epoch: int = 1, keys: Keyring = KEYS) -> Stamp:
 
 def opened(disk: Disk, epoch: int = 1, keys: Keyring = KEYS) -> Journal:
     return Journal.open(JOURNAL, disk, stamp(epoch, keys))
+
+
+def going(*ids: str) -> Going:
+    return Going(entities=frozenset(("k", ident) for ident in ids))
 
 
 def put(ident: str, payload: Any, key: str = "s:1") -> Draft:
@@ -491,8 +495,8 @@ def test_older_versions_read_an_authenticated_journal() -> None:
 
 def test_a_purged_journal_is_still_its_owners() -> None:
     disk = written()
-    assert purge_journal(JOURNAL, disk, frozenset({"c", "b"}), KEYS) > 0
-    assert purge_journal(JOURNAL, disk, frozenset({"d"}), KEYS) > 0
+    assert purge_journal(JOURNAL, disk, going("c", "b"), KEYS) > 0
+    assert purge_journal(JOURNAL, disk, going("d"), KEYS) > 0
 
     assert contents(disk) == {("k", "a"): 3}
     assert codes(disk) == set()
@@ -505,7 +509,7 @@ def test_purging_takes_foreign_lines_out_as_well() -> None:
     disk = written()
     append_without_a_code(disk)
 
-    purge_journal(JOURNAL, disk, frozenset({"c"}), KEYS)
+    purge_journal(JOURNAL, disk, going("c"), KEYS)
 
     assert b"evil" not in disk.read(segments(disk)[-1])
 

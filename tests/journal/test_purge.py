@@ -10,7 +10,7 @@ from palace.doctor.journal import inspect_journal
 from palace.journal.checkpoint import make_checkpoint
 from palace.journal.inspect import read_from
 from palace.journal.journal import Journal
-from palace.journal.purge import PURGED_REPLY, purge_journal
+from palace.journal.purge import PURGED_REPLY, Going, purge_journal
 from palace.journal.record import ADOPT, DELETE, OUTCOME, PURGED, PUT, UNDO, Draft, Record, Stamp
 from palace.journal.replay import replay
 from palace.journal.segment import ARCHIVE
@@ -20,7 +20,8 @@ from tests.support.disks.memory import ROOT, Disk, Stopped, all_kept, all_lost
 JOURNAL = f"{ROOT}/journal"
 SECRET = "the secret \udcff of the sea"
 RAW = SECRET.encode("utf-8", "surrogatepass")
-GONE = frozenset({"gone", "gone, too"})
+IDS = frozenset({"gone", "gone, too"})
+GONE = Going(entities=frozenset(("k", ident) for ident in IDS))
 STAMP = Stamp(epoch=1, writer="w")
 
 
@@ -114,7 +115,7 @@ def test_no_byte_of_what_was_purged_remains() -> None:
 def test_everything_else_is_as_it_was() -> None:
     disk = written()
     before = [item for item in read_from(JOURNAL, disk) if isinstance(item, Record)]
-    kept = {e: p for e, p in contents(_without_torn(disk)).items() if e[1] not in GONE}
+    kept = {e: p for e, p in contents(_without_torn(disk)).items() if e[1] not in IDS}
 
     taken = purge_journal(JOURNAL, disk, GONE)
 
@@ -123,13 +124,14 @@ def test_everything_else_is_as_it_was() -> None:
     for old, new in zip(before, after, strict=True):
         assert isinstance(new, Record)
         assert (new.ts, new.writer, new.epoch, new.key) == (old.ts, old.writer, old.epoch, old.key)
-        if old.id in GONE:
-            assert (new.action, new.payload, new.before) == (PURGED, None, None)
+        if old.id in IDS:
+            assert (new.action, new.kind, new.id) == (PURGED, "", "")
+            assert (new.payload, new.before) == (None, None)
         elif old.action == OUTCOME:
             assert new.payload == old.payload | {"reply": PURGED_REPLY}
         else:
             assert new == old
-    assert taken >= sum(record.id in GONE for record in before)
+    assert taken >= sum(record.id in IDS for record in before)
     assert contents(disk) == kept
     assert inspect_journal(JOURNAL, disk) == []
 
@@ -156,7 +158,7 @@ def test_the_journal_is_gone_on_with() -> None:
         PURGED_REPLY,
     ]
     assert {c.id for changes in journal.tail.open.values() for c in changes} == {"other", "new"}
-    assert not [entity for entity in journal.tail.touched if entity[1] in GONE]
+    assert not [entity for entity in journal.tail.touched if entity[1] in IDS]
     journal.append([put("v:1", "gone", "again")])
     journal.close()
     assert contents(disk)["k", "gone"] == "again"
@@ -175,7 +177,7 @@ def test_an_id_that_nobody_knows_changes_nothing_but_torn_lines() -> None:
     disk = _without_torn(written())
     before = {path: data for path, data in files(disk).items() if not path.endswith(".tmp")}
 
-    assert purge_journal(JOURNAL, disk, frozenset({"nobody"})) == 0
+    assert purge_journal(JOURNAL, disk, Going(entities=frozenset({("k", "nobody")}))) == 0
 
     assert files(disk) == before
 
@@ -194,7 +196,7 @@ def test_a_purge_that_dies_at_any_call_and_is_repeated_ends_the_same(choose: Any
             pass
         ended = not disk.dead
         disk = disk.power_cut(choose)
-        assert [e for e in contents(_without_torn(disk)) if e[1] not in GONE]
+        assert [e for e in contents(_without_torn(disk)) if e[1] not in IDS]
         assert opened(disk.power_cut(all_kept)).tail.gaps == 0
         purge_journal(JOURNAL, disk, GONE)
         assert files(disk) == files(whole), number
@@ -206,11 +208,11 @@ def test_a_purge_that_dies_at_any_call_and_is_repeated_ends_the_same(choose: Any
 
 def test_a_purge_that_finds_the_disk_full_has_lost_nothing() -> None:
     disk = written()
-    before = {e: p for e, p in contents(_without_torn(disk)).items() if e[1] not in GONE}
+    before = {e: p for e, p in contents(_without_torn(disk)).items() if e[1] not in IDS}
     disk.room = 300
     with pytest.raises(OSError, match="No space"):
         purge_journal(JOURNAL, disk, GONE)
-    assert {e: p for e, p in contents(_without_torn(disk)).items() if e[1] not in GONE} == before
+    assert {e: p for e, p in contents(_without_torn(disk)).items() if e[1] not in IDS} == before
 
     disk.room = None
     purge_journal(JOURNAL, disk, GONE)
@@ -253,7 +255,7 @@ def test_whatever_was_written_the_purged_is_gone_and_the_rest_stays(
     before = contents(disk)
     known = any(r.id == "gone" for r in read_from(JOURNAL, disk) if isinstance(r, Record))
 
-    purge_journal(JOURNAL, disk, frozenset({"gone"}))
+    purge_journal(JOURNAL, disk, Going(entities=frozenset({("k", "gone")})))
 
     assert contents(disk) == {e: p for e, p in before.items() if e[1] != "gone"}
     assert inspect_journal(JOURNAL, disk) == []

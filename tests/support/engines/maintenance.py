@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from palace.commands import maintenance, restore
+from palace.commands import purge as purging
 from palace.commands.backup import find_backup, keys_of, make_backup
 from palace.commands.config import change_settings
 from palace.doctor.drift import drifted
@@ -21,7 +22,7 @@ from palace.doctor.journal import inspect_journal
 from palace.engine.durability import offline
 from palace.engine.durability.rebuild import Rebuilt
 from palace.engine.stores.palace_stores import open_chroma
-from palace.journal.purge import purge_journal
+from palace.journal.purge import Going, purge_journal
 from palace.journal.replay import no_progress
 from palace.kernel.kernel import Kernel
 from palace.ownership import exclusive
@@ -43,6 +44,11 @@ class FrailKernel(Kernel):
 
     renames = sys.maxsize
     made = 0
+    last = ""  # the failpoint that ends it, "" for none
+
+    def failpoint(self, name: str) -> None:
+        if name == FrailKernel.last:
+            raise Interrupted
 
     def rename(self, old: str, new: str) -> None:
         if not old.endswith(".tmp"):
@@ -124,9 +130,32 @@ def open_palace(root: str) -> None:
         pass
 
 
-def purge(root: str, ids: list[str]) -> Any:
-    purged = maintenance.purge_memories(Paths(root), _environment(), ids, stop=False)
-    return {"records": purged.records, "alike": purged.alike, "copies": purged.copies}
+def purge(root: str, ids: list[str], *, last: str = "") -> Any:
+    """Purge; stop for good at a failpoint, if one is named."""
+    FrailKernel.renames, FrailKernel.made, FrailKernel.last = sys.maxsize, 0, last
+    exclusive.Kernel = FrailKernel  # type: ignore[attr-defined]
+    try:
+        return _told(purging.purge_memories(Paths(root), _environment(), ids, stop=False))
+    except Interrupted:
+        return {"interrupted": last}
+    finally:
+        FrailKernel.last = ""
+        exclusive.Kernel = Kernel  # type: ignore[attr-defined]
+
+
+def preview_purge(root: str, ids: list[str]) -> Any:
+    return _told(purging.preview_purge(Paths(root), _environment(), ids))
+
+
+def _told(purged: purging.Purged) -> Any:
+    derived = purged.derived
+    return {
+        "records": purged.records,
+        "entities": {f"{kind} {ident}": why for (kind, ident), why in derived.entities.items()},
+        "alike": [f"{kind} {ident}" for kind, ident in derived.shared],
+        "copies": [leftover.path for leftover in purged.leftovers],
+        "code": purged.exit_code,
+    }
 
 
 def _keys(root: str) -> Keyring:
@@ -135,7 +164,8 @@ def _keys(root: str) -> Keyring:
 
 def purge_journal_alone(root: str, ids: list[str]) -> int:
     """Do the first half of a purge and no more."""
-    return purge_journal(Paths(root).journal, Kernel(), frozenset(ids), _keys(root))
+    going = Going(entities=frozenset(("chroma:mempalace_drawers", ident) for ident in ids))
+    return purge_journal(Paths(root).journal, Kernel(), going, _keys(root))
 
 
 def doctor(root: str) -> Any:
@@ -171,6 +201,7 @@ REQUESTS = (
     prove,
     open_palace,
     purge,
+    preview_purge,
     purge_journal_alone,
     doctor,
     contents,
