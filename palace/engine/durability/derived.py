@@ -136,12 +136,14 @@ class Derivation:
         held: dict[Entity, set[str]] = {}
         everywhere: set[str] = set()  # what stays holds these, in whatever place
         others: set[str] = set()  # names that stay
+        files: set[str] = set()  # from which something stays
         for entity, payload in self._staying():
             if entity[0] == CLOSETS and texts.are_quoted_in(payload):
                 self._take([entity], _CLOSET)
                 continue
             if entity[0].startswith("chroma:") and entity[0] != CLOSETS:
                 others |= _names_in(entity, payload)
+                files |= _files_of(payload)
             if not (found := traces.held_by(json_of([entity[1], payload]))):
                 continue
             if self._could_go(entity, payload):
@@ -153,18 +155,21 @@ class Derivation:
         for entity, found in list(held.items()):
             if found - everywhere:
                 self._take([entity], _WORDS)
-        for entity, payload in self._staying():
-            is_made = entity[0] in (CLOSETS, HALLWAY)
-            if is_made and _names_in(entity, payload) & texts.names - others:
+        for entity, payload in self._staying(CLOSETS, HALLWAY):
+            if _names_in(entity, payload) & texts.names - others:
                 self._take([entity], _WORDS)
+        for entity, payload in self._staying(FACT):
+            if self._could_go(entity, payload) and _files_of(payload) & texts.files - files:
+                self._take([entity], _FACT)
         for entity, found in held.items():
             if entity not in self._going:
                 everywhere |= found
         return traces.without(everywhere), list(held)
 
-    def _staying(self) -> Iterator[tuple[Entity, Payload]]:
+    def _staying(self, *kinds: str) -> Iterator[tuple[Entity, Payload]]:
+        """Yield what stays, of some kinds or of all."""
         for entity in list(self.known.live):
-            if entity not in self._going:
+            if entity not in self._going and (not kinds or entity[0] in kinds):
                 yield entity, self.known.payload(entity)
 
     def _could_go(self, entity: Entity, payload: Payload) -> bool:
@@ -259,6 +264,13 @@ def _names_in(entity: Entity, payload: Payload) -> set[str]:
     return {name.strip().lower() for text in lists for name in text.split(";") if name.strip()}
 
 
+def _files_of(payload: Payload) -> set[str]:
+    """Return the file that a record or a fact says it was made of."""
+    if not isinstance(payload, dict):
+        return set()
+    return set(_names(payload.get("metadata") or payload.get("row") or {}, "source_file"))
+
+
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
@@ -286,7 +298,7 @@ class _Texts:
         if is_given and kind.startswith("chroma:"):
             self._whole[_plain(payload.get("document") or "")] = None
             self.names |= _names_in(entity, payload)
-            self.files.update(_names(payload.get("metadata") or {}, "source_file"))
+            self.files |= _files_of(payload)
             self._vectors |= dict.fromkeys(_names(payload, "vector"))
 
     def traces(self, extra: Traces) -> Traces:
@@ -299,7 +311,7 @@ class _Texts:
         """Tell whether a closet of one of the files holds a line of the texts."""
         if not isinstance(closet, dict):
             return False
-        if self.files.isdisjoint(_names(closet.get("metadata") or {}, "source_file")):
+        if self.files.isdisjoint(_files_of(closet)):
             return False
         lines = (closet.get("document") or "").splitlines()
         quotes = [_plain(line.partition("|")[0].strip('"')) for line in lines]

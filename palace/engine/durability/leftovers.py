@@ -11,6 +11,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import attrs
 
@@ -57,18 +58,21 @@ class Surroundings:
     # Cleaning.
 
     def clean(self, going: Going, traces: Traces, palace_id: str) -> None:
-        """Take what goes out of copies that are this palace's alone; raises OSError."""
+        """Take what goes out of copies that are this palace's alone, as far as that is possible."""
         shutil.rmtree(copies_for_readers(palace_id, self.environ), ignore_errors=True)
         # What is the last word on another entity may differ from one journal to the next.
         entities = Going(entities=going.entities)
         for journal in self._journals_aside():
-            if self._is_whole(journal):
-                purge_journal(journal, self.kernel, entities, self.keys)
+            with suppress(OSError):  # the search will name it
+                if self._is_whole(journal):
+                    purge_journal(journal, self.kernel, entities, self.keys)
         aside = f"{self.paths.journal}/{ASIDE}"
         for name in self.kernel.list_directory(aside):
-            self._drop_lines(f"{aside}/{name}", traces)
+            with suppress(OSError):
+                self._drop_lines(f"{aside}/{name}", traces)
         for directory in self._stocks_directories():
-            self._blank_lines(f"{directory}/{WRITE_LOG}", traces)
+            with suppress(OSError):
+                self._blank_lines(f"{directory}/{WRITE_LOG}", traces)
 
     def _journals_aside(self) -> Iterator[str]:
         for saved in saved_copies(self.paths.root, self.environ, self.kernel):
@@ -91,10 +95,7 @@ class Surroundings:
 
     def _blank_lines(self, path: str, traces: Traces) -> None:
         """Write over lines where they stand: stock may be appending others just now."""
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "r+b") as log:
             at = 0
             for line in log.read().splitlines(keepends=True):

@@ -13,9 +13,11 @@ import attrs
 
 from palace.engine.durability.traces import Traces
 from palace.journal.record import Entity
+from palace.kernel.causes import cause_text
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import prepare_private
 from palace.protocol.decoding import decode_json
+from palace.protocol.errors import UnsafePalace
 from palace.settings.paths import state_dir
 
 BYTES_MAX = 64 << 20
@@ -53,7 +55,16 @@ class PlanFile:
             return None
 
     def write(self, plan: PurgePlan) -> None:
-        """Write it, durably; raises OSError and UnsafePalace where that can't be."""
+        """Write it, durably; raises UnsafePalace where that can't be."""
+        try:
+            self._write(plan)
+        except OSError as error:
+            raise UnsafePalace(
+                f"What a purge is about to take out can't be noted in {self.path}: "
+                f"{cause_text(error)} Nothing was changed."
+            ) from None
+
+    def _write(self, plan: PurgePlan) -> None:
         os.makedirs(state_dir(self.environ), 0o700, exist_ok=True)
         called, remedy = "The directory of purges under way", "Correct or remove it."
         prepare_private(_directory(self.environ), self.kernel, called=called, remedy=remedy)

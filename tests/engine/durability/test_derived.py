@@ -139,6 +139,14 @@ def test_a_fact_of_another_drawers_stays_whatever_it_says() -> None:
     assert [ident for _, ident in found.shared] == ["t1"]
 
 
+def test_facts_of_a_file_go_with_the_last_of_its_drawers() -> None:
+    of_file = ("graph:triple", "t1", fact("bob", "likes", "eels", source_file="/f"))
+    one = (DRAWERS, "d1", drawer("First part.", source_file="/f"))
+    other = (DRAWERS, "d2", drawer("Second part.", source_file="/f"))
+    assert gone(derive(written(one, other, of_file), "d1")) == {"d1"}
+    assert gone(derive(written(one, other, of_file), "d1", "d2")) == {"d1", "d2", "t1"}
+
+
 def test_chunks_closets_and_tunnels_go_with_their_drawer() -> None:
     mine = {"source_file": "/f"}
     disk = written(
