@@ -33,12 +33,19 @@ _NEEDS = {
     "mine": ("hallways", "tunnels"),
 }
 
+_LISTS = frozenset({"hallways", "tunnels"})
+
 
 @functools.lru_cache(maxsize=256)  # names come from clients
 def stores_of(tool: str) -> tuple[str, ...]:
     """Return the stores beside Chroma without which a tool would say less than there is."""
     name = tool.removeprefix("mempalace_")
     return next((stores for part, stores in _NEEDS.items() if part in name), ())
+
+
+def reads_lists(tool: str) -> bool:
+    """Tell whether a tool opens files when it is called; databases are open all the time."""
+    return not _LISTS.isdisjoint(stores_of(tool))
 
 
 def refusal(health: Health, tool: str) -> StoreCorrupt | None:

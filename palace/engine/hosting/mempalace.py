@@ -25,9 +25,9 @@ from palace.engine.hosting import adjustments
 from palace.engine.hosting.degraded import (
     CHROMA,
     index_patches,
+    reads_lists,
     refusal,
     reopening,
-    stores_of,
     words,
 )
 from palace.engine.hosting.host import Host, HostedState
@@ -231,7 +231,7 @@ class MempalaceEngine(JournalledEngine):
             state.current.forget_vectors()
 
     def _answer(self, call: Call) -> Reply:
-        shared = call.tool.kind is Kind.QUERY and not stores_of(call.request.name)
+        shared = call.tool.kind is Kind.QUERY and not reads_lists(call.request.name)
         trouble = self._memory.trouble(shared=shared) if self._memory is not None else ""
         problem: PalaceError | None
         if trouble:
