@@ -1,10 +1,12 @@
 """Is the directory the palace that was served there: what is remembered outside of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, WARNING, Finding
 from palace.engine.durability.bring_back import find_sources
+from palace.engine.durability.purge_plan import PlanFile
+from palace.kernel.kernel import Kernel
 from palace.ownership.served import (
     Served,
     copy_of,
@@ -15,6 +17,7 @@ from palace.ownership.served import (
     saved_copies,
 )
 from palace.protocol.wire import identity_of
+from palace.settings.paths import Paths
 
 
 def check_remembered(found: Diagnostics) -> Iterator[Finding]:
@@ -32,6 +35,21 @@ def check_remembered(found: Diagnostics) -> Iterator[Finding]:
             return
         yield from _incomplete(found, served)
     yield from _copies(found, served)
+    yield from unfinished_purge(found.paths, found.environ, found.kernel)
+
+
+def unfinished_purge(paths: Paths, environ: Mapping[str, str], kernel: Kernel) -> Iterator[Finding]:
+    """Yield that a purge has died, and that the next one will finish it."""
+    identity = identity_of(kernel.read_hint(paths.palace_id, 200))
+    if identity and PlanFile(identity, environ, kernel).read() is not None:
+        yield Finding(
+            level=WARNING,
+            code="purge_unfinished",
+            text="A purge was interrupted, or is under way: what it was asked to remove may still "
+            "be in the stores.",
+            remedy="Unless one runs, ask for it again; any ID will do: palace purge ID --stop "
+            f"--palace {paths.root}",
+        )
 
 
 def _gone(found: Diagnostics, served: Served) -> Finding:

@@ -40,7 +40,6 @@ KNOWN = {
     "security/07-guest-reads-hosts-files.py": _SETTINGS,
     "security/08-links-lead-out-of-path-map.py": _SETTINGS,
     "security/13-escapes-reach-the-terminal.py": _OLDER,
-    "security/14-purge-leaves-facts-and-quotes.py": "a purge takes the record, not what quotes it",
     "security/18-parents-lose-their-mode.py": _SETTINGS,
     "security/22-strangers-lock-guests-out.py": _SETTINGS,
     "security/23-record-overrides-a-private-token.py": _OLDER,

@@ -44,6 +44,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "mempalace is of a version that palace doesn't work with",
         f"{TRIED_BY}::test_the_engine_can_not_be_used",
     ),
+    "purge_unfinished": (
+        "a purge was interrupted",
+        "tests/engine/durability/test_purge.py::test_a_purge_that_died_is_finished_by_the_next_one",
+    ),
     "set_aside": (
         "records that the palace's owner didn't write were set aside",
         "tests/engine/durability/test_meeting.py"

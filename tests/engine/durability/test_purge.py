@@ -148,6 +148,10 @@ def test_a_purge_that_died_is_finished_by_the_next_one(
     died = maintenance.ask("purge", copied, ids=filed.secret, last=last)
     assert died == {"interrupted": last}
     assert holders(maintenance.home), "the next one is told what to look for"
+    told = {code for _, code, _ in maintenance.ask("doctor", copied)}
+    assert told == (
+        {"purge_unfinished", "drift"} if last == "purged_journal" else {"purge_unfinished"}
+    )
 
     ended = maintenance.ask("purge", copied, ids=["whatever it is asked for"])
 

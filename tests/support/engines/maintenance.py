@@ -19,6 +19,7 @@ from palace.commands.backup import find_backup, keys_of, make_backup
 from palace.commands.config import change_settings
 from palace.doctor.drift import drifted
 from palace.doctor.journal import inspect_journal
+from palace.doctor.remembered import unfinished_purge
 from palace.engine.durability import offline
 from palace.engine.durability.rebuild import Rebuilt
 from palace.engine.stores.palace_stores import open_chroma
@@ -170,6 +171,7 @@ def purge_journal_alone(root: str, ids: list[str]) -> int:
 
 def doctor(root: str) -> Any:
     found = inspect_journal(Paths(root).journal, Kernel(), _keys(root))
+    found += unfinished_purge(Paths(root), os.environ, Kernel())
     found += drifted(Paths(root), _environment(), no_progress, ask_to_leave=None)
     return [[finding.level, finding.code, finding.text] for finding in found]
 
