@@ -375,7 +375,8 @@ class Broker:
     def _begin_reading(self) -> None:
         scheduler = self.state.scheduler
         if self.reading is not None and not scheduler.admission.reading:
-            scheduler.begin_reading(self.reading.answer)
+            self.reading.begin()
+            scheduler.begin_reading(self.reading.answer, self.reading.report)
 
     async def _end_reading(self) -> None:
         if self.reading is not None:

@@ -49,6 +49,7 @@ class _Reader:
         )
         self._turn = threading.Lock()
         self._asked = 0
+        self.begun_s = originals.kernel.monotonic()  # what it copies is as of then, or later
         self.into = into
         self.first = self._read(START_S)
         self.ready_s = originals.kernel.monotonic()
@@ -130,13 +131,24 @@ class Reading:
     _failure: PalaceError | None = None
     _failed_s: float = 0.0
     _copies: int = 0
+    _since: str = ""
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
-    @property
-    def since(self) -> str:
-        """Return of when the copy is that answers, "" where there is none."""
-        reader = self._reader
-        return str(reader.first["at"]) if reader is not None else ""
+    def begin(self) -> None:
+        """Note since when queries are answered from copies."""
+        self._since = self.originals.kernel.utc_text()
+
+    def report(self) -> JsonObject:
+        """Return what `palace status` says of the copy that answers; waits for no lock."""
+        reader, failure, kernel = self._reader, self._failure, self.originals.kernel
+        return {
+            "since": self._since,
+            "of": str(reader.first["at"]) if reader is not None else "",
+            "age_s": round(kernel.monotonic() - reader.begun_s, 3) if reader is not None else None,
+            "behind": reader is not None and reader.is_behind(self.originals),
+            "lacks": str(reader.first["lacks"]) if reader is not None else "",
+            "problem": str(failure) if failure is not None else "",
+        }
 
     def answer(self, call: Call) -> Reply:
         """Answer a query as stock does, and say what may be missing in the reply.  Blocks."""

@@ -58,6 +58,8 @@ class Scheduler:
     lanes: Lanes
     progress: ProgressNotes
     failure: PalaceError | None = None
+    may_answer: trio.Event = attrs.field(factory=trio.Event)  # set once, by engine or copy
+    report: Callable[[], dict[str, Any]] | None = None  # what a copy that answers is like
     withhold: Callable[[bool, bool], bool] = lambda _recorded, _lately: False
     _stop: Stop | None = None
     _handed_on: set[tuple[str, int]] = attrs.field(factory=set)
@@ -91,20 +93,27 @@ class Scheduler:
     def engine_ready(self) -> None:
         """Start what has waited for the engine."""
         self.admission.ready = True
+        self.may_answer.set()
         self.admission.model_pending = self.services.engine.model().pending
         self.start_ready()
 
-    def begin_reading(self, answer: Callable[[Call], Reply]) -> None:
-        """Let queries be answered by `answer`, in their lanes, while the engine can't be loaded."""
-        self.lanes.substitute = answer
+    def begin_reading(
+        self, answer: Callable[[Call], Reply], report: Callable[[], dict[str, Any]] = dict
+    ) -> None:
+        """Let queries be answered by `answer`, in their lanes, while the engine can't be loaded.
+
+        `report` says what it answers from, for `palace status`.
+        """
+        self.lanes.substitute, self.report = answer, report
         self.admission.reading = True
+        self.may_answer.set()
         self.start_ready()
 
     async def end_reading(self) -> None:
         """Return once none is: those that come now wait for the engine."""
         self.admission.reading = False
         await self.wait_for_calls()
-        self.lanes.substitute = None
+        self.lanes.substitute = self.report = None
 
     def look_at_model(self) -> None:
         """Start what has waited for the embedding model, once it is there or not to be had."""

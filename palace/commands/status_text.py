@@ -27,6 +27,8 @@ def status_text(status: dict[str, Any]) -> str:
     ]
     if status["degraded"]:
         rows.insert(1, ("degraded", f"{status['degraded']}: this owner is its client's child"))
+    if reading := status.get("reading"):
+        rows.insert(5, ("queries", _reading(reading)))
     rows[1:1] = [("notice", notice) for notice in status["notices"]]
     lines = [f"{name:<11} {value}" for name, value in rows]
     lines += [f"{'stores':<11} {text}" for text in _stores(status["journal"].get("stores") or {})]
@@ -67,6 +69,20 @@ def _engine(status: dict[str, Any]) -> str:
     if engine["state"] == "failed":
         return f"failed: {engine['failure']}"
     return f"{engine['state']}: {engine['doing']}{memory}"
+
+
+def _reading(reading: dict[str, Any]) -> str:
+    """Say what answers while another program has the stores."""
+    since = f"since {reading['since']}"
+    if not reading["of"]:
+        if reading["problem"]:
+            return f"refused {since}, since no copy can be made: {reading['problem']}"
+        return f"answered from a copy {since}, which the first query makes"
+    text = f"answered from a copy {since}; it is of {reading['of']}, {span(reading['age_s'])} old"
+    text += ", and the palace has changed since then" if reading["behind"] else ""
+    text += f"; it may lack memories: {reading['lacks']}" if reading["lacks"] else ""
+    text += f"; no newer one can be made: {reading['problem']}" if reading["problem"] else ""
+    return text
 
 
 def _http(http: dict[str, Any] | None) -> str:

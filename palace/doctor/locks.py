@@ -46,9 +46,20 @@ def _mempalaces(found: Diagnostics) -> Iterator[Finding]:
         level=ERROR,
         code="stock_writes",
         text=f"A stock mempalace process has this palace: {name(holder)} holds mempalace's writer "
-        "lock. While it does, no broker can start, and no other process can write.",
+        f"lock. While it does, {_meanwhile(found)}.",
         remedy=f"{how_to_end(holder.title, holder.pid, found.paths)}. So that it doesn't come "
         f"back, let its host start palace: palace install --list. The lock: {path}",
+    )
+
+
+def _meanwhile(found: Diagnostics) -> str:
+    """Say what becomes of calls while stock has its lock."""
+    reading = found.status.get("reading") if found.status else None
+    copy = f"a copy, made at {reading['of']}," if reading and reading["of"] else "a copy"
+    broker = "the broker" if found.holder is not None else "a broker that is started"
+    return (
+        f"{broker} waits for it: no change can be made through palace, and queries are answered "
+        f"from {copy} of the palace"
     )
 
 

@@ -192,6 +192,34 @@ def test_status_for_people_shows_what_matters() -> None:
     assert "failed: no model" in failed
 
 
+COPY = {
+    "since": "2026-01-01T00:00:00Z",
+    "of": "00:01:00Z",
+    "age_s": 130.0,
+    "behind": True,
+    "lacks": "",
+    "problem": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("reading", "said"),
+    [
+        (COPY, "it is of 00:01:00Z, 2 min old, and the palace has changed since then\n"),
+        (COPY | {"behind": False}, "answered from a copy since 2026-01-01T00:00:00Z; it is of"),
+        (COPY | {"behind": False}, ", 2 min old\n"),
+        (COPY | {"lacks": "graph holds 3"}, "; it may lack memories: graph holds 3\n"),
+        (COPY | {"problem": "no space"}, "; no newer one can be made: no space\n"),
+        (COPY | {"of": ""}, "2026-01-01T00:00:00Z, which the first query makes\n"),
+        (COPY | {"of": "", "problem": "no space"}, "since no copy can be made: no space\n"),
+    ],
+)
+def test_status_says_that_a_copy_answers_and_how_old_it_is(reading: Any, said: str) -> None:
+    assert said in status_text(STATUS | {"reading": reading})
+    assert "queries" not in status_text(STATUS | {"reading": None})
+    assert "queries" not in status_text(STATUS)  # an older broker doesn't say
+
+
 def test_status_says_where_http_is_served() -> None:
     served = {"url": "http://127.0.0.1:1/mcp", "sessions": 2, "token_file": "/t"}
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,16 +157,35 @@ def contents_of(site: Site) -> dict[str, tuple[int, int, str]]:
     }
 
 
+def row(name: str, screen: str) -> str:
+    return next(line for line in screen.splitlines() if line.startswith(name))
+
+
+def asked_over_http(http: dict[str, str], tool: str, **arguments: str) -> str:
+    """Return what a broker answers to a client that comes over HTTP."""
+    headers = {
+        "Authorization": f"Bearer {Path(http['token_file']).read_text().strip()}",
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+    }
+    asked = urllib.request.Request(http["url"], call_line(1, tool, **arguments), headers)
+    with urllib.request.urlopen(asked, timeout=120) as reply:
+        return str(reply.read())
+
+
 def test_what_stock_stores_can_be_read_while_it_holds_its_lock(site: Site, stock: Client) -> None:
     filed = stock.tool("add_drawer", wing="w", room="r", content="The heron nests by the weir.")
     stock.tool("kg_add", subject="Heron", predicate="nests_by", object="weir")
     with site.shim() as agent:
         refused = agent.call("mempalace_diary_write", **NOTE)
+        unasked = status_of(site)["reading"]
         before = contents_of(site)
         found = agent.tool("search", query="Where does the heron nest?")["results"]
         facts = agent.tool("kg_query", entity="Heron")["facts"]
         status = agent.call("mempalace_status")
         after = contents_of(site)
+        told, shown = status_of(site), site.run("status").stdout
+        over_http = asked_over_http(told["http"], "search", query="Where does the heron nest?")
 
         assert code_of(refused) == FOREIGN_WRITER
         assert filed["success"]
@@ -174,6 +194,14 @@ def test_what_stock_stores_can_be_read_while_it_holds_its_lock(site: Site, stock
         assert len(status["result"]["content"]) == 1  # nothing has been written since
         assert str(copies_of(site)) not in str(status)
         assert before == after
+        assert (unasked["of"], unasked["age_s"], unasked["problem"]) == ("", None, "")
+        assert told["reading"]["since"] == unasked["since"] >= told["since"]
+        assert told["reading"]["of"].endswith("Z")
+        assert told["reading"]["age_s"] > 0
+        assert (told["reading"]["behind"], told["reading"]["problem"]) == (False, "")
+        assert f"it is of {told['reading']['of']}" in row("queries", shown)
+        assert "heron" in over_http
+        assert not list(site.home.glob(".mempalace/server/*/serverinfo.json")), "it can't write yet"
 
         stock.tool("add_drawer", wing="w", room="r", content="The otter sleeps in the reeds.")
         reply = agent.call("mempalace_search", query="Where does the otter sleep?")
@@ -186,5 +214,7 @@ def test_what_stock_stores_can_be_read_while_it_holds_its_lock(site: Site, stock
         assert len(again["result"]["content"]) == 1
         assert "otter" in again["result"]["content"][0]["text"]
         assert agent.tool("diary_write", **NOTE)["success"]
+        assert status_of(site)["reading"] is None
+        assert list(site.home.glob(".mempalace/server/*/serverinfo.json"))
     assert not list(copies_of(site).glob("*"))
     assert not readers_of(site)

@@ -1,14 +1,16 @@
 """The loopback HTTP listener: when it serves, for whom stock finds it, and how it ends.
 
-It begins once the engine has loaded, so that it delays no first call, and stock is told of it in
-the step in which it listens.  Stock is told otherwise in the step in which the record goes
-(`Leaving.stop`): no client finds a leaving broker.
+It begins once the engine has loaded, so that it delays no first call, or once queries are answered
+from a copy, beside a program that has mempalace's lock.  Stock is told of it when the engine is
+there, which may be the step in which it listens.  Stock is told otherwise in the step in which the
+record goes (`Leaving.stop`): no client finds a leaving broker.
 """
 
 import logging
 import socket
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import trio
@@ -19,6 +21,7 @@ from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
 from palace.protocol.budget import HTTP, Budget
 from palace.protocol.errors import PalaceError
+from palace.protocol.lifecycle import Phase
 from palace.transport.accepting import accept_forever
 from palace.transport.unix import accept_one
 
@@ -31,12 +34,14 @@ CONNECTIONS_MAX = 128
 STRANGERS_MAX = 32  # connections that have not shown the token yet
 AGAIN_S = 5.0  # after which a port that is taken is tried again
 
+T = TypeVar("T")
+
 logger = logging.getLogger("palace.http")
 
 
 @attrs.define(eq=False, kw_only=True)
 class HttpListener:
-    """HTTP for one owner; `engine_ready` lets it begin."""
+    """HTTP for one owner; `engine_ready` lets stock be told."""
 
     state: BrokerState
     info: ServerInfo
@@ -71,12 +76,31 @@ class HttpListener:
 
     async def serve(self, sessions: trio.Nursery) -> None:
         """Serve until cancelled, each connection in `sessions`; `hang_up` comes after it."""
-        await self.engine_ready.wait()
-        listener = await self._open(sessions)
-        while listener is None:  # its port is taken, by an owner that leaves, say
+        await self.state.scheduler.may_answer.wait()
+        if self.info.is_anothers():  # a server of stock's that has the lock, and its own token
+            await self.engine_ready.wait()
+        listener = await self._until_done(partial(self._open, sessions))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_stock)
+            await accept_forever(
+                partial(accept_one, listener), partial(self._take, sessions), logger
+            )
+
+    async def _until_done(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it again while it fails: its port is taken, by an owner that leaves, say."""
+        while True:
+            try:
+                return await work()
+            except (OSError, ImportError, PalaceError) as error:
+                text = f"HTTP is not served: {error}"
+                if self.state.telemetry.errors.last != text:
+                    logger.warning("%s", text)
+                self.state.telemetry.note_error(text)
             await trio.sleep(AGAIN_S)
-            listener = await self._open(sessions)
-        await accept_forever(partial(accept_one, listener), partial(self._take, sessions), logger)
+
+    async def _tell_stock(self) -> None:
+        await self.engine_ready.wait()
+        await self._until_done(self._publish)
 
     async def hang_up(self) -> None:
         """Stop listening; connections end once nothing is under way on them."""
@@ -91,29 +115,39 @@ class HttpListener:
         """Tell stock that there is no server any more; raises OSError."""
         self.info.withdraw()
 
-    async def _open(self, sessions: trio.Nursery) -> socket.socket | None:
-        """Listen and tell stock; None where that is not possible now."""
-        try:
-            # Some 100 modules: while they are imported, shims are served.
-            await trio.to_thread.run_sync(_import)
-            fingerprint = await trio.to_thread.run_sync(
-                self.state.services.engine.search_fingerprint
-            )
-            token = await trio.to_thread.run_sync(self.info.token)
-            port = self._listen(sessions, token)
-            self.info.publish(port=port, fingerprint=fingerprint)
-            for holding in self.info.holdings():
-                self.state.watch.add(holding)
-        except (OSError, ImportError, PalaceError) as error:
-            text = f"HTTP is not served: {error}"
-            if self.state.telemetry.errors.last != text:
-                logger.warning("%s", text)
-            self.state.telemetry.note_error(text)
-            return None
-        logger.info("HTTP at %s:%d", ADDRESS, port)
+    async def _open(self, sessions: trio.Nursery) -> socket.socket:
+        """Listen; where the engine is there by now, stock is told in the same step."""
+        # Some 100 modules: while they are imported, shims are served.
+        await trio.to_thread.run_sync(_import)
+        ready = self.engine_ready.is_set()
+        fingerprint = await self._fingerprint() if ready else ""
+        token = await trio.to_thread.run_sync(self.info.token)
+        self._listen(sessions, token)
+        assert self._listener is not None
+        if ready:
+            self._tell(fingerprint)
+        logger.info("HTTP at %s", self.counters.url)
         return self._listener
 
-    def _listen(self, sessions: trio.Nursery, token: str) -> int:
+    async def _fingerprint(self) -> str:
+        return await trio.to_thread.run_sync(self.state.services.engine.search_fingerprint)
+
+    async def _publish(self) -> None:
+        if not self.info.is_published:
+            self._tell(await self._fingerprint())
+
+    def _tell(self, fingerprint: str) -> None:
+        """Tell stock where to find this server; raises OSError.
+
+        Not once this owner leaves: it has told stock otherwise, and won't again.
+        """
+        if self._listener is None or self.state.lifecycle.phase is not Phase.SERVING:
+            return
+        self.info.publish(port=self._listener.getsockname()[1], fingerprint=fingerprint)
+        for holding in self.info.holdings():
+            self.state.watch.add(holding)
+
+    def _listen(self, sessions: trio.Nursery, token: str) -> None:
         from palace.broker.http.app import HttpApp
         from palace.broker.http.sessions import HttpSessions
         from palace.transport.http import Server
@@ -132,7 +166,6 @@ class HttpListener:
             answers=self.counters.answers,
         )
         self._server = Server(app)
-        return port
 
     def _take(self, sessions: trio.Nursery, sock: socket.socket) -> None:
         """Serve a connection: one without the token may have to make room, none with it does.

@@ -78,6 +78,22 @@ class ServerInfo:
         self.kernel.replace_file(self.path, data)
         self._published = data
 
+    @property
+    def is_published(self) -> bool:
+        return bool(self._published)
+
+    def is_anothers(self) -> bool:
+        """Tell whether stock's clients are led to another server, which lives, and its token."""
+        pid = self._pid_in(self.kernel.read_hint(self.path) or b"")
+        return pid not in (0, os.getpid()) and self.kernel.process_of(pid) is not None
+
+    def _pid_in(self, found: bytes) -> int:
+        """Return whose file it is, 0 where nobody can tell."""
+        try:
+            return number_in(decode_json(found), "pid")
+        except (ValueError, KeyError, TypeError):
+            return 0
+
     def holdings(self) -> Iterator[Holding]:
         """Yield what has to stay where stock looks; call it after `publish`."""
         yield self._holding("token", self.token_path, self._judge_token, vital=True)
@@ -100,11 +116,7 @@ class ServerInfo:
 
     def _judge_server(self, found: bytes) -> bytes | None:
         """Leave the file to another server that lives: its clients trust the pid in it."""
-        try:
-            told = decode_json(found)
-            pid = number_in(told, "pid")
-        except (ValueError, KeyError, TypeError):
-            return self._published
+        pid = self._pid_in(found)
         if pid not in (0, os.getpid()) and self.kernel.process_of(pid) is not None:
             raise Lost(f"{self.path} is that of another server, pid {pid}")
         return self._published

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import pytest
 import trio
@@ -16,6 +17,8 @@ from trio.testing import wait_all_tasks_blocked
 from palace.broker import progress
 from palace.broker.http import app, exchange, listener, sessions
 from palace.broker.reporting.status import status_of
+from palace.engine.api import Call, Reply
+from palace.protocol import jsonrpc
 from palace.protocol.lifecycle import Reason
 from palace.settings.stock_config import server_directory
 from palace.transport import http
@@ -177,6 +180,61 @@ async def test_a_token_is_not_kept_where_others_may_write(home: Path) -> None:
         await until(lambda: "can't hold a token" in running.state.telemetry.errors.last)
 
     assert not list(directory.iterdir())
+
+
+async def test_beside_a_writer_queries_are_answered_and_stock_is_told_nothing(home: Path) -> None:
+    def from_a_copy(asked: Call) -> Reply:
+        return Reply(payload=jsonrpc.encode(jsonrpc.result(asked.request.id, "a copy's")))
+
+    engine = GatedEngine()
+    engine.may_load.clear()
+    async with open_broker(home.parent / "palace", engine, home=str(home)) as running:
+        running.state.scheduler.begin_reading(from_a_copy)
+        url = await url_of(running)
+        assert url.port is not None
+        token = (
+            (Path(server_directory(str(home), str(home.parent / "palace"))) / "token")
+            .read_text()
+            .strip()
+        )
+        stream = await trio.open_tcp_stream("127.0.0.1", url.port)
+        caller = Caller(stream, url.port, token)
+        answer = await caller.post(call("search"))
+        assert answer.json()["result"] == "a copy's"
+        assert not serverinfo_of(home).exists(), "stock's clients would hand over changes"
+
+        engine.may_load.set()
+        await until(lambda: serverinfo_of(home).exists())
+        await running.state.scheduler.end_reading()
+        await caller.post(call("add_drawer", name="one"))
+        await caller.aclose()
+        told = json.loads(serverinfo_of(home).read_text())
+    assert (told["pid"], told["port"]) == (os.getpid(), url.port)
+    assert engine.written == ["one"]
+    assert not serverinfo_of(home).exists()
+
+
+async def test_beside_stocks_own_server_nobody_listens_or_takes_its_token(home: Path) -> None:
+    root = home.parent / "palace"
+    directory = Path(server_directory(str(home), str(root)))
+    directory.mkdir(parents=True, mode=0o700)
+    (directory / "serverinfo.json").write_text(json.dumps({"pid": os.getppid(), "port": 1}))
+    (directory / "token").write_text("stock's")
+    engine = GatedEngine()
+    engine.may_load.clear()
+    async with open_broker(root, engine, home=str(home)) as running:
+        running.state.scheduler.begin_reading(lambda _call: Reply(payload=None))
+        await trio.sleep(0.3)
+        assert (directory / "token").read_text() == "stock's"
+        assert status_of(running.state)["http"]["url"] == ""
+        engine.may_load.set()  # it has ended, or the lock would not be ours
+        await url_of(running)
+
+
+async def url_of(running: Running) -> SplitResult:
+    """Return where a broker listens for HTTP, once it does."""
+    await until(lambda: status_of(running.state)["http"]["url"])
+    return urlsplit(status_of(running.state)["http"]["url"])
 
 
 async def test_another_servers_serverinfo_is_left_alone(home: Path) -> None:

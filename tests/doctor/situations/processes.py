@@ -95,7 +95,8 @@ SITUATIONS = {
         arrange=stock_writes,
         code="stock_writes",
         level=ERROR,
-        text="holds mempalace's writer lock",
+        text="holds mempalace's writer lock. While it does, a broker that is started waits for it: "
+        "no change can be made through palace, and queries are answered from a copy of the palace",
         remedy="kill ",
         heal=holder_ended,
     ),
