@@ -7,6 +7,7 @@ from palace.client.endpoints import expected_palace_id
 from palace.doctor.diagnostics import Diagnostics, name
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.kernel.durations import span
+from palace.ownership.holders import maintenance_in
 from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
 
 STUCK_S = 60.0  # a change takes less than a second; only mine and sync take minutes
@@ -141,6 +142,14 @@ def _silent(found: Diagnostics) -> Finding:
             "keeps the lock, so no other can start, and every request waits for it.",
             remedy=f"Let it go on: kill -CONT {holder.pid}. Or end it, nothing acknowledged is "
             f"lost: kill -9 {holder.pid}",
+        )
+    if command := maintenance_in(holder.title):
+        return Finding(
+            level=WARNING,
+            code="maintenance",
+            text=f"`{command}` has the palace for itself: {name(holder)}. No broker can start "
+            "until it ends, and calls wait for that, or are refused after a while.",
+            remedy=f"Let it finish. It can be ended, too, and begun again later: kill {holder.pid}",
         )
     hidden = _hidden(found)
     word = found.silence.message if isinstance(found.silence, BrokerUnreachable) else ""

@@ -12,6 +12,20 @@ DAEMON = ("mempalace.daemon", "mempalace daemon")
 SESSIONS = ("mcp_server", "mempalace-mcp")
 SERVERS = ("mempalace serve",)
 
+MAINTENANCE = ("rebuild", "purge", "restore", "recover", "trust", "doctor")  # take broker.lock
+
+
+def maintenance_in(title: str) -> str:
+    """Return which of palace's commands a process carries out that need the palace for themselves.
+
+    "" for none: a broker, or another program.
+    """
+    words = title.split()
+    for program, command in zip(words, words[1:], strict=False):
+        if os.path.basename(program) == "palace" and command in MAINTENANCE:
+            return f"palace {command}"
+    return ""
+
 
 def stays(title: str) -> bool:
     """Tell whether a process keeps the lock until it is ended: a session, a server, the daemon.

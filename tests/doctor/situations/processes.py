@@ -36,6 +36,14 @@ def silent_owner(place: Place) -> None:
     _held(place, place.paths.lock)
 
 
+def maintained(place: Place) -> None:
+    program = place.home / "bin" / "palace"  # as pip installs it: the interpreter runs a script
+    program.parent.mkdir()
+    program.write_text(HOLD.replace("argv[1]", "argv[2]"))
+    process = place.start([sys.executable, str(program), "rebuild", place.paths.lock])
+    place.environ["HOLDER"] = str(process.pid)
+
+
 def opened(place: Place) -> None:
     _held(place, f"{place.palace}/chroma.sqlite3")
 
@@ -106,6 +114,14 @@ SITUATIONS = {
         level=ERROR,
         text="The owner does not answer",
         remedy="kill -9 ",
+        heal=holder_ended,
+    ),
+    "a rebuild is under way": Situation(
+        arrange=maintained,
+        code="maintenance",
+        level=WARNING,
+        text="`palace rebuild` has the palace for itself: pid ",
+        remedy="Let it finish. It can be ended, too, and begun again later: kill ",
         heal=holder_ended,
     ),
     "another process has the store open": Situation(
