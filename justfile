@@ -84,6 +84,10 @@ bench-first-reply *arguments:
 bench-guests *arguments:
     python -m bench.guests {{arguments}}
 
+# Measure what honest clients wait for while others attack, beside peace.
+bench-hostile *arguments:
+    python -m bench.hostile {{arguments}}
+
 # Refuse a change of palace/ since BASE that tells users nothing (changelog.d/README.md).
 changelog-check base="origin/main":
     git diff --quiet {{base}}...HEAD -- palace || towncrier check --compare-with {{base}}

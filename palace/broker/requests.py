@@ -118,6 +118,7 @@ async def _handle(
         session.reply(arrival.ordinal, jsonrpc.encode(failure))
         return
     if isinstance(request, ToolCall):
+        session.called = True
         await _handle_call(state, session, arrival, request)
         return
     _note_client(session, request)

@@ -41,6 +41,7 @@ class LiveSession:
     lost_s: float = 0.0
     active_s: float = 0.0
     requests: int = 0
+    called: bool = False  # a tool, once
 
     def __attrs_post_init__(self) -> None:
         self.hello = Hello(session=self.id)
@@ -61,7 +62,9 @@ class LiveSession:
             return Use.LEFT
         if not self.machine.is_idle or self.stream.waiting:
             return Use.BUSY
-        return Use.RENEWED if self.party == HTTP else Use.IDLE
+        if self.party != HTTP:
+            return Use.IDLE
+        return Use.RENEWED if self.called else Use.UNUSED
 
     def may_go_on(self, proof: str, pid: int) -> bool:
         """Tell whether a HELLO with this proof, from that process, is of this session's shim.

@@ -41,9 +41,10 @@ class Use(enum.IntEnum):
     """What a holder would lose by giving way, from nothing to its present work."""
 
     LEFT = 0  # nobody is connected; whoever comes back sends again what was not answered
-    RENEWED = 1  # idle, and its client begins another one without being asked
-    IDLE = 2  # idle, and connected
-    BUSY = 3
+    UNUSED = 1  # as the next, and its client has called nothing yet
+    RENEWED = 2  # idle, and its client begins another one without being asked
+    IDLE = 3  # idle, and connected
+    BUSY = 4
 
 
 @attrs.frozen(eq=False)

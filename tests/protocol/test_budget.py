@@ -64,9 +64,11 @@ def test_the_least_used_of_the_party_that_holds_most_goes_first() -> None:
         Holder("a", Use.IDLE, 1.0),
         Holder("a", Use.RENEWED, 3.0),
         Holder("a", Use.RENEWED, 2.0),
+        Holder("a", Use.UNUSED, 4.0),
     ]
 
-    assert budget.first_to_go(holders, "c") is holders[4]
+    assert budget.first_to_go(holders, "c") is holders[5]
+    assert budget.first_to_go(holders[:5], "c") is holders[4]
     assert budget.first_to_go(holders[:4], "c") is holders[3]
     assert budget.first_to_go(holders[:3], "c") is holders[2], "a holds more than twice as much"
     assert budget.first_to_go(holders[:2], "c") is holders[0]

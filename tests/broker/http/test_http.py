@@ -569,6 +569,21 @@ async def test_a_silent_session_ends_and_a_new_one_takes_the_oldest_ones_place(
         await until(lambda: fourth not in running.state.sessions)
 
 
+async def test_a_session_that_is_used_outlives_any_number_that_are_not(
+    home: Path, dial: Dial
+) -> None:
+    """All clients over HTTP are one party: the oldest would be of whoever thinks for a moment."""
+    async with open_web(home, sessions_max=4) as running:
+        caller = await dial()
+        used = await begin_session(caller)
+        await caller.post(call("search"), accept=ACCEPT, mcp_session_id=used)
+        hoard = [await begin_session(caller) for _ in range(8)]
+        answer = await caller.post(call("search"), accept=ACCEPT, mcp_session_id=used)
+
+        assert answer.status == 200
+        assert [ident in running.state.sessions for ident in hoard] == [False] * 5 + [True] * 3
+
+
 # The same sessions and queues, the same limits.
 
 
