@@ -4,9 +4,8 @@ usage: python -m bench.hostile [--rounds N] [--seconds S] [--json FILE]
 
 Four honest clients (two shims, one over HTTP, one guest over TLS) file, search and ask for the
 status.  Each round has a palace and a broker of its own, first at peace, then under all attacks of
-tests/support/loads/attacks.py at once, which use the machine's processors, too.  So a run without
-palace tells how much of the delay is theirs: `processors` are as many busy processes, and no
-attack.  It asserts nothing about time.
+tests/support/loads/attacks.py at once.  The attackers compute, too: beside both stands what the
+same calls take while as many processes only compute.  It asserts nothing about time.
 Exit codes: 0 measured, 1 a measurement could not be made.
 """
 
