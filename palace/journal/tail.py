@@ -44,6 +44,9 @@ from palace.protocol.wire import whole_number
 
 OUTCOMES_MAX = 4096  # of one session: a shim never has more lines unsettled
 SESSIONS_MAX = 1000  # with outcomes not acknowledged yet; the oldest go first
+# Of all outcomes together.  They are in memory, and in the first record of each segment; a shim
+# acknowledges long before.  No session loses its newest one.
+OUTCOME_CHARS_MAX = 16 << 20
 EPOCHS_KEPT = 1000  # after which the outcomes of a session that never came back are forgotten
 
 
@@ -82,10 +85,29 @@ class Replies:
     epoch: int = 0
     forgotten: int = 0
     texts: dict[int, str] = attrs.field(factory=dict)
+    chars: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.chars = sum(map(len, self.texts.values()))
+
+    def keep(self, ordinal: int, text: str) -> None:
+        self.chars += len(text) - len(self.texts.get(ordinal, ""))
+        self.texts[ordinal] = text
 
     def forget(self, upto: int) -> None:
         self.forgotten = max(self.forgotten, upto)
         self.texts = {ordinal: text for ordinal, text in self.texts.items() if ordinal >= upto}
+        self.chars = sum(map(len, self.texts.values()))
+
+    def forget_oldest(self, chars: int) -> None:
+        """Forget the oldest until so many characters are gone, or the newest is left alone."""
+        upto, freed = self.forgotten, 0
+        for ordinal in sorted(self.texts)[:-1]:
+            if freed >= chars:
+                break
+            freed += len(self.texts[ordinal])
+            upto = ordinal + 1
+        self.forget(upto)
 
 
 def split_key(key: str) -> tuple[str, int] | None:
@@ -216,13 +238,31 @@ class Tail:
         session, ordinal = call
         replies = self.replies.setdefault(session, Replies())
         replies.epoch = epoch
-        replies.texts[ordinal] = reply
+        replies.keep(ordinal, reply)
         if len(replies.texts) > OUTCOMES_MAX:
             replies.forget(min(replies.texts) + 1)
+        # All have little: there is nothing to add up with each change.
+        share = OUTCOME_CHARS_MAX // SESSIONS_MAX
+        if replies.chars > share:
+            self._bound_outcomes(share)
         if len(self.replies) > SESSIONS_MAX:
             # The horizon rises with it: an outcome that was dropped must not look like none.
             oldest = min(self.replies, key=lambda name: self.replies[name].epoch)
             self.horizon = max(self.horizon, self.replies.pop(oldest).epoch + 1)
+
+    def _bound_outcomes(self, share: int) -> None:
+        """Take from the session that holds most, while all together hold too much.
+
+        Not the newest, nor from who holds no more than a share: one long reply is not their fault.
+        """
+        while (excess := sum(held.chars for held in self.replies.values()) - OUTCOME_CHARS_MAX) > 0:
+            several = (
+                held for held in self.replies.values() if len(held.texts) > 1 and held.chars > share
+            )
+            heaviest = max(several, key=lambda held: held.chars, default=None)
+            if heaviest is None:
+                return
+            heaviest.forget_oldest(excess)
 
     # Outcomes.
 

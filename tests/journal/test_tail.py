@@ -260,6 +260,33 @@ def test_of_one_session_only_so_many_outcomes_are_kept() -> None:
     assert tail.reply("t", 0) == ""
 
 
+def test_the_session_whose_outcomes_are_largest_loses_its_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tails, "OUTCOME_CHARS_MAX", 100)
+    monkeypatch.setattr(tails, "SESSIONS_MAX", 10)
+    fold = Fold()
+    fold.tell(*(end(f"small:{n}", reply="x" * 5) for n in range(2)))
+    fold.tell(*(end(f"medium:{n}", reply="x" * 10) for n in range(3)))
+    tail = fold.tell(*(end(f"large:{n}", reply="y" * 20) for n in range(3)))
+    assert tail.reply("large", 0) is not None, "100 characters in all"
+
+    fold.tell(end("large:3", reply="y" * 20))
+
+    assert sum(len(text) for held in tail.replies.values() for text in held.texts.values()) == 100
+    assert len(tail.replies["medium"].texts) == 3
+    assert (tail.reply("large", 0), tail.is_forgotten("large", 0, 1)) == (None, True)
+    assert (tail.reply("large", 1), tail.is_forgotten("large", 1, 1)) == ("y" * 20, False)
+    assert (tail.reply("small", 0), tail.is_forgotten("small", 0, 1)) == ("x" * 5, False)
+
+    fold.tell(end("large:4", reply="z" * 500))
+
+    assert list(tail.replies["large"].texts) == [4], "the newest one stays, whatever its length"
+    assert len(tail.replies["small"].texts) == 2
+    tail.acknowledge("large", 5)
+    assert tail.replies["large"].chars == 0
+
+
 def test_a_session_that_never_comes_again_is_forgotten_after_many_epochs() -> None:
     fold = Fold()
     fold.tell(end("old:1", reply="a"), epoch=1)
