@@ -17,6 +17,8 @@ from palace.protocol.errors import LockFailed, VersionMismatch
 from palace.settings.paths import Paths
 
 EPOCH_DIGITS_MAX = 19  # of the epoch file; a palace is not elected for so often
+# The next one has to fit into the record by which an owner is found (63 bits).
+EPOCH_MAX = 9 * 10 ** (EPOCH_DIGITS_MAX - 1)
 _HEAD_BYTES_MAX = 400
 
 
@@ -84,11 +86,11 @@ def last_epoch(paths: Paths, kernel: Kernel) -> int:
     last = kernel.read_file(paths.epoch)
     text = "0" if last is None else last.decode(errors="replace").strip()
     try:
-        number = wire.whole_number(text, most=10**EPOCH_DIGITS_MAX - 1)
+        number = wire.whole_number(text, most=EPOCH_MAX)
     except ValueError:
         raise LockFailed(
-            f"{paths.epoch} holds {text[:40]!r}, which is no number. Restore it from a backup, or "
-            "write the largest epoch that `palace status` ever showed into it."
+            f"{paths.epoch} holds {text[:40]!r}, which is no number from 0 to {EPOCH_MAX}. Restore "
+            "it from a backup, or write the largest epoch that `palace status` ever showed into it."
         ) from None
     return max(number, _published_epoch(paths, kernel), _journalled_epoch(paths, kernel))
 

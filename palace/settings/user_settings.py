@@ -93,6 +93,11 @@ def read_toml(path: str, kernel: Kernel) -> "dict[str, object]":
     """Return the values of a settings file, none where there is no file; raises ConfigError."""
     try:
         data = kernel.read_file(path, SETTINGS_BYTES_MAX)
+        if data is not None and len(data) > SETTINGS_BYTES_MAX:  # its beginning may be valid
+            raise ConfigError(
+                f"{path} has more than {SETTINGS_BYTES_MAX} bytes, which no settings need. Correct "
+                "or remove it."
+            )
         return {} if data is None else decode_toml(data)
     except OSError as error:
         raise ConfigError(cause_text(error)) from None
@@ -104,7 +109,7 @@ def toml_text(value: object) -> str:
     """Return a setting's value as TOML."""
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+        return '"' + "".join(c if c.isprintable() else _escape(c) for c in escaped) + '"'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
@@ -113,6 +118,11 @@ def toml_text(value: object) -> str:
         inside = ", ".join(f"{_key(name)} = {toml_text(item)}" for name, item in value.items())
         return f"{{ {inside} }}" if inside else "{}"
     return str(value)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _key(name: str) -> str:

@@ -20,6 +20,7 @@ from palace.settings.config import (
 from palace.settings.paths import Paths
 from palace.settings.recorded import RECORDED
 from palace.settings.user_settings import (
+    SETTINGS_BYTES_MAX,
     UserSettings,
     read_toml,
     read_user_settings,
@@ -251,7 +252,7 @@ def test_a_state_directory_that_cant_be_used_is_no_reason_not_to_serve(place: Pl
 
 def test_values_are_written_as_they_are_read(place: Place) -> None:
     values = {
-        "path_map": {'/a "b" \\': "/ü\u0007"},
+        "path_map": {'/a "b" \\': "/ü\u0007", "/\U000e0001": "/\U0010ffff"},
         "advertise": ["a:1", "b:2"],
         "http": False,
         "idle_s": 1.5,
@@ -259,3 +260,10 @@ def test_values_are_written_as_they_are_read(place: Place) -> None:
     place.set(**values)
 
     assert place.user().values == values
+
+
+def test_settings_that_are_too_long_are_refused_and_not_cut_off(place: Place) -> None:
+    place.lend("readers = 2\n" + "# more\n" * (SETTINGS_BYTES_MAX // 7) + "readers = 3\n")
+
+    with pytest.raises(ConfigError, match="which no settings need"):
+        place.load()
