@@ -12,6 +12,7 @@ process of its own.  What is found lies in .fuzz/TARGET: `corpus` is gone on wit
 
 import argparse
 import hashlib
+import logging
 import subprocess
 import sys
 import threading
@@ -35,6 +36,7 @@ Arc = tuple[str, int, int]
 def main() -> int:
     """Run what is asked for; 1 where an invariant was broken."""
     asked = _arguments()
+    logging.disable()  # of each input
     if asked.replay:
         return _replay(asked.targets[0], asked.replay)
     if asked.run:

@@ -10,7 +10,17 @@ from tests.security import targets
 from tests.security.mutating import mutated
 
 # Of all targets together they take some seconds of one core.
-EXAMPLES = {"wire": 300, "journal": 60}
+EXAMPLES = {
+    "wire": 200,
+    "journal": 50,
+    "records": 40,
+    "settings": 60,
+    "hosts": 150,
+    "backups": 40,
+    "connection": 12,  # a broker for each from here on
+    "http": 10,
+    "websocket": 2,
+}
 
 
 @pytest.fixture(autouse=True)

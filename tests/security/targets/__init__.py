@@ -10,7 +10,10 @@ from pathlib import Path
 from types import ModuleType
 
 CORPUS = Path(__file__).parent.parent / "corpus"
-NAMES = ("wire", "journal")
+NAMES = (
+    *("wire", "journal", "records", "settings", "hosts", "backups"),
+    *("connection", "http", "websocket"),
+)
 
 
 def load(name: str) -> ModuleType:
