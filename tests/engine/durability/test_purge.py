@@ -173,3 +173,20 @@ def test_what_stays_and_holds_it_is_named(
     assert kinds >= {"chroma:mempalace_drawers", "chroma:mempalace_closets", "graph:triple"}
     assert f"graph:triple {filed.ids['with a source']}" in purged["entities"]
     assert f"graph:triple {filed.ids['by its words']}" in purged["alike"]
+
+
+def test_what_a_killed_broker_has_filed_is_purged_as_well(
+    maintenance: MaintenanceProcess, filed: Filed, copied: Path
+) -> None:
+    """Its journal was not closed: a rebuild would take what is gone for another program's work."""
+    fresh = "FRESH7C6B5A4D3E2F"
+    site = Site(home=filed.site.home, palace=copied, extra=filed.site.extra)
+    with Probe(site.environ(), copied) as probe:
+        said = probe.tool("add_drawer", wing="w", room="r", content=f"Then it was {fresh}.")
+        probe.kill()
+
+    assert maintenance.ask("purge", copied, ids=[said["drawer_id"]])["code"] == 0
+
+    files = [path for path in copied.parent.rglob("*") if path.is_file()]
+    assert [path for path in files if fresh.encode() in path.read_bytes()] == []
+    assert maintenance.ask("doctor", copied) == []
