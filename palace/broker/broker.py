@@ -154,6 +154,7 @@ class Broker:
         state.lifecycle.begin(state.telemetry.started_s)
         self.displacement.begin()
         state.scheduler.withhold = self._withholds
+        state.scheduler.note_promise = self.displacement.note_first_promise
         self.guests = self._make_guests()
         if self.guests is not None:
             await self.guests.listen()
@@ -247,7 +248,7 @@ class Broker:
         """
         if not self.displacement.has_been_displaced(lately=lately):
             if recorded:
-                self.displacement.note_first_record()
+                self.displacement.note_first_promise()
             return False
         self.state.watch.look(trio.current_time())
         return not (recorded and self.displacement.is_whole)

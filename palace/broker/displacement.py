@@ -22,7 +22,7 @@ import attrs
 
 from palace.broker.services import Services
 from palace.kernel.kernel import Kernel
-from palace.ownership.served import REPLACED, Memory, holds
+from palace.ownership.served import REPLACED, Memory, holds, is_empty
 from palace.protocol.lifecycle import EngineState, Lifecycle
 from palace.settings.config import TOML_BYTES_MAX
 from palace.settings.paths import Paths
@@ -102,13 +102,13 @@ class Displacement:
         if not self.is_displaced():  # else it may be another directory's
             self._settings = settings
 
-    def note_first_record(self) -> None:
+    def note_first_promise(self) -> None:
         """Note that the palace holds something, before the first reply that promises it.
 
         The tick may come too late: an owner that is killed before it would leave the note of one
         whose palace held nothing, which isn't missed when it is moved.
         """
-        if self._memory is not None and not self._memory.served.seq:
+        if self._memory is not None and is_empty(self._memory.served):
             self.note_seq()
 
     def note_seq(self) -> None:

@@ -61,6 +61,7 @@ class Scheduler:
     may_answer: trio.Event = attrs.field(factory=trio.Event)  # set once, by engine or copy
     report: Callable[[], dict[str, Any]] | None = None  # what a copy that answers is like
     withhold: Callable[[bool, bool], bool] = lambda _recorded, _lately: False
+    note_promise: Callable[[], None] = lambda: None  # called before a change is answered
     _stop: Stop | None = None
     _handed_on: set[tuple[str, int]] = attrs.field(factory=set)
     _withheld: list[Job] = attrs.field(factory=list)
@@ -225,8 +226,10 @@ class Scheduler:
 
         That goes for failures, too, which may come of nothing but the files being elsewhere.
         """
-        lately = job.tool.kind is Kind.QUERY
-        if not (self._may_be_asked_again(job) and self.withhold(recorded, lately)):
+        if not self._may_be_asked_again(job):
+            self.note_promise()  # no journal knows what it has changed
+            return False
+        if not self.withhold(recorded, job.tool.kind is Kind.QUERY):
             return False
         self._withheld.append(job)
         if self.admission.draining:

@@ -125,6 +125,30 @@ async def test_a_first_record_is_noted_before_its_reply_and_later_ones_by_the_ti
     assert noted == [0, 3, 3]
 
 
+async def test_without_a_journal_the_first_change_is_noted_before_its_reply(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Displacement, "tick", lambda *_: None)
+    environ = {"HOME": str(root.parent)}
+    engine = GatedEngine(journalled=False)
+    engine.status = lambda: {"journal": "none, since the backend is x"}  # type: ignore[method-assign]
+    async with open_broker(root, engine) as running:
+        services = running.state.services
+        services.ownership.memory = Memory(Served(str(root), "1" * 32), environ, services.kernel)
+        shim = await running.session()
+        shim.call("search", 1)
+        await shim.reply()
+        asked = read_served(str(root), environ, services.kernel)
+        shim.call("add_drawer", 2, name="first")
+        await shim.reply()
+        changed = read_served(str(root), environ, services.kernel)
+        services.ownership.memory = None
+
+    assert asked is None or not asked.unjournalled
+    assert changed is not None
+    assert changed.unjournalled, "a palace that held nothing isn't missed when it is gone"
+
+
 @pytest.mark.parametrize("whole", [True, False])
 async def test_what_the_last_tick_did_not_know_is_noted_of_a_palace_that_was_moved_whole(
     root: Path, whole: bool
