@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO, NoReturn
 
+from palace.kernel.odd_files import open_regular
 from palace.kernel.output import complain, one_line, say
 from palace.protocol.errors import ConfigError
 from palace.settings.paths import Paths
@@ -67,7 +68,7 @@ def print_logs(paths: Paths, *, since: str, last: int, follow: bool) -> int:
 
 def _open(path: str) -> BinaryIO | None:
     try:
-        return open(path, "rb")
+        return open_regular(path)
     except FileNotFoundError:
         return None
 

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import WARNING, Finding
+from palace.kernel.odd_files import open_regular
 from palace.settings.stock_config import config_file
 
 TAIL_BYTES = 65_536
@@ -36,7 +37,7 @@ def check_starts(found: Diagnostics) -> Iterator[Finding]:
 
 def _tail(path: str) -> list[str]:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             return file.read().decode(errors="replace").splitlines()
     except OSError:

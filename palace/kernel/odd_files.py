@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from io import BufferedReader
 
 
 def regular(fd: int, path: str) -> int:
@@ -11,6 +12,12 @@ def regular(fd: int, path: str) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "it is no regular file", path)
     return fd
+
+
+def open_regular(path: str) -> BufferedReader:
+    """Open a regular file to read; raises OSError for anything else, and waits for nothing."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return os.fdopen(regular(fd, path), "rb")
 
 
 def is_odd(path: str) -> bool:

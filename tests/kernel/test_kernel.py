@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from palace.kernel.kernel import Kernel, peer_of
-from palace.kernel.odd_files import is_odd
+from palace.kernel.odd_files import is_odd, open_regular
 
 KERNEL = Kernel()
 
@@ -170,3 +170,16 @@ def test_a_fifo_is_neither_read_nor_appended_to_and_not_waited_for(tmp_path: Pat
     assert is_odd(path)
     assert not is_odd(str(tmp_path))
     assert not is_odd(str(tmp_path / "none"))
+
+
+def test_a_fifo_is_refused_where_a_file_is_read(tmp_path: Path) -> None:
+    fifo, file = tmp_path / "fifo", tmp_path / "file"
+    os.mkfifo(fifo)
+    file.write_bytes(b"text")
+
+    with pytest.raises(OSError, match="no regular file"):
+        open_regular(str(fifo))
+    with open_regular(str(file)) as opened:
+        assert opened.read() == b"text"
+    with pytest.raises(FileNotFoundError):
+        open_regular(str(tmp_path / "none"))

@@ -40,6 +40,7 @@ from palace.engine.stores.palace_stores import unopened_stores
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
+from palace.kernel.odd_files import open_regular
 from palace.ownership.served import Memory
 from palace.protocol import jsonrpc
 from palace.protocol.errors import (
@@ -360,7 +361,7 @@ class MempalaceEngine(JournalledEngine):
     def _check_store(self) -> None:
         """Refuse a store that is no SQLite database before anything could touch it."""
         try:
-            with open(self._paths.store, "rb") as file:  # no other process has it open: we own it
+            with open_regular(self._paths.store) as file:  # no other process has it open: we own it
                 head = file.read(len(_SQLITE_MAGIC))
         except FileNotFoundError:
             return

@@ -19,6 +19,7 @@ from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.rows import Rows
 from palace.journal.record import Json, JsonObject
+from palace.kernel.odd_files import is_odd
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import StoreCorrupt
 
@@ -106,6 +107,8 @@ def database_damage(path: str, depth: Depth) -> str:
         size = os.path.getsize(path)
     except OSError:
         return ""
+    if is_odd(path):  # SQLite would wait for a FIFO's other end
+        return f"{path} is a FIFO or a device"
     if not size:
         return ""
     try:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from palace.kernel.odd_files import open_regular
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -82,7 +84,7 @@ def labels_of(directory: str) -> dict[str, int] | None:
     """Return which label each record has, None before the first flush; raises IndexDamaged."""
     path = f"{directory}/{METADATA}"
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             found = _Labels(file).load()
     except FileNotFoundError:
         return None
@@ -135,10 +137,12 @@ def _header(directory: str) -> Header | None:
     """Return the header, None if it is of another version; raises IndexDamaged."""
     path = f"{directory}/header.bin"
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(_HEADER.size)
     except FileNotFoundError:
         raise IndexDamaged(f"{path} is gone") from None
+    except OSError as error:
+        raise IndexDamaged(f"{path} can't be read: {error.strerror}") from None
     if len(data) < _HEADER.size:
         raise IndexDamaged(f"{path} is cut short")
     header = Header(*_HEADER.unpack(data))
@@ -192,7 +196,8 @@ def _elements(path: str, header: Header) -> "Rows":
     import numpy as np
 
     size = header.elements * header.element_bytes
-    rows: Rows = np.memmap(path, np.uint8, "r")[:size]
+    with open_regular(path) as file:
+        rows: Rows = np.memmap(file, np.uint8, "r")[:size]
     return rows.reshape(header.elements, header.element_bytes)
 
 
@@ -217,10 +222,12 @@ def _check_vectors(path: str, vectors: "npt.NDArray[Any]") -> None:
 def _check_upper_levels(path: str, header: Header) -> None:
     """Walk through the lists of all elements, which must end where the file does."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read()
     except FileNotFoundError:
         raise IndexDamaged(f"{path} is gone") from None
+    except OSError as error:
+        raise IndexDamaged(f"{path} can't be read: {error.strerror}") from None
     level_bytes = 4 + 4 * header.links_max
     place = 0
     try:

@@ -14,6 +14,7 @@ from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.replay import digest_of
 from palace.journal.tail import Touched
 from palace.kernel.kernel import Kernel
+from palace.kernel.odd_files import open_regular
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import StoreCorrupt
 
@@ -48,8 +49,8 @@ class JsonList:
         Stock takes whatever it can't read for an empty list, and would write that.
         """
         try:
-            with open(self.path, encoding="utf-8") as file:
-                data = decode_json(file.read())
+            with open_regular(self.path) as file:
+                data = decode_json(file.read().decode())
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:

@@ -27,6 +27,7 @@ from palace.engine.stores.chroma import is_chroma_file
 from palace.engine.stores.files import NAMES
 from palace.engine.stores.health import SUSPECT
 from palace.kernel.kernel import Kernel
+from palace.kernel.odd_files import is_odd, open_regular
 from palace.protocol.errors import StoreUnavailable
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -131,7 +132,7 @@ def _copy_once(originals: Originals, into: str, *, locked: bool) -> Stamp:
         for path in sorted(targets, key=lambda path: path != store):  # the database first
             target = f"{into}/{targets[path]}"
             os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
-            source = open_to_the_end.enter_context(open(path, "rb"))
+            source = open_to_the_end.enter_context(open_regular(path))
             _copy(source.fileno(), target, within_s)
         if targets.keys() != before.keys() or originals.stamp() != before:
             raise _Changed
@@ -155,6 +156,8 @@ def _settled(originals: Originals) -> Stamp:
 @contextmanager
 def _reading(path: str) -> Iterator[None]:
     """Hold the lock of a reader of a database, which can't be committed to meanwhile."""
+    if is_odd(path):  # SQLite would wait for a FIFO's other end
+        raise _Changed
     uri = f"file:{quote(path)}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=LOCK_S, isolation_level=None)) as reader:
         reader.execute("BEGIN")
