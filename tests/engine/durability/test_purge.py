@@ -178,7 +178,7 @@ def test_what_stays_and_holds_it_is_named(
 def test_what_a_killed_broker_has_filed_is_purged_as_well(
     maintenance: MaintenanceProcess, filed: Filed, copied: Path
 ) -> None:
-    """Its journal was not closed: a rebuild would take what is gone for another program's work."""
+    """Its journal was not closed, and stock's small files are not in it yet."""
     fresh = "FRESH7C6B5A4D3E2F"
     site = Site(home=filed.site.home, palace=copied, extra=filed.site.extra)
     with Probe(site.environ(), copied) as probe:
