@@ -116,6 +116,14 @@ SITUATIONS = {
         remedy="kill -9 ",
         heal=holder_ended,
     ),
+    "stock is not kept out": Situation(  # mempalace's lock was removed: its name is free
+        arrange=silent_owner,
+        code="unfenced",
+        level=ERROR,
+        text="The palace is owned, but mempalace's lock is not held",
+        remedy="End stock's processes, then let another broker adopt what they wrote: palace stop",
+        heal=holder_ended,
+    ),
     "a rebuild is under way": Situation(
         arrange=maintained,
         code="maintenance",

@@ -72,5 +72,4 @@ NOT_TRIED: dict[str, str] = {
     "store_mended": "a list was removed under the broker",
     "stuck": "a change makes no progress",
     "unknown_keys": "records were written with another owner's keys",
-    "unfenced": "mempalace's lock was removed, and is not held",
 }
