@@ -22,6 +22,7 @@ whole yet), nothing is mended that it would have to know alone: the damage is le
 so.
 """
 
+import errno
 import json
 import logging
 import os
@@ -52,7 +53,7 @@ from palace.journal.journal import Journal
 from palace.journal.record import Entity, JsonObject, Payload
 from palace.journal.replay import Progress, Replay, replay
 from palace.protocol.decoding import decode_json
-from palace.protocol.errors import JournalBroken
+from palace.protocol.errors import JournalBroken, StoreUnavailable
 
 PARTIAL = "Build new stores from what the journal has: palace rebuild --stop --partial"
 AGAIN = "Correct that, and open the palace again: palace stop; palace start"
@@ -61,6 +62,7 @@ FROM_ROWS = (
     'Take `journal = "off"` out of palace.toml: a broker then makes a new index from the rows, and '
     "begins a journal: palace stop; palace start"
 )
+FULL = (errno.ENOSPC, errno.EDQUOT)
 NOTE = "why.json"  # in `replaced-EPOCH`: what was replaced, for the doctor
 
 logger = logging.getLogger("palace.journal")
@@ -135,12 +137,25 @@ def heal_stores(
         except _NotDamagedError as error:
             logger.warning("%s", error)
         except Exception as error:  # whatever it is, the store is as it was, and is not opened
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise StoreUnavailable(
+                    f"{damage.text}. It can't be brought back: {error.strerror}. Nothing was done; "
+                    "free some space and ask again."
+                ) from None
             logger.exception("it could not be brought back")
             left.append(_left(damage, error))
         else:
             how = f"the old files are in {kept}" if kept else "it is written again"
             logger.warning("%s was brought back from the journal: %s", damage.store, how)
             healed.append(Healed(damage=damage, kept=kept))
+    if left:
+        # Recovery runs over whole stores alone.  One that it was to write again is empty until
+        # then, and would be taken for a palace's that never held anything.
+        waiting = [
+            one for one in healed if one.damage.store not in (stores.chroma.name, stores.files.name)
+        ]
+        healed = [one for one in healed if one not in waiting]
+        left += [_waiting(one.damage, left[0]) for one in waiting]
     return Health(tuple(healed), tuple(left))
 
 
@@ -164,6 +179,11 @@ def _left(damage: Damage, error: Exception) -> Left:
     if isinstance(error, JournalBroken):
         return Left(damage=damage, why=error.message, remedy=PARTIAL)
     return Left(damage=damage, why=f"{type(error).__name__}: {error}", remedy=AGAIN)
+
+
+def _waiting(damage: Damage, other: Left) -> Left:
+    why = f"it is written again from the journal once {other.damage.store} is whole"
+    return Left(damage=damage, why=f"{why} ({other.damage.text}: {other.why})", remedy=other.remedy)
 
 
 def remedy_without_journal(damage: Damage) -> str:

@@ -276,6 +276,33 @@ def test_what_the_journal_lacks_is_not_brought_back_by_itself(
         probe.leave()
 
 
+def test_what_waits_for_another_store_to_be_whole_is_not_taken_for_empty(
+    copied: Site, expected: Answers, maintenance: MaintenanceProcess
+) -> None:
+    """Recovery, which writes the others again, doesn't run beside a store that is left."""
+    lose_a_record(copied)
+    damage(copied, ("database-cut", "log-gone", "graph-emptied"))
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        refused = [
+            probe.call("event_list", stream="s"),
+            probe.call("event_append", stream="s", type="t", payload={}),
+            probe.call("kg_query", entity="Ada"),
+        ]
+        left = probe.ask("health")
+        probe.leave()
+
+    assert [reply["error"]["code"] for reply in refused] == [-32049] * 3
+    assert {one["store"] for one in left["damaged"]} == {"chroma", "logstream", "graph"}
+    assert left["healed"] == []
+    assert all(one["remedy"].endswith("--partial") for one in left["damaged"])
+    maintenance.ask("rebuild", copied.palace, partial=True)
+    with Probe(copied.environ(), copied.palace) as probe:
+        assert probe.ask("health")["damaged"] == []
+        assert probe.tool("event_list", stream="s")["events"]
+        probe.leave()
+
+
 def test_vectors_of_another_size_are_not_made_up(copied: Site) -> None:
     """Those of a collection that stock's model can't have made: its index stays as it is."""
     shutil.rmtree(copied.palace / "journal")

@@ -1,5 +1,7 @@
 """While a palace is adopted nothing is done that needs a whole journal: each says how far it is."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from palace.journal.record import ADOPT, ADOPTION, Draft, Stamp
 from palace.journal.replay import no_progress
 from palace.journal.tail import Adopting
 from palace.kernel.kernel import Kernel
-from palace.protocol.errors import JournalBroken
+from palace.protocol.errors import JournalBroken, StoreUnavailable
 from palace.settings.config import Config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -86,6 +88,28 @@ def test_a_damaged_store_is_left_and_said_to_be(half: Half, contents: str | None
     assert left.damage.store == "tunnels"
     assert HOW_FAR in left.why
     assert left.remedy.endswith("palace rebuild --stop --partial")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_opens_nothing_and_another_error_leaves_the_store(
+    half: Half, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    half.journal.fingerprints = lambda: {"tunnels": half.stores.tunnels.fingerprint()}
+    half.journal.end_adoption()
+    half.tunnels.write_text("[{")
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Kernel, "write_durable", refuse)
+
+    if number == errno.EIO:
+        health = heal_stores(half.palace, half.journal, half.stores, no_progress)
+        assert [left.damage.store for left in health.left] == ["tunnels"]
+    else:
+        with pytest.raises(StoreUnavailable, match=f"{os.strerror(number)}. Nothing was done"):
+            heal_stores(half.palace, half.journal, half.stores, no_progress)
+    assert half.tunnels.read_text() == "[{"
 
 
 def test_the_history_prints_what_there_is_and_says_that_it_is_not_all(
