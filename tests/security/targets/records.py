@@ -207,6 +207,7 @@ VALUES: tuple[Any, ...] = (
     ),
     *(
         ["unix:/a/broker.sock"],
+        ["unix:/../broker.sock", "unix:/tmp/other", "unix:x", "wss://h"],
         ["tcp:x"],
         [1],
         ["wss://x"] * 65,
