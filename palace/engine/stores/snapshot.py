@@ -28,6 +28,7 @@ from palace.engine.stores.files import NAMES
 from palace.engine.stores.health import SUSPECT
 from palace.kernel.kernel import Kernel
 from palace.kernel.odd_files import is_odd, open_regular
+from palace.ownership.directory import place_of_lists
 from palace.protocol.errors import StoreUnavailable
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -58,12 +59,13 @@ class Originals:
 
     def targets(self) -> dict[str, str]:
         """Return each file that is there, with its path in a copy (relative)."""
-        root, parent = self.paths.root, os.path.dirname(self.paths.root)
+        root = self.paths.root
+        lists = place_of_lists(root)
         places = {f"{root}/{name}": f"palace/{name}" for name in self._in_root()}
         for suffix in ("", "-wal"):
             places[self.config.graph + suffix] = GRAPH + suffix
             places[f"{root}/logstream.sqlite3{suffix}"] = f"palace/logstream.sqlite3{suffix}"
-        places |= {f"{parent}/{name}": name for name in ("tunnels.json", "hallways.json")}
+        places |= {f"{lists}/{name}": name for name in ("tunnels.json", "hallways.json")}
         return {path: place for path, place in places.items() if os.path.isfile(path)}
 
     def _in_root(self) -> Iterator[str]:

@@ -74,6 +74,19 @@ def test_what_readers_need_is_copied_and_nothing_else(originals: Originals, into
     assert stamp == originals.stamp()
 
 
+def test_lists_are_copied_from_where_this_palace_has_them(originals: Originals, into: Path) -> None:
+    """Where others may put files beside a palace, its lists are in it."""
+    root = Path(originals.paths.root)
+    root.parent.chmod(0o1777)
+    (root.parent / "tunnels.json").write_text('["somebody else\'s"]')
+    (root / "tunnels.json").write_text('["ours"]')
+
+    copy_stores(originals, str(into))
+
+    assert (into / "tunnels.json").read_text() == '["ours"]'
+    assert not (into / "palace" / "tunnels.json").exists()
+
+
 def test_what_is_committed_in_a_log_that_is_not_written_back_is_copied(
     originals: Originals, into: Path
 ) -> None:
