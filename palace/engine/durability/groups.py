@@ -7,8 +7,8 @@ Theory of operation.  A call's changes form a *group* under its key:
 A group without an outcome is rolled back, whole: by this owner, where the journal fails before the
 outcome is written; by the next one (recovery.py), where this one died.  Two kinds of change are
 kept instead: those made outside of any call, at once, and those of a non-atomic call.  At a death
-that keeps what it did up to its last boundary (only mine has any: between two files), and where
-its outcome can't be written, all that it did.
+that keeps what it did up to its last boundary (between two files of mine, or two items of a long
+checkpoint), and where its outcome can't be written, all that it did.
 
 Where even the rollback fails, the group stays open in the journal for the next owner.  This one is
 *stuck* then: it makes no further change, which the rollback could undo, and leaves.  A record that

@@ -52,7 +52,7 @@ class HostedState:
         self.progress += 1
 
     def boundary(self) -> None:
-        """Note that mine is between two files, where it may be interrupted for good."""
+        """Note that a call is between two of its parts, where it may be interrupted for good."""
         self.tick()
         self.at_boundary()
 
