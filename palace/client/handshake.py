@@ -137,7 +137,10 @@ class Conversation:
 
     def ask(self, header: bytes, timeout_s: float) -> Response:
         """Send a header and return the one that answers it; raises WireError, too."""
-        say(self._sock, header)
+        try:
+            say(self._sock, header)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it may have said why before it hung up: that is read next
         return decode_response(self.read_line(timeout_s))
 
     def read_line(self, timeout_s: float) -> bytes:

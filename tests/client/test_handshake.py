@@ -11,7 +11,7 @@ import pytest
 
 from palace.client.connector import Connector
 from palace.client.control import Control
-from palace.client.handshake import LineBuffer, decode_response
+from palace.client.handshake import Conversation, LineBuffer, decode_response
 from palace.doctor.boundary import explore
 from palace.kernel.kernel import Kernel
 from palace.ownership.lock import Ownership
@@ -152,3 +152,20 @@ def test_a_response_names_its_kind_and_the_owners_epoch() -> None:
 
     assert (found.kind, found.epoch, found.fields["palace_id"]) == (wire.WELCOME, 7, "x")
     assert decode_response(b"palace/1 refused code=busy").epoch == 0
+
+
+def test_what_was_said_before_it_hung_up_is_read_although_nothing_can_be_asked(
+    tmp_path: Path,
+) -> None:
+    """As a full broker refuses: at once, and perhaps before the question was sent."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(wire.encode_header(wire.REFUSED, {"error": "busy"}))
+    theirs.close()
+    talk = Conversation(ours, Paths(str(tmp_path)), Kernel())
+
+    answer = talk.ask(wire.encode_header(wire.CONTROL, {"verb": "status"}), 5.0)
+    with pytest.raises(ConnectionResetError):
+        talk.ask(wire.encode_header(wire.CONTROL, {"verb": "status"}), 5.0)
+    talk.close()
+
+    assert (answer.kind, answer.fields) == (wire.REFUSED, {"error": "busy"})
