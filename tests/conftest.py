@@ -38,6 +38,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         reporter.write_line(line, yellow=True)
 
 
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Fail the test that leaves the process another umask, and not one of those after it."""
+    before = _current_umask()
+    yield
+    after = _current_umask()
+    os.umask(before)
+    assert after == before, f"this test left the umask {after:#o}"
+
+
+def _current_umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
 @pytest.fixture(scope="session")
 def model_home(pytestconfig: pytest.Config) -> Path:
     """A home that holds the genuine MiniLM; fetched once for a checkout, kept in its cache."""

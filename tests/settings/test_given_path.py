@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -170,7 +170,7 @@ Ended = Callable[[list[str]], tuple[int, str]]
 @pytest.fixture
 def ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Ended:
+) -> Iterator[Ended]:
     """How a command ends that is called in an empty home: with which code, and what it said."""
 
     def call(words: list[str]) -> tuple[int, str]:
@@ -191,7 +191,10 @@ def ended(
         if name.startswith(("MEMPAL", "PALACE_", "XDG_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    return call
+    umask = os.umask(0o077)
+    os.umask(umask)
+    yield call
+    os.umask(umask)  # `palace serve` sets its own, before it looks at its arguments
 
 
 REQUIRED = {"service": "status", "install": "cursor", "uninstall": "cursor", "purge": "id"}
