@@ -11,6 +11,7 @@ from palace.protocol.rights import (
     NOBODY,
     OVER_HTTP,
     RIGHTS,
+    Peer,
     Right,
     Who,
     local_peer,
@@ -78,3 +79,21 @@ def test_each_tool_takes_one_right(name: Any) -> None:
     call = tool_call({"method": "tools/call", "params": {"name": name, "arguments": {}}})
     expected = READ if call.tool.kind is Kind.QUERY else WRITE
     assert right_of(call) is (CONTROL if name == "mempalace_hook_settings" else expected)
+
+
+@pytest.mark.parametrize(
+    ("peer", "called"),
+    [
+        (Peer(who=Who.CONTAINER, pid=7, uid=1000), "a process with other mounts than the broker's"),
+        (Peer(who=Who.ALLOWED, pid=7, uid=1000), "uid 1000"),
+        (Peer(who=Who.STRANGER, pid=7, uid=0), "uid 0"),
+        (Peer(who=Who.GUEST, address="10.0.0.7", guest="ci"), "guest"),
+    ],
+)
+def test_a_message_calls_a_peer_by_what_its_owner_can_look_for(peer: Peer, called: str) -> None:
+    assert peer.called == called
+
+
+def test_a_peer_may_what_the_table_says_of_it() -> None:
+    for who, rights in RIGHTS.items():
+        assert {right for right in Right if Peer(who=who).may(right)} == set(rights)
