@@ -9,7 +9,8 @@ default:
 check: setup format-check lint types test
 
 # What a gate adds, in a quarter of an hour: more kills, the model with all its mutants.
-check-deep: (model-check "deep")
+check-deep:
+    python -m tests.model.check --profile deep --cores 3 # its kills and patches mostly wait
     PALACE_TEST_PROFILE=deep python -m pytest -n 2 --dist loadfile \
         tests/process/test_kills.py tests/process/test_steps.py tests/process/test_world_storm.py
 
