@@ -59,7 +59,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.process]
 
 TOOLS = tuple(MUTATIONS)
 CLIENTS = 4
-KILLS = 500 if is_full() else 60 if is_deep() else 6  # of random ones: about two seconds each
+KILLS = 500 if is_full() else 30 if is_deep() else 6  # of random ones: about two seconds each
 
 
 def kills() -> list[tuple[str, str]]:
