@@ -103,8 +103,14 @@ def _owner_of(root: str) -> int:
 
 
 def say(sock: socket, header: bytes) -> None:
-    """Send one header; raises OSError."""
-    sock.send(header)  # in one piece: no header is as long as an idle socket's buffer
+    """Send one header; raises OSError.
+
+    Not where the other side has hung up: it may have said why, and that, or its end, is read next.
+    """
+    try:
+        sock.send(header)  # in one piece: no header is as long as an idle socket's buffer
+    except (BrokenPipeError, ConnectionResetError):
+        return
 
 
 def receive(sock: socket) -> "bytes | None":
@@ -137,10 +143,7 @@ class Conversation:
 
     def ask(self, header: bytes, timeout_s: float) -> Response:
         """Send a header and return the one that answers it; raises WireError, too."""
-        try:
-            say(self._sock, header)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it may have said why before it hung up: that is read next
+        say(self._sock, header)
         return decode_response(self.read_line(timeout_s))
 
     def read_line(self, timeout_s: float) -> bytes:

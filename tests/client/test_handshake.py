@@ -11,7 +11,7 @@ import pytest
 
 from palace.client.connector import Connector
 from palace.client.control import Control
-from palace.client.handshake import Conversation, LineBuffer, decode_response
+from palace.client.handshake import Conversation, LineBuffer, decode_response, say
 from palace.doctor.boundary import explore
 from palace.kernel.kernel import Kernel
 from palace.ownership.lock import Ownership
@@ -169,3 +169,17 @@ def test_what_was_said_before_it_hung_up_is_read_although_nothing_can_be_asked(
     talk.close()
 
     assert (answer.kind, answer.fields) == (wire.REFUSED, {"error": "busy"})
+
+
+def test_a_shim_that_is_refused_before_it_has_said_hello_learns_why(tmp_path: Path) -> None:
+    """It must not take a full broker for an absent one, and start another."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.sendall(wire.encode_header(wire.REFUSED, {"code": "busy"}))
+    theirs.close()
+
+    say(ours, wire.encode_header(wire.HELLO, {}))
+    line = ours.recv(1000)
+    ours.close()
+
+    assert decode_response(line.removesuffix(b"\n")).fields == {"code": "busy"}
