@@ -205,8 +205,7 @@ def purge_text(paths: Paths, purged: Purged) -> str:
     if not purged.derived.entities:
         return f"Nothing in {paths.root} has such an id, nor ever had one. Nothing was changed."
     lines = [f"{purged.records} records were removed, and the stores rebuilt without them:"]
-    lines += _entities(f"{kind} {ident}: {why}" for (kind, ident), why in _sorted(purged.derived))
-    lines += _shared(purged.derived)
+    lines += _listed(purged.derived)
     if purged.leftovers:
         lines.append("The text is still in these files:")
         lines += [f"    {each.path}: {each.what}; {each.remedy}" for each in purged.leftovers]
@@ -222,16 +221,17 @@ def preview_text(paths: Paths, purged: Purged) -> str:
     if not purged.derived.entities:
         return f"Nothing in {paths.root} has such an id, nor ever had one."
     lines = [f"A purge would remove these {len(purged.derived.entities)}, for good:"]
-    lines += _entities(f"{kind} {ident}: {why}" for (kind, ident), why in _sorted(purged.derived))
-    lines += _shared(purged.derived)
+    lines += _listed(purged.derived)
     if purged.leftovers:
         lines.append("Their text is in these files now. Stores and journals will be cleaned:")
         lines += [f"    {each.path}" for each in purged.leftovers]
     return "\n".join([*lines, *_sources(purged.derived), "Nothing was changed."])
 
 
-def _sorted(derived: Derived) -> list[tuple[Entity, str]]:
-    return sorted(derived.entities.items(), key=lambda item: (item[1], item[0]))
+def _listed(derived: Derived) -> list[str]:
+    """Return what goes, by the reason why, and what stays and holds some of the same words."""
+    going = sorted(derived.entities.items(), key=lambda item: (item[1], item[0]))
+    return [*_entities(f"{kind} {ident}: {why}" for (kind, ident), why in going), *_shared(derived)]
 
 
 def _entities(texts: Iterable[str]) -> list[str]:
