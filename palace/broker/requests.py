@@ -48,7 +48,7 @@ _LONG_LINES = trio.CapacityLimiter(1)  # each takes several times its size while
 async def parsed(line: bytes) -> Request:
     """Parse a line; where that takes long in a thread, so that the loop goes on meanwhile."""
     if is_light(line):
-        return read_request(line)
+        return read_request(line, light=True)
     return await trio.to_thread.run_sync(
         read_request, line, limiter=_LONG_LINES, abandon_on_cancel=True
     )

@@ -10,7 +10,7 @@ import attrs
 
 from palace.protocol import jsonrpc
 from palace.protocol.tools import UNKNOWN, Tool, classify_call, group_key
-from palace.protocol.weight import has_too_many_values, id_at_ends, is_light
+from palace.protocol.weight import SHORT_BYTES, has_too_many_values, id_at_ends
 
 UNREADABLE = object()  # stands for the message of a line that is no JSON
 TOO_MUCH = object()  # and of one that holds too many values to be parsed
@@ -50,12 +50,13 @@ class ToolCall(Request):
     beneath: str = ""
 
 
-def read_request(line: bytes) -> Request:
+def read_request(line: bytes, *, light: bool = False) -> Request:
     """Parse one line; what is no JSON has the message UNREADABLE.
 
-    One that is not light (palace/protocol/weight.py) is to be parsed apart from what must not wait.
+    One that is not light (palace/protocol/weight.py) is to be parsed apart from what must not wait;
+    whoever knows that it is says so, and its values are not counted.
     """
-    if not is_light(line) and has_too_many_values(line):
+    if not light and len(line) > SHORT_BYTES and has_too_many_values(line):
         return Request(message=TOO_MUCH, id=jsonrpc.parse(id_at_ends(line)))
     try:
         message = jsonrpc.parse(line)

@@ -177,9 +177,9 @@ async def test_a_long_line_is_not_parsed_by_the_loop(
 ) -> None:
     threads = []
 
-    def read(line: bytes) -> Request:
+    def read(line: bytes, *, light: bool = False) -> Request:
         threads.append(threading.current_thread())
-        return read_request(line)
+        return read_request(line, light=light)
 
     monkeypatch.setattr(requests, "read_request", read)
     async with open_broker(root) as running:
