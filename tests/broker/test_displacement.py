@@ -1,6 +1,7 @@
 """A palace whose directory is elsewhere at the moment in which something is to be answered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def away_when_asked(running: Running, root: Path) -> None:
                 away.rename(root)
 
     running.state.scheduler.withhold = asked
+
+
+@contextmanager
+def remembered(running: Running, root: Path) -> Iterator[Callable[[], Served | None]]:
+    """Give a broker a memory outside of its palace; yields what reads it."""
+    services = running.state.services
+    environ = {"HOME": str(root.parent)}
+    services.ownership.memory = Memory(Served(str(root), "1" * 32), environ, services.kernel)
+    yield lambda: read_served(str(root), environ, services.kernel)
+    services.ownership.memory = None
 
 
 @pytest.mark.parametrize("tool", ["search", "add_drawer"])
@@ -85,20 +96,17 @@ async def test_what_nobody_could_decide_later_is_answered_all_the_same(root: Pat
 async def test_an_owner_notes_that_no_journal_knows_what_its_palace_holds(
     root: Path, journalled: bool
 ) -> None:
-    environ = {"HOME": str(root.parent)}
     engine = GatedEngine(journalled=journalled)
     async with open_broker(root, engine) as running:
         services = running.state.services
         (root / "chroma.sqlite3").touch()
-        services.ownership.memory = Memory(Served(str(root), "1" * 32), environ, services.kernel)
-        displacement = Displacement(services=services, lifecycle=running.state.lifecycle)
-        await until(lambda: running.state.lifecycle.engine is EngineState.READY)
-        if journalled:
-            engine.status = lambda: {"journal": "on", "durable_seq": 3}  # type: ignore[method-assign]
-        displacement.note_seq()
-
-        found = read_served(str(root), environ, services.kernel)
-        services.ownership.memory = None
+        with remembered(running, root) as read:
+            displacement = Displacement(services=services, lifecycle=running.state.lifecycle)
+            await until(lambda: running.state.lifecycle.engine is EngineState.READY)
+            if journalled:
+                engine.status = lambda: {"journal": "on", "durable_seq": 3}  # type: ignore[method-assign]
+            displacement.note_seq()
+            found = read()
 
     assert found is not None
     assert (found.unjournalled, found.seq) == ((False, 3) if journalled else (True, 0))
@@ -108,19 +116,16 @@ async def test_a_first_record_is_noted_before_its_reply_and_later_ones_by_the_ti
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Displacement, "tick", lambda *_: None)
-    environ = {"HOME": str(root.parent)}
     engine = GatedEngine(journalled=True)
     noted = []
     async with open_broker(root, engine) as running:
-        services = running.state.services
-        services.ownership.memory = Memory(Served(str(root), "1" * 32), environ, services.kernel)
-        for durable, recorded in ((3, False), (3, True), (4, True)):
-            status = {"journal": "on", "durable_seq": durable}
-            engine.status = lambda status=status: status  # type: ignore[method-assign]
-            assert not running.state.scheduler.withhold(recorded, False)
-            found = read_served(str(root), environ, services.kernel)
-            noted.append(found.seq if found else 0)
-        services.ownership.memory = None
+        with remembered(running, root) as read:
+            for durable, recorded in ((3, False), (3, True), (4, True)):
+                status = {"journal": "on", "durable_seq": durable}
+                engine.status = lambda status=status: status  # type: ignore[method-assign]
+                assert not running.state.scheduler.withhold(recorded, False)
+                found = read()
+                noted.append(found.seq if found else 0)
 
     assert noted == [0, 3, 3]
 
@@ -129,20 +134,17 @@ async def test_without_a_journal_the_first_change_is_noted_before_its_reply(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Displacement, "tick", lambda *_: None)
-    environ = {"HOME": str(root.parent)}
     engine = GatedEngine(journalled=False)
     engine.status = lambda: {"journal": "none, since the backend is x"}  # type: ignore[method-assign]
     async with open_broker(root, engine) as running:
-        services = running.state.services
-        services.ownership.memory = Memory(Served(str(root), "1" * 32), environ, services.kernel)
-        shim = await running.session()
-        shim.call("search", 1)
-        await shim.reply()
-        asked = read_served(str(root), environ, services.kernel)
-        shim.call("add_drawer", 2, name="first")
-        await shim.reply()
-        changed = read_served(str(root), environ, services.kernel)
-        services.ownership.memory = None
+        with remembered(running, root) as read:
+            shim = await running.session()
+            shim.call("search", 1)
+            await shim.reply()
+            asked = read()
+            shim.call("add_drawer", 2, name="first")
+            await shim.reply()
+            changed = read()
 
     assert asked is None or not asked.unjournalled
     assert changed is not None
@@ -153,22 +155,20 @@ async def test_without_a_journal_the_first_change_is_noted_before_its_reply(
 async def test_what_the_last_tick_did_not_know_is_noted_of_a_palace_that_was_moved_whole(
     root: Path, whole: bool
 ) -> None:
-    environ = {"HOME": str(root.parent)}
     engine = GatedEngine(journalled=True)
     away = root.with_name("away")
     async with open_broker(root, engine) as running:
         services = running.state.services
-        services.ownership.memory = Memory(Served(str(root), "1" * 32), environ, services.kernel)
-        (root / "palace_id").write_text(services.ownership.palace_id + "\n")
-        displacement = Displacement(services=services, lifecycle=running.state.lifecycle)
-        displacement.begin()
-        engine.status = lambda: {"journal": "on", "durable_seq": 5}  # type: ignore[method-assign]
-        root.rename(away)
-        if not whole:
-            (away / "palace_id").unlink()
-        displacement.note_moved(str(away))
-        found = read_served(str(root), environ, services.kernel)
-        services.ownership.memory = None
+        with remembered(running, root) as read:
+            (root / "palace_id").write_text(services.ownership.palace_id + "\n")
+            displacement = Displacement(services=services, lifecycle=running.state.lifecycle)
+            displacement.begin()
+            engine.status = lambda: {"journal": "on", "durable_seq": 5}  # type: ignore[method-assign]
+            root.rename(away)
+            if not whole:
+                (away / "palace_id").unlink()
+            displacement.note_moved(str(away))
+            found = read()
         away.rename(root)
         services.kernel.close(displacement._root_fd)  # an owner has it for life
 
