@@ -9,8 +9,8 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -211,23 +211,20 @@ class MempalaceEngine(JournalledEngine):
     def call(self, call: Call) -> Reply:
         assert self._server is not None, "load() comes first"
         if call.batch is None:
-            with self._in_turn(call):
-                return self._answer(call)
-        with call.batch.member(), self._in_turn(call):
-            return self._answer(call)
+            return self._answer_in_turn(call)
+        with call.batch.member():
+            return self._answer_in_turn(call)
 
-    @contextmanager
-    def _in_turn(self, call: Call) -> Iterator[None]:
-        """Let a call that changes drawers wait for its turn, with what it will embed at hand."""
+    def _answer_in_turn(self, call: Call) -> Reply:
+        """Answer a call; one that changes drawers waits for its turn, with its vectors at hand."""
         if call.tool.lane not in CHANGING or call.request.name in self._lock_free:
-            yield
-            return
+            return self._answer(call)
         state = self._state
         if call.tool.lane is Lane.LARGE and not call.read_only and state.ahead is not None:
             state.ahead.prepare(call.message)
         try:
             with state.turns.turn(call.batch):
-                yield
+                return self._answer(call)
         finally:
             state.current.forget_vectors()
 
