@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.kill_storm import Outcome, run
+from tests.process.kill_storm import OWNERS, Outcome, run
 from tests.support.faults.killing import is_full
 from tests.support.faults.signals import BROKER, DIRECT, POINT, SHIM, SIGNALS
 
@@ -36,7 +36,7 @@ def assert_calm(total: Outcome, kills: int) -> None:
         assert all(total.struck[kind, "SIGKILL"] for kind in (BROKER, DIRECT, SHIM, POINT))
         names = {name for _, name in total.struck}
         assert names == {number.name for number in SIGNALS}
-    assert total.owners > kills // 10
+    assert total.owners > kills // OWNERS
     assert total.openers > kills // 10, "the watcher has hardly seen anybody"
     assert total.acknowledged > kills
 
