@@ -44,7 +44,12 @@ def assemble(
     """Return an owner's parts with the real engine."""
     memory = ownership.memory
     keys = memory.keys.ring if memory is not None and memory.keys is not None else ANYBODYS
-    stamp = Stamp(epoch=ownership.epoch, writer=ownership.incarnation, keys=keys)
+    stamp = Stamp(
+        epoch=ownership.epoch,
+        writer=ownership.incarnation,
+        keys=keys,
+        origin=ownership.palace_id,
+    )
     services = Services(
         ownership=ownership,
         config=config,

@@ -171,6 +171,7 @@ class Scheduler:
             read_only=session is not None and session.hello.read_only,
             maybe_ran=job.maybe_ran,
             epoch=session.hello.epoch if session is not None else 0,
+            client=session.client if session is not None else "",
             batch=batch,
         )
 

@@ -9,6 +9,7 @@ import attrs
 
 from palace.doctor.finding import DATA_ERROR
 from palace.journal.aside import read_aside
+from palace.journal.author import author_text
 from palace.journal.inspect import Gap, read_from
 from palace.journal.journal import read_tail
 from palace.journal.record import ADOPT, ADOPTION, DELETE, ENTITIES, Record
@@ -98,5 +99,5 @@ def _entity_text(record: Record) -> str:
 def _control_text(record: Record) -> str:
     payload: Any = record.payload
     if isinstance(payload, dict):
-        return str(payload.get("why", ""))
+        return f"{payload.get('why', '')} {author_text(payload)}".strip()
     return str(payload or record.id)

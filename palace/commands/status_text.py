@@ -104,6 +104,8 @@ def _journal(journal: dict[str, Any]) -> str:
     if adoption:
         text += f"; {adoption['done']} of {adoption['total']} entries taken over"
         text += f", not going on: {adoption['problem']}" if adoption["problem"] else " so far"
+    if journal.get("broken_lines"):
+        text += f"; {journal['broken_lines']} lines are no records, see palace doctor"
     if journal["quarantined"]:
         text += f"; {journal['quarantined']} calls are quarantined, see palace doctor"
     return text

@@ -121,7 +121,7 @@ def inspect_journal(directory: str, kernel: Kernel, keys: Keyring = ANYBODYS) ->
                 findings.append(_quarantine(found))
             elif found.action == STATE and object_of(found.payload).get("whole"):
                 findings = [_healed(finding, found) for finding in findings]
-    findings += _torn(torn)
+    findings += _torn(torn, newest=segments[-1].path)
     findings += map(_foreign, foreign.values())
     findings += _head(directory, kernel, last)
     findings += _checkpoint(directory, kernel, keys)
@@ -195,12 +195,16 @@ def _set_aside(directory: str, kernel: Kernel) -> Iterator[Finding]:
         )
 
 
-def _torn(broken: list[Broken]) -> Iterator[Finding]:
-    """Yield lines that are not records although no record is missing: crashes leave them."""
+def _torn(broken: list[Broken], newest: str = "") -> Iterator[Finding]:
+    """Yield lines that are not records although no record is missing: crashes leave them.
+
+    The last one is its newest segment's tail, where nothing follows it.
+    """
     for line in broken:
+        is_tail = line is broken[-1] and line.place.path == newest and line.is_torn
         yield Finding(
             level=NOTE,
-            code="torn_line",
+            code="torn_tail" if is_tail else "torn_line",
             text=f"{line.place.path} has a torn line at byte {line.place.offset}: a crash "
             "interrupted it before it took effect.",
         )

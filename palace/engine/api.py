@@ -21,8 +21,9 @@ class Call:
     """One `tools/call` of a session.
 
     (`session`, `ordinal`) is its idempotency key.  `maybe_ran` says that an earlier owner may have
-    begun it; `epoch` is that of the session's last owner, 0 if unknown.  `batch` is what
-    `Engine.batch` made for it and the calls that run with it.
+    begun it; `epoch` is that of the session's last owner, 0 if unknown.  `client` is what the
+    session's client calls itself, "" where it doesn't.  `batch` is what `Engine.batch` made for it
+    and the calls that run with it.
     """
 
     request: ToolCall
@@ -31,6 +32,7 @@ class Call:
     read_only: bool = False
     maybe_ran: bool = False
     epoch: int = 0
+    client: str = ""
     batch: Batch[Any] | None = None
 
     @property

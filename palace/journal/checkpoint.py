@@ -14,6 +14,7 @@ from hashlib import blake2b
 
 import attrs
 
+from palace.journal.origin import origins_of
 from palace.journal.record import CHECKPOINT, BrokenRecord, Draft, Stamp, decode, encode
 from palace.journal.replay import PREFIX, Replay, checkpoint_path, newest_checkpoint, replay
 from palace.journal.segment import ARCHIVE, Place, list_segments, number_of, open_wherever
@@ -59,6 +60,7 @@ def make_checkpoint(
     state = replay(directory, kernel, lambda _stage, _fraction: pause(), upto, stamp.keys)
     if state.gaps or state.seq < upto:
         return None  # a checkpoint would hide what is missing
+    state.origins = origins_of(segments[:-1], kernel, stamp.keys, state.origins)
     path = checkpoint_path(directory, upto)
     temporary = f"{path}.tmp"
     kernel.unlink(temporary)
@@ -93,7 +95,12 @@ def _write(fd: int, state: Replay, upto: int, stamp: Stamp, pause: Callable[[], 
                 raise BrokenRecord(f"record {record.seq} stands where {live.seq} was")
             codes.update(record.link.encode())
         kernel.write_all(fd, b"\n%b\n" % line)
-    told = {"upto": upto, "entities": len(state.live), "lines": codes.hexdigest()}
+    told = {
+        "upto": upto,
+        "entities": len(state.live),
+        "lines": codes.hexdigest(),
+        "origins": state.origins,
+    }
     end = Draft(action=CHECKPOINT, payload=told)
     kernel.write_all(fd, encode(end, upto, stamp, kernel.utc_text()))
 

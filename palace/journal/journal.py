@@ -21,6 +21,7 @@ import attrs
 
 from palace.journal.append import Appender
 from palace.journal.aside import set_aside
+from palace.journal.author import NOBODY, Author
 from palace.journal.keeping import KeptFiles
 from palace.journal.record import (
     ABORT,
@@ -90,7 +91,7 @@ class Journal:
             directory=self.directory,
             kernel=self.kernel,
             stamp=self.stamp,
-            header=self.tail.header,
+            header=self._header,
             next_seq=self.tail.seq + 1,
             link=self.tail.link or FIRST,
         )
@@ -152,8 +153,9 @@ class Journal:
         appender = journal._appender
         if segments:
             appender.open_last(segments[-1].path, segments[-1].first)
-            if aside or kernel.file_id(pause) is not None:
-                appender.open_new()  # its header keeps the horizon, so that the note may go
+            # Its header keeps the horizon, so that the note may go; and a segment is of one palace.
+            if aside or kernel.file_id(pause) is not None or tail.origin != stamp.origin:
+                appender.open_new()
         else:
             appender.open_new()
         journal._kept.refresh()
@@ -187,13 +189,17 @@ class Journal:
         self._appender.sync(seq)
         self.kernel.failpoint("synced")
 
-    def close_key(self, key: str, action: str, **payload: object) -> int:
+    def _header(self) -> JsonObject:
+        return {**self.tail.header(), "origin": self.stamp.origin}
+
+    def close_key(self, key: str, action: str, author: Author = NOBODY, **payload: object) -> int:
         """Append what ends a key's changes; where nothing else is open it also tells the state."""
         assert action in (OUTCOME, UNIT, ABORT, STATE)
         # Under one lock: a change that another thread appended in between would precede the
         # baseline in the journal, and be missing from its fingerprints.  `fingerprints` takes no
         # store's lock: a thread that changes a store holds that, and waits for this one to append.
         with self._lock:
+            payload |= self.tail.numbers.next(author)
             quiet = not (self.tail.open.keys() - {key})
             if quiet and (at := self.fingerprints()) is not None:
                 payload |= self.tail.fingerprints_as(at)
@@ -389,26 +395,31 @@ def read_tail(segments: Sequence[Segment], kernel: Kernel, keys: Keyring = ANYBO
     start = len(segments) - 1
     while start > 0 and not _has_header(segments[start], kernel, keys):
         start -= 1
-    tail, order, foreign = Tail(), Order(), 0
+    tail, order, origin = Tail(), Order(), ""
+    foreign = broken = 0
     for segment in segments[max(start, 0) :]:
         for place, found in read_segment(segment, kernel, keys):
             if isinstance(found, Broken):
                 foreign += found.is_foreign
+                broken += 1
                 continue  # torn by a crash, or damaged: `palace doctor` tells them apart
             if found.action == SEGMENT:
-                # Later ones repeat what was read already.
-                if segment is segments[start] and _begins(segment, found):
+                if not _begins(segment, found):
+                    continue
+                origin = found.payload.get("origin") or ""
+                if segment is segments[start]:  # later ones repeat what was read already
                     tail = Tail.from_header(found.payload, found.seq, found.epoch)
                     order = Order(seq=found.seq, link=found.after)
             elif isinstance(in_order(found, place, order, keys), Record):
                 tail.note(found, found.seq, found.epoch)
             else:
                 foreign += 1
+                broken += 1
     if segments:
         # What is written next is looked for behind the last file's name, whatever is in the file.
         tail.expect(segments[-1].first)
     tail.link = order.link if order.seq == tail.seq else ""
-    tail.foreign = foreign
+    tail.foreign, tail.broken, tail.origin = foreign, broken, origin
     return tail
 
 

@@ -24,6 +24,10 @@ the change (vectors included), so that records can be read alone, in order of `s
 | `code` | the keyed hash of all that stands before it (palace/protocol/keyring.py) |
 | `crc` | CRC-32 of all that stands before it, in hexadecimal |
 
+A segment's header names the palace that it is of (`origin`), a checkpoint's last line those that
+its records are of: a restored palace has another identity in mid-journal.  What ends a call says
+in its payload for whom it was made (author.py).
+
 The four before the last are missing where a palace is served without a key, and from records of
 earlier versions, which ignore them in turn.
 """
@@ -81,8 +85,9 @@ Json = Any  # a JSON value: who wrote it knows its shape
 JsonObject = dict[str, Any]
 Payload = object  # an entity as JSON, opaque to all but its store; None is its absence
 
-# Begin what is said of a line with a right checksum that says what no palace writes, and of one
-# that this palace's owner didn't write.
+# Begin what is said of a line that a crash has cut off, of one with a right checksum that says what
+# no palace writes, and of one that this palace's owner didn't write.
+TORN = "torn: "
 FOREIGN = "not a record of palace: "
 NOT_OURS = "not a record of this palace's owner: "
 
@@ -137,6 +142,7 @@ class Stamp:
     epoch: int
     writer: str
     keys: Keyring = ANYBODYS
+    origin: str = ""  # the palace's identity
 
 
 @attrs.frozen
@@ -279,7 +285,7 @@ def unseal(line: bytes) -> bytes:
     """Return a line's JSON text without its checksum, which is checked; raises BrokenRecord."""
     at = len(line) - _TAIL
     if at < 2 or line[at : at + len(_CRC)] != _CRC or not line.endswith(b'"}'):
-        raise BrokenRecord("torn: it does not end as a record does")
+        raise BrokenRecord(f"{TORN}it does not end as a record does")
     body = line[:at] + b"}"
     if b"%08x" % zlib.crc32(body) != line[at + len(_CRC) : -2]:
         raise BrokenRecord("its checksum is wrong")

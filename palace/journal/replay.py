@@ -11,6 +11,7 @@ from hashlib import blake2b
 
 import attrs
 
+from palace.journal.origin import Origin, origins_told
 from palace.journal.record import (
     CHECKPOINT,
     ENTITIES,
@@ -80,6 +81,7 @@ class Replay:
     seq: int = 0
     broken: list[Broken] = attrs.field(factory=list)
     gaps: list[tuple[int, int]] = attrs.field(factory=list)  # first and last seq that are missing
+    origins: list[Origin] = attrs.field(factory=list)  # of what a checkpoint holds
 
     def follow(self, record: Record) -> None:
         """Note a record's place in the order; what lies between it and the last is missing."""
@@ -183,6 +185,10 @@ class CheckpointLines:
         return True
 
     @property
+    def origins(self) -> list[Origin]:
+        return origins_told(self._told)
+
+    @property
     def problem(self) -> str:
         """Return why the lines don't belong together, "" where they do."""
         told = self._told
@@ -219,5 +225,5 @@ def _take_checkpoint(state: Replay, path: str, upto: int) -> bool:
         state.live.clear()
         state.broken.append(Broken(place=Place(path=path, offset=0, length=0), why=problem))
         return False
-    state.seq = upto
+    state.seq, state.origins = upto, lines.origins
     return True

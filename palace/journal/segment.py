@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 import attrs
 
-from palace.journal.record import FOREIGN, NOT_OURS, SEGMENT, BrokenRecord, Record, decode
+from palace.journal.record import FOREIGN, NOT_OURS, SEGMENT, TORN, BrokenRecord, Record, decode
 from palace.journal.schema import SEQ_MAX
 from palace.kernel.kernel import Kernel
 from palace.protocol.keyring import ANYBODYS, Keyring
@@ -53,6 +53,11 @@ class Broken:
 
     place: Place
     why: str
+
+    @property
+    def is_torn(self) -> bool:
+        """Tell whether it ends before its record does."""
+        return self.why.startswith(TORN)
 
     @property
     def is_foreign(self) -> bool:
@@ -158,16 +163,22 @@ def read_lines(
     """
     fd = open_wherever(path, kernel)
     try:
-        rest = b""
-        while chunk := kernel.read_at(fd, offset + len(rest), CHUNK):
-            data = rest + chunk
-            *lines, rest = data.split(b"\n")
+        # Pieces of the line that goes on: put together once, since it may be as long as the file.
+        pieces: list[bytes] = []
+        held = 0
+        while chunk := kernel.read_at(fd, offset + held, CHUNK):
+            if b"\n" not in chunk:
+                pieces.append(chunk)
+                held += len(chunk)
+                continue
+            *lines, rest = b"".join((*pieces, chunk)).split(b"\n")
             for line in lines:
                 if line:
                     yield Place(path=path, offset=offset, length=len(line)), line
                 offset += len(line) + 1
-        if rest:
-            yield Place(path=path, offset=offset, length=len(rest)), rest
+            pieces, held = [rest], len(rest)
+        if held:
+            yield Place(path=path, offset=offset, length=held), b"".join(pieces)
     finally:
         kernel.close(fd)
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 import attrs
 
+from palace.journal.author import Numbers
 from palace.journal.record import (
     ABORT,
     ADOPT,
@@ -140,11 +141,15 @@ class Tail:
     quarantined: dict[str, str] = attrs.field(factory=dict)  # key -> why
     holders: dict[str, int] = attrs.field(factory=dict)  # key -> epoch of who had it open last
     left: set[int] = attrs.field(factory=set)  # epochs of those who were told to leave
+    numbers: Numbers = attrs.field(factory=Numbers)
     gaps: int = 0  # of missing records: what is open, and which replies are known, is a guess then
     horizon: int = 0  # sessions last seen in an epoch before this one are not known any more
-    # As it was when the journal was opened: the code of record `seq`, and how many lines were met
-    # that this palace's owner didn't write.
+    # As it was when the journal was opened: the code of record `seq`, the palace that the newest
+    # segment is of ("": it doesn't say), how many lines were passed over as no records, and how
+    # many of these this palace's owner didn't write.
     link: str = ""
+    origin: str = ""
+    broken: int = 0
     foreign: int = 0
 
     def note(self, draft: Draft, seq: int, epoch: int) -> None:
@@ -206,6 +211,7 @@ class Tail:
 
     def _close(self, draft: Draft, epoch: int) -> None:
         payload = object_of(draft.payload)
+        self.numbers.note(payload)
         self.open.pop(draft.key, None)
         # A rollback that ended is no longer under suspicion; how often the key was interrupted
         # (`attempts`) stays until it has an outcome, since its client sends it again.
@@ -327,6 +333,7 @@ class Tail:
             "holders": self.holders,
             "left": sorted(self.left),
             "horizon": self.horizon,
+            "numbers": self.numbers.last,
         }
 
     @classmethod
@@ -352,6 +359,7 @@ class Tail:
             quarantined=dict(payload["quarantined"]),
             holders=dict(payload.get("holders") or {}),  # earlier versions told neither
             left=set(payload.get("left") or ()),
+            numbers=Numbers(dict(payload.get("numbers") or {})),
             horizon=payload["horizon"],
         )
 

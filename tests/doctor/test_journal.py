@@ -94,12 +94,12 @@ def test_after_a_crash_there_is_a_torn_line_at_most() -> None:
         journal.sync(journal.seq)
         journal.append([put(5), put(6)])
         disk = disk.power_cut(lambda low, high, cut=cut: min(low + cut, high))
-        assert codes(disk) in ([], [("note", "torn_line")])
+        assert codes(disk) in ([], [("note", "torn_tail")])
         torn += codes(disk) != []
         again = Journal.open(JOURNAL, disk, Stamp(epoch=4, writer="x"))
         again.append([put(7)])
         again.close()
-        assert codes(disk) in ([], [("note", "torn_line")])
+        assert codes(disk) in ([], [("note", "torn_line")]), "it is no tail any more"
     assert torn
 
 
@@ -173,6 +173,20 @@ def test_a_torn_line_without_a_missing_record_is_a_note() -> None:
     change(disk, paths(disk)[1], lambda data: data + b"\n" + lines(data)[1][:40])
 
     assert codes(disk) == [("note", "torn_line")]
+
+
+def test_a_torn_end_of_the_newest_segment_is_told_apart() -> None:
+    disk = sound()
+    change(disk, paths(disk)[3], lambda data: data + b"\n" + lines(data)[1][:40])
+
+    assert codes(disk) == [("note", "torn_tail")]
+
+
+def test_lines_that_an_opening_passes_over_are_counted() -> None:
+    disk = sound()
+    change(disk, paths(disk)[3], lambda data: data + b"\n" + lines(data)[1][:40])
+
+    assert Journal.open(JOURNAL, disk, Stamp(epoch=4, writer="x")).tail.broken == 1
 
 
 def test_what_was_taken_over_from_the_stores_needs_nothing_any_more() -> None:

@@ -139,7 +139,7 @@ BREAKING: dict[str, Callable[[dict[str, Any]], object]] = {
     **{
         f"no {name}": lambda h, name=name: h.pop(name)
         for name in header()
-        if name not in ("seq", "at", "holders", "left")
+        if name not in ("seq", "at", "holders", "left", "numbers")
     },
     "huge seq": lambda h: h.update(seq=HUGE),
     "huge horizon": lambda h: h.update(horizon=HUGE),
@@ -150,6 +150,7 @@ BREAKING: dict[str, Callable[[dict[str, Any]], object]] = {
     "a change of a file": lambda h: h.update(open={"s:1": [[1, "put", "file", "../x", 1, None]]}),
     "a touched file": lambda h: h.update(touched=[["file", "../x", None, 1]]),
     "attempts without a count": lambda h: h.update(attempts={"s:1": "many"}),
+    "numbers without a count": lambda h: h.update(numbers={"c": "many"}),
     "a list of attempts": lambda h: h.update(attempts=[1]),
 }
 

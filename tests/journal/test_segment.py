@@ -162,3 +162,12 @@ def test_lines_are_found_whatever_the_chunks(lines: list[bytes], ended: bool, ch
     assert [line for _, line in found] == [line for line in lines if line]
     for place, line in found:
         assert data[place.offset : place.offset + place.length] == line
+
+
+def test_a_line_as_long_as_the_file_is_put_together_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In time that grows with its square this would take minutes: 65,536 pieces of 2 MiB on average.
+    monkeypatch.setattr(segments, "CHUNK", 64)
+    disk = Disk()
+    disk.put(f"{ROOT}/long", b"x" * (4 << 20) + b"\n" + b"y" * 200)
+    found = [(place.offset, len(line)) for place, line in read_lines(f"{ROOT}/long", disk)]
+    assert found == [(0, 4 << 20), ((4 << 20) + 1, 200)]

@@ -15,12 +15,17 @@ from typing import Any
 
 import pytest
 
+from palace.journal.origin import origin_of
+from palace.journal.segment import list_segments
+from palace.kernel.kernel import Kernel
 from palace.kernel.output import picture
 from tests.support.loads.light import storm_site
 from tests.support.processes.brokers import Serving, state_of
 from tests.support.processes.clients import PALACE, Site, wait_until
 
 pytestmark = pytest.mark.process
+
+KERNEL = Kernel()
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "status.md"
 LEAVE = "\x1b[?25h\x1b[?1049l"
@@ -31,6 +36,10 @@ def served(short_dir: Path) -> Iterator[tuple[Site, Serving]]:
     site = storm_site(short_dir)
     with Serving(site) as broker:
         yield site, broker
+
+
+def journal(site: Site) -> str:
+    return str(site.palace / "journal")
 
 
 def keys_of(value: Any) -> set[str]:
@@ -58,6 +67,11 @@ def test_every_name_of_the_status_is_documented(served: tuple[Site, Serving]) ->
     assert session["client"] == "test 1"
     assert status["lanes"]["writer"]["p95_ms"] >= status["lanes"]["writer"]["p50_ms"] > 0
     assert (status["lanes"]["writer"]["widest"], status["calls"]) == (1, 1)
+    (shown,) = [line for line in site.run("history").stdout.splitlines() if " outcome " in line]
+    assert "by test 1, its 1" in shown
+    assert {origin_of(segment, KERNEL) for segment in list_segments(journal(site), KERNEL)} == {
+        status["palace_id"]
+    }
     assert status["memory_bytes"] > 1 << 20
     assert status["user"]
     assert (gone["running"], gone["holder"], gone["record"]["pid"]) == (False, None, broker.pid)

@@ -69,6 +69,7 @@ def _journal(status: Mapping[str, object]) -> Iterator[str]:
         ("seq", "The journal's last record."),
         ("durable_seq", "The last record that survives a power cut."),
         ("quarantined", "Calls that are not tried again."),
+        ("broken_lines", "Lines that were passed over when the journal was opened."),
     ):
         value = status.get(name)
         if isinstance(value, int):

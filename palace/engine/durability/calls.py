@@ -28,6 +28,7 @@ from palace.engine.stores.chroma_api import ChromaApi
 from palace.engine.stores.health import WHOLE_AT_OPENING
 from palace.engine.stores.palace_stores import Stores, build_stores, migrate
 from palace.engine.stores.seams import install_seams
+from palace.journal.author import Author
 from palace.journal.journal import Journal, SyncCallback
 from palace.journal.purge import PURGED_REPLY
 from palace.journal.record import ADOPT, STATE, Draft, JsonObject
@@ -137,7 +138,8 @@ class DurableCalls:
             return Reply(payload=text.encode("utf-8", "surrogatepass") or None)
         if verdict is not Verdict.RUN:
             return refused(call, verdict)
-        with self.groups.group(call.key, non_atomic=call.tool.non_atomic) as group:
+        author, non_atomic = Author(call.client), call.tool.non_atomic
+        with self.groups.group(call.key, non_atomic=non_atomic, author=author) as group:
             reply = dispatch()
         if call.maybe_ran and call.tool.non_atomic:
             reply = attrs.evolve(reply, payload=_marked_as_rerun(reply.payload))
@@ -181,6 +183,7 @@ class DurableCalls:
             "seq": self.journal.seq,
             "durable_seq": self.journal.synced,
             "quarantined": len(self.journal.tail.quarantined),
+            "broken_lines": self.journal.tail.broken,
             "adoption": self.adoption.as_json() if self.adoption is not None else None,
             "stores": {**self.health.as_json(), **self._seen_since()},
         }

@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeVar
 import attrs
 
 from palace.engine.stores.projection import Change, Projection, same
+from palace.journal.author import NOBODY, Author
 from palace.journal.journal import Journal
 from palace.journal.record import ABORT, DELETE, OUTCOME, PUT, UNIT, Draft, Entity, Payload
 from palace.journal.undo import undo
@@ -43,6 +44,7 @@ class Group:
 
     key: str
     non_atomic: bool = False
+    author: Author = NOBODY
     step: int = 0
     first: dict[Entity, tuple[Projection, Change]] = attrs.field(factory=dict)
     last: dict[Entity, Payload] = attrs.field(factory=dict)
@@ -82,9 +84,9 @@ class CallGroups:
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     @contextmanager
-    def group(self, key: str, *, non_atomic: bool) -> Iterator[Group]:
+    def group(self, key: str, *, non_atomic: bool, author: Author = NOBODY) -> Iterator[Group]:
         """Collect what this thread changes under a call's key; the caller says how it ended."""
-        group = Group(key, non_atomic)
+        group = Group(key, non_atomic, author)
         self.context.group = group
         try:
             yield group
@@ -244,7 +246,7 @@ class CallGroups:
             return
         group.first.clear()
         try:
-            self.journal.close_key(group.key, UNIT)
+            self.journal.close_key(group.key, UNIT, group.author)
         except JournalFailed:
             # The changes stand in the stores; a death before this is written rolls them back.
             # The lock: another thread may be about to forget what it has just written of these.
@@ -268,7 +270,7 @@ class CallGroups:
             try:
                 self._append_deferred()
                 self.journal.kernel.failpoint("outcome")
-                return self.journal.close_key(group.key, OUTCOME, reply=reply)
+                return self.journal.close_key(group.key, OUTCOME, group.author, reply=reply)
             except JournalFailed as error:
                 group.failure = error
         if not self.stuck:

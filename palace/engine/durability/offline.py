@@ -52,6 +52,7 @@ def hold_palace(
             epoch=ownership.epoch,
             writer=ownership.incarnation,
             keys=ANYBODYS if keys is None else keys.ring,
+            origin=ownership.palace_id,
         )
         yield OwnedPalace(paths=paths, config=config, kernel=kernel, stamp=stamp, keys=keys)
 

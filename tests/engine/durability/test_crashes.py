@@ -20,7 +20,7 @@ from tests.support.disks.memory import Disk, Stopped, all_kept
 from tests.support.stores.memory import JOURNAL, Entity, Life, Platter, awake, records
 
 SEGMENT_BYTES = 3000
-SOUND = {("note", "torn_line"), ("warning", "quarantine")}
+SOUND = {("note", "torn_line"), ("note", "torn_tail"), ("warning", "quarantine")}
 
 Step = tuple[str, str, Any]
 
