@@ -8,6 +8,7 @@ other thread's.
 import os
 
 from palace.broker.telemetry.logline import log_line, open_log
+from palace.kernel.collector import imports_uncollected
 from palace.kernel.factory import kernel_for
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock, place, served
@@ -239,6 +240,10 @@ def _detach(paths: Paths, *, keep: int) -> None:
 
 
 def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config, lock.Fence]":
+    from importlib import import_module
+
+    with imports_uncollected():
+        import_module("palace.broker.assemble")  # with nearly all that a broker is
     from palace.engine.hosting.mempalace import check_installed
     from palace.settings.config import adopt, ignored_text, load_settings
     from palace.settings.inherited import broker_environment

@@ -10,12 +10,13 @@ import hashlib
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 from palace.engine.embedding import inference
-from palace.engine.hosting import index_persistence, lookup_cache
+from palace.engine.hosting import index_persistence, light_imports, lookup_cache
 from palace.engine.hosting.batched_writer import BatchedWriter
 from palace.engine.hosting.host import Host
 from palace.engine.hosting.lent_files import LentFiles
@@ -353,10 +354,22 @@ ALL: tuple[Adjustment, ...] = (
 )
 
 
+@contextmanager
+def importing(off: Collection[str]) -> Iterator[None]:
+    """Leave out what mempalace's import does for nothing; `off` are adjustments switched off."""
+    patches = Patches()
+    if light_imports.NAME not in off:
+        patches.apply(light_imports.patches())
+    try:
+        yield
+    finally:
+        patches.undo()
+
+
 def apply_all(host: Host) -> Patches:
     """Make every adjustment that isn't switched off; raises StoreUnavailable."""
     off = host.config.adjustments_off
-    names = [adjustment.__name__ for adjustment in ALL]
+    names = [light_imports.NAME, *(adjustment.__name__ for adjustment in ALL)]
     unknown = sorted(set(off) - set(names))
     if unknown:
         raise StoreUnavailable(

@@ -39,6 +39,7 @@ from palace.engine.stock import JsonObject, Server
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
+from palace.kernel.collector import imports_uncollected
 from palace.kernel.kernel import Kernel
 from palace.kernel.odd_files import open_regular
 from palace.ownership.served import Memory
@@ -140,7 +141,8 @@ class MempalaceEngine(JournalledEngine):
         self._prepare_model()
         self._loading = "importing mempalace"
         self._set_environment()
-        server = cast("Server", importlib.import_module("mempalace.mcp_server"))
+        with imports_uncollected(), adjustments.importing(self._config.adjustments_off):
+            server = cast("Server", importlib.import_module("mempalace.mcp_server"))
         adjustments.apply_all(
             Host(server=server, state=self._state, paths=self._paths, config=self._config)
         )
