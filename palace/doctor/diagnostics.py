@@ -6,6 +6,10 @@ from typing import Any
 import attrs
 
 from palace.client.control import STATUS_S, Control
+from palace.journal.journal import read_tail
+from palace.journal.last_words import LastWords
+from palace.journal.segment import list_segments
+from palace.journal.tail import Tail
 from palace.kernel.causes import cause_text
 from palace.kernel.durations import span
 from palace.kernel.kernel import Kernel
@@ -31,6 +35,7 @@ class Diagnostics:
     `endpoint`, and `silence` why there is none;
     `config` is None where the settings are wrong, as `wrong` says, or are another user's;
     `ignored` names what palace.toml says and may not decide, `user_settings` the user's own file.
+    `words` is filled by the check that reads the whole journal, for those that come after it.
     """
 
     paths: Paths
@@ -47,6 +52,7 @@ class Diagnostics:
     wrong: ConfigError | None
     ignored: tuple[str, ...] = ()
     user_settings: str = ""
+    words: LastWords = attrs.field(factory=LastWords)
 
     @property
     def owner(self) -> int | None:
@@ -74,6 +80,19 @@ class Diagnostics:
     def keys(self) -> Keyring:
         """Return the keys that this user knows of the palace's journal."""
         return known_keys(self.paths, self.environ, self.kernel)
+
+    def is_closed(self) -> bool:
+        """Tell whether no process has the stores open, as far as this kernel tells."""
+        holder = self.kernel.lock_holder(self.paths.lock)
+        return holder is None and not list(self.kernel.openers(self.paths.store))
+
+    def tail(self) -> Tail:
+        """Return what the journal says of the present, nothing where its files are damaged."""
+        segments = list_segments(self.paths.journal, self.kernel, archived=True)
+        try:
+            return read_tail(segments, self.kernel, self.keys)
+        except (KeyError, TypeError, ValueError):
+            return Tail()  # palace/doctor/journal.py says what is wrong with it
 
     def holder_of(self, path: str) -> Process | None:
         """Return who has a file's lock, as far as this kernel tells."""

@@ -9,7 +9,7 @@ from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.journal.aside import ASIDE, kept_aside
 from palace.journal.inspect import Gap, read_from
-from palace.journal.journal import read_tail
+from palace.journal.last_words import LastWords
 from palace.journal.record import QUARANTINE, SEGMENT, STATE, Record
 from palace.journal.replay import newest_checkpoint, problem_of_checkpoint
 from palace.journal.schema import SEQ_MAX, object_of
@@ -24,12 +24,15 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_json, number_in
 from palace.protocol.keyring import ANYBODYS, Keyring
 
+# What keeps a reader from knowing the last word on everything.
+LACKS = ("gap", "wrong_checksum", "broken_line", "head_ahead", "broken_checkpoint", "epoch_fell")
+
 
 def check_journal(found: Diagnostics) -> Iterator[Finding]:
     """Yield what is wrong with this palace's journal, or that nothing is."""
     if found.is_anothers and not os.access(found.paths.journal, os.R_OK | os.X_OK):
         return  # palace/doctor/users.py says who may look at it
-    findings = inspect_journal(found.paths.journal, found.kernel, found.keys)
+    findings = inspect_journal(found.paths.journal, found.kernel, found.keys, found.words)
     if found.foreign is None:  # local, or claimed with `palace own`
         findings = [one for one in findings if one.code != "network_file_system"]
     findings += _adoption(found)
@@ -42,11 +45,7 @@ def check_journal(found: Diagnostics) -> Iterator[Finding]:
 
 def _adoption(found: Diagnostics) -> Iterator[Finding]:
     """Say that the journal doesn't hold the whole palace yet, and whether that is going on."""
-    segments = list_segments(found.paths.journal, found.kernel, archived=True)
-    try:
-        adopting = read_tail(segments, found.kernel, found.keys).adopting
-    except (KeyError, TypeError, ValueError):
-        return  # a damaged header, which is named above
+    adopting = found.tail().adopting
     if adopting is None:
         return
     going = ((found.status or {}).get("journal") or {}).get("adoption") or {}
@@ -88,8 +87,14 @@ def _unknown_keys(found: Diagnostics) -> Iterator[Finding]:
         )
 
 
-def inspect_journal(directory: str, kernel: Kernel, keys: Keyring = ANYBODYS) -> list[Finding]:
+def inspect_journal(
+    directory: str,
+    kernel: Kernel,
+    keys: Keyring = ANYBODYS,
+    words: LastWords | None = None,  # noted on the way: they are known if nothing is missing
+) -> list[Finding]:
     """Return all findings about a journal's files."""
+    words = LastWords() if words is None else words
     segments = list_segments(directory, kernel, archived=True)
     if not segments:
         return []
@@ -117,6 +122,7 @@ def inspect_journal(directory: str, kernel: Kernel, keys: Keyring = ANYBODYS) ->
             if found.epoch < epoch:
                 findings.append(_epoch_fell(found, epoch))
             last, epoch = found.seq, max(epoch, found.epoch)
+            words.take(found)
             if found.action == QUARANTINE:
                 findings.append(_quarantine(found))
             elif found.action == STATE and object_of(found.payload).get("whole"):
@@ -124,7 +130,8 @@ def inspect_journal(directory: str, kernel: Kernel, keys: Keyring = ANYBODYS) ->
     findings += _torn(torn, newest=segments[-1].path)
     findings += map(_foreign, foreign.values())
     findings += _head(directory, kernel, last)
-    findings += _checkpoint(directory, kernel, keys)
+    findings += _checkpoint(directory, kernel, keys, words)
+    words.are_known = not any(one.level == ERROR and one.code in LACKS for one in findings)
     return findings
 
 
@@ -265,17 +272,19 @@ def _head(directory: str, kernel: Kernel, last: int) -> Iterator[Finding]:
         )
 
 
-def _checkpoint(directory: str, kernel: Kernel, keys: Keyring) -> Iterator[Finding]:
+def _checkpoint(
+    directory: str, kernel: Kernel, keys: Keyring, words: LastWords
+) -> Iterator[Finding]:
     newest = newest_checkpoint(directory, kernel)
     if newest is None:
         return
     path = newest[0]
-    found_lines = read_segment(Segment(path=path, first=0, end=None), kernel, keys)
-    wrong = [
-        f"{path} at byte {found.place.offset}: {found.why}."
-        for _, found in found_lines
-        if isinstance(found, Broken)
-    ]
+    wrong = []
+    for _, found in read_segment(Segment(path=path, first=0, end=None), kernel, keys):
+        if isinstance(found, Broken):
+            wrong.append(f"{path} at byte {found.place.offset}: {found.why}.")
+        else:
+            words.take(found)  # a restored palace has no older records than these
     if not wrong and (why := problem_of_checkpoint(*newest, kernel, keys)):
         wrong.append(f"{path}: {why}.")
     for text in wrong:

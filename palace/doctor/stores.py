@@ -5,8 +5,7 @@ from typing import Any
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
-from palace.journal.journal import read_tail
-from palace.journal.segment import list_segments
+from palace.doctor.lacking import check_lacking
 from palace.journal.tail import Tail
 from palace.protocol.decoding import decode_json
 
@@ -19,58 +18,66 @@ def check_stores(found: Diagnostics) -> Iterator[Finding]:
     """Yield what is wrong with the stores' files, and what was brought back."""
     if found.foreign is not None or not found.exists or found.config is None:
         return
-    damages = list(_damages(found))
-    yield from damages
+    tail = found.tail()
+    damages = list(_damages(found, tail))
+    yield from (finding for _, finding in damages)
+    lacks = list(check_lacking(found, tail, (store for store, _ in damages)))
+    yield from lacks
     yield from _kept(found)
     is_ready = found.status is not None and found.status["engine"]["state"] == "ready"
-    if not damages and (is_ready or _is_closed(found)):
+    if not damages and not lacks and (is_ready or found.is_closed()):
         yield Finding(level=OK, code="stores", text="whole")
 
 
-def _damages(found: Diagnostics) -> Iterator[Finding]:
+def _damages(found: Diagnostics, tail: Tail) -> Iterator[tuple[str, Finding]]:
+    """Yield what is wrong, with the store's name where all of it is in doubt, else with ""."""
     if found.status is not None:
         yield from _by_the_broker(found.status)
-    elif _is_closed(found):
-        damages = list(_by_the_files(found))
-        if _is_closed(found):  # else somebody began to write while we looked
+    elif found.is_closed():
+        damages = list(_by_the_files(found, tail))
+        if found.is_closed():  # else somebody began to write while we looked
             yield from damages
 
 
-def _is_closed(found: Diagnostics) -> bool:
-    """Tell whether no process has the stores open, as far as this kernel tells."""
-    holder = found.kernel.lock_holder(found.paths.lock)
-    return holder is None and not list(found.kernel.openers(found.paths.store))
-
-
-def _by_the_broker(status: dict[str, Any]) -> Iterator[Finding]:
+def _by_the_broker(status: dict[str, Any]) -> Iterator[tuple[str, Finding]]:
     stores = status.get("journal", {}).get("stores") or {}
     for one in stores.get("damaged", ()):
-        yield Finding(
-            level=ERROR,
-            code="store_damaged",
-            text=f"{_sentence(one['text'])} It was not brought back: {one['why']}. Calls that need "
-            "it say so.",
-            remedy=one["remedy"],
+        yield (
+            one["store"],
+            Finding(
+                level=ERROR,
+                code="store_damaged",
+                text=f"{_sentence(one['text'])} It was not brought back: {one['why']}. Calls that "
+                "need it say so.",
+                remedy=one["remedy"],
+            ),
         )
     if trouble := stores.get("trouble"):
         remedy = "The next call lets another broker bring it back from the journal, as does: "
-        yield Finding(
-            level=ERROR,
-            code="store_damaged",
-            text=_sentence(trouble),
-            remedy=f"{remedy}palace stop; palace start",
+        yield (
+            "",
+            Finding(
+                level=ERROR,
+                code="store_damaged",
+                text=_sentence(trouble),
+                remedy=f"{remedy}palace stop; palace start",
+            ),
         )
     gone = [one["text"] for one in stores.get("healed", ()) if not one["kept"]]
     for text in [*gone, *stores.get("mended", ())]:
-        yield Finding(
-            level=WARNING,
-            code="store_mended",
-            text=f"{_sentence(text)} The broker wrote it again as it was.",
-            remedy="Find out what removes it. This is shown until the broker leaves: palace stop",
+        yield (
+            "",
+            Finding(
+                level=WARNING,
+                code="store_mended",
+                text=f"{_sentence(text)} The broker wrote it again as it was.",
+                remedy="Find out what removes it. This is shown until the broker leaves: "
+                "palace stop",
+            ),
         )
 
 
-def _by_the_files(found: Diagnostics) -> Iterator[Finding]:
+def _by_the_files(found: Diagnostics, tail: Tail) -> Iterator[tuple[str, Finding]]:
     # Late, since they load the stores' modules.
     from palace.engine.durability.healing import remedy_without_journal
     from palace.engine.stores.health import WHOLE_IDLE, find_damage
@@ -78,26 +85,19 @@ def _by_the_files(found: Diagnostics) -> Iterator[Finding]:
 
     assert found.config is not None
     stores = unopened_stores(found.paths, found.config, found.kernel)
-    tail = _tail(found)
     baseline = tail.baseline
     is_whole = baseline is not None and tail.adopting is None
     for damage in find_damage(stores, baseline, WHOLE_IDLE):
         can_heal = found.config.journal != "off" and (is_whole or damage.index)
-        yield Finding(
-            level=ERROR,
-            code="store_damaged",
-            text=_sentence(damage.text),
-            remedy=START if can_heal else remedy_without_journal(damage),
+        yield (
+            "" if damage.index else damage.store,
+            Finding(
+                level=ERROR,
+                code="store_damaged",
+                text=_sentence(damage.text),
+                remedy=START if can_heal else remedy_without_journal(damage),
+            ),
         )
-
-
-def _tail(found: Diagnostics) -> Tail:
-    """Return what the journal says of the present."""
-    segments = list_segments(found.paths.journal, found.kernel, archived=True)
-    try:
-        return read_tail(segments, found.kernel, found.keys)
-    except (KeyError, TypeError, ValueError):
-        return Tail()  # palace/doctor/journal.py says what is wrong with it
 
 
 def _kept(found: Diagnostics) -> Iterator[Finding]:

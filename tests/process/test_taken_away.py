@@ -20,6 +20,7 @@ from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.support.calls.mutations import make_project
 from tests.support.faults.damages import cut, emptied, file_cut, gone, other_shape
+from tests.support.faults.losses import lose_a_fact, lose_drawers
 from tests.support.processes.brokers import status_of, wait_ready
 from tests.support.processes.clients import Client, Site, end_brokers
 from tests.support.processes.sites import make_site
@@ -79,9 +80,12 @@ def entities_of(site: Site) -> set[tuple[str, str]]:
     return set(replay(f"{site.palace}/journal", Kernel()).live)
 
 
+def findings(site: Site) -> list[Finding]:
+    return examine_palace(Paths(str(site.palace)), ShimEnvironment(site.environ()))
+
+
 def doctor(site: Site) -> dict[str, Finding]:
-    found = examine_palace(Paths(str(site.palace)), ShimEnvironment(site.environ()))
-    return {finding.code: finding for finding in found}
+    return {finding.code: finding for finding in findings(site)}
 
 
 def swapped(palace: Path, name: str) -> None:
@@ -160,6 +164,28 @@ def test_a_list_that_is_taken_away_is_written_back(served: tuple[Site, Client], 
     assert doctor(site)["store_mended"].level == "warning"
     assert site.run("stop").returncode == 0
     assert "store_mended" not in doctor(site)
+
+
+def test_rows_that_are_lost_under_a_broker_are_told_and_written_again_by_the_next(
+    served: tuple[Site, Client],
+) -> None:
+    site, client = served
+    expected = answers_of(client)
+    assert "lacking" not in doctor(site)
+    lose_drawers(site.palace)
+    lose_a_fact(site.palace)
+
+    told = [finding for finding in findings(site) if finding.code == "lacking"]
+    assert [finding.level for finding in told] == ["error", "error"]
+    assert "/chroma.sqlite3 lacks 2 of the " in told[0].text
+    assert f"/{GRAPH} lacks 1 of the " in told[1].text
+    assert {finding.remedy.partition(": ")[2] for finding in told} == {"palace stop; palace start"}
+    assert client.tool("add_drawer", wing="z", room="r", content="Life goes on.")["success"]
+    assert site.run("stop").returncode == 0
+    assert site.run("start").returncode == 0
+
+    assert answers_of(client) == expected
+    assert "lacking" not in doctor(site)
 
 
 def test_an_entry_that_stock_deletes_from_a_whole_list_stays_deleted(

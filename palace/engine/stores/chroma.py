@@ -279,19 +279,27 @@ class Chroma:
         }
 
     def read_fingerprint(self) -> JsonObject:
+        self._forget_all()
+        if os.path.exists(self.path):
+            with closing(self._sqlite()) as connection:
+                self.take_fingerprint(connection)
+        self._when_opened = frozenset(self._counts), self._seq
+        return self.fingerprint()
+
+    def take_fingerprint(self, connection: sqlite3.Connection) -> None:
+        """Read the fingerprint from a database that the caller has open."""
+        self._forget_all()
+        if has_tables(connection):
+            self._seq = int(connection.execute(_SEQ).fetchone()[0])
+            for name, ident, count in connection.execute(_COUNTS):
+                self._names[ident] = name
+                self._counts[name] = Count(ident, count)
+
+    def _forget_all(self) -> None:
         self._names.clear()
         self._counts.clear()
         self._last.clear()
         self._seq = 0
-        if os.path.exists(self.path):
-            with closing(self._sqlite()) as connection:
-                if _has_tables(connection):
-                    self._seq = int(connection.execute(_SEQ).fetchone()[0])
-                    for name, ident, count in connection.execute(_COUNTS):
-                        self._names[ident] = name
-                        self._counts[name] = Count(ident, count)
-        self._when_opened = frozenset(self._counts), self._seq
-        return self.fingerprint()
 
     def recount(self) -> None:
         for count in self._counts.values():
@@ -304,7 +312,8 @@ class Chroma:
     def was_replaced(self, baseline: JsonObject) -> bool:
         now = {name: count.id for name, count in self._counts.items()}
         then = {name: pair[0] for name, pair in baseline["collections"].items()}
-        return self._seq < baseline["seq"] or any(
+        # Chroma numbers deletions as well: where its numbers stand still, nobody has deleted.
+        return self._seq <= baseline["seq"] or any(
             now.get(name) != ident for name, ident in then.items()
         )
 
@@ -357,7 +366,8 @@ class Chroma:
         return bool(before - then != self._counts[name].records - now)
 
 
-def _has_tables(connection: sqlite3.Connection) -> bool:
+def has_tables(connection: sqlite3.Connection) -> bool:
+    """Tell whether a database is one of Chroma's."""
     found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     return {"collections", "segments", "embeddings", "embeddings_queue", "max_seq_id"} <= found
 

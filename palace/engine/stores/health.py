@@ -39,7 +39,7 @@ WHERE v.type = 'urn:chroma:segment/vector/hnsw-local-persisted'
 _QUEUED = """
 SELECT id, operation FROM embeddings_queue WHERE topic LIKE ? AND seq_id > ? ORDER BY seq_id
 """
-_DELETE = 3  # an operation in Chroma's queue
+DELETE = 3  # an operation in Chroma's queue
 
 
 @attrs.frozen(kw_only=True)
@@ -112,7 +112,7 @@ def database_damage(path: str, depth: Depth) -> str:
     if not size:
         return ""
     try:
-        with closing(_connect(path, depth.access)) as connection:
+        with closing(connect(path, depth.access)) as connection:
             if size > depth.database_bytes:
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 return ""
@@ -124,7 +124,8 @@ def database_damage(path: str, depth: Depth) -> str:
     return "" if said == ["ok"] else f"{path} is damaged: {'; '.join(said)}"
 
 
-def _connect(path: str, access: Access) -> sqlite3.Connection:
+def connect(path: str, access: Access) -> sqlite3.Connection:
+    """Open a database for a look; the caller closes it.  Raises sqlite3.Error."""
     mode = "mode=rw" if access is Access.OWNED else "mode=ro"
     if access is Access.IDLE and not any(os.path.exists(f"{path}{end}") for end in _UNFINISHED):
         mode = "immutable=1"  # else SQLite makes files beside it, and leaves them there
@@ -157,7 +158,7 @@ def flushed_vectors(stores: Stores) -> "Iterator[tuple[str, str, npt.NDArray[Any
 
     Raises IndexDamaged and sqlite3.Error.
     """
-    with closing(_connect(stores.chroma.path, Access.SHARED)) as connection:
+    with closing(connect(stores.chroma.path, Access.SHARED)) as connection:
         for found in connection.execute(_COLLECTIONS).fetchall():
             index = _Index(stores.chroma.root, *found)
             queued = index.queued(connection, index.vectors)
@@ -168,7 +169,7 @@ def flushed_vectors(stores: Stores) -> "Iterator[tuple[str, str, npt.NDArray[Any
 
 
 def _indexes(root: str, path: str, depth: Depth) -> Iterator[Damage]:
-    with closing(_connect(path, depth.access)) as connection:
+    with closing(connect(path, depth.access)) as connection:
         for found in connection.execute(_COLLECTIONS).fetchall():
             index = _Index(root, *found)
             try:
@@ -210,18 +211,22 @@ class _Index:
     def _add_queued(self, connection: sqlite3.Connection, segment: str, ids: set[str]) -> None:
         """Bring a segment's records up to date with what still waits for it in the queue."""
         for ident, operation in self.queued(connection, segment).items():
-            if operation == _DELETE:
+            if operation == DELETE:
                 ids.discard(ident)
             else:
                 ids.add(ident)
 
     def queued(self, connection: sqlite3.Connection, segment: str) -> dict[str, int]:
-        """Return the last operation that waits for a segment, for each record that has one."""
-        found = connection.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", [segment])
-        seq = (found.fetchone() or (0,))[0]
-        if isinstance(seq, bytes):  # as old versions wrote it
-            seq = int.from_bytes(seq, "big")
-        return dict(connection.execute(_QUEUED, [f"%/{self.collection_id}", seq]))
+        return queued(connection, self.collection_id, segment)
+
+
+def queued(connection: sqlite3.Connection, collection: str, segment: str) -> dict[str, int]:
+    """Return the last operation that waits for a segment, for each record that has one."""
+    found = connection.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", [segment])
+    seq = (found.fetchone() or (0,))[0]
+    if isinstance(seq, bytes):  # as old versions wrote it
+        seq = int.from_bytes(seq, "big")
+    return dict(connection.execute(_QUEUED, [f"%/{collection}", seq]))
 
 
 def _rows(rows: Rows, depth: Depth) -> Iterator[Damage]:

@@ -34,6 +34,15 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "the palace is another user's",
         f"{TRIED_BY}::test_a_palace_of_another_user_is_told_with_whom_to_ask",
     ),
+    "store_mended": (
+        "a list was removed under the broker",
+        "tests/process/test_taken_away.py::test_a_list_that_is_taken_away_is_written_back",
+    ),
+    "lacking": (
+        "a store lacks entries that the journal holds",
+        "tests/process/test_taken_away.py"
+        "::test_rows_that_are_lost_under_a_broker_are_told_and_written_again_by_the_next",
+    ),
     "read_only": ("the directory is read-only", f"{_WHY}::test_the_directory_is_read_only"),
     "stopped": ("a signal has halted the broker", f"{_WHY}::test_the_engine_is_wedged"),
     "wrong_palace": (
@@ -69,7 +78,6 @@ NOT_TRIED: dict[str, str] = {
     "not_held": "a lock or a file can't be taken or published again",
     "quarantine": "a call was under way at the death of two brokers",
     "queue_full": "the broker's queue is full",
-    "store_mended": "a list was removed under the broker",
     "stuck": "a change makes no progress",
     "unknown_keys": "records were written with another owner's keys",
 }

@@ -108,6 +108,10 @@ def doctor(site: Site) -> list[Finding]:
     return examine_palace(Paths(str(site.palace)), ShimEnvironment(site.environ()))
 
 
+def lacks_of(site: Site) -> list[Finding]:
+    return [found for found in doctor(site) if found.code in ("lacking", "not_compared")]
+
+
 def damage(site: Site, names: tuple[str, ...]) -> None:
     for name in names:
         DAMAGES[name][1](site.palace)
@@ -175,6 +179,9 @@ def test_what_stock_wrote_before_an_index_was_damaged_is_kept(
         new = stock.tool("add_drawer", wing="w", room="r9", content="Stock wrote of walruses.")
         gone = stock.tool("list_drawers", wing="w", room="r0")["drawers"][0]["drawer_id"]
         stock.tool("delete_drawer", drawer_id=gone)
+    [said] = lacks_of(copied)
+    assert "lacks 1 of the " in said.text
+    assert said.remedy.startswith("If another program was to delete it, the next broker takes ")
     damage(copied, ("index-gone",))
 
     with Probe(copied.environ(), copied.palace) as probe:
@@ -184,6 +191,7 @@ def test_what_stock_wrote_before_an_index_was_damaged_is_kept(
         probe.leave()
 
     assert [result["drawer_id"] for result in found] == [new["drawer_id"]]
+    assert lacks_of(copied) == []
     drawers = maintenance.ask("contents", copied.palace)["chroma:mempalace_drawers"]
     assert new["drawer_id"] in drawers
     assert gone not in drawers

@@ -41,8 +41,8 @@ class Mutation:
 
 def long_text(nonce: str, words: str, chunks: int) -> str:
     """Return a text of so many chunks, with the nonce in each of them."""
-    line = f"{words}, nonce {nonce}. "
-    return (line * (CHUNK * chunks // len(line)))[: CHUNK * chunks - 10]
+    line, size = f"{words}, nonce {nonce}. ", CHUNK * chunks - 10
+    return (line * (size // len(line))).ljust(size, ".")  # half a nonce may be another one
 
 
 def documents(stores: Stores, nonce: str) -> list[str]:
