@@ -164,6 +164,9 @@ class Broker:
             state.leaving.withdraw = self.http.withdraw
         if self.fence is not None and not self.fence.taken:
             self._note_waiting(self.fence.problem(), refusing=False)  # before a client can ask
+        # Owners that leave withdraw theirs.
+        left_behind = record.read_record(services.ownership.paths, services.kernel)
+        services.died = left_behind.epoch if left_behind is not None else 0
         self._publish()
         state.scheduler.start(state.leaving.stop, state.watch.look_soon)
 

@@ -232,6 +232,7 @@ def _welcome(state: BrokerState) -> dict[str, str]:
         "engine": state.lifecycle.engine.value,
         "line_bytes_max": str(services.config.line_bytes_max),
         "mode": services.mode,
+        "died": str(services.died),
     }
 
 

@@ -20,7 +20,8 @@ class Listening:
 
 @attrs.define(eq=False, kw_only=True)
 class Services:
-    """One owner's.  Only `catalogue` changes: it is None until the engine, or a file, has one.
+    """One owner's.  Two change: `catalogue`, None until there is one, and `died`, the
+    epoch of an earlier owner that ended without leaving, 0 for none.
 
     `endpoint` is None for an owner that serves its own client alone, and `mode` says so.  `home` is
     where stock looks for servers; "": it isn't told.  `ignored` says which settings in palace.toml
@@ -35,6 +36,7 @@ class Services:
     endpoint: Endpoint | None
     mode: str
     catalogue: Catalogue | None = None
+    died: int = 0
     home: str = ""
     ignored: str = ""
     guests_directory: str = ""

@@ -6,6 +6,7 @@ every unsettled line goes again over the next one, in order, and HELLO says of e
 have run: only the broker, which knows the tools, decides what a second delivery means.
 
 A line that was under way at every one of several deaths may be their cause: it is given up.
+Whether an owner died is for the caller to know: a connection may end by itself.
 
 Rule for this file: pure, light (the shim imports it); it knows lines, not JSON.
 """
@@ -57,8 +58,8 @@ class Ledger:
         not_run = set(unrun)
         self._sent = {o for o in self._sent if o <= read_upto and o not in not_run}
 
-    def lost(self) -> "list[int]":
-        """Note that an owner died; return the lines that were under way too often to be resent."""
+    def died(self) -> "list[int]":
+        """Note that the owner died; return the lines that were under way too often to be resent."""
         for ordinal in self._sent:
             self._deaths[ordinal] = self._deaths.get(ordinal, 0) + 1
         return [ordinal for ordinal, deaths in self._deaths.items() if deaths >= DEATHS_MAX]

@@ -18,6 +18,9 @@ none, the younger side waits for the older to be replaced, never the other way r
 `ack upto=N` says that all ordinals below N are settled at the shim, which will never send them
 again: what the broker keeps about them can be forgotten.
 
+WELCOME's `died=EPOCH` names an earlier owner that ended without leaving (0: there was none): of the
+others a shim that lost its connection knows only that much.
+
 `progress ordinal=N text=...` says how a call comes on whose client has asked for that.
 
 A session is named by a digest of its `secret`, a field of HELLO that is never written down: the

@@ -68,6 +68,8 @@ class Relay:
         self._progress = ProgressNotes(site.kernel, self._ledger)
         self._connector = Connector(site)
         self._connection: Connection | None = None
+        self._lost_in = 0  # the epoch whose last connection ended without a goodbye, 0 for none
+        self._lost_child = False  # it was our own child's, to which nothing else leads
         self._input = backlog.input if backlog else InputLines()
         self._stdin_open = True
         self._promised: list[int] = []  # what the last hello said would follow it
@@ -147,6 +149,9 @@ class Relay:
         except ValueError:
             limit = LINE_BYTES_MAX
         self._input.line_bytes_max = limit
+        if self._is_dead(self._lost_in):
+            self._give_up_poison()
+        self._lost_in = 0
         lines = dict(self._ledger.outstanding())
         for ordinal in (*self._promised, *range(self._promised_next, self._ledger.next_ordinal)):
             lines.setdefault(ordinal, b"")  # answered here meanwhile: both sides count it
@@ -165,10 +170,21 @@ class Relay:
         self._connection = None
         for ordinal, line in self._ledger.outstanding():
             self._answer_locally(ordinal, line)
-        if not is_parting:  # a broker that said goodbye was not killed by what it was asked
-            self._give_up_poison()
+        # A broker that said goodbye was not killed by what it was asked.
+        self._lost_in = 0 if is_parting else self._connector.epoch
+        self._lost_child = self._connector.direct
         if len(self._ledger):
             self._begin()
+
+    def _is_dead(self, epoch: int) -> bool:
+        """Tell whether an owner is known to have died, rather than its connection alone.
+
+        Its successor knows from what the dead left behind; an older one doesn't say.
+        """
+        if not epoch or self._connector.epoch <= epoch:
+            return False
+        died = self._connector.welcome.get("died")
+        return died is None or self._lost_child or died == str(epoch)
 
     # One turn of the loop.
 
@@ -379,7 +395,7 @@ class Relay:
 
     def _give_up_poison(self) -> None:
         """Answer lines that were unanswered at so many deaths that they may be the cause."""
-        lost = self._ledger.lost()
+        lost = self._ledger.died()
         others = f" and {len(lost) - 1} more requests" if len(lost) > 1 else ""
         for ordinal in lost:
             text = (

@@ -47,6 +47,23 @@ async def test_idle_sessions_are_told_and_the_names_are_gone(root: Path) -> None
     assert not {"broker.json", "broker.sock"} & set(os.listdir(root))
 
 
+async def test_the_next_owner_says_who_died_and_not_who_left(root: Path) -> None:
+    record = root / "broker.json"
+
+    async def died() -> str:
+        async with open_broker(root) as running:
+            shim = running.connect()
+            told = (await shim.welcome())["died"]
+            record.with_suffix(".kept").write_bytes(record.read_bytes())
+        return told
+
+    assert await died() == "0"
+    assert await died() == "0", "the first one has left"
+    os.rename(record.with_suffix(".kept"), record)  # as if the second had been killed
+    assert await died() == "2"
+    assert await died() == "0"
+
+
 async def test_admitted_work_is_finished_and_answered_before_the_end(root: Path) -> None:
     async with open_broker(root) as running:
         shim = await running.session()

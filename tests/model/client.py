@@ -250,7 +250,10 @@ def _greeted(m: Model, s: State, c: int, shim: Shim, out: Out) -> None:
         message, rest = conn.down[0], conn.down[1:]
         if message[0] == "W" and message[1] >= shim.epoch:
             s = with_conn(s, k, conn._replace(down=rest))
-            s = with_shim(s, c, shim._replace(epoch=message[1]))
+            died = shim.lost and message[1] > shim.epoch
+            s = with_shim(s, c, shim._replace(epoch=message[1], lost=False))
+            if died:
+                s = _give_up_poison(s, c)
             out(("C2.welcome", c), _go(m, s, c, (election.WELCOMED,)))
             return
         why = election.SILENT if message[0] == "W" else election.ABSENT
@@ -328,15 +331,19 @@ def _lost(m: Model, s: State, c: int, k: int) -> State:
     """The connection has ended; what is unsettled wants a new one, silence does not."""
     s = with_conn(s, k, s.conns[k]._replace(shut_up=True))
     shim = s.shims[c]
-    s = with_shim(s, c, shim._replace(pc=IDLE, direct=False, child=()))
-    if not shim.parting:
-        book, poison = ledger(shim.ledger, "lost")
-        for ordinal in poison:
-            book, _ = ledger(book, "settle", ordinal)
-            s = told(s, c, ordinal, UNKNOWN)
-        s = with_shim(s, c, s.shims[c]._replace(ledger=book))
-    s = with_shim(s, c, s.shims[c]._replace(parting=False))
+    # Whether its owner died, the next welcome tells: that makes no difference with nothing sent.
+    lost = not shim.parting and any(sent for _, sent, _ in shim.ledger[0])
+    s = with_shim(s, c, shim._replace(pc=IDLE, direct=False, child=(), parting=False, lost=lost))
     return s if is_served(s.shims[c]) else begin(m, s, c)
+
+
+def _give_up_poison(s: State, c: int) -> State:
+    """Answer lines that were unanswered at so many deaths that they may be the cause."""
+    book, poison = ledger(s.shims[c].ledger, "died")
+    for ordinal in poison:
+        book, _ = ledger(book, "settle", ordinal)
+        s = told(s, c, ordinal, UNKNOWN)
+    return with_shim(s, c, s.shims[c]._replace(ledger=book))
 
 
 def _fail_all(m: Model, s: State, c: int, name: str) -> State:

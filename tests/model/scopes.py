@@ -66,14 +66,14 @@ _QUICK = (
     _scope("poison", 590, lines=("MM",), starts=4, poison=0, pipeline=True),
     _scope("power", 13_000, lines=("M", "MM"), reboots=1, split=True),
     _scope("torn", 9_700, lines=("MM",), starts=3, crashes=2, split=True),
-    _scope("toggle", 31_000, lines=("MM",), starts=3, crashes=2, cuts=1, journal_from=2),
+    _scope("toggle", 28_600, lines=("MM",), starts=3, crashes=2, cuts=1, journal_from=2),
     _scope("pause", 36_000, lines=("MM",), starts=4, crashes=3, without=(2,)),
     # Greetings given up, connections cut off, sessions forgotten, segments that begin again.
-    _scope("cut", 16_000, lines=("MM",), cuts=1, crashes=1, pipeline=True),
-    _scope("stale", 44_000, lines=_MM, slots=1, starts=1, silences=1, cuts=1, ack=True),
+    _scope("cut", 14_700, lines=("MM",), cuts=1, crashes=1, pipeline=True),
+    _scope("stale", 43_000, lines=_MM, slots=1, starts=1, silences=1, cuts=1, ack=True),
     _scope(
         "roll",
-        8_400,
+        7_700,
         lines=("MM",),
         crashes=1,
         cuts=1,

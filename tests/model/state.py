@@ -76,6 +76,7 @@ class Shim(NamedTuple):
     epoch: int = 0
     since: int = 0  # the owner to which the oldest line that may have run was first sent
     parting: bool = False
+    lost: bool = False  # its last connection ended without a goodbye, with lines under way
     promised: tuple[int, ...] = ()
     promised_next: int = 0
     got: tuple[Any, ...] = ()  # per line: (result, own changes that it saw)

@@ -116,11 +116,11 @@ def test_a_line_that_was_under_way_at_every_death_is_given_up() -> None:
     poison, innocent = ledger.accept(b"p"), ledger.accept(b"i")
     for _ in range(DEATHS_MAX - 1):
         ledger.mark_sent(poison)
-        assert ledger.lost() == []
+        assert ledger.died() == []
 
     ledger.mark_sent(innocent)
 
-    assert ledger.lost() == [poison]
+    assert ledger.died() == [poison]
     assert ledger.line(poison) == b"p"
     ledger.settle(poison)
     assert ledger.resend_list() == [(innocent, True)]

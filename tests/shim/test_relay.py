@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -153,26 +154,60 @@ def test_what_is_asked_after_the_goodbye_is_never_sent_to_the_leaving_owner(pala
         shim.receive()
 
 
-def test_a_query_that_kills_every_owner_is_given_up_and_the_session_goes_on(palace: Path) -> None:
+@pytest.mark.parametrize("told", [True, False])  # an older broker doesn't say who died
+def test_a_query_that_kills_every_owner_is_given_up_and_the_session_goes_on(
+    palace: Path, told: bool
+) -> None:
+    def welcome(served: Connection, epoch: int) -> None:
+        died = {"died": str(epoch - 1)} if told else {}
+        served.welcome(epoch=str(epoch), **died)
+
     with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
         shim.send(call("poison", "mempalace_search"))
-        for _ in range(DEATHS_MAX):
+        for epoch in range(1, DEATHS_MAX + 1):
             served = broker.accept()
             served.hello()
-            served.welcome()
+            welcome(served, epoch)
             assert served.message()["id"] == "poison"
             served.close()
+        again = broker.accept()
+        assert again.hello()["resend"] == "0:1"
+        welcome(again, DEATHS_MAX + 1)
         reply = json.loads(shim.receive())
         shim.send(call("next"))
-        again = broker.accept()
-        again.hello()
-        again.welcome()
+        assert again.client_line() == b"", "both sides count the line that was promised"
         assert again.message()["id"] == "next"
         again.answer(1, "next", "fine")
         shim.receive()
 
     assert (reply["id"], reply["error"]["code"]) == ("poison", -32045)
     assert "broker.log" in reply["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "died"),
+    [
+        (lambda _number: 1, lambda _epoch: 0),  # a tunnel breaks, a limit cuts it off
+        (lambda number: number + 1, lambda _epoch: 0),  # and it was stopped meanwhile
+        (lambda number: 2 * number + 1, lambda epoch: epoch - 1),  # another one has died since
+    ],
+)
+def test_a_lost_connection_is_no_death_of_the_broker(
+    palace: Path, epoch: Callable[[int], int], died: Callable[[int], int]
+) -> None:
+    with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
+        for number in range(DEATHS_MAX + 2):
+            served = broker.accept()
+            served.hello()
+            served.welcome(epoch=str(epoch(number)), died=str(died(epoch(number))))
+            if not number:
+                shim.send(call("patient", "mempalace_search"))
+            assert served.message()["id"] == "patient"
+            if number <= DEATHS_MAX:
+                served.close()
+        served.answer(0, "patient", "found")
+
+        assert json.loads(shim.receive())["result"] == "found"
 
 
 def test_a_broker_that_talks_nonsense_is_as_good_as_dead(palace: Path) -> None:
