@@ -178,7 +178,7 @@ class CallGroups:
         self._append_deferred()
         for group in _groups(attributed):
             group.step += 1
-        self._check_room()
+        self._check_room(attributed)
         seq = journal.append([_draft(group, change) for group, change in attributed])
         try:
             journal.sync(seq)
@@ -198,19 +198,21 @@ class CallGroups:
             group.last[change.kind, change.id] = change.after
         return result
 
-    def _check_room(self) -> None:
+    def _check_room(self, attributed: Sequence[AttributedChange]) -> None:
+        # A long call keeps what it did, and may not hear that it did nothing.
+        keeps = any(group.non_atomic and group.step > 1 for group, _ in attributed)
+        done = "What this call did before stays" if keeps else "Nothing was changed"
         directory = self.journal.directory
         try:
             free = self.journal.kernel.free_bytes(directory)
         except OSError as error:  # it was moved or removed
             raise JournalFailed(
-                f"The journal {directory} can't be written: {error.strerror}. Nothing was changed."
+                f"The journal {directory} can't be written: {error.strerror}. {done}."
             ) from None
         if free < ROOM_BYTES:
             raise JournalFailed(
                 f"The disk of {directory} is nearly full: less than {ROOM_BYTES >> 20} MiB are "
-                "left. Nothing was changed. Free some space and ask again; the broker goes on by "
-                "itself."
+                f"left. {done}. Free some space and ask again; the broker goes on by itself."
             )
 
     def _roll_back_operation(

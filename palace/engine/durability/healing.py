@@ -139,8 +139,8 @@ def heal_stores(
         except Exception as error:  # whatever it is, the store is as it was, and is not opened
             if isinstance(error, OSError) and error.errno in FULL:
                 raise StoreUnavailable(
-                    f"{damage.text}. It can't be brought back: {error.strerror}. Nothing was done; "
-                    "free some space and ask again."
+                    f"{damage.text}. It can't be brought back: {error.strerror}. "
+                    f"{_done_before(healed)}; free some space and ask again."
                 ) from None
             logger.exception("it could not be brought back")
             left.append(_left(damage, error))
@@ -157,6 +157,15 @@ def heal_stores(
         healed = [one for one in healed if one not in waiting]
         left += [_waiting(one.damage, left[0]) for one in waiting]
     return Health(tuple(healed), tuple(left))
+
+
+def _done_before(healed: Sequence[Healed]) -> str:
+    """Say what an opening did before it failed, which stays: a text may not deny it."""
+    if not healed:
+        return "Nothing was done"
+    files = ", ".join(one.kept for one in healed if one.kept) or "none"
+    stores = ", ".join(one.damage.store for one in healed)
+    return f"What was done for {stores} stays (the old files: {files})"
 
 
 def look_at_stores(stores: Stores) -> Health:

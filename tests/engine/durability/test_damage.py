@@ -3,6 +3,7 @@
 Each way is tried on a copy of a palace that holds some of everything.
 """
 
+import errno
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -15,11 +16,15 @@ import pytest
 
 from palace.doctor.examine import examine_palace, exit_code_of
 from palace.doctor.finding import ERROR, Finding
+from palace.engine.durability.healing import heal_stores
+from palace.engine.durability.offline import hold_palace, open_stores, opened_journal
 from palace.engine.hosting.reader import what_lacks
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.engine.stores.snapshot import Originals
-from palace.journal.replay import replay
+from palace.journal.replay import no_progress, replay
 from palace.kernel.kernel import Kernel
+from palace.ownership import exclusive
+from palace.protocol.errors import StoreUnavailable
 from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -309,6 +314,42 @@ def test_what_waits_for_another_store_to_be_whole_is_not_taken_for_empty(
         assert probe.ask("health")["damaged"] == []
         assert probe.tool("event_list", stream="s")["events"]
         probe.leave()
+
+
+class FullKernel(Kernel):
+    """The real one, with a disk that has no room for one more small file."""
+
+    def write_durable(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        if path.endswith("/replica.json"):
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        super().write_durable(path, data, mode)
+
+
+@pytest.mark.parametrize(
+    ("names", "done"),
+    [(("replica-gone",), "Nothing was done; "), (("graph-cut", "replica-gone"), "graph stays (")],
+)
+def test_a_full_disk_denies_nothing_that_was_done_before(
+    copied: Site, names: tuple[str, ...], done: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusive, "Kernel", FullKernel)
+    damage(copied, names)
+    graph = copied.palace / "knowledge_graph.sqlite3"
+    environment = ShimEnvironment(copied.environ())
+
+    with (
+        hold_palace(Paths(str(copied.palace)), environment, ask_to_leave=None) as held,
+        opened_journal(held) as journal,
+        open_stores(held) as stores,
+        pytest.raises(StoreUnavailable, match=r"replica\.json is gone.*No space left") as told,
+    ):
+        heal_stores(held, journal, stores, no_progress)
+
+    assert done in told.value.message
+    assert graph.exists() == (len(names) == 1)
+    old = list(copied.palace.glob("replaced-*/*.sqlite3"))
+    assert all(str(path.parent) in told.value.message for path in old)
+    assert len(old) == len(names) - 1
 
 
 def test_vectors_of_another_size_are_not_made_up(copied: Site) -> None:

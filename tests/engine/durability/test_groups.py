@@ -302,6 +302,23 @@ def test_on_a_nearly_full_disk_a_change_is_refused_before_it_is_journalled() -> 
     life.check()
 
 
+def test_a_long_call_that_finds_a_full_disk_is_told_that_what_it_did_stays() -> None:
+    life = awake(Disk())
+    with life.durable.group("s:1", non_atomic=True):
+        life.set("a", x=1)
+        life.durable.at_boundary()
+        life.disk.room = ROOM_BYTES - 1
+        with pytest.raises(JournalFailed, match="What this call did before stays"):
+            life.set("a", y=2)
+    with (
+        life.durable.group("s:2", non_atomic=True),
+        pytest.raises(JournalFailed, match="Nothing was changed"),
+    ):
+        life.set("a", y=2)
+
+    assert life.contents == entities(x=1)
+
+
 def test_where_the_journal_is_not_a_change_fails_as_the_journals_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
