@@ -23,9 +23,10 @@ import attrs
 from palace.broker.services import Services
 from palace.kernel.kernel import Kernel
 from palace.ownership.served import REPLACED, Memory, holds, is_empty
+from palace.protocol.errors import ConfigError
 from palace.protocol.lifecycle import EngineState, Lifecycle
-from palace.settings.config import TOML_BYTES_MAX
 from palace.settings.paths import Paths
+from palace.settings.user_settings import read_settings
 
 NOTE_S = 1.0
 LOOK_S = 0.02
@@ -98,7 +99,10 @@ class Displacement:
             self.note_seq()
 
     def _note_settings(self) -> None:
-        settings = self._kernel.read_hint(self._paths.settings, TOML_BYTES_MAX)
+        try:
+            settings = read_settings(self._paths.settings, self._kernel)
+        except ConfigError:
+            return  # nothing that a broker could be started with
         if not self.is_displaced():  # else it may be another directory's
             self._settings = settings
 

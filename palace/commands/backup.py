@@ -47,10 +47,11 @@ from palace.protocol.errors import (
     WireError,
 )
 from palace.protocol.keyring import ANYBODYS, Keyring
-from palace.settings.config import TOML_BYTES_MAX, load_config
+from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.stock_config import check_journalled
+from palace.settings.user_settings import read_settings
 
 MANIFEST = "palace-backup.json"
 SETTINGS = "palace.toml"
@@ -215,7 +216,7 @@ def _fill(paths: Paths, identity: str, making: str, keys: Keyring, progress: Pro
     kernel = Kernel()
     contents = copy_journal(paths.journal, f"{making}/journal", kernel, progress, keys)
     check_whole(f"{making}/journal", kernel, keys)  # another broker may have come meanwhile
-    settings = kernel.read_file(paths.settings, TOML_BYTES_MAX)
+    settings = read_settings(paths.settings, kernel)
     if settings is not None:
         kernel.write_durable(f"{making}/{SETTINGS}", settings)
     made = kernel.utc_text()

@@ -20,7 +20,6 @@ from palace.settings.checks import Setting, checked
 from palace.settings.config import (
     KNOWN,
     SETTINGS,
-    TOML_BYTES_MAX,
     USER,
     checked_table,
     ignored_text,
@@ -31,6 +30,7 @@ from palace.settings.paths import Paths
 from palace.settings.recorded import RECORDED
 from palace.settings.user_settings import (
     UserSettings,
+    read_settings,
     read_toml,
     read_user_settings,
     toml_text,
@@ -217,7 +217,7 @@ def _remove(paths: Paths, keys: list[str], kernel: Kernel) -> None:
 
     One that can't be edited stays as it is: it is named as ignored once its values differ.
     """
-    data = kernel.read_file(paths.settings, TOML_BYTES_MAX)
+    data = read_settings(paths.settings, kernel)
     if not keys or data is None or not kernel.writable(paths.root):
         return
     text = without_keys(data.decode(), keys)

@@ -42,7 +42,6 @@ from palace.protocol.errors import BackupBroken, ConfigError, NotEmpty, StoreCor
 from palace.protocol.keyring import ANYBODYS, Keyring
 from palace.settings.config import (
     KNOWN,
-    TOML_BYTES_MAX,
     USER,
     Config,
     checked_table,
@@ -53,7 +52,7 @@ from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.recorded import RECORDED, is_agreed
 from palace.settings.stock_config import check_journalled
-from palace.settings.user_settings import toml_text
+from palace.settings.user_settings import read_settings, toml_text
 
 LEAP = 1_000_000  # more owners than a palace has between a backup and its loss
 SCRATCH = "restore-"
@@ -157,17 +156,21 @@ def _compared(paths: Paths, backup: Backup, kernel: Kernel) -> str:
 def _config_to_be(
     paths: Paths, environment: ShimEnvironment, backup: Backup, kernel: Kernel
 ) -> Config:
-    """Return the settings that the restored palace will have."""
+    """Return the settings that the restored palace will have; raises ConfigError."""
+    _lent(backup, kernel)  # refused before anything is changed, though they may not count
     if kernel.file_id(paths.settings) is not None:
         return load_config(paths, environment.all, kernel)
-    lent = _decoded(_settings_text(paths, environment, backup, kernel), backup)
+    text = _settings_text(paths, environment, backup, kernel)
+    lent = checked_table(decode_toml(text.encode()), f"{backup.path}/{SETTINGS}")
     return load_settings(paths, environment.all, kernel, lent=lent).config
 
 
-def _decoded(text: str, backup: Backup) -> dict[str, Any]:
+def _lent(backup: Backup, kernel: Kernel) -> tuple[str, dict[str, Any]]:
+    """Return a backup's palace.toml, and its values; raises ConfigError, which names the file."""
     where = f"{backup.path}/{SETTINGS}"
+    data = read_settings(where, kernel, "Take another backup.") or b""
     try:
-        return checked_table(decode_toml(text.encode()), where)
+        return data.decode(), checked_table(decode_toml(data), where)
     except ValueError as error:
         raise ConfigError(f"{where} is not valid TOML: {error}. Take another backup.") from None
 
@@ -179,9 +182,7 @@ def _settings_text(
 
     Stores and graph are built from the journal, so that they may lie where this machine has them.
     """
-    data = kernel.read_file(f"{backup.path}/{SETTINGS}", TOML_BYTES_MAX) or b""
-    text = data.decode(errors="replace")
-    lent = _decoded(text, backup)
+    text, lent = _lent(backup, kernel)
     foreign = [
         key
         for key in RECORDED
@@ -193,8 +194,7 @@ def _settings_text(
 def _not_taken(paths: Paths, environment: ShimEnvironment, backup: Backup) -> Iterator[str]:
     """Say which of the backup's settings don't count in the restored palace, and what they are."""
     kernel = Kernel()
-    data = kernel.read_file(f"{backup.path}/{SETTINGS}", TOML_BYTES_MAX) or b""
-    lent = _decoded(data.decode(errors="replace"), backup)
+    _, lent = _lent(backup, kernel)
     loaded = load_settings(paths, environment.all, kernel, lent=_data_aside(lent))
     for key, value in lent.items():
         if KNOWN[key].counts == USER and _differs(key, value, loaded.config, paths):

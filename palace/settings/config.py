@@ -19,15 +19,14 @@ from palace.settings.embedder import configured_embedder, recorded_embedder
 from palace.settings.inherited import to_be_fixed
 from palace.settings.stock_config import read_stock_config
 from palace.settings.user_settings import (
-    SETTINGS_BYTES_MAX,
     UserSettings,
+    read_settings,
     read_toml,
     read_user_settings,
     toml_text,
     write_user_settings,
 )
 
-TOML_BYTES_MAX = SETTINGS_BYTES_MAX
 USER, PALACE = "user", "palace"  # where a setting counts: see `Setting`
 
 
@@ -419,7 +418,7 @@ def adopt(found: paths.Paths, loaded: Loaded, environ: Mapping[str, str], kernel
         fixed["environment"] = config.environment
     if not loaded.user.other_id:  # else whose they are is for the user to say
         _adopt_by_user(found, fixed, environ, kernel)
-    there = kernel.read_file(found.settings, TOML_BYTES_MAX)
+    there = read_settings(found.settings, kernel)
     if there is not None:
         unsaid = config.environment and "environment" not in read_toml(found.settings, kernel)
         if unsaid and "environment" in fixed:

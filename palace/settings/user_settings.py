@@ -91,18 +91,29 @@ def write_user_settings(
 
 def read_toml(path: str, kernel: Kernel) -> "dict[str, object]":
     """Return the values of a settings file, none where there is no file; raises ConfigError."""
+    data = read_settings(path, kernel)
     try:
-        data = kernel.read_file(path, SETTINGS_BYTES_MAX)
-        if data is not None and len(data) > SETTINGS_BYTES_MAX:  # its beginning may be valid
-            raise ConfigError(
-                f"{path} has more than {SETTINGS_BYTES_MAX} bytes, which no settings need. Correct "
-                "or remove it."
-            )
         return {} if data is None else decode_toml(data)
-    except OSError as error:
-        raise ConfigError(cause_text(error)) from None
     except ValueError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}. Correct or remove it.") from None
+
+
+def read_settings(
+    path: str, kernel: Kernel, remedy: str = "Correct or remove it."
+) -> "bytes | None":
+    """Return a settings file whole, None where there is none; raises ConfigError for a large one.
+
+    Its beginning may be valid, and say something else than all of it.
+    """
+    try:
+        data = kernel.read_file(path, SETTINGS_BYTES_MAX)
+    except OSError as error:
+        raise ConfigError(cause_text(error)) from None
+    if data is not None and len(data) > SETTINGS_BYTES_MAX:
+        raise ConfigError(
+            f"{path} has more than {SETTINGS_BYTES_MAX} bytes, which no settings need. {remedy}"
+        )
+    return data
 
 
 def toml_text(value: object) -> str:

@@ -17,6 +17,7 @@ from palace.kernel.kernel import Kernel
 
 KIND = FILE_KIND
 NAMES = FILE_NAMES
+BYTES_MAX = 1 << 20  # stock writes some hundred
 
 logger = logging.getLogger("palace.journal")
 
@@ -55,9 +56,10 @@ class Files:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return self.kernel.read_beneath(self.root, name)
+            data = self.kernel.read_beneath(self.root, name, BYTES_MAX)
         except OSError:
             return None
+        return data if data is None or len(data) <= BYTES_MAX else None  # not a part of it
 
     def scan(self, kind: str) -> Iterator[tuple[str, FilePayload]]:
         yield from self.read(kind, NAMES).items()
