@@ -7,6 +7,11 @@ from typing import Any
 import pytest
 
 from palace.engine.stores.projection import same
+from palace.journal.journal import Journal
+from palace.journal.record import PUT, Draft, Stamp
+from palace.kernel.kernel import Kernel
+from palace.ownership.keys import ANY_SEQ
+from palace.protocol.keyring import Key, Keyring
 from tests.support.engines.maintenance import MaintenanceProcess
 from tests.support.engines.probe import Probe
 from tests.support.processes.clients import Site
@@ -189,4 +194,27 @@ def test_what_a_killed_broker_has_filed_is_purged_as_well(
 
     files = [path for path in copied.parent.rglob("*") if path.is_file()]
     assert [path for path in files if fresh.encode() in path.read_bytes()] == []
+    assert maintenance.ask("doctor", copied) == []
+
+
+def test_a_half_made_change_that_holds_the_secret_is_purged_as_well(
+    maintenance: MaintenanceProcess, filed: Filed, copied: Path
+) -> None:
+    """Its owner died inside the call: what it wrote is the journal's last word on what stays."""
+    before = maintenance.ask("contents", copied)
+    kind, ident = "chroma:mempalace_drawers", filed.ids["other"]
+    was = before[kind][ident]
+    half_made = was | {"document": f"Bob Smith may enter: {KEY}."}
+    stamp = Stamp(epoch=9, writer="dead", keys=Keyring([Key(b"t" * 32)], ANY_SEQ))
+    journal = Journal.open(str(copied / "journal"), Kernel(), stamp)
+    draft = Draft(action=PUT, key="s:1", step=1, kind=kind, id=ident, payload=half_made, before=was)
+    journal.append([draft])
+    journal.close()
+
+    purged = maintenance.ask("purge", copied, ids=filed.secret)
+
+    assert purged["alike"] == [], "what was never finished holds none of it"
+    assert purged["code"] == 0
+    assert holders(copied.parent, maintenance.home, filed.log.parent) == []
+    assert same(maintenance.ask("contents", copied)[kind][ident], was)
     assert maintenance.ask("doctor", copied) == []
