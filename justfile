@@ -59,8 +59,12 @@ model-check profile="quick":
     python -m tests.model.check --profile {{profile}}
 
 # Every broken protocol, by whom it was caught, and in how many steps.
-mutants:
+broken-protocols:
     python -m tests.model.mutants
+
+# Small slips in the code that no test notices: in what differs from main, in rooms that are named, or `--full`.
+mutants *arguments:
+    python -m tests.mutation {{arguments}}
 
 # Simulate with new seeds until stopped.
 soak:
@@ -106,7 +110,7 @@ release version *mode:
 # Pin all packages of development again (needs the package index).
 lock:
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
-        --no-header --no-emit-index-url --no-annotate pyproject.toml --extra engine --extra dev --extra fuzz \
+        --no-header --no-emit-index-url --no-annotate pyproject.toml --extra engine --extra dev --extra fuzz --extra mutants \
         --output-file requirements-dev.lock
 
 # The tag of the container images: it changes with whatever goes into them; NAME=VALUE for others.

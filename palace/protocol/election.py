@@ -57,6 +57,7 @@ FINAL_EXITS = {
 PAUSE_FIRST_S = 0.02
 PAUSE_MAX_S = 0.5
 RESPAWN_AFTER_S = 5.0
+NEVER_S = -1e9  # of a clock that may have begun just now
 SILENT_DEATHS_MAX = 3  # spawned brokers that died without a word before direct mode is tried
 
 
@@ -97,7 +98,7 @@ class Election:
         self._others_until_s = others_until_s  # until then another client may start a broker
         self._pause_s = PAUSE_FIRST_S
         self._child_alive = False
-        self._spawned_s = -1e9
+        self._spawned_s = NEVER_S
         self._silent_deaths = 0
         self._direct = False
         self.spawns = 0
@@ -146,7 +147,7 @@ class Election:
             if now_s < self._others_until_s:
                 return self._pause()
             return self._end((FAIL, "no_spawn", f"{why}"))
-        if self._wait_before_spawn_s > 0 and self._spawned_s < 0:
+        if self._wait_before_spawn_s > 0 and self._spawned_s == NEVER_S:
             self._spawned_s = now_s + self._wait_before_spawn_s - RESPAWN_AFTER_S
         due = not self._child_alive and now_s - self._spawned_s >= RESPAWN_AFTER_S
         if due:
@@ -177,7 +178,7 @@ class Election:
         if text:  # it said why it failed: trying again would say the same
             return self._end((FAIL, "spawn_failed", text))
         self._silent_deaths += 1
-        self._spawned_s = -1e9
+        self._spawned_s = NEVER_S
         if self._silent_deaths < SILENT_DEATHS_MAX:
             return self._pause()
         if self._may_direct:

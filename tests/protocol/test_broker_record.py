@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from palace.protocol.broker_record import BrokerRecord, decode_broker_record, version_tuple
+from palace.protocol.broker_record import (
+    ENDPOINTS_MAX,
+    RECORD_BYTES_MAX,
+    BrokerRecord,
+    decode_broker_record,
+    version_tuple,
+)
 
 FIELDS = {
     "v": 1,
@@ -84,3 +90,59 @@ def test_sockets_that_no_broker_has_and_endless_lists_are_left_out() -> None:
     assert found.endpoints == ["wss://h/"]
     for odd in ({"endpoints": ["wss://h/"] * 1000}, {"pid": -1}):
         assert decode_broker_record(json.dumps(FIELDS | odd).encode()) is None
+
+
+def test_a_record_is_shown_with_all_but_its_token() -> None:
+    shown = repr(BrokerRecord(**FIELDS))
+
+    for name in FIELDS.keys() - {"token"}:
+        assert repr(name) in shown
+    assert "'/x/broker.sock'" not in shown
+    assert "unix:/x/broker.sock" in shown
+
+
+def test_a_record_of_the_largest_size_counts_and_a_larger_one_does_not() -> None:
+    data = json.dumps(FIELDS).encode()
+
+    assert decode_broker_record(data.ljust(RECORD_BYTES_MAX)) is not None
+    assert decode_broker_record(data.ljust(RECORD_BYTES_MAX + 1)) is None
+
+
+@pytest.mark.parametrize("name", [name for name, value in FIELDS.items() if isinstance(value, str)])
+def test_a_field_that_no_terminal_can_show_makes_a_record_alien(name: str) -> None:
+    assert decode_broker_record(json.dumps(FIELDS | {name: "\x1b[2J"}).encode()) is None
+
+
+def test_only_so_many_endpoints_are_read() -> None:
+    told = ["wss://h/"] * ENDPOINTS_MAX
+
+    found = decode_broker_record(json.dumps(FIELDS | {"endpoints": told}).encode())
+    assert found is not None
+    assert found.endpoints == told
+    told += ["wss://h/"]
+    assert decode_broker_record(json.dumps(FIELDS | {"endpoints": told}).encode()) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "known"),
+    [
+        ("unix:/x:y/broker.sock", True),
+        ("unix://x/broker.sock", False),
+        ("unix:/./broker.sock", False),
+        ("unix:/x/../broker.sock", False),
+        ("wss:x:y", True),
+        ("ws:unix:/x/broker.sock", False),
+    ],
+)
+def test_an_endpoint_is_a_brokers_socket_on_a_plain_path_or_a_web_socket(
+    url: str, known: bool
+) -> None:
+    found = decode_broker_record(json.dumps(FIELDS | {"endpoints": [url]}).encode())
+
+    assert found is not None
+    assert found.endpoints == ([url] if known else [])
+
+
+def test_of_a_version_so_many_parts_and_digits_count() -> None:
+    assert version_tuple("1.2.3.4.5") == (1, 2, 3, 4)
+    assert version_tuple("1234567890.1") == (123456789, 1)

@@ -147,3 +147,20 @@ def test_what_is_measured_takes_the_place_of_what_was_counted() -> None:
     budget.measure({"b": 7, "c": 5})
 
     assert (budget.of("a"), budget.held, budget.loser()) == (0, 12, "b")
+
+
+def test_what_is_idle_gives_way_only_to_those_whose_reserve_it_would_be() -> None:
+    idle = [Holder("a", Use.IDLE, 0.0)]
+
+    assert holding(9, a=2).first_to_go(idle, "b") is idle[0], "one of two is half"
+    assert holding(9, a=1).first_to_go(idle, "b") is None
+    assert holding(9, a=3, b=1).first_to_go(idle, "b") is None, "two are more than half of three"
+    assert holding(9, a=4, b=1).first_to_go(idle, "b") is idle[0]
+
+
+def test_what_was_shed_is_counted_and_the_last_one_named() -> None:
+    budget = holding(1)
+    budget.note_shed("a")
+    budget.note_shed("b")
+
+    assert (budget.shed, budget.last_shed) == (2, "b")

@@ -2,7 +2,15 @@
 
 import pytest
 
-from palace.protocol.decoding import TEXT_MAX, decode_json, decode_toml, is_text, number_in
+from palace.protocol.decoding import (
+    TEXT_MAX,
+    decode_json,
+    decode_toml,
+    is_number,
+    is_text,
+    is_word,
+    number_in,
+)
 
 
 def test_json_and_toml_are_decoded() -> None:
@@ -42,3 +50,20 @@ def test_a_text_is_bounded() -> None:
 )
 def test_a_number_is_read_or_counts_as_none(fields: object, number: int) -> None:
     assert number_in(fields, "n") == number
+
+
+def test_what_is_nested_too_deeply_is_said_so() -> None:
+    for decode, data in ((decode_json, b"[" * 100_000), (decode_toml, b"a = " + b"[" * 100_000)):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            decode(data)
+
+
+def test_numbers_and_words_are_bounded_by_what_is_said() -> None:
+    assert is_number(0)
+    assert is_number(7, 7)
+    assert not is_number(8, 7)
+    assert is_number((1 << 63) - 1)
+    assert not is_number(1 << 63)
+    assert is_word("x" * 3, 3)
+    assert not is_word("x" * 4, 3)
+    assert not is_word("a\nb")

@@ -171,3 +171,47 @@ def test_a_guest_container_waits_before_it_spawns() -> None:
 def test_an_unknown_event_is_a_fault_of_ours() -> None:
     with pytest.raises(AssertionError):
         make().handle(("nonsense",), 0)
+
+
+def test_a_pause_is_between_half_and_one_and_a_half_of_what_it_was_to_be() -> None:
+    for chance, pause_s in ((0.0, 0.01), (0.5, 0.02), (1.0, 0.03)):
+        machine = make(random=lambda chance=chance: chance)
+
+        assert machine.handle((election.SPAWNED,), 0) == [(election.SLEEP, pause_s)]
+
+
+def test_a_direct_child_that_does_not_answer_or_dies_is_the_end() -> None:
+    def direct() -> Election:
+        machine = make(deadline_s=60.0)
+        for _ in range(election.SILENT_DEATHS_MAX):
+            action = machine.handle((election.CHILD_EXITED, -9, ""), 0)
+        assert action == [(election.DIRECT,)]
+        return machine
+
+    assert direct().handle((election.DIAL_FAILED, election.ABSENT), 1) == [
+        (election.FAIL, "spawn_failed", "the direct broker did not answer")
+    ]
+    assert direct().handle((election.CHILD_EXITED, 3, ""), 1) == [
+        (election.FAIL, "spawn_failed", "direct broker: exit 3")
+    ]
+    assert direct().handle((election.CHILD_EXITED, 3, "no disk"), 1) == [
+        (election.FAIL, "spawn_failed", "no disk")
+    ]
+
+
+def test_who_waits_before_it_spawns_does_so_once_and_only_at_first() -> None:
+    machine = make(wait_before_spawn_s=1.0)
+
+    assert machine.handle((election.DIAL_FAILED, election.ABSENT), 0)[0][0] == election.SLEEP
+    assert machine.handle((election.DIAL_FAILED, election.ABSENT), 0.99)[0][0] == election.SLEEP
+    assert machine.handle((election.DIAL_FAILED, election.ABSENT), 1.0) == [(election.SPAWN,)]
+    machine.handle((election.SPAWNED,), 1.0)
+    machine.handle((election.CHILD_EXITED, 75, ""), 1.1)
+    assert machine.handle((election.DIAL_FAILED, election.ABSENT), 6.0) == [(election.SPAWN,)]
+    assert machine.spawns == 2
+
+
+def test_who_need_not_wait_spawns_at_once() -> None:
+    machine = make(wait_before_spawn_s=0.0)
+
+    assert machine.handle((election.DIAL_FAILED, election.ABSENT), 0.0) == [(election.SPAWN,)]

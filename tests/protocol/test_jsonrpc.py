@@ -9,7 +9,7 @@ from palace.settings.catalogue import load_catalogue
 
 CATALOGUE = Catalogue(
     engine_version="3.11.0",
-    protocol_versions=("2025-11-25", "2024-11-05"),
+    protocol_versions=("2025-11-25", "2025-06-18", "2024-11-05"),
     tools=({"name": "look"}, {"name": "change"}),
     read_only_refused=frozenset({"change"}),
 )
@@ -165,3 +165,39 @@ def test_progress_is_told_under_the_token() -> None:
         "method": "notifications/progress",
         "params": {"progressToken": "t", "progress": 1.235, "message": "it runs"},
     }
+
+
+def test_replies_have_the_shape_that_stock_gives_them() -> None:
+    started = inline({"id": "a", "method": "initialize", "params": {"protocolVersion": "x"}})
+
+    assert started == {
+        "jsonrpc": "2.0",
+        "id": "a",
+        "result": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "mempalace", "version": "3.11.0"},
+        },
+    }
+    assert inline({"id": 5, "method": "tools/list"}) == {
+        "jsonrpc": "2.0",
+        "id": 5,
+        "result": {"tools": list(CATALOGUE.tools)},
+    }
+    assert jsonrpc.error(3, -32600, "No") == {
+        "jsonrpc": "2.0",
+        "id": 3,
+        "error": {"code": -32600, "message": "No"},
+    }
+    assert jsonrpc.failure(4, Busy("Later.", waiting=1))["jsonrpc"] == "2.0"
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1])
+@pytest.mark.parametrize("tail", [b"", b"\xe2\x82", "\u20ac".encode()])
+def test_long_lines_of_broken_bytes_are_read_as_a_whole_one_would_be(
+    size: int, tail: bytes
+) -> None:
+    pieces = jsonrpc.DECODED_BYTES * 2 + size
+    line = b"\xff" + "\u20ac".encode() * (pieces // 3) + b"x" * (pieces % 3) + tail
+
+    assert jsonrpc._decoded(line) == line.decode("utf-8", "replace")

@@ -52,3 +52,15 @@ def test_what_counts_is_what_a_known_key_has_written_or_was_there_before(
 def test_without_a_key_everything_counts() -> None:
     assert ANYBODYS.own is None
     assert ANYBODYS.problem(STRANGE.id, "nonsense", TEXT, 9) == ""
+
+
+def test_a_key_keeps_what_it_was_made_of() -> None:
+    key = Key(b"s" * SECRET_BYTES, "2026-01-01")
+
+    assert (key.secret, key.since) == (b"s" * SECRET_BYTES, "2026-01-01")
+    assert Key(b"s" * SECRET_BYTES).since == ""
+
+
+def test_without_a_floor_nothing_from_before_counts() -> None:
+    assert Keyring((MINE,)).problem("", "", TEXT, 1) == "it has no code"
+    assert ANYBODYS.floor == 0

@@ -136,3 +136,23 @@ def test_hello_names_the_owner_that_old_lines_were_first_sent_to() -> None:
     assert ledger.epoch_of_lines(4) == 3, "so did the next, which may not have got to it"
     ledger.settle(first)
     assert ledger.epoch_of_lines(5) == 5
+
+
+def test_a_line_that_is_settled_or_never_came_is_empty() -> None:
+    ledger = Ledger()
+    ledger.accept(b"line")
+    assert ledger.line(0) == b"line"
+    ledger.settle(0)
+
+    assert ledger.line(0) == ledger.line(7) == b""
+
+
+def test_the_first_epoch_of_all_is_kept_for_old_lines_and_forgotten_with_them() -> None:
+    ledger = Ledger()
+    ledger.mark_sent(ledger.accept(b"line"))
+
+    assert [ledger.epoch_of_lines(last) for last in (0, 1, 2)] == [0, 0, 0]
+    ledger.settle(0)
+    assert ledger.epoch_of_lines(3) == 3
+    ledger.mark_sent(ledger.accept(b"line"))
+    assert ledger.epoch_of_lines(4) == 4

@@ -65,3 +65,21 @@ def test_an_owner_that_waits_for_the_store_says_for_whom_and_then_loads() -> Non
     assert life.failure == "stock has it"
     life.waits("")
     assert (life.engine, life.waiting, life.failure) == (EngineState.LOADING, "", "")
+
+
+def test_an_owner_is_idle_from_its_beginning_and_ready_once_loaded() -> None:
+    life = Lifecycle(idle_s=0.5, grace_s=30.0)
+    life.begin(100.0)
+    assert life.idle_for_s(100.25) == 0.25
+    life.loaded(101.0)
+
+    assert life.engine is EngineState.READY
+    assert life.tick(101.25, busy=False) is None
+    assert life.tick(101.5, busy=False) is not None
+
+
+def test_a_drain_without_a_text_has_none() -> None:
+    drain = make().stop(Reason.STOP)
+
+    assert drain is not None
+    assert (drain.grace_s, drain.text) == (30.0, "")

@@ -80,3 +80,6 @@ def test_a_translated_call_keeps_all_but_its_paths() -> None:
     assert translated(call, here) is call
     moved = translated(call, there)
     assert (moved.message, moved.arguments, moved.name) == (there, {"source": "/there"}, "x")
+    assert moved.beneath == ""
+    held = translated(call, here, beneath="/lent")
+    assert (held.message, held.beneath) == (here, "/lent")

@@ -362,3 +362,29 @@ def test_a_session_is_idle_when_nobody_waits_for_anything() -> None:
     assert not machine.is_idle
     machine.drop_kept()
     assert machine.is_idle
+
+
+def test_an_owner_that_leaves_is_leaving() -> None:
+    session = opened()
+    session.leave()
+
+    assert session.phase is Phase.LEAVING
+    session.finish()
+    assert session.phase is Phase.LEAVING, "which a finished connection doesn't change"
+
+
+def test_replies_for_nobody_are_kept_up_to_the_limits_and_no_byte_more() -> None:
+    session = opened()
+    session.answer(0, b"x" * KEPT_BYTES_MAX, reachable=False)
+    assert not session.dropped, "one that fills it"
+    session.answer(1, b"x" * machine.SMALL_BYTES, reachable=False)
+    assert not session.dropped, "a small one"
+    session.answer(2, b"x" * (machine.SMALL_BYTES + 1), reachable=False)
+    assert session.dropped
+
+
+def test_a_cancellation_that_names_nothing_finds_nothing() -> None:
+    session = opened()
+    session._ordinals[None] = 3  # type: ignore[index]
+
+    assert session.cancelled_call(PING) is None

@@ -79,7 +79,15 @@ def test_the_id_is_found_where_clients_write_it(ident: object, order: tuple[str,
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{}", b'{"params":{"id":5},"method":"x"}', b'{"id":[1]}', b'{"id":1e5}', b'"id":1'],
+    [
+        b"",
+        b"{}",
+        b'{"params":{"id":5},"method":"x"}',
+        b'{"id":[1]}',
+        b'{"id":1e5}',
+        b'"id":1',
+        b" " * 900,
+    ],
 )
 def test_what_is_not_found_is_null(line: bytes) -> None:
     assert id_at_ends(line) == b"null"
@@ -164,3 +172,8 @@ def test_light_is_what_is_short_or_short_but_for_its_strings(
         monkeypatch.setattr(weight, name, value)
 
     assert weight.is_light(line) is light
+
+
+@pytest.mark.parametrize("line", [b'{"method":"x","id":7}', b'{"id":7,"method":"x"}'])
+def test_the_id_of_a_short_line_is_found(line: bytes) -> None:
+    assert id_at_ends(line) == b"7"

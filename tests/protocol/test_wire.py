@@ -94,6 +94,7 @@ def test_ordinals_come_back_and_garbage_is_refused() -> None:
         (b"", None),
         (b"0123456789abcdef", None),
         (b"0123456789ABCDEF" * 2, None),
+        (b"X" + b"0" * 30 + b"X", None),
     ],
 )
 def test_identity_is_read_and_an_odd_one_told_from_none(
@@ -116,7 +117,9 @@ def test_a_header_is_said_in_another_version() -> None:
     assert wire.decode_header(wire.at_version(line, 7)) == (7, "hello", {"session": "a b"})
 
 
-@pytest.mark.parametrize("session", ["", "h", "h" + "0" * 31, "h" + "g" * 32, "x" + "0" * 32])
+@pytest.mark.parametrize(
+    "session", ["", "h", "h" + "0" * 31, "h" + "g" * 32, "x" + "0" * 32, "hX" + "0" * 30 + "X"]
+)
 def test_a_name_that_an_older_shim_made_up_wants_no_proof(session: str) -> None:
     assert not wire.wants_proof(session)
 
@@ -129,15 +132,15 @@ def test_what_is_no_number_within_its_bound_is_none(text: str) -> None:
 
 def test_a_number_among_a_headers_fields_is_read_or_refused() -> None:
     assert wire.number_of({"ordinal": "7"}, "ordinal") == 7
-    for fields in ({}, {"ordinal": "-1"}):
-        with pytest.raises(WireError):
+    for fields, said in (({}, "ordinal is no number: ''"), ({"ordinal": "-1"}, "number: '-1'")):
+        with pytest.raises(WireError, match=said):
             wire.number_of(fields, "ordinal")
 
 
 def test_a_goodbye_says_what_was_read_up_to() -> None:
     assert wire.decode_read_upto({}) == wire.decode_read_upto({"read_upto": "-1"}) == -1
     assert wire.decode_read_upto({"read_upto": "12"}) == 12
-    with pytest.raises(WireError):
+    with pytest.raises(WireError, match="read_upto is no number: '-2'"):
         wire.decode_read_upto({"read_upto": "-2"})
 
 
