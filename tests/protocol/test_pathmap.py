@@ -138,6 +138,8 @@ def test_a_call_is_held_to_the_nearest_directory_of_the_map(path: str, root: str
     assert beneath(call("add_drawer", source_file=path), GUEST, MAP) == ""
     assert beneath(call("mine"), GUEST, MAP) == ""
     assert beneath({"params": []}, GUEST, MAP) == ""
+    odd = {"params": {"name": "mempalace_mine", "arguments": ["source"]}}
+    assert beneath(odd, GUEST, MAP) == ""
 
 
 def test_the_tools_exist() -> None:

@@ -15,6 +15,7 @@ from palace.protocol.request import (
 )
 from palace.protocol.tools import TOOLS, UNKNOWN
 
+META = {"progressToken": "t"}
 ADD = {"wing": "w", "room": "r", "content": "c"}
 
 
@@ -32,6 +33,10 @@ def test_a_tool_call_is_classified_and_grouped_once() -> None:
     assert call.arguments == ADD
     assert call.group == "drawer\0w\0r\0c"
     assert call.message["params"] == params
+    assert call.progress_token is None
+    followed = read_request(line(id=7, method="tools/call", params={**params, "_meta": META}))
+    assert isinstance(followed, ToolCall)
+    assert followed.progress_token == "t"
 
 
 @pytest.mark.parametrize("params", [None, 1, {}, {"name": 1}, {"name": "x", "arguments": []}])

@@ -16,6 +16,7 @@ from palace.protocol.session import (
     Phase,
     Session,
 )
+from palace.protocol.wire import SESSION_MAX, TEXT_MAX
 
 PING = read_request(b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
 
@@ -285,6 +286,7 @@ def test_a_hello_is_read_with_its_defaults() -> None:
 def test_a_hello_is_read_whole() -> None:
     fields = {
         "session": "s",
+        "secret": "x",
         "palace_id": "p",
         "client": "pi 1",
         "version": "2",
@@ -298,6 +300,7 @@ def test_a_hello_is_read_whole() -> None:
 
     assert Hello.read(fields) == Hello(
         session="s",
+        secret="x",
         palace_id="p",
         client="pi 1",
         version="2",
@@ -327,7 +330,12 @@ def test_a_broken_hello_is_refused(fields: dict[str, str], words: str) -> None:
 
 def test_a_hello_whose_words_are_too_long_is_refused() -> None:
     with pytest.raises(WireError, match="cwd is too long"):
-        Hello.read({"session": "s", "cwd": "x" * 5000})
+        Hello.read({"session": "s", "cwd": "x" * (TEXT_MAX + 1)})
+    with pytest.raises(WireError, match="session is too long"):
+        Hello.read({"session": "s" * (SESSION_MAX + 1)})
+    assert len(Hello.read({"session": "s" * SESSION_MAX, "cwd": "x" * TEXT_MAX}).cwd) == TEXT_MAX
+    more = ",".join(f"{ordinal}:0" for ordinal in range(TEXT_MAX))
+    assert len(Hello.read({"session": "s", "resend": more}).resend) == TEXT_MAX
 
 
 def test_replies_for_nobody_are_bounded_in_bytes_and_short_ones_are_kept() -> None:
@@ -388,3 +396,12 @@ def test_a_cancellation_that_names_nothing_finds_nothing() -> None:
     session._ordinals[None] = 3  # type: ignore[index]
 
     assert session.cancelled_call(PING) is None
+
+
+def test_a_new_connection_has_dropped_nothing() -> None:
+    session = opened()
+    session.answer(0, b"x" * (KEPT_BYTES_MAX + 1), reachable=False)
+    assert session.dropped
+    session.connect(hello())
+
+    assert not session.dropped

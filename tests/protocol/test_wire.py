@@ -62,7 +62,7 @@ def test_reply_comes_back_as_it_was(ordinal: int, payload: bytes | None) -> None
 
 @pytest.mark.parametrize("line", [b"", b"x {}", b"-1 {}", b'{"id": 1}', b" 1 {}"])
 def test_what_is_no_reply_is_refused(line: bytes) -> None:
-    with pytest.raises(WireError):
+    with pytest.raises(WireError, match="not a reply"):
         wire.decode_reply(line)
 
 
@@ -75,14 +75,14 @@ def test_resend_list_comes_back_in_order(lines: list[tuple[int, bool]]) -> None:
 
 @pytest.mark.parametrize("text", ["1", "a:1", "2:1,1:1", "1:1,1:0", ":", "1:1,"])
 def test_broken_resend_list_is_refused(text: str) -> None:
-    with pytest.raises(WireError):
+    with pytest.raises(WireError, match="resend list"):
         wire.decode_resend(text)
 
 
 def test_ordinals_come_back_and_garbage_is_refused() -> None:
     assert wire.decode_ordinals(wire.encode_ordinals([])) == []
     assert wire.decode_ordinals(wire.encode_ordinals([3, 1])) == [3, 1]
-    with pytest.raises(WireError):
+    with pytest.raises(WireError, match="broken ordinal list: '1,x'"):
         wire.decode_ordinals("1,x")
 
 
@@ -147,5 +147,5 @@ def test_a_goodbye_says_what_was_read_up_to() -> None:
 def test_a_list_of_ordinals_is_bounded() -> None:
     most = ",".join(map(str, range(wire.LIST_MAX)))
     assert len(wire.decode_ordinals(most)) == wire.LIST_MAX
-    with pytest.raises(WireError):
+    with pytest.raises(WireError, match="broken ordinal list"):
         wire.decode_ordinals(most + ",0")
