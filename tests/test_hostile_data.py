@@ -25,7 +25,7 @@ DECODERS = {
     "engine/stores/chroma.py": 1,  # chromadb's own serialized schema
     "engine/embedding/minilm.py": 1,  # the model's header; its file is known by its SHA-256
     "engine/durability/calls.py": 1,  # a reply that this process has just encoded
-    "doctor/starts.py": 1,  # a value of a broker's own log, whose reader expects what it raises
+    "kernel/logline.py": 1,  # a value of a log of our own; it expects what that raises
     "engine/hosting/mempalace.py": 1,  # a reply of the engine in this process
     "commands/try_out.py": 2,  # replies of a broker that this process has just started
 }
@@ -40,6 +40,7 @@ INTEGERS = {
     "engine/hosting/adjustments.py": 1,  # stock's own setting, which stock has read
     "kernel/linux.py": 4,  # /proc
     "kernel/darwin.py": 4,  # ps and lsof
+    "canary/forensics.py": 3,  # /proc; the count is of at most 20 digits
     "kernel/beneath.py": 1,  # what a system call returns
     "kernel/whose.py": 1,  # digits of /proc
     "settings/checks.py": 1,  # a number that TOML has read

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "palace"
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "kernel": (set(), set()),
     "protocol": (set(), {"attrs"}),
+    "canary": ({"kernel", "protocol"}, set()),
     "settings": ({"kernel", "protocol"}, {"attrs"}),
     "ownership": ({"kernel", "protocol", "settings"}, {"attrs"}),
     "client": ({"kernel", "ownership", "protocol", "settings"}, {"wsproto"}),
@@ -27,7 +28,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"attrs", "mempalace", "chromadb", "numpy", "onnx"},
     ),
     "broker": (
-        {"engine", "journal", "kernel", "ownership", "protocol", "settings", "transport"},
+        {
+            *("canary", "engine", "journal", "kernel", "ownership", "protocol", "settings"),
+            "transport",
+        },
         {"attrs", "cryptography", "outcome", "trio"},
     ),
     "mcp_hosts": ({"kernel", "protocol", "settings"}, {"attrs", "yaml"}),

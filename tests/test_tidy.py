@@ -19,6 +19,7 @@ BROAD_EXCEPTS = {
     "transport/http.py": 1,  # whatever the HTTP server raises, one connection ends of it
     "broker/broker.py": 1,  # whatever the engine's import raises must reach the clients
     "broker/telemetry/logs.py": 1,  # a line that can't be made ends nothing
+    "broker/serve.py": 1,  # raised again: the canary is told what ends its owner
     "broker/leaving.py": 1,  # what the engine's closing raises must end no drain
     "client/guest/tunnel.py": 1,  # the end of a thread: the client is told what was raised
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next

@@ -167,6 +167,7 @@ class Broker:
         # Owners that leave withdraw theirs.
         left_behind = record.read_record(services.ownership.paths, services.kernel)
         services.died = left_behind.epoch if left_behind is not None else 0
+        services.life.serving()
         self._publish()
         state.scheduler.start(state.leaving.stop, state.watch.look_soon)
 
@@ -241,6 +242,7 @@ class Broker:
             self.displacement.tick(now_s)
             self.state.watch.look(now_s)
             self.state.sessions.forget_lost(now_s)
+            self.state.services.life.tick(now_s)
             leaving.tick(now_s)
 
     def _withholds(self, recorded: bool, lately: bool) -> bool:
@@ -278,6 +280,7 @@ class Broker:
         """
         self.displacement.save()
         self.state.leaving.unpublish()
+        self.state.services.life.left("displaced")
         os._exit(0)
 
     def _try_to_save(self) -> None:
@@ -315,6 +318,7 @@ class Broker:
             progress=lambda: (engine.progress(), engine.loading_text()),
             writing=self._writes,
             loading=self._loads,
+            claim=self.state.services.life.claim,
         )
 
     async def _load(self) -> None:

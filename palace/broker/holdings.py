@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from palace.broker.endpoint import Endpoint, listen_again
-from palace.broker.telemetry.logline import open_log
+from palace.broker.telemetry.log_file import open_log
 from palace.broker.watch import FILE_BYTES_MAX, Holding, Lost, PublishedFile, cannot_renew
 from palace.kernel.kernel import Kernel
 from palace.ownership.keys import key_path

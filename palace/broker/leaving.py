@@ -72,6 +72,7 @@ class Leaving:
         trace = self.services.kernel.trace
         logger.info("leaving: %s %s", drain.reason.value, drain.text)
         trace(f"X0.{drain.reason.value}")
+        self.services.life.leaving(drain.reason.value)
         # Names first: a shim that reads its goodbye looks for the next owner at once, and must not
         # be led back here.
         self.unpublish()

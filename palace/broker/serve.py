@@ -7,10 +7,12 @@ other thread's.
 
 import os
 
-from palace.broker.telemetry.logline import log_line, open_log
+from palace import __version__
+from palace.broker.telemetry.log_file import open_log
 from palace.kernel.collector import imports_uncollected
 from palace.kernel.factory import kernel_for
 from palace.kernel.kernel import Kernel
+from palace.kernel.logline import log_line
 from palace.ownership import lock, place, served
 from palace.protocol import wire
 from palace.protocol.errors import (
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from palace.broker.endpoint import Endpoint
+    from palace.broker.life import Life
     from palace.settings.config import Config
 
 
@@ -104,10 +107,11 @@ class Report:
 class Startup:
     """What a broker begins with: its command line, its environment, and its starter's report.
 
-    `ignored` says which settings in palace.toml don't count, once they are read.
+    `ignored` says which settings in palace.toml don't count, once they are read; `life` is told
+    what becomes of it, once it has an epoch.
     """
 
-    __slots__ = ("environ", "ignored", "kernel", "options", "report")
+    __slots__ = ("environ", "ignored", "kernel", "life", "options", "report")
 
     def __init__(
         self, options: Options, report: Report, environ: "Mapping[str, str]", kernel: Kernel
@@ -117,6 +121,7 @@ class Startup:
         self.environ = environ
         self.kernel = kernel
         self.ignored = ""
+        self.life: Life | None = None
 
 
 def main(arguments: "list[str]") -> int:
@@ -219,7 +224,12 @@ def _serve(startup: Startup) -> int:
         from palace.engine.durability.bring_back import bring_back
 
         say(bring_back(paths, environ, kernel), startup.report, kernel, level="warning")
-    return _run(startup, ownership, *_become_owner(startup, ownership))
+    try:
+        return _run(startup, ownership, *_become_owner(startup, ownership))
+    except (PalaceError, ImportError, OSError) as error:
+        if startup.life is not None:
+            startup.life.refused(error)
+        raise
 
 
 def _detach(paths: Paths, *, keep: int) -> None:
@@ -244,6 +254,7 @@ def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config,
 
     with imports_uncollected():
         import_module("palace.broker.assemble")  # with nearly all that a broker is
+    from palace.broker.life import Life
     from palace.engine.hosting.mempalace import check_installed
     from palace.settings.config import adopt, ignored_text, load_settings
     from palace.settings.inherited import broker_environment
@@ -261,6 +272,8 @@ def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config,
     fence.take()  # else a stock process has it: clients are served meanwhile, and the store is shut
     lock.take_data_locks(ownership, config, environ, kernel)
     ownership.memory = place.take_place(ownership, environ, kernel, serves=True)  # B5
+    startup.life = life = Life(kernel=kernel)
+    life.begin(ownership, __version__)
     adopt(ownership.paths, loaded, environ, kernel)
     return config, fence
 
@@ -295,10 +308,12 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: l
     state.services.ignored = startup.ignored
     if report.detached:
         state.watch.add(log_holding(ownership.paths.log, kernel))
+    life = state.services.life = startup.life or state.services.life
     for holding in private_holdings(ownership, environ, kernel):
         state.watch.add(holding)
 
     def say_serving() -> None:
+        life.served()
         report.send(wire.SERVING, {"pid": str(os.getpid())})
         where = listener.path if listener else "no socket, for its own client only"
         degraded = " (degraded: direct)" if mode == "direct" else ""
@@ -307,9 +322,19 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: l
 
     reading = None if fence.taken else reading_of(state, environ)
     broker = Broker(state, fence=fence, reading=reading)
-    code = trio.run(partial(broker.serve, direct=direct, on_serving=say_serving))
+    if config.canary:
+        life.arm(ownership.palace_id, log_path=ownership.paths.log if report.detached else "")
+    else:
+        life.skip()
+    try:
+        code = trio.run(partial(broker.serve, direct=direct, on_serving=say_serving))
+    except BaseException as error:
+        if not isinstance(error, (PalaceError, ImportError, OSError)):  # those are told by `_serve`
+            life.broke(error)
+        raise
     # X6: the process's end releases the lock.  Threads that native code holds must not delay it.
     kernel.trace("X6.exit", status=code)  # before it: the next owner's line must come later
+    life.left()
     os._exit(code)
 
 

@@ -3,6 +3,7 @@
 import attrs
 
 from palace.broker.endpoint import Endpoint
+from palace.broker.life import Life
 from palace.engine.api import Engine
 from palace.kernel.kernel import Kernel
 from palace.ownership.lock import Ownership
@@ -26,7 +27,8 @@ class Services:
     `endpoint` is None for an owner that serves its own client alone, and `mode` says so.  `home` is
     where stock looks for servers; "": it isn't told.  `ignored` says which settings in palace.toml
     don't count, "" for none.  `guests_directory` is where tokens and certificate of guests are
-    kept, "" for nowhere.  `place` names the files this process sees.
+    kept, "" for nowhere.  `life` is told what becomes of this
+    owner.  `place` names the files this process sees.
     """
 
     ownership: Ownership
@@ -40,6 +42,7 @@ class Services:
     home: str = ""
     ignored: str = ""
     guests_directory: str = ""
+    life: Life = attrs.field(factory=Life)
     place: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

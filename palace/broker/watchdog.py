@@ -19,6 +19,8 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from palace.protocol.deaths import WATCHDOG
+
 logger = logging.getLogger("palace.broker")
 
 STDERR = 2  # sys.stderr may stand for something else (palace/broker/telemetry/logs.py)
@@ -31,13 +33,14 @@ LOADING_S = 300.0  # imports say nothing on their way, and wait for a busy machi
 class Watchdog:
     """Watches one owner; `limit_s` is how long a running write may make no progress.
 
-    Loading may take as long, and `LOADING_S` at least.
+    Loading may take as long, and `LOADING_S` at least.  `claim` is told of what ends the process.
     """
 
     limit_s: float
     progress: Callable[[], object]
     writing: Callable[[], bool]
     loading: Callable[[], bool]
+    claim: Callable[[str], None] = lambda _: None
     _seen: object = None
     _stuck_ticks: int = 0
 
@@ -77,4 +80,5 @@ class Watchdog:
             limit_s,
         )
         faulthandler.dump_traceback(file=STDERR, all_threads=True)
+        self.claim(WATCHDOG)
         os._exit(EXIT_CODE)

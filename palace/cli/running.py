@@ -86,12 +86,16 @@ def logs(
         int, typer.Option("-n", metavar="N", min=0, help="Only the last N lines; 0 for all.")
     ] = 0,
     follow: FollowOption = False,
+    lifecycle: Annotated[
+        bool,
+        typer.Option("--lifecycle", help="Show what became of brokers: one line an event."),
+    ] = False,
 ) -> int:
     """Show the broker's own log: starts, exits, failures; never the text of a memory."""
     from palace.commands.logs import print_logs
 
     paths, _ = find(palace)
-    return print_logs(paths, since=since, last=last, follow=follow)
+    return print_logs(paths, since=since, last=last, follow=follow, lifecycle=lifecycle)
 
 
 def service(

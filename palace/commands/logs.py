@@ -1,4 +1,4 @@
-"""`palace logs`: the broker's log from some time on, followed across its rotation.
+"""`palace logs`: the broker's log, or the lifecycle log, followed across its rotation.
 
 A line without a time of its own (the stacks of a process that the watchdog ends) belongs to the
 line before it.
@@ -43,22 +43,25 @@ def since_text(given: str, now: datetime | None = None) -> str:
     return begin.strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def print_logs(paths: Paths, *, since: str, last: int, follow: bool) -> int:
+def print_logs(
+    paths: Paths, *, since: str, last: int, follow: bool, lifecycle: bool = False
+) -> int:
     """Print the lines since a time ("" for all), or only the `last` of them (0 for all).
 
     With `follow` it continues until ctrl-C.  Returns 66 if there is no log.
     """
     begin = since_text(since) if since else ""
-    current = _open(paths.log)
+    path, whose = (paths.lifecycle, "") if lifecycle else (paths.log, " in the background")
+    current = _open(path)
     if current is None and not follow:
-        complain(f"{paths.log} does not exist: no broker has run in the background yet.")
+        complain(f"{path} does not exist: no broker has run{whose} yet.")
         return NO_LOG
     try:
-        lines = _since(_old_lines(paths.log, current), begin)
+        lines = _since(_old_lines(path, current), begin)
         for line in deque(lines, maxlen=last or None):
             _print(line)
         if follow:
-            _follow(paths.log, current)
+            _follow(path, current)
         elif current is not None:
             current.close()
     except KeyboardInterrupt:

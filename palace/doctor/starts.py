@@ -1,18 +1,16 @@
 """Why the last broker that was started, or ran, gave up; and whether its settings still hold."""
 
-import json
 import os
-import re
 from collections.abc import Iterator
 from datetime import datetime
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import WARNING, Finding
+from palace.kernel.logline import fields_of
 from palace.kernel.odd_files import open_regular
 from palace.settings.stock_config import config_file
 
 TAIL_BYTES = 65_536
-_FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 _BEGIN = "palace: epoch "
 _FAILED = ("the engine could not be loaded",)
 
@@ -48,7 +46,7 @@ def _last_failure(lines: list[str]) -> dict[str, str]:
     """Return the fields of the line by which the last broker gave up, {} where it did not."""
     failure: dict[str, str] = {}
     for line in lines:
-        fields = {name: _unquoted(value) for name, value in _FIELD.findall(line)}
+        fields = fields_of(line)
         text = fields.get("text", "")
         if text.startswith(_BEGIN):
             failure = {}
@@ -57,13 +55,6 @@ def _last_failure(lines: list[str]) -> dict[str, str]:
         ):
             failure = {"time": fields.get("time", "?"), "text": text}
     return failure
-
-
-def _unquoted(value: str) -> str:
-    try:
-        return str(json.loads(value)) if value.startswith('"') else value
-    except ValueError:
-        return value
 
 
 def _changed(found: Diagnostics) -> Iterator[Finding]:

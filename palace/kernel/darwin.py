@@ -64,13 +64,19 @@ def mount_namespace() -> str:
 
 
 def start_time(pid: int) -> str:
-    return _run("/bin/ps", "-o", "lstart=", "-p", str(pid)).strip()
+    state, _, began = _run("/bin/ps", "-o", "state=,lstart=", "-p", str(pid)).strip().partition(" ")
+    return "" if state.startswith("Z") else began.strip()
 
 
 def process_title(pid: int) -> str:
     from palace.kernel.output import one_line  # whoever runs a process names it
 
     return one_line(_run("/bin/ps", "-o", "command=", "-p", str(pid)).strip()[:200])
+
+
+def memory_text() -> str:
+    """Return what vm_stat(1) and sysctl(8) say of memory and swap, for people."""
+    return _run("/usr/bin/vm_stat") + _run("/usr/sbin/sysctl", "vm.swapusage")
 
 
 def in_container() -> bool:

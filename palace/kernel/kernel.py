@@ -391,7 +391,7 @@ class Kernel:
         return _platform().mount_namespace()  # type: ignore[no-any-return]
 
     def start_time(self, pid: int) -> str:
-        """Return when a process started, in the kernel's own words; "" where it is gone."""
+        """Return when a process started, in the kernel's own words; "" where it has ended."""
         return _platform().start_time(pid)  # type: ignore[no-any-return]
 
     def process_title(self, pid: int) -> str:

@@ -54,7 +54,7 @@ def mount_namespace() -> str:
 def start_time(pid: int) -> str:
     # Field 22 of stat(5); the command in field 2 may hold blanks and brackets.
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 else ""
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
 
 
 def process_title(pid: int) -> str:

@@ -152,6 +152,13 @@ class Config:
             high=86_400,
         ),
     )
+    canary: bool = attrs.field(
+        default=True,
+        metadata=about(
+            "Whether a small process notices how the broker ends, and records deaths.",
+            counts=PALACE,
+        ),
+    )
     mempalace_lock_wait_s: float = attrs.field(
         default=15.0,
         metadata=about(

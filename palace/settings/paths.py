@@ -80,6 +80,10 @@ class Paths:
         return self._in_root("broker.log")
 
     @property
+    def lifecycle(self) -> str:
+        return self._in_root("lifecycle.log")
+
+    @property
     def catalogue(self) -> str:
         return self._in_root("broker.tools.json")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from palace.broker.telemetry.logline import LOG_BYTES_MAX
+from palace.broker.telemetry.log_file import LOG_BYTES_MAX
 from palace.ownership.lock import mempalace_lock_path
 from palace.settings.paths import Paths
 from tests.support.processes.brokers import (

@@ -28,6 +28,8 @@ NEVER_NEEDED_AGAIN = (
     ".mempalace/locks/mine_",
     "config.json",
     ".local/state/palace/served/",  # what was served where, written again with the next change
+    "deaths/",  # an owner's own mark is written again, and the log is begun anew
+    "lifecycle.log",
     "palace.served.json",  # the same, for other homes
 )
 HAD_ONCE = ("palace", "broker.lock")

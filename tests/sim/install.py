@@ -29,9 +29,10 @@ import palace.broker.connections
 import palace.broker.displacement
 import palace.broker.endpoint
 import palace.broker.lanes
+import palace.broker.life
 import palace.broker.reporting.status
 import palace.broker.serve
-import palace.broker.telemetry.logline
+import palace.broker.telemetry.log_file
 import palace.broker.telemetry.logs
 import palace.broker.watchdog
 import palace.client.children
@@ -195,7 +196,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         *(ownership.epoch, ownership.keys, ownership.record, ownership.served),
         broker.displacement,
         *(broker.endpoint, broker.serve, broker.connections),
-        *(broker.reporting.status, broker.watchdog, telemetry.logline),
+        *(broker.reporting.status, broker.watchdog, telemetry.log_file),
         *(client.handshake, client.spawn, shim.relay, palace.settings.user_settings),
     )
     with_threads = (
@@ -223,6 +224,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         (broker.serve, "say", _say),
         (telemetry.logs, "set_up_logging", lambda *_args, **_options: None),
         (broker.serve, "_direct_socket", _direct_socket),
+        (broker.life.Life, "arm", lambda *_args, **_options: None),  # another program, too
         (broker.watchdog, "faulthandler", _FaultHandler()),
         (ownership.lock, "uuid", _Uuid()),
         (ownership.epoch, "uuid", _Uuid()),

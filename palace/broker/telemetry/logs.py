@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from palace.broker.telemetry.logline import LOG_BYTES_MAX, log_line, open_log
+from palace.broker.telemetry.log_file import LOG_BYTES_MAX, open_log
 from palace.broker.telemetry.redaction import origin, redacted
 from palace.kernel.kernel import Kernel
+from palace.kernel.logline import log_line
 
 TEXT_CHARS_MAX = 2000
 REPEATS_MAX = 20  # lines of one warning in REPEATS_S
@@ -48,7 +49,7 @@ def set_up_logging(level: str, kernel: Kernel, *, path: str = "") -> None:
 
 
 class LineFormatter(logging.Formatter):
-    """Makes the lines of logline.py, with `error` and `at` for what was raised."""
+    """Makes the lines of palace/kernel/logline.py, with `error` and `at` for what was raised."""
 
     def __init__(self, pid: int) -> None:
         super().__init__()

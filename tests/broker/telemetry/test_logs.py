@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from palace.broker.telemetry.logline import log_line
 from palace.broker.telemetry.logs import (
     REPEATS_MAX,
     REPEATS_S,
@@ -24,6 +23,7 @@ from palace.broker.telemetry.logs import (
 )
 from palace.commands import logs
 from palace.kernel.kernel import Kernel
+from palace.kernel.logline import log_line
 from palace.protocol.errors import ConfigError, JournalFailed
 from palace.settings.paths import Paths
 from tests.support.brokers.loglines import fields_of
@@ -32,11 +32,12 @@ NONCE = "nonce-of-a-memory"
 
 WRITER = """
 import logging, sys
-from palace.broker.telemetry import logline, logs
+from palace.broker.telemetry import log_file, logs
 from palace.kernel.kernel import Kernel
+from palace.kernel.logline import log_line
 
 path, first, count, bytes_max = sys.argv[1], *map(int, sys.argv[2:])
-logline.open_log(path, bytes_max)
+log_file.open_log(path, bytes_max)
 logs.set_up_logging("debug", Kernel(), path=path)
 logging.getLogger().handlers[0]._bytes_max = bytes_max
 for number in range(first, first + count):

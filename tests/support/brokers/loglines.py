@@ -1,4 +1,4 @@
-"""Reading back what palace/broker/telemetry/logline.py writes."""
+"""Reading back what palace/kernel/logline.py writes."""
 
 import json
 import re

@@ -1,9 +1,4 @@
-"""A line of the broker's log: `key=value` pairs, the same form from every writer.
-
-    time=2026-01-31T12:00:00.123Z level=info logger=palace.broker pid=7 text="ready: mempalace 3.11"
-
-A value is bare where it is printable ASCII without blank, quote, backslash or `=`, and a JSON
-string otherwise.
+"""The file of a broker's log: its standard output and standard error, bounded.
 
 Standard library only, and light: losers of an election load this.
 """
@@ -11,15 +6,6 @@ Standard library only, and light: losers of an election load this.
 import os
 
 LOG_BYTES_MAX = 5 << 20
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-def log_line(fields: "Mapping[str, str]") -> str:
-    """Return a line without its newline; empty values are left out."""
-    return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items() if value)
 
 
 def open_log(path: str, bytes_max: int = LOG_BYTES_MAX, *, rotate: bool = True) -> None:
@@ -39,11 +25,3 @@ def open_log(path: str, bytes_max: int = LOG_BYTES_MAX, *, rotate: bool = True) 
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
-
-
-def _quoted(value: str) -> str:
-    if value.isascii() and value.isprintable() and not any(c in ' "=\\' for c in value):
-        return value
-    import json
-
-    return json.dumps(value, ensure_ascii=not value.isprintable())
