@@ -100,6 +100,10 @@ def _journal(journal: dict[str, Any]) -> str:
         return str(journal["journal"])
     behind = journal["seq"] - journal["durable_seq"]
     text = f"record {journal['seq']}, " + (f"{behind} not yet durable" if behind else "all durable")
+    if journal["journal"] != "on":
+        text = f"{journal['journal']}: {text}"
+    if journal.get("held"):
+        text += f"; {', '.join(journal['held'])} lacks what it holds, see palace doctor"
     adoption = journal.get("adoption")
     if adoption:
         text += f"; {adoption['done']} of {adoption['total']} entries taken over"

@@ -9,6 +9,7 @@ from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.journal.aside import ASIDE, kept_aside
 from palace.journal.inspect import Gap, read_from
+from palace.journal.journal import read_tail
 from palace.journal.last_words import LastWords
 from palace.journal.record import QUARANTINE, SEGMENT, STATE, Record
 from palace.journal.replay import newest_checkpoint, problem_of_checkpoint
@@ -103,6 +104,7 @@ def inspect_journal(
         *_headers(segments, kernel, keys),
         *_too_new(directory, kernel),
         *_set_aside(directory, kernel),
+        *_held_back(segments, kernel, keys),
     ]
     last = 0
     epoch = 0
@@ -169,6 +171,24 @@ def _too_new(directory: str, kernel: Kernel) -> Iterator[Finding]:
             remedy="Somebody else has written to this directory: find out who may, and take it "
             "from them (docs/security.md). Then move the file away; a broker that starts and has "
             "the journal's keys sets it aside.",
+        )
+
+
+def _held_back(segments: list[Segment], kernel: Kernel, keys: Keyring) -> Iterator[Finding]:
+    """Yield stores that have lost something while the journal was not to decide about them."""
+    try:
+        held = read_tail(segments, kernel, keys).held_back
+    except (KeyError, TypeError, ValueError):
+        return  # a damaged header, which is named by `_headers`
+    if held:
+        yield Finding(
+            level=ERROR,
+            code="held_back",
+            text=f"{', '.join(sorted(held))} lacks what was acknowledged: the store was replaced, "
+            "or has lost it. The journal holds it, and no broker writes it again while journal = "
+            '"dual".',
+            remedy="Let a broker write it again: palace config set journal=on; palace stop; palace "
+            "start",
         )
 
 

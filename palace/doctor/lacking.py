@@ -17,6 +17,7 @@ from palace.journal.inspect import read_from
 from palace.journal.record import ENTITIES, Entity, Record
 from palace.journal.tail import Tail
 from palace.protocol.errors import StoreCorrupt
+from palace.settings.config import DUAL
 
 if TYPE_CHECKING:
     from palace.engine.stores.file_ids import FileIds
@@ -156,6 +157,11 @@ class _Comparison:
         )
 
     def _remedy(self, store: "Projection") -> str:
+        from palace.engine.durability.healing import FROM_DUAL
+
+        assert self.found.config is not None
+        if self.found.config.journal == DUAL:
+            return FROM_DUAL
         # Beside a broker nobody else writes to Chroma.
         is_served, is_chroma = self.found.status is not None, store is self.files.stores.chroma
         if is_served and is_chroma:

@@ -8,6 +8,7 @@ from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.doctor.lacking import check_lacking
 from palace.journal.tail import Tail
 from palace.protocol.decoding import decode_json
+from palace.settings.config import DUAL
 
 START = (
     "A broker brings it back from the journal at its start, and keeps the old files: palace start"
@@ -79,7 +80,7 @@ def _by_the_broker(status: dict[str, Any]) -> Iterator[tuple[str, Finding]]:
 
 def _by_the_files(found: Diagnostics, tail: Tail) -> Iterator[tuple[str, Finding]]:
     # Late, since they load the stores' modules.
-    from palace.engine.durability.healing import remedy_without_journal
+    from palace.engine.durability.healing import FROM_DUAL, remedy_without_journal
     from palace.engine.stores.health import WHOLE_IDLE, find_damage
     from palace.engine.stores.palace_stores import unopened_stores
 
@@ -87,6 +88,7 @@ def _by_the_files(found: Diagnostics, tail: Tail) -> Iterator[tuple[str, Finding
     stores = unopened_stores(found.paths, found.config, found.kernel)
     baseline = tail.baseline
     is_whole = baseline is not None and tail.adopting is None
+    healing = FROM_DUAL if found.config.journal == DUAL else START
     for damage in find_damage(stores, baseline, WHOLE_IDLE):
         can_heal = found.config.journal != "off" and (is_whole or damage.index)
         yield (
@@ -95,7 +97,7 @@ def _by_the_files(found: Diagnostics, tail: Tail) -> Iterator[tuple[str, Finding
                 level=ERROR,
                 code="store_damaged",
                 text=_sentence(damage.text),
-                remedy=START if can_heal else remedy_without_journal(damage),
+                remedy=healing if can_heal else remedy_without_journal(damage),
             ),
         )
 

@@ -4,7 +4,7 @@
     <palace>/journal/checkpoint-<seq>.jsonl           all live entities up to seq (checkpoint.py)
     <palace>/journal/archive/                         segments that a checkpoint made redundant
     <palace>/journal/HEAD.json                        a cache: it may be lost
-    <palace>/journal/paused                           an owner worked without the journal
+    <palace>/journal/paused                           why its silence says nothing of resent lines
     <palace>/journal/doubt                            an fsync has failed (append.py)
 
 Threads share one; the syncer's thread is its own.
@@ -54,6 +54,8 @@ SEGMENT_BYTES = 16 << 20
 SEQ_PLAUSIBLE = SEQ_MAX // 2  # an owner that wrote up to SEQ_MAX could not be read again
 HEAD = "HEAD.json"
 PAUSE = "paused"
+_WITHOUT = b"an owner worked without the journal\n"
+_LOST = b"records that were acknowledged are in no copy\n"
 
 logger = logging.getLogger("palace.journal")
 
@@ -138,7 +140,9 @@ class Journal:
             )
         tail.forget_old_sessions(stamp.epoch)
         pause = f"{directory}/{PAUSE}"
-        if aside or tail.gaps or kernel.file_id(pause) is not None:
+        noted = kernel.read_hint(pause)
+        tail.paused |= noted == _WITHOUT
+        if aside or tail.gaps or noted is not None:
             # Any outcome may be among what is missing: a resent line is answered with "unknown"
             # rather than run a second time.
             tail.forget_sessions(stamp.epoch)
@@ -154,7 +158,7 @@ class Journal:
         if segments:
             appender.open_last(segments[-1].path, segments[-1].first)
             # Its header keeps the horizon, so that the note may go; and a segment is of one palace.
-            if aside or kernel.file_id(pause) is not None or tail.origin != stamp.origin:
+            if aside or noted is not None or tail.origin != stamp.origin:
                 appender.open_new()
         else:
             appender.open_new()
@@ -167,7 +171,12 @@ class Journal:
     def note_pause(directory: str, kernel: Kernel) -> None:
         """Note that an owner works without the journal: its silence then says nothing."""
         kernel.make_directory(directory)
-        kernel.write_durable(f"{directory}/{PAUSE}", b"an owner worked without the journal\n")
+        kernel.write_durable(f"{directory}/{PAUSE}", _WITHOUT)
+
+    @staticmethod
+    def note_lost(directory: str, kernel: Kernel) -> None:
+        """Note that the journal's end is missing: a line that is sent again may be of it."""
+        kernel.write_durable(f"{directory}/{PAUSE}", _LOST)
 
     # Writing.
 

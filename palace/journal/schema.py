@@ -153,6 +153,7 @@ _HEADER: dict[str, Callable[[object], bool]] = {
     "quarantined": _are_texts,
     "holders": lambda value: value is None or _are_counts(value),
     "left": lambda value: value is None or (isinstance(value, list) and all(map(_is_count, value))),
+    "paused": lambda value: value is None or type(value) is bool,
     "numbers": lambda value: value is None or _are_counts(value),
     "origin": lambda value: value is None or is_text(value, NAME_MAX),
     "horizon": lambda value: type(value) is int and -SEQ_MAX <= value <= SEQ_MAX,

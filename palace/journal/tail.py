@@ -51,6 +51,9 @@ OUTCOME_CHARS_MAX = 16 << 20
 EPOCHS_KEPT = 1000  # after which the outcomes of a session that never came back are forgotten
 
 
+HELD = "held"  # in a baseline, beside the stores' names: none of them has this one
+
+
 @attrs.frozen
 class Touched:
     """An entity's payload at the baseline, and now; None where it is absent."""
@@ -142,6 +145,8 @@ class Tail:
     holders: dict[str, int] = attrs.field(factory=dict)  # key -> epoch of who had it open last
     left: set[int] = attrs.field(factory=set)  # epochs of those who were told to leave
     numbers: Numbers = attrs.field(factory=Numbers)
+    # An owner worked without the journal since the baseline: the stores know better.
+    paused: bool = False
     gaps: int = 0  # of missing records: what is open, and which replies are known, is a guess then
     horizon: int = 0  # sessions last seen in an epoch before this one are not known any more
     # As it was when the journal was opened: the code of record `seq`, the palace that the newest
@@ -230,9 +235,17 @@ class Tail:
 
     def _compare_from_here(self, at: Json, adopting: Adopting | None) -> None:
         self.baseline, self.baseline_seq, self.adopting = at, self.seq, adopting
+        self.paused = False
         self.touched.clear()
         if adopting is None:
             self.settled.clear()
+
+    @property
+    def held_back(self) -> frozenset[str]:
+        """Return the stores that lack what the journal holds, and were not to be written."""
+        told = object_of(self.baseline).get(HELD)
+        names = told if isinstance(told, list) else []
+        return frozenset(name for name in names if isinstance(name, str))
 
     def fingerprints_as(self, at: JsonObject) -> JsonObject:
         """Return what a closing record says of the stores' fingerprints."""
@@ -334,6 +347,7 @@ class Tail:
             "left": sorted(self.left),
             "horizon": self.horizon,
             "numbers": self.numbers.last,
+            "paused": self.paused,
         }
 
     @classmethod
@@ -359,6 +373,7 @@ class Tail:
             quarantined=dict(payload["quarantined"]),
             holders=dict(payload.get("holders") or {}),  # earlier versions told neither
             left=set(payload.get("left") or ()),
+            paused=payload.get("paused") is True,
             numbers=Numbers(dict(payload.get("numbers") or {})),
             horizon=payload["horizon"],
         )

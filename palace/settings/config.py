@@ -27,6 +27,7 @@ from palace.settings.user_settings import (
     write_user_settings,
 )
 
+DUAL = "dual"  # a value of `journal`: it is written, and decides nothing about the stores
 USER, PALACE = "user", "palace"  # where a setting counts: see `Setting`
 
 
@@ -59,9 +60,10 @@ class Config:
     journal: str = attrs.field(
         default="on",
         metadata=about(
-            "Whether changes are journalled before they are made.",
+            "Whether changes are journalled before they are made; `dual`: they are, and no opening "
+            "writes to the stores what the journal says.",
             counts=PALACE,
-            choices=("on", "off"),
+            choices=("on", DUAL, "off"),
         ),
     )
     idle_s: float = attrs.field(

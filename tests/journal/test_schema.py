@@ -139,7 +139,7 @@ BREAKING: dict[str, Callable[[dict[str, Any]], object]] = {
     **{
         f"no {name}": lambda h, name=name: h.pop(name)
         for name in header()
-        if name not in ("seq", "at", "holders", "left", "numbers")
+        if name not in ("seq", "at", "holders", "left", "numbers", "paused")
     },
     "huge seq": lambda h: h.update(seq=HUGE),
     "huge horizon": lambda h: h.update(horizon=HUGE),

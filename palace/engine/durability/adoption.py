@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
-from palace.engine.durability.recovery import is_known
+from palace.engine.durability.reconciliation import is_known
 from palace.engine.stores.projection import Projection
 from palace.journal.journal import Journal
 from palace.journal.record import ADOPT, ADOPTION, Draft, JsonObject, Payload

@@ -95,7 +95,7 @@ def bring_back(
     lost = missing.seq - best.seq
     if lost > 0:
         # A resent line may be among what is missing: it is answered with "unknown".
-        Journal.note_pause(paths.journal, kernel)
+        Journal.note_lost(paths.journal, kernel)
         missing.lost_from, missing.lost_to, missing.seq = best.seq + 1, missing.seq, best.seq
     copies = saved_copies(paths.root, environ, kernel)
     missing.moved_to = missing.saved = ""

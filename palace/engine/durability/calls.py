@@ -37,6 +37,7 @@ from palace.protocol import jsonrpc
 from palace.protocol.errors import JournalFailed, OutcomeUnknown, PalaceError, Quarantined
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.tools import Kind
+from palace.settings.config import DUAL
 
 RUN_AGAIN = (
     "palace: the broker ended while this was under way before; it was run again from its start."
@@ -72,7 +73,7 @@ class DurableCalls:
         A damaged store is left without it: its calls are journalled all the same, but no closing
         record holds fingerprints, so that the next owner recovers from the last ones there are.
         """
-        self.journal.fingerprints = self.stores.fingerprints
+        self.journal.fingerprints = self.recovery.fingerprints
         self.recovery.run()
         self.trouble()
         if self.journal.tail.adopting is not None:
@@ -154,8 +155,11 @@ class DurableCalls:
         if not call.maybe_ran:
             return Trace()
         known = self.journal.reply(call.session, call.ordinal)
+        # One that is still open was not taken back, since a store is damaged.
+        is_open = call.key in self.journal.tail.open
+        forgotten = self.journal.is_forgotten(call.session, call.ordinal, call.epoch)
         return Trace(
-            kept=not self.journal.is_forgotten(call.session, call.ordinal, call.epoch),
+            kept=not is_open and not forgotten,
             recorded=known is not None,
             crashes=0 if call.tool.non_atomic else self.journal.crashes(call.key),
         )
@@ -167,7 +171,9 @@ class DurableCalls:
         """
         if self.journal.tail.adopting is not None:
             return 0
-        return adopt_outsiders(self.journal, self.stores.beside)
+        recovery = self.recovery
+        held = recovery.held if recovery.dual else None
+        return adopt_outsiders(self.journal, self.stores.beside, held)
 
     def when_durable(self, seq: int, callback: SyncCallback) -> None:
         def on_sync(problem: JournalFailed | None) -> None:
@@ -179,7 +185,8 @@ class DurableCalls:
 
     def status(self) -> JsonObject:
         return {
-            "journal": "on",
+            "journal": "dual" if self.recovery.dual else "on",
+            "held": sorted(self.recovery.held),
             "seq": self.journal.seq,
             "durable_seq": self.journal.synced,
             "quarantined": len(self.journal.tail.quarantined),
@@ -278,9 +285,10 @@ def open_durable_calls(
     journal = Journal.open(paths.journal, kernel, palace.stamp)
     _compare_with_memory(journal, palace)
     stores = build_stores(paths, palace.config, kernel, open_chroma)
+    dual = palace.config.journal == DUAL
     health = heal_stores(palace, journal, stores, progress)
     migrate(stores, besides=health.left_names)
-    recovery = Recovery(journal=journal, projections=stores.all, progress=progress)
+    recovery = Recovery(journal=journal, projections=stores.all, progress=progress, dual=dual)
     try:
         if not health.left:
             recovery.scan()

@@ -40,7 +40,7 @@ from palace.engine.durability.rebuild import (
     scratch_palace,
     verify_stores,
 )
-from palace.engine.durability.recovery import append_adopted
+from palace.engine.durability.reconciliation import append_adopted
 from palace.engine.durability.swap import Exchange, Move
 from palace.engine.stores.chroma import COLLECTION, Chroma, is_chroma_file, packed_vector
 from palace.engine.stores.chroma_api import RecordPayload
@@ -54,6 +54,7 @@ from palace.journal.record import Entity, JsonObject, Payload
 from palace.journal.replay import Progress, Replay, replay
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import JournalBroken, StoreUnavailable
+from palace.settings.config import DUAL
 
 PARTIAL = "Build new stores from what the journal has: palace rebuild --stop --partial"
 AGAIN = "Correct that, and open the palace again: palace stop; palace start"
@@ -61,6 +62,10 @@ FROM_COPY = "Put a copy of the file back, or move it away to begin with an empty
 FROM_ROWS = (
     'Take `journal = "off"` out of palace.toml: a broker then makes a new index from the rows, and '
     "begins a journal: palace stop; palace start"
+)
+FROM_DUAL = (
+    "Let a broker bring it back from the journal: palace config set journal=on; palace stop; "
+    "palace start. Or go on without it: palace config set journal=off"
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NOTE = "why.json"  # in `replaced-EPOCH`: what was replaced, for the doctor
@@ -128,6 +133,8 @@ def heal_stores(
 ) -> Health:
     """Check a palace's stores and mend what is damaged; call it before any of them is opened."""
     progress("checking the stores", 0.0)
+    if palace.config.journal == DUAL:
+        return _left_as_they_are(stores, journal, depth)
     healed: list[Healed] = []
     left: list[Left] = []
     for damage in find_damage(stores, journal.tail.baseline, depth):
@@ -166,6 +173,15 @@ def _done_before(healed: Sequence[Healed]) -> str:
     files = ", ".join(one.kept for one in healed if one.kept) or "none"
     stores = ", ".join(one.damage.store for one in healed)
     return f"What was done for {stores} stays (the old files: {files})"
+
+
+def _left_as_they_are(stores: Stores, journal: Journal, depth: Depth) -> Health:
+    """Check the stores of a palace whose journal decides nothing about them yet."""
+    found = find_damage(stores, journal.tail.baseline, depth)
+    for damage in found:
+        logger.error("%s", damage.text)
+    why = 'nothing is written to a store while journal = "dual"'
+    return Health(left=tuple(Left(damage=one, why=why, remedy=FROM_DUAL) for one in found))
 
 
 def look_at_stores(stores: Stores) -> Health:

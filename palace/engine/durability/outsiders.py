@@ -13,7 +13,7 @@ is gone or emptied is left alone: that is damage, not a change.
 import logging
 import os
 
-from palace.engine.durability.recovery import adopt_beside
+from palace.engine.durability.reconciliation import adopt_beside
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.rows import Rows
 from palace.journal.journal import Journal
@@ -23,10 +23,13 @@ from palace.protocol.errors import StoreCorrupt
 logger = logging.getLogger("palace.journal")
 
 
-def adopt_outsiders(journal: Journal, stores: tuple[Rows | JsonList, ...]) -> int:
+def adopt_outsiders(
+    journal: Journal, stores: tuple[Rows | JsonList, ...], held: set[str] | None = None
+) -> int:
     """Adopt what other programs have changed in some open stores; return how many entities.
 
-    Raises JournalFailed and sqlite3.Error; the stores that come before are then done.
+    With `held` no store is written (reconciliation.py).  Raises JournalFailed and sqlite3.Error;
+    the stores that come before are then done.
     """
     adopted = 0
     for store in stores:
@@ -34,7 +37,7 @@ def adopt_outsiders(journal: Journal, stores: tuple[Rows | JsonList, ...]) -> in
             before = store.fingerprint()
             if not _is_whole(store) or store.read_fingerprint() == before:
                 continue
-            found = adopt_beside(journal, store, before)
+            found = adopt_beside(journal, store, before, held)
         if found:
             name = store.name
             logger.info("%s: another program has changed %d entities: taken over", name, found)

@@ -21,33 +21,48 @@ before it writes, and its records come after what they report.
 
 "Later" is while calls are served (adoption.py): `run` only says in the journal that it isn't whole.
 A suspect store is left till then, too, if nothing of ours can be missing from it.
+
+A palace with `journal = "dual"` is opened by the same steps, and no store is written.  Unfinished
+groups stay as their stores hold them, and end as "outcome unknown"; so they do after an owner that
+worked without the journal, since that has served what they left.  What would be written again is
+*held back*: it stays in the journal, closing records name its store, and the next opening that may
+write finds it lost, however many openings were between (docs/decisions/0041).
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import attrs
 
+from palace.engine.durability.reconciliation import (
+    Reconciliation,
+    among,
+    append_adopted,
+    by_id_of,
+    states_of,
+)
 from palace.engine.stores.files import KIND as FILE
-from palace.engine.stores.projection import Change, Projection, in_batches, same
+from palace.engine.stores.projection import Change, Projection, same
 from palace.journal.inspect import read_from
 from palace.journal.journal import Journal
+from palace.journal.purge import PURGED_REPLY
 from palace.journal.record import (
     ABORT,
-    ADOPT,
     ATTEMPT,
     ENTITIES,
+    OUTCOME,
     QUARANTINE,
     STATE,
     UNIT,
     Draft,
     Entity,
     Json,
+    JsonObject,
     Payload,
     Record,
 )
-from palace.journal.replay import Progress, Replay, digest_of, replay
-from palace.journal.tail import Adopting
+from palace.journal.replay import Progress, digest_of, replay
+from palace.journal.tail import HELD, Adopting, split_key
 from palace.journal.undo import first_changes, newest_first, undo
 from palace.protocol.resend import CRASHES_MAX
 
@@ -56,17 +71,23 @@ logger = logging.getLogger("palace.journal")
 
 @attrs.define(eq=False, kw_only=True)
 class Recovery:
-    """One opening.  Call `scan` before any store is open, then `run`."""
+    """One opening.  Call `scan` before any store is open, then `run`.
+
+    `dual`: it writes to the journal alone.  `held` are the stores that lack something then.
+    """
 
     journal: Journal
     projections: Sequence[Projection]
     progress: Progress
+    dual: bool = False
+    held: set[str] = attrs.field(factory=set)
     suspects: list[Projection] = attrs.field(factory=list)
     # The ids of all entities by store and kind, where there is anything to adopt.
     listed: dict[str, dict[str, list[str]]] = attrs.field(factory=dict)
     # The states that our own records gave to entities, from the baseline on, oldest first.
     _ours: dict[Entity, list[Payload]] = attrs.field(factory=dict)
     _left_alone: set[Entity] = attrs.field(factory=set)
+    _held_before: frozenset[str] = frozenset()
 
     def scan(self) -> None:
         """Read the stores' fingerprints and compare them with the baseline; opens no store."""
@@ -75,15 +96,27 @@ class Recovery:
             projection.read_fingerprint()
         tail = self.journal.tail
         if tail.baseline is not None:
+            self._held_before = tail.held_back
             for projection in self.projections:
                 then = tail.baseline.get(projection.name)
-                if then is None or self._differs(projection, then):
+                is_held = projection.name in self._held_before
+                if then is None or self._differs(projection, then) or is_held:
                     self.suspects.append(projection)
         if tail.baseline is None or tail.adopting is not None or self.suspects:
             self.listed = {
                 projection.name: {kind: projection.ids(kind) for kind in projection.kinds()}
                 for projection in self.projections
             }
+
+    @property
+    def _keeps(self) -> bool:
+        """Tell whether unfinished groups stay as they are."""
+        return self.dual or self.journal.tail.paused
+
+    def fingerprints(self) -> JsonObject:
+        """Return what closing records say of the stores."""
+        found: JsonObject = {store.name: store.fingerprint() for store in self.projections}
+        return {**found, HELD: sorted(self.held)} if self.held else found
 
     def _differs(self, projection: Projection, then: Json) -> bool:
         """Tell whether a store is not as it was; one that can't be compared may not be."""
@@ -123,8 +156,7 @@ class Recovery:
         if tail.baseline is None:
             # Calls ran before the first adoption: their groups come first, so that no half of one
             # is adopted as if it were stock's.
-            for key in open_keys:
-                self._roll_back(key)
+            self._end_open(open_keys)
             self._adopt_later()
             return
         later = [projection for projection in self.suspects if self._may_wait(projection)]
@@ -134,12 +166,15 @@ class Recovery:
             if projection in later:
                 continue
             self._reconcile(projection, baseline=tail.baseline.get(projection.name))
-        for key in open_keys:
-            self._roll_back(key)
-        self._write_lost(later)
+        if self._keeps:  # what unfinished groups did is compared with what they would have done
+            self._write_lost(later)
+            self._end_open(open_keys)
+        else:
+            self._end_open(open_keys)
+            self._write_lost(later)
         if later:
             self._adopt_later()
-        elif self.suspects or open_keys:
+        elif self.suspects or open_keys or tail.paused:
             self.journal.sync(self.journal.close_key("", STATE))
 
     # What is adopted while calls are served.
@@ -152,10 +187,14 @@ class Recovery:
         """
         tail = self.journal.tail
         then = (tail.baseline or {}).get(projection.name)
-        if then is None or projection.was_replaced(then) or projection.is_older(then):
+        if then is None or self._is_lost(projection, then) or projection.is_older(then):
             return False
-        ours = {*tail.touched, *_states(tail.open.values())}
+        ours = {*tail.touched, *states_of(tail.open.values())}
         return not any(projection.owns(kind) for kind, _ in ours)
+
+    def _is_lost(self, projection: Projection, then: Json) -> bool:
+        """Tell whether what a store lacks was not deleted."""
+        return projection.name in self._held_before or projection.was_replaced(then)
 
     def _adopt_later(self) -> None:
         """Say that the journal isn't whole: of anything that it says by now it may be out of date.
@@ -175,7 +214,7 @@ class Recovery:
         """Take the stores as they are: which of the open groups were finished can't be known."""
         journal = self.journal
         logger.error("the journal lacks records: see palace doctor; taking the stores as they are")
-        unfinished = frozenset(_states(journal.tail.open.values()))
+        unfinished = frozenset(states_of(journal.tail.open.values()))
         for key in list(journal.tail.open):
             journal.append([Draft(action=UNIT, key=key, payload={"why": "records are missing"})])
         baseline = journal.tail.baseline or {}
@@ -194,17 +233,19 @@ class Recovery:
         known = replay(
             self.journal.directory, self.journal.kernel, self.progress, keys=self.journal.keys
         )
-        lost = baseline is not None and projection.was_replaced(baseline)
-        work = _Reconciliation(
+        lost = baseline is not None and self._is_lost(projection, baseline)
+        unfinished = states_of(self.journal.tail.open.values())
+        work = Reconciliation(
             journal=self.journal,
             projection=projection,
             known=known,
-            pending=_states(self.journal.tail.open.values()),
+            pending={} if self._keeps else unfinished,
             lost=lost,
             older=baseline is not None and projection.is_older(baseline),
-            believed=believed,
+            believed=believed | frozenset(unfinished) if self._keeps else believed,
+            held=self.held if self.dual else None,
             past=self._past_of(projection) if lost else {},
-            by_id=_by_id(known) if lost else {},
+            by_id=by_id_of(known) if lost else {},
         )
         kinds = {*projection.kinds(), *(kind for kind in known.kinds() if projection.owns(kind))}
         for number, kind in enumerate(sorted(kinds)):  # a collection comes before its records
@@ -239,7 +280,7 @@ class Recovery:
         ours.
         """
         journal, tail = self.journal, self.journal.tail
-        states = _states(tail.open.values())
+        states = states_of(tail.open.values())
         for entity, was in tail.touched.items():
             states.setdefault(entity, []).append(was.baseline)
         if not states:
@@ -250,6 +291,14 @@ class Recovery:
             if isinstance(found, Record) and found.entity in states:
                 states[found.entity].append(found.payload)
         return states
+
+    def _end_open(self, keys: Sequence[str]) -> None:
+        if not self._keeps:
+            for key in keys:
+                self._roll_back(key)
+        elif keys:
+            logger.warning("%d calls were unfinished, and their outcome is unknown", len(keys))
+            self.journal.append([_unknown(key) for key in keys])
 
     def _roll_back(self, key: str) -> None:
         journal = self.journal
@@ -295,7 +344,7 @@ class Recovery:
         if projection is None:
             return False
         actual = projection.read(kind, [ident]).get(ident)
-        if not _among(self._ours[entity], actual):
+        if not among(self._ours[entity], actual):
             # Another program changed it after us, in a store whose fingerprint didn't show it.
             append_adopted(self.journal, kind, [(ident, actual)])
             return False
@@ -308,7 +357,9 @@ class Recovery:
     # What a store has lost, though its change was complete.
 
     def _write_lost(self, later: Sequence[Projection]) -> None:
-        for (kind, ident), was in list(self.journal.tail.touched.items()):
+        tail = self.journal.tail
+        unfinished = states_of(tail.open.values())  # none, unless they are kept
+        for (kind, ident), was in list(tail.touched.items()):
             projection = self._owner_of((kind, ident))
             if projection is None or (projection in self.suspects and projection not in later):
                 continue  # a suspect store was compared whole
@@ -316,8 +367,12 @@ class Recovery:
             if same(actual, was.now) or (kind, ident) in self._left_alone:
                 continue
             # An older state of our own: the store acknowledged the change and lost it.  Any other
-            # state was written by another program.
-            if _among(self._ours[kind, ident], actual):
+            # state was written by another program, or is what an unfinished call left.
+            is_kept = among(unfinished.get((kind, ident), ()), actual)
+            is_ours = among(self._ours[kind, ident], actual) and not tail.paused
+            if is_ours and not is_kept and self.dual:
+                self.held.add(projection.name)
+            elif is_ours and not is_kept:
                 logger.warning("%s %s was lost by its store: written again", kind, ident)
                 projection.write(kind, {ident: was.now})
                 projection.applied([Change(kind, ident, actual, was.now)])
@@ -325,149 +380,12 @@ class Recovery:
                 append_adopted(self.journal, kind, [(ident, actual)])
 
 
-def adopt_beside(journal: Journal, projection: Projection, was: Json) -> int:
-    """Compare an open store with the journal and adopt what differs; return how many records.
+def _unknown(key: str) -> Draft:
+    """Return what ends an unfinished key whose changes are kept as far as they came.
 
-    `was` is its fingerprint by our own changes alone.  The caller holds the store's lock, so that
-    no change of ours is half done.
+    A call that is sent again is answered with "outcome unknown", as where a purge took its reply.
     """
-    before = journal.seq
-    work = _Reconciliation(
-        journal=journal,
-        projection=projection,
-        known=replay(journal.directory, journal.kernel, keys=journal.keys),
-        pending=_states(list(journal.tail.open.values())),
-        lost=projection.was_replaced(was),
-        older=False,
-        believed=frozenset(),
-        past={},
-        by_id={},
-    )
-    for kind in projection.kinds():
-        work.run(kind)
-    return journal.seq - before
-
-
-@attrs.define(eq=False, kw_only=True)
-class _Reconciliation:
-    """One store against the journal, entity by entity.
-
-    `lost` says that what the store lacks was not deleted; `older`, that what differs in it was not
-    changed either.  For the `believed` entities the store counts all the same: whether their
-    changes were finished can't be known.  `past` holds the digests of states that were ours once:
-    in a store that isn't the one that we wrote, they are no change.  Nor is what it holds of an
-    entity under another kind (`by_id`): stock's `migrate` files the records of all collections
-    among the drawers.
-    """
-
-    journal: Journal
-    projection: Projection
-    known: Replay
-    pending: dict[Entity, list[Payload]]
-    lost: bool
-    older: bool
-    believed: frozenset[Entity]
-    past: dict[Entity, set[int]]
-    by_id: dict[str, set[int]]
-
-    def run(self, kind: str) -> None:
-        there: set[str] = set()
-        old: list[str] = []
-        for batch in in_batches(self.projection.scan(kind)):
-            there.update(ident for ident, _ in batch)
-            changed = [entry for entry in batch if not self._is_ours(kind, entry)]
-            former = [ident for ident, payload in changed if self._is_former(kind, ident, payload)]
-            if former:
-                old += [ident for ident in former if (kind, ident) in self.known.live]
-                self._remove(kind, [i for i in former if (kind, i) not in self.known.live])
-                changed = [entry for entry in changed if entry[0] not in former]
-            if self.older:
-                stale = {ident for ident, _ in changed if self._is_known_better(kind, ident)}
-                old += stale
-                changed = [entry for entry in changed if entry[0] not in stale]
-            append_adopted(self.journal, kind, changed)
-        # An open group may have deleted it: then its rollback decides, not this comparison.
-        missing = [
-            ident
-            for ident in self.known.ids(kind)
-            if ident not in there and None not in self.pending.get((kind, ident), ())
-        ]
-        gone = {ident for ident in missing if not self.lost or (kind, ident) in self.believed}
-        append_adopted(self.journal, kind, [(ident, None) for ident in gone])
-        if self.lost:
-            self._restore(kind, [*old, *(ident for ident in missing if ident not in gone)])
-
-    def _is_known_better(self, kind: str, ident: str) -> bool:
-        return (kind, ident) in self.known.live and (kind, ident) not in self.believed
-
-    def _is_ours(self, kind: str, entry: tuple[str, Payload]) -> bool:
-        pending = self.pending.get((kind, entry[0]), ())
-        return is_known(self.known, kind, entry) or _among(pending, entry[1])
-
-    def _is_former(self, kind: str, ident: str, payload: Payload) -> bool:
-        """Tell whether a store holds what an entity was before the journal's last word on it."""
-        if (kind, ident) in self.believed:
-            return False
-        live, digest = self.known.live.get((kind, ident)), digest_of(payload)
-        if live is None and digest in self.by_id.get(ident, ()):
-            return True
-        is_newest = live is not None and live.digest == digest  # but for its vector
-        return not is_newest and digest in self.past.get((kind, ident), ())
-
-    def _remove(self, kind: str, ids: list[str]) -> None:
-        """Delete again what was deleted after the store's copy was made."""
-        for batch in in_batches(ids):
-            before = self.projection.read(kind, batch)
-            self.projection.write(kind, dict.fromkeys(batch))
-            self.projection.applied(Change(kind, i, was, None) for i, was in before.items())
-
-    def _restore(self, kind: str, ids: list[str]) -> None:
-        for batch in in_batches(ids):
-            payloads = {ident: self.known.payload((kind, ident)) for ident in batch}
-            before = self.projection.read(kind, payloads)
-            self.projection.write(kind, payloads)
-            self.projection.applied(
-                Change(kind, ident, before.get(ident), now) for ident, now in payloads.items()
-            )
-
-
-def _by_id(known: Replay) -> dict[str, set[int]]:
-    """Return the digests of what the journal knows under each id, whatever its kind."""
-    found: dict[str, set[int]] = {}
-    for (_, ident), live in known.live.items():
-        found.setdefault(ident, set()).add(live.digest)
-    return found
-
-
-def _states(open_keys: Iterable[Sequence[Draft]]) -> dict[Entity, list[Payload]]:
-    """Return the states that unfinished keys gave to entities, the ones before included."""
-    states: dict[Entity, list[Payload]] = {}
-    for changes in open_keys:
-        for change in changes:
-            states.setdefault(change.entity, [change.before]).append(change.payload)
-    return states
-
-
-def append_adopted(journal: Journal, kind: str, found: Iterable[tuple[str, Payload]]) -> None:
-    drafts = [_adopted(kind, ident, payload) for ident, payload in found]
-    if drafts:
-        journal.append(drafts)
-        if journal.is_long():
-            journal.roll()
-
-
-def is_known(known: Replay, kind: str, entry: tuple[str, Payload]) -> bool:
-    """Tell whether a store's entry is in the journal as it is."""
-    ident, payload = entry
-    live = known.live.get((kind, ident))
-    if live is None or live.digest != digest_of(payload):
-        return False
-    return same(payload, known.payload((kind, ident)))
-
-
-def _among(states: Iterable[Payload], payload: Payload) -> bool:
-    return any(same(payload, state) for state in states)
-
-
-def _adopted(kind: str, ident: str, payload: Payload) -> Draft:
-    return Draft(action=ADOPT, kind=kind, id=ident, payload=payload, deleted=payload is None)
+    payload = {"why": "its owner ended; the stores are believed"}
+    if split_key(key) is None:
+        return Draft(action=UNIT, key=key, payload=payload)
+    return Draft(action=OUTCOME, key=key, payload={**payload, "reply": PURGED_REPLY})

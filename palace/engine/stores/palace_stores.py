@@ -14,7 +14,6 @@ from palace.engine.stores.files import Files
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.projection import Projection
 from palace.engine.stores.rows import GRAPH, LOGSTREAM, Rows, Table
-from palace.journal.record import Json
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
 from palace.protocol.errors import StoreCorrupt
@@ -53,9 +52,6 @@ class Stores:
     def kept_whole(self) -> tuple[JsonList | Files, ...]:
         """Return those that are written back from memory while they are open."""
         return (self.tunnels, self.hallways, self.files)
-
-    def fingerprints(self) -> dict[str, Json]:
-        return {projection.name: projection.fingerprint() for projection in self.all}
 
 
 def build_stores(

@@ -57,6 +57,11 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "a purge was interrupted",
         "tests/engine/durability/test_purge.py::test_a_purge_that_died_is_finished_by_the_next_one",
     ),
+    "held_back": (
+        'a store has lost something while journal = "dual"',
+        "tests/engine/durability/test_dual.py"
+        "::test_a_change_that_a_store_has_lost_is_held_back_until_on_writes_it_again",
+    ),
     "set_aside": (
         "records that the palace's owner didn't write were set aside",
         "tests/engine/durability/test_meeting.py"

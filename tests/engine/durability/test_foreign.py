@@ -21,6 +21,7 @@ from palace.journal.inspect import read_from
 from palace.journal.record import ADOPT, Record
 from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
+from palace.protocol.errors import OutcomeUnknown
 from tests.support.calls.mutations import long_text
 from tests.support.engines.probe import Probe
 from tests.support.faults.killing import (
@@ -29,6 +30,7 @@ from tests.support.faults.killing import (
     assert_clean,
     assert_journal_is_right,
     assert_vectors_are_right,
+    is_deep,
     is_full,
     stored,
 )
@@ -221,6 +223,42 @@ def test_journal_that_was_switched_off_adopts_when_it_is_on_again(
     assert adopted.count("chroma:mempalace_drawers") == 2
     assert_journal_is_right(site.palace, files=True)
     assert_vectors_are_right(site, tmp_path)
+
+
+@pytest.mark.skipif(not is_deep(), reason="takes a minute: PALACE_TEST_PROFILE=deep")
+def test_every_way_between_the_journals_settings_loses_nothing(
+    tmp_path: Path, model_home: Path
+) -> None:
+    """Each owner is killed in a call, then while idle; stock writes before the next one."""
+    arena = Arena(tmp_path, model_home, 'journal = "dual"\n')
+    site, client, wanted = arena.site, arena.client, []
+    try:
+        for number, mode in enumerate(("dual", "on", "dual", "off", "on")):
+            assert site.run("config", "set", f"journal={mode}").returncode == 0
+            texts = [f"{name} {number} under {mode}." for name in ("Told", "Killed", "Stock's")]
+            told, killed, by_stock = ({"wing": "w", "room": "r", "content": t} for t in texts)
+            assert client.tool("add_drawer", **told)["success"]
+            assert status_of(site)["journal"]["journal"] == mode
+            wanted += texts
+            if mode == "off":
+                client.tool("add_drawer", **killed)
+            else:
+                arena.failpoints.arm(("applied", 1))
+                reply = client.call("mempalace_add_drawer", **killed)
+                arena.assert_all_struck()
+                unknown = reply.get("error", {}).get("code") == OutcomeUnknown.wire_code
+                assert unknown == (mode == "dual"), reply
+            wait_gone(site.kill_broker())
+            with stock_of(site) as stock:
+                assert stock.tool("add_drawer", **by_stock)["success"]
+        assert client.tool("list_drawers")["total"] == len(wanted)
+        found = [drawer.document or "" for drawer in arena.stores().drawers]
+        assert sorted(found) == sorted(wanted)
+        assert_journal_is_right(arena.palace)
+        arena.stop()
+        assert site.run("doctor", "--drift").returncode == 0
+    finally:
+        arena.close()
 
 
 # Palaces that never had one.

@@ -147,7 +147,7 @@ class _Server:
         return differing
 
     def looks(self) -> Any:
-        return self._memory.stores.fingerprints()
+        return self._memory.recovery.fingerprints()
 
     def roll(self) -> None:
         """Begin a new segment of the journal."""

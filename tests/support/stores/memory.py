@@ -209,6 +209,8 @@ def born(
     platters: tuple[Platter, Platter] | None = None,
     epoch: int = 1,
     segment_bytes: int = SEGMENT_BYTES,
+    *,
+    dual: bool = False,
 ) -> Life:
     """Open a palace; `awake` recovers it."""
     stamp = Stamp(epoch=epoch, writer=f"w{epoch}", keys=KEYS)
@@ -219,7 +221,7 @@ def born(
             ("one", "two"), "ab", platters or (Platter(), Platter()), strict=True
         )
     ]
-    recovery = Recovery(journal=journal, projections=stores, progress=no_progress)
+    recovery = Recovery(journal=journal, projections=stores, progress=no_progress, dual=dual)
     recovery.scan()
     return Life(
         disk=disk,
@@ -238,13 +240,11 @@ def awake(
     segment_bytes: int = SEGMENT_BYTES,
     *,
     whole: bool = True,
+    dual: bool = False,
 ) -> Life:
     """Open a palace as a broker does; `whole`: wait until all is adopted."""
-    life = born(disk, platters, epoch, segment_bytes)
-    life.journal.fingerprints = lambda: {
-        "one": life.one.fingerprint(),
-        "two": life.two.fingerprint(),
-    }
+    life = born(disk, platters, epoch, segment_bytes, dual=dual)
+    life.journal.fingerprints = life.recovery.fingerprints
     life.recovery.run()
     if whole:
         for _ in life.adoption().portions():

@@ -237,9 +237,6 @@ class LightStores:
     def kept_whole(self) -> tuple[Files]:
         return (self.files,)
 
-    def fingerprints(self) -> dict[str, Any]:
-        return {projection.name: projection.fingerprint() for projection in self.all}
-
 
 class MempalaceEngine(JournalledEngine):
     """Stands where the real one does; what a subclass may have otherwise is named first."""
@@ -263,7 +260,7 @@ class MempalaceEngine(JournalledEngine):
     def __init__(
         self,
         paths: Paths,
-        _config: Config,
+        config: Config,
         _environ: Mapping[str, str],
         kernel: Kernel,
         stamp: Stamp,
@@ -272,6 +269,7 @@ class MempalaceEngine(JournalledEngine):
         self._paths = paths
         self._kernel = kernel
         self._stamp = stamp
+        self._dual = config.journal == "dual"
         self._progress = 0
         self._here = threading.local()
         light = self.store_class(paths.root, kernel, stamp.epoch)
@@ -282,7 +280,9 @@ class MempalaceEngine(JournalledEngine):
             self._paths.journal, self._kernel, self._stamp, segment_bytes=self.segment_bytes
         )
         stores = self._stores
-        recovery = Recovery(journal=journal, projections=stores.all, progress=no_progress)
+        recovery = Recovery(
+            journal=journal, projections=stores.all, progress=no_progress, dual=self._dual
+        )
         recovery.scan()
         stores.light.open()
         checkpointer = Checkpointer(journal=journal, bytes_min=self.checkpoint_bytes)
