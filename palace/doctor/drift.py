@@ -25,7 +25,7 @@ def drifted(
                 text=f"{found.kind}: {found.missing} missing, {found.foreign} unknown to the "
                 f"journal, {found.different} different, such as {found.example}.",
                 remedy="To take over what other programs wrote: palace start. To make the stores "
-                "match the journal: palace rebuild",
+                "match the journal instead, and keep the old ones: palace rebuild --partial",
             )
             for found in drift_of(held, progress)
         ]

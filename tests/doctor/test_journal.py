@@ -211,7 +211,7 @@ def test_an_epoch_that_falls_is_found() -> None:
     assert "Record 10 is of epoch 2, though epoch 3 came before" in found(disk)[0].text
 
 
-def test_a_key_that_is_not_tried_again_is_shown() -> None:
+def test_a_key_that_is_not_tried_again_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     disk = sound()
     journal = Journal.open(JOURNAL, disk, Stamp(epoch=4, writer="x"))
     journal.append([Draft(action=QUARANTINE, key="s:9", payload="it was bad")])
@@ -219,6 +219,10 @@ def test_a_key_that_is_not_tried_again_is_shown() -> None:
 
     assert codes(disk) == [("warning", "quarantine")]
     assert "s:9 is not tried again: it was bad" in found(disk)[0].text
+    since = int(found(disk)[0].remedy.rpartition(" ")[2])
+    told = Paths(ROOT)
+    assert history.print_history(told, disk, since=since, follow=False, as_json=False) == 0
+    assert "it was bad" in capsys.readouterr().out
 
 
 def test_a_journal_that_lost_its_end_is_found_by_its_head() -> None:

@@ -97,6 +97,27 @@ SITUATIONS: dict[str, tuple[Callable[[Site], None], Callable[[Site], None]]] = {
 }
 
 
+def test_what_cant_be_published_again_is_an_error_until_what_it_names_is_corrected(
+    light: Site,
+) -> None:
+    record = light.palace / "broker.json"
+    with Serving(light) as owner:
+        wait_until(record.exists, what="the broker is published")
+        assert "not_held" not in findings(light)
+        obstacle = record.with_name(f"{record.name}.{owner.pid}.tmp")
+        obstacle.mkdir()
+        record.unlink()
+        wait_until(lambda: "not_held" in findings(light), what="the broker has looked")
+        said = findings(light)["not_held"]
+        obstacle.rmdir()
+        wait_until(lambda: "not_held" not in findings(light), what="it has tried again")
+
+    assert said["level"] == "error"
+    assert str(record) in said["text"]
+    assert said["remedy"].startswith("It tries again by itself")
+    assert json.loads(record.read_text())["pid"] == owner.pid
+
+
 @pytest.mark.parametrize("code", SITUATIONS)
 def test_it_is_a_warning_that_the_next_broker_ends(light: Site, code: str) -> None:
     arrange, besides = SITUATIONS[code]

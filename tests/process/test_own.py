@@ -73,6 +73,10 @@ def add(client: Client, told: Told, nonce: str) -> None:
     told.drawers.add(nonce)
 
 
+def findings(site: Site) -> list[dict[str, str]]:
+    return [json.loads(line) for line in site.run("doctor", "--json").stdout.splitlines()]
+
+
 def refusals(site: Site) -> list[str]:
     """Return what a shim, `serve` and `ensure` say, after checking that each refuses."""
     with site.shim() as client, ThreadPoolExecutor() as pool:  # two of them wait for 5 s
@@ -94,9 +98,12 @@ def test_without_a_claim_a_foreign_palace_is_never_opened_and_with_one_the_same_
             assert f"{guest.palace.parent}, a fuse" in text
         assert code_of(reply) == FOREIGN_KERNEL
         assert not list(beneath.palace.iterdir())
+        [told] = [one for one in findings(guest) if one["code"] == "foreign_kernel"]
+        assert (told["level"], "palace own --here" in told["remedy"]) == ("error", True)
 
         owned(guest)
 
+        assert "foreign_kernel" not in {one["code"] for one in findings(guest)}
         add(client, Told(1), "n1")  # its user need not restart it
     assert (beneath.palace / STORE).exists()
 
@@ -230,8 +237,12 @@ def test_a_record_forbids_a_claim_until_it_is_called_dead(guest: Site, beneath: 
         assert f"pid {owner.pid} on {HOST}" in done.stderr
         assert "--force" in done.stderr
     assert not (beneath.palace / "owner.json").exists()
+    told = {one["code"]: one for one in findings(guest)}
+    assert told["network_file_system"]["level"] == "error"
+    assert "palace own --here" in told["foreign_kernel"]["remedy"]
 
     assert own(guest, "--here", "--force").returncode == 0
+    assert not {"network_file_system", "foreign_kernel"} & {one["code"] for one in findings(guest)}
     agree(guest)
     with guest.shim() as client:
         add(client, Told(1), "n1")

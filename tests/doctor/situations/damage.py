@@ -10,8 +10,8 @@ from pathlib import Path
 from palace.doctor.finding import ERROR, WARNING
 from palace.journal.checkpoint import make_checkpoint
 from palace.journal.journal import HEAD, Journal
-from palace.journal.record import OUTCOME, PUT, QUARANTINE, Draft, Stamp, encode
-from palace.journal.segment import list_segments
+from palace.journal.record import OUTCOME, PUT, Draft, Stamp, encode
+from palace.journal.segment import ARCHIVE, DIGITS, list_segments
 from tests.doctor.situations.place import KERNEL, Place, Situation
 from tests.support.machines.needs import need_root
 
@@ -106,15 +106,29 @@ def checkpoint_away(place: Place) -> None:
         path.rename(journal / path.name)
 
 
-def quarantined(place: Place) -> None:
-    journal = _written(place)
-    journal.append([Draft(action=QUARANTINE, key="s:8", payload="it was under way at two deaths")])
-    journal.close()
+def foreign_file(place: Place) -> None:
+    """Name a file of the archive as the successor of the newest segment."""
+    _written(place).close()
+    path = Path(place.paths.journal, ARCHIVE, f"{99:0{DIGITS}d}.jsonl")
+    path.write_bytes(Path(list_segments(place.paths.journal, KERNEL)[-1].path).read_bytes())
 
 
-def journal_begun_again(place: Place) -> None:
-    """After a look at the history nobody needs it: a purge, a rebuild or time takes it along."""
-    shutil.rmtree(place.paths.journal)
+def foreign_file_moved(place: Place) -> None:
+    [path] = Path(place.paths.journal, ARCHIVE).glob("*99.jsonl")
+    path.rename(place.home / path.name)
+
+
+def odd_epoch(place: Place) -> None:
+    _written(place).close()
+    path = Path(list_segments(place.paths.journal, KERNEL)[0].path)
+    path.rename(place.home / "backup")
+    path.mkdir()
+
+
+def epoch_as_it_was(place: Place) -> None:
+    path = Path(list_segments(place.paths.journal, KERNEL)[0].path)
+    path.rmdir()
+    (place.home / "backup").rename(path)
 
 
 def healed_store(place: Place) -> None:
@@ -158,6 +172,22 @@ def space_freed(place: Place) -> None:
 
 
 SITUATIONS = {
+    "a file of the archive is too new": Situation(
+        arrange=foreign_file,
+        code="foreign_record",
+        level=ERROR,
+        text="is named for records that are not in the archive yet",
+        remedy="Then move the file away",
+        heal=foreign_file_moved,
+    ),
+    "a directory stands where a segment was": Situation(
+        arrange=odd_epoch,
+        code="not_examined",
+        level=WARNING,
+        text="The journal could not be examined: ",
+        remedy="See what it names",
+        heal=epoch_as_it_was,
+    ),
     "a record is missing": Situation(
         arrange=_changed(1, _without_second_line),
         code="gap",

@@ -1,6 +1,7 @@
 """Entries in the files of MCP hosts."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,25 @@ def no_entry(place: Place) -> None:
     _cursor(place).write_text("{}")
 
 
+def _claude(project: dict[str, object]) -> Callable[[Place], None]:
+    palace = {"mcpServers": {"mempalace": {"command": "palace", "args": ["shim"]}}}
+
+    def write(place: Place) -> None:
+        told = palace | {"projects": {os.getcwd(): {"mcpServers": project}}}
+        (place.home / ".claude.json").write_text(json.dumps(told))
+
+    return write
+
+
 SITUATIONS = {
+    "a project has another entry": Situation(
+        arrange=_claude({"mempalace": {"command": "else"}}),
+        code="hidden_entry",
+        level=WARNING,
+        text="takes the place of the entry in",
+        remedy="See what it has instead: palace install --list",
+        heal=_claude({}),
+    ),
     "a host's file can't be read": Situation(
         arrange=broken_file,
         code="host_file",

@@ -1,13 +1,15 @@
 """Settings, variables, permissions and leftovers around a palace."""
 
 import json
+import subprocess
 from pathlib import Path
 
-from palace.commands.config import trust_settings
+from palace.commands.config import change_settings, trust_settings
 from palace.doctor.finding import ERROR, WARNING
 from palace.settings.environment import ShimEnvironment
 from palace.settings.stock_config import server_directory
-from tests.doctor.situations.place import Place, Situation
+from tests.doctor.situations.place import KERNEL, Place, Situation
+from tests.support.machines.needs import need_root
 
 DEAD_PID = 1 << 22  # above any that the kernel gives out
 
@@ -140,7 +142,34 @@ def state_closed_to_others(place: Place) -> None:
     (_states(place) / "palace").chmod(0o700)
 
 
+def graph_in_closed_directory(place: Place) -> None:
+    need_root()
+    graphs = place.home / "graphs"
+    graphs.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(graphs)]
+    subprocess.run(mount, check=True)
+    place.after.callback(subprocess.run, ["umount", "-l", str(graphs)], check=True)
+    _set_graph(place, f"{graphs}/graph.sqlite3")
+
+
+def graph_of_its_own(place: Place) -> None:
+    _set_graph(place, "knowledge_graph.sqlite3")
+
+
+def _set_graph(place: Place, graph: str) -> None:
+    environment = ShimEnvironment(place.environ)
+    change_settings(place.paths, environment, {"graph": graph}, KERNEL)
+
+
 SITUATIONS = {
+    "the graph's directory can't be written": Situation(
+        arrange=graph_in_closed_directory,
+        code="closed_directory",
+        level=ERROR,
+        text="graphs is not writable here",
+        remedy="palace config set graph=knowledge_graph.sqlite3",
+        heal=graph_of_its_own,
+    ),
     "nothing can be remembered in the state directory": Situation(
         arrange=blocked_state,
         code="closed_state",

@@ -34,6 +34,49 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "the palace is another user's",
         f"{TRIED_BY}::test_a_palace_of_another_user_is_told_with_whom_to_ask",
     ),
+    "adoption": (
+        "a palace is not yet whole in its journal",
+        "tests/engine/durability/test_not_whole_yet.py"
+        "::test_the_doctor_says_so_until_a_broker_has_gone_on",
+    ),
+    "drift": (
+        "the stores differ from the journal (`--drift`)",
+        "tests/engine/durability/test_lacking.py"
+        "::test_a_rebuild_brings_back_what_may_have_been_deleted",
+    ),
+    "foreign_kernel": (
+        "the palace is on another kernel's file system",
+        "tests/process/test_own.py"
+        "::test_without_a_claim_a_foreign_palace_is_never_opened_and_with_one_the_same_shim_serves",
+    ),
+    "engine_failed": (
+        "the engine can't be loaded",
+        "tests/doctor/test_broker_in_the_loop.py"
+        "::test_an_engine_that_cant_be_loaded_is_told_until_another_broker_has_one",
+    ),
+    "network_file_system": (
+        "the journal is on a network file system",
+        "tests/process/test_own.py::test_a_record_forbids_a_claim_until_it_is_called_dead",
+    ),
+    "not_held": (
+        "a lock or a file can't be taken or published again",
+        "tests/process/test_doctor_beside_a_broker.py"
+        "::test_what_cant_be_published_again_is_an_error_until_what_it_names_is_corrected",
+    ),
+    "queue_full": (
+        "the broker's queue is full",
+        "tests/doctor/test_broker_in_the_loop.py"
+        "::test_a_full_queue_is_told_and_status_shows_who_asks",
+    ),
+    "quarantine": (
+        "a call was under way at the death of two brokers",
+        "tests/doctor/test_journal.py::test_a_key_that_is_not_tried_again_is_shown",
+    ),
+    "unknown_keys": (
+        "records were written with another owner's keys",
+        "tests/engine/durability/test_meeting.py"
+        "::test_another_owners_journal_counts_as_it_is_found_until_it_is_trusted",
+    ),
     "store_mended": (
         "a list was removed under the broker",
         "tests/process/test_taken_away.py::test_a_list_that_is_taken_away_is_written_back",
@@ -69,20 +112,9 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     ),
 }
 
-# Found, and told apart by tests, but nobody follows the remedy there.
+# Found, and told apart by tests, but nobody follows the remedy there; and why.
 NOT_TRIED: dict[str, str] = {
-    "adoption": "a palace is not yet whole in its journal",
-    "closed_directory": "the graph's directory is closed for this user",
-    "drift": "the stores differ from the journal (`--drift`)",
-    "engine_failed": "the engine can't be loaded",
-    "foreign_kernel": "the palace is on another kernel's file system",
-    "foreign_record": "somebody has written to the journal",
-    "hidden_entry": "another of a host's files takes the place of palace's entry",
-    "network_file_system": "the journal is on a network file system",
-    "not_examined": "a part could not be looked at",
-    "not_held": "a lock or a file can't be taken or published again",
-    "quarantine": "a call was under way at the death of two brokers",
-    "queue_full": "the broker's queue is full",
+    # Only after a minute without an end, which no test may wait for.  What it advises, `kill -9`,
+    # and the watchdog, which needs no advice, are tried in tests/process/test_takeover.py.
     "stuck": "a change makes no progress",
-    "unknown_keys": "records were written with another owner's keys",
 }

@@ -78,11 +78,14 @@ def test_a_rebuild_brings_back_what_may_have_been_deleted(
     lose_tunnels(copied.palace)
     lose_a_hallway(copied.palace)
 
+    drifted = [code for _, code, _ in maintenance.ask("doctor", copied.palace)]
+    assert drifted == ["drift", "drift"]
     with pytest.raises(Refused, match="Another program has changed hallways"):
         maintenance.ask("rebuild", copied.palace)
     maintenance.ask("rebuild", copied.palace, partial=True)
 
     assert lacks_of(copied) == []
+    assert maintenance.ask("doctor", copied.palace) == []
     assert differing(maintenance.ask("contents", copied.palace), master.contents) == []
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from palace.commands.trust import add_keys, discard_aside, keys_text, trust_journal, writers_text
-from palace.doctor.journal import inspect_journal
+from palace.doctor.diagnostics import gather
+from palace.doctor.finding import WARNING, Finding
+from palace.doctor.journal import check_journal, inspect_journal
 from palace.engine.durability.meeting import meet_journal
 from palace.engine.durability.owned import OwnedPalace
 from palace.journal.aside import kept_aside
@@ -59,6 +61,11 @@ def value(paths: Paths, keys: Keyring) -> object:
     return known.payload(("graph:entity", "a")) if known.live else None
 
 
+def unknown_keys(paths: Paths, environment: ShimEnvironment) -> list[Finding]:
+    found = check_journal(gather(paths, environment))
+    return [finding for finding in found if finding.code == "unknown_keys"]
+
+
 def test_a_journal_of_an_earlier_version_is_sealed_at_the_first_meeting(
     paths: Paths, environment: ShimEnvironment
 ) -> None:
@@ -87,6 +94,8 @@ def test_another_owners_journal_counts_as_it_is_found_until_it_is_trusted(
     assert value(paths, keys) == value(paths, OTHERS) == 1, "its owner may come back"
     write(paths, OTHERS, 2, 2)
     assert value(paths, keys) == 1
+    [found] = unknown_keys(paths, environment)
+    assert (found.level, "palace trust" in found.remedy) == (WARNING, True)
     assert "not known here" in writers_text(paths, environment)
     assert "palace trust --yes" in writers_text(paths, environment)
 
@@ -96,6 +105,7 @@ def test_another_owners_journal_counts_as_it_is_found_until_it_is_trusted(
     assert keys.own is not None
     assert keys.own.id in said
     assert (keys.floor, value(paths, keys)) == (0, 1)
+    assert unknown_keys(paths, environment) == []
 
 
 def test_owners_in_turn_share_their_keys(

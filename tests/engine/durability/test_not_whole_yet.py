@@ -12,6 +12,7 @@ from palace.commands.history import print_history
 from palace.doctor.diagnostics import gather
 from palace.doctor.finding import NOTE, WARNING
 from palace.doctor.journal import check_journal
+from palace.engine.durability.adoption import Adoption
 from palace.engine.durability.healing import heal_stores
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.rebuild import Rebuild
@@ -19,7 +20,7 @@ from palace.engine.stores.palace_stores import unopened_stores
 from palace.journal.copying import check_whole
 from palace.journal.journal import Journal
 from palace.journal.record import ADOPT, ADOPTION, Draft, Stamp
-from palace.journal.replay import no_progress
+from palace.journal.replay import no_progress, replay
 from palace.journal.tail import Adopting
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken, StoreUnavailable
@@ -110,6 +111,27 @@ def test_a_full_disk_opens_nothing_and_another_error_leaves_the_store(
         with pytest.raises(StoreUnavailable, match=f"{os.strerror(number)}. Nothing was done"):
             heal_stores(half.palace, half.journal, half.stores, no_progress)
     assert half.tunnels.read_text() == "[{"
+
+
+def test_the_doctor_says_so_until_a_broker_has_gone_on(half: Half) -> None:
+    environment = ShimEnvironment({"HOME": str(Path(half.paths.root).parent)})
+
+    def codes() -> set[str]:
+        return {one.code for one in check_journal(gather(half.paths, environment))}
+
+    assert "adoption" in codes()
+    half.journal.fingerprints = lambda: {"tunnels": half.stores.tunnels.read_fingerprint()}
+    adoption = Adoption(
+        journal=half.journal,
+        projections=[half.stores.tunnels],
+        listed={"tunnels": {"tunnel": ["t1", "t2"]}},
+    )
+
+    assert adoption.in_one_go(no_progress)
+
+    assert "adoption" not in codes()
+    known = replay(half.paths.journal, Kernel())
+    assert known.ids("tunnel") == ["t1", "t2"]
 
 
 def test_the_history_prints_what_there_is_and_says_that_it_is_not_all(
