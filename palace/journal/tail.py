@@ -178,6 +178,13 @@ class Tail:
         elif draft.action == QUARANTINE:
             self.quarantined[draft.key] = str(draft.payload)
 
+    def is_settled(self, seq: int) -> bool:
+        """Tell whether an entity's last record says what its store held when it was written.
+
+        While a palace is adopted, what older records say may be out of date.
+        """
+        return self.adopting is None or seq > self.adopting.since
+
     def expect(self, seq: int) -> None:
         """Note that the next record can't have a smaller seq: those before it are missing."""
         if seq > self.seq + 1:

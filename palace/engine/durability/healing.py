@@ -416,9 +416,10 @@ class _Healing:
                 self.progress(f"making vectors again: {kind}", 0.0)
                 dimension = rows.dimension_of(kind)
                 append_adopted(self.journal, kind, _with_vectors(new, dimension))
-            if deletes:
-                gone = [i for i in known.ids(kind) if i not in there and (kind, i) not in ours]
-                append_adopted(self.journal, kind, [(ident, None) for ident in gone])
+            gone = [i for i in known.ids(kind) if i not in there and (kind, i) not in ours]
+            if not deletes:  # of what an adoption has not come to, the journal may be out of date
+                gone = [i for i in gone if not tail.is_settled(known.live[kind, i].seq)]
+            append_adopted(self.journal, kind, [(ident, None) for ident in gone])
 
 
 def _is_known(known: Replay, entity: Entity, record: RecordPayload) -> bool:

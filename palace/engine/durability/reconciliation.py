@@ -59,10 +59,15 @@ class Reconciliation:
             for ident in self.known.ids(kind)
             if ident not in there and None not in self.pending.get((kind, ident), ())
         ]
-        gone = {ident for ident in missing if not self.lost or (kind, ident) in self.believed}
+        gone = {ident for ident in missing if not self._was_lost((kind, ident))}
         append_adopted(self.journal, kind, [(ident, None) for ident in gone])
         if self.lost:
             self._restore(kind, [*old, *(ident for ident in missing if ident not in gone)])
+
+    def _was_lost(self, entity: Entity) -> bool:
+        """Tell whether what the store lacks is to be written again, rather than deleted by now."""
+        is_known = self.journal.tail.is_settled(self.known.live[entity].seq)
+        return self.lost and is_known and entity not in self.believed
 
     def _is_known_better(self, kind: str, ident: str) -> bool:
         return (kind, ident) in self.known.live and (kind, ident) not in self.believed

@@ -10,6 +10,7 @@ import pytest
 
 from palace.doctor import lacking
 from palace.doctor.finding import ERROR, NOTE
+from palace.engine.durability.healing import FROM_DUAL
 from palace.journal.journal import Journal
 from palace.journal.record import PUT, Draft, Stamp
 from palace.kernel.kernel import Kernel
@@ -113,12 +114,18 @@ def test_doctor_says_when_it_could_not_compare_all(
     assert said.remedy.endswith("palace doctor --drift")
 
 
-def test_a_journal_that_is_off_or_gone_says_nothing_of_the_stores(copied: Site) -> None:
+def test_a_journal_that_is_off_or_gone_says_nothing_and_one_on_trial_writes_nothing(
+    copied: Site,
+) -> None:
     lose_drawers(copied.palace)
     settings = copied.palace / "palace.toml"
     told = settings.read_text()
     settings.write_text(told + 'journal = "off"\n')
     assert lacks_of(copied) == []
+
+    settings.write_text(told + 'journal = "dual"\n')
+    [said] = lacks_of(copied)
+    assert said.remedy == FROM_DUAL, "no broker writes to a store then"
 
     settings.write_text(told)
     assert lacks_of(copied)
