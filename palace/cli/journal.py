@@ -22,13 +22,21 @@ def history(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per record.")
     ] = False,
+    cursor: Annotated[
+        str,
+        typer.Option("--cursor", metavar="NAME", help="Start where this name has stopped before."),
+    ] = "",
 ) -> int:
     """Show every change that the journal holds, one line per record."""
-    from palace.commands.history import print_history
+    from palace.commands.history import print_feed, print_history
     from palace.kernel.kernel import Kernel
 
+    if cursor and since != 1:
+        raise typer.BadParameter("one of --since and --cursor")
     paths, environment = find(palace)
     kernel, environ = Kernel(), environment.all
+    if cursor:
+        return print_feed(paths, kernel, environ, name=cursor, follow=follow, as_json=as_json)
     return print_history(
         paths, kernel, since=since, follow=follow, as_json=as_json, environ=environ
     )
