@@ -123,6 +123,7 @@ class Kernel:
                     os.mkdir(name, 0o700, dir_fd=fd)
                 except FileExistsError:
                     pass
+                os.fsync(fd)  # before it: else a power cut may take the directory, and the file
         with (
             parent_beneath(directory, new) as (new_fd, last),
             parent_beneath(directory, old) as (old_fd, first),

@@ -252,8 +252,9 @@ async def test_another_certificate_is_not_the_brokers(root: Path, listen: str) -
 def own_certificate(directory: Path, **more: Any) -> tuple[trustme.CA, dict[str, Any]]:
     """Return an authority and the settings of a broker that it vouches for."""
     authority = trustme.CA()
-    leaf = authority.issue_cert("localhost", "127.0.0.1", **more)
+    leaf = authority.create_child_ca().issue_cert("localhost", "127.0.0.1", **more)
     leaf.private_key_pem.write_to_path(str(directory / "key.pem"))
+    assert len(leaf.cert_chain_pems) > 1, "a chain, of which the first is the broker's own"
     for number, blob in enumerate(leaf.cert_chain_pems):
         blob.write_to_path(str(directory / "chain.pem"), append=bool(number))
     authority.cert_pem.write_to_path(str(directory / "ca.pem"))

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
@@ -136,3 +137,24 @@ def test_a_directory_is_not_taken_for_a_link_to_one(top: Path) -> None:
     with pytest.raises(NotADirectoryError):
         KERNEL.make_directory(str(top / "outside"))
     KERNEL.make_directory(str(top / "inner"))
+
+
+def test_a_new_directory_is_durable_before_what_is_renamed_into_it(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    mkdir, rename, fsync = os.mkdir, os.rename, os.fsync
+
+    def noting(name: str, call: Any) -> Any:
+        def noted(*given: Any, **named: Any) -> Any:
+            where = os.readlink(f"/proc/self/fd/{given[0]}") if name == "fsync" else ""
+            calls.append(f"{name} {Path(where).name}".strip())
+            return call(*given, **named)
+
+        return noted
+
+    for name, call in (("mkdir", mkdir), ("rename", rename), ("fsync", fsync)):
+        monkeypatch.setattr(os, name, noting(name, call))
+    KERNEL.rename_beneath(str(top), "plain", "kept/plain")
+
+    assert calls == ["mkdir", f"fsync {top.name}", "rename", "fsync kept", f"fsync {top.name}"]

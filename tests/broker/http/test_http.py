@@ -82,9 +82,14 @@ async def test_health_is_for_everybody_and_the_rest_for_who_has_the_token(
             for method, path, body in (("POST", "/mcp", b"{}"), ("GET", "/metrics", None))
             for shown in ("", "Bearer wrong", "Bearer t\xf6ken", "Basic abc")
         ]
+        [right] = {(await dial())._headers["authorization"]}
+        answers += [
+            await (await dial()).ask("POST", "/mcp", body=b"{}", authorization=shown)
+            for shown in (f"{right}x", right[:-1], right.lower(), f"x{right}")
+        ]
 
     assert (health.status, health.body) == (200, b"ok\n")
-    assert [answer.status for answer in answers] == [401] * 8
+    assert [answer.status for answer in answers] == [401] * 12
     assert all(answer.headers["connection"] == "close" for answer in answers)
 
 

@@ -10,6 +10,7 @@ from palace.engine.durability.swap import PLAN, Exchange, Move
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import StoreCorrupt
 from palace.settings.paths import Paths
+from tests.support.disks.memory import ROOT, Choose, Disk, Stopped, all_kept, all_lost
 
 SEGMENT = "0123abcd-0123-4567-89ab-0123456789ab"
 
@@ -148,3 +149,65 @@ def test_what_a_rebuild_and_a_restoration_rename_is_carried_through(exchange: Ex
     assert found["store/tunnels.json.replaced-7"] == "old list"
     assert not Path(root, PLAN).exists()
     assert not exchange.finish()
+
+
+# Power cuts, at every call and within one.
+
+BUILT = f"{ROOT}/rebuild-7/palace"
+GRAPH = "/home/graph.sqlite3"
+MOVES = [
+    Move(f"{ROOT}/chroma.sqlite3", f"{ROOT}/replaced-7/chroma.sqlite3"),
+    Move(GRAPH, f"{GRAPH}.replaced-7"),
+    Move(f"{BUILT}/chroma.sqlite3", f"{ROOT}/chroma.sqlite3"),
+    Move(f"{GRAPH}.rebuilt", GRAPH),
+]
+OLD = {f"{ROOT}/chroma.sqlite3": b"old rows", GRAPH: b"old facts"}
+NEW = {f"{ROOT}/chroma.sqlite3": b"new rows", GRAPH: b"new facts"}
+
+
+def rebuilt() -> Disk:
+    directories = ("/", ROOT, "/home", f"{ROOT}/rebuild-7", BUILT)
+    disk = Disk(dict.fromkeys(directories))
+    for path, data in OLD.items():
+        disk.put(path, data)
+    disk.put(f"{BUILT}/chroma.sqlite3", NEW[f"{ROOT}/chroma.sqlite3"])
+    disk.put(f"{GRAPH}.rebuilt", NEW[GRAPH])
+    return disk
+
+
+def stores_on(disk: Disk) -> dict[str, bytes]:
+    return {path: disk.read(path) for path in OLD if path in disk.names}
+
+
+def until_stopped(disk: Disk, calls: int, *, begin: bool) -> bool:
+    """Swap, or finish a swap, until the process dies after so many calls; False if it didn't."""
+    exchange = Exchange(Paths(ROOT), GRAPH, disk)
+    disk.stop_after(calls)
+    try:
+        if begin:
+            exchange.swap(MOVES)
+        else:
+            exchange.finish()
+    except Stopped:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("choose", [all_lost, all_kept])
+def test_after_a_power_cut_at_any_call_all_stores_are_old_or_all_are_new(choose: Choose) -> None:
+    calls = 0
+    while until_stopped(disk := rebuilt(), calls, begin=True):
+        seconds = 0
+        while until_stopped(again := disk.power_cut(choose), seconds, begin=False):
+            last = again.power_cut(choose)
+            until_stopped(last, 1000, begin=False)
+            assert stores_on(last) in (OLD, NEW), (calls, seconds)
+            seconds += 1
+        assert stores_on(again) in (OLD, NEW), calls
+        assert PLAN not in {path.rsplit("/", 1)[-1] for path in again.names}
+        calls += 1
+
+    assert calls > 20
+    assert stores_on(disk) == NEW
+    assert disk.read(f"{ROOT}/replaced-7/chroma.sqlite3") == OLD[f"{ROOT}/chroma.sqlite3"]
+    assert disk.read(f"{GRAPH}.replaced-7") == OLD[GRAPH]

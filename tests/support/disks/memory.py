@@ -321,6 +321,29 @@ class Disk(Kernel):
         file = self.names.get(path)
         return None if file is None else bytes(file.data[: size_max + 1])
 
+    def read_beneath(self, directory: str, name: str, size_max: int = 1 << 20) -> bytes | None:
+        return self.read_file(f"{directory}/{name}", size_max)
+
+    def id_beneath(self, directory: str, name: str) -> tuple[int, int] | None:
+        return self.file_id(f"{directory}/{name}")
+
+    def rename_beneath(self, directory: str, old: str, new: str) -> None:
+        target = f"{directory}/{new}"
+        if "/" in new:
+            self.make_directory(os.path.dirname(target))
+            self.sync_directory(os.path.dirname(os.path.dirname(target)))
+        self.rename(f"{directory}/{old}", target)
+        self.sync_directory(os.path.dirname(target))
+        self.sync_directory(os.path.dirname(f"{directory}/{old}"))
+
+    def replace_file(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        temporary = f"{path}.{self.life}.tmp"
+        fd = self.open_append(temporary)
+        self.truncate(fd, 0)
+        self.write_all(fd, data)
+        self.close(fd)
+        self.rename(temporary, path)
+
     def write_durable(self, path: str, data: bytes, mode: int = 0o600) -> None:
         temporary = f"{path}.{self.life}.tmp"
         try:
