@@ -10,9 +10,13 @@ from palace.kernel.output import complain, say
 
 def doctor(
     palace: PalaceOption = "",
-    drift: Annotated[
-        bool, typer.Option("--drift", help="Compare every memory with the journal.")
-    ] = False,
+    journal: Annotated[  # True compares, False compacts: one excludes the other
+        bool | None,
+        typer.Option(
+            "--drift/--compact",
+            help="Compare every memory with the journal; or only make a checkpoint of it.",
+        ),
+    ] = None,
     stop_first: StopOption = False,
     boundary: Annotated[
         bool,
@@ -35,6 +39,11 @@ def doctor(
     from palace.doctor.report import print_report
 
     paths, environment = find(palace)
+    if journal is False:
+        from palace.commands.maintenance import compact_journal, compacted_text
+
+        say(compacted_text(compact_journal(paths, environment, stop=stop_first), paths))
+        return 0
     if boundary:
         from palace.doctor.boundary import explore, print_boundary
 
@@ -43,7 +52,7 @@ def doctor(
         for line in mend(fixes_of(examine_palace(paths, environment))):
             complain(line) if as_json else say(line, flush=True)
     findings = examine_palace(
-        paths, environment, drift=drift, stop=stop_first, progress=progress_shown()
+        paths, environment, drift=bool(journal), stop=stop_first, progress=progress_shown()
     )
     print_report(paths, findings, as_json=as_json)
     return exit_code_of(findings)

@@ -100,6 +100,8 @@ def _journal(journal: dict[str, Any]) -> str:
         return str(journal["journal"])
     behind = journal["seq"] - journal["durable_seq"]
     text = f"record {journal['seq']}, " + (f"{behind} not yet durable" if behind else "all durable")
+    if journal.get("fsync") == "never":
+        text += ", since journal_fsync = never"
     if journal["journal"] != "on":
         text = f"{journal['journal']}: {text}"
     if journal.get("held"):

@@ -24,6 +24,7 @@ from palace.journal.segment import (
 from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_json, number_in
 from palace.protocol.keyring import ANYBODYS, Keyring
+from palace.settings.config import NEVER
 
 # What keeps a reader from knowing the last word on everything.
 LACKS = ("gap", "wrong_checksum", "broken_line", "head_ahead", "broken_checkpoint", "epoch_fell")
@@ -38,6 +39,7 @@ def check_journal(found: Diagnostics) -> Iterator[Finding]:
         findings = [one for one in findings if one.code != "network_file_system"]
     findings += _adoption(found)
     findings += _unknown_keys(found)
+    findings += _without_fsync(found)
     yield from findings
     if not findings and found.exists:
         text = "in order" if found.kernel.list_directory(found.paths.journal) else "none yet"
@@ -70,6 +72,19 @@ def _adoption(found: Diagnostics) -> Iterator[Finding]:
         text=text + problem,
         remedy="A broker goes on with it while it serves, once nothing hinders it: palace start",
     )
+
+
+def _without_fsync(found: Diagnostics) -> Iterator[Finding]:
+    config = found.config
+    if config is not None and config.journal != "off" and config.journal_fsync == NEVER:
+        yield Finding(
+            level=WARNING,
+            code="fsync_off",
+            text="journal_fsync = never: a power cut takes acknowledged changes with it. What only "
+            "kills a broker takes nothing.",
+            remedy="If this palace is not there to be thrown away: palace config set "
+            "journal_fsync=mutation; palace stop",
+        )
 
 
 def _unknown_keys(found: Diagnostics) -> Iterator[Finding]:

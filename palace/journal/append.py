@@ -12,6 +12,10 @@ segment, and readers ignore what the older one holds from there on (segment.py).
 Until then a marker file says that the page cache may show more of the segment than the disk holds.
 An owner that dies in between leaves it, and the next one copies the file before it appends to it.
 
+Without `fsyncs` no thread waits for the disk: what was appended survives the process, and a power
+cut takes what the kernel has not written by then.  A segment is still whole on the disk before the
+next one has a name.
+
 Space for closing records is reserved ahead, so that a full disk refuses changes, not their ends.
 """
 
@@ -51,6 +55,7 @@ class Appender:
     header: Callable[[], object]  # what a new segment's first record says
     next_seq: int = 1
     link: str = FIRST  # the code of the record before the next one
+    fsyncs: bool = True
     _fd: int = -1
     _path: str = ""
     _first: int = 1
@@ -59,7 +64,8 @@ class Appender:
     _reserved: int = 0
     _can_reserve: bool = True
     _broken: str = ""
-    _synced: int = 0
+    _synced: int = 0  # nobody waits for what is up to here
+    _durable: int = 0
     _syncing: bool = False
     _unsynced: deque[tuple[int, bytes]] = attrs.field(factory=deque)
     _lock: threading.Condition = attrs.field(factory=lambda: threading.Condition(threading.RLock()))
@@ -72,6 +78,11 @@ class Appender:
     def grown(self) -> int:
         """Return how many bytes the newest segment has grown by since it was begun or opened."""
         return self._length - self._start
+
+    @property
+    def durable(self) -> int:
+        """Return the last record that survives a power cut."""
+        return self._durable
 
     @property
     def synced(self) -> int:
@@ -89,7 +100,7 @@ class Appender:
         self.kernel.sync(self._fd)
         self._path, self._first = path, first
         self._length = self._reserved = self.kernel.size(self._fd)
-        self._synced = self.next_seq - 1
+        self._synced = self._durable = self.next_seq - 1
 
     @property
     def _marker(self) -> str:
@@ -155,6 +166,9 @@ class Appender:
             while self._synced < seq:
                 if self._broken:  # another thread's fsync failed, and these records with it
                     raise self._failed(self._broken)
+                if not self.fsyncs:
+                    self._confirm(self.next_seq - 1, durable=False)
+                    return
                 if not self._syncing:
                     break
                 self._lock.wait()
@@ -194,9 +208,11 @@ class Appender:
         except OSError:
             return  # the next owner makes a needless copy
 
-    def _confirm(self, seq: int) -> None:
+    def _confirm(self, seq: int, *, durable: bool = True) -> None:
         self._synced = max(self._synced, seq)
-        while self._unsynced and self._unsynced[0][0] <= self._synced:
+        if durable:
+            self._durable = max(self._durable, seq)
+        while self._unsynced and self._unsynced[0][0] <= self._durable:
             self._unsynced.popleft()
 
     def _write(self, data: bytes) -> None:

@@ -79,6 +79,7 @@ class Journal:
     fingerprints: Callable[[], JsonObject | None] = lambda: None
     rolled: Callable[[], None] = lambda: None  # called after each new segment
     is_new: bool = False
+    fsyncs: bool = True
     _appender: Appender = attrs.field(init=False)
     _kept: KeptFiles = attrs.field(init=False)
     _lock: threading.RLock = attrs.field(factory=threading.RLock)
@@ -96,15 +97,23 @@ class Journal:
             header=self._header,
             next_seq=self.tail.seq + 1,
             link=self.tail.link or FIRST,
+            fsyncs=self.fsyncs,
         )
         self._kept = KeptFiles(directory=self.directory, kernel=self.kernel)
 
     @classmethod
     def open(
-        cls, directory: str, kernel: Kernel, stamp: Stamp, *, segment_bytes: int = SEGMENT_BYTES
+        cls,
+        directory: str,
+        kernel: Kernel,
+        stamp: Stamp,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        fsyncs: bool = True,
     ) -> "Journal":
         """Open a palace's journal, or begin it; call it under the lock.
 
+        Without `fsyncs` what is appended survives a killed process, and no power cut.
         Raises JournalBroken where it can't be read or belongs to a later epoch.
         """
         kernel.make_directory(directory)
@@ -126,18 +135,7 @@ class Journal:
             )
             segments = list_segments(directory, kernel)
             tail = read_tail(list_segments(directory, kernel, archived=True), kernel, stamp.keys)
-        if tail.epoch > stamp.epoch:
-            raise JournalBroken(
-                f"The journal in {directory} was last written in epoch {tail.epoch}, and this "
-                f"owner has epoch {stamp.epoch}: an older copy of the palace's files was put "
-                "back. Put back all of them, or write the larger number into the file `epoch`."
-            )
-        if tail.seq > SEQ_PLAUSIBLE:
-            raise JournalBroken(
-                f"The journal in {directory} goes up to record {tail.seq}, which no palace "
-                "reaches: a file's name or a record there is not its owner's. See which (palace "
-                "doctor, palace history), move that file out of the palace, and start again."
-            )
+        _check(tail, directory, stamp)
         tail.forget_old_sessions(stamp.epoch)
         pause = f"{directory}/{PAUSE}"
         noted = kernel.read_hint(pause)
@@ -153,6 +151,7 @@ class Journal:
             tail=tail,
             segment_bytes=segment_bytes,
             is_new=not segments,
+            fsyncs=fsyncs,
         )
         appender = journal._appender
         if segments:
@@ -292,6 +291,10 @@ class Journal:
     def synced(self) -> int:
         return self._appender.synced
 
+    @property
+    def durable(self) -> int:
+        return self._appender.durable
+
     def reply(self, session: str, ordinal: int) -> str | None:
         """Return the recorded reply of a call, None where none is known."""
         with self._lock:
@@ -395,6 +398,22 @@ class Journal:
             self.kernel.write_durable(path, json.dumps(head).encode() + b"\n")
         except OSError:
             return  # a cache: the segments say the same
+
+
+def _check(tail: Tail, directory: str, stamp: Stamp) -> None:
+    """Raise JournalBroken where an owner can't go on with a journal."""
+    if tail.epoch > stamp.epoch:
+        raise JournalBroken(
+            f"The journal in {directory} was last written in epoch {tail.epoch}, and this "
+            f"owner has epoch {stamp.epoch}: an older copy of the palace's files was put "
+            "back. Put back all of them, or write the larger number into the file `epoch`."
+        )
+    if tail.seq > SEQ_PLAUSIBLE:
+        raise JournalBroken(
+            f"The journal in {directory} goes up to record {tail.seq}, which no palace "
+            "reaches: a file's name or a record there is not its owner's. See which (palace "
+            "doctor, palace history), move that file out of the palace, and start again."
+        )
 
 
 def read_tail(segments: Sequence[Segment], kernel: Kernel, keys: Keyring = ANYBODYS) -> Tail:

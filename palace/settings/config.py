@@ -28,6 +28,7 @@ from palace.settings.user_settings import (
 )
 
 DUAL = "dual"  # a value of `journal`: it is written, and decides nothing about the stores
+NEVER = "never"  # a value of `journal_fsync`
 USER, PALACE = "user", "palace"  # where a setting counts: see `Setting`
 
 
@@ -64,6 +65,15 @@ class Config:
             "writes to the stores what the journal says.",
             counts=PALACE,
             choices=("on", DUAL, "off"),
+        ),
+    )
+    journal_fsync: str = attrs.field(
+        default="mutation",
+        metadata=about(
+            "When the journal is made to survive a power cut: before each reply to a change, or "
+            "`never` but for whole segments, for machines whose palace may be lost.",
+            counts=PALACE,
+            choices=("mutation", NEVER),
         ),
     )
     idle_s: float = attrs.field(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from palace.commands.backup import make_backup
-from palace.commands.maintenance import rebuild_palace
+from palace.commands.maintenance import compact_journal, rebuild_palace
 from palace.commands.purge import purge_memories
 from palace.doctor.examine import examine_palace
 from palace.journal.journal import Journal
@@ -23,6 +23,7 @@ ACTS: dict[str, Act] = {
     "backup": lambda paths, env: make_backup(paths, env.all, f"{paths.root}-backups"),
     "rebuild": lambda paths, env: rebuild_palace(paths, env, stop=False, allow_gaps=False),
     "purge": lambda paths, env: purge_memories(paths, env, ["a"], stop=False),
+    "compact": lambda paths, env: compact_journal(paths, env, stop=False),
     "drift": lambda paths, env: examine_palace(paths, env, drift=True),
 }
 

@@ -1,18 +1,23 @@
 """What `palace doctor` and `palace history` say about a journal: each damage under its own name."""
 
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from palace.commands import history
+from palace.commands.config import set_config
+from palace.doctor.diagnostics import gather
 from palace.doctor.finding import Finding
-from palace.doctor.journal import inspect_journal
+from palace.doctor.journal import check_journal, inspect_journal
 from palace.journal.checkpoint import make_checkpoint
 from palace.journal.inspect import Gap, read_from
 from palace.journal.journal import HEAD, Journal
 from palace.journal.record import OUTCOME, PUT, QUARANTINE, STATE, Draft, Record, Stamp, encode
 from palace.journal.segment import ARCHIVE, Broken, list_segments
+from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.support.disks.memory import NOW, ROOT, Disk, all_kept, all_lost
 
@@ -316,3 +321,17 @@ def test_a_record_of_a_newer_palace_is_no_record_here() -> None:
     disk.put(paths(disk)[3], disk.read(paths(disk)[3]) + data.replace(b'"v":1', b'"v":2'))
 
     assert codes(disk.power_cut(all_kept)) == [("note", "torn_line")]
+
+
+def test_a_journal_that_waits_for_no_disk_is_named(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path / "palace"))
+    (tmp_path / "palace").mkdir(mode=0o700)
+    (tmp_path / "palace" / "palace.toml").write_text('journal_fsync = "never"\n')
+    environment = ShimEnvironment({"HOME": str(tmp_path), "PATH": os.environ["PATH"]})
+
+    def is_named() -> bool:
+        return "fsync_off" in {one.code for one in check_journal(gather(paths, environment))}
+
+    assert is_named()
+    set_config(paths, environment, ["journal_fsync=mutation"])
+    assert not is_named()

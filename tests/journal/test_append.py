@@ -532,3 +532,51 @@ def test_whatever_fails_what_was_confirmed_stays(
     writer.append([put("last")])
     kept = disk.power_cut(all_kept)
     assert dict(standing(kept)) == {**taken, len(taken) + 1: "last"}
+
+
+# Without fsyncs.
+
+
+def careless(disk: Disk) -> Appender:
+    writer = Appender(
+        directory=ROOT,
+        kernel=disk,
+        stamp=Stamp(epoch=1, writer="w"),
+        header=lambda: {"h": 1},
+        fsyncs=False,
+    )
+    writer.open_new()
+    return writer
+
+
+def test_without_fsyncs_nobody_waits_and_a_killed_process_loses_nothing() -> None:
+    disk = Disk()
+    writer = careless(disk)
+    synced = disk.count("sync")
+    writer.sync(writer.append([put("a"), end("b")]))
+
+    assert disk.count("sync") == synced
+    assert (writer.synced, writer.durable) == (2, 0)
+    assert standing(disk.power_cut(all_kept)) == numbered("a", "b")
+    assert standing(disk.power_cut(all_lost)) == []
+
+
+def test_without_fsyncs_a_segment_is_whole_before_the_next_one_has_a_name() -> None:
+    disk = Disk()
+    writer = careless(disk)
+    writer.sync(writer.append([put("a"), end("b")]))
+    writer.open_new()
+    writer.sync(writer.append([put("c")]))
+
+    assert writer.durable == 2
+    assert standing(disk.power_cut(all_lost)) == numbered("a", "b")
+
+
+def test_without_fsyncs_a_disk_that_fails_at_a_new_segment_gets_it_all_again() -> None:
+    disk = Disk()
+    writer = careless(disk)
+    writer.sync(writer.append([put("a"), end("b")]))
+    disk.fail("sync", errno.EIO)
+    writer.open_new()
+
+    assert standing(disk.power_cut(all_lost)) == numbered("a", "b")

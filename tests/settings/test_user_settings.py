@@ -33,7 +33,15 @@ ID, OTHER_ID = "a" * 32, "b" * 32
 # Whoever adds to this list has made sure that the setting can do no more than slow or stop the
 # palace whose files its writer may change anyway.
 MAY_STAY = {
-    *("journal", "idle_s", "grace_s", "admission_wait_s", "queue_wait_s", "queue_depth_max"),
+    *(
+        "journal",
+        "journal_fsync",
+        "idle_s",
+        "grace_s",
+        "admission_wait_s",
+        "queue_wait_s",
+        "queue_depth_max",
+    ),
     *("session_depth_max", "sessions_max", "readers", "batch_max", "polls", "line_bytes_max"),
     *("watchdog_s", "mempalace_lock_wait_s", "canary", "log_level"),
 }

@@ -37,7 +37,7 @@ from palace.protocol import jsonrpc
 from palace.protocol.errors import JournalFailed, OutcomeUnknown, PalaceError, Quarantined
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.tools import Kind
-from palace.settings.config import DUAL
+from palace.settings.config import DUAL, NEVER
 
 RUN_AGAIN = (
     "palace: the broker ended while this was under way before; it was run again from its start."
@@ -188,7 +188,8 @@ class DurableCalls:
             "journal": "dual" if self.recovery.dual else "on",
             "held": sorted(self.recovery.held),
             "seq": self.journal.seq,
-            "durable_seq": self.journal.synced,
+            "durable_seq": self.journal.durable,
+            "fsync": "mutation" if self.journal.fsyncs else NEVER,
             "quarantined": len(self.journal.tail.quarantined),
             "broken_lines": self.journal.tail.broken,
             "adoption": self.adoption.as_json() if self.adoption is not None else None,
@@ -282,7 +283,9 @@ def open_durable_calls(
     if Exchange(paths, palace.config.graph, kernel).finish():
         logger.warning("an interrupted rebuild was carried through")
     meet_journal(palace)
-    journal = Journal.open(paths.journal, kernel, palace.stamp)
+    journal = Journal.open(
+        paths.journal, kernel, palace.stamp, fsyncs=palace.config.journal_fsync != NEVER
+    )
     _compare_with_memory(journal, palace)
     stores = build_stores(paths, palace.config, kernel, open_chroma)
     dual = palace.config.journal == DUAL
