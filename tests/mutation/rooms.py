@@ -12,7 +12,7 @@ STRICT = frozenset(
     {"broker", "client", "engine/durability", "journal", "ownership", "protocol", "shim"}
 )
 ROOMS = (
-    *("broker", "cli", "client", "commands", "doctor"),
+    *("broker", "canary", "cli", "client", "commands", "doctor"),
     *("engine/durability", "engine/embedding", "engine/hosting", "engine/stores"),
     *("journal", "kernel", "mcp_hosts", "ownership", "protocol", "settings", "shim", "transport"),
 )
