@@ -11,7 +11,13 @@ from palace.journal.record import DELETE, OUTCOME, PUT, Record
 
 def record(seq: int, action: str, ident: str, *, kind: str = "k") -> Record:
     fields = {field.name: field.default for field in attrs.fields(Record)}
-    known: dict[str, Any] = {"seq": seq, "action": action, "kind": kind, "id": ident, "deleted": action == DELETE}
+    known: dict[str, Any] = {
+        "seq": seq,
+        "action": action,
+        "kind": kind,
+        "id": ident,
+        "deleted": action == DELETE,
+    }
     missing = {name: "" for name, value in fields.items() if value is attrs.NOTHING}
     return Record(**{**missing, **known})
 

@@ -1,67 +1,125 @@
-"""mempalace's config.json: read as stock reads it, and never passed over."""
+"""What stock's own settings name: read as stock reads it, and never taken for nothing."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
-from palace.settings.config import load_config
-from palace.settings.paths import Paths, find_palace
+from palace.settings.stock_config import (
+    backend_of,
+    check_journalled,
+    read_stock_config,
+    server_directory,
+)
 
-BROKEN = {
-    "half written": b'{"palace_path": "/b',
-    "empty": b"",
-    "a list": b'["palace_path"]',
-    "null": b"null",
-    "UTF-16": '{"palace_path": "/b"}'.encode("utf-16"),
-    "Latin-1": b'{"palace_path": "/b\xe9"}',
-    "too deep": b"[" * 100_000,
-    "a number as path": b'{"palace_path": 5}',
-    "an empty path": b'{"palace_path": ""}',
-    "a relative path": b'{"palace_path": "palace"}',
-    "an unexpanded path": b'{"palace_path": "${HOME}/palace"}',
-}
+
+def put(directory: Path, data: bytes | object) -> None:
+    raw = data if isinstance(data, bytes) else json.dumps(data).encode()
+    (directory / "config.json").write_bytes(raw)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_settings_are_read_with_and_without_a_mark(tmp_path: Path, mark: bytes) -> None:
+    put(tmp_path, mark + b'{"palace_path": "/p\xc3\xa9"}')
+
+    assert read_stock_config(str(tmp_path)) == {"palace_path": "/pé"}
+
+
+def test_where_there_is_no_file_nothing_is_said(tmp_path: Path) -> None:
+    assert read_stock_config(str(tmp_path)) == {}
+    assert read_stock_config(str(tmp_path / "none")) == {}
+    (tmp_path / "file").touch()
+    assert read_stock_config(str(tmp_path / "file")) == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"{", "it is not JSON"),
+        (b"", "it is not JSON"),
+        (b'{"a": "\xff"}', r"it is not UTF-8 \(byte 7\)"),
+        (b"[" * 100_000, "it is .*nested too deeply"),
+        (b"[1]", "it holds no JSON object, but list"),
+        (b"null", "it holds no JSON object, but NoneType"),
+    ],
+)
+def test_what_can_not_be_understood_is_not_taken_for_nothing(
+    tmp_path: Path, data: bytes, why: str
+) -> None:
+    put(tmp_path, data)
+
+    with pytest.raises(ConfigError, match=why) as caught:
+        read_stock_config(str(tmp_path))
+    assert f"{tmp_path}/config.json" in caught.value.message
+
+
+def test_a_file_that_can_not_be_read_is_not_taken_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+
+    with pytest.raises(ConfigError, match="Is a directory"):
+        read_stock_config(str(tmp_path))
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
-    (tmp_path / ".mempalace").mkdir()
-    return tmp_path / ".mempalace" / "config.json"
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "palace"
+    root.mkdir()
+    return root
 
 
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
-def test_the_palace_that_it_names_is_the_palace(config: Path, tmp_path: Path, mark: bytes) -> None:
-    config.write_bytes(mark + json.dumps({"palace_path": f"{tmp_path}/big"}).encode())
-
-    assert find_palace("", {"HOME": str(tmp_path)}).root == f"{tmp_path}/big"
+def backend(root: Path, environ: dict[str, str] | None = None) -> tuple[str, str]:
+    found = backend_of(str(root), str(root.parent), environ or {})
+    return found.name, found.said_by
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_one_that_cant_be_understood_is_named_and_leads_to_no_other_palace(
-    config: Path, tmp_path: Path, kind: str
-) -> None:
-    config.write_bytes(BROKEN[kind])
-
-    with pytest.raises(ConfigError, match=str(config)):
-        find_palace("", {"HOME": str(tmp_path)})
+def test_a_palace_is_chromas_where_nothing_says_otherwise(root: Path) -> None:
+    assert backend(root) == ("chroma", "default")
+    assert backend_of("", str(root.parent), {}).is_journalled
 
 
-def test_one_that_is_no_file_is_named_too(config: Path, tmp_path: Path) -> None:
-    (tmp_path / ".mempalace" / "palace").mkdir()
-    (tmp_path / ".mempalace" / "palace" / "chroma.sqlite3").touch()
-    config.mkdir()
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("chroma.sqlite3", "chroma"),
+        ("sqlite_exact.sqlite3", "sqlite_exact"),
+        ("milvus_backend.json", "milvus"),
+        ("milvus.db", "milvus"),
+        ("pgvector_backend.json", "pgvector"),
+        ("qdrant_backend.json", "qdrant"),
+    ],
+)
+def test_what_lies_in_a_palace_says_what_it_was_made_by(root: Path, name: str, said: str) -> None:
+    (root / name).touch()
 
-    with pytest.raises(ConfigError, match=f"{config} can't be understood: Is a directory"):
-        find_palace("", {"HOME": str(tmp_path)})
+    assert backend(root) == (said, f"{root}/{name}")
 
 
-def test_a_broker_of_a_palace_that_was_named_reads_it_all_the_same(
-    config: Path, tmp_path: Path
-) -> None:
-    """It names the backend and the embedder, too."""
-    config.write_bytes(b'{"backend": "sqlite_exa')
+def test_settings_come_before_the_environment_and_that_before_what_is_there(root: Path) -> None:
+    (root / "chroma.sqlite3").touch()
+    given = {"MEMPALACE_BACKEND": " Qdrant "}
+    assert backend(root, given) == ("qdrant", "$MEMPALACE_BACKEND")
+    assert backend(root, {"MEMPALACE_BACKEND": " "})[0] == "chroma"
+    put(root.parent, {"backend": " PGVector "})
 
-    with pytest.raises(ConfigError, match=f"{config} can't be understood"):
-        load_config(Paths(str(tmp_path / "p")), {"HOME": str(tmp_path)}, Kernel())
+    assert backend(root, given) == ("pgvector", f"{root.parent}/config.json")
+
+
+def test_what_needs_a_journal_is_refused_where_the_backend_has_none(root: Path) -> None:
+    check_journalled(str(root), str(root.parent), {})
+    put(root.parent, {"backend": "qdrant"})
+
+    with pytest.raises(ConfigError, match=r"backend qdrant .*Nothing was changed\. .*--hold"):
+        check_journalled(str(root), str(root.parent), {})
+
+
+@pytest.mark.engine
+def test_a_servers_directory_is_the_one_that_stock_derives(tmp_path: Path) -> None:
+    from mempalace.server_registry import server_state_dir
+
+    palace = os.path.realpath(tmp_path)
+    stock = server_state_dir(palace)
+
+    assert server_directory("/home/u", palace) == f"/home/u/.mempalace/server/{stock.name}"
+    assert stock.parts[-3:-1] == (".mempalace", "server")

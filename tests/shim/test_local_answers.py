@@ -1,4 +1,4 @@
-"""What a shim answers while no broker can be had, or before one has said welcome."""
+"""What a shim says by itself: as stock and the broker would."""
 
 import json
 from pathlib import Path
@@ -6,117 +6,102 @@ from typing import Any
 
 import pytest
 
-from palace.protocol import wire
-from palace.protocol.errors import BrokerFull
-from palace.protocol.jsonrpc import INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR
-from tests.support.brokers.scripted import ScriptedBroker, call, start_shim
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import Busy
+from palace.protocol.jsonrpc import id_key
+from palace.settings.paths import Paths
+from palace.shim import local_answers as local
 
-BROKER_UNREACHABLE = -32053
-
-
-@pytest.fixture
-def palace(short_dir: Path) -> Path:
-    return short_dir / "palace"
-
-
-def line(**message: Any) -> bytes:
-    return json.dumps({"jsonrpc": "2.0"} | message).encode() + b"\n"
+PARSE_ERROR = {
+    "jsonrpc": "2.0",
+    "id": None,
+    "error": {"code": -32700, "message": "Parse error"},
+}
 
 
-def cancel(ident: Any) -> bytes:
-    return line(method="notifications/cancelled", params={"requestId": ident})
+def answer(message: object, root: Path, *, read_only: bool = False) -> Any:
+    line = local.inline_line(message, Kernel(), Paths(str(root)), read_only=read_only)
+    assert line == b"" or line.endswith(b"\n")
+    return json.loads(line) if line else None
 
 
-DISCOVER = line(id="d1", method="server/discover", params={"_meta": {"v": "2026-07-28"}})
-NEEDS_NO_ENGINE = [
-    (DISCOVER, "d1", METHOD_NOT_FOUND),
-    (line(id=2, method="resources/list"), 2, METHOD_NOT_FOUND),
-    (line(id=3, method=7), 3, METHOD_NOT_FOUND),
-    (line(id=4), 4, METHOD_NOT_FOUND),
-    (b"[1, 2]\n", None, INVALID_REQUEST),
-    (b"no json\n", None, PARSE_ERROR),
-    (b"[" * 20_000 + b"\n", None, PARSE_ERROR),
-]
-SILENT = line(method="notifications/roots/list_changed") + line(method="no/such") + cancel(99)
+def test_what_is_no_json_is_a_parse_error(tmp_path: Path) -> None:
+    for line in (b"{", b"\xff", b"[" * 100_000):
+        message = local.parsed(line)
+        assert message is local.UNREADABLE
+        assert answer(message, tmp_path) == PARSE_ERROR
+        assert json.loads(local.failure_line(line, Busy("x"))) == PARSE_ERROR
 
 
-def test_what_needs_no_engine_is_answered_where_no_broker_can_be_had(palace: Path) -> None:
-    with start_shim(palace, palace) as shim:
-        shim.send(call("dead"))  # the shim has found out that there is no broker
-        assert json.loads(shim.receive())["error"]["code"] == BROKER_UNREACHABLE
-        for sent, ident, code in NEEDS_NO_ENGINE:
-            shim.send(SILENT + sent)
-            reply = json.loads(shim.receive())
-            assert (reply["id"], reply["error"]["code"]) == (ident, code), sent
+def test_the_shipped_catalogue_answers_where_the_palace_has_none(tmp_path: Path) -> None:
+    started = answer({"id": 1, "method": "initialize", "params": {}}, tmp_path)
+    listed = answer({"id": 2, "method": "tools/list"}, tmp_path)
+    fewer = answer({"id": 3, "method": "tools/list"}, tmp_path, read_only=True)
+
+    assert started["result"]["serverInfo"]["name"] == "mempalace"
+    assert len(listed["result"]["tools"]) == 47
+    assert 0 < len(fewer["result"]["tools"]) < 47
 
 
-def test_what_needs_no_engine_does_not_wait_for_a_welcome(palace: Path) -> None:
-    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
-        served = broker.accept()
-        served.hello()
-        shim.send(call(1))
-        for sent, ident, code in NEEDS_NO_ENGINE:
-            shim.send(SILENT + sent)
-            reply = json.loads(shim.receive())
-            assert (reply["id"], reply["error"]["code"]) == (ident, code), sent
-        served.welcome()
-        assert served.message()["id"] == 1
-        served.answer(0, 1, "and the call was only late")
-        assert json.loads(shim.receive())["id"] == 1
+def test_other_methods_are_answered_or_passed_over_as_by_the_broker(tmp_path: Path) -> None:
+    assert answer({"id": 1, "method": "ping"}, tmp_path) == {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "result": {},
+    }
+    assert answer({"id": 1, "method": "server/discover"}, tmp_path)["error"]["code"] == -32601
+    assert answer({"method": "notifications/initialized"}, tmp_path) is None
 
 
-def test_a_call_that_is_cancelled_before_it_was_sent_is_never_sent(palace: Path) -> None:
-    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
-        served = broker.accept()
-        served.hello()
-        shim.send(call(1) + call("1") + cancel(1) + DISCOVER)
-        assert json.loads(shim.receive())["id"] == "d1"
-        served.welcome()
+def test_a_call_is_known_by_its_id_and_by_its_method() -> None:
+    call = b'{"id": 7, "method": "tools/call"}'
 
-        lines = [served.client_line() for _ in range(4)]
-
-        assert lines[0] == lines[2] == lines[3] == b""  # counted by both sides
-        assert json.loads(lines[1])["id"] == "1"
-        served.answer(1, "1", "done")
-        assert json.loads(shim.receive())["id"] == "1"
+    assert local.needs_engine(local.parsed(call))
+    assert local.call_id(call) == id_key(7)
+    for other in (b'{"id": 7, "method": "ping"}', b'{"method": "tools/call"}', b"{", b"[]"):
+        assert local.call_id(other) is None
 
 
-def test_a_cancellation_follows_the_call_that_may_have_run(palace: Path) -> None:
-    with start_shim(palace, palace) as shim:
-        with ScriptedBroker(palace) as broker:
-            served = broker.accept()
-            served.hello()
-            served.welcome(epoch="1")
-            shim.send(call(1))
-            assert served.message()["id"] == 1
-            heir = broker.succeed()
-            served.close()
-            with heir:
-                again = heir.accept()
-                assert again.hello()["resend"] == "0:1"
-                shim.send(cancel(1) + DISCOVER)
-                assert json.loads(shim.receive())["id"] == "d1"
-                again.welcome(epoch="2")
-                assert again.message()["id"] == 1
-                assert again.message()["method"] == "notifications/cancelled"
-                again.reply(0, None)
-                again.reply(1, None)
+def test_a_client_is_known_by_its_initialize_alone() -> None:
+    named = {"method": "initialize", "params": {"clientInfo": {"name": "pi", "version": "1"}}}
+
+    assert local.client_of(named) == "pi 1"
+    assert local.client_of({**named, "method": "ping"}) == ""
 
 
-def test_a_client_that_a_full_broker_refuses_is_told_so_at_once(palace: Path) -> None:
-    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
-        for number in range(2):  # at its start, and when its client asks
-            served = broker.accept()
-            served.hello()
-            served.header(
-                wire.REFUSED, code="broker_full", text="240 connections are open: end one."
-            )
-            served.close()
-            if number == 0:
-                assert b"240 connections" in shim.process.stderr.readline()  # type: ignore[union-attr]
-                shim.send(call(1))
+def test_a_cancellation_names_its_request() -> None:
+    cancelled = {"method": "notifications/cancelled", "params": {"requestId": "x"}}
 
-        error = json.loads(shim.receive())["error"]
+    assert local.cancelled_id(cancelled) == id_key("x")
+    assert local.cancelled_id({"method": "ping"}) is None
 
-    assert error["code"] == BrokerFull.wire_code
-    assert error["message"] == "240 connections are open: end one."
+
+@pytest.mark.parametrize("line", [b"", b"  ", b'{"method": "notifications/cancelled", "id": 1}'])
+def test_nothing_is_said_to_whom_no_reply_is_due(line: bytes) -> None:
+    assert local.failure_line(line, Busy("x")) == b""
+
+
+def test_a_failure_keeps_the_requests_id() -> None:
+    reply = json.loads(local.failure_line(b'{"id": "a", "method": "tools/call"}', Busy("Later.")))
+
+    assert (reply["id"], reply["error"]["message"]) == ("a", "Later.")
+
+
+def test_progress_is_told_to_whom_it_was_promised() -> None:
+    asking = b'{"id": 1, "method": "x", "params": {"_meta": {"progressToken": 5}}}'
+
+    assert json.loads(local.progress_line(asking, 1.5, "on"))["params"] == {
+        "progressToken": 5,
+        "progress": 1.5,
+        "message": "on",
+    }
+    assert local.progress_line(b'{"id": 1, "method": "x"}', 1.5, "on") == b""
+
+
+def test_a_line_that_is_too_long_is_refused_by_name_and_size() -> None:
+    scanner = local.scanner_of([b'{"id": 9, "x": "', b'yyyy"}'])
+    reply = json.loads(local.too_large_line(scanner.request_id(), 4096))
+
+    assert reply["id"] == 9
+    assert reply["error"]["data"]["palace"] == "too_large"
+    assert "more than 4096 bytes" in reply["error"]["message"]
