@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 UNIX = "unix:"
+NO_DOWNLOAD = "PALACE_NO_DOWNLOAD"
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("", "0", "false", "no", "off")
 
@@ -27,6 +28,11 @@ def is_true(value: str, where: str) -> bool:
             f"{where} is {value[:40]!r}, which is neither on nor off. Write 1 or 0, or remove it."
         )
     return text in _TRUE
+
+
+def forbids_downloads(environ: "Mapping[str, str]") -> bool:
+    """Tell whether no model may be fetched; raises ConfigError for what is neither on nor off."""
+    return is_true(environ.get(NO_DOWNLOAD, ""), f"${NO_DOWNLOAD}")
 
 
 def _path_in(environ: "Mapping[str, str]", name: str) -> str:

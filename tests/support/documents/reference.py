@@ -33,6 +33,11 @@ VARIABLES = (
     ),
     ("MEMPALACE_MCP_READ_ONLY", "This session may not change the palace."),
     ("PALACE_NO_SPAWN", "With 1, never start a broker; the error says so."),
+    (
+        "PALACE_NO_DOWNLOAD",
+        "With 1, the embedding model is never fetched: neither by a broker that this process "
+        "starts, nor by `palace model` without `--wheel`. Models of Hugging Face aren't, either.",
+    ),
     ("PALACE_IDLE_S", "`idle_s` for a broker that this process starts."),
     ("PALACE_TRACE", "A file to which the process and its brokers append the protocol's steps."),
     (
