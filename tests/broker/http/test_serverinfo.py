@@ -86,11 +86,11 @@ def test_what_was_published_is_withdrawn_and_only_that(info: ServerInfo) -> None
     assert not Path(info.path).exists()
     assert not info.is_published
     info.publish(port=1, fingerprint="")
-    anothers = put(info, pid=1, port=2)
+    theirs = put(info, pid=1, port=2)
     info.withdraw()
     info.withdraw()
 
-    assert Path(info.path).read_bytes() == anothers
+    assert Path(info.path).read_bytes() == theirs
 
 
 def test_a_server_that_lives_and_is_not_us_has_the_place(info: ServerInfo, living: int) -> None:
@@ -140,10 +140,10 @@ def test_what_was_removed_is_written_again_and_what_a_server_put_there_is_left(
     assert not server.is_ours()
     server.renew()
     assert Path(info.path).read_bytes() == published
-    anothers = put(info, pid=living)
+    theirs = put(info, pid=living)
     with pytest.raises(Lost, match=f"another server, pid {living}"):
         server.is_ours()
-    assert Path(info.path).read_bytes() == anothers
+    assert Path(info.path).read_bytes() == theirs
 
 
 def test_a_token_that_was_changed_is_lost(info: ServerInfo) -> None:
