@@ -1,72 +1,106 @@
-"""A journal whose directory is replaced is copied whole from what its owner keeps open."""
+"""A journal's files that stay readable after their names are gone."""
 
-import shutil
+import os
 from pathlib import Path
 
 import pytest
 
-from palace.journal.checkpoint import make_checkpoint
-from palace.journal.journal import Journal
-from palace.journal.record import ADOPT, STATE, Draft, Stamp
-from palace.journal.replay import replay
+from palace.journal.keeping import FILES_MAX, KeptFiles
+from palace.journal.segment import ARCHIVE
 from palace.kernel.kernel import Kernel
-
-KERNEL = Kernel()
-STAMP = Stamp(epoch=1, writer="w")
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal.open(str(tmp_path / "journal"), KERNEL, STAMP)
+def directory(tmp_path: Path) -> Path:
+    directory = tmp_path / "palace" / "journal"
+    (directory / ARCHIVE).mkdir(parents=True)
+    for number in (1, 2):
+        (directory / f"{number:020d}.jsonl").write_text(f"segment {number}\n")
+    (directory / "head").write_text("not a segment")
+    return directory
 
 
-def adopt(journal: Journal, *idents: str) -> None:
-    journal.append([Draft(action=ADOPT, kind="k", id=ident, payload=ident) for ident in idents])
-    journal.sync(journal.close_key("", STATE))
+@pytest.fixture
+def kept(directory: Path) -> KeptFiles:
+    return KeptFiles(directory=str(directory), kernel=Kernel())
 
 
-def ids_in(directory: Path) -> list[str]:
-    known = replay(str(directory), KERNEL)
-    assert (known.gaps, known.broken) == ([], [])
-    return sorted(known.ids("k"))
+def copied(kept: KeptFiles, target: Path) -> list[str]:
+    count = kept.copy_to(str(target))
+    texts = sorted(path.read_text() for path in target.iterdir())
+    assert len(texts) == count
+    return texts
 
 
-@pytest.mark.parametrize("checkpoint", [False, True], ids=["segments", "checkpoint"])
-def test_all_that_was_acknowledged_is_in_the_copy(
-    journal: Journal, tmp_path: Path, *, checkpoint: bool
+def test_what_was_open_is_copied_after_the_directory_is_gone(
+    directory: Path, kept: KeptFiles, tmp_path: Path
 ) -> None:
-    adopt(journal, "a")
-    journal.roll()
-    adopt(journal, "b")
-    if checkpoint:
-        assert make_checkpoint(journal.directory, KERNEL, STAMP)
-        journal.note_archived()
-    journal.roll()
-    adopt(journal, "c")
-    shutil.rmtree(journal.directory)
-    adopt(journal, "d")  # its descriptor still takes it
+    kept.refresh()
+    with (directory / f"{2:020d}.jsonl").open("a") as file:
+        file.write("and more\n")
+    os.rename(directory.parent, tmp_path / "old")
+    for path in (tmp_path / "old").rglob("*"):
+        if path.is_file():
+            path.unlink()
 
-    assert journal.save_to(str(tmp_path / "copy")) > 1
-    assert ids_in(tmp_path / "copy") == ["a", "b", "c", "d"]
+    assert copied(kept, tmp_path / "saved") == ["segment 1\n", "segment 2\nand more\n"]
 
 
-def test_a_directory_that_was_put_in_its_place_is_not_looked_at(
-    journal: Journal, tmp_path: Path
+def test_a_directory_that_another_program_put_there_is_not_read(
+    directory: Path, kept: KeptFiles, tmp_path: Path
 ) -> None:
-    adopt(journal, "a")
-    Path(journal.directory).rename(tmp_path / "moved")
-    Path(journal.directory).mkdir()
-    Path(f"{journal.directory}/{1:020d}.jsonl").write_text("not ours\n")
-    journal.note_archived()
-    journal.save_to(str(tmp_path / "copy"))
+    kept.refresh()
+    os.rename(directory, tmp_path / "old")
+    (directory / ARCHIVE).mkdir(parents=True)
+    (directory / f"{9:020d}.jsonl").write_text("somebody's\n")
+    kept.refresh()
 
-    assert ids_in(tmp_path / "copy") == ["a"]
+    assert copied(kept, tmp_path / "saved") == ["segment 1\n", "segment 2\n"]
 
 
-def test_a_copy_that_failed_is_made_again(journal: Journal, tmp_path: Path) -> None:
-    adopt(journal, "a")
-    with pytest.raises(OSError, match="No such file"):
-        journal.save_to(str(tmp_path / "nowhere" / "copy"))
+def test_what_was_archived_is_closed_and_what_was_removed_is_kept(
+    directory: Path, kept: KeptFiles, tmp_path: Path
+) -> None:
+    kept.refresh()
+    os.rename(directory / f"{1:020d}.jsonl", directory / ARCHIVE / f"{1:020d}.jsonl")
+    (directory / f"{2:020d}.jsonl").unlink()
+    (directory / f"{3:020d}.jsonl").write_text("segment 3\n")
+    kept.refresh()
 
-    assert journal.save_to(str(tmp_path / "copy")) == 1
-    assert ids_in(tmp_path / "copy") == ["a"]
+    assert copied(kept, tmp_path / "saved") == ["segment 2\n", "segment 3\n"]
+
+
+def test_a_file_that_was_written_again_takes_the_place_of_the_old_one(
+    directory: Path, kept: KeptFiles, tmp_path: Path
+) -> None:
+    kept.refresh()
+    (directory / "new").write_text("segment 1, purged\n")
+    os.rename(directory / "new", directory / f"{1:020d}.jsonl")
+    before = len(os.listdir("/proc/self/fd"))
+    kept.refresh()
+    kept.refresh()
+
+    assert copied(kept, tmp_path / "saved") == ["segment 1, purged\n", "segment 2\n"]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_only_the_newest_files_are_kept_and_close_gives_them_back(
+    directory: Path, kept: KeptFiles
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(3, FILES_MAX + 5):
+        (directory / f"{number:020d}.jsonl").touch()
+    kept.refresh()
+    assert len(os.listdir("/proc/self/fd")) == before + FILES_MAX
+    assert f"{FILES_MAX + 4:020d}.jsonl" in kept._fds
+    kept.close()
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_trouble_with_the_disk_is_left_to_others(directory: Path, kept: KeptFiles) -> None:
+    (directory / ARCHIVE).rmdir()
+    (directory / ARCHIVE).touch()
+    kept.refresh()
+
+    kept.close()
