@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from palace.journal.keeping import FILES_MAX, KeptFiles
-from palace.journal.segment import ARCHIVE
+from palace.journal.segment import ARCHIVE, CHUNK
 from palace.kernel.kernel import Kernel
 
 
@@ -44,6 +44,16 @@ def test_what_was_open_is_copied_after_the_directory_is_gone(
             path.unlink()
 
     assert copied(kept, tmp_path / "saved") == ["segment 1\n", "segment 2\nand more\n"]
+
+
+def test_a_file_of_many_pieces_is_copied_whole(
+    directory: Path, kept: KeptFiles, tmp_path: Path
+) -> None:
+    text = "".join(f"{number}\n" for number in range(3 * CHUNK // 6))
+    (directory / f"{1:020d}.jsonl").write_text(text)
+    kept.refresh()
+
+    assert copied(kept, tmp_path / "saved") == sorted([text, "segment 2\n"])
 
 
 def test_a_directory_that_another_program_put_there_is_not_read(
