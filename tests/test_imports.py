@@ -36,13 +36,16 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "mcp_hosts": ({"kernel", "protocol", "settings"}, {"attrs", "yaml"}),
     "doctor": (
-        {"client", "engine", "journal", "kernel", "mcp_hosts", "ownership", "protocol", "settings"},
+        {
+            *("canary", "client", "engine", "journal", "kernel", "mcp_hosts", "ownership"),
+            *("protocol", "settings"),
+        },
         {"attrs"},
     ),
     "commands": (
         {
-            *("client", "doctor", "engine", "journal", "kernel", "mcp_hosts", "ownership"),
-            *("protocol", "settings", "shim"),
+            *("canary", "client", "doctor", "engine", "journal", "kernel", "mcp_hosts"),
+            *("ownership", "protocol", "settings", "shim"),
         },
         {"attrs", "tomlkit"},
     ),

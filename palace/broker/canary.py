@@ -47,6 +47,12 @@ class Canary:
         self._said = [wire.encode_header("armed", fields)]
         self._start("launch")
 
+    def fail(self, problem: str) -> None:
+        """Note that there is none, and why; `arm` is to be tried again."""
+        was, self.state, self.problem = self.state, FAILED, problem
+        if was != FAILED:
+            self.started("")
+
     def say(self, kind: str, **fields: str) -> None:
         """Tell it something; one that has ended will be told again when it is replaced."""
         line = wire.encode_header(kind, fields)
@@ -71,14 +77,11 @@ class Canary:
         self._start("retrofit")
 
     def _start(self, origin: str) -> None:
-        was = self.state
         try:
             self._spawn()
         except OSError as error:
-            self.state, self.problem, self.pid = FAILED, error.strerror or str(error), 0
-            self.start_time = ""
-            if was != FAILED:
-                self.started("")
+            self.pid, self.start_time = 0, ""
+            self.fail(f"it can't be started: {error.strerror or error}")
             return
         self.state, self.problem = ARMED, ""
         self.start_time = self.kernel.start_time(self.pid)

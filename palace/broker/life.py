@@ -8,13 +8,14 @@ next owner finds.
 
 import logging
 import os
+from typing import Any
 
 import attrs
 
 from palace.broker.canary import FAILED, Canary
 from palace.canary.lifecycle_log import CANARY, OWNER, LifecycleLog
 from palace.canary.recording import Former
-from palace.canary.records import MARK, Directory, Owner, open_directory
+from palace.canary.records import MARK, NAME, Directory, Owner, deaths_in, open_directory
 from palace.kernel.kernel import Kernel
 from palace.ownership.lock import Ownership
 from palace.protocol import deaths, wire
@@ -39,7 +40,9 @@ class Life:
     _former: Former | None = None
     _root_id: tuple[int, int] | None = None
     _looked_s: float = 0.0
-    _armed: dict[str, str] = attrs.field(factory=dict)
+    _armed: dict[str, str] = attrs.field(factory=dict)  # its mark
+    _about: dict[str, str] = attrs.field(factory=dict)  # what its canary is told
+    _problem: str = ""
 
     def __attrs_post_init__(self) -> None:
         self.canary = Canary(kernel=self.kernel, started=self._canary_started)
@@ -88,25 +91,28 @@ class Life:
             "pid_namespace": kernel.pid_namespace(),
             "armed_at": kernel.utc_text(),
         }
+        self._about = {
+            "pid": str(pid),
+            "start_time": self._armed["start_time"],
+            "armed_at": self._armed["armed_at"],
+            "epoch": str(self._owner.epoch),
+            "incarnation": self._owner.incarnation,
+            "root": self._root,
+            "palace_id": palace_id,
+            "log": log_path,
+        }
+        self._begin_watch()
+
+    def _begin_watch(self) -> None:
         try:
-            self._directory = self._opened()
+            directory = self._opened()
         except OSError as error:
-            logger.warning("deaths of this broker can't be recorded: %s", error)
-        self.canary.arm(
-            {
-                "pid": str(pid),
-                "start_time": self._armed["start_time"],
-                "armed_at": self._armed["armed_at"],
-                "epoch": str(self._owner.epoch),
-                "incarnation": self._owner.incarnation,
-                "root": self._root,
-                "palace_id": palace_id,
-                "log": log_path,
-            }
-        )
-        if self._directory is not None:
-            self._former = Former(self._directory, self._owner, kernel)
-            self._look_at_former()
+            self.canary.fail(f"deaths can't be recorded in {self._root}/{NAME}: {error.strerror}")
+            return
+        self._directory = directory
+        self.canary.arm(self._about)
+        self._former = Former(directory, self._owner, self.kernel)
+        self._look_at_former()
 
     def skip(self) -> None:
         """B6 without a canary: the setting says so."""
@@ -127,6 +133,8 @@ class Life:
         if now_s - self._looked_s < LOOK_S:
             return
         self._looked_s = now_s
+        if self._directory is None and self.canary.state == FAILED:
+            self._begin_watch()
         if self._former is not None:
             self._look_at_former()
         self._look_at_mark()
@@ -139,10 +147,10 @@ class Life:
         try:
             if not directory.is_linked:
                 self._directory = directory = self._opened(directory)
-            if not directory.has(self._owner.named(MARK)):
+            if self._problem or not directory.has(self._owner.named(MARK)):
                 self._mark()
-        except OSError:
-            return  # nobody may need it
+        except OSError as error:
+            self._problem = f"its mark in {directory.path} can't be written: {error.strerror}"
 
     def _opened(self, former: Directory | None = None) -> Directory:
         directory = open_directory(self._root, self.kernel, make=True)
@@ -167,16 +175,43 @@ class Life:
             self._note(CANARY, state=FAILED, problem=canary.problem)
         else:
             self._note(CANARY, state="spawned", origin=origin, canary_pid=str(canary.pid))
+        if self._directory is None:
+            return
         try:
             self._mark()
         except OSError as error:
-            logger.warning("this broker has no mark among the deaths: %s", error)
+            self._problem = f"its mark in {self._directory.path} can't be written: {error.strerror}"
+            logger.warning("%s", self._problem)
 
     def _mark(self) -> None:
+        assert self._directory is not None
+        canary = {"canary_pid": str(self.canary.pid), "canary_start": self.canary.start_time}
+        place = {"directory": str(self._directory.inode)}
+        self._directory.mark(self._owner, self._armed | canary | place)
+        self._problem = ""
+
+    def report(self) -> dict[str, Any]:
+        """Return, for `palace status`, the canary and the deaths that are recorded."""
+        canary = self.canary
+        ever, kept, last = 0, 0, None
         if self._directory is not None:
-            canary = {"canary_pid": str(self.canary.pid), "canary_start": self.canary.start_time}
-            place = {"directory": str(self._directory.inode)}
-            self._directory.mark(self._owner, self._armed | canary | place)
+            try:
+                ever, kept, last = deaths_in(self._directory)
+            except OSError:
+                ever, kept, last = 0, 0, None  # its holder is about to notice
+        return {
+            "canary": {
+                "state": canary.state,
+                "pid": canary.pid,
+                "lost": canary.lost,
+                "problem": canary.problem or self._problem,
+            },
+            "deaths": {
+                "count": kept,
+                "ever": ever,
+                "last": last and {"epoch": last.owner.epoch, **last.about, "file": last.file},
+            },
+        }
 
     # Leaving.
 

@@ -192,6 +192,9 @@ def open_directory(root: str, kernel: "Kernel", *, make: bool = False) -> Direct
     return Directory(os.open(path, flags), path)
 
 
+_INTERNAL = ("ev", "epoch", "number")
+
+
 class Death:
     """One recorded death as it is shown; `file` is where its record lies."""
 
@@ -209,6 +212,21 @@ class Death:
     @property
     def cause(self) -> str:
         return self.fields.get("cause", "unknown")
+
+    @property
+    def about(self) -> "dict[str, str]":
+        """Return what is known of it, for people and programs."""
+        return {key: value for key, value in self.fields.items() if key not in _INTERNAL}
+
+
+def deaths_in(directory: Directory) -> "tuple[int, int, Death | None]":
+    """Return how many deaths were ever recorded, how many records are kept, and the last one."""
+    recorded = directory.owners(RECORD)
+    if not recorded:
+        return 0, 0, None
+    name = recorded[-1].named(RECORD)
+    last = Death(recorded[-1], directory.fields(name), f"{directory.path}/{name}")
+    return directory.count(), len(recorded), last
 
 
 def deaths_of(root: str, kernel: "Kernel") -> "Iterator[Death]":

@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "history": journal.history,
     "logs": running.logs,
     "doctor": examining.doctor,
+    "deaths": examining.deaths,
     "own": places.own,
     "expose": places.expose,
     "config": settings.config,

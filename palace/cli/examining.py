@@ -1,4 +1,4 @@
-"""The command that examines a palace and the way to it."""
+"""The commands that examine a palace and the way to it, and what has become of its brokers."""
 
 from typing import Annotated
 
@@ -56,3 +56,20 @@ def doctor(
     )
     print_report(paths, findings, as_json=as_json)
     return exit_code_of(findings)
+
+
+def deaths(
+    palace: PalaceOption = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per death.")
+    ] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the records.")] = False,
+) -> int:
+    """Show which brokers died, of what, and the file with what was known then."""
+    from palace.commands.deaths import clear_deaths, print_deaths
+
+    paths, _ = find(palace)
+    if clear:
+        say(f"Removed {clear_deaths(paths)} records.")
+        return 0
+    return print_deaths(paths, as_json=as_json)

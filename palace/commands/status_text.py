@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from palace.commands.deaths import death_text
 from palace.kernel.durations import span
 from palace.kernel.output import one_line
 
@@ -24,6 +25,7 @@ def status_text(status: dict[str, Any]) -> str:
         ("idle", _idle(status)),
         ("graph", status["graph"]),
         ("log", status["log"]),
+        *_deaths(status),
     ]
     if status["degraded"]:
         rows.insert(1, ("degraded", f"{status['degraded']}: this owner is its client's child"))
@@ -42,6 +44,16 @@ def status_text(status: dict[str, Any]) -> str:
     if len(sessions) > _SESSIONS_MAX:
         lines.append(f"            and {len(sessions) - _SESSIONS_MAX} more: palace status --json")
     return "\n".join(one_line(line) for line in lines)  # clients choose their names
+
+
+def _deaths(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield whether deaths are noticed, and the last one; an older broker tells neither."""
+    problem = status.get("canary", {}).get("problem")
+    if problem:
+        yield "canary", f"none: {problem}"
+    if last := status.get("deaths", {}).get("last"):
+        about = {key: value for key, value in last.items() if key != "epoch"}
+        yield "deaths", f"{status['deaths']['count']}, the last {death_text(last['epoch'], about)}"
 
 
 def _owner(status: dict[str, Any]) -> str:

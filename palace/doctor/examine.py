@@ -5,6 +5,7 @@ from functools import partial
 
 from palace.client.control import ask_to_leave
 from palace.doctor.backend import check_backend
+from palace.doctor.deaths import check_deaths
 from palace.doctor.diagnostics import Diagnostics, gather
 from palace.doctor.finding import DATA_ERROR, ERROR, NOTE, OK, WARNING, Finding
 from palace.doctor.home import check_home
@@ -40,6 +41,7 @@ CHECKS: tuple[Check, ...] = (
     check_backend,
     check_locks,
     check_starts,
+    check_deaths,
     check_stock_tools,
     check_journal,
     check_stores,

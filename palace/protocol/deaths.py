@@ -45,7 +45,19 @@ DIED_LEAVING = "died-leaving"
 VANISHED = "vanished"
 UNWITNESSED = "unwitnessed"
 REBOOT = "reboot"
-CAUSES = (WATCHDOG, CRASHED, OOM, SWEPT, DIED_LEAVING, VANISHED, UNWITNESSED, REBOOT)
+
+# What each cause is called to people.
+MEANINGS = {
+    WATCHDOG: "its watchdog ended it, since a write made no progress",
+    CRASHED: "an error of its own ended it",
+    OOM: "it was killed for want of memory",
+    SWEPT: "it was killed together with others: its canary had just been sent a signal",
+    DIED_LEAVING: "it was killed while it was leaving",
+    VANISHED: "it was killed, and nothing tells by what",
+    UNWITNESSED: "it was killed together with its canary",
+    REBOOT: "the machine went down",
+}
+CAUSES = tuple(MEANINGS)
 
 
 class Seen:

@@ -80,6 +80,10 @@ class Paths:
         return self._in_root("broker.log")
 
     @property
+    def deaths(self) -> str:
+        return self._in_root("deaths")
+
+    @property
     def lifecycle(self) -> str:
         return self._in_root("lifecycle.log")
 

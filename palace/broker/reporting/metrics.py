@@ -33,6 +33,11 @@ def _lines(state: BrokerState) -> Iterator[str]:
     yield from _metric("engine_state", "gauge", "1 for the state that the engine is in.", states)
     degraded = int(services.mode == "direct")
     yield from _one("degraded", "gauge", "1 where the owner is its client's child.", degraded)
+    life = services.life.report()
+    text = "Brokers of this palace that have died, as far as is recorded."
+    yield from _one("deaths_total", "counter", text, life["deaths"]["ever"])
+    watched = int(life["canary"]["state"] == "armed")
+    yield from _one("canary_armed", "gauge", "1 where this owner's death would be told.", watched)
     yield from _one("requests_total", "counter", "Lines of clients.", counters.requests)
     yield from _one("replies_total", "counter", "Tool calls answered.", counters.replies)
     yield from _one("busy_total", "counter", "Calls refused in a full queue.", counters.busy)

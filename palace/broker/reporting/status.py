@@ -58,6 +58,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
             "outlives": services.engine.outlives(),
             "model": attrs.asdict(services.engine.model()),
         },
+        **services.life.report(),
         "reading": state.scheduler.report() if state.scheduler.report is not None else None,
         "journal": services.engine.status(),
         "holdings": state.watch.report(),

@@ -4,13 +4,18 @@ import json
 import subprocess
 from pathlib import Path
 
+from palace.canary.recording import record_death
+from palace.canary.records import Owner, open_directory
 from palace.commands.config import change_settings, trust_settings
+from palace.commands.deaths import clear_deaths
 from palace.doctor.finding import ERROR, WARNING
+from palace.protocol.deaths import OOM
 from palace.settings.environment import ShimEnvironment
 from palace.settings.stock_config import server_directory
 from tests.doctor.situations.place import KERNEL, Place, Situation
 from tests.support.machines.needs import need_root
 
+LIVED = Owner(7, "d" * 32)
 DEAD_PID = 1 << 22  # above any that the kernel gives out
 
 
@@ -67,6 +72,25 @@ def broken_config(place: Place) -> None:
 
 def unmeant_path(place: Place) -> None:
     (place.palace / "palace.toml").write_text('graph = "${HOME}/graph.sqlite3"\n')
+
+
+def died(place: Place) -> None:
+    directory = open_directory(str(place.palace), KERNEL, make=True)
+    record_death(directory, LIVED, {"server_pid": "7", "cause": OOM}, KERNEL)
+    directory.close()
+
+
+def cleared(place: Place) -> None:
+    assert clear_deaths(place.paths) == 1
+
+
+def deaths_of_everybody(place: Place) -> None:
+    (place.palace / "deaths").mkdir()
+    (place.palace / "deaths").chmod(0o777)
+
+
+def no_deaths(place: Place) -> None:
+    (place.palace / "deaths").rmdir()
 
 
 def lent_settings(place: Place) -> None:
@@ -289,6 +313,22 @@ SITUATIONS = {
         text=f"pid {DEAD_PID}",
         remedy="rm ",
         heal=None,
+    ),
+    "a broker has died": Situation(
+        arrange=died,
+        code="deaths",
+        level=WARNING,
+        text="(epoch 7): it was killed for want of memory (oom)",
+        remedy="palace deaths --clear",
+        heal=cleared,
+    ),
+    "others may write to the records of deaths": Situation(
+        arrange=deaths_of_everybody,
+        code="unwatched",
+        level=WARNING,
+        text="others may write to it (mode 0777)",
+        remedy="deaths; the broker tries again by itself",
+        heal=no_deaths,
     ),
     "the last start failed": Situation(
         arrange=failed_start,
