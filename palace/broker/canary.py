@@ -37,6 +37,7 @@ class Canary:
     start_time: str = ""
     lost: int = 0
     _pipe: int = -1
+    _armed: bytes = b""
     _said: list[bytes] = attrs.field(factory=list)
     _tries: int = 0
     _looked_s: float = 0.0
@@ -44,7 +45,7 @@ class Canary:
 
     def arm(self, fields: dict[str, str]) -> None:
         """Start it, with what it has to know of its owner."""
-        self._said = [wire.encode_header("armed", fields)]
+        self._armed = wire.encode_header(ARMED, fields)
         self._start("launch")
 
     def fail(self, problem: str) -> None:
@@ -61,7 +62,7 @@ class Canary:
 
     def tick(self, now_s: float) -> None:
         """Start another one where it has ended; at most once a second."""
-        if self.state == SKIPPED or now_s - self._looked_s < LOOK_S:
+        if not self._armed or now_s - self._looked_s < LOOK_S:
             return
         self._looked_s = now_s
         if self.pid and self.kernel.reap(self.pid) is None:
@@ -94,7 +95,7 @@ class Canary:
             os.set_blocking(writing, False)  # a stopped canary holds up nobody
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             argv = [sys.executable, "-I", "-S", PROGRAM, f"--of={os.getpid()}"]
-            os.write(writing, b"".join(self._said))
+            os.write(writing, b"".join([self._armed, *self._said]))
             self.pid = self.kernel.spawn(
                 argv, {}, log_fd=null, pass_fds={reading: PIPE_FD}, detached=True
             )

@@ -51,15 +51,13 @@ def check_deaths(found: Diagnostics) -> Iterator[Finding]:
 
 def _unnoticed(found: Diagnostics) -> str:
     """Return why no death can be noticed or recorded, "" where nothing is known to be wrong."""
-    if found.status is not None:
-        return str(found.status.get("canary", {}).get("problem", ""))
     try:
         open_directory(found.paths.root, found.kernel).close()
     except FileNotFoundError:
-        return ""
+        pass  # an owner makes it
     except OSError as error:
         return f"{found.paths.deaths}: {error.strerror}"
-    return ""
+    return str(found.status.get("canary", {}).get("problem", "")) if found.status else ""
 
 
 def _is_late(death: Death) -> bool:
