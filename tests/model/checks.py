@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from tests.model.canary import death_violation
 from tests.model.engine import CRASHES_MAX, committed
 from tests.model.serving import has_journal
 from tests.model.state import (
@@ -33,6 +34,9 @@ INVARIANTS = {
     "I15": "a line sees what its session changed before it, and nothing later",
     "I16": "whoever was told that the palace is on hold finds it so",
     "I17": "a line that ends its owners is not tried a third time, and no other is suspected",
+    "W1": "a death of an owner is recorded once, whoever notices it",
+    "W2": "an owner that has left, or lives, has no record",
+    "W3": "a death is recorded, or there is still somebody or something that will tell",
     "L1": "a client is served or told a named reason that is true",
     "L2": "when all have left, no process, record or socket stays; nothing holds a drain up",
     "L4": "nobody is started beside an owner that is known to live",
@@ -44,7 +48,7 @@ def violation(m: Model, s: State) -> str:
     """Return the first invariant that a state breaks, and how; "" for a good one."""
     if s.seen.bad:
         return s.seen.bad
-    return _kernel(m, s) or _owners(m, s) or _memory(m, s)
+    return _kernel(m, s) or _owners(m, s) or _memory(m, s) or death_violation(s)
 
 
 def _kernel(m: Model, s: State) -> str:
@@ -155,7 +159,8 @@ def served(s: State) -> bool:
 
 def quiet(s: State) -> bool:
     """Tell whether nothing is left of any owner: no process, no record, no socket."""
-    return all(p.pc == FREE for p in s.procs) and not s.disk.sock and not s.disk.record
+    names = s.disk.sock or s.disk.record
+    return all(p.pc == FREE for p in s.procs) and not names and not s.deaths.canaries
 
 
 def spent(m: Model, s: State) -> bool:

@@ -72,6 +72,7 @@ class _Search:
             share(state.kernel, state.kernel),
             share(state.left, state.left),
             share(state.seen, state.seen),
+            share(state.deaths, state.deaths),
         )
 
     def add(self, state: State, parent: int, label: int) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 from palace.journal import record as words
 from palace.journal.record import Draft
 from palace.journal.tail import Tail
-from palace.protocol import election
+from palace.protocol import election, wire
 from palace.protocol.admission import Admission, Job, Offer
+from palace.protocol.deaths import LEFT, Seen, Witness
 from palace.protocol.election import Election
 from palace.protocol.ledger import Ledger
 from palace.protocol.lifecycle import EngineState, Lifecycle, Phase, Reason
@@ -66,6 +67,20 @@ def elect(snap: Snap, event: tuple[Any, ...], late: str) -> tuple[Snap, tuple[An
         may_direct,
     )
     return after, actions
+
+
+# The canary's witness: what it was told, and whether its owner lives.
+
+
+@cache
+def end_of(told: tuple[str, ...], *, alive: bool) -> str:
+    """Return what a canary makes of an end: silent, lost, unserved or death."""
+    machine = Witness()
+    for word in told:
+        fields = {"reason": "stop"} if word == LEFT else {"pid": "1"}
+        machine.hear(wire.encode_header(word, fields))
+    machine.ended(NOW)
+    return machine.judge(Seen(alive=alive))[0]
 
 
 # Ledger: (((ordinal, sent, deaths), ...), next ordinal).

@@ -7,11 +7,13 @@ the product decides with a pure machine, that machine itself decides here (machi
     scope.py     how much of the world is in it       state.py    what a state is made of
     owner.py     becoming the owner, leaving          serving.py  sessions, admission, replies
     engine.py    the store, the journal, recovery     client.py   shims
+    canary.py    who notices the ends of owners
     world.py     kills, power cuts, users, strangers  checks.py   the invariants
 """
 
 from collections.abc import Iterator
 
+from tests.model.canary import canary_steps
 from tests.model.checks import violation
 from tests.model.client import shim_steps
 from tests.model.engine import load_steps, work_steps
@@ -63,6 +65,8 @@ def next_states(state: State, scope: Scope, variant: str = "") -> Steps:
                 work_steps(model, state, i, out)
     for c in range(len(state.shims)):
         shim_steps(model, state, c, out)
+    if scope.canary:
+        canary_steps(model, state, out)
     world_steps(model, state, out)
     return steps
 

@@ -41,6 +41,7 @@ _CHANGE = _scope(lines=("M",), starts=2, crashes=1)
 _JOURNAL = _scope(lines=("M",), starts=2, crashes=1, journal_from=1)
 _POWER = _scope(lines=("M",), starts=2, reboots=1, split=True, journal_from=1)
 _STOP = _scope(lines=("MM",), starts=2, stops=1, pipeline=True)
+_CANARY = _scope(lines=("Q",), starts=3, crashes=2, stops=1, canary=True, canary_kills=1, pipes=1)
 _DIRECT = _scope(lines=("Q", "Q"), starts=5, slots=2, sandbox=True, direct=True)
 
 MUTANTS = (
@@ -334,6 +335,17 @@ MUTANTS = (
         "I8",
         _scope(lines=("M",), starts=3, crashes=2, journal_from=2),
     ),
+    Mutant("trust_eof", "the end of its pipe is proof of a death to a canary", "W2", _CANARY),
+    Mutant(
+        "pid_not_identity", "a canary takes whoever has the number for its owner", "W3", _CANARY
+    ),
+    Mutant("two_recorders", "a death's record is made whether or not there is one", "W1", _CANARY),
+    Mutant("unmarked", "the next owner goes by the record alone", "W3", _CANARY),
+    Mutant("former_forgets", "a mark is removed, and nothing recorded", "W3", _CANARY),
+    Mutant(
+        "dismiss_before_left", "the canary is dismissed by the decision to leave", "W3", _CANARY
+    ),
+    Mutant("probe_takes_lock", "a canary looks for its owner by the lock", "I12", _CANARY),
     Mutant(
         "hello_names_last_epoch",
         "HELLO names the last owner, not the one that a line was first sent to",

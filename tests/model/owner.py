@@ -3,7 +3,7 @@
 The code: palace/broker/{serve,lock,endpoint,broker,leaving}.py.
 """
 
-from tests.model import machines
+from tests.model import canary, machines
 from tests.model.serving import (
     admission,
     append,
@@ -76,6 +76,8 @@ def born(m: Model, s: State, c: int, *, direct: bool, kern: int = 0) -> State:
 def die(m: Model, s: State, i: int, status: int, *, said: bool, killed: bool = False) -> State:
     """A process ends: the kernel closes what it had open, the files stay."""
     p = s.procs[i]
+    if killed:
+        s = canary.killed(m, s, p)
     k = s.kernel
     orphan = killed and m.variant in ("worker_survives", "fd_inherited", "fork_keeps_lock") and p.db
     deaf_child = killed and m.variant == "listener_inherited" and p.listening
@@ -106,6 +108,7 @@ def die(m: Model, s: State, i: int, status: int, *, said: bool, killed: bool = F
 
 
 def leave(m: Model, s: State, i: int, status: int, what: str, out: Out) -> None:
+    s = canary.refused(m, s, s.procs[i])
     out((what, i), die(m, s, i, status, said=True))
 
 
@@ -304,7 +307,7 @@ def _epoch(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
 
 def _bind(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
     on = SERVE if m.variant == "record_before_bind" else PUBLISH
-    go = s._replace(disk=s.disk._replace(sock=p.inc))
+    go = canary.armed(m, s._replace(disk=s.disk._replace(sock=p.inc)), i)
     out(("B6.bind", i), with_proc(go, i, p._replace(pc=on, listening=True)))
 
 
@@ -313,7 +316,7 @@ def _publish(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
     if m.variant == "record_not_atomic" and s.disk.record != (0,):
         out(("B7.torn", i), s._replace(disk=s.disk._replace(record=(0,))))
         return
-    go = s._replace(disk=s.disk._replace(record=whole))
+    go = canary.tell(m, s._replace(disk=s.disk._replace(record=whole)), p.inc, canary.SERVING)
     on = BIND if m.variant == "record_before_bind" else SERVE
     if m.variant == "short_lock":
         go = untake(go, p)
@@ -354,6 +357,7 @@ def _decide(m: Model, s: State, i: int, p: Proc, what: str, out: Out) -> None:
     ours = d.record[:1] == (p.inc,)
     if ours and m.variant != "files_after_release":
         s = s._replace(disk=d._replace(record=()))
+    s = canary.decided(m, s, p.inc)
     out((what, i), with_proc(s, i, p._replace(pc=UNSOCK)))
 
 
@@ -472,6 +476,8 @@ def _close(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
 
 def _exit(m: Model, s: State, i: int, p: Proc, out: Out) -> None:
     """X6: the process ends, and the kernel releases the lock."""
+    if canary.exiting(m, s, i, p, out):
+        return
     if any(sess is not None and sess.jobs for sess in p.sess) and not s.seen.deaths:
         s = bad(s, "I14 admitted work is dropped")
     if m.variant == "files_after_release" and s.procs[i].ino:

@@ -38,6 +38,8 @@ _STEPS = (
     "C.ask C.dial C.dial.late C.child C.reply C.goodbye C.leave "
     "C2.welcome C3.refused C3.reset C3.silent C4.lost "
     "crash crash.torn reboot sandbox fault tear lose_epoch stock stock.end other other.end alien "
+    "X6.unmark X6.left canary.again canary.death canary.end canary.kill canary.left "
+    "canary.unserved former.late former.record "
     "hold hold.told hold.end wedge watchdog poison cut"
 )
 STEPS_EXPECTED = frozenset(_STEPS.split())
@@ -65,9 +67,9 @@ class Profile:
 PROFILES = {
     "quick": Profile(
         name="quick",
-        states=480_000,
+        states=540_000,
         lives=4,
-        mutants=73,
+        mutants=80,
         walks=200,
         examples=200,
         patches=12,
@@ -78,9 +80,9 @@ PROFILES = {
     ),
     "deep": Profile(
         name="deep",
-        states=480_000,
+        states=540_000,
         lives=4,
-        mutants=74,
+        mutants=81,
         walks=500,
         examples=300,
         patches=30,
@@ -93,7 +95,7 @@ PROFILES = {
         name="full",
         states=3_700_000,
         lives=5,
-        mutants=74,
+        mutants=81,
         walks=5_000,
         examples=2_000,
         patches=30,

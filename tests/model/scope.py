@@ -49,6 +49,9 @@ class Scope(NamedTuple):
     abandon: bool = False  # sessions between two connections may be forgotten
     roll: bool = False  # the journal may begin a new segment
     poison: int = -1  # the key whose change kills its owner, again and again
+    canary: bool = False  # owners have one
+    canary_kills: int = 0  # SIGKILLs of canaries
+    pipes: int = 0  # pipes to canaries that are lost though both ends live
     live: bool = False  # keep the edges, check liveness
 
     @property

@@ -82,6 +82,29 @@ _QUICK = (
         abandon=True,
         leave=True,
     ),
+    # Who notices how owners end, while owners and canaries are killed; with three lives, the next
+    # owner's first try as well.
+    _scope(
+        "canary",
+        26_000,
+        lines=("Q",),
+        crashes=1,
+        stops=1,
+        canary=True,
+        canary_kills=1,
+        journal_from=OFF,
+    ),
+    _scope(
+        "canaries",
+        41_000,
+        lines=("Q",),
+        slots=1,
+        starts=3,
+        crashes=2,
+        canary=True,
+        canary_kills=1,
+        journal_from=OFF,
+    ),
     # A write that never returns, and the watchdog.
     _scope("wedge", 18_000, lines=("M", "Q"), wedges=1, live=True),
 )
@@ -89,6 +112,9 @@ _QUICK = (
 _LONG = (
     _scope(
         "lives", 41_000, lines=("Q",), starts=4, crashes=2, fine=True, idle=True, journal_from=OFF
+    ),
+    _scope(
+        "pipe", 105_000, lines=("Q",), crashes=1, canary=True, pipes=1, idle=True, journal_from=OFF
     ),
     _scope("faults", 45_000, lines=_QQ, faults=1, journal_from=OFF, live=True),
     _scope("idle2", 244_000, lines=_QQ, idle=True, journal_from=OFF, live=True),

@@ -19,7 +19,7 @@ from pathlib import Path
 import attrs
 
 SPECS = Path(__file__).parent.parent.parent / "specs"
-PALACE, JOURNAL = "palace.pml", "journal.pml"
+PALACE, JOURNAL, CANARY = "palace.pml", "journal.pml", "canary.pml"
 MEMORY_MIB_MAX = 6000
 DEPTH_MAX = 2_000_000
 SEARCH_S_MAX = 1200.0
@@ -28,8 +28,8 @@ MISSING = "the specs need Spin and a C compiler: apt-get install spin gcc"
 # What the search that contains everything must not fall below.
 FLOOR = {"NB": 2, "LIVES": 2, "ND": 2, "DLIVES": 1, "NC": 2, "CRASHES": 2}
 FLOOR_STATES = 14_000_000
-ACTIONS_MIN = 85  # labelled steps of both specs
-MUTANTS_MIN = 55
+ACTIONS_MIN = 100  # labelled steps of all specs
+MUTANTS_MIN = 62
 
 
 class SpinMissing(Exception):
@@ -257,6 +257,7 @@ QUICK = (
         states_min=100_000,
     ),
     Search(name="journal", spec=JOURNAL, defines="NS=2 CRASHES=2 CUTS=1", states_min=1_000_000),
+    Search(name="deaths are told", spec=CANARY, defines="LIVES=3 CRASHES=2", states_min=800_000),
     Search(name="answered", prop=1, defines=f"{_OWNERS} NC=1 CRASHES=2", states_min=100_000),
     Search(name="nobody left", prop=2, defines=f"{_OWNERS} NC=1 CRASHES=2", states_min=100_000),
     Search(name="lock is freed", prop=3, defines=f"{_OWNERS} NC=1 CRASHES=2", states_min=100_000),
@@ -392,6 +393,17 @@ MUTANTS = (
         ("no_session_order", "I16_order", "NS=1 CRASHES=0"),
         ("new_before_resend", "I17_numbering", "NS=1 CRASHES=1"),
         ("old_reader", "I17_numbering", "NS=1 CRASHES=0 CUTS=1"),
+    ),
+    *_of(
+        CANARY,
+        0,
+        ("trust_eof", "W2_silent", "LIVES=1 CRASHES=0"),
+        ("pid_not_identity", "W3_told", "LIVES=2 CRASHES=1"),
+        ("two_recorders", "W1_once", "LIVES=2 CRASHES=1"),
+        ("unmarked", "W3_told", "LIVES=1 CRASHES=1"),
+        ("former_forgets", "W3_told", "LIVES=2 CRASHES=1"),
+        ("dismiss_before_left", "W3_told", "LIVES=1 CRASHES=1"),
+        ("probe_takes_lock", "W4_no_lock", "LIVES=1 CRASHES=1"),
     ),
 )
 

@@ -137,6 +137,28 @@ class Left(NamedTuple):
     lapses: int = 0
     cuts: int = 0
     holds: int = 0
+    canary_kills: int = 0
+    pipes: int = 0
+
+
+class Canary(NamedTuple):
+    """A canary: whose, in which slot that ran, and what it has been told."""
+
+    inc: int
+    slot: int
+    told: tuple[str, ...] = ()
+    cut: bool = False  # its pipe is lost
+    ended: bool = False  # it has read its pipe's end, and waits for the grace
+
+
+class Deaths(NamedTuple):
+    """Canaries, and what lies in deaths/; the last two only remember what happened."""
+
+    canaries: tuple[Canary, ...] = ()
+    marks: tuple[int, ...] = ()
+    records: tuple[int, ...] = ()
+    left: tuple[int, ...] = ()
+    dead: tuple[int, ...] = ()
 
 
 class Seen(NamedTuple):
@@ -160,6 +182,7 @@ class State(NamedTuple):
     kernel: Kernel
     left: Left
     seen: Seen
+    deaths: Deaths = Deaths()
 
 
 NOBODY = Proc()

@@ -18,7 +18,8 @@ from tests.model.world_types import Model, Out
 # Steps of the environment: a request must end well without any of them.
 _WORDS = (
     "crash crash.torn reboot sandbox C.killed C3.silent C5.deadline fault B9.fail B6.deaf tear "
-    "lose_epoch X0.stop X0.upgrade wedge stock alien other hold C.ask C.leave lapse cut"
+    "lose_epoch canary.kill pipe.lost X0.stop X0.upgrade wedge stock alien other hold "
+    "C.ask C.leave lapse cut"
 )
 FAULTS = frozenset(_WORDS.split())
 
@@ -64,6 +65,7 @@ def _reboot(m: Model, s: State, out: Out) -> None:
             t = with_shim(t, c, shim._replace(child=()))
     t = t._replace(
         conns=(),
+        deaths=t.deaths._replace(canaries=()),
         kernel=t.kernel._replace(
             boot=t.kernel.boot + 1,
             orphans=(),
