@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from palace.engine.embedding.batcher import EmbeddingBatcher
+from palace.engine.embedding.precedence import Precedence
 from palace.engine.patches import Patch, Patches, always
 from palace.engine.stock import Encoding, MiniLM, Session
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "short_padding"
 PART_TEXTS = 4  # in one run: enough to share the reading of the weights
+FEW_TEXTS = 8  # as a batch of small changes has them: they wait for no part of a long one
 THREADS_MAX = 4  # of one run: more have nothing to do at these lengths
 SPIN_US = 100  # between two steps of a run of several; asleep, they would take 50 us to wake up
 CACHED_MAX = 512  # single texts, most of them queries: 1.5 KiB each, and the text
@@ -125,18 +127,18 @@ class VectorCache:
 class EmbeddingPool:
     """What all threads that embed share.
 
-    `slots` are taken by the parts of several texts, never by a single text: a query would wait
-    behind every part of a large document.  Single texts have a limit of their own, in the batcher.
+    Single texts have a limit of their own, in the batcher, and go before the parts of several: a
+    query would wait behind every part of a large document.  So do the few texts of a batch.
     """
 
     runs_max: int = 1
     cache: VectorCache = attrs.field(factory=VectorCache)
     batcher: EmbeddingBatcher = attrs.field(init=False)
-    slots: threading.Semaphore = attrs.field(init=False)
+    precedence: Precedence = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.batcher = EmbeddingBatcher(self.runs_max)
-        self.slots = threading.Semaphore(self.runs_max)
+        self.precedence = Precedence(self.runs_max)
 
 
 def _cores() -> int:
@@ -180,8 +182,10 @@ def forward(
     parts = [by_length[start : start + PART_TEXTS] for start in range(0, len(unique), PART_TEXTS)]
     vectors: dict[str, Vector] = {}
 
+    few = len(unique) <= FEW_TEXTS
+
     def run(places: Sequence[int]) -> None:
-        with pool.slots:
+        with pool.precedence.short() if few else pool.precedence.part():
             batch = _run(model, [encodings[place] for place in places])
         vectors.update(zip((unique[place] for place in places), batch, strict=True))
 
@@ -220,7 +224,8 @@ def _embed_single(model: MiniLM, text: str, pool: EmbeddingPool) -> "Vector":
     vector = pool.cache.get(text)
     if vector is None:
         (encoding,) = _encode(model, [text])
-        vector = pool.batcher.embed(encoding, lambda several: _run(model, several))
+        with pool.precedence.short():
+            vector = pool.batcher.embed(encoding, lambda several: _run(model, several))
         pool.cache.put(text, vector)
     return vector
 

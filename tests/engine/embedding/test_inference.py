@@ -98,7 +98,7 @@ def test_the_least_recently_used_goes_first_and_long_texts_are_not_cached() -> N
     assert kept.get("long" * inference.CACHED_CHARS_MAX) is None
 
 
-def test_parts_take_turns_and_a_single_text_waits_for_none(stock: Any) -> None:
+def test_parts_take_turns_and_a_few_texts_wait_for_none(stock: Any) -> None:
     fresh, shared = stock.__class__(), inference.EmbeddingPool()
     done: list[int] = []
 
@@ -110,14 +110,16 @@ def test_parts_take_turns_and_a_single_text_waits_for_none(stock: Any) -> None:
         thread.start()
         return thread
 
-    with shared.slots:
-        several = embed(["one", "another"])
+    many = [f"text {number}" for number in range(inference.FEW_TEXTS + 1)]
+    with shared.precedence.part():
+        several = embed(many)
         embed(["a query"]).join(20)
-        assert done == [1]
+        embed(["one", "another"]).join(20)
+        assert done == [1, 2]
         assert several.is_alive()
     several.join(20)
-    assert done == [1, 2]
-    assert shared.slots.acquire(blocking=False)
+    assert done == [1, 2, len(many)]
+    assert shared.precedence.has_room()
 
 
 @pytest.mark.parametrize("runs_max", [1, 2, 9])
@@ -137,10 +139,11 @@ def test_an_error_gives_the_slot_back(stock: Any) -> None:
     fresh, shared = stock.__class__(), inference.EmbeddingPool()
     fresh.__dict__["model"] = None  # whoever runs it fails
 
-    with pytest.raises(AttributeError):
-        inference.forward(fresh, ["one", "another"], shared)
+    for count in (1, 2, inference.FEW_TEXTS + 1):
+        with pytest.raises(AttributeError):
+            inference.forward(fresh, [f"text {number}" for number in range(count)], shared)
 
-    assert shared.slots.acquire(blocking=False)
+    assert shared.precedence.has_room()
 
 
 def test_the_session_has_the_given_number_of_threads(model_home: Path) -> None:
