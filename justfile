@@ -87,6 +87,10 @@ bench *arguments:
 bench-journal *arguments:
     python -m bench.journal {{arguments}}
 
+# Measure what opening a journal costs as it grows, and what large members cost in it (minutes).
+bench-opening *arguments:
+    python -m bench.opening {{arguments}}
+
 # Measure the first reply on a large palace that stock has filled, beside stock's (many minutes).
 bench-first-reply *arguments:
     python -m bench.first_reply {{arguments}}

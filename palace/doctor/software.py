@@ -7,7 +7,8 @@ from palace import __version__
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.engine.embedding.model import is_installed, model_dir
-from palace.engine.hosting.mempalace import check_installed, installed_version
+from palace.engine.hosting.mempalace import WATCHED, check_installed, installed_version
+from palace.engine.hosting.pinned import older_than_served, way_on
 from palace.protocol import wire
 from palace.protocol.errors import StoreUnavailable, WireError
 from palace.settings.embedder import MINILM, configured_embedder
@@ -19,7 +20,7 @@ def check_software(found: Diagnostics) -> Iterator[Finding]:
     """Yield what is missing here, or too old."""
     yield from _versions(found)
     if found.foreign is None:  # a guest runs no broker
-        yield from _engine()
+        yield from _engine(found)
         yield from _environment(found)
         yield from _model(found)
 
@@ -65,12 +66,21 @@ def _versions(found: Diagnostics) -> Iterator[Finding]:
         )
 
 
-def _engine() -> Iterator[Finding]:
+def _engine(found: Diagnostics) -> Iterator[Finding]:
     try:
         check_installed()
     except StoreUnavailable as error:
         text, _, remedy = error.message.partition(". Install ")
         yield Finding(level=ERROR, code="no_engine", text=f"{text}.", remedy=f"Install {remedy}")
+        return
+    installed = {name: installed_version(name) for name in WATCHED}
+    if older := older_than_served(found.paths, found.kernel, installed):
+        yield Finding(
+            level=ERROR,
+            code="engine_older",
+            text=f"{older}: brokers of this installation open nothing.",
+            remedy=way_on(found.paths),
+        )
         return
     versions = ", ".join(f"{name} {installed_version(name)}" for name in ("mempalace", "chromadb"))
     yield Finding(level=OK, code="installation", text=f"palace {__version__}, {versions}")

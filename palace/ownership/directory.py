@@ -11,7 +11,16 @@ from palace.protocol.errors import UnsafePalace
 from palace.settings.paths import Paths
 
 _OURS = (
-    *("epoch", "journal", "owner.json", "palace.toml", "palace_id", "protocol", "swap.json"),
+    *(
+        "engine",
+        "epoch",
+        "journal",
+        "owner.json",
+        "palace.toml",
+        "palace_id",
+        "protocol",
+        "swap.json",
+    ),
     *("tunnels.json", "hallways.json"),
 )
 _BEGINNINGS = (

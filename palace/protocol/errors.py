@@ -253,6 +253,14 @@ class StoreUnavailable(EngineError):
     exit_code = 69
 
 
+class EngineOlder(EngineError):
+    """The installed engine is older than one that has served the palace."""
+
+    wire_code = -32076
+    name = "engine_older"
+    exit_code = 76
+
+
 class JournalFailed(EngineError):
     """The journal could not be written; the change was not made, or was rolled back."""
 

@@ -64,6 +64,10 @@ class Paths:
         return self._in_root("protocol")
 
     @property
+    def engine(self) -> str:
+        return self._in_root("engine")
+
+    @property
     def palace_id(self) -> str:
         return self._in_root("palace_id")
 

@@ -124,3 +124,15 @@ def test_the_engine_can_not_be_used(
     install_other_version(newer, loaded)
     importlib.invalidate_caches()
     assert "no_engine" not in {finding.code for finding in place.findings()}
+
+
+def test_the_engine_is_older_than_one_that_served_the_palace(place: Place) -> None:
+    pin = Path(place.paths.engine)
+    pin.write_text("mempalace 3.11.999\n")
+    found = {finding.code: finding for finding in place.findings()}
+    assert found["engine_older"].level == ERROR
+    assert "was served with 3.11.999" in found["engine_older"].text
+    assert f"rm {pin}" in found["engine_older"].remedy
+
+    pin.unlink()
+    assert "engine_older" not in {finding.code for finding in place.findings()}

@@ -41,6 +41,7 @@ def test_a_broker_goes_on_until_another_could_serve(site: Site, tmp_path: Path) 
         wait_gone(owner.pid)
         assert len(client.tool("list_drawers", wing="w")["drawers"]) == 3
         assert wait_ready(site)["engine"]["version"] == "3.11.77"
+        assert "mempalace 3.11.77\n" in (site.palace / "engine").read_text()
 
 
 def test_a_version_that_can_not_be_loaded_is_none_to_make_room_for(

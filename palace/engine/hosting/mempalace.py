@@ -32,6 +32,7 @@ from palace.engine.hosting.degraded import (
 )
 from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
+from palace.engine.hosting.pinned import check_not_older, note_served
 from palace.engine.hosting.succession import Succession, ask_successor
 from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.patches import Patches
@@ -141,6 +142,7 @@ class MempalaceEngine(JournalledEngine):
 
     def _import(self) -> Server:
         check_installed()
+        check_not_older(self._paths, self._kernel, self._versions)
         self._prepare_model()
         self._loading = "importing mempalace"
         self._set_environment()
@@ -155,6 +157,7 @@ class MempalaceEngine(JournalledEngine):
         server = self._import()
         self._loading = "opening the palace"
         self._take_writer_lock(server)
+        note_served(self._paths, self._kernel, self._versions)
         self._open_memory(server)
         self._check_store()
         left = self._health.left_of(CHROMA)

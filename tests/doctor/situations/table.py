@@ -100,6 +100,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "a purge was interrupted",
         "tests/engine/durability/test_purge.py::test_a_purge_that_died_is_finished_by_the_next_one",
     ),
+    "engine_older": (
+        "the palace was served with a newer engine",
+        f"{TRIED_BY}::test_the_engine_is_older_than_one_that_served_the_palace",
+    ),
     "fsync_off": (
         "journal_fsync is never",
         "tests/doctor/test_journal.py::test_a_journal_that_waits_for_no_disk_is_named",

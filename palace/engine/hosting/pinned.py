@@ -1,0 +1,74 @@
+"""Which versions of the engine have served a palace: an older one may not read what they wrote.
+
+Anybody may have another mempalace or chromadb installed: a container, a shim in direct mode, an
+environment that was forgotten.  The file `engine` in the palace names the newest version of each
+that has opened its stores; whoever has an older one opens nothing.
+"""
+
+import re
+from collections.abc import Mapping
+
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import EngineOlder
+from palace.protocol.wire import whole_number
+from palace.settings.paths import Paths
+
+_VERSION = re.compile(r"\d[\w.+!-]{0,60}", re.ASCII)
+_SIZE_MAX = 1000
+_DIGITS = 9  # of one part: dates fit
+
+
+def _numbers(version: str) -> list[int]:
+    """Return the numbers of a release, without what marks it as anything else."""
+    release = re.split(r"[^\d.]", version, maxsplit=1)[0]
+    parts = (part[:_DIGITS].lstrip("0") or "0" for part in release.split(".") if part)
+    return [whole_number(part) for part in parts]
+
+
+def is_older(version: str, than: str) -> bool:
+    return _numbers(version) < _numbers(than)
+
+
+def served_by(paths: Paths, kernel: Kernel) -> dict[str, str]:
+    """Return the versions that a palace was served with, by package; a hint, like all that it says
+    of itself: what is no version counts as absent.
+    """
+    data = kernel.read_hint(paths.engine, _SIZE_MAX) or b""
+    pairs = (line.split() for line in data.decode(errors="replace").splitlines())
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and _VERSION.fullmatch(pair[1])}
+
+
+def older_than_served(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> str:
+    """Say which installed package is older than the one that served the palace, "" for none."""
+    served = served_by(paths, kernel)
+    return ", ".join(
+        f"{name} {version} is installed here, and the palace was served with {served[name]}"
+        for name, version in installed.items()
+        if version and name in served and is_older(version, served[name])
+    )
+
+
+def way_on(paths: Paths) -> str:
+    return (
+        "Upgrade it: pip install --upgrade 'palace-broker[engine]'. To go back for good, make "
+        f"stores of the older version from the journal: rm {paths.engine}; palace rebuild --stop"
+    )
+
+
+def check_not_older(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> None:
+    """Raise EngineOlder where what is installed may not understand the palace's stores."""
+    found = older_than_served(paths, kernel, installed)
+    if found:
+        raise EngineOlder(
+            f"{found}: an older version may not read what a newer one wrote, and nothing was "
+            f"opened. {way_on(paths)}"
+        )
+
+
+def note_served(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> None:
+    """Write down what is about to open the stores; call it under the lock, before they are."""
+    served = served_by(paths, kernel)
+    newest = {**served, **{name: version for name, version in installed.items() if version}}
+    if newest != served:
+        text = "".join(f"{name} {version}\n" for name, version in sorted(newest.items()))
+        kernel.write_durable(paths.engine, text.encode())
