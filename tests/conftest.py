@@ -1,8 +1,10 @@
 """What all tests share: a home with the genuine embedding model, and palaces in it."""
 
+import getpass
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,11 +30,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="reads Linux's /proc"))
 
 
+SHORT_TEMP = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep paths short where TMPDIR or a user's name is long: sockets lie in tests' directories."""
+    usual = f"{tempfile.gettempdir()}/pytest-of-{_user()}"
+    if config.option.basetemp is None and len(usual) > len("/tmp/pytest-of-root"):
+        config.option.basetemp = tempfile.mkdtemp(prefix="p-", dir="/tmp")
+        config.stash[SHORT_TEMP] = Path(config.option.basetemp)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name
+        return "unknown"
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Say in the very last line what was skipped because a part of the machine is absent."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None:  # a worker's
         return
+    if SHORT_TEMP in config.stash and not {"failed", "error"} & reporter.stats.keys():
+        shutil.rmtree(config.stash[SHORT_TEMP], ignore_errors=True)
     skipped = reporter.stats.get("skipped", [])
     if line := summary(report.longreprtext for report in skipped):
         reporter.write_line(line, yellow=True)

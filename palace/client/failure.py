@@ -3,6 +3,8 @@
 Loaded before it is needed: a shim that fails may have no descriptor left to import it with.
 """
 
+import os
+
 from palace.protocol import election
 from palace.protocol.errors import (
     BrokerFull,
@@ -20,7 +22,7 @@ from palace.protocol.errors import (
     UnsafePalace,
     VersionMismatch,
 )
-from palace.settings.paths import Paths
+from palace.settings.paths import SUN_PATH_BYTES_MAX, Paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +60,12 @@ def failure_of(name: str, text: str, site: "Site", *, patience_s: float) -> Pala
 
 def _no_spawn_text(why: str, site: "Site") -> str:
     paths, named = site.paths, site.environment.broker
+    if len(os.fsencode(named.removeprefix("unix:"))) > SUN_PATH_BYTES_MAX:
+        return (
+            f"MEMPALACE_BROKER={named} is longer than a socket's path may be, so that no broker "
+            "listens there: it has a shorter one elsewhere. Name the one that palace status shows "
+            f"(palace status --palace {paths.root}), or unset the variable."
+        )
     if named:
         return (
             f"No broker answers at MEMPALACE_BROKER={named}, which is used "

@@ -198,8 +198,11 @@ def test_where_the_palace_has_another_name_its_usual_socket_is_asked(
     record = RECORD | {"boot_id": Kernel().boot_id(), "endpoints": urls}
     (palace / "broker.json").write_text(json.dumps(record))
 
-    with control.Control(Paths(str(palace)), ShimEnvironment({})) as asking:
-        assert asking.path == f"{palace}/broker.sock"
+    try:
+        with control.Control(Paths(str(palace)), ShimEnvironment({})) as asking:
+            assert asking.path == f"{palace}/broker.sock"
+    finally:
+        (palace / "closed").chmod(0o700)  # so that whoever is not root can remove it
 
 
 @pytest.mark.parametrize("broker", ["ssh://host", "wss://host:1", "unix:", "nonsense"])

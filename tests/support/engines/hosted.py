@@ -36,7 +36,8 @@ config = load_config(paths, os.environ, kernel)
 lock.take_other_locks(owner, config, os.environ, kernel)
 take_epoch(owner, kernel)
 keys = Keyring([Key(b"t" * 32)], ANY_SEQ)
-stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation, keys=keys)
+who = {"writer": owner.incarnation, "origin": owner.palace_id}
+stamp = Stamp(epoch=owner.epoch, keys=keys, **who)
 engine = MempalaceEngine(paths, config, os.environ, kernel, stamp)
 def made(message, **more):
     return Call(request=tool_call(message), **more)

@@ -62,7 +62,8 @@ class _Server:
         take_epoch(owner, kernel)
         adopt(paths, loaded, os.environ, kernel)
         keys = Keyring([Key(b"t" * 32)], ANY_SEQ)  # in whichever home
-        stamp = Stamp(epoch=owner.epoch, writer=owner.incarnation, keys=keys)
+        who = {"writer": owner.incarnation, "origin": owner.palace_id}
+        stamp = Stamp(epoch=owner.epoch, keys=keys, **who)
         self._words = _Words()
         logging.getLogger("palace").addHandler(self._words)
         self._engine = MempalaceEngine(paths, config, os.environ, kernel, stamp)

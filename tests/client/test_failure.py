@@ -1,0 +1,52 @@
+"""What a client is told at the end of an attempt: what happened, to what, and what to do."""
+
+import pytest
+
+from palace.client.failure import ERRORS, failure_of
+from palace.kernel.kernel import Kernel
+from palace.protocol import election
+from palace.protocol.errors import BrokerUnreachable, ElectionError
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import SUN_PATH_BYTES_MAX, Paths
+from palace.settings.site import Site
+
+
+def told(name: str, text: str, **environ: str) -> str:
+    site = Site(Kernel(), Paths("/p"), ShimEnvironment(environ))
+    return failure_of(name, text, site, patience_s=30.0).message
+
+
+def test_a_socket_whose_path_is_too_long_is_not_said_to_be_silent() -> None:
+    path = "/" + "x" * (SUN_PATH_BYTES_MAX - 1)
+    assert "No broker answers at" in told("no_spawn", "absent", MEMPALACE_BROKER=f"unix:{path}")
+    text = told("no_spawn", "absent", MEMPALACE_BROKER=f"unix:{path}x")
+
+    assert f"{path}x is longer than a socket's path may be" in text
+    assert "palace status --palace /p" in text
+
+
+def test_where_nobody_may_start_one_the_remedy_is_named() -> None:
+    absent = told("no_spawn", election.ABSENT)
+    silent = told("no_spawn", election.SILENT)
+
+    assert absent.startswith("No broker runs for /p, and PALACE_NO_SPAWN forbids starting one.")
+    assert silent.startswith("The broker is silent for /p")
+    assert "palace serve --palace /p" in absent
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("it is odd", "It is odd"), ("ssh://host is odd", "ssh://host is odd")]
+)
+def test_a_text_is_a_sentence_and_an_address_stays_as_it_is(text: str, shown: str) -> None:
+    assert told("on_hold", text) == shown
+
+
+def test_each_end_has_its_error() -> None:
+    site = Site(Kernel(), Paths("/p"), ShimEnvironment({}))
+    for name, kind in ERRORS.items():
+        error = failure_of(name, "why", site, patience_s=1.0)
+        assert type(error) is kind
+    unknown = failure_of("something_new", "why", site, patience_s=1.0)
+    assert type(unknown) is ElectionError
+    for name in ("broker_unreachable", "no_spawn"):
+        assert type(failure_of(name, "silent", site, patience_s=1.0)) is BrokerUnreachable
