@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
-from palace.journal.record import ADOPT, ATTEMPT, QUARANTINE, STATE
+from palace.journal.checkpoint import make_checkpoint
+from palace.journal.record import ADOPT, ATTEMPT, OUTCOME, PUT, QUARANTINE, STATE, Draft
 from palace.protocol.resend import CRASHES_MAX
 from tests.support.disks.memory import Disk, Stopped, all_kept, all_lost
 from tests.support.stores.memory import (
+    JOURNAL,
     Life,
     Platter,
     after,
@@ -468,3 +471,28 @@ def test_where_records_are_missing_a_lost_store_is_no_witness() -> None:
     assert again.contents == entities(x=1, y=1, z_=2), "nobody knows whether w was ever made"
     again.check()
     assert after(again).journal.tail.gaps == 0
+
+
+# Kinds of a newer palace, whose stores this one doesn't have.
+
+
+@pytest.mark.parametrize("dual", [False, True])
+def test_kinds_of_no_store_here_are_carried(dual: bool) -> None:
+    life = awake(Disk())
+    newer = Draft(action=PUT, key="s:1", step=1, kind="newer", id="x", payload=1)
+    life.call("s:0", ("a", "x", 1))
+    life.journal.append([newer])
+    life.journal.close_key("s:1", OUTCOME, reply="done")
+    life.journal.append([attrs.evolve(newer, key="s:2", payload=2, before=1)])
+    life.journal.sync(life.journal.seq)
+    life.journal.roll()
+    assert make_checkpoint(JOURNAL, life.disk, life.journal.stamp) is not None
+
+    for epoch in (2, 3):
+        disk = life.disk.power_cut(all_kept)
+        life = awake(disk, life.platters, epoch, dual=dual)
+        assert life.contents == entities(x=1)
+        assert not life.journal.tail.open
+        # Taken back in the journal, or kept there as far as it came.
+        assert life.known() == {("a", "x"): 1, ("newer", "x"): 2 if dual else 1}
+        life.call(f"t:{epoch}", ("a", "y", epoch), ("a", "y", None))
