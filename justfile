@@ -99,6 +99,10 @@ bench-first-reply *arguments:
 bench-guests *arguments:
     python -m bench.guests {{arguments}}
 
+# What a canary costs: the time from a kill to the next reply, and its memory.
+bench-deaths *arguments:
+    python -m bench.deaths {{arguments}}
+
 # Measure what honest clients wait for while others attack, beside peace.
 bench-hostile *arguments:
     python -m bench.hostile {{arguments}}

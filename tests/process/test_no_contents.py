@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.brokers.loglines import fields_of
-from tests.support.processes.brokers import Line, make_palace, wait_ready
+from tests.support.processes.brokers import Line, holders_of, make_palace, wait_ready
 from tests.support.processes.clients import PALACE, Site, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
@@ -33,14 +33,21 @@ def test_no_memory_is_in_a_log_or_in_the_status(site: Site, tmp_path: Path) -> N
         ]
         shim.communicate(timeout=60)
     assert site.run("stop").returncode == 0
+    assert site.run("ensure").returncode == 0
+    site.kill_broker()
+    deaths = site.palace / "deaths"
+    wait_until(lambda: list(deaths.glob("*.txt")), 60, "its death is recorded")
+    wait_until(lambda: not holders_of(deaths), 60, "and all of it is written")
     logs = [path.read_text() for path in site.palace.glob("broker.log*")]
+    told = [path.read_text() for path in (*deaths.iterdir(), site.palace / "lifecycle.log")]
 
     assert DRAWER in replies, "the work was done"
     assert "error" in replies
     assert logs
     errors = json.loads(shown[1])["errors"]
     assert [error for error in errors if "refused a connection" in error["text"]]
-    for text in [*shown, *logs, (tmp_path / "shim.err").read_text()]:
+    assert "== the end of its log\ntime=" in "".join(told)
+    for text in [*shown, *logs, *told, (tmp_path / "shim.err").read_text()]:
         assert not [nonce for nonce in (DRAWER, QUERY, ENTRY, WRONG, STRAY) if nonce in text]
     lines = [fields_of(line) for text in logs for line in text.splitlines()]
     assert {"debug", "info", "warning"} <= {line["level"] for line in lines}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from palace.canary.records import deaths_of
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import PalaceError
 from tests.model.history import READ, Call, check
 from tests.support.faults.upgrades import install_other_version, private_metadata, upgraded_path
@@ -115,6 +117,10 @@ def raise_storm(site: Site) -> Storm:
         children=states,
         exit_codes=exit_codes,
     )
+
+
+def deaths_told(site: Site) -> list[str]:
+    return [death.cause for death in deaths_of(str(site.palace), Kernel())]
 
 
 def kill_in_the_middle(site: Site, load: Load, number: int) -> int:
@@ -447,6 +453,8 @@ def test_stuck_writer_ends_its_owner_and_the_next_call_is_served(site: Site) -> 
         assert "watchdog_s" in owner.words()
         assert client.tool("kg_add", subject="a", predicate="is", object="next")["success"]
         assert site.record()["epoch"] == 2
+        wait_until(lambda: deaths_told(site), 60, "its death is recorded")
+        assert deaths_told(site) == ["watchdog"]
 
 
 @pytest.mark.usefixtures("follow_trace")
