@@ -184,6 +184,7 @@ def test_record_of_a_newer_palace_forbids_an_older_broker(site: Site) -> None:
 
 
 def test_socket_of_another_user_is_not_spoken_to(site: Site) -> None:
+    need_root()
     make_palace(site)
     squatter = subprocess.Popen(
         [sys.executable, "-c", SQUAT, str(site.palace / "broker.sock")],
