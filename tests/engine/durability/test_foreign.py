@@ -258,7 +258,8 @@ def test_every_way_between_the_journals_settings_loses_nothing(
         assert sorted(found) == sorted(wanted)
         assert_journal_is_right(arena.palace)
         arena.stop()
-        assert site.run("doctor", "--drift").returncode == 0
+        # Warnings alone: nobody waits for the disk, and owners were killed.
+        assert site.run("doctor", "--drift").returncode == 1
     finally:
         arena.close()
 
