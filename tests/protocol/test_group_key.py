@@ -55,3 +55,7 @@ def test_what_is_no_such_call_has_no_key(message: object) -> None:
 def test_a_long_text_runs_alone() -> None:
     assert drawer(content="c" * GROUP_CHARS_MAX)
     assert drawer(content="c" * (GROUP_CHARS_MAX + 1)) == ""
+
+
+def test_what_is_left_out_is_empty() -> None:
+    assert key("add_drawer", room="r", content="c") == drawer(wing="")

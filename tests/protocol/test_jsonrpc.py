@@ -192,7 +192,7 @@ def test_replies_have_the_shape_that_stock_gives_them() -> None:
     assert jsonrpc.failure(4, Busy("Later.", waiting=1))["jsonrpc"] == "2.0"
 
 
-@pytest.mark.parametrize("size", [-1, 0, 1])
+@pytest.mark.parametrize("size", [-3, -1, 0, 1])
 @pytest.mark.parametrize("tail", [b"", b"\xe2\x82", "\u20ac".encode()])
 def test_long_lines_of_broken_bytes_are_read_as_a_whole_one_would_be(
     size: int, tail: bytes

@@ -124,6 +124,7 @@ def test_a_line_that_was_under_way_at_every_death_is_given_up() -> None:
     assert ledger.line(poison) == b"p"
     ledger.settle(poison)
     assert ledger.resend_list() == [(innocent, True)]
+    assert ledger.died() == [], "what is settled is nobody's to give up"
 
 
 def test_hello_names_the_owner_that_old_lines_were_first_sent_to() -> None:

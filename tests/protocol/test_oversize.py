@@ -42,7 +42,16 @@ def test_the_outermost_id_is_found_wherever_it_stands(
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"{}", b"[1, 2]", b'"id"', b'{"params": {"id": 3}}', b'{"id": [1]}', b"\x00\xff" * 50],
+    [
+        b"",
+        b"{}",
+        b"[1, 2]",
+        b'"id"',
+        b'{"params": {"id": 3}}',
+        b'{"id": [1]}',
+        b'{"id": ["a"]}',
+        b"\x00\xff" * 50,
+    ],
 )
 def test_no_id_is_found_where_there_is_none(line: bytes) -> None:
     assert scan(line, 7) is None
@@ -60,3 +69,12 @@ def test_an_endless_id_is_not_kept() -> None:
 
     assert scanner.request_id() is None
     assert len(scanner._token) < 10_000
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("text", ["a\\", "\\\\", 'a\\"b', "\\a\\\\b"])
+def test_a_string_ends_where_it_does_whatever_is_escaped_in_it(text: str, size: int) -> None:
+    line = json.dumps({"text": text, "id": 7}).encode()
+
+    assert scan(line, size) == 7
+    assert scan(json.dumps({"id": text}).encode(), size) == text

@@ -157,3 +157,42 @@ def test_no_spelling_leads_out_of_what_is_lent(parts: list[str]) -> None:
     here = found["params"]["arguments"]["project_dir"]
     assert here == posixpath.normpath(here)
     assert here == "/lent" or here.startswith("/lent/")
+
+
+def test_of_directories_within_each_other_the_innermost_counts_wherever_it_stands() -> None:
+    for roots in (
+        {"/a": "/outer", "/a/bc": "/inner"},
+        {"/a/bc": "/inner", "/a": "/outer"},
+        {"/z/y/x": "/long", "/z": "/short", "/z/yy": "/other"},
+    ):
+        longest = max(roots, key=len)
+        message = translate(call("mine", source=f"{longest}/f"), GUEST, roots)
+
+        assert message["params"]["arguments"]["source"] == f"{roots[longest]}/f"
+        assert beneath(call("mine", source=f"{longest}/f"), GUEST, roots) == roots[longest]
+
+
+def test_a_neighbour_is_told_who_can_lend_and_a_guest_that_files_are_elsewhere() -> None:
+    held = Whereabouts(cwd="/w", lent_only=True, called="uid 7")
+
+    with pytest.raises(PathUnknown, match="is not lent to uid 7"):
+        read("/nowhere", held)
+    with pytest.raises(PathUnknown, match="client's own file system"):
+        read("/nowhere", GUEST)
+
+
+@pytest.mark.parametrize("same_files", [True, False])
+def test_a_link_out_of_what_is_lent_is_said_to_be_one(same_files: bool) -> None:
+    def resolve(path: str) -> str:
+        return "/etc" if path == "/Users/me/src/x" else path
+
+    where = Whereabouts(cwd="/w", same_files=same_files, lent_only=True, resolve=resolve)
+
+    with pytest.raises(PathUnknown, match="by a symbolic link"):
+        read("/workspace/x", where)
+
+
+@pytest.mark.parametrize("path", ["~/x", "~"])
+def test_a_home_is_nobodys_even_where_everything_is_lent(path: str) -> None:
+    with pytest.raises(PathUnknown):
+        translate(call("mine", source=path), GUEST, {"/": "/srv"})

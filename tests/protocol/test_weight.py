@@ -158,6 +158,11 @@ def test_a_light_line_holds_little_but_text(
         (b'["' + b"x" * 197 + b'"]', False),
         (b'["' + b"[" * 179 + b'", ' + b"1" * 15 + b"]", True),
         (b'["' + b"x" * 100 + b'", ' + b"1" * 25 + b"]", False),
+        (b'["' + b"x" * 100 + b'", ' + b"1" * 16 + b"]", True),
+        (b'["' + b"x" * 100 + b'", ' + b"1" * 17 + b"]", False),
+        (b'["' + b"x" * 60 + b'", "' + b"x" * 60 + b'", "y"]', True),
+        (b"[" * 20 + b'"' + b"x" * 50, True),
+        (b"[" * 21 + b'"' + b"x" * 50, False),
         (b'"' + b'\\"' * 10 + b"[" * 50, True),  # a string without its end is no JSON
         (b'"' + b'\\"' * 11 + b"[" * 50, False),  # too many to look at
         (b'"' + b"x" * 30 + b'\\\\"' + b"[" * 25, False),  # the second backslash is escaped
@@ -174,6 +179,17 @@ def test_light_is_what_is_short_or_short_but_for_its_strings(
     assert weight.is_light(line) is light
 
 
-@pytest.mark.parametrize("line", [b'{"method":"x","id":7}', b'{"id":7,"method":"x"}'])
+@pytest.mark.parametrize("line", [b'{"params":{},"id":7}', b'{"id":7,"method":"x"}'])
 def test_the_id_of_a_short_line_is_found(line: bytes) -> None:
     assert id_at_ends(line) == b"7"
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7])
+def test_values_around_a_pieces_end_are_counted_once(
+    monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(weight, "_PIECE", piece)
+    line = b'["a\\\\", "b\\"c,[{", [1, 2], {"d": "\\\\\\""}]'  # 3 brackets, 4 commas
+
+    assert has_too_many_values(line, 6)
+    assert not has_too_many_values(line, 7)

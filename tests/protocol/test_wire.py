@@ -149,3 +149,43 @@ def test_a_list_of_ordinals_is_bounded() -> None:
     assert len(wire.decode_ordinals(most)) == wire.LIST_MAX
     with pytest.raises(WireError, match="broken ordinal list"):
         wire.decode_ordinals(most + ",0")
+
+
+def test_a_value_may_hold_what_separates_fields() -> None:
+    assert wire.decode_header(b"palace/1 hello a=b=c=d e=") == (1, "hello", {"a": "b=c=d", "e": ""})
+
+
+def test_letters_stay_readable_beside_what_is_escaped() -> None:
+    assert wire.quote("a b/c=") == "a%20b/c%3D"
+    assert wire.quote("a_b-c.d:e,f/g+h@i~9") == "a_b-c.d:e,f/g+h@i~9"
+
+
+def test_a_header_is_said_in_our_own_version() -> None:
+    assert wire.encode_header("x", {}) == b"palace/%d x\n" % wire.VERSION
+    assert wire.encode_header("x", {}, version=7) == b"palace/7 x\n"
+
+
+def test_the_longest_header_is_read_and_a_longer_one_is_not() -> None:
+    start = b"palace/1 hello a="
+    fitting = start + b"x" * (wire.HEADER_BYTES_MAX - len(start))
+
+    assert len(wire.decode_header(fitting)[2]["a"]) == wire.HEADER_BYTES_MAX - len(start)
+    with pytest.raises(WireError, match="not a palace header: b'palace/1 hello a=x"):
+        wire.decode_header(fitting + b"x")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"GET / HTTP/1.1", "not a palace header: b'GET / HTTP/1.1'"),
+        (b"palace/x hello", "broken palace header: b'palace/x hello'"),
+    ],
+)
+def test_a_stranger_is_told_what_it_said(line: bytes, said: str) -> None:
+    with pytest.raises(WireError, match=said):
+        wire.decode_header(line)
+
+
+def test_a_broken_escape_is_named() -> None:
+    with pytest.raises(WireError, match="broken escape in '%zz'"):
+        wire.unquote("%zz")
