@@ -1,6 +1,5 @@
 """What all tests share: a home with the genuine embedding model, and palaces in it."""
 
-import getpass
 import os
 import shutil
 import sys
@@ -35,18 +34,10 @@ SHORT_TEMP = pytest.StashKey[Path]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep paths short where TMPDIR or a user's name is long: sockets lie in tests' directories."""
-    usual = f"{tempfile.gettempdir()}/pytest-of-{_user()}"
-    if config.option.basetemp is None and len(usual) > len("/tmp/pytest-of-root"):
+    """Keep paths short, whatever TMPDIR and the user's name: sockets lie in tests' directories."""
+    if config.option.basetemp is None:
         config.option.basetemp = tempfile.mkdtemp(prefix="p-", dir="/tmp")
         config.stash[SHORT_TEMP] = Path(config.option.basetemp)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name
-        return "unknown"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -414,6 +414,8 @@ class Broker:
     def _watch_engine(self) -> None:
         """Look after what the engine has taken by itself."""
         services = self.state.services
+        for holding in holdings.engine_file(services.ownership, services.kernel):
+            self.state.watch.add(holding)
         if "held_lock" not in services.config.adjustments_off:
             return
         path = mempalace_lock_path(services.ownership.paths, {"HOME": services.home})

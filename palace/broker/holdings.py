@@ -94,6 +94,15 @@ def _control_files(ownership: Ownership, kernel: Kernel) -> Iterator[Holding]:
             yield file.holding(path.rpartition("/")[2])
 
 
+def engine_file(ownership: Ownership, kernel: Kernel) -> Iterator[Holding]:
+    """Yield the file that keeps older engines away, once the engine has written it."""
+    path = ownership.paths.engine
+    data = kernel.read_hint(path, FILE_BYTES_MAX)
+    if data is not None:
+        file = PublishedFile(path=path, kernel=kernel, data=data, judge=lambda _found: data)
+        yield file.holding("engine")
+
+
 def _lost(text: str, _found: bytes) -> bytes | None:
     raise Lost(text)
 

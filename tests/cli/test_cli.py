@@ -18,7 +18,7 @@ from tests.support.processes.clients import PALACE
 NAMES = {
     *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
     *("history", "logs", "doctor", "rebuild", "purge", "backup", "restore"),
-    *("recover", "trust"),
+    *("deaths", "recover", "trust"),
     *("dial", "own", "expose", "config", "install", "uninstall", "service"),
 }
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")

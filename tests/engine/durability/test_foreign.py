@@ -167,6 +167,7 @@ def test_what_stock_does_meanwhile_is_kept(end: Any, tmp_path: Path, model_home:
             assert ("was unfinished" in arena.words()) == (end is end_in_a_call)
             assert_journal_is_right(arena.palace)
             arena.stop()
+            assert site.run("deaths", "--clear").returncode == 0  # they were on purpose
             assert site.run("doctor", "--drift").returncode == 0
             before = arena.entities()
             if end is not end_idle:  # it takes seconds
@@ -333,6 +334,7 @@ def test_interrupted_adoption_is_carried_on(
             )
         assert total == MADE
         assert site.run("stop").returncode == 0
+        assert site.run("deaths", "--clear").returncode == 0  # they were on purpose
         done = site.run("doctor", "--drift", timeout_s=120)
         assert done.returncode == 0, done.stdout
         known = replay(str(site.palace / "journal"), Kernel())
