@@ -20,6 +20,7 @@ COPIED = (
     *("bench", "changelog.d", "docs", "examples", "images", "justfile", "palace"),
     *("requirements-dev.lock", "specs"),
 )
+STATS = "mutants/mutmut-stats.json"
 # A line that only holds words of a message: in other words it would say the same.
 WORDS = r'^\s*[rf]?"[^"]* [^"]*"[,)]*$'
 CONFIG = """
@@ -53,6 +54,9 @@ def prepare(room: Room) -> None:
         words=WORDS,
     )
     _write(room.workspace / "pyproject.toml", (ROOT / "pyproject.toml").read_bytes(), config)
+    if changed:
+        # Which tests reach which function: mutmut keeps that, and misses functions that are new.
+        (room.workspace / STATS).unlink(missing_ok=True)
     if any(name.startswith("tests/") for name in changed):
         results.try_survivors_again(room)
 
