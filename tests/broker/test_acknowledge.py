@@ -102,6 +102,7 @@ class Remembering(GatedEngine):
 async def test_outcomes_are_forgotten_with_a_farewell_and_not_with_a_connection(
     root: Path,
 ) -> None:
+    Remembering.forgotten.clear()  # the class outlives a test that runs twice in one process
     async with open_broker(root, Remembering()) as running:
         for name, upto in (("settled", 1), ("torn off", 0)):
             shim = await running.session(name)
