@@ -35,7 +35,8 @@ SHORT_TEMP = pytest.StashKey[Path]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Keep paths short, whatever TMPDIR and the user's name: sockets lie in tests' directories."""
-    if config.option.basetemp is None:
+    # mutmut's children end without a word, and would leave theirs behind; pytest's own are few.
+    if config.option.basetemp is None and "MUTANT_UNDER_TEST" not in os.environ:
         config.option.basetemp = tempfile.mkdtemp(prefix="p-", dir="/tmp")
         config.stash[SHORT_TEMP] = Path(config.option.basetemp)
 
