@@ -60,7 +60,8 @@ def failure_of(name: str, text: str, site: "Site", *, patience_s: float) -> Pala
 
 def _no_spawn_text(why: str, site: "Site") -> str:
     paths, named = site.paths, site.environment.broker
-    if len(os.fsencode(named.removeprefix("unix:"))) > SUN_PATH_BYTES_MAX:
+    kind, _, path = named.partition(":")
+    if kind == "unix" and len(os.fsencode(path)) > SUN_PATH_BYTES_MAX:
         return (
             f"MEMPALACE_BROKER={named} is longer than a socket's path may be, so that no broker "
             "listens there: it has a shorter one elsewhere. Name the one that palace status shows "

@@ -23,6 +23,8 @@ def test_a_socket_whose_path_is_too_long_is_not_said_to_be_silent() -> None:
 
     assert f"{path}x is longer than a socket's path may be" in text
     assert "palace status --palace /p" in text
+    web = told("no_spawn", "absent", MEMPALACE_BROKER=f"wss://host{path}")
+    assert f"No broker answers at MEMPALACE_BROKER=wss://host{path}" in web
 
 
 def test_where_nobody_may_start_one_the_remedy_is_named() -> None:

@@ -18,28 +18,27 @@ def run_sql(path: Path, *statements: str) -> None:
             connection.execute(statement)
 
 
+def lose_rows(palace: Path, selected: str) -> None:
+    """Delete rows past Chroma, in the tables and not in its index; `selected` is their SELECT."""
+    run_sql(
+        palace / "chroma.sqlite3",
+        f"CREATE TEMP TABLE gone AS {selected}",
+        "DELETE FROM embedding_metadata WHERE id IN (SELECT id FROM gone)",
+        "DELETE FROM embeddings WHERE id IN (SELECT id FROM gone)",
+    )
+
+
 def lose_drawers(palace: Path) -> None:
-    """Delete rows past Chroma, in the tables and not in its index."""
     drawers = """
     SELECT e.id FROM embeddings e JOIN segments s ON s.id = e.segment_id
     JOIN collections c ON c.id = s.collection WHERE c.name = 'mempalace_drawers' LIMIT 2
     """
-    run_sql(
-        palace / "chroma.sqlite3",
-        f"CREATE TEMP TABLE gone AS {drawers}",
-        "DELETE FROM embedding_metadata WHERE id IN (SELECT id FROM gone)",
-        "DELETE FROM embeddings WHERE id IN (SELECT id FROM gone)",
-    )
+    lose_rows(palace, drawers)
 
 
 def lose_the_diary(palace: Path) -> None:
     entries = "SELECT id FROM embedding_metadata WHERE key = 'room' AND string_value = 'diary'"
-    run_sql(
-        palace / "chroma.sqlite3",
-        f"CREATE TEMP TABLE gone AS {entries}",
-        "DELETE FROM embedding_metadata WHERE id IN (SELECT id FROM gone)",
-        "DELETE FROM embeddings WHERE id IN (SELECT id FROM gone)",
-    )
+    lose_rows(palace, entries)
 
 
 def lose_a_collection(palace: Path) -> None:
