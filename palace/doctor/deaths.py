@@ -43,7 +43,7 @@ def check_deaths(found: Diagnostics) -> Iterator[Finding]:
             level=WARNING,
             code="deaths",
             text=f"{many} died in the last 24 hours, the last one at {last.time} (epoch "
-            f"{last.owner.epoch}): {meaning} ({last.cause}). Nothing acknowledged is lost.",
+            f"{last.owner.epoch}): {meaning} ({last.cause}).",
             remedy=f"{remedy}: {last.file}. Once you know: "
             f"palace deaths --clear --palace {found.paths.root}",
         )
