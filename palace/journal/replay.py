@@ -137,14 +137,16 @@ def replay(
 
     Where that checkpoint is not as it was written, the segments that it replaced are read.
     """
-    state = Replay(kernel, keys)
-    # In this order a checkpoint that another thread makes in between would move segments away
-    # before they are listed, which looks like a gap.  No caller meets one: each is the checkpointer
-    # itself, runs before it starts, holds the lock without it, or reads a copy (copying.py).
-    start = newest_checkpoint(directory, kernel)
-    is_whole = start is None or _take_checkpoint(state, *start)
-    since = state.seq + 1
-    found_segments = list_segments(directory, kernel, archived=not is_whole)
+    while True:
+        state = Replay(kernel, keys)
+        start = newest_checkpoint(directory, kernel)
+        is_whole = start is None or _take_checkpoint(state, *start)
+        since = state.seq + 1
+        found_segments = list_segments(directory, kernel, archived=not is_whole)
+        # A checkpoint that was made in between has moved segments away before they were listed,
+        # which would look like a gap.
+        if newest_checkpoint(directory, kernel) == start:
+            break
     segments = [segment for segment in found_segments if segment.reaches(since)]
     numbers, path = {segment.path: number for number, segment in enumerate(segments)}, ""
     for place, found in read_since(segments, kernel, since, keys):

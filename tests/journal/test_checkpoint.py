@@ -12,6 +12,7 @@ from palace.journal.journal import Journal
 from palace.journal.record import ADOPT, DELETE, OUTCOME, PUT, STATE, UNDO, Draft, Stamp
 from palace.journal.replay import digest_of, newest_checkpoint, replay
 from palace.journal.segment import ARCHIVE, list_segments
+from tests.support.disks.busy import Busy
 from tests.support.disks.memory import ROOT, Disk, Stopped, all_kept, all_lost
 
 JOURNAL = f"{ROOT}/journal"
@@ -285,6 +286,34 @@ def test_the_journal_goes_on_while_a_checkpoint_is_made() -> None:
     assert (made.seq, len(written) > 2) == (10, True)
     assert contents(disk)["k", "during"] == len(written) - 1
     assert [s.first for s in list_segments(JOURNAL, disk)] == [11, *(seq + 1 for seq in written)]
+
+
+def test_a_replay_misses_nothing_at_whichever_of_its_calls_a_checkpoint_is_made() -> None:
+    number = 0
+    while True:
+        disk = Busy()
+        journal = opened(disk)
+        for ident in "abcdef":
+            journal.append([put(ident, 1), put("last", ident)])
+            journal.roll()
+            if ident == "b":
+                assert make_checkpoint(JOURNAL, disk, STAMP) is not None
+        journal.append([entity(DELETE, "a", None)])
+        journal.roll()
+
+        def checkpoint(disk: Busy = disk, number: int = number) -> None:
+            if disk.turns == number + 1:
+                assert make_checkpoint(JOURNAL, disk, STAMP) is not None
+
+        disk.turn = checkpoint
+        known = replay(JOURNAL, disk)
+        disk.turn = None
+        found = (known.broken, known.gaps, known.seq, set(known.ids("k")))
+        assert found == ([], [], 13, {*"bcdef", "last"}), number
+        if disk.turns <= number:
+            break
+        number += 1
+    assert number > 20
 
 
 def test_a_full_disk_leaves_the_journal_as_it_is() -> None:

@@ -1,6 +1,5 @@
 """A copy of a journal that is being written: a beginning of it, whole, whatever its owner does."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,28 +12,12 @@ from palace.journal.record import OUTCOME, PUT, Draft, Stamp
 from palace.journal.replay import replay
 from palace.journal.segment import ARCHIVE
 from palace.protocol.errors import JournalBroken
+from tests.support.disks.busy import Busy
 from tests.support.disks.memory import ROOT, Disk
 
 JOURNAL = f"{ROOT}/journal"
 COPY = "/copy"
 STAMP = Stamp(epoch=3, writer="w")
-
-
-class Busy(Disk):
-    """A disk on which somebody else has a turn before every call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.turn: Callable[[], None] | None = None
-        self.turns = 0
-
-    def _enter(self, call: str, path: str) -> None:
-        if self.turn is not None:
-            turn, self.turn = self.turn, None
-            self.turns += 1
-            turn()
-            self.turn = turn
-        super()._enter(call, path)
 
 
 def opened(disk: Disk) -> Journal:
