@@ -20,19 +20,15 @@ _REMEDIES = {
 
 
 def check_deaths(found: Diagnostics) -> Iterator[Finding]:
-    """Yield the deaths of the last day, and why further ones would go unnoticed."""
+    """Yield why deaths would go unnoticed, and those of the last day that did not."""
     if not found.exists or found.foreign is not None or found.is_anothers:
         return
-    problem = _unnoticed(found)
+    problem = _unsafe(found)
     if problem:
-        yield Finding(
-            level=WARNING,
-            code="unwatched",
-            text=f"If the broker dies, nobody will notice: {problem}.",
-            remedy=f"Put that right, or remove {found.paths.deaths}; the broker tries again by "
-            "itself.",
-        )
-        return
+        yield _unwatched(found, problem)
+        return  # what lies in there need not be a broker's
+    if found.status is not None and (problem := found.status.get("canary", {}).get("problem", "")):
+        yield _unwatched(found, problem)
     lately = [death for death in deaths_of(found.paths.root, found.kernel) if _is_late(death)]
     if lately:
         last = lately[-1]
@@ -49,15 +45,24 @@ def check_deaths(found: Diagnostics) -> Iterator[Finding]:
         )
 
 
-def _unnoticed(found: Diagnostics) -> str:
-    """Return why no death can be noticed or recorded, "" where nothing is known to be wrong."""
+def _unwatched(found: Diagnostics, problem: str) -> Finding:
+    return Finding(
+        level=WARNING,
+        code="unwatched",
+        text=f"If the broker dies, nobody will notice: {problem}.",
+        remedy=f"Put that right, or remove {found.paths.deaths}; the broker tries again by itself.",
+    )
+
+
+def _unsafe(found: Diagnostics) -> str:
+    """Return why no death can be recorded, "" where nothing is known to be wrong."""
     try:
         open_directory(found.paths.root, found.kernel).close()
     except FileNotFoundError:
         pass  # an owner makes it
     except OSError as error:
         return f"{found.paths.deaths}: {error.strerror}"
-    return str(found.status.get("canary", {}).get("problem", "")) if found.status else ""
+    return ""
 
 
 def _is_late(death: Death) -> bool:

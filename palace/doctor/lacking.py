@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from palace.doctor.diagnostics import Diagnostics
-from palace.doctor.finding import ERROR, NOTE, Finding
+from palace.doctor.finding import ERROR, WARNING, Finding
 from palace.journal.inspect import read_from
 from palace.journal.record import ENTITIES, Entity, Record
 from palace.journal.tail import Tail
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WITHIN_S = 10.0  # for all ids; a second is enough for about a million of them
 
+AGAIN = "palace doctor"
+EVERY_ENTRY = "Compare every entry, which takes as long as it takes: palace doctor --drift"
 AT_START = "A broker writes it again from the journal at its start: palace start"
 NEXT_START = "The next broker writes it again from the journal: palace stop; palace start"
 DELETED = (
@@ -42,9 +44,9 @@ def check_lacking(found: Diagnostics, tail: Tail, besides: Iterable[str]) -> Ite
     assert found.config is not None
     if found.config.journal == "off" or not found.words.seq:
         return
-    why = _why_not(found)
-    if why:
-        yield _not_compared(why)
+    refusal = _refusal(found)
+    if refusal is not None:
+        yield refusal
         return
     # Late, since they load the stores' modules.
     from palace.engine.stores.file_ids import FileIds
@@ -60,21 +62,29 @@ def check_lacking(found: Diagnostics, tail: Tail, besides: Iterable[str]) -> Ite
     yield from _Comparison(found, tail, files, frozenset(besides)).findings()
 
 
-def _why_not(found: Diagnostics) -> str:
+def _refusal(found: Diagnostics) -> Finding | None:
     if not found.words.are_known:
-        return "the journal itself is not whole"
+        return _not_compared("the journal itself is not whole", f"Put it right, then look: {AGAIN}")
     if found.status is None:
-        return "" if found.holder is None else f"pid {found.holder.pid} has the palace's lock"
+        if found.holder is None:
+            return None
+        return _not_compared(
+            f"pid {found.holder.pid} has the palace's lock",
+            f"Look again once it has ended: {AGAIN}",
+        )
     state = found.status["engine"]["state"]
-    return "" if state == "ready" else f"the broker's engine is not ready ({state})"
+    if state == "ready":
+        return None
+    return _not_compared(f"the broker's engine is {state}", f"Look again once it is ready: {AGAIN}")
 
 
-def _not_compared(why: str) -> Finding:
+def _not_compared(why: str, remedy: str) -> Finding:
+    """Return a warning: what was not compared may be lost, and nobody would know."""
     return Finding(
-        level=NOTE,
+        level=WARNING,
         code="not_compared",
         text=f"The stores were not compared with all that the journal holds: {why}.",
-        remedy="Compare every entry, which takes as long as it takes: palace doctor --drift",
+        remedy=remedy,
     )
 
 
@@ -104,10 +114,11 @@ class _Comparison:
                 if lacks:
                     yield self._finding(store, lacks, sum(map(len, kinds.values())))
             except TimeIsUpError:
-                yield _not_compared(f"{WITHIN_S:.0f} s were not enough")
+                yield _not_compared(f"{WITHIN_S:.0f} s were not enough", EVERY_ENTRY)
                 return
             except (sqlite3.Error, StoreCorrupt, OSError) as error:
-                yield _not_compared(f"{store.name} can't be read now ({error})")
+                why = f"{store.name} can't be read now ({error})"
+                yield _not_compared(why, EVERY_ENTRY)
 
     def _lacks(self, kinds: dict[str, list[str]]) -> list[Entity]:
         """Return what is missing, but for what was written while we looked."""

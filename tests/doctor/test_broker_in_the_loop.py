@@ -1,15 +1,26 @@
 """What the doctor says of a broker that the test holds at one moment, and what ends it."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
 from palace.broker.reporting import status as reporting
+from palace.canary.recording import record_death
+from palace.canary.records import Owner, open_directory
 from palace.commands.status_text import status_text
-from palace.doctor.diagnostics import gather
+from palace.doctor.deaths import check_deaths
+from palace.doctor.diagnostics import Diagnostics, gather
 from palace.doctor.finding import ERROR, WARNING, Finding
+from palace.doctor.journal import check_journal
 from palace.doctor.serving import check_serving
+from palace.doctor.stores import check_stores
+from palace.journal.journal import Journal
+from palace.journal.record import PUT, Draft, Stamp
+from palace.kernel.kernel import Kernel
+from palace.protocol.deaths import OOM
+from palace.protocol.lifecycle import EngineState
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.support.brokers.owner import open_broker, until
@@ -21,10 +32,17 @@ def root(short_dir: Path) -> Path:
     return short_dir / "palace"
 
 
-async def findings(root: Path) -> dict[str, Finding]:
+Check = Callable[[Diagnostics], Iterator[Finding]]
+
+
+async def findings(root: Path, *checks: Check) -> dict[str, Finding]:
     def look() -> dict[str, Finding]:
         found = gather(Paths(str(root)), ShimEnvironment({"HOME": str(root.parent)}))
-        return {finding.code: finding for finding in check_serving(found)}
+        return {
+            finding.code: finding
+            for check in checks or (check_serving,)
+            for finding in check(found)
+        }
 
     return await trio.to_thread.run_sync(look)
 
@@ -67,3 +85,36 @@ async def test_a_full_queue_is_told_and_status_shows_who_asks(root: Path) -> Non
     assert "2 requests wait, and no more are let in" in said.text
     assert "3 in flight" in asking
     assert "queue_full" not in after
+
+
+async def test_stores_that_could_not_be_compared_are_a_warning_until_they_can(root: Path) -> None:
+    root.mkdir(mode=0o700)
+    journal = Journal.open(f"{root}/journal", Kernel(), Stamp(epoch=1, writer="w"))
+    journal.append([Draft(action=PUT, key="s:1", kind="file:x", id="x", payload={})])
+    journal.close()
+    engine = GatedEngine()
+    engine.may_load.clear()
+    async with open_broker(root, engine) as running:
+        loading = await findings(root, check_journal, check_stores)
+        engine.may_load.set()
+        await until(lambda: running.state.lifecycle.engine is EngineState.READY)
+        ready = await findings(root, check_journal, check_stores)
+
+    said = loading["not_compared"]
+    assert (said.level, "the broker's engine is loading" in said.text) == (WARNING, True)
+    assert said.remedy == "Look again once it is ready: palace doctor"
+    assert "stores" not in loading, "nor is it said that they are whole"
+    assert "not_compared" not in ready
+
+
+async def test_deaths_are_told_beside_a_broker_that_nobody_watches(root: Path) -> None:
+    root.mkdir(mode=0o700)
+    directory = open_directory(str(root), Kernel(), make=True)
+    record_death(directory, Owner(7, "d" * 32), {"server_pid": "7", "cause": OOM}, Kernel())
+    directory.close()
+    async with open_broker(root) as running:
+        running.state.services.life.canary.fail("no process can be started")
+        said = await findings(root, check_deaths)
+
+    assert set(said) == {"unwatched", "deaths"}
+    assert "no process can be started" in said["unwatched"].text

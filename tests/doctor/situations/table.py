@@ -86,6 +86,11 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "tests/process/test_taken_away.py"
         "::test_rows_that_are_lost_under_a_broker_are_told_and_written_again_by_the_next",
     ),
+    "not_compared": (
+        "the broker's engine is loading",
+        "tests/doctor/test_broker_in_the_loop.py"
+        "::test_stores_that_could_not_be_compared_are_a_warning_until_they_can",
+    ),
     "read_only": ("the directory is read-only", f"{_WHY}::test_the_directory_is_read_only"),
     "stopped": ("a signal has halted the broker", f"{_WHY}::test_the_engine_is_wedged"),
     "wrong_palace": (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from palace.doctor import lacking
-from palace.doctor.finding import ERROR, NOTE
+from palace.doctor.finding import ERROR, WARNING
 from palace.engine.durability.healing import FROM_DUAL
 from palace.journal.journal import Journal
 from palace.journal.record import PUT, Draft, Stamp
@@ -109,7 +109,7 @@ def test_doctor_says_when_it_could_not_compare_all(
     monkeypatch.setattr(lacking, "WITHIN_S", 0.0)
 
     [said] = lacks_of(copied)
-    assert (said.level, said.code) == (NOTE, "not_compared")
+    assert (said.level, said.code) == (WARNING, "not_compared")
     assert "0 s were not enough" in said.text
     assert said.remedy.endswith("palace doctor --drift")
 
