@@ -13,7 +13,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ STAYS_S = 3.0  # for a session of stock's that is just being closed
 READ_AFTER_S = 1.0  # a command of stock's may be done by then
 FENCE_LOOK_S = 1.0  # how often to look who holds it: another process may by now
 ADOPT_S = 60.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # each is a stop
 LAST_WORDS_S = 2.0  # to flush replies after the grace
 
 logger = logging.getLogger("palace.broker")
@@ -82,13 +84,25 @@ class Broker:
         `direct` is the connection of the one client that this owner is a child of.
         `on_serving` is called once, when connections are accepted and the record says so.
         """
+        # Before a client can see that it serves: a signal would end it without a word.
+        with ExitStack() as until_leaving:
+            signals = until_leaving.enter_context(trio.open_signal_receiver(*SIGNALS))
+            await self._prepare()
+            return await self._serve_clients(direct, on_serving, signals, until_leaving)
+
+    async def _serve_clients(
+        self,
+        direct: socket.socket | None,
+        on_serving: Callable[[], None],
+        signals: AsyncIterator[int],
+        until_leaving: ExitStack,
+    ) -> int:
         scheduler, leaving = self.state.scheduler, self.state.leaving
-        await self._prepare()
         async with trio.open_nursery() as watching:
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(self._load)
-                    accepting.start_soon(self._watch_signals)
+                    accepting.start_soon(self._watch_signals, signals)
                     accepting.start_soon(self._watch_clock)
                     accepting.start_soon(self._watch_upgrade)
                     accepting.start_soon(self._adopt_now_and_then)
@@ -102,6 +116,9 @@ class Broker:
                     on_serving()
                     await leaving.begun.wait()
                     accepting.cancel_scope.cancel()
+                # Signals do again what they did before: a second SIGTERM cuts a drain short.  That
+                # is a death like any other: nothing acknowledged is lost.
+                until_leaving.close()
                 leaving.hang_up(partial(self._serve, sessions))
                 await leaving.tell_journal()
                 if self.guests is not None:
@@ -224,12 +241,9 @@ class Broker:
                 self._publish(again=True)
         await guests.accept(sessions)
 
-    async def _watch_signals(self) -> None:
-        # It ends with `accepting`, and the signals then do again what they did before: a second
-        # SIGTERM cuts a drain short.  That is a death like any other: nothing acknowledged is lost.
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async for number in signals:
-                self.state.leaving.stop(Reason.STOP, text=signal.Signals(number).name)
+    async def _watch_signals(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            self.state.leaving.stop(Reason.STOP, text=signal.Signals(number).name)
 
     async def _watch_clock(self) -> None:
         leaving = self.state.leaving

@@ -3,17 +3,19 @@
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from palace.broker.broker import Broker
 from palace.protocol import wire
 from palace.protocol.errors import JournalFailed
 from palace.protocol.lifecycle import EngineState, Reason
 from palace.protocol.session import Phase
-from tests.support.brokers.owner import Running, Shim, open_broker, until
+from tests.support.brokers.owner import Running, Shim, make_state, open_broker, until
 from tests.support.engines.gated import GatedEngine
 
 
@@ -637,3 +639,18 @@ async def test_a_store_that_will_not_close_is_left_as_after_a_crash(
         await running.ended.wait()
 
     assert running.code == 0
+
+
+async def test_a_signal_that_comes_as_soon_as_it_serves_is_a_stop(root: Path) -> None:
+    others: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: others.append(number))
+    state = make_state(root, GatedEngine())
+    try:
+        with trio.fail_after(30):
+            code = await Broker(state).serve(on_serving=lambda: signal.raise_signal(signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        state.services.kernel.close(state.services.ownership.lock_fd)
+
+    assert (code, others) == (0, [])
+    assert state.lifecycle.drain is not None
