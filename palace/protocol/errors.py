@@ -236,6 +236,14 @@ class OutcomeUnknown(PalaceError):
     name = "outcome_unknown"
 
 
+class WorkspaceRefused(PalaceError):
+    """A workspace, a token or a namespace can't be what was asked for; nothing was changed."""
+
+    wire_code = -32068
+    name = "workspace_refused"
+    exit_code = 84
+
+
 class EngineError(PalaceError):
     """The hosted engine can't do its work."""
 

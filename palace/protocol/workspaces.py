@@ -1,0 +1,99 @@
+"""Workspaces and namespaces: how they are named, and what one workspace is to another.
+
+A *workspace* is an agent that the palace's owner has registered: an id, and the workspace above it.
+A *namespace* is what memories belong to: `workspace:ID` (one agent's own), `team:ID` (those below
+one workspace), `org:ID` (all below one root), and `custom:NAME` (whom its owner has named).
+
+Names come from agents, commands and files.  They are ASCII and bounded, so that no two look alike,
+none is an option of a program, and none leads anywhere as a path.
+
+Pure.
+"""
+
+import re
+
+import attrs
+
+from palace.protocol.errors import WorkspaceRefused
+
+ID_CHARS_MAX = 63
+NAMESPACE_CHARS_MAX = 256
+TEXT_CHARS_MAX = 4096  # of a directory or a label
+WORKSPACES_MAX = 10_000  # removed ones as well: they are read into memory
+_ID = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{ID_CHARS_MAX - 1}}}")
+_CUSTOM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?")
+
+WORKSPACE, TEAM, ORG, CUSTOM = "workspace", "team", "org", "custom"
+
+
+@attrs.frozen(kw_only=True)
+class Workspace:
+    """One workspace.  `parent` is "" for a root; `uid` None where no user is mapped to it.
+
+    A `confined` one never acts for the owner.  One that was `removed` has no rights, and stays what
+    it was to those below it.
+    """
+
+    id: str
+    parent: str = ""
+    cwd: str = ""
+    runtimes: tuple[str, ...] = ()
+    uid: int | None = None
+    confined: bool = False
+    removed: bool = False
+    created_at: str = ""
+
+    @property
+    def key(self) -> str:
+        return key_of(self.id)
+
+
+def key_of(ident: str) -> str:
+    """Return the name of a workspace's own namespace, which is its id among a palace's entities."""
+    return f"{WORKSPACE}:{ident}"
+
+
+def id_in(key: str) -> str:
+    """Return the id of the workspace whose own namespace this is."""
+    return key.removeprefix(f"{WORKSPACE}:")
+
+
+def checked_id(text: object) -> str:
+    """Return a workspace's id as it is; raises WorkspaceRefused for what can't be one."""
+    if isinstance(text, str) and _ID.fullmatch(text):
+        return text
+    raise WorkspaceRefused(
+        f"{_shown(text)} can't be a workspace's id. Use up to {ID_CHARS_MAX} lower-case letters, "
+        "digits and hyphens, with a letter or a digit first."
+    )
+
+
+def checked_namespace(text: object) -> str:
+    """Return a namespace's name as it is; raises WorkspaceRefused for what can't be one."""
+    if isinstance(text, str) and len(text) <= NAMESPACE_CHARS_MAX:
+        kind, _, name = text.partition(":")
+        if kind in (WORKSPACE, TEAM, ORG) and _ID.fullmatch(name):
+            return text
+        if kind == CUSTOM and _CUSTOM.fullmatch(name) and ".." not in name:
+            return text
+    raise WorkspaceRefused(
+        f"{_shown(text)} can't be a namespace. It is workspace:ID, team:ID or org:ID with a "
+        f"workspace's id, or custom:NAME with ASCII letters, digits and _ . : - inside, up to "
+        f"{NAMESPACE_CHARS_MAX} characters in all."
+    )
+
+
+def checked_line(text: object, what: str) -> str:
+    """Return a text of one line that a terminal can show; raises WorkspaceRefused."""
+    if isinstance(text, str) and len(text) <= TEXT_CHARS_MAX and text.isprintable():
+        return text
+    raise WorkspaceRefused(
+        f"{_shown(text)} can't be {what}: it has to be one printable line of at most "
+        f"{TEXT_CHARS_MAX} characters."
+    )
+
+
+def _shown(value: object) -> str:
+    """Return a value for an error, whatever it is."""
+    text = value if isinstance(value, str) else type(value).__name__
+    return ascii(text[:60])
