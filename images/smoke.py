@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from palace.commands.try_out import Agent
+from palace.commands.agent import Agent
 from palace.protocol.errors import PalaceError
 
 ELSEWHERE = ("/dev", "/mempalace", "/proc", "/run", "/sys", "/tmp")

@@ -27,14 +27,13 @@ DECODERS = {
     "engine/durability/calls.py": 1,  # a reply that this process has just encoded
     "kernel/logline.py": 1,  # a value of a log of our own; it expects what that raises
     "engine/hosting/mempalace.py": 1,  # a reply of the engine in this process
-    "commands/try_out.py": 2,  # replies of a broker that this process has just started
 }
 # Who may call int(), and on what that can't be thousands of digits.
 INTEGERS = {
     "protocol/wire.py": 2,  # `whole_number`, which everybody else calls; a boolean
     "protocol/broker_record.py": 1,  # nine digits
     "engine/stores/chroma.py": 2,  # SQLite's integers
-    "engine/stores/rows.py": 1,  # the same
+    "engine/stores/rows.py": 2,  # the same
     "engine/stores/health.py": 1,  # a number that SQLite has read
     "engine/stores/hnsw_files.py": 1,  # a sum
     "engine/hosting/adjustments.py": 1,  # stock's own setting, which stock has read

@@ -13,6 +13,7 @@ from palace.broker.endpoint import Endpoint, listen_again
 from palace.broker.telemetry.log_file import open_log
 from palace.broker.watch import FILE_BYTES_MAX, Holding, Lost, PublishedFile, cannot_renew
 from palace.kernel.kernel import Kernel
+from palace.ownership.format import decode_served
 from palace.ownership.keys import key_path
 from palace.ownership.lock import HeldLock, Ownership
 from palace.protocol.broker_record import decode_broker_record
@@ -84,7 +85,7 @@ def _control_files(ownership: Ownership, kernel: Kernel) -> Iterator[Holding]:
     judges: dict[str, Callable[[bytes], bytes | None]] = {
         paths.epoch: partial(_judge_epoch, ownership),
         paths.palace_id: partial(_judge_identity, ownership),
-        paths.protocol: partial(_lost, f"{paths.protocol} was changed. {STOP_FIRST}"),
+        paths.protocol: partial(_judge_format, ownership),
         paths.settings: lambda found: found,  # its user's to edit; the next owner reads it
     }
     for path, judge in judges.items():
@@ -105,6 +106,17 @@ def engine_file(ownership: Ownership, kernel: Kernel) -> Iterator[Holding]:
 
 def _lost(text: str, _found: bytes) -> bytes | None:
     raise Lost(text)
+
+
+def _judge_format(ownership: Ownership, found: bytes) -> bytes:
+    """Take a higher format: this owner has raised it itself, for its first workspace."""
+    try:
+        served = decode_served(found)
+    except ValueError:
+        served = None
+    if served is None or served.is_too_new or not served.format:
+        raise Lost(f"{ownership.paths.protocol} was changed. {STOP_FIRST}")
+    return found
 
 
 def _judge_epoch(ownership: Ownership, found: bytes) -> bytes:

@@ -29,7 +29,7 @@ from palace.protocol.request import (
     read_request,
     translated,
 )
-from palace.protocol.rights import right_of
+from palace.protocol.rights import is_out_of_place, right_of
 from palace.protocol.session import Arrival, Fate
 from palace.protocol.weight import VALUES_MAX, is_light
 from palace.transport.lines import UNSENT_MAX, Connection
@@ -187,6 +187,11 @@ async def _handle_call(
 
 def _check_right(session: LiveSession, call: ToolCall) -> None:
     """Raise Forbidden for a tool that this client may not use."""
+    if is_out_of_place(call, from_command=session.hello.is_command):
+        raise Forbidden(
+            f"{call.name[:80]} is not for this client: palace's own commands ask for what is the "
+            "owner's (palace workspace), and for nothing else. Nothing was done."
+        )
     right = right_of(call)
     if not session.peer.may(right):
         raise Forbidden(

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from palace import __version__
-from palace.cli import agents, examining, journal, places, running, settings
+from palace.cli import agents, examining, journal, places, running, settings, workspaces
 from palace.cli.output import end_failed
 from palace.kernel.output import say
 from palace.protocol.errors import PalaceError
@@ -45,6 +45,10 @@ COMMANDS: dict[str, Command] = {
     "service": running.service,
     "try": agents.try_out,
     "model": agents.model,
+}
+# Commands that have commands of their own, with what they say of themselves.
+GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
+    "workspace": (workspaces.ABOUT, workspaces.COMMANDS),
 }
 # Spellings that keep working without a place in the overview.
 ALIASES = {"log": "history"}
@@ -88,6 +92,11 @@ def make_app() -> typer.Typer:
     made.callback()(show_version)
     for name, command in COMMANDS.items():
         made.command(name)(reporting(name, command))
+    for name, (about, commands) in GROUPS.items():
+        group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=about)
+        for inner, command in commands.items():
+            group.command(inner)(reporting(name, command))
+        made.add_typer(group, name=name)
     for alias, name in ALIASES.items():
         made.command(alias, hidden=True)(reporting(name, COMMANDS[name]))
     return made

@@ -5,17 +5,15 @@ files real text, the other finds it; then the broker is killed, and both go on b
 """
 
 import glob
-import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
 
 from palace.client.control import Control
+from palace.commands.agent import Agent
 from palace.commands.config import change_settings
 from palace.commands.running import stop_broker
 from palace.kernel.kernel import Kernel
@@ -28,51 +26,6 @@ from palace.settings.paths import Paths, home_dir, python_command
 QUESTION = "what happens when the process that owns the palace is killed?"
 PARAGRAPH_CHARS_MIN = 200
 PARAGRAPHS_MAX = 40
-
-
-class Agent:
-    """A blocking MCP client of one shim; close it. `welcome` is what initialize was answered."""
-
-    def __init__(self, name: str, argv: list[str], environ: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            argv, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        self._ids = 0
-        info = {"name": name, "version": "1"}
-        reply = self.request(
-            "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=info
-        )
-        self.welcome: dict[str, Any] = reply.get("result", {})
-
-    def request(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send one request and wait for its reply."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._ids += 1
-        message = {"jsonrpc": "2.0", "id": self._ids, "method": method, "params": params}
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            raise PalaceError("A shim exited early; its output is above. Please report this.")
-        reply: dict[str, Any] = json.loads(line)
-        return reply
-
-    def tool(self, name: str, **arguments: Any) -> dict[str, Any]:
-        """Call a tool and return its result; raises PalaceError if it fails."""
-        reply = self.request("tools/call", name=name, arguments=arguments)
-        if "error" in reply:
-            raise PalaceError(f"{name}: {reply['error']['message']}")
-        value: dict[str, Any] = json.loads(reply["result"]["content"][0]["text"])
-        return value
-
-    def close(self) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        code = self._process.wait(30)
-        self._process.stdout.close()
-        return code
 
 
 class Steps:

@@ -9,7 +9,7 @@ from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.engine.embedding.model import is_installed, model_dir
 from palace.engine.hosting.mempalace import WATCHED, check_installed, installed_version
 from palace.engine.hosting.pinned import older_than_served, way_on
-from palace.protocol import wire
+from palace.ownership.format import Served, decode_served
 from palace.protocol.errors import StoreUnavailable, WireError
 from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.inherited import to_be_fixed
@@ -25,25 +25,22 @@ def check_software(found: Diagnostics) -> Iterator[Finding]:
         yield from _model(found)
 
 
-def _served(text: list[str]) -> tuple[int, str]:
-    """Return the protocol in the palace, and by which version it was served; 0 where unknown."""
+def _served(data: bytes) -> Served:
+    """Return by what a palace was served, by nothing where its file doesn't say."""
     try:
-        return (wire.whole_number(text[0]), text[1]) if len(text) == 2 else (0, "")
+        return decode_served(data)
     except ValueError:
-        return 0, ""
+        return Served(0, 0)
 
 
 def _versions(found: Diagnostics) -> Iterator[Finding]:
-    text = (
-        (found.kernel.read_hint(found.paths.protocol, 200) or b"").decode(errors="replace").split()
-    )
-    served, by = _served(text)
-    if served > wire.VERSION:
+    served = _served(found.kernel.read_hint(found.paths.protocol, 200) or b"")
+    if served.is_too_new:
         yield Finding(
             level=ERROR,
             code="version_skew",
-            text=f"This palace was served by palace {by} (protocol {served}), and palace "
-            f"{__version__} here speaks {wire.VERSION}: it is too old for this palace.",
+            text=f"This palace was served by palace {served.by} {served.what_is_new()}: it is too "
+            "old for this palace.",
             remedy="Upgrade it: pip install --upgrade palace-broker. To go back for good, stop the "
             f"newer broker and remove {found.paths.protocol}.",
         )

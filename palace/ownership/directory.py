@@ -24,7 +24,7 @@ _OURS = (
     *("tunnels.json", "hallways.json"),
 )
 _BEGINNINGS = (
-    *("chroma.sqlite3", "knowledge_graph.sqlite3", "logstream.sqlite3"),
+    *("chroma.sqlite3", "knowledge_graph.sqlite3", "logstream.sqlite3", "palace.sqlite3"),
     *("broker.", "rebuild-", "restore-", "replaced-"),
 )
 

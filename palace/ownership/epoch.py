@@ -9,11 +9,11 @@ Standard library only, and light: every election runs through here.
 import os
 import uuid
 
-from palace import __version__
 from palace.kernel.kernel import Kernel
+from palace.ownership.format import keep_format
 from palace.ownership.lock import Ownership
 from palace.protocol import wire
-from palace.protocol.errors import LockFailed, VersionMismatch
+from palace.protocol.errors import LockFailed
 from palace.settings.paths import Paths
 
 EPOCH_DIGITS_MAX = 19  # of the epoch file; a palace is not elected for so often
@@ -50,31 +50,10 @@ def _journalled_epoch(paths: Paths, kernel: Kernel) -> int:
     return epoch if 0 < epoch < 10 ** (EPOCH_DIGITS_MAX - 1) else 0
 
 
-def _keep_protocol(paths: Paths, kernel: Kernel) -> None:
-    """Refuse to serve where a younger palace has: the two would take turns for ever."""
-    data = kernel.read_file(paths.protocol, 200)
-    text = [b"0"] if data is None else data.split()[:1]
-    try:
-        last = wire.whole_number(text[0] if text else b"")
-    except ValueError:
-        raise LockFailed(
-            f"{paths.protocol} does not say by which protocol the palace was last served. Restore "
-            "it from a backup, or remove it if no newer palace than this one has served it."
-        ) from None
-    if last > wire.VERSION:
-        raise VersionMismatch(
-            f"The palace {paths.root} was served with protocol {last}, and palace {__version__} "
-            f"speaks {wire.VERSION}. Upgrade it (pip install --upgrade palace-broker), or, to go "
-            f"back for good, remove {paths.protocol}."
-        )
-    if last < wire.VERSION:
-        kernel.write_durable(paths.protocol, f"{wire.VERSION} {__version__}\n".encode())
-
-
 def _sweep(paths: Paths, kernel: Kernel) -> None:
     """Remove what owners that were killed in the middle of a write left beside their files."""
     kept = (paths.record, paths.epoch, paths.palace_id, paths.protocol, paths.catalogue)
-    ours = {os.path.basename(path) for path in kept}
+    ours = {os.path.basename(path) for path in (*kept, paths.register)}
     for name in kernel.list_directory(paths.root):
         base, _, pid = name.removesuffix(".tmp").rpartition(".")
         if name.endswith(".tmp") and pid.isdigit() and base in ours:
@@ -99,7 +78,7 @@ def take_epoch(ownership: Ownership, kernel: Kernel) -> None:
     """B5: the palace's identity, and the next epoch, durable before the store is opened."""
     paths = ownership.paths
     _sweep(paths, kernel)
-    _keep_protocol(paths, kernel)
+    keep_format(paths, kernel)
     identity = wire.identity_of(kernel.read_file(paths.palace_id, 200))
     if identity is None:
         raise LockFailed(

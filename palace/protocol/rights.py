@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import attrs
 
 from palace.protocol.request import ToolCall
-from palace.protocol.tools import Kind
+from palace.protocol.tools import OWNER_TOOLS, Kind
 
 
 class Right(enum.Enum):
@@ -101,6 +101,15 @@ def local_peer(*, pid: int, uid: int, owner: int, allowed: tuple[int, ...], near
 
 def right_of(call: ToolCall) -> Right:
     """Return the right that a tool call takes, apart from the paths that it names."""
-    if call.name in SETTINGS:
+    if call.name in SETTINGS or call.name in OWNER_TOOLS:
         return Right.CONTROL
     return Right.READ if call.tool.kind is Kind.QUERY else Right.WRITE
+
+
+def is_out_of_place(call: ToolCall, *, from_command: bool) -> bool:
+    """Tell whether a call comes the wrong way: the owner's tools are for palace's own commands.
+
+    So an agent that was talked into calling one finds none, though it is of the owner's uid; and a
+    command's session, which acts for the owner wherever it was started, is good for nothing else.
+    """
+    return (call.name in OWNER_TOOLS) is not from_command

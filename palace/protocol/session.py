@@ -60,7 +60,8 @@ class Arrival:
 class Hello:
     """What a shim says of itself.  `client` is None where it doesn't say.
 
-    `epoch` is that of the session's last owner, 0 if unknown.
+    `epoch` is that of the session's last owner, 0 if unknown.  `is_command`: it is no MCP client's,
+    but one of palace's commands, which asks for its user.
     """
 
     session: str
@@ -74,6 +75,7 @@ class Hello:
     epoch: int = 0
     cwd: str = ""
     place: str = ""
+    is_command: bool = False
 
     @classmethod
     def read(cls, fields: Mapping[str, str]) -> "Hello":
@@ -95,6 +97,7 @@ class Hello:
             epoch=_number(fields, "epoch"),
             cwd=fields.get("cwd", ""),
             place=fields.get("place", ""),
+            is_command=fields.get("command", "") == "1",
         )
 
 

@@ -125,6 +125,16 @@ TOOLS: dict[str, Tool] = {
     "mempalace_patch_submit": _MUTATION,
 }
 
+# palace's own, for commands of its owner alone: no list names them, and no MCP client may call them
+# (palace/engine/durability/owner_tools.py).
+OWNER_TOOLS: dict[str, Tool] = {
+    "palace_workspace_list": _QUERY,
+    "palace_workspace_add": _MUTATION,
+    "palace_workspace_move": _MUTATION,
+    "palace_workspace_remove": _MUTATION,
+}
+_KNOWN = TOOLS | OWNER_TOOLS
+
 
 def classify_call(message: object) -> Tool:
     """Return what a `tools/call` message will do; what can't be told is a mutation."""
@@ -134,7 +144,7 @@ def classify_call(message: object) -> Tool:
         return _LONG_FILING
     if isinstance(name, str) and name in LARGE_TEXTS and _is_large(params, LARGE_TEXTS[name]):
         return _LARGE_FILING
-    return TOOLS.get(name, UNKNOWN) if isinstance(name, str) else UNKNOWN
+    return _KNOWN.get(name, UNKNOWN) if isinstance(name, str) else UNKNOWN
 
 
 def _is_long(params: Any) -> bool:

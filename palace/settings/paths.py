@@ -68,6 +68,10 @@ class Paths:
         return self._in_root("engine")
 
     @property
+    def register(self) -> str:
+        return self._in_root("palace.sqlite3")
+
+    @property
     def palace_id(self) -> str:
         return self._in_root("palace_id")
 

@@ -53,9 +53,14 @@ environment:
 
 
 class Relay:
-    """One shim life."""
+    """One shim life.  `fields` are what its HELLO says besides."""
 
-    def __init__(self, site: Site, backlog: "Backlog | None" = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        backlog: "Backlog | None" = None,
+        fields: "dict[str, str] | None" = None,
+    ) -> None:
         self._kernel = site.kernel
         self._paths = site.paths
         self._environment = site.environment
@@ -63,7 +68,7 @@ class Relay:
         self._session = wire.session_name(proof_of(self._secret))
         self._client = backlog.client if backlog else ""
         self._backlog = backlog
-        self._client_fields = client_fields(site.kernel, site.environment)
+        self._client_fields = client_fields(site.kernel, site.environment) | (fields or {})
         self._ledger = Ledger()
         self._progress = ProgressNotes(site.kernel, self._ledger)
         self._connector = Connector(site)
@@ -448,8 +453,8 @@ def find_site(palace: str) -> Site:
     return Site(kernel_for(environment.trace), paths, environment)
 
 
-def main(arguments: "list[str]") -> int:
-    """Run the shim; return its exit code."""
+def main(arguments: "list[str]", fields: "dict[str, str] | None" = None) -> int:
+    """Run the shim, whose HELLO says `fields` besides; return its exit code."""
     if "--help" in arguments or "-h" in arguments:
         say(USAGE, end="")
         return 0
@@ -462,7 +467,7 @@ def main(arguments: "list[str]") -> int:
             from palace.shim.unnamed import wait_for_palace
 
             site, backlog = wait_for_palace(lambda: find_site(given), error)
-        Relay(site, backlog).run()
+        Relay(site, backlog, fields).run()
     except PalaceError as error:
         complain(f"palace shim: {error.message}")
         return error.exit_code

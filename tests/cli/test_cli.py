@@ -21,6 +21,7 @@ NAMES = {
     *("deaths", "recover", "trust"),
     *("dial", "own", "expose", "config", "install", "uninstall", "service"),
 }
+GROUPS = {"workspace": {"add", "list", "tree", "move", "remove"}}
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")
 
 
@@ -46,6 +47,20 @@ def test_every_command_has_help_and_stands_in_the_overview() -> None:
     overview = run("--help").stdout
 
     assert {command.name for command in app.registered_commands} == NAMES | {"log"}
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    inner = {
+        name: {command.name for command in group.registered_commands if command.name}
+        for name, group in groups.items()
+        if group is not None
+    }
+    assert inner == GROUPS
+    for above, names in GROUPS.items():
+        assert above in overview
+        assert names <= set(run(above, "--help").stdout.split())
+        for name in names:
+            done = run(above, name, "--help")
+            assert done.returncode == 0
+            assert "--palace" in done.stdout
     for name in NAMES:
         done = run(name, "--help")
         assert name in overview

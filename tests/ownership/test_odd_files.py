@@ -11,7 +11,9 @@ from palace.protocol.errors import UnsafePalace
 from palace.settings.paths import Paths
 
 
-@pytest.mark.parametrize("name", ["chroma.sqlite3", "palace.toml", "logstream.sqlite3", "epoch"])
+@pytest.mark.parametrize(
+    "name", ["chroma.sqlite3", "palace.toml", "logstream.sqlite3", "palace.sqlite3", "epoch"]
+)
 def test_a_fifo_where_a_file_belongs_is_refused_by_name(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
 

@@ -123,6 +123,7 @@ class SimEngine(MempalaceEngine):
     checkpoint_bytes = 12_000
     token_bytes = 4
     entry_kind = "drawer"
+    has_register = False  # SQLite knows no simulated disk
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from palace.engine.durability.healing import Health, heal_stores
 from palace.engine.durability.meeting import meet_journal
 from palace.engine.durability.outsiders import adopt_outsiders
 from palace.engine.durability.owned import OwnedPalace
+from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
 from palace.engine.durability.swap import Exchange
@@ -34,7 +35,13 @@ from palace.journal.purge import PURGED_REPLY
 from palace.journal.record import ADOPT, STATE, Draft, JsonObject
 from palace.journal.replay import Progress
 from palace.protocol import jsonrpc
-from palace.protocol.errors import JournalFailed, OutcomeUnknown, PalaceError, Quarantined
+from palace.protocol.errors import (
+    JournalFailed,
+    OutcomeUnknown,
+    PalaceError,
+    Quarantined,
+    StoreUnavailable,
+)
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.tools import Kind
 from palace.settings.config import DUAL, NEVER
@@ -60,6 +67,7 @@ class DurableCalls:
     recovery: Recovery
     checkpointer: Checkpointer
     health: Health = attrs.field(factory=Health)
+    owner: OwnerTools | None = None  # None: this engine keeps no register
     files: StoreFiles | None = None  # None: another engine's stores, or what is damaged was left
     examiner: Examiner | None = None
     adoption: Adoption | None = None  # None: nothing had to be adopted
@@ -237,6 +245,16 @@ class JournalledEngine:
         if self._leaves:  # it was told before there was a journal to say it in
             memory.journal.leave()
 
+    def answer_owner(self, call: Call) -> JsonObject:
+        """Return the reply to a call of the owner's tools, which change the register."""
+        if self._memory is not None and self._memory.owner is not None:
+            return self._memory.owner.answer(call.request, read_only=call.read_only)
+        text = (
+            "Workspaces are kept by palace's journal, and this palace has none open: "
+            "palace status says why. To begin one: palace config set journal=on"
+        )
+        return jsonrpc.failure(call.request.id, StoreUnavailable(text))
+
     def when_durable(self, seq: int, callback: DurableCallback) -> None:
         assert self._memory is not None, "a reply has a seq only where there is a journal"
         self._memory.when_durable(seq, callback)
@@ -291,7 +309,11 @@ def open_durable_calls(
     dual = palace.config.journal == DUAL
     health = heal_stores(palace, journal, stores, progress)
     migrate(stores, besides=health.left_names)
-    recovery = Recovery(journal=journal, projections=stores.all, progress=progress, dual=dual)
+    if stores.register.exists() or stores.register.name in (journal.tail.baseline or {}):
+        stores.register.keep_older_away()
+    recovery = Recovery(
+        journal=journal, projections=stores.all, progress=progress, dual=dual, own=stores.own
+    )
     try:
         if not health.left:
             recovery.scan()
@@ -303,6 +325,7 @@ def open_durable_calls(
     install_seams(stores, groups)
     checkpointer = Checkpointer(journal=journal)
     memory = DurableCalls(journal, stores, groups, recovery, checkpointer, health)
+    memory.owner = OwnerTools(stores.register, groups, kernel)
     if not health.left:
         memory.files = StoreFiles(stores, kernel)
         memory.examiner = Examiner(stores=stores, paths=paths, kernel=kernel, calls=memory.work)

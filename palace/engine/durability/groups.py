@@ -255,6 +255,12 @@ class CallGroups:
             with self._lock:
                 self._deferred.append(Draft(action=UNIT, key=group.key, payload={}))
 
+    def fail(self, why: str) -> None:
+        """Let this thread's call be taken back, whole, where it would otherwise be committed."""
+        group = self.current()
+        if group is not None and group.failure is None:
+            group.failure = JournalFailed(why)
+
     def at_boundary(self) -> None:
         """Note that this thread's call, if it is non-atomic, has finished a part that may stay."""
         group = self.current()

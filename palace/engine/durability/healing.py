@@ -271,9 +271,9 @@ class _Healing:
 
     def _files(self) -> Iterator[str]:
         stores, name = self.stores, self.damage.store
-        for rows in (stores.graph, stores.logstream):
+        for rows in stores.tables:
             if name == rows.name:
-                yield from (rows.path, f"{rows.path}-wal", f"{rows.path}-shm")
+                yield from rows.files
         for own in (stores.tunnels, stores.hallways):
             if name == own.name:
                 yield own.path

@@ -14,12 +14,13 @@ from palace.engine.stores.chroma import COLLECTION, is_chroma_file
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.palace_stores import Stores, opened_stores, unopened_stores
-from palace.engine.stores.projection import BATCH, Projection, in_batches, same
+from palace.engine.stores.projection import BATCH, Projection, fingerprints_of, in_batches, same
 from palace.journal.journal import Journal
 from palace.journal.record import ADOPT, Draft
 from palace.journal.replay import Progress, Replay, replay
 from palace.journal.undo import records_of_undoing
 from palace.kernel.kernel import Kernel
+from palace.ownership.format import need_register
 from palace.protocol.errors import JournalBroken, StoreCorrupt
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -55,6 +56,8 @@ class Rebuild:
             new.chroma.api()  # a palace without drawers has a store, too
             fill_stores(new, known, in_order(known), self.progress)
             verify_stores(new, known, in_order(known), self.progress)
+        if any(new.register.owns(kind) for kind in known.kinds()):
+            need_register(self.paths, self.kernel)
         # Chroma is closed now: what it still had to write is in the files that move.
         moves = [*self._old_away(), *self._new_in(new, known)]
         Exchange(self.paths, self.palace.config.graph, self.kernel).swap(moves)
@@ -184,7 +187,9 @@ class Rebuild:
 
     def _record_fingerprints(self) -> None:
         stores = self._real()
-        fingerprints = {projection.name: projection.read_fingerprint() for projection in stores.all}
+        for store in stores.all:
+            store.read_fingerprint()
+        fingerprints = fingerprints_of(stores.all)
         self.journal.fingerprints = lambda: fingerprints
         self.journal.end_adoption()  # a partial one: the stores hold what the journal does
 
@@ -195,8 +200,8 @@ def old_files(paths: Paths, config: Config, kernel: Kernel) -> Iterator[str]:
     for name in sorted(os.listdir(paths.root)):
         if is_chroma_file(paths.root, name):
             yield f"{paths.root}/{name}"
-    for path in (real.graph.path, real.logstream.path):
-        yield from (path, f"{path}-wal", f"{path}-shm")
+    for rows in real.tables:
+        yield from rows.files
     yield from (real.tunnels.path, real.hallways.path)
 
 

@@ -23,7 +23,8 @@ class Reconciliation:
     in a store that isn't the one that we wrote, they are no change.  Nor is what it holds of an
     entity under another kind (`by_id`): stock's `migrate` files the records of all collections
     among the drawers.  With `held` the store is not written: where it would have to be, its name is
-    put there.
+    put there.  An own store (`is_own`) is written by no other program, so that it is made what the
+    journal says.
     """
 
     journal: Journal
@@ -36,8 +37,30 @@ class Reconciliation:
     past: dict[Entity, set[int]]
     by_id: dict[str, set[int]]
     held: set[str] | None = None
+    is_own: bool = False
 
     def run(self, kind: str) -> None:
+        if self.is_own:
+            self._enforce(kind)
+        else:
+            self._compare(kind)
+
+    def _enforce(self, kind: str) -> None:
+        """Make a store hold what the journal says; what open groups did is left to them."""
+        foreign: list[str] = []
+        wrong: list[str] = []
+        there: set[str] = set()
+        for ident, payload in self.projection.scan(kind):
+            there.add(ident)
+            if not self._is_ours(kind, (ident, payload)):
+                is_known = (kind, ident) in self.known.live
+                (wrong if is_known else foreign).append(ident)
+        missing = (ident for ident in self.known.ids(kind) if ident not in there)
+        wrong += [i for i in missing if None not in self.pending.get((kind, i), ())]
+        self._remove(kind, foreign)
+        self._restore(kind, wrong)
+
+    def _compare(self, kind: str) -> None:
         there: set[str] = set()
         old: list[str] = []
         for batch in in_batches(self.projection.scan(kind)):

@@ -42,7 +42,7 @@ from palace.engine.durability.reconciliation import (
     states_of,
 )
 from palace.engine.stores.files import KIND as FILE
-from palace.engine.stores.projection import Change, Projection, same
+from palace.engine.stores.projection import Change, Projection, fingerprints_of, same
 from palace.journal.inspect import read_from
 from palace.journal.journal import Journal
 from palace.journal.purge import PURGED_REPLY
@@ -73,13 +73,15 @@ logger = logging.getLogger("palace.journal")
 class Recovery:
     """One opening.  Call `scan` before any store is open, then `run`.
 
-    `dual`: it writes to the journal alone.  `held` are the stores that lack something then.
+    `dual`: it writes to the journal alone.  `held` are the stores that lack something then.  `own`
+    names stores that no other program writes: what differs in one is not adopted.
     """
 
     journal: Journal
     projections: Sequence[Projection]
     progress: Progress
     dual: bool = False
+    own: frozenset[str] = frozenset()
     held: set[str] = attrs.field(factory=set)
     suspects: list[Projection] = attrs.field(factory=list)
     # The ids of all entities by store and kind, where there is anything to adopt.
@@ -98,7 +100,7 @@ class Recovery:
         if tail.baseline is not None:
             self._held_before = tail.held_back
             for projection in self.projections:
-                then = tail.baseline.get(projection.name)
+                then = self._then(projection)
                 is_held = projection.name in self._held_before
                 if then is None or self._differs(projection, then) or is_held:
                     self.suspects.append(projection)
@@ -108,6 +110,14 @@ class Recovery:
                 for projection in self.projections
             }
 
+    def _then(self, projection: Projection) -> Json:
+        """Return a store's fingerprint in the baseline, None where it had none.
+
+        An own store that is empty has none, so there it says that there was nothing.
+        """
+        baseline = self.journal.tail.baseline or {}
+        return baseline.get(projection.name, {} if projection.name in self.own else None)
+
     @property
     def _keeps(self) -> bool:
         """Tell whether unfinished groups stay as they are."""
@@ -115,7 +125,7 @@ class Recovery:
 
     def fingerprints(self) -> JsonObject:
         """Return what closing records say of the stores."""
-        found: JsonObject = {store.name: store.fingerprint() for store in self.projections}
+        found = fingerprints_of(self.projections)
         return {**found, HELD: sorted(self.held)} if self.held else found
 
     def _differs(self, projection: Projection, then: Json) -> bool:
@@ -130,7 +140,7 @@ class Recovery:
                 projection.name,
             )
             assert self.journal.tail.baseline is not None
-            self.journal.tail.baseline.pop(projection.name)
+            self.journal.tail.baseline.pop(projection.name, None)
             return True
 
     def _owner_of(self, entity: Entity) -> Projection | None:
@@ -162,10 +172,11 @@ class Recovery:
         later = [projection for projection in self.suspects if self._may_wait(projection)]
         for projection in self.suspects:
             level = logging.INFO if projection.name == "files" else logging.WARNING
-            logger.log(level, "%s was changed by another program: taking it over", projection.name)
+            become = "putting it back" if projection.name in self.own else "taking it over"
+            logger.log(level, "%s was changed by another program: %s", projection.name, become)
             if projection in later:
                 continue
-            self._reconcile(projection, baseline=tail.baseline.get(projection.name))
+            self._reconcile(projection, baseline=self._then(projection))
         if self._keeps:  # what unfinished groups did is compared with what they would have done
             self._write_lost(later)
             self._end_open(open_keys)
@@ -186,11 +197,16 @@ class Recovery:
         and change what is there.
         """
         tail = self.journal.tail
-        then = (tail.baseline or {}).get(projection.name)
+        then = self._then(projection)
         if then is None or self._is_lost(projection, then) or projection.is_older(then):
             return False
         ours = {*tail.touched, *states_of(tail.open.values())}
         return not any(projection.owns(kind) for kind, _ in ours)
+
+    @property
+    def _is_partial(self) -> bool:
+        tail = self.journal.tail
+        return bool(tail.gaps) or tail.adopting is not None
 
     def _is_lost(self, projection: Projection, then: Json) -> bool:
         """Tell whether what a store lacks was not deleted."""
@@ -244,6 +260,8 @@ class Recovery:
             older=baseline is not None and projection.is_older(baseline),
             believed=believed | frozenset(unfinished) if self._keeps else believed,
             held=self.held if self.dual else None,
+            # Of what the journal lacks, or has not come to yet, the store may know more.
+            is_own=projection.name in self.own and not self._is_partial,
             past=self._past_of(projection) if lost else {},
             by_id=by_id_of(known) if lost else {},
         )
@@ -346,7 +364,7 @@ class Recovery:
             # store ahead of that, and writes it.
             return True
         actual = projection.read(kind, [ident]).get(ident)
-        if not among(self._ours[entity], actual):
+        if projection.name not in self.own and not among(self._ours[entity], actual):
             # Another program changed it after us, in a store whose fingerprint didn't show it.
             append_adopted(self.journal, kind, [(ident, actual)])
             return False
@@ -371,7 +389,8 @@ class Recovery:
             # An older state of our own: the store acknowledged the change and lost it.  Any other
             # state was written by another program, or is what an unfinished call left.
             is_kept = among(unfinished.get((kind, ident), ()), actual)
-            is_ours = among(self._ours[kind, ident], actual) and not tail.paused
+            is_past = among(self._ours[kind, ident], actual) and not tail.paused
+            is_ours = is_past or projection.name in self.own
             if is_ours and not is_kept and self.dual:
                 self.held.add(projection.name)
             elif is_ours and not is_kept:

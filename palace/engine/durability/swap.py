@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from palace.engine.stores.files import NAMES as FILES
+from palace.engine.stores.rows import FILE_ENDS
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
 from palace.protocol.decoding import decode_json, is_text
@@ -31,7 +32,6 @@ _NUMBER = r"\d{1,20}"
 # What Chroma makes: its database, a segment's directory, one that stock has put aside.
 _CHROMA = re.compile(r"chroma\.sqlite3[\w.:-]{0,80}|[0-9A-Za-z-]{36}(?:\.[\w.:-]{1,80})?")
 _RECOVERED = ("journal", "palace.toml", "protocol", "epoch", "palace_id")
-_ALIKE = ("", "-wal", "-shm")
 
 
 @attrs.frozen
@@ -138,14 +138,15 @@ class Exchange:
         return path[len(start) :] if path.startswith(start) else None
 
     def _is_store(self, name: str) -> bool:
-        known = {"journal", *FILES, *(f"logstream.sqlite3{end}" for end in _ALIKE)}
+        tables = ("logstream.sqlite3", os.path.basename(self.paths.register))
+        known = {"journal", *FILES, *(f"{name}{end}" for name in tables for end in FILE_ENDS)}
         return name in known or _CHROMA.fullmatch(name) is not None
 
     def _files_anywhere(self) -> tuple[str, ...]:
         """Return the files whose place the palace's directory doesn't tell."""
         place = place_of_lists(self.paths.root)
         lists = (f"{place}/tunnels.json", f"{place}/hallways.json")
-        return (*(f"{self.graph}{end}" for end in _ALIKE if self.graph), *lists)
+        return (*(f"{self.graph}{end}" for end in FILE_ENDS if self.graph), *lists)
 
     # How.
 

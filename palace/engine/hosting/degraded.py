@@ -31,6 +31,7 @@ _NEEDS = {
     "traverse": ("tunnels",),
     "graph_stats": ("tunnels",),
     "mine": ("hallways", "tunnels"),
+    "palace_workspace": ("register",),
 }
 
 _LISTS = frozenset({"hallways", "tunnels"})

@@ -54,7 +54,7 @@ from palace.protocol.errors import (
 )
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.resend import Trace, Verdict, judge
-from palace.protocol.tools import Kind, Lane
+from palace.protocol.tools import OWNER_TOOLS, Kind, Lane
 from palace.settings.config import Config
 from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.environment import forbids_downloads
@@ -283,6 +283,8 @@ class MempalaceEngine(JournalledEngine):
     def _handle(self, call: Call) -> JsonObject | None:
         assert self._server is not None
         state = self._state
+        if call.request.name in OWNER_TOOLS:
+            return self.answer_owner(call)
         if call.batch is not None and state.writer is not None:
             return state.writer.answer(call.message)
         is_reader = call.tool.lane in (Lane.READER, Lane.POLL)

@@ -67,6 +67,8 @@ class FileIds:
 
     def may_have_deleted(self, store: Projection, baseline: JsonObject) -> bool:
         """Tell whether the next owner takes what a store lacks for another program's deletion."""
+        if store.name in self.stores.own:
+            return False
         then = baseline.get(store.name)
         if then is None:
             return True

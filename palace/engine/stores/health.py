@@ -93,7 +93,7 @@ def find_damage(stores: Stores, baseline: JsonObject | None, depth: Depth) -> li
     """Return what is wrong with each store; `baseline` is what the journal last knew of all."""
     found = [
         *(list(_chroma(stores, depth)) or _suspected(stores)),
-        *(damage for rows in (stores.graph, stores.logstream) for damage in _rows(rows, depth)),
+        *(damage for rows in stores.tables for damage in _rows(rows, depth)),
         *(damage for own in (stores.tunnels, stores.hallways) for damage in _list(own)),
         *_files(stores),
     ]
@@ -254,7 +254,8 @@ def _files(stores: Stores) -> Iterator[Damage]:
 
 def _lost(stores: Stores, baseline: JsonObject) -> Iterator[Damage]:
     """Yield stores that are gone, or empty, though they held something."""
-    paths = {own.name: own.path for own in (stores.chroma, stores.graph, stores.logstream)}
+    paths = {stores.chroma.name: stores.chroma.path}
+    paths |= {own.name: own.path for own in stores.tables}
     paths |= {own.name: own.path for own in (stores.tunnels, stores.hallways)}
     for name, path in paths.items():
         held = entities_in(name, baseline.get(name))

@@ -13,6 +13,7 @@ from palace.engine.stores.chroma_api import ChromaApi, ChromaClient, Vector
 from palace.engine.stores.files import Files
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.projection import Projection
+from palace.engine.stores.register import Register, open_register
 from palace.engine.stores.rows import GRAPH, LOGSTREAM, Rows, Table
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
@@ -31,6 +32,7 @@ class Stores:
     tunnels: JsonList
     hallways: JsonList
     files: Files
+    register: Register
 
     @property
     def all(self) -> tuple[Projection, ...]:
@@ -41,7 +43,18 @@ class Stores:
             self.logstream,
             self.tunnels,
             self.hallways,
+            self.register,
         )
+
+    @property
+    def tables(self) -> tuple[Rows, ...]:
+        """Return those that are a file of SQLite's and nothing else."""
+        return (self.graph, self.logstream, self.register)
+
+    @property
+    def own(self) -> frozenset[str]:
+        """Return the names of those that no other program writes: the journal knows better."""
+        return frozenset({self.register.name})
 
     @property
     def beside(self) -> tuple[Rows | JsonList, ...]:
@@ -81,6 +94,7 @@ def build_stores(
             wrapper={"schema_version": 1},
         ),
         files=Files(paths.root, kernel),
+        register=open_register(paths, kernel),
     )
 
 

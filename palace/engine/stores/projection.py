@@ -109,7 +109,10 @@ class Projection(Protocol):
         ...
 
     def fingerprint(self) -> Json:
-        """Return what tells this state of the store from others, as JSON; costs nothing."""
+        """Return what tells this state of the store from others, as JSON; costs nothing.
+
+        None where nothing is to be said of it: it is as if there were no such store.
+        """
         ...
 
     def read_fingerprint(self) -> Json:
@@ -136,6 +139,12 @@ class Projection(Protocol):
         `touched` holds what our own records say was changed since then.
         """
         ...
+
+
+def fingerprints_of(projections: Iterable[Projection]) -> JsonObject:
+    """Return the fingerprints of stores by name, as closing records have them."""
+    found = ((projection.name, projection.fingerprint()) for projection in projections)
+    return {name: fingerprint for name, fingerprint in found if fingerprint is not None}
 
 
 class ChangeJournal(Protocol):

@@ -23,6 +23,7 @@ from palace.journal.tail import Touched
 from palace.protocol.decoding import decode_json
 
 TIMEOUT_S = 10.0
+FILE_ENDS = ("", "-wal", "-shm", "-journal")  # what SQLite adds to a database's name
 
 
 class RowPayload(TypedDict):
@@ -71,6 +72,11 @@ class Rows:
     lock: threading.RLock = attrs.field(factory=threading.RLock)
     _sums: dict[str, DigestSum] = attrs.field(factory=dict)  # by kind
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the paths of all that SQLite may keep of it, there or not."""
+        return tuple(f"{self.path}{end}" for end in FILE_ENDS)
+
     def kinds(self) -> tuple[str, ...]:
         return tuple(table.kind for table in self.tables)
 
@@ -112,6 +118,15 @@ class Rows:
             row = connection.execute(f"SELECT count(*) FROM {self.table(kind).name}").fetchone()
             return int(row[0])
 
+    def next_rowid(self, kind: str) -> int:
+        """Return a number that no row of this kind has; the caller holds the lock."""
+        if not self.exists():
+            return 1
+        with self._open() as connection:
+            name = self.table(kind).name
+            row = connection.execute(f"SELECT coalesce(max(rowid), 0) + 1 FROM {name}").fetchone()
+            return int(row[0])
+
     def write(self, kind: str, changes: Mapping[str, Payload]) -> None:
         if not self.exists():
             if all(payload is None for payload in changes.values()):
@@ -131,10 +146,14 @@ class Rows:
             if change.after is not None:
                 sums.add(row_digest(table, change.after))
 
-    def fingerprint(self) -> dict[str, list[int]]:
+    def fingerprint(self) -> Json:
+        return self.sums()
+
+    def sums(self) -> dict[str, list[int]]:
+        """Return how many rows of each kind there are, and the sum of their digests."""
         return {kind: self._sums.get(kind, DigestSum()).as_json() for kind in self.kinds()}
 
-    def read_fingerprint(self) -> dict[str, list[int]]:
+    def read_fingerprint(self) -> Json:
         self._sums = {
             table.kind: DigestSum.of(
                 row_digest(table, payload) for _, payload in self.scan(table.kind)

@@ -73,6 +73,8 @@ def fill(probe: Probe) -> None:
     probe.tool("create_tunnel", target_wing="home", target_room="garden", **tunnel)
     patch = {"content": "--- a\n+++ b\n@@ -1 +1 @@\n-1\n+2\n", "from_agent": "ada", "stream": "s"}
     probe.tool("patch_submit", **patch)
+    probe.owner("workspace_add", id="lead", cwd="/srv/lead")
+    probe.owner("workspace_add", id="coder", parent="lead")
 
 
 def asked(probe: Any) -> list[Any]:

@@ -49,7 +49,11 @@ def test_doctor_names_what_a_store_lacks(copied: Site, name: str) -> None:
     assert sorted(copied.palace.parent.rglob("*")) == files, "looking leaves nothing behind"
 
 
-RESTORED = [("drawers", "graph", "attachment"), ("diary", "fact", "events"), ("somebody",)]
+RESTORED = [
+    ("drawers", "graph", "attachment", "workspace"),
+    ("diary", "fact", "events"),
+    ("somebody",),
+]
 
 
 @pytest.mark.parametrize("names", RESTORED if is_full() else RESTORED[:1], ids="+".join)

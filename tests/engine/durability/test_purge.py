@@ -28,6 +28,7 @@ NOTES = (
 """
     + "Alice Johnson decided to deploy the service with Bob Smith on Friday evening.\n" * 8
 )
+LAIR = "cellar-QX7714-of-the-vault"
 OTHERS = "# Harvest\n\n" + "Bob Smith decided to sell the apples with Carl Gruber in May.\n" * 8
 
 
@@ -68,6 +69,8 @@ class Filed:
         for name, (subject, predicate, thing, more) in facts.items():
             said = probe.tool("kg_add", subject=subject, predicate=predicate, object=thing, **more)
             self.ids[name] = said["triple_id"]
+        for ident, cwd in (("vault", f"/srv/{LAIR}"), ("lead", "/srv/lead")):
+            probe.owner("workspace_add", id=ident, cwd=cwd)
         listed = probe.tool("list_drawers", wing="notes", limit=10)["drawers"]
         self.ids |= {f"mined {n}": drawer["drawer_id"] for n, drawer in enumerate(listed)}
 
@@ -95,6 +98,24 @@ def copied(filed: Filed, tmp_path: Path) -> Path:
 def holders(*roots: Path) -> list[str]:
     files = [path for root in roots for path in root.rglob("*") if path.is_file()]
     return [str(path) for path in files if KEY.lower().encode() in path.read_bytes().lower()]
+
+
+def test_a_workspaces_record_goes_like_a_memory(
+    maintenance: MaintenanceProcess, filed: Filed, copied: Path
+) -> None:
+    before = maintenance.ask("contents", copied)
+    assert LAIR.encode() in (copied / "palace.sqlite3").read_bytes()
+
+    assert maintenance.ask("purge", copied, ids=["vault"])["code"] == 66, "a bare name is a fact's"
+    purged = maintenance.ask("purge", copied, ids=["workspace:vault"])
+
+    assert set(purged["entities"]) == {"palace:workspace workspace:vault"}
+    after = maintenance.ask("contents", copied)
+    assert lost(before, after) == set(purged["entities"])
+    assert list(after["palace:workspace"]) == ["workspace:lead"]
+    files = [path for path in copied.rglob("*") if path.is_file()]
+    assert [str(path) for path in files if LAIR.encode() in path.read_bytes()] == []
+    assert maintenance.ask("doctor", copied) == []
 
 
 def lost(before: Any, after: Any) -> set[str]:

@@ -48,7 +48,7 @@ QUERIES = 20
 KINDS = {
     *("chroma-collection", "chroma:made", "chroma:mempalace_closets", "chroma:mempalace_drawers"),
     *("file", "graph:entity", "graph:triple", "hallway", "tunnel"),
-    *("log:artifact", "log:attached", "log:event"),
+    *("log:artifact", "log:attached", "log:event", "palace:workspace"),
 }
 
 Contents = dict[str, dict[str, Any]]

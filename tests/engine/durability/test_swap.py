@@ -121,7 +121,13 @@ def test_what_a_rebuild_and_a_restoration_rename_is_carried_through(exchange: Ex
     built = Path(root, "rebuild-7/palace")
     (built / SEGMENT).mkdir(parents=True)
     (built / SEGMENT / "data").write_text("index")
-    for name in ("chroma.sqlite3", "chroma.sqlite3-wal", "logstream.sqlite3", "replica.json"):
+    for name in (
+        "chroma.sqlite3",
+        "chroma.sqlite3-wal",
+        "logstream.sqlite3",
+        "palace.sqlite3",
+        "replica.json",
+    ):
         (built / name).write_text(f"new {name}")
     Path(root, f"{SEGMENT}.drift-20260101").mkdir()
     Path(root, "restore-7").mkdir()

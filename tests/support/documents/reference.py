@@ -1,13 +1,15 @@
 """Writes docs/reference/ from the code; `just reference` runs it, tests/test_docs.py checks it."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from palace.cli.app import app
 from palace.engine.stores.journalled import JOURNALLED
 from palace.protocol import errors
-from palace.protocol.tools import TOOLS
+from palace.protocol.tools import OWNER_TOOLS, TOOLS
 from palace.settings.config import PALACE, SETTINGS, USER
 from palace.shim.relay import USAGE
 from tests.doctor.situations.table import ELSEWHERE, NOT_TRIED, SITUATIONS, TRIED_BY
@@ -132,11 +134,18 @@ def exit_codes() -> str:
 def tools() -> str:
     rows = ["| tool | kind | lane |", "|---|---|---|"]
     rows += [f"| `{n}` | {tool.kind.value} | {tool.lane.value} |" for n, tool in TOOLS.items()]
+    owners = rows[:2]
+    owners += [
+        f"| `{n}` | {tool.kind.value} | {tool.lane.value} |" for n, tool in OWNER_TOOLS.items()
+    ]
     return (
         "# Tools\n\nGenerated from palace/protocol/tools.py by `just reference`.\n\n"
         "A *query* may be sent again after a broker's death; for a *mutation* and an *external*\n"
         "effect the client is told that the outcome is unknown. A tool that is not listed counts\n"
-        "as a mutation.\n\n" + "\n".join(rows) + "\n"
+        "as a mutation.\n\n" + "\n".join(rows) + "\n\n"
+        "## The owner's tools\n\n"
+        "palace's commands (`palace workspace`) call these, and no MCP client may: they are on no\n"
+        "list, and change palace's own register.\n\n" + "\n".join(owners) + "\n"
     )
 
 
@@ -153,21 +162,38 @@ def journal() -> str:
         "| `chroma-collection` | a collection's settings |\n"
         "| `graph:...`, `log:...` | a row of the knowledge graph, or of events and artifacts |\n"
         "| `tunnel`, `hallway` | an entry of the file of that name |\n"
-        "| `file` | a small file of mempalace, when the palace is opened or closed |\n\n"
+        "| `file` | a small file of mempalace, when the palace is opened or closed |\n"
+        "| `palace:...` | a row of palace's own register, which only its owner's tools change |\n\n"
         + "\n".join(rows)
         + "\n"
     )
 
 
+def named_commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield commands, and those of groups behind them, with their names."""
+    for name, command in group.commands.items():
+        yield f"{before}{name}", command
+        if hasattr(command, "commands"):
+            yield from named_commands(command, f"{before}{name} ")
+
+
+def paragraph(text: str) -> str:
+    """Return a paragraph of help as Markdown; one that keeps its lines is a block of code."""
+    if text.startswith("\b\n"):
+        lines = "\n".join(line.strip() for line in text.splitlines()[1:])
+        return f"```sh\n{lines}\n```"
+    return " ".join(text.split())
+
+
 def commands() -> str:
     """Describe the commands as data, since how help is laid out differs between versions."""
-    group = typer.main.get_command(app)
     parts = ["# Commands\n\nGenerated from palace/cli by `just reference`.\n"]
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in named_commands(typer.main.get_command(app)):
         if command.hidden:
             continue
-        text = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
-        rows = [f"## palace {name}\n\n{text}\n\n| option | meaning |\n|---|---|"]
+        text = "\n\n".join(map(paragraph, command.help.split("\n\n")))
+        rows = [f"## palace {name}\n\n{text}"]
+        rows += ["\n| option | meaning |\n|---|---|"] if command.params else []
         for option in command.params:
             value = f" {option.metavar}" if option.metavar else ""
             rows.append(f"| `{option.opts[0]}{value}` | {option.help} |")

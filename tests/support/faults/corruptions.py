@@ -56,6 +56,10 @@ def fill(probe: Probe, root: Path) -> dict[str, str]:
             metadatas=[{"n": n, "odd": n % 2 == 1, "third": n / 3} for n in numbers],
         )
     probe.chroma("made", "delete", ids=["made-13"])
+    for ident, parent in (("lead", ""), ("coder", "lead"), ("gone", "coder")):
+        probe.owner("workspace_add", id=ident, parent=parent, cwd=f"/srv/{ident}")
+    probe.owner("workspace_move", id="gone", parent="lead")
+    probe.owner("workspace_remove", id="gone")
     return ids
 
 
@@ -105,6 +109,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "in-graph": garbage_in("knowledge_graph.sqlite3"),
     "log": no("logstream.sqlite3"),
     "in-log": garbage_in("logstream.sqlite3"),
+    "register": no("palace.sqlite3"),
+    "in-register": garbage_in("palace.sqlite3"),
     "tunnels": no("../tunnels.json"),
     "in-hallways": garbage_in("../hallways.json"),
     "head": no("journal/HEAD.json"),
@@ -117,9 +123,9 @@ CHOICES = [
     ("in-segments",),
     ("chroma",),
     ("half-chroma", "graph"),
-    ("segments", "chroma", "graph", "log", "tunnels", "head", "file"),
-    ("in-segments", "in-chroma", "in-graph", "in-log", "in-hallways", "in-head"),
+    ("segments", "chroma", "graph", "log", "register", "tunnels", "head", "file"),
+    ("in-segments", "in-chroma", "in-graph", "in-log", "in-register", "in-hallways", "in-head"),
 ]
 # Of one thing, only one kind of damage.
 EXCLUSIVE = [{"chroma", "in-chroma", "half-chroma"}, {"segments", "in-segments"}]
-EXCLUSIVE += [{name, f"in-{name}"} for name in ("graph", "log", "head")]
+EXCLUSIVE += [{name, f"in-{name}"} for name in ("graph", "log", "register", "head")]

@@ -153,7 +153,7 @@ def other_shape(palace: Path, name: str) -> None:
     (palace / name).write_text('{"version": 2}\n')
 
 
-GRAPH = "knowledge_graph.sqlite3"
+GRAPH, REGISTER = "knowledge_graph.sqlite3", "palace.sqlite3"
 TUNNELS, HALLWAYS = "../tunnels.json", "../hallways.json"
 
 INDEX: dict[str, Damaging] = {
@@ -187,6 +187,8 @@ BESIDE: dict[str, tuple[str, Damaging]] = {
     "graph-cut": ("graph", partial(file_cut, name=GRAPH)),
     "log-cut": ("logstream", partial(file_cut, name="logstream.sqlite3")),
     "log-gone": ("logstream", partial(gone, name="logstream.sqlite3")),
+    "register-gone": ("register", partial(gone, name=REGISTER)),
+    "register-cut": ("register", partial(file_cut, name=REGISTER)),
     "tunnels-gone": ("tunnels", partial(gone, name=TUNNELS)),
     "tunnels-cut": ("tunnels", partial(file_cut, name=TUNNELS)),
     "tunnels-emptied": ("tunnels", partial(emptied, name=TUNNELS)),

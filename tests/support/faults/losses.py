@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from tests.support.faults.damages import GRAPH
+from tests.support.faults.damages import GRAPH, REGISTER
 
 
 def run_sql(path: Path, *statements: str) -> None:
@@ -74,6 +74,10 @@ def lose_an_attachment(palace: Path) -> None:
     run_sql(palace / "logstream.sqlite3", "DELETE FROM event_artifacts")
 
 
+def lose_a_workspace(palace: Path) -> None:
+    run_sql(palace / REGISTER, "DELETE FROM workspace WHERE id = 'workspace:lead'")
+
+
 def lose_tunnels(palace: Path) -> None:
     (palace.parent / "tunnels.json").write_text("[]")
 
@@ -94,6 +98,7 @@ LOSSES: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "graph": (reset_the_graph, GRAPH, False),
     "events": (lose_events, "logstream.sqlite3", False),
     "attachment": (lose_an_attachment, "logstream.sqlite3", False),
+    "workspace": (lose_a_workspace, REGISTER, False),
     "tunnels": (lose_tunnels, "tunnels.json", True),
     "hallway": (lose_a_hallway, "hallways.json", True),
 }

@@ -25,10 +25,12 @@ from palace.engine.batch import Batch, PendingWrite, store_or_each
 from palace.engine.durability.calls import DurableCalls, JournalledEngine
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.groups import CallGroups
+from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.recovery import Recovery
 from palace.engine.embedding.supply import ModelState
 from palace.engine.stores.files import Files
 from palace.engine.stores.projection import Change
+from palace.engine.stores.register import NAME, Register, open_register
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.journal.replay import digest_of, no_progress
@@ -37,6 +39,7 @@ from palace.ownership.served import Memory
 from palace.protocol import jsonrpc
 from palace.protocol.errors import EngineError, StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.tools import OWNER_TOOLS
 from palace.settings.catalogue import load_catalogue
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -221,13 +224,14 @@ def _sums(payloads: Iterable[Any]) -> list[int]:
 class LightStores:
     """What `DurableCalls` asks of all stores together."""
 
-    def __init__(self, light: LightStore, files: Files) -> None:
+    def __init__(self, light: LightStore, files: Files, register: Register | None) -> None:
         self.light = light
         self.files = files
+        self.register = register
 
     @property
     def all(self) -> tuple[Any, ...]:
-        return (self.files, self.light)
+        return (self.files, self.light, *([self.register] if self.register is not None else []))
 
     @property
     def beside(self) -> tuple[()]:
@@ -246,6 +250,7 @@ class MempalaceEngine(JournalledEngine):
     checkpoint_bytes = CHECKPOINT_BYTES
     token_bytes = 6
     entry_kind = "entry"
+    has_register = True
 
     def catalogue(self) -> Catalogue:
         return load_catalogue(None)
@@ -273,7 +278,8 @@ class MempalaceEngine(JournalledEngine):
         self._progress = 0
         self._here = threading.local()
         light = self.store_class(paths.root, kernel, stamp.epoch)
-        self._stores = LightStores(light, Files(paths.root, kernel))
+        register = open_register(paths, kernel) if self.has_register else None
+        self._stores = LightStores(light, Files(paths.root, kernel), register)
 
     def load(self) -> Catalogue:
         journal = Journal.open(
@@ -281,12 +287,19 @@ class MempalaceEngine(JournalledEngine):
         )
         stores = self._stores
         recovery = Recovery(
-            journal=journal, projections=stores.all, progress=no_progress, dual=self._dual
+            journal=journal,
+            projections=stores.all,
+            progress=no_progress,
+            dual=self._dual,
+            own=frozenset({NAME}),
         )
         recovery.scan()
         stores.light.open()
         checkpointer = Checkpointer(journal=journal, bytes_min=self.checkpoint_bytes)
-        memory = DurableCalls(journal, stores, CallGroups(journal), recovery, checkpointer)  # type: ignore[arg-type]
+        groups = CallGroups(journal)
+        memory = DurableCalls(journal, stores, groups, recovery, checkpointer)  # type: ignore[arg-type]
+        if stores.register is not None:
+            memory.owner = OwnerTools(stores.register, groups, self._kernel)
         self.remember(memory)
         memory.recover(one_go=0)
         memory.go_on_adopting()
@@ -332,6 +345,8 @@ class MempalaceEngine(JournalledEngine):
     # The tools.
 
     def _dispatch(self, durable: CallGroups, call: Call) -> Reply:
+        if call.request.name in OWNER_TOOLS:
+            return Reply(payload=jsonrpc.encode(self.answer_owner(call)))
         params = call.message["params"]
         told = self.run_tool(
             params["name"].removeprefix("mempalace_"), durable, params["arguments"]

@@ -1,0 +1,101 @@
+"""The commands that say who works in a palace: `palace workspace`."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from palace.cli.options import PalaceOption, find, path
+from palace.kernel.output import say
+
+ABOUT = """Register the agents that work here, as a tree.
+
+\b
+    palace workspace add lead --cwd ~/project
+    palace workspace add reviewer --parent lead --cwd ~/project/review
+    palace workspace tree
+
+Each change goes through the broker, and is in the palace's journal and backups. From the first
+workspace on, palaces of older versions refuse to serve.
+"""
+IdArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="Its id: lower-case letters, digits and hyphens.", show_default=False
+    ),
+]
+
+
+def add(
+    ident: IdArgument,
+    palace: PalaceOption = "",
+    parent: Annotated[
+        str, typer.Option("--parent", metavar="ID", help="The workspace above it.")
+    ] = "",
+    cwd: Annotated[
+        str,
+        typer.Option(
+            "--cwd", metavar="DIR", callback=path, help="The directory in which its agents run."
+        ),
+    ] = "",
+) -> int:
+    """Register a workspace; without --parent, as a root."""
+    from palace.commands.workspaces import add_workspace
+
+    say(add_workspace(*find(palace), ident, parent=parent, cwd=cwd))
+    return 0
+
+
+def list_all(
+    palace: PalaceOption = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per workspace.")
+    ] = False,
+) -> int:
+    """Show all workspaces, removed ones as well."""
+    from palace.commands.workspaces import list_text
+
+    say(list_text(*find(palace), as_json=as_json))
+    return 0
+
+
+def tree(palace: PalaceOption = "") -> int:
+    """Show which workspace is below which."""
+    from palace.commands.workspaces import tree_text
+
+    say(tree_text(*find(palace)))
+    return 0
+
+
+def move(
+    ident: IdArgument,
+    palace: PalaceOption = "",
+    parent: Annotated[
+        str, typer.Option("--parent", metavar="ID", help="The workspace above it from now on.")
+    ] = "",
+    root: Annotated[bool, typer.Option("--root", help="None is above it from now on.")] = False,
+) -> int:
+    """Give a workspace another parent; those below move along."""
+    from palace.commands.workspaces import move_workspace
+
+    if bool(parent) is root:
+        raise typer.BadParameter("one of --parent and --root")
+    say(move_workspace(*find(palace), ident, parent))
+    return 0
+
+
+def remove(ident: IdArgument, palace: PalaceOption = "") -> int:
+    """Remove a workspace; what was filed under it stays."""
+    from palace.commands.workspaces import remove_workspace
+
+    say(remove_workspace(*find(palace), ident))
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "add": add,
+    "list": list_all,
+    "tree": tree,
+    "move": move,
+    "remove": remove,
+}

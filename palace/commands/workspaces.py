@@ -1,0 +1,99 @@
+"""`palace workspace`: who works here, as a tree."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from palace.commands.agent import ask_broker
+from palace.protocol.errors import ConfigError
+from palace.protocol.resolver import Tree
+from palace.protocol.workspaces import Workspace
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+NONE_YET = "There is no workspace. Register the first: palace workspace add ID --cwd DIR"
+
+
+def add_workspace(
+    paths: Paths, environment: ShimEnvironment, ident: str, *, parent: str, cwd: str
+) -> str:
+    """Register a workspace; return what is told of it."""
+    given = {"id": ident, "parent": parent, "cwd": _directory(cwd)}
+    found = _read(ask_broker(paths, environment, "palace_workspace_add", **given)["workspace"])
+    where = f" Its agents run in {found.cwd}." if found.cwd else ""
+    return f"{found.id} is registered{_place(found)}.{where}"
+
+
+def move_workspace(paths: Paths, environment: ShimEnvironment, ident: str, parent: str) -> str:
+    """Give a workspace another parent, "" to make it a root; return what is told of it."""
+    given = {"id": ident, "parent": parent}
+    found = _read(ask_broker(paths, environment, "palace_workspace_move", **given)["workspace"])
+    return f"{found.id} is{_place(found)} now."
+
+
+def remove_workspace(paths: Paths, environment: ShimEnvironment, ident: str) -> str:
+    """Remove a workspace; return what is told of it, and of those below it."""
+    told = ask_broker(paths, environment, "palace_workspace_remove", id=ident)
+    found, below = _read(told["workspace"]), told["below"]
+    text = f"{found.id} is removed. What was filed under it, and its directory, stay."
+    if below:
+        names = ", ".join(below[:5]) + (", ..." if len(below) > 5 else "")
+        text += f" Those below it stay where they are in the tree: {names}."
+    return text
+
+
+def list_text(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> str:
+    """Return all workspaces, one a line."""
+    told = ask_broker(paths, environment, "palace_workspace_list")["workspaces"]
+    if as_json:
+        return "\n".join(json.dumps(one) for one in told)
+    return "\n".join(_line(_read(one)) for one in told) or NONE_YET
+
+
+def tree_text(paths: Paths, environment: ShimEnvironment) -> str:
+    """Return the workspaces as a tree; removed ones only where others are below them."""
+    told = ask_broker(paths, environment, "palace_workspace_list")["workspaces"]
+    found = map(_read, told)
+    tree = Tree({workspace.id: workspace for workspace in found})
+    return "\n".join(tree_lines(tree)) or NONE_YET
+
+
+def tree_lines(tree: Tree) -> Iterator[str]:
+    """Yield a line for each workspace, below its parent; each once, whatever the tree is like."""
+    roots = [one.id for one in tree.workspaces.values() if one.parent not in tree.workspaces]
+    waiting = [(ident, 0) for ident in sorted(roots, reverse=True)]
+    while waiting:
+        ident, depth = waiting.pop()
+        workspace, below = tree.workspaces[ident], list(tree.below(ident))
+        waiting += [(other, depth + 1) for other in reversed(below)]
+        if not workspace.removed or below:
+            yield "  " * depth + _line(workspace, placed=True)
+
+
+def _directory(given: str) -> str:
+    """Return where a directory really is, "" for none; raises ConfigError for what is none."""
+    if given and not os.path.isdir(given):
+        raise ConfigError(
+            f"--cwd {given} is no directory. Name the one in which the workspace's agents run."
+        )
+    return os.path.realpath(given) if given else ""
+
+
+def _read(told: Mapping[str, Any]) -> Workspace:
+    return Workspace(**{**told, "runtimes": tuple(told["runtimes"])})
+
+
+def _place(workspace: Workspace) -> str:
+    return f" below {workspace.parent}" if workspace.parent else " as a root"
+
+
+def _line(workspace: Workspace, *, placed: bool = False) -> str:
+    words = [workspace.id]
+    if workspace.removed:
+        words.append("(removed)")
+    if not placed and workspace.parent:
+        words.append(f"below {workspace.parent}")
+    if workspace.cwd:
+        words.append(workspace.cwd)
+    return "  ".join(words)

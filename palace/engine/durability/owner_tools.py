@@ -1,0 +1,225 @@
+"""The owner's tools: how palace's commands change who works here.
+
+A call of one is a call like any other: admitted, journalled as one group under its session and
+ordinal, and answered once, whatever dies meanwhile.  What it is asked is checked against the
+register as it is when its turn comes, so that two that exclude each other can't both be made.
+"""
+
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+
+import attrs
+
+from palace.engine.durability.groups import CallGroups
+from palace.engine.stores.register import WORKSPACE, Register, row_of
+from palace.kernel.kernel import Kernel
+from palace.protocol import jsonrpc
+from palace.protocol.errors import Forbidden, PalaceError, StoreUnavailable, WorkspaceRefused
+from palace.protocol.request import ToolCall
+from palace.protocol.resolver import HOPS_MAX, Tree
+from palace.protocol.tools import Kind
+from palace.protocol.workspaces import (
+    WORKSPACES_MAX,
+    Workspace,
+    checked_id,
+    checked_line,
+)
+
+Json = dict[str, object]
+UID_MAX = 2**32 - 2
+
+logger = logging.getLogger("palace.engine")
+
+
+@attrs.frozen(eq=False)
+class OwnerTools:
+    """Answers calls of `protocol.tools.OWNER_TOOLS` for one palace; threads share one."""
+
+    register: Register
+    groups: CallGroups
+    kernel: Kernel
+
+    def answer(self, call: ToolCall, *, read_only: bool) -> Json:
+        """Return the reply to a call as JSON-RPC; raises nothing for what was asked."""
+        try:
+            if read_only and call.tool.kind is not Kind.QUERY:
+                raise Forbidden(f"{call.name} changes the palace, and this session may only read.")
+            told = self._answers[call.name](call.arguments)
+        except PalaceError as problem:
+            return jsonrpc.failure(call.id, problem)
+        except (sqlite3.Error, OSError) as error:
+            logger.error("the register can't be used: %s", type(error).__name__)  # noqa: TRY400
+            why = f"The register {self.register.path} can't be read or written: {error}."
+            self.groups.fail(f"{why} Nothing was changed; see palace doctor, and ask again.")
+            return jsonrpc.failure(call.id, StoreUnavailable(f"{why} See palace doctor."))
+        text = json.dumps(told, ensure_ascii=False)
+        return jsonrpc.result(call.id, {"content": [{"type": "text", "text": text}]})
+
+    @property
+    def _answers(self) -> Mapping[str, Callable[[Mapping[str, object]], Json]]:
+        return {
+            "palace_workspace_list": self._list,
+            "palace_workspace_add": self._add,
+            "palace_workspace_move": self._move,
+            "palace_workspace_remove": self._remove,
+        }
+
+    # What is asked.
+
+    def _list(self, _arguments: Mapping[str, object]) -> Json:
+        tree = self.register.tree()
+        return {"workspaces": [_shown(tree.workspaces[ident]) for ident in sorted(tree.workspaces)]}
+
+    def _add(self, arguments: Mapping[str, object]) -> Json:
+        workspace = Workspace(
+            id=checked_id(arguments.get("id")),
+            parent=_parent_in(arguments),
+            cwd=_cwd_in(arguments),
+            uid=_uid_in(arguments),
+            confined=arguments.get("confined") is True,
+            created_at=self.kernel.utc_text(),
+        )
+        tree = self.register.tree()
+        _check_new(tree, workspace)
+        _check_parent(tree, workspace)
+        _check_alone(tree, workspace)
+        return self._put(workspace)
+
+    def _move(self, arguments: Mapping[str, object]) -> Json:
+        tree = self.register.tree()
+        found = _active(tree, arguments.get("id"))
+        moved = attrs.evolve(found, parent=_parent_in(arguments))
+        _check_parent(tree, moved)
+        return self._put(moved)
+
+    def _remove(self, arguments: Mapping[str, object]) -> Json:
+        tree = self.register.tree()
+        found = _active(tree, arguments.get("id"))
+        below = [ident for ident in tree.below(found.id) if tree.active(ident)]
+        return self._put(attrs.evolve(found, removed=True)) | {"below": below}
+
+    def _put(self, workspace: Workspace) -> Json:
+        self.register.put(self.groups, WORKSPACE, workspace.key, row_of(workspace))
+        return {"workspace": _shown(workspace)}
+
+
+def _shown(workspace: Workspace) -> Json:
+    return {**attrs.asdict(workspace), "runtimes": list(workspace.runtimes)}
+
+
+# What is refused, before anything is changed.
+
+
+def _parent_in(arguments: Mapping[str, object]) -> str:
+    parent = arguments.get("parent", "")
+    return "" if parent == "" else checked_id(parent)
+
+
+def _cwd_in(arguments: Mapping[str, object]) -> str:
+    cwd = checked_line(arguments.get("cwd", ""), "a workspace's directory")
+    if cwd and (not os.path.isabs(cwd) or os.path.normpath(cwd) != cwd):
+        raise WorkspaceRefused(
+            f"{cwd[:200]!r} can't be a workspace's directory: it is no full path."
+        )
+    return cwd
+
+
+def _uid_in(arguments: Mapping[str, object]) -> int | None:
+    uid = arguments.get("uid")
+    if uid is None:
+        return None
+    if type(uid) is not int or not 0 < uid <= UID_MAX:
+        raise WorkspaceRefused(f"A workspace's uid is a number from 1 to {UID_MAX}; root has all.")
+    if uid == os.geteuid():
+        raise WorkspaceRefused(
+            f"uid {uid} is the palace's owner, who would lose every right but a workspace's. Give "
+            "the workspace a directory instead: --cwd DIR"
+        )
+    return uid
+
+
+def _active(tree: Tree, ident: object) -> Workspace:
+    """Return a registered workspace; raises WorkspaceRefused, which names those like it."""
+    name = checked_id(ident)
+    found = tree.active(name)
+    if found is not None:
+        return found
+    gone = "was removed" if name in tree.workspaces else "isn't registered"
+    raise WorkspaceRefused(
+        f"The workspace {name} {gone}. See which there are: palace workspace list"
+    )
+
+
+def _check_new(tree: Tree, workspace: Workspace) -> None:
+    name = workspace.id
+    if tree.active(name) is not None:
+        raise WorkspaceRefused(
+            f"The workspace {name} is registered already. Give it another place in the tree: "
+            f"palace workspace move {name} --parent ID"
+        )
+    if name in tree.workspaces:
+        raise WorkspaceRefused(
+            f"A workspace {name} was removed, and another one of that name would take over what is "
+            f"still filed under it. Choose another id, or destroy the old one's record first: "
+            f"palace purge {workspace.key}"
+        )
+    if len(tree.workspaces) >= WORKSPACES_MAX:
+        raise WorkspaceRefused(
+            f"The register holds {WORKSPACES_MAX} workspaces, which is as many as it takes. Purge "
+            "the records of removed ones: palace purge workspace:ID"
+        )
+
+
+def _check_parent(tree: Tree, workspace: Workspace) -> None:
+    """Refuse a parent that isn't there, a cycle, and a chain that is longer than rights reach."""
+    if not workspace.parent:
+        return
+    _active(tree, workspace.parent)
+    if workspace.id in tree.chain(workspace.parent):
+        raise WorkspaceRefused(
+            f"{workspace.parent} is below {workspace.id}, so it can't be above it as well. Move "
+            f"{workspace.parent} first: palace workspace move {workspace.parent} --root"
+        )
+    depth = len(tree.chain(workspace.parent)) + _height(tree, workspace.id)
+    if depth > HOPS_MAX:
+        raise WorkspaceRefused(
+            f"The tree would be {depth + 1} workspaces deep below {workspace.parent}, and rights "
+            f"reach over {HOPS_MAX}. Choose a parent that is nearer to the root."
+        )
+
+
+def _height(tree: Tree, ident: str) -> int:
+    """Return how many workspaces are below one, in a row."""
+    level, height = {ident}, 0
+    met = {ident}
+    while level:
+        level = {other for other, one in tree.workspaces.items() if one.parent in level} - met
+        met |= level
+        height += bool(level)
+    return height
+
+
+def _check_alone(tree: Tree, workspace: Workspace) -> None:
+    """Refuse what would make it doubtful who somebody is."""
+    for other in _others(tree, workspace):
+        if workspace.cwd and other.cwd == workspace.cwd:
+            raise WorkspaceRefused(
+                f"{workspace.cwd[:200]} is the directory of the workspace {other.id}: agents there "
+                "would be two at once. Choose another directory, or remove that workspace."
+            )
+        if workspace.uid is not None and other.uid == workspace.uid:
+            raise WorkspaceRefused(
+                f"uid {workspace.uid} is the user of the workspace {other.id}, and can't be "
+                "another one as well. Remove that workspace, or choose another user."
+            )
+
+
+def _others(tree: Tree, workspace: Workspace) -> Iterator[Workspace]:
+    return (
+        other
+        for other in tree.workspaces.values()
+        if not other.removed and other.id != workspace.id
+    )

@@ -1,0 +1,173 @@
+"""The register: what palace itself keeps of a palace beside stock's stores, in `palace.sqlite3`.
+
+Who works here (workspaces), what proves it (tokens), what they share (namespaces), and what was
+decreed (audit).  No memory is in it, nor any part of one.
+
+Theory of operation.  It is a projection of the journal like stock's tables (rows.py), and nobody
+but palace writes it.  So where the file differs from the journal it is the file that is wrong:
+nothing of it is ever adopted (reconciliation.py).  What rights are computed from is kept in memory
+besides, and changes with the file.  A palace without a workspace has no file, and no fingerprint of
+it in its journal (docs/decisions/0046).
+"""
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+
+import attrs
+
+from palace.engine.stores.projection import Change, ChangeJournal
+from palace.engine.stores.rows import RowPayload, Rows, Table
+from palace.journal.record import Json, JsonObject
+from palace.kernel.kernel import Kernel
+from palace.ownership.format import need_register
+from palace.protocol.decoding import decode_json
+from palace.protocol.resolver import Tree
+from palace.protocol.workspaces import Workspace, id_in
+from palace.settings.paths import Paths
+
+NAME = "register"
+WORKSPACE, TOKEN, NAMESPACE, AUDIT = (
+    f"palace:{name}" for name in ("workspace", "token", "namespace", "audit")
+)
+TABLES = (
+    Table(kind=WORKSPACE, name="workspace"),
+    Table(kind=TOKEN, name="token", key=("sha256",)),
+    Table(kind=NAMESPACE, name="namespace", key=("name",)),
+    Table(kind=AUDIT, name="audit"),
+)
+IN_MEMORY = (WORKSPACE, TOKEN, NAMESPACE)  # audits are many, and nobody's rights hang on them
+ACTIVE, REMOVED = "active", "removed"
+_SCHEMA = """
+CREATE TABLE workspace (
+    id TEXT PRIMARY KEY, parent TEXT, cwd TEXT, runtimes TEXT, uid INTEGER, confined INTEGER,
+    status TEXT, created_at TEXT);
+CREATE TABLE token (
+    sha256 TEXT PRIMARY KEY, scope TEXT, label TEXT, epoch INTEGER, created_at TEXT,
+    revoked_at TEXT);
+CREATE TABLE namespace (
+    name TEXT PRIMARY KEY, kind TEXT, expires_at TEXT, metadata TEXT, created_at TEXT);
+CREATE TABLE audit (
+    id TEXT PRIMARY KEY, at TEXT, workspace TEXT, namespace TEXT, action TEXT, memory_id TEXT,
+    sha256 TEXT, bytes INTEGER);
+"""
+
+Row = Mapping[str, Json]
+
+
+@attrs.define(eq=False, kw_only=True)
+class Register(Rows):
+    """One palace's register; a missing file is an empty one.  From `open_register`.
+
+    Threads share one.  `keep_older_away` is called before each change is journalled.
+    """
+
+    keep_older_away: Callable[[], None]
+    _memory: dict[str, dict[str, Row]] = attrs.field(factory=dict)  # replaced, never changed
+    _guard: threading.Lock = attrs.field(factory=threading.Lock)
+
+    # What it says.
+
+    def rows(self, kind: str) -> Mapping[str, Row]:
+        """Return the rows of a kind that is in memory, by id; they never change."""
+        return self._memory.get(kind, {})
+
+    def tree(self) -> Tree:
+        """Return the workspaces as they are now."""
+        found = map(workspace_of, self.rows(WORKSPACE).values())
+        return Tree({workspace.id: workspace for workspace in found})
+
+    # How it is changed.
+
+    def put(self, journal: ChangeJournal, kind: str, ident: str, row: Row | None) -> None:
+        """Make a row what it should be (None: remove it), within the call that this thread runs.
+
+        Raises JournalFailed and OSError, and then nothing was changed.
+        """
+        with self.lock:
+            self.keep_older_away()
+            before = self.read(kind, [ident]).get(ident)
+            after: RowPayload | None = None
+            if row is not None:
+                rowid = before["rowid"] if before is not None else self.next_rowid(kind)
+                after = {"rowid": rowid, "row": {**row}}
+            change = Change(kind, ident, before, after)
+            journal.change(self, [change], lambda: self.write(kind, {ident: after}))
+
+    # As the journal uses it.
+
+    def applied(self, changes: Iterable[Change]) -> None:
+        listed = list(changes)
+        super().applied(listed)
+        with self._guard:
+            for change in listed:
+                rows = dict(self._memory.get(change.kind, {}))
+                rows.pop(change.id, None)
+                if isinstance(change.after, dict) and change.kind in IN_MEMORY:
+                    rows[change.id] = change.after["row"]
+                self._memory[change.kind] = rows
+
+    def fingerprint(self) -> JsonObject | None:
+        """Return None for an empty one: nothing is said of what nobody uses."""
+        found = self.sums()
+        return found if any(count for count, _ in found.values()) else None
+
+    def read_fingerprint(self) -> JsonObject | None:
+        super().read_fingerprint()
+        with self._guard:
+            self._memory = {
+                kind: {ident: payload["row"] for ident, payload in self.scan(kind)}
+                for kind in IN_MEMORY
+                if self.exists()
+            }
+        return self.fingerprint()
+
+
+def workspace_of(row: Row) -> Workspace:
+    """Return a row of the table as what it says."""
+    return Workspace(
+        id=id_in(row["id"]),
+        parent=row["parent"],
+        cwd=row["cwd"],
+        runtimes=tuple(decode_json(row["runtimes"])),
+        uid=row["uid"],
+        confined=bool(row["confined"]),
+        removed=row["status"] != ACTIVE,
+        created_at=row["created_at"],
+    )
+
+
+def row_of(workspace: Workspace) -> Row:
+    """Return a workspace as a row of the table."""
+    return {
+        "id": workspace.key,
+        "parent": workspace.parent,
+        "cwd": workspace.cwd,
+        "runtimes": json.dumps(workspace.runtimes),
+        "uid": workspace.uid,
+        "confined": 1 if workspace.confined else 0,
+        "status": REMOVED if workspace.removed else ACTIVE,
+        "created_at": workspace.created_at,
+    }
+
+
+def open_register(paths: Paths, kernel: Kernel) -> Register:
+    """Return a palace's register; nothing is opened yet."""
+    path = paths.register
+
+    def create() -> None:
+        with closing(sqlite3.connect(":memory:")) as made:
+            made.executescript(_SCHEMA)
+            kernel.write_durable(path, made.serialize())  # whole, or not at all
+
+    return Register(
+        name=NAME,
+        path=path,
+        tables=TABLES,
+        create=create,
+        exists=lambda: os.path.exists(path),
+        keep_older_away=lambda: need_register(paths, kernel),
+    )

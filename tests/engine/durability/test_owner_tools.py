@@ -1,0 +1,215 @@
+"""The owner's tools against a register that is a real file, journalled on a disk in memory."""
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palace.engine.durability import owner_tools
+from palace.engine.durability.owner_tools import OwnerTools
+from palace.engine.stores.register import WORKSPACE
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import JournalFailed
+from palace.protocol.request import ToolCall, tool_call
+from palace.protocol.resolver import HOPS_MAX
+from palace.protocol.tools import OWNER_TOOLS
+from tests.engine.durability.test_register import Life, after, awake
+from tests.support.disks.memory import Disk
+
+
+class Owner:
+    """One owner, and what it is answered."""
+
+    def __init__(self, life: Life) -> None:
+        self.life = life
+        self.tools = OwnerTools(life.register, life.durable, Kernel())
+        self.calls = 0
+
+    def ask(self, name: str, *, read_only: bool = False, **arguments: Any) -> Any:
+        """Return the result's text, or the error."""
+        self.calls += 1
+        call = message(name, arguments)
+        epoch = self.life.journal.stamp.epoch
+        with self.life.durable.group(f"s{epoch}:{self.calls}", non_atomic=False) as group:
+            reply: Any = self.tools.answer(call, read_only=read_only)
+        self.life.durable.commit(group, json.dumps(reply))
+        if "error" in reply:
+            return reply["error"]
+        return json.loads(reply["result"]["content"][0]["text"])
+
+    def add(self, ident: str, parent: str = "", **more: Any) -> Any:
+        return self.ask("workspace_add", id=ident, parent=parent, **more)
+
+    @property
+    def parents(self) -> dict[str, str]:
+        return {i: one.parent for i, one in self.life.register.tree().workspaces.items()}
+
+
+def message(name: str, arguments: dict[str, Any]) -> ToolCall:
+    params = {"name": f"palace_{name}", "arguments": arguments}
+    return tool_call({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Owner:
+    owner = Owner(awake(Disk(), tmp_path / "palace"))
+    owner.add("lead", cwd="/home/lead")
+    owner.add("coder", "lead", uid=12345, confined=True)
+    return owner
+
+
+def text_of(problem: Any) -> str:
+    assert problem["data"]["palace"] == "workspace_refused", problem
+    text: str = problem["message"]
+    return text
+
+
+def test_every_tool_of_the_table_is_answered(owner: Owner) -> None:
+    assert set(owner.tools._answers) == set(OWNER_TOOLS)
+
+
+def test_a_tree_is_made_moved_and_taken_apart(owner: Owner) -> None:
+    assert owner.add("reviewer", "coder")["workspace"]["parent"] == "coder"
+    assert (
+        owner.ask("workspace_move", id="reviewer", parent="lead")["workspace"]["id"] == "reviewer"
+    )
+    assert owner.ask("workspace_move", id="coder", parent="")["workspace"]["parent"] == ""
+    assert owner.ask("workspace_move", id="lead", parent="coder")["workspace"]["parent"] == "coder"
+    removed = owner.ask("workspace_remove", id="lead")
+
+    assert removed["below"] == ["reviewer"]
+    told = {one["id"]: one for one in owner.ask("workspace_list")["workspaces"]}
+    assert list(told) == ["coder", "lead", "reviewer"]
+    assert told["lead"]["removed"]
+    expected = {"id": "coder", "parent": "", "cwd": "", "runtimes": [], "uid": 12345}
+    expected |= {"confined": True, "removed": False, "created_at": told["coder"]["created_at"]}
+    assert told["coder"] == expected
+    owner.life.check()
+    assert Owner(after(owner.life)).parents == owner.parents
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "no id": ("workspace_add", {}, "can't be a workspace's id"),
+    "no such id": ("workspace_add", {"id": "../x"}, "can't be a workspace's id"),
+    "twice": ("workspace_add", {"id": "lead"}, "palace workspace move lead --parent ID"),
+    "unknown parent": ("workspace_add", {"id": "x", "parent": "who"}, "who isn't registered"),
+    "a parent that is none": ("workspace_add", {"id": "x", "parent": 7}, "can't be a workspace's"),
+    "below itself": ("workspace_move", {"id": "lead", "parent": "lead"}, "is below lead"),
+    "a cycle": ("workspace_move", {"id": "lead", "parent": "coder"}, "move coder --root"),
+    "unknown": ("workspace_move", {"id": "who", "parent": ""}, "who isn't registered"),
+    "gone": ("workspace_remove", {"id": "who"}, "palace workspace list"),
+    "no full path": ("workspace_add", {"id": "x", "cwd": "a/b"}, "no full path"),
+    "no plain path": ("workspace_add", {"id": "x", "cwd": "/a/../b"}, "no full path"),
+    "two lines": ("workspace_add", {"id": "x", "cwd": "/a\nb"}, "printable line"),
+    "another's directory": ("workspace_add", {"id": "x", "cwd": "/home/lead"}, "workspace lead"),
+    "another's user": ("workspace_add", {"id": "x", "uid": 12345}, "workspace coder"),
+    "root": ("workspace_add", {"id": "x", "uid": 0}, "root has all"),
+    "a uid that is none": ("workspace_add", {"id": "x", "uid": True}, "a number from 1"),
+    "a uid that is a text": ("workspace_add", {"id": "x", "uid": "1000"}, "a number from 1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_can_not_be_is_refused_and_changes_nothing(owner: Owner, name: str) -> None:
+    tool, arguments, expected = REFUSED[name]
+    before, seq = owner.life.contents, owner.life.journal.seq
+
+    assert expected in text_of(owner.ask(tool, **arguments))
+    assert owner.life.contents == before
+    assert owner.life.journal.seq == seq
+
+
+def test_the_palaces_owner_is_no_workspace(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+
+    assert "palace's owner" in text_of(owner.add("x", uid=4711))
+
+
+def test_a_removed_ones_name_is_not_given_away(owner: Owner) -> None:
+    owner.ask("workspace_remove", id="coder")
+
+    assert "palace purge workspace:coder" in text_of(owner.add("coder", "lead"))
+    assert "was removed" in text_of(owner.add("x", "coder"))
+    assert "was removed" in text_of(owner.ask("workspace_remove", id="coder"))
+    assert owner.add("x", "lead", uid=12345)["workspace"]["uid"] == 12345
+
+
+def test_a_tree_is_no_deeper_than_rights_reach(owner: Owner) -> None:
+    owner.add("w0")
+    for depth in range(1, HOPS_MAX + 1):
+        assert "workspace" in owner.add(f"w{depth}", f"w{depth - 1}")
+
+    assert "deep" in text_of(owner.add("deeper", f"w{HOPS_MAX}"))
+    assert "deep" in text_of(owner.ask("workspace_move", id="w0", parent="lead"))
+    assert owner.ask("workspace_move", id=f"w{HOPS_MAX}", parent="coder")["workspace"]
+
+
+def test_there_are_no_more_of_them_than_fit(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner_tools, "WORKSPACES_MAX", 3)
+    owner.add("third")
+
+    assert "as many as it takes" in text_of(owner.add("fourth"))
+
+
+def test_a_session_that_may_only_read_lists_them(owner: Owner) -> None:
+    assert len(owner.ask("workspace_list", read_only=True)["workspaces"]) == 2
+    problem = owner.ask("workspace_add", read_only=True, id="x")
+
+    assert problem["data"]["palace"] == "forbidden"
+    assert "x" not in owner.parents
+
+
+def test_a_register_that_can_not_be_written_says_so_and_keeps_nothing(owner: Owner) -> None:
+    before = owner.life.contents
+    path = owner.life.register.path
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON workspace BEGIN "
+            "SELECT RAISE(ABORT, 'the disk is odd'); END"
+        )
+        connection.commit()
+
+    with pytest.raises(JournalFailed, match=r"Nothing was changed.*ask again"):
+        owner.add("x", "lead")
+
+    assert owner.life.contents == before
+    assert "x" not in owner.parents
+    owner.life.check()
+
+
+asked = st.tuples(
+    st.sampled_from(["workspace_add", "workspace_move", "workspace_remove"]),
+    st.sampled_from("abcde"),
+    st.sampled_from(["", *"abcde"]),
+)
+
+
+@given(st.lists(asked, max_size=25))
+@settings(max_examples=25, deadline=None)
+def test_no_order_of_requests_makes_a_cycle_or_gives_a_name_away(
+    tmp_path_factory: pytest.TempPathFactory, wanted: list[tuple[str, str, str]]
+) -> None:
+    root = tmp_path_factory.mktemp("orders") / "palace"
+    owner = Owner(awake(Disk(), root))
+    removed: set[str] = set()
+    for tool, ident, parent in wanted:
+        before = owner.parents
+        told = owner.ask(tool, id=ident, parent=parent)
+        if "data" in told:
+            assert owner.parents == before
+            continue
+        assert ident not in removed
+        if tool == "workspace_remove":
+            removed.add(ident)
+        tree = owner.life.register.tree()
+        for one in tree.workspaces.values():
+            assert tree.workspaces[tree.chain(one.id)[-1]].parent == "", "a chain ends at a root"
+    assert {row["id"] for row in owner.life.register.rows(WORKSPACE).values()} == {
+        f"workspace:{ident}" for ident in owner.parents
+    }
