@@ -102,6 +102,8 @@ class LiveSession:
         reachable = stream is not None and not stream.broken
         if self.machine.answer(ordinal, payload, reachable=reachable):
             self.repeat(ordinal, payload)
+            if stream is not None and stream.broken:  # which only sending has shown
+                self.machine.answer(ordinal, payload, reachable=False)
 
     def repeat(self, ordinal: int, payload: bytes | None) -> None:
         """Send a reply over the connection that has asked for it."""
