@@ -157,7 +157,7 @@ def _disk(found: Diagnostics) -> Iterator[Finding]:
         yield Finding(
             level=ERROR,
             code="disk_full",
-            text=f"The disk is full: {text}, and every change is refused (-32048) while it is less "
+            text=f"The disk is full: {text}, and every change is refused (-31048) while it is less "
             f"than {ROOM_BYTES >> 20} MiB. Nothing has been lost.",
             remedy=f"Free some space on {where}; a running broker recovers by itself.",
         )

@@ -1,14 +1,15 @@
 """Every way in which a request or a start can fail, with its codes and what a client may retry.
 
-Rule for this file: only classes. A `wire_code` is stable and never reused; `retry` tells a client
-what may help: "never", "same_request" (send it again later), "after_reconnect".
+Rule for this file: only classes. A `wire_code` is stable and never reused, and outside of -32768 to
+-32000, which JSON-RPC and MCP reserve; `retry` tells a client what may help: "never",
+"same_request" (send it again later), "after_reconnect".
 """
 
 
 class PalaceError(Exception):
     """Base of all errors that palace raises; the text ends with what to do."""
 
-    wire_code = -32099
+    wire_code = -31099
     name = "palace_error"
     retry = "never"
     exit_code = 70
@@ -27,7 +28,7 @@ class PalaceError(Exception):
 class ConfigError(PalaceError):
     """A setting is invalid; the text names the file or variable, the key and the value."""
 
-    wire_code = -32060
+    wire_code = -31060
     name = "config"
     exit_code = 78
 
@@ -35,7 +36,7 @@ class ConfigError(PalaceError):
 class UnsafePalace(ConfigError):
     """The palace directory can't be trusted, because of its owner, mode or type."""
 
-    wire_code = -32061
+    wire_code = -31061
     name = "unsafe_palace"
     exit_code = 77
 
@@ -43,7 +44,7 @@ class UnsafePalace(ConfigError):
 class HostFile(PalaceError):
     """An MCP host's configuration can't be read, or can't be edited by a program."""
 
-    wire_code = -32065
+    wire_code = -31065
     name = "host_file"
     exit_code = 65
 
@@ -51,7 +52,7 @@ class HostFile(PalaceError):
 class HostEntry(PalaceError):
     """An entry of an MCP host is not palace's, has been edited, or can't be taken over."""
 
-    wire_code = -32066
+    wire_code = -31066
     name = "host_entry"
     exit_code = 81
 
@@ -59,7 +60,7 @@ class HostEntry(PalaceError):
 class Unconfirmed(PalaceError):
     """A change was shown and not made, since it was declined or there was no terminal to ask."""
 
-    wire_code = -32067
+    wire_code = -31067
     name = "unconfirmed"
     exit_code = 80
 
@@ -67,7 +68,7 @@ class Unconfirmed(PalaceError):
 class BackupBroken(PalaceError):
     """A backup is damaged or incomplete; nothing was restored from it."""
 
-    wire_code = -32070
+    wire_code = -31070
     name = "backup_broken"
     exit_code = 65
 
@@ -75,7 +76,7 @@ class BackupBroken(PalaceError):
 class NotEmpty(PalaceError):
     """A backup or a restored palace would overwrite existing files; nothing was changed."""
 
-    wire_code = -32071
+    wire_code = -31071
     name = "not_empty"
     exit_code = 82
 
@@ -83,7 +84,7 @@ class NotEmpty(PalaceError):
 class ElectionError(PalaceError):
     """No owner of the palace could be found or started."""
 
-    wire_code = -32050
+    wire_code = -31050
     name = "election"
     retry = "same_request"
     exit_code = 69
@@ -92,7 +93,7 @@ class ElectionError(PalaceError):
 class LockHeld(ElectionError):
     """Another process holds broker.lock: this one lost the election, which is not a fault."""
 
-    wire_code = -32051
+    wire_code = -31051
     name = "lock_held"
     exit_code = 75
 
@@ -100,7 +101,7 @@ class LockHeld(ElectionError):
 class ForeignWriter(ElectionError):
     """Stock mempalace or another palace holds a lock that the owner needs besides broker.lock."""
 
-    wire_code = -32052
+    wire_code = -31052
     name = "foreign_writer"
     exit_code = 73
 
@@ -108,21 +109,21 @@ class ForeignWriter(ElectionError):
 class BrokerUnreachable(ElectionError):
     """No broker answered within the deadline."""
 
-    wire_code = -32053
+    wire_code = -31053
     name = "broker_unreachable"
 
 
 class BrokerFull(ElectionError):
     """The broker serves as many clients as it may; the text says how many."""
 
-    wire_code = -32074
+    wire_code = -31074
     name = "broker_full"
 
 
 class SpawnFailed(ElectionError):
     """A broker could not be started."""
 
-    wire_code = -32054
+    wire_code = -31054
     name = "spawn_failed"
     exit_code = 71
 
@@ -130,7 +131,7 @@ class SpawnFailed(ElectionError):
 class VersionMismatch(ElectionError):
     """The two sides speak different versions."""
 
-    wire_code = -32055
+    wire_code = -31055
     name = "version_mismatch"
     retry = "never"
     exit_code = 76
@@ -139,7 +140,7 @@ class VersionMismatch(ElectionError):
 class ForeignKernel(ElectionError):
     """The palace is on a file system whose locks this kernel does not handle."""
 
-    wire_code = -32056
+    wire_code = -31056
     name = "foreign_kernel"
     retry = "never"
     exit_code = 72
@@ -148,7 +149,7 @@ class ForeignKernel(ElectionError):
 class OnHold(ElectionError):
     """After `palace stop --hold`, no broker starts until `palace start`."""
 
-    wire_code = -32057
+    wire_code = -31057
     name = "on_hold"
     exit_code = 79
 
@@ -156,7 +157,7 @@ class OnHold(ElectionError):
 class LockFailed(ElectionError):
     """A step of becoming the owner failed in the kernel or on the disk."""
 
-    wire_code = -32058
+    wire_code = -31058
     name = "lock_failed"
     exit_code = 74
 
@@ -164,7 +165,7 @@ class LockFailed(ElectionError):
 class PalaceReplaced(ElectionError):
     """Another program moved, removed or replaced the directory of a palace that was served."""
 
-    wire_code = -32072
+    wire_code = -31072
     name = "palace_replaced"
     exit_code = 83
 
@@ -172,7 +173,7 @@ class PalaceReplaced(ElectionError):
 class WireError(PalaceError):
     """A peer broke the protocol between shim and broker."""
 
-    wire_code = -32059
+    wire_code = -31059
     name = "wire"
     exit_code = 76
 
@@ -180,14 +181,14 @@ class WireError(PalaceError):
 class RequestError(PalaceError):
     """This request was refused; it changed nothing."""
 
-    wire_code = -32040
+    wire_code = -31040
     name = "request"
 
 
 class Busy(RequestError):
     """The queue was full for as long as a request may wait."""
 
-    wire_code = -32041
+    wire_code = -31041
     name = "busy"
     retry = "same_request"
 
@@ -195,7 +196,7 @@ class Busy(RequestError):
 class Draining(RequestError):
     """The broker is shutting down."""
 
-    wire_code = -32042
+    wire_code = -31042
     name = "draining"
     retry = "after_reconnect"
 
@@ -203,14 +204,14 @@ class Draining(RequestError):
 class TooLarge(RequestError):
     """The request's line is longer than the limit."""
 
-    wire_code = -32043
+    wire_code = -31043
     name = "too_large"
 
 
 class DeadlineExceeded(RequestError):
     """The request waited too long for its turn and was not started."""
 
-    wire_code = -32044
+    wire_code = -31044
     name = "deadline_exceeded"
     retry = "same_request"
 
@@ -218,28 +219,28 @@ class DeadlineExceeded(RequestError):
 class PathUnknown(RequestError):
     """The request names a file of the client's that has no path on the broker's machine."""
 
-    wire_code = -32064
+    wire_code = -31064
     name = "path_unknown"
 
 
 class Forbidden(RequestError):
     """The client may not ask for this; the text names the right that it lacks."""
 
-    wire_code = -32075
+    wire_code = -31075
     name = "forbidden"
 
 
 class OutcomeUnknown(PalaceError):
     """The request may or may not have been carried out; check before sending it again."""
 
-    wire_code = -32045
+    wire_code = -31045
     name = "outcome_unknown"
 
 
 class WorkspaceRefused(PalaceError):
     """A workspace, a token or a namespace can't be what was asked for; nothing was changed."""
 
-    wire_code = -32068
+    wire_code = -31068
     name = "workspace_refused"
     exit_code = 84
 
@@ -247,7 +248,7 @@ class WorkspaceRefused(PalaceError):
 class EngineError(PalaceError):
     """The hosted engine can't do its work."""
 
-    wire_code = -32046
+    wire_code = -31046
     name = "engine"
     exit_code = 70
 
@@ -255,7 +256,7 @@ class EngineError(PalaceError):
 class StoreUnavailable(EngineError):
     """The engine or its store can't be loaded on this machine."""
 
-    wire_code = -32047
+    wire_code = -31047
     name = "store_unavailable"
     retry = "after_reconnect"
     exit_code = 69
@@ -264,7 +265,7 @@ class StoreUnavailable(EngineError):
 class EngineOlder(EngineError):
     """The installed engine is older than one that has served the palace."""
 
-    wire_code = -32076
+    wire_code = -31076
     name = "engine_older"
     exit_code = 76
 
@@ -272,7 +273,7 @@ class EngineOlder(EngineError):
 class JournalFailed(EngineError):
     """The journal could not be written; the change was not made, or was rolled back."""
 
-    wire_code = -32048
+    wire_code = -31048
     name = "journal_failed"
     retry = "same_request"
     exit_code = 74
@@ -281,7 +282,7 @@ class JournalFailed(EngineError):
 class JournalBroken(EngineError):
     """The journal can't be read or contradicts itself; reading it changed nothing."""
 
-    wire_code = -32062
+    wire_code = -31062
     name = "journal_broken"
     exit_code = 65
 
@@ -289,13 +290,13 @@ class JournalBroken(EngineError):
 class Quarantined(EngineError):
     """Two brokers died while they carried out the request; it is not tried again."""
 
-    wire_code = -32063
+    wire_code = -31063
     name = "quarantined"
 
 
 class StoreCorrupt(EngineError):
     """The store is damaged; reading it changed nothing."""
 
-    wire_code = -32049
+    wire_code = -31049
     name = "store_corrupt"
     exit_code = 70

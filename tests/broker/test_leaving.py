@@ -374,7 +374,7 @@ async def test_what_outlasts_the_grace_is_told_to_be_unknown(root: Path) -> None
         await running.ended.wait()
 
         assert handed_back["unrun"] == "1"
-        assert (ordinal, unknown["error"]["code"]) == (0, -32045)
+        assert (ordinal, unknown["error"]["code"]) == (0, -31045)
         assert not running.engine.closed
 
 
@@ -421,7 +421,7 @@ async def test_a_failed_engine_answers_every_call_and_then_makes_room(root: Path
         assert (await goodbye(shim))["reason"] == "failed"
         await running.ended.wait()
 
-    assert [reply["error"]["code"] for _, reply in replies] == [-32047, -32047]
+    assert [reply["error"]["code"] for _, reply in replies] == [-31047, -31047]
     assert "palace model" in replies[0][1]["error"]["message"]
     assert running.code == 70
 
@@ -585,7 +585,7 @@ async def test_a_failed_engine_does_not_deny_what_may_have_run_before(root: Path
         shim.call("add_drawer", 2)
         codes = {n: reply["error"]["code"] for n, reply in (await shim.replies(3)).items()}
 
-    assert codes == {0: -32045, 1: -32047, 2: -32047}
+    assert codes == {0: -31045, 1: -31047, 2: -31047}
 
 
 async def test_no_query_overtakes_a_change_that_is_handed_back(root: Path) -> None:

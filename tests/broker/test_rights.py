@@ -86,7 +86,7 @@ def lines_for(path: str) -> list[list[str]]:
     ]
 
 
-PATH, NOT_YOURS = -32064, -32075
+PATH, NOT_YOURS = -31064, -31075
 LENT = {"/lent": "/srv/lent"}
 
 

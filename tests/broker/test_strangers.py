@@ -92,7 +92,7 @@ async def test_a_session_is_not_gone_on_with_by_its_name(root: Path) -> None:
             await called(other)
             ordinal, reply = await other.reply()
 
-            assert (ordinal, reply["error"]["code"]) == (0, -32045)
+            assert (ordinal, reply["error"]["code"]) == (0, -31045)
             assert await pinged(other) == 1
             assert await pinged(first) >= 1  # it was not hung up on
         assert running.engine.written == ["theirs"]
@@ -107,7 +107,7 @@ async def test_a_lost_session_waits_for_its_own_shim(root: Path) -> None:
         await until(lambda: running.state.sessions["s"].machine.phase is Phase.FINISHING)
         other = await running.session("s", secret="guessed", next="1", resend="0:1")
         await called(other)
-        assert (await other.reply())[1]["error"]["code"] == -32045
+        assert (await other.reply())[1]["error"]["code"] == -31045
         own = await running.session("s", next="1", resend="0:1")
         await called(own)
         running.engine.gate("w").set()

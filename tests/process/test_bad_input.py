@@ -178,7 +178,7 @@ def test_record_of_a_newer_palace_forbids_an_older_broker(site: Site) -> None:
     assert done.returncode == 76
     assert "99.1.0" in one_line(done.stderr)
     assert "pip install --upgrade palace-broker" in done.stderr
-    assert (reply["id"], code_of(reply)) == ("old", -32055)
+    assert (reply["id"], code_of(reply)) == ("old", -31055)
     assert (site.palace / "broker.json").read_text() == record
     assert not (site.palace / "epoch").exists()
 
@@ -202,7 +202,7 @@ def test_socket_of_another_user_is_not_spoken_to(site: Site) -> None:
         squatter.terminate()
         heard, _ = squatter.communicate()
 
-    assert code_of(reply) == -32061
+    assert code_of(reply) == -31061
     assert "another user" in reply["error"]["message"]
     assert status.returncode == 69
     assert "secret" not in heard
@@ -253,7 +253,7 @@ def test_what_is_no_broker_is_told_so_by_status_and_shim(
         listener.shutdown(socket.SHUT_RDWR)
         serving.join()
 
-    assert -32060 < code_of(reply) <= -32050
+    assert -31060 < code_of(reply) <= -31050
     assert str(path) in reply["error"]["message"]
     assert done.returncode in (69, 76)
     assert "Traceback" not in done.stderr
@@ -288,7 +288,7 @@ def test_lock_held_by_another_process_is_reported_with_its_pid(site: Site) -> No
     assert f"pid {os.getpid()}" in one_line(served.stderr)
     assert status.returncode == 69
     assert f"pid {os.getpid()}" in status.stdout
-    assert (reply["id"], code_of(reply)) == ("held", -32053)
+    assert (reply["id"], code_of(reply)) == ("held", -31053)
     assert f"pid {os.getpid()}" in reply["error"]["message"]
     assert not (site.palace / "epoch").exists()
 
@@ -303,7 +303,7 @@ def test_lock_held_by_a_stock_writer_is_reported_with_its_pid(site: Site) -> Non
         with site.shim() as client:
             client.send(call_line("stock", "add_drawer", wing="w", room="r", content="refused"))
             reply = json.loads(client.receive())
-            assert (reply["id"], code_of(reply)) == ("stock", -32052)
+            assert (reply["id"], code_of(reply)) == ("stock", -31052)
             assert str(stock.process.pid) in reply["error"]["message"]
             assert not (site.palace / "journal").exists()
 
@@ -378,7 +378,7 @@ def test_call_for_an_unsafe_palace_is_answered_with_the_reason(site: Site) -> No
         assert "result" in client.initialize()
         reply = client.call("mempalace_get_aaak_spec")
 
-    assert code_of(reply) == -32061
+    assert code_of(reply) == -31061
     assert f"chmod go-w {site.palace}" in reply["error"]["message"]
 
 
@@ -427,7 +427,7 @@ def test_broker_of_another_palace_is_refused(site: Site, tmp_path: Path, model_h
             client.initialize()
             reply = client.call("mempalace_add_drawer", wing="w", room="r", content="mine")
 
-        assert code_of(reply) == -32050
+        assert code_of(reply) == -31050
         assert (site.palace / "palace_id").read_text().strip() in reply["error"]["message"]
         assert (other.palace / "palace_id").read_text().strip() in reply["error"]["message"]
         assert status_of(other)["requests"] == 0
@@ -464,7 +464,7 @@ def test_full_disk_is_named_as_such(site: Site, small_disk: Path) -> None:
         assert served.returncode == 74
         assert "No space left" in one_line(served.stderr)
         assert reply["id"] == "full"
-        assert code_of(reply) == -32058
+        assert code_of(reply) == -31058
         assert "No space left" in reply["error"]["message"]
         assert not processes_of(site.palace / "broker.lock")
 
@@ -522,7 +522,7 @@ def garbage_inside(good: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("spoil", "code", "says"),
     [
-        (not_sqlite, -32049, "not a SQLite database"),
+        (not_sqlite, -31049, "not a SQLite database"),
         (truncated, -32002, "integrity check failed"),
         (garbage_inside, -32002, "integrity check failed"),
     ],
@@ -601,7 +601,7 @@ def test_call_beside_broken_settings_is_answered_with_the_reason(site: Site) -> 
     with site.shim() as client:
         reply = client.call("mempalace_get_aaak_spec")
 
-    assert code_of(reply) == -32060
+    assert code_of(reply) == -31060
     assert "palace.toml" in reply["error"]["message"]
 
 
@@ -757,7 +757,7 @@ def test_line_of_80_megabytes_is_refused_with_its_id(
     first, second = json.loads(client.receive()), json.loads(client.receive())
 
     assert first["id"] == json.loads(ident)
-    assert code_of(first) == -32043
+    assert code_of(first) == -31043
     assert "line_bytes_max" in first["error"]["message"]
     assert second["id"] == "next"
     assert "result" in second
@@ -769,7 +769,7 @@ def test_line_of_exactly_the_limit_is_taken_and_one_byte_more_is_not(client: Cli
     replies = {reply["id"]: reply for reply in (json.loads(client.receive()) for _ in range(2))}
 
     assert "result" in replies[1], "the newline does not count"
-    assert code_of(replies[2]) == -32043
+    assert code_of(replies[2]) == -31043
 
 
 @pytest.mark.parametrize(

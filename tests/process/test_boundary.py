@@ -192,7 +192,7 @@ def test_files_of_a_container_are_translated_or_refused(site: Site, tmp_path: Pa
             mined = client.tool("mine", source="/workspace", wing="w")
             drawers = client.tool("list_drawers", wing="w")["drawers"]
 
-    assert (refused["code"], relative["code"]) == (-32064, -32064)
+    assert (refused["code"], relative["code"]) == (-31064, -31064)
     assert "path_map" in refused["message"]
     assert drawers, mined
 

@@ -161,4 +161,4 @@ def test_who_owns_a_foreign_palace_is_told_to_all(guest: Site, beneath: Site) ->
     assert (others["rung"], others["owner"]["here"]) == (NONE, False)
     assert f"owned by {host}" in others["why_not"]
     with beneath.shim() as client:
-        assert code_of(client.call("mempalace_get_drawer", who="w")) == -32056
+        assert code_of(client.call("mempalace_get_drawer", who="w")) == -31056

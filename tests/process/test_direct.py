@@ -27,7 +27,7 @@ from tests.support.stores.effects import assert_explained, texts_in
 
 pytestmark = pytest.mark.process
 
-FOREIGN_KERNEL = -32056
+FOREIGN_KERNEL = -31056
 
 
 def sandbox(site: Site) -> Reaper:

@@ -31,8 +31,8 @@ from tests.support.stores.nonces import read_stores
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
 FAULTS = Path(__file__).parents[1] / "support" / "faults" / "failing_disk"
-JOURNAL_FAILED = -32048
-QUARANTINED = -32063
+JOURNAL_FAILED = -31048
+QUARANTINED = -31063
 CLIENTS = 4
 DISK_MIB = 64
 MIB = 1 << 20

@@ -176,7 +176,7 @@ def test_no_spawn_starts_nothing_and_says_so(site: Site) -> None:
         client.initialize()
         reply = client.call("mempalace_get_aaak_spec")
 
-    assert code_of(reply) == -32053
+    assert code_of(reply) == -31053
     assert "PALACE_NO_SPAWN" in reply["error"]["message"]
     assert not site.palace.exists()
     assert not processes_of(site.palace)
@@ -201,9 +201,9 @@ def test_named_broker_is_used_as_it_stands(site: Site) -> None:
             client.initialize()
             unknown = client.call("mempalace_get_aaak_spec")
 
-        assert code_of(reply) == -32053
+        assert code_of(reply) == -31053
         assert f"{path}.other" in reply["error"]["message"]
-        assert code_of(unknown) == -32060
+        assert code_of(unknown) == -31060
         assert "wss://example.invalid:1" in unknown["error"]["message"]
         assert status_of(site)["requests"] == served
         assert brokers_of(site.palace) == [owner.pid]
@@ -217,7 +217,7 @@ def test_named_broker_that_is_gone_is_not_replaced(site: Site) -> None:
 
         reply = client.call("mempalace_get_aaak_spec")
 
-        assert code_of(reply) == -32053
+        assert code_of(reply) == -31053
         assert path in reply["error"]["message"]
         assert not processes_of(site.palace)
         with Serving(site):
@@ -323,7 +323,7 @@ def test_hold_keeps_brokers_away_until_start(site: Site) -> None:
         status = site.run("status")
         reply = json.loads(client.receive())
 
-        assert code_of(reply) == -32057
+        assert code_of(reply) == -31057
         assert "palace start" in reply["error"]["message"]
         assert [ensured.returncode, served.returncode] == [79, 79]
         assert "palace start" in ensured.stderr

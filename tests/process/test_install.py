@@ -49,7 +49,7 @@ def test_without_the_engine_the_shim_answers_and_says_what_is_missing(light: Sit
         assert len(shim.request("tools/list")["result"]["tools"]) == 47
         error = shim.call("mempalace_search", query="x")["error"]
 
-    assert error["code"] == -32047
+    assert error["code"] == -31047
     assert "pip install 'palace-broker[engine]'" in error["message"]
 
 

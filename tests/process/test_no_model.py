@@ -12,7 +12,7 @@ from tests.support.processes.clients import Site, end_brokers, wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]
 
-STORE_UNAVAILABLE = -32047
+STORE_UNAVAILABLE = -31047
 CLOSED = "http://127.0.0.1:9"
 OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTPS_PROXY"), CLOSED) | {
     "PIP_INDEX_URL": CLOSED,

@@ -38,7 +38,7 @@ from tests.support.processes.watch import Watcher
 
 pytestmark = pytest.mark.process
 
-FOREIGN_KERNEL = -32056
+FOREIGN_KERNEL = -31056
 HOST = os.uname().nodename
 
 

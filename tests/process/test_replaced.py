@@ -21,7 +21,7 @@ from tests.support.processes.clients import Client, Site, brokers_of, wait_until
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
 DRAWERS = 50
-GONE = -32072
+GONE = -31072
 # stock's migrate, made to rebuild whatever state the index is in.  Between reading the old store
 # and the two renames it waits until it is told to go on.
 MIGRATE = """
@@ -220,7 +220,7 @@ def test_stocks_rebuilt_index_is_the_same_palace(site: Site) -> None:
 
         assert codes(site)["palace_replaced"]["level"] == "error"
         assert str(archive) in codes(site)["palace_replaced"]["text"]
-        assert refusal(site)["code"] == -32057  # the hold counts, though its note is in the archive
+        assert refusal(site)["code"] == -31057  # the hold counts, though its note is in the archive
         assert "has replaced" in site.run("status").stdout
         started = site.run("start")
         assert started.returncode == 0, started.stderr

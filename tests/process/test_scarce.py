@@ -24,8 +24,8 @@ from tests.support.processes.sites import start_shim
 pytestmark = pytest.mark.process
 
 TOO_MANY = "Too many open files"
-SPAWN_FAILED, LOCK_FAILED, STORE_UNAVAILABLE = -32054, -32058, -32047
-PALACE_REPLACED = -32072
+SPAWN_FAILED, LOCK_FAILED, STORE_UNAVAILABLE = -31054, -31058, -31047
+PALACE_REPLACED = -31072
 ME = "worker0"
 
 

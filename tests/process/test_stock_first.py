@@ -25,7 +25,7 @@ from tests.support.processes.clients import Client, Site, brokers_of, wait_until
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]
 
-FOREIGN_WRITER = -32052
+FOREIGN_WRITER = -31052
 AGENTS = 6
 NOTE = {"agent_name": "a", "entry": "e"}
 

@@ -310,7 +310,7 @@ def test_stopped_owner_is_reported_only_after_the_deadline_and_goes_on(site: Sit
             assert "does not answer" in status.stdout
             assert f"pid {owner.pid}" in status.stdout
             assert reply["id"] == "late"
-            assert code_of(reply) == -32053
+            assert code_of(reply) == -31053
             assert f"pid {owner.pid}" in reply["error"]["message"]
 
             os.kill(owner.pid, signal.SIGCONT)

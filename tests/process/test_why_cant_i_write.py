@@ -236,7 +236,7 @@ def test_it_was_stopped_on_hold(light: Site) -> None:
         assert light.run("stop", "--hold").returncode == 0
         assert broker.process.wait(60) == 0
         with light.shim() as client:
-            assert code_of(client.call("mempalace_get_drawer", who="w")) == -32057
+            assert code_of(client.call("mempalace_get_drawer", who="w")) == -31057
         said = first_finding(light)
 
     assert said.startswith("error: The palace has been on hold since 20")

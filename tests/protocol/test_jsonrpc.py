@@ -94,7 +94,7 @@ def test_an_error_of_ours_carries_the_id_a_name_and_what_to_try() -> None:
 
     assert reply["id"] == "x"
     assert reply["error"] == {
-        "code": -32041,
+        "code": -31041,
         "message": "Later.",
         "data": {"palace": "busy", "retry": "same_request", "waiting": 3},
     }

@@ -180,7 +180,7 @@ def test_a_query_that_kills_every_owner_is_given_up_and_the_session_goes_on(
         again.answer(1, "next", "fine")
         shim.receive()
 
-    assert (reply["id"], reply["error"]["code"]) == ("poison", -32045)
+    assert (reply["id"], reply["error"]["code"]) == ("poison", -31045)
     assert "broker.log" in reply["error"]["message"]
 
 
@@ -328,7 +328,7 @@ def test_without_a_broker_the_snapshot_answers_and_calls_say_why_not(palace: Pat
         error = shim.call("mempalace_search", query="x")["error"]
 
     assert (version, len(tools), pong["result"]) == ("3.11.0", 47, {})
-    assert error["code"] == -32053
+    assert error["code"] == -31053
     assert "PALACE_NO_SPAWN" in error["message"]
 
 
@@ -378,7 +378,7 @@ def test_a_line_that_is_too_long_is_refused_with_its_id_and_the_session_goes_on(
         assert served.message()["id"] == 2
         served.answer(0, 2, "fine")
 
-        assert (refused["id"], refused["error"]["code"]) == ("big", -32043)
+        assert (refused["id"], refused["error"]["code"]) == ("big", -31043)
         assert json.loads(shim.receive())["result"] == "fine"
 
 

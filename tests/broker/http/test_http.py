@@ -629,7 +629,7 @@ async def test_a_full_queue_says_busy_in_the_reply(home: Path, dial: Dial) -> No
         running.engine.gate("gate").set()
 
         assert (answer.status, answer.json()["id"]) == (200, "late")
-        assert answer.json()["error"]["code"] == -32041
+        assert answer.json()["error"]["code"] == -31041
 
 
 async def test_a_leaving_broker_answers_what_it_has_begun_and_gives_back_the_rest(
@@ -654,7 +654,7 @@ async def test_a_leaving_broker_answers_what_it_has_begun_and_gives_back_the_res
         running.engine.gate("poll").set()
         await running.ended.wait()
 
-    assert given_back.json()["error"]["code"] == -32042
+    assert given_back.json()["error"]["code"] == -31042
     assert answered.json()["result"]
     assert idle_ended
 

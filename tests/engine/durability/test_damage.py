@@ -305,7 +305,7 @@ def test_what_waits_for_another_store_to_be_whole_is_not_taken_for_empty(
         left = probe.ask("health")
         probe.leave()
 
-    assert [reply["error"]["code"] for reply in refused] == [-32049] * 3
+    assert [reply["error"]["code"] for reply in refused] == [-31049] * 3
     assert {one["store"] for one in left["damaged"]} == {"chroma", "logstream", "graph"}
     assert left["healed"] == []
     assert all(one["remedy"].endswith("--partial") for one in left["damaged"])
@@ -383,7 +383,7 @@ def test_calls_say_what_could_not_be_brought_back(copied: Site) -> None:
         left = probe.ask("health")["damaged"]
         probe.leave()
 
-    assert {reply["error"]["code"] for reply in refused} == {-32049}
+    assert {reply["error"]["code"] for reply in refused} == {-31049}
     for reply, name in zip(
         refused,
         (*["knowledge_graph.sqlite3"] * 2, "tunnels.json", "hallways.json", "logstream.sqlite3"),
@@ -410,7 +410,7 @@ def test_an_index_whose_files_look_whole_is_tried_while_nobody_asks(
         refused = probe.call("search", query="otter")
         probe.leave()
 
-    assert refused["error"]["code"] == -32049
+    assert refused["error"]["code"] == -31049
     assert "the next one brings it back" in refused["error"]["message"]
     assert "The index of made is damaged" in next(
         finding.text for finding in doctor(copied) if finding.code == "store_damaged"

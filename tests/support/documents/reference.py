@@ -106,6 +106,9 @@ def all_errors() -> list[type[errors.PalaceError]]:
     return sorted(kinds, key=lambda kind: -kind.wire_code)
 
 
+ENDED_WITH = "0.1.0"  # the last version with the old codes
+
+
 def exit_codes() -> str:
     rows = ["| code | meaning |", "|---|---|", "| 0 | done |", "| 2 | wrong usage |"]
     codes: dict[int, list[str]] = {}
@@ -115,6 +118,8 @@ def exit_codes() -> str:
         codes.setdefault(kind.exit_code, []).append(f"`{kind.name}`")
     rows += [f"| {code} | {', '.join(names)} |" for code, names in sorted(codes.items())]
     wire = ["| code | name | retry | meaning |", "|---|---|---|---|"]
+    last = min(kind.wire_code for kind in all_errors())
+    old = ", ".join(f"{code - 1000} for {code}" for code in (errors.RequestError.wire_code, last))
     for kind in all_errors():
         text = (kind.__doc__ or "").split("\n")[0]
         wire.append(f"| {kind.wire_code} | `{kind.name}` | {kind.retry} | {text} |")
@@ -126,8 +131,12 @@ def exit_codes() -> str:
         "A broker that its watchdog ends exits with 70 or 1.\n\n"
         "## Errors in replies\n\n"
         "JSON-RPC error codes of palace itself; `data.palace` holds the name, `data.retry`\n"
-        "whether to retry. Stock's own codes (-32700 to -32600, -32000 to -32005) pass\n"
-        "unchanged.\n\n" + "\n".join(wire) + "\n"
+        "whether to retry, and is what programs should read. Stock's own codes (-32700 to\n"
+        "-32600, -32000 to -32005) pass unchanged, but for requests of MCP 2026-07-28: those get\n"
+        "-31000 to -31005, since nothing may be assumed of the others there.\n\n"
+        + "\n".join(wire)
+        + "\n\nMCP 2026-07-28 reserves -32020 to -32099, where the codes of palace were in\n"
+        f"version {ENDED_WITH}: each was 1,000 lower ({old}).\n"
     )
 
 

@@ -30,7 +30,7 @@ PAUSE_MAX_S = 1.5
 PASSES_MAX = 3
 LIKELY = (*POINTS, "reply", "reply")  # there alone a recorded reply is asked for
 BREATH_KILLS = 4  # a shim gives a line up that was under way at five deaths in a row
-QUARANTINED = -32063
+QUARANTINED = -31063
 
 
 @dataclass

@@ -26,8 +26,8 @@ from tests.support.processes.clients import Site
 
 LIGHT = Path(__file__).parents[1] / "engines" / "light"
 THINK_S = 0.03  # between two calls of a client, so that storms cost no more than they must
-QUARANTINED = -32063
-SPAWN_FAILED = -32054
+QUARANTINED = -31063
+SPAWN_FAILED = -31054
 REFUSALS = {SHIM_KILLED, OUTCOME_UNKNOWN, QUARANTINED, SPAWN_FAILED}
 
 

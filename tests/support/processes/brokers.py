@@ -25,7 +25,7 @@ from palace.settings.paths import Paths
 from palace.settings.user_settings import toml_text
 from tests.support.processes.clients import PALACE, Client, Site, brokers_of, wait_until
 
-OUTCOME_UNKNOWN = -32045
+OUTCOME_UNKNOWN = -31045
 # What root has to be without for the mode bits to count.
 _OVERRIDES = "-dac_override,-dac_read_search"
 
