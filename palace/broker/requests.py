@@ -7,7 +7,7 @@ import trio
 from palace.broker.scheduling import refusal_of
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
-from palace.protocol import jsonrpc, wire
+from palace.protocol import jsonrpc, modern, wire
 from palace.protocol.admission import Job, Offer
 from palace.protocol.errors import (
     Busy,
@@ -117,16 +117,18 @@ async def _handle(
         failure = jsonrpc.failure(request.id, problem)
         session.reply(arrival.ordinal, jsonrpc.encode(failure))
         return
-    if isinstance(request, ToolCall):
-        session.called = True
-        await _handle_call(state, session, arrival, request)
-        return
     _note_client(session, request)
-    reply = jsonrpc.inline_reply(
-        request.message, state.services.catalogue, read_only=session.hello.read_only
-    )
+    reply = jsonrpc.NOT_INLINE
+    if request.modern or not isinstance(request, ToolCall):
+        reply = modern.inline_reply(
+            request.message, state.services.catalogue, read_only=session.hello.read_only
+        )
     if reply is jsonrpc.NOT_INLINE:
-        session.machine.wait_for_catalogue(arrival.ordinal, request)
+        if isinstance(request, ToolCall):
+            session.called = True
+            await _handle_call(state, session, arrival, request)
+        else:
+            session.machine.wait_for_catalogue(arrival.ordinal, request)
         return
     cancelled = session.machine.cancelled_call(request)
     if cancelled is not None:
@@ -135,9 +137,16 @@ async def _handle(
 
 
 def _note_client(session: LiveSession, request: Request) -> None:
-    if request.method == "initialize":
-        session.client = jsonrpc.client_of(request.message)
-        session.header(wire.CLIENT, {"client": session.client})
+    if request.modern:
+        client = modern.client_of(request.message) or session.client
+    elif request.method == "initialize":
+        client = jsonrpc.client_of(request.message)
+    else:
+        return
+    # Its shim repeats it to the next owner; a modern client says it with each request.
+    if client != session.client or not request.modern:
+        session.client = client
+        session.header(wire.CLIENT, {"client": client})
 
 
 async def _handle_call(

@@ -6,7 +6,7 @@ import attrs
 
 from palace.broker.services import Services
 from palace.broker.session import LiveSession
-from palace.protocol import jsonrpc
+from palace.protocol import jsonrpc, modern
 from palace.protocol.budget import Budget
 from palace.protocol.jsonrpc import Catalogue
 
@@ -81,7 +81,7 @@ class Sessions:
         """Answer the lines that came before there was a catalogue."""
         for session in self:
             for ordinal, request in session.machine.take_early():
-                reply = jsonrpc.inline_reply(
+                reply = modern.inline_reply(
                     request.message, catalogue, read_only=session.hello.read_only
                 )
                 session.reply(ordinal, None if reply is None else jsonrpc.encode(reply))

@@ -103,16 +103,16 @@ def encode(message: object) -> bytes:
     return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def error(request_id: object, code: int, text: str) -> "dict[str, object]":
+def error(request_id: object, code: int, text: str) -> "dict[str, Any]":
     return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": text}}
 
 
-def failure(request_id: object, reason: PalaceError) -> "dict[str, object]":
+def failure(request_id: object, reason: PalaceError) -> "dict[str, Any]":
     """Return the reply that tells a client of one of our own errors."""
     return {"jsonrpc": "2.0", "id": request_id, "error": reason.error_object()}
 
 
-def result(request_id: object, value: object) -> "dict[str, object]":
+def result(request_id: object, value: object) -> "dict[str, Any]":
     return {"jsonrpc": "2.0", "id": request_id, "result": value}
 
 
@@ -175,7 +175,7 @@ def inline_reply(message: object, catalogue: "Catalogue | None", *, read_only: b
             return NOT_INLINE
         if method == "initialize":
             return result(ident, _initialize(params_of(message), catalogue))
-        return result(ident, {"tools": _tools(catalogue, read_only=read_only)})
+        return result(ident, {"tools": tools_of(catalogue, read_only=read_only)})
     if ident is None:
         return None
     return _unknown_method(ident, message)
@@ -191,7 +191,7 @@ def _initialize(params: "dict[str, Any]", catalogue: Catalogue) -> "dict[str, An
     }
 
 
-def _tools(catalogue: Catalogue, *, read_only: bool) -> "list[dict[str, Any]]":
+def tools_of(catalogue: Catalogue, *, read_only: bool) -> "list[dict[str, Any]]":
     if not read_only:
         return list(catalogue.tools)
     return [tool for tool in catalogue.tools if tool["name"] not in catalogue.read_only_refused]
@@ -209,7 +209,11 @@ def _unknown_method(ident: object, message: "dict[str, Any]") -> "dict[str, obje
 
 def client_of(message: object) -> str:
     """Return the client that an `initialize` names, as "name version"; "" where it doesn't."""
-    info = params_of(message).get("clientInfo")
+    return client_text(params_of(message).get("clientInfo"))
+
+
+def client_text(info: object) -> str:
+    """Return a client's name and version as one text, "" where they are not told."""
     if not isinstance(info, dict):
         return ""
     parts = (str(info.get(key, ""))[:100] for key in ("name", "version"))

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from palace.protocol import jsonrpc
+from palace.protocol.modern import is_modern
 from palace.protocol.tools import UNKNOWN, Tool, classify_call, group_key
 from palace.protocol.weight import SHORT_BYTES, has_too_many_values, id_at_ends
 
@@ -19,11 +20,15 @@ PARSE_ERROR_REPLY = jsonrpc.encode(jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Par
 
 @attrs.frozen(kw_only=True, eq=False)
 class Request:
-    """One line.  `message` is what stock takes: any JSON, BLANK, UNREADABLE or TOO_MUCH."""
+    """One line.  `message` is what stock takes: any JSON, BLANK, UNREADABLE or TOO_MUCH.
+
+    `modern` is the era of MCP in which it is asked and answered (palace/protocol/modern.py).
+    """
 
     message: Any
     id: object = None
     method: str = ""
+    modern: bool = False
 
     @property
     def expects_reply(self) -> bool:
@@ -65,7 +70,10 @@ def read_request(line: bytes, *, light: bool = False) -> Request:
     if jsonrpc.is_tool_call(message):
         return tool_call(message)
     return Request(
-        message=message, id=jsonrpc.request_id(message), method=jsonrpc.method_of(message)
+        message=message,
+        id=jsonrpc.request_id(message),
+        method=jsonrpc.method_of(message),
+        modern=is_modern(message),
     )
 
 
@@ -77,6 +85,7 @@ def tool_call(message: Any) -> ToolCall:
         message=message,
         id=jsonrpc.request_id(message),
         method=jsonrpc.method_of(message),
+        modern=is_modern(message),
         name=name if isinstance(name, str) else "",
         tool=classify_call(message),
         arguments=arguments if isinstance(arguments, dict) else {},

@@ -4,7 +4,7 @@ Rule for this file: the relay imports it when it first needs it, since relaying 
 """
 
 from palace.kernel.kernel import Kernel
-from palace.protocol import jsonrpc
+from palace.protocol import jsonrpc, modern
 from palace.protocol.errors import PalaceError, TooLarge
 from palace.settings.paths import Paths
 
@@ -26,28 +26,32 @@ def parsed(line: bytes) -> object:
 
 
 def needs_engine(message: object) -> bool:
-    return jsonrpc.is_tool_call(message)
+    if not jsonrpc.is_tool_call(message):
+        return False
+    return not modern.is_modern(message) or modern.is_well_formed(message)
 
 
 def inline_line(message: object, kernel: Kernel, paths: Paths, *, read_only: bool) -> bytes:
     """Answer what needs no engine as the broker would; b"" where that says nothing.
 
-    Only the error for an unknown method lets a client of a later MCP go on with `initialize`, so
-    it must not wait for a broker either.
+    A client asks which versions are spoken before it asks anything else, and takes silence for
+    "none of mine", so neither that nor the error for an unknown method waits for a broker.
     """
     if message is UNREADABLE:
         return _line(jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error"))
     catalogue = None
-    if jsonrpc.method_of(message) in ("initialize", "tools/list"):
+    if jsonrpc.method_of(message) in ("initialize", "tools/list") or modern.is_modern(message):
         from palace.settings.catalogue import load_catalogue
 
         catalogue = load_catalogue(kernel.read_hint(paths.catalogue, 1 << 22))
-    reply = jsonrpc.inline_reply(message, catalogue, read_only=read_only)
+    reply = modern.inline_reply(message, catalogue, read_only=read_only)
     return b"" if reply is None else _line(reply)
 
 
 def client_of(message: object) -> str:
-    """Return the client that an `initialize` names, "" for anything else."""
+    """Return the client that an `initialize` or a modern request names, "" for anything else."""
+    if modern.is_modern(message):
+        return modern.client_of(message)
     return jsonrpc.client_of(message) if jsonrpc.method_of(message) == "initialize" else ""
 
 

@@ -1,11 +1,11 @@
 """The official MCP SDK as the client: what hosts are built with."""
 
-import fcntl
 import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,8 +17,9 @@ from mcp import ClientSession, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
 
+from palace.protocol.modern import VERSIONS
 from tests.support.calls.corpus import encode
-from tests.support.machines.needs import need_command
+from tests.support.machines.npm import npm_packages
 from tests.support.processes.clients import PALACE, Client, Site, end_brokers, wait_until
 from tests.support.processes.sites import make_site, start_shim
 
@@ -47,31 +48,29 @@ def _nothing() -> TextIO:
     return open(os.devnull, "w")
 
 
+LEGACY, MODERN = "legacy", "auto"  # "auto" asks which versions are spoken, and takes the newest
+
+
 @asynccontextmanager
-async def over_stdio(site: Site) -> AsyncIterator[ClientSession]:
-    """Open an initialized session over a shim of its own."""
+async def over_stdio(site: Site, mode: str) -> AsyncIterator[ClientSession]:
+    """Open a session over a shim of its own."""
     command, *arguments = [*PALACE, "shim"]
     server = StdioServerParameters(command=command, args=arguments, env=site.environ())
     with _nothing() as nothing:
-        async with (
-            stdio_client(server, errlog=nothing) as (receiving, sending),
-            ClientSession(receiving, sending) as session,
-        ):
-            await session.initialize()
-            yield session
+        async with SdkClient(stdio_client(server, errlog=nothing), mode=mode) as client:
+            yield client.session
 
 
 @asynccontextmanager
-async def over_http(site: Site) -> AsyncIterator[ClientSession]:
-    """Open an initialized session over streamable HTTP."""
+async def over_http(site: Site, mode: str) -> AsyncIterator[ClientSession]:
+    """Open a session over streamable HTTP."""
     url, token = http_of(site)
+    headers = {"Authorization": f"Bearer {token}"}
     async with (
-        httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=CEILING_S) as http,
-        streamable_http_client(url, http_client=http) as (receiving, sending),
-        ClientSession(receiving, sending) as session,
+        httpx2.AsyncClient(headers=headers, timeout=CEILING_S) as http,
+        SdkClient(streamable_http_client(url, http_client=http), mode=mode) as client,
     ):
-        await session.initialize()
-        yield session
+        yield client.session
 
 
 def http_of(site: Site) -> tuple[str, str]:
@@ -84,9 +83,19 @@ def http_of(site: Site) -> tuple[str, str]:
 Open = Callable[[Site], AbstractAsyncContextManager[ClientSession]]
 
 
-@pytest.fixture(params=[over_stdio, over_http], ids=["stdio", "http"])
-def open_session(request: pytest.FixtureRequest) -> Open:
-    return request.param
+@pytest.fixture(params=["stdio", "http"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[LEGACY, MODERN], ids=["legacy", "modern"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def open_session(transport: str, mode: str) -> Open:
+    return partial(over_stdio if transport == "stdio" else over_http, mode=mode)
 
 
 async def tool(session: ClientSession, name: str, **arguments: Any) -> Any:
@@ -150,24 +159,31 @@ async def test_sessions_that_write_at_the_same_time_lose_nothing(
 
 
 @pytest.mark.trio
-async def test_the_sdks_own_client_finds_a_protocol_that_both_speak(served: Site) -> None:
-    """It asks for a newer one first, which is refused."""
-    url, token = http_of(served)
+async def test_a_client_that_may_choose_speaks_the_newest_version(
+    served: Site, transport: str
+) -> None:
+    shipped = json.loads((ROOT / "palace" / "settings" / "tools.json").read_text())
+    opened = over_stdio if transport == "stdio" else over_http
     with trio.fail_after(CEILING_S):
-        async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http:
-            async with SdkClient(streamable_http_client(url, http_client=http)) as client:
-                listed = await client.list_tools()
+        async with opened(served, MODERN) as session:
+            found = session.discover_result
+            listed = await session.list_tools()
 
-    assert len(listed.tools) == 47
+    assert session.initialize_result is None
+    assert found is not None
+    assert found.supported_versions == [*VERSIONS, *shipped["protocol_versions"]]
+    assert (listed.cache_scope, listed.ttl_ms) == ("private", 300_000)
+    tools = [entry.model_dump(by_alias=True, exclude_none=True) for entry in listed.tools]
+    assert tools == shipped["tools"]
 
 
 @pytest.mark.trio
-async def test_session_is_told_what_the_engine_says(served: Site, open_session: Open) -> None:
+async def test_session_is_told_what_the_engine_says(served: Site, transport: str) -> None:
     """palace/settings/tools.json is what the engine says: tests/engine/test_tools.py."""
     shipped = json.loads((ROOT / "palace" / "settings" / "tools.json").read_text())
 
     with trio.fail_after(CEILING_S):
-        async with open_session(served) as session:
+        async with (over_stdio if transport == "stdio" else over_http)(served, LEGACY) as session:
             initialized = session.initialize_result
             listed = await session.list_tools()
             await session.send_ping()
@@ -182,11 +198,11 @@ async def test_session_is_told_what_the_engine_says(served: Site, open_session: 
 
 @pytest.mark.trio
 async def test_cancelled_wait_ends_and_its_session_goes_on(
-    served: Site, open_session: Open
+    served: Site, open_session: Open, transport: str, mode: str
 ) -> None:
     """The SDK sends notifications/cancelled for a call that its caller gives up."""
     given_up = []
-    stream = f"otters {open_session.__name__}"  # nothing has happened there yet
+    stream = f"otters {transport} {mode}"  # nothing has happened there yet
 
     async def wait_for_event(session: ClientSession, scope: trio.CancelScope) -> None:
         with scope:
@@ -247,17 +263,7 @@ def test_session_that_cancelled_a_wait_ends_with_its_input(served: Site) -> None
 
 @pytest.fixture(scope="session")
 def typescript_sdk(pytestconfig: pytest.Config) -> Path:
-    """A directory with the SDK from npm; fetched once for a checkout, kept in its cache."""
-    need_command("node")
-    npm = need_command("npm")
-    home = Path(pytestconfig.cache.mkdir(f"npm-{TYPESCRIPT_SDK.rpartition('@')[2]}"))
-    with (home / "lock").open("w") as lock:  # two workers may want it
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "done").exists():
-            command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
-            subprocess.run([*command, f"--prefix={home}", TYPESCRIPT_SDK], check=True, timeout=300)
-            (home / "done").touch()
-    return home
+    return npm_packages(pytestconfig, "sdk", TYPESCRIPT_SDK)
 
 
 @pytest.mark.parametrize("transport", ["stdio", "http"])

@@ -11,12 +11,16 @@ from palace.protocol.errors import Busy
 from palace.protocol.jsonrpc import id_key
 from palace.settings.paths import Paths
 from palace.shim import local_answers as local
+from tests.broker.http.test_modern import META, enveloped
+from tests.support.brokers.http import request
 
 PARSE_ERROR = {
     "jsonrpc": "2.0",
     "id": None,
     "error": {"code": -32700, "message": "Parse error"},
 }
+
+OLDER = ["2025-06-18", "2025-03-26", "2024-11-05"]
 
 
 def answer(message: object, root: Path, *, read_only: bool = False) -> Any:
@@ -53,6 +57,30 @@ def test_other_methods_are_answered_or_passed_over_as_by_the_broker(tmp_path: Pa
     assert answer({"method": "notifications/initialized"}, tmp_path) is None
 
 
+def test_a_modern_client_is_answered_in_its_form(tmp_path: Path) -> None:
+    found = answer(enveloped(request("server/discover", "d")), tmp_path)
+    listed = answer(enveloped(request("tools/list")), tmp_path, read_only=True)
+
+    assert found["id"] == "d"
+    assert found["result"]["supportedVersions"] == ["2026-07-28", "2025-11-25", *OLDER]
+    assert found["result"]["capabilities"] == {"tools": {}}
+    assert 0 < len(listed["result"]["tools"]) < 47
+    assert listed["result"]["ttlMs"] > 0
+    assert answer(enveloped(request("ping")), tmp_path)["error"]["code"] == -32601
+
+
+def test_a_modern_call_needs_the_engine_unless_it_is_malformed(tmp_path: Path) -> None:
+    well_formed = enveloped(request("tools/call", 7, name="x"))
+    newer = META | {"io.modelcontextprotocol/protocolVersion": "2031-01-01"}
+    other_version = enveloped(request("tools/call", 7, name="x"), newer)
+
+    assert local.needs_engine(well_formed)
+    assert not local.needs_engine(other_version)
+    refused = answer(other_version, tmp_path)
+    assert (refused["id"], refused["error"]["code"]) == (7, -32022)
+    assert "2025-11-25" in refused["error"]["data"]["supported"]
+
+
 def test_a_call_is_known_by_its_id_and_by_its_method() -> None:
     call = b'{"id": 7, "method": "tools/call"}'
 
@@ -62,11 +90,12 @@ def test_a_call_is_known_by_its_id_and_by_its_method() -> None:
         assert local.call_id(other) is None
 
 
-def test_a_client_is_known_by_its_initialize_alone() -> None:
+def test_a_client_is_known_by_its_initialize_or_by_each_modern_request() -> None:
     named = {"method": "initialize", "params": {"clientInfo": {"name": "pi", "version": "1"}}}
 
     assert local.client_of(named) == "pi 1"
     assert local.client_of({**named, "method": "ping"}) == ""
+    assert local.client_of(enveloped(request("tools/list"))) == "host 9"
 
 
 def test_a_cancellation_names_its_request() -> None:

@@ -1,10 +1,11 @@
 """What is served on loopback: /healthz, /mcp and /metrics.
 
-`POST /mcp` speaks to two kinds of clients.  Stock's (its command line, its hooks, `mempalace-mcp`)
-send one JSON-RPC line without a session and take JSON.  MCP hosts follow the streamable HTTP
-transport (2025-03-26, 2025-06-18): `initialize` opens a session, whose id they then show.  What
-sets them apart is that the latter accept an event stream; a reply that takes long comes as one, so
-that its client sees that the broker lives.
+`POST /mcp` speaks to three kinds of clients.  Stock's (its command line, its hooks,
+`mempalace-mcp`) send one JSON-RPC line without a session and take JSON.  MCP hosts follow the
+streamable HTTP transport, in one of two eras: until 2025-11-25 `initialize` opens a session, whose
+id they then show; from 2026-07-28 on each request stands for itself, and its headers repeat what
+its body says (palace/broker/http/modern.py).  What sets hosts apart is that they accept an event
+stream; a reply that takes long comes as one, so that its client sees that the broker lives.
 
 Requests from web pages are refused: by Host, which a page can't choose even where its name was
 made to lead here, by Origin, and by the token, which only the palace's user can read.
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 import attrs
 import trio
 
+from palace.broker.http import modern
 from palace.broker.http.exchange import EVENTS, JSON, TEXT, Exchange, Gone, Refused
 from palace.broker.http.sessions import HttpSession, HttpSessions
 from palace.broker.progress import TELL_S
@@ -75,7 +77,7 @@ class HttpApp:
             _check_method(exchange, "GET")
             await exchange.answer(200, metrics_text(self.state).encode(), CONTENT_TYPE)
         else:
-            _check_method(exchange, "POST", "DELETE")
+            _check_method(exchange, *modern.methods(exchange))
             await (self._post(exchange) if exchange.method == "POST" else self._delete(exchange))
 
     # Authentication.
@@ -108,6 +110,10 @@ class HttpApp:
             await exchange.answer(400, PARSE_ERROR_REPLY)
             return
         request = await parsed(body)
+        exchange.ident = request.id
+        if modern.is_asked(exchange, request):
+            await self._post_modern(exchange, request)
+            return
         try:
             session = self._session(exchange, request)
             pending = self.sessions.post(session, request)
@@ -116,9 +122,27 @@ class HttpApp:
             return
         await self._deliver(exchange, session, Posting(request, pending))
 
+    async def _post_modern(self, exchange: Exchange, request: Request) -> None:
+        """Answer a request that stands for itself: no session is named, and none is given."""
+        refusal = modern.refusal(exchange, request, self.state.services.catalogue)
+        if refusal is not None:
+            await exchange.answer(*refusal)
+            return
+        try:
+            session = self.sessions.open(
+                client=exchange.header("user-agent")[:100],
+                read_only=is_true(exchange.header("palace-read-only"), "Palace-Read-Only"),
+                lasting=False,
+            )
+            pending = self.sessions.post(session, request)
+        except PalaceError as problem:
+            await exchange.answer(200, _failure(request, problem))
+            return
+        await self._deliver(exchange, session, Posting(request, pending))
+
     def _session(self, exchange: Exchange, request: Request) -> HttpSession:
         """Return the session that a request belongs to; raises Draining or Busy."""
-        self._check_version(exchange)
+        self._check_version(exchange, request)
         ident = exchange.header("mcp-session-id")
         if ident:
             return self._named(ident)
@@ -135,12 +159,13 @@ class HttpApp:
             raise Refused(404, "This session has ended: begin a new one with initialize.")
         return session
 
-    def _check_version(self, exchange: Exchange) -> None:
+    def _check_version(self, exchange: Exchange, request: Request) -> None:
         version = exchange.header("mcp-protocol-version")
         catalogue = self.state.services.catalogue
-        if version and catalogue is not None and version not in catalogue.protocol_versions:
-            known = ", ".join(catalogue.protocol_versions)
-            raise Refused(400, f"MCP-Protocol-Version {version[:40]!r} is not spoken; {known} are.")
+        if request.method == "initialize" or not version or catalogue is None:
+            return  # a handshake agrees upon a version, whatever its header wishes for
+        if version not in catalogue.protocol_versions:
+            raise modern.unsupported(version, catalogue)
 
     async def _delete(self, exchange: Exchange) -> None:
         ident = exchange.header("mcp-session-id")
@@ -165,7 +190,7 @@ class HttpApp:
                 status = 400 if payload == PARSE_ERROR_REPLY else 200 if payload else 202
                 await exchange.answer(status, payload, **headers)
             else:
-                await exchange.start_events(**headers)
+                await exchange.start_events(x_accel_buffering="no", **headers)
                 while not await _answered(exchange, pending, posting.beat_s):
                     await self._show_life(exchange, posting)
                 await exchange.last_event(posting.payload())

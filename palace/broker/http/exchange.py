@@ -20,6 +20,9 @@ TEXT = "text/plain; charset=utf-8"
 class Refused(Exception):
     """What is wrong with a request; `text` says what to do."""
 
+    code = -32600
+    data: object = None
+
     def __init__(self, status: int, text: str, **headers: str) -> None:
         super().__init__(text)
         self.status = status
@@ -42,9 +45,15 @@ class Exchange:
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
         }
+        self.ident: object = None  # of its message, once that has been read
+        self._counts = Counter(name.decode("latin-1").lower() for name, _ in scope["headers"])
         self._receive = receive
         self._send = send
         self._answers = answers
+
+    def count(self, name: str) -> int:
+        """Return how often a header stands in the request."""
+        return self._counts[name]
 
     def header(self, name: str) -> str:
         return self.headers.get(name, "")
@@ -111,8 +120,10 @@ class Exchange:
         await self._send_more(_event(payload) if payload else b"", more=False)
 
     async def refuse(self, refused: Refused) -> None:
-        error = {"code": -32600, "message": refused.text}
-        body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error}).encode()
+        error = {"code": refused.code, "message": refused.text}
+        if refused.data is not None:
+            error["data"] = refused.data
+        body = json.dumps({"jsonrpc": "2.0", "id": self.ident, "error": error}).encode()
         await self.answer(refused.status, body, **refused.headers)
 
     async def _send_more(self, body: bytes, *, more: bool) -> None:

@@ -30,6 +30,7 @@ class GatedEngine:
     begun: list[str] = field(default_factory=list)
     read_only_calls: list[bool] = field(default_factory=list)
     beneath: list[str] = field(default_factory=list)  # what each call was held to
+    clients: list[str] = field(default_factory=list)  # who made it
     outdated: bool = False
     reopen: str = ""  # why its stores must be opened again
     stuck: bool = False
@@ -72,6 +73,7 @@ class GatedEngine:
             self.begun.append(name)
             self.read_only_calls.append(read_only)
             self.beneath.append(call.request.beneath)
+            self.clients.append(call.client)
         if "hold" in arguments:
             assert self.gate(arguments["hold"]).wait(30)
         if self.outdated and params["name"] == "mempalace_add_drawer":

@@ -1,0 +1,187 @@
+"""MCP from 2026-07-28 on ("modern" in its own words), beside what stock speaks ("legacy").
+
+Each modern request says in `_meta` which version it speaks; there is no `initialize` and no
+session.  A server may speak both eras at once, on one stream, and palace does: the engine is asked
+in stock's terms, and what it answers is put into the modern form for the requests that are modern.
+So a reply is recorded as stock's, whoever asked.
+
+Source: the specification's revision 2026-07-28, basic/index, basic/versioning, server/discover,
+server/utilities/caching and server/tools.
+
+Rule for this file: pure, and free of attrs: the shim imports it while no broker is connected.
+"""
+
+from palace.protocol import jsonrpc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from palace.protocol.jsonrpc import Catalogue
+
+VERSIONS = ("2026-07-28",)  # the newest first
+PREFIX = "io.modelcontextprotocol/"
+VERSION, CLIENT, CAPABILITIES, SERVER = (
+    f"{PREFIX}{name}"
+    for name in ("protocolVersion", "clientInfo", "clientCapabilities", "serverInfo")
+)
+
+INVALID_PARAMS = -32602
+HEADER_MISMATCH = -32020
+UNSUPPORTED_VERSION = -32022
+# From -32019 to -32000 no meaning may be assumed, and -32002 must not be sent.
+STOCKS_OWN = range(-32019, -31999)
+OUT_OF_RESERVED = 1000  # what is added to them, as palace's own codes have it
+
+METHODS = frozenset({"server/discover", "tools/list", "tools/call"})
+TTL_MS = 300_000  # tools change with the engine, which may be another after any takeover
+
+
+def meta_of(message: object) -> "dict[str, Any]":
+    meta = jsonrpc.params_of(message).get("_meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def is_modern(message: object) -> bool:
+    """Tell whether a message is a request, or a notification, of the modern era.
+
+    `initialize` that names a version is legacy's handshake, whatever else its client adds: only a
+    client that does not know yet which era it will speak sends both.
+    """
+    return VERSION in meta_of(message) and not is_handshake(message)
+
+
+def is_handshake(message: object) -> bool:
+    """Tell whether a message is legacy's handshake."""
+    return jsonrpc.method_of(message) == "initialize" and (
+        "protocolVersion" in jsonrpc.params_of(message)
+    )
+
+
+def client_of(message: object) -> str:
+    """Return the client that a modern request names, as "name version"; "" where it doesn't."""
+    return jsonrpc.client_text(meta_of(message).get(CLIENT))
+
+
+def problem(
+    message: object, catalogue: "Catalogue | None", *, strict: bool = True
+) -> "dict[str, Any] | None":
+    """Return the error that answers a malformed modern request, None for one that is well formed.
+
+    Without `strict`, `server/discover` is answered to whoever asks: a probe that is refused makes
+    its client fall back to legacy's handshake.
+    """
+    assert isinstance(message, dict)
+    ident = message.get("id")
+    if isinstance(ident, bool) or not isinstance(ident, (str, int)):
+        reply = jsonrpc.error(None, jsonrpc.INVALID_REQUEST, "A request's id is a string or number")
+        del reply["id"]  # which must not be null
+        return reply
+    meta = meta_of(message)
+    version = meta.get(VERSION)
+    if not isinstance(version, str):
+        return jsonrpc.error(ident, INVALID_PARAMS, f"_meta names the version: {VERSION}")
+    if version not in VERSIONS:
+        return unsupported(ident, version, catalogue)
+    is_probe = jsonrpc.method_of(message) == "server/discover"
+    if not isinstance(meta.get(CAPABILITIES), dict) and (strict or not is_probe):
+        text = f"_meta names the client's capabilities, if only {{}}: {CAPABILITIES}"
+        return jsonrpc.error(ident, INVALID_PARAMS, text)
+    return None
+
+
+def unknown_method(message: object) -> "dict[str, Any] | None":
+    """Return the error for a method that is not spoken, None for one that is."""
+    method = jsonrpc.method_of(message)
+    if method in METHODS:
+        return None
+    text = f"Method not found: {method[:100]}"
+    return jsonrpc.error(jsonrpc.request_id(message), jsonrpc.METHOD_NOT_FOUND, text)
+
+
+def is_well_formed(message: object) -> bool:
+    """Tell whether a modern message is a request that may be carried out."""
+    return isinstance(message, dict) and "id" in message and problem(message, None) is None
+
+
+def unsupported(ident: object, requested: str, catalogue: "Catalogue | None") -> "dict[str, Any]":
+    """Return the error for a version that is not spoken; it names those that are."""
+    reply = jsonrpc.error(ident, UNSUPPORTED_VERSION, "Unsupported protocol version")
+    reply["error"]["data"] = {"supported": supported(catalogue), "requested": requested[:100]}
+    return reply
+
+
+def supported(catalogue: "Catalogue | None") -> "list[str]":
+    """Return the versions of both eras, the newest first; legacy's are asked for by handshake."""
+    return [*VERSIONS, *(catalogue.protocol_versions if catalogue is not None else ())]
+
+
+def inline_reply(
+    message: object, catalogue: "Catalogue | None", *, read_only: bool, strict: bool = False
+) -> object:
+    """Answer what needs no engine in the form of the era in which it was asked.
+
+    Returns what `jsonrpc.inline_reply` does; a malformed tool call, too, is answered here.
+    """
+    if not is_modern(message):
+        return jsonrpc.inline_reply(message, catalogue, read_only=read_only)
+    method = jsonrpc.method_of(message)
+    assert isinstance(message, dict)
+    if "id" not in message:
+        return None  # a notification, which nobody answers
+    refusal = problem(message, catalogue, strict=strict)
+    if refusal is not None:
+        return refusal
+    ident = message["id"]
+    unknown = unknown_method(message)
+    if unknown is not None:
+        return unknown
+    if method == "tools/call" or catalogue is None:
+        return jsonrpc.NOT_INLINE
+    if method == "server/discover":
+        told: dict[str, Any] = {
+            "supportedVersions": supported(catalogue),
+            "capabilities": {"tools": {}},
+        }
+        scope = "public"
+    else:
+        told = {"tools": jsonrpc.tools_of(catalogue, read_only=read_only)}
+        scope = "private"  # who may only read gets fewer
+    cached = {"ttlMs": TTL_MS, "cacheScope": scope}
+    return jsonrpc.result(ident, {**_head(catalogue), **told, **cached})
+
+
+def _head(catalogue: "Catalogue | None") -> "dict[str, Any]":
+    """Return what every result begins with."""
+    head: dict[str, Any] = {"resultType": "complete"}
+    if catalogue is not None:
+        head["_meta"] = {SERVER: {"name": "mempalace", "version": catalogue.engine_version}}
+    return head
+
+
+def in_modern_form(payload: bytes, ident: object, catalogue: "Catalogue | None") -> bytes:
+    """Return stock's encoded reply to a tool call as a modern one."""
+    before = jsonrpc.encode({"jsonrpc": "2.0", "id": ident})[:-1] + b', "result": {'
+    # Nearly always; a reply of megabytes is then neither parsed nor encoded again.
+    is_plain = not any(key in payload for key in (b'"_meta": ', b'"resultType": '))
+    if is_plain and payload.startswith(before):
+        rest = payload[len(before) :]
+        comma = b"" if rest.startswith(b"}") else b", "
+        return b"".join((before, jsonrpc.encode(_head(catalogue))[1:-1], comma, rest))
+    reply = jsonrpc.parse(payload)
+    if isinstance(reply.get("result"), dict):
+        told, head = reply["result"], _head(catalogue)
+        if isinstance(told.get("_meta"), dict):
+            head["_meta"] = {**told["_meta"], **head.get("_meta", {})}
+        reply["result"] = {**told, **head}
+    elif isinstance(reply.get("error"), dict):
+        reply["error"]["code"] = _modern_code(reply["error"].get("code"))
+    return jsonrpc.encode(reply)
+
+
+def _modern_code(code: object) -> object:
+    if code == jsonrpc.METHOD_NOT_FOUND:
+        return INVALID_PARAMS  # the method is there: it is the tool that isn't
+    if isinstance(code, int) and code in STOCKS_OWN:
+        return code + OUT_OF_RESERVED
+    return code
