@@ -26,6 +26,7 @@ from palace.broker.connections import adopt, serve_socket
 from palace.broker.displacement import Displacement
 from palace.broker.endpoint import Endpoint
 from palace.broker.http.listener import HttpListener
+from palace.broker.principals import catalogue_for
 from palace.broker.reading import Reading
 from palace.broker.state import BrokerState
 from palace.broker.watch import Holding, Lost, PublishedFile
@@ -356,7 +357,7 @@ class Broker:
         services.kernel.trace("B9.ready")
         logger.info("ready: mempalace %s", catalogue.engine_version)
         await self._keep_catalogue(catalogue)
-        state.sessions.answer_early(catalogue)
+        state.sessions.answer_early(partial(catalogue_for, services))
         state.scheduler.engine_ready()
         if self.http is not None:
             self.http.engine_ready.set()

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from palace import __version__
+from palace.broker.principals import is_anothers
 from palace.broker.reporting.status import status_of
 from palace.broker.requests import serve_lines
 from palace.broker.session import LiveSession
@@ -202,7 +203,8 @@ def _session_of(state: BrokerState, hello: Hello, peer: Peer) -> LiveSession:
     proof = proof_of(hello.secret) if hello.secret else ""
     session = state.sessions.get(hello.session)
     stranger = wire.wants_proof(hello.session) and hello.session != wire.session_name(proof)
-    if session is not None and not stranger and session.may_go_on(proof, peer.pid):
+    goes_on = session is not None and not stranger and session.may_go_on(proof, peer.pid)
+    if goes_on and session is not None and not is_anothers(state.services, session, peer):
         return session
     is_apart = stranger or session is not None
     if is_apart:

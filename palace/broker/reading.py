@@ -23,7 +23,8 @@ from palace.engine.stores.snapshot import Originals
 from palace.journal.record import JsonObject
 from palace.protocol import jsonrpc
 from palace.protocol.decoding import decode_json
-from palace.protocol.errors import ForeignWriter, PalaceError, StoreUnavailable
+from palace.protocol.errors import Forbidden, ForeignWriter, PalaceError, StoreUnavailable
+from palace.protocol.principals import UNKNOWN_PRINCIPAL
 
 READER = "palace.engine.hosting.reader"
 START_S = 180.0  # to copy, to load what stock loads, and to open the copy
@@ -152,6 +153,9 @@ class Reading:
 
     def answer(self, call: Call) -> Reply:
         """Answer a query as stock does, and say what may be missing in the reply.  Blocks."""
+        if call.principal is None:
+            refused = jsonrpc.failure(call.request.id, Forbidden(UNKNOWN_PRINCIPAL))
+            return Reply(payload=jsonrpc.encode(refused))
         try:
             reader, behind = self._current()
             reply = reader.ask(call.message)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import trio
 
+from palace.broker.principals import catalogue_for
 from palace.broker.scheduling import refusal_of
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
@@ -121,7 +122,9 @@ async def _handle(
     reply = jsonrpc.NOT_INLINE
     if request.modern or not isinstance(request, ToolCall):
         reply = modern.inline_reply(
-            request.message, state.services.catalogue, read_only=session.hello.read_only
+            request.message,
+            catalogue_for(state.services, session),
+            read_only=session.hello.read_only,
         )
     if reply is jsonrpc.NOT_INLINE:
         if isinstance(request, ToolCall):

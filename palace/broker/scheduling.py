@@ -14,6 +14,7 @@ import outcome
 import trio
 
 from palace.broker.lanes import Lanes
+from palace.broker.principals import bound_principal
 from palace.broker.progress import ProgressNotes
 from palace.broker.services import Services
 from palace.broker.session import LiveSession
@@ -173,6 +174,7 @@ class Scheduler:
             epoch=session.hello.epoch if session is not None else 0,
             client=session.client if session is not None else "",
             batch=batch,
+            principal=bound_principal(self.services, session),
         )
 
     # Ending.

@@ -6,6 +6,7 @@ import trio
 from palace.protocol import wire
 from palace.protocol.budget import HTTP, Use
 from palace.protocol.pathmap import Whereabouts
+from palace.protocol.principals import Principal
 from palace.protocol.rights import NOBODY, Peer
 from palace.protocol.session import Hello, Phase, Session
 from palace.transport.lines import UNSENT_MAX, Connection
@@ -31,6 +32,7 @@ class LiveSession:
     is_apart: bool = False
     client: str = ""
     guest: str = ""
+    principal: Principal | None = None  # until it is bound (palace/broker/principals.py)
     hello: Hello = attrs.field(init=False)
     peer: Peer = NOBODY  # until its connection says
     where: Whereabouts = attrs.field(factory=Whereabouts)

@@ -1,6 +1,6 @@
 """The sessions of one owner: opened, looked up, and forgotten."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 
@@ -77,11 +77,11 @@ class Sessions:
             del self._by_id[session.id]
             self.budget.give_back(session.party)
 
-    def answer_early(self, catalogue: Catalogue) -> None:
+    def answer_early(self, catalogue: Callable[[LiveSession], Catalogue | None]) -> None:
         """Answer the lines that came before there was a catalogue."""
         for session in self:
             for ordinal, request in session.machine.take_early():
                 reply = modern.inline_reply(
-                    request.message, catalogue, read_only=session.hello.read_only
+                    request.message, catalogue(session), read_only=session.hello.read_only
                 )
                 session.reply(ordinal, None if reply is None else jsonrpc.encode(reply))

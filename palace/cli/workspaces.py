@@ -38,11 +38,19 @@ def add(
             "--cwd", metavar="DIR", callback=path, help="The directory in which its agents run."
         ),
     ] = "",
+    uid: Annotated[
+        int | None,
+        typer.Option("--uid", metavar="N", help="The user whose processes are it, confined."),
+    ] = None,
+    confined: Annotated[
+        bool, typer.Option("--confined", help="Keep its agents to palace's own tools.")
+    ] = False,
 ) -> int:
     """Register a workspace; without --parent, as a root."""
-    from palace.commands.workspaces import add_workspace
+    from palace.commands.workspaces import Wish, add_workspace
 
-    say(add_workspace(*find(palace), ident, parent=parent, cwd=cwd))
+    wish = Wish(parent=parent, cwd=cwd, uid=uid, confined=confined)
+    say(add_workspace(*find(palace), ident, wish))
     return 0
 
 

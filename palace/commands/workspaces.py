@@ -5,24 +5,44 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import attrs
+
 from palace.commands.agent import ask_broker
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
 from palace.protocol.resolver import Tree
 from palace.protocol.workspaces import Workspace
+from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
 NONE_YET = "There is no workspace. Register the first: palace workspace add ID --cwd DIR"
 
 
-def add_workspace(
-    paths: Paths, environment: ShimEnvironment, ident: str, *, parent: str, cwd: str
-) -> str:
+@attrs.frozen(kw_only=True)
+class Wish:
+    """What is asked for a new workspace; `uid` is None for no user of its own."""
+
+    parent: str = ""
+    cwd: str = ""
+    uid: int | None = None
+    confined: bool = False
+
+
+def add_workspace(paths: Paths, environment: ShimEnvironment, ident: str, wish: Wish) -> str:
     """Register a workspace; return what is told of it."""
-    given = {"id": ident, "parent": parent, "cwd": _directory(cwd)}
+    given = attrs.asdict(wish) | {"id": ident, "cwd": _directory(wish.cwd)}
     found = _read(ask_broker(paths, environment, "palace_workspace_add", **given)["workspace"])
-    where = f" Its agents run in {found.cwd}." if found.cwd else ""
-    return f"{found.id} is registered{_place(found)}.{where}"
+    text = f"{found.id} is registered{_place(found)}."
+    if found.cwd:
+        text += f" Agents that are started in {found.cwd} act as it."
+    if found.uid is not None:
+        text += f" Processes of uid {found.uid} act as it, and are confined."
+        allowed = load_config(paths, environment.all, Kernel()).allow_uids
+        if found.uid not in allowed:
+            uids = ",".join(map(str, [*allowed, found.uid]))
+            text += f" Let them in: palace config set allow_uids={uids}; palace stop"
+    return text
 
 
 def move_workspace(paths: Paths, environment: ShimEnvironment, ident: str, parent: str) -> str:
@@ -94,6 +114,10 @@ def _line(workspace: Workspace, *, placed: bool = False) -> str:
         words.append("(removed)")
     if not placed and workspace.parent:
         words.append(f"below {workspace.parent}")
+    if workspace.uid is not None:
+        words.append(f"uid {workspace.uid}")
+    if workspace.confined:
+        words.append("confined")
     if workspace.cwd:
         words.append(workspace.cwd)
     return "  ".join(words)

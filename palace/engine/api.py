@@ -9,7 +9,9 @@ from palace.engine.batch import Batch
 from palace.engine.embedding.supply import ModelState
 from palace.protocol.errors import PalaceError
 from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.principals import OWNER, Principal
 from palace.protocol.request import ToolCall
+from palace.protocol.resolver import Tree
 from palace.protocol.tools import Tool
 
 # Called from another thread: None says that it is durable, an error why it can't be.
@@ -23,7 +25,8 @@ class Call:
     (`session`, `ordinal`) is its idempotency key.  `maybe_ran` says that an earlier owner may have
     begun it; `epoch` is that of the session's last owner, 0 if unknown.  `client` is what the
     session's client calls itself, "" where it doesn't.  `batch` is what `Engine.batch` made for it
-    and the calls that run with it.
+    and the calls that run with it.  `principal` is whom the session acts as, None where that can't
+    be known now: the call is refused then.
     """
 
     request: ToolCall
@@ -34,6 +37,7 @@ class Call:
     epoch: int = 0
     client: str = ""
     batch: Batch[Any] | None = None
+    principal: Principal | None = OWNER
 
     @property
     def key(self) -> str:
@@ -131,6 +135,10 @@ class Engine(Protocol):
 
         Blocks, and every change that is made from then on waits for ever.  Raises OSError.
         """
+        ...
+
+    def workspaces(self) -> Tree | None:
+        """Return the workspaces as they are now, None where they can't be known; any thread."""
         ...
 
     def status(self) -> dict[str, Any]:

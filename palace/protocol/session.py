@@ -61,7 +61,8 @@ class Hello:
     """What a shim says of itself.  `client` is None where it doesn't say.
 
     `epoch` is that of the session's last owner, 0 if unknown.  `is_command`: it is no MCP client's,
-    but one of palace's commands, which asks for its user.
+    but one of palace's commands, which asks for its user.  `workspace` is whom it acted as at an
+    earlier owner, None where it doesn't say.
     """
 
     session: str
@@ -76,6 +77,7 @@ class Hello:
     cwd: str = ""
     place: str = ""
     is_command: bool = False
+    workspace: str | None = None
 
     @classmethod
     def read(cls, fields: Mapping[str, str]) -> "Hello":
@@ -98,6 +100,7 @@ class Hello:
             cwd=fields.get("cwd", ""),
             place=fields.get("place", ""),
             is_command=fields.get("command", "") == "1",
+            workspace=fields.get("workspace"),
         )
 
 

@@ -125,6 +125,12 @@ TOOLS: dict[str, Tool] = {
     "mempalace_patch_submit": _MUTATION,
 }
 
+# palace's own, for the sessions of a palace that has workspaces
+# (palace/engine/durability/own_tools.py).
+OWN_TOOLS: dict[str, Tool] = {
+    "palace_list_readable_namespaces": _QUERY,
+    "palace_list_writable_namespaces": _QUERY,
+}
 # palace's own, for commands of its owner alone: no list names them, and no MCP client may call them
 # (palace/engine/durability/owner_tools.py).
 OWNER_TOOLS: dict[str, Tool] = {
@@ -133,7 +139,7 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_workspace_move": _MUTATION,
     "palace_workspace_remove": _MUTATION,
 }
-_KNOWN = TOOLS | OWNER_TOOLS
+_KNOWN = TOOLS | OWN_TOOLS | OWNER_TOOLS
 
 
 def classify_call(message: object) -> Tool:

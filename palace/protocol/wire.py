@@ -8,7 +8,8 @@ Theory of operation.  Both sides of a connection speak lines of UTF-8 ended by a
   may come between lines; a client's line that looks like a header gets one space before it.
 - broker -> shim: one WELCOME (or REFUSED) header, then for each line of the client a *reply*:
   `ORDINAL JSON`, or `ORDINAL` alone where nothing is to be said to the client.  Headers may come
-  between replies (GOODBYE, CLIENT, PROGRESS); a shim passes over those that it doesn't know.
+  between replies (GOODBYE, CLIENT, WORKSPACE, PROGRESS); a shim passes over those that it doesn't
+  know.
 
 Versions: HELLO names the shim's newest.  A broker that doesn't speak it refuses, and says which it
 does (`oldest`, `newest`): the shim then says HELLO in the newest that both know.  Where there is
@@ -20,6 +21,9 @@ again: what the broker keeps about them can be forgotten.
 
 WELCOME's `died=EPOCH` names an earlier owner that ended without leaving (0: there was none): of the
 others a shim that lost its connection knows only that much.
+
+`workspace name=ID` says whom the session acts as (the palace's owner: ""), as soon as that is
+known; its shim says so in each HELLO that follows, since the next owner doesn't know it.
 
 `progress ordinal=N text=...` says how a call comes on whose client has asked for that.
 
@@ -58,6 +62,7 @@ REFUSED = "refused"
 GOODBYE = "goodbye"
 CLIENT = "client"
 PROGRESS = "progress"
+WORKSPACE = "workspace"
 ACK = "ack"
 CONTROL = "control"
 ANSWER = "answer"

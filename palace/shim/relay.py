@@ -67,6 +67,7 @@ class Relay:
         self._secret = site.kernel.token()
         self._session = wire.session_name(proof_of(self._secret))
         self._client = backlog.client if backlog else ""
+        self._workspace: str | None = None  # whom the broker says that this session acts as
         self._backlog = backlog
         self._client_fields = client_fields(site.kernel, site.environment) | (fields or {})
         self._ledger = Ledger()
@@ -121,6 +122,8 @@ class Relay:
             fields["resend"] = wire.encode_resend(resend)
         if self._client:
             fields["client"] = self._client
+        if self._workspace is not None:
+            fields["workspace"] = self._workspace
         self._kernel.trace("C.dial", session=self._session)  # before its HELLO can be read
         return wire.encode_header(wire.HELLO, fields)
 
@@ -281,6 +284,8 @@ class Relay:
         _, kind, fields = wire.decode_header(line)
         if kind == wire.CLIENT:
             self._client = fields.get("client", "")
+        elif kind == wire.WORKSPACE:
+            self._workspace = fields.get("name", "")
         elif kind == wire.PROGRESS:
             ordinal = wire.number_of(fields, "ordinal")
             self._write(self._progress.note(ordinal, fields.get("text", "")))

@@ -1,18 +1,24 @@
 """`palace workspace` through real processes, whose brokers die in the middle of it."""
 
 import json
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from palace.protocol.errors import Forbidden
 from tests.support.loads.light import fail_at_points, storm_site
-from tests.support.processes.clients import Site
+from tests.support.processes.clients import PALACE, Client, Site
 
 pytestmark = pytest.mark.process
 
 # Before it is in a store, after that, before its outcome is recorded, and before it is answered.
 POINTS = ("apply", "applied", "outcome", "reply")
+
+NOT_YOURS = Forbidden.wire_code
+OWNERS_SHIM = [sys.executable, "-P", "-m", "palace.shim.of_command"]  # of palace's commands
 
 
 def listed(site: Site) -> list[dict[str, Any]]:
@@ -26,12 +32,8 @@ def test_a_command_is_carried_out_once_wherever_its_broker_dies(short_dir: Path)
     failpoints = fail_at_points(site)
     for number, point in enumerate(POINTS):
         failpoints.arm((point, 1))
-        done = site.run("workspace", "add", f"w{number}", "--cwd", str(short_dir))
-        if number:  # the first has the directory
-            assert done.returncode == 84, done.stdout
-            assert "is the directory of the workspace w0" in done.stderr
-            assert failpoints.left(), "what is refused changes nothing"
-            done = site.run("workspace", "add", f"w{number}", "--parent", f"w{number - 1}")
+        above = ("--parent", f"w{number - 1}") if number else ("--cwd", str(short_dir))
+        done = site.run("workspace", "add", f"w{number}", *above)
 
         assert done.returncode == 0, done.stderr
         assert failpoints.left() == ""
@@ -45,4 +47,67 @@ def test_a_command_is_carried_out_once_wherever_its_broker_dies(short_dir: Path)
     history = site.run("history").stdout
     assert history.count("palace:workspace workspace:w3") == 1
     assert (site.palace / "protocol").read_text().split()[0] == "1001"
+    assert site.run("stop").returncode == 0
+
+
+def shim_in(site: Site, directory: Path) -> Client:
+    directory.mkdir(parents=True, exist_ok=True)
+    client = Client([*PALACE, "shim"], site.environ(), cwd=directory)
+    client.initialize()
+    return client
+
+
+def change(owner: Client, what: str, **arguments: Any) -> None:
+    reply = owner.call(f"palace_workspace_{what}", **arguments)
+    assert "result" in reply, reply
+
+
+def namespaces(client: Client, kind: str) -> tuple[str, list[str]]:
+    reply = client.call(f"palace_list_{kind}_namespaces")
+    told = json.loads(reply["result"]["content"][0]["text"])
+    return told["workspace"], [one["name"] for one in told["namespaces"]]
+
+
+def test_one_entry_is_another_workspace_in_each_directory(short_dir: Path) -> None:
+    site = storm_site(short_dir)
+    project, locked = short_dir / "project", short_dir / "locked"
+    with ExitStack() as clients:
+        outside = clients.enter_context(shim_in(site, short_dir))
+        lead = clients.enter_context(shim_in(site, project))
+        coder = clients.enter_context(shim_in(site, project / "app" / "src"))
+        confined = clients.enter_context(shim_in(site, locked))
+        owner = clients.enter_context(Client(OWNERS_SHIM, site.environ()))
+        change(owner, "add", id="lead", cwd=str(project))
+        change(owner, "add", id="coder", parent="lead", cwd=str(project / "app"))
+        change(owner, "add", id="locked", parent="lead", cwd=str(locked), confined=True)
+        site.kill_broker()  # they have all begun before there was any workspace
+
+        org = "org:lead"
+        assert namespaces(lead, "writable") == ("lead", ["workspace:lead", "team:lead", org])
+        assert namespaces(coder, "readable") == ("coder", ["workspace:coder", "team:lead", org])
+        assert namespaces(coder, "writable") == ("coder", ["workspace:coder", "team:lead"])
+        assert namespaces(confined, "writable") == ("locked", ["workspace:locked", "team:lead"])
+        assert namespaces(outside, "readable")[0] == ""
+        for number, client in enumerate((outside, lead, coder)):
+            filed = {"who": f"w{number}", "nonce": f"n{number}", "parts": 1}
+            assert client.tool("add_drawer", **filed)["success"]
+        refused = confined.call("mempalace_get_drawer", who="w0")["error"]
+        assert refused["code"] == NOT_YOURS
+        assert "the workspace locked, which is confined" in refused["message"]
+
+        # From where it stands now; and who it is stays, whatever becomes of the broker.
+        change(owner, "move", id="coder", parent="")
+        assert namespaces(coder, "writable")[1] == ["workspace:coder", "team:coder", "org:coder"]
+        site.kill_broker()
+        assert namespaces(coder, "readable") == (
+            "coder",
+            ["workspace:coder", "team:coder", "org:coder"],
+        )
+        change(owner, "remove", id="coder")
+        site.kill_broker()
+        assert "was removed" in coder.call("mempalace_get_drawer", who="w0")["error"]["message"]
+
+    history = site.run("history").stdout
+    assert "by lead through" in history
+    assert "by coder through" in history
     assert site.run("stop").returncode == 0

@@ -20,6 +20,7 @@ from palace.engine.durability.groups import CallContext, CallGroups
 from palace.engine.durability.healing import Health, heal_stores
 from palace.engine.durability.meeting import meet_journal
 from palace.engine.durability.outsiders import adopt_outsiders
+from palace.engine.durability.own_tools import answer_own
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.presence import StoreFiles
@@ -28,6 +29,7 @@ from palace.engine.durability.swap import Exchange
 from palace.engine.stores.chroma_api import ChromaApi
 from palace.engine.stores.health import WHOLE_AT_OPENING
 from palace.engine.stores.palace_stores import Stores, build_stores, migrate
+from palace.engine.stores.register import NAME as REGISTER
 from palace.engine.stores.seams import install_seams
 from palace.journal.author import Author
 from palace.journal.journal import Journal, SyncCallback
@@ -36,14 +38,17 @@ from palace.journal.record import ADOPT, STATE, Draft, JsonObject
 from palace.journal.replay import Progress
 from palace.protocol import jsonrpc
 from palace.protocol.errors import (
+    Forbidden,
     JournalFailed,
     OutcomeUnknown,
     PalaceError,
     Quarantined,
     StoreUnavailable,
 )
+from palace.protocol.principals import OWNER, UNKNOWN_PRINCIPAL, refusal_of
 from palace.protocol.resend import Trace, Verdict, judge
-from palace.protocol.tools import Kind
+from palace.protocol.resolver import Tree
+from palace.protocol.tools import OWN_TOOLS, OWNER_TOOLS, Kind
 from palace.settings.config import DUAL, NEVER
 
 RUN_AGAIN = (
@@ -147,7 +152,8 @@ class DurableCalls:
             return Reply(payload=text.encode("utf-8", "surrogatepass") or None)
         if verdict is not Verdict.RUN:
             return refused(call, verdict)
-        author, non_atomic = Author(call.client), call.tool.non_atomic
+        workspace = call.principal.workspace if call.principal is not None else ""
+        author, non_atomic = Author(call.client, workspace), call.tool.non_atomic
         with self.groups.group(call.key, non_atomic=non_atomic, author=author) as group:
             reply = dispatch()
         if call.maybe_ran and call.tool.non_atomic:
@@ -245,8 +251,37 @@ class JournalledEngine:
         if self._leaves:  # it was told before there was a journal to say it in
             memory.journal.leave()
 
-    def answer_owner(self, call: Call) -> JsonObject:
-        """Return the reply to a call of the owner's tools, which change the register."""
+    def workspaces(self) -> Tree | None:
+        memory = self._memory
+        if memory is None or REGISTER in memory.health.left_names:
+            return None
+        if memory.owner is None:
+            return Tree()
+        return memory.owner.register.tree()
+
+    def not_permitted(self, call: Call) -> Forbidden | None:
+        """Say why whoever calls may not, as the tree is now."""
+        if call.principal == OWNER:
+            return None
+        tree = self.workspaces()
+        if call.principal is None or tree is None:
+            return Forbidden(UNKNOWN_PRINCIPAL)
+        text = refusal_of(tree, call.principal, call.request.name)
+        return Forbidden(text) if text else None
+
+    def answer_own(self, call: Call) -> JsonObject | None:
+        """Return the reply to a call of palace's own tools, None for stock's.
+
+        Where there is no workspace there are no tools for them: stock says so.
+        """
+        if call.request.name in OWNER_TOOLS:
+            return self._answer_owner(call)
+        tree = self.workspaces() if call.request.name in OWN_TOOLS else None
+        if tree is None or not tree.workspaces or call.principal is None:
+            return None
+        return answer_own(tree, call.principal, call.request)
+
+    def _answer_owner(self, call: Call) -> JsonObject:
         if self._memory is not None and self._memory.owner is not None:
             return self._memory.owner.answer(call.request, read_only=call.read_only)
         text = (

@@ -54,7 +54,7 @@ from palace.protocol.errors import (
 )
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.resend import Trace, Verdict, judge
-from palace.protocol.tools import OWNER_TOOLS, Kind, Lane
+from palace.protocol.tools import Kind, Lane
 from palace.settings.config import Config
 from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.environment import forbids_downloads
@@ -243,7 +243,8 @@ class MempalaceEngine(JournalledEngine):
         if trouble:
             problem = reopening(trouble)
         else:
-            problem = refusal(self._health, call.request.name) or self._not_held(call)
+            problem = self.not_permitted(call) or refusal(self._health, call.request.name)
+            problem = problem or self._not_held(call)
         if problem is not None:
             reply = jsonrpc.failure(call.request.id, problem)
             return Reply(payload=jsonrpc.encode(reply), reopen=trouble)
@@ -283,8 +284,9 @@ class MempalaceEngine(JournalledEngine):
     def _handle(self, call: Call) -> JsonObject | None:
         assert self._server is not None
         state = self._state
-        if call.request.name in OWNER_TOOLS:
-            return self.answer_owner(call)
+        own = self.answer_own(call)
+        if own is not None:
+            return own
         if call.batch is not None and state.writer is not None:
             return state.writer.answer(call.message)
         is_reader = call.tool.lane in (Lane.READER, Lane.POLL)

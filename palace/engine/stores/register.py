@@ -67,6 +67,7 @@ class Register(Rows):
 
     keep_older_away: Callable[[], None]
     _memory: dict[str, dict[str, Row]] = attrs.field(factory=dict)  # replaced, never changed
+    _tree: Tree | None = None  # made of it when it is asked for
     _guard: threading.Lock = attrs.field(factory=threading.Lock)
 
     # What it says.
@@ -77,8 +78,11 @@ class Register(Rows):
 
     def tree(self) -> Tree:
         """Return the workspaces as they are now."""
-        found = map(workspace_of, self.rows(WORKSPACE).values())
-        return Tree({workspace.id: workspace for workspace in found})
+        with self._guard:
+            if self._tree is None:
+                found = map(workspace_of, self.rows(WORKSPACE).values())
+                self._tree = Tree({workspace.id: workspace for workspace in found})
+            return self._tree
 
     # How it is changed.
 
@@ -109,6 +113,7 @@ class Register(Rows):
                 if isinstance(change.after, dict) and change.kind in IN_MEMORY:
                     rows[change.id] = change.after["row"]
                 self._memory[change.kind] = rows
+            self._tree = None
 
     def fingerprint(self) -> JsonObject | None:
         """Return None for an empty one: nothing is said of what nobody uses."""
@@ -123,6 +128,7 @@ class Register(Rows):
                 for kind in IN_MEMORY
                 if self.exists()
             }
+            self._tree = None
         return self.fingerprint()
 
 

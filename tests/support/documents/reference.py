@@ -9,7 +9,7 @@ import typer
 from palace.cli.app import app
 from palace.engine.stores.journalled import JOURNALLED
 from palace.protocol import errors
-from palace.protocol.tools import OWNER_TOOLS, TOOLS
+from palace.protocol.tools import OWN_TOOLS, OWNER_TOOLS, TOOLS
 from palace.settings.config import PALACE, SETTINGS, USER
 from palace.shim.relay import USAGE
 from tests.doctor.situations.table import ELSEWHERE, NOT_TRIED, SITUATIONS, TRIED_BY
@@ -143,15 +143,19 @@ def exit_codes() -> str:
 def tools() -> str:
     rows = ["| tool | kind | lane |", "|---|---|---|"]
     rows += [f"| `{n}` | {tool.kind.value} | {tool.lane.value} |" for n, tool in TOOLS.items()]
-    owners = rows[:2]
-    owners += [
-        f"| `{n}` | {tool.kind.value} | {tool.lane.value} |" for n, tool in OWNER_TOOLS.items()
-    ]
+    own, owners = (
+        [*rows[:2], *(f"| `{n}` | {t.kind.value} | {t.lane.value} |" for n, t in table.items())]
+        for table in (OWN_TOOLS, OWNER_TOOLS)
+    )
     return (
         "# Tools\n\nGenerated from palace/protocol/tools.py by `just reference`.\n\n"
         "A *query* may be sent again after a broker's death; for a *mutation* and an *external*\n"
         "effect the client is told that the outcome is unknown. A tool that is not listed counts\n"
         "as a mutation.\n\n" + "\n".join(rows) + "\n\n"
+        "## Tools of a palace with workspaces\n\n"
+        "Listed behind stock's, once there is a workspace; a confined one has no others.\n\n"
+        + "\n".join(own)
+        + "\n\n"
         "## The owner's tools\n\n"
         "palace's commands (`palace workspace`) call these, and no MCP client may: they are on no\n"
         "list, and change palace's own register.\n\n" + "\n".join(owners) + "\n"

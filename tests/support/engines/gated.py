@@ -14,7 +14,9 @@ from palace.engine.durability.calls import refused
 from palace.engine.embedding.supply import ModelState
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.principals import Principal
 from palace.protocol.resend import Verdict
+from palace.protocol.resolver import Tree
 from palace.protocol.tools import Kind
 from palace.settings.catalogue import load_catalogue
 
@@ -39,6 +41,8 @@ class GatedEngine:
     outlived: str = ""
     adopting: bool = False
     change: str = ""
+    tree: Tree | None = field(default_factory=Tree)
+    principals: list[Principal | None] = field(default_factory=list)  # of each call
     closed: bool = False
     left: int = 0  # how often it was told that its owner leaves
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -74,6 +78,7 @@ class GatedEngine:
             self.read_only_calls.append(read_only)
             self.beneath.append(call.request.beneath)
             self.clients.append(call.client)
+            self.principals.append(call.principal)
         if "hold" in arguments:
             assert self.gate(arguments["hold"]).wait(30)
         if self.outdated and params["name"] == "mempalace_add_drawer":
@@ -114,6 +119,9 @@ class GatedEngine:
 
     def save(self, target: str) -> bool:
         return False
+
+    def workspaces(self) -> Tree | None:
+        return self.tree
 
     def status(self) -> dict[str, Any]:
         return {"journal": "off"}

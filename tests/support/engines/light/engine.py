@@ -39,7 +39,6 @@ from palace.ownership.served import Memory
 from palace.protocol import jsonrpc
 from palace.protocol.errors import EngineError, StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
-from palace.protocol.tools import OWNER_TOOLS
 from palace.settings.catalogue import load_catalogue
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -311,6 +310,9 @@ class MempalaceEngine(JournalledEngine):
     def call(self, call: Call) -> Reply:
         assert self._memory is not None, "load() comes first"
         memory = self._memory
+        problem = self.not_permitted(call)
+        if problem is not None:
+            return Reply(payload=jsonrpc.encode(jsonrpc.failure(call.request.id, problem)))
         with nullcontext() if call.batch is None else call.batch.member():
             self._here.batch = call.batch
             return memory.answer(call, lambda: self._dispatch(memory.groups, call))
@@ -345,8 +347,9 @@ class MempalaceEngine(JournalledEngine):
     # The tools.
 
     def _dispatch(self, durable: CallGroups, call: Call) -> Reply:
-        if call.request.name in OWNER_TOOLS:
-            return Reply(payload=jsonrpc.encode(self.answer_owner(call)))
+        own = self.answer_own(call)
+        if own is not None:
+            return Reply(payload=jsonrpc.encode(own))
         params = call.message["params"]
         told = self.run_tool(
             params["name"].removeprefix("mempalace_"), durable, params["arguments"]

@@ -1,0 +1,82 @@
+"""Whom a session acts as: bound once, when the register is known; and which tools it is shown."""
+
+from palace.broker.services import Services
+from palace.broker.session import LiveSession
+from palace.protocol import wire
+from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.principals import OWNER, Principal, Whence, principal_of, proven, refusal_of
+from palace.protocol.rights import Peer, Who
+from palace.protocol.tools import OWN_TOOLS
+
+_NOTHING = {"type": "object", "properties": {}}
+_READ_ONLY = {"readOnlyHint": True}
+_ENTRIES = (
+    {
+        "name": "palace_list_readable_namespaces",
+        "description": "Which namespaces you may read: your own, your team's, your organisation's.",
+        "inputSchema": _NOTHING,
+        "annotations": _READ_ONLY,
+    },
+    {
+        "name": "palace_list_writable_namespaces",
+        "description": "Which namespaces you may write: your own, your team's; the organisation's "
+        "only for its root.",
+        "inputSchema": _NOTHING,
+        "annotations": _READ_ONLY,
+    },
+)
+assert {entry["name"] for entry in _ENTRIES} == set(OWN_TOOLS)
+
+
+def bound_principal(services: Services, session: LiveSession | None) -> Principal | None:
+    """Return whom a session acts as; None where that can't be known, and matters.
+
+    It is bound with the first call, since the register is read when the engine is loaded.  One that
+    was forgotten meanwhile is nobody in a palace that has workspaces.
+    """
+    if session is not None and session.principal is not None:
+        return _still(services, session, session.principal)
+    if session is not None and session.hello.is_command:
+        return OWNER
+    tree = services.engine.workspaces()
+    if tree is None:
+        return None if services.kernel.file_id(services.ownership.paths.register) else OWNER
+    if session is None:
+        return None if tree.workspaces else OWNER
+    cwd = session.where.cwd if session.where.same_files else ""
+    found = principal_of(tree, Whence(peer=session.peer, cwd=cwd, said=session.hello.workspace))
+    session.principal = found
+    if tree.workspaces:
+        session.header(wire.WORKSPACE, {"name": found.workspace})
+    return found
+
+
+def _still(services: Services, session: LiveSession, principal: Principal) -> Principal:
+    """Return a session's principal; that of a user whom the owner has given a workspace since."""
+    if session.peer.who is Who.ALLOWED and is_anothers(services, session, session.peer):
+        tree = services.engine.workspaces()
+        session.principal = principal = (proven(tree, session.peer) if tree else None) or principal
+    return principal
+
+
+def is_anothers(services: Services, session: LiveSession, peer: Peer) -> bool:
+    """Tell whether a process is proven to be somebody else than a session acts as."""
+    tree = services.engine.workspaces()
+    if session.principal is None or tree is None:
+        return False
+    return proven(tree, peer) not in (None, session.principal)
+
+
+def catalogue_for(services: Services, session: LiveSession) -> Catalogue | None:
+    """Return what a session is told of the tools: stock's, and palace's own where they are used."""
+    catalogue, tree = services.catalogue, services.engine.workspaces()
+    if catalogue is None or tree is None or not tree.workspaces:
+        return catalogue
+    principal = bound_principal(services, session)
+    is_confined = principal is None or refusal_of(tree, principal, catalogue.tools[0]["name"])
+    return Catalogue(
+        engine_version=catalogue.engine_version,
+        protocol_versions=catalogue.protocol_versions,
+        tools=_ENTRIES if is_confined else (*catalogue.tools, *_ENTRIES),
+        read_only_refused=catalogue.read_only_refused,
+    )

@@ -1,0 +1,121 @@
+"""Whom a session acts as: the palace's owner, or one of its workspaces.
+
+A principal is bound to a session once, and is the same until the session ends, over its broker's
+death as well; what it may do follows from the tree at each call (resolver.py).  It is, in order,
+
+1. the workspace to which the user at the other end is mapped, as the kernel says: *confined*;
+2. the owner, where nothing can say more: for whoever comes by HTTP, as a guest, from a container or
+   as another user without a workspace;
+3. what the session was before: its shim says so to the next broker;
+4. the workspace in whose directory the session's shim was started, the nearest if several are;
+5. the owner.
+
+3 and 4 are a client's own words.  They are taken of the owner's processes alone, which could as
+well be started elsewhere: they guard against mistakes, not against a program that lies.
+
+A confined principal may use palace's own tools and nothing else, and so may one whose workspace
+says that it is confined.  One whose workspace was removed may use nothing.
+
+Pure.
+"""
+
+import attrs
+
+from palace.protocol.resolver import Tree
+from palace.protocol.rights import Peer, Who
+from palace.protocol.tools import OWN_TOOLS
+from palace.protocol.workspaces import Workspace
+
+UNKNOWN_PRINCIPAL = (
+    "This palace has workspaces, and just now nobody can know which of them a session is: the "
+    "register is read once the palace's own journal is open. Nothing was done. Ask again later; "
+    "palace doctor says what keeps it closed."
+)
+# Those of whom the kernel says that they see the broker's files, and are who owns them.
+_NEIGHBOURS = frozenset({Who.OWNER, Who.ROOT})
+
+
+@attrs.frozen
+class Principal:
+    """The owner has no workspace (""). `confined`: it was proven to be nobody else."""
+
+    workspace: str = ""
+    confined: bool = False
+
+    @property
+    def called(self) -> str:
+        return f"the workspace {self.workspace}" if self.workspace else "the palace's owner"
+
+
+OWNER = Principal()
+
+
+@attrs.frozen(kw_only=True)
+class Whence:
+    """What is known of a session's other end.
+
+    `cwd` is where it was started, "" where that is no directory of the broker's machine; `said` is
+    what it says that it was before, None where it says nothing.
+    """
+
+    peer: Peer
+    cwd: str = ""
+    said: str | None = None
+
+
+def proven(tree: Tree, peer: Peer) -> Principal | None:
+    """Return whom the kernel proves a process to be, None where it says nothing of that.
+
+    A user whose workspace was removed has lost its rights by that, and not become the owner.
+    """
+    mapped = [
+        one for one in tree.workspaces.values() if one.uid is not None and one.uid == peer.uid
+    ]
+    if not mapped:
+        return None
+    workspace = next((one for one in mapped if not one.removed), mapped[0])
+    return Principal(workspace.id, confined=True)
+
+
+def principal_of(tree: Tree, whence: Whence) -> Principal:
+    """Return whom a session acts as from now on."""
+    found = proven(tree, whence.peer)
+    if found is not None:
+        return found
+    if whence.peer.who not in _NEIGHBOURS:
+        return OWNER
+    if whence.said is not None and (not whence.said or whence.said in tree.workspaces):
+        return Principal(whence.said)
+    nearest = _nearest(tree, whence.cwd)
+    return OWNER if nearest is None else Principal(nearest.id)
+
+
+def _nearest(tree: Tree, cwd: str) -> Workspace | None:
+    around = [
+        workspace
+        for workspace in tree.workspaces.values()
+        if workspace.cwd and not workspace.removed and _is_within(cwd, workspace.cwd)
+    ]
+    return max(around, key=lambda workspace: len(workspace.cwd), default=None)
+
+
+def _is_within(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+
+
+def refusal_of(tree: Tree, principal: Principal, tool: str) -> str:
+    """Say why a principal may not call a tool now, "" where it may."""
+    if not principal.workspace:
+        return ""
+    found = tree.active(principal.workspace)
+    if found is None:
+        return (
+            f"The workspace {principal.workspace} was removed, so this session may do nothing any "
+            "more. Nothing was done. End it, or have its palace's owner register another workspace."
+        )
+    if (principal.confined or found.confined) and tool not in OWN_TOOLS:
+        return (
+            f"{tool[:80]} is not for {principal.called}, which is confined: it may use "
+            f"{', '.join(sorted(OWN_TOOLS))}. Nothing was done; ask the palace's owner to do it."
+        )
+    return ""
