@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trio.testing import wait_all_tasks_blocked
 
 from palace.engine.api import Call, Reply
 from palace.protocol import jsonrpc, wire
@@ -126,6 +127,25 @@ async def test_a_full_queue_is_backpressure_first_and_busy_after_a_while(root: P
         running.engine.gate("w").set()
         assert sorted((await shim.replies(3)).keys()) == [0, 1, 2]
         assert running.state.telemetry.counters.busy == 1
+
+
+async def test_a_line_that_finds_no_room_is_let_in_once_there_is_some(root: Path) -> None:
+    async with open_broker(root, queue_depth_max=2, admission_wait_s=3600.0) as running:
+        counters = running.state.telemetry.counters
+        shim = await running.session()
+        shim.call("add_drawer", 0, name="runs", hold="w")
+        await until(lambda: running.engine.begun)
+        for ident in (1, 2, 3, 4):
+            shim.call("add_drawer", ident)
+        await until(lambda: counters.requests == 4)
+        await wait_all_tasks_blocked(0.05)
+        assert counters.requests == 4, "behind the one that waits no line is read"
+
+        running.engine.gate("w").set()
+        replies = await shim.replies(5)
+        assert sorted(replies) == [0, 1, 2, 3, 4]
+        assert not [reply for reply in replies.values() if "error" in reply]
+        assert counters.busy == 0
 
 
 async def test_a_session_that_floods_delays_only_itself(root: Path) -> None:

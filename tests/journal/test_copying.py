@@ -127,6 +127,8 @@ def test_what_the_owner_is_in_the_middle_of_writing_is_cut_off(left: int) -> Non
     assert contents.seq == journal.seq - 1
     assert contents.entities == 7, "and its call, which has no outcome now, is taken back"
     assert disk.read(path) != whole[:-1], "the journal itself is left as it is"
+    torn_off = disk.read(f"{COPY}/{path.rpartition('/')[2]}")
+    assert torn_off == whole[: whole.rindex(b"\n" + line)], "and its copy ends with a whole record"
 
 
 def test_an_unfinished_call_counts_as_taken_back() -> None:

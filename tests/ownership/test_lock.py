@@ -164,6 +164,22 @@ def test_stocks_lock_is_taken_where_stock_looks_for_it(palace: Paths, tmp_path: 
         os.close(fd)
 
 
+@pytest.mark.engine
+def test_stock_itself_finds_its_lock_taken(
+    palace: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mempalace import palace as stock
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    owner = lock.take_lock(palace, KERNEL)
+    lock.take_other_locks(owner, settings(palace), {"HOME": str(tmp_path)}, KERNEL)
+
+    with pytest.raises(stock.MineAlreadyRunning):
+        stock.mine_palace_lock(palace.root).__enter__()
+    for fd in [owner.lock_fd, *owner.other_fds]:
+        os.close(fd)
+
+
 def test_a_stock_writer_is_named(palace: Paths, tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path)}
     fd = held(lock.mempalace_lock_path(palace, environ))
@@ -506,9 +522,9 @@ def test_a_palace_that_a_younger_protocol_has_served_is_left_to_it(palace: Paths
     owner = lock.take_lock(palace, KERNEL)
     take_epoch(owner, KERNEL)
     assert Path(palace.protocol).read_text().split()[0] == str(wire.VERSION)
-    Path(palace.protocol).write_text("99 7.0\n")
-
-    with pytest.raises(VersionMismatch, match=r"remove .*protocol"):
-        take_epoch(owner, KERNEL)
+    for younger in (wire.VERSION + 1, 99):
+        Path(palace.protocol).write_text(f"{younger} 7.0\n")
+        with pytest.raises(VersionMismatch, match=r"remove .*protocol"):
+            take_epoch(owner, KERNEL)
     KERNEL.close(owner.lock_fd)
     assert Path(palace.epoch).read_text() == "1\n"

@@ -72,3 +72,22 @@ def test_no_command_meets_another_interpreters_packages(
 
     assert done.returncode == 69, done.stderr
     assert "no broker" in done.stdout.lower()
+
+
+@pytest.mark.engine
+def test_the_libraries_of_any_process_are_told_to_report_to_nobody() -> None:
+    """As the libraries themselves understand it, whatever the starter's environment says."""
+    script = (
+        "from palace.settings.process import prepare_process; prepare_process(); "
+        "from chromadb.config import Settings; from huggingface_hub import constants; "
+        "print(Settings().anonymized_telemetry, constants.HF_HUB_DISABLE_TELEMETRY)"
+    )
+    others = {"ANONYMIZED_TELEMETRY": "True", "HF_HUB_DISABLE_TELEMETRY": "0", "DO_NOT_TRACK": "0"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        env={"PATH": os.environ["PATH"]} | others,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", "True"]

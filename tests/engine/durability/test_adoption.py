@@ -283,6 +283,21 @@ def test_what_a_store_may_have_lost_is_never_left_for_later(harm: Callable[[Life
     again.check()
 
 
+def test_what_a_replaced_store_lacks_is_not_left_for_later() -> None:
+    """Nothing of ours is unfinished there: only that it is another store says what it has lost."""
+    life = awake(Disk())
+    life.call("s:1", ("a", "x1", 1), ("a", "x2", 2))
+    del life.one.platter.rows["a", "x2"]
+    life.one.platter.set(("a", "theirs"), 1)
+    life.one.platter.birth = 5
+
+    again = after(life, whole=False)
+
+    assert again.journal.tail.adopting is None
+    assert again.contents == {("a", "x1"): 1, ("a", "x2"): 2, ("a", "theirs"): 1}
+    again.check()
+
+
 def test_a_portion_and_a_call_never_speak_of_one_entity_at_once() -> None:
     """A portion was read; before it is appended, a call comes for the same entity and waits."""
     life = awake(Disk(), full(), whole=False)

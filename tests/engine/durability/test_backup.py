@@ -191,6 +191,19 @@ def test_what_is_there_is_refused_and_replaced_only_when_told(
     assert differing(maintenance, site, master) == []
 
 
+def test_what_replaces_another_palace_is_neither_that_one_nor_the_one_backed_up(
+    maintenance: MaintenanceProcess, master: Master, tmp_path: Path
+) -> None:
+    site = copy_of(master, tmp_path)
+    another = f"{'a' * 32}\n"
+    (site.palace / "palace_id").write_text(another)
+
+    restored = restore(maintenance, site, master, replace=True)
+
+    assert not restored["same"]
+    assert identity_of(site) not in (another, identity_of(master.site))
+
+
 @pytest.mark.parametrize("place", ["beside", "graph"])
 def test_another_palaces_files_outside_are_not_taken(
     maintenance: MaintenanceProcess, master: Master, tmp_path: Path, place: str

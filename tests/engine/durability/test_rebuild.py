@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from palace.engine.stores.projection import same
 from palace.journal.checkpoint import make_checkpoint
 from palace.journal.inspect import read_from
-from palace.journal.record import Record, Stamp
+from palace.journal.journal import Journal
+from palace.journal.record import OUTCOME, PUT, Draft, Record, Stamp
 from palace.journal.replay import newest_checkpoint, replay
 from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
@@ -274,6 +275,27 @@ def test_gap_is_refused_and_partial_builds_what_there_is(
 
     contents = maintenance.ask("contents", copied.palace)
     assert differing(contents, master.contents) == [("chroma:made", "made-42")]
+
+
+def test_what_a_new_store_does_not_take_replaces_nothing(
+    maintenance: MaintenanceProcess, copied: Site
+) -> None:
+    """A number in a column of texts becomes a text: the new graph says something else."""
+    journal = Journal.open(journal_of(copied), Kernel(), _stamp())
+    odd = {"rowid": 99, "row": {"id": "odd", "name": 7, "type": "unknown"}}
+    journal.append([Draft(action=PUT, key="s:1", kind="graph:entity", id="odd", payload=odd)])
+    journal.close_key("s:1", OUTCOME, reply="filed")
+    journal.close()
+    stores = sorted(copied.palace.glob("*.sqlite3"))
+    before = [path.stat().st_ino for path in stores]
+
+    with pytest.raises(Refused) as refused:
+        maintenance.ask("rebuild", copied.palace)
+
+    assert refused.value.name == "store_corrupt"
+    assert "doesn't hold graph:entity odd as the journal does" in refused.value.message
+    assert [path.stat().st_ino for path in stores] == before, "nothing was replaced"
+    assert not list(copied.palace.glob("replaced-*"))
 
 
 def test_checkpoint_stands_for_the_segments_that_it_covers(
