@@ -16,7 +16,8 @@ check-deep: setup
     python -m tests.model.check --profile deep & model=$!
     trap 'kill "$model" 2> /dev/null' EXIT # a shell lets ctrl-C through to what it waits for alone
     PALACE_TEST_PROFILE=deep python -m pytest -n 2 --dist loadfile \
-        tests/process/test_kills.py tests/process/test_steps.py tests/process/test_world_storm.py
+        tests/process/test_kills.py tests/process/test_steps.py tests/process/test_world_storm.py \
+        tests/promises/test_promises.py
     tests=$?
     wait "$model" && exit "$tests"
 
@@ -65,6 +66,10 @@ broken-protocols:
 # Small slips in the code that no test notices: in what differs from main, in rooms that are named, or `--full`.
 mutants *arguments:
     python -m tests.mutation {{arguments}}
+
+# Try the slips that must turn a promise's tests red: those that are new or changed, named, or `--all`.
+promises *arguments:
+    python -m tests.promises {{arguments}}
 
 # Simulate with new seeds until stopped.
 soak:

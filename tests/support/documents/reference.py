@@ -13,6 +13,7 @@ from palace.protocol.tools import OWN_TOOLS, OWNER_TOOLS, TOOLS
 from palace.settings.config import PALACE, SETTINGS, USER
 from palace.shim.relay import USAGE
 from tests.doctor.situations.table import ELSEWHERE, NOT_TRIED, SITUATIONS, TRIED_BY
+from tests.promises.table import page as promises
 
 ROOT = Path(__file__).parent.parent.parent.parent
 VARIABLES = (
@@ -243,6 +244,7 @@ PAGES = {
     "journal.md": journal,
     "commands.md": commands,
     "doctor.md": doctor,
+    "promises.md": promises,
 }
 
 

@@ -1,0 +1,1 @@
+"""What the documents promise, the tests that hold it, and the slips that turn these tests red."""
