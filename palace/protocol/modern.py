@@ -74,18 +74,20 @@ def problem(
     assert isinstance(message, dict)
     ident = message.get("id")
     if isinstance(ident, bool) or not isinstance(ident, (str, int)):
-        reply = jsonrpc.error(None, jsonrpc.INVALID_REQUEST, "A request's id is a string or number")
+        reply = jsonrpc.error(
+            None, jsonrpc.INVALID_REQUEST, "The id is neither a string nor a number"
+        )
         del reply["id"]  # which must not be null
         return reply
     meta = meta_of(message)
     version = meta.get(VERSION)
     if not isinstance(version, str):
-        return jsonrpc.error(ident, INVALID_PARAMS, f"_meta names the version: {VERSION}")
+        return jsonrpc.error(ident, INVALID_PARAMS, f"_meta lacks {VERSION}, a string: say it")
     if version not in VERSIONS:
         return unsupported(ident, version, catalogue)
     is_probe = jsonrpc.method_of(message) == "server/discover"
     if not isinstance(meta.get(CAPABILITIES), dict) and (strict or not is_probe):
-        text = f"_meta names the client's capabilities, if only {{}}: {CAPABILITIES}"
+        text = f"_meta lacks {CAPABILITIES}, an object: say them, if only {{}}"
         return jsonrpc.error(ident, INVALID_PARAMS, text)
     return None
 
