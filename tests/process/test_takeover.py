@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +12,13 @@ from pathlib import Path
 import pytest
 
 from palace.canary.records import deaths_of
+from palace.doctor import serving
+from palace.doctor.diagnostics import gather
+from palace.doctor.finding import Finding
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import PalaceError
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
 from tests.model.history import READ, Call, check
 from tests.support.faults.upgrades import install_other_version, private_metadata, upgraded_path
 from tests.support.loads.mixed import WING, Load, nonces_in
@@ -455,6 +461,35 @@ def test_stuck_writer_ends_its_owner_and_the_next_call_is_served(site: Site) -> 
         assert site.record()["epoch"] == 2
         wait_until(lambda: deaths_told(site), 60, "its death is recorded")
         assert deaths_told(site) == ["watchdog"]
+
+
+@pytest.mark.usefixtures("follow_trace")
+def test_a_change_that_holds_up_all_others_is_told_with_the_command_that_ends_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "STUCK_S", 0.2)  # nobody waits for a minute here
+
+    def stuck() -> list[Finding]:
+        found = gather(Paths(str(site.palace)), ShimEnvironment(site.environ()))
+        return [finding for finding in serving.check_serving(found) if finding.code == "stuck"]
+
+    with Serving(site) as owner, site.shim() as client:
+        client.tool("kg_add", subject="a", predicate="is", object="first")
+        assert stuck() == []
+        with graph_locked(site):
+            client.send(call_line("stuck", "kg_add", subject="a", predicate="is", object="stuck"))
+            wait_until(stuck, what="the doctor sees it")
+            [told] = stuck()
+            assert "kg_add has run for " in told.text
+            command = told.remedy.rpartition(": ")[2]
+            assert command == f"kill -9 {owner.pid}"
+            subprocess.run(command.split(), check=True)
+            wait_gone(owner.pid)
+        reply = json.loads(client.receive())
+
+        assert (reply["id"], "result" in reply) == ("stuck", True)
+        assert stuck() == []
+        assert_explained({"client": ["a first", "a stuck"]}, facts_in(site))
 
 
 @pytest.mark.usefixtures("follow_trace")

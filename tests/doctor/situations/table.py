@@ -118,16 +118,14 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "tests/engine/durability/test_dual.py"
         "::test_a_change_that_a_store_has_lost_is_held_back_until_on_writes_it_again",
     ),
+    "stuck": (
+        "a change makes no progress",
+        "tests/process/test_takeover.py"
+        "::test_a_change_that_holds_up_all_others_is_told_with_the_command_that_ends_it",
+    ),
     "set_aside": (
         "records that the palace's owner didn't write were set aside",
         "tests/engine/durability/test_meeting.py"
         "::test_what_was_set_aside_is_removed_when_its_owner_says_so",
     ),
-}
-
-# Found, and told apart by tests, but nobody follows the remedy there; and why.
-NOT_TRIED: dict[str, str] = {
-    # Only after a minute without an end, which no test may wait for.  What it advises, `kill -9`,
-    # and the watchdog, which needs no advice, are tried in tests/process/test_takeover.py.
-    "stuck": "a change makes no progress",
 }

@@ -12,7 +12,7 @@ from palace.protocol import errors
 from palace.protocol.tools import OWN_TOOLS, OWNER_TOOLS, TOOLS
 from palace.settings.config import PALACE, SETTINGS, USER
 from palace.shim.relay import USAGE
-from tests.doctor.situations.table import ELSEWHERE, NOT_TRIED, SITUATIONS, TRIED_BY
+from tests.doctor.situations.table import ELSEWHERE, SITUATIONS, TRIED_BY
 from tests.promises.table import page as promises
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -225,13 +225,11 @@ def doctor() -> str:
         f"| `{c}` | | {name} | | | `{test.partition('::')[0]}` |"
         for c, (name, test) in ELSEWHERE.items()
     ]
-    rows += [f"| `{code}` | | {name} | | | |" for code, name in NOT_TRIED.items()]
     return (
         "# What the doctor finds\n\n"
         "Generated from tests/doctor/situations/table.py by `just reference`.\n\n"
         "Each situation is brought about by the test that is named; it reads what `palace doctor`\n"
-        "says, does what the remedy asks for, and looks again. Where none is named, tests show\n"
-        "that it is found, and nobody follows its remedy there.\n\n"
+        "says, does what the remedy asks for, and looks again.\n\n"
         "| finding | level | situation | it says | and to do | tried by |\n"
         "|---|---|---|---|---|---|\n" + "\n".join(sorted(rows)) + "\n"
     )
