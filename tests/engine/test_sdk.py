@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.process]
 ROOT = Path(__file__).parents[2]
 OTTERS = "Sea otters hold hands while they sleep, so that the tide doesn't part them."
 EVENT = {"type": "otter.seen", "stream": "otters", "room": "r", "from_agent": "two"}
-TYPESCRIPT_SDK = "@modelcontextprotocol/sdk@1.32.2"
+TYPESCRIPT_SDKS = ("@modelcontextprotocol/sdk@1.32.2", "@modelcontextprotocol/client@2.4.0")
 CEILING_S = 60
 LONG_MS = 300_000  # longer than any test
 
@@ -178,6 +179,35 @@ async def test_a_client_that_may_choose_speaks_the_newest_version(
 
 
 @pytest.mark.trio
+async def test_clients_of_both_eras_outlive_their_brokers(served: Site) -> None:
+    rounds, count = 3, 4
+
+    async def write(session: ClientSession, name: str, turn: int) -> None:
+        for number in range(count):
+            fact = f"{turn}-{number}"
+            await tool(session, "kg_add", subject=name, predicate="survived", object=fact)
+
+    with trio.fail_after(3 * CEILING_S):
+        async with (
+            over_stdio(served, LEGACY) as one,
+            over_stdio(served, MODERN) as two,
+            over_stdio(served, LEGACY) as three,
+            over_stdio(served, MODERN) as four,
+        ):
+            sessions = {"eider": one, "gannet": two, "skua": three, "tern": four}
+            for turn in range(rounds):
+                async with trio.open_nursery() as nursery:
+                    for name, session in sessions.items():
+                        nursery.start_soon(write, session, name, turn)
+                    os.kill(served.status()["pid"], signal.SIGKILL)
+            found = {name: await tool(one, "kg_query", entity=name) for name in sessions}
+
+    wanted = sorted(f"{turn}-{number}" for turn in range(rounds) for number in range(count))
+    for name, facts in found.items():
+        assert sorted(fact["object"] for fact in facts["facts"]) == wanted, name
+
+
+@pytest.mark.trio
 async def test_session_is_told_what_the_engine_says(served: Site, transport: str) -> None:
     """palace/settings/tools.json is what the engine says: tests/engine/test_tools.py."""
     shipped = json.loads((ROOT / "palace" / "settings" / "tools.json").read_text())
@@ -258,21 +288,23 @@ def test_session_that_cancelled_a_wait_ends_with_its_input(served: Site) -> None
         client.close()
 
 
-# The same SDK in TypeScript.
+# The same in TypeScript: the package of the older era, and that of both.
 
 
 @pytest.fixture(scope="session")
 def typescript_sdk(pytestconfig: pytest.Config) -> Path:
-    return npm_packages(pytestconfig, "sdk", TYPESCRIPT_SDK)
+    return npm_packages(pytestconfig, "sdk", *TYPESCRIPT_SDKS)
 
 
-@pytest.mark.parametrize("transport", ["stdio", "http"])
-def test_typescript_client_is_served(served: Site, typescript_sdk: Path, transport: str) -> None:
+@pytest.mark.parametrize("mode", ["sdk", LEGACY, MODERN])
+def test_typescript_client_is_served(
+    served: Site, typescript_sdk: Path, transport: str, mode: str
+) -> None:
     script = typescript_sdk / "client.mjs"  # packages are looked for beside a script
     script.write_text((ROOT / "tests" / "support" / "calls" / "sdk_client.mjs").read_text())
     to = [*PALACE, "shim"] if transport == "stdio" else http_of(served)
     done = subprocess.run(
-        ["node", str(script), transport, *to],
+        ["node", str(script), mode, transport, *to],
         env=served.environ(),
         capture_output=True,
         text=True,
@@ -283,6 +315,7 @@ def test_typescript_client_is_served(served: Site, typescript_sdk: Path, transpo
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["server"]["name"] == "mempalace"
+    assert said["version"] == {"sdk": "", LEGACY: "2025-11-25", MODERN: VERSIONS[0]}[mode]
     assert said["tools"] == 47
     assert said["found"] == [said["written"]]
     assert said["wait"] != "answered"
