@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from palace.broker.lanes import Lanes
 from palace.broker.leaving import Leaving
 from palace.broker.memory import ClientMemory
+from palace.broker.open_connections import RESERVE, OpenConnections
 from palace.broker.progress import ProgressNotes
 from palace.broker.reading import Reading
 from palace.broker.scheduling import Scheduler
 from palace.broker.services import Listening, Services
 from palace.broker.sessions import Sessions
-from palace.broker.state import RESERVE, BrokerState, ConnectionLimit
+from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import Telemetry
 from palace.broker.watch import Watch
 from palace.engine.hosting.mempalace import MempalaceEngine, installed_version
@@ -117,7 +118,7 @@ def connect_parts(services: Services, *, lifecycle: Lifecycle, connections: int)
         scheduler=scheduler,
         leaving=leaving,
         watch=Watch(lifecycle=lifecycle, telemetry=telemetry, leaving=leaving),
-        connections=ConnectionLimit(connections),
+        connections=OpenConnections.of(connections),
         memory=ClientMemory(sessions=sessions, telemetry=telemetry),
     )
 

@@ -227,7 +227,8 @@ class Broker:
         take = partial(self._serve, sessions)
         while True:
             try:
-                await accept_forever(partial(accept_one, endpoint.socket), take, logger)
+                accept = partial(accept_one, endpoint.socket)
+                await accept_forever(accept, take, logger, self.state.connections.is_full)
             except trio.ClosedResourceError:
                 continue  # its name was removed, and another one has been bound
 

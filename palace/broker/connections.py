@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from palace import __version__
+from palace.broker.open_connections import OpenConnection
 from palace.broker.principals import is_anothers
 from palace.broker.reporting.status import status_of
 from palace.broker.requests import serve_lines
@@ -63,23 +64,26 @@ async def serve_socket(state: BrokerState, sock: socket.socket, *, direct: bool 
 async def serve_connection(state: BrokerState, stream: Lines, peer: Peer) -> None:
     """Serve one connection to its end and close it."""
     state.telemetry.counters.connections += 1
-    state.connections.open += 1
-    state.memory.watch(stream, party_of_peer(peer))
+    party = party_of_peer(peer)
+    place = state.connections.enter(party, stream.close)
+    state.memory.watch(stream, party)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.flush_forever)
-            await _serve_stream(state, stream, peer)
+            await _serve_stream(state, stream, peer, place)
             await stream.flushed()
             nursery.cancel_scope.cancel()
     finally:
-        state.connections.open -= 1
+        state.connections.leave(place)
         state.memory.forget(stream)
         stream.close()
 
 
-async def _serve_stream(state: BrokerState, stream: Lines, peer: Peer) -> None:
+async def _serve_stream(
+    state: BrokerState, stream: Lines, peer: Peer, place: OpenConnection
+) -> None:
     try:
-        if state.connections.open > state.connections.limit + state.connections.reserve:
+        if state.connections.is_over_reserve:
             raise _Refusal(BrokerFull.name, state.connections.full_text)
         _check_peer(state, peer)
         lines = await _first_line(stream)
@@ -88,11 +92,13 @@ async def _serve_stream(state: BrokerState, stream: Lines, peer: Peer) -> None:
         version, kind, fields = wire.decode_header(lines[0])
         _check_version(version)
         if kind == wire.CONTROL:
+            place.use = _idle
             await _serve_control(state, stream, fields, peer)
         elif kind == wire.HELLO:
-            if state.connections.open > state.connections.limit:
+            if state.connections.is_over:
                 raise _Refusal(BrokerFull.name, state.connections.full_text)
             session = _open_session(state, stream, fields, peer)
+            place.use = partial(use_of, state, session)
             stream.unread(lines[1:])
             stream.eased = partial(state.scheduler.ease, session)
             await serve_session(state, session, stream)
@@ -109,6 +115,7 @@ async def _serve_stream(state: BrokerState, stream: Lines, peer: Peer) -> None:
         state.telemetry.counters.refused += 1
         state.telemetry.note_error(f"refused a connection: {said}")
         stream.send_soon(wire.encode_header(wire.REFUSED, {"code": "wire", "text": error.message}))
+        place.use = _left
         if isinstance(stream, LineStream):
             with trio.move_on_after(LINGER_S):
                 await stream.linger()
@@ -288,10 +295,25 @@ class _Candidate(Holder):
 
     @classmethod
     def of(cls, state: BrokerState, session: LiveSession) -> "_Candidate":
-        use = session.use
-        if use is Use.LEFT and not state.scheduler.may_abandon(session):
-            use = Use.BUSY
-        return cls(session.party, use, session.active_s, session)
+        return cls(session.party, use_of(state, session), session.active_s, session)
+
+
+def use_of(state: BrokerState, session: LiveSession) -> Use:
+    """Return what a client would lose with its session, or its connection."""
+    use = session.use
+    if use is Use.LEFT and not state.scheduler.may_abandon(session):
+        return Use.BUSY
+    if use is Use.BUSY and state.scheduler.may_abandon(session):
+        return Use.ASKING
+    return use
+
+
+def _left() -> Use:
+    return Use.LEFT
+
+
+def _idle() -> Use:
+    return Use.IDLE
 
 
 async def adopt(state: BrokerState) -> str:

@@ -21,10 +21,11 @@ from palace.ownership.guest_book import Guest, book_path, guest_with, read_guest
 from palace.ownership.record import Remote
 from palace.protocol.budget import Budget
 from palace.protocol.errors import ConfigError
+from palace.protocol.pace import Pace
 from palace.protocol.rights import GUEST
 from palace.settings.checks import is_anywhere
 from palace.transport.accepting import accept_forever
-from palace.transport.websocket import TokenGate, WebSocketLines, open_lines
+from palace.transport.websocket import TokenGate, WebSocketLines, open_lines, speaks
 
 STRANGERS_MAX = 64  # connections that have not shown a token yet
 RECORDS = "the palace's record"  # whoever read its token there
@@ -48,6 +49,7 @@ class Guests:
     _book: dict[str, Guest] = attrs.field(factory=dict)
     _read: object = None  # the book's signature when it was read
     _live: dict[WebSocketLines, Guest] = attrs.field(factory=dict)
+    _pace: Pace = attrs.field(factory=Pace)
 
     def __attrs_post_init__(self) -> None:
         self._strangers = Places(Budget("guest_strangers", STRANGERS_MAX))
@@ -138,7 +140,8 @@ class Guests:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._end_revoked)
             for listener in self._listeners:
-                nursery.start_soon(accept_forever, listener.accept, take, logger)
+                is_full = self._strangers.is_full
+                nursery.start_soon(accept_forever, listener.accept, take, logger, is_full)
 
     def _take(self, sessions: trio.Nursery, stream: trio.SocketStream) -> None:
         try:
@@ -152,8 +155,14 @@ class Guests:
         limit = self.state.services.config.line_bytes_max
         handshake = trio.CancelScope()
         place = self._strangers.enter(address, handshake.cancel)
+        has_spoken = is_in = False
         try:
             with handshake:
+                # TLS costs more than a silent client is worth, and strangers' failures put it off.
+                has_spoken = await speaks(stream)
+                if not has_spoken:
+                    return
+                await trio.sleep_until(self._pace.next_s)
                 async with open_lines(
                     stream,
                     self.identity.context,
@@ -162,12 +171,16 @@ class Guests:
                     secured=place.note_heard,
                 ) as lines:
                     self._strangers.leave(place)
+                    is_in = lines is not None
                     if lines is not None:
                         await self._serve_lines(lines, address)
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
             self.state.telemetry.counters.refused += 1  # gone in the middle of it
         finally:
             self._strangers.leave(place)
+            if has_spoken and not is_in:
+                self._pace.failed(trio.current_time())
+            stream.socket.close()
 
     async def _serve_lines(self, lines: WebSocketLines, address: str) -> None:
         peer = attrs.evolve(GUEST, address=address, guest=RECORDS)

@@ -67,14 +67,16 @@ class ClientMemory:
 
     def _holdings(self) -> list[_Holding]:
         found = [
-            _Holding(party, keeper.held_bytes, keeper.close)
+            _Holding(party, size, keeper.close)
             for keeper, party in self._keepers.items()
+            if (size := keeper.held_bytes)
         ]
         found += [
-            _Holding(session.party, session.machine.kept_bytes, session.machine.drop_kept)
+            _Holding(session.party, size, session.machine.drop_kept)
             for session in self.sessions
+            if (size := session.machine.kept_bytes)
         ]
-        return [holding for holding in found if holding.size]
+        return found
 
     def _drop(self, holding: _Holding) -> None:
         text = (

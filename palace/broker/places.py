@@ -39,6 +39,10 @@ class Places:
             self._send_away(loser)
         return place
 
+    def is_full(self) -> bool:
+        """Tell whether the next one takes another's place."""
+        return self.budget.held >= self.budget.limit
+
     def leave(self, place: Place) -> None:
         """Give a place back; safe to call twice."""
         if place in self._held:

@@ -44,7 +44,8 @@ class Use(enum.IntEnum):
     UNUSED = 1  # as the next, and its client has called nothing yet
     RENEWED = 2  # idle, and its client begins another one without being asked
     IDLE = 3  # idle, and connected
-    BUSY = 4
+    ASKING = 4  # its calls under way can be asked again: none is a change that has begun
+    BUSY = 5
 
 
 @attrs.frozen(eq=False)
@@ -115,14 +116,14 @@ class Budget:
     def first_to_go(self, holders: Iterable[H], party: str) -> H | None:
         """Return what gives way so that a party may have one more, None where nothing does.
 
-        Of the party that holds most the least used; what is idle and connected only where that
-        party holds so much more that the reserve would be for who asks.
+        Of the party that holds most the least used; what is connected and has been used only where
+        that party holds so much more that the reserve would be for who asks.
         """
         wanted = 2 * (self.of(party) + 1)
 
         def may_go(holder: H) -> bool:
             return holder.use < Use.IDLE or (
-                holder.use is Use.IDLE and wanted <= self.of(holder.party)
+                holder.use < Use.BUSY and wanted <= self.of(holder.party)
             )
 
         return min(

@@ -7,14 +7,22 @@ from typing import NoReturn, TypeVar
 import trio
 
 AGAIN_S = 0.1
+CHURN_S = 0.004
 
 C = TypeVar("C")
 
 
 async def accept_forever(
-    accept: Callable[[], Awaitable[C]], take: Callable[[C], None], logger: logging.Logger
+    accept: Callable[[], Awaitable[C]],
+    take: Callable[[C], None],
+    logger: logging.Logger,
+    is_full: Callable[[], bool] = lambda: False,
 ) -> NoReturn:
-    """Give each accepted connection to `take`, which closes it; ends by cancellation alone."""
+    """Give each accepted connection to `take`, which closes it; ends by cancellation alone.
+
+    While it `is_full`, who comes takes another's place, and both may come again at once: then
+    fewer are accepted than could be, and the rest wait in the kernel.
+    """
     while True:
         try:
             connection = await accept()
@@ -23,5 +31,7 @@ async def accept_forever(
             await trio.sleep(AGAIN_S)
             continue
         take(connection)
-        # A whole backlog taken at once would hold its descriptors before one is refused.
-        await trio.lowlevel.checkpoint()
+        if is_full():
+            await trio.sleep(CHURN_S)
+        else:  # a whole backlog taken at once would hold its descriptors before one is refused
+            await trio.lowlevel.checkpoint()

@@ -24,7 +24,8 @@ class BufferedLines(Lines):
 
     @property
     def held_bytes(self) -> int:
-        return len(self._outbox) + self._splitter.held + sum(map(len, self._unread))
+        unread = sum(map(len, self._unread)) if self._unread else 0
+        return len(self._outbox) + self._splitter.held + unread
 
     def unread(self, lines: list[bytes]) -> None:
         self._unread = lines + self._unread

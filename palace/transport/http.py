@@ -4,11 +4,15 @@ Hypercorn's own `serve` accepts without a limit, and shields what it sends from 
 that a client which stops reading would keep a leaving broker.  Here its handler of one connection
 is run for each accepted socket, on a stream that gives up on slow peers by itself.
 
+Its handler costs the loop more than a silent client is worth, so it begins once a whole head has
+come, and later where others without a token have just failed (palace/protocol/pace.py).
+
 HTTP/2 is not spoken.  Nobody needs it, and its frames cost the loop much before a client has shown
 anything; Hypercorn has no setting for that, so its protocol is put together here.
 """
 
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -24,11 +28,15 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from palace.protocol.pace import Pace
+
 LOGIN_S = 10.0  # for a client to show by a whole request that it may come in
 KEEP_ALIVE_S = 75.0  # between requests: longer than clients keep their end of a connection
 SEND_S = 30.0  # for a client to take a piece
 SEND_BYTES = 65_536
 HEAD_BYTES_MAX = 16_384
+_HEAD_END = re.compile(rb"\n\r?\n")  # as h11 looks for it
+_AUTHORIZATION = re.compile(rb"\r?\nauthorization:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -42,12 +50,14 @@ logger = logging.getLogger("palace.http")
 class HttpConnection:
     """One connection.  The application calls `admit` once a client has shown its token.
 
-    `heard` is called when the first byte has come, `let_in` when the client is admitted.
+    `heard` is called when the first byte has come, `let_in` when the client is admitted, `ended` by
+    its listener at its end.
     """
 
     admitted: bool = False
     heard: Callable[[], None] = lambda: None
     let_in: Callable[[], None] = lambda: None
+    ended: Callable[[], None] = lambda: None
     under_way: int = 0  # requests that the application answers
     hung_up: bool = False
     held_bytes: int = 0  # of the request's body, or of the answer
@@ -57,6 +67,7 @@ class HttpConnection:
         """Note that its client has shown that it may come in."""
         if not self.admitted:
             self.admitted = True
+            self.connected.deadline = float("inf")
             self.let_in()
 
     def close(self) -> None:
@@ -77,11 +88,15 @@ class HttpConnection:
 class Server:
     """Runs an ASGI application on accepted TCP sockets.
 
-    The application finds its `HttpConnection` in `scope["state"]["connection"]`.
+    The application finds its `HttpConnection` in `scope["state"]["connection"]`.  `is_known` tells
+    of an Authorization header that its client need not wait for those who have failed.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, is_known: Callable[[bytes], bool] = lambda _shown: False) -> None:
         self._inner = app
+        self._is_known = is_known
+        self._pace = Pace()
+        self._outside: set[HttpConnection] = set()  # no handler yet
         self._app = ASGIWrapper(self._answer)  # type: ignore[arg-type]
         self._config = Config()
         self._config.errorlog = logger
@@ -93,20 +108,35 @@ class Server:
         """Serve one accepted socket to its end and close it; nothing that a peer does raises."""
         stream = _Stream(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), connection)
         state = ConnectionState({"connection": connection})
+        connection.connected.deadline = trio.current_time() + LOGIN_S
         try:
             with connection.connected:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_end_if_not_admitted, connection)
+                if await self._may_begin(stream, connection):
                     await _Http1Server(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
-                    nursery.cancel_scope.cancel()
         except* Exception:
             # The connection's boundary: a fault in here must not end the broker.
             logger.exception("a connection failed")
         finally:
             stream.close()
+            if stream.was_heard and not connection.admitted:
+                self._pace.failed(trio.current_time())
+
+    async def _may_begin(self, stream: "_Stream", connection: HttpConnection) -> bool:
+        """Wait for a whole head, and for a stranger's turn; False where its client has left."""
+        self._outside.add(connection)
+        try:
+            head = await stream.head()
+            shown = _AUTHORIZATION.search(head)
+            if shown is None or not self._is_known(shown[1].strip()):
+                await trio.sleep_until(self._pace.next_s)
+            return bool(head)
+        finally:
+            self._outside.discard(connection)
 
     async def hang_up(self) -> None:
         """Close connections as soon as nothing is under way on them."""
+        for connection in self._outside:
+            connection.close()
         await self._context.terminated.set()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,13 +147,6 @@ class Server:
         finally:
             connection.under_way -= 1
             connection.end_if_idle()
-
-
-async def _end_if_not_admitted(connection: HttpConnection) -> None:
-    """End a connection that has not been admitted in time."""
-    await trio.sleep(LOGIN_S)
-    if not connection.admitted:
-        connection.connected.cancel()
 
 
 class _Connection(h11.Connection):
@@ -177,14 +200,38 @@ class _Stream:
     def __init__(self, stream: trio.SocketStream, connection: HttpConnection) -> None:
         self._stream = stream
         self._connection = connection
+        self._head = b""
+        self.was_heard = False
         self.socket = stream.socket
 
+    async def head(self) -> bytes:
+        """Return a request's head once it is whole, or too long; b"" where its client has left.
+
+        `receive_some` returns it again, with what has come behind it.
+        """
+        head = b""
+        while (end := _HEAD_END.search(head)) is None and len(head) <= HEAD_BYTES_MAX:
+            try:
+                data = await self.receive_some(SEND_BYTES)
+            except trio.BrokenResourceError:
+                data = b""
+            if not data:
+                return b""
+            head += data
+        self._head = head
+        return head[: end.end() if end is not None else HEAD_BYTES_MAX]
+
     async def receive_some(self, size: int) -> bytes:
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+            await trio.lowlevel.checkpoint()
+            return data
         data = b""
         try:
             data = bytes(await self._stream.receive_some(size))
         finally:
             if data:
+                self.was_heard = True
                 self._connection.heard()
             else:
                 self._connection.hung_up = True

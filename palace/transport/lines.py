@@ -39,7 +39,10 @@ class LineSplitter:
         self._buffer += data
         end = self._buffer.rfind(b"\n", self._searched)
         if end >= 0:
-            lines = bytes(self._buffer[:end]).split(b"\n")
+            is_one = self._buffer.find(b"\n", self._searched) == end
+            with memoryview(self._buffer) as view:  # copied once: the line may be a long one
+                whole = bytes(view[:end])
+            lines = [whole] if is_one else whole.split(b"\n")
             del self._buffer[: end + 1]
             self._searched = 0
         else:

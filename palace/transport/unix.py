@@ -11,6 +11,8 @@ import trio
 from palace.transport.buffered import BufferedLines
 from palace.transport.lines import OUTBOX_BYTES_MAX
 
+PACED_BYTES = 4 << 20  # of one line: what is longer comes no faster than 64 MB a second
+PACE_S = 0.001
 READ_BYTES = 65_536  # from 128 KiB on malloc may map and unmap memory at each read: 13 us
 
 
@@ -58,7 +60,13 @@ class LineStream(BufferedLines):
                 return b""
             else:
                 self._is_drained = len(data) < READ_BYTES
-                await trio.lowlevel.checkpoint_if_cancelled()
+                if self._is_drained:
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                elif self._splitter.held < PACED_BYTES:
+                    # A client that sends faster than it is read would keep the loop to itself.
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.sleep(PACE_S)
                 return data
 
     def send_soon(self, data: bytes) -> None:

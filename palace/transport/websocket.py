@@ -147,6 +147,14 @@ class TokenGate:
         return self._named(token.decode(errors="replace")) if is_token else None
 
 
+async def speaks(stream: trio.SocketStream) -> bool:
+    """Wait for a client's first byte, or its end; False where nothing comes in time."""
+    with trio.move_on_after(HANDSHAKE_S):
+        await trio.lowlevel.wait_readable(stream.socket)
+        return True
+    return False
+
+
 @asynccontextmanager
 async def open_lines(
     stream: trio.SocketStream,

@@ -1,5 +1,6 @@
 """A broker that serves as many clients as it may: looked at, stopped, and plain to the others."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def root(short_dir: Path) -> Path:
 
 
 async def fill(running: Running) -> None:
-    running.state.connections.limit = CLIENTS
+    running.state.connections.budget.limit = CLIENTS
     for number in range(CLIENTS):
         await running.session(f"s{number}")
 
@@ -50,7 +51,7 @@ async def test_a_client_too_many_is_told_the_number_at_once(root: Path) -> None:
         assert fields["code"] == BrokerFull.name
         assert fields["text"].startswith(f"{CLIENTS} connections are open")
         running.shims[0].close()
-        await until(lambda: running.state.connections.open < CLIENTS)
+        await until(lambda: not running.state.connections.is_full())
         await running.session("room again")
 
 
@@ -157,6 +158,86 @@ async def test_calls_that_wait_go_with_their_session_and_may_be_sent_again(root:
 
         assert (await again.reply())[0] == 0
         assert engine.written == ["first", "second"]
+
+
+def parties(monkeypatch: pytest.MonkeyPatch, *, first: int) -> None:
+    """Let so many connections be of one party, and all later ones of another."""
+    asked = itertools.count()
+    monkeypatch.setattr(
+        connections, "party_of_peer", lambda _peer: "pid 1" if next(asked) < first else "pid 2"
+    )
+
+
+async def test_silent_connections_of_one_client_keep_no_other_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_broker(root) as running:
+        held = running.state.connections
+        held.budget.limit = CLIENTS
+        parties(monkeypatch, first=CLIENTS + held.reserve)
+        silent = [running.connect() for _ in range(CLIENTS + held.reserve)]
+        await until(lambda: held.budget.held + held.budget.shed >= len(silent))
+
+        await running.session("another's")
+
+        assert held.budget.last_shed == "pid 1"
+        assert await silent[0].line() == b"", "the oldest of those that had said nothing"
+        assert held.budget in running.state.budgets, "status and metrics name it"
+        await until(lambda: held.open <= CLIENTS)
+
+
+async def test_a_connection_with_a_session_goes_for_another_client_and_may_come_back(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_broker(root) as running:
+        parties(monkeypatch, first=2 * CLIENTS)  # a connection asks, then its session
+        await fill(running)
+
+        await running.session("another's")
+
+        assert running.state.connections.budget.last_shed == "pid 1"
+        assert await running.shims[0].line() == b""
+        assert "s0" in running.state.sessions or running.state.sessions.budget.held == CLIENTS
+
+
+async def test_sessions_that_only_ask_keep_no_other_client_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long-polls last for minutes, and whoever loses one asks again."""
+    async with open_broker(root, sessions_max=CLIENTS) as running:
+        parties(monkeypatch, first=2 * CLIENTS)
+        polling = [await running.session(f"p{number}") for number in range(CLIENTS)]
+        for shim in polling:
+            shim.call("event_wait", 1, hold="polls")
+        await until(lambda: len(running.state.scheduler.admission.running) == CLIENTS)
+
+        await running.session("another's")
+
+        assert running.state.sessions.budget.last_shed == "pid 1"
+        stay = [n for n in range(CLIENTS) if f"p{n}" in running.state.sessions]
+        (gone,) = set(range(CLIENTS)) - set(stay)
+        assert await polling[gone].line() == b""
+        running.engine.gate("polls").set()
+        for number in stay:
+            assert (await polling[number].reply())[0] == 0
+
+
+async def test_a_session_whose_change_has_begun_is_left_alone_whatever_its_party_holds(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = GatedEngine()
+    async with open_broker(root, engine, sessions_max=CLIENTS) as running:
+        parties(monkeypatch, first=2 * CLIENTS)
+        shims = [await running.session(f"c{number}") for number in range(CLIENTS)]
+        shims[0].call("add_drawer", 1, name="kept", hold="change")
+        await until(lambda: engine.begun)
+
+        await running.session("another's")
+
+        assert await shims[1].line() == b"", "the next one in its place"
+        engine.gate("change").set()
+        assert (await shims[0].reply())[0] == 0
+        assert engine.written == ["kept"]
 
 
 async def test_a_client_with_many_idle_sessions_makes_room_for_another(

@@ -427,7 +427,7 @@ async def test_who_has_no_token_keeps_nobody_out_who_has_it(
 
 async def test_two_hundred_guests_at_once(root: Path, listen: str) -> None:
     async with open_broker(root, GatedEngine(), listen=listen, sessions_max=250) as running:
-        running.state.connections.limit = 250
+        running.state.connections.budget.limit = 250
         everybody: list[Guest] = []
         for start in range(0, 200, 20):
             some = [set_out(running) for _ in range(20)]

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from palace.protocol import pace
 from palace.transport import http
 from palace.transport.http import HttpConnection, Receive, Scope, Send, Server
 
@@ -141,6 +142,57 @@ async def test_whoever_was_admitted_stays(monkeypatch: pytest.MonkeyPatch) -> No
         await trio.sleep(0.3)
 
         assert not connection.ended.is_set()
+
+
+async def test_a_handler_begins_once_a_whole_head_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A handler costs the loop more than a client is worth that says nothing, or half of it."""
+    begun: list[object] = []
+    stock = http._Http1Server.run
+
+    async def run(handler: Any) -> None:
+        begun.append(handler)
+        await stock(handler)
+
+    monkeypatch.setattr(http._Http1Server, "run", run)
+    async with served(App()) as (_, connect):
+        silent, slow = await connect(), await connect()
+        for piece in (REQUEST[:10], REQUEST[10:-2]):
+            await slow.stream.send_all(piece)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert begun == []
+        await slow.stream.send_all(REQUEST[-2:] + REQUEST)
+        assert (await slow.read_answer()).count(b"answer") >= 1
+        assert len(begun) == 1
+        await silent.stream.aclose()
+        await silent.ends()
+        assert len(begun) == 1
+
+
+async def test_strangers_failures_put_the_next_off_and_nobody_with_a_token() -> None:
+    app = App(admits=False)
+    async with served(app) as (server, connect):
+        server._is_known = lambda shown: shown == b"Bearer right"
+        for _ in range(3):
+            failed = await connect()
+            await failed.stream.send_all(REQUEST)
+            await failed.read_answer()
+            await failed.stream.aclose()
+            await failed.ends()
+        put_off_s = server._pace.next_s
+        assert put_off_s > trio.current_time() - pace.MOST_S
+        server._pace.next_s = trio.current_time() + 3600
+        next_one, known = await connect(), await connect()
+        await next_one.stream.send_all(REQUEST)
+        await known.stream.send_all(
+            b"GET / HTTP/1.1\r\nhost: x\r\nAuthorization: Bearer right\r\n\r\n"
+        )
+
+        assert (await known.read_answer()).startswith(b"HTTP/1.1 200")
+        assert not next_one.ended.is_set()
+        await server.hang_up()
+        await next_one.ends()
 
 
 async def test_a_client_that_hangs_up_is_still_worked_for_and_then_let_go() -> None:

@@ -78,6 +78,29 @@ async def test_a_line_that_never_ends_is_refused(pair: tuple[LineStream, socket.
             await stream.receive_lines()
 
 
+async def test_others_have_their_turn_between_two_pieces_of_a_long_line(
+    pair: tuple[LineStream, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that sends faster than it is read would keep the loop to itself."""
+    monkeypatch.setattr(unix, "READ_BYTES", 1000)
+    stream, peer = pair
+    peer.send(b"x" * 19_999 + b"\n")
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(others)
+        assert [len(line) for line in await stream.receive_lines()] == [19_999]
+        nursery.cancel_scope.cancel()
+
+    assert turns >= 10
+
+
 async def test_what_the_kernel_takes_leaves_without_a_task(
     pair: tuple[LineStream, socket.socket],
 ) -> None:

@@ -82,6 +82,10 @@ class HttpApp:
 
     # Authentication.
 
+    def is_token(self, shown: bytes) -> bool:
+        """Tell whether an Authorization header shows the token."""
+        return hmac.compare_digest(shown, f"Bearer {self.token}".encode())
+
     def _check_origin(self, exchange: Exchange) -> None:
         """Refuse web pages: a name that was made to lead here is no loopback address."""
         names = {name for host in HOSTS for name in (host, f"{host}:{self.port}")}
@@ -92,8 +96,7 @@ class HttpApp:
             raise Refused(403, "Pages of this Origin are not served.")
 
     def _check_token(self, exchange: Exchange) -> None:
-        shown = exchange.header("authorization").encode("latin-1")
-        if not hmac.compare_digest(shown, f"Bearer {self.token}".encode()):
+        if not self.is_token(exchange.header("authorization").encode("latin-1")):
             text = (
                 "Show the palace's token (Authorization: Bearer ...): palace status names its file."
             )

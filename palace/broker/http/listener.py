@@ -19,7 +19,7 @@ from palace.broker.http.serverinfo import ServerInfo
 from palace.broker.places import Place, Places
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
-from palace.protocol.budget import HTTP, Budget
+from palace.protocol.budget import HTTP, Budget, Use
 from palace.protocol.errors import PalaceError
 from palace.protocol.lifecycle import Phase
 from palace.transport.accepting import accept_forever
@@ -83,7 +83,10 @@ class HttpListener:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_stock)
             await accept_forever(
-                partial(accept_one, listener), partial(self._take, sessions), logger
+                partial(accept_one, listener),
+                partial(self._take, sessions),
+                logger,
+                self._strangers.is_full,
             )
 
     async def _until_done(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -165,7 +168,7 @@ class HttpListener:
             port=port,
             answers=self.counters.answers,
         )
-        self._server = Server(app)
+        self._server = Server(app, app.is_token)
 
     def _take(self, sessions: trio.Nursery, sock: socket.socket) -> None:
         """Serve a connection: one without the token may have to make room, none with it does.
@@ -178,7 +181,10 @@ class HttpListener:
         place = self._strangers.enter(ADDRESS, connection.connected.cancel)
         connection.heard = place.note_heard
         connection.let_in = partial(self._strangers.leave, place)
+        counted = self.state.connections.enter(HTTP, connection.close)
+        counted.use = partial(_use_of, connection)
         if self._is_full and not self._end_idle():
+            self.state.connections.leave(counted)
             self._strangers.leave(place)
             sock.close()
             self.counters.refused += 1
@@ -186,13 +192,12 @@ class HttpListener:
         self._open_connections.add(connection)
         self.state.memory.watch(connection, HTTP)
         self.counters.connections = len(self._open_connections)
-        self.state.connections.open += 1
+        connection.ended = partial(self.state.connections.leave, counted)
         sessions.start_soon(self._serve, sock, connection, place)
 
     @property
     def _is_full(self) -> bool:
-        limit = self.state.connections
-        return len(self._open_connections) >= CONNECTIONS_MAX or limit.open >= limit.limit
+        return len(self._open_connections) >= CONNECTIONS_MAX or self.state.connections.is_over
 
     def _end_idle(self) -> bool:
         """End a connection that is only kept for a next request, if there is one."""
@@ -211,7 +216,13 @@ class HttpListener:
             self._open_connections.discard(connection)
             self.state.memory.forget(connection)
             self.counters.connections = len(self._open_connections)
-            self.state.connections.open -= 1
+            connection.ended()
+
+
+def _use_of(connection: "HttpConnection") -> Use:
+    if not connection.admitted:
+        return Use.UNUSED
+    return Use.RENEWED if connection.is_kept else Use.BUSY
 
 
 def _import() -> None:
