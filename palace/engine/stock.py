@@ -33,6 +33,7 @@ class RawCollection(Protocol):
     """chromadb's `Collection`."""
 
     id: UUID
+    name: str
     configuration_json: JsonObject | None
 
     def _embed(
@@ -101,6 +102,8 @@ class GetResult(Protocol):
 
     @property
     def ids(self) -> Sequence[str]: ...
+    @property
+    def metadatas(self) -> Sequence[Metadata]: ...
 
 
 class Collection(Protocol):
@@ -109,7 +112,14 @@ class Collection(Protocol):
     _collection: RawCollection
 
     def _sanitize_documents_for_chromadb(self, documents: Sequence[str]) -> Sequence[str]: ...
-    def get(self, *, ids: Sequence[str], include: Sequence[str]) -> GetResult: ...
+    def get(
+        self,
+        *,
+        ids: Sequence[str] = ...,
+        where: JsonObject | None = ...,
+        include: Sequence[str],
+    ) -> GetResult: ...
+    def delete(self, *, ids: Sequence[str]) -> None: ...
 
 
 class RequestLock(AbstractContextManager[object], Protocol):

@@ -56,10 +56,11 @@ _QUERY = Tool(Kind.QUERY, Lane.READER)
 _SEARCH = Tool(Kind.QUERY, Lane.READER, embeds=True)
 _FILING = Tool(Kind.MUTATION, Lane.WRITER, embeds=True)
 _MUTATION = Tool(Kind.MUTATION, Lane.WRITER)
-_NON_ATOMIC = Tool(Kind.MUTATION, Lane.WRITER, non_atomic=True)
 _EXTERNAL = Tool(Kind.EXTERNAL, Lane.WRITER)
 # A checkpoint of many items: it would keep the writer for minutes, so it yields between items.
 _LONG_FILING = Tool(Kind.MUTATION, Lane.LONG, non_atomic=True, embeds=True)
+# A deletion of any number of drawers, in parts.
+_LONG_DELETING = Tool(Kind.MUTATION, Lane.LONG, non_atomic=True)
 # One change with much text: it would keep the writer for as long as its embedding takes.
 _LARGE_FILING = Tool(Kind.MUTATION, Lane.LARGE, embeds=True)
 LONG_ITEMS = 16
@@ -103,8 +104,8 @@ TOOLS: dict[str, Tool] = {
     "mempalace_delete_drawers": _MUTATION,
     # Runs for hours and yields between files: it must not keep the writer lane.
     "mempalace_mine": Tool(Kind.MUTATION, Lane.BULK, non_atomic=True, embeds=True),
-    "mempalace_delete_by_source": _NON_ATOMIC,
-    "mempalace_sync": _NON_ATOMIC,
+    "mempalace_delete_by_source": _LONG_DELETING,
+    "mempalace_sync": _LONG_DELETING,
     "mempalace_get_drawer": _QUERY,
     "mempalace_get_drawers": _QUERY,
     "mempalace_list_drawers": _QUERY,
@@ -148,6 +149,8 @@ def classify_call(message: object) -> Tool:
     name = params.get("name") if isinstance(params, dict) else None
     if name == "mempalace_checkpoint" and _is_long(params):
         return _LONG_FILING
+    if name == "mempalace_delete_drawers" and _names_many(params):
+        return _LONG_DELETING
     if isinstance(name, str) and name in LARGE_TEXTS and _is_large(params, LARGE_TEXTS[name]):
         return _LARGE_FILING
     return _KNOWN.get(name, UNKNOWN) if isinstance(name, str) else UNKNOWN
@@ -161,6 +164,12 @@ def _is_long(params: Any) -> bool:
     texts = (item.get("content") for item in items if isinstance(item, dict))
     chars = sum(len(text) for text in texts if isinstance(text, str))
     return len(items) >= LONG_ITEMS or chars >= LONG_CHARS
+
+
+def _names_many(params: Any) -> bool:
+    arguments = params.get("arguments")
+    idents = arguments.get("drawer_ids") if isinstance(arguments, dict) else None
+    return isinstance(idents, list) and len(idents) >= LONG_ITEMS
 
 
 def _is_large(params: Any, argument: str) -> bool:

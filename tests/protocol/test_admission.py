@@ -502,7 +502,7 @@ def test_every_kind_of_tool_has_a_lane_that_fits_it(kind: Kind) -> None:
 
     expected = {
         Kind.QUERY: {Lane.READER, Lane.POLL, Lane.WRITER},
-        Kind.MUTATION: {Lane.WRITER, Lane.BULK},
+        Kind.MUTATION: {Lane.WRITER, Lane.BULK, Lane.LONG},
         Kind.EXTERNAL: {Lane.WRITER},
     }
     assert lanes == expected[kind]

@@ -18,6 +18,7 @@ from typing import TypeVar
 from palace.engine.embedding import inference
 from palace.engine.hosting import index_persistence, light_imports, lookup_cache
 from palace.engine.hosting.batched_writer import BatchedWriter
+from palace.engine.hosting.deletions import Deletions
 from palace.engine.hosting.host import Host
 from palace.engine.hosting.lent_files import LentFiles
 from palace.engine.hosting.parts import Parts
@@ -207,17 +208,35 @@ def watch_progress(host: Host) -> Iterator[Patch]:
         )
 
     yield counting(host.state.tick, chroma, "_count_write")
+
+    def letting_others_look(stock: Callable[[], object]) -> Callable[[], object]:
+        def mine_yield_point() -> object:
+            host.state.boundary()
+            with host.state.lookups.resumed():
+                return stock()
+
+        return mine_yield_point
+
     for name in ("miner", "convo_miner", "format_miner"):
-        module = importlib.import_module(f"mempalace.{name}")
-        yield counting(host.state.boundary, module, "mine_yield_point")
+        yield Patch(
+            name="watch_progress",
+            why="the watchdog must see that storage moves",
+            owner=importlib.import_module(f"mempalace.{name}"),
+            attribute="mine_yield_point",
+            replace=letting_others_look,
+        )
 
 
 def yield_between_items(host: Host) -> Iterator[Patch]:
     """Let others write between the items of a long checkpoint, as stock's mine does between files.
 
+    And between the parts of a deletion of many drawers (deletions.py).
     Its handler compares each item, files it, and writes the diary entry by the functions patched
     here, which the dispatcher calls by other names (parts.py).
     """
+    from mempalace import palace, sync
+    from mempalace.backends import chroma
+
     need(host.server, "tool_checkpoint", "yield_between_items")
     parts = Parts(host.state, need(host.server, "_HTTP_REQUEST_LOCK", "yield_between_items"))
     replacements = {"tool_check_duplicate": parts.item, "tool_diary_write": parts.diary}
@@ -229,6 +248,9 @@ def yield_between_items(host: Host) -> Iterator[Patch]:
             attribute=name,
             replace=replace,
         )
+    reopen = partial(need(palace, "get_collection", "yield_between_items"), host.paths.root)
+    kind = need(chroma, "ChromaCollection", "yield_between_items")
+    yield from Deletions(host.server, host.state, reopen).patches(sync, kind)
 
 
 def _preceded(before: Callable[[], None], stock: Callable[..., T]) -> Callable[..., T]:

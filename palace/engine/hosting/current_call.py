@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from palace.engine.stock import Vector
 
 _NONE: Mapping[str, "Vector"] = {}
+_UNSEEN: dict[str, bytes] = {}
+_UNDELETED: set[str] = set()
 
 
 class CurrentCall(CallContext):
@@ -29,6 +31,11 @@ class CurrentCall(CallContext):
     vectors: Mapping[str, "Vector"] = _NONE
     query_vectors: Mapping[str, "Vector"] = _NONE
 
+    # Of a deletion in parts (deletions.py): the metadata of each row that it saw, as a digest, and
+    # the ids that it has deleted.
+    seen: dict[str, bytes] = _UNSEEN
+    deleted: set[str] = _UNDELETED
+
     problem: ModelUnavailable | None = None  # why something could not be embedded
 
     def begin(self, *, read_only: bool, batch: DrawerBatch | None, yields: bool = False) -> None:
@@ -38,6 +45,8 @@ class CurrentCall(CallContext):
         self.stored = None
         self.query_is_embedded = False
         self.problem = None
+        if yields:
+            self.seen, self.deleted = {}, set()
 
     def end(self) -> None:
         self.begin(read_only=False, batch=None)

@@ -78,6 +78,18 @@ class LookupCache:
             with self._lock:
                 self._changing -= 1
 
+    @contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Use the cache again while a change that has it suspended waits between two parts."""
+        with self._lock:
+            self._changing -= 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._changing += 1
+            self.clear()
+
 
 def patches(server: Server, cache: LookupCache) -> Iterator[Patch]:
     """Return the patches that put the cache under stock's lookups."""

@@ -1,15 +1,27 @@
 """The parts of a long checkpoint: others come between them, and embedding holds up nobody.
 
-Each item is compared with what is there, and filed, in one turn.  What was filed so far is kept
-before others come, since they may build upon it and be acknowledged.
+Each item is compared with what is there, and filed, in one turn.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
 
 from palace.engine.hosting.host import HostedState
 from palace.engine.stock import JsonObject, Method, RequestLock
+
+
+@contextmanager
+def others_first(state: HostedState, lock: RequestLock) -> Iterator[None]:
+    """Let others come between two parts of this thread's call, which changes nothing inside.
+
+    What it did so far is kept, since they may build upon it and be acknowledged.
+    """
+    state.boundary()
+    with state.lookups.resumed(), state.turns.others_first(lock):
+        yield
 
 
 @attrs.define(eq=False)
@@ -47,10 +59,9 @@ class Parts:
         return tool_diary_write
 
     def _let_others_come(self, *, query: str = "", item: str = "") -> None:
-        self._state.boundary()
         ahead = self._state.ahead
         raw = ahead.opened() if ahead is not None else None
-        with self._state.turns.others_first(self._lock):
+        with others_first(self._state, self._lock):
             if ahead is None or raw is None:
                 return
             if query:

@@ -7,8 +7,10 @@ here, so that vectors are journalled with them.
 import functools
 import inspect
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
+from uuid import UUID
 
 from palace.engine.patches import JOURNAL, Patch
 from palace.engine.stores import chroma
@@ -17,9 +19,16 @@ from palace.engine.stores.chroma_api import ChromaApi, RecordPayload
 from palace.engine.stores.projection import Change, ChangeJournal
 from palace.journal.record import Json, JsonObject
 
+SLICE = 16  # records
+NUDGE_S = 0.0005
+WANTED_S = 0.002  # to get the interpreter again: others want it
+REST_MAX_S = 0.05
+BY_RECORD = frozenset({"ids", "embeddings", "metadatas", "documents", "uris"})
+
 Stock = Callable[..., Any]  # a method of chromadb's, whose arguments and result only pass through
 Arguments = Mapping[str, Any]  # of such a method, by name
 Make = Callable[[], object]
+Partly = Callable[[ChromaApi, UUID, int], None]  # of which collection how many were written
 Handler = Callable[[ChromaApi, Arguments, Make], object]
 
 
@@ -81,15 +90,67 @@ def _wrapped(found: Stock, handler: Handler, projection: Chroma) -> Stock:
     stock: Stock = getattr(found, "stock", found)
     signature = inspect.signature(stock)
 
+    def partly(api: ChromaApi, ident: UUID, written: int) -> None:
+        projection.numbered(PREFIX + projection.name_of(api, ident), written)
+
+    puts = "embeddings" in signature.parameters
+    make = _in_slices(stock, signature, partly) if puts else stock
+
     @functools.wraps(stock)
     def method(*args: Any, **options: Any) -> object:
         asked = signature.bind(*args, **options).arguments
         with projection.lock:
             projection.note_api(args[0])
-            return handler(args[0], asked, lambda: stock(*args, **options))
+            return handler(args[0], asked, lambda: make(*args, **options))
 
     method.stock = stock  # type: ignore[attr-defined]
     return method
+
+
+def _in_slices(stock: Stock, signature: inspect.Signature, partly: Partly) -> Stock:
+    """Return a method that writes a few records after the other; `partly` hears where it failed.
+
+    Chromadb's writes never let go of the interpreter's lock, so that one of a hundred records would
+    stop the loop for as long as it takes.  Slices of this size take no longer together.
+    """
+
+    @functools.wraps(stock)
+    def write(api: ChromaApi, *given: Any, **named: Any) -> object:
+        asked = dict(signature.bind(api, *given, **named).arguments)
+        records = len(asked["ids"])
+        if records <= SLICE:
+            return stock(api, *given, **named)
+        del asked["self"]
+        made: object = None
+        written = 0
+        try:
+            while written < records:
+                began_s = time.monotonic()
+                made = stock(api, **{name: _slice(name, asked[name], written) for name in asked})
+                written = min(records, written + SLICE)
+                if written < records:
+                    _give_way(time.monotonic() - began_s)
+        finally:
+            if 0 < written < records:  # the journal takes it back, and Chroma has numbered it
+                partly(api, asked["collection_id"], written)
+        return made
+
+    return write
+
+
+def _give_way(slice_s: float) -> None:
+    """Leave the interpreter to others for as long as it was kept from them, if any want it.
+
+    Without a rest they would get no further than to their next system call.
+    """
+    asked_s = time.monotonic()
+    time.sleep(NUDGE_S)
+    if time.monotonic() - asked_s > WANTED_S:
+        time.sleep(min(slice_s, REST_MAX_S))
+
+
+def _slice(name: str, value: Any, start: int) -> object:
+    return value[start : start + SLICE] if name in BY_RECORD and value is not None else value
 
 
 class Written(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from palace.engine.stores.chroma import COLLECTION
+from palace.engine.stores.chroma_seam import SLICE
 from palace.engine.stores.journalled import JOURNALLED
 from palace.engine.stores.projection import same
 from palace.protocol.tools import TOOLS, Kind
@@ -137,6 +138,20 @@ def one(ident: str, number: int, **members: Any) -> dict[str, Any]:
     }
 
 
+def many(**last: Any) -> dict[str, Any]:
+    """Return the arguments for so many records that they are written in slices, `a` the first."""
+    count = 2 * SLICE + 3
+    given: dict[str, Any] = {
+        "ids": ["a", *(f"r{number}" for number in range(1, count))],
+        "embeddings": [made(number) for number in range(count)],
+        "documents": [f"Text {number}" for number in range(count)],
+        "metadatas": [{"n": number} for number in range(count)],
+    }
+    for column, value in last.items():
+        given[column][-1] = value
+    return given
+
+
 Step = tuple[str, dict[str, Any]]
 BASE: Step = ("add", one("a", 1, document="A", metadata={"n": 1, "s": "x", "b": True, "f": 1.5}))
 # What is asked of a collection in turn, and what its record `a` must hold then (None: is absent).
@@ -214,6 +229,19 @@ STEPS: dict[str, tuple[list[Step], Any]] = {
     ),
     "delete-ids-where": (
         [BASE, ("delete", {"ids": ["a"], "where": {"n": 2}})],
+        BASE[1]["metadatas"][0],
+    ),
+    "slices": ([("add", many())], {"n": 0}),
+    "slices-upsert": (
+        [
+            BASE,
+            ("upsert", many()),
+            ("update", many(documents="B")),
+        ],
+        {"n": 0, "s": "x", "b": True, "f": 1.5},
+    ),
+    "refused-in-the-last-slice": (
+        [BASE, ("upsert", many(documents="\ud800"))],
         BASE[1]["metadatas"][0],
     ),
     "refused-size": ([BASE, ("upsert", one("a", 2) | {"embeddings": [[1.0]]})], ...),

@@ -13,7 +13,7 @@ from palace.engine.embedding.supply import ModelState
 from palace.protocol.jsonrpc import Catalogue
 
 SERVER = """
-import contextlib, functools, json, os, sys, threading, time
+import contextlib, functools, importlib, json, os, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 sys.setswitchinterval(0.00005)  # so that threads meet in many ways
 out = os.fdopen(os.dup(1), "w")
@@ -73,6 +73,21 @@ def call_between(call, others):
             return [running.result(), seen, len(yielded)]
     finally:
         Turns.others_first = stock
+def call_before(call, place, others):
+    # Answer a call, and others in the moment in which it first comes to a function of stock's.
+    module, _, name = place.rpartition(".")
+    owner, seen = importlib.import_module(module), []
+    stock = getattr(owner, name)
+    def first(*args, **options):
+        threads = ThreadPoolExecutor(max(1, len(others)))
+        asked = [threads.submit(call_together, [other]) for other in others if not seen]
+        seen.extend([future.result(20)[0] for future in asked])
+        return stock(*args, **options)
+    setattr(owner, name, first)
+    try:
+        return [answer(made(**call)), seen]
+    finally:
+        setattr(owner, name, stock)
 def watch_embedding():
     # Count from now on the texts that are embedded, and those of them in the turn of a change.
     from palace.engine.embedding import inference
@@ -126,6 +141,8 @@ for line in sys.stdin:
         value = embedded
     elif name == "call_between":
         value = call_between(**arguments)
+    elif name == "call_before":
+        value = call_before(**arguments)
     elif name == "call_together":
         value = call_together(**arguments)
     else:
@@ -200,6 +217,17 @@ class HostedEngine:
         arguments = {"call": _plain(call), "others": [_plain(other) for other in others]}
         last, seen, turns = self._ask("call_between", **arguments)
         return _reply(*last), [(_reply(*answer), by_then) for answer, by_then in seen], turns
+
+    def call_before(
+        self, call: Call, place: str, others: Sequence[Call]
+    ) -> tuple[Reply, list[Reply]]:
+        """Answer a call, and others in the moment in which it first comes to a function of stock's.
+
+        One that would have to wait for the call fails it after 20 seconds.
+        """
+        asked = [_plain(other) for other in others]
+        last, seen = self._ask("call_before", call=_plain(call), place=place, others=asked)
+        return _reply(*last), [_reply(*answer) for answer in seen]
 
     def turns(self) -> int:
         """Return how often a reader took stock's lock since this was asked the last time."""
