@@ -16,6 +16,7 @@ PACKAGE = ROOT / "palace"
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "kernel": (set(), set()),
     "protocol": (set(), {"attrs"}),
+    "memory": ({"protocol"}, {"attrs"}),
     "canary": ({"kernel", "protocol"}, set()),
     "settings": ({"kernel", "protocol"}, {"attrs"}),
     "ownership": ({"kernel", "protocol", "settings"}, {"attrs"}),

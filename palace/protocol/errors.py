@@ -230,6 +230,13 @@ class Forbidden(RequestError):
     name = "forbidden"
 
 
+class InvalidMemory(RequestError):
+    """A memory's id, content or end is not what it must be; nothing was stored."""
+
+    wire_code = -31077
+    name = "invalid_memory"
+
+
 class OutcomeUnknown(PalaceError):
     """The request may or may not have been carried out; check before sending it again."""
 
