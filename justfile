@@ -53,7 +53,7 @@ test *arguments:
 
 # The tests that start no process and load no engine.
 quick:
-    python -m pytest tests/protocol tests/settings tests/kernel tests/ownership tests/client tests/transport tests/broker tests/test_*.py
+    python -m pytest tests/protocol tests/memory tests/settings tests/kernel tests/ownership tests/client tests/transport tests/broker tests/test_*.py
 
 # The invariant suite with its floors: model, specs, simulation, kills; `just model-check deep` is what a gate runs, `full` the whole.
 model-check profile="quick":
@@ -107,6 +107,10 @@ bench-guests *arguments:
 # What a canary costs: the time from a kill to the next reply, and its memory.
 bench-deaths *arguments:
     python -m bench.deaths {{arguments}}
+
+# Measure what taking secrets out of a text costs, ordinary and hostile ones.
+bench-redaction *arguments:
+    python -m bench.redaction {{arguments}}
 
 # Measure what honest clients wait for while others attack, beside peace.
 bench-hostile *arguments:

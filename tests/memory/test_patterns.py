@@ -1,0 +1,75 @@
+"""Patterns that no text keeps busy: what repeats within a repetition gives nothing back.
+
+A pattern that can cut a run in many ways tries them all before it gives up, which takes for ever on
+a text that somebody made for it.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from re import _constants as codes  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
+
+import pytest
+
+import palace.memory
+
+REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT)
+
+
+def compiled(value: object) -> Iterator[str]:
+    if isinstance(value, re.Pattern):
+        yield value.pattern
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from compiled(part)
+
+
+def patterns() -> list[str]:
+    found = []
+    for module in pkgutil.iter_modules(palace.memory.__path__):
+        for value in vars(importlib.import_module(f"palace.memory.{module.name}")).values():
+            found += compiled(value)
+    return sorted(set(found))
+
+
+def faults(tree, *, within: bool = False) -> Iterator[str]:
+    """Yield repetitions without a bound, and those within others, that can give back."""
+    for code, argument in tree:
+        if code in REPEATS:
+            least, most, body = argument
+            if most is codes.MAXREPEAT:
+                yield "no bound"
+            if within and least != most and most > 1:
+                yield "a repetition within another"
+            yield from faults(body, within=within or most > 1)
+        elif code is codes.POSSESSIVE_REPEAT:
+            yield from faults(argument[2])
+        elif code is codes.ATOMIC_GROUP:
+            yield from faults(argument)
+        elif code is codes.SUBPATTERN:
+            yield from faults(argument[-1], within=within)
+        elif code is codes.BRANCH:
+            for branch in argument[1]:
+                yield from faults(branch, within=within)
+        elif code in (codes.ASSERT, codes.ASSERT_NOT):
+            yield from faults(argument[1])
+
+
+@pytest.mark.parametrize("pattern", patterns())
+def test_no_pattern_is_kept_busy(pattern: str) -> None:
+    assert list(faults(parser.parse(pattern))) == []
+
+
+def test_the_rule_finds_what_it_forbids() -> None:
+    assert len(patterns()) > 50
+    for bad in (
+        r"(?:[A-Za-z]{2,24}(?:[_-]?[A-Za-z]{2,24}){0,8})!",
+        r"(a+)+b",
+        r"a*b",
+        r"(?:a|b{1,9}){3}",
+    ):
+        assert list(faults(parser.parse(bad))), bad
+    for good in (r"(?:[a-z]{1,9}+-){0,8}", r"a*+", r"(?>a*+)b{1,4}", r"(?:ab){3}c{1,9}"):
+        assert not list(faults(parser.parse(good))), good
