@@ -211,7 +211,11 @@ def _session_of(state: BrokerState, hello: Hello, peer: Peer) -> LiveSession:
     session = state.sessions.get(hello.session)
     stranger = wire.wants_proof(hello.session) and hello.session != wire.session_name(proof)
     goes_on = session is not None and not stranger and session.may_go_on(proof, peer.pid)
-    if goes_on and session is not None and not is_anothers(state.services, session, peer):
+    if (
+        goes_on
+        and session is not None
+        and not is_anothers(state.services, session, peer, hello.token)
+    ):
         return session
     is_apart = stranger or session is not None
     if is_apart:

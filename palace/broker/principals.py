@@ -44,7 +44,10 @@ def bound_principal(services: Services, session: LiveSession | None) -> Principa
     if session is None:
         return None if tree.workspaces else OWNER
     cwd = session.where.cwd if session.where.same_files else ""
-    found = principal_of(tree, Whence(peer=session.peer, cwd=cwd, said=session.hello.workspace))
+    hello = session.hello
+    found = principal_of(
+        tree, Whence(peer=session.peer, token=hello.token, cwd=cwd, said=hello.workspace)
+    )
     session.principal = found
     if tree.workspaces:
         session.header(wire.WORKSPACE, {"name": found.workspace})
@@ -53,18 +56,20 @@ def bound_principal(services: Services, session: LiveSession | None) -> Principa
 
 def _still(services: Services, session: LiveSession, principal: Principal) -> Principal:
     """Return a session's principal; that of a user whom the owner has given a workspace since."""
-    if session.peer.who is Who.ALLOWED and is_anothers(services, session, session.peer):
+    if session.peer.who is Who.ALLOWED and not principal.token:
         tree = services.engine.workspaces()
-        session.principal = principal = (proven(tree, session.peer) if tree else None) or principal
+        session.principal = principal = (
+            proven(tree, session.peer, "") if tree else None
+        ) or principal
     return principal
 
 
-def is_anothers(services: Services, session: LiveSession, peer: Peer) -> bool:
+def is_anothers(services: Services, session: LiveSession, peer: Peer, token: str) -> bool:
     """Tell whether a process is proven to be somebody else than a session acts as."""
     tree = services.engine.workspaces()
     if session.principal is None or tree is None:
         return False
-    return proven(tree, peer) not in (None, session.principal)
+    return proven(tree, peer, token) not in (None, session.principal)
 
 
 def catalogue_for(services: Services, session: LiveSession) -> Catalogue | None:

@@ -176,20 +176,25 @@ def restore(
         bool, typer.Option("--replace", help="Replace an existing palace; its files are kept.")
     ] = False,
     trust: TrustOption = False,
+    keep_tokens: Annotated[
+        bool,
+        typer.Option("--keep-tokens", help="Let the workspaces' tokens count that counted then."),
+    ] = False,
     stop_first: StopOption = False,
 ) -> int:
     """Create a palace from a backup: its journal, and new stores built from that.
 
-    The palace's directory must be new or empty.
+    The palace's directory must be new or empty. Tokens of workspaces don't count any more.
     """
     from palace.commands.backup import find_backup, keys_of
-    from palace.commands.restore import restore_backup, restored_text
+    from palace.commands.restore import How, restore_backup, restored_text
     from palace.kernel.kernel import Kernel
 
     paths, environment = find(palace)
     found = find_backup(source, Kernel())
     keys = keys_of(found, environment.all, Kernel(), trust=trust)
-    made = restore_backup(paths, environment, found, keys, replace=replace, stop=stop_first)
+    how = How(replace=replace, stop=stop_first, keep_tokens=keep_tokens)
+    made = restore_backup(paths, environment, found, keys, how)
     say(restored_text(paths, environment, found, made))
     return 0
 

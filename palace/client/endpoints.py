@@ -8,8 +8,11 @@ import os
 from palace import __version__
 from palace.kernel.kernel import Kernel
 from palace.protocol import wire
+from palace.protocol.errors import ConfigError
 from palace.settings.environment import UNIX
 from palace.settings.paths import Paths, runtime_dir
+
+TOKEN_DIGITS = 64
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +101,23 @@ def client_fields(kernel: Kernel, environment: "ShimEnvironment") -> "dict[str, 
     except OSError:
         cwd = ""  # it was removed
     fields = {"version": __version__, "place": kernel.place(), "cwd": cwd}
+    if environment.workspace_token_file:
+        fields["token"] = workspace_token(kernel, environment.workspace_token_file)
     return fields | {"read_only": "1"} if environment.read_only else fields
+
+
+def workspace_token(kernel: Kernel, path: str) -> str:
+    """Return the token in a file; raises ConfigError where it holds none."""
+    where = f"$PALACE_WORKSPACE_TOKEN_FILE names {path}, which"
+    remedy = "Make one on the palace's machine: palace token new WORKSPACE --out FILE"
+    try:
+        data = kernel.read_file(path, 200)
+    except OSError as error:
+        raise ConfigError(f"{where} can't be read: {error.strerror}. {remedy}") from None
+    text = (data or b"").decode(errors="replace").strip()
+    if len(text) != TOKEN_DIGITS or text.strip("0123456789abcdef"):
+        raise ConfigError(f"{where} holds no token ({TOKEN_DIGITS} digits). {remedy}")
+    return text
 
 
 def probe_hello(kernel: Kernel, paths: Paths, session: str) -> bytes:

@@ -22,11 +22,13 @@ from palace.commands.backup import SETTINGS, Backup, check_backup
 from palace.commands.config import without_keys
 from palace.commands.maintenance import leave_request, rebuild_held
 from palace.commands.progress import progress_shown
-from palace.engine.durability.offline import drift_of, hold_palace
+from palace.engine.durability.groups import CallGroups
+from palace.engine.durability.offline import drift_of, hold_palace, open_stores, opened_journal
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.rebuild import moves_away, old_files
 from palace.engine.durability.swap import Exchange, Move
 from palace.engine.stores.files import NAMES as FILES
+from palace.engine.stores.register import TOKEN, row_of_token
 from palace.journal.copying import Contents, copy_file, file_digest, read_contents
 from palace.journal.journal import read_tail
 from palace.journal.reseal import reseal
@@ -40,6 +42,7 @@ from palace.protocol import wire
 from palace.protocol.decoding import decode_toml
 from palace.protocol.errors import BackupBroken, ConfigError, NotEmpty, StoreCorrupt
 from palace.protocol.keyring import ANYBODYS, Keyring
+from palace.protocol.workspaces import RESTORED
 from palace.settings.config import (
     KNOWN,
     USER,
@@ -54,8 +57,17 @@ from palace.settings.recorded import RECORDED, is_agreed
 from palace.settings.stock_config import check_journalled
 from palace.settings.user_settings import read_settings, toml_text
 
-LEAP = 1_000_000  # more owners than a palace has between a backup and its loss
+LEAP = RESTORED  # more owners than a palace has between a backup and its loss
 SCRATCH = "restore-"
+
+
+@attrs.frozen(kw_only=True)
+class How:
+    """How a backup is restored: in place of a palace, with its broker stopped, tokens included."""
+
+    replace: bool = False
+    stop: bool = False
+    keep_tokens: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -65,6 +77,7 @@ class Restored:
     entities: int
     epoch: int
     same: bool  # it has the identity of the palace that was backed up
+    tokens: int  # that its workspaces had, and that don't count
     kept: str
 
 
@@ -73,22 +86,22 @@ def restore_backup(
     environment: ShimEnvironment,
     backup: Backup,
     keys: Keyring,
-    *,
-    replace: bool,
-    stop: bool,
+    how: How,
 ) -> Restored:
     """Check a backup and create a palace from it; needs the palace to itself.
 
     `keys` are those with which its records were written; the restored palace's are others.
-    With `replace`, an existing palace's files are moved to `replaced-EPOCH`.
+    With `how.replace`, an existing palace's files are moved to `replaced-EPOCH`.
     Raises BackupBroken and NotEmpty before anything is changed.
     """
     check_backup(backup, Kernel(), keys, progress_shown())
-    prepare = partial(_prepare, paths, environment, backup, replace=replace)
-    leave = leave_request(paths, environment, stop=stop)
+    prepare = partial(_prepare, paths, environment, backup, replace=how.replace)
+    leave = leave_request(paths, environment, stop=how.stop)
     with hold_palace(paths, environment, ask_to_leave=leave, prepare=prepare) as held:
         kept = _put_in_place(held, backup, keys)
         made = rebuild_held(held, allow_gaps=False, keep=True)
+        if how.keep_tokens:
+            _renew_tokens(held, backup.manifest.epoch)
         seq = backup.manifest.contents.seq
         note_restored(paths, environment.all, held.kernel, seq=seq)
         identity = wire.identity_of(held.kernel.read_file(paths.palace_id, 200))
@@ -96,8 +109,20 @@ def restore_backup(
             entities=made.entities,
             epoch=held.stamp.epoch,
             same=identity == backup.manifest.palace_id,
+            tokens=0 if how.keep_tokens else made.kinds.get(TOKEN, 0),
             kept=kept,
         )
+
+
+def _renew_tokens(held: OwnedPalace, epoch: int) -> None:
+    """Let the tokens count that counted in the palace that was backed up."""
+    with opened_journal(held) as journal, open_stores(held) as stores:
+        register, groups = stores.register, CallGroups(journal)
+        register.read_fingerprint()
+        for token in register.tokens():
+            if token.counts(epoch):
+                row = row_of_token(attrs.evolve(token, epoch=held.stamp.epoch))
+                register.put(groups, TOKEN, token.digest, row)
 
 
 # What exists already.
@@ -235,6 +260,11 @@ def restored_text(
         lines.append("It has an identity of its own: back it up to a directory of its own.")
     if restored.kept:
         lines.append(f"What was there before is in {restored.kept}.")
+    if restored.tokens:
+        lines.append(
+            "The tokens of its workspaces don't count, since any may have been revoked after the "
+            "backup. Make new ones: palace token new; or restore with --keep-tokens"
+        )
     not_taken = list(_not_taken(paths, environment, backup))
     if not_taken:
         lines.append("Settings of the backup that are yours to decide on, and don't count here:")
@@ -300,7 +330,7 @@ def prove_backup(environment: ShimEnvironment, backup: Backup, keys: Keyring) ->
         scratched = {"HOME": scratch, "XDG_STATE_HOME": "", "MEMPALACE_BACKEND": ""}
         scratched["MEMPALACE_CONFIG_DIR"] = f"{scratch}/config"
         alone = ShimEnvironment(environment.all | scratched)
-        restore_backup(paths, alone, backup, keys, replace=False, stop=False)
+        restore_backup(paths, alone, backup, keys, How())
         with hold_palace(paths, alone, ask_to_leave=None) as held:
             drift = drift_of(held, progress_shown())
         found = read_contents(paths.journal, Kernel(), keys=known_keys(paths, alone.all, Kernel()))

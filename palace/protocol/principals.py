@@ -3,6 +3,7 @@
 A principal is bound to a session once, and is the same until the session ends, over its broker's
 death as well; what it may do follows from the tree at each call (resolver.py).  It is, in order,
 
+0. the workspace whose token its shim has shown: *confined*; nobody, for a token that is none;
 1. the workspace to which the user at the other end is mapped, as the kernel says: *confined*;
 2. the owner, where nothing can say more: for whoever comes by HTTP, as a guest, from a container or
    as another user without a workspace;
@@ -12,6 +13,9 @@ death as well; what it may do follows from the tree at each call (resolver.py). 
 
 3 and 4 are a client's own words.  They are taken of the owner's processes alone, which could as
 well be started elsewhere: they guard against mistakes, not against a program that lies.
+
+What 0 and 1 prove is asked again at each call: a token that is revoked, and a user who is given a
+workspace, count at once.
 
 A confined principal may use palace's own tools and nothing else, and so may one whose workspace
 says that it is confined.  One whose workspace was removed may use nothing.
@@ -37,10 +41,14 @@ _NEIGHBOURS = frozenset({Who.OWNER, Who.ROOT})
 
 @attrs.frozen
 class Principal:
-    """The owner has no workspace (""). `confined`: it was proven to be nobody else."""
+    """The owner has no workspace (""). `confined`: it was proven to be nobody else.
+
+    `token` is the digest of the token that has proven it, "" for none.
+    """
 
     workspace: str = ""
     confined: bool = False
+    token: str = ""
 
     @property
     def called(self) -> str:
@@ -54,20 +62,24 @@ OWNER = Principal()
 class Whence:
     """What is known of a session's other end.
 
-    `cwd` is where it was started, "" where that is no directory of the broker's machine; `said` is
-    what it says that it was before, None where it says nothing.
+    `token` is the digest of the token that it has shown, "" for none.  `cwd` is where it was
+    started, "" where that is no directory of the broker's machine; `said` is what it says that it
+    was before, None where it says nothing.
     """
 
     peer: Peer
+    token: str = ""
     cwd: str = ""
     said: str | None = None
 
 
-def proven(tree: Tree, peer: Peer) -> Principal | None:
-    """Return whom the kernel proves a process to be, None where it says nothing of that.
+def proven(tree: Tree, peer: Peer, token: str) -> Principal | None:
+    """Return whom a token, or the kernel, proves a process to be; None where neither says so.
 
     A user whose workspace was removed has lost its rights by that, and not become the owner.
     """
+    if token:
+        return Principal(tree.tokens.get(token, ""), confined=True, token=token)
     mapped = [
         one for one in tree.workspaces.values() if one.uid is not None and one.uid == peer.uid
     ]
@@ -79,7 +91,7 @@ def proven(tree: Tree, peer: Peer) -> Principal | None:
 
 def principal_of(tree: Tree, whence: Whence) -> Principal:
     """Return whom a session acts as from now on."""
-    found = proven(tree, whence.peer)
+    found = proven(tree, whence.peer, whence.token)
     if found is not None:
         return found
     if whence.peer.who not in _NEIGHBOURS:
@@ -105,6 +117,12 @@ def _is_within(path: str, directory: str) -> bool:
 
 def refusal_of(tree: Tree, principal: Principal, tool: str) -> str:
     """Say why a principal may not call a tool now, "" where it may."""
+    if principal.token and principal.token not in tree.tokens:
+        return (
+            "The token that this session has shown is no workspace's: it was revoked, it is of "
+            "another palace, or this one was restored from a backup since. Nothing was done. The "
+            "palace's owner makes another: palace token new WORKSPACE --out FILE"
+        )
     if not principal.workspace:
         return ""
     found = tree.active(principal.workspace)

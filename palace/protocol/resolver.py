@@ -25,10 +25,14 @@ HOPS_MAX = 50
 
 @attrs.frozen
 class Tree:
-    """All workspaces by id, and the members of each custom namespace by its name."""
+    """All workspaces by id, and the members of each custom namespace by its name.
+
+    `tokens` are those that count, by their digests: whose they are.
+    """
 
     workspaces: Mapping[str, Workspace] = attrs.field(factory=dict)
     customs: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
+    tokens: Mapping[str, str] = attrs.field(factory=dict)
 
     def active(self, ident: str) -> Workspace | None:
         """Return a workspace that has rights."""

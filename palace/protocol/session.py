@@ -25,6 +25,7 @@ import attrs
 from palace.protocol import jsonrpc, wire
 from palace.protocol.errors import WireError
 from palace.protocol.request import Request, ToolCall
+from palace.protocol.workspaces import digest_of
 
 LENGTHS = {"session": wire.SESSION_MAX, "resend": wire.HEADER_BYTES_MAX}
 KEPT_MAX = 1024  # replies without a connection; the journal has those of changes besides
@@ -67,6 +68,7 @@ class Hello:
 
     session: str
     secret: str = attrs.field(default="", repr=False)
+    token: str = ""  # the digest of what it has shown
     palace_id: str = ""
     client: str | None = None
     version: str = ""
@@ -90,6 +92,7 @@ class Hello:
         return cls(
             session=fields["session"],
             secret=fields.get("secret", ""),
+            token=digest_of(fields["token"]) if fields.get("token") else "",
             palace_id=fields.get("palace_id", ""),
             client=fields.get("client"),
             version=fields.get("version", ""),

@@ -10,6 +10,7 @@ none is an option of a program, and none leads anywhere as a path.
 Pure.
 """
 
+import hashlib
 import re
 
 import attrs
@@ -20,6 +21,12 @@ ID_CHARS_MAX = 63
 NAMESPACE_CHARS_MAX = 256
 TEXT_CHARS_MAX = 4096  # of a directory or a label
 WORKSPACES_MAX = 10_000  # removed ones as well: they are read into memory
+TOKEN_DIGITS = 64  # of a token, in hexadecimal; its digest has as many
+TOKENS_MAX = 10_000  # revoked ones as well
+PREFIX_MIN = 8  # digits of a digest by which a token is named
+# Between two owners' epochs: so much a restored palace is ahead of the one that was backed up.
+RESTORED = 1_000_000
+_DIGITS = re.compile(r"[0-9a-f]+")
 _ID = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{ID_CHARS_MAX - 1}}}")
 _CUSTOM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?")
 
@@ -46,6 +53,40 @@ class Workspace:
     @property
     def key(self) -> str:
         return key_of(self.id)
+
+
+@attrs.frozen(kw_only=True)
+class Token:
+    """What proves a process to be a workspace: of the token itself, its digest alone is kept.
+
+    `epoch` is that of the owner under which it counts; `revoked_at` is "" while it isn't revoked.
+    """
+
+    digest: str
+    workspace: str
+    label: str = ""
+    epoch: int
+    created_at: str = ""
+    revoked_at: str = ""
+
+    def counts(self, epoch: int) -> bool:
+        """Tell whether it proves anything to an owner of this epoch.
+
+        A restored palace's owners accept none that was made before: what has been revoked since
+        the backup would be back.
+        """
+        return not self.revoked_at and epoch - self.epoch < RESTORED
+
+
+def digest_of(token: str) -> str:
+    """Return what is kept of a token."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def is_digits(text: object, least: int, most: int) -> bool:
+    """Tell whether a text is of so many hexadecimal digits, in lower case."""
+    is_long = isinstance(text, str) and least <= len(text) <= most
+    return is_long and _DIGITS.fullmatch(str(text)) is not None
 
 
 def key_of(ident: str) -> str:

@@ -64,6 +64,7 @@ class ShimEnvironment:
         "read_only",
         "token_file",
         "trace",
+        "workspace_token_file",
     )
 
     def __init__(self, environ: "Mapping[str, str]") -> None:
@@ -76,6 +77,7 @@ class ShimEnvironment:
         self.bridge_config = _path_in(environ, "PALACE_BRIDGE_CONFIG")
         self.bridge_command = environ.get("PALACE_BRIDGE_COMMAND", "")
         self.trace = _path_in(environ, "PALACE_TRACE")
+        self.workspace_token_file = _path_in(environ, "PALACE_WORKSPACE_TOKEN_FILE")
 
     def for_broker(self) -> "dict[str, str]":
         """Return the environment of a broker that this process starts.

@@ -13,7 +13,7 @@ from palace.protocol.principals import OWNER, Principal
 from palace.protocol.resolver import Tree
 from palace.protocol.rights import Peer, Who
 from palace.protocol.tools import OWN_TOOLS
-from palace.protocol.workspaces import Workspace
+from palace.protocol.workspaces import Workspace, digest_of
 from tests.broker.test_guests import set_out
 from tests.broker.test_rights import USER, asked, call, hello
 from tests.support.brokers.owner import Running, Shim, open_broker
@@ -168,6 +168,30 @@ async def test_a_user_that_is_given_a_workspace_is_it_with_the_next_call(root: P
 
         confined = Principal("mapped", confined=True)
         assert running.engine.principals == [OWNER, confined, confined]
+
+
+async def test_a_token_is_asked_for_at_each_call(root: Path) -> None:
+    digest = digest_of("t" * 64)
+    async with open_broker(root, engine_with(LEAD)) as running:
+        tree = running.engine.tree
+        assert tree is not None
+        running.engine.tree = attrs.evolve(tree, tokens={digest: "lead"})
+        shim = await running.session("a", token="t" * 64)
+        proven = Principal("lead", confined=True, token=digest)
+        assert await told(running, shim) == ({"name": "lead"}, proven)
+        wrong = await running.session("b", token="f" * 64)
+        _, nobody = await told(running, wrong)
+        assert nobody == Principal("", confined=True, token=digest_of("f" * 64))
+
+        # Who comes back to its session without the token is still the same.
+        again = await running.session("a", next="1")
+        again.call("search", query="x")
+        await again.reply()
+        assert running.engine.principals[-1] == proven
+        # And who goes on with the owner's session by its secret, with a token, is somebody else.
+        await told(running, await started_in(running, "o", "/elsewhere"))
+        other = await running.session("o", token="t" * 64)
+        assert (await told(running, other))[1] == proven
 
 
 async def test_a_guest_is_no_workspace_by_what_it_says(root: Path) -> None:

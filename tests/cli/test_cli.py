@@ -21,7 +21,10 @@ NAMES = {
     *("deaths", "recover", "trust"),
     *("dial", "own", "expose", "config", "install", "uninstall", "service"),
 }
-GROUPS = {"workspace": {"add", "list", "tree", "move", "remove"}}
+GROUPS = {
+    "workspace": {"add", "list", "tree", "move", "remove"},
+    "token": {"new", "list", "revoke"},
+}
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")
 
 

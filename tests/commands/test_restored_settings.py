@@ -12,7 +12,7 @@ from palace.commands.backup import (
     make_backup,
     read_manifest,
 )
-from palace.commands.restore import restore_backup
+from palace.commands.restore import How, restore_backup
 from palace.journal.copying import file_digest
 from palace.journal.journal import Journal
 from palace.journal.record import OUTCOME, PUT, Draft, Stamp
@@ -72,9 +72,7 @@ def test_settings_that_cant_be_taken_whole_are_refused(
         Path(target.settings).write_text("readers = 4\n")
 
     with pytest.raises(ConfigError, match=why) as told:
-        restore_backup(
-            target, ShimEnvironment(environ), backup, ANYBODYS, replace=False, stop=False
-        )
+        restore_backup(target, ShimEnvironment(environ), backup, ANYBODYS, How())
 
     assert f"{backup.path}/{SETTINGS}" in told.value.message
     assert told.value.message.endswith("Take another backup.")

@@ -111,3 +111,37 @@ def test_one_entry_is_another_workspace_in_each_directory(short_dir: Path) -> No
     assert "by lead through" in history
     assert "by coder through" in history
     assert site.run("stop").returncode == 0
+
+
+def test_a_token_is_a_workspace_until_it_is_revoked(short_dir: Path) -> None:
+    site, file = storm_site(short_dir), short_dir / "token"
+    shown = site.environ(PALACE_WORKSPACE_TOKEN_FILE=str(file))
+    with Client(OWNERS_SHIM, site.environ()) as owner:
+        change(owner, "add", id="lead", cwd=str(short_dir))
+        change(owner, "add", id="coder", parent="lead")
+        done = site.run("token", "new", "coder", "--out", str(file), "--label", "ci")
+        assert done.returncode == 0, done.stderr
+        assert file.stat().st_mode & 0o777 == 0o600
+        token = file.read_text().strip()
+        assert token not in done.stdout
+        with Client([*PALACE, "shim"], shown, cwd=short_dir) as ci:
+            ci.initialize()
+            assert namespaces(ci, "writable")[0] == "coder"
+            assert ci.call("mempalace_get_drawer", who="w0")["error"]["code"] == NOT_YOURS
+            site.kill_broker()
+            assert namespaces(ci, "readable")[0] == "coder"
+            told = site.run("token", "list").stdout
+            assert "  coder  " in told
+            assert site.run("token", "revoke", told.split()[0]).returncode == 0
+            refused = ci.call("palace_list_readable_namespaces")["error"]
+            assert "it was revoked" in refused["message"]
+        again = site.run("token", "new", "coder", "--out", str(file))
+        assert (again.returncode, file.read_text().strip()) == (82, token)
+        other = short_dir / "other"
+        assert site.run("token", "new", "nobody", "--out", str(other)).returncode == 84
+        assert not other.exists(), "a token that isn't registered is nobody's"
+        file.write_text("no token\n")
+        assert site.run("shim", PALACE_WORKSPACE_TOKEN_FILE=str(file)).returncode == 78
+    files = [path for path in site.palace.rglob("*") if path.is_file()]
+    assert not [path for path in files if token.encode() in path.read_bytes()]
+    assert site.run("stop").returncode == 0

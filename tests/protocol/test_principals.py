@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,8 +77,27 @@ def test_a_user_with_a_workspace_is_it_whatever_is_said(said: str | None) -> Non
     whence = Whence(peer=MAPPED, cwd="/src", said=said)
 
     assert principal_of(TREE, whence) == Principal("other", confined=True)
-    assert proven(TREE, MAPPED) == Principal("other", confined=True)
-    assert proven(TREE, NEIGHBOUR) is None
+    assert proven(TREE, MAPPED, "") == Principal("other", confined=True)
+    assert proven(TREE, NEIGHBOUR, "") is None
+
+
+@pytest.mark.parametrize("peer", [NEIGHBOUR, MAPPED, GUEST, OVER_HTTP], ids=lambda one: one.called)
+def test_a_token_proves_more_than_all_else(peer: Peer) -> None:
+    tree = attrs.evolve(TREE, tokens={"d1": "coder", "d2": "gone"})
+    for said in (None, "", "lead"):
+        whence = Whence(peer=peer, token="d1", cwd="/src", said=said)
+        coder = Principal("coder", confined=True, token="d1")
+        assert principal_of(tree, whence) == coder
+        assert not refusal_of(tree, coder, "palace_list_readable_namespaces")
+        assert "confined" in refusal_of(tree, coder, "mempalace_search")
+        assert "was revoked" in refusal_of(TREE, coder, "palace_list_readable_namespaces")
+
+    wrong = principal_of(tree, Whence(peer=peer, token="no such", cwd="/src", said=""))
+    assert wrong != OWNER
+    for tool in (*TOOLS, *OWN_TOOLS, *OWNER_TOOLS):
+        assert "is no workspace's" in refusal_of(tree, wrong, tool)
+    gone = principal_of(tree, Whence(peer=peer, token="d2"))
+    assert "was removed" in refusal_of(tree, gone, "palace_list_readable_namespaces")
 
 
 def test_a_user_whose_workspace_was_removed_is_not_the_owner() -> None:

@@ -107,7 +107,13 @@ VARIABLES = {
     "XDG_STATE_HOME": state_dir,
     "XDG_RUNTIME_DIR": runtime_dir,
     "HOME": home_dir,
-    **dict.fromkeys(("PALACE_TOKEN_FILE", "PALACE_BRIDGE_CONFIG", "PALACE_TRACE"), ShimEnvironment),
+    **dict.fromkeys(
+        (
+            *("PALACE_TOKEN_FILE", "PALACE_BRIDGE_CONFIG", "PALACE_TRACE"),
+            "PALACE_WORKSPACE_TOKEN_FILE",
+        ),
+        ShimEnvironment,
+    ),
 }
 
 

@@ -360,6 +360,7 @@ def open_durable_calls(
     install_seams(stores, groups)
     checkpointer = Checkpointer(journal=journal)
     memory = DurableCalls(journal, stores, groups, recovery, checkpointer, health)
+    stores.register.epoch = palace.stamp.epoch
     memory.owner = OwnerTools(stores.register, groups, kernel)
     if not health.left:
         memory.files = StoreFiles(stores, kernel)

@@ -14,7 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 import attrs
 
 from palace.engine.durability.groups import CallGroups
-from palace.engine.stores.register import WORKSPACE, Register, row_of
+from palace.engine.stores.register import (
+    TOKEN,
+    WORKSPACE,
+    Register,
+    row_of,
+    row_of_token,
+)
 from palace.kernel.kernel import Kernel
 from palace.protocol import jsonrpc
 from palace.protocol.errors import Forbidden, PalaceError, StoreUnavailable, WorkspaceRefused
@@ -22,10 +28,15 @@ from palace.protocol.request import ToolCall
 from palace.protocol.resolver import HOPS_MAX, Tree
 from palace.protocol.tools import Kind
 from palace.protocol.workspaces import (
+    PREFIX_MIN,
+    TOKEN_DIGITS,
+    TOKENS_MAX,
     WORKSPACES_MAX,
+    Token,
     Workspace,
     checked_id,
     checked_line,
+    is_digits,
 )
 
 Json = dict[str, object]
@@ -65,6 +76,9 @@ class OwnerTools:
             "palace_workspace_add": self._add,
             "palace_workspace_move": self._move,
             "palace_workspace_remove": self._remove,
+            "palace_token_list": self._list_tokens,
+            "palace_token_add": self._add_token,
+            "palace_token_revoke": self._revoke,
         }
 
     # What is asked.
@@ -86,6 +100,7 @@ class OwnerTools:
         _check_new(tree, workspace)
         _check_parent(tree, workspace)
         _check_alone(tree, workspace)
+        self._revoke_all(workspace.id)  # of one of this name whose record was purged
         return self._put(workspace)
 
     def _move(self, arguments: Mapping[str, object]) -> Json:
@@ -99,11 +114,67 @@ class OwnerTools:
         tree = self.register.tree()
         found = _active(tree, arguments.get("id"))
         below = [ident for ident in tree.below(found.id) if tree.active(ident)]
+        self._revoke_all(found.id)
         return self._put(attrs.evolve(found, removed=True)) | {"below": below}
 
     def _put(self, workspace: Workspace) -> Json:
         self.register.put(self.groups, WORKSPACE, workspace.key, row_of(workspace))
         return {"workspace": _shown(workspace)}
+
+    # Tokens.
+
+    def _list_tokens(self, _arguments: Mapping[str, object]) -> Json:
+        return {"tokens": [self._told(token) for token in self.register.tokens()]}
+
+    def _add_token(self, arguments: Mapping[str, object]) -> Json:
+        digest, label = arguments.get("sha256"), arguments.get("label", "")
+        if not is_digits(digest, TOKEN_DIGITS, TOKEN_DIGITS):
+            raise WorkspaceRefused(f"A token is kept as the {TOKEN_DIGITS} digits of its SHA-256.")
+        workspace = _active(self.register.tree(), arguments.get("workspace"))
+        known = self.register.rows(TOKEN)
+        if digest in known:
+            raise WorkspaceRefused("This token is registered already. Make another.")
+        if len(known) >= TOKENS_MAX:
+            raise WorkspaceRefused(
+                f"The register holds {TOKENS_MAX} tokens, which is as many as it takes. Purge the "
+                "records of revoked ones: palace token list; palace purge SHA256"
+            )
+        token = Token(
+            digest=str(digest),
+            workspace=workspace.id,
+            label=checked_line(label, "a token's label"),
+            epoch=self.register.epoch,
+            created_at=self.kernel.utc_text(),
+        )
+        self.register.put(self.groups, TOKEN, token.digest, row_of_token(token))
+        return {"token": self._told(token)}
+
+    def _revoke(self, arguments: Mapping[str, object]) -> Json:
+        prefix = arguments.get("prefix")
+        if not is_digits(prefix, PREFIX_MIN, TOKEN_DIGITS):
+            raise WorkspaceRefused(
+                f"A token is named by at least {PREFIX_MIN} digits that palace token list shows."
+            )
+        found = [one for one in self.register.tokens() if one.digest.startswith(str(prefix))]
+        if len(found) != 1:
+            many = f"{len(found)} tokens begin" if found else "No token begins"
+            raise WorkspaceRefused(f"{many} with {prefix}. See which there are: palace token list")
+        return {"token": self._told(self._end(found[0]))}
+
+    def _revoke_all(self, ident: str) -> None:
+        for token in self.register.tokens():
+            if token.workspace == ident:
+                self._end(token)
+
+    def _end(self, token: Token) -> Token:
+        if token.revoked_at:
+            return token
+        ended = attrs.evolve(token, revoked_at=self.kernel.utc_text())
+        self.register.put(self.groups, TOKEN, ended.digest, row_of_token(ended))
+        return ended
+
+    def _told(self, token: Token) -> Json:
+        return {**attrs.asdict(token), "counts": token.counts(self.register.epoch)}
 
 
 def _shown(workspace: Workspace) -> Json:

@@ -32,6 +32,7 @@ _NEEDS = {
     "graph_stats": ("tunnels",),
     "mine": ("hallways", "tunnels"),
     "palace_workspace": ("register",),
+    "palace_token": ("register",),
 }
 
 _LISTS = frozenset({"hallways", "tunnels"})

@@ -26,7 +26,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.format import need_register
 from palace.protocol.decoding import decode_json
 from palace.protocol.resolver import Tree
-from palace.protocol.workspaces import Workspace, id_in
+from palace.protocol.workspaces import Token, Workspace, id_in, key_of
 from palace.settings.paths import Paths
 
 NAME = "register"
@@ -66,6 +66,7 @@ class Register(Rows):
     """
 
     keep_older_away: Callable[[], None]
+    epoch: int = 0  # of the owner that has it
     _memory: dict[str, dict[str, Row]] = attrs.field(factory=dict)  # replaced, never changed
     _tree: Tree | None = None  # made of it when it is asked for
     _guard: threading.Lock = attrs.field(factory=threading.Lock)
@@ -81,8 +82,18 @@ class Register(Rows):
         with self._guard:
             if self._tree is None:
                 found = map(workspace_of, self.rows(WORKSPACE).values())
-                self._tree = Tree({workspace.id: workspace for workspace in found})
+                self._tree = Tree(
+                    {workspace.id: workspace for workspace in found}, tokens=self._counting()
+                )
             return self._tree
+
+    def tokens(self) -> list[Token]:
+        """Return all tokens, revoked ones as well, oldest first."""
+        return sorted(map(token_of, self.rows(TOKEN).values()), key=lambda one: one.created_at)
+
+    def _counting(self) -> dict[str, str]:
+        found = map(token_of, self.rows(TOKEN).values())
+        return {token.digest: token.workspace for token in found if token.counts(self.epoch)}
 
     # How it is changed.
 
@@ -157,6 +168,30 @@ def row_of(workspace: Workspace) -> Row:
         "confined": 1 if workspace.confined else 0,
         "status": REMOVED if workspace.removed else ACTIVE,
         "created_at": workspace.created_at,
+    }
+
+
+def token_of(row: Row) -> Token:
+    """Return a row of the table as what it says."""
+    return Token(
+        digest=row["sha256"],
+        workspace=id_in(row["scope"]),
+        label=row["label"],
+        epoch=row["epoch"],
+        created_at=row["created_at"],
+        revoked_at=row["revoked_at"] or "",
+    )
+
+
+def row_of_token(token: Token) -> Row:
+    """Return a token as a row of the table."""
+    return {
+        "sha256": token.digest,
+        "scope": key_of(token.workspace),
+        "label": token.label,
+        "epoch": token.epoch,
+        "created_at": token.created_at,
+        "revoked_at": token.revoked_at or None,
     }
 
 

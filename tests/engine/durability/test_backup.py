@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from palace.engine.stores.projection import same
+from palace.protocol.workspaces import digest_of
 from tests.support.engines.maintenance import MaintenanceProcess, Refused
 from tests.support.engines.probe import Probe
 from tests.support.processes.brokers import settle
@@ -75,6 +76,9 @@ def fill(probe: Probe) -> None:
     probe.tool("patch_submit", **patch)
     probe.owner("workspace_add", id="lead", cwd="/srv/lead")
     probe.owner("workspace_add", id="coder", parent="lead")
+    for number in range(2):
+        probe.owner("token_add", workspace="coder", sha256=digest_of(f"token {number}"))
+    probe.owner("token_revoke", prefix=digest_of("token 1"))
 
 
 def asked(probe: Any) -> list[Any]:
@@ -241,3 +245,25 @@ def test_interrupted_restoration_is_ended_by_the_next_broker(
         assert drift(probe) == []
         probe.leave()
     assert differing(maintenance, site, master) == []
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_restored_palace_accepts_no_token_unless_it_is_told_to(
+    maintenance: MaintenanceProcess, master: Master, tmp_path: Path, keep: bool
+) -> None:
+    """A token that was revoked after the backup would be back; one that was before, stays so."""
+    root = tmp_path / "store" / "palace"
+    root.mkdir(parents=True)
+    made = maintenance.ask("restore_from", root, source=str(master.backups), keep_tokens=keep)
+
+    assert (root / "protocol").read_text().split()[0] == "1001"
+    with Probe(master.site.environ(), root) as probe:
+        told = {one["digest"]: one["counts"] for one in probe.owner("token_list")["tokens"]}
+        assert told == {digest_of("token 0"): keep, digest_of("token 1"): False}
+        assert [one["id"] for one in probe.owner("workspace_list")["workspaces"]] == [
+            "coder",
+            "lead",
+        ]
+        probe.leave()
+    assert made["epoch"] > LEAP
+    assert maintenance.ask("doctor", root) == []

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from palace.engine.durability import owner_tools
 from palace.engine.durability.owner_tools import OwnerTools
-from palace.engine.stores.register import WORKSPACE
+from palace.engine.stores.register import WORKSPACE, open_register
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalFailed
 from palace.protocol.request import ToolCall, tool_call
 from palace.protocol.resolver import HOPS_MAX
 from palace.protocol.tools import OWNER_TOOLS
+from palace.protocol.workspaces import RESTORED, digest_of
+from palace.settings.paths import Paths
 from tests.engine.durability.test_register import Life, after, awake
 from tests.support.disks.memory import Disk
 
@@ -28,6 +30,7 @@ class Owner:
 
     def __init__(self, life: Life) -> None:
         self.life = life
+        life.register.epoch = life.journal.stamp.epoch
         self.tools = OwnerTools(life.register, life.durable, Kernel())
         self.calls = 0
 
@@ -68,6 +71,56 @@ def text_of(problem: Any) -> str:
     assert problem["data"]["palace"] == "workspace_refused", problem
     text: str = problem["message"]
     return text
+
+
+SHA = digest_of("a token")
+
+
+def test_a_token_counts_until_it_is_revoked(owner: Owner) -> None:
+    made = owner.ask("token_add", workspace="coder", sha256=SHA, label="ci")["token"]
+    assert made["workspace"] == "coder"
+    assert made["counts"]
+    assert owner.life.register.tree().tokens == {SHA: "coder"}
+    assert "begins with" in text_of(owner.ask("token_revoke", prefix="0" * 64))
+    ended = owner.ask("token_revoke", prefix=SHA[:12])["token"]
+
+    assert ended["revoked_at"]
+    assert not ended["counts"]
+    assert owner.life.register.tree().tokens == {}
+    assert owner.ask("token_list")["tokens"] == [ended]
+    assert owner.ask("token_revoke", prefix=SHA)["token"] == ended, "once is enough"
+    owner.life.check()
+
+
+def test_tokens_end_with_their_workspace_and_pass_to_no_namesake(owner: Owner) -> None:
+    owner.ask("token_add", workspace="coder", sha256=SHA)
+    owner.ask("workspace_remove", id="coder")
+    assert owner.life.register.tree().tokens == {}
+
+    other = digest_of("another")
+    owner.ask("token_add", workspace="lead", sha256=other)
+    with owner.life.durable.group("purge:1", non_atomic=False) as group:
+        owner.life.register.put(owner.life.durable, WORKSPACE, "workspace:lead", None)
+    owner.life.durable.commit(group, "")
+    assert "workspace" in owner.add("lead")
+    assert owner.life.register.tree().tokens == {}
+    owner.life.check()
+
+
+def test_a_restored_palace_accepts_no_token_of_before(owner: Owner) -> None:
+    owner.ask("token_add", workspace="coder", sha256=SHA)
+    register = owner.life.register
+    for epoch, counts in (
+        (1, True),
+        (RESTORED, True),
+        (RESTORED + 1, False),
+        (RESTORED * 2, False),
+    ):
+        heir = open_register(Paths(str(owner.life.root)), Kernel())
+        heir.epoch = epoch
+        heir.read_fingerprint()
+        assert bool(heir.tree().tokens) is counts
+    assert register.tokens()[0].counts(1)
 
 
 def test_every_tool_of_the_table_is_answered(owner: Owner) -> None:
@@ -111,6 +164,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "another's user": ("workspace_add", {"id": "x", "uid": 12345}, "workspace coder"),
     "root": ("workspace_add", {"id": "x", "uid": 0}, "root has all"),
     "a uid that is none": ("workspace_add", {"id": "x", "uid": True}, "a number from 1"),
+    "no token": ("token_add", {"workspace": "lead", "sha256": "ab"}, "64 digits"),
+    "no digits": ("token_add", {"workspace": "lead", "sha256": "Z" * 64}, "64 digits"),
+    "a token in two lines": (
+        "token_add",
+        {"workspace": "lead", "sha256": "ab" * 32, "label": "a\nb"},
+        "printable line",
+    ),
+    "nobody's token": ("token_add", {"workspace": "who", "sha256": "ab" * 32}, "isn't registered"),
+    "too few digits": ("token_revoke", {"prefix": "abc"}, "at least 8 digits"),
+    "no such token": ("token_revoke", {"prefix": "abcdef01"}, "palace token list"),
     "a uid that is a text": ("workspace_add", {"id": "x", "uid": "1000"}, "a number from 1"),
 }
 

@@ -47,6 +47,11 @@ VARIABLES = (
         "PALACE_TOKEN_FILE",
         "A file with the token for a `wss:` broker whose record can't be read here.",
     ),
+    (
+        "PALACE_WORKSPACE_TOKEN_FILE",
+        "A file with a workspace's token (`palace token new`): this session is that workspace, "
+        "confined.",
+    ),
     ("PALACE_BRIDGE_CONFIG", "`bridge_config` for this shim."),
     ("PALACE_BRIDGE_COMMAND", "`bridge_command` for this shim."),
     (

@@ -94,7 +94,12 @@ def back_up(root: str, into: str) -> Any:
 
 
 def restore_from(
-    root: str, source: str, *, replace: bool = False, renames: int = sys.maxsize
+    root: str,
+    source: str,
+    *,
+    replace: bool = False,
+    keep_tokens: bool = False,
+    renames: int = sys.maxsize,
 ) -> Any:
     """Restore; stop for good before the rename after so many."""
     FrailKernel.renames, FrailKernel.made = renames, 0
@@ -102,9 +107,8 @@ def restore_from(
     try:
         backup = find_backup(source, Kernel())
         keys = keys_of(backup, os.environ, Kernel(), trust=False)
-        made = restore.restore_backup(
-            Paths(root), _environment(), backup, keys, replace=replace, stop=False
-        )
+        how = restore.How(replace=replace, keep_tokens=keep_tokens)
+        made = restore.restore_backup(Paths(root), _environment(), backup, keys, how)
     except Interrupted:
         return {"interrupted": FrailKernel.made}
     finally:

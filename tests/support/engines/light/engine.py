@@ -298,6 +298,7 @@ class MempalaceEngine(JournalledEngine):
         groups = CallGroups(journal)
         memory = DurableCalls(journal, stores, groups, recovery, checkpointer)  # type: ignore[arg-type]
         if stores.register is not None:
+            stores.register.epoch = self._stamp.epoch
             memory.owner = OwnerTools(stores.register, groups, self._kernel)
         self.remember(memory)
         memory.recover(one_go=0)
