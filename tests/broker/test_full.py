@@ -8,6 +8,7 @@ import trio
 
 from palace.broker import connections
 from palace.broker.assemble import connections_max
+from palace.broker.reporting.status import status_of
 from palace.client.control import Control
 from palace.protocol import wire
 from palace.protocol.budget import Use
@@ -210,6 +211,8 @@ async def test_sessions_that_only_ask_keep_no_other_client_out(
         for shim in polling:
             shim.call("event_wait", 1, hold="polls")
         await until(lambda: len(running.state.scheduler.admission.running) == CLIENTS)
+        budgets = {budget["name"]: budget for budget in status_of(running.state)["budgets"]}
+        assert (budgets["poll_slots"]["held"], budgets["poll_slots"]["most"]) == (CLIENTS, "pid 1")
 
         await running.session("another's")
 

@@ -103,6 +103,7 @@ def _budget(budget: Budget) -> dict[str, Any]:
     return {
         "name": budget.name,
         "held": budget.held,
+        "most": budget.heaviest(),
         "max": budget.limit,
         "reserve": budget.reserve,
         "shed": budget.shed,
