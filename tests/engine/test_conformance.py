@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from palace.protocol.tools import OWN_TOOLS
 from tests.support.calls import corpus
 from tests.support.calls.transcript import Mask, canonical, run_calls, run_raw
 from tests.support.processes.clients import Client, Site, end_brokers
@@ -145,9 +146,15 @@ def _play(name: str, root: Path, model_home: Path) -> Played:
         played.burst = [json.loads(canonical(client.receive(), mask)) for _ in lines]
         played.tools = client.request("tools/list")["result"]
         played.exit_codes.append(client.close())
+        if name == "palace":  # from here on it has a register, and stock's tools are as before
+            assert site.run("workspace", "add", "lead").returncode == 0
         client = start(MEMPALACE_MCP_READ_ONLY="1")
         call(client, READ_ONLY)
         played.tools_read_only = client.request("tools/list")["result"]
+        if name == "palace":
+            tools = played.tools_read_only["tools"]
+            own = [tools.pop()["name"] for _ in OWN_TOOLS]
+            assert set(own) == set(OWN_TOOLS)
         played.exit_codes.append(client.close())
         client = start()
         call(client, AFTERWARDS)

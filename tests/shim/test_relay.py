@@ -53,6 +53,34 @@ def test_a_second_reply_and_a_silent_settlement_give_the_client_nothing(palace: 
         assert json.loads(shim.receive())["result"] == "end"
 
 
+def test_the_next_broker_is_told_whom_the_session_acts_as(palace: Path) -> None:
+    with start_shim(palace, palace) as shim:
+        with ScriptedBroker(palace) as broker:
+            served = broker.accept()
+            first = served.hello()
+            served.welcome(epoch="4")
+            shim.send(call(1))
+            served.line()
+            served.header(wire.WORKSPACE, name="coder")
+            served.answer(0, 1, "done")
+            shim.receive()
+            next_broker = broker.succeed()
+            shim.send(call(2))
+            served.line()
+            served.close()
+            with next_broker as heir:
+                again = heir.accept()
+                hello = again.hello()
+                again.welcome(epoch="5")
+                again.message()
+                again.header(wire.WORKSPACE, name="")
+                again.answer(1, 2, "done")
+                assert json.loads(shim.receive())["result"] == "done"
+
+    assert "workspace" not in first
+    assert hello["workspace"] == "coder"
+
+
 def test_a_broker_that_dies_is_succeeded_and_told_what_may_have_run(palace: Path) -> None:
     with start_shim(palace, palace) as shim:
         with ScriptedBroker(palace) as broker:
