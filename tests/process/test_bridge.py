@@ -105,7 +105,7 @@ def plain(site: Site, runtime: Path) -> Iterator[Far]:
 def failure(client: Client) -> str:
     """Return the message of a call that must fail."""
     error = client.call("mempalace_status")["error"]
-    assert error["code"] < -32000
+    assert error["code"] <= -31000
     return str(error["message"])
 
 

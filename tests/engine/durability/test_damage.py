@@ -145,8 +145,8 @@ def ways() -> Iterator[tuple[str, ...]]:
         return
     yield "index-gone", "graph-gone", "tunnels-cut", "hallways-gone", "log-cut", "replica-gone"
     yield "links-overwritten", "graph-cut", "tunnels-emptied", "hallways-cut", "embedder-cut"
-    yield "database-cut", "graph-emptied", "tunnels-other", "hallways-other", "log-gone"
-    yield "database-gone", "tunnels-gone", "replica-cut"
+    yield "database-cut", "graph-emptied", "tunnels-other", "hallways-other", "register-cut"
+    yield "database-gone", "tunnels-gone", "replica-cut", "register-gone", "log-gone"
     yield ("older-index",)
 
 
