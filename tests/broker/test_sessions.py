@@ -137,7 +137,7 @@ async def test_a_line_that_finds_no_room_is_let_in_once_there_is_some(root: Path
         await until(lambda: running.engine.begun)
         for ident in (1, 2, 3, 4):
             shim.call("add_drawer", ident)
-        await until(lambda: counters.requests == 4)
+        await until(lambda: counters.requests >= 4)
         await wait_all_tasks_blocked(0.05)
         assert counters.requests == 4, "behind the one that waits no line is read"
 

@@ -58,6 +58,8 @@ def test_a_manifest_like_ours_is_read(tmp_path: Path) -> None:
         {"contents": 7},
         {"files": {"../../.bashrc": [1, "0"]}},
         {"files": {"journal/../../x": [1, "0"]}},
+        {"files": {f"../{FILE}": [1, "0"]}},
+        {"files": {f"{FILE}/../../x": [1, "0"]}},
         {"files": {FILE: [HUGE, "0"]}},
         {"files": {FILE: [1, 7]}},
         {"files": {FILE: 7}},

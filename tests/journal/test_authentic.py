@@ -430,9 +430,10 @@ def test_a_checkpoint_is_not_made_of_what_changes_under_it() -> None:
         calls.append(None)
         if len(calls) < 3:  # one for each segment that is read
             return
-        texts = [edited(t, payload="evil") if t == line else t for t in lines(disk, path)]
-        write(disk, path, texts)
+        write(disk, path, [forged if t == line else t for t in lines(disk, path)])
 
+    forged = edited(line, payload=7)
+    assert len(forged) == len(line), "what is read at its place is a whole record"
     was = checkpoint(disk)
     assert make_checkpoint(JOURNAL, disk, journal.stamp, pause) is None
     assert checkpoint(disk) == was

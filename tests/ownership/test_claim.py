@@ -8,7 +8,14 @@ import pytest
 
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
-from palace.ownership.claim import Claim, check_kernel, find_foreign, id_file, local_directory
+from palace.ownership.claim import (
+    Claim,
+    check_kernel,
+    find_foreign,
+    id_file,
+    local_directory,
+    read_claim,
+)
 from palace.protocol.errors import ForeignKernel, LockFailed
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -154,3 +161,6 @@ def test_a_claim_that_palace_own_never_writes_is_another_kernels(
 
     assert find_foreign(palace, KERNEL, environ) is not None
     assert palace.local == ""
+    claim = read_claim(palace, KERNEL)
+    assert claim is not None
+    assert claim.owner == "an owner that can't be read"

@@ -70,6 +70,7 @@ def test_a_wildcard_is_one_in_every_spelling(tmp_path: Path, host: str) -> None:
     assert load(tmp_path, mine=said + "listen_anywhere = true\n").listen == f"{host}:7000"
     assert not any(map(is_anywhere, ("127.0.0.1", "::1", "localhost", "10.0.0.0", "::ffff:7f00:1")))
     assert is_anywhere("::ffff:0.0.0.0")
+    assert is_anywhere("")
 
 
 @pytest.mark.parametrize(

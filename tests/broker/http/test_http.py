@@ -366,6 +366,7 @@ async def test_who_has_no_token_keeps_nobody_out_who_has_it(
     home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "STRANGERS_MAX", 2)
+    monkeypatch.setattr(http, "LOGIN_S", 3600.0)  # nobody leaves but to make room
     async with open_web(home) as running:
         (places,) = running.state.telemetry.budgets_named("http_strangers")
         silent = [await dial() for _ in range(2)]
@@ -376,9 +377,17 @@ async def test_who_has_no_token_keeps_nobody_out_who_has_it(
 
         assert (await known.post(request("ping"))).status == 200
 
-        assert [await stranger.ended() for stranger in silent] == [True, True]
+        with trio.fail_after(20):
+            assert [await stranger.ended() for stranger in silent] == [True, True]
         assert places.shed >= 2
         assert places.last_shed == listener.ADDRESS
+
+        shed = places.shed
+        for _ in range(4):
+            other = await dial()
+            await other.stream.send_all(b"POST /mcp HTTP/1.1\r\n")
+        await until(lambda: places.shed >= shed + 2)
+        assert (await known.post(request("ping"))).status == 200
 
 
 async def test_kept_connections_make_room_and_busy_ones_do_not(
