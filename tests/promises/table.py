@@ -16,9 +16,9 @@ A document has a file here, NAME.toml, with one `[[promise]]` for each promise:
     '''
 
 `describes` lists how the paragraphs begin that promise nothing, or nothing that isn't promised
-elsewhere; `untried` those whose tests take minutes, so that no mutant was tried.  killed.txt holds
-a digest of each mutant that was tried and killed, which takes in the test's own source: what has
-changed since then has to be tried again.
+elsewhere.  `untried` lists what is promised and has no mutants yet: beginnings of paragraphs, and
+cells of tables.  killed.txt holds a digest of each mutant that was tried and killed, which takes in
+the test's own source: what has changed since then has to be tried again.
 """
 
 import ast
@@ -36,9 +36,14 @@ import attrs
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 KILLED = HERE / "killed.txt"
-DOCUMENTS = {"readme": "README.md"}
+DOCUMENTS = {
+    "readme": "README.md",
+    "security": "docs/security.md",
+    "design": "docs/design.md",
+}
 MUTANTS_MIN = 3
 LINES_MAX = 3  # a slip is a line, or an `if` and what it guards
+_NO_PROSE = ("#", "|", "```", " ")
 OPEN_ENDS = ("## Limits", "## Not held yet", "## Not there yet")  # what follows takes promises back
 
 
@@ -99,10 +104,11 @@ class Promise:
 
 @attrs.frozen
 class Table:
-    """All promises of all documents; `describes` has openings of paragraphs by document."""
+    """All promises of all documents; what else is listed is by document."""
 
     promises: tuple[Promise, ...]
     describes: dict[str, tuple[str, ...]]
+    untried: dict[str, tuple[str, ...]]
 
     @property
     def mutants(self) -> list[Mutant]:
@@ -112,11 +118,11 @@ class Table:
 def read_table(directory: Path = HERE) -> Table:
     """Read the files of all documents; raises KeyError and TypeError for what has no such shape."""
     entries: list[tuple[str, dict[str, Any]]] = []
-    describes = {}
+    describes, untried = {}, {}
     for stem, document in DOCUMENTS.items():
         content = tomllib.loads((directory / f"{stem}.toml").read_text())
-        lists = (content.get(name, ()) for name in ("describes", "untried"))
-        describes[document] = tuple(opening for openings in lists for opening in openings)
+        describes[document] = tuple(content.get("describes", ()))
+        untried[document] = tuple(content.get("untried", ()))
         entries += [(document, entry) for entry in content.get("promise", ())]
     own = {entry["name"]: _mutants(entry) for _, entry in entries if "name" in entry}
     promises = (
@@ -128,7 +134,7 @@ def read_table(directory: Path = HERE) -> Table:
         )
         for document, entry in entries
     )
-    return Table(tuple(promises), describes)
+    return Table(tuple(promises), describes, untried)
 
 
 def _mutants(entry: dict[str, Any]) -> tuple[Mutant, ...]:
@@ -190,9 +196,9 @@ def complaints(table: Table) -> Iterator[str]:
     for document, text in texts.items():
         said = [promise.says for promise in table.promises if promise.document == document]
         yield from (f"{document}: {says!r} stands here twice" for says in _twice(said))
-        for opening in table.describes[document]:
-            if not re.search(f"(?m)^{re.escape(opening)}", text):
-                yield f"{document}: no paragraph begins with {opening!r} any more"
+        for opening in (*table.describes[document], *table.untried[document]):
+            if not re.search(rf"(?m)^(\| )?{re.escape(opening)}", text):
+                yield f"{document}: nothing begins with {opening!r} any more"
         yield from _unclaimed(document, text, table)
 
 
@@ -230,12 +236,14 @@ def _unclaimed(document: str, text: str, table: Table) -> Iterator[str]:
         return
     for says, tests in rows_with_tests(text):
         if says not in said:
-            yield f"{document}: {says[:60]!r} is promised, and nothing holds it"
+            if says not in table.untried[document]:
+                yield f"{document}: {says[:60]!r} is promised, and nothing holds it"
         else:
             idle = sorted(set(tests) - set(said[says].tests))
             yield from (f"{document}, {says[:60]!r}: no mutant turns {test} red" for test in idle)
+    listed = (*table.describes[document], *table.untried[document])
     for paragraph in paragraphs(text):
-        described = paragraph.startswith(table.describes[document])
+        described = paragraph.startswith(listed)
         if not described and not any(says in paragraph for says in said):
             yield f"{document}: {paragraph[:60]!r} has no promise, and isn't among `describes`"
 
@@ -256,7 +264,7 @@ def paragraphs(text: str) -> list[str]:
     """Return a document's lines of prose, but for those that say what isn't held."""
     for end in OPEN_ENDS:
         text = text.partition(f"\n{end}\n")[0]
-    return [line for line in text.splitlines() if line and line[0] not in "#|` "]
+    return [line for line in text.splitlines() if line and not line.startswith(_NO_PROSE)]
 
 
 def page() -> str:
@@ -276,6 +284,9 @@ def page() -> str:
         for promise in table.promises:
             if promise.document == document:
                 lines += ["", *_section(promise, shown)]
+        if table.untried[document]:
+            lines += ["", "Promised, and held by no mutant yet:", ""]
+            lines += [f"* {_plain(opening)}" for opening in table.untried[document]]
     return "\n".join(lines) + "\n"
 
 

@@ -119,6 +119,9 @@ def test_a_mutant_that_does_not_fit_is_noticed(small: Table, slip: str, says: st
     ("document", "added"),
     [
         ("README.md", ("\n## Limits\n", "| We do no harm. | `tests/cli` |\n")),
+        ("docs/security.md", ("\n## Network\n", "| no harm | `tests/cli/test_cli.py::test_x` |\n")),
+        ("docs/security.md", ("\n## Network\n", "\nWe do no harm.\n")),
+        ("docs/design.md", ("\n## The journal\n", "\nWe do no harm.\n")),
     ],
 )
 def test_a_promise_that_the_table_lacks_is_noticed(
