@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from palace.memory.runs import Finding, looks_random
+from palace.memory.views import STOP
 from palace.memory.weighing import Assigned, is_secret
 
 NESTED_CHARS_MAX = 64
@@ -50,9 +51,9 @@ _PAIR = r"[\w.%!*+^~-]{1,128}="  # how a cookie begins
 _FOLDED = r"(?:\r?\n[ \t]{1,16}+[^\r\n]++){0,8}+"  # a header's further lines
 _IS = r"[ \t]{0,4}[:,=][ \t]{0,4}"
 _QUOTED = r"[^\r\n\"']{3,}+"
-_NO_USER = r"\s/?#\"'<>`"  # ends a URL's user and password
+_NO_USER = rf"\s/?#\"'<>`{STOP}"  # ends a URL's user and password
 _BASE64 = r"(?P<secret>[a-z0-9+/]{8,1024}={0,2})"
-_WORD = r"(?P<secret>[^\s\"']{3,128})"
+_WORD = rf"(?P<secret>[^\s\"'{STOP}]{{3,128}})"
 _SEED = r"(?:mnemonic|(?:seed|recovery)[ _-]?(?:phrase|words?))"
 _WORDS = r"(?P<secret>(?:[a-z]{3,8}+[ \t]{1,2}+){11,23}+(?:[a-z]{3,8})?)"
 _AUTH, _COOKIE = "auth-header", "cookie"
@@ -92,7 +93,7 @@ _ROWS: tuple[tuple[str, str, _Check, str], ...] = (
         "password",
         "-p",
         _is_given,
-        rf"\b(?:mysql|mysqldump|mariadb) [^\r\n|;]{{0,80}}? -p[\"']?{_WORD}",
+        rf"\b(?:mysql|mysqldump|mariadb) [^\r\n|;{STOP}]{{0,80}}? -p[\"']?{_WORD}",
     ),
     (
         "password",

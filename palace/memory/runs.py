@@ -9,6 +9,8 @@ import re
 from functools import cache
 from typing import NamedTuple
 
+from palace.memory.views import STOP
+
 HEAD_CHARS = 64
 
 ALNUM, WORD, URL, HEX = "A-Za-z0-9", "A-Za-z0-9_", "A-Za-z0-9_-", "0-9a-fA-F"
@@ -16,7 +18,7 @@ UPPER, DIGITS = "A-Z0-9", "0-9"
 BASE64 = "A-Za-z0-9+/=_.-"
 # In these a full stop belongs to a run where the run goes on after it, unlike that of a sentence.
 DOTTED, EDGE = "A-Za-z0-9_=-", "A-Za-z0-9_+/=~%-"
-UNQUOTED = "^\\s\"'`<>|,;&(){}\ue000"  # in a value of an assignment without quotes
+UNQUOTED = f"^\\s\"'`<>|,;&(){{}}{STOP}"  # in a value of an assignment without quotes
 
 
 @cache
