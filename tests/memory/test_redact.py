@@ -308,3 +308,35 @@ def test_many_secrets_are_all_found() -> None:
     secrets = [drawn(rng, "ghp_{A36}") for _ in range(500)]
 
     assert redact("\n".join(secrets)) == "\n".join(["[REDACTED:github-token]"] * 500)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'password: "required"',
+        "password = 'undefined'",
+        "PASSWORD=changeme",
+        "secret: optional",
+        "password: /run/secrets/db1",
+        "token=~/.config/app1/token",
+        'password: "C:/keys/pw1.txt"',
+        f"cache_key = {WORD}",
+        f"idempotency-key: {WORD}",
+        "password = get_password1(user)",
+        "token = settings.auth.token2",
+        "password: ${DB_PASSWORD}",
+        "token=$TOKEN",
+        "password is base64-encoded",
+        "postgres://user:password@host/db",
+        "docker run -u 1000:1000 x",
+        "max_tokens=4096 password_min=12",
+    ],
+)
+def test_what_only_looks_like_one_stays(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_a_wrapped_token_with_hidden_characters_is_replaced_where_it_stands() -> None:
+    text = f"\u200b\u200ba {GITHUB[:20]}\u200b\r\n    {GITHUB[20:]} b"
+
+    assert redact(text) == "\u200b\u200ba [REDACTED:github-token] b"
