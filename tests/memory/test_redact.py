@@ -3,6 +3,7 @@
 What was measured is in docs/decisions/0048-what-counts-as-a-secret.md; `-rP` shows this run's.
 """
 
+import base64
 import random
 import re
 from functools import cache
@@ -340,3 +341,47 @@ def test_a_wrapped_token_with_hidden_characters_is_replaced_where_it_stands() ->
     text = f"\u200b\u200ba {GITHUB[:20]}\u200b\r\n    {GITHUB[20:]} b"
 
     assert redact(text) == "\u200b\u200ba [REDACTED:github-token] b"
+
+
+PAIR = base64.b64encode(f"jo:{WORD}x".encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"Basic {PAIR}", "Basic [REDACTED:basic-auth]"),
+        (f"basic {PAIR.rstrip('=')}", "basic [REDACTED:basic-auth]"),
+        (f'{{"auth": "{PAIR}"}}', '{"auth": "[REDACTED:basic-auth]"}'),
+        (f"Authorization: {WORD}", "Authorization: [REDACTED:auth-header]"),
+        (f"'authorization': b'{WORD}'", "'authorization': b'[REDACTED:auth-header]'"),
+        (
+            "Authorization: Digest username=jo, response=1",
+            "Authorization: Digest [REDACTED:auth-header]",
+        ),
+        (f"bearer {WORD}", "bearer [REDACTED:bearer]"),
+        (f"x -u jo:{WORD} y", "x -u jo:[REDACTED:password] y"),
+        (f"psexec h -u jo -p {WORD} y", "psexec h -u jo -p [REDACTED:password] y"),
+        (f"https://{WORD}@h/p", "https://[REDACTED:url-password]@h/p"),
+    ],
+)
+def test_what_carries_a_secret(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "basic authentication",
+        "Basic " + base64.b64encode(b"no pair here").decode(),
+        "Basic " + base64.b64encode(b"\xff\xfe:\x00\x01 binary").decode(),
+        "Basic " + base64.b64encode("jo:ä".encode()).decode(),
+        "Basic abcdefghi",  # no base64
+        "authorization = base64.decodebytes",
+        "authorization: documentation-of-it",
+        "bearer authenticationwords",
+        "x -u jo:12345 y",
+        "https://documentation-of-it@h/p",
+    ],
+)
+def test_what_carries_none_stays(text: str) -> None:
+    assert redact(text) == text
