@@ -34,6 +34,7 @@ from palace.transport.unix import LineStream
 HELLO_S = 5.0
 LINGER_S = 2.0  # for one that was refused to read why; the broker may have to wait so long to leave
 LINE_MARGIN = 1024
+_ADOPTING = trio.CapacityLimiter(1)  # else whoever asks for it often takes all of Trio's threads
 
 logger = logging.getLogger("palace.broker")
 
@@ -325,7 +326,7 @@ async def adopt(state: BrokerState) -> str:
     if state.lifecycle.engine is not EngineState.READY or state.lifecycle.drain is not None:
         return ""  # what is being loaded is compared anyway
     try:
-        return str(await trio.to_thread.run_sync(state.services.engine.adopt))
+        return str(await trio.to_thread.run_sync(state.services.engine.adopt, limiter=_ADOPTING))
     except (PalaceError, sqlite3.Error) as error:
         logger.warning("what other programs wrote was not taken over: %s", redacted(error))
         return ""

@@ -1,10 +1,12 @@
 """A broker that serves as many clients as it may: looked at, stopped, and plain to the others."""
 
 import itertools
+import threading
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from palace.broker import connections
 from palace.broker.assemble import connections_max
@@ -13,6 +15,7 @@ from palace.client.control import Control
 from palace.protocol import wire
 from palace.protocol.budget import Use
 from palace.protocol.errors import BrokerFull, BrokerUnreachable, PalaceError
+from palace.protocol.lifecycle import EngineState
 from palace.settings.config import Config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -70,6 +73,32 @@ async def test_a_full_broker_can_be_looked_at_and_stopped(root: Path) -> None:
         assert await trio.to_thread.run_sync(ask) == CLIENTS
         await running.ended.wait()
         assert running.code == 0
+
+
+async def test_whoever_asks_for_an_adoption_again_and_again_takes_no_more_than_one_thread(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trio has forty for all, and a broker needs one to leave."""
+    asked, done = itertools.count(), threading.Event()
+    engine = GatedEngine()
+
+    def adopt() -> int:
+        next(asked)
+        done.wait(30)
+        return 0
+
+    monkeypatch.setattr(engine, "adopt", adopt)
+    async with open_broker(root, engine) as running:
+        await until(lambda: running.state.lifecycle.engine is EngineState.READY)
+        for _ in range(45):
+            running.connect().stream.send_soon(wire.encode_header(wire.CONTROL, {"ask": "adopt"}))
+        await until(lambda: running.state.connections.open == 45)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+
+        assert next(asked) == 1
+        assert await trio.to_thread.run_sync(threading.get_ident) > 0
+        done.set()
+        assert {(await shim.header())[0] for shim in running.shims} == {wire.ANSWER}
 
 
 async def test_a_refusal_is_not_taken_for_another_version(root: Path) -> None:
