@@ -1,6 +1,7 @@
 """A session's lines: parsed, answered if no engine is needed, and offered to admission."""
 
 from collections.abc import Mapping
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -44,15 +45,21 @@ APART = (
 
 TURN_LINES = 64  # that one connection has handled before others have their turn
 _LONG_LINES = trio.CapacityLimiter(1)  # each takes several times its size while it is parsed
+_PARTYS_TURN: WeakValueDictionary[str, trio.CapacityLimiter] = WeakValueDictionary()
 
 
-async def parsed(line: bytes) -> Request:
-    """Parse a line; where that takes long in a thread, so that the loop goes on meanwhile."""
+async def parsed(line: bytes, party: str) -> Request:
+    """Parse a line; where that takes long in a thread, so that the loop goes on meanwhile.
+
+    One of each party waits for its turn, however many connections send long ones.
+    """
     if is_light(line):
         return read_request(line, light=True)
-    return await trio.to_thread.run_sync(
-        read_request, line, limiter=_LONG_LINES, abandon_on_cancel=True
-    )
+    turn = _PARTYS_TURN.setdefault(party, trio.CapacityLimiter(1))
+    async with turn:
+        return await trio.to_thread.run_sync(
+            read_request, line, limiter=_LONG_LINES, abandon_on_cancel=True
+        )
 
 
 async def serve_lines(state: BrokerState, session: LiveSession, stream: Connection) -> None:
@@ -70,7 +77,9 @@ async def serve_lines(state: BrokerState, session: LiveSession, stream: Connecti
                     await trio.lowlevel.checkpoint()
                 is_header = isinstance(line, bytes) and line.startswith(wire.PREFIX)
                 # Before it has an ordinal: a goodbye that comes meanwhile says nothing of it.
-                request = line if is_header or isinstance(line, Request) else await parsed(line)
+                request = line
+                if not (is_header or isinstance(line, Request)):
+                    request = await parsed(line, session.party)
                 if reading.cancel_called:  # said goodbye: the rest is sent elsewhere
                     return
                 if isinstance(request, Request):

@@ -1,12 +1,14 @@
 """What a client may not do to the others: huge numbers, other clients' sessions."""
 
+import itertools
 import logging
 import threading
 from pathlib import Path
 
 import pytest
+import trio.testing
 
-from palace.broker import requests
+from palace.broker import connections, requests
 from palace.protocol import wire
 from palace.protocol.errors import TooLarge
 from palace.protocol.lifecycle import Reason
@@ -190,6 +192,40 @@ async def test_a_long_line_is_not_parsed_by_the_loop(
 
     short, text, long = threads
     assert short is text is threading.main_thread() is not long
+
+
+async def test_one_partys_long_lines_leave_another_its_turn(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    may_go = threading.Event()
+
+    def read(line: bytes, *, light: bool = False) -> Request:
+        request = read_request(line, light=light)
+        if not light:
+            asked.append(request.message["params"]["arguments"]["name"])
+            may_go.wait(30)
+        return request
+
+    monkeypatch.setattr(requests, "read_request", read)
+    count = itertools.count()
+    monkeypatch.setattr(
+        connections, "party_of_peer", lambda _peer: "pid 1" if next(count) < 10 else "pid 2"
+    )
+    async with open_broker(root) as running:
+        shims = [await running.session(f"s{number}") for number in range(6)]
+        for shim in shims[:5]:
+            shim.call("search", 1, name="one party's", more=[0] * SHORT_BYTES)
+        await until(lambda: asked)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        shims[5].call("search", 1, name="another's", more=[0] * SHORT_BYTES)
+        await until(lambda: requests._LONG_LINES.statistics().tasks_waiting == 1)
+        may_go.set()
+        for shim in shims:
+            await shim.reply()
+
+    assert asked[1] == "another's"
+    assert len(asked) == 6
 
 
 async def test_what_was_being_parsed_at_a_goodbye_was_not_read(root: Path) -> None:

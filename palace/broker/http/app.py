@@ -27,6 +27,7 @@ from palace.broker.reporting.metrics import CONTENT_TYPE, metrics_text
 from palace.broker.requests import parsed
 from palace.broker.state import BrokerState
 from palace.protocol import jsonrpc
+from palace.protocol.budget import HTTP
 from palace.protocol.errors import PalaceError
 from palace.protocol.request import PARSE_ERROR_REPLY, Request, ToolCall
 from palace.settings.environment import is_true
@@ -112,7 +113,7 @@ class HttpApp:
         if not body.strip():
             await exchange.answer(400, PARSE_ERROR_REPLY)
             return
-        request = await parsed(body)
+        request = await parsed(body, HTTP)
         exchange.ident = request.id
         if modern.is_asked(exchange, request):
             await self._post_modern(exchange, request)
