@@ -201,6 +201,7 @@ class _Stream:
         self._stream = stream
         self._connection = connection
         self._head = b""
+        self._sending = trio.Lock()
         self.was_heard = False
         self.socket = stream.socket
 
@@ -239,6 +240,10 @@ class _Stream:
         return data
 
     async def send_all(self, data: bytes) -> None:
+        async with self._sending:  # an answer, and what is wrong with what came behind its request
+            await self._send_all(data)
+
+    async def _send_all(self, data: bytes) -> None:
         for start in range(0, len(data), SEND_BYTES):
             with trio.move_on_after(SEND_S) as sending:
                 await self._stream.send_all(data[start : start + SEND_BYTES])
@@ -247,7 +252,8 @@ class _Stream:
                 raise trio.BrokenResourceError("the client doesn't read")
 
     async def send_eof(self) -> None:
-        await self._stream.send_eof()
+        async with self._sending:
+            await self._stream.send_eof()
 
     async def aclose(self) -> None:
         await self._stream.aclose()

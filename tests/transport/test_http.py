@@ -144,6 +144,24 @@ async def test_whoever_was_admitted_stays(monkeypatch: pytest.MonkeyPatch) -> No
         assert not connection.ended.is_set()
 
 
+async def test_an_answer_and_a_refusal_behind_it_are_sent_one_after_the_other() -> None:
+    """Of a broken body Hypercorn says so by itself, while the application answers."""
+    ours, theirs = trio.socket.socketpair()
+    size = 4 << 20  # more than the kernel takes
+    received = b""
+    with ours, theirs:
+        stream = http._Stream(trio.SocketStream(ours), HttpConnection())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, b"a" * size)
+            nursery.start_soon(stream.send_all, b"b" * size)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(stream.send_eof)
+            while piece := await theirs.recv(1 << 20):
+                received += piece
+
+    assert received in (b"a" * size + b"b" * size, b"b" * size + b"a" * size)
+
+
 async def test_a_handler_begins_once_a_whole_head_has_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
