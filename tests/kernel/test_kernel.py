@@ -119,7 +119,12 @@ def test_an_ended_child_is_reaped_once_with_its_status() -> None:
 def test_processes_are_told_apart_by_when_they_started() -> None:
     assert KERNEL.start_time(os.getpid()).isdigit()
     assert KERNEL.start_time(2**22 + 1) == ""
-    assert "python" in KERNEL.process_title(os.getpid())
+    program = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # before that it may still be on its way to its new title
+        assert " ".join(program) in KERNEL.process_title(process.pid)
+        process.communicate(b"\n")
 
 
 def test_this_machine_has_a_boot_and_a_local_disk(tmp_path: Path) -> None:

@@ -372,6 +372,17 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         (SERVER, "tool_checkpoint"),
         (SERVER, "tool_check_duplicate"),
         (SERVER, "tool_diary_write"),
+        (SERVER, "_collection_logical_drawer_record"),
+        (SERVER, "_delete_record"),
+        (SERVER, "_fetch_all_metadata"),
+        (CHROMA, "ChromaCollection"),
+        ("mempalace.palace", "get_collection"),
+        ("mempalace.sync", "sync_palace"),
+        ("mempalace.sync", "get_collection"),
+        ("mempalace.sync", "get_closets_collection"),
+        ("mempalace.sync", "_iter_drawer_metadata"),
+        ("mempalace.sync", "_delete_in_batches"),
+        ("mempalace.sync", "_purge_emptied_closets"),
     ],
     "list_files": [
         ("mempalace.palace_graph", "_get_tunnel_file"),
@@ -398,7 +409,7 @@ def _stand_in() -> dict[str, ModuleType]:
             setattr(modules[parent], last, module)
     for where, attribute in places:
         setattr(modules[where], attribute, place)
-    for name in ("add", "upsert", "get", "query"):
+    for name in ("add", "upsert", "get", "query", "delete"):
         setattr(place, name, place)  # it stands for stock's class of collections, too
     missing = ("mempalace.searcher", "CollectionNotInitializedError")
     setattr(modules[missing[0]], missing[1], LookupError)
