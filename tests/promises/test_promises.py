@@ -23,6 +23,7 @@ from tests.promises.table import (
 )
 from tests.promises.workspace import Copy, copied_tree
 from tests.support.faults.killing import is_deep, is_full
+from tests.support.machines.needs import need_command
 
 DEEP = 4  # mutants that the deep profile tries, others each day
 LINE = '        raise ValueError(f"other text than expected at offset {at}")'
@@ -169,6 +170,7 @@ def test_a_test_that_has_changed_has_another_key(
 
 @pytest.fixture(scope="module")
 def copy() -> Copy:
+    need_command("git")  # which names the files that belong to the tree
     with copied_tree() as made:
         yield made
 
