@@ -199,6 +199,12 @@ def test_errors_of_stocks_leave_what_the_specification_reserves(stocks: int, our
     )
 
 
+@pytest.mark.parametrize("reply", [{"jsonrpc": "2.0", "id": 1}, {"id": 1, "result": "text"}])
+def test_what_has_neither_result_nor_error_is_left_as_it_is(reply: dict[str, Any]) -> None:
+    payload = jsonrpc.encode(reply)
+    assert modern.in_modern_form(payload, 1, CATALOGUE) == payload
+
+
 def test_no_error_of_ours_is_in_the_range_that_json_rpc_reserves() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     codes = {kind.wire_code for kind in kinds if issubclass(kind, errors.PalaceError)}

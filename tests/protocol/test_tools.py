@@ -43,6 +43,23 @@ def checkpoint(items: Any) -> Tool:
     return classify_call({"method": "tools/call", "params": params})
 
 
+@pytest.mark.parametrize(
+    ("idents", "lane"),
+    [
+        (["d"] * LONG_ITEMS, Lane.LONG),
+        (["d"] * (LONG_ITEMS - 1), Lane.WRITER),
+        ("d" * LONG_ITEMS, Lane.WRITER),
+        (None, Lane.WRITER),
+    ],
+)
+def test_a_deletion_of_many_drawers_lets_others_come_between(idents: Any, lane: Lane) -> None:
+    arguments = {"drawer_ids": idents}
+    params = {"name": "mempalace_delete_drawers", "arguments": arguments}
+
+    assert classify_call({"params": params}).lane is lane
+    assert classify_call({"params": params | {"arguments": None}}).lane is Lane.WRITER
+
+
 def test_a_checkpoint_of_many_items_or_much_text_lets_others_come_between() -> None:
     item = {"content": "x"}
 
