@@ -118,9 +118,7 @@ def supported(catalogue: "Catalogue | None") -> "list[str]":
     return [*VERSIONS, *(catalogue.protocol_versions if catalogue is not None else ())]
 
 
-def inline_reply(
-    message: object, catalogue: "Catalogue | None", *, read_only: bool, strict: bool = False
-) -> object:
+def inline_reply(message: object, catalogue: "Catalogue | None", *, read_only: bool) -> object:
     """Answer what needs no engine in the form of the era in which it was asked.
 
     Returns what `jsonrpc.inline_reply` does; a malformed tool call, too, is answered here.
@@ -131,13 +129,9 @@ def inline_reply(
     assert isinstance(message, dict)
     if "id" not in message:
         return None  # a notification, which nobody answers
-    refusal = problem(message, catalogue, strict=strict)
+    refusal = problem(message, catalogue, strict=False) or unknown_method(message)
     if refusal is not None:
         return refusal
-    ident = message["id"]
-    unknown = unknown_method(message)
-    if unknown is not None:
-        return unknown
     if method == "tools/call" or catalogue is None:
         return jsonrpc.NOT_INLINE
     if method == "server/discover":
@@ -150,7 +144,7 @@ def inline_reply(
         told = {"tools": jsonrpc.tools_of(catalogue, read_only=read_only)}
         scope = "private"  # who may only read gets fewer
     cached = {"ttlMs": TTL_MS, "cacheScope": scope}
-    return jsonrpc.result(ident, {**_head(catalogue), **told, **cached})
+    return jsonrpc.result(message["id"], {**_head(catalogue), **told, **cached})
 
 
 def _head(catalogue: "Catalogue | None") -> "dict[str, Any]":

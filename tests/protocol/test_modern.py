@@ -29,8 +29,8 @@ def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in META.items() if not name.endswith(f"/{key}")}
 
 
-def inline(message: object, *, read_only: bool = False, strict: bool = False) -> Any:
-    return modern.inline_reply(message, CATALOGUE, read_only=read_only, strict=strict)
+def inline(message: object, *, read_only: bool = False) -> Any:
+    return modern.inline_reply(message, CATALOGUE, read_only=read_only)
 
 
 def test_a_client_learns_which_versions_and_capabilities_there_are() -> None:
@@ -85,7 +85,8 @@ def test_a_request_without_its_clients_capabilities_is_malformed(capabilities: o
     for method in ("tools/list", "tools/call"):
         assert inline(request(method, meta=meta))["error"]["code"] == -32602
     assert "supportedVersions" in inline(request("server/discover", meta=meta))["result"]
-    probe = inline(request("server/discover", meta=meta), strict=True)
+    probe = modern.problem(request("server/discover", meta=meta), CATALOGUE)
+    assert probe is not None
     assert probe["error"]["code"] == -32602
 
 

@@ -115,29 +115,17 @@ class HttpApp:
             return
         request = await parsed(body, HTTP)
         exchange.ident = request.id
-        if modern.is_asked(exchange, request):
-            await self._post_modern(exchange, request)
-            return
+        stands_alone = modern.is_asked(exchange, request)
+        if stands_alone:
+            refusal = modern.refusal(exchange, request, self.state.services.catalogue)
+            if refusal is not None:
+                await exchange.answer(*refusal)
+                return
         try:
-            session = self._session(exchange, request)
-            pending = self.sessions.post(session, request)
-        except PalaceError as problem:
-            await exchange.answer(200, _failure(request, problem))
-            return
-        await self._deliver(exchange, session, Posting(request, pending))
-
-    async def _post_modern(self, exchange: Exchange, request: Request) -> None:
-        """Answer a request that stands for itself: no session is named, and none is given."""
-        refusal = modern.refusal(exchange, request, self.state.services.catalogue)
-        if refusal is not None:
-            await exchange.answer(*refusal)
-            return
-        try:
-            session = self.sessions.open(
-                client=exchange.header("user-agent")[:100],
-                read_only=is_true(exchange.header("palace-read-only"), "Palace-Read-Only"),
-                lasting=False,
-            )
+            if stands_alone:  # no session is named, and none is given
+                session = self._open(exchange, lasting=False)
+            else:
+                session = self._session(exchange, request)
             pending = self.sessions.post(session, request)
         except PalaceError as problem:
             await exchange.answer(200, _failure(request, problem))
@@ -151,10 +139,13 @@ class HttpApp:
         if ident:
             return self._named(ident)
         begins = EVENTS in exchange.header("accept") and request.method == "initialize"
+        return self._open(exchange, lasting=begins)
+
+    def _open(self, exchange: Exchange, *, lasting: bool) -> HttpSession:
         return self.sessions.open(
             client=exchange.header("user-agent")[:100],
             read_only=is_true(exchange.header("palace-read-only"), "Palace-Read-Only"),
-            lasting=begins,
+            lasting=lasting,
         )
 
     def _named(self, ident: str) -> HttpSession:
@@ -164,7 +155,7 @@ class HttpApp:
         return session
 
     def _check_version(self, exchange: Exchange, request: Request) -> None:
-        version = exchange.header("mcp-protocol-version")
+        version = exchange.header(modern.VERSION)
         catalogue = self.state.services.catalogue
         if request.method == "initialize" or not version or catalogue is None:
             return  # a handshake agrees upon a version, whatever its header wishes for

@@ -58,9 +58,9 @@ def refusal(
 
 def unsupported(version: str, catalogue: Catalogue | None) -> Refused:
     """Return the refusal of a version that stands in the header alone."""
-    refused = Refused(400, "Unsupported protocol version")
-    refused.code = modern.UNSUPPORTED_VERSION
-    refused.data = {"supported": modern.supported(catalogue), "requested": version[:100]}
+    error = modern.unsupported(None, version, catalogue)["error"]
+    refused = Refused(400, error["message"])
+    refused.code, refused.data = error["code"], error["data"]
     return refused
 
 
