@@ -211,10 +211,10 @@ def _session_of(state: BrokerState, hello: Hello, peer: Peer) -> LiveSession:
     proof = proof_of(hello.secret) if hello.secret else ""
     session = state.sessions.get(hello.session)
     stranger = wire.wants_proof(hello.session) and hello.session != wire.session_name(proof)
-    goes_on = session is not None and not stranger and session.may_go_on(proof, peer.pid)
     if (
-        goes_on
-        and session is not None
+        session is not None
+        and not stranger
+        and session.may_go_on(proof, peer.pid)
         and not is_anothers(state.services, session, peer, hello.token)
     ):
         return session

@@ -502,12 +502,9 @@ async def test_a_long_call_comes_as_a_stream_of_events(
         caller = await dial()
         message = call("search", 3, name="found", hold="gate")
         await caller.begin("POST", "/mcp", body=json.dumps(message).encode(), accept=ACCEPT)
-        data = b""
-        while b"under way" not in data:
-            data += await caller.stream.receive_some()
+        data = await caller.read_until(b"under way")
         running.engine.gate("gate").set()
-        while b"data: " not in data:
-            data += await caller.stream.receive_some()
+        data = await caller.read_until(b"data: ", data)
         only = await (await dial()).post(request("ping"), accept="text/event-stream")
 
     assert b"content-type: text/event-stream" in data
@@ -530,8 +527,7 @@ async def test_a_long_call_that_asked_for_progress_is_told_of_it(
         while data.count(b"data: ") < 2:
             data += await caller.stream.receive_some()
         running.engine.gate("gate").set()
-        while b'"result"' not in data:
-            data += await caller.stream.receive_some()
+        data = await caller.read_until(b'"result"', data)
 
     said = [json.loads(part.partition(b"\n")[0]) for part in data.split(b"data: ")[1:]]
     assert {one["method"] for one in said[:-1]} == {"notifications/progress"}

@@ -99,9 +99,7 @@ async def test_a_header_that_stands_there_twice_is_refused(home: Path, dial: Dia
             b"content-length: %d" % len(body),
         ]
         await caller.stream.send_all(b"\r\n".join([*lines, b"", body]))
-        data = b""
-        while b"-32020" not in data:
-            data += await caller.stream.receive_some()
+        data = await caller.read_until(b"-32020")
 
     assert data.startswith(b"HTTP/1.1 400")
 
@@ -236,12 +234,9 @@ async def test_a_long_call_comes_as_events_that_no_proxy_holds_back(
         said = {"mcp_protocol_version": MODERN, "mcp_method": "tools/call", "accept": ACCEPT}
         body = json.dumps(message).encode()
         await caller.begin("POST", "/mcp", body=body, mcp_name="mempalace_search", **said)
-        data = b""
-        while b"under way" not in data:
-            data += await caller.stream.receive_some()
+        data = await caller.read_until(b"under way")
         running.engine.gate("gate").set()
-        while b"data: " not in data:
-            data += await caller.stream.receive_some()
+        data = await caller.read_until(b"data: ", data)
 
     assert b"x-accel-buffering: no" in data
     last = json.loads(data.partition(b"data: ")[2].partition(b"\n")[0])

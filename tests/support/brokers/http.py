@@ -91,6 +91,12 @@ class Caller:
     async def post(self, message: Any, **headers: str) -> Answer:
         return await self.ask("POST", "/mcp", body=json.dumps(message).encode(), **headers)
 
+    async def read_until(self, mark: bytes, data: bytes = b"") -> bytes:
+        """Return what has come, `data` before it, as soon as `mark` is in it."""
+        while mark not in data:
+            data += await self.stream.receive_some()
+        return data
+
     async def ended(self) -> bool:
         """Tell whether the broker hangs up, once it does."""
         try:
