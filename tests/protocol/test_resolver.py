@@ -146,6 +146,14 @@ def test_a_request_for_what_is_anothers_asks_for_nothing() -> None:
     assert intersect_readable(tree, "a", []) == readable(tree, "a")
 
 
+def test_those_below_a_workspace_are_told_in_order() -> None:
+    named = {name: Workspace(id=name, parent="lead") for name in ("tern", "eider")}
+    tree = Tree(named | {"lead": Workspace(id="lead")})
+
+    assert list(tree.below("lead")) == ["eider", "tern"]
+    assert list(tree.below("tern")) == []
+
+
 # Names.
 
 BAD_IDS: list[Any] = [
@@ -205,6 +213,6 @@ def test_whatever_is_accepted_is_harmless(text: Any) -> None:
 
 @pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "a\u202e", "a" * 4097, None, 3])
 def test_a_line_is_one_that_a_terminal_can_show(text: Any) -> None:
-    with pytest.raises(WorkspaceRefused):
+    with pytest.raises(WorkspaceRefused, match="can't be a label"):
         checked_line(text, "a label")
     assert checked_line("the reviewer's own", "a label") == "the reviewer's own"

@@ -14,6 +14,7 @@ from palace.protocol.rights import (
     Peer,
     Right,
     Who,
+    is_out_of_place,
     local_peer,
     right_of,
 )
@@ -97,3 +98,14 @@ def test_a_message_calls_a_peer_by_what_its_owner_can_look_for(peer: Peer, calle
 def test_a_peer_may_what_the_table_says_of_it() -> None:
     for who, rights in RIGHTS.items():
         assert {right for right in Right if Peer(who=who).may(right)} == set(rights)
+
+
+def test_the_owners_tools_are_for_palaces_own_commands_and_the_others_are_not() -> None:
+    def call(name: str) -> object:
+        return {"id": 1, "method": "tools/call", "params": {"name": name, "arguments": {}}}
+
+    owners, stocks = tool_call(call("palace_workspace_add")), tool_call(call("mempalace_search"))
+    assert is_out_of_place(owners, from_command=False)
+    assert not is_out_of_place(owners, from_command=True)
+    assert is_out_of_place(stocks, from_command=True)
+    assert not is_out_of_place(stocks, from_command=False)
