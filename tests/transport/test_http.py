@@ -26,6 +26,7 @@ class App:
 
     body: bytes = b"answer"
     admits: bool = True
+    asked: int = 0
     may_answer: trio.Event = attrs.field(factory=trio.Event)
     begun: trio.Event = attrs.field(factory=trio.Event)
 
@@ -35,6 +36,7 @@ class App:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         if self.admits:
             scope["state"]["connection"].admit()
+        self.asked += 1
         self.begun.set()
         if scope["path"] == "/fault":
             raise LookupError("a fault of the application")
@@ -201,8 +203,11 @@ async def test_strangers_failures_put_the_next_off_and_nobody_with_a_token() -> 
         put_off_s = server._pace.next_s
         assert put_off_s > trio.current_time() - pace.MOST_S
         server._pace.next_s = trio.current_time() + 3600
+        asked = app.asked
         next_one, known = await connect(), await connect()
         await next_one.stream.send_all(REQUEST)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert app.asked == asked, "its turn has not come"
         await known.stream.send_all(
             b"GET / HTTP/1.1\r\nhost: x\r\nAuthorization: Bearer right\r\n\r\n"
         )
