@@ -341,6 +341,9 @@ class Broker:
         """B9: open the store, off the loop; calls wait in admission meanwhile."""
         state, services = self.state, self.state.services
         await self._wait_for_fence()
+        ownership = services.ownership
+        if not services.kernel.same_file(ownership.lock_fd, ownership.paths.lock):
+            return  # the watch ends this broker: what is there now is not ours to open
         services.kernel.trace("B9.open")  # before it: an owner that dies in there may have it open
         try:
             catalogue = await trio.to_thread.run_sync(services.engine.load, abandon_on_cancel=True)

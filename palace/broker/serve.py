@@ -181,7 +181,7 @@ def _fail(report: Report, error: PalaceError, kernel: Kernel) -> int:
 
 def _last_act(error: PalaceError) -> str:
     """Return by which step of the protocol a process gives up."""
-    if isinstance(error, LockHeld):
+    if isinstance(error, LockHeld) and not isinstance(error, lock.LockReplaced):
         return "B2.lost"
     if isinstance(error, OnHold):
         return "B3.held"

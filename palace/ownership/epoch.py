@@ -11,7 +11,7 @@ import uuid
 
 from palace.kernel.kernel import Kernel
 from palace.ownership.format import keep_format
-from palace.ownership.lock import Ownership
+from palace.ownership.lock import Ownership, replaced_meanwhile
 from palace.protocol import wire
 from palace.protocol.errors import LockFailed
 from palace.settings.paths import Paths
@@ -74,8 +74,12 @@ def last_epoch(paths: Paths, kernel: Kernel) -> int:
     return max(number, _published_epoch(paths, kernel), _journalled_epoch(paths, kernel))
 
 
-def take_epoch(ownership: Ownership, kernel: Kernel) -> None:
-    """B5: the palace's identity, and the next epoch, durable before the store is opened."""
+def take_epoch(ownership: Ownership, kernel: Kernel, *, may_begin: bool = True) -> None:
+    """B5: the palace's identity, and the next epoch, durable before the store is opened.
+
+    `may_begin`: a directory without an identity is a new palace; else it took the place of one,
+    and raises LockReplaced.
+    """
     paths = ownership.paths
     _sweep(paths, kernel)
     keep_format(paths, kernel)
@@ -86,6 +90,8 @@ def take_epoch(ownership: Ownership, kernel: Kernel) -> None:
             "it from a backup, or remove it: the palace then gets a new one."
         )
     if not identity:
+        if not may_begin:
+            raise replaced_meanwhile(paths)
         identity = uuid.uuid4().hex
         kernel.write_durable(paths.palace_id, identity.encode() + b"\n")
     ownership.palace_id = identity

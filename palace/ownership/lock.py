@@ -146,6 +146,27 @@ def take_lock(paths: Paths, kernel: Kernel) -> Ownership:
     raise LockFailed(f"{paths.lock} keeps being replaced: something removes lock files in there.")
 
 
+class LockReplaced(LockHeld):
+    """The directory was replaced between its lock and what came next: an election that is lost."""
+
+
+def check_in_place(ownership: Ownership, kernel: Kernel) -> None:
+    """Refuse where broker.lock is not the file that was locked: its directory was replaced.
+
+    What is there instead may be owned by another process, and is nothing that was looked at.
+    """
+    if not kernel.same_file(ownership.lock_fd, ownership.paths.lock):
+        raise replaced_meanwhile(ownership.paths)
+
+
+def replaced_meanwhile(paths: Paths) -> LockReplaced:
+    """Return the error that sends whoever wanted a broker to ask again."""
+    return LockReplaced(
+        f"{paths.root} was replaced by another program while its lock was taken. Ask again: the "
+        "next owner brings back what was served there."
+    )
+
+
 def _open(path: str, kernel: Kernel) -> int:
     try:
         return kernel.open_lock(path)

@@ -6,6 +6,7 @@ Standard library only, and light: every owner runs through here.
 from palace.kernel.kernel import Kernel
 from palace.ownership import epoch
 from palace.ownership.keys import KeyFile, take_keys
+from palace.ownership.lock import check_in_place
 from palace.ownership.served import (
     Memory,
     Served,
@@ -35,24 +36,32 @@ def take_place(
     says.  A copy of a palace that is still where it was becomes a palace of its own, as soon as it
     is served; maintenance leaves it as it is, and remembers nothing of it.
     A state directory that can't be written is no reason not to serve: the doctor names it.
+    Raises LockReplaced where the directory was replaced since its lock was taken.
     """
     paths = ownership.paths
+    check_in_place(ownership, kernel)
     known = read_served(paths.root, environ, kernel)
     identity = identity_of(kernel.read_hint(paths.palace_id, 200))
+    # stock and people rename the directory at any moment.  Where something was served, one without
+    # an identity is not what was locked: it would be served as a new palace, and the memories of
+    # the one that was be taken for another palace's.
+    may_begin = not identity and (known is None or is_empty(known))
     copied = ""
     if identity and (known is None or known.palace_id != identity):
         other = copy_of(paths, identity, environ, kernel)
         if other is not None and not serves:
-            epoch.take_epoch(ownership, kernel)
+            epoch.take_epoch(ownership, kernel, may_begin=False)
             memory = Memory(_to_remember(ownership, known, kernel), environ, kernel)
             memory.keys = _keys(ownership, "", environ, kernel)
             return memory
         if other is not None:
             copied = f"{other.palace_id} at {other.path}"
             kernel.unlink(paths.palace_id)  # the owner of this one makes a new identity
+            may_begin = True
     elif identity and known is not None and known.epoch > epoch.last_epoch(paths, kernel):
         kernel.write_durable(paths.epoch, f"{known.epoch}\n".encode())
-    epoch.take_epoch(ownership, kernel)
+    epoch.take_epoch(ownership, kernel, may_begin=may_begin)
+    check_in_place(ownership, kernel)  # before it is remembered
     served = _to_remember(ownership, known, kernel)
     served.copied_from = copied or served.copied_from
     memory = Memory(served, environ, kernel)

@@ -1,8 +1,11 @@
 """What is remembered of a path outside of its palace, and what is concluded from it."""
 
+import contextlib
+import itertools
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +28,7 @@ from palace.ownership.served import (
     saved_copies,
     saved_copy_path,
 )
-from palace.protocol.errors import OnHold, PalaceReplaced
+from palace.protocol.errors import LockHeld, OnHold, PalaceReplaced
 from palace.settings.paths import Paths
 from tests.support.machines.needs import need_root
 
@@ -343,3 +346,51 @@ def test_memories_without_a_journal_are_missed_like_those_with_one(
     missing = find_missing(paths, environ, KERNEL)
     assert missing is not None
     assert missing.unjournalled
+
+
+@pytest.mark.parametrize("serves", [True, False])
+@pytest.mark.parametrize("instead", ["", "f" * 32])
+def test_a_directory_that_is_replaced_while_it_is_taken_stays_whose_it_was(
+    tmp_path: Path, environ: dict[str, str], serves: bool, instead: str
+) -> None:
+    """Whichever call comes after a rename of it, as by stock, makes no palace of what is there."""
+    for number in itertools.count():
+        paths = make(tmp_path / f"palace{number}")
+        identity = serve(paths, environ, seq=9).served.palace_id
+        owner = lock.take_lock(paths, KERNEL)
+        kernel = _Replacing(paths.root, instead, before=number)
+        with contextlib.suppress(LockHeld, FileNotFoundError):
+            take_place(owner, environ, kernel, serves=serves)
+        KERNEL.close(owner.lock_fd)
+        if not kernel.is_done:
+            assert number > 20
+            return
+        assert number or os.listdir(paths.root) == (["palace_id"] if instead else [])
+        assert served.holds(paths.root, instead, KERNEL)
+        remembered = read_served(paths.root, environ, KERNEL)
+        assert remembered is not None
+        assert (remembered.palace_id, remembered.seq, remembered.former_id) == (identity, 9, "")
+        assert instead or find_missing(paths, environ, KERNEL) is not None
+        assert served.holds(f"{paths.root}.pre-rebuild-1", identity, KERNEL)
+
+
+class _Replacing(Kernel):
+    """A kernel under which a directory is renamed before one of its calls, and there is another."""
+
+    def __init__(self, root: str, identity: str, *, before: int) -> None:
+        self._root, self._identity, self._before = root, identity, before
+        self._calls = 0
+        self.is_done = False
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name.startswith("_") or not callable(found):
+            return found
+        if self._calls == self._before:
+            self.is_done = True
+            os.rename(self._root, f"{self._root}.pre-rebuild-1")
+            os.mkdir(self._root, 0o700)
+            if self._identity:
+                Path(f"{self._root}/palace_id").write_text(f"{self._identity}\n")
+        self._calls += 1
+        return found
