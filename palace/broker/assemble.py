@@ -1,6 +1,7 @@
 """Putting an owner's parts together, once it holds the lock."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from palace.broker.lanes import Lanes
 from palace.broker.leaving import Leaving
@@ -45,6 +46,8 @@ def assemble(
     """Return an owner's parts with the real engine."""
     memory = ownership.memory
     keys = memory.keys.ring if memory is not None and memory.keys is not None else ANYBODYS
+    if memory is not None:
+        memory.in_place = partial(kernel.same_file, ownership.lock_fd, ownership.paths.lock)
     stamp = Stamp(
         epoch=ownership.epoch,
         writer=ownership.incarnation,

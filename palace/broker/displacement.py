@@ -22,6 +22,7 @@ import attrs
 
 from palace.broker.services import Services
 from palace.kernel.kernel import Kernel
+from palace.ownership.lock import check_in_place
 from palace.ownership.served import REPLACED, Memory, holds, is_empty
 from palace.protocol.errors import ConfigError
 from palace.protocol.lifecycle import EngineState, Lifecycle
@@ -61,9 +62,14 @@ class Displacement:
         return self.services.ownership.memory
 
     def begin(self) -> None:
-        """Remember what the directory is, and keep it open, so that its new name can be asked."""
+        """Remember what the directory is, and keep it open, so that its new name can be asked.
+
+        Raises LockReplaced where it is not the one whose lock this owner holds, as far as that lies
+        in it: then nothing of the palace's is here to be watched.
+        """
         self._root_fd = self._kernel.open_directory(self._paths.root)
         self._learn(self._paths.root)
+        check_in_place(self.services.ownership, self._kernel)
 
     def _learn(self, path: str) -> None:
         found = self._kernel.file_id(path)

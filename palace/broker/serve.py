@@ -223,7 +223,7 @@ def _serve(startup: Startup) -> int:
     if served.check_remembered_hold(paths, environ, kernel) is not None:
         from palace.engine.durability.bring_back import bring_back
 
-        say(bring_back(paths, environ, kernel), startup.report, kernel, level="warning")
+        say(bring_back(ownership, environ, kernel), startup.report, kernel, level="warning")
     try:
         return _run(startup, ownership, *_become_owner(startup, ownership))
     except (PalaceError, ImportError, OSError) as error:

@@ -7,6 +7,7 @@ from palace.commands.maintenance import leave_request
 from palace.engine.durability.bring_back import bring_back, find_sources
 from palace.engine.durability.offline import hold_palace
 from palace.kernel.kernel import Kernel
+from palace.ownership.lock import Ownership
 from palace.ownership.served import (
     Served,
     find_missing,
@@ -40,8 +41,8 @@ def recover_palace(paths: Paths, environment: ShimEnvironment, *, stop: bool) ->
         return f"{paths.root} holds what was served there. {_rest(served)}"
     done: list[str] = []
 
-    def prepare(held: Kernel) -> None:
-        done.append(bring_back(paths, environment.all, held, asked=True))
+    def prepare(ownership: Ownership, held: Kernel) -> None:
+        done.append(bring_back(ownership, environment.all, held, asked=True))
 
     leave = leave_request(paths, environment, stop=stop)
     with hold_palace(paths, environment, ask_to_leave=leave, prepare=prepare):

@@ -95,7 +95,7 @@ def restore_backup(
     Raises BackupBroken and NotEmpty before anything is changed.
     """
     check_backup(backup, Kernel(), keys, progress_shown())
-    prepare = partial(_prepare, paths, environment, backup, replace=how.replace)
+    prepare = partial(_prepare, environment, backup, replace=how.replace)
     leave = leave_request(paths, environment, stop=how.stop)
     with hold_palace(paths, environment, ask_to_leave=leave, prepare=prepare) as held:
         kept = _put_in_place(held, backup, keys)
@@ -129,9 +129,15 @@ def _renew_tokens(held: OwnedPalace, epoch: int) -> None:
 
 
 def _prepare(
-    paths: Paths, environment: ShimEnvironment, backup: Backup, kernel: Kernel, *, replace: bool
+    environment: ShimEnvironment,
+    backup: Backup,
+    ownership: lock.Ownership,
+    kernel: Kernel,
+    *,
+    replace: bool,
 ) -> None:
     """Check the place, then settle settings, identity and epoch; the palace's lock is held."""
+    paths = ownership.paths
     config = _config_to_be(paths, environment, backup, kernel)
     check_journalled("", config.config_dir, environment.all)  # what is there makes way
     if not replace:

@@ -44,6 +44,18 @@ def origin_of(segment: Segment, kernel: Kernel, keys: Keyring = ANYBODYS) -> str
     return ""
 
 
+def begun_in(segments: Sequence[Segment], kernel: Kernel, keys: Keyring = ANYBODYS) -> int:
+    """Return the epoch in which a journal was begun, 0 where its first segment isn't among these.
+
+    Of two journals with one palace's name it tells which is which: a second one is a later epoch's.
+    """
+    if not segments or segments[0].first != 1:
+        return 0
+    for _, found in read_segment(segments[0], kernel, keys):
+        return found.epoch if isinstance(found, Record) and found.action == SEGMENT else 0
+    return 0
+
+
 def origin_in(header: Record) -> str:
     """Return the palace that a segment's header names, "" where it names none."""
     origin = object_of(header.payload).get("origin")

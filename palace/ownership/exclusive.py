@@ -29,7 +29,7 @@ def exclusive_use(
     environment: ShimEnvironment,
     *,
     ask_to_leave: Callable[[], None] | None,
-    prepare: Callable[[Kernel], None],
+    prepare: Callable[[lock.Ownership, Kernel], None],
 ) -> Iterator[tuple[lock.Ownership, Config, Kernel]]:
     """Own the palace until the block ends, and work in an owner's environment meanwhile.
 
@@ -43,7 +43,7 @@ def exclusive_use(
     ownership = _take_lock(paths, kernel, ask_to_leave)
     lookout = Lookout(ownership, kernel)
     try:
-        prepare(kernel)
+        prepare(ownership, kernel)
         loaded = load_settings(paths, environ, kernel)
         config = loaded.config
         with _working_as_owner(config, environ, kernel):

@@ -86,7 +86,7 @@ def _to_remember(ownership: "Ownership", known: "Served | None", kernel: Kernel)
     served = Served(ownership.paths.root, ownership.palace_id)
     if known is not None and known.palace_id == ownership.palace_id:
         served.copied_from, served.former_id = known.copied_from, known.former_id
-        served.unjournalled = known.unjournalled
+        served.unjournalled, served.begun = known.unjournalled, known.begun
         served.seq, served.lost_from, served.lost_to = known.seq, known.lost_from, known.lost_to
     elif known is not None and not is_empty(known):
         served.former_id = known.palace_id

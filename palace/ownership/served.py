@@ -20,7 +20,7 @@ from palace.settings.paths import Paths, path_key, state_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from palace.ownership.keys import KeyFile
 
@@ -32,8 +32,8 @@ REPLACED = ".old"  # what stock's migrate calls the directory that it removes a 
 SWAP_S = 10.0
 SWAP_POLL_S = 0.05
 _TEXTS = ("path", "palace_id", "since", "moved_to", "copied_from", "former_id", "saved")
-_NEWER = ("saved",)  # which older versions don't write
-_NUMBERS = ("epoch", "seq", "lost_from", "lost_to")
+_NUMBERS = ("epoch", "seq", "lost_from", "lost_to", "begun")
+_NEWER = ("saved", "begun")  # which older versions don't write
 
 
 class Served:
@@ -45,6 +45,8 @@ class Served:
     `saved` is where a broker saved what the directory held when it was replaced, "" for nowhere.
     The records `lost_from` to `lost_to` were acknowledged and are in no copy; 0: nothing is lost.
     `unjournalled` says that it held memories which no journal knew.
+    `begun` is the epoch in which its journal was begun, 0 where that isn't known: an owner whose
+    directory was replaced as it opened it may have begun another one in what took its place.
     """
 
     __slots__ = (*_TEXTS, *_NUMBERS, "held", "unjournalled")
@@ -53,7 +55,7 @@ class Served:
         self.path = path
         self.palace_id = palace_id
         self.since = self.moved_to = self.copied_from = self.former_id = self.saved = ""
-        self.epoch = self.seq = self.lost_from = self.lost_to = 0
+        self.epoch = self.seq = self.lost_from = self.lost_to = self.begun = 0
         self.held = self.unjournalled = False
 
     def encode(self) -> bytes:
@@ -78,7 +80,8 @@ def _decode(data: "bytes | None") -> "Served | None":
             told = found.get(name, "") if name in _NEWER else found[name]
             setattr(served, name, str(told))
         for name in _NUMBERS:
-            setattr(served, name, number_in(found, name))
+            if name in found or name not in _NEWER:
+                setattr(served, name, number_in(found, name))
         served.held = found["held"] is True
         served.unjournalled = found.get("unjournalled") is True  # older versions don't write it
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -179,13 +182,15 @@ def saved_copy_path(root: str, epoch: int, environ: "Mapping[str, str]") -> str:
 class Memory:
     """What an owner remembers of the palace that it serves, for as long as it serves it.
 
-    `keys` are those of its journal, None where they can't be kept.
+    `keys` are those of its journal, None where they can't be kept; `in_place` tells whether the
+    directory is still the one whose lock its owner holds.
     """
 
-    __slots__ = ("_environ", "_kernel", "keys", "served")
+    __slots__ = ("_environ", "_kernel", "in_place", "keys", "served")
 
     def __init__(self, served: Served, environ: "Mapping[str, str]", kernel: Kernel) -> None:
         self.served = served
+        self.in_place: Callable[[], bool] = lambda: True
         self.keys: KeyFile | None = None
         self._environ = environ
         self._kernel = kernel
@@ -194,6 +199,12 @@ class Memory:
         """Remember the last record that is durable in the journal, if it is a new one."""
         if seq > self.served.seq:
             self.served.seq = seq
+            self._keep()
+
+    def note_begun(self, epoch: int) -> None:
+        """Remember in which epoch the journal that is served here was begun."""
+        if epoch != self.served.begun:
+            self.served.begun = epoch
             self._keep()
 
     def note_unjournalled(self) -> None:

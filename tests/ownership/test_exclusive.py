@@ -26,7 +26,7 @@ from palace.ownership.exclusive import exclusive_use
 from palace.settings.environment import read_environment
 from palace.settings.paths import Paths
 with exclusive_use(
-    Paths(sys.argv[1]), read_environment(), ask_to_leave=None, prepare=lambda _kernel: None
+    Paths(sys.argv[1]), read_environment(), ask_to_leave=None, prepare=lambda *_held: None
 ):
     print("held", flush=True)
     sys.stdin.read()
@@ -66,7 +66,7 @@ def test_libraries_see_a_brokers_environment_and_directory_within_it(
     monkeypatch.chdir(tmp_path)
     seen: dict[str, object] = {}
 
-    def prepare(_kernel: Kernel) -> None:
+    def prepare(_ownership: Ownership, _kernel: Kernel) -> None:
         seen["before"] = os.environ.get("CHROMA_SERVER_HOST")
 
     with exclusive_use(palace, read_environment(), ask_to_leave=None, prepare=prepare):

@@ -11,7 +11,9 @@ has stores at best.  The rest is looked for
 | beside the directory | stock: its archives and copies, by the names that it gives them |
 | where it was seen to go | whoever moved it; only if the user asks for it |
 
-and the journal that reaches furthest is taken.  It is copied, so that an archive stays what it was.
+and the journal that reaches furthest is taken; one that was begun beside the palace's own, by an
+owner whose directory was replaced as it opened it, counts last, however far it reaches.  It is
+copied, so that an archive stays what it was.
 The stores are left as they are: the owner that opens them next compares them with the journal,
 writes again what they lack, and adopts the rest as another program's changes.
 
@@ -28,10 +30,16 @@ import attrs
 from palace.engine.durability.swap import PLAN, Exchange, Move
 from palace.journal.copying import copy_file
 from palace.journal.journal import Journal, read_tail
+from palace.journal.origin import begun_in
 from palace.journal.segment import ARCHIVE, SUFFIX, list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership.keys import ring_of
-from palace.ownership.lock import attempts, wait_for_mempalace
+from palace.ownership.lock import (
+    Ownership,
+    attempts,
+    replaced_meanwhile,
+    wait_for_mempalace,
+)
 from palace.ownership.served import (
     REPLACED,
     Served,
@@ -56,31 +64,36 @@ SWAP_POLL_S = 0.1
 
 @attrs.frozen(kw_only=True)
 class Source:
-    """A journal of the palace that is missing; `seq` is its last record."""
+    """A journal of the palace that is missing; `seq` is its last record.
+
+    `known` says that it is the one which was served, as far as its beginning tells.
+    """
 
     root: str
     seq: int
     epoch: int
     whole: bool
+    known: bool = True
 
     @property
     def journal(self) -> str:
         return f"{self.root}/journal"
 
     @property
-    def rank(self) -> tuple[bool, int, int]:
-        return self.whole, self.seq, self.epoch
+    def rank(self) -> tuple[bool, bool, int, int]:
+        return self.known, self.whole, self.seq, self.epoch
 
 
 def bring_back(
-    paths: Paths, environ: Mapping[str, str], kernel: Kernel, *, asked: bool = False
+    ownership: Ownership, environ: Mapping[str, str], kernel: Kernel, *, asked: bool = False
 ) -> str:
     """Bring back what was served at a path and is missing there; return what was done.
 
-    The caller holds the palace's lock.  `asked`: by the user, who may want it from where it was
-    moved to.  Raises PalaceReplaced where it is nowhere, ForeignWriter while stock works on the
-    directory, OSError.
+    `asked`: by the user, who may want it from where it was moved to.
+    Raises PalaceReplaced where it is nowhere, ForeignWriter while stock works on the directory,
+    LockReplaced where the directory that was locked is replaced meanwhile, OSError.
     """
+    paths = ownership.paths
     if kernel.file_id(f"{paths.root}/{PLAN}") is not None:
         Exchange(paths, load_config(paths, environ, kernel).graph, kernel).finish()
     missing = find_missing(paths, environ, kernel)
@@ -91,7 +104,7 @@ def bring_back(
     if not sources:
         raise gone(missing, environ, kernel, tried=", nor in an archive of stock's beside it")
     best = max(sources, key=lambda source: source.rank)
-    _put_in_place(paths, kernel, missing, best, sources)
+    _put_in_place(ownership, kernel, missing, best, sources)
     lost = missing.seq - best.seq
     if lost > 0:
         # A resent line may be among what is missing: it is answered with "unknown".
@@ -143,7 +156,8 @@ def find_sources(
     roots += archives_of(paths, missing, kernel)
     if asked and holds(missing.moved_to, missing.palace_id, kernel):
         roots.append(missing.moved_to)
-    return [source for root in roots if (source := _source(root, kernel, keys)) is not None]
+    found = (_source(root, kernel, keys, missing.begun) for root in roots)
+    return [source for source in found if source is not None]
 
 
 def archives_of(paths: Paths, missing: Served, kernel: Kernel) -> list[str]:
@@ -157,17 +171,20 @@ def archives_of(paths: Paths, missing: Served, kernel: Kernel) -> list[str]:
     return [root for root in found if holds(root, missing.palace_id, kernel)]
 
 
-def _source(root: str, kernel: Kernel, keys: Keyring) -> Source | None:
+def _source(root: str, kernel: Kernel, keys: Keyring, begun: int) -> Source | None:
     segments = list_segments(f"{root}/journal", kernel)
     if not segments:
         return None
     tail = read_tail(segments, kernel, keys)
-    return Source(root=root, seq=tail.seq, epoch=tail.epoch, whole=not tail.gaps)
+    first = begun_in(list_segments(f"{root}/journal", kernel, archived=True), kernel, keys)
+    known = not begun or not first or first == begun
+    return Source(root=root, seq=tail.seq, epoch=tail.epoch, whole=not tail.gaps, known=known)
 
 
 def _put_in_place(
-    paths: Paths, kernel: Kernel, missing: Served, best: Source, sources: list[Source]
+    ownership: Ownership, kernel: Kernel, missing: Served, best: Source, sources: list[Source]
 ) -> None:
+    paths = ownership.paths
     scratch = f"{paths.root}/{SCRATCH}{missing.epoch}"
     shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
     kernel.make_directory(scratch)
@@ -183,9 +200,14 @@ def _put_in_place(
     for path, text in ((paths.epoch, f"{epoch}\n"), (paths.palace_id, f"{missing.palace_id}\n")):
         new = f"{scratch}/{os.path.basename(path)}"
         kernel.write_durable(new, text.encode())
+    # Copying and waiting take long.  The palace itself may be back by now, under another owner.
+    if not kernel.same_file(ownership.lock_fd, paths.lock):
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise replaced_meanwhile(paths)
+    for path in (paths.epoch, paths.palace_id):
         if kernel.file_id(path) is not None:
             kernel.unlink(path)  # an empty one, or an epoch that counts for nothing
-        moves.append(Move(new, path))
+        moves.append(Move(f"{scratch}/{os.path.basename(path)}", path))
     Exchange(paths, "", kernel).swap(moves)
     shutil.rmtree(scratch, ignore_errors=True)
 

@@ -33,9 +33,12 @@ from palace.engine.stores.register import NAME as REGISTER
 from palace.engine.stores.seams import install_seams
 from palace.journal.author import Author
 from palace.journal.journal import Journal, SyncCallback
+from palace.journal.origin import begun_in
 from palace.journal.purge import PURGED_REPLY
 from palace.journal.record import ADOPT, STATE, Draft, JsonObject
 from palace.journal.replay import Progress
+from palace.journal.segment import list_segments
+from palace.ownership.lock import replaced_meanwhile
 from palace.protocol import jsonrpc
 from palace.protocol.errors import (
     Forbidden,
@@ -339,6 +342,7 @@ def open_durable_calls(
     journal = Journal.open(
         paths.journal, kernel, palace.stamp, fsyncs=palace.config.journal_fsync != NEVER
     )
+    _check_in_place(journal, palace)
     _compare_with_memory(journal, palace)
     stores = build_stores(paths, palace.config, kernel, open_chroma)
     dual = palace.config.journal == DUAL
@@ -366,6 +370,22 @@ def open_durable_calls(
         memory.files = StoreFiles(stores, kernel)
         memory.examiner = Examiner(stores=stores, paths=paths, kernel=kernel, calls=memory.work)
     return memory
+
+
+def _check_in_place(journal: Journal, palace: OwnedPalace) -> None:
+    """Refuse a journal that lies in a directory which took the place of the palace's own.
+
+    Looked at again after it was opened: it was opened by its name, and other programs rename the
+    directory at any moment.  What was opened or begun there is nothing of the palace's.
+    """
+    memory = palace.memory
+    if memory is None:
+        return
+    if not memory.in_place():
+        journal.close()
+        raise replaced_meanwhile(palace.paths)
+    segments = list_segments(journal.directory, palace.kernel, archived=True)
+    memory.note_begun(begun_in(segments, palace.kernel, palace.stamp.keys))
 
 
 def _compare_with_memory(journal: Journal, palace: OwnedPalace) -> None:

@@ -14,6 +14,7 @@ from palace.journal.record import Stamp
 from palace.journal.replay import Progress, replay
 from palace.kernel.kernel import Kernel
 from palace.ownership.exclusive import exclusive_use
+from palace.ownership.lock import Ownership
 from palace.ownership.served import check_there
 from palace.protocol.errors import JournalBroken
 from palace.protocol.keyring import ANYBODYS
@@ -29,7 +30,7 @@ def hold_palace(
     environment: ShimEnvironment,
     *,
     ask_to_leave: Callable[[], None] | None,
-    prepare: Callable[[Kernel], None] | None = None,
+    prepare: Callable[[Ownership, Kernel], None] | None = None,
 ) -> Iterator[OwnedPalace]:
     """Own a palace, and finish what an interrupted exchange of its stores left undone.
 
@@ -41,8 +42,8 @@ def hold_palace(
         config = load_config(paths, environment.all, Kernel())
         check_journalled(paths.root, config.config_dir, environment.all)
 
-        def prepare(kernel: Kernel) -> None:
-            bring_back(paths, environment.all, kernel)
+        def prepare(ownership: Ownership, kernel: Kernel) -> None:
+            bring_back(ownership, environment.all, kernel)
 
     holding = exclusive_use(paths, environment, ask_to_leave=ask_to_leave, prepare=prepare)
     with holding as (ownership, config, kernel):
