@@ -9,7 +9,7 @@ from palace.protocol import wire
 from palace.protocol.admission import Admission, Job
 from palace.protocol.lifecycle import EngineState, Lifecycle
 
-TELL_S = 2.0  # between two notes; a call that is answered within it has none
+TELL_S = 1.0  # between two notes; a call that is answered within it has none
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from palace.protocol.ledger import Ledger
 
 ASKS = b'"progressToken"'
-TELL_S = 2.0  # between two notes that come from here
+TELL_S = 1.0  # between two notes that come from here
 WATCHED_MAX = 64  # before those that were answered are forgotten
 SEEKING = "looking for the palace's broker"
 

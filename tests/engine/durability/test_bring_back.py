@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -196,5 +196,5 @@ def test_a_journal_that_was_opened_where_the_directory_was_replaced_is_not_the_p
     assert remembered.begun == 4, "what was begun in the other directory is not remembered"
 
 
-def _no_chroma() -> None:
+def _no_chroma() -> NoReturn:
     raise AssertionError("no store is opened")
