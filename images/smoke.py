@@ -1,11 +1,11 @@
 """What a built image must be able to do, run inside of it with its own Python:
 
     docker run --rm -v "$PWD/images/smoke.py:/smoke.py:ro" IMAGE python /smoke.py files
-    docker run --rm -v PALACE:/mempalace/palace -v ...    IMAGE python /smoke.py shim [RUNG]
+    docker run --rm -v PALACE:/mempalace/palace -v ...    IMAGE python /smoke.py shim [WAY]
     docker run --rm --network none -v ...                 IMAGE python /smoke.py own
 
 `files`: nothing of the image may be written by its user, no compiler and no cache is in it; prints
-sizes.  `shim`: a shim reaches the broker that the environment leads to (over the rung of that
+sizes.  `shim`: a shim reaches the broker that the environment leads to (over the way of that
 number), files a fact and finds it.  `own`: `palace try`, then a shim on the image's own palace.
 Exits with 1 and says why where something is wrong.
 """
@@ -82,14 +82,14 @@ def print_sizes(paths: list[str]) -> None:
         print(f"    {name:<8} {total / MB:6.1f} MB", flush=True)
 
 
-def check_shim(rung: str = "") -> None:
+def check_shim(way: str = "") -> None:
     """Use the palace that the environment leads to, as an agent would."""
-    if rung:
+    if way:
         done = subprocess.run(
             ["palace", "doctor", "--boundary", "--json"], capture_output=True, check=False
         )
         answer = json.loads(done.stdout or b"{}")
-        check(str(answer.get("rung")) == rung, f"rung {rung} leads to a broker: {answer['ways']}")
+        check(str(answer.get("rung")) == way, f"way {way} leads to a broker: {answer['ways']}")
     agent = Agent("smoke", ["palace", "shim"], dict(os.environ))
     check(agent.welcome.get("serverInfo"), "initialize is answered")
     tools = agent.request("tools/list").get("result", {}).get("tools", [])

@@ -30,7 +30,7 @@ BROAD_EXCEPTS = {
     "engine/durability/examiner.py": 1,
     "engine/stores/hnsw_files.py": 1,  # whatever damaged bytes make a pickle raise
     "engine/stores/rows.py": 1,  # what Connection.__exit__ does
-    # What can't be stored with others is stored alone; who waits must be told.
+    # What can't be stored with others is stored alone; calls that wait must be told.
     "engine/batch.py": 3,
     "engine/embedding/inference.py": 1,  # raised again in the thread that asked
     "engine/embedding/batcher.py": 1,  # raised again in each thread that asked

@@ -369,7 +369,7 @@ class Broker:
     async def _wait_for_fence(self) -> None:
         """B4, where stock had its lock: one wait for all calls, and none for those that come late.
 
-        What has waited for `mempalace_lock_wait_s` in all is answered with who holds it, sooner
+        What has waited for `mempalace_lock_wait_s` in all is told which process holds it, sooner
         where that is no command that ends by itself; the broker itself goes on trying, and serves
         as soon as the holder has ended.  Queries are answered from a copy meanwhile.
         """

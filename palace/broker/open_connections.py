@@ -1,9 +1,9 @@
 """The connections of all clients: one limit, and who gives way where it is reached.
 
-Each takes a descriptor, and more than `limit` would take those that the engine needs.  Who comes
+Each takes a descriptor, and more than `limit` would take those that the engine needs.  A new one
 gets a place where another one can be taken back: of the party that holds most, a connection that
 has said nothing yet, else one that its shim opens again without a loss.  Nothing is taken from a
-party that holds hardly more than who asks; then who asks is refused, in words.
+party that holds hardly more than the one that asks; then that one is refused, in words.
 """
 
 from collections.abc import Callable

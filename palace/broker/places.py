@@ -1,6 +1,6 @@
 """Places that can be taken back: connections, held by parties of which the heaviest gives way.
 
-Who asks always gets a place.  Where that is one too many, the party that then holds most loses one:
+Whoever asks gets a place.  Where that is one too many, the party that then holds most loses one:
 of those that have said nothing yet the oldest, else the oldest of all.
 """
 
@@ -31,7 +31,7 @@ class Places:
     _held: dict[Place, None] = attrs.field(factory=dict)  # oldest first
 
     def enter(self, party: str, send_away: Callable[[], None]) -> Place:
-        """Take a place; somebody else, or who asks, may be sent away for it."""
+        """Take a place; another client, or this one, may be sent away for it."""
         place = Place(party, send_away)
         self._held[place] = None
         self.budget.take(party)

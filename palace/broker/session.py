@@ -16,9 +16,9 @@ from palace.transport.lines import UNSENT_MAX, Connection
 class LiveSession:
     """One shim life.  `stream` is None between two connections, since `lost_s`.
 
-    `proof` is the digest of the secret that its first HELLO told, "" where it told none; only who
-    knows that secret may go on with it.  `is_apart`: its HELLO named another session and could not
-    prove it, so nothing is known here of what its lines did before.
+    `proof` is the digest of the secret that its first HELLO told, "" where it told none; only a
+    shim that knows that secret may go on with it.  `is_apart`: its HELLO named another session and
+    could not prove it, so nothing is known here of what its lines did before.
     `party` is whose budgets it uses (palace/protocol/budget.py), for all its life.
     `guest` says whose token its connection has shown, "" for neighbours.
     `client` is what its client calls itself, `active_s` when it last asked for something.

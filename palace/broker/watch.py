@@ -1,8 +1,8 @@
 """Looking at what an owner holds and publishes, for as long as it serves.
 
 Locks, sockets and files are found by name, and names can be removed under their holder: a cleaner
-of /tmp, the end of a login, `rm -rf ~/.mempalace`.  A lock on a file without a name keeps out
-nobody who comes later, and a socket without one is found by nobody.  So everything of that kind is
+of /tmp, the end of a login, `rm -rf ~/.mempalace`.  A lock on a file without a name keeps out no
+process that comes later, and a socket without one is found by none.  So everything of that kind is
 a `Holding`, looked at by name and identity with each tick of the clock and before a call begins.
 
 What is gone is taken or published again where nobody else can have had it meanwhile.  Where

@@ -133,7 +133,7 @@ def _user(name: str) -> str:
 def _remedy(name: str) -> str:
     install = "Install a 3.11.x release that palace was tested with"
     if name == JOURNAL:
-        return f'{install}, or run without a journal: journal = "off" in palace.toml'
+        return f"{install}, or run without a journal: palace config set journal=off"
     return f"{install}, or switch it off: palace config set adjustments_off={name}"
 
 

@@ -1,8 +1,8 @@
 """On whose behalf a record was written: what the payload of an outcome or a unit says in `by`.
 
 `{"client": "claude-code 2.1", "workspace": "", "n": 17}`: the client as it named itself, the
-workspace where there is one, and that author's own running number in this palace.  Who *wrote* a
-record is its owner, and is proven by its code; who had it written is what the client said.
+workspace where there is one, and that author's own running number in this palace.  A record is
+*written* by its owner, which its code proves; on whose behalf is only what the client said.
 """
 
 from collections.abc import Mapping

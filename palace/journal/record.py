@@ -81,7 +81,7 @@ ACTIONS = ENTITIES | {
 }
 
 Entity = tuple[str, str]  # kind and id
-Json = Any  # a JSON value: who wrote it knows its shape
+Json = Any  # a JSON value: its writer knows its shape
 JsonObject = dict[str, Any]
 Payload = object  # an entity as JSON, opaque to all but its store; None is its absence
 

@@ -1,4 +1,4 @@
-"""Sealing a journal anew: each of its records gets the code of another key.
+"""Sealing a journal again: each of its records gets the code of another key.
 
 What is accepted is read, in order, and written again with the same fields; what is not stays as it
 is, and is nobody's.  Files are replaced one by one, each durably: whoever is interrupted does it

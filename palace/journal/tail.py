@@ -142,8 +142,8 @@ class Tail:
     attempts: dict[str, int] = attrs.field(factory=dict)  # key -> owners' deaths in it
     tries: dict[str, int] = attrs.field(factory=dict)  # key -> rollbacks not ended
     quarantined: dict[str, str] = attrs.field(factory=dict)  # key -> why
-    holders: dict[str, int] = attrs.field(factory=dict)  # key -> epoch of who had it open last
-    left: set[int] = attrs.field(factory=set)  # epochs of those who were told to leave
+    holders: dict[str, int] = attrs.field(factory=dict)  # key -> epoch of its last owner
+    left: set[int] = attrs.field(factory=set)  # epochs of owners that were told to leave
     numbers: Numbers = attrs.field(factory=Numbers)
     # An owner worked without the journal since the baseline: the stores know better.
     paused: bool = False
@@ -279,7 +279,7 @@ class Tail:
     def _bound_outcomes(self, share: int) -> None:
         """Take from the session that holds most, while all together hold too much.
 
-        Not the newest, nor from who holds no more than a share: one long reply is not their fault.
+        Not the newest, nor from one that holds no more than a share: one long reply is no fault.
         """
         while (excess := sum(held.chars for held in self.replies.values()) - OUTCOME_CHARS_MAX) > 0:
             several = (

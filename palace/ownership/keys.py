@@ -29,7 +29,7 @@ ANY_SEQ = 10**20
 class KeyFile:
     """The keys of one palace; the first is what its owner writes with.
 
-    `floor` is the last record that was found at the first meeting and could not be sealed anew,
+    `floor` is the last record that was found at the first meeting and could not be sealed,
     since another owner's keys protect it.  `is_settled` says that the first meeting is over, and
     `is_first` that nothing was known of the palace before.
     """

@@ -117,7 +117,7 @@ class Budget:
         """Return what gives way so that a party may have one more, None where nothing does.
 
         Of the party that holds most the least used; what is connected and has been used only where
-        that party holds so much more that the reserve would be for who asks.
+        that party holds so much more that the reserve would be for the one that asks.
         """
         wanted = 2 * (self.of(party) + 1)
 

@@ -14,7 +14,7 @@ before a death is read before the end:
 are evidence at most.  The pipe's end is no proof either (a descriptor can be lost), so the canary
 looks once more after a moment of grace whether that very process still runs.
 
-Rule for this file: pure, and light: the canary is a process of five megabytes.
+Rule for this file: pure, and light: the canary is a process of four megabytes.
 """
 
 from palace.protocol import wire

@@ -142,7 +142,7 @@ def inline_reply(message: object, catalogue: "Catalogue | None", *, read_only: b
         scope = "public"
     else:
         told = {"tools": jsonrpc.tools_of(catalogue, read_only=read_only)}
-        scope = "private"  # who may only read gets fewer
+        scope = "private"  # a session that may only read gets fewer
     cached = {"ttlMs": TTL_MS, "cacheScope": scope}
     return jsonrpc.result(message["id"], {**_head(catalogue), **told, **cached})
 

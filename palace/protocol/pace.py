@@ -10,7 +10,7 @@ Rule for this file: pure.
 import attrs
 
 EACH_S = 0.02  # what a failure puts the next one off: some five times what it costs
-MOST_S = 1.0  # who comes with a token after many failures waits no longer than this
+MOST_S = 1.0  # a client with a token waits no longer than this after many failures
 
 
 @attrs.define(eq=False)

@@ -46,7 +46,7 @@ def is_light(line: bytes) -> bool:
             return outside + (0 if in_string else len(line) - at) <= SHORT_BYTES
         before = line[max(at, quote - _RUN_MAX) : quote]
         run = len(before) - len(before.rstrip(b"\\"))
-        if run == _RUN_MAX:  # who knows whether it is even: a guess could hide what follows
+        if run == _RUN_MAX:  # odd or even can't be told: a guess could hide what follows
             return False
         if not in_string:
             outside += quote - at

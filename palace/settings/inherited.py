@@ -1,9 +1,10 @@
-"""What a broker's environment is made of: this list, and what palace.toml fixed.
+"""What a broker's environment is made of: this list, and what the settings fix.
 
 A broker serves all sessions, so the one that happens to start it must not decide for the others.
 What says where things are and how the network is reached is inherited.  What would change answers
-or stored vectors is fixed in palace.toml (`environment`) when the palace is adopted.  All else is
-dropped.  docs/operating.md shows both lists, and a test compares them.
+or stored vectors is fixed in the settings (`environment`), the user's and palace.toml's, when the
+palace is adopted.  All else is dropped.  docs/operating.md shows both lists, and a test compares
+them.
 
 Standard library only, and light: a shim that starts a broker loads this.
 """
@@ -48,7 +49,7 @@ INHERITED: "dict[str, tuple[str, ...]]" = {
     ),
     "only as the directory of palace itself, where it is installed nowhere else": ("PYTHONPATH",),
 }
-# What palace.toml fixes at adoption, and why it must not change with the session.
+# What the settings fix at adoption, and why it must not change with the session.
 FIXED: "dict[str, tuple[str, ...]]" = {
     "vectors of one embedder can't be searched with another's": (
         *("MEMPALACE_EMBEDDING_MODEL", "MEMPALACE_EMBEDDING_API_URL"),
@@ -76,7 +77,7 @@ FIXED: "dict[str, tuple[str, ...]]" = {
     ),
     "how the store is kept": ("MEMPALACE_MAX_BACKUPS", "MEMPALACE_STARTUP_INTEGRITY_MAX_MB"),
 }
-# Decided before palace.toml is read, so that it can't say otherwise.
+# Decided before settings are read, so that these can't say otherwise.
 SETTLED = ("HOME", "XDG_*", "MEMPALACE_PATH", "MEMPALACE_PALACE*", "MEMPAL_PALACE_PATH", "PALACE_*")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -105,11 +106,11 @@ def inherited(environ: "Mapping[str, str]") -> "dict[str, str]":
 def broker_environment(
     environ: "Mapping[str, str]", fixed: "Mapping[str, str]"
 ) -> "dict[str, str]":
-    """Return the environment that a broker works in; `fixed` is that of palace.toml."""
+    """Return the environment that a broker works in; `fixed` is that of the settings."""
     return inherited(environ) | QUIET | dict(fixed)
 
 
 def to_be_fixed(environ: "Mapping[str, str]") -> "dict[str, str]":
-    """Return what an environment says of the things that palace.toml fixes."""
+    """Return what an environment says of the things that settings fix."""
     names = [name for group in FIXED.values() for name in group]
     return {name: environ[name] for name in names if environ.get(name)}

@@ -20,7 +20,7 @@ async def accept_forever(
 ) -> NoReturn:
     """Give each accepted connection to `take`, which closes it; ends by cancellation alone.
 
-    While it `is_full`, who comes takes another's place, and both may come again at once: then
+    While it `is_full`, a newcomer takes another's place, and both may come again at once: then
     fewer are accepted than could be, and the rest wait in the kernel.
     """
     while True:

@@ -28,7 +28,7 @@ NEVER_NEEDED_AGAIN = (
     ".mempalace/locks/mine_",
     "config.json",
     ".local/state/palace/served/",  # what was served where, written again with the next change
-    "deaths/",  # an owner's own mark is written again, and the log is begun anew
+    "deaths/",  # an owner's own mark is written again, and the log begins again
     "lifecycle.log",
     "palace.served.json",  # the same, for other homes
 )

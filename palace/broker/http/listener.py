@@ -58,7 +58,7 @@ class HttpListener:
 
     @classmethod
     def of(cls, state: BrokerState) -> "HttpListener | None":
-        """Return what palace.toml wants, and remove what a killed owner told stock."""
+        """Return what the settings want, and remove what a killed owner told stock."""
         services = state.services
         if not services.home:
             return None
@@ -173,7 +173,7 @@ class HttpListener:
     def _take(self, sessions: trio.Nursery, sock: socket.socket) -> None:
         """Serve a connection: one without the token may have to make room, none with it does.
 
-        So only who has the token meets the limits, apart from the oldest of those who have not.
+        So only clients with the token meet the limits, and the oldest of those without.
         """
         from palace.transport.http import HttpConnection
 

@@ -58,7 +58,8 @@ class Derived:
 class Derivation:
     """The search, over all that a journal has ever said of a palace's entities.
 
-    `history` yields its records, anew each time; `rows` are entities that only stores hold.
+    `history` yields its records, from the first on each time; `rows` are entities that only stores
+    hold.
     """
 
     history: History

@@ -60,8 +60,8 @@ PARTIAL = "Build new stores from what the journal has: palace rebuild --stop --p
 AGAIN = "Correct that, and open the palace again: palace stop; palace start"
 FROM_COPY = "Put a copy of the file back, or move it away to begin with an empty one."
 FROM_ROWS = (
-    'Take `journal = "off"` out of palace.toml: a broker then makes a new index from the rows, and '
-    "begins a journal: palace stop; palace start"
+    "Let a broker make a new index from the rows, and begin a journal: palace config set "
+    "journal=on; palace stop; palace start"
 )
 FROM_DUAL = (
     "Let a broker bring it back from the journal: palace config set journal=on; palace stop; "

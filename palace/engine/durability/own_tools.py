@@ -1,6 +1,6 @@
 """palace's own tools, for the sessions of a palace that has workspaces.
 
-Who asks is known from the session, never from an argument.
+The caller is known from the session, never from an argument.
 """
 
 import json

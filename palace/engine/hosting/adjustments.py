@@ -1,9 +1,10 @@
 """The named adjustments to the hosted mempalace.
 
-Each returns its patches (palace/engine/patches.py), and can be switched off by its name in
-palace.toml (`adjustments_off`).  All patches are checked before the first is applied: an adjustment
-that doesn't find its targets refuses the engine, rather than let it run unadjusted.  `held_lock`
-and `graph_file` also tell stock something, by functions of its own, while they are planned.
+Each returns its patches (palace/engine/patches.py), and can be switched off by its name in the
+user's settings (`adjustments_off`).  All patches are checked before the first is applied: an
+adjustment that doesn't find its targets refuses the engine, rather than let it run unadjusted.
+`held_lock` and `graph_file` also tell stock something, by functions of its own, while they are
+planned.
 """
 
 import hashlib
@@ -46,7 +47,7 @@ def held_lock(host: Host) -> Iterable[Patch]:
 
 
 def graph_file(host: Host) -> Iterator[Patch]:
-    """Open the graph that palace.toml fixed, whichever environment the broker was started in."""
+    """Open the graph that the settings fixed, whichever environment the broker was started in."""
     apply_flags = need(host.server, "_apply_server_flags", "graph_file")
     apply_flags(palace=host.paths.root)
     graph = host.config.graph

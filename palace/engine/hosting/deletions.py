@@ -193,7 +193,7 @@ class Deletions:
     def _pages(
         self, collection: Collection, where: JsonObject | None
     ) -> Iterator[tuple[str, Metadata]]:
-        """Yield the rows that match now, as each is when it is read; for who holds nothing."""
+        """Yield the rows that match now, as each is when it is read; the caller holds no lock."""
         with self._lock.read_lock():
             collection = self._opened_again(collection)
             idents = collection.get(where=where, include=[]).ids

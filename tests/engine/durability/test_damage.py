@@ -257,8 +257,8 @@ def test_searches_without_an_index_say_so_where_nothing_can_mend_it(
     assert "diverged" in refused["error"]["message"]
     told = doctor(copied)[0]
     assert (told.level, told.code) == (ERROR, "store_damaged")
-    assert told.remedy.startswith('Take `journal = "off"` out of palace.toml')
-    settings.write_text(settings.read_text().replace('journal = "off"\n', ""))
+    assert "palace config set journal=on" in told.remedy
+    assert copied.run("config", "set", "journal=on", "--yes").returncode == 0
     with Probe(copied.environ(), copied.palace) as probe:
         found = probe.tool("search", query="Walrus 7 sings 7.", limit=1)
         probe.leave()

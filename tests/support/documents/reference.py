@@ -155,9 +155,11 @@ def tools() -> str:
     )
     return (
         "# Tools\n\nGenerated from palace/protocol/tools.py by `just reference`.\n\n"
-        "A *query* may be sent again after a broker's death; for a *mutation* and an *external*\n"
-        "effect the client is told that the outcome is unknown. A tool that is not listed counts\n"
-        "as a mutation.\n\n" + "\n".join(rows) + "\n\n"
+        "A *query* runs again after a broker's death. A *mutation* gets its recorded reply, or\n"
+        "runs again; without a journal, or with one on trial, its outcome may be unknown. An\n"
+        "*external* effect is never sent twice: if it may have run, the client is told that its\n"
+        "outcome is unknown. A tool that is not listed counts as a mutation. Large calls of five\n"
+        "tools go to the lanes `long` and `large` (`classify_call`).\n\n" + "\n".join(rows) + "\n\n"
         "## Tools of a palace with workspaces\n\n"
         "Listed behind stock's, once there is a workspace; a confined one has no others.\n\n"
         + "\n".join(own)
