@@ -92,7 +92,7 @@ class Canary:
         reading, writing = os.pipe()
         null = -1
         try:
-            os.set_blocking(writing, False)  # a stopped canary holds up nobody
+            os.set_blocking(writing, False)  # a stopped canary must not hold up its owner
             null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             argv = [sys.executable, "-I", "-S", PROGRAM, f"--of={os.getpid()}"]
             os.write(writing, b"".join([self._armed, *self._said]))

@@ -102,7 +102,7 @@ class Guests:
     # Guests with tokens of their own.
 
     def _look(self) -> None:
-        """Read the guests' book again where it has changed; nobody is admitted by a broken one."""
+        """Read the guests' book again where it has changed; a broken one admits no guest."""
         services = self.state.services
         if not services.guests_directory:
             return

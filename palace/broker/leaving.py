@@ -61,7 +61,7 @@ class Leaving:
 
     def tick(self, now_s: float) -> None:
         """Leave if the clock says so."""
-        # An engine that nobody could load again is not given up for being idle.
+        # An engine that could not be loaded again is not given up for being idle.
         engine = self.services.engine
         busy = self.scheduler.admission.busy or engine.adopts() or bool(engine.outlives())
         drain = self.lifecycle.tick(now_s, busy=busy)

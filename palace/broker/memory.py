@@ -1,4 +1,4 @@
-"""The memory that clients make the broker keep: half lines, replies unread, replies for nobody.
+"""The memory that clients make the broker keep: half lines, and replies unread or orphaned.
 
 Each connection has limits of its own, and hundreds of them are too much together.  So what all of
 them hold is measured with each tick of the clock; beyond the limit the party that holds most loses

@@ -1,4 +1,4 @@
-"""How a command's failure is said, and what remains to be done where nobody reads on (`| head`).
+"""How a command's failure is said, and what remains to be done where no one reads on (`| head`).
 
 Standard library only, and light: the fast commands end here, too.
 """

@@ -33,8 +33,8 @@ class Child:
     """A started `palace serve`.  `report_fd` becomes readable when it serves or gives up.
 
     A detached broker leaves us: the process that was started (`pid`) ends at once, and its own
-    child serves.  Nobody here can wait for that one, so it holds the other end of the report for
-    its whole life: the report's end is the broker's end, and the report says with which status.
+    child serves.  We can't wait for that one, so it holds the other end of the report for its whole
+    life: the report's end is the broker's end, and the report says with which status.
     """
 
     __slots__ = ("_direct", "_kernel", "_report", "_status", "pid", "report_fd")

@@ -1,7 +1,7 @@
 """`palace service`: a broker that is started at login and stays, kept by systemd or launchd.
 
-Most users don't need it, since shims start brokers by themselves.  It is for guests, which can't,
-and for users who don't want the first request to wait.  The unit runs an ordinary `palace serve`
+Most users don't need it, since shims start brokers by themselves.  It is for guests over TLS, which
+can't, and for users who don't want the first request to wait.  The unit runs an ordinary broker
 that never exits when idle; if another process holds the lock, that stays the owner, and the unit's
 broker tries again a minute later.  Why systemd does not listen for it:
 docs/decisions/0014-no-socket-activation.md.

@@ -25,7 +25,7 @@ def _shortened(name: str) -> str:
 
 @attrs.frozen
 class Author:
-    """A call's author; both "" for nobody that is known."""
+    """A call's author; both "" where none is known."""
 
     client: str = attrs.field(default="", converter=_shortened)
     workspace: str = attrs.field(default="", converter=_shortened)
@@ -45,7 +45,7 @@ class Numbers:
     last: dict[str, int] = attrs.field(factory=dict)
 
     def next(self, author: Author) -> JsonObject:
-        """Return what the author's next closing record says, {} for nobody."""
+        """Return what the author's next closing record says, {} where none is known."""
         if not author.name:
             return {}
         return {"by": {**attrs.asdict(author), "n": self.last.get(author.name, 0) + 1}}

@@ -113,7 +113,7 @@ class Follower:
         self._first, self._order = 0, Order(seq=seq - 1)
 
     def read(self, *, ends: bool = False) -> Iterator[Record | Gap | Broken]:
-        """Yield what is new; `ends`: nobody comes back, so that an unfinished line is broken."""
+        """Yield what is new; `ends`: it is the last look, so that half a line is broken."""
         for segment in list_segments(self.directory, self.kernel, archived=True):
             if segment.reaches(self.expected) or segment.first == self._first:
                 yield from self._read(segment, ends=ends or segment.end is not None)

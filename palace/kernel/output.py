@@ -42,7 +42,7 @@ def _written_out(char: str) -> str:
 
 
 def say(text: str = "", *, end: str = "\n", flush: bool = False) -> None:
-    """Print to standard output; raises BrokenPipeError where nobody reads it any more."""
+    """Print to standard output; raises BrokenPipeError where no one reads it any more."""
     _write(sys.stdout, printable(text) + end)
     if flush:
         sys.stdout.flush()

@@ -48,7 +48,7 @@ REBOOT = "reboot"
 
 # What each cause is called to people.
 MEANINGS = {
-    WATCHDOG: "its watchdog ended it, since a write made no progress",
+    WATCHDOG: "its watchdog ended it, since a write, or its start, made no progress",
     CRASHED: "an error of its own ended it",
     OOM: "it was killed for want of memory",
     SWEPT: "it was killed together with others: its canary had just been sent a signal",

@@ -81,7 +81,7 @@ def _decoded(line: bytes) -> str:
         return line.decode()
     except UnicodeDecodeError:
         pass
-    # Piece by piece, since broken bytes take a second for 32 MiB, and nobody else runs meanwhile.
+    # Piece by piece, since broken bytes take a second for 32 MiB, and nothing else runs meanwhile.
     import codecs
 
     decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -128,7 +128,7 @@ def inline_reply(message: object, catalogue: "Catalogue | None", *, read_only: b
     method = jsonrpc.method_of(message)
     assert isinstance(message, dict)
     if "id" not in message:
-        return None  # a notification, which nobody answers
+        return None  # a notification, which gets no reply
     refusal = problem(message, catalogue, strict=False) or unknown_method(message)
     if refusal is not None:
         return refusal

@@ -31,7 +31,7 @@ from palace.protocol.tools import OWN_TOOLS
 from palace.protocol.workspaces import Workspace
 
 UNKNOWN_PRINCIPAL = (
-    "This palace has workspaces, and just now nobody can know which of them a session is: the "
+    "This palace has workspaces, and it isn't known just now which of them a session is: the "
     "register is read once the palace's own journal is open. Nothing was done. Ask again later; "
     "palace doctor says what keeps it closed."
 )

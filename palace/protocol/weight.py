@@ -2,9 +2,9 @@
 
 Parsing holds the interpreter's lock from the first byte to the last, in whatever thread: a line of
 nothing but brackets takes a quarter of a microsecond for each byte, and 25 bytes of memory, and
-nobody else is served meanwhile.  Text is another matter: it is copied.  So a line may be long, but
-the values in it are bounded, and counted before it is parsed, piece by piece, so that other threads
-get their turn.
+no other client is served meanwhile.  Text is another matter: it is copied.  So a line may be long,
+but the values in it are bounded, and counted before it is parsed, piece by piece, so that other
+threads get their turn.
 
 Rule for this file: pure.
 """

@@ -12,7 +12,7 @@ UNSENT_MAX = 4 << 20  # beyond it no further call of its begins, and none is rea
 
 
 def nothing() -> None:
-    """Stand for a callback that nobody has given."""
+    """Stand for a callback that was not given."""
 
 
 class LineSplitter:

@@ -88,7 +88,7 @@ class ServerInfo:
         return pid not in (0, os.getpid()) and self.kernel.process_of(pid) is not None
 
     def _pid_in(self, found: bytes) -> int:
-        """Return whose file it is, 0 where nobody can tell."""
+        """Return whose file it is, 0 where that can't be told."""
         try:
             return number_in(decode_json(found), "pid")
         except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Looking at open stores while nobody asks for anything.
+"""Looking at open stores while no client asks for anything.
 
 What a look at files can't show is tried: a sample of each index's vectors is asked for itself, and
 must find itself.  And the files are read whole, vectors against the journal's, by a process of its

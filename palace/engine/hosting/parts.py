@@ -1,4 +1,4 @@
-"""The parts of a long checkpoint: others come between them, and embedding holds up nobody.
+"""The parts of a long checkpoint: others come between them, and embedding holds up no other call.
 
 Each item is compared with what is there, and filed, in one turn.
 """

@@ -84,7 +84,7 @@ def what_lacks(originals: Originals, copied: Stores) -> str:
     try:
         baseline = read_tail(segments, kernel).baseline or {}
     except (KeyError, TypeError, ValueError, OSError):
-        return "palace's journal can't be read, so that nobody knows whether all is there"
+        return "palace's journal can't be read, so that whether all is there isn't known"
     for store in (copied.chroma, copied.graph, copied.logstream, copied.tunnels, copied.hallways):
         known = counts_in(store.name, baseline.get(store.name))
         there = counts_in(store.name, store.read_fingerprint())

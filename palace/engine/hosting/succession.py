@@ -1,7 +1,7 @@
 """Whether another owner could serve with what is installed now.
 
 An upgrade of mempalace beyond what this palace works with must not end the broker that still works:
-nobody could follow it.
+no other could follow it.
 """
 
 import logging

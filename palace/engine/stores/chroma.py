@@ -312,7 +312,7 @@ class Chroma:
     def was_replaced(self, baseline: JsonObject) -> bool:
         now = {name: count.id for name, count in self._counts.items()}
         then = {name: pair[0] for name, pair in baseline["collections"].items()}
-        # Chroma numbers deletions as well: where its numbers stand still, nobody has deleted.
+        # Chroma numbers deletions as well: where its numbers stand still, nothing was deleted.
         return self._seq <= baseline["seq"] or any(
             now.get(name) != ident for name, ident in then.items()
         )

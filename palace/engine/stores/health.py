@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 SUSPECT = "index.suspect"  # in the palace: why an index is not trusted, though its files look whole
-CHECK_BYTES = 512 << 20  # a larger database is checked whole only where nobody waits
+CHECK_BYTES = 512 << 20  # a larger database is checked whole only where no call waits
 _UNFINISHED = ("-wal", "-journal")
 _CORRUPT, _NOT_A_DATABASE, _READ_ERROR = 11, 26, 10  # SQLite's codes
 _COLLECTIONS = """
@@ -60,12 +60,10 @@ class Damage:
 
 
 class Access(enum.Enum):
-    """Who else may have the databases open, and so how they are opened for a look."""
+    """Which other process may have the databases open, and so how they are opened for a look."""
 
-    OWNED = (
-        "owned"  # nobody: we hold the lock.  SQLite may take back what a killed owner had begun.
-    )
-    IDLE = "idle"  # nobody, as far as the lock tells: nothing may be left behind
+    OWNED = "owned"  # none: we hold the lock.  SQLite may take back what a killed owner had begun.
+    IDLE = "idle"  # none, as far as the lock tells: nothing may be left behind
     SHARED = "shared"  # the owner, while another process looks
 
 
@@ -74,7 +72,7 @@ class Depth:
     """How databases are opened, and how much of the stores is read.
 
     Databases up to so many bytes, and all `elements` of large indexes: a check that a caller waits
-    for reads less than one while nobody does.
+    for reads less than one that none waits for.
     """
 
     access: Access

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Rows = npt.NDArray[np.uint8]  # the elements of data_level0.bin, a row each
 
 METADATA = "index_metadata.pickle"
-DEEP_BYTES = 64 << 20  # a larger index is checked element by element only where nobody waits
+DEEP_BYTES = 64 << 20  # a larger index is checked element by element only where no call waits
 _HEADER = struct.Struct("=iQQQQQQiIQQQdQ")
 _KNOWN_VERSION = 1
 _LENGTH = struct.Struct("<I")

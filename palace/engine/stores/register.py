@@ -127,7 +127,7 @@ class Register(Rows):
             self._tree = None
 
     def fingerprint(self) -> JsonObject | None:
-        """Return None for an empty one: nothing is said of what nobody uses."""
+        """Return None for an empty one: nothing is said of what isn't used."""
         found = self.sums()
         return found if any(count for count, _ in found.values()) else None
 

@@ -174,7 +174,7 @@ def _copy(source: int, target: str, within_s: float) -> None:
     try:
         while True:
             if time.monotonic() > within_s:
-                raise _Changed  # no, but nobody may be kept waiting any longer
+                raise _Changed  # no, but no query may be kept waiting any longer
             if not _copy_part(source, fd):
                 return
     finally:
