@@ -96,10 +96,13 @@ def excuses() -> list[Excuse]:
 
 
 def tally(room: Room, known: list[Excuse], names: list[str] | None = None) -> Tally:
-    """Count what is known by now of a room's mutants, or of those whose functions are named."""
+    """Count what is known by now of a room's mutants, or of those that are named.
+
+    `names` are mutants, or functions, which stand for all of theirs.
+    """
     result = Tally()
     for name, code in _exit_codes(room):
-        if names is not None and _NUMBER.sub("", name) not in names:
+        if names is not None and not {name, _NUMBER.sub("", name)} & set(names):
             continue
         if code in UNTRIED:
             result.untried += 1
@@ -113,6 +116,11 @@ def tally(room: Room, known: list[Excuse], names: list[str] | None = None) -> Ta
             else:
                 result.excused[excuse.reason] += 1
     return result
+
+
+def mutants_of(room: Room, *, untried: bool = False) -> list[str]:
+    """Return the names of all mutants that were made of a room, or of those not tried yet."""
+    return [name for name, code in _exit_codes(room) if code in UNTRIED or not untried]
 
 
 def try_survivors_again(room: Room) -> None:

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.mutation.__main__ import sample_of
 from tests.mutation.results import Excuse, Mutant, _functions, _readable, excuses
 from tests.mutation.rooms import ROOMS, ROOT, Room, room_of
 
@@ -60,3 +61,13 @@ def test_every_room_has_tests_and_every_module_but_a_few_has_a_room() -> None:
     files = (str(path.relative_to(ROOT)) for path in (ROOT / "palace").rglob("*.py"))
     loose = {path.rsplit("/", 1)[0] for path in files if room_of(path) is None}
     assert loose == {"palace", "palace/engine"}
+
+
+def test_a_sample_is_the_same_for_its_seed_whatever_order_the_mutants_come_in() -> None:
+    mutants = [f"palace.a.f__mutmut_{number}" for number in range(40)]
+
+    sampled = sample_of(mutants, 10, seed=3)
+    assert len(set(sampled)) == 10
+    assert sample_of(mutants[::-1], 10, seed=3) == sampled
+    assert sample_of(mutants, 10, seed=4) != sampled
+    assert sorted(sample_of(mutants, 99, seed=3)) == sorted(mutants)

@@ -35,6 +35,19 @@ timeout_constant = 10.0
 use_setproctitle = false
 """
 
+# What `mutmut run` begins with, which has no command of its own.
+GENERATE = """
+from pathlib import Path
+from mutmut import __main__ as mutmut
+Path("mutants").mkdir(exist_ok=True)
+mutmut.set_mutant_under_test("mutant_generation")
+mutmut.copy_src_dir()
+mutmut.copy_also_copy_files()
+mutmut.setup_source_paths()
+mutmut.store_lines_covered_by_tests()
+mutmut.create_mutants(1)
+"""
+
 
 class MutationFailed(Exception):
     """mutmut didn't get as far as trying mutants: the tests fail without any, for one."""
@@ -61,20 +74,33 @@ def prepare(room: Room) -> None:
         results.try_survivors_again(room)
 
 
+def generate(room: Room) -> None:
+    """Make a room's mutants, and try none; raises MutationFailed."""
+    _mutmut(room, "-c", GENERATE)
+
+
 def run(room: Room, mutants: Sequence[str], children: int) -> None:
     """Try the mutants that these patterns name, all without any; raises MutationFailed.
 
     It goes on where an earlier run was stopped.
     """
+    _mutmut(room, "-m", "mutmut", "run", "--max-children", str(children), *mutants)
+
+
+def _mutmut(room: Room, *arguments: str) -> None:
     if importlib.util.find_spec("mutmut") is None:
         raise MutationFailed("mutmut is not installed: pip install --editable '.[mutants]'")
     # From outside of the tree, PYTHONPATH and the like would lead to code that isn't mutated.
     environ = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(children), *mutants]
     log = room.workspace / "mutmut.log"
     with log.open("wb") as output:
         done = subprocess.run(
-            command, cwd=room.workspace, env=environ, stdout=output, stderr=output, check=False
+            [sys.executable, *arguments],
+            cwd=room.workspace,
+            env=environ,
+            stdout=output,
+            stderr=output,
+            check=False,
         )
     if done.returncode:
         last = log.read_text(errors="replace")[-2000:]
