@@ -115,6 +115,8 @@ def test_a_claim_of_somebody_else_or_by_another_name_is_refused(
 
     assert foreign is not None
     assert "palace own" in foreign.remedy
+    if more.get("id") != "":
+        assert foreign.details["owner"].startswith("container-7")
     assert palace.local == ""
 
 

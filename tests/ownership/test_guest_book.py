@@ -97,6 +97,11 @@ def test_a_name_is_a_directorys(name: str) -> None:
         check_name(name)
 
 
+@pytest.mark.parametrize("name", ["a", "7", "build-1", "a.b_c", "json", "x" * 64])
+def test_a_plain_name_is_a_guests(name: str) -> None:
+    check_name(name)
+
+
 def test_two_palaces_have_two_books(tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path)}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from palace.ownership.holders import how_to_end, how_to_part
+from palace.ownership.holders import how_to_end, how_to_part, maintenance_in, stays
 from palace.settings.paths import Paths
 
 DAEMON = "/v/bin/python -m mempalace.daemon serve --palace /p"
@@ -50,3 +50,23 @@ def test_two_palaces_part_by_what_they_share() -> None:
     assert "palace config set graph=knowledge_graph.sqlite3 --palace /pal/a" in how_to_part(
         "/h/g", paths
     )
+
+
+@pytest.mark.parametrize(
+    ("title", "command"),
+    [
+        ("/v/bin/python /v/bin/palace rebuild --yes", "palace rebuild"),
+        ("palace doctor", "palace doctor"),
+        ("/v/bin/python /v/bin/palace serve", ""),
+        ("/usr/bin/flatpak doctor", ""),
+        ("palace", ""),
+        ("", ""),
+    ],
+)
+def test_maintenance_is_palaces_own_command_and_no_other_programs(title: str, command: str) -> None:
+    assert maintenance_in(title) == command
+
+
+def test_a_command_of_stocks_leaves_by_itself_and_a_session_does_not() -> None:
+    assert all(map(stays, (DAEMON, "python -m mempalace.mcp_server", "mempalace serve --port 1")))
+    assert not any(map(stays, ("mempalace mine /notes", "mempalace hook run", "")))

@@ -11,6 +11,13 @@ from palace.broker import endpoint
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.epoch import take_epoch
+from palace.ownership.format import (
+    PLAIN,
+    WITH_REGISTER,
+    decode_served,
+    keep_format,
+    need_register,
+)
 from palace.ownership.record import publish
 from palace.protocol import wire
 from palace.protocol.broker_record import decode_broker_record
@@ -195,6 +202,49 @@ def test_a_stock_writer_is_named(palace: Paths, tmp_path: Path) -> None:
     os.close(owner.lock_fd)
 
 
+def test_stocks_lock_is_taken_before_settings_are_known(palace: Paths, tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path)}
+    fd = lock.wait_for_mempalace(palace, environ, KERNEL)
+
+    with pytest.raises(BlockingIOError):
+        held(lock.mempalace_lock_path(palace, environ))
+    os.close(fd)
+
+
+def test_a_stock_writer_that_stays_is_named_before_settings_are_known(
+    palace: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"HOME": str(tmp_path)}
+    path = lock.mempalace_lock_path(palace, environ)
+    fd = held(path)
+    os.pwrite(fd, b"\x004711 mempalace mine", 0)
+    monkeypatch.setattr(lock, "WAIT_S", 0.0)
+    before = len(os.listdir("/dev/fd"))
+
+    with pytest.raises(ForeignWriter, match="wrote '4711 mempalace mine' into it") as caught:
+        lock.wait_for_mempalace(palace, environ, KERNEL)
+
+    assert path in caught.value.message
+    assert f"kill {os.getpid()}" in caught.value.message
+    assert caught.value.details["holder"] == "4711 mempalace mine"
+    assert len(os.listdir("/dev/fd")) == before
+    os.close(fd)
+
+
+def test_a_holder_of_stocks_lock_is_looked_up(palace: Paths, tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path)}
+
+    class Telling(Kernel):
+        def process_title(self, pid: int) -> str:
+            return f"python -m mempalace.mcp_server {pid}"
+
+    fence = lock.Fence(lock.Ownership(palace, -1), settings(palace), environ, Telling())
+    assert not fence.holder_stays(), "nobody has it"
+    fd = held(lock.mempalace_lock_path(palace, environ))
+    assert fence.holder_stays()
+    os.close(fd)
+
+
 def test_a_hook_that_holds_stocks_lock_for_a_moment_is_waited_for(
     palace: Paths, tmp_path: Path
 ) -> None:
@@ -328,6 +378,31 @@ def test_a_graph_outside_of_the_palace_has_a_lock_of_its_own(palace: Paths, tmp_
         os.close(fd)
 
 
+@pytest.mark.parametrize("spoilt", ["the file, too", "the directory alone", "no file"])
+def test_a_data_file_that_nobody_here_can_replace_needs_no_lock(
+    palace: Paths, tmp_path: Path, spoilt: str
+) -> None:
+    graph = tmp_path / "graphs" / "kg.sqlite3"
+    graph.parent.mkdir()
+    if spoilt != "no file":
+        graph.touch()
+    closed = {str(graph.parent)} | ({str(graph)} if spoilt == "the file, too" else set())
+
+    class Spoilt(Kernel):
+        def writable(self, path: str) -> bool:
+            return path not in closed and super().writable(path)
+
+    owner = lock.take_lock(palace, KERNEL)
+    config, home = settings(palace, graph=str(graph)), {"HOME": str(tmp_path)}
+    if spoilt == "the directory alone":
+        with pytest.raises(ForeignWriter, match="is not writable, so it can't be locked"):
+            lock.take_other_locks(owner, config, home, Spoilt())
+    else:
+        lock.take_other_locks(owner, config, home, Spoilt())
+    assert not Path(f"{graph}.owner.lock").exists()
+    release(owner)
+
+
 def test_a_hold_is_respected(palace: Paths) -> None:
     lock.check_hold(palace, KERNEL)
     Path(palace.hold).write_text("2026-01-01\n")
@@ -391,12 +466,33 @@ def test_the_socket_is_private_and_published_only_with_its_own_record(palace: Pa
     again = decode_broker_record(KERNEL.read_file(palace.record))
     assert again is not None
     assert again.to_dict() == record.to_dict()
+    assert (record.endpoints, record.token, record.fingerprint) == ([f"unix:{bound.path}"], "", "")
     assert os.stat(palace.record).st_mode & 0o777 == 0o600
     endpoint.unpublish(owner, bound, KERNEL)
     assert not os.path.exists(bound.path)
     assert not os.path.exists(palace.record)
     bound.socket.close()
     os.close(owner.lock_fd)
+
+
+def test_a_fenced_owner_leaves_its_successors_record_and_socket(palace: Paths) -> None:
+    fenced, successor = lock.Ownership(palace, -1), lock.Ownership(palace, -1)
+    old = endpoint.listen(fenced, {}, KERNEL)
+    publish(fenced, old.path, KERNEL, mode="broker")
+    new = endpoint.listen(successor, {}, KERNEL)
+    publish(successor, new.path, KERNEL, mode="broker")
+
+    endpoint.unpublish(fenced, old, KERNEL)
+
+    record = decode_broker_record(KERNEL.read_file(palace.record))
+    assert record is not None
+    assert record.incarnation == successor.incarnation
+    assert os.path.exists(new.path)
+    endpoint.unpublish(successor, new, KERNEL)
+    assert not os.path.exists(palace.record)
+    assert not os.path.exists(new.path)
+    for each in (old, new):
+        each.socket.close()
 
 
 def test_a_long_path_binds_in_the_runtime_directory_and_refuses_a_squatted_one(
@@ -528,3 +624,17 @@ def test_a_palace_that_a_younger_protocol_has_served_is_left_to_it(palace: Paths
             take_epoch(owner, KERNEL)
     KERNEL.close(owner.lock_fd)
     assert Path(palace.epoch).read_text() == "1\n"
+
+
+def test_a_register_keeps_versions_away_that_know_of_none(palace: Paths) -> None:
+    def format_of() -> int:
+        return decode_served(Path(palace.protocol).read_bytes()).format
+
+    keep_format(palace, KERNEL)
+    assert format_of() == PLAIN
+
+    need_register(palace, KERNEL)
+
+    assert format_of() == WITH_REGISTER
+    keep_format(palace, KERNEL)
+    assert format_of() == WITH_REGISTER

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from palace.ownership import lock, served
 from palace.ownership.place import take_place
 from palace.ownership.served import (
     Memory,
+    Served,
     beside_path,
     check_remembered_hold,
     check_there,
@@ -24,6 +26,7 @@ from palace.ownership.served import (
     keep,
     note_hold,
     note_restored,
+    notices,
     read_served,
     saved_copies,
     saved_copy_path,
@@ -102,6 +105,48 @@ def test_a_palace_between_two_renames_of_migrates_is_waited_for(
     monkeypatch.setattr(served, "SWAP_S", 0.1)
     with pytest.raises(PalaceReplaced):
         check_there(paths, environ, KERNEL)
+
+
+def test_a_note_of_a_later_schema_or_of_no_palace_is_none(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+    os.unlink(beside_path(paths.root))
+    entry = Path(entry_path(paths.root, environ))
+    fields = json.loads(entry.read_bytes())
+    for change in ({"v": fields["v"] + 1}, {"palace_id": ""}, {"palace_id": "x"}):
+        entry.write_text(json.dumps(fields | change))
+        assert read_served(paths.root, environ, KERNEL) is None
+
+
+def test_a_hold_is_remembered_durably(tmp_path: Path, environ: dict[str, str]) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+    durable = []
+
+    class Noting(Kernel):
+        def write_durable(self, path: str, data: bytes, mode: int = 0o600) -> None:
+            durable.append(path)
+            super().write_durable(path, data, mode)
+
+    note_hold(paths, environ, Noting(), held=True)
+    assert set(durable) == {entry_path(paths.root, environ), beside_path(paths.root)}
+    durable.clear()
+    note_hold(paths, environ, Noting(), held=True)
+    assert durable == [], "it is remembered already"
+
+
+def test_its_past_is_told_as_far_as_there_is_one() -> None:
+    past = Served("/p", "a" * 32)
+    assert notices(past) == []
+    past.copied_from, past.former_id = "b" * 32, "c" * 32
+    past.lost_from, past.lost_to = 8, 9
+
+    copied, replaced, lost = notices(past)
+    assert f"copy of palace {'b' * 32}" in copied
+    assert "another palace (cccccccc)" in replaced
+    assert "records 8 to 9 were acknowledged" in lost
 
 
 def other_home(tmp_path: Path) -> dict[str, str]:

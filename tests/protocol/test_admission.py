@@ -167,9 +167,10 @@ def test_nobody_joins_a_batch_that_has_begun() -> None:
     assert admission.take_ready() == []
 
 
-def test_one_key_is_once_in_a_batch() -> None:
+@pytest.mark.parametrize("third", ["x", "y"])
+def test_one_key_is_once_in_a_batch(third: str) -> None:
     admission = make(batch=9)
-    jobs = offered(admission, "x", "y", "x")
+    jobs = offered(admission, "x", "y", third)
 
     assert admission.take_ready() == jobs[:2]
     admission.finish(jobs[0])
@@ -506,6 +507,18 @@ def test_every_kind_of_tool_has_a_lane_that_fits_it(kind: Kind) -> None:
         Kind.EXTERNAL: {Lane.WRITER},
     }
     assert lanes == expected[kind]
+
+
+def test_a_call_that_waits_keeps_an_owner_busy() -> None:
+    admission = make()
+    admission.ready = False
+    assert not admission.busy
+
+    admission.offer(job("a", 0))
+
+    assert admission.busy
+    admission.cancel("a", 0)
+    assert not admission.busy
 
 
 def test_a_long_poll_that_nobody_waits_for_any_more_keeps_no_owner_busy() -> None:

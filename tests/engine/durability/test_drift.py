@@ -8,7 +8,7 @@ import pytest
 from palace.engine.durability.drift import Drift, find_drift
 from palace.journal.replay import no_progress, replay
 from tests.support.disks.memory import Disk
-from tests.support.stores.memory import JOURNAL, KEYS, Life, awake
+from tests.support.stores.memory import JOURNAL, KEYS, Life, MemoryStore, awake
 
 
 @pytest.fixture
@@ -48,6 +48,16 @@ def test_what_has_other_contents_is_different_though_counts_agree(life: Life) ->
 
 
 def test_a_kind_of_which_nothing_is_left_is_compared_too(life: Life) -> None:
+    life.two.write("b", {"w": None})
+
+    assert drift(life) == [Drift(kind="b", missing=1, foreign=0, different=0, example="w")]
+
+
+def test_a_kind_that_its_store_no_longer_lists_is_compared_too(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Chroma does of a collection that it has lost."""
+    monkeypatch.setattr(MemoryStore, "kinds", lambda _store: ())
     life.two.write("b", {"w": None})
 
     assert drift(life) == [Drift(kind="b", missing=1, foreign=0, different=0, example="w")]

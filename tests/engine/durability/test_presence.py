@@ -73,3 +73,41 @@ def test_trouble_is_said_to_every_query_that_follows(
     clock.now_s += 2 * LOOK_S
     said = [memory.trouble(shared=True) for _ in range(3)]
     assert all("graph was removed" in text for text in said)
+
+
+def test_a_file_that_was_replaced_or_cut_is_named(memory: DurableCalls, tmp_path: Path) -> None:
+    graph = tmp_path / "graph"
+    graph.write_text("rows and more rows")
+    assert memory.trouble() == "", "it may grow"
+    graph.write_text("row")
+    assert "graph was cut from 18 to 3 bytes while it was open" in memory.trouble()
+
+    graph.write_text("rows and more rows")
+    assert memory.trouble() == ""
+    (tmp_path / "copy").write_text("rows and more rows")
+    (tmp_path / "copy").rename(graph)
+    assert "graph was replaced while it was open" in memory.trouble()
+
+
+def test_an_index_that_was_removed_is_named(memory: DurableCalls, tmp_path: Path) -> None:
+    index = tmp_path / "0123abcd"
+    index.mkdir()
+    (index / "data_level0.bin").write_text("rows")
+    assert memory.trouble() == ""
+
+    (index / "data_level0.bin").unlink()
+    assert f"the index in {index} was removed while it was open" in memory.trouble()
+
+
+def test_an_index_goes_with_its_collection(memory: DurableCalls, tmp_path: Path) -> None:
+    stores: Any = memory.stores
+    for name in ("0123abcd", "4567cdef"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data_level0.bin").write_text("rows")
+    assert memory.trouble() == ""
+
+    stores.chroma.drops += 1  # our own deletion of the first one
+    (tmp_path / "0123abcd/data_level0.bin").unlink()
+    assert memory.trouble() == ""
+    (tmp_path / "4567cdef/data_level0.bin").unlink()
+    assert "the index in" in memory.trouble()

@@ -215,5 +215,8 @@ def test_after_a_power_cut_at_any_call_all_stores_are_old_or_all_are_new(choose:
 
     assert calls > 20
     assert stores_on(disk) == NEW
+    after = disk.power_cut(choose)  # once it has said that it is done
+    until_stopped(after, 1000, begin=False)
+    assert stores_on(after) == NEW
     assert disk.read(f"{ROOT}/replaced-7/chroma.sqlite3") == OLD[f"{ROOT}/chroma.sqlite3"]
     assert disk.read(f"{GRAPH}.replaced-7") == OLD[GRAPH]
