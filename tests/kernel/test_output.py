@@ -52,7 +52,10 @@ def test_a_terminal_of_another_encoding_is_no_reason_to_fail(
 
 
 class Closed(io.StringIO):
+    tries = 0
+
     def write(self, _text: str) -> int:
+        self.tries += 1
         raise BrokenPipeError
 
     def flush(self) -> None:
@@ -66,6 +69,9 @@ def test_complaints_and_progress_fail_nobody(
     monkeypatch.setattr(sys, "stderr", stream)
     output.complain("x")
     output.redraw("x")
+
+    if isinstance(stream, Closed):
+        assert stream.tries >= 2
 
 
 def test_progress_and_screens_control_the_terminal_by_themselves_alone(

@@ -116,7 +116,7 @@ def test_a_claim_of_somebody_else_or_by_another_name_is_refused(
     assert foreign is not None
     assert "palace own" in foreign.remedy
     if more.get("id") != "":
-        assert foreign.details["owner"].startswith("container-7")
+        assert foreign.details["owner"] in ("container-7", "container-7 since 2026-01-01T00:00:00Z")
     assert palace.local == ""
 
 

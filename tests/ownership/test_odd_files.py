@@ -25,3 +25,5 @@ def test_a_fifo_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "theirs")
 
     check_no_links(Paths(str(tmp_path)), Kernel())
+
+    assert (tmp_path / "theirs").is_fifo()
