@@ -208,6 +208,23 @@ async def test_an_engine_that_nobody_could_load_again_is_not_left_for_being_idle
         assert (await goodbye(shim))["reason"] == "idle"
 
 
+async def test_an_owner_with_a_call_that_runs_or_waits_is_not_idle(root: Path) -> None:
+    async with open_broker(root, idle_s=60.0) as running:
+        shim = await running.session()
+        shim.call("search", 1, hold="query")
+        await until(lambda: running.engine.begun)
+        late_s = trio.current_time() + 1e6
+
+        running.state.leaving.tick(late_s)
+        assert not running.state.leaving.begun.is_set()
+        running.engine.gate("query").set()
+        assert (await shim.reply())[0] == 0
+        await until(lambda: not running.state.scheduler.admission.busy)
+        running.state.leaving.tick(late_s + 1e6)
+
+        assert (await goodbye(shim))["reason"] == "idle"
+
+
 async def test_an_engine_that_adopts_is_not_left_for_being_idle(root: Path) -> None:
     engine = GatedEngine(adopting=True)
     async with open_broker(root, engine, idle_s=0.3) as running:
@@ -256,6 +273,26 @@ async def test_what_the_next_owner_can_decide_is_left_to_it(
     assert not running.engine.closed
 
 
+async def test_what_the_next_owner_cannot_decide_has_the_rest_of_the_grace(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palace.broker.leaving.PATIENCE_S", 0.1)
+    async with open_broker(root, GatedEngine(journalled=True), grace_s=3600.0) as running:
+        shim, other = await running.session(), await running.session("other")
+        shim.call("hook_settings", 1, hold="w")
+        other.call("search", 1, hold="q")
+        await until(lambda: len(running.engine.begun) == 2)
+        running.state.leaving.stop(Reason.STOP)
+        await goodbye(shim)
+        await goodbye(other)
+        assert await other.line() == b"", "its query was left to the next owner"
+        running.engine.gate("w").set()
+
+        assert "result" in (await shim.reply())[1]
+        running.engine.gate("q").set()
+        await running.ended.wait()
+
+
 @pytest.mark.parametrize("reason", list(Reason))
 async def test_the_journal_is_told_of_a_leave_that_may_cut_something_off(
     root: Path, reason: Reason
@@ -270,10 +307,12 @@ async def test_the_journal_is_told_of_a_leave_that_may_cut_something_off(
         # still its own then.
         expected = int(reason not in (Reason.FAILED, Reason.MOVED))
         await until(lambda: running.engine.left == expected)  # before what runs has ended
+        await trio.testing.wait_all_tasks_blocked(0.05)
         running.engine.gate("w").set()
         await running.ended.wait()
 
     assert running.engine.left == expected
+    assert running.code == (70 if reason is Reason.FAILED else 0)
 
 
 async def test_the_journal_is_told_of_a_leave_before_what_waits_is_begun(root: Path) -> None:

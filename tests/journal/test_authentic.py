@@ -13,7 +13,7 @@ import pytest
 
 from palace.doctor.finding import ERROR, WARNING
 from palace.doctor.journal import inspect_journal
-from palace.journal.aside import ASIDE, kept_aside
+from palace.journal.aside import ASIDE, kept_aside, read_aside
 from palace.journal.checkpoint import make_checkpoint
 from palace.journal.inspect import read_from
 from palace.journal.journal import Journal, read_tail
@@ -40,7 +40,7 @@ from palace.journal.replay import newest_checkpoint, replay
 from palace.journal.reseal import reseal
 from palace.journal.segment import ARCHIVE, Broken, list_segments, read_lines, segment_path
 from palace.protocol.keyring import ANYBODYS, Key, Keyring
-from tests.support.disks.memory import NOW, ROOT, Disk, all_kept
+from tests.support.disks.memory import NOW, ROOT, Disk, all_kept, all_lost
 
 JOURNAL = f"{ROOT}/journal"
 KEYS = Keyring([Key(b"k" * 32)])
@@ -417,6 +417,8 @@ def test_what_is_set_aside_is_kept_line_for_line() -> None:
     (name,) = disk.list_directory(f"{JOURNAL}/{ASIDE}")
     assert name == f"2-{9:020d}.jsonl"
     assert lines(disk, f"{JOURNAL}/{ASIDE}/{name}") == evil
+    kept = list(read_aside(JOURNAL, disk))
+    assert [one.seq for one in kept if isinstance(one, Record)] == [decode(e).seq for e in evil]
 
 
 def test_a_checkpoint_is_not_made_of_what_changes_under_it() -> None:
@@ -540,6 +542,7 @@ def test_a_journal_of_an_earlier_version_is_sealed_whole() -> None:
     reseal(JOURNAL, disk, ANYBODYS, KEYS.keys[0])
 
     assert contents(disk) == was
+    assert contents(disk.power_cut(all_lost)) == was
     assert codes(disk) == set()
     now = [found for found in read_from(JOURNAL, disk, keys=KEYS) if isinstance(found, Record)]
     assert [(r.seq, r.payload) for r in now] == [

@@ -1,16 +1,24 @@
 """A copy of a journal that is being written: a beginning of it, whole, whatever its owner does."""
 
+import hashlib
 from typing import Any
 
 import pytest
 
 from palace.journal import copying
 from palace.journal.checkpoint import make_checkpoint
-from palace.journal.copying import Contents, copy_journal, read_contents
+from palace.journal.copying import (
+    Contents,
+    check_whole,
+    copy_journal,
+    file_digest,
+    read_contents,
+)
 from palace.journal.journal import Journal
 from palace.journal.record import OUTCOME, PUT, Draft, Stamp
 from palace.journal.replay import replay
-from palace.journal.segment import ARCHIVE
+from palace.journal.segment import ARCHIVE, CHUNK
+from palace.journal.tail import Adopting
 from palace.protocol.errors import JournalBroken
 from tests.support.disks.busy import Busy
 from tests.support.disks.memory import ROOT, Disk
@@ -211,3 +219,28 @@ def test_a_journal_that_is_replaced_meanwhile_is_not_mixed_with_the_new_one(at: 
 
     assert disk.turns > at
     assert contents == read_contents(JOURNAL, other)
+
+
+def test_a_palace_that_is_being_adopted_is_not_copied_yet() -> None:
+    disk = Disk()
+    journal = opened(disk)
+    journal.fingerprints = dict
+    call(journal, 1)
+    check_whole(JOURNAL, disk)
+
+    journal.begin_adoption(Adopting(since=journal.seq, total=9))
+
+    with pytest.raises(JournalBroken, match="2 of about 9 entries"):
+        check_whole(JOURNAL, disk)
+    journal.end_adoption()
+    check_whole(JOURNAL, disk)
+
+
+@pytest.mark.parametrize("size", [0, 7, CHUNK + 7])
+def test_a_files_digest_is_of_all_its_bytes(size: int) -> None:
+    disk = Disk()
+    data = bytes(number % 251 for number in range(size))
+    disk.put(f"{ROOT}/file", data)
+
+    assert file_digest(f"{ROOT}/file", disk) == (size, hashlib.sha256(data).hexdigest())
+    assert not disk.open_files

@@ -150,6 +150,23 @@ def test_a_torn_end_is_told_to_who_does_not_come_back() -> None:
     assert list(reader.read(ends=True)) == []
 
 
+def test_what_stands_behind_a_torn_line_is_read() -> None:
+    disk = Disk()
+    journal = opened(disk)
+    journal.append([put("a", 1), put("b", 2)])
+    path = journal.segments()[-1].path
+    with_torn = disk.read(path).replace(b'"id":"b"', b'"id":"x"')
+    disk.put(path, with_torn)
+    journal = opened(disk, 2)
+    journal.append([put("c", 3)])
+
+    found = list(follower(disk).read())
+
+    told = [one.id for one in found if isinstance(one, Record)]
+    assert (told[0], told[-1]) == ("a", "c")
+    assert [one for one in found if isinstance(one, Broken)]
+
+
 def test_a_torn_end_is_told_once_another_segment_follows_it() -> None:
     disk = Disk()
     journal = opened(disk)

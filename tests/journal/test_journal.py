@@ -25,6 +25,7 @@ from palace.journal.record import (
 )
 from palace.journal.replay import replay
 from palace.journal.segment import ARCHIVE, list_segments, read_segment, segment_path
+from palace.journal.tail import Adopting
 from palace.protocol.errors import JournalBroken, JournalFailed
 from tests.support.disks.memory import ROOT, Disk, all_kept, all_lost
 
@@ -536,3 +537,36 @@ def test_a_header_without_a_number_counts_from_its_own() -> None:
     disk.put(newest, seal(body.encode()) + b"\n" + rest)
 
     assert opened(disk, 4).seq == 7
+
+
+def test_a_leave_and_the_two_ends_of_an_adoption_are_durable_when_they_return() -> None:
+    disk = Disk()
+    journal = opened(disk)
+    journal.fingerprints = dict
+    journal.append([put("s:1", "a")])
+    journal.leave()
+    assert opened(disk.power_cut(all_lost), 2).tail.left == {1}
+
+    journal.close_key("s:1", OUTCOME, reply="r")
+    journal.begin_adoption(Adopting(since=2, total=7))
+    assert opened(disk.power_cut(all_lost), 2).tail.adopting == Adopting(since=2, total=7)
+
+    journal.end_adoption()
+    assert opened(disk.power_cut(all_lost), 2).tail.adopting is None
+
+
+def test_a_journal_whose_end_is_missing_vouches_for_no_line_that_comes_again() -> None:
+    disk = Disk()
+    journal = opened(disk)
+    journal.append([put("s:1", "a")])
+    journal.close_key("s:1", OUTCOME, reply="r")
+    journal.close()
+    Journal.note_lost(JOURNAL, disk)
+
+    disk = disk.power_cut(all_lost)
+    again = opened(disk, 2)
+
+    assert again.is_forgotten("s", 1, 1)
+    assert not again.tail.paused, "an owner with a journal has worked on it"
+    again.close()
+    assert not opened(disk.power_cut(all_kept), 3).is_forgotten("s", 1, 2)

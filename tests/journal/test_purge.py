@@ -264,3 +264,24 @@ def test_whatever_was_written_the_purged_is_gone_and_the_rest_stays(
         assert SECRET not in str(record)
         if record.action == OUTCOME:
             assert (record.payload["reply"] == PURGED_REPLY) == known
+
+
+def test_earlier_states_that_hold_its_words_go_and_the_last_word_on_what_stays_does_not() -> None:
+    disk = Disk()
+    journal = opened(disk)
+    journal.append([put("s:1", "gone", SECRET), put("s:1", "kept", f"says {SECRET}")])
+    journal.append([put("s:1", "kept", "says it, still", f"says {SECRET}")])
+    journal.append([put("s:1", "tells", f"{SECRET} as well")])
+    journal.close_key("s:1", OUTCOME, reply="r")
+    journal.close()
+    known = replay(JOURNAL, disk)
+    live = frozenset(known.live["k", ident].seq for ident in ("kept", "tells"))
+    entities = frozenset({("k", "gone")})
+    going = Going(entities=entities, holds=lambda data: b"secret" in data, live=live)
+
+    assert purge_journal(JOURNAL, disk, going) == 2
+
+    assert contents(disk) == {("k", "kept"): "says it, still", ("k", "tells"): f"{SECRET} as well"}
+    told = [item for item in read_from(JOURNAL, disk) if isinstance(item, Record)]
+    assert [one.action for one in told] == [PURGED, PURGED, PUT, PUT, OUTCOME]
+    assert told[2].before is None, "the earlier state that it replaced"

@@ -149,6 +149,9 @@ BREAKING: dict[str, Callable[[dict[str, Any]], object]] = {
     "a short change": lambda h: h.update(open={"s:1": [[1, "put", "k", "i"]]}),
     "a change of a file": lambda h: h.update(open={"s:1": [[1, "put", "file", "../x", 1, None]]}),
     "a touched file": lambda h: h.update(touched=[["file", "../x", None, 1]]),
+    "a touched file beside one of ours": lambda h: h.update(
+        touched=[["file", "replica.json", None, 1], ["file", "../x", "replica.json", 1]]
+    ),
     "attempts without a count": lambda h: h.update(attempts={"s:1": "many"}),
     "numbers without a count": lambda h: h.update(numbers={"c": "many"}),
     "a list of attempts": lambda h: h.update(attempts=[1]),

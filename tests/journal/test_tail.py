@@ -393,6 +393,13 @@ def so_far(since: Any = 3, total: Any = 9) -> dict[str, Any]:
     return {"so_far": {"at": {"store": 1}, "since": since, "total": total}}
 
 
+def test_what_was_written_after_an_adoption_began_is_settled() -> None:
+    whole, adopted = Tail(), Tail(adopting=Adopting(since=7, total=9))
+
+    assert [whole.is_settled(seq) for seq in (1, 7, 8)] == [True, True, True]
+    assert [adopted.is_settled(seq) for seq in (1, 7, 8)] == [False, False, True]
+
+
 def test_an_adoption_lasts_until_a_closing_record_says_that_all_is_there() -> None:
     fold = Fold()
     tail = fold.tell(end("", STATE, **so_far()), put("s:1", "x", 2, 1))
