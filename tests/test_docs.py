@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
+from palace.cli.app import app
 from palace.protocol import errors
-from tests.support.documents.reference import PAGES, ROOT, all_errors
+from tests.support.documents.reference import PAGES, ROOT, all_errors, named_commands
 
 PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.dot"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -68,6 +70,33 @@ def test_files_that_the_docs_name_exist() -> None:
     for path in DOCUMENTS:
         for name in pattern.findall(path.read_text()):
             assert (ROOT / name).exists(), f"{path.name}: {name}"
+
+
+STOCKS_OWN = ("set-embedder",)  # `mempalace palace ...`
+HIDDEN = ("--check", "--help", "--version")
+
+
+def test_commands_and_options_that_the_docs_name_exist() -> None:
+    app_commands = dict(named_commands(typer.main.get_command(app)))
+    options = {
+        name: {opt for param in command.params for opt in (*param.opts, *param.secondary_opts)}
+        for name, command in app_commands.items()
+    }
+    seen = 0
+    for path in DOCUMENTS:
+        text = path.read_text()
+        scripts = re.findall(r"```sh[^\n]*\n(.*?)\n```", text, re.DOTALL)
+        lines = [line for script in scripts for line in script.splitlines()]
+        for said in [*re.findall(r"`([^`\n]+)`", text), *lines]:
+            for words in re.findall(r"(?:^|; )palace ([a-z][^;#]*)", said):
+                two = " ".join(words.split()[:2])
+                name = two if two in options else two.partition(" ")[0]
+                if name not in STOCKS_OWN:
+                    assert name in options, f"{path.name}: {said}"
+                    given = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", words)) - set(HIDDEN)
+                    assert given <= options[name], f"{path.name}: {said}"
+                    seen += 1
+    assert seen > 200
 
 
 def test_each_line_of_the_threat_model_names_tests_that_exist() -> None:

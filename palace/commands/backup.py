@@ -165,13 +165,12 @@ def _check_source(paths: Paths, environ: Mapping[str, str], kernel: Kernel) -> s
     if not identity or not kernel.list_directory(paths.journal):
         raise JournalBroken(
             f"{paths.root} has no journal, which is what a backup copies. A broker creates it when "
-            'it first starts, unless palace.toml says journal = "off": palace start'
+            "it first starts (palace start), unless it is off: palace config set journal=on"
         )
     if config.journal == "off" or kernel.file_id(f"{paths.journal}/{PAUSE}") is not None:
         raise JournalBroken(
-            f"The journal of {paths.root} lacks what a broker has written without it. Remove "
-            f'journal = "off" from {paths.settings}, and let a broker take that over: '
-            "palace stop; palace start"
+            f"The journal of {paths.root} lacks what a broker has written without it. Let a broker "
+            "take that over: palace config set journal=on; palace stop; palace start"
         )
     check_whole(paths.journal, kernel, ring_of(identity, environ, kernel))
     return identity

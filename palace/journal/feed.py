@@ -2,7 +2,7 @@
 
 Whoever applies the records of a feed in order holds what the journal says, also where records are
 gone: a *summary* then tells which ones, and every entity that there is comes after it, as a
-checkpoint holds it.  What was known before counts no more, since nobody can say what was deleted.
+checkpoint holds it.  What was known before counts no more, since what was deleted can't be told.
 """
 
 from collections.abc import Generator, Iterator

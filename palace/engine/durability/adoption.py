@@ -1,7 +1,7 @@
 """Adoption: what the stores hold and the journal doesn't is journalled while calls are served.
 
 The first broker of a palace finds memories that no journal knows; a later one may find that stock
-has written thousands while no broker ran.  Nobody waits until that is read.
+has written thousands while no broker ran.  No call waits until that is read.
 
 Theory of operation.  Before the first call the journal says, durably, that it is not whole
 (`Journal.begin_adoption`), and since which record it tells the truth.  From then on there are two
@@ -40,7 +40,9 @@ PAUSE_S = 0.002  # between portions, so that calls get the store and the interpr
 AGAIN_S = 10.0  # after a failure (a full disk, a store that is being opened again), and twice that
 AGAIN_MAX_S = 640.0
 ROOM_BYTES = 64 << 20  # left to the calls
-ONE_GO = 1000  # entities that are adopted before the first call: that takes no longer than a wink
+ONE_GO = (
+    1000  # entities that are adopted before the first call; 20,000 take 3 s (docs/benchmarks.md)
+)
 SAY_EVERY_S = 60.0
 
 logger = logging.getLogger("palace.journal")

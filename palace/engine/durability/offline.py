@@ -64,7 +64,7 @@ def opened_journal(palace: OwnedPalace) -> Iterator[Journal]:
     if not palace.kernel.list_directory(palace.paths.journal):
         raise JournalBroken(
             f"{palace.paths.root} has no journal: there is nothing to make stores from. A broker "
-            'begins one at its first start, unless the settings say journal = "off": palace config'
+            "begins one at its first start, unless it is off: palace config set journal=on"
         )
     meet_journal(palace)
     journal = Journal.open(palace.paths.journal, palace.kernel, palace.stamp)
