@@ -98,6 +98,7 @@ def connect_parts(services: Services, *, lifecycle: Lifecycle, connections: int)
         capacity=lanes.capacity(),
         queue_depth_max=config.queue_depth_max,
         session_depth_max=config.session_depth_max,
+        put_back_s=services.engine.put_back_s,
     )
     scheduler = Scheduler(
         services=services,

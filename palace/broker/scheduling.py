@@ -173,6 +173,7 @@ class Scheduler:
             maybe_ran=job.maybe_ran,
             epoch=session.hello.epoch if session is not None else 0,
             client=session.client if session is not None else "",
+            party=job.party,
             batch=batch,
             principal=bound_principal(self.services, session),
         )

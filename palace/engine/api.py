@@ -24,7 +24,8 @@ class Call:
 
     (`session`, `ordinal`) is its idempotency key.  `maybe_ran` says that an earlier owner may have
     begun it; `epoch` is that of the session's last owner, 0 if unknown.  `client` is what the
-    session's client calls itself, "" where it doesn't.  `batch` is what `Engine.batch` made for it
+    session's client calls itself, "" where it doesn't.  `party` is whose the session is, as far as
+    shares of what all use are concerned.  `batch` is what `Engine.batch` made for it
     and the calls that run with it.  `principal` is whom the session acts as, None where that can't
     be known now: the call is refused then.
     """
@@ -36,6 +37,7 @@ class Call:
     maybe_ran: bool = False
     epoch: int = 0
     client: str = ""
+    party: str = ""
     batch: Batch[Any] | None = None
     principal: Principal | None = OWNER
 
@@ -163,6 +165,10 @@ class Engine(Protocol):
 
     def loading_text(self) -> str:
         """Say what `load` is busy with."""
+        ...
+
+    def put_back_s(self, party: str) -> float:
+        """Return how much later than others a party's next change is due; any thread may ask."""
         ...
 
     def model(self) -> ModelState:

@@ -5,6 +5,9 @@ sessions of one party: a client that floods its own queue, or has many sessions,
 A full lane, and a full queue, have a reserve for parties that hold much less than another does, so
 that calls which run for long hold up none of somebody else.
 
+Changes go in another order than queries: a party that has had much of the writer's time lately is
+put back behind those that had little (writer_time.py).
+
 Of a session, queries overlap with each other, while a mutation waits for what came before it and
 holds up what comes after it, so that a client which pipelines dependent calls sees what it would
 see from a serial server.  Long-polls hold nothing up.  A call that was cancelled while it runs no
@@ -21,7 +24,7 @@ Rule for this file: pure; which call runs next is decided only here.
 
 import enum
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -95,16 +98,19 @@ class Admission:
     """All queues of one owner.
 
     Capacities are numbers of jobs; the writer's is how many a batch may hold.  `slots` are the
-    budgets of the lanes, `places` is that of the queue.
+    budgets of the lanes, `places` is that of the queue.  `put_back_s` tells how much later than
+    others a party's next change is due.
     """
 
     capacity: Mapping[Lane, int]
     queue_depth_max: int
     session_depth_max: int
+    put_back_s: Callable[[str], float] = lambda _party: 0.0
     slots: dict[Lane, Shares] = attrs.field(init=False)
     places: Shares = attrs.field(init=False)
     _asked: dict[str, int] = attrs.field(factory=dict)  # waiting party -> since which turn
     _turn: int = 0
+    _due_s: dict[str, float] = attrs.field(factory=dict)  # party -> when its next change is due
     _queues: dict[str, _Queue] = attrs.field(factory=dict)
     _turns: deque[str] = attrs.field(factory=deque)  # sessions with waiting jobs, next first
     _running: dict[tuple[str, int], Job] = attrs.field(factory=dict)
@@ -179,7 +185,7 @@ class Admission:
         while progress:
             progress = False
             had_turn: set[str] = set()
-            for session in self._in_turn():  # a session that can't start keeps its turn
+            for session in self._in_turn(now_s):  # a session that can't start keeps its turn
                 queue = self._queues[session]
                 job = None if queue.party in had_turn else self._startable(queue, patient=patient)
                 if job is None:
@@ -197,12 +203,28 @@ class Admission:
             self._asked[party] = self._turn
         else:
             self._asked.pop(party, None)
+            self._due_s.pop(party, None)
 
-    def _in_turn(self) -> Sequence[str]:
-        """Return the sessions with waiting jobs, those first whose party has waited longest."""
-        if len(self._turns) < 2:
-            return tuple(self._turns)
-        return sorted(self._turns, key=lambda session: self._asked[self._queues[session].party])
+    def _in_turn(self, now_s: float) -> Sequence[str]:
+        """Return the sessions with waiting jobs, those first whose party has waited longest.
+
+        Those that wait to change something have the places among them by who is due first.
+        """
+        order = sorted(self._turns, key=lambda session: self._asked[self._queues[session].party])
+        changing = {
+            session: self._note_due(self._queues[session].party, now_s)
+            for session in order
+            if _changes_next(self._queues[session])
+        }
+        due = iter(sorted(changing, key=changing.__getitem__))
+        return [next(due) if session in changing else session for session in order]
+
+    def _note_due(self, party: str, now_s: float) -> float:
+        """Return when a party's next change is due, as of when that was first asked."""
+        due_s = self._due_s.get(party)
+        if due_s is None:
+            due_s = self._due_s[party] = now_s + self.put_back_s(party)
+        return due_s
 
     def finish(self, job: Job, now_s: float = 0.0) -> None:
         """Note that a running job has ended."""
@@ -214,6 +236,8 @@ class Admission:
                 if session in self._queues and self._queues[session].waiting:
                     self.window.came(session)  # before the batch even began
             self.window.ended(sessions, now_s)
+        if job.exclusive:
+            self._due_s.pop(job.party, None)  # it asks again now that its time was counted
         if not job.cancelled:
             self._leave_order(job)
         self._forget_if_empty(job.session)
@@ -322,6 +346,8 @@ class Admission:
         queue = self._queues[job.session]
         queue.waiting.remove(job)
         self.places.give_back(job.party, job.session)
+        if job.exclusive:
+            self._due_s.pop(job.party, None)
         self._ask(job.party)
         self._turns.remove(job.session)
         if queue.waiting:
@@ -346,6 +372,7 @@ class Admission:
         self.places.give_back(job.party, job.session)
         if not self.places.parties.of(job.party):
             del self._asked[job.party]
+            self._due_s.pop(job.party, None)
         if not queue.waiting:
             self._turns.remove(job.session)
         self._forget_if_empty(job.session)
@@ -355,6 +382,13 @@ class Admission:
         runs = any(key[0] == session for key in self._running)
         if not queue.waiting and not runs:
             del self._queues[session]
+
+
+def _changes_next(queue: _Queue) -> bool:
+    """Tell whether what a session waits for first changes something; long-polls are passed."""
+    jobs = (job for job in queue.waiting if job.tool.lane is not Lane.POLL)
+    job = next(jobs, None)
+    return job is not None and job.exclusive
 
 
 def _reserve(lane: Lane, width: int) -> int:

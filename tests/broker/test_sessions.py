@@ -263,6 +263,24 @@ async def test_a_read_only_session_says_so_to_the_engine_and_others_do_not(root:
     assert "mempalace_add_drawer" not in {tool["name"] for tool in listed["result"]["tools"]}
 
 
+async def test_whoever_had_the_writer_for_long_is_begun_behind_another(root: Path) -> None:
+    engine = GatedEngine(put_back={"long": 60.0})
+    async with open_broker(root, engine) as running:
+        shims = {name: await running.session(name) for name in ("runs", "long", "short")}
+        for number, (name, shim) in enumerate(shims.items()):
+            session = running.state.sessions.get(name)
+            assert session is not None
+            session.party = name  # as if it were another process
+            shim.call("delete_drawer", 1, name=name, hold="writer")
+            waiting = running.state.scheduler.admission
+            await until(lambda number=number, of=waiting: number == of.waiting and engine.begun)
+        engine.gate("writer").set()
+        for shim in shims.values():
+            await shim.reply()
+
+    assert engine.parties == ["runs", "short", "long"]
+
+
 async def test_the_clients_name_is_told_to_its_shim_for_the_next_owner(root: Path) -> None:
     async with open_broker(root) as running:
         shim = await running.session()

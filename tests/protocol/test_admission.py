@@ -317,6 +317,68 @@ def test_parties_take_turns_whatever_number_of_sessions_they_have() -> None:
     assert order == ["a0", "b", "a1", "b", "a2", "a3"]
 
 
+def order_of(admission: Admission, *, began_s: float) -> list[str]:
+    """Return the sessions of what is waiting, as each starts; every job takes a second."""
+    order, now_s = [], began_s
+    while ready := admission.take_ready(now_s):
+        order += [item.session for item in ready]
+        now_s += 1.0
+        for item in ready:
+            admission.finish(item, now_s)
+    return order
+
+
+def test_a_party_that_had_the_writer_for_long_goes_behind_those_that_had_it_little() -> None:
+    admission = make()
+    admission.put_back_s = {"a": 3.0, "b": 0.0, "c": 0.5}.__getitem__
+    for session in "abc":
+        admission.offer(job(session, 0, WRITE))
+        admission.offer(job(session, 1, WRITE))
+
+    assert order_of(admission, began_s=10.0) == ["b", "c", "b", "c", "a", "a"]
+
+
+def test_a_party_is_put_back_once_and_later_ones_come_behind_it() -> None:
+    admission = make()
+    admission.put_back_s = {"a": 2.0, "b": 0.0, "runs": 0.0}.__getitem__
+    running = job("runs", 0, WRITE)
+    admission.offer(running)
+    admission.take_ready(10.0)
+    admission.offer(job("a", 0, WRITE))
+    assert admission.take_ready(10.0) == []
+    admission.offer(job("b", 0, WRITE))
+    assert admission.take_ready(12.5) == []
+    admission.finish(running, 12.5)
+
+    assert order_of(admission, began_s=12.5) == ["a", "b"]
+
+
+def test_queries_of_a_party_that_had_the_writer_for_long_keep_their_place() -> None:
+    admission = make(readers=1)
+    admission.put_back_s = {"a": 5.0, "b": 0.0, "c": 0.0}.__getitem__
+    admission.offer(job("a", 0))
+    admission.offer(job("a", 1, WRITE))
+    admission.offer(job("b", 0, WRITE))
+    admission.offer(job("c", 0))
+
+    assert keys(admission.take_ready(10.0)) == [("a", 0), ("b", 0)]
+
+
+def test_a_long_poll_that_waits_lends_no_place_to_the_change_behind_it() -> None:
+    admission = make()
+    admission.put_back_s = lambda party: 5.0 if party == "a" else 0.0
+    runs = job("runs", 0, WRITE)
+    for item in (job("polls", 0, POLL), job("c", 0, POLL), runs):
+        admission.offer(item)
+    assert len(admission.take_ready(10.0)) == 3, "no slot is left for another poll"
+    admission.offer(job("a", 0, POLL))
+    admission.offer(job("a", 1, WRITE))
+    admission.offer(job("b", 0, WRITE))
+    admission.finish(runs, 11.0)
+
+    assert keys(admission.take_ready(11.0)) == [("b", 0)]
+
+
 def test_a_party_has_one_turn_before_the_next_when_several_slots_are_free() -> None:
     admission = make(readers=2)
     for number in range(3):

@@ -24,6 +24,7 @@ class CurrentCall(CallContext):
     read_only: bool = False  # its session may only read
     yields: bool = False  # others may come between its parts
     batch: DrawerBatch | None = None
+    party: str = ""  # whose it is
     stored: Write | None = None  # what it has stored with its batch
     query_is_embedded: bool = False  # before it asks for stock's request lock
 
@@ -38,10 +39,18 @@ class CurrentCall(CallContext):
 
     problem: ModelUnavailable | None = None  # why something could not be embedded
 
-    def begin(self, *, read_only: bool, batch: DrawerBatch | None, yields: bool = False) -> None:
+    def begin(
+        self,
+        *,
+        read_only: bool,
+        batch: DrawerBatch | None,
+        yields: bool = False,
+        party: str = "",
+    ) -> None:
         self.read_only = read_only
         self.yields = yields
         self.batch = batch
+        self.party = party
         self.stored = None
         self.query_is_embedded = False
         self.problem = None

@@ -181,7 +181,7 @@ class Deletions:
     def _own_turn(self) -> Iterator[None]:
         """Take a turn while others come first."""
         state = self._state
-        with state.turns.turn(), state.lookups.suspended():
+        with state.turns.turn(party=state.current.party), state.lookups.suspended():
             self._lock.acquire_write()
             try:
                 yield

@@ -39,9 +39,11 @@ class HostedState:
     refuses_outdated: Callable[[], bool] = lambda: True
     progress: int = 0
 
-    def begin_call(self, *, read_only: bool, batch: DrawerBatch | None, yields: bool) -> None:
+    def begin_call(
+        self, *, read_only: bool, batch: DrawerBatch | None, yields: bool, party: str
+    ) -> None:
         self.progress += 1
-        self.current.begin(read_only=read_only, batch=batch, yields=yields)
+        self.current.begin(read_only=read_only, batch=batch, yields=yields, party=party)
 
     def end_call(self) -> None:
         self.progress += 1

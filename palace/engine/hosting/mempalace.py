@@ -231,7 +231,7 @@ class MempalaceEngine(JournalledEngine):
         if call.tool.lane is Lane.LARGE and not call.read_only and state.ahead is not None:
             state.ahead.prepare(call.message)
         try:
-            with state.turns.turn(call.batch):
+            with state.turns.turn(call.batch, call.party):
                 return self._answer(call)
         finally:
             state.current.forget_vectors()
@@ -257,7 +257,9 @@ class MempalaceEngine(JournalledEngine):
         # The broker only passes on what `batch` below returned.
         batch = cast("DrawerBatch | None", call.batch)
         yields = call.tool.lane is Lane.LONG
-        self._state.begin_call(read_only=call.read_only, batch=batch, yields=yields)
+        self._state.begin_call(
+            read_only=call.read_only, batch=batch, yields=yields, party=call.party
+        )
         try:
             reply = self._handle(call)
         except Exception:
@@ -333,6 +335,9 @@ class MempalaceEngine(JournalledEngine):
             self._succession.nothing_changed()
             return ""
         return change if self._may_hand_over(change) else ""
+
+    def put_back_s(self, party: str) -> float:
+        return self._state.turns.put_back_s(party)
 
     def outlives(self) -> str:
         return self._succession.problem

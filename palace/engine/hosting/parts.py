@@ -20,7 +20,7 @@ def others_first(state: HostedState, lock: RequestLock) -> Iterator[None]:
     What it did so far is kept, since they may build upon it and be acknowledged.
     """
     state.boundary()
-    with state.lookups.resumed(), state.turns.others_first(lock):
+    with state.lookups.resumed(), state.turns.others_first(lock, state.current.party):
         yield
 
 

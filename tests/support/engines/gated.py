@@ -33,6 +33,8 @@ class GatedEngine:
     read_only_calls: list[bool] = field(default_factory=list)
     beneath: list[str] = field(default_factory=list)  # what each call was held to
     clients: list[str] = field(default_factory=list)  # who made it
+    parties: list[str] = field(default_factory=list)  # whose it is
+    put_back: dict[str, float] = field(default_factory=dict)
     outdated: bool = False
     reopen: str = ""  # why its stores must be opened again
     stuck: bool = False
@@ -78,6 +80,7 @@ class GatedEngine:
             self.read_only_calls.append(read_only)
             self.beneath.append(call.request.beneath)
             self.clients.append(call.client)
+            self.parties.append(call.party)
             self.principals.append(call.principal)
         if "hold" in arguments:
             assert self.gate(arguments["hold"]).wait(30)
@@ -131,6 +134,9 @@ class GatedEngine:
 
     def resumes(self) -> bool:
         return self.journalled
+
+    def put_back_s(self, party: str) -> float:
+        return self.put_back.get(party, 0.0)
 
     def outlives(self) -> str:
         return self.outlived

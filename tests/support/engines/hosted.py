@@ -54,9 +54,9 @@ def call_between(call, others):
     turns, ready, yielded, seen = engine._state.turns, threading.Event(), [], []
     stock = Turns.others_first
     @contextlib.contextmanager
-    def others_first(self, lock):
+    def others_first(self, lock, party):
         yielded.append(threading.get_ident())
-        with stock(self, lock):
+        with stock(self, lock, party):
             if len(yielded) == 3:
                 ready.set()
                 while others and not (seen or turns.waiting or turns._holder):
@@ -94,7 +94,8 @@ def watch_embedding():
     stock = inference.forward
     @functools.wraps(stock)
     def watched(model, documents, *rest):
-        in_turn = engine._state.turns._holder is threading.current_thread()
+        holder = engine._state.turns._holder
+        in_turn = holder is not None and holder.mark is threading.current_thread()
         embedded["in_turn" if in_turn else "ahead"] += len(documents)
         return stock(model, documents, *rest)
     inference.forward = watched
@@ -162,6 +163,7 @@ def _plain(call: Call) -> dict[str, Any]:
         "read_only": call.read_only,
         "maybe_ran": call.maybe_ran,
         "epoch": call.epoch,
+        "party": call.party,
     }
 
 
@@ -264,6 +266,9 @@ class HostedEngine:
 
     def adopts(self) -> bool:
         return bool(self._ask("adopts"))
+
+    def put_back_s(self, party: str) -> float:
+        return 0.0
 
     def outlives(self) -> str:
         return ""

@@ -327,6 +327,9 @@ class MempalaceEngine(JournalledEngine):
     def search_fingerprint(self) -> str:
         return "light"
 
+    def put_back_s(self, party: str) -> float:
+        return 0.0
+
     def outlives(self) -> str:
         return ""
 
