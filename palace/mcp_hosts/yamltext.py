@@ -61,7 +61,10 @@ class YamlEditor:
             nested = {name: nested}
         if depth < len(path) and value_at(values, path[: depth + 1]) is None:
             raise Unreadable(text, 0, f"{path[depth]} is empty: write {path[depth]}: {{}} there")
-        return [_added(text, _node(text, path[:depth]), str(missing[0]), nested)]
+        node = _node(text, path[:depth])
+        if node is not None and not isinstance(node.value, list):  # `---` alone, ~ or null
+            raise Unreadable(text, node.start_mark.index, "the document is null: write {} there")
+        return [_added(text, node, str(missing[0]), nested)]
 
     def replace(self, text: str, path: Place, key: str | int, value: Any) -> list[Splice]:
         """Replace an existing value with another."""

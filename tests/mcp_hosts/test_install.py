@@ -332,6 +332,8 @@ def test_a_users_hook_in_our_group_outlives_ours(hosts: Hosts, name: str) -> Non
     ("text", "named"),
     [
         ("mcp_servers:\n", "is empty"),
+        ("~", "document is null"),
+        ("---\n# nothing yet\n", "document is null"),
         ("mcp_servers: [1]\n", "not a mapping"),
         ("a: 1\nb: {\n", "line 3"),
         ("- 1\n", "not a mapping"),
