@@ -261,14 +261,14 @@ class HostedEngine:
     def resumes(self) -> bool:
         return True
 
+    def put_back_s(self, party: str) -> float:
+        return 0.0
+
     def leave(self) -> None:
         self._ask("leave")
 
     def adopts(self) -> bool:
         return bool(self._ask("adopts"))
-
-    def put_back_s(self, party: str) -> float:
-        return 0.0
 
     def outlives(self) -> str:
         return ""
