@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import attrs
 import pytest
 
 from palace.kernel.kernel import Kernel
@@ -55,6 +56,8 @@ def test_a_book_holds_digests_and_is_its_palaces_alone(directory: str) -> None:
 
 def test_a_token_is_its_guests_and_nobody_elses() -> None:
     assert guest_with(TOKENS["two"], GUESTS) == GUESTS["two"]
+    alike = attrs.evolve(GUESTS["one"], digest=GUESTS["one"].digest[:-1] + "x")
+    assert guest_with(TOKENS["one"], {"alike": alike}) is None
     for token in ("", TOKENS["one"][:-1], TOKENS["one"] + "1", GUESTS["one"].digest):
         assert guest_with(token, GUESTS) is None
 

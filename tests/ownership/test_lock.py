@@ -338,6 +338,22 @@ def test_a_lock_is_lost_to_whoever_is_faster(palace: Paths, tmp_path: Path) -> N
     release(owner)
 
 
+def test_a_lock_whose_new_file_is_replaced_at_once_is_lost(palace: Paths, tmp_path: Path) -> None:
+    owner, fence = owner_with_fence(palace, tmp_path)
+    os.unlink(fence.path)
+
+    class Cleaned(Kernel):
+        def create_lock(self, path: str) -> int:
+            fd = super().create_lock(path)
+            os.unlink(path)
+            Path(path).touch()
+            return fd
+
+    with pytest.raises(ForeignWriter, match="another process has locked it"):
+        fence.take_again(Cleaned())
+    release(owner)
+
+
 def test_a_lock_that_is_removed_again_and_again_is_given_up(palace: Paths, tmp_path: Path) -> None:
     owner, fence = owner_with_fence(palace, tmp_path)
     for _ in range(lock.TAKEN_AGAIN_MAX):
@@ -376,6 +392,51 @@ def test_a_graph_outside_of_the_palace_has_a_lock_of_its_own(palace: Paths, tmp_
         held(f"{graph}.owner.lock")
     for fd in [owner.lock_fd, *owner.other_fds]:
         os.close(fd)
+
+
+def test_what_lies_beside_a_palace_of_a_longer_name_is_outside(palace: Paths) -> None:
+    beside, within = f"{palace.root}-two/kg.sqlite3", f"{palace.root}/kg.sqlite3"
+
+    assert beside in lock.outside_files(palace, settings(palace, graph=beside))
+    assert within not in lock.outside_files(palace, settings(palace, graph=within))
+
+
+def test_lists_that_a_palace_has_are_not_replaced_by_those_beside_it(
+    palace: Paths, tmp_path: Path
+) -> None:
+    parent = Path(palace.root).parent
+    parent.chmod(0o1777)  # others may put files beside the palace, so that its lists are in it
+    (parent / "tunnels.json").write_text("beside")
+    (parent / "hallways.json").write_text("beside")
+    Path(palace.root, "tunnels.json").write_text("in it")
+    owner = lock.take_lock(palace, KERNEL)
+
+    lock.take_other_locks(owner, settings(palace), {"HOME": str(tmp_path)}, KERNEL)
+
+    assert Path(palace.root, "tunnels.json").read_text() == "in it"
+    assert Path(palace.root, "hallways.json").read_text() == "beside"
+    release(owner)
+
+
+def test_stocks_lock_on_a_file_that_was_replaced_is_not_taken(
+    palace: Paths, tmp_path: Path
+) -> None:
+    environ = {"HOME": str(tmp_path)}
+    path = lock.mempalace_lock_path(palace, environ)
+
+    class Cleaned(Replacing):
+        def try_lock(self, fd: int) -> bool:
+            taken = Kernel.try_lock(self, fd)
+            if self.times:
+                self.times -= 1
+                os.unlink(path)
+            return taken
+
+    fence = lock.Fence(lock.Ownership(palace, -1), settings(palace), environ, Cleaned(1))
+
+    assert not fence.take()
+    assert not fence.taken
+    assert fence.take()
 
 
 @pytest.mark.parametrize("spoilt", ["the file, too", "the directory alone", "no file"])

@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from palace.kernel.kernel import Kernel
 from palace.protocol import wire
 from palace.protocol.ledger import DEATHS_MAX
 from palace.protocol.proof import proof_of
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+from palace.settings.site import Site
+from palace.shim import relay
 from tests.support.brokers.scripted import Connection, ScriptedBroker, call, start_shim
 
 
@@ -232,6 +237,22 @@ def test_a_lost_connection_is_no_death_of_the_broker(
                 shim.send(call("patient", "mempalace_search"))
             assert served.message()["id"] == "patient"
             if number <= DEATHS_MAX:
+                served.close()
+        served.answer(0, "patient", "found")
+
+        assert json.loads(shim.receive())["result"] == "found"
+
+
+def test_brokers_that_left_were_not_ended_by_what_they_had_to_answer(palace: Path) -> None:
+    with start_shim(palace, palace) as shim, ScriptedBroker(palace) as broker:
+        shim.send(call("patient", "mempalace_search"))
+        for epoch in range(1, DEATHS_MAX + 3):
+            served = broker.accept()
+            served.hello()
+            served.welcome(epoch=str(epoch))  # an older one, which doesn't say who died
+            assert served.message()["id"] == "patient"
+            if epoch <= DEATHS_MAX + 1:
+                served.header(wire.GOODBYE, reason="stop", read_upto="0", unrun="")
                 served.close()
         served.answer(0, "patient", "found")
 
@@ -478,3 +499,19 @@ def test_unknown_arguments_and_help(palace: Path) -> None:
     with start_shim(palace, palace, "--help") as shim:
         assert shim.receive().startswith(b"usage: palace shim")
         assert shim.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("limit", ["LEDGER_LINES_MAX", "LEDGER_BYTES_MAX"])
+def test_a_client_is_read_no_further_at_either_limit(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(relay, limit, 3)
+    made = relay.Relay(Site(Kernel(), Paths("/p"), ShimEnvironment({"HOME": "/h"})))
+
+    for line in (b"", b"", b"") if limit == "LEDGER_LINES_MAX" else (b"abc",):
+        assert made._has_room()
+        made._ledger.accept(line)
+
+    assert not made._has_room()
+    made._ledger.settle(0)
+    assert made._has_room()

@@ -6,24 +6,27 @@ reading are asked of one process that stays (tests/support/engines/maintenance.p
 
 import base64
 import json
+import os
 import shutil
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from palace.engine.durability.rebuild import Rebuild
 from palace.engine.stores.projection import same
 from palace.journal.checkpoint import make_checkpoint
 from palace.journal.inspect import read_from
 from palace.journal.journal import Journal
 from palace.journal.record import OUTCOME, PUT, Draft, Record, Stamp
-from palace.journal.replay import newest_checkpoint, replay
+from palace.journal.replay import newest_checkpoint, no_progress, replay
 from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership.keys import ANY_SEQ
@@ -484,3 +487,20 @@ def test_subsets_of_damage_are_worth_trying() -> None:
     assert {name for names in CHOICES for name in names} == DAMAGES.keys()
     assert all(is_sensible({*names}) for names in CHOICES)
     assert [pair for pair in combinations(DAMAGES, 2) if not is_sensible({*pair})]
+
+
+def test_what_is_copied_to_its_place_is_durable_before_it_is_renamed(tmp_path: Path) -> None:
+    synced = []
+
+    class Noting(Kernel):
+        def sync(self, fd: int) -> None:
+            synced.append((os.fstat(fd).st_ino, os.pread(fd, 9, 0)))
+            super().sync(fd)
+
+    parts: Any = {"palace": SimpleNamespace(kernel=Noting()), "journal": None}
+    (tmp_path / "made").write_text("new facts")
+
+    near = Rebuild(**parts, progress=no_progress)._near(f"{tmp_path}/made", f"{tmp_path}/kg")
+
+    assert near == f"{tmp_path}/kg.rebuilt"
+    assert synced == [(os.stat(near).st_ino, b"new facts")]
