@@ -1,5 +1,6 @@
 """Purging: of a purged memory no byte remains in any file, and all else is as it was."""
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -285,3 +286,29 @@ def test_earlier_states_that_hold_its_words_go_and_the_last_word_on_what_stays_d
     told = [item for item in read_from(JOURNAL, disk) if isinstance(item, Record)]
     assert [one.action for one in told] == [PURGED, PURGED, PUT, PUT, OUTCOME]
     assert told[2].before is None, "the earlier state that it replaced"
+
+
+def test_replies_in_files_without_its_records_go_wherever_a_purge_dies() -> None:
+    def filed_and_quoted() -> Disk:
+        disk = Disk()
+        journal = opened(disk)
+        journal.append([put("s:1", "gone", SECRET)])
+        journal.close_key("s:1", OUTCOME, reply="filed")
+        journal.roll()
+        journal.append([put("s:2", "kept", 1)])
+        journal.close_key("s:2", OUTCOME, reply=f"found {SECRET}")
+        journal.close()
+        return disk.power_cut(all_kept)
+
+    number, ended = 0, False
+    while not ended:
+        disk = filed_and_quoted()
+        disk.stop_after(number)
+        with contextlib.suppress(Stopped):
+            purge_journal(JOURNAL, disk, GONE)
+        ended = not disk.dead
+        disk = disk.power_cut(all_kept)
+        purge_journal(JOURNAL, disk, GONE)
+        assert not [path for path, data in files(disk).items() if RAW in data], number
+        number += 1
+    assert number > 10
