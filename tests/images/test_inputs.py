@@ -162,6 +162,31 @@ def test_a_file_that_is_to_be_copied_must_be_there(tree: Path) -> None:
         read_files(tree)
 
 
+@pytest.mark.parametrize("name", ["shim", "full"])
+def test_an_image_runs_as_the_builds_user_on_files_of_roots(name: str) -> None:
+    found = instructions((ROOT / "Dockerfile.base").read_text())
+    (stage,) = (
+        one.stage for one in found if one.name == "FROM" and one.text.endswith(f" AS {name}")
+    )
+    its = [one for one in found if one.stage == stage]
+
+    users = [one.text for one in its if one.name == "USER"]
+    assert users == ["${PALACE_UID}:${PALACE_GID}"]
+    copies = [one.text for one in its if one.name == "COPY"]
+    assert copies
+    assert not [text for text in copies if "--chown" in text or "--chmod" in text]
+    packages = (ROOT / "images/steps/packages").read_text()
+    assert "compileall" in packages.splitlines()[-1]
+
+
+def test_what_a_container_runs_needs_no_environment_that_a_second_process_lacks() -> None:
+    """`docker exec` has the image's own, and nothing of what the entry point has exported."""
+    lines = (ROOT / "images/entrypoint").read_text().splitlines()
+    exported = [line.strip().removeprefix("export ") for line in lines if "export " in line]
+
+    assert exported == ["HOME", 'PALACE_IDLE_S="${PALACE_IDLE_S:-0}"']
+
+
 def test_all_that_the_dockerfile_takes_from_here_is_known() -> None:
     assert sources((ROOT / "Dockerfile.base").read_text()) == [
         *("LICENSE", "README.md", "docs/design.md", "docs/operating.md", "images/entrypoint"),

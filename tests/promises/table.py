@@ -219,10 +219,11 @@ def _complaints_of(mutant: Mutant) -> Iterator[str]:
     signs = Counter(line[0] for line in mutant.lines)
     if not 0 < max(signs["-"], signs["+"]) <= LINES_MAX:
         yield f"{where}: a mutant changes from one to {LINES_MAX} lines"
-    try:
-        compile(mutant.apply(text), mutant.file, "exec")
-    except SyntaxError as error:
-        yield f"{where}: makes no Python: {error}"
+    if path.suffix == ".py":
+        try:
+            compile(mutant.apply(text), mutant.file, "exec")
+        except SyntaxError as error:
+            yield f"{where}: makes no Python: {error}"
 
 
 def _unclaimed(document: str, text: str, table: Table) -> Iterator[str]:

@@ -52,6 +52,10 @@ def test_a_busy_broker_is_alive_and_nothing_is_spawned() -> None:
     assert machine.spawns == 0
 
 
+def test_a_silent_broker_may_never_answer_and_another_is_spawned() -> None:
+    assert make().handle((election.DIAL_FAILED, election.SILENT), 0) == [(election.SPAWN,)]
+
+
 def test_the_deadline_ends_an_attempt_with_what_was_seen_last() -> None:
     machine = make(deadline_s=1.0)
 
