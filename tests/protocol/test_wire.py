@@ -189,3 +189,11 @@ def test_a_stranger_is_told_what_it_said(line: bytes, said: str) -> None:
 def test_a_broken_escape_is_named() -> None:
     with pytest.raises(WireError, match="broken escape in '%zz'"):
         wire.unquote("%zz")
+
+
+def test_a_number_may_be_the_largest_and_no_larger() -> None:
+    assert wire.whole_number(str(wire.NUMBER_MAX)) == wire.NUMBER_MAX
+    assert wire.whole_number("255", most=255) == 255
+    for text in ("256", str(10 * wire.NUMBER_MAX), "+1", "1_0", "\u0661", ""):
+        with pytest.raises(ValueError, match="not a number from 0 to 255"):
+            wire.whole_number(text, most=255)
