@@ -5,6 +5,7 @@ What is not here is the store itself, which the engine has open, and what an own
 written.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,11 +14,13 @@ from palace.broker.endpoint import Endpoint, listen_again
 from palace.broker.telemetry.log_file import open_log
 from palace.broker.watch import FILE_BYTES_MAX, Holding, Lost, PublishedFile, cannot_renew
 from palace.kernel.kernel import Kernel
+from palace.ownership.directory import prepare_private
 from palace.ownership.format import decode_served
 from palace.ownership.keys import key_path
 from palace.ownership.lock import HeldLock, Ownership
 from palace.protocol.broker_record import decode_broker_record
 from palace.protocol.wire import identity_of, whole_number
+from palace.settings.paths import state_dir
 from palace.settings.user_settings import user_settings_path
 
 if TYPE_CHECKING:
@@ -175,8 +178,22 @@ def private_holdings(
     for name, path in paths.items():
         data = kernel.read_hint(path, FILE_BYTES_MAX)
         if data is not None:
-            file = PublishedFile(path=path, kernel=kernel, data=data, judge=lambda found: found)
+            file = PublishedFile(
+                path=path,
+                kernel=kernel,
+                data=data,
+                judge=lambda found: found,
+                prepare=partial(_make_private, path, environ, kernel),
+            )
             yield file.holding(name, vital=False)
+
+
+def _make_private(path: str, environ: "Mapping[str, str]", kernel: Kernel) -> None:
+    """Make the directory of a file of the user's again; raises OSError and UnsafePalace."""
+    os.makedirs(state_dir(environ), 0o700, exist_ok=True)
+    prepare_private(
+        os.path.dirname(path), kernel, called="The directory", remedy="Correct or remove it."
+    )
 
 
 def log_holding(path: str, kernel: Kernel) -> Holding:

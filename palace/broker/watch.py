@@ -143,6 +143,7 @@ class PublishedFile:
 
     `judge` is asked where it holds something else.  It returns what the file may say from here on:
     what was found, or our own again; it raises `Lost` where the file is another process's.
+    `prepare` makes the directory again, where that may have been removed with it.
     """
 
     path: str
@@ -150,6 +151,7 @@ class PublishedFile:
     data: bytes | None
     judge: Callable[[bytes], bytes | None]
     durable: bool = True
+    prepare: Callable[[], None] = lambda: None
     _seen: tuple[int, int, int] | None = None
 
     def is_ours(self) -> bool:
@@ -165,6 +167,7 @@ class PublishedFile:
         return True
 
     def renew(self) -> None:
+        self.prepare()
         if self.data is None:
             self.kernel.unlink(self.path)
         elif self.durable:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 import trio
 
+from palace.broker.holdings import private_holdings
 from palace.broker.watch import PATIENCE_S, Holding, cannot_renew
+from palace.ownership.keys import key_path
 from palace.protocol import wire
 from palace.protocol.lifecycle import Reason
+from palace.settings.user_settings import user_settings_path
 from tests.support.brokers.owner import Running, open_broker, until
 
 
@@ -188,6 +192,37 @@ async def test_settings_are_their_users_to_edit_and_come_back_when_removed(root:
         path.unlink()
         running.state.watch.look(trio.current_time())
         assert path.read_text() == 'graph = "b"\n'
+        assert reason(running) == ""
+
+
+@pytest.mark.parametrize("upto", ["keys", "settings", "palace", "state"])
+async def test_the_users_own_files_come_back_with_their_directories(
+    root: Path, short_dir: Path, upto: str
+) -> None:
+    """Keys and settings lie in the state directory, which cleaners remove as a whole."""
+    root.mkdir(mode=0o700)
+    environ = {"HOME": str(short_dir)}
+    async with open_broker(root) as running:
+        ownership, kernel = running.state.services.ownership, running.state.services.kernel
+        kept = (
+            Path(key_path(ownership.palace_id, environ)),
+            Path(user_settings_path(ownership.paths, environ)),
+        )
+        for path in kept:
+            path.parent.mkdir(mode=0o700, parents=True)
+            path.write_text(f"# {path.name}")
+        for holding in private_holdings(ownership, environ, kernel):
+            running.state.watch.add(holding)
+
+        shutil.rmtree(
+            next(path for path in (*kept[1].parents, kept[0].parent) if path.name == upto)
+        )
+        running.state.watch.look(trio.current_time())
+
+        assert [path.read_text() for path in kept] == [f"# {path.name}" for path in kept]
+        assert [one["problem"] for one in running.state.watch.report() if one["problem"]] == []
+        made = {stat.S_IMODE(path.parent.stat().st_mode) for path in kept}
+        assert made == {0o700}
         assert reason(running) == ""
 
 
