@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from palace.broker.broker import Broker
 from palace.broker.displacement import Displacement
 from palace.broker.watch import Watch
+from palace.ownership.lock import LockReplaced
 from palace.ownership.served import Memory, Served, read_served
 from palace.protocol import wire
 from palace.protocol.lifecycle import EngineState
-from tests.support.brokers.owner import Running, open_broker, until
+from tests.support.brokers.owner import Running, make_state, open_broker, until
 from tests.support.engines.gated import GatedEngine
 
 
@@ -174,3 +176,23 @@ async def test_what_the_last_tick_did_not_know_is_noted_of_a_palace_that_was_mov
 
     assert found is not None
     assert (found.seq, found.moved_to) == (5 if whole else 0, str(away))
+
+
+async def test_an_owner_whose_directory_was_replaced_before_it_watches_serves_nobody(
+    root: Path,
+) -> None:
+    """Nothing that it does from here on is the palace's: not even the record is published."""
+    state = make_state(root, GatedEngine())
+    services = state.services
+    away = root.rename(root.with_name("palace.pre-rebuild-20260101-000000"))
+    root.mkdir(mode=0o700)
+    try:
+        with pytest.raises(LockReplaced):
+            await Broker(state).serve()
+    finally:
+        services.kernel.close(services.ownership.lock_fd)
+        assert services.endpoint is not None
+        services.endpoint.socket.close()
+
+    assert list(root.iterdir()) == []
+    assert not (away / "broker.json").exists()
