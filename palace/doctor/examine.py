@@ -5,6 +5,7 @@ from functools import partial
 
 from palace.client.control import ask_to_leave
 from palace.doctor.backend import check_backend
+from palace.doctor.control import check_control
 from palace.doctor.deaths import check_deaths
 from palace.doctor.diagnostics import Diagnostics, gather
 from palace.doctor.finding import DATA_ERROR, ERROR, NOTE, OK, WARNING, Finding
@@ -35,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     check_users,
     check_remembered,
     check_place,
+    check_control,
     check_home,
     check_serving,
     check_software,
@@ -53,6 +55,7 @@ CHECKS: tuple[Check, ...] = (
 STARTING: tuple[Check, ...] = (
     check_remembered,
     check_place,
+    check_control,
     check_home,
     check_software,
     check_locks,

@@ -1,11 +1,13 @@
 """Is the directory the palace that was served there: what is remembered outside of it."""
 
+import os
 from collections.abc import Iterator, Mapping
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, WARNING, Finding
 from palace.engine.durability.bring_back import find_sources
 from palace.engine.durability.purge_plan import PlanFile
+from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership.served import (
     Served,
@@ -86,12 +88,29 @@ def _replaced(found: Diagnostics, missing: Served) -> Finding:
 
 def _incomplete(found: Diagnostics, served: Served) -> Iterator[Finding]:
     root = found.paths.root
+    journal = found.paths.journal
+    is_gone = os.path.isdir(journal) or not os.path.lexists(journal)
+    if served.seq and is_gone and not list_segments(journal, found.kernel):
+        yield Finding(
+            level=ERROR,
+            code="journal_gone",
+            text=f"The journal of {root} was removed: records up to {served.seq} were written, and "
+            f"{journal} holds none.",
+            remedy="Put it back before a broker starts, which begins another one with what the "
+            "stores hold. Or restore a backup: palace restore DIR --replace",
+        )
     if served.lost_to:
+        why = "an older copy of its files was put back."
+        if served.lost_from == 1:
+            why = (
+                "its journal was removed. The next broker began another one with what the stores "
+                "held; what they lacked is gone, and so is all history."
+            )
         yield Finding(
             level=ERROR,
             code="records_lost",
             text=f"Records {served.lost_from} to {served.lost_to} were acknowledged from {root} "
-            "and are not there: an older copy of its files was put back.",
+            f"and are not there: {why}",
             remedy="Restore a backup that has them (palace restore DIR --replace), or do without: "
             f"palace recover --forget --palace {root}",
         )

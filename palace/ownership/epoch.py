@@ -74,6 +74,17 @@ def last_epoch(paths: Paths, kernel: Kernel) -> int:
     return max(number, _published_epoch(paths, kernel), _journalled_epoch(paths, kernel))
 
 
+def read_identity(paths: Paths, kernel: Kernel) -> str:
+    """Return the palace's identity, "" for one that has none; raises LockFailed, OSError."""
+    identity = wire.identity_of(kernel.read_file(paths.palace_id, 200))
+    if identity is None:
+        raise LockFailed(
+            f"{paths.palace_id} does not hold a palace's identity (32 hexadecimal digits). Restore "
+            "it from a backup, or remove it: the palace then gets a new one."
+        )
+    return identity
+
+
 def take_epoch(ownership: Ownership, kernel: Kernel, *, may_begin: bool = True) -> None:
     """B5: the palace's identity, and the next epoch, durable before the store is opened.
 
@@ -83,12 +94,7 @@ def take_epoch(ownership: Ownership, kernel: Kernel, *, may_begin: bool = True) 
     paths = ownership.paths
     _sweep(paths, kernel)
     keep_format(paths, kernel)
-    identity = wire.identity_of(kernel.read_file(paths.palace_id, 200))
-    if identity is None:
-        raise LockFailed(
-            f"{paths.palace_id} does not hold a palace's identity (32 hexadecimal digits). Restore "
-            "it from a backup, or remove it: the palace then gets a new one."
-        )
+    identity = read_identity(paths, kernel)
     if not identity:
         if not may_begin:
             raise replaced_meanwhile(paths)

@@ -61,7 +61,7 @@ def keep_format(paths: Paths, kernel: Kernel) -> None:
 
     Raises VersionMismatch, and LockFailed where the file says nothing.
     """
-    served = _read(paths, kernel)
+    served = read_format(paths, kernel)
     if served.is_too_new:
         raise VersionMismatch(
             f"The palace {paths.root} was served by a younger palace {served.what_is_new()}. "
@@ -74,12 +74,13 @@ def keep_format(paths: Paths, kernel: Kernel) -> None:
 
 def need_register(paths: Paths, kernel: Kernel) -> None:
     """Keep versions away that know of no register, durably; call it before one is written."""
-    served = _read(paths, kernel)
+    served = read_format(paths, kernel)
     if served.format < WITH_REGISTER:
         _write(paths, kernel, Served(max(served.protocol, wire.VERSION), WITH_REGISTER))
 
 
-def _read(paths: Paths, kernel: Kernel) -> Served:
+def read_format(paths: Paths, kernel: Kernel) -> Served:
+    """Return what the palace's file says; raises LockFailed where that is nothing, OSError."""
     data = kernel.read_file(paths.protocol, _BYTES_MAX)
     if data is None:
         return Served(0, PLAIN)

@@ -18,7 +18,7 @@ from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.examiner import Examiner
 from palace.engine.durability.groups import CallContext, CallGroups
 from palace.engine.durability.healing import Health, heal_stores
-from palace.engine.durability.meeting import meet_journal
+from palace.engine.durability.opening import open_journal
 from palace.engine.durability.outsiders import adopt_outsiders
 from palace.engine.durability.own_tools import answer_own
 from palace.engine.durability.owned import OwnedPalace
@@ -33,12 +33,9 @@ from palace.engine.stores.register import NAME as REGISTER
 from palace.engine.stores.seams import install_seams
 from palace.journal.author import Author
 from palace.journal.journal import Journal, SyncCallback
-from palace.journal.origin import begun_in
 from palace.journal.purge import PURGED_REPLY
 from palace.journal.record import ADOPT, STATE, Draft, JsonObject
 from palace.journal.replay import Progress
-from palace.journal.segment import list_segments
-from palace.ownership.lock import replaced_meanwhile
 from palace.protocol import jsonrpc
 from palace.protocol.errors import (
     Forbidden,
@@ -338,12 +335,7 @@ def open_durable_calls(
     paths, kernel = palace.paths, palace.kernel
     if Exchange(paths, palace.config.graph, kernel).finish():
         logger.warning("an interrupted rebuild was carried through")
-    meet_journal(palace)
-    journal = Journal.open(
-        paths.journal, kernel, palace.stamp, fsyncs=palace.config.journal_fsync != NEVER
-    )
-    _check_in_place(journal, palace)
-    _compare_with_memory(journal, palace)
+    journal = open_journal(palace)
     stores = build_stores(paths, palace.config, kernel, open_chroma)
     dual = palace.config.journal == DUAL
     health = heal_stores(palace, journal, stores, progress)
@@ -370,44 +362,6 @@ def open_durable_calls(
         memory.files = StoreFiles(stores, kernel)
         memory.examiner = Examiner(stores=stores, paths=paths, kernel=kernel, calls=memory.work)
     return memory
-
-
-def _check_in_place(journal: Journal, palace: OwnedPalace) -> None:
-    """Refuse a journal that lies in a directory which took the place of the palace's own.
-
-    Looked at again after it was opened: it was opened by its name, and other programs rename the
-    directory at any moment.  What was opened or begun there is nothing of the palace's.
-    """
-    memory = palace.memory
-    if memory is None:
-        return
-    if not memory.in_place():
-        journal.close()
-        raise replaced_meanwhile(palace.paths)
-    segments = list_segments(journal.directory, palace.kernel, archived=True)
-    memory.note_begun(begun_in(segments, palace.kernel, palace.stamp.keys))
-
-
-def _compare_with_memory(journal: Journal, palace: OwnedPalace) -> None:
-    """Notice a journal that ends before the last record that was acknowledged from it.
-
-    An older copy of the palace's files was put back, by whatever means: what is missing is in none
-    of its stores, and a line that is sent again may be of it.
-    """
-    memory = palace.memory
-    if memory is None or journal.is_new or journal.seq >= memory.served.seq:
-        return
-    first, last = journal.seq + 1, memory.served.seq
-    logger.error(
-        "the journal ends with record %d, and records up to %d were written: an older copy of the "
-        "palace's files was put back; see palace doctor",
-        journal.seq,
-        last,
-    )
-    journal.tail.forget_sessions(palace.stamp.epoch)
-    journal.roll()  # its header keeps the horizon
-    memory.served.seq = journal.seq
-    memory.note_lost(memory.served.lost_from or first, last)
 
 
 def refused(call: Call, verdict: Verdict) -> Reply:

@@ -40,6 +40,7 @@ from palace.engine.stock import JsonObject, Server
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
+from palace.kernel.causes import cause_text
 from palace.kernel.collector import imports_uncollected
 from palace.kernel.kernel import Kernel
 from palace.kernel.odd_files import open_regular
@@ -475,6 +476,8 @@ def load_error(error: BaseException) -> EngineError:
     """Turn whatever `load` raised into an error that a client can read."""
     if isinstance(error, EngineError):
         return error
+    if isinstance(error, OSError) and error.filename:
+        return StoreUnavailable(f"The palace can't be opened: {cause_text(error)}")
     return StoreUnavailable(
         f"The memory engine could not be loaded: {type(error).__name__}: {error}. "
         "See the broker's log: palace status names it."

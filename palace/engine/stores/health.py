@@ -107,6 +107,8 @@ def database_damage(path: str, depth: Depth) -> str:
         return ""
     if is_odd(path):  # SQLite would wait for a FIFO's other end
         return f"{path} is a FIFO or a device"
+    if os.path.isdir(path):
+        return f"{path} is a directory"
     if not size:
         return ""
     try:

@@ -54,8 +54,20 @@ def emptied(place: Place) -> None:
     place.palace.mkdir(mode=0o700)
 
 
+def begun_again(place: Place) -> None:
+    _served(place).note_lost(1, 7)
+
+
 def older_copy(place: Place) -> None:
     _served(place).note_lost(6, 7)
+
+
+def without_journal(place: Place) -> None:
+    _served(place)
+
+
+def _journal_back(place: Place) -> None:
+    Path(place.paths.journal, f"{1:020d}.jsonl").touch()
 
 
 def other_palace(place: Place) -> None:
@@ -113,6 +125,22 @@ SITUATIONS = {
         code="records_lost",
         level=ERROR,
         text="Records 6 to 7 were acknowledged",
+        remedy="palace recover --forget",
+        heal=_forget,
+    ),
+    "the journal was removed": Situation(
+        arrange=without_journal,
+        code="journal_gone",
+        level=ERROR,
+        text="records up to 7 were written",
+        remedy="Put it back before a broker starts",
+        heal=_journal_back,
+    ),
+    "a broker has begun another journal": Situation(
+        arrange=begun_again,
+        code="records_lost",
+        level=ERROR,
+        text="its journal was removed",
         remedy="palace recover --forget",
         heal=_forget,
     ),

@@ -4,12 +4,13 @@ docs/reference/doctor.md is made from it, and tests/doctor/test_table.py holds i
 doctor's own source.
 """
 
-from tests.doctor.situations import damage, hosts, past, processes, surroundings
+from tests.doctor.situations import control, damage, hosts, past, processes, surroundings
 from tests.doctor.situations.place import Situation
 
 SITUATIONS: dict[str, Situation] = (
     surroundings.SITUATIONS
     | past.SITUATIONS
+    | control.SITUATIONS
     | damage.SITUATIONS
     | hosts.SITUATIONS
     | processes.SITUATIONS

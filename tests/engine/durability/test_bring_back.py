@@ -2,12 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from palace.engine.durability.bring_back import bring_back
-from palace.engine.durability.calls import open_durable_calls
+from palace.engine.durability.opening import open_journal
 from palace.engine.durability.owned import OwnedPalace
 from palace.journal.journal import Journal
 from palace.journal.origin import begun_in
@@ -17,7 +17,7 @@ from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.lock import LockReplaced
-from palace.ownership.served import Memory, Served, read_served, write_served
+from palace.ownership.served import Memory, Served, is_empty, read_served, write_served
 from palace.protocol.keyring import ANYBODYS
 from palace.settings.config import load_config
 from palace.settings.paths import Paths
@@ -53,6 +53,16 @@ def remember(paths: Paths, environ: dict[str, str], *, epoch: int, begun: int) -
     served = Served(paths.root, IDENTITY)
     served.epoch, served.seq, served.begun = epoch, 3, begun
     write_served(served, environ, KERNEL)
+
+
+def owned(paths: Paths, environ: dict[str, str], memory: Memory) -> OwnedPalace:
+    return OwnedPalace(
+        paths=paths,
+        config=load_config(paths, environ, KERNEL),
+        kernel=KERNEL,
+        stamp=Stamp(epoch=6, writer="w6", keys=ANYBODYS, origin=IDENTITY),
+        memory=memory,
+    )
 
 
 def last_value(paths: Paths) -> object:
@@ -175,26 +185,38 @@ def test_a_journal_that_was_opened_where_the_directory_was_replaced_is_not_the_p
         shutil.move(paths.root, tmp_path / "palace.pre-rebuild-20260101-000000")
         Path(paths.root).mkdir(mode=0o700)
         memory.in_place = lambda: False
-    palace = OwnedPalace(
-        paths=paths,
-        config=load_config(paths, environ, KERNEL),
-        kernel=KERNEL,
-        stamp=Stamp(epoch=6, writer="w6", keys=ANYBODYS, origin=IDENTITY),
-        memory=memory,
-    )
-
-    def opened() -> None:
-        open_durable_calls(palace, _no_chroma, lambda _stage, _part: None).close()
+    palace = owned(paths, environ, memory)
 
     if in_place:
-        opened()
+        open_journal(palace).close()
     else:
         with pytest.raises(LockReplaced):
-            opened()
+            open_journal(palace)
     remembered = read_served(paths.root, environ, KERNEL)
     assert remembered is not None
     assert remembered.begun == 4, "what was begun in the other directory is not remembered"
 
 
-def _no_chroma() -> NoReturn:
-    raise AssertionError("no store is opened")
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_journal_that_was_removed_is_missed_and_what_it_had_answered_is_not_run_again(
+    paths: Paths, environ: dict[str, str], in_place: bool
+) -> None:
+    remember(paths, environ, epoch=5, begun=4)
+    served = read_served(paths.root, environ, KERNEL)
+    assert served is not None
+    memory = Memory(served, environ, KERNEL)
+    memory.in_place = lambda: in_place
+    palace = owned(paths, environ, memory)
+    if not in_place:  # what has no journal is not the palace
+        with pytest.raises(LockReplaced):
+            open_journal(palace)
+        assert (served.seq, served.lost_to, is_empty(served)) == (3, 0, False)
+        return
+    journal = open_journal(palace)
+
+    assert (served.seq, served.lost_from, served.lost_to) == (0, 1, 3)
+    assert not is_empty(served), "its stores hold what the journal did"
+    assert journal.is_forgotten("s", 1, 5)
+    journal.close()
+    open_journal(palace).close()
+    assert (served.lost_from, served.lost_to) == (1, 3), "the next owner says the same"

@@ -19,6 +19,13 @@ def test_of_an_index(tmp_path: Path) -> None:
         check_files(str(tmp_path), {}, deep=True)
 
 
+def test_a_directory_in_a_databases_place_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "chroma.sqlite3"
+    path.mkdir()
+
+    assert "is a directory" in database_damage(str(path), WHOLE_IDLE)
+
+
 def test_of_a_database(tmp_path: Path) -> None:
     path = tmp_path / "chroma.sqlite3"
     os.mkfifo(path)
