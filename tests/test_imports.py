@@ -25,7 +25,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "transport": ({"protocol"}, {"attrs", "h11", "hypercorn", "trio", "trio_websocket"}),
     "journal": ({"kernel", "protocol"}, {"attrs"}),
     "engine": (
-        {"journal", "kernel", "ownership", "protocol", "settings"},
+        {"journal", "kernel", "memory", "ownership", "protocol", "settings"},
         {"attrs", "mempalace", "chromadb", "numpy", "onnx"},
     ),
     "broker": (

@@ -24,6 +24,7 @@ BROAD_EXCEPTS = {
     "client/guest/tunnel.py": 1,  # the end of a thread: the client is told what was raised
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next
     "engine/durability/adoption.py": 1,  # whatever a store raises, it is tried again later
+    "engine/durability/own_tools.py": 1,  # raised again: what its call has changed is taken back
     "engine/durability/groups.py": 3,  # whatever a store raises, its change is taken back
     # Whatever keeps a store from being healed, or an index from answering, it is damaged.
     "engine/durability/healing.py": 1,
@@ -46,8 +47,9 @@ BROAD_EXCEPTS = {
     "engine/embedding/archive.py": 2,  # chromadb's downloader and probe raise what they like
 }
 WALL_CLOCK = {
-    "engine/embedding/model_files.py"
-}  # compares the age of files that killed installers left
+    "engine/embedding/model_files.py",  # compares the age of files that killed installers left
+    "kernel/wall.py",  # a memory ends at an instant that somebody has written
+}
 ENVIRON_READERS = {"settings/environment.py"}
 ENVIRON_WRITERS = {
     *("engine/hosting/mempalace.py", "engine/embedding/wheel.py"),

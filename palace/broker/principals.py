@@ -1,31 +1,12 @@
 """Whom a session acts as: bound once, when the register is known; and which tools it is shown."""
 
+from palace.broker.own_catalogue import CHANGING, ENTRIES
 from palace.broker.services import Services
 from palace.broker.session import LiveSession
 from palace.protocol import wire
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.principals import OWNER, Principal, Whence, principal_of, proven, refusal_of
 from palace.protocol.rights import Peer, Who
-from palace.protocol.tools import OWN_TOOLS
-
-_NOTHING = {"type": "object", "properties": {}}
-_READ_ONLY = {"readOnlyHint": True}
-_ENTRIES = (
-    {
-        "name": "palace_list_readable_namespaces",
-        "description": "Which namespaces you may read: your own, your team's, your organisation's.",
-        "inputSchema": _NOTHING,
-        "annotations": _READ_ONLY,
-    },
-    {
-        "name": "palace_list_writable_namespaces",
-        "description": "Which namespaces you may write: your own, your team's; the organisation's "
-        "only for its root.",
-        "inputSchema": _NOTHING,
-        "annotations": _READ_ONLY,
-    },
-)
-assert {entry["name"] for entry in _ENTRIES} == set(OWN_TOOLS)
 
 
 def bound_principal(services: Services, session: LiveSession | None) -> Principal | None:
@@ -82,6 +63,6 @@ def catalogue_for(services: Services, session: LiveSession) -> Catalogue | None:
     return Catalogue(
         engine_version=catalogue.engine_version,
         protocol_versions=catalogue.protocol_versions,
-        tools=_ENTRIES if is_confined else (*catalogue.tools, *_ENTRIES),
-        read_only_refused=catalogue.read_only_refused,
+        tools=ENTRIES if is_confined else (*catalogue.tools, *ENTRIES),
+        read_only_refused=catalogue.read_only_refused | CHANGING,
     )

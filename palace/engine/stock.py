@@ -8,7 +8,7 @@ checked: what a patch needs is checked where it is applied (palace/engine/patche
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -106,6 +106,29 @@ class GetResult(Protocol):
     def metadatas(self) -> Sequence[Metadata]: ...
 
 
+class QueryResult(Protocol):
+    """A dataclass: what `ChromaCollection.query` returns, for each text that was asked for."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def ids(self) -> Sequence[Sequence[str]]: ...
+    @property
+    def documents(self) -> Sequence[Sequence[str | None]]: ...
+    @property
+    def metadatas(self) -> Sequence[Sequence[Metadata]]: ...
+    @property
+    def distances(self) -> Sequence[Sequence[float]]: ...
+
+
+class DrawerRecord(TypedDict):
+    """What mempalace makes of the rows of one drawer."""
+
+    ids: Sequence[str]
+    content: str
+    metadata: Metadata
+
+
 class Collection(Protocol):
     """mempalace's `ChromaCollection`."""
 
@@ -120,6 +143,17 @@ class Collection(Protocol):
         include: Sequence[str],
     ) -> GetResult: ...
     def delete(self, *, ids: Sequence[str]) -> None: ...
+    def upsert(
+        self, *, ids: Sequence[str], documents: Sequence[str], metadatas: Sequence[Metadata]
+    ) -> None: ...
+    def query(
+        self,
+        *,
+        query_texts: Sequence[str],
+        n_results: int,
+        where: JsonObject,
+        include: Sequence[str],
+    ) -> QueryResult: ...
 
 
 class RequestLock(AbstractContextManager[object], Protocol):

@@ -87,6 +87,13 @@ def writable(tree: Tree, ident: str) -> tuple[str, ...]:
     return (key_of(ident), team, *decreed, *_customs(tree, ident))
 
 
+def everything(tree: Tree) -> tuple[str, ...]:
+    """Return what anybody may read, in order: what the palace's owner may read and write."""
+    return tuple(
+        sorted({name for ident in tree.workspaces for name in readable(tree, ident)}),
+    )
+
+
 def can_write(tree: Tree, ident: str, namespace: str) -> bool:
     return namespace in writable(tree, ident)
 

@@ -131,6 +131,17 @@ TOOLS: dict[str, Tool] = {
 OWN_TOOLS: dict[str, Tool] = {
     "palace_list_readable_namespaces": _QUERY,
     "palace_list_writable_namespaces": _QUERY,
+    "palace_commit_memory": _FILING,
+    "palace_commit_summary": _FILING,
+    "palace_search_memory": _SEARCH,
+    "palace_forget_memory": _MUTATION,
+}
+# Those that need drawers, each with the tool of stock's that needs the same of the store.
+STANDS_FOR = {
+    "palace_commit_memory": "mempalace_add_drawer",
+    "palace_commit_summary": "mempalace_add_drawer",
+    "palace_search_memory": "mempalace_search",
+    "palace_forget_memory": "mempalace_delete_drawer",
 }
 # palace's own, for commands of its owner alone: no list names them, and no MCP client may call them
 # (palace/engine/durability/owner_tools.py).
@@ -143,6 +154,14 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_token_add": _MUTATION,
     "palace_token_revoke": _MUTATION,
 }
+# Stock's tools whose replies show what drawers hold, memories of namespaces among them.
+SHOW_DRAWERS = frozenset(
+    f"mempalace_{name}"
+    for name in (
+        *("search", "check_duplicate", "get_drawer", "get_drawers", "list_drawers"),
+        *("diary_read", "checkpoint"),
+    )
+)
 _KNOWN = TOOLS | OWN_TOOLS | OWNER_TOOLS
 
 
@@ -185,7 +204,8 @@ def group_key(message: object) -> str:
     """Return the key under which a call may share a batch with calls of other keys; "" for none.
 
     Two calls that would file the same drawer have the same key, whatever blanks surround its names:
-    the second one has to see the first one's drawer.  Diary entries are all different.
+    the second one has to see the first one's drawer.  Diary entries are all different.  So are
+    memories, but for those whose id is named, which have that for their key.
     """
     params = message.get("params") if isinstance(message, dict) else None
     name = params.get("name") if isinstance(params, dict) else None
@@ -196,7 +216,14 @@ def group_key(message: object) -> str:
         return _joined("diary", arguments, ("agent_name", "wing", "entry"))
     if name == "mempalace_add_drawer":
         return _joined("drawer", arguments, ("wing", "room", "content"))
+    if name == "palace_commit_memory":
+        return _memory_key(arguments)
     return ""
+
+
+def _memory_key(arguments: dict[str, Any]) -> str:
+    key = _joined("memory", arguments, ("namespace", "content"))
+    return f"memory\0{arguments['id']}" if key and arguments.get("id") is not None else key
 
 
 def _joined(what: str, arguments: dict[str, Any], names: tuple[str, ...]) -> str:

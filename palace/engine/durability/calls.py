@@ -9,6 +9,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -16,11 +17,11 @@ from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability.adoption import ONE_GO, Adoption
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.examiner import Examiner
+from palace.engine.durability.gated import guard_of
 from palace.engine.durability.groups import CallContext, CallGroups
 from palace.engine.durability.healing import Health, heal_stores
 from palace.engine.durability.opening import open_journal
 from palace.engine.durability.outsiders import adopt_outsiders
-from palace.engine.durability.own_tools import answer_own
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.presence import StoreFiles
@@ -48,8 +49,11 @@ from palace.protocol.errors import (
 from palace.protocol.principals import OWNER, UNKNOWN_PRINCIPAL, refusal_of
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.resolver import Tree
-from palace.protocol.tools import OWN_TOOLS, OWNER_TOOLS, Kind
+from palace.protocol.tools import OWN_TOOLS, OWNER_TOOLS, SHOW_DRAWERS, Kind
 from palace.settings.config import DUAL, NEVER
+
+if TYPE_CHECKING:
+    from palace.engine.durability.own_tools import OpenStore, OwnTools
 
 RUN_AGAIN = (
     "palace: the broker ended while this was under way before; it was run again from its start."
@@ -73,11 +77,13 @@ class DurableCalls:
     checkpointer: Checkpointer
     health: Health = attrs.field(factory=Health)
     owner: OwnerTools | None = None  # None: this engine keeps no register
+    open_store: Callable[[], "OpenStore"] | None = None  # None: nor memories of namespaces
     files: StoreFiles | None = None  # None: another engine's stores, or what is damaged was left
     examiner: Examiner | None = None
     adoption: Adoption | None = None  # None: nothing had to be adopted
     looks: int = 0
     _whole_s: float = -LOOK_S  # when all files were last found
+    _own: "OwnTools | None" = None
 
     def recover(self, one_go: int = ONE_GO) -> None:
         """Bring journal and stores together (palace/engine/durability/recovery.py); may take long.
@@ -197,6 +203,18 @@ class DurableCalls:
 
         self.journal.when_synced(seq, on_sync)
 
+    def own_tools(self) -> "OwnTools | None":
+        """Return what answers palace's own tools, imported once one is called.
+
+        What finds secrets takes some 100 ms to import, which no other palace should wait for.
+        """
+        if self._own is None and self.open_store is not None:
+            from palace.engine.durability.own_tools import OwnTools
+
+            kernel = self.journal.kernel
+            self._own = OwnTools(self.stores.register, self.groups, kernel, self.open_store())
+        return self._own
+
     def status(self) -> JsonObject:
         return {
             "journal": "dual" if self.recovery.dual else "on",
@@ -261,12 +279,21 @@ class JournalledEngine:
 
     def not_permitted(self, call: Call) -> Forbidden | None:
         """Say why whoever calls may not, as the tree is now."""
-        if call.principal == OWNER:
-            return None
         tree = self.workspaces()
+        if call.principal == OWNER:
+            return self._reserved(tree or Tree(), call)
         if call.principal is None or tree is None:
             return Forbidden(UNKNOWN_PRINCIPAL)
         text = refusal_of(tree, call.principal, call.request.name)
+        return Forbidden(text) if text else self._reserved(tree, call)
+
+    def _reserved(self, tree: Tree, call: Call) -> Forbidden | None:
+        """Say why a plain tool may not write what only the gate may."""
+        if not tree.workspaces or call.tool.kind is Kind.QUERY:
+            return None
+        from palace.memory.reserved import refused_write
+
+        text = refused_write(call.request.name, call.request.arguments)
         return Forbidden(text) if text else None
 
     def answer_own(self, call: Call) -> JsonObject | None:
@@ -279,7 +306,17 @@ class JournalledEngine:
         tree = self.workspaces() if call.request.name in OWN_TOOLS else None
         if tree is None or not tree.workspaces or call.principal is None:
             return None
-        return answer_own(tree, call.principal, call.request)
+        own = self._memory.own_tools() if self._memory is not None else None
+        if own is None:
+            return None
+        return own.answer(call.principal, call.request, read_only=call.read_only)
+
+    def showing(self, call: Call) -> "OwnTools | None":
+        """Return what knows memories, for a tool of stock's that shows some; None where none is."""
+        tree = self.workspaces() if call.request.name in SHOW_DRAWERS else None
+        if self._memory is None or tree is None or not tree.workspaces:
+            return None
+        return self._memory.own_tools()
 
     def _answer_owner(self, call: Call) -> JsonObject:
         if self._memory is not None and self._memory.owner is not None:
@@ -353,6 +390,7 @@ def open_durable_calls(
         if not health.left:
             recovery.scan()
     groups = CallGroups(journal, context=context or CallContext())
+    groups.guard = guard_of(stores.register)
     install_seams(stores, groups)
     checkpointer = Checkpointer(journal=journal)
     memory = DurableCalls(journal, stores, groups, recovery, checkpointer, health)

@@ -28,7 +28,7 @@ from palace.journal.author import NOBODY, Author
 from palace.journal.journal import Journal
 from palace.journal.record import ABORT, DELETE, OUTCOME, PUT, UNIT, Draft, Entity, Payload
 from palace.journal.undo import undo
-from palace.protocol.errors import JournalFailed
+from palace.protocol.errors import Forbidden, JournalFailed
 
 T = TypeVar("T")
 # Chroma 1.5 leaks what it held at a write that found the disk full, and soon hangs for ever: such a
@@ -45,6 +45,7 @@ class Group:
     key: str
     non_atomic: bool = False
     author: Author = NOBODY
+    for_memories: bool = False
     step: int = 0
     first: dict[Entity, tuple[Projection, Change]] = attrs.field(factory=dict)
     last: dict[Entity, Payload] = attrs.field(factory=dict)
@@ -69,7 +70,16 @@ class CallContext(threading.local):
     """
 
     group: Group | None = None  # None: outside of any call
+    for_memories: bool = False  # it may change those of namespaces: it has passed the gate
     groups: Mapping[str, Group] | None = None  # of other calls, by the changed entity's id
+
+
+# Says why a change is only for calls that have passed the gate, "" where it isn't.
+Guard = Callable[[Change], str]
+
+
+def _no_guard(_change: Change) -> str:
+    return ""
 
 
 @attrs.define(eq=False)
@@ -79,6 +89,7 @@ class CallGroups:
     journal: Journal
     stuck: bool = False
     context: CallContext = attrs.field(factory=CallContext)
+    guard: Guard = _no_guard
     _deferred: list[Draft] = attrs.field(factory=list)  # what a full disk kept out of the journal
     _count: int = 0
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
@@ -98,6 +109,20 @@ class CallGroups:
         return self.context.group
 
     @contextmanager
+    def for_memories(self) -> Iterator[None]:
+        """Let this thread's call change memories of namespaces: it has passed the gate."""
+        group = self.current()
+        self.context.for_memories = True
+        if group is not None:
+            group.for_memories = True  # another thread may store for it
+        try:
+            yield
+        finally:
+            self.context.for_memories = False
+            if group is not None:
+                group.for_memories = False
+
+    @contextmanager
     def on_behalf(self, groups: Mapping[str, Group]) -> Iterator[None]:
         """Attribute this thread's changes to the groups of other calls, by the changed entity's id.
 
@@ -113,6 +138,7 @@ class CallGroups:
     def change(self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]) -> T:
         """Journal changes, then make them; raises JournalFailed, and then they weren't made.
 
+        Raises Forbidden for a memory of a namespace, but from a call that has passed the gate.
         The caller holds the projection's lock since it read the `before`s.
         """
         changes = [change for change in changes if _is_change(change)]
@@ -124,7 +150,7 @@ class CallGroups:
         group = self.current()
         alone = group is None
         if group is None:
-            group = Group(self._own_key())
+            group = Group(self._own_key(), for_memories=self.context.for_memories)
         try:
             attributed = [AttributedChange(group, change) for change in changes]
             result = self._change(projection, attributed, make, alone=alone)
@@ -173,6 +199,7 @@ class CallGroups:
         journal = self.journal
         if self.stuck:
             raise _stuck_error()
+        self._check_gate(attributed)
         # In the order in which things happened: a deferred undo that came after a new change of the
         # same entity would be replayed as the newer state.
         self._append_deferred()
@@ -197,6 +224,12 @@ class CallGroups:
             group.first.setdefault((change.kind, change.id), (projection, change))
             group.last[change.kind, change.id] = change.after
         return result
+
+    def _check_gate(self, attributed: Sequence[AttributedChange]) -> None:
+        for group, change in attributed:
+            why = "" if group.for_memories else self.guard(change)
+            if why:
+                raise Forbidden(why)
 
     def _check_room(self, attributed: Sequence[AttributedChange]) -> None:
         # A long call keeps what it did, and may not hear that it did nothing.

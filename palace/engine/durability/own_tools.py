@@ -1,35 +1,152 @@
 """palace's own tools, for the sessions of a palace that has workspaces.
 
-The caller is known from the session, never from an argument.
+The caller is known from the session, never from an argument.  Memories go through the gate
+(palace/memory/gate.py), within the call's group and its turn: what it stores and what it audits is
+there together or not at all, and the tree by which it decides can't change meanwhile.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Protocol
 
+import attrs
+
+from palace.engine.durability.groups import CallGroups
+from palace.engine.stores.register import AUDIT, Register
+from palace.kernel.kernel import Kernel
+from palace.kernel.wall import wall_s
+from palace.memory.expiry import written
+from palace.memory.gate import Decree, Gate, MemoryStore
+from palace.memory.memory import Memory
+from palace.memory.shown import shown, shown_row
 from palace.protocol import jsonrpc
+from palace.protocol.errors import Forbidden, InvalidMemory, PalaceError, StoreUnavailable
 from palace.protocol.principals import Principal
 from palace.protocol.request import ToolCall
-from palace.protocol.resolver import Tree, readable, writable
+from palace.protocol.resolver import everything, readable, writable
+from palace.protocol.tools import Kind
+
+Json = dict[str, object]
+ID_BYTES = 16
+
+logger = logging.getLogger("palace.engine")
 
 
-def answer_own(tree: Tree, principal: Principal, call: ToolCall) -> dict[str, object]:
-    """Return the reply to a call of `protocol.tools.OWN_TOOLS`."""
-    names = _RIGHTS[call.name](tree, principal.workspace) if principal.workspace else _all(tree)
-    told = {
-        "workspace": principal.workspace,
-        "namespaces": [{"name": name, "kind": name.partition(":")[0]} for name in names],
-    }
-    content = [{"type": "text", "text": json.dumps(told, ensure_ascii=False)}]
-    return jsonrpc.result(call.id, {"content": content})
+class OpenStore(MemoryStore, Protocol):
+    """Memories as an engine keeps them."""
+
+    def refusal(self, call: ToolCall) -> Json | None:
+        """Return the reply to a call that the engine can't carry out now, None where it can."""
+        ...
+
+    def held(self, call: ToolCall) -> AbstractContextManager[None]:
+        """Hold the store for a call, as the engine holds it for its own."""
+        ...
+
+    def look(self, idents: Sequence[str]) -> Mapping[str, Memory]:
+        """Return the memories among drawers, by the ids that are asked for; holds it itself."""
+        ...
 
 
-def _all(tree: Tree) -> Iterable[str]:
-    """Return what the palace's owner may read and write: whatever anybody may."""
-    found = {name: None for ident in sorted(tree.workspaces) for name in readable(tree, ident)}
-    return sorted(found)
+@attrs.frozen(eq=False)
+class OwnTools:
+    """Answers calls of `protocol.tools.OWN_TOOLS` for one palace; threads share one."""
+
+    register: Register
+    groups: CallGroups
+    kernel: Kernel
+    store: OpenStore
+    clock: Callable[[], float] = wall_s
+
+    def answer(self, principal: Principal, call: ToolCall, *, read_only: bool) -> Json:
+        """Return the reply to a call as JSON-RPC; where it failed, what it did is taken back."""
+        try:
+            if read_only and call.tool.kind is not Kind.QUERY:
+                raise Forbidden(f"{call.name} changes the palace, and this session may only read.")
+            names = _RIGHTS.get(call.name)
+            if names is not None:
+                told = self._names(principal, names)
+            else:
+                refused = self.store.refusal(call)
+                if refused is not None:
+                    return refused
+                told = self._pass(principal, call)
+        except InvalidMemory as problem:
+            text = f"{call.name} did nothing: {problem.message}."
+            return jsonrpc.failure(call.id, InvalidMemory(text))
+        except PalaceError as problem:
+            self._take_back(problem.message)
+            return jsonrpc.failure(call.id, problem)
+        except (sqlite3.Error, OSError) as error:
+            logger.error("%s failed: %s", call.name, type(error).__name__)  # noqa: TRY400
+            text = f"{call.name} failed: a store can't be read or written. See palace doctor."
+            self._take_back(text)
+            return jsonrpc.failure(call.id, StoreUnavailable(text))
+        except BaseException:
+            self._take_back(f"{call.name} failed. Nothing was changed; see the broker's log.")
+            raise
+        content = [{"type": "text", "text": json.dumps(told, ensure_ascii=False)}]
+        return jsonrpc.result(call.id, {"content": content})
+
+    def marked(self, reply: Json) -> Json:
+        """Return the reply of a tool of stock's with the memories in it as they may be shown."""
+        result = reply.get("result")
+        content = result.get("content") if isinstance(result, dict) else None
+        if isinstance(content, list) and content and isinstance(content[0], dict):
+            text = content[0].get("text")
+            if isinstance(text, str):
+                content[0]["text"] = shown(text, self.store.look, self.clock())
+        return reply
+
+    def marked_row(self, ident: str, text: str, metadata: Mapping[str, object]) -> str | None:
+        """Return a record's text as it may be shown, None where it may not."""
+        return shown_row(ident, text, metadata, self.clock())
+
+    def _names(self, principal: Principal, names: "Callable[..., Iterable[str]]") -> Json:
+        tree = self.register.tree()
+        found = names(tree, principal.workspace) if principal.workspace else everything(tree)
+        return {
+            "workspace": principal.workspace,
+            "namespaces": [{"name": name, "kind": name.partition(":")[0]} for name in found],
+        }
+
+    def _pass(self, principal: Principal, call: ToolCall) -> Json:
+        """Let a call through the gate."""
+        with self.store.held(call), self.groups.for_memories():
+            now_s = self.clock()
+            gate = Gate(
+                tree=self.register.tree(),  # here, and not before: it may have changed till now
+                principal=principal,
+                store=self.store,
+                audit=self._audit,
+                new_id=lambda: self.kernel.token(ID_BYTES),
+                now_s=now_s,
+                at=written(datetime.fromtimestamp(now_s, UTC)),
+            )
+            return _GATED[call.name](gate, call.arguments)
+
+    def _audit(self, decree: Decree) -> None:
+        ident = self.kernel.token(ID_BYTES)
+        row = {"id": ident, **attrs.asdict(decree)}
+        self.register.put(self.groups, AUDIT, ident, row)
+
+    def _take_back(self, why: str) -> None:
+        group = self.groups.current()
+        if group is not None and group.changed:
+            self.groups.fail(why)
 
 
-_RIGHTS: Mapping[str, Callable[[Tree, str], Iterable[str]]] = {
+_RIGHTS: Mapping[str, Callable[..., Iterable[str]]] = {
     "palace_list_readable_namespaces": readable,
     "palace_list_writable_namespaces": writable,
+}
+_GATED: Mapping[str, Callable[[Gate, Mapping[str, object]], Json]] = {
+    "palace_commit_memory": Gate.commit,
+    "palace_commit_summary": Gate.commit_summary,
+    "palace_search_memory": Gate.search,
+    "palace_forget_memory": Gate.forget,
 }

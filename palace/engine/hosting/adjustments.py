@@ -11,7 +11,8 @@ import hashlib
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection as Names
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
@@ -24,9 +25,10 @@ from palace.engine.hosting.host import Host
 from palace.engine.hosting.lent_files import LentFiles
 from palace.engine.hosting.parts import Parts
 from palace.engine.hosting.query_prefetch import QueryPrefetch
+from palace.engine.hosting.screened import screened
 from palace.engine.hosting.text_ahead import TextAhead
 from palace.engine.patches import Patch, Patches, always, need
-from palace.engine.stock import JsonObject, Method, RawCollection
+from palace.engine.stock import Collection, JsonObject, Method, RawCollection
 from palace.ownership.directory import place_of_lists
 from palace.ownership.holders import BESIDE
 from palace.protocol.errors import StoreUnavailable
@@ -345,6 +347,31 @@ def keep_modes(host: Host) -> Iterator[Patch]:
     )
 
 
+def mark_memories(host: Host) -> Iterator[Patch]:
+    """Print memories of namespaces as they may be shown, and none that is over.
+
+    The command line's search is a text by the time that it is a reply, which can't be read back.
+    """
+    from mempalace.backends import chroma
+
+    current = host.state.current
+
+    def querying(stock: Method) -> Method:
+        def query(collection: Collection, **given: object) -> object:
+            found = stock(collection, **given)
+            return found if current.screen is None else screened(found, current.screen)
+
+        return query
+
+    yield Patch(
+        name="mark_memories",
+        why="the command line prints what it finds",
+        owner=need(chroma, "ChromaCollection", "mark_memories"),
+        attribute="query",
+        replace=querying,
+    )
+
+
 def lent_files(host: Host) -> Iterator[Patch]:
     """Open what guests name beneath the directory that they were lent (lent_files.py)."""
     if not host.config.path_map:
@@ -373,12 +400,13 @@ ALL: tuple[Adjustment, ...] = (
     embed_ahead,
     list_files,
     keep_modes,
+    mark_memories,
     lent_files,
 )
 
 
 @contextmanager
-def importing(off: Collection[str]) -> Iterator[None]:
+def importing(off: Names[str]) -> Iterator[None]:
     """Leave out what mempalace's import does for nothing; `off` are adjustments switched off."""
     patches = Patches()
     if light_imports.NAME not in off:

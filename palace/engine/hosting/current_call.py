@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from palace.engine.durability.groups import CallContext
 from palace.engine.embedding.supply import ModelUnavailable
+from palace.engine.hosting.screened import Screen
 from palace.engine.hosting.writes import DrawerBatch, Write
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class CurrentCall(CallContext):
     batch: DrawerBatch | None = None
     party: str = ""  # whose it is
     stored: Write | None = None  # what it has stored with its batch
+    screen: Screen | None = None  # of what is printed, where memories are to be marked
     query_is_embedded: bool = False  # before it asks for stock's request lock
 
     # By text, what was embedded before its turn (text_ahead.py): as documents, and as a query.
@@ -52,6 +54,7 @@ class CurrentCall(CallContext):
         self.batch = batch
         self.party = party
         self.stored = None
+        self.screen = None
         self.query_is_embedded = False
         self.problem = None
         if yields:

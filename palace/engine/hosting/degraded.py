@@ -33,6 +33,9 @@ _NEEDS = {
     "mine": ("hallways", "tunnels"),
     "palace_workspace": ("register",),
     "palace_token": ("register",),
+    "palace_commit": ("register",),
+    "palace_forget": ("register",),
+    "palace_search": ("register",),
 }
 
 _LISTS = frozenset({"hallways", "tunnels"})

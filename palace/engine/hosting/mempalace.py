@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from palace.engine.api import Call, Reply
 from palace.engine.durability.calls import JournalledEngine, open_durable_calls, refused
@@ -61,6 +61,9 @@ from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.environment import forbids_downloads
 from palace.settings.paths import Paths, home_dir
 from palace.settings.process import QUIET
+
+if TYPE_CHECKING:
+    from palace.engine.hosting.memories import Memories
 
 SUPPORTED = "3.11"
 # What keeps the libraries of embedders that stock offers beside its default from downloading.
@@ -209,7 +212,13 @@ class MempalaceEngine(JournalledEngine):
         self._state.at_boundary = memory.groups.at_boundary
         if self._state.writer is not None:
             self._state.writer.durable = memory.groups
+        memory.open_store = partial(self._open_store, server)
         self.remember(memory)
+
+    def _open_store(self, server: Server) -> "Memories":
+        from palace.engine.hosting.memories import Memories  # with all that finds secrets
+
+        return Memories(server, self._state, self._paths)
 
     def _tell(self, stage: str, fraction: float) -> None:
         self._loading = f"{stage} ({fraction:.0%})"
@@ -297,8 +306,12 @@ class MempalaceEngine(JournalledEngine):
             state.prefetch.prepare(call.message)
             if state.current.problem is not None:
                 return {}  # which says no more than the problem does
+        showing = self.showing(call)
+        if showing is not None and call.request.arguments.get("cli_compatible"):
+            state.current.screen = showing.marked_row
         with nullcontext() if is_reader else state.lookups.suspended(), self._held(call):
-            return self._server._http_dispatch(call.message)  # noqa: SLF001
+            reply = self._server._http_dispatch(call.message)  # noqa: SLF001
+        return reply if showing is None or reply is None else showing.marked(reply)
 
     def _held(self, call: Call) -> AbstractContextManager[None]:
         """Hold a call to what its client was lent."""

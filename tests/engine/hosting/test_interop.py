@@ -348,6 +348,7 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         (SERVER, "_get_collection"),
         (CHROMA, "ChromaCollection"),
     ],
+    "mark_memories": [(CHROMA, "ChromaCollection")],
     "embed_ahead": [
         (SERVER, "sanitize_query"),
         (SERVER, "_embedding_release_mode"),

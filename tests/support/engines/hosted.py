@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.embedding.supply import ModelState
 from palace.protocol.jsonrpc import Catalogue
@@ -22,6 +24,7 @@ from palace.ownership.epoch import take_epoch
 from palace.ownership.keys import ANY_SEQ
 from palace.protocol.keyring import Key, Keyring
 from palace.engine.api import Call
+from palace.protocol.principals import Principal
 from palace.protocol.request import tool_call
 from palace.journal.record import Stamp
 from palace.settings.config import load_config
@@ -39,8 +42,9 @@ keys = Keyring([Key(b"t" * 32)], ANY_SEQ)
 who = {"writer": owner.incarnation, "origin": owner.palace_id}
 stamp = Stamp(epoch=owner.epoch, keys=keys, **who)
 engine = MempalaceEngine(paths, config, os.environ, kernel, stamp)
-def made(message, **more):
-    return Call(request=tool_call(message), **more)
+def made(message, who, **more):
+    principal = who and Principal(**who)
+    return Call(request=tool_call(message), principal=principal, **more)
 def answer(call):
     reply = engine.call(call)
     return [reply.payload.decode() if reply.payload is not None else None, reply.outdated]
@@ -164,6 +168,7 @@ def _plain(call: Call) -> dict[str, Any]:
         "maybe_ran": call.maybe_ran,
         "epoch": call.epoch,
         "party": call.party,
+        "who": None if call.principal is None else attrs.asdict(call.principal),
     }
 
 

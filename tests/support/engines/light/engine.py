@@ -44,7 +44,7 @@ from palace.settings.config import Config
 from palace.settings.paths import Paths
 
 STORE = "chroma.sqlite3.light"  # the watcher takes it for a store by its name
-KINDS = ("drawer", "entry", "tally")
+KINDS = ("drawer", "entry", "tally", "memory")
 SEGMENT_BYTES = 64 << 10  # so that storms meet new segments and checkpoints
 CHECKPOINT_BYTES = 128 << 10
 _64_BITS = (1 << 64) - 1
@@ -220,6 +220,54 @@ def _sums(payloads: Iterable[Any]) -> list[int]:
     return [len(digests), sum(digests) & _64_BITS]
 
 
+class LightMemories:
+    """Memories of namespaces (palace/memory/gate.py) in a light store: found by a word of theirs.
+
+    Imported late, as in the real engine: what finds secrets takes long to import.
+    """
+
+    def __init__(self, store: LightStore, durable: CallGroups) -> None:
+        self._store, self._durable = store, durable
+
+    def refusal(self, _call: Any) -> None:
+        return None
+
+    def held(self, _call: Any) -> Any:
+        return nullcontext()
+
+    def look(self, _idents: Any) -> Any:
+        raise NotImplementedError("stock's tools are not here")
+
+    def get(self, ident: str) -> Any:
+        from palace.memory.memory import Memory
+
+        found = self._store.read("memory", [ident]).get(ident)
+        return None if found is None else Memory(**found, rows=(ident,))
+
+    def put(self, memory: Any, _old: Any) -> None:
+        names = (name for name in type(memory).__slots__ if name not in ("rows", "__weakref__"))
+        self._change(memory.id, {name: getattr(memory, name) for name in names})
+
+    def delete(self, memory: Any) -> None:
+        self._change(memory.id, None)
+
+    def find(self, wanted: Any) -> list[Any]:
+        found = [self.get(ident) for ident in self._store.ids("memory")]
+        return [
+            memory
+            for memory in sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
+            if wanted.namespaces is None or memory.namespace in wanted.namespaces
+            if not wanted.kinds or memory.kind in wanted.kinds
+            if memory.until > wanted.now_s and wanted.query in memory.content
+        ][: wanted.limit]
+
+    def _change(self, ident: str, after: Any) -> None:
+        store = self._store
+        with store.lock:
+            change = Change("memory", ident, store.read("memory", [ident]).get(ident), after)
+            self._durable.change(store, [change], lambda: store.tell("memory", {ident: after}))
+
+
 class LightStores:
     """What `DurableCalls` asks of all stores together."""
 
@@ -300,6 +348,7 @@ class MempalaceEngine(JournalledEngine):
         if stores.register is not None:
             stores.register.epoch = self._stamp.epoch
             memory.owner = OwnerTools(stores.register, groups, self._kernel)
+            memory.open_store = lambda: LightMemories(stores.light, groups)
         self.remember(memory)
         memory.recover(one_go=0)
         memory.go_on_adopting()

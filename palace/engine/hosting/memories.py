@@ -1,0 +1,175 @@
+"""Memories of namespaces as drawers of the hosted mempalace.
+
+One collection, one index, one backup: a memory is a drawer whose metadata say what it belongs to,
+made, found and taken apart by stock's own functions.  Nothing is decided here
+(palace/memory/gate.py).
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import attrs
+
+from palace.engine.hosting.host import HostedState
+from palace.engine.patches import need
+from palace.engine.stock import Collection, DrawerRecord, JsonObject, Method, RequestLock, Server
+from palace.memory.gate import Wanted
+from palace.memory.memory import KIND, NAMESPACE, UNTIL, Memory, memory_of, metadata_of
+from palace.protocol.errors import StoreUnavailable
+from palace.protocol.request import ToolCall
+from palace.protocol.tools import STANDS_FOR, Kind
+from palace.settings.paths import Paths
+
+NAME = "memories"
+POOL, POOL_MAX = 4, 4096  # rows for each memory that is wanted: long ones are several
+
+Record = DrawerRecord
+
+
+@attrs.define(eq=False)
+class Memories:
+    """The memories of one palace; needs its server, loaded.  Threads share one."""
+
+    server: Server
+    state: HostedState
+    paths: Paths
+    _lock: RequestLock = attrs.field(init=False)
+    _preflight: Method = attrs.field(init=False)
+    _record: Method = attrs.field(init=False)
+    _records: Method = attrs.field(init=False)
+    _chunks: Method = attrs.field(init=False)
+    _changed: Method = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._lock = need(self.server, "_HTTP_REQUEST_LOCK", NAME)
+        self._preflight = need(self.server, "_mcp_tool_preflight_refusal", NAME)
+        self._record = need(self.server, "_collection_logical_drawer_record", NAME)
+        self._records = need(self.server, "_bulk_drawer_records", NAME)
+        self._chunks = need(self.server, "_build_chunk_rows", NAME)
+        self._changed = need(self.server, "_invalidate_overview_caches", NAME)
+
+    # As stock's dispatcher does it.
+
+    def refusal(self, call: ToolCall) -> JsonObject | None:
+        """Return what stock would say of a call that needs the same of the store."""
+        found: JsonObject | None = self._preflight(call.id, STANDS_FOR[call.name])
+        return found
+
+    @contextmanager
+    def held(self, call: ToolCall) -> Iterator[None]:
+        is_query = call.tool.kind is Kind.QUERY
+        lock: AbstractContextManager[object] = self._lock.read_lock() if is_query else self._lock
+        batched = self.state.current.batch is not None
+        fresh = nullcontext() if is_query or batched else self.state.lookups.suspended()
+        with fresh, lock:
+            yield
+
+    def look(self, idents: Sequence[str]) -> Mapping[str, Memory]:
+        with self._lock.read_lock():
+            collection = self._opened(create=False)
+            found: Mapping[str, Record] = (
+                self._records(collection, list(idents)) if collection is not None else {}
+            )
+        memories = {
+            ident: _memory(str(record["metadata"].get("parent_drawer_id") or ident), record)
+            for ident, record in found.items()
+        }
+        return {ident: memory for ident, memory in memories.items() if memory.namespace}
+
+    # What the gate asks for.
+
+    def get(self, ident: str) -> Memory | None:
+        collection = self._opened(create=False)
+        if collection is None:
+            return None
+        record: Record | None = self._record(collection, ident)
+        return None if record is None else _memory(ident, record)
+
+    def put(self, memory: Memory, old: Memory | None) -> None:
+        collection = self._opened(create=True)
+        assert collection is not None, "it is made, or there is an error"
+        size = max(1, self.server._config.chunk_size)  # noqa: SLF001
+        metadata = metadata_of(memory)
+        ids, documents = [memory.id], [memory.content]
+        entries: list[Mapping[str, object]] = [{**metadata, "chunk_index": 0}]
+        if len(memory.content) > size:
+            ids, documents, entries = self._chunks(memory.id, memory.content, metadata, size)
+        collection.upsert(ids=ids, documents=documents, metadatas=entries)
+        left = sorted(set(old.rows if old is not None else ()) - set(ids))
+        if left:
+            collection.delete(ids=left)
+        self._changed()
+
+    def delete(self, memory: Memory) -> None:
+        collection = self._opened(create=False)
+        if collection is not None and memory.rows:
+            collection.delete(ids=list(memory.rows))
+            self._changed()
+
+    def find(self, wanted: Wanted) -> Sequence[Memory]:
+        collection = self._opened(create=False)
+        if collection is None:
+            return []
+        found = self._nearest if wanted.query else self._newest
+        idents = found(collection, wanted)
+        records: Mapping[str, Record] = self._records(collection, idents) if idents else {}
+        return [_memory(ident, records[ident]) for ident in idents if ident in records]
+
+    def _nearest(self, collection: Collection, wanted: Wanted) -> list[str]:
+        rows = wanted.limit * POOL
+        while True:
+            found = collection.query(
+                query_texts=[wanted.query],
+                n_results=rows,
+                where=_where(wanted),
+                include=["metadatas"],
+            )
+            ids, entries = found.ids[0], found.metadatas[0]
+            idents = _logical(ids, entries)
+            if len(idents) >= wanted.limit or len(ids) < rows or rows >= POOL_MAX:
+                return idents[: wanted.limit]
+            rows *= POOL
+
+    def _newest(self, collection: Collection, wanted: Wanted) -> list[str]:
+        found = collection.get(where=_where(wanted), include=["metadatas"])
+        dated = sorted(
+            zip(found.ids, found.metadatas, strict=True),
+            key=lambda row: (str(row[1].get("filed_at")), row[0]),
+            reverse=True,
+        )
+        return _logical([row[0] for row in dated], [row[1] for row in dated])[: wanted.limit]
+
+    def _opened(self, *, create: bool) -> Collection | None:
+        """Return stock's drawers; None where there are none yet."""
+        collection = self.server._get_collection(create=create)  # noqa: SLF001
+        if collection is None:
+            problem = self.server._collection_error_or_no_palace()  # noqa: SLF001
+            if create or os.path.exists(self.paths.store):
+                raise StoreUnavailable(
+                    f"The palace's drawers can't be opened: {problem.get('error')}. Nothing was "
+                    "done; see palace doctor."
+                )
+        return collection
+
+
+def _memory(ident: str, record: Record) -> Memory:
+    return attrs.evolve(
+        memory_of(ident, record["content"], record["metadata"]), rows=tuple(record["ids"])
+    )
+
+
+def _where(wanted: Wanted) -> JsonObject:
+    """Return Chroma's filter.  Nothing but memories has an end, so that this finds no drawers."""
+    clauses: list[JsonObject] = [{UNTIL: {"$gt": wanted.now_s}}]
+    if wanted.namespaces is not None:
+        clauses.append({NAMESPACE: {"$in": list(wanted.namespaces)}})
+    if wanted.kinds:
+        clauses.append({KIND: {"$in": list(wanted.kinds)}})
+    return clauses[0] if len(clauses) == 1 else {"$and": clauses}
+
+
+def _logical(ids: Sequence[str], entries: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the memories to which rows belong, each once, in the order of their first rows."""
+    rows = zip(ids, entries, strict=True)
+    return list(dict.fromkeys(str(entry.get("parent_drawer_id") or ident) for ident, entry in rows))

@@ -1,0 +1,81 @@
+"""A memory: what a drawer is that belongs to a namespace, and how a drawer says so.
+
+What it belongs to is said by its metadata, never by its wing, which plain tools can name.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import attrs
+
+from palace.memory.expiry import NEVER_S, is_expired, written
+from palace.memory.wing import wing_of
+
+NAMESPACE, KIND, UNTIL, END, PINNED, BY = (
+    f"palace_{name}" for name in ("ns", "kind", "until", "expires_at", "pin", "by")
+)
+ID_PREFIX = "mem-"  # of all memories and of nothing else: stock's ids begin with "drawer_"
+
+Value = str | int | float | bool | None
+
+
+@attrs.frozen(kw_only=True)
+class Memory:
+    """`until` is in seconds since 1970; `expires_at` is the same for people, "" for no end.
+
+    `by` is the workspace that stored it, "" for the palace's owner.  `rows` are the ids of the
+    records that hold it, where it comes from a store.  What is under its id and is no memory has no
+    namespace.
+    """
+
+    id: str
+    namespace: str
+    content: str
+    kind: str = "memory"
+    until: float = NEVER_S
+    expires_at: str = ""
+    pinned: bool = False
+    by: str = ""
+    created_at: str = ""
+    rows: tuple[str, ...] = ()
+
+    def is_expired(self, now_s: float) -> bool:
+        return is_expired(self.until, now_s)
+
+
+def metadata_of(memory: Memory) -> dict[str, Value]:
+    """Return what a memory's drawer says of it, in stock's words and in palace's."""
+    return {
+        "wing": wing_of(memory.namespace),
+        "room": memory.kind,
+        "source_file": "",
+        "added_by": memory.by or "owner",
+        "filed_at": memory.created_at,
+        "last_modified": memory.created_at,
+        NAMESPACE: memory.namespace,
+        KIND: memory.kind,
+        UNTIL: memory.until,
+        END: memory.expires_at,
+        PINNED: memory.pinned,
+        BY: memory.by,
+    }
+
+
+def memory_of(ident: str, content: str, metadata: Mapping[str, Value]) -> Memory:
+    """Return a drawer as a memory."""
+    until = metadata.get(UNTIL)
+    return Memory(
+        id=ident,
+        namespace=str(metadata.get(NAMESPACE) or ""),
+        content=content,
+        kind=str(metadata.get(KIND) or ""),
+        until=float(until) if isinstance(until, int | float) else 0.0,  # damaged: it is over
+        expires_at=str(metadata.get(END) or ""),
+        pinned=metadata.get(PINNED) is True,
+        by=str(metadata.get(BY) or ""),
+        created_at=str(metadata.get("filed_at") or ""),
+    )
+
+
+def moment_text(moment: datetime | None) -> str:
+    return "" if moment is None else written(moment)

@@ -1,0 +1,274 @@
+"""Memories of namespaces in the hosted mempalace: stored, found, ended, kept from plain tools."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palace.engine.api import Call
+from palace.protocol.errors import Forbidden, InvalidMemory
+from palace.protocol.principals import OWNER, Principal
+from palace.protocol.request import tool_call
+from tests.support.engines.hosted import HostedEngine
+
+pytestmark = pytest.mark.engine
+
+SECRET = "ghp_" + "a1B2c3D4e5F6" * 3
+LONG = "The tide comes in twice a day and takes the sand with it. " * 40  # several chunks
+FORBIDDEN, INVALID = Forbidden.wire_code, InvalidMemory.wire_code
+
+
+class Palace:
+    """A hosted engine with workspaces, and calls of whom one likes; "" is the owner."""
+
+    def __init__(self, home: Path, root: Path) -> None:
+        self.root = root
+        self.home = home
+        self.engine = HostedEngine(home, root)
+        self.engine.load()
+        self._calls = 0
+
+    def call(self, tool: str, who: str = "", **arguments: Any) -> Call:
+        self._calls += 1
+        params = {"name": tool, "arguments": arguments}
+        message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        return Call(
+            request=tool_call(message),
+            session=f"s{self._calls}",
+            ordinal=1,
+            principal=Principal(who) if who else OWNER,
+        )
+
+    def text(self, tool: str, who: str = "", **arguments: Any) -> str:
+        reply = json.loads(self.engine.call(self.call(tool, who, **arguments)).payload or b"null")
+        if "error" in reply:
+            return json.dumps(reply["error"])
+        text: str = reply["result"]["content"][0]["text"]
+        return text
+
+    def ask(self, tool: str, who: str = "", **arguments: Any) -> Any:
+        return json.loads(self.text(f"palace_{tool}", who, **arguments))
+
+    def stock(self, tool: str, who: str = "", **arguments: Any) -> Any:
+        return json.loads(self.text(f"mempalace_{tool}", who, **arguments))
+
+    def commit(self, who: str, content: str, **more: Any) -> str:
+        told = self.ask("commit_memory", who, content=content, **more)
+        ident: str = told["id"]
+        return ident
+
+    def found(self, who: str, **more: Any) -> list[Any]:
+        found: list[Any] = self.ask("search_memory", who, **more)["memories"]
+        return found
+
+    def shown(self, tool: str, **arguments: Any) -> Any:
+        return self.stock(tool, **arguments)
+
+
+@pytest.fixture(scope="module")
+def palace(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Palace]:
+    palace = Palace(model_home, tmp_path_factory.mktemp("memories") / "store" / "palace")
+    try:
+        for ident, parent in (("lead", ""), ("coder", "lead"), ("tester", "lead"), ("other", "")):
+            assert "workspace" in palace.ask("workspace_add", id=ident, parent=parent)
+        yield palace
+    finally:
+        palace.engine.end()
+
+
+def test_what_is_stored_is_found_by_whoever_may_read_it(palace: Palace) -> None:
+    mine = palace.commit("coder", "the cat sat on the mat", kind="note")
+    ours = palace.commit("coder", "the team's cat is called Mog", namespace="team:lead")
+
+    found = {one["id"]: one for one in palace.found("coder", query="a cat", limit=5)}
+    assert found[mine]["content"] == "the cat sat on the mat"
+    assert found[ours]["content"] == (
+        f"[MEMORY id={ours} scope=TEAM ns=team:lead]: the team's cat is called Mog"
+    )
+    assert [one["id"] for one in palace.found("tester", query="a cat")] == [ours]
+    assert palace.found("other", query="a cat") == []
+    assert palace.found("coder", query="a cat", kinds=["note"])[0]["id"] == mine
+    assert palace.found("coder", kinds=["note"])[0]["id"] == mine, "without a query, too"
+
+
+def test_a_long_memory_is_one(palace: Palace) -> None:
+    ident = palace.commit("tester", LONG + "and a lighthouse", id="mem-long")
+    assert palace.found("tester", query="tide and sand")[0]["content"] == LONG + "and a lighthouse"
+    assert palace.ask("commit_memory", "tester", content="short now", id=ident)["replaced"]
+
+    assert [one["content"] for one in palace.found("tester", limit=1)] == ["short now"]
+    assert "sand" not in json.dumps(palace.found("tester", query="tide and sand"))
+    assert palace.ask("forget_memory", "tester", id=ident)["forgotten"]
+    assert palace.stock("get_drawer", drawer_id=ident) == {"error": f"Drawer not found: {ident}"}
+
+
+def test_a_secret_is_in_no_byte_that_is_kept(palace: Palace) -> None:
+    told = palace.ask("commit_memory", "lead", content=f"use {SECRET} here", namespace="org:lead")
+    assert told["redacted"]
+    assert "[REDACTED:" in palace.found("coder", query="use here")[0]["content"]
+
+    for directory in (palace.root.parent, palace.home):
+        for path in directory.rglob("*"):
+            if path.is_file() and path.suffix != ".onnx":
+                assert SECRET.encode() not in path.read_bytes(), path
+                assert SECRET[4:24].encode() not in path.read_bytes(), path
+
+
+def test_a_decree_is_audited_by_its_hash(palace: Palace) -> None:
+    ident = palace.commit("lead", "obey the linter", namespace="org:lead")
+    palace.ask("forget_memory", "lead", id=ident)
+    with closing(sqlite3.connect(palace.root / "palace.sqlite3")) as connection:
+        rows = connection.execute(
+            "SELECT action, workspace, bytes FROM audit WHERE memory_id = ?", (ident,)
+        ).fetchall()
+
+    assert sorted(rows) == [("commit", "lead", 15), ("forget", "lead", 15)]
+
+
+def test_calls_that_are_stored_together_are_audited_each(palace: Palace) -> None:
+    calls = [
+        palace.call("palace_commit_memory", "lead", content=f"rule {n}", namespace="org:lead")
+        for n in range(4)
+    ] + [palace.call("mempalace_add_drawer", wing="w", room="r", content="a plain drawer")]
+    calls.append(palace.call("palace_commit_memory", "coder", content="x", namespace="org:lead"))
+    *decreed, plain, refused = [
+        json.loads(reply.payload or b"") for reply in palace.engine.call_together(calls)
+    ]
+
+    idents = {json.loads(one["result"]["content"][0]["text"])["id"] for one in decreed}
+    assert "drawer_id" in plain["result"]["content"][0]["text"]
+    assert refused["error"]["code"] == FORBIDDEN
+    with closing(sqlite3.connect(palace.root / "palace.sqlite3")) as connection:
+        audited = [row[0] for row in connection.execute("SELECT memory_id FROM audit")]
+    assert {ident: audited.count(ident) for ident in idents} == dict.fromkeys(idents, 1)
+    assert idents <= {one["id"] for one in palace.found("coder", query="rule", limit=50)}
+
+
+# Plain tools write none.
+
+WING = "ns.org.lead"
+WRITES: dict[str, dict[str, Any]] = {
+    "add_drawer": {"wing": WING, "room": "r", "content": "forged"},
+    "add_drawer ": {"wing": " NS.org.lead ", "room": "r", "content": "forged"},
+    "diary_write": {"agent_name": "ada", "entry": "forged", "wing": WING},
+    "checkpoint": {"items": [{"wing": WING, "room": "r", "content": "forged"}]},
+    "checkpoint ": {"items": [], "diary": {"agent_name": "a", "entry": "forged", "wing": WING}},
+    "mine": {"source": "/", "wing": WING},
+    "update_drawer": {"drawer_id": "mem-kept", "content": "forged"},
+    "update_drawer ": {"drawer_id": "mem-kept", "wing": "elsewhere"},
+    "update_drawer  ": {"drawer_id": "drawer_w_r_x", "wing": WING},
+    "delete_drawer": {"drawer_id": "mem-kept"},
+    "delete_drawers": {"drawer_ids": ["drawer_w_r_x", "mem-kept"]},
+}
+
+
+@pytest.mark.parametrize("who", ["", "lead"])
+@pytest.mark.parametrize("name", WRITES)
+def test_plain_tools_write_no_memory(palace: Palace, name: str, who: str) -> None:
+    palace.commit("lead", "kept as it is", namespace="org:lead", id="mem-kept")
+    reply = palace.stock(name.strip(), who, **WRITES[name])
+
+    assert reply["code"] == FORBIDDEN, reply
+    assert palace.stock("list_drawers", wing=WING, limit=100)["total"] == len(
+        palace.found("lead", namespaces=["org:lead"], limit=50)
+    )
+    assert palace.found("lead", namespaces=["org:lead"], limit=1)[0]["content"].endswith("as it is")
+
+
+def test_mine_is_refused_where_a_directory_would_be_the_wing(palace: Palace) -> None:
+    source = palace.root.parent / "ns.team.lead"
+    source.mkdir()
+    (source / "mempalace.yaml").write_text("wing: ns.team.lead\nrooms:\n  - name: general\n")
+    (source / "note.md").write_text("An instruction for all others. " * 20)
+    told = palace.stock("mine", source=str(source))
+
+    assert "instruction" not in json.dumps(palace.stock("list_drawers", limit=100)), told
+    assert told["success"] is False, told
+
+
+def test_a_part_of_a_memory_can_not_be_changed_by_its_own_id(palace: Palace) -> None:
+    palace.commit("lead", LONG, id="mem-parts")
+    part = "mem-parts_chunk_000000"
+    for tool, arguments in (
+        ("update_drawer", {"content": "forged"}),
+        ("delete_drawer", {}),
+    ):
+        assert palace.stock(tool, drawer_id=part, **arguments)["code"] == FORBIDDEN
+    palace.ask("forget_memory", "lead", id="mem-parts")
+
+
+# What plain tools show.
+
+
+def test_plain_tools_show_shared_memories_as_such(palace: Palace) -> None:
+    ident = palace.commit("coder", "curl this | sh, says the walrus", namespace="team:lead")
+    own = palace.commit("coder", "the walrus is mine")
+    wrapped = f"[MEMORY id={ident} scope=TEAM ns=team:lead]: curl this | sh, says the walrus"
+
+    hits = {one["drawer_id"]: one for one in palace.stock("search", query="walrus")["results"]}
+    assert hits[ident]["text"] == wrapped
+    assert hits[own]["text"] == "the walrus is mine"
+    assert palace.stock("get_drawer", drawer_id=ident)["content"] == wrapped
+    [slot] = palace.stock("get_drawers", drawer_ids=[ident])["results"]
+    assert slot["content"] == wrapped
+    listed = palace.stock("list_drawers", wing="ns.team.lead", limit=100)["drawers"]
+    assert all(one["content_preview"].startswith("[MEMORY id=") for one in listed)
+    same = palace.stock("check_duplicate", content="curl this | sh, says the walrus")["matches"]
+    assert same[0]["content"] == wrapped
+    item = {"wing": "w", "room": "r", "content": "curl this | sh, says the walrus"}
+    [twice] = palace.stock("checkpoint", items=[item])["duplicates"]
+    assert twice["matches"][0]["content"] == wrapped
+    printed = palace.stock("search", query="walrus", cli_compatible=True)["cli_output"]
+    assert wrapped in printed
+    assert "the walrus is mine" in printed
+
+
+def test_what_is_over_is_shown_by_no_tool(palace: Palace) -> None:
+    palace.stock("add_drawer", wing="w", room="r", content="a plain narwhal")
+    ends = {"content": "the narwhal is over", "namespace": "team:lead", "id": "mem-over"}
+    palace.ask("commit_memory", "coder", expires_at="2001-01-01T00:00:00Z", **ends)
+
+    found = palace.found("coder", query="narwhal", limit=50)
+    assert "mem-over" not in {one["id"] for one in found}
+    assert palace.ask("forget_memory", "coder", id="mem-over")["code"] == INVALID
+    search = palace.stock("search", query="narwhal")
+    assert "a plain narwhal" in json.dumps(search)
+    missing = {"error": "Drawer not found: mem-over"}
+    assert palace.stock("get_drawer", drawer_id="mem-over") == missing
+    assert palace.stock("get_drawers", drawer_ids=["mem-over"]) == {
+        "results": [{"drawer_id": "mem-over", **missing}],
+        "count": 1,
+        "errors": 1,
+    }
+    same = palace.stock("check_duplicate", content="the narwhal is over")
+    listed = palace.stock("list_drawers", wing="ns.team.lead", limit=100)
+    assert listed["count"] == len(listed["drawers"])
+    printed = palace.stock("search", query="narwhal", cli_compatible=True)
+    for reply in (search, same, listed, printed):
+        assert "is over" not in json.dumps(reply).replace('"query"', "")
+    assert palace.stock("diary_read", agent_name="coder", last_n=50).get("entries", []) == []
+
+
+def test_replies_without_a_memory_are_stocks_to_the_byte(palace: Palace) -> None:
+    palace.stock("add_drawer", wing="plain", room="r", content='quotes "wing": \u00e9')
+    text = palace.text("mempalace_list_drawers", wing="plain")
+
+    assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    assert "[MEMORY" not in text
+
+
+def test_a_store_without_drawers_has_no_memories(model_home: Path, tmp_path: Path) -> None:
+    palace = Palace(model_home, tmp_path / "store" / "palace")
+    try:
+        palace.ask("workspace_add", id="lead")
+        assert palace.ask("search_memory", "lead") == {"memories": []}
+        assert palace.found("lead", query="x") == []
+        assert palace.ask("forget_memory", "lead", id="mem-a")["code"] == INVALID
+        assert palace.commit("lead", "the first of all drawers")
+        assert len(palace.found("lead")) == 1
+    finally:
+        palace.engine.end()
