@@ -67,6 +67,19 @@ def list_all(
     return 0
 
 
+def audit(
+    palace: PalaceOption = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per change.")
+    ] = False,
+) -> int:
+    """Show who changed what in organisations' namespaces: the last 1,000 changes, by digest."""
+    from palace.commands.workspaces import audit_text
+
+    say(audit_text(*find(palace), as_json=as_json))
+    return 0
+
+
 def tree(palace: PalaceOption = "") -> int:
     """Show which workspace is below which."""
     from palace.commands.workspaces import tree_text
@@ -104,6 +117,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "add": add,
     "list": list_all,
     "tree": tree,
+    "audit": audit,
     "move": move,
     "remove": remove,
 }

@@ -71,6 +71,20 @@ def list_text(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> s
     return "\n".join(_line(_read(one)) for one in told) or NONE_YET
 
 
+def audit_text(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> str:
+    """Return what was decreed to organisations, one a line, the newest last."""
+    told = ask_broker(paths, environment, "palace_workspace_audit")["audit"]
+    if as_json:
+        return "\n".join(json.dumps(one) for one in told)
+    return "\n".join(map(_audited, told)) or "Nothing was decreed to an organisation yet."
+
+
+def _audited(row: Mapping[str, Any]) -> str:
+    who = row["workspace"] or "the owner"
+    what = f"{row['action']}  {row['namespace']}  {row['memory_id']}"
+    return f"{row['at']}  {what}  by {who}  {row['bytes']} bytes  sha256 {row['sha256']}"
+
+
 def tree_text(paths: Paths, environment: ShimEnvironment) -> str:
     """Return the workspaces as a tree; removed ones only where others are below them."""
     told = ask_broker(paths, environment, "palace_workspace_list")["workspaces"]

@@ -21,6 +21,7 @@ from palace.doctor.starts import check_starts
 from palace.doctor.stock_tools import check_stock_tools
 from palace.doctor.stores import check_stores
 from palace.doctor.users import check_users
+from palace.doctor.workspaces import check_workspaces
 from palace.journal.replay import Progress, no_progress
 from palace.kernel.causes import cause_text, remedy_for
 from palace.settings.environment import ShimEnvironment
@@ -46,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     check_deaths,
     check_stock_tools,
     check_journal,
+    check_workspaces,
     check_stores,
     check_hosts,
 )

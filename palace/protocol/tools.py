@@ -150,6 +150,7 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_workspace_add": _MUTATION,
     "palace_workspace_move": _MUTATION,
     "palace_workspace_remove": _MUTATION,
+    "palace_workspace_audit": _QUERY,
     "palace_token_list": _QUERY,
     "palace_token_add": _MUTATION,
     "palace_token_revoke": _MUTATION,

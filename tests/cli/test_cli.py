@@ -22,7 +22,7 @@ NAMES = {
     *("dial", "own", "expose", "config", "install", "uninstall", "service"),
 }
 GROUPS = {
-    "workspace": {"add", "list", "tree", "move", "remove"},
+    "workspace": {"add", "list", "tree", "move", "remove", "audit"},
     "token": {"new", "list", "revoke"},
 }
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")

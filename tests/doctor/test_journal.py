@@ -12,6 +12,7 @@ from palace.commands.config import set_config
 from palace.doctor.diagnostics import gather
 from palace.doctor.finding import Finding
 from palace.doctor.journal import check_journal, inspect_journal
+from palace.doctor.workspaces import check_workspaces
 from palace.journal.checkpoint import make_checkpoint
 from palace.journal.inspect import Gap, read_from
 from palace.journal.journal import HEAD, Journal
@@ -335,3 +336,19 @@ def test_a_journal_that_waits_for_no_disk_is_named(tmp_path: Path) -> None:
     assert is_named()
     set_config(paths, environment, ["journal_fsync=mutation"])
     assert not is_named()
+
+
+def test_workspaces_without_a_journal_are_named(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path / "palace"))
+    (tmp_path / "palace").mkdir(mode=0o700)
+    environment = ShimEnvironment({"HOME": str(tmp_path), "PATH": os.environ["PATH"]})
+
+    def codes_of() -> list[str]:
+        return [one.code for one in check_workspaces(gather(paths, environment))]
+
+    set_config(paths, environment, ["journal=off"])
+    assert codes_of() == []
+    Path(paths.register).touch()
+    assert codes_of() == ["workspaces_unknown"]
+    set_config(paths, environment, ["journal=on"])
+    assert codes_of() == []

@@ -418,3 +418,19 @@ def test_a_summary_ends_at_its_instant(office: Team) -> None:
 
     assert office.found("lead") == []
     assert office.ask("lead", "commit_summary", content="y")["expires_at"].startswith("2030-04-16")
+
+
+def test_the_owner_is_told_what_was_decreed_in_order(office: Team) -> None:
+    assert office.ask("", "workspace_audit")["audit"] == []
+    office.commit("lead", "private")
+    office.commit("lead", "first", namespace="org:lead", id="mem-a")
+    office.now[0] += 1
+    office.ask("lead", "forget_memory", id="mem-a")
+
+    told = office.ask("", "workspace_audit")["audit"]
+    assert [(row["action"], row["workspace"], row["bytes"]) for row in told] == [
+        ("commit", "lead", 5),
+        ("forget", "lead", 5),
+    ]
+    assert told[0]["sha256"] == told[1]["sha256"] == hashlib.sha256(b"first").hexdigest()
+    assert team(office.root.parent / "empty").ask("", "workspace_audit")["audit"] == []

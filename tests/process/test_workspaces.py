@@ -145,3 +145,36 @@ def test_a_token_is_a_workspace_until_it_is_revoked(short_dir: Path) -> None:
     files = [path for path in site.palace.rglob("*") if path.is_file()]
     assert not [path for path in files if token.encode() in path.read_bytes()]
     assert site.run("stop").returncode == 0
+
+
+def test_a_decree_is_stored_and_audited_once_wherever_its_broker_dies(short_dir: Path) -> None:
+    site = storm_site(short_dir)
+    failpoints = fail_at_points(site)
+    with ExitStack() as clients:
+        owner = clients.enter_context(Client(OWNERS_SHIM, site.environ()))
+        change(owner, "add", id="lead", cwd=str(short_dir / "lead"))
+        change(owner, "add", id="coder", parent="lead", cwd=str(short_dir / "coder"))
+        lead = clients.enter_context(shim_in(site, short_dir / "lead"))
+        coder = clients.enter_context(shim_in(site, short_dir / "coder"))
+        for number, point in enumerate(POINTS):
+            failpoints.arm((point, 1))
+            content = f"rule {number}, and use ghp_" + "a1B2c3D4e5F6" * 3
+            done = lead.call("palace_commit_memory", content=content, namespace="org:lead")
+            assert "result" in done, done
+            assert failpoints.left() == ""
+        failpoints.arm(("outcome", 1))
+        refused = coder.call("palace_commit_memory", content="x", namespace="org:lead")
+        assert refused["error"]["code"] == NOT_YOURS
+        told = coder.call("palace_search_memory")["result"]["content"][0]["text"]
+    found = json.loads(told)["memories"]
+    assert len(found) == len(POINTS)
+    assert all(one["content"].startswith(f"[MEMORY id={one['id']} scope=ORG") for one in found)
+    audit = [
+        json.loads(line)
+        for line in site.run("workspace", "audit", "--json").stdout.split("\n")[:-1]
+    ]
+    assert sorted(row["memory_id"] for row in audit) == sorted(one["id"] for one in found)
+    assert site.run("workspace", "audit").stdout.count("  by lead  ") == len(POINTS)
+    assert site.run("stop").returncode == 0
+    for path in site.palace.parent.rglob("*"):  # stores, journal, broker.log and all else
+        assert not path.is_file() or b"a1B2c3D4e5F6" not in path.read_bytes(), path

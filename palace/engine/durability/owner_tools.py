@@ -15,6 +15,7 @@ import attrs
 
 from palace.engine.durability.groups import CallGroups
 from palace.engine.stores.register import (
+    AUDIT,
     TOKEN,
     WORKSPACE,
     Register,
@@ -41,6 +42,7 @@ from palace.protocol.workspaces import (
 
 Json = dict[str, object]
 UID_MAX = 2**32 - 2
+AUDITS_MAX = 1000  # of one answer
 
 logger = logging.getLogger("palace.engine")
 
@@ -76,6 +78,7 @@ class OwnerTools:
             "palace_workspace_add": self._add,
             "palace_workspace_move": self._move,
             "palace_workspace_remove": self._remove,
+            "palace_workspace_audit": self._audit,
             "palace_token_list": self._list_tokens,
             "palace_token_add": self._add_token,
             "palace_token_revoke": self._revoke,
@@ -86,6 +89,13 @@ class OwnerTools:
     def _list(self, _arguments: Mapping[str, object]) -> Json:
         tree = self.register.tree()
         return {"workspaces": [_shown(tree.workspaces[ident]) for ident in sorted(tree.workspaces)]}
+
+    def _audit(self, _arguments: Mapping[str, object]) -> Json:
+        """Return what was decreed last, the oldest first: by whom, when, and its digest."""
+        if not self.register.exists():
+            return {"audit": []}
+        rows = [payload["row"] for _, payload in self.register.scan(AUDIT)]
+        return {"audit": sorted(rows, key=lambda row: str(row["at"]))[-AUDITS_MAX:]}
 
     def _add(self, arguments: Mapping[str, object]) -> Json:
         workspace = Workspace(

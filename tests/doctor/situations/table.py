@@ -110,6 +110,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "the palace was served with a newer engine",
         f"{TRIED_BY}::test_the_engine_is_older_than_one_that_served_the_palace",
     ),
+    "workspaces_unknown": (
+        "there are workspaces, and the journal is off",
+        "tests/doctor/test_journal.py::test_workspaces_without_a_journal_are_named",
+    ),
     "fsync_off": (
         "journal_fsync is never",
         "tests/doctor/test_journal.py::test_a_journal_that_waits_for_no_disk_is_named",
