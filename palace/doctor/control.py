@@ -1,4 +1,4 @@
-"""Can what a broker keeps in the palace be read and written: its control files, and their kinds."""
+"""Can what a broker keeps in the palace be read and written: its control files, and its data."""
 
 import errno
 import os
@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, Finding
-from palace.kernel.causes import cause_text
+from palace.journal.segment import list_segments
+from palace.kernel.causes import cause_text, why_closed
 from palace.ownership.directory import check_no_links
 from palace.ownership.epoch import last_epoch, read_identity
 from palace.ownership.format import read_format
@@ -26,6 +27,28 @@ def check_control(found: Diagnostics) -> Iterator[Finding]:
             text=f"{what}. No broker can start with it.",
             remedy=remedy or "See what it names",
         )
+    yield from _closed(found)
+
+
+def _closed(found: Diagnostics) -> Iterator[Finding]:
+    """Yield the first of the palace's data that this user can't write, though it is there."""
+    paths, kernel = found.paths, found.kernel
+    segments = list_segments(paths.journal, kernel)
+    graph = found.config.graph if found.config is not None else ""
+    data = (paths.store, graph, paths.journal, *(segment.path for segment in segments[-1:]))
+    if not kernel.writable(paths.root):  # palace/doctor/place.py
+        return
+    for path in data:
+        if os.path.exists(path) and not kernel.writable(path):
+            why, remedy = why_closed(path)
+            yield Finding(
+                level=ERROR,
+                code="closed_file",
+                text=f"{path} can't be written by this user: {why}. Changes fail, and where it is "
+                "the store or the journal, no broker can serve.",
+                remedy=remedy,
+            )
+            return
 
 
 def _kinds(found: Diagnostics) -> str:

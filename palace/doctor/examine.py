@@ -58,6 +58,7 @@ STARTING: tuple[Check, ...] = (
     check_remembered,
     check_place,
     check_control,
+    check_control,
     check_home,
     check_software,
     check_locks,

@@ -13,6 +13,7 @@ from palace.protocol.errors import OnHold
 from palace.settings.config import ignored_text
 
 LOW_BYTES = 16 * ROOM_BYTES
+LOW_FILES = 16
 
 
 def check_place(found: Diagnostics) -> Iterator[Finding]:
@@ -149,7 +150,22 @@ def _settings(found: Diagnostics) -> Iterator[Finding]:
         yield Finding(level=WARNING, code="ignored_settings", text=f"{text}:", remedy=remedy)
 
 
+def _inodes(found: Diagnostics) -> Iterator[Finding]:
+    """Yield that a file system with space takes no more files; some count none (btrfs)."""
+    of = os.statvfs(found.paths.root)
+    if of.f_files and of.f_favail < LOW_FILES:
+        where = found.kernel.mount_of(found.paths.root).point
+        yield Finding(
+            level=ERROR,
+            code="no_inodes",
+            text=f"The disk takes no more files: {of.f_favail} of {of.f_files} can still be made "
+            f"on {where}, whatever space is free there, and a broker needs some.",
+            remedy=f"Remove files there that nobody needs. See how many there are: df -i {where}",
+        )
+
+
 def _disk(found: Diagnostics) -> Iterator[Finding]:
+    yield from _inodes(found)
     free = found.kernel.free_bytes(found.paths.root)
     where = found.kernel.mount_of(found.paths.root).point
     text = f"{free / (1 << 20):,.1f} MiB are free on {where}"

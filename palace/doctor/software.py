@@ -6,7 +6,7 @@ from pathlib import Path
 from palace import __version__
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
-from palace.engine.embedding.model import is_installed, model_dir
+from palace.engine.embedding.model import cut_file, is_installed, model_dir
 from palace.engine.hosting.mempalace import WATCHED, check_installed, installed_version
 from palace.engine.hosting.pinned import older_than_served, way_on
 from palace.ownership.format import Served, decode_served
@@ -118,6 +118,15 @@ def _model(found: Diagnostics) -> Iterator[Finding]:
     where = model_dir(home)
     if is_installed(home):
         yield Finding(level=OK, code="model", text=f"the embedding model is in {where}")
+        return
+    if cut := cut_file(where):
+        yield Finding(
+            level=ERROR,
+            code="model_damaged",
+            text=f"{cut} ends before its contents do: nothing can be searched or filed with it.",
+            remedy="Fetch it again: palace model. The running broker then has to make room for one "
+            "that loads it: palace stop",
+        )
         return
     engine = found.status["engine"] if found.status is not None else None
     served = engine is not None and engine["state"] == "ready" and not engine["model"]["text"]

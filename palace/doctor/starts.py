@@ -8,6 +8,7 @@ from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import WARNING, Finding
 from palace.kernel.logline import fields_of
 from palace.kernel.odd_files import open_regular
+from palace.kernel.wall import wall_s
 from palace.settings.stock_config import config_file
 
 TAIL_BYTES = 65_536
@@ -70,7 +71,8 @@ def _changed(found: Diagnostics) -> Iterator[Finding]:
             changed_s = os.stat(path).st_mtime
         except OSError:
             continue
-        if changed_s > began_s + 1:  # the record has whole seconds
+        # The record has whole seconds.  What is of the future: the clock was set back.
+        if began_s + 1 < changed_s <= wall_s() + 1:
             yield Finding(
                 level=WARNING,
                 code="settings_changed",

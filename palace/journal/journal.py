@@ -248,7 +248,7 @@ class Journal:
         """Begin a new segment; where there is no space for it, the old one goes on."""
         with self._lock:
             try:
-                self._appender.open_new()
+                self._open_next()
             except JournalFailed:
                 return
             self._kept.refresh()
@@ -368,8 +368,21 @@ class Journal:
         Raises JournalFailed.
         """
         with self._lock:
-            self._appender.open_new()
+            self._open_next()
             self._kept.refresh()
+
+    def _open_next(self) -> None:
+        """Begin a segment; raises JournalFailed in a directory that took the journal's place.
+
+        There may be another owner's journal in it.  What is open stays what it was, is saved, and
+        is brought back.
+        """
+        if not self._kept.is_in_place():
+            raise JournalFailed(
+                f"{self.directory} was replaced by another program, so that nothing can be written "
+                "there. The next broker brings back what this one has. Ask again."
+            )
+        self._appender.open_new()
 
     def note_archived(self) -> None:
         """Note that a checkpoint was made: other files are read from now on."""
@@ -388,6 +401,8 @@ class Journal:
         return self._kept.copy_to(target)
 
     def _write_head(self) -> None:
+        if not self._kept.is_in_place():  # it would say of another journal what is not in it
+            return
         head = {
             "seq": self.tail.seq,
             "epoch": self.stamp.epoch,

@@ -23,6 +23,10 @@ class KeptFiles:
     _fds: dict[str, int] = attrs.field(factory=dict)
     _directory_id: tuple[int, int] | None = None
 
+    def is_in_place(self) -> bool:
+        """Tell whether the directory is the one whose files these are."""
+        return self._directory_id in (None, self.kernel.file_id(self.directory))
+
     def refresh(self) -> None:
         """Open what is new, and close what was archived; nothing in a directory that was replaced.
 

@@ -5,8 +5,9 @@ Rule for this file: standard library only, and light; loaded where something has
 
 import errno
 import os
+import stat
 
-_ROOM = "Free space there"
+_ROOM = "Free space there, or files where there is space (df -i)"
 _REMEDIES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: "Free some of this user's quota there",
@@ -28,6 +29,28 @@ def remedy_for(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"Let this user (uid {os.geteuid()}) read and write it, or run as its owner"
     return _REMEDIES.get(error.errno or 0, "")
+
+
+def why_closed(path: str) -> "tuple[str, str]":
+    """Say why this user can't write a file or a directory that is there, and what to do about it.
+
+    `sudo` leaves such files, which are root's, in the directory of whoever used it.
+    """
+    import pwd
+
+    found, uid = os.stat(path), os.geteuid()
+    mode = f"{stat.S_IMODE(found.st_mode):04o}"
+    if found.st_uid != uid:
+        try:
+            owner = pwd.getpwuid(found.st_uid).pw_name
+        except KeyError:
+            owner = f"uid {found.st_uid}"
+        return f"it is {owner}'s, with mode {mode}", f"Take it over: sudo chown {uid} {path}"
+    if not found.st_mode & stat.S_IWUSR:
+        return f"its mode is {mode}", f"Let its owner write: chmod u+w {path}"
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return "it is on a read-only mount", f"{_REMEDIES[errno.EROFS]}: mount -o remount,rw {path}"
+    return f"although its mode is {mode}", f"See whether it is immutable: chattr -i {path}"
 
 
 def cause_text(error: OSError) -> str:

@@ -4,6 +4,7 @@ import errno
 import json
 import queue
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from palace.journal.record import (
 from palace.journal.replay import replay
 from palace.journal.segment import ARCHIVE, list_segments, read_segment, segment_path
 from palace.journal.tail import Adopting
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalBroken, JournalFailed
 from tests.support.disks.memory import ROOT, Disk, all_kept, all_lost
 
@@ -570,3 +572,24 @@ def test_a_journal_whose_end_is_missing_vouches_for_no_line_that_comes_again() -
     assert not again.tail.paused, "an owner with a journal has worked on it"
     again.close()
     assert not opened(disk.power_cut(all_kept), 3).is_forgotten("s", 1, 2)
+
+
+def test_nothing_is_written_into_what_took_the_directorys_place(tmp_path: Path) -> None:
+    """There may be the next owner's journal, whose files have the same names."""
+    directory = tmp_path / "journal"
+    stamp = Stamp(epoch=1, writer="w1")
+    journal = Journal.open(str(directory), Kernel(), stamp)
+    journal.append([put("a", "one")])
+    directory.rename(tmp_path / "away")
+    next_one = Journal.open(str(directory), Kernel(), Stamp(epoch=2, writer="w2"))
+    next_one.append([put("b", "two")])
+    there = {path.name: path.read_bytes() for path in directory.iterdir()}
+
+    journal.roll()
+    with pytest.raises(JournalFailed, match="was replaced by another program"):
+        journal.repair()
+    assert journal.append([put("a", "three")]) == 2, "what is open goes on until it is saved"
+    journal.close()
+
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == there
+    next_one.close()

@@ -7,7 +7,9 @@ from palace.engine.durability.owned import OwnedPalace
 from palace.journal.journal import Journal
 from palace.journal.origin import begun_in
 from palace.journal.segment import list_segments
+from palace.kernel.causes import why_closed
 from palace.ownership.lock import replaced_meanwhile
+from palace.protocol.errors import StoreUnavailable
 from palace.settings.config import NEVER
 
 logger = logging.getLogger("palace.journal")
@@ -16,8 +18,10 @@ logger = logging.getLogger("palace.journal")
 def open_journal(palace: OwnedPalace) -> Journal:
     """Open the journal of an owned palace, or begin it; call it before any store is open.
 
-    Raises JournalBroken, and LockReplaced where the palace's directory is replaced meanwhile.
+    Raises JournalBroken, StoreUnavailable where the store can't be written, and LockReplaced where
+    the palace's directory is replaced meanwhile.
     """
+    _check_store(palace)
     meet_journal(palace)
     _miss_journal(palace)
     journal = Journal.open(
@@ -29,6 +33,14 @@ def open_journal(palace: OwnedPalace) -> Journal:
     _check_in_place(journal, palace)
     _compare_with_memory(journal, palace)
     return journal
+
+
+def _check_store(palace: OwnedPalace) -> None:
+    """Refuse a database that can't be written: stock's words for it would be of another cause."""
+    store = palace.paths.store
+    if palace.kernel.file_id(store) is not None and not palace.kernel.writable(store):
+        why, remedy = why_closed(store)
+        raise StoreUnavailable(f"{store} can't be written by this user: {why}. {remedy}")
 
 
 def _miss_journal(palace: OwnedPalace) -> None:

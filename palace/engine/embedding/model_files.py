@@ -9,6 +9,7 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 MODEL_NAME = "all-MiniLM-L6-v2"
 GRAPH = "model.onnx"
@@ -32,11 +33,65 @@ def model_dir(home: Path) -> Path:
 
 
 def is_complete(directory: Path) -> bool:
-    """Say whether all of `MODEL_FILES` are there and none is empty."""
+    """Say whether all of `MODEL_FILES` are there and none is empty or cut."""
     try:
-        return all((directory / name).stat().st_size > 0 for name in MODEL_FILES)
+        there = all((directory / name).stat().st_size > 0 for name in MODEL_FILES)
     except OSError:
         return False
+    return there and not cut_file(directory)
+
+
+def cut_file(directory: Path) -> str:
+    """Return the model's file that ends before its contents do, "" where none does.
+
+    A full disk and a killed copy leave such files, which look installed by their names.
+    """
+    for name in MODEL_FILES:
+        try:
+            with (directory / name).open("rb") as file:
+                if _reaches_beyond(file) if name == GRAPH else _is_open(file, name):
+                    return str(directory / name)
+        except OSError:
+            continue
+    return ""
+
+
+def _reaches_beyond(file: BinaryIO) -> bool:
+    """Tell whether one of a protobuf message's outermost fields ends after the file does."""
+    size = os.fstat(file.fileno()).st_size
+    while (at := file.tell()) < size:
+        file.seek(at)
+        tag = _varint(file)
+        if tag is None or tag & 7 not in (0, 2):  # ONNX has no others here: it is something else
+            return False
+        number = _varint(file)
+        if number is None:
+            return False
+        if tag & 7 == 2:
+            if file.tell() + number > size:
+                return True
+            file.seek(number, os.SEEK_CUR)
+    return False
+
+
+def _varint(file: BinaryIO) -> int | None:
+    number = 0
+    for shift in range(0, 64, 7):
+        byte = file.read(1)
+        if not byte:
+            return None
+        number |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return number
+    return None
+
+
+def _is_open(file: BinaryIO, name: str) -> bool:
+    """Tell whether a file of JSON has no end."""
+    if not name.endswith(".json") or file.read(1) != b"{":
+        return False
+    file.seek(-min(8, os.fstat(file.fileno()).st_size), os.SEEK_END)
+    return not file.read().rstrip().endswith(b"}")
 
 
 def sweep(parent: Path) -> None:

@@ -171,7 +171,29 @@ def space_freed(place: Place) -> None:
     os.unlink(place.palace / "filler")
 
 
+def _no_more_files(place: Place) -> None:
+    need_root()
+    mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=60,mode=0700", "tmpfs", str(place.palace)]
+    subprocess.run(mount, check=True)
+    place.after.callback(subprocess.run, ["umount", "-l", str(place.palace)], check=True)
+    for number in range(50):
+        (place.palace / f"filler{number}").touch()
+
+
+def _fewer_files(place: Place) -> None:
+    for path in place.palace.glob("filler*"):
+        path.unlink()
+
+
 SITUATIONS = {
+    "the disk takes no more files": Situation(
+        arrange=_no_more_files,
+        code="no_inodes",
+        level=ERROR,
+        text="The disk takes no more files",
+        remedy="Remove files there",
+        heal=_fewer_files,
+    ),
     "a file of the archive is too new": Situation(
         arrange=foreign_file,
         code="foreign_record",

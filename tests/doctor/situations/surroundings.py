@@ -9,6 +9,7 @@ from palace.canary.records import Owner, open_directory
 from palace.commands.config import change_settings, trust_settings
 from palace.commands.deaths import clear_deaths
 from palace.doctor.finding import ERROR, WARNING
+from palace.engine.embedding.model import MODEL_FILES, model_dir
 from palace.protocol.deaths import OOM
 from palace.settings.environment import ShimEnvironment
 from palace.settings.stock_config import server_directory
@@ -185,7 +186,50 @@ def _set_graph(place: Place, graph: str) -> None:
     change_settings(place.paths, environment, {"graph": graph}, KERNEL)
 
 
+def _closed_store(place: Place) -> None:
+    """Let the store be a file that nobody can write, root neither, who looks at it here."""
+    need_root()
+    store = str(place.palace / "chroma.sqlite3")
+    Path(store).touch()
+    for options in (["--bind", store, store], ["-o", "remount,bind,ro", store]):
+        subprocess.run(["mount", *options], check=True)
+    place.after.callback(subprocess.run, ["umount", "-l", store], check=False)
+
+
+def _writable_again(place: Place) -> None:
+    subprocess.run(["umount", "-l", str(place.palace / "chroma.sqlite3")], check=True)
+    (place.palace / "chroma.sqlite3").unlink()
+
+
+def _cut_model(place: Place) -> None:
+    where = model_dir(place.home)
+    where.mkdir(parents=True)
+    for name in MODEL_FILES:
+        (where / name).write_text("{}")
+    (where / "tokenizer.json").write_text('{"version": "1.0", "tru')
+
+
+def _whole_model(place: Place) -> None:
+    (model_dir(place.home) / "tokenizer.json").write_text("{}")
+
+
 SITUATIONS = {
+    "the store can't be written": Situation(
+        arrange=_closed_store,
+        code="closed_file",
+        level=ERROR,
+        text="chroma.sqlite3 can't be written by this user",
+        remedy="mount it read-write: mount -o remount,rw",
+        heal=_writable_again,
+    ),
+    "the embedding model was cut": Situation(
+        arrange=_cut_model,
+        code="model_damaged",
+        level=ERROR,
+        text="tokenizer.json ends before its contents do",
+        remedy="palace model",
+        heal=_whole_model,
+    ),
     "the graph's directory can't be written": Situation(
         arrange=graph_in_closed_directory,
         code="closed_directory",

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from palace.engine.durability.bring_back import bring_back
@@ -18,6 +19,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.lock import LockReplaced
 from palace.ownership.served import Memory, Served, is_empty, read_served, write_served
+from palace.protocol.errors import StoreUnavailable
 from palace.protocol.keyring import ANYBODYS
 from palace.settings.config import load_config
 from palace.settings.paths import Paths
@@ -220,3 +222,25 @@ def test_a_journal_that_was_removed_is_missed_and_what_it_had_answered_is_not_ru
     journal.close()
     open_journal(palace).close()
     assert (served.lost_from, served.lost_to) == (1, 3), "the next owner says the same"
+
+
+def test_a_store_that_cant_be_written_is_named_before_anything_is_opened(
+    paths: Paths, environ: dict[str, str]
+) -> None:
+    """Stock's own words would be of another cause: its store can't be opened."""
+    Path(paths.store).touch(0o400)
+    remember(paths, environ, epoch=5, begun=0)
+    served = read_served(paths.root, environ, KERNEL)
+    assert served is not None
+    palace = owned(paths, environ, Memory(served, environ, KERNEL))
+
+    with pytest.raises(StoreUnavailable, match=r"can't be written .* its mode is 0400\. Let its"):
+        open_journal(attrs.evolve(palace, kernel=Unprivileged()))
+    assert not Path(paths.journal).exists()
+
+
+class Unprivileged(Kernel):
+    """A kernel that goes by modes alone, as for everybody but root."""
+
+    def writable(self, path: str) -> bool:
+        return bool(Path(path).stat().st_mode & 0o200)

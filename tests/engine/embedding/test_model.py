@@ -10,6 +10,7 @@ import json
 import math
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -748,3 +749,18 @@ def test_nothing_is_fetched_where_that_is_forbidden(
     monkeypatch.setenv("PALACE_NO_DOWNLOAD", "maybe")
     with pytest.raises(ConfigError, match="neither on nor off"):
         fetch_model("")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "config.json", "tokenizer.json"])
+def test_a_file_that_was_cut_means_not_installed(
+    model_home: Path, tmp_path: Path, name: str
+) -> None:
+    """A full disk and a killed copy leave such files, under the right names."""
+    target = model.model_dir(tmp_path)
+    shutil.copytree(model.model_dir(model_home), target)
+    assert model.cut_file(target) == ""
+    for cut in (10, 300):
+        size = (target / name).stat().st_size
+        os.truncate(target / name, max(3, size - cut))
+        assert model.cut_file(target) == str(target / name)
+        assert not model.is_installed(tmp_path)
