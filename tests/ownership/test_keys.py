@@ -104,6 +104,15 @@ def test_damaged_keys_are_named_and_not_replaced(environ: dict[str, str], text: 
     assert path.read_text() == text
 
 
+def test_keys_of_another_palace_are_not_taken_for_this_ones(environ: dict[str, str]) -> None:
+    take_keys(ONE, "", "", environ, KERNEL)
+    other = "b" * 32
+    Path(key_path(other, environ)).write_bytes(Path(key_path(ONE, environ)).read_bytes())
+
+    with pytest.raises(LockFailed, match="another palace's"):
+        read_keys(other, environ, KERNEL)
+
+
 def test_another_owners_keys_are_accepted_once(environ: dict[str, str]) -> None:
     own = take_keys(ONE, "", "", environ, KERNEL)
     own.settle()

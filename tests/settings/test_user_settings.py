@@ -216,6 +216,16 @@ def test_they_are_for_one_palace_at_one_path(place: Place, tmp_path: Path) -> No
     assert load_settings(Paths(str(elsewhere)), place.environ, KERNEL).config.listen == ""
 
 
+def test_what_was_set_before_the_palace_had_an_identity_counts(place: Place) -> None:
+    place.set(listen="192.0.2.7:1")
+    Path(place.paths.palace_id).write_text(f"{ID}\n")
+
+    loaded = place.load()
+
+    assert loaded.config.listen == "192.0.2.7:1"
+    assert (loaded.user.other_id, loaded.user.is_bound) == ("", False)
+
+
 def test_a_restored_palace_without_an_identity_keeps_the_settings_of_its_path(
     place: Place,
 ) -> None:

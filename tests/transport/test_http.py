@@ -310,3 +310,15 @@ def test_the_end_of_a_client_is_seen_while_its_last_request_is_answered() -> Non
     assert connection.next_event() is h11.NEED_DATA
     connection.receive_data(b"")
     assert isinstance(connection.next_event(), h11.ConnectionClosed)
+
+
+async def test_a_connection_is_kept_only_while_its_client_waits_for_nothing() -> None:
+    connection = HttpConnection()
+    assert not connection.is_kept, "nobody knows whose it is"
+    connection.admit()
+    assert connection.is_kept
+    connection.under_way = 1
+    assert not connection.is_kept
+    connection.under_way = 0
+    connection.close()
+    assert not connection.is_kept

@@ -127,3 +127,13 @@ async def test_a_cut_session_denies_nothing_that_may_have_run(lines: PendingRequ
     assert isinstance(open_one.problem, OutcomeUnknown)
     assert open_one.answered.is_set()
     assert lines.broken
+
+
+async def test_the_last_line_that_a_leaving_broker_has_read_may_have_run(
+    lines: PendingRequests,
+) -> None:
+    read, unread = lines.post(request("a")), lines.post(request("b"))
+    lines.send_header(wire.GOODBYE, {"read_upto": "0", "unrun": ""})
+
+    assert not read.answered.is_set()
+    assert isinstance(unread.problem, Draining)

@@ -280,3 +280,12 @@ def test_the_memory_of_guesses_is_bounded_and_the_oldest_goes() -> None:
 
     assert knock(door, "first") == UNAUTHORIZED  # it was TOO_MANY
     assert len(door._failures) <= TokenGate.ADDRESSES_MAX
+
+
+def test_a_token_is_shown_as_a_bearers_and_is_bounded() -> None:
+    gate = TokenGate("right", lambda: 0.0, {"a guest's": "guest", "x" * 257: "long"}.get)
+
+    assert gate.who(b"Bearer right") == ""
+    assert gate.who(b"Bearer a guest's") == "guest"
+    for shown in (b"Basic a guest's", b"a guest's", b"Basic right", b"Bearer " + b"x" * 257, b""):
+        assert gate.who(shown) is None
