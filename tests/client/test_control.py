@@ -170,7 +170,7 @@ def test_a_socket_is_the_named_one_or_the_usual_one_then_the_published_one(
 
 
 def test_what_a_broker_of_another_boot_published_is_not_dialled(palace: Path) -> None:
-    (palace / "broker.json").write_text(json.dumps(RECORD | {"endpoints": ["unix:/a"]}))
+    (palace / "broker.json").write_text(json.dumps(RECORD | {"endpoints": ["unix:/a/broker.sock"]}))
 
     assert candidates_of(palace) == [f"{palace}/broker.sock"]
 
