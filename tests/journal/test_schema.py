@@ -197,7 +197,13 @@ def test_files_with_other_names_are_no_files_of_a_journal() -> None:
     journal.close()
     for name in (
         *(f"checkpoint-{'9' * 5000}.jsonl", "checkpoint-x.jsonl", "checkpoint-.jsonl"),
-        *("9" * 21 + ".jsonl", "\u0661" * 20 + ".jsonl", " " * 20 + ".jsonl", "-" * 20 + ".jsonl"),
+        *(
+            "0" * 20 + ".jsonl",
+            "9" * 21 + ".jsonl",
+            "\u0661" * 20 + ".jsonl",
+            " " * 20 + ".jsonl",
+            "-" * 20 + ".jsonl",
+        ),
     ):
         disk.put(f"{JOURNAL}/{name}", b"")
 

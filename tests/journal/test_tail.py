@@ -393,6 +393,32 @@ def so_far(since: Any = 3, total: Any = 9) -> dict[str, Any]:
     return {"so_far": {"at": {"store": 1}, "since": since, "total": total}}
 
 
+def test_a_session_that_made_room_for_others_is_not_taken_for_one_without_outcomes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tails, "SESSIONS_MAX", 2)
+    fold = Fold()
+    for epoch, session in enumerate(("a", "b", "c"), 5):
+        fold.tell(Draft(action=OUTCOME, key=f"{session}:1", payload={"reply": "r"}), epoch=epoch)
+
+    known = [fold.tail.reply(session, 1) for session in ("a", "b", "c")]
+    assert known == [None, "r", "r"]
+    assert fold.tail.is_forgotten("a", 1, 5)
+    assert not fold.tail.is_forgotten("b", 1, 6)
+
+
+def test_a_pause_lasts_until_a_closing_record_compares_again() -> None:
+    paused = Tail(paused=True)
+    assert Tail.from_header(paused.header(), 0, 1).paused
+    assert not Tail.from_header(Tail().header(), 0, 1).paused
+
+    fold = Fold(paused)
+    fold.tell(Draft(action=OUTCOME, key="s:1", payload={"reply": "r"}))
+    assert paused.paused, "it says nothing of the stores"
+    fold.tell(Draft(action=STATE, payload={"at": {"store": 1}}))
+    assert not paused.paused
+
+
 def test_what_was_written_after_an_adoption_began_is_settled() -> None:
     whole, adopted = Tail(), Tail(adopting=Adopting(since=7, total=9))
 
