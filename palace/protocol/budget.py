@@ -143,7 +143,8 @@ class Shares:
     """A budget that is counted twice, since one party may have many sessions.
 
     Whoever holds little has a right to the reserve: as a session beside its party's others, or as a
-    party beside others.
+    party beside others.  What sessions can reach is less than what parties can, since a party that
+    opens one session after the other would otherwise leave nothing of it to others.
     """
 
     parties: Budget
@@ -151,7 +152,8 @@ class Shares:
 
     @classmethod
     def of(cls, name: str, limit: int, *, reserve: int) -> "Shares":
-        return cls(Budget(name, limit, reserve), Budget(name, limit, reserve))
+        """Return shares with a reserve for sessions, and half as much again for parties alone."""
+        return cls(Budget(name, limit, reserve + (reserve + 1) // 2), Budget(name, limit, reserve))
 
     def has_room(self, party: str, session: str) -> bool:
         return self.parties.has_room(party) or self.sessions.has_room(session)

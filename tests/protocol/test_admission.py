@@ -298,7 +298,8 @@ def test_a_full_queue_has_a_reserve_for_those_who_wait_for_little() -> None:
     assert admission.offer(job("a1", 2, party="a")) is Offer.SESSION_FULL
     assert admission.offer(job("b", 0)) is Offer.ADMITTED
     assert admission.offer(job("a3", 0, party="a")) is Offer.ADMITTED, "a session beside others"
-    assert admission.offer(job("c", 0)) is Offer.FULL, "the reserve has an end"
+    assert admission.offer(job("c", 0)) is Offer.ADMITTED, "a part of it is for parties alone"
+    assert admission.offer(job("d", 0)) is Offer.FULL, "the reserve has an end"
 
 
 def test_parties_take_turns_whatever_number_of_sessions_they_have() -> None:
@@ -397,12 +398,25 @@ def test_one_partys_polls_leave_slots_for_others() -> None:
     admission.offer(job("b", 0, POLL))
     admission.offer(job("b", 1, POLL))
     admission.offer(job("c", 0, POLL))
+    admission.offer(job("d", 0, POLL))
 
-    (extra,) = admission.take_ready()
-    assert extra.session == "b", "beyond the lane, for one who has none in it"
-    admission.finish(extra)
-    (extra,) = admission.take_ready()
-    assert extra.session == "c", "in turns"
+    extra = admission.take_ready()
+    assert keys(extra) == [("b", 0), ("c", 0)], "beyond the lane, for those who have none in it"
+    admission.finish(extra[0])
+    assert keys(admission.take_ready()) == [("d", 0)], "in turns"
+
+
+def test_polls_of_one_partys_many_sessions_leave_slots_for_others() -> None:
+    admission = make()
+    sizes = (4, 2, 1, 1, 1)  # each holds less than half of what the one before does
+    for number, count in enumerate(sizes * 3):
+        for ordinal in range(count):
+            admission.offer(job(f"a{number}", ordinal, POLL, party="a"))
+        admission.take_ready()
+
+    admission.offer(job("b", 0, POLL))
+
+    assert keys(admission.take_ready()) == [("b", 0)]
 
 
 def test_a_waiting_party_that_is_removed_has_no_turn_left() -> None:

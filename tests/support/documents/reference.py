@@ -14,6 +14,7 @@ from palace.settings.config import PALACE, SETTINGS, USER
 from palace.shim.relay import USAGE
 from tests.doctor.situations.table import ELSEWHERE, SITUATIONS, TRIED_BY
 from tests.promises.table import page as promises
+from tests.security.threats import page as tries
 
 ROOT = Path(__file__).parent.parent.parent.parent
 VARIABLES = (
@@ -250,6 +251,7 @@ PAGES = {
     "commands.md": commands,
     "doctor.md": doctor,
     "promises.md": promises,
+    "tries.md": tries,
 }
 
 
