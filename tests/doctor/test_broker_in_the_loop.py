@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from palace.broker.life import Life
 from palace.broker.reporting import status as reporting
 from palace.canary.recording import record_death
 from palace.canary.records import Owner, open_directory
@@ -107,7 +108,10 @@ async def test_stores_that_could_not_be_compared_are_a_warning_until_they_can(ro
     assert "not_compared" not in ready
 
 
-async def test_deaths_are_told_beside_a_broker_that_nobody_watches(root: Path) -> None:
+async def test_deaths_are_told_beside_a_broker_that_nobody_watches(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Life, "tick", lambda _life, _now_s: None)  # which tries again in a second
     root.mkdir(mode=0o700)
     directory = open_directory(str(root), Kernel(), make=True)
     record_death(directory, Owner(7, "d" * 32), {"server_pid": "7", "cause": OOM}, Kernel())
