@@ -33,8 +33,11 @@ def call(tool: str, **arguments: object) -> bytes:
     return json.dumps(asked).encode()
 
 
-def said(connect: Connect, *lines: bytes) -> list[str]:
-    """Say lines on a connection of its own, and a ping; return what is answered up to its reply."""
+def said(connect: Connect, *lines: bytes, replies: int = 0) -> list[str]:
+    """Say lines on a connection of its own, and a ping; return what is answered up to its reply.
+
+    And up to so many `replies` with it, of calls that may take longer than the ping.
+    """
     sock = connect()
     sock.settimeout(ANSWER_S)
     try:
@@ -46,7 +49,8 @@ def said(connect: Connect, *lines: bytes) -> list[str]:
     try:
         for answer in sock.makefile("rb"):
             answers.append(answer.decode("utf-8", "replace"))
-            if b'"the end"' in answer:
+            ended = any('"the end"' in one for one in answers)
+            if ended and sum(one[:1].isdigit() for one in answers) > replies:
                 break
     except ConnectionError:
         pass
@@ -110,7 +114,7 @@ def files(connect: Connect, facts: Facts) -> Iterable[object]:
     up = "../" * 12 + facts["made"].lstrip("/")
     if facts["roams"] != "yes":
         for path in (facts["secret"], os.path.dirname(facts["secret"]), "/lent/../" + up):
-            yield said(connect, hello("files", place=""), call("mine", source=path))
+            yield said(connect, hello("files", place=""), call("mine", source=path), replies=1)
         yield said(connect, hello("files"), call("sync", apply=True))
         yield said(connect, hello("files"), call("hook_settings", silent_save=True))
     for name in (up, facts["made"], "~/" + os.path.basename(facts["made"])):

@@ -80,7 +80,7 @@ class Palace:
     def files_outside(self) -> dict[str, bytes]:
         """Return the user's own files."""
         home = self.site.home
-        own = [home / ".ssh/id", *(path for path in home.parent.rglob("*PWNED*"))]
+        own = [home / ".ssh/id.md", *(path for path in home.parent.rglob("*PWNED*"))]
         return {str(path): path.read_bytes() if path.is_file() else b"" for path in own}
 
     def shown(self) -> str:
@@ -103,7 +103,7 @@ def palace(model_home: Path) -> Iterator[Palace]:
         lent = root / "lent"
         lent.mkdir()
         (site.home / ".ssh").mkdir(mode=0o700)
-        (site.home / ".ssh/id").write_text(CANARY)
+        (site.home / ".ssh/id.md").write_text(f"# Keys\n\n{CANARY}\n" * 20)
         settle(
             site,
             f'listen = "127.0.0.1:{free_port()}"\nallow_uids = [{USER}]\n'
@@ -192,7 +192,7 @@ def facts_for(palace: Palace, party: str) -> attacks.Facts:
     home = palace.site.home
     return {
         "victim": palace.session_name(),
-        "secret": str(home / ".ssh/id"),
+        "secret": str(home / ".ssh/id.md"),
         "made": str(home.parent / "PWNED"),
         "roams": "yes" if party == "client" else "",  # it may read what its user can
     }
