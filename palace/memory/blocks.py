@@ -18,7 +18,7 @@ _MARK = re.compile(
 _LINE_END = re.compile(r"\r\n?|\n|\\r\\n|\\n|\\r")
 _AROUND = " \t>|*#\"'`,;+\\"  # quotes, and what languages and mails put around lines
 _HEADER = re.compile(r"(?:Proc-Type|DEK-Info|Comment|Version|Hash|Charset|Private-MAC|MessageID):")
-_BASE64 = re.compile(r"(?:[A-Za-z0-9+/=]{16,}+[ \t]{1,4})*+[A-Za-z0-9+/=]*+")
+_BASE64 = re.compile(r"(?>(?:[A-Za-z0-9+/=]{16,}+[ \t]{1,4}+)*)[A-Za-z0-9+/=]*+")
 _KEY = re.compile(r"[A-Za-z0-9+/=]{16}")
 
 

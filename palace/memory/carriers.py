@@ -48,14 +48,14 @@ _HEADER = r"(?:proxy-)?authorization[\"'\\]{0,3}[ \t]{0,4}[:=,][ \t]{0,4}(?:[bf]
 _SCHEME = r"(?:bearer|basic|token|apikey|api-key|key|negotiate|ntlm|splunk|genie-?key|sso-key|bot)"
 _SIGNED = r"(?:digest|hawk|oauth|aws4-hmac-sha256|signature)"
 _PAIR = r"[\w.%!*+^~-]{1,128}="  # how a cookie begins
-_FOLDED = r"(?:\r?\n[ \t]{1,16}+[^\r\n]++){0,8}+"  # a header's further lines
+_FOLDED = r"(?>(?:\r?\n[ \t]{1,16}+[^\r\n]++){0,8})"  # a header's further lines
 _IS = r"[ \t]{0,4}[:,=][ \t]{0,4}"
 _QUOTED = r"[^\r\n\"']{3,}+"
 _NO_USER = rf"\s/?#\"'<>`{STOP}"  # ends a URL's user and password
 _BASE64 = r"(?P<secret>[a-z0-9+/]{8,1024}={0,2})"
 _WORD = rf"(?P<secret>[^\s\"'{STOP}]{{3,128}})"
 _SEED = r"(?:mnemonic|(?:seed|recovery)[ _-]?(?:phrase|words?))"
-_WORDS = r"(?P<secret>(?:[a-z]{3,8}+[ \t]{1,2}+){11,23}+(?:[a-z]{3,8})?)"
+_WORDS = r"(?P<secret>(?>(?:[a-z]{3,8}+[ \t]{1,2}+){11,23})(?:[a-z]{3,8})?)"
 _AUTH, _COOKIE = "auth-header", "cookie"
 _Check = Callable[[str], bool]
 # Kind, what the text must hold in small letters, what its `secret` must be, and the pattern.

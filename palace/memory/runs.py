@@ -24,7 +24,7 @@ UNQUOTED = f"^\\s\"'`<>|,;&(){{}}{STOP}"  # in a value of an assignment without 
 @cache
 def _pattern(alphabet: str) -> re.Pattern[str]:
     if alphabet in (DOTTED, EDGE):
-        return re.compile(rf"(?:[{alphabet}]|\.{{1,2}}(?=[{alphabet}]))*+")
+        return re.compile(rf"(?>(?:[{alphabet}]|\.{{1,2}}(?=[{alphabet}]))*)")
     return re.compile(f"[{alphabet}]*+")
 
 

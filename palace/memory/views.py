@@ -28,8 +28,8 @@ _LINE_ENDS = frozenset("\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")
 _SHOWN_AS_NOTHING = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufffd")
 _HIDDEN_CATEGORIES = frozenset(("Cc", "Cf", "Cs", "Mn", "Me"))
 
-_BREAK = r"(?:\\|=)?(?:\r\n?|\n|\\r\\n|\\n|\\r)[ \t]{0,16}"
-_BREAKS = re.compile(f"(?P<one>{_BREAK})(?P<more>(?:{_BREAK})*+)")
+_BREAK = r"(?:\\|=)?(?:\r\n?|\n|\\r\\n|\\n|\\r)[ \t]{0,16}+"
+_BREAKS = re.compile(f"(?P<one>{_BREAK})(?P<more>(?>(?:{_BREAK})*))")
 
 
 @attrs.frozen(eq=False)

@@ -33,7 +33,7 @@ _TALKED_OF = re.compile(
 )
 _TECHNICAL = re.compile(
     r"(?:base(?:32|64)|sha-?\d|md5|utf-?\d|argon2|bcrypt|pbkdf2|scrypt|aes|rsa|ed25519|http|oauth|tls"
-    r"|v?\d{1,8}+(?:\.\d{1,8}+){1,8}+|x\.?509|hs256|rs256|2fa|[a-z]{1,30}+/[a-z0-9.+-]{1,60}+\Z)"
+    r"|v?\d{1,8}+(?>(?:\.\d{1,8}+){1,8})|x\.?509|hs256|rs256|2fa|[a-z]{1,30}+/[a-z0-9.+-]{1,60}+\Z)"
 )
 _REFERENCE = re.compile(
     r"[$%@#]?[{(<\[]|%(?:[sdvq]\b|[A-Za-z_]{1,60}+%|%)|&[a-z]|"
@@ -42,12 +42,12 @@ _REFERENCE = re.compile(
     r"|\.{3}|…|[*•x.]{4}"
 )
 _CALL = re.compile(r"[A-Za-z_][\w.:]{0,80}[(\[{]")
-_PATH_OF_NAMES = re.compile(r"[A-Za-z_]\w{0,60}+(?:(?:\.|::|->)[A-Za-z_]\w{0,60}+){1,12}+[;,]?")
-_NAME = re.compile(r"_{0,2}[A-Za-z]{1,48}+(?:[_-][A-Za-z]{1,48}+){0,8}+[_-]?\d{0,2}")
-_SLUG = re.compile(r"[A-Za-z]{1,16}+\d{0,2}+(?:[-_./:][A-Za-z]{0,16}+\d{0,4}+){1,12}+")
+_PATH_OF_NAMES = re.compile(r"[A-Za-z_]\w{0,60}+(?>(?:(?:\.|::|->)[A-Za-z_]\w{0,60}+){1,12})[;,]?")
+_NAME = re.compile(r"_{0,2}[A-Za-z]{1,48}+(?>(?:[_-][A-Za-z]{1,48}+){0,8})[_-]?\d{0,2}")
+_SLUG = re.compile(r"[A-Za-z]{1,16}+\d{0,2}+(?>(?:[-_./:][A-Za-z]{0,16}+\d{0,4}+){1,12})")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _FILE = re.compile(
-    r"(?:~|\.{1,2}|[A-Za-z]:)?[/\\]{1,2}(?:[\w .@-]{1,64}+[/\\]){0,24}+[\w .@-]{0,64}"
+    r"(?:~|\.{1,2}|[A-Za-z]:)?[/\\]{1,2}(?>(?:[\w .@-]{1,64}+[/\\]){0,24})[\w .@-]{0,64}"
 )
 _MARKS = re.compile(r"[^\w\s.\-]")
 _END_MARKS = ".,:;?!)…"

@@ -115,7 +115,7 @@ class Offices(RuleBasedStateMachine):
 
     def _commit(self, who: str, namespace: str, ident: str, ttl: int, *, secret: bool) -> None:
         content = f"note {next(self.numbers)}"
-        kept = f"{content} [REDACTED:github]" if secret else content
+        kept = f"{content} [REDACTED:github-token]" if secret else content
         sent = f"{content} {SECRET}" if secret else content
         if ttl and not ident:
             reply = self.office.ask(

@@ -16,6 +16,7 @@ import pytest
 import palace.memory
 
 REPEATS = (codes.MAX_REPEAT, codes.MIN_REPEAT)
+GROUPS = (*REPEATS, codes.POSSESSIVE_REPEAT, codes.SUBPATTERN, codes.BRANCH)
 
 
 def compiled(value: object) -> Iterator[str]:
@@ -34,20 +35,26 @@ def patterns() -> list[str]:
     return sorted(set(found))
 
 
-def faults(tree, *, within: bool = False) -> Iterator[str]:
-    """Yield repetitions without a bound, and those within others, that can give back."""
+def faults(tree, *, within: bool = False, kept: bool = False) -> Iterator[str]:
+    """Yield repetitions without a bound, and those within others, that can give back.
+
+    `kept`: the tree is of an atomic group, which gives nothing back.  A possessive repetition of
+    more than one character is wrong before Python 3.11.5: it keeps what a failed turn had matched.
+    """
     for code, argument in tree:
         if code in REPEATS:
             least, most, body = argument
-            if most is codes.MAXREPEAT:
+            if most is codes.MAXREPEAT and not kept:
                 yield "no bound"
             if within and least != most and most > 1:
                 yield "a repetition within another"
             yield from faults(body, within=within or most > 1)
         elif code is codes.POSSESSIVE_REPEAT:
+            if len(argument[2]) != 1 or argument[2][0][0] in GROUPS:
+                yield "a possessive repetition of a group"
             yield from faults(argument[2])
         elif code is codes.ATOMIC_GROUP:
-            yield from faults(argument)
+            yield from faults(argument, kept=True)
         elif code is codes.SUBPATTERN:
             yield from faults(argument[-1], within=within)
         elif code is codes.BRANCH:
@@ -69,7 +76,16 @@ def test_the_rule_finds_what_it_forbids() -> None:
         r"(a+)+b",
         r"a*b",
         r"(?:a|b{1,9}){3}",
+        r"(?:ab)*+c",
+        r"(?:a|bc){1,3}+",
+        r"(a)?+",
     ):
         assert list(faults(parser.parse(bad))), bad
-    for good in (r"(?:[a-z]{1,9}+-){0,8}", r"a*+", r"(?>a*+)b{1,4}", r"(?:ab){3}c{1,9}"):
+    for good in (
+        r"(?:[a-z]{1,9}+-){0,8}",
+        r"a*+",
+        r"(?>a*+)b{1,4}",
+        r"(?>(?:ab)*)c",
+        r"(?:ab){3}c{1,9}",
+    ):
         assert not list(faults(parser.parse(good))), good
