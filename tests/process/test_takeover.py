@@ -483,7 +483,7 @@ def test_a_change_that_holds_up_all_others_is_told_with_the_command_that_ends_it
             assert "kg_add has run for " in told.text
             command = told.remedy.rpartition(": ")[2]
             assert command == f"kill -9 {owner.pid}"
-            subprocess.run(command.split(), check=True)
+            subprocess.run(["sh", "-c", command], check=True)
             wait_gone(owner.pid)
         reply = json.loads(client.receive())
 
