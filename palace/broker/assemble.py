@@ -57,7 +57,7 @@ def assemble(
     services = Services(
         ownership=ownership,
         config=config,
-        engine=MempalaceEngine(ownership.paths, config, environ, kernel, stamp, memory),
+        engine=MempalaceEngine(ownership.paths, config, environ, kernel, stamp, ownership),
         kernel=kernel,
         endpoint=listening.endpoint,
         mode=listening.mode,

@@ -14,6 +14,7 @@ from palace.kernel.factory import kernel_for
 from palace.kernel.kernel import Kernel
 from palace.kernel.logline import log_line
 from palace.ownership import lock, place, served
+from palace.ownership.data_locks import take_data_locks
 from palace.protocol import wire
 from palace.protocol.errors import (
     ConfigError,
@@ -270,7 +271,7 @@ def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config,
     check_installed()
     fence = lock.Fence(ownership, config, environ, kernel)  # B4
     fence.take()  # else a stock process has it: clients are served meanwhile, and the store is shut
-    lock.take_data_locks(ownership, config, environ, kernel)
+    take_data_locks(ownership, config, environ, kernel)
     ownership.memory = place.take_place(ownership, environ, kernel, serves=True)  # B5
     startup.life = life = Life(kernel=kernel)
     life.begin(ownership, __version__)

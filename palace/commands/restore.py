@@ -35,6 +35,7 @@ from palace.journal.reseal import reseal
 from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
+from palace.ownership.data_locks import outside_files
 from palace.ownership.epoch import last_epoch
 from palace.ownership.keys import known_keys
 from palace.ownership.served import note_restored
@@ -242,7 +243,7 @@ def _differs(key: str, value: Any, config: Config, paths: Paths) -> bool:
 
 
 def _check_outside(paths: Paths, config: Config, kernel: Kernel) -> None:
-    for path in lock.outside_files(paths, config):
+    for path in outside_files(paths, config):
         if kernel.file_id(path) is not None:
             raise NotEmpty(
                 f"{path} exists, and the restored palace would use it. It belongs to another "

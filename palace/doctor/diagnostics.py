@@ -94,9 +94,9 @@ class Diagnostics:
         except (KeyError, TypeError, ValueError):
             return Tail()  # palace/doctor/journal.py says what is wrong with it
 
-    def holder_of(self, path: str) -> Process | None:
-        """Return who has a file's lock, as far as this kernel tells."""
-        pid = self.kernel.lock_holder(path)
+    def holder_of(self, path: str, *, alone: bool = False) -> Process | None:
+        """Return who has a file's lock, as far as this kernel tells; `alone`: without others."""
+        pid = self.kernel.lock_holder(path, alone=alone)
         return None if pid is None else self.kernel.process_of(pid)
 
 

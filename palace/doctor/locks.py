@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from palace.doctor.diagnostics import Diagnostics, name
 from palace.doctor.finding import ERROR, OK, WARNING, Finding
 from palace.kernel.processes import Process
+from palace.ownership.data_locks import ENDING, outside_files
 from palace.ownership.holders import how_to_end, how_to_part
-from palace.ownership.lock import FENCE, mempalace_lock_path, outside_files
+from palace.ownership.lock import FENCE, NOTE_BYTES_MAX, mempalace_lock_path
 from palace.settings.paths import home_dir
 
 NEVER_LOCKED = "not held"
@@ -110,14 +111,15 @@ def _holdings(found: Diagnostics) -> Iterator[Finding]:
 def _outside(found: Diagnostics) -> Iterator[Finding]:
     """Look at the files beside the palace, which another palace may use, too."""
     for data_file in outside_files(found.paths, found.config) if found.config else ():
-        holder = found.holder_of(f"{data_file}.owner.lock")
+        holder = found.holder_of(f"{data_file}{ENDING}", alone=True)
         if holder is not None and not _is_owner(found, holder):
+            note = found.kernel.read_hint(f"{data_file}{ENDING}", NOTE_BYTES_MAX) or b""
             yield Finding(
                 level=ERROR,
                 code="shared_file",
                 text=f"{data_file} belongs to this palace and to another one: {name(holder)} "
-                "serves that now, and no broker can start here.",
-                remedy=how_to_part(data_file, found.paths),
+                "has it for itself, and no broker can start here.",
+                remedy=how_to_part(data_file, note.decode(errors="replace"), alone=False),
             )
         directory = os.path.dirname(data_file)
         if found.kernel.file_id(directory) is not None and not found.kernel.writable(directory):

@@ -83,8 +83,10 @@ def in_container() -> bool:
     return False  # containers on macOS run Linux, and this file with it doesn't
 
 
-def lock_holder(path: str) -> int | None:
-    """Ask lsof who has the lock file open; a holder without a lock can't be told apart."""
+def lock_holder(path: str, alone: bool) -> int | None:
+    """Ask lsof who has the lock file open; what kind of a lock it has, if any, can't be told."""
+    if alone:
+        return None
     own = os.getpid()
     for row in _run("/usr/sbin/lsof", "-t", "--", path).split():
         if row.isdigit() and int(row) != own:

@@ -314,14 +314,14 @@ class Kernel:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(path, flags, LOCK_MODE)
 
-    def try_lock(self, fd: int) -> bool:
-        """Take the exclusive flock without waiting; False where another process has it.
+    def try_lock(self, fd: int, *, shared: bool = False) -> bool:
+        """Take the flock without waiting; False where another process has it (`shared`: alone).
 
-        Any other answer of the kernel (ENOLCK, EOPNOTSUPP) is raised: it means no lock.
+        Any other answer of the kernel (ENOLCK, EOPNOTSUPP) is raised.
         """
         while True:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except InterruptedError:
                 continue
             except BlockingIOError:
@@ -344,9 +344,9 @@ class Kernel:
         os.ftruncate(fd, offset)
         os.pwrite(fd, note, offset)
 
-    def lock_holder(self, path: str) -> "int | None":
-        """Return the pid that holds a flock on a file, as far as the kernel tells."""
-        return _platform().lock_holder(path)  # type: ignore[no-any-return]
+    def lock_holder(self, path: str, *, alone: bool = False) -> "int | None":
+        """Return a pid that holds a flock (`alone`: without others), as far as the kernel tells."""
+        return _platform().lock_holder(path, alone)  # type: ignore[no-any-return]
 
     def free_bytes(self, path: str) -> int:
         """Return how much an unprivileged process may still write to a path's file system."""

@@ -67,7 +67,7 @@ def in_container() -> bool:
     return os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv")
 
 
-def lock_holder(path: str) -> int | None:
+def lock_holder(path: str, alone: bool) -> int | None:
     """Find the holder of a flock in /proc/locks (proc(5)); -1 and unseen pids count as none."""
     try:
         found = os.stat(path)
@@ -77,6 +77,8 @@ def lock_holder(path: str) -> int | None:
     for row in _read("/proc/locks").splitlines():
         fields = row.split()
         if "->" in fields or len(fields) < 6 or fields[1] != "FLOCK":
+            continue
+        if alone and fields[3] != "WRITE":
             continue
         if fields[5] == device and fields[4].isdigit() and fields[4] != "0":
             return int(fields[4])

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
+from palace.ownership.data_locks import take_other_locks
 from palace.ownership.lookout import Lookout
 from palace.ownership.place import take_place
 from palace.protocol.errors import LockHeld
@@ -47,7 +48,7 @@ def exclusive_use(
         loaded = load_settings(paths, environ, kernel)
         config = loaded.config
         with _working_as_owner(config, environ, kernel):
-            lock.take_other_locks(ownership, config, environ, kernel)
+            take_other_locks(ownership, config, environ, kernel)
             lookout.start()
             ownership.memory = take_place(ownership, environ, kernel, serves=False)
             adopt(paths, loaded, environ, kernel)

@@ -57,20 +57,16 @@ def how_to_end(title: str, pid: "int | None", paths: Paths) -> str:
     return f"Let it finish, or {kill}"
 
 
-def how_to_part(data_file: str, paths: Paths) -> str:
-    """Return how two palaces stop sharing a file, as a sentence without its full stop.
+def how_to_part(data_file: str, note: str, *, alone: bool) -> str:
+    """Return how to get a file that several palaces share, as a sentence without its full stop.
 
-    `data_file` is the knowledge graph, or one that mempalace keeps beside a palace.
+    `note` is what its holder wrote into its lock; `alone`: to have it without any other one.
     """
-    parent = os.path.dirname(paths.root)
-    if os.path.dirname(data_file) == parent and os.path.basename(data_file) in BESIDE:
-        return (
-            f"Only one of the two can be in use at a time, since both lie in {parent}, where "
-            f"mempalace keeps {' and '.join(BESIDE)} for them. Stop the other one's broker, or "
-            "move one palace into a directory of its own while it is on hold (palace stop --hold)"
-        )
+    other = note.rpartition(" serves ")[2]
+    stop = f"palace stop --palace {other}" if other.startswith("/") else "palace stop"
+    if alone:
+        return f"Stop that one's broker first, and start again what you did: {stop}"
     return (
-        "Only one of the two can be in use at a time. Stop the other one's broker, or give this "
-        f"palace a graph of its own, which begins without facts: "
-        f"palace config set graph=knowledge_graph.sqlite3 --palace {paths.root}"
+        "Brokers of this version share it; that one is of an earlier version, or a command that "
+        f"needs {os.path.basename(data_file)} for itself. Let it end, or stop it: {stop}"
     )

@@ -15,9 +15,9 @@ import uuid
 
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import one_line
-from palace.ownership.claim import check_again, check_kernel, make_local_directory
-from palace.ownership.directory import place_of_lists, prepare_palace
-from palace.ownership.holders import BESIDE, how_to_end, how_to_part, stays
+from palace.ownership.claim import check_kernel, make_local_directory
+from palace.ownership.directory import prepare_palace
+from palace.ownership.holders import how_to_end, stays
 from palace.protocol.errors import ForeignWriter, LockFailed, LockHeld, OnHold
 from palace.settings.paths import Paths, home_dir
 
@@ -33,7 +33,7 @@ TAKEN_AGAIN_MAX = 16  # each time costs a descriptor, and something goes on remo
 POLL_S = 0.1
 FENCE = "mempalace's lock"
 WAIT_S = 15.0  # as settings have it, where they don't say otherwise
-_NOTE_BYTES_MAX = 400
+NOTE_BYTES_MAX = 400
 
 
 class HeldLock:
@@ -126,7 +126,7 @@ def take_lock(paths: Paths, kernel: Kernel) -> Ownership:
     # Verified last: the file may have been removed or replaced after it was opened here.  The next
     # process would then lock another file of that name, and both would be owners.
     for _ in range(VERIFY_TRIES_MAX):
-        fd = _open(paths.lock, kernel)
+        fd = open_lock(paths.lock, kernel)
         try:
             taken = kernel.try_lock(fd)
         except OSError as error:
@@ -167,7 +167,7 @@ def replaced_meanwhile(paths: Paths) -> LockReplaced:
     )
 
 
-def _open(path: str, kernel: Kernel) -> int:
+def open_lock(path: str, kernel: Kernel) -> int:
     try:
         return kernel.open_lock(path)
     except OSError as error:
@@ -202,17 +202,16 @@ def mempalace_lock_path(paths: Paths, environ: "Mapping[str, str]") -> str:
     return f"{home_dir(environ)}/.mempalace/locks/mine_palace_{key}.lock"
 
 
-def take_other_locks(
+def take_fence(
     ownership: Ownership, config: "Config", environ: "Mapping[str, str]", kernel: Kernel
 ) -> None:
-    """B4: mempalace's own lock, waited for a while, then the data files outside the palace."""
+    """B4: mempalace's own lock, waited for a while."""
     fence = Fence(ownership, config, environ, kernel)
     for is_last in attempts(kernel, config.mempalace_lock_wait_s, POLL_S):
         if fence.take():
             break
         if is_last:
             raise fence.problem()
-    take_data_locks(ownership, config, environ, kernel)
 
 
 class Fence:
@@ -241,7 +240,8 @@ class Fence:
             return True
         kernel, root = self._kernel, self._ownership.paths.root
         _make_fence_directory(os.path.dirname(self._path))
-        fd = _open(self._path, kernel)  # each time: `rm -rf ~/.mempalace` makes room for another
+        # Each time: `rm -rf ~/.mempalace` makes room for another file.
+        fd = open_lock(self._path, kernel)
         try:
             is_ours = kernel.try_lock(fd) and kernel.same_file(fd, self._path)
         except OSError as error:  # ENOLCK
@@ -263,32 +263,9 @@ class Fence:
 
     def problem(self) -> ForeignWriter:
         """Return the error that names its holder."""
-        note = (self._kernel.read_hint(self._path, _NOTE_BYTES_MAX) or b"")[1:]
+        note = (self._kernel.read_hint(self._path, NOTE_BYTES_MAX) or b"")[1:]
         name = note.decode(errors="replace").strip()
         return _foreign_writer(self._path, name, self._ownership.paths, self._kernel)
-
-
-def take_data_locks(
-    ownership: Ownership, config: "Config", environ: "Mapping[str, str]", kernel: Kernel
-) -> None:
-    """B4: the locks of the data files outside the palace, which aren't waited for."""
-    if place_of_lists(ownership.paths.root) == ownership.paths.root:
-        _bring_lists(ownership.paths, kernel)
-    for data_file in outside_files(ownership.paths, config):
-        _take_data_lock(ownership, data_file, kernel)
-    check_again(ownership.paths, kernel, environ)  # as late as can be before anything is written
-    kernel.trace("B4.data")
-
-
-def _bring_lists(paths: Paths, kernel: Kernel) -> None:
-    """Copy the lists that this user keeps beside the palace, where others may put theirs."""
-    from palace.kernel.whose import read_own
-
-    for name in BESIDE:
-        here = f"{paths.root}/{name}"
-        data = read_own(f"{os.path.dirname(paths.root)}/{name}")
-        if data is not None and kernel.file_id(here) is None:
-            kernel.write_durable(here, data)
 
 
 def _make_fence_directory(path: str) -> None:
@@ -325,11 +302,11 @@ def wait_for_mempalace(paths: Paths, environ: "Mapping[str, str]", kernel: Kerne
     """
     path = mempalace_lock_path(paths, environ)
     _make_fence_directory(os.path.dirname(path))
-    fd = _open(path, kernel)
+    fd = open_lock(path, kernel)
     for _ in attempts(kernel, WAIT_S, POLL_S):
         if kernel.try_lock(fd):
             return fd
-    note = kernel.read_at(fd, 1, _NOTE_BYTES_MAX).decode(errors="replace").strip()
+    note = kernel.read_at(fd, 1, NOTE_BYTES_MAX).decode(errors="replace").strip()
     kernel.close(fd)
     raise _foreign_writer(path, note, paths, kernel)
 
@@ -351,39 +328,3 @@ def _stock_holder(path: str, note: str, pid: "int | None", kernel: Kernel) -> st
     title = kernel.process_title(pid) if pid else ""
     who = f"pid {pid} ({title or 'title unknown'})" if pid else "another process"
     return f"{who} holds {path}, and wrote {note or 'no name'!r} into it"
-
-
-def outside_files(paths: Paths, config: "Config") -> "list[str]":
-    """Return the palace's data files that lie outside of its directory."""
-    lists = place_of_lists(paths.root)
-    candidates = [config.graph, *(f"{lists}/{name}" for name in BESIDE)]
-    inside = paths.root + "/"
-    resolved = [os.path.realpath(path) for path in candidates]
-    return [path for path in resolved if not path.startswith(inside)]
-
-
-def _take_data_lock(ownership: Ownership, data_file: str, kernel: Kernel) -> None:
-    directory = os.path.dirname(data_file)
-    if kernel.file_id(directory) is None:
-        os.makedirs(directory, 0o700, exist_ok=True)
-    if not kernel.writable(directory):
-        # Without a writable directory no process of this user can replace the file.
-        if kernel.file_id(data_file) is None or not kernel.writable(data_file):
-            return
-        raise ForeignWriter(
-            f"{data_file} belongs to this palace, but {directory} is not writable, so it can't be "
-            f"locked against other palaces. Make the directory writable or the file read-only."
-        )
-    lock = f"{data_file}.owner.lock"
-    fd = _open(lock, kernel)
-    if not kernel.try_lock(fd):
-        note = kernel.read_at(fd, 0, _NOTE_BYTES_MAX).decode(errors="replace").strip()
-        kernel.close(fd)
-        raise ForeignWriter(
-            f"{data_file} is shared with another palace whose broker runs: {note or 'unknown'}. "
-            f"{how_to_part(data_file, ownership.paths)}.",
-            file=data_file,
-            holder=note,
-        )
-    ours = f"pid {os.getpid()} serves {ownership.paths.root}".encode()
-    ownership.add(HeldLock(f"lock of {data_file}", lock, fd, note=ours), kernel)

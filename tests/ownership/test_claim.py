@@ -16,6 +16,7 @@ from palace.ownership.claim import (
     local_directory,
     read_claim,
 )
+from palace.ownership.data_locks import take_other_locks
 from palace.protocol.errors import ForeignKernel, LockFailed
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -136,7 +137,7 @@ def test_what_changes_while_a_broker_waits_for_locks_ends_it(
     held = palace.lock
 
     with pytest.raises(ForeignKernel if change == "claimed by another" else LockFailed):
-        lock.take_other_locks(owner, config, environ, KERNEL)
+        take_other_locks(owner, config, environ, KERNEL)
 
     if change != "claimed by another":
         assert palace.lock == held

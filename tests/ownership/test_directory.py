@@ -9,6 +9,7 @@ from palace.broker import endpoint
 from palace.client.spawn import _first_log
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
+from palace.ownership.data_locks import take_other_locks
 from palace.ownership.directory import prepare_palace, prepare_private
 from palace.protocol.errors import UnsafePalace
 from palace.settings.config import load_config
@@ -62,7 +63,7 @@ def test_ones_own_lists_are_taken_over_once_and_others_never(short_dir: Path) ->
     config = load_config(palace, environ, KERNEL)
     for _ in range(2):
         owner = lock.take_lock(palace, KERNEL)
-        lock.take_other_locks(owner, config, environ, KERNEL)
+        take_other_locks(owner, config, environ, KERNEL)
         for fd in (*owner.other_fds, owner.lock_fd):
             os.close(fd)
         assert Path(palace.root, "tunnels.json").read_text() == '["own"]'

@@ -11,6 +11,7 @@ import pytest
 
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
+from palace.ownership.data_locks import take_other_locks
 from palace.ownership.exclusive import exclusive_use
 from palace.ownership.lock import FENCE, Ownership
 from palace.ownership.lookout import Lookout
@@ -49,7 +50,7 @@ def held(palace: Paths) -> Iterator[Ownership]:
     lock.check_directory(palace, KERNEL, environ)
     ownership = lock.take_lock(palace, KERNEL)
     config = load_config(palace, environ, KERNEL)
-    lock.take_other_locks(ownership, config, environ, KERNEL)
+    take_other_locks(ownership, config, environ, KERNEL)
     yield ownership
     for fd in (*ownership.other_fds, ownership.lock_fd):
         os.close(fd)

@@ -42,14 +42,17 @@ def test_a_holder_that_the_kernel_does_not_name_has_no_number() -> None:
     assert how_to_end("", None, Paths("/p")) == "Let it finish, or end it"
 
 
-def test_two_palaces_part_by_what_they_share() -> None:
-    paths = Paths("/pal/a")
+def test_a_shared_file_is_had_alone_once_the_other_brokers_have_ended() -> None:
+    note = "pid 7 serves /pal/a"
 
-    assert "both lie in /pal" in how_to_part("/pal/tunnels.json", paths)
-    assert "graph" not in how_to_part("/pal/hallways.json", paths)
-    assert "palace config set graph=knowledge_graph.sqlite3 --palace /pal/a" in how_to_part(
-        "/h/g", paths
-    )
+    text = how_to_part("/h/g.sqlite3", note, alone=True)
+    assert text.endswith(": palace stop --palace /pal/a")
+    assert "earlier version" not in text
+    text = how_to_part("/h/g.sqlite3", note, alone=False)
+    assert "earlier version" in text
+    assert "g.sqlite3 for itself" in text
+    assert text.endswith(": palace stop --palace /pal/a")
+    assert how_to_part("/h/g.sqlite3", "", alone=True).endswith(": palace stop")
 
 
 @pytest.mark.parametrize(

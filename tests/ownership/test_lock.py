@@ -10,6 +10,7 @@ import pytest
 from palace.broker import endpoint
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
+from palace.ownership.data_locks import outside_files, take_other_locks
 from palace.ownership.epoch import take_epoch
 from palace.ownership.format import (
     PLAIN,
@@ -81,8 +82,8 @@ class Replacing(Kernel):
     def __init__(self, times: int) -> None:
         self.times = times
 
-    def try_lock(self, fd: int) -> bool:
-        taken = super().try_lock(fd)
+    def try_lock(self, fd: int, *, shared: bool = False) -> bool:
+        taken = super().try_lock(fd, shared=shared)
         if self.times:
             self.times -= 1
             path = os.readlink(f"/proc/self/fd/{fd}")
@@ -104,7 +105,7 @@ def test_a_lock_file_that_is_replaced_for_ever_is_refused(palace: Paths) -> None
 
 
 class Unlockable(Kernel):
-    def try_lock(self, fd: int) -> bool:
+    def try_lock(self, fd: int, *, shared: bool = False) -> bool:
         raise OSError(37, "No locks available")
 
 
@@ -161,7 +162,7 @@ def test_a_protocol_that_is_no_number_is_not_taken_for_none(palace: Paths, text:
 def test_stocks_lock_is_taken_where_stock_looks_for_it(palace: Paths, tmp_path: Path) -> None:
     environ = {"HOME": str(tmp_path)}
     owner = lock.take_lock(palace, KERNEL)
-    lock.take_other_locks(owner, settings(palace), environ, KERNEL)
+    take_other_locks(owner, settings(palace), environ, KERNEL)
     path = lock.mempalace_lock_path(palace, environ)
 
     with pytest.raises(BlockingIOError):
@@ -179,7 +180,7 @@ def test_stock_itself_finds_its_lock_taken(
 
     monkeypatch.setenv("HOME", str(tmp_path))
     owner = lock.take_lock(palace, KERNEL)
-    lock.take_other_locks(owner, settings(palace), {"HOME": str(tmp_path)}, KERNEL)
+    take_other_locks(owner, settings(palace), {"HOME": str(tmp_path)}, KERNEL)
 
     with pytest.raises(stock.MineAlreadyRunning):
         stock.mine_palace_lock(palace.root).__enter__()
@@ -194,7 +195,7 @@ def test_a_stock_writer_is_named(palace: Paths, tmp_path: Path) -> None:
     owner = lock.take_lock(palace, KERNEL)
 
     with pytest.raises(ForeignWriter, match="4711 mempalace mine") as caught:
-        lock.take_other_locks(owner, settings(palace), environ, KERNEL)
+        take_other_locks(owner, settings(palace), environ, KERNEL)
 
     assert caught.value.exit_code == 73
     assert f"kill {os.getpid()}" in caught.value.message
@@ -254,14 +255,14 @@ def test_a_hook_that_holds_stocks_lock_for_a_moment_is_waited_for(
     class Patient(Kernel):
         asked = 0
 
-        def try_lock(self, fd_: int) -> bool:
+        def try_lock(self, fd_: int, *, shared: bool = False) -> bool:
             Patient.asked += 1
             if Patient.asked == 3:
                 os.close(fd)
-            return super().try_lock(fd_)
+            return super().try_lock(fd_, shared=shared)
 
     owner = lock.take_lock(palace, KERNEL)
-    lock.take_other_locks(owner, settings(palace, mempalace_lock_wait_s=20.0), environ, Patient())
+    take_other_locks(owner, settings(palace, mempalace_lock_wait_s=20.0), environ, Patient())
 
     assert Patient.asked >= 3
     for open_fd in [owner.lock_fd, *owner.other_fds]:
@@ -270,7 +271,7 @@ def test_a_hook_that_holds_stocks_lock_for_a_moment_is_waited_for(
 
 def owner_with_fence(palace: Paths, home: Path) -> tuple[lock.Ownership, lock.HeldLock]:
     owner = lock.take_lock(palace, KERNEL)
-    lock.take_other_locks(owner, settings(palace), {"HOME": str(home)}, KERNEL)
+    take_other_locks(owner, settings(palace), {"HOME": str(home)}, KERNEL)
     (fence,) = [one for one in owner.others if one.name == lock.FENCE]
     return owner, fence
 
@@ -366,27 +367,10 @@ def test_a_lock_that_is_removed_again_and_again_is_given_up(palace: Paths, tmp_p
     release(owner)
 
 
-def test_two_palaces_never_share_a_data_file(palace: Paths, tmp_path: Path) -> None:
-    environ = {"HOME": str(tmp_path)}
-    other = Paths(f"{palace.root}-two")
-    os.mkdir(other.root, 0o700)
-    first, second = lock.take_lock(palace, KERNEL), lock.take_lock(other, KERNEL)
-    lock.take_other_locks(first, settings(palace), environ, KERNEL)
-
-    with pytest.raises(ForeignWriter, match=r"tunnels\.json.*another palace") as caught:
-        lock.take_other_locks(second, settings(other), environ, KERNEL)
-
-    assert palace.root in caught.value.message
-    for fd in [first.lock_fd, second.lock_fd, *first.other_fds, *second.other_fds]:
-        os.close(fd)
-
-
 def test_a_graph_outside_of_the_palace_has_a_lock_of_its_own(palace: Paths, tmp_path: Path) -> None:
     graph = tmp_path / "graphs" / "kg.sqlite3"
     owner = lock.take_lock(palace, KERNEL)
-    lock.take_other_locks(
-        owner, settings(palace, graph=str(graph)), {"HOME": str(tmp_path)}, KERNEL
-    )
+    take_other_locks(owner, settings(palace, graph=str(graph)), {"HOME": str(tmp_path)}, KERNEL)
 
     with pytest.raises(BlockingIOError):
         held(f"{graph}.owner.lock")
@@ -397,8 +381,8 @@ def test_a_graph_outside_of_the_palace_has_a_lock_of_its_own(palace: Paths, tmp_
 def test_what_lies_beside_a_palace_of_a_longer_name_is_outside(palace: Paths) -> None:
     beside, within = f"{palace.root}-two/kg.sqlite3", f"{palace.root}/kg.sqlite3"
 
-    assert beside in lock.outside_files(palace, settings(palace, graph=beside))
-    assert within not in lock.outside_files(palace, settings(palace, graph=within))
+    assert beside in outside_files(palace, settings(palace, graph=beside))
+    assert within not in outside_files(palace, settings(palace, graph=within))
 
 
 def test_lists_that_a_palace_has_are_not_replaced_by_those_beside_it(
@@ -411,7 +395,7 @@ def test_lists_that_a_palace_has_are_not_replaced_by_those_beside_it(
     Path(palace.root, "tunnels.json").write_text("in it")
     owner = lock.take_lock(palace, KERNEL)
 
-    lock.take_other_locks(owner, settings(palace), {"HOME": str(tmp_path)}, KERNEL)
+    take_other_locks(owner, settings(palace), {"HOME": str(tmp_path)}, KERNEL)
 
     assert Path(palace.root, "tunnels.json").read_text() == "in it"
     assert Path(palace.root, "hallways.json").read_text() == "beside"
@@ -425,7 +409,7 @@ def test_stocks_lock_on_a_file_that_was_replaced_is_not_taken(
     path = lock.mempalace_lock_path(palace, environ)
 
     class Cleaned(Replacing):
-        def try_lock(self, fd: int) -> bool:
+        def try_lock(self, fd: int, *, shared: bool = False) -> bool:
             taken = Kernel.try_lock(self, fd)
             if self.times:
                 self.times -= 1
@@ -457,9 +441,9 @@ def test_a_data_file_that_nobody_here_can_replace_needs_no_lock(
     config, home = settings(palace, graph=str(graph)), {"HOME": str(tmp_path)}
     if spoilt == "the directory alone":
         with pytest.raises(ForeignWriter, match="is not writable, so it can't be locked"):
-            lock.take_other_locks(owner, config, home, Spoilt())
+            take_other_locks(owner, config, home, Spoilt())
     else:
-        lock.take_other_locks(owner, config, home, Spoilt())
+        take_other_locks(owner, config, home, Spoilt())
     assert not Path(f"{graph}.owner.lock").exists()
     release(owner)
 

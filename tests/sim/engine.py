@@ -15,7 +15,7 @@ from typing import Any
 from palace.engine.durability.groups import CallGroups
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
-from palace.ownership.served import Memory
+from palace.ownership.lock import Ownership
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
 from palace.settings.config import Config
@@ -132,9 +132,9 @@ class SimEngine(MempalaceEngine):
         environ: Mapping[str, str],
         kernel: Kernel,
         stamp: Stamp,
-        memory: Memory | None = None,
+        ownership: Ownership | None = None,
     ) -> None:
-        super().__init__(paths, config, environ, kernel, stamp, memory)
+        super().__init__(paths, config, environ, kernel, stamp, ownership)
         self._version = the_world().notes["version"]
 
     def catalogue(self) -> Catalogue:

@@ -275,6 +275,9 @@ class SimFcntl:
         if operation & fcntl.LOCK_UN:
             the_machine().flocks.pop(inode, None)
             return
+        if operation & fcntl.LOCK_SH:
+            the_world().note(f"shares {_short(os.readlink(f'/proc/self/fd/{fd}'))}")
+            return
         other = the_machine().flocks.get(inode)
         assert other is None or other[0] is process, "the kernel gave a lock twice"
         the_machine().flocks[inode] = process, fd

@@ -45,7 +45,7 @@ class SimKernel(Kernel):
         pid = alive().pid
         the_world().notes["trace"].append({"act": act, "pid": pid, **seen})
 
-    def lock_holder(self, path: str) -> int | None:
+    def lock_holder(self, path: str, *, alone: bool = False) -> int | None:
         step("lock_holder")
         holder = the_machine().holder(path)
         return holder.pid if holder is not None else None

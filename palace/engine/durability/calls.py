@@ -37,6 +37,7 @@ from palace.journal.journal import Journal, SyncCallback
 from palace.journal.purge import PURGED_REPLY
 from palace.journal.record import ADOPT, STATE, Draft, JsonObject
 from palace.journal.replay import Progress
+from palace.ownership.data_locks import outside_files
 from palace.protocol import jsonrpc
 from palace.protocol.errors import (
     Forbidden,
@@ -370,7 +371,10 @@ def open_durable_calls(
     of each thread's call.  Raises JournalBroken, StoreCorrupt and StoreUnavailable.
     """
     paths, kernel = palace.paths, palace.kernel
-    if Exchange(paths, palace.config.graph, kernel).finish():
+    exchange = Exchange(paths, palace.config.graph, kernel)
+    if exchange.is_begun:
+        with palace.alone_with(outside_files(paths, palace.config)):
+            exchange.finish()
         logger.warning("an interrupted rebuild was carried through")
     journal = open_journal(palace)
     stores = build_stores(paths, palace.config, kernel, open_chroma)

@@ -325,10 +325,13 @@ class CallGroups:
         undone = []
         try:
             for entity, (projection, change) in reversed(group.first.items()):
-                with projection.lock:
+                with projection.lock, projection.exclusively():
                     now = projection.read(change.kind, [change.id]).get(change.id)
                     if not same(now, group.last[entity]):
                         continue  # another call has changed it since, and may be acknowledged
+                    if change.before is None and projection.is_used(change.kind, change.id):
+                        continue  # another palace's facts are about it by now
+                    projection.note_undone(change.kind, change.id, now)
                     projection.write(change.kind, {change.id: change.before})
                     projection.applied([Change(change.kind, change.id, now, change.before)])
                 undone.append(undo(group.key, change))

@@ -296,8 +296,9 @@ class _Healing:
 
     def _put_away(self, files: Iterable[str]) -> str:
         moves = list(moves_away(self.palace.paths, files, self.palace.kernel, self._suffix))
-        self._note(moves)
-        self._exchange.swap(moves)
+        with self.palace.alone_with([move.old for move in moves]):
+            self._note(moves)
+            self._exchange.swap(moves)
         return os.path.dirname(moves[0].new) if self._is_inside(moves) else moves[0].new
 
     def _is_inside(self, moves: Sequence[Move]) -> bool:

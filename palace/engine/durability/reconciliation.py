@@ -3,11 +3,12 @@
 Used when a palace is opened (recovery.py), and beside a running owner (outsiders.py).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 
 from palace.engine.stores.projection import Change, Projection, in_batches, same
+from palace.engine.stores.undone import state_of
 from palace.journal.journal import Journal
 from palace.journal.record import ADOPT, Draft, Entity, Json, Payload
 from palace.journal.replay import Replay, digest_of, replay
@@ -22,7 +23,8 @@ class Reconciliation:
     changes were finished can't be known.  `past` holds the digests of states that were ours once:
     in a store that isn't the one that we wrote, they are no change.  Nor is what it holds of an
     entity under another kind (`by_id`): stock's `migrate` files the records of all collections
-    among the drawers.  With `held` the store is not written: where it would have to be, its name is
+    among the drawers.  What a palace that shares the store has taken back (`taken_back`) is neither
+    lost nor former.  With `held` the store is not written: where it would have to be, its name is
     put there.  An own store (`is_own`) is written by no other program, so that it is made what the
     journal says.
     """
@@ -38,6 +40,11 @@ class Reconciliation:
     by_id: dict[str, set[int]]
     held: set[str] | None = None
     is_own: bool = False
+    _taken_back: Collection[int] = attrs.field(init=False)
+
+    @_taken_back.default
+    def _read_taken_back(self) -> Collection[int]:
+        return self.projection.taken_back()
 
     def run(self, kind: str) -> None:
         if self.is_own:
@@ -90,7 +97,14 @@ class Reconciliation:
     def _was_lost(self, entity: Entity) -> bool:
         """Tell whether what the store lacks is to be written again, rather than deleted by now."""
         is_known = self.journal.tail.is_settled(self.known.live[entity].seq)
-        return self.lost and is_known and entity not in self.believed
+        return (
+            self.lost and is_known and entity not in self.believed and not self._is_undone(entity)
+        )
+
+    def _is_undone(self, entity: Entity) -> bool:
+        """Tell whether the palace that made an entity what the journal knows has taken it back."""
+        live = self.known.live.get(entity)
+        return live is not None and state_of(*entity, live.digest) in self._taken_back
 
     def _is_known_better(self, kind: str, ident: str) -> bool:
         return (kind, ident) in self.known.live and (kind, ident) not in self.believed
@@ -101,7 +115,7 @@ class Reconciliation:
 
     def _is_former(self, kind: str, ident: str, payload: Payload) -> bool:
         """Tell whether a store holds what an entity was before the journal's last word on it."""
-        if (kind, ident) in self.believed:
+        if (kind, ident) in self.believed or self._is_undone((kind, ident)):
             return False
         live, digest = self.known.live.get((kind, ident)), digest_of(payload)
         if live is None and digest in self.by_id.get(ident, ()):
@@ -128,11 +142,18 @@ class Reconciliation:
             return
         for batch in in_batches(ids):
             payloads = {ident: self.known.payload((kind, ident)) for ident in batch}
-            before = self.projection.read(kind, payloads)
-            self.projection.write(kind, payloads)
-            self.projection.applied(
-                Change(kind, ident, before.get(ident), now) for ident, now in payloads.items()
-            )
+            with self.projection.lock, self.projection.exclusively():
+                before = self.projection.read(kind, payloads)
+                for ident, now in before.items():
+                    if not self._is_wrong(kind, ident, now):
+                        del payloads[ident]  # another palace has written it meanwhile
+                self.projection.write(kind, payloads)
+                self.projection.applied(
+                    Change(kind, ident, before.get(ident), now) for ident, now in payloads.items()
+                )
+
+    def _is_wrong(self, kind: str, ident: str, now: Payload) -> bool:
+        return self.is_own or self.older or self._is_former(kind, ident, now)
 
 
 def by_id_of(known: Replay) -> dict[str, set[int]]:

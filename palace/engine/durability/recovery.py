@@ -363,14 +363,19 @@ class Recovery:
             # The journal alone says that it is as before: the palace whose store it is in finds its
             # store ahead of that, and writes it.
             return True
-        actual = projection.read(kind, [ident]).get(ident)
-        if projection.name not in self.own and not among(self._ours[entity], actual):
-            # Another program changed it after us, in a store whose fingerprint didn't show it.
-            append_adopted(self.journal, kind, [(ident, actual)])
-            return False
-        if not same(actual, change.before):
-            projection.write(kind, {ident: change.before})
-            projection.applied([Change(kind, ident, actual, change.before)])
+        with projection.lock, projection.exclusively():
+            actual = projection.read(kind, [ident]).get(ident)
+            is_used = change.before is None and projection.is_used(kind, ident)
+            is_ours = among(self._ours[entity], actual) and not is_used
+            if projection.name not in self.own and not is_ours:
+                # Another program changed it after us, in a store whose fingerprint didn't show it,
+                # or another palace's facts are about it by now.
+                append_adopted(self.journal, kind, [(ident, actual)])
+                return False
+            if not same(actual, change.before):
+                projection.note_undone(kind, ident, actual)
+                projection.write(kind, {ident: change.before})
+                projection.applied([Change(kind, ident, actual, change.before)])
         self._ours[entity].append(change.before)
         return True
 
@@ -383,22 +388,23 @@ class Recovery:
             projection = self._owner_of((kind, ident))
             if projection is None or (projection in self.suspects and projection not in later):
                 continue  # a suspect store was compared whole
-            actual = projection.read(kind, [ident]).get(ident)
-            if same(actual, was.now) or (kind, ident) in self._left_alone:
-                continue
-            # An older state of our own: the store acknowledged the change and lost it.  Any other
-            # state was written by another program, or is what an unfinished call left.
-            is_kept = among(unfinished.get((kind, ident), ()), actual)
-            is_past = among(self._ours[kind, ident], actual) and not tail.paused
-            is_ours = is_past or projection.name in self.own
-            if is_ours and not is_kept and self.dual:
-                self.held.add(projection.name)
-            elif is_ours and not is_kept:
-                logger.warning("%s %s was lost by its store: written again", kind, ident)
-                projection.write(kind, {ident: was.now})
-                projection.applied([Change(kind, ident, actual, was.now)])
-            else:
-                append_adopted(self.journal, kind, [(ident, actual)])
+            with projection.lock, projection.exclusively():
+                actual = projection.read(kind, [ident]).get(ident)
+                if same(actual, was.now) or (kind, ident) in self._left_alone:
+                    continue
+                # An older state of our own: the store acknowledged the change and lost it.  Any
+                # other state was written by another program, or is what an unfinished call left.
+                is_kept = among(unfinished.get((kind, ident), ()), actual)
+                is_past = among(self._ours[kind, ident], actual) and not tail.paused
+                is_ours = is_past or projection.name in self.own
+                if is_ours and not is_kept and self.dual:
+                    self.held.add(projection.name)
+                elif is_ours and not is_kept:
+                    logger.warning("%s %s was lost by its store: written again", kind, ident)
+                    projection.write(kind, {ident: was.now})
+                    projection.applied([Change(kind, ident, actual, was.now)])
+                else:
+                    append_adopted(self.journal, kind, [(ident, actual)])
 
 
 def _unknown(key: str) -> Draft:

@@ -62,6 +62,11 @@ class Exchange:
         self.kernel.write_durable(self._plan, plan)
         self.finish()
 
+    @property
+    def is_begun(self) -> bool:
+        """Tell whether an interrupted swap has left something to finish."""
+        return self.kernel.file_id(self._plan) is not None
+
     def finish(self) -> bool:
         """Carry through what an interrupted swap has left; False where there was none.
 

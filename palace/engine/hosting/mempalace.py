@@ -44,7 +44,7 @@ from palace.kernel.causes import cause_text
 from palace.kernel.collector import imports_uncollected
 from palace.kernel.kernel import Kernel
 from palace.kernel.odd_files import open_regular
-from palace.ownership.served import Memory
+from palace.ownership.lock import Ownership
 from palace.protocol import jsonrpc
 from palace.protocol.errors import (
     EngineError,
@@ -117,14 +117,14 @@ class MempalaceEngine(JournalledEngine):
         environ: Mapping[str, str],
         kernel: Kernel | None = None,
         stamp: Stamp | None = None,
-        memory: Memory | None = None,
+        ownership: Ownership | None = None,
     ) -> None:
         self._paths = paths
         self._config = config
         self._environ = environ
         self._kernel = kernel or Kernel()
         self._stamp = stamp
-        self._remembered = memory
+        self._ownership = ownership
         self._server: Server | None = None
         self._lock_free: frozenset[str] = frozenset()  # tools that change none of the drawers
         self._state = HostedState(environ)
@@ -194,13 +194,15 @@ class MempalaceEngine(JournalledEngine):
             self._why_no_journal = f"none, since the backend is {server._config.backend}"  # noqa: SLF001
             logger.warning("there is no journal: only Chroma's changes are journalled")
             return
+        remembered = self._ownership.memory if self._ownership is not None else None
         palace = OwnedPalace(
             paths=self._paths,
             config=self._config,
             kernel=self._kernel,
             stamp=self._stamp,
-            memory=self._remembered,
-            keys=self._remembered.keys if self._remembered is not None else None,
+            memory=remembered,
+            keys=remembered.keys if remembered is not None else None,
+            ownership=self._ownership,
         )
         memory = open_durable_calls(
             palace,

@@ -26,7 +26,7 @@ from palace.engine.stores.chroma_api import (
     RecordPayload,
     Vector,
 )
-from palace.engine.stores.projection import Change
+from palace.engine.stores.projection import Change, Unshared
 from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.tail import Touched
 
@@ -81,7 +81,7 @@ class Count:
 
 
 @attrs.define(eq=False)
-class Chroma:
+class Chroma(Unshared):
     """All collections of one palace.  `open_api` opens the store; it is asked when first needed.
 
     `api` is the one that stock uses now, as far as the seam has seen it.

@@ -8,7 +8,7 @@ from typing import TypedDict, cast
 
 import attrs
 
-from palace.engine.stores.projection import Change
+from palace.engine.stores.projection import Change, Unshared
 from palace.journal.record import Entity, Json, Payload
 from palace.journal.replay import digest_of
 from palace.journal.schema import FILE_KIND, FILE_NAMES
@@ -29,7 +29,7 @@ class FilePayload(TypedDict):
 
 
 @attrs.define(eq=False)
-class Files:
+class Files(Unshared):
     """Files in the palace, whole; compared when a palace is opened and closed."""
 
     root: str

@@ -4,12 +4,13 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import attrs
 
 from palace.engine.stores.digest_sum import DigestSum
-from palace.engine.stores.projection import Change
+from palace.engine.stores.projection import Change, Unshared
 from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.replay import digest_of
 from palace.journal.tail import Touched
@@ -22,13 +23,14 @@ logger = logging.getLogger("palace.journal")
 
 
 @attrs.define(eq=False, kw_only=True)
-class JsonList:
+class JsonList(Unshared):
     """One file.  `wrapper` is the object around the list, whose list stands under `member`."""
 
     name: str
     kind: str
     path: str
     kernel: Kernel
+    keep_out: Callable[[str], AbstractContextManager[None]]  # given the path
     member: str = ""
     wrapper: JsonObject = attrs.field(factory=dict)
     lock: threading.RLock = attrs.field(factory=threading.RLock)
@@ -36,6 +38,11 @@ class JsonList:
     _sum: DigestSum = attrs.field(factory=DigestSum)
     _known: list[Json] = attrs.field(factory=list)  # the last list that the file held
     _stamp: tuple[int, ...] = ()  # of the file that held it
+
+    def exclusively(self) -> AbstractContextManager[None]:
+        # Whoever changes the list holds this from reading it to replacing it: stock's own functions
+        # do, in another palace's broker as well.
+        return self.keep_out(self.path)
 
     def kinds(self) -> tuple[str, ...]:
         return (self.kind,)

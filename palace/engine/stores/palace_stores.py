@@ -4,7 +4,7 @@ import importlib
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import attrs
 
@@ -15,6 +15,7 @@ from palace.engine.stores.lists import JsonList
 from palace.engine.stores.projection import Projection
 from palace.engine.stores.register import Register, open_register
 from palace.engine.stores.rows import GRAPH, LOGSTREAM, Rows, Table
+from palace.engine.stores.undone import undone_of
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
 from palace.protocol.errors import StoreCorrupt
@@ -74,7 +75,10 @@ def build_stores(
     lists = place_of_lists(paths.root)
     return Stores(
         chroma=Chroma(paths.root, open_chroma),
-        graph=_rows("graph", config.graph, GRAPH, "knowledge_graph", "KnowledgeGraph"),
+        graph=attrs.evolve(
+            _rows("graph", config.graph, GRAPH, "knowledge_graph", "KnowledgeGraph"),
+            undone=undone_of(config.graph, paths.root, kernel),
+        ),
         logstream=_rows(
             "logstream",
             f"{paths.root}/logstream.sqlite3",
@@ -83,19 +87,32 @@ def build_stores(
             "Logstream",
         ),
         tunnels=JsonList(
-            name="tunnels", kind="tunnel", path=f"{lists}/tunnels.json", kernel=kernel
+            name="tunnels",
+            kind="tunnel",
+            path=f"{lists}/tunnels.json",
+            kernel=kernel,
+            keep_out=_stocks_lock,
         ),
         hallways=JsonList(
             name="hallways",
             kind="hallway",
             path=f"{lists}/hallways.json",
             kernel=kernel,
+            keep_out=_stocks_lock,
             member="hallways",
             wrapper={"schema_version": 1},
         ),
         files=Files(paths.root, kernel),
         register=open_register(paths, kernel),
     )
+
+
+def _stocks_lock(path: str) -> AbstractContextManager[None]:
+    """Return the lock of a list, which stock holds from reading it to replacing it."""
+    from mempalace.palace import mine_lock
+
+    held: AbstractContextManager[None] = mine_lock(path)
+    return held
 
 
 def open_chroma(root: str) -> ChromaClient:

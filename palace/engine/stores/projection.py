@@ -6,7 +6,8 @@ Payloads are JSON; an id that a projection doesn't hold is absent from what `rea
 import base64
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -69,6 +70,24 @@ def _same_vector(one: JsonObject, other: JsonObject) -> bool:
     return left.shape == right.shape and bool(np.allclose(left, right, rtol=1e-5, atol=1e-7))
 
 
+class Unshared:
+    """What a store that no other palace uses has to say to those that share one."""
+
+    __slots__ = ()
+
+    def exclusively(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def is_used(self, _kind: str, _ident: str) -> bool:
+        return False
+
+    def note_undone(self, _kind: str, _ident: str, _payload: Payload) -> None:
+        return
+
+    def taken_back(self) -> Collection[int]:
+        return ()
+
+
 class Projection(Protocol):
     """One store.  `lock` is held from reading a `before` to having applied the change."""
 
@@ -102,6 +121,31 @@ class Projection(Protocol):
 
     def write(self, kind: str, changes: Mapping[str, Payload]) -> None:
         """Make the store hold these payloads (None: delete), past the journal."""
+        ...
+
+    def exclusively(self) -> AbstractContextManager[None]:
+        """Keep other processes from changing it while this thread reads and then writes.
+
+        The caller holds `lock`, and no connection that stock has to the store is in a transaction.
+        """
+        ...
+
+    def is_used(self, kind: str, ident: str) -> bool:
+        """Tell whether other entities of the store name this one, so that it can't be taken away.
+
+        Another palace, which shares the store, may have written them.
+        """
+        ...
+
+    def note_undone(self, kind: str, ident: str, payload: Payload) -> None:
+        """Let other palaces know, durably, that this state of an entity is about to be taken back.
+
+        Within `exclusively`.
+        """
+        ...
+
+    def taken_back(self) -> Collection[int]:
+        """Return the states that palaces which share the store have taken back (`state_of`)."""
         ...
 
     def applied(self, changes: Iterable[Change]) -> None:

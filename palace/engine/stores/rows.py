@@ -9,14 +9,15 @@ alone: the file stays what stock makes of it.
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Literal, TypedDict, cast
 
 import attrs
 
 from palace.engine.stores.digest_sum import DigestSum
 from palace.engine.stores.projection import Change
+from palace.engine.stores.undone import Undone
 from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.replay import digest_of
 from palace.journal.tail import Touched
@@ -35,16 +36,24 @@ class RowPayload(TypedDict):
 
 @attrs.frozen(kw_only=True)
 class Table:
-    """A table: its kind, its primary key, and what of a row its digest covers (all, if empty)."""
+    """A table: its kind, its primary key, and what of a row its digest covers (all, if empty).
+
+    `users` are the columns, with their tables, that name its rows.
+    """
 
     kind: str
     name: str
     key: tuple[str, ...] = ("id",)
     digest: tuple[str, ...] = ()
+    users: tuple[tuple[str, str], ...] = ()
 
 
 GRAPH = (
-    Table(kind="graph:entity", name="entities"),
+    Table(
+        kind="graph:entity",
+        name="entities",
+        users=(("triples", "subject"), ("triples", "object")),
+    ),
     Table(kind="graph:triple", name="triples"),
 )
 # Events and artifacts are never changed by stock, so that their identities tell all.
@@ -69,8 +78,43 @@ class Rows:
     tables: tuple[Table, ...]
     create: Callable[[], None]  # makes an empty file with stock's tables
     exists: Callable[[], bool]
+    undone: Undone | None = None
     lock: threading.RLock = attrs.field(factory=threading.RLock)
     _sums: dict[str, DigestSum] = attrs.field(factory=dict)  # by kind
+    _held: threading.local = attrs.field(factory=threading.local)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        if not self.exists():
+            yield
+            return
+        with closing(sqlite3.connect(self.path, timeout=TIMEOUT_S)) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.isolation_level = None
+            connection.execute("BEGIN IMMEDIATE")
+            self._held.connection = connection
+            try:
+                yield
+                connection.execute("COMMIT")
+            finally:
+                self._held.connection = None  # and closing it takes back what isn't committed
+
+    def is_used(self, kind: str, ident: str) -> bool:
+        users = self.table(kind).users
+        if not users or not self.exists():
+            return False
+        with self._open() as connection:
+            return any(
+                connection.execute(f"SELECT 1 FROM {name} WHERE {column} = ?", [ident]).fetchone()
+                for name, column in users
+            )
+
+    def note_undone(self, kind: str, ident: str, payload: Payload) -> None:
+        if self.undone is not None:
+            self.undone.note(kind, ident, payload)
+
+    def taken_back(self) -> Collection[int]:
+        return self.undone.states() if self.undone is not None else ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -133,7 +177,7 @@ class Rows:
                 return
             self.create()
         table = self.table(kind)
-        with self._open() as connection, connection:
+        with self._open() as connection, self._transaction(connection):
             for ident, payload in changes.items():
                 _write_row(connection, table, ident, cast("RowPayload | None", payload))
 
@@ -184,8 +228,16 @@ class Rows:
         before = DigestSum(*baseline.get(table.kind, (0, 0)))
         return before.without(then) != self._sums.get(table.kind, DigestSum()).without(now)
 
+    def _transaction(self, connection: sqlite3.Connection) -> AbstractContextManager[object]:
+        """Return what commits a write; within `exclusively` that does."""
+        return nullcontext() if connection.in_transaction else connection
+
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        held: sqlite3.Connection | None = getattr(self._held, "connection", None)
+        if held is not None:
+            yield held
+            return
         with closing(sqlite3.connect(self.path, timeout=TIMEOUT_S)) as connection:
             connection.row_factory = sqlite3.Row
             yield connection

@@ -14,7 +14,7 @@ from palace.engine.hosting.host import Host, HostedState
 from palace.engine.patches import Patches
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.kernel.kernel import Kernel
-from palace.ownership.lock import outside_files
+from palace.ownership.data_locks import outside_files
 from palace.settings.config import Config
 from palace.settings.paths import Paths
 

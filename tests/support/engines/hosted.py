@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 sys.setswitchinterval(0.00005)  # so that threads meet in many ways
 out = os.fdopen(os.dup(1), "w")
 from palace.ownership import lock
+from palace.ownership.data_locks import take_other_locks
 from palace.ownership.epoch import take_epoch
 from palace.ownership.keys import ANY_SEQ
 from palace.protocol.keyring import Key, Keyring
@@ -36,7 +37,7 @@ kernel, paths = Kernel(), Paths(sys.argv[1])
 lock.check_directory(paths, kernel, os.environ)
 owner = lock.take_lock(paths, kernel)
 config = load_config(paths, os.environ, kernel)
-lock.take_other_locks(owner, config, os.environ, kernel)
+take_other_locks(owner, config, os.environ, kernel)
 take_epoch(owner, kernel)
 keys = Keyring([Key(b"t" * 32)], ANY_SEQ)
 who = {"writer": owner.incarnation, "origin": owner.palace_id}

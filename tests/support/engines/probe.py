@@ -49,6 +49,7 @@ class _Server:
         from palace.engine.hosting.mempalace import MempalaceEngine
         from palace.kernel.kernel import Kernel
         from palace.ownership import lock
+        from palace.ownership.data_locks import take_other_locks
         from palace.ownership.epoch import take_epoch
         from palace.ownership.keys import ANY_SEQ
         from palace.settings.config import adopt, load_settings
@@ -58,7 +59,7 @@ class _Server:
         owner = lock.take_lock(paths, kernel)
         loaded = load_settings(paths, os.environ, kernel)
         config = loaded.config
-        lock.take_other_locks(owner, config, os.environ, kernel)
+        take_other_locks(owner, config, os.environ, kernel)
         take_epoch(owner, kernel)
         adopt(paths, loaded, os.environ, kernel)
         keys = Keyring([Key(b"t" * 32)], ANY_SEQ)  # in whichever home

@@ -31,6 +31,7 @@ PASSES_MAX = 3
 LIKELY = (*POINTS, "reply", "reply")  # there alone a recorded reply is asked for
 BREATH_KILLS = 4  # a shim gives a line up that was under way at five deaths in a row
 QUARANTINED = -31063
+SAYS_NO_SUCCESS = ("checkpoint", "create_tunnel")
 
 
 @dataclass
@@ -129,7 +130,7 @@ class Turns:
             self._promises.refused.append(refusal)
             return None
         answer = text_of(reply)
-        if not answer.get("success", tool == "checkpoint") or answer.get("errors"):
+        if not answer.get("success", tool in SAYS_NO_SUCCESS) or answer.get("errors"):
             self._promises.unexpected.append((tool, nonce, answer))
             return None
         return dict(answer)

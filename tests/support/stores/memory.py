@@ -14,7 +14,7 @@ import attrs
 from palace.engine.durability.adoption import Adoption
 from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.recovery import Recovery
-from palace.engine.stores.projection import Change
+from palace.engine.stores.projection import Change, Unshared
 from palace.journal.inspect import Gap, read_from
 from palace.journal.journal import SEGMENT_BYTES, Journal
 from palace.journal.record import Record, Stamp
@@ -55,7 +55,7 @@ class Platter:
 
 
 @attrs.define(eq=False, kw_only=True)
-class MemoryStore:
+class MemoryStore(Unshared):
     """One store of some kinds.  `on_write` is called before each entity is written."""
 
     name: str

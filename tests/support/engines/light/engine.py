@@ -29,13 +29,13 @@ from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.recovery import Recovery
 from palace.engine.embedding.supply import ModelState
 from palace.engine.stores.files import Files
-from palace.engine.stores.projection import Change
+from palace.engine.stores.projection import Change, Unshared
 from palace.engine.stores.register import NAME, Register, open_register
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.journal.replay import digest_of, no_progress
 from palace.kernel.kernel import Kernel
-from palace.ownership.served import Memory
+from palace.ownership.lock import Ownership
 from palace.protocol import jsonrpc
 from palace.protocol.errors import EngineError, StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
@@ -64,7 +64,7 @@ def load_error(error: BaseException) -> EngineError:
     return StoreUnavailable(f"The light engine could not be loaded: {error!r}. See its log.")
 
 
-class LightStore:
+class LightStore(Unshared):
     """Entities in a file of lines `[number, epoch, kind, id, payload]` (payload null: deleted).
 
     What it was told survives a killed process; a line that a death tore goes at the next opening.
@@ -316,7 +316,7 @@ class MempalaceEngine(JournalledEngine):
         _environ: Mapping[str, str],
         kernel: Kernel,
         stamp: Stamp,
-        _memory: Memory | None = None,
+        _ownership: Ownership | None = None,
     ) -> None:
         self._paths = paths
         self._kernel = kernel
