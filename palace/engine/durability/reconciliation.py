@@ -118,6 +118,8 @@ class Reconciliation:
         if (kind, ident) in self.believed or self._is_undone((kind, ident)):
             return False
         live, digest = self.known.live.get((kind, ident)), digest_of(payload)
+        if live is None and self.projection.is_used(kind, ident):
+            return False  # another palace made it once more, just as it was, for what names it
         if live is None and digest in self.by_id.get(ident, ()):
             return True
         is_newest = live is not None and live.digest == digest  # but for its vector
