@@ -28,6 +28,17 @@ def test_a_diary_entry_shares_no_key_with_a_drawer() -> None:
     assert "" not in entries
 
 
+def memory(**arguments: Any) -> str:
+    return group_key({"params": {"name": "palace_commit_memory", "arguments": arguments}})
+
+
+def test_memories_of_one_id_or_of_one_text_in_one_place_have_one_key() -> None:
+    keys = {memory(content="c"), memory(content="d"), memory(content="c", namespace="org:a")}
+    assert len(keys | {drawer(), memory(content="c", id="mem-1")}) == 5
+    assert memory(content="c", id="mem-1") == memory(content="d", id="mem-1", namespace="org:a")
+    assert memory(content="c" * (GROUP_CHARS_MAX + 1), id="mem-1") == ""
+
+
 @pytest.mark.parametrize("tool", sorted(TOOLS))
 def test_every_other_tool_runs_alone(tool: str) -> None:
     name = tool.removeprefix("mempalace_")

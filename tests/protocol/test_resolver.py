@@ -11,6 +11,7 @@ from palace.protocol.resolver import (
     HOPS_MAX,
     Tree,
     can_write,
+    everything,
     intersect_readable,
     readable,
     writable,
@@ -110,6 +111,16 @@ def test_what_each_of_a_team_has() -> None:
     assert readable(tree, "helper") == ("workspace:helper", "team:coder", "org:lead")
     assert not can_write(tree, "helper", "org:lead")
     assert not can_write(tree, "coder", "workspace:reviewer")
+
+
+def test_the_owner_has_what_anybody_has_each_once_and_in_order() -> None:
+    tree = tree_of(lead="", one="lead", two="lead")
+
+    found = everything(tree)
+    assert list(found) == sorted(found)
+    assert set(found) == {name for ident in tree.workspaces for name in readable(tree, ident)}
+    assert len(found) == len(set(found))
+    assert everything(tree_of()) == ()
 
 
 def test_a_removed_one_is_a_link_without_rights() -> None:
