@@ -216,6 +216,8 @@ class Admission:
             for session in order
             if _changes_next(self._queues[session])
         }
+        if not changing:
+            return order
         due = iter(sorted(changing, key=changing.__getitem__))
         return [next(due) if session in changing else session for session in order]
 
@@ -386,9 +388,10 @@ class Admission:
 
 def _changes_next(queue: _Queue) -> bool:
     """Tell whether what a session waits for first changes something; long-polls are passed."""
-    jobs = (job for job in queue.waiting if job.tool.lane is not Lane.POLL)
-    job = next(jobs, None)
-    return job is not None and job.exclusive
+    for job in queue.waiting:
+        if job.tool.lane is not Lane.POLL:
+            return job.exclusive
+    return False
 
 
 def _reserve(lane: Lane, width: int) -> int:
