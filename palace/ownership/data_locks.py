@@ -135,7 +135,10 @@ def _take_data_lock(ownership: Ownership, data_file: str, kernel: Kernel, *, alo
             holder=note,
         )
     ours = f"pid {os.getpid()} serves {ownership.paths.root}".encode()
-    ownership.add(SharedLock(data_file, fd, note=ours, kernel=kernel), kernel)
+    held: HeldLock = SharedLock(data_file, fd, note=ours, kernel=kernel)
+    if alone:  # and stays so, should its file be removed
+        held = HeldLock(held.name, path, fd, note=ours)
+    ownership.add(held, kernel)
 
 
 def _used_by_another(data_file: str, note: str) -> str:

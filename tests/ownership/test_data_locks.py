@@ -147,6 +147,18 @@ def test_a_removed_lock_that_another_one_has_alone_is_lost(palaces: Palaces) -> 
         lock_of(first, tunnels(palaces)).take_again(KERNEL)
 
 
+def test_what_maintenance_has_alone_it_takes_again_alone(palaces: Palaces) -> None:
+    alone = palaces.own("a", alone=True)
+    path = f"{tunnels(palaces)}.owner.lock"
+    os.unlink(path)
+    (held,) = [one for one in alone.others if one.path == path]
+
+    held.take_again(KERNEL)
+    assert KERNEL.same_file(held.fd, path)
+    with pytest.raises(ForeignWriter, match=r"tunnels\.json is shared"):
+        palaces.own("b")
+
+
 @pytest.mark.parametrize("is_list", [True, False])
 def test_a_graph_that_was_replaced_meanwhile_is_not_written_any_more(
     palaces: Palaces, is_list: bool
