@@ -20,7 +20,7 @@ BYTES_MAX = 256 << 20
 logger = logging.getLogger("palace.broker")
 
 
-class Keeper(Protocol):
+class BufferHolder(Protocol):
     """What keeps bytes for a client: a connection."""
 
     @property
@@ -45,13 +45,13 @@ class ClientMemory:
     sessions: Sessions
     telemetry: Telemetry
     budget: Budget = attrs.field(factory=lambda: Budget("client_bytes", BYTES_MAX))
-    _keepers: dict[Keeper, str] = attrs.field(factory=dict)
+    _holders: dict[BufferHolder, str] = attrs.field(factory=dict)
 
-    def watch(self, keeper: Keeper, party: str) -> None:
-        self._keepers[keeper] = party
+    def watch(self, holder: BufferHolder, party: str) -> None:
+        self._holders[holder] = party
 
-    def forget(self, keeper: Keeper) -> None:
-        self._keepers.pop(keeper, None)
+    def forget(self, holder: BufferHolder) -> None:
+        self._holders.pop(holder, None)
 
     def look(self) -> None:
         """Measure; take from the party that holds most while all hold more than they may."""
@@ -67,9 +67,9 @@ class ClientMemory:
 
     def _holdings(self) -> list[_Holding]:
         found = [
-            _Holding(party, size, keeper.close)
-            for keeper, party in self._keepers.items()
-            if (size := keeper.held_bytes)
+            _Holding(party, size, holder.close)
+            for holder, party in self._holders.items()
+            if (size := holder.held_bytes)
         ]
         found += [
             _Holding(session.party, size, session.machine.drop_kept)

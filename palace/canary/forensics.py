@@ -105,8 +105,8 @@ def stalled(top: str = "") -> float:
     return 0.0
 
 
-class Scene:
-    """What is looked at: the palace, its log, and what was known while its owner lived.
+class Evidence:
+    """What is read of a death: the palace, its log, and what was known while its owner lived.
 
     `limits` is what the kernel said of its limits, `armed_s` when that was (seconds since 1970 by
     the disk's clock), `tail` the last lines of its log at the end.

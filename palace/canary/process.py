@@ -37,7 +37,7 @@ class Canary:
         self._witness = deaths.Witness()
         self._group = forensics.MemoryGroup()
         self._kills = self._group.oom_kills()
-        self._scene = forensics.Scene("", self._group)
+        self._evidence = forensics.Evidence("", self._group)
         self._directory: Directory | None = None
 
     def run(self) -> int:
@@ -49,7 +49,7 @@ class Canary:
         if witness.is_dismissed or not witness.armed:
             return 0
         armed = witness.armed
-        self._scene.tail = forensics.tail_of(armed["log"]) if armed.get("log") else ""
+        self._evidence.tail = forensics.tail_of(armed["log"]) if armed.get("log") else ""
         kills = self._group.oom_kills() - self._kills
         waited = forensics.stalled()
         time.sleep(deaths.GRACE_S)  # goes on after a signal
@@ -57,7 +57,7 @@ class Canary:
             alive=self._is_alive(),
             oom_kills=kills,
             stalled=waited,
-            timed_out=forensics.timed_out(self._scene.tail, armed.get("pid", "")),
+            timed_out=forensics.timed_out(self._evidence.tail, armed.get("pid", "")),
         )
         self._tell(*witness.judge(seen), seen)
         return 0
@@ -79,16 +79,16 @@ class Canary:
             if not data:
                 return
             self._witness.hear(data)
-            if self._witness.armed and not self._scene.root:
+            if self._witness.armed and not self._evidence.root:
                 self._arm()
 
     def _arm(self) -> None:
         armed = self._witness.armed
-        self._scene.root = armed.get("root", "")
-        self._scene.limits = forensics.read_text(f"/proc/{armed.get('pid')}/limits")
+        self._evidence.root = armed.get("root", "")
+        self._evidence.limits = forensics.read_text(f"/proc/{armed.get('pid')}/limits")
         try:
-            self._directory = open_directory(self._scene.root, self._kernel)
-            self._scene.armed_s = os.fstat(self._directory.fd).st_mtime
+            self._directory = open_directory(self._evidence.root, self._kernel)
+            self._evidence.armed_s = os.fstat(self._directory.fd).st_mtime
         except OSError:
             self._directory = None  # it is looked for again when there is something to record
 
@@ -135,14 +135,14 @@ class Canary:
         directory.unmark(owner)
 
     def _look(self) -> "list[str]":
-        return self._scene.lines(self._kernel)
+        return self._evidence.lines(self._kernel)
 
     def _directory_now(self) -> "Directory | None":
         """Return the directory that was opened at the start, or the one there is in its place."""
         if self._directory is not None and self._directory.is_linked:
             return self._directory
         try:
-            return open_directory(self._scene.root, self._kernel)
+            return open_directory(self._evidence.root, self._kernel)
         except OSError:
             return None
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from palace.canary.forensics import MemoryGroup, Scene, stalled, timed_out
+from palace.canary.forensics import Evidence, MemoryGroup, stalled, timed_out
 from palace.kernel.kernel import Kernel
 
 
@@ -76,8 +76,8 @@ def test_of_other_processes_only_their_names_are_told(tmp_path: Path) -> None:
     files |= {
         f"proc/{100 + n}/stat": stat.replace("77 (a", f"{100 + n} (\x1b[2Ja") for n in range(60)
     }
-    scene = Scene(str(tmp_path), MemoryGroup(""), top=write(tmp_path, files))
-    lines = scene.lines(Kernel())
+    evidence = Evidence(str(tmp_path), MemoryGroup(""), top=write(tmp_path, files))
+    lines = evidence.lines(Kernel())
 
     begin = lines.index("== largest processes: pid ppid seconds kB name")
     largest = lines[begin + 1 : lines.index("== the palace's disk")]
@@ -88,8 +88,8 @@ def test_of_other_processes_only_their_names_are_told(tmp_path: Path) -> None:
 
 
 def test_parts_that_cannot_be_had_are_said_to_be_missing(tmp_path: Path) -> None:
-    scene = Scene(str(tmp_path / "gone"), MemoryGroup(str(tmp_path)), top=str(tmp_path))
-    lines = scene.lines(Kernel())
+    evidence = Evidence(str(tmp_path / "gone"), MemoryGroup(str(tmp_path)), top=str(tmp_path))
+    lines = evidence.lines(Kernel())
 
     assert "(it can't be had: No such file or directory)" in lines
     assert lines[lines.index("== the end of its log") :] == ["== the end of its log"]
@@ -103,7 +103,7 @@ def test_once_the_time_is_up_the_rest_is_left_out(tmp_path: Path) -> None:
             self.now_s = getattr(self, "now_s", 0.0) + 1.0
             return self.now_s
 
-    lines = Scene(str(tmp_path), MemoryGroup()).lines(Hurried())
+    lines = Evidence(str(tmp_path), MemoryGroup()).lines(Hurried())
     assert "(left out: there was no time)" in lines
     assert lines[0] == "== memory"
     assert lines[1] != "(left out: there was no time)"

@@ -38,7 +38,7 @@ from tests.support.loads.changes import (
 )
 from tests.support.loads.light import (
     REFUSALS,
-    Told,
+    ClientHistory,
     fail_at_points,
     problems_of,
     sandbox,
@@ -179,7 +179,7 @@ def light_storm(root: Path, seed: int, kills: int) -> Outcome:
     def start() -> Any:
         return start_shim(site.environ(), f"--palace={site.palace}")
 
-    everybody = [Told(number) for number in range(CLIENTS)]
+    everybody = [ClientHistory(number) for number in range(CLIENTS)]
     pool = ClientPool([RestartingClient(start) for _ in everybody], everybody, take_turns)
     try:
         outcome = Storm(site, pool, failpoints, "light").rage(seed, kills)

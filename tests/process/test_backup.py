@@ -28,7 +28,7 @@ from palace.ownership import served
 from palace.protocol.errors import BackupBroken, JournalBroken, LockHeld, NotEmpty
 from palace.protocol.keyring import ANYBODYS
 from palace.settings.paths import Paths
-from tests.support.loads.light import Told, problems_of, storm_site, take_turns
+from tests.support.loads.light import ClientHistory, problems_of, storm_site, take_turns
 from tests.support.loads.pool import ClientPool
 from tests.support.processes.brokers import impatient_shim
 from tests.support.processes.clients import Client, Site, end_brokers, wait_until
@@ -63,7 +63,7 @@ def archived(site: Site) -> list[Path]:
     return list((site.palace / "journal" / "archive").glob("*.jsonl"))
 
 
-def acknowledged(everybody: list[Told]) -> set[str]:
+def acknowledged(everybody: list[ClientHistory]) -> set[str]:
     return {nonce for told in everybody for nonce in [*told.drawers, *told.entries]}
 
 
@@ -98,9 +98,9 @@ def test_backup_under_load_holds_what_was_acknowledged_and_nothing_torn(
     light_site: Site, tmp_path: Path
 ) -> None:
     site, into = light_site, tmp_path / "backups"
-    everybody = [Told(number) for number in range(CLIENTS)]
+    everybody = [ClientHistory(number) for number in range(CLIENTS)]
     shims = [start_shim(site.environ(), f"--palace={site.palace}") for _ in everybody]
-    pool: ClientPool[Client, Told] = ClientPool(shims, everybody, take_turns)
+    pool: ClientPool[Client, ClientHistory] = ClientPool(shims, everybody, take_turns)
     taken: list[tuple[set[str], str]] = []
     pool.start()
     try:

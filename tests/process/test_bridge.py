@@ -26,7 +26,7 @@ def shell_environ(site: Site, path: str = PATH) -> dict[str, str]:
 
 
 @attrs.frozen
-class Far:
+class RemotePalace:
     """A palace's machine, and a client's words for the way there."""
 
     site: Site
@@ -88,18 +88,18 @@ def runtime(short_dir: Path) -> Path:
 
 
 @pytest.fixture(params=sorted(WAYS))
-def far(request: pytest.FixtureRequest, site: Site, runtime: Path) -> Iterator[Far]:
+def far(request: pytest.FixtureRequest, site: Site, runtime: Path) -> Iterator[RemotePalace]:
     make_palace(site)
     directory = runtime.parent / "ssh"
     with open_sshd(directory, environ=shell_environ(site), **WAYS[request.param]) as sshd:
-        yield Far(site, sshd, runtime)
+        yield RemotePalace(site, sshd, runtime)
 
 
 @pytest.fixture
-def plain(site: Site, runtime: Path) -> Iterator[Far]:
+def plain(site: Site, runtime: Path) -> Iterator[RemotePalace]:
     make_palace(site)
     with open_sshd(runtime.parent / "ssh", environ=shell_environ(site)) as sshd:
-        yield Far(site, sshd, runtime)
+        yield RemotePalace(site, sshd, runtime)
 
 
 def failure(client: Client) -> str:
@@ -109,7 +109,7 @@ def failure(client: Client) -> str:
     return str(error["message"])
 
 
-def test_a_session_over_ssh_starts_the_broker_and_outlives_everything(far: Far) -> None:
+def test_a_session_over_ssh_starts_the_broker_and_outlives_everything(far: RemotePalace) -> None:
     with far.shim() as client:
         client.initialize()
         client.tool("kg_add", subject="a", predicate="is", object="b")
@@ -124,7 +124,9 @@ def test_a_session_over_ssh_starts_the_broker_and_outlives_everything(far: Far) 
     far.assert_nothing_left()
 
 
-def test_a_connection_that_is_cut_in_the_middle_of_a_request_costs_nothing(far: Far) -> None:
+def test_a_connection_that_is_cut_in_the_middle_of_a_request_costs_nothing(
+    far: RemotePalace,
+) -> None:
     with far.shim() as client:
         client.tool("status")
         client.send(call_line("waits", "event_wait", timeout_ms=2500))
@@ -136,7 +138,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_request_costs_nothing(far: 
     assert "result" in reply
 
 
-def test_a_killed_shim_leaves_no_ssh_and_the_next_one_tidies_up(plain: Far) -> None:
+def test_a_killed_shim_leaves_no_ssh_and_the_next_one_tidies_up(plain: RemotePalace) -> None:
     with plain.shim() as client:
         client.tool("status")
         client.process.kill()
@@ -148,7 +150,7 @@ def test_a_killed_shim_leaves_no_ssh_and_the_next_one_tidies_up(plain: Far) -> N
     plain.assert_nothing_left()
 
 
-def test_shims_over_ssh_and_one_beside_the_palace_share_one_broker(plain: Far) -> None:
+def test_shims_over_ssh_and_one_beside_the_palace_share_one_broker(plain: RemotePalace) -> None:
     shims = [plain.shim() for _ in range(4)] + [plain.site.shim()]
     try:
         for number, client in enumerate(shims):
@@ -171,7 +173,7 @@ def test_an_unknown_host_key_is_told_and_nothing_waits_at_a_prompt(
 ) -> None:
     make_palace(site)
     with open_sshd(runtime.parent / "ssh", known=False, environ=shell_environ(site)) as sshd:
-        far = Far(site, sshd, runtime)
+        far = RemotePalace(site, sshd, runtime)
         with far.shim() as client:
             assert "Host key verification failed" in failure(client)
     assert not (site.palace / "broker.lock").exists()
@@ -183,7 +185,7 @@ def test_a_shell_that_does_not_find_palace_is_told_and_can_be_told_where_it_is(
     make_palace(site)
     environ = shell_environ(site, "/usr/bin:/bin")
     with open_sshd(runtime.parent / "ssh", environ=environ) as sshd:
-        far = Far(site, sshd, runtime)
+        far = RemotePalace(site, sshd, runtime)
         with far.shim() as client:
             text = failure(client)
         assert "bridge_command" in text
@@ -192,7 +194,7 @@ def test_a_shell_that_does_not_find_palace_is_told_and_can_be_told_where_it_is(
             assert "result" in client.call("mempalace_get_aaak_spec")
 
 
-def test_another_palace_than_the_mount_shows_is_refused(plain: Far) -> None:
+def test_another_palace_than_the_mount_shows_is_refused(plain: RemotePalace) -> None:
     other = Site(home=plain.site.home, palace=plain.site.home / "other" / "palace")
     other.palace.parent.mkdir()
     with other.shim() as client:
@@ -223,7 +225,7 @@ def test_a_url_that_leads_nowhere_is_named(site: Site, url: str, words: str) -> 
     assert not brokers_of(site.palace)
 
 
-def test_without_an_ssh_client_the_message_says_so(plain: Far, tmp_path: Path) -> None:
+def test_without_an_ssh_client_the_message_says_so(plain: RemotePalace, tmp_path: Path) -> None:
     with plain.shim(PATH=str(tmp_path)) as client:
         assert "needs an ssh client" in failure(client)
 
@@ -231,7 +233,7 @@ def test_without_an_ssh_client_the_message_says_so(plain: Far, tmp_path: Path) -
 def test_a_server_that_went_away_is_tried_for_a_while_and_named(site: Site, runtime: Path) -> None:
     make_palace(site)
     with open_sshd(runtime.parent / "ssh", environ=shell_environ(site)) as sshd:
-        far = Far(site, sshd, runtime)
+        far = RemotePalace(site, sshd, runtime)
         with far.shim() as client:
             client.tool("status")
             sshd.end()
@@ -244,7 +246,7 @@ def test_a_server_that_went_away_is_tried_for_a_while_and_named(site: Site, runt
 
 
 @pytest.fixture
-def guest(plain: Far, tmp_path: Path) -> Iterator[Site]:
+def guest(plain: RemotePalace, tmp_path: Path) -> Iterator[Site]:
     need_command("bindfs")
     settle(plain.site, f'[path_map]\n"/work" = "{tmp_path}/src"\n')
     with mounted(plain.site.palace.parent, tmp_path / "mount") as mount:
@@ -254,7 +256,9 @@ def guest(plain: Far, tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
-def test_a_guest_takes_the_bridge_and_never_opens_the_store(plain: Far, guest: Site) -> None:
+def test_a_guest_takes_the_bridge_and_never_opens_the_store(
+    plain: RemotePalace, guest: Site
+) -> None:
     with Watcher(guest.palace) as through, Watcher(plain.site.palace) as watcher:
         with guest.shim() as client, plain.site.shim() as neighbour:
             client.tool("add_drawer", wing="w", room="r", content="by a guest")

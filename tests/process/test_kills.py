@@ -99,20 +99,22 @@ def test_change_whose_broker_is_killed_is_made_once(arenas: Arenas, tool: str, p
         for number in chosen(passes, tool):
             struck = die_once(arena, mutation, (point, number))
             # A later `mine` finds entities that an earlier one has made, and passes fewer points.
-            assert struck or (mutation.units and number > passes // 2), f"{tool} {point} {number}"
+            assert struck or (mutation.non_atomic and number > passes // 2), (
+                f"{tool} {point} {number}"
+            )
             if not struck:
                 break
 
 
 def die_once(arena: Arena, mutation: Mutation, stage: Stage) -> bool:
     """Let a call's broker end at a point; False where the call doesn't come there any more."""
-    scene = arena.scene()
-    arguments = mutation.prepare(scene)
+    context = arena.context()
+    arguments = mutation.prepare(context)
 
     reply, struck = arena.call_and_maybe_die(mutation, arguments, stage)
 
     assert "result" in reply, (stage, reply)
-    mutation.check(arena.stores(), scene, text_of(reply))
+    mutation.check(arena.stores(), context, text_of(reply))
     assert_calm(arena.words())
     assert_journal_is_right(arena.palace)
     return struck
@@ -121,15 +123,15 @@ def die_once(arena: Arena, mutation: Mutation, stage: Stage) -> bool:
 # Twice: the broker that takes the change back is killed, too.
 
 TAKEN_BACK = TOOLS if is_full() else ("diary_write", "kg_add", "create_tunnel", "patch_submit")
-IN_UNITS = tuple(tool for tool in TOOLS if MUTATIONS[tool].units)
+NON_ATOMIC = tuple(tool for tool in TOOLS if MUTATIONS[tool].non_atomic)
 
 
-@pytest.mark.parametrize("tool", [tool for tool in TAKEN_BACK if tool not in IN_UNITS])
+@pytest.mark.parametrize("tool", [tool for tool in TAKEN_BACK if tool not in NON_ATOMIC])
 def test_change_that_met_two_deaths_is_left_alone(arenas: Arenas, tool: str) -> None:
     mutation = MUTATIONS[tool]
     with arenas.shared() as arena:
-        scene = arena.scene()
-        arguments = mutation.prepare(scene)
+        context = arena.context()
+        arguments = mutation.prepare(context)
         before = arena.entities()
 
         reply = arena.call_and_die(mutation, arguments, ("applied", 1), ("take_back", 1))
@@ -138,23 +140,23 @@ def test_change_that_met_two_deaths_is_left_alone(arenas: Arenas, tool: str) -> 
         assert arena.entities() == before, "nothing of it was kept"
         assert_calm(arena.words())
         assert_journal_is_right(arena.palace)
-        answer = scene.client.tool(tool, **arguments)  # a client that asks again is served
-        mutation.check(arena.stores(), scene, answer)
+        answer = context.client.tool(tool, **arguments)  # a client that asks again is served
+        mutation.check(arena.stores(), context, answer)
 
 
-@pytest.mark.parametrize("tool", IN_UNITS if is_full() else IN_UNITS[:1])
+@pytest.mark.parametrize("tool", NON_ATOMIC if is_full() else NON_ATOMIC[:1])
 def test_change_in_units_goes_on_after_any_number_of_deaths(arenas: Arenas, tool: str) -> None:
     mutation = MUTATIONS[tool]
     with arenas.shared() as arena:
-        scene = arena.scene()
-        arguments = mutation.prepare(scene)
+        context = arena.context()
+        arguments = mutation.prepare(context)
 
         reply = arena.call_and_die(
             mutation, arguments, ("applied", 1), ("take_back", 1), ("applied", 1), ("take_back", 1)
         )
 
         assert "result" in reply, reply
-        mutation.check(arena.stores(), scene, text_of(reply))
+        mutation.check(arena.stores(), context, text_of(reply))
         assert_calm(arena.words())
         assert_journal_is_right(arena.palace)
 
@@ -163,8 +165,8 @@ def test_change_in_units_goes_on_after_any_number_of_deaths(arenas: Arenas, tool
 def test_change_that_can_not_be_taken_back_keeps_no_palace_shut(arenas: Arenas, tool: str) -> None:
     mutation = MUTATIONS[tool]
     with arenas.furnished() as arena:  # what it leaves in the stores is nobody else's
-        scene = arena.scene()
-        arguments = mutation.prepare(scene)
+        context = arena.context()
+        arguments = mutation.prepare(context)
         before = journalled(arena.palace)
         twice = [("take_back", 1)] * 2
 
@@ -173,7 +175,7 @@ def test_change_that_can_not_be_taken_back_keeps_no_palace_shut(arenas: Arenas, 
         assert code_of(reply) == QUARANTINED, reply
         assert journalled(arena.palace) == before, "the journal has taken it back"
         assert_clean(arena.reopen())
-        other = arena.scene()
+        other = arena.context()
         answer = other.client.tool(tool, **mutation.prepare(other))
         mutation.check(arena.stores(), other, answer)
 
@@ -207,13 +209,13 @@ ADOPTED = [("append", 1), ("appended", 2), ("synced", 1)]
 def test_first_change_of_a_palace_is_made_once(arenas: Arenas, tool: str, stage: Stage) -> None:
     mutation = MUTATIONS[tool]
     with arenas.fresh() as arena:
-        scene = arena.scene()
-        arguments = mutation.prepare(scene)
+        context = arena.context()
+        arguments = mutation.prepare(context)
 
         reply = arena.call_and_die(mutation, arguments, stage)
 
         assert "result" in reply, reply
-        mutation.check(arena.stores(), scene, text_of(reply))
+        mutation.check(arena.stores(), context, text_of(reply))
         assert_clean(arena.reopen())
         arena.stop()
         assert_journal_is_right(arena.palace, files=True)
@@ -224,7 +226,7 @@ def test_palace_is_taken_into_its_journal_once(arenas: Arenas, stage: Stage) -> 
     with arenas.fresh() as arena:
         for tool in ("add_drawer", "kg_add", "event_append"):
             mutation = MUTATIONS[tool]
-            arena.client.tool(tool, **mutation.prepare(arena.scene()))
+            arena.client.tool(tool, **mutation.prepare(arena.context()))
         arena.stop()
         arena.forget_journal()
         before = arena.entities()

@@ -20,7 +20,7 @@ from palace.protocol.errors import LockFailed, LockHeld
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.support.engines.light.engine import STORE
-from tests.support.loads.light import Told, problems_of
+from tests.support.loads.light import ClientHistory, problems_of
 from tests.support.machines.guests import ELSEWHERE, move_record_elsewhere
 from tests.support.machines.mounts import mounted
 from tests.support.processes.brokers import (
@@ -68,7 +68,7 @@ def agree(site: Site) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def add(client: Client, told: Told, nonce: str) -> None:
+def add(client: Client, told: ClientHistory, nonce: str) -> None:
     assert client.tool("add_drawer", who=told.who, nonce=nonce, parts=1)["success"]
     told.drawers.add(nonce)
 
@@ -104,13 +104,13 @@ def test_without_a_claim_a_foreign_palace_is_never_opened_and_with_one_the_same_
         owned(guest)
 
         assert "foreign_kernel" not in {one["code"] for one in findings(guest)}
-        add(client, Told(1), "n1")  # its user need not restart it
+        add(client, ClientHistory(1), "n1")  # its user need not restart it
     assert (beneath.palace / STORE).exists()
 
 
 def test_an_owners_shims_share_one_broker_and_survive_its_death(guest: Site, beneath: Site) -> None:
     local = owned(guest)
-    told = [Told(1), Told(2)]
+    told = [ClientHistory(1), ClientHistory(2)]
     with Watcher(guest.palace, rest_ms=20) as watcher, ExitStack() as stack:
         clients = [stack.enter_context(guest.shim()) for _ in told]
         for client, each in zip(clients, told, strict=True):
@@ -144,7 +144,7 @@ def test_an_owners_shims_share_one_broker_and_survive_its_death(guest: Site, ben
 def test_a_stop_finds_an_owners_broker_whose_record_is_lost(guest: Site) -> None:
     owned(guest)
     with guest.shim() as client:
-        add(client, Told(1), "n1")
+        add(client, ClientHistory(1), "n1")
     pid = status_of(guest)["pid"]
     (guest.palace / "broker.json").unlink()
 
@@ -159,7 +159,7 @@ def test_everybody_else_refuses_and_names_the_owner(
 ) -> None:
     owned(guest)
     with guest.shim() as client:
-        add(client, Told(1), "n1")
+        add(client, ClientHistory(1), "n1")
     guest.kill_broker()
     move_record_elsewhere(guest)
     others = {
@@ -205,7 +205,7 @@ def test_a_claim_is_released_only_by_who_has_the_lock_and_then_the_other_kernel_
 ) -> None:
     owned(guest)
     with guest.shim() as client:
-        add(client, Told(1), "n1")
+        add(client, ClientHistory(1), "n1")
         pid = status_of(guest)["pid"]
         while_serving = own(guest, "--release")
         assert while_serving.returncode == 75
@@ -245,7 +245,7 @@ def test_a_record_forbids_a_claim_until_it_is_called_dead(guest: Site, beneath: 
     assert not {"network_file_system", "foreign_kernel"} & {one["code"] for one in findings(guest)}
     agree(guest)
     with guest.shim() as client:
-        add(client, Told(1), "n1")
+        add(client, ClientHistory(1), "n1")
     assert status_of(guest)["epoch"] == 2
 
 
@@ -307,13 +307,13 @@ def test_direct_mode_uses_the_same_lock(guest: Site) -> None:
     local = owned(guest)
     Path(guest.extra["PALACESANDBOX"]).touch()
     with guest.shim() as client:
-        add(client, Told(1), "n1")
+        add(client, ClientHistory(1), "n1")
         status = status_of(guest)
         assert status["mode"] == "direct"
         assert parent_of(status["pid"]) == client.process.pid
         assert set(holders_of(local / "broker.lock")) == {status["pid"]}
         with guest.shim() as second:
-            add(second, Told(2), "n2")
+            add(second, ClientHistory(2), "n2")
             assert len(status_of(guest)["sessions"]) == 2
     wait_until(lambda: not processes_of(guest.palace), what="nobody is left")
     assert own(guest, "--release").returncode == 0

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.faults.signals import BROKER, DIRECT, victims_of
-from tests.support.loads.light import Told, problems_of, storm_site
+from tests.support.loads.light import ClientHistory, problems_of, storm_site
 from tests.support.processes.brokers import OUTCOME_UNKNOWN, code_of, text_of, wait_gone
 from tests.support.processes.clients import PALACE, Client, Site, end_brokers, wait_until
 from tests.support.processes.sites import start_shim
@@ -47,7 +47,7 @@ def client(light: Site) -> Iterator[Client]:
         client.close()
 
 
-def add(client: Client, told: Told, nonce: str) -> dict[str, Any]:
+def add(client: Client, told: ClientHistory, nonce: str) -> dict[str, Any]:
     """File a drawer; note what is said of it."""
     reply = client.call("mempalace_add_drawer", who=told.who, nonce=nonce, parts=1)
     if "result" in reply:
@@ -88,7 +88,7 @@ def is_spinning(pid: int) -> bool:
 def test_call_without_enough_descriptors_is_answered_with_the_reason(
     light: Site, limit: int
 ) -> None:
-    told = Told(0)
+    told = ClientHistory(0)
     argv = ["prlimit", f"--nofile={limit}:{limit}", *PALACE, "shim", f"--palace={light.palace}"]
     with (light.home / "shim.log").open("wb") as log:
         poor = Client(argv, light.environ(), stderr=log)
@@ -112,7 +112,7 @@ def test_call_without_enough_descriptors_is_answered_with_the_reason(
 def test_owner_out_of_descriptors_serves_whom_it_has_and_others_later(
     light: Site, client: Client
 ) -> None:
-    told = Told(0)
+    told = ClientHistory(0)
     add(client, told, "n0x0z")
     owner = int(light.record()["pid"])
     with out_of_descriptors(owner):
@@ -130,7 +130,7 @@ def test_owner_out_of_descriptors_serves_whom_it_has_and_others_later(
 
 
 def test_shim_out_of_descriptors_says_so_and_goes_on_later(light: Site, client: Client) -> None:
-    told = Told(0)
+    told = ClientHistory(0)
     add(client, told, "n0x0z")
     with out_of_descriptors(client.process.pid):
         wait_gone(light.kill_broker())
@@ -157,7 +157,7 @@ def owners(site: Site) -> list[int]:
 def test_removed_palace_is_not_begun_again_until_it_was_recovered(
     light: Site, client: Client
 ) -> None:
-    told = Told(0)
+    told = ClientHistory(0)
     add(client, told, "n0x0z")
     owner = int(light.record()["pid"])
     shutil.rmtree(light.palace)
@@ -184,7 +184,7 @@ def test_owner_of_a_palace_that_is_replaced_leaves_it_to_the_next(
     light: Site, client: Client
 ) -> None:
     """As a backup that is put in place under a running broker: the copy counts from then on."""
-    told = Told(0)
+    told = ClientHistory(0)
     for number in range(10):
         add(client, told, f"n0x{number}z")
     owner = int(light.record()["pid"])

@@ -39,7 +39,7 @@ DESKTOP_NAME = "host.docker.internal"  # what Docker Desktop's containers know u
 
 
 @attrs.frozen(kw_only=True)
-class Scene:
+class Topology:
     """What a page is about: where its agents run, who may serve them, whose kernel a guest has."""
 
     agents: tuple[str, ...]
@@ -48,13 +48,13 @@ class Scene:
     second_machine: bool = False
 
 
-SCENES = {
-    "native.md": Scene(agents=("host", "host", "host")),
-    "macos-container.md": Scene(agents=("host", "guest")),
-    "container-bridge.md": Scene(agents=("guest", "other")),
-    "container-alone.md": Scene(agents=("guest", "other"), owners=("guest", "other")),
-    "linux-docker.md": Scene(agents=("host", "guest", "other"), own_kernel=False),
-    "second-machine.md": Scene(agents=("guest", "host"), second_machine=True),
+TOPOLOGIES = {
+    "native.md": Topology(agents=("host", "host", "host")),
+    "macos-container.md": Topology(agents=("host", "guest")),
+    "container-bridge.md": Topology(agents=("guest", "other")),
+    "container-alone.md": Topology(agents=("guest", "other"), owners=("guest", "other")),
+    "linux-docker.md": Topology(agents=("host", "guest", "other"), own_kernel=False),
+    "second-machine.md": Topology(agents=("guest", "host"), second_machine=True),
 }
 
 
@@ -94,11 +94,11 @@ def blocks_of(page: str) -> list[Block]:
 # The pages as they are written.
 
 
-def test_there_is_a_scene_for_each_page() -> None:
-    assert sorted(path.name for path in DIRECTORY.iterdir()) == sorted(SCENES)
+def test_there_is_a_topology_for_each_page() -> None:
+    assert sorted(path.name for path in DIRECTORY.iterdir()) == sorted(TOPOLOGIES)
 
 
-@pytest.mark.parametrize("page", SCENES)
+@pytest.mark.parametrize("page", TOPOLOGIES)
 def test_a_page_is_short_and_made_of_known_blocks(page: str) -> None:
     sorts = [block.sort for block in blocks_of(page)]
 
@@ -109,7 +109,7 @@ def test_a_page_is_short_and_made_of_known_blocks(page: str) -> None:
         assert part in (DIRECTORY / page).read_text()
 
 
-@pytest.mark.parametrize("page", SCENES)
+@pytest.mark.parametrize("page", TOPOLOGIES)
 def test_every_agent_gets_the_same_line(page: str) -> None:
     given = [block.text for block in blocks_of(page) if block.sort == "json mcp"]
 
@@ -118,7 +118,9 @@ def test_every_agent_gets_the_same_line(page: str) -> None:
 
 
 def test_lines_for_docker_are_shell_and_are_not_run_here() -> None:
-    blocks = [block for page in SCENES for block in blocks_of(page) if block.sort == "sh docker"]
+    blocks = [
+        block for page in TOPOLOGIES for block in blocks_of(page) if block.sort == "sh docker"
+    ]
     for block in blocks:
         subprocess.run(["bash", "-n", "-c", block.text], check=True)
         assert block.text.startswith("docker run ")
@@ -137,7 +139,7 @@ def words_of_palace() -> str:
 
 def test_what_goes_wrong_is_said_in_these_words() -> None:
     words = words_of_palace()
-    for page in SCENES:
+    for page in TOPOLOGIES:
         table = (DIRECTORY / page).read_text().partition(TABLE)[2]
         rows = [line for line in table.splitlines() if line.startswith("| ")]
         assert rows, page
@@ -153,7 +155,7 @@ def test_what_goes_wrong_is_said_in_these_words() -> None:
 class Play:
     """One page on its stage; `said` is the output of the last block that ran."""
 
-    scene: Scene
+    topology: Topology
     country: Country
     cache: Path  # of embedding models
     places: dict[str, Machine] = attrs.field(factory=dict)
@@ -163,7 +165,7 @@ class Play:
     def begin(self) -> None:
         server = self.country.host("server.example")
         self._place("host", server)
-        if self.scene.second_machine:
+        if self.topology.second_machine:
             self._place("guest", self.country.second("laptop", server))
 
     def _place(self, name: str, machine: Machine) -> None:
@@ -228,7 +230,7 @@ class Play:
                 assert value == f"{os.getuid()}:{os.getgid()}", block.place
             else:
                 assert word == "--name", f"{block.place}: {word}"
-        own_kernel = self.scene.own_kernel
+        own_kernel = self.topology.own_kernel
         hosts = {DESKTOP_NAME: GATEWAY} if own_kernel else {}
         return self.country.container(
             name, host, volumes, environ=environ, hosts=hosts, own_kernel=own_kernel
@@ -242,7 +244,7 @@ class Play:
         if named:
             path.mkdir(exist_ok=True)
         assert path.is_dir(), text
-        foreign = self.scene.own_kernel and not named
+        foreign = self.topology.own_kernel and not named
         return Volume(source=path, target=target, foreign=foreign, read_only=bool(how))
 
     def _use(self, block: Block) -> None:
@@ -250,7 +252,7 @@ class Play:
         server = json.loads(block.text)["mcpServers"]["mempalace"]
         with ExitStack() as stack:
             command = [server["command"], *server["args"]]
-            places = [self.places[name] for name in self.scene.agents]
+            places = [self.places[name] for name in self.topology.agents]
             agents = [stack.enter_context(place.client(*command)) for place in places]
             for number, agent in enumerate(agents):
                 agent.initialize()
@@ -259,7 +261,7 @@ class Play:
                 facts = agent.tool("kg_query", entity="page")["facts"]
                 assert {fact["object"] for fact in facts} == {f"n{n}" for n in range(len(agents))}
             wait_until(lambda: len(self._owners()) == 1, what="who lost the election has left")
-            assert set(self._owners()) <= set(self.scene.owners)
+            assert set(self._owners()) <= set(self.topology.owners)
             assert [agent.close() for agent in agents] == [0] * len(agents)
 
     def _owners(self) -> list[str]:
@@ -283,10 +285,10 @@ def country(short_dir: Path) -> Iterator[Country]:
         yield country
 
 
-@pytest.mark.parametrize("page", SCENES)
+@pytest.mark.parametrize("page", TOPOLOGIES)
 def test_a_page_does_what_it_says(page: str, country: Country, model_home: Path) -> None:
     blocks = blocks_of(page)
-    play = Play(scene=SCENES[page], country=country, cache=model_home / ".cache" / "chroma")
+    play = Play(topology=TOPOLOGIES[page], country=country, cache=model_home / ".cache" / "chroma")
     play.begin()
     for block in blocks:
         play.play(block)

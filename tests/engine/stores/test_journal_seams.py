@@ -20,7 +20,7 @@ from palace.engine.stores.projection import same
 from palace.protocol.tools import TOOLS, Kind
 from tests.engine.test_conformance import _furnish
 from tests.support.calls.corpus import SENSIBLE
-from tests.support.calls.mutations import MUTATIONS, Scene, make_project
+from tests.support.calls.mutations import MUTATIONS, CallContext, make_project
 from tests.support.calls.transcript import run_calls
 from tests.support.engines.observer import Observer, payloads, records_since
 from tests.support.engines.probe import Probe
@@ -50,8 +50,8 @@ def history(place: Site) -> Iterator[Observer]:
     kept = _furnish(root)
     run_calls(observer, SENSIBLE, kept)
     for number, (tool, mutation) in enumerate(MUTATIONS.items()):
-        scene = Scene(observer, f"n1x{number}z", root)
-        arguments = mutation.prepare(scene)
+        context = CallContext(observer, f"n1x{number}z", root)
+        arguments = mutation.prepare(context)
         observer.tool(tool, **arguments)
     _remine(observer, root)
     _change_what_was_mined(observer, root)

@@ -39,7 +39,7 @@ class Stock:
             connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (ident, x))
 
 
-class Told:
+class RecordingJournal:
     """Notes what is handed to a journal, and makes it."""
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class Told:
     change_for_good = change
 
 
-def patched(path: Path, owner: type) -> tuple[Patches, Told]:
+def patched(path: Path, owner: type) -> tuple[Patches, RecordingJournal]:
     rows = Rows("facts", str(path), (TABLE,), create=lambda: None, exists=path.exists)
-    patches, told = Patches(), Told()
+    patches, told = Patches(), RecordingJournal()
     patches.apply(seams._row_patches(owner, rows, told))
     return patches, told
 

@@ -17,7 +17,7 @@ DATES = {"valid_from": "2019-05-01", "valid_to": "2021-06-01"}  # what has ended
 
 
 @dataclass(frozen=True)
-class Scene:
+class CallContext:
     """One call's surroundings: a client, a nonce, and a directory for what it mines."""
 
     client: Speaker
@@ -34,9 +34,9 @@ class Mutation:
     """`prepare` returns the arguments; `check` asserts that the call was carried out once."""
 
     tool: str
-    prepare: Callable[[Scene], Arguments]
-    check: Callable[[Stores, Scene, Answer], None]
-    units: bool = False  # an interrupted call keeps what it did and runs again from its start
+    prepare: Callable[[CallContext], Arguments]
+    check: Callable[[Stores, CallContext, Answer], None]
+    non_atomic: bool = False  # an interrupted call keeps what it did and runs again from its start
 
 
 def long_text(nonce: str, words: str, chunks: int) -> str:
@@ -56,8 +56,8 @@ def chunks_of(stores: Stores, nonce: str) -> list[int]:
     return sorted(record.metadata["chunk_index"] for record in found)
 
 
-def file_drawer(scene: Scene, content: str, **more: Any) -> str:
-    answer = scene.client.tool("add_drawer", wing="w", room="r", content=content, **more)
+def file_drawer(context: CallContext, content: str, **more: Any) -> str:
+    answer = context.client.tool("add_drawer", wing="w", room="r", content=content, **more)
     assert answer["success"], answer
     return str(answer["drawer_id"])
 
@@ -65,83 +65,83 @@ def file_drawer(scene: Scene, content: str, **more: Any) -> str:
 # Drawers.
 
 
-def _add_drawer(scene: Scene) -> Arguments:
-    return {"wing": "w", "room": "r", "content": long_text(scene.nonce, "a drawer", 3)}
+def _add_drawer(context: CallContext) -> Arguments:
+    return {"wing": "w", "room": "r", "content": long_text(context.nonce, "a drawer", 3)}
 
 
-def _drawer_is_added(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _drawer_is_added(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["chunks"] == 3
     assert "reason" not in answer, "nothing of an earlier run may be found"
-    assert chunks_of(stores, scene.nonce) == [0, 1, 2]
+    assert chunks_of(stores, context.nonce) == [0, 1, 2]
 
 
-def _update_drawer(scene: Scene) -> Arguments:
-    ident = file_drawer(scene, long_text(scene.nonce, "before", 3))
-    return {"drawer_id": ident, "content": long_text(scene.nonce, "after", 2)}
+def _update_drawer(context: CallContext) -> Arguments:
+    ident = file_drawer(context, long_text(context.nonce, "before", 3))
+    return {"drawer_id": ident, "content": long_text(context.nonce, "after", 2)}
 
 
-def _drawer_is_updated(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _drawer_is_updated(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["success"]
-    assert chunks_of(stores, scene.nonce) == [0, 1]
-    assert not [text for text in documents(stores, scene.nonce) if "before" in text]
+    assert chunks_of(stores, context.nonce) == [0, 1]
+    assert not [text for text in documents(stores, context.nonce) if "before" in text]
 
 
-def _delete_drawer(scene: Scene) -> Arguments:
-    return {"drawer_id": file_drawer(scene, long_text(scene.nonce, "to go", 2))}
+def _delete_drawer(context: CallContext) -> Arguments:
+    return {"drawer_id": file_drawer(context, long_text(context.nonce, "to go", 2))}
 
 
-def _drawer_is_deleted(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _drawer_is_deleted(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["success"], answer
     assert answer["chunks_deleted"] == 2
-    assert not stores.holding(scene.nonce)
+    assert not stores.holding(context.nonce)
 
 
-def _delete_drawers(scene: Scene) -> Arguments:
-    texts = [f"{scene.nonce} number {number}" for number in range(2)]
-    texts.append(long_text(scene.nonce, "to go", 2))
-    return {"drawer_ids": [file_drawer(scene, text) for text in texts]}
+def _delete_drawers(context: CallContext) -> Arguments:
+    texts = [f"{context.nonce} number {number}" for number in range(2)]
+    texts.append(long_text(context.nonce, "to go", 2))
+    return {"drawer_ids": [file_drawer(context, text) for text in texts]}
 
 
-def _drawers_are_deleted(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _drawers_are_deleted(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert (answer["deleted"], answer["errors"]) == (3, 0)
-    assert not stores.holding(scene.nonce)
+    assert not stores.holding(context.nonce)
 
 
-def _checkpoint(scene: Scene) -> Arguments:
+def _checkpoint(context: CallContext) -> Arguments:
     rooms = ("one", "two")
-    items = [{"wing": "w", "room": r, "content": f"{scene.nonce} item {r}"} for r in rooms]
-    diary = {"agent_name": "ada", "entry": f"{scene.nonce} entry"}
+    items = [{"wing": "w", "room": r, "content": f"{context.nonce} item {r}"} for r in rooms]
+    diary = {"agent_name": "ada", "entry": f"{context.nonce} entry"}
     return {"items": items, "diary": diary, "dedup_threshold": 2}
 
 
-def _checkpoint_is_filed(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _checkpoint_is_filed(stores: Stores, context: CallContext, answer: Answer) -> None:
     added = [drawer.get("chunks") for drawer in answer["added"]]
     assert (added, answer["duplicates"], answer["errors"]) == ([1, 1], [], [])
     assert answer["diary"]["success"]
-    texts = [f"{scene.nonce} {what}" for what in ("entry", "item one", "item two")]
-    assert sorted(documents(stores, scene.nonce)) == texts
+    texts = [f"{context.nonce} {what}" for what in ("entry", "item one", "item two")]
+    assert sorted(documents(stores, context.nonce)) == texts
 
 
-def _diary_write(scene: Scene) -> Arguments:
-    return {"agent_name": "ada", "entry": long_text(scene.nonce, "an entry", 2)}
+def _diary_write(context: CallContext) -> Arguments:
+    return {"agent_name": "ada", "entry": long_text(context.nonce, "an entry", 2)}
 
 
-def _entry_is_written(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _entry_is_written(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["success"], answer
-    assert chunks_of(stores, scene.nonce) == [0, 1]
-    assert {record.logical for record in stores.holding(scene.nonce)} == {answer["entry_id"]}
+    assert chunks_of(stores, context.nonce) == [0, 1]
+    assert {record.logical for record in stores.holding(context.nonce)} == {answer["entry_id"]}
 
 
-def _delete_by_source(scene: Scene) -> Arguments:
-    source = f"/notes/{scene.nonce}.md"
-    file_drawer(scene, f"{scene.nonce} one", source_file=source)
-    file_drawer(scene, f"{scene.nonce} two", source_file=source)
+def _delete_by_source(context: CallContext) -> Arguments:
+    source = f"/notes/{context.nonce}.md"
+    file_drawer(context, f"{context.nonce} one", source_file=source)
+    file_drawer(context, f"{context.nonce} two", source_file=source)
     return {"source_file": source, "dry_run": False}
 
 
-def _source_is_deleted(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _source_is_deleted(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["success"], answer
-    assert not stores.holding(scene.nonce)
+    assert not stores.holding(context.nonce)
 
 
 # The knowledge graph.
@@ -151,70 +151,72 @@ def triples(stores: Stores, nonce: str) -> list[dict[str, Any]]:
     return [row for row in stores.rows["graph:triple"] if nonce in row["object"]]
 
 
-def _kg_add(scene: Scene) -> Arguments:
-    return {"subject": "ada", "predicate": "knew", "object": scene.nonce, **DATES}
+def _kg_add(context: CallContext) -> Arguments:
+    return {"subject": "ada", "predicate": "knew", "object": context.nonce, **DATES}
 
 
-def _fact_is_added(stores: Stores, scene: Scene, answer: Answer) -> None:
-    assert [row["id"] for row in triples(stores, scene.nonce)] == [answer["triple_id"]]
+def _fact_is_added(stores: Stores, context: CallContext, answer: Answer) -> None:
+    assert [row["id"] for row in triples(stores, context.nonce)] == [answer["triple_id"]]
     names = [row["name"] for row in stores.rows["graph:entity"]]
-    assert names.count(scene.nonce) == 1
+    assert names.count(context.nonce) == 1
 
 
-def _kg_invalidate(scene: Scene) -> Arguments:
-    fact = {"subject": "ada", "predicate": "knows", "object": scene.nonce}
-    scene.client.tool("kg_add", **fact)
+def _kg_invalidate(context: CallContext) -> Arguments:
+    fact = {"subject": "ada", "predicate": "knows", "object": context.nonce}
+    context.client.tool("kg_add", **fact)
     return fact | {"ended": "2990-01-01"}
 
 
-def _fact_is_invalid(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _fact_is_invalid(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["success"], answer
-    assert [row["valid_to"] for row in triples(stores, scene.nonce)] == ["2990-01-01"]
+    assert [row["valid_to"] for row in triples(stores, context.nonce)] == ["2990-01-01"]
 
 
-def _kg_supersede(scene: Scene) -> Arguments:
-    fact = {"subject": f"s{scene.nonce}", "predicate": "uses"}
-    scene.client.tool("kg_add", object=f"{scene.nonce}-old", **fact)
-    return fact | {"old_object": f"{scene.nonce}-old", "new_object": f"{scene.nonce}-new"}
+def _kg_supersede(context: CallContext) -> Arguments:
+    fact = {"subject": f"s{context.nonce}", "predicate": "uses"}
+    context.client.tool("kg_add", object=f"{context.nonce}-old", **fact)
+    return fact | {"old_object": f"{context.nonce}-old", "new_object": f"{context.nonce}-new"}
 
 
-def _fact_is_superseded(stores: Stores, scene: Scene, answer: Answer) -> None:
-    rows = {row["object"]: row["valid_to"] for row in triples(stores, scene.nonce)}
-    assert len(triples(stores, scene.nonce)) == 2
-    assert rows[f"{scene.nonce}-old"] is not None
-    assert rows[f"{scene.nonce}-new"] is None
-    assert answer["triple_id"] in {row["id"] for row in triples(stores, scene.nonce)}
+def _fact_is_superseded(stores: Stores, context: CallContext, answer: Answer) -> None:
+    rows = {row["object"]: row["valid_to"] for row in triples(stores, context.nonce)}
+    assert len(triples(stores, context.nonce)) == 2
+    assert rows[f"{context.nonce}-old"] is not None
+    assert rows[f"{context.nonce}-new"] is None
+    assert answer["triple_id"] in {row["id"] for row in triples(stores, context.nonce)}
 
 
 # Tunnels and hallways.
 
 
-def _create_tunnel(scene: Scene) -> Arguments:
+def _create_tunnel(context: CallContext) -> Arguments:
     for wing in ("near", "far"):
-        answer = scene.client.tool("add_drawer", wing=wing, room=scene.nonce, content=f"in {wing}")
+        answer = context.client.tool(
+            "add_drawer", wing=wing, room=context.nonce, content=f"in {wing}"
+        )
         assert answer["success"], answer
     where = {"source_wing": "near", "target_wing": "far"}
-    rooms = {"source_room": scene.nonce, "target_room": scene.nonce}
-    return {**where, **rooms, "label": scene.nonce}
+    rooms = {"source_room": context.nonce, "target_room": context.nonce}
+    return {**where, **rooms, "label": context.nonce}
 
 
 def tunnels(stores: Stores, nonce: str) -> list[Any]:
     return [tunnel for tunnel in stores.lists["tunnel"] if tunnel["label"] == nonce]
 
 
-def _tunnel_is_there(stores: Stores, scene: Scene, answer: Answer) -> None:
-    assert [tunnel["id"] for tunnel in tunnels(stores, scene.nonce)] == [answer["id"]]
-    assert tunnels(stores, scene.nonce)[0]["created_at"] == answer["created_at"]
+def _tunnel_is_there(stores: Stores, context: CallContext, answer: Answer) -> None:
+    assert [tunnel["id"] for tunnel in tunnels(stores, context.nonce)] == [answer["id"]]
+    assert tunnels(stores, context.nonce)[0]["created_at"] == answer["created_at"]
     assert "updated_at" not in answer, "an earlier run may not be found"
 
 
-def _delete_tunnel(scene: Scene) -> Arguments:
-    return {"tunnel_id": scene.client.tool("create_tunnel", **_create_tunnel(scene))["id"]}
+def _delete_tunnel(context: CallContext) -> Arguments:
+    return {"tunnel_id": context.client.tool("create_tunnel", **_create_tunnel(context))["id"]}
 
 
-def _tunnel_is_gone(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _tunnel_is_gone(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert "error" not in answer, answer
-    assert not tunnels(stores, scene.nonce)
+    assert not tunnels(stores, context.nonce)
 
 
 def make_project(folder: Path, nonce: str) -> Path:
@@ -227,8 +229,11 @@ def make_project(folder: Path, nonce: str) -> Path:
     return project
 
 
-def _mine(scene: Scene) -> Arguments:
-    return {"source": str(make_project(scene.folder, scene.nonce)), "wing": f"mined{scene.nonce}"}
+def _mine(context: CallContext) -> Arguments:
+    return {
+        "source": str(make_project(context.folder, context.nonce)),
+        "wing": f"mined{context.nonce}",
+    }
 
 
 def mined(stores: Stores, nonce: str) -> list[str]:
@@ -239,40 +244,40 @@ def mined(stores: Stores, nonce: str) -> list[str]:
     )
 
 
-def _all_is_mined(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _all_is_mined(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["success"], answer
-    assert mined(stores, scene.nonce) == ["README.md 0", "otters.py 0", "seals.py 0"]
-    assert hallways(stores, scene.nonce)
+    assert mined(stores, context.nonce) == ["README.md 0", "otters.py 0", "seals.py 0"]
+    assert hallways(stores, context.nonce)
 
 
 def hallways(stores: Stores, nonce: str) -> list[Any]:
     return [hall for hall in stores.lists["hallway"] if hall["wing"] == f"mined{nonce}"]
 
 
-def _delete_hallway(scene: Scene) -> Arguments:
-    scene.client.tool("mine", **_mine(scene))
-    wing = f"mined{scene.nonce}"
-    halls = scene.client.tool("list_hallways", wing=wing)["hallways"]
+def _delete_hallway(context: CallContext) -> Arguments:
+    context.client.tool("mine", **_mine(context))
+    wing = f"mined{context.nonce}"
+    halls = context.client.tool("list_hallways", wing=wing)["hallways"]
     for hall in halls[1:]:
-        scene.client.tool("delete_hallway", hallway_id=hall["id"])
+        context.client.tool("delete_hallway", hallway_id=hall["id"])
     return {"hallway_id": halls[0]["id"]}
 
 
-def _hallway_is_gone(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _hallway_is_gone(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer == {"deleted": True}
-    assert not hallways(stores, scene.nonce)
+    assert not hallways(stores, context.nonce)
 
 
-def _sync(scene: Scene) -> Arguments:
-    arguments = _mine(scene)
-    scene.client.tool("mine", **arguments)
+def _sync(context: CallContext) -> Arguments:
+    arguments = _mine(context)
+    context.client.tool("mine", **arguments)
     (Path(arguments["source"]) / ".gitignore").write_text("src/\n")
     return {"project_dir": arguments["source"], "wing": arguments["wing"], "apply": True}
 
 
-def _missing_are_pruned(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _missing_are_pruned(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["success"], answer
-    assert mined(stores, scene.nonce) == ["README.md 0"]
+    assert mined(stores, context.nonce) == ["README.md 0"]
 
 
 # Events and artifacts.
@@ -284,32 +289,32 @@ def events(stores: Stores, nonce: str) -> list[dict[str, Any]]:
     return [row for row in stores.rows["log:event"] if nonce in str(list(row.values()))]
 
 
-def _event_append(scene: Scene) -> Arguments:
-    return {**STREAM, "type": "task.note", "room": "status", "body": f"counted {scene.nonce}"}
+def _event_append(context: CallContext) -> Arguments:
+    return {**STREAM, "type": "task.note", "room": "status", "body": f"counted {context.nonce}"}
 
 
-def _event_is_there(stores: Stores, scene: Scene, answer: Answer) -> None:
-    assert [row["id"] for row in events(stores, scene.nonce)] == [answer["event"]["id"]]
+def _event_is_there(stores: Stores, context: CallContext, answer: Answer) -> None:
+    assert [row["id"] for row in events(stores, context.nonce)] == [answer["event"]["id"]]
 
 
-def _task_create(scene: Scene) -> Arguments:
+def _task_create(context: CallContext) -> Arguments:
     sides = {"project": "otters", "from_agent": "ada", "to_agent": "bob", "branch": "main"}
-    return {**sides, "goal": scene.nonce, "base_commit": "0123456789" * 4, "done": "a number"}
+    return {**sides, "goal": context.nonce, "base_commit": "0123456789" * 4, "done": "a number"}
 
 
-def _task_is_there(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _task_is_there(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["success"], answer
-    assert len(events(stores, scene.nonce)) == 1
+    assert len(events(stores, context.nonce)) == 1
 
 
-def _event_ack(scene: Scene) -> Arguments:
-    event = scene.client.tool("event_append", **_event_append(scene))["event"]["id"]
-    return {"event_id": event, "from_agent": "bob", "status": "claimed", "body": scene.nonce}
+def _event_ack(context: CallContext) -> Arguments:
+    event = context.client.tool("event_append", **_event_append(context))["event"]["id"]
+    return {"event_id": event, "from_agent": "bob", "status": "claimed", "body": context.nonce}
 
 
-def _event_is_acknowledged(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _event_is_acknowledged(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["success"], answer
-    types = [row["type"] for row in events(stores, scene.nonce)]
+    types = [row["type"] for row in events(stores, context.nonce)]
     assert sorted(types) == ["event.ack", "task.note"]
 
 
@@ -317,23 +322,23 @@ def artifacts(stores: Stores, nonce: str) -> list[dict[str, Any]]:
     return [row for row in stores.rows["log:artifact"] if nonce in str(row["content"])]
 
 
-def _artifact_put(scene: Scene) -> Arguments:
-    return {"kind": "note", "content": f"found {scene.nonce}", "created_by": "ada"}
+def _artifact_put(context: CallContext) -> Arguments:
+    return {"kind": "note", "content": f"found {context.nonce}", "created_by": "ada"}
 
 
-def _artifact_is_there(stores: Stores, scene: Scene, answer: Answer) -> None:
-    assert [row["id"] for row in artifacts(stores, scene.nonce)] == [answer["artifact"]["id"]]
+def _artifact_is_there(stores: Stores, context: CallContext, answer: Answer) -> None:
+    assert [row["id"] for row in artifacts(stores, context.nonce)] == [answer["artifact"]["id"]]
 
 
-def _patch_submit(scene: Scene) -> Arguments:
-    content = f"--- a\n+++ b\n@@ -1 +1 @@\n-1\n+{scene.nonce}\n"
-    return {**STREAM, "content": content, "correlation_id": scene.nonce, "body": "counted"}
+def _patch_submit(context: CallContext) -> Arguments:
+    content = f"--- a\n+++ b\n@@ -1 +1 @@\n-1\n+{context.nonce}\n"
+    return {**STREAM, "content": content, "correlation_id": context.nonce, "body": "counted"}
 
 
-def _patch_is_there(stores: Stores, scene: Scene, answer: Answer) -> None:
+def _patch_is_there(stores: Stores, context: CallContext, answer: Answer) -> None:
     assert answer["success"], answer
-    found = artifacts(stores, scene.nonce)
-    assert (len(found), len(events(stores, scene.nonce))) == (1, 1)
+    found = artifacts(stores, context.nonce)
+    assert (len(found), len(events(stores, context.nonce))) == (1, 1)
     attached = [row["artifact_id"] for row in stores.rows["log:attached"]]
     assert attached.count(found[0]["id"]) == 1
 
@@ -358,8 +363,8 @@ MUTATIONS = {
         Mutation("event_ack", _event_ack, _event_is_acknowledged),
         Mutation("artifact_put", _artifact_put, _artifact_is_there),
         Mutation("patch_submit", _patch_submit, _patch_is_there),
-        Mutation("mine", _mine, _all_is_mined, units=True),
-        Mutation("sync", _sync, _missing_are_pruned, units=True),
-        Mutation("delete_by_source", _delete_by_source, _source_is_deleted, units=True),
+        Mutation("mine", _mine, _all_is_mined, non_atomic=True),
+        Mutation("sync", _sync, _missing_are_pruned, non_atomic=True),
+        Mutation("delete_by_source", _delete_by_source, _source_is_deleted, non_atomic=True),
     )
 }

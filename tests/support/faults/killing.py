@@ -16,7 +16,7 @@ from typing import Any
 
 from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
-from tests.support.calls.mutations import Mutation, Scene, make_project
+from tests.support.calls.mutations import CallContext, Mutation, make_project
 from tests.support.processes.brokers import make_palace, make_site, status_of, wait_gone, wait_ready
 from tests.support.processes.clients import Client, Site, end_brokers
 from tests.support.stores.nonces import Stores, read_stores
@@ -93,7 +93,7 @@ class Arena:
         self.site = make_site(root, model_home)
         make_palace(self.site, settings)
         self.failpoints = Failpoints(self.site, root / "kills")
-        self._scenes = 0
+        self._contexts = 0
         self._log_at = 0
         self.client: Client = self.site.shim()
 
@@ -101,10 +101,10 @@ class Arena:
     def palace(self) -> Path:
         return self.site.palace
 
-    def scene(self) -> Scene:
+    def context(self) -> CallContext:
         """Return the surroundings of a new call."""
-        self._scenes += 1
-        return Scene(self.client, f"n{os.getpid()}x{self._scenes}z", self.root)
+        self._contexts += 1
+        return CallContext(self.client, f"n{os.getpid()}x{self._contexts}z", self.root)
 
     def close(self) -> None:
         try:
@@ -139,11 +139,11 @@ class Arena:
 
     def passes(self, mutation: Mutation) -> Counter[str]:
         """Call a tool undisturbed; return how often it passes each point."""
-        scene = self.scene()
-        arguments = mutation.prepare(scene)
+        context = self.context()
+        arguments = mutation.prepare(context)
         with self.failpoints.traced() as passes:
             answer = self.client.tool(mutation.tool, **arguments)
-        mutation.check(self.stores(), scene, answer)
+        mutation.check(self.stores(), context, answer)
         return passes
 
     # Looking.

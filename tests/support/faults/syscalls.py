@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.faults.signals import BROKER, DIRECT, victims_of
-from tests.support.loads.light import Told, problems_of, storm_site
+from tests.support.loads.light import ClientHistory, problems_of, storm_site
 from tests.support.processes.brokers import code_of, text_of, wait_gone
 from tests.support.processes.clients import end_brokers
 from tests.support.processes.sites import start_shim
@@ -38,7 +38,7 @@ class Stage:
             "STEPSLOG": str(self._log),
         }
         self._nonces = (f"n0x{number}z" for number in itertools.count())
-        self.told = Told(0)
+        self.told = ClientHistory(0)
         self.refusals: list[str] = []
         self._words = (root / "shim.log").open("wb")
         self.client = start_shim(

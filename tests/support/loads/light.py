@@ -58,7 +58,7 @@ def sandbox(site: Site) -> Path:
 
 
 @dataclass
-class Told:
+class ClientHistory:
     """What one client was told of its nonces."""
 
     number: int
@@ -88,7 +88,7 @@ TOOLS = ("add_drawer", "diary_write", "get_drawer", "hook_settings")
 WEIGHTS = (5, 5, 2, 1)
 
 
-def take_turns(client: Caller, told: Told) -> Iterator[None]:
+def take_turns(client: Caller, told: ClientHistory) -> Iterator[None]:
     """File drawers; now and then ask, or do something outside of the palace."""
     rng = random.Random(told.number)
     for turn in itertools.count():
@@ -120,7 +120,7 @@ def take_turns(client: Caller, told: Told) -> Iterator[None]:
 # What must be true afterwards.
 
 
-def problems_of(site: Site, everybody: list[Told]) -> list[str]:
+def problems_of(site: Site, everybody: list[ClientHistory]) -> list[str]:
     """Return what is wrong with a light palace that nobody has open."""
     found = [f"{told.who}: {problem}" for told in everybody for problem in told.unexpected]
     live = _read_store(site, found)
@@ -170,7 +170,7 @@ def _compare_with_journal(
         found.append(f"the journal has gaps: {journal.gaps}")
 
 
-def _of_one_client(told: Told, live: dict[tuple[str, str], Any]) -> list[str]:
+def _of_one_client(told: ClientHistory, live: dict[tuple[str, str], Any]) -> list[str]:
     """Hold a client's promises against what is alive: all of a drawer once, or nothing of it."""
     found = []
     parts: dict[str, list[tuple[int, int]]] = {}
@@ -195,7 +195,7 @@ def _of_one_client(told: Told, live: dict[tuple[str, str], Any]) -> list[str]:
     return found
 
 
-def _of_one_tally(told: Told, live: dict[tuple[str, str], Any]) -> list[str]:
+def _of_one_tally(told: ClientHistory, live: dict[tuple[str, str], Any]) -> list[str]:
     """Each drawer was counted once, by whoever filed it."""
     drawers = [body for (kind, _), body in live.items() if kind == "drawer"]
     there = {body["nonce"] for body in drawers if body["who"] == told.who}
@@ -205,7 +205,7 @@ def _of_one_tally(told: Told, live: dict[tuple[str, str], Any]) -> list[str]:
     return [f"{told.who} has {len(there)} drawers, and {count} were counted"]
 
 
-def _of_effects(site: Site, everybody: list[Told]) -> list[str]:
+def _of_effects(site: Site, everybody: list[ClientHistory]) -> list[str]:
     path = Path(f"{site.palace}.effects")
     there = Counter(path.read_text().split()) if path.exists() else Counter()
     wanted = {nonce for told in everybody for nonce in told.effects}

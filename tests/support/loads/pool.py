@@ -16,7 +16,7 @@ class Caller(Protocol):
     def call(self, name: str, **arguments: Any) -> dict[str, Any]: ...
 
 
-class Told(Protocol):
+class ClientHistory(Protocol):
     """What one client was told, as the pool needs it."""
 
     unexpected: list[object]
@@ -26,7 +26,7 @@ class Told(Protocol):
 
 
 C = TypeVar("C", bound=Caller)
-T = TypeVar("T", bound=Told)
+T = TypeVar("T", bound=ClientHistory)
 
 
 class ClientPool(Generic[C, T]):
