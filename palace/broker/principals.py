@@ -21,7 +21,10 @@ def bound_principal(services: Services, session: LiveSession | None) -> Principa
         return OWNER
     tree = services.engine.workspaces()
     if tree is None:
-        return None if services.kernel.file_id(services.ownership.paths.register) else OWNER
+        has_register = services.kernel.file_id(services.ownership.paths.register) is not None
+        # Whoever shows a token is not the owner, whatever has become of the register.
+        shown = session is not None and session.hello.token
+        return None if has_register or shown else OWNER
     if session is None:
         return None if tree.workspaces else OWNER
     cwd = session.where.cwd if session.where.same_files else ""
@@ -59,10 +62,12 @@ def catalogue_for(services: Services, session: LiveSession) -> Catalogue | None:
     if catalogue is None or tree is None or not tree.workspaces:
         return catalogue
     principal = bound_principal(services, session)
-    is_confined = principal is None or refusal_of(tree, principal, catalogue.tools[0]["name"])
+    stock = () if principal is None else catalogue.tools
+    if principal is not None and principal != OWNER:
+        stock = tuple(one for one in stock if not refusal_of(tree, principal, one["name"]))
     return Catalogue(
         engine_version=catalogue.engine_version,
         protocol_versions=catalogue.protocol_versions,
-        tools=ENTRIES if is_confined else (*catalogue.tools, *ENTRIES),
+        tools=(*stock, *ENTRIES),
         read_only_refused=catalogue.read_only_refused | CHANGING,
     )

@@ -41,16 +41,22 @@ class Commit:
     until: float = NEVER_S
     expires_at: str = ""
     pinned: bool = False
+    topic: str = ""
 
 
 @attrs.frozen(kw_only=True)
 class Search:
-    """What is searched for; () means all that may be read, and all kinds."""
+    """What is searched for; () means all that may be read, and all kinds.
+
+    `since` and `before` bound when it was stored, as memories say it; "" doesn't.
+    """
 
     query: str = ""
     namespaces: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     limit: int = LIMIT
+    since: str = ""
+    before: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -69,7 +75,7 @@ def asked_commit(arguments: Arguments) -> Commit:
         raise InvalidMemory("pin must be true or false")
     kind = arguments.get("kind")
     return Commit(
-        content=_content_in(arguments),
+        content=checked_content(arguments.get("content")),
         namespace=_namespace_in(arguments),
         id=_id_in(arguments) if arguments.get("id") is not None else "",
         kind="memory" if kind is None else _checked_kind(kind),
@@ -91,7 +97,7 @@ def asked_summary(arguments: Arguments, now_s: float) -> Commit:
         )
     moment = datetime.fromtimestamp(now_s, UTC) + timedelta(seconds=float(str(ttl)))
     return Commit(
-        content=_content_in(arguments),
+        content=checked_content(arguments.get("content")),
         namespace=_namespace_in(arguments),
         kind=SUMMARY,
         until=until_s(moment),
@@ -134,8 +140,8 @@ def _check_names(arguments: Arguments, *known: str) -> None:
         )
 
 
-def _content_in(arguments: Arguments) -> str:
-    content = arguments.get("content")
+def checked_content(content: object) -> str:
+    """Return what a memory may hold; raises InvalidMemory."""
     if not isinstance(content, str):
         raise InvalidMemory("content must be a text")
     if len(content) > CONTENT_CHARS_MAX:
@@ -161,9 +167,14 @@ def _namespace_in(arguments: Arguments) -> str:
     return "" if name is None else checked_namespace(name)
 
 
+def is_id(ident: object) -> bool:
+    """Tell whether a memory may have this id; the parts of a long one have others."""
+    return isinstance(ident, str) and _ID.fullmatch(ident) is not None and redact(ident) == ident
+
+
 def _id_in(arguments: Arguments) -> str:
     ident = arguments.get("id")
-    if not isinstance(ident, str) or not _ID.fullmatch(ident) or redact(ident) != ident:
+    if not isinstance(ident, str) or not is_id(ident):
         raise InvalidMemory(
             f"a memory's id must be {ID_PREFIX} and 1 to 100 ASCII letters, digits and hyphens, "
             "and no secret"

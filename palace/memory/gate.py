@@ -7,6 +7,9 @@ turn, so that nothing lies between a right and its use:
     search: what may be read of what is asked for, the store, drop what is over, wrap what is shared
     forget: the right to write where the memory is, whatever namespace the call names
 
+palace's own tools are answered by it as they are; stock's basic ones, which confined sessions have,
+by palace/memory/confined.py, in the same steps.
+
 All that a call changes is one group of the journal (palace/engine/durability/groups.py), so a
 memory and its audit are there together, or neither is.
 
@@ -14,7 +17,7 @@ Pure but for the store, the audit and the names of new memories, which are hande
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -22,6 +25,7 @@ import attrs
 from palace.memory.asked import (
     Arguments,
     Commit,
+    Search,
     asked_commit,
     asked_forget,
     asked_search,
@@ -41,13 +45,19 @@ Json = dict[str, object]
 
 @attrs.frozen(kw_only=True)
 class Wanted:
-    """What a store is searched for.  `namespaces` is None for all; no query: the newest first."""
+    """What a store is searched for.  `namespaces` is None for all; no query: the newest first.
+
+    `since` and `before` are instants as memories carry them (expiry.py), "" for no bound: the first
+    is included, the second is not.
+    """
 
     query: str
     namespaces: tuple[str, ...] | None
     kinds: tuple[str, ...]
     limit: int
     now_s: float
+    since: str = ""
+    before: str = ""
 
 
 class MemoryStore(Protocol):
@@ -57,14 +67,18 @@ class MemoryStore(Protocol):
         """Return what is under an id, expired or not."""
         ...
 
-    def put(self, memory: Memory, old: Memory | None) -> None:
-        """Store a memory, in the place of what was under its id."""
+    def put(self, memory: Memory, old: Memory | None) -> int:
+        """Store a memory, in the place of what was under its id; return in how many records."""
         ...
 
     def delete(self, memory: Memory) -> None: ...
 
     def find(self, wanted: Wanted) -> Sequence[Memory]:
         """Return what is wanted, the best first, and nothing that is over."""
+        ...
+
+    def tally(self, wanted: Wanted) -> Mapping[tuple[str, str], int]:
+        """Count what is wanted, whatever its limit and query, by namespace and kind."""
         ...
 
 
@@ -82,6 +96,16 @@ class Decree:
 
 
 @attrs.frozen(kw_only=True)
+class Stored:
+    """What has become of a commit; `records` are those that hold it."""
+
+    memory: Memory
+    redacted: bool
+    replaced: bool
+    records: int
+
+
+@attrs.frozen(kw_only=True)
 class Gate:
     """One call's way to memories; `now_s` is when it is, `at` the same for people."""
 
@@ -96,12 +120,13 @@ class Gate:
     # In.
 
     def commit(self, arguments: Arguments) -> Json:
-        return self._store(asked_commit(arguments))
+        return _told(self.put(asked_commit(arguments)))
 
     def commit_summary(self, arguments: Arguments) -> Json:
-        return self._store(asked_summary(arguments, self.now_s))
+        return _told(self.put(asked_summary(arguments, self.now_s)))
 
-    def _store(self, asked: Commit) -> Json:
+    def put(self, asked: Commit) -> Stored:
+        """Store what is asked for; raises Forbidden and InvalidMemory, and nothing was done."""
         namespace = asked.namespace or self._own()
         if not self._may_write(namespace):
             raise Forbidden(
@@ -125,59 +150,89 @@ class Gate:
             until=asked.until,
             expires_at=asked.expires_at,
             pinned=asked.pinned,
+            topic=redact(asked.topic),
             by=self.principal.workspace,
             created_at=self.at,
         )
-        self.store.put(memory, old)
+        records = self.store.put(memory, old)
         self._note(COMMIT, memory)
-        told: Json = {"id": ident, "namespace": namespace, "kind": asked.kind}
-        told |= {"expires_at": asked.expires_at or None, "redacted": content != asked.content}
-        return {**told, "replaced": old is not None}
+        return Stored(
+            memory=memory,
+            redacted=content != asked.content,
+            replaced=old is not None,
+            records=records,
+        )
 
     def forget(self, arguments: Arguments) -> Json:
         asked = asked_forget(arguments)
-        found = self.store.get(asked.id)
-        if found is None or not self._sees(found):
+        found = self.fetch(asked.id)
+        if found is None:
             raise InvalidMemory(f"there is no memory {asked.id} that {self.principal.called} sees")
         if asked.namespace not in ("", found.namespace):
             raise InvalidMemory(f"{asked.id} is in {found.namespace}, not in {asked.namespace}")
+        self.remove(found)
+        return {"id": asked.id, "namespace": found.namespace, "forgotten": True}
+
+    def remove(self, found: Memory) -> None:
+        """Forget a memory that was fetched; raises Forbidden."""
         if self.principal.workspace and not self._may_write(found.namespace):
             raise Forbidden(
-                f"{self.principal.called} may not write {found.namespace}, where {asked.id} is. "
+                f"{self.principal.called} may not write {found.namespace}, where {found.id} is. "
                 "Nothing was forgotten."
             )
         self.store.delete(found)
         self._note(FORGET, found)
-        return {"id": asked.id, "namespace": found.namespace, "forgotten": True}
 
     # Out.
 
     def search(self, arguments: Arguments) -> Json:
         asked = asked_search(arguments)
-        namespaces = self._may_read(asked.namespaces)
-        if namespaces == ():  # of all that was asked for nothing, so the store isn't asked
-            return {"memories": []}
-        found = self.store.find(
-            Wanted(
-                query=asked.query,
-                namespaces=namespaces,
-                kinds=asked.kinds,
-                limit=asked.limit,
-                now_s=self.now_s,
-            )
-        )
+        return {"memories": [self._shown(one) for one in self.find(asked)]}
+
+    def find(self, asked: Search) -> list[Memory]:
+        """Return what is asked for of what may be read."""
+        wanted = self._wanted(asked)
+        if wanted.namespaces == ():  # of all that was asked for nothing, so the store isn't asked
+            return []
         # Whatever a store returns, what isn't theirs to see doesn't pass.
-        seen = [one for one in found if self._sees(one)]
-        return {"memories": [self._shown(one) for one in seen[: asked.limit]]}
+        seen = [one for one in self.store.find(wanted) if self._sees(one)]
+        return seen[: asked.limit]
+
+    def tally(self, asked: Search) -> Mapping[tuple[str, str], int]:
+        """Count what may be read, by namespace and kind."""
+        wanted = self._wanted(asked)
+        if wanted.namespaces == ():
+            return {}
+        counts = self.store.tally(wanted)
+        return {key: count for key, count in counts.items() if self._may_see(key[0])}
+
+    def fetch(self, ident: str) -> Memory | None:
+        """Return a memory by its id, None for what isn't there or may not be read."""
+        found = self.store.get(ident)
+        return found if found is not None and self._sees(found) else None
+
+    def text_of(self, memory: Memory) -> str:
+        """Return a memory's content as it is shown: others' and shared ones marked as such."""
+        own = self.principal.workspace and memory.namespace == key_of(self.principal.workspace)
+        return memory.content if own else wrap(memory.content, memory.id, memory.namespace)
+
+    def _wanted(self, asked: Search) -> Wanted:
+        return Wanted(
+            query=asked.query,
+            namespaces=self._may_read(asked.namespaces),
+            kinds=asked.kinds,
+            limit=asked.limit,
+            now_s=self.now_s,
+            since=asked.since,
+            before=asked.before,
+        )
 
     def _shown(self, memory: Memory) -> Json:
-        own = self.principal.workspace and memory.namespace == key_of(self.principal.workspace)
-        content = memory.content if own else wrap(memory.content, memory.id, memory.namespace)
         return {
             "id": memory.id,
             "namespace": memory.namespace,
             "kind": memory.kind,
-            "content": content,
+            "content": self.text_of(memory),
             "by": memory.by or None,
             "created_at": memory.created_at,
             "expires_at": memory.expires_at or None,
@@ -208,8 +263,11 @@ class Gate:
     def _sees(self, memory: Memory) -> bool:
         if not memory.namespace or memory.is_expired(self.now_s):
             return False
+        return self._may_see(memory.namespace)
+
+    def _may_see(self, namespace: str) -> bool:
         ident = self.principal.workspace
-        return not ident or memory.namespace in readable(self.tree, ident)
+        return not ident or namespace in readable(self.tree, ident)
 
     def _note(self, action: str, memory: Memory) -> None:
         if memory.namespace.partition(":")[0] != ORG:
@@ -226,3 +284,10 @@ class Gate:
                 bytes=len(content),
             )
         )
+
+
+def _told(stored: Stored) -> Json:
+    memory = stored.memory
+    told: Json = {"id": memory.id, "namespace": memory.namespace, "kind": memory.kind}
+    told |= {"expires_at": memory.expires_at or None, "redacted": stored.redacted}
+    return {**told, "replaced": stored.replaced}

@@ -11,6 +11,7 @@ import attrs
 from palace.memory.expiry import NEVER_S, is_expired, written
 from palace.memory.wing import wing_of
 
+TOPIC = "topic"  # stock's own word, of diary entries
 NAMESPACE, KIND, UNTIL, END, PINNED, BY = (
     f"palace_{name}" for name in ("ns", "kind", "until", "expires_at", "pin", "by")
 )
@@ -23,9 +24,10 @@ Value = str | int | float | bool | None
 class Memory:
     """`until` is in seconds since 1970; `expires_at` is the same for people, "" for no end.
 
-    `by` is the workspace that stored it, "" for the palace's owner.  `rows` are the ids of the
-    records that hold it, where it comes from a store.  What is under its id and is no memory has no
-    namespace.
+    `by` is the workspace that stored it, "" for the palace's owner; `topic` is a diary entry's.
+    `rows` are the ids of the records that hold it, where it comes from a store; `distance` and
+    `similarity` say how near it is to what was asked for, None where nothing was.  What is under
+    its id and is no memory has no namespace.
     """
 
     id: str
@@ -35,8 +37,11 @@ class Memory:
     until: float = NEVER_S
     expires_at: str = ""
     pinned: bool = False
+    topic: str = ""
     by: str = ""
     created_at: str = ""
+    distance: float | None = None
+    similarity: float | None = None
     rows: tuple[str, ...] = ()
 
     def is_expired(self, now_s: float) -> bool:
@@ -45,7 +50,9 @@ class Memory:
 
 def metadata_of(memory: Memory) -> dict[str, Value]:
     """Return what a memory's drawer says of it, in stock's words and in palace's."""
+    topic = {TOPIC: memory.topic} if memory.topic else {}
     return {
+        **topic,
         "wing": wing_of(memory.namespace),
         "room": memory.kind,
         "source_file": "",
@@ -72,6 +79,7 @@ def memory_of(ident: str, content: str, metadata: Mapping[str, Value]) -> Memory
         until=float(until) if isinstance(until, int | float) else 0.0,  # damaged: it is over
         expires_at=str(metadata.get(END) or ""),
         pinned=metadata.get(PINNED) is True,
+        topic=str(metadata.get(TOPIC) or ""),
         by=str(metadata.get(BY) or ""),
         created_at=str(metadata.get("filed_at") or ""),
     )

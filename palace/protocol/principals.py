@@ -17,8 +17,9 @@ well be started elsewhere: they guard against mistakes, not against a program th
 What 0 and 1 prove is asked again at each call: a token that is revoked, and a user who is given a
 workspace, count at once.
 
-A confined principal may use palace's own tools and nothing else, and so may one whose workspace
-says that it is confined.  One whose workspace was removed may use nothing.
+A confined principal may use palace's own tools and stock's basic ones, which reach nothing but the
+memories of its namespaces then (palace/memory/confined.py); so may one whose workspace says that it
+is confined.  One whose workspace was removed may use nothing.
 
 Pure.
 """
@@ -27,7 +28,7 @@ import attrs
 
 from palace.protocol.resolver import Tree
 from palace.protocol.rights import Peer, Who
-from palace.protocol.tools import OWN_TOOLS
+from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS
 from palace.protocol.workspaces import Workspace
 
 UNKNOWN_PRINCIPAL = (
@@ -115,6 +116,12 @@ def _is_within(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
+def is_confined(tree: Tree, principal: Principal) -> bool:
+    """Tell whether a principal is kept to the memories of its namespaces."""
+    found = tree.active(principal.workspace) if principal.workspace else None
+    return principal.confined or (found is not None and found.confined)
+
+
 def refusal_of(tree: Tree, principal: Principal, tool: str) -> str:
     """Say why a principal may not call a tool now, "" where it may."""
     if principal.token and principal.token not in tree.tokens:
@@ -131,9 +138,11 @@ def refusal_of(tree: Tree, principal: Principal, tool: str) -> str:
             f"The workspace {principal.workspace} was removed, so this session may do nothing any "
             "more. Nothing was done. End it, or have its palace's owner register another workspace."
         )
-    if (principal.confined or found.confined) and tool not in OWN_TOOLS:
+    if is_confined(tree, principal) and tool not in OWN_TOOLS and tool not in BASIC_TOOLS:
+        basic = ", ".join(sorted(name.removeprefix("mempalace_") for name in BASIC_TOOLS))
         return (
             f"{tool[:80]} is not for {principal.called}, which is confined: it may use "
-            f"{', '.join(sorted(OWN_TOOLS))}. Nothing was done; ask the palace's owner to do it."
+            f"{', '.join(sorted(OWN_TOOLS))}, and of mempalace's {basic}. Nothing was done; ask "
+            "the palace's owner to do it."
         )
     return ""

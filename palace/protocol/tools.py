@@ -136,6 +136,16 @@ OWN_TOOLS: dict[str, Tool] = {
     "palace_search_memory": _SEARCH,
     "palace_forget_memory": _MUTATION,
 }
+# Stock's that a confined session has as well, carried out by the gate in stock's place
+# (palace/memory/confined.py).
+BASIC_TOOLS = frozenset(
+    f"mempalace_{name}"
+    for name in (
+        *("status", "search", "check_duplicate", "add_drawer", "checkpoint"),
+        *("get_drawer", "get_drawers", "list_drawers", "update_drawer"),
+        *("delete_drawer", "delete_drawers", "diary_write", "diary_read"),
+    )
+)
 # Those that need drawers, each with the tool of stock's that needs the same of the store.
 STANDS_FOR = {
     "palace_commit_memory": "mempalace_add_drawer",

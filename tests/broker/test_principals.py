@@ -12,10 +12,12 @@ from palace.protocol import wire
 from palace.protocol.principals import OWNER, Principal
 from palace.protocol.resolver import Tree
 from palace.protocol.rights import Peer, Who
-from palace.protocol.tools import OWN_TOOLS
+from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS
 from palace.protocol.workspaces import Workspace, digest_of
 from tests.broker.test_guests import set_out
 from tests.broker.test_rights import USER, asked, call, hello
+from tests.broker.test_transcripts import modern
+from tests.support.brokers.http import request
 from tests.support.brokers.owner import Running, Shim, open_broker
 from tests.support.engines.gated import GatedEngine
 from tests.support.machines.needs import need_root
@@ -109,8 +111,26 @@ async def test_the_tools_of_a_palace_with_workspaces(root: Path) -> None:
         stock = list(running.state.services.catalogue.tools)  # type: ignore[union-attr]
         assert lists["owner"] == lists["lead"]
         assert lists["owner"][:47] == stock
-        assert lists["owner"][47:] == lists["locked"]
-        assert {tool["name"] for tool in lists["locked"]} == set(OWN_TOOLS)
+        # A confined one has stock's basic tools as stock describes them, and palace's own.
+        basic = [tool for tool in stock if tool["name"] in BASIC_TOOLS]
+        assert lists["locked"] == [*basic, *lists["owner"][47:]]
+        assert {tool["name"] for tool in lists["locked"]} == {*BASIC_TOOLS, *OWN_TOOLS}
+
+
+async def test_both_eras_show_a_confined_session_the_same_tools(root: Path) -> None:
+    async with open_broker(root, engine_with(Workspace(id="locked", cwd="/", confined=True))) as it:
+        shim = await started_in(it, "a", "/")
+        shim.say(request("tools/list", 1))
+        assert (await shim.header())[0] == wire.WORKSPACE
+        legacy = (await shim.reply())[1]["result"]["tools"]
+        shim.say(modern(request("tools/list", 2)))
+        assert (await shim.header())[0] == wire.CLIENT
+        listed = (await shim.reply())[1]["result"]["tools"]
+        shim.say([request("tools/list", 3)])  # nobody answers arrays, so nothing slips through one
+        assert "error" in (await shim.reply())[1]
+
+        assert [tool["name"] for tool in listed] == [tool["name"] for tool in legacy]
+        assert len(legacy) == len(BASIC_TOOLS) + len(OWN_TOOLS)
 
 
 async def test_a_mapped_user_is_its_workspace_whatever_it_says(root: Path) -> None:
@@ -201,6 +221,17 @@ async def test_a_guest_is_no_workspace_by_what_it_says(root: Path) -> None:
         place = running.state.services.place
         await guest.shim.welcome(cwd="/src", place=place, workspace="lead")
         assert await told(running, guest.shim) == ({"name": ""}, OWNER)
+
+
+async def test_whoever_shows_a_token_is_not_the_owner_where_there_is_no_register(
+    root: Path,
+) -> None:
+    async with open_broker(root, GatedEngine(tree=None)) as running:
+        shim = await running.session(token="t" * 64)
+        shim.call("search", query="x")
+        await shim.reply()
+
+        assert running.engine.principals == [None]
 
 
 @pytest.mark.parametrize("registered", [False, True])

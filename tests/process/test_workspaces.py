@@ -91,7 +91,7 @@ def test_one_entry_is_another_workspace_in_each_directory(short_dir: Path) -> No
         for number, client in enumerate((outside, lead, coder)):
             filed = {"who": f"w{number}", "nonce": f"n{number}", "parts": 1}
             assert client.tool("add_drawer", **filed)["success"]
-        refused = confined.call("mempalace_get_drawer", who="w0")["error"]
+        refused = confined.call("mempalace_mine", source="/")["error"]
         assert refused["code"] == NOT_YOURS
         assert "the workspace locked, which is confined" in refused["message"]
 
@@ -127,7 +127,8 @@ def test_a_token_is_a_workspace_until_it_is_revoked(short_dir: Path) -> None:
         with Client([*PALACE, "shim"], shown, cwd=short_dir) as ci:
             ci.initialize()
             assert namespaces(ci, "writable")[0] == "coder"
-            assert ci.call("mempalace_get_drawer", who="w0")["error"]["code"] == NOT_YOURS
+            assert ci.call("mempalace_kg_query", entity="w0")["error"]["code"] == NOT_YOURS
+            assert ci.tool("add_drawer", wing="w", room="r", content="a ci's note")["success"]
             site.kill_broker()
             assert namespaces(ci, "readable")[0] == "coder"
             told = site.run("token", "list").stdout

@@ -11,13 +11,14 @@ from palace.protocol.principals import (
     OWNER,
     Principal,
     Whence,
+    is_confined,
     principal_of,
     proven,
     refusal_of,
 )
 from palace.protocol.resolver import Tree
 from palace.protocol.rights import GUEST, OVER_HTTP, Peer, Who
-from palace.protocol.tools import OWN_TOOLS, OWNER_TOOLS, TOOLS
+from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS, OWNER_TOOLS, TOOLS
 from palace.protocol.workspaces import Workspace
 
 NEIGHBOUR = Peer(who=Who.OWNER, pid=7, uid=1000)
@@ -89,7 +90,7 @@ def test_a_token_proves_more_than_all_else(peer: Peer) -> None:
         coder = Principal("coder", confined=True, token="d1")
         assert principal_of(tree, whence) == coder
         assert not refusal_of(tree, coder, "palace_list_readable_namespaces")
-        assert "confined" in refusal_of(tree, coder, "mempalace_search")
+        assert "confined" in refusal_of(tree, coder, "mempalace_kg_query")
         assert "was revoked" in refusal_of(TREE, coder, "palace_list_readable_namespaces")
 
     wrong = principal_of(tree, Whence(peer=peer, token="no such", cwd="/src", said=""))
@@ -129,11 +130,13 @@ def test_what_the_confined_may_use() -> None:
         return {tool for tool in every if not refusal_of(TREE, principal, tool)}
 
     assert allowed(OWNER) == allowed(Principal("coder")) == set(every)
-    assert allowed(Principal("locked")) == set(OWN_TOOLS)
-    assert allowed(Principal("other", confined=True)) == set(OWN_TOOLS)
-    assert allowed(Principal("coder", confined=True)) == set(OWN_TOOLS)
+    kept = {*OWN_TOOLS, *BASIC_TOOLS}
+    for who in (Principal("locked"), *(Principal(i, confined=True) for i in ("other", "coder"))):
+        assert is_confined(TREE, who)
+        assert allowed(who) == kept
     assert allowed(Principal("gone")) == allowed(Principal("never")) == set()
-    assert "the workspace locked" in refusal_of(TREE, Principal("locked"), "mempalace_search")
+    assert "the workspace locked" in refusal_of(TREE, Principal("locked"), "mempalace_mine")
+    assert not any(is_confined(TREE, who) for who in (OWNER, Principal("coder"), Principal("gone")))
     assert "was removed" in refusal_of(TREE, Principal("gone"), "mempalace_search")
 
 

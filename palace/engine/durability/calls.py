@@ -47,7 +47,7 @@ from palace.protocol.errors import (
     Quarantined,
     StoreUnavailable,
 )
-from palace.protocol.principals import OWNER, UNKNOWN_PRINCIPAL, refusal_of
+from palace.protocol.principals import OWNER, UNKNOWN_PRINCIPAL, is_confined, refusal_of
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.resolver import Tree
 from palace.protocol.tools import OWN_TOOLS, OWNER_TOOLS, SHOW_DRAWERS, Kind
@@ -160,7 +160,9 @@ class DurableCalls:
         if verdict is not Verdict.RUN:
             return refused(call, verdict)
         workspace = call.principal.workspace if call.principal is not None else ""
-        author, non_atomic = Author(call.client, workspace), call.tool.non_atomic
+        # What the gate lets through is there whole, with its audit, or not at all.
+        author = Author(call.client, workspace)
+        non_atomic = call.tool.non_atomic and not self._is_confined(call)
         with self.groups.group(call.key, non_atomic=non_atomic, author=author) as group:
             reply = dispatch()
         if call.maybe_ran and call.tool.non_atomic:
@@ -171,6 +173,12 @@ class DurableCalls:
         except JournalFailed as error:
             return attrs.evolve(_failure(call, error), stuck=self.groups.stuck)
         return attrs.evolve(reply, seq=seq, stuck=self.groups.stuck)
+
+    def _is_confined(self, call: Call) -> bool:
+        principal = call.principal
+        if principal is None or self.owner is None or principal == OWNER:
+            return False
+        return is_confined(self.owner.register.tree(), principal)
 
     def _trace(self, call: Call) -> Trace:
         if not call.maybe_ran:
@@ -289,7 +297,9 @@ class JournalledEngine:
         if call.principal is None or tree is None:
             return Forbidden(UNKNOWN_PRINCIPAL)
         text = refusal_of(tree, call.principal, call.request.name)
-        return Forbidden(text) if text else self._reserved(tree, call)
+        if text:
+            return Forbidden(text)
+        return None if is_confined(tree, call.principal) else self._reserved(tree, call)
 
     def _reserved(self, tree: Tree, call: Call) -> Forbidden | None:
         """Say why a plain tool may not write what only the gate may."""
@@ -301,19 +311,24 @@ class JournalledEngine:
         return Forbidden(text) if text else None
 
     def answer_own(self, call: Call) -> JsonObject | None:
-        """Return the reply to a call of palace's own tools, None for stock's.
+        """Return the reply to a call of palace's own tools, or of a confined session; else None.
 
         Where there is no workspace there are no tools for them: stock says so.
         """
-        if call.request.name in OWNER_TOOLS:
+        name, principal = call.request.name, call.principal
+        if name in OWNER_TOOLS:
             return self._answer_owner(call)
-        tree = self.workspaces() if call.request.name in OWN_TOOLS else None
-        if tree is None or not tree.workspaces or call.principal is None:
+        if principal is None or (principal == OWNER and name not in OWN_TOOLS):
+            return None
+        tree = self.workspaces()
+        if tree is None or not tree.workspaces:
+            return None
+        if name not in OWN_TOOLS and not is_confined(tree, principal):
             return None
         own = self._memory.own_tools() if self._memory is not None else None
         if own is None:
             return None
-        return own.answer(call.principal, call.request, read_only=call.read_only)
+        return own.answer(principal, call.request, read_only=call.read_only)
 
     def showing(self, call: Call) -> "OwnTools | None":
         """Return what knows memories, for a tool of stock's that shows some; None where none is."""

@@ -1,4 +1,4 @@
-"""palace's own tools, for the sessions of a palace that has workspaces.
+"""palace's own tools, for sessions of a palace with workspaces; and stock's, for confined ones.
 
 The caller is known from the session, never from an argument.  Memories go through the gate
 (palace/memory/gate.py), within the call's group and its turn: what it stores and what it audits is
@@ -19,6 +19,7 @@ from palace.engine.durability.groups import CallGroups
 from palace.engine.stores.register import AUDIT, Register
 from palace.kernel.kernel import Kernel
 from palace.kernel.wall import wall_s
+from palace.memory import confined
 from palace.memory.expiry import written
 from palace.memory.gate import Decree, Gate, MemoryStore
 from palace.memory.memory import Memory
@@ -28,7 +29,7 @@ from palace.protocol.errors import Forbidden, InvalidMemory, PalaceError, StoreU
 from palace.protocol.principals import Principal
 from palace.protocol.request import ToolCall
 from palace.protocol.resolver import everything, readable, writable
-from palace.protocol.tools import Kind
+from palace.protocol.tools import BASIC_TOOLS, Kind
 
 Json = dict[str, object]
 ID_BYTES = 16
@@ -63,7 +64,10 @@ class OwnTools:
     clock: Callable[[], float] = wall_s
 
     def answer(self, principal: Principal, call: ToolCall, *, read_only: bool) -> Json:
-        """Return the reply to a call as JSON-RPC; where it failed, what it did is taken back."""
+        """Return the reply to a call as JSON-RPC; where it failed, what it did is taken back.
+
+        A call of stock's tools has to be a confined session's.
+        """
         try:
             if read_only and call.tool.kind is not Kind.QUERY:
                 raise Forbidden(f"{call.name} changes the palace, and this session may only read.")
@@ -89,7 +93,8 @@ class OwnTools:
         except BaseException:
             self._take_back(f"{call.name} failed. Nothing was changed; see the broker's log.")
             raise
-        content = [{"type": "text", "text": json.dumps(told, ensure_ascii=False)}]
+        indent = 2 if call.name in BASIC_TOOLS else None  # as stock writes it
+        content = [{"type": "text", "text": json.dumps(told, indent=indent, ensure_ascii=False)}]
         return jsonrpc.result(call.id, {"content": content})
 
     def marked(self, reply: Json) -> Json:
@@ -127,6 +132,8 @@ class OwnTools:
                 now_s=now_s,
                 at=written(datetime.fromtimestamp(now_s, UTC)),
             )
+            if call.name in BASIC_TOOLS:
+                return confined.answer(gate, call.name, call.arguments)
             return _GATED[call.name](gate, call.arguments)
 
     def _audit(self, decree: Decree) -> None:

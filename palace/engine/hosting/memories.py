@@ -6,8 +6,10 @@ made, found and taken apart by stock's own functions.  Nothing is decided here
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice, starmap
 
 import attrs
 
@@ -25,6 +27,7 @@ NAME = "memories"
 POOL, POOL_MAX = 4, 4096  # rows for each memory that is wanted: long ones are several
 
 Record = DrawerRecord
+Metadata = Mapping[str, object]
 
 
 @attrs.define(eq=False)
@@ -40,6 +43,8 @@ class Memories:
     _records: Method = attrs.field(init=False)
     _chunks: Method = attrs.field(init=False)
     _changed: Method = attrs.field(init=False)
+    _metric: Method = attrs.field(init=False)
+    _similarity: Method = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._lock = need(self.server, "_HTTP_REQUEST_LOCK", NAME)
@@ -48,12 +53,14 @@ class Memories:
         self._records = need(self.server, "_bulk_drawer_records", NAME)
         self._chunks = need(self.server, "_build_chunk_rows", NAME)
         self._changed = need(self.server, "_invalidate_overview_caches", NAME)
+        self._metric = need(self.server, "_metric_for_collection", NAME)
+        self._similarity = need(self.server, "_distance_to_similarity", NAME)
 
     # As stock's dispatcher does it.
 
     def refusal(self, call: ToolCall) -> JsonObject | None:
         """Return what stock would say of a call that needs the same of the store."""
-        found: JsonObject | None = self._preflight(call.id, STANDS_FOR[call.name])
+        found: JsonObject | None = self._preflight(call.id, STANDS_FOR.get(call.name, call.name))
         return found
 
     @contextmanager
@@ -86,7 +93,7 @@ class Memories:
         record: Record | None = self._record(collection, ident)
         return None if record is None else _memory(ident, record)
 
-    def put(self, memory: Memory, old: Memory | None) -> None:
+    def put(self, memory: Memory, old: Memory | None) -> int:
         collection = self._opened(create=True)
         assert collection is not None, "it is made, or there is an error"
         size = max(1, self.server._config.chunk_size)  # noqa: SLF001
@@ -100,6 +107,7 @@ class Memories:
         if left:
             collection.delete(ids=left)
         self._changed()
+        return len(ids)
 
     def delete(self, memory: Memory) -> None:
         collection = self._opened(create=False)
@@ -111,34 +119,65 @@ class Memories:
         collection = self._opened(create=False)
         if collection is None:
             return []
-        found = self._nearest if wanted.query else self._newest
-        idents = found(collection, wanted)
+        if not wanted.query:
+            return self._read(collection, self._newest(collection, wanted))
+        near = self._nearest(collection, wanted)
+        metric = self._metric(collection)
+        return [
+            attrs.evolve(
+                memory,
+                distance=round(near[memory.id], 4),
+                similarity=round(self._similarity(near[memory.id], metric), 3),
+            )
+            for memory in self._read(collection, list(near))
+        ]
+
+    def tally(self, wanted: Wanted) -> Mapping[tuple[str, str], int]:
+        collection = self._opened(create=False)
+        if collection is None:
+            return {}
+        rows = self._rows(collection, wanted)
+        entries = {_logical(ident, entry): entry for ident, entry in rows}
+        return Counter(
+            (str(entry.get(NAMESPACE)), str(entry.get(KIND))) for entry in entries.values()
+        )
+
+    def _read(self, collection: Collection, idents: Sequence[str]) -> list[Memory]:
         records: Mapping[str, Record] = self._records(collection, idents) if idents else {}
         return [_memory(ident, records[ident]) for ident in idents if ident in records]
 
-    def _nearest(self, collection: Collection, wanted: Wanted) -> list[str]:
+    def _nearest(self, collection: Collection, wanted: Wanted) -> dict[str, float]:
+        """Return the nearest memories, and how far each is."""
         rows = wanted.limit * POOL
         while True:
             found = collection.query(
                 query_texts=[wanted.query],
                 n_results=rows,
                 where=_where(wanted),
-                include=["metadatas"],
+                include=["metadatas", "distances"],
             )
-            ids, entries = found.ids[0], found.metadatas[0]
-            idents = _logical(ids, entries)
-            if len(idents) >= wanted.limit or len(ids) < rows or rows >= POOL_MAX:
-                return idents[: wanted.limit]
+            near: dict[str, float] = {}
+            for ident, entry, distance in zip(
+                found.ids[0], found.metadatas[0], found.distances[0], strict=True
+            ):
+                if _is_within(entry, wanted):
+                    near.setdefault(_logical(ident, entry), distance)
+            if len(near) >= wanted.limit or len(found.ids[0]) < rows or rows >= POOL_MAX:
+                return dict(islice(near.items(), wanted.limit))
             rows *= POOL
 
     def _newest(self, collection: Collection, wanted: Wanted) -> list[str]:
-        found = collection.get(where=_where(wanted), include=["metadatas"])
         dated = sorted(
-            zip(found.ids, found.metadatas, strict=True),
+            self._rows(collection, wanted),
             key=lambda row: (str(row[1].get("filed_at")), row[0]),
             reverse=True,
         )
-        return _logical([row[0] for row in dated], [row[1] for row in dated])[: wanted.limit]
+        return list(dict.fromkeys(starmap(_logical, dated)))[: wanted.limit]
+
+    def _rows(self, collection: Collection, wanted: Wanted) -> list[tuple[str, Metadata]]:
+        found = collection.get(where=_where(wanted), include=["metadatas"])
+        rows = zip(found.ids, found.metadatas, strict=True)
+        return [(ident, entry) for ident, entry in rows if _is_within(entry, wanted)]
 
     def _opened(self, *, create: bool) -> Collection | None:
         """Return stock's drawers; None where there are none yet."""
@@ -169,7 +208,12 @@ def _where(wanted: Wanted) -> JsonObject:
     return clauses[0] if len(clauses) == 1 else {"$and": clauses}
 
 
-def _logical(ids: Sequence[str], entries: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the memories to which rows belong, each once, in the order of their first rows."""
-    rows = zip(ids, entries, strict=True)
-    return list(dict.fromkeys(str(entry.get("parent_drawer_id") or ident) for ident, entry in rows))
+def _is_within(entry: Metadata, wanted: Wanted) -> bool:
+    """Tell whether a row was filed when it should have been; Chroma compares no texts."""
+    filed = str(entry.get("filed_at"))
+    return wanted.since <= filed and (not wanted.before or filed < wanted.before)
+
+
+def _logical(ident: str, entry: Metadata) -> str:
+    """Return the memory to which a row belongs."""
+    return str(entry.get("parent_drawer_id") or ident)

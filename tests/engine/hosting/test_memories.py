@@ -13,6 +13,7 @@ from palace.engine.api import Call
 from palace.protocol.errors import Forbidden, InvalidMemory
 from palace.protocol.principals import OWNER, Principal
 from palace.protocol.request import tool_call
+from palace.protocol.tools import BASIC_TOOLS, TOOLS
 from tests.support.engines.hosted import HostedEngine
 
 pytestmark = pytest.mark.engine
@@ -33,14 +34,16 @@ class Palace:
         self._calls = 0
 
     def call(self, tool: str, who: str = "", **arguments: Any) -> Call:
+        """Return a call; who begins with "!" is confined."""
         self._calls += 1
+        confined, who = who.startswith("!"), who.removeprefix("!")
         params = {"name": tool, "arguments": arguments}
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         return Call(
             request=tool_call(message),
             session=f"s{self._calls}",
             ordinal=1,
-            principal=Principal(who) if who else OWNER,
+            principal=Principal(who, confined=confined) if who else OWNER,
         )
 
     def text(self, tool: str, who: str = "", **arguments: Any) -> str:
@@ -259,6 +262,119 @@ def test_replies_without_a_memory_are_stocks_to_the_byte(palace: Palace) -> None
 
     assert text == json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     assert "[MEMORY" not in text
+
+
+# What confined sessions have of them.
+
+BASIC_WRITES: dict[str, dict[str, Any]] = {
+    "add_drawer": {"wing": "p", "room": "r", "content": f"basic {SECRET}"},
+    "diary_write": {"agent_name": "ada", "entry": f"basic {SECRET}"},
+    "checkpoint": {
+        "items": [{"wing": "p", "room": "r", "content": f"basic {SECRET} {n}"} for n in range(17)],
+        "diary": {"agent_name": "ada", "entry": f"basic {SECRET}"},
+        "dedup_threshold": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", BASIC_WRITES)
+def test_a_confined_session_files_memories_of_its_own(palace: Palace, name: str) -> None:
+    before = {one["id"] for one in palace.found("tester", limit=50)}
+    told = palace.stock(name, "!tester", **BASIC_WRITES[name])
+    assert told.get("success", not told.get("errors")), told
+
+    new = [one for one in palace.found("tester", limit=50) if one["id"] not in before]
+    assert len(new) == (18 if name == "checkpoint" else 1)
+    assert {one["namespace"] for one in new} == {"workspace:tester"}
+    assert all(one["content"].startswith("basic [REDACTED:") for one in new)
+    drawer = palace.stock("get_drawer", "!tester", drawer_id=new[0]["id"])
+    assert (drawer["content"], drawer["wing"]) == (new[0]["content"], "LOCAL")
+    removed = palace.stock("delete_drawers", "!tester", drawer_ids=[one["id"] for one in new])
+    assert (removed["deleted"], removed["errors"]) == (len(new), 0)
+
+
+def test_a_confined_session_reaches_no_other_drawer(palace: Palace) -> None:
+    palace.stock("add_drawer", wing="armadillos", room="r", content="the owner's plain armadillo")
+    palace.commit("lead", "the lead's armadillo")
+    mine = palace.stock(
+        "add_drawer", "!coder", wing="armadillos", room="r", content="my own armadillo"
+    )
+    [plain] = palace.stock("list_drawers", wing="armadillos")["drawers"]
+
+    for name, arguments in (
+        ("search", {"query": "the owner's plain armadillo", "limit": 50}),
+        ("search", {"query": "armadillo", "wing": "armadillos"}),
+        ("check_duplicate", {"content": "the owner's plain armadillo", "threshold": 0.0}),
+        ("list_drawers", {"limit": 100}),
+    ):
+        told = json.dumps(
+            palace.stock(name, "!coder", **arguments)[
+                "results"
+                if name == "search"
+                else "matches"
+                if name == "check_duplicate"
+                else "drawers"
+            ]
+        )
+        assert "my own armadillo" in told
+        assert "plain armadillo" not in told
+        assert "lead's armadillo" not in told
+    lacking = f"Drawer not found: {plain['drawer_id']}"
+    assert palace.stock("get_drawer", "!coder", drawer_id=plain["drawer_id"]) == {"error": lacking}
+    gone = palace.stock("delete_drawer", "!coder", drawer_id=plain["drawer_id"])
+    assert gone == {"success": False, "error": lacking}
+    near = palace.stock("search", "!coder", query="my own armadillo")["results"][0]
+    assert near["drawer_id"] == mine["drawer_id"]
+    assert near["similarity"] > 0.9 > near["distance"]
+    status = palace.stock("status", "!coder")
+    assert "armadillos" not in status["wings"]
+    assert status["total_drawers"] == sum(status["wings"].values()) < 50
+
+
+def test_a_long_memory_is_one_for_a_confined_session_too(palace: Palace) -> None:
+    told = palace.stock("add_drawer", "!coder", wing="w", room="long", content=LONG)
+    assert told["chunks"] > 1
+    part = f"{told['drawer_id']}_chunk_000000"
+    assert "not found" in palace.stock("get_drawer", "!coder", drawer_id=part)["error"]
+    assert not palace.stock("delete_drawer", "!coder", drawer_id=part)["success"]
+    assert palace.stock("get_drawer", "!coder", drawer_id=told["drawer_id"])["content"] == LONG
+    listed = palace.stock("list_drawers", "!coder", room="long")
+    assert (listed["total"], listed["count"]) == (1, 1)
+    removed = palace.stock("delete_drawer", "!coder", drawer_id=told["drawer_id"])
+    assert removed["chunks_deleted"] == told["chunks"]
+
+
+def test_what_confined_and_others_store_together_stays_apart(palace: Palace) -> None:
+    texts = {who: f"stored together, pangolin {who}" for who in ("", "!coder", "!tester")}
+    drawer = {"wing": "together", "room": "r"}
+    calls = [
+        palace.call("mempalace_add_drawer", who, content=text, **drawer)
+        for who, text in texts.items()
+    ]
+    calls.append(palace.call("palace_commit_memory", "lead", content="with a pangolin"))
+    calls.append(palace.call("mempalace_add_drawer", "!coder", content="a", wing="GLOBAL"))
+    replies = [json.loads(one.payload or b"") for one in palace.engine.call_together(calls)]
+
+    assert replies[-1]["error"]["code"] == FORBIDDEN
+    ids = [json.loads(one["result"]["content"][0]["text"]) for one in replies[:-1]]
+    assert ids[0]["drawer_id"].startswith("drawer_")
+    for who, told in (("coder", ids[1]), ("tester", ids[2])):
+        mine = [
+            o for o in palace.found(who, limit=50) if o["content"].startswith("stored together")
+        ]
+        assert [(one["id"], one["content"]) for one in mine] == [
+            (told["drawer_id"], texts[f"!{who}"]),
+        ]
+    [plain] = palace.stock("list_drawers", wing="together")["drawers"]
+    assert plain["drawer_id"] == ids[0]["drawer_id"]
+
+
+def test_all_other_tools_are_refused_by_name(palace: Palace) -> None:
+    for name in sorted({*TOOLS} - {*BASIC_TOOLS}):
+        told = palace.stock(name.removeprefix("mempalace_"), "!coder")
+        assert told["code"] == FORBIDDEN, name
+        assert name in told["message"]
+        assert "the workspace coder, which is confined" in told["message"]
 
 
 def test_a_store_without_drawers_has_no_memories(model_home: Path, tmp_path: Path) -> None:

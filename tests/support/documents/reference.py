@@ -9,7 +9,7 @@ import typer
 from palace.cli.app import app
 from palace.engine.stores.journalled import JOURNALLED
 from palace.protocol import errors
-from palace.protocol.tools import OWN_TOOLS, OWNER_TOOLS, TOOLS
+from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS, OWNER_TOOLS, TOOLS
 from palace.settings.config import PALACE, SETTINGS, USER
 from palace.shim.relay import USAGE
 from tests.doctor.situations.table import ELSEWHERE, SITUATIONS, TRIED_BY
@@ -162,9 +162,11 @@ def tools() -> str:
         "outcome is unknown. A tool that is not listed counts as a mutation. Large calls of five\n"
         "tools go to the lanes `long` and `large` (`classify_call`).\n\n" + "\n".join(rows) + "\n\n"
         "## Tools of a palace with workspaces\n\n"
-        "Listed behind stock's, once there is a workspace; a confined one has no others.\n\n"
-        + "\n".join(own)
-        + "\n\n"
+        "Listed behind stock's, once there is a workspace.\n\n" + "\n".join(own) + "\n\n"
+        "A confined session has these, and of stock's the basic ones, which reach nothing but the\n"
+        "memories of its namespaces then: "
+        + ", ".join(f"`{name}`" for name in TOOLS if name in BASIC_TOOLS)
+        + ".\n\n"
         "## The owner's tools\n\n"
         "palace's commands (`palace workspace`) call these, and no MCP client may: they are on no\n"
         "list, and change palace's own register.\n\n" + "\n".join(owners) + "\n"

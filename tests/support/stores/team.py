@@ -5,6 +5,7 @@ disk in memory, and its owner may die at any call of the kernel.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -59,25 +60,37 @@ class Shelf:
         found = self.store.read(KIND, [ident]).get(ident)
         return None if found is None else Memory(**found)
 
-    def put(self, memory: Memory, _old: Memory | None) -> None:
+    def put(self, memory: Memory, _old: Memory | None) -> int:
         payload = {name: getattr(memory, name) for name in FIELDS}
         self.store.set(self.groups, KIND, {memory.id: payload})
+        return 1
 
     def delete(self, memory: Memory) -> None:
         self.store.set(self.groups, KIND, {memory.id: None})
 
     def find(self, wanted: Wanted) -> Sequence[Memory]:
         self.asked += 1
-        found = [Memory(**payload) for _, payload in self.store.scan(KIND)]
         if self.careless:
-            return found
-        return [
-            memory
-            for memory in found
-            if wanted.namespaces is None or memory.namespace in wanted.namespaces
-            if not wanted.kinds or memory.kind in wanted.kinds
-            if memory.until > wanted.now_s and wanted.query in memory.content
-        ][: wanted.limit]
+            return [Memory(**payload) for _, payload in self.store.scan(KIND)]
+        found = [
+            attrs.evolve(one, distance=0.0, similarity=1.0) if wanted.query else one
+            for one in self._wanted(wanted)
+            if wanted.query in one.content
+        ]
+        return sorted(found, key=lambda one: one.created_at, reverse=True)[: wanted.limit]
+
+    def tally(self, wanted: Wanted) -> Counter[tuple[str, str]]:
+        self.asked += 1
+        return Counter((one.namespace, one.kind) for one in self._wanted(wanted))
+
+    def _wanted(self, wanted: Wanted) -> list[Memory]:
+        def takes(one: Memory) -> bool:
+            in_place = wanted.namespaces is None or one.namespace in wanted.namespaces
+            of_kind = not wanted.kinds or one.kind in wanted.kinds
+            in_time = wanted.since <= one.created_at < (wanted.before or "9")
+            return in_place and of_kind and in_time and one.until > wanted.now_s
+
+        return [one for one in (Memory(**row) for _, row in self.store.scan(KIND)) if takes(one)]
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -95,11 +108,16 @@ class Team:
     now: list[float]
     calls: int = 0
 
+    def basic(self, who: str, name: str, **arguments: Any) -> Any:
+        """Return what one of stock's basic tools tells a confined session."""
+        return self.ask(Principal(who, confined=True), f"mempalace_{name}", **arguments)
+
     def ask(self, who: str | Principal, name: str, **arguments: Any) -> Any:
         """Return what a call is answered, or its error; who is a workspace, "" for the owner."""
         self.calls += 1
         principal = Principal(who) if isinstance(who, str) else who
-        params = {"name": f"palace_{name}", "arguments": arguments}
+        name = name if name.startswith("mempalace_") else f"palace_{name}"
+        params = {"name": name, "arguments": arguments}
         call = tool_call({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
         key = f"s{self.journal.stamp.epoch}:{self.calls}"
         with self.groups.group(key, non_atomic=False) as group:

@@ -16,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -244,22 +245,32 @@ class LightMemories:
         found = self._store.read("memory", [ident]).get(ident)
         return None if found is None else Memory(**found, rows=(ident,))
 
-    def put(self, memory: Any, _old: Any) -> None:
+    def put(self, memory: Any, _old: Any) -> int:
         names = (name for name in type(memory).__slots__ if name not in ("rows", "__weakref__"))
         self._change(memory.id, {name: getattr(memory, name) for name in names})
+        return 1
 
     def delete(self, memory: Any) -> None:
         self._change(memory.id, None)
 
     def find(self, wanted: Any) -> list[Any]:
+        found = [one for one in self._wanted(wanted) if wanted.query in one.content]
+        found.sort(key=lambda one: (one.created_at, one.id), reverse=True)
+        return found[: wanted.limit]
+
+    def tally(self, wanted: Any) -> Any:
+        return Counter((one.namespace, one.kind) for one in self._wanted(wanted))
+
+    def _wanted(self, wanted: Any) -> list[Any]:
         found = [self.get(ident) for ident in self._store.ids("memory")]
         return [
             memory
-            for memory in sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
+            for memory in found
             if wanted.namespaces is None or memory.namespace in wanted.namespaces
             if not wanted.kinds or memory.kind in wanted.kinds
-            if memory.until > wanted.now_s and wanted.query in memory.content
-        ][: wanted.limit]
+            if memory.until > wanted.now_s and wanted.since <= memory.created_at
+            if not wanted.before or memory.created_at < wanted.before
+        ]
 
     def _change(self, ident: str, after: Any) -> None:
         store = self._store
