@@ -56,11 +56,12 @@ def uninstall(
 ) -> int:
     """Remove from an MCP host's configuration what `palace install` put there."""
     from palace.mcp_hosts.install import uninstall_host
-    from palace.mcp_hosts.target import find_target
+    from palace.mcp_hosts.target import targets_with_palace
     from palace.settings.environment import read_environment
 
-    target = find_target(name, read_environment().all, project=project, hooks=hooks)
-    say(uninstall_host(target, force=force, yes=yes))
+    environ = read_environment().all
+    for target in targets_with_palace(name, environ, project=project, hooks=hooks):
+        say(uninstall_host(target, force=force, yes=yes))
     return 0
 
 

@@ -23,12 +23,17 @@ def check_hosts(found: Diagnostics) -> Iterator[Finding]:
         if seen.palaces:
             started.append(_with_palaces(seen, found))
         elif any(_is_palace(one) and (one.switched_off or one.off_here) for one in seen.entries):
-            off.append(host.name)
+            off.append(_switched_off(seen))
         elif any(one.counts and one.hidden_by and _is_palace(one) for one in seen.entries):
-            yield from _hidden(seen)
+            yield _hidden(seen)
     text = ", ".join(started) or "palace is installed in none of them"
     text += f"; switched off: {', '.join(off)}" if off else ""
     yield Finding(level=OK, code="hosts", text=text)
+
+
+def _switched_off(seen: Survey) -> str:
+    by = {one.off_by for one in seen.entries if _is_palace(one) and one.off_by}
+    return f"{seen.host.name} (by {', '.join(sorted(by))})" if by else seen.host.name
 
 
 def _is_palace(entry: Entry) -> bool:
@@ -72,14 +77,15 @@ def _not_there(seen: Survey, entry: Entry) -> Iterator[Finding]:
         )
 
 
-def _hidden(seen: Survey) -> Iterator[Finding]:
+def _hidden(seen: Survey) -> Finding:
     entry = next(one for one in seen.entries if one.counts and one.hidden_by and _is_palace(one))
-    yield Finding(
+    hider = next((one for one in seen.entries if one.source == entry.hidden_by), None)
+    return Finding(
         level=WARNING,
         code="hidden_entry",
-        text=f"{seen.host.title} does not start palace here: {entry.hidden_by} takes the place of "
-        f"the entry in {entry.source.path}.",
-        remedy="See what it has instead: palace install --list",
+        text=f"{seen.host.title} does not start palace here: {entry.hider} takes the place of the "
+        f"entry in {entry.source.path}.",
+        remedy=hider.remedy if hider is not None else "See what it has: palace install --list",
     )
 
 

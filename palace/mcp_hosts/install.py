@@ -185,11 +185,12 @@ def _reservations(target: Target) -> Iterator[str]:
     for entry in found.entries:
         own = entry.name == NAME and entry.source.path == target.path
         if own and entry.source.project in ("", target.project) and entry.switched_off:
-            yield f"The entry is switched off, as its user left it: {title} does not start it."
+            by = f"by {entry.off_by}" if entry.off_by else "as its user left it"
+            yield f"The entry is switched off, {by}: {title} does not start it."
         elif own and entry.off_here:
-            yield f"The entry is switched off in this directory: {title} does not start it here."
+            yield f"{title} does not start it here: {entry.off_by} switches it off."
         elif own and entry.hidden_by and entry.launch.program is Program.PALACE:
-            yield f"{title} does not start it here: {entry.hidden_by} takes its place."
+            yield f"{title} does not start it here: {entry.hider} takes its place."
     for entry in found.stocks:
         scope = f" {entry.source.scope}" if entry.source.scope else ""
         yield (

@@ -71,7 +71,7 @@ def _described(entry: Entry, host: str) -> str:
     scope = f" {entry.source.scope}" if entry.source.scope else ""
     off = entry.switched_off and not is_disabled(entry.value)
     state = state_of_entry(entry.value) + (_OFF if off else "")
-    hidden = f"; {entry.hidden_by} takes its place here" if entry.hidden_by else ""
+    hidden = f"; {entry.hider} takes its place here" if entry.hidden_by else ""
     stock = entry.launch.program is Program.STOCK and not entry.switched_off
     remedy = f". {entry.remedy}" if stock else ""
     return f"{host}: {entry.name}{scope}: {state}{hidden} ({entry.source.path}){remedy}"

@@ -41,6 +41,11 @@ class Source:
     install: str = ""
     alone: bool = False
 
+    @property
+    def described(self) -> str:
+        """Return the file, and which part of it where it has several."""
+        return f"{self.path} ({self.scope})" if self.scope else self.path
+
     def format_of(self, host: McpHost) -> McpHost | None:
         """Return the host in whose format the file is, None for JSON as plugins have it."""
         return None if self.scope.startswith(("plugin ", "extension ")) else host

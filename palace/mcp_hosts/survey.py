@@ -12,18 +12,20 @@ import attrs
 
 from palace.mcp_hosts.entries import Launch, Program, is_disabled, launch_of
 from palace.mcp_hosts.sources import Reader, Source, sources_of
+from palace.mcp_hosts.switches import Switches
 from palace.mcp_hosts.table import NAME, McpHost
 from palace.mcp_hosts.takeover import CannotKeep, edits_to_palace
-from palace.mcp_hosts.values import ABSENT, value_at
+from palace.mcp_hosts.values import value_at
 
 
 @attrs.frozen(kw_only=True)
 class Entry:
     """One server as its host sees it: `value` has what earlier files add to it.
 
-    `counts` says that it does in the directory that was asked about; `hidden_by` is the path of the
-    file that takes its place there ("" if none does), `everywhere` says that it does so elsewhere,
-    too.  `off_here` says that the host's record of this directory switches it off.
+    `counts` says that it does in the directory that was asked about; `hidden_by` is the source that
+    takes its place there (None if none does), `everywhere` says that it does so elsewhere, too.
+    `off_here` says that the host's record or settings of this directory switch it off, `off_by`
+    which file does that, or does it everywhere ("" if the entry itself says so).
     """
 
     name: str
@@ -31,13 +33,19 @@ class Entry:
     source: Source
     switched_off: bool
     counts: bool
-    hidden_by: str = ""
+    hidden_by: Source | None = None
     everywhere: bool = False
     off_here: bool = False
+    off_by: str = ""
 
     @property
     def launch(self) -> Launch:
         return launch_of(self.value)
+
+    @property
+    def hider(self) -> str:
+        """Return where the entry stands that takes this one's place, "" if there is none."""
+        return self.hidden_by.described if self.hidden_by else ""
 
     @property
     def runs(self) -> bool:
@@ -86,19 +94,22 @@ def survey(host: McpHost, environ: Mapping[str, str], directory: str = "") -> Su
     """Return what a host runs when it is started in a directory."""
     reader = Reader()
     found: list[Entry] = []
-    switches = _Switches(host, environ, directory, reader)
+    switches = Switches(host, environ, directory, reader)
     for source in sources_of(host, environ, directory, reader):
         servers = value_at(reader.values(source.path, source.format_of(host)), source.place)
         if source.alone:
-            found = [attrs.evolve(one, hidden_by=source.path, everywhere=True) for one in found]
+            found = [attrs.evolve(one, hidden_by=source, everywhere=True) for one in found]
         for name, value in servers.items() if isinstance(servers, dict) else ():
+            off_by = switches.off_by(source, name, value)
+            off_here_by = switches.off_here_by(source, name, value)
             entry = Entry(
                 name=f"{source.prefix}{name}",
                 value=value,
                 source=source,
-                switched_off=switches.is_off(source, name),
+                switched_off=bool(off_by),
                 counts=switches.counts(source),
-                off_here=switches.is_off_here(source, name),
+                off_here=bool(off_here_by),
+                off_by=off_by or off_here_by,
             )
             _add(found, entry, merges=host.merges)
     mine = tuple(one for one in found if _is_of_interest(one))
@@ -118,7 +129,7 @@ def _add(found: list[Entry], entry: Entry, *, merges: bool) -> None:
             value = _merged(found[index].value, value)
     for index in before if entry.counts else ():
         found[index] = attrs.evolve(
-            found[index], hidden_by=entry.source.path, everywhere=not entry.source.project
+            found[index], hidden_by=entry.source, everywhere=not entry.source.project
         )
     off = entry.switched_off or is_disabled(value)
     found.append(attrs.evolve(entry, value=value, switched_off=off))
@@ -137,70 +148,6 @@ def _is_of_interest(entry: Entry) -> bool:
         Program.PALACE,
         Program.STOCK,
     )
-
-
-class _Switches:
-    """Where a host keeps which servers it starts, beside the entries themselves."""
-
-    def __init__(
-        self, host: McpHost, environ: Mapping[str, str], directory: str, reader: Reader
-    ) -> None:
-        self._host = host
-        self._directory = directory
-        base = host.base.find(environ)
-        self._user = reader.values(f"{base}/{host.files[0]}", host)
-        self._names: set[str] = set()
-        for file, place in host.disabled_names:
-            self._names |= _texts(value_at(reader.values(f"{base}/{file}", host), place))
-
-    def counts(self, source: Source) -> bool:
-        """Tell whether a source does in the directory that was asked about."""
-        project = source.project
-        if not project:
-            return True
-        if not f"{self._directory}/".startswith(f"{project.rstrip('/')}/"):
-            return False
-        return self._host.name != "codex" or self._is_trusted(project)
-
-    def _is_trusted(self, project: str) -> bool:
-        """Codex reads a project's file only where the project, or one around it, is trusted."""
-        records = value_at(self._user, ("projects",))
-        return any(
-            f"{project}/".startswith(f"{name.rstrip('/')}/")
-            and value_at(record, ("trust_level",)) == "trusted"
-            for name, record in (records.items() if isinstance(records, dict) else ())
-        )
-
-    def is_off(self, source: Source, name: str) -> bool:
-        if name in self._names:
-            return True
-        if self._host.name != "claude-code" or not source.project:
-            return False
-        record = self._record(source.project)
-        lists = ["disabledMcpServers"]
-        lists += ["disabledMcpjsonServers"] if source.path.endswith("/.mcp.json") else []
-        return any(name in _texts(value_at(record, (each,))) for each in lists)
-
-    def is_off_here(self, source: Source, name: str) -> bool:
-        """Tell whether Claude Code's record of the directory switches a server of the user's off.
-
-        Its record of a project counts below that, too.
-        """
-        if self._host.name != "claude-code" or source.project:
-            return False
-        here = self._directory
-        while here and self._record(here) is ABSENT and here != os.path.dirname(here):
-            here = os.path.dirname(here)
-        return f"{source.prefix}{name}" in _texts(
-            value_at(self._record(here), ("disabledMcpServers",))
-        )
-
-    def _record(self, project: str) -> Any:
-        return value_at(self._user, ("projects", project))
-
-
-def _texts(value: Any) -> set[str]:
-    return {text for text in value if isinstance(text, str)} if isinstance(value, list) else set()
 
 
 def working_directory() -> str:

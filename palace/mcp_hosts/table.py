@@ -270,7 +270,6 @@ HOSTS = (
         remove="gemini mcp remove {name} --scope user",
         remove_from_project="gemini mcp remove {name} --scope project",
         more_files=("/etc/gemini-cli/system-defaults.json",),
-        disabled_names=(("settings.json", ("mcp", "excluded")),),
     ),
     McpHost(
         name="windsurf",

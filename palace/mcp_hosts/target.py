@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from palace.mcp_hosts.commands import mempalace_command, palace_command
+from palace.mcp_hosts.entries import starts_palace
 from palace.mcp_hosts.files import read_configuration
 from palace.mcp_hosts.jsontext import JsonEditor
 from palace.mcp_hosts.kinds import SaveHooks, Servers
@@ -105,6 +106,39 @@ def find_target(
     name: str, environ: Mapping[str, str], *, project: str = "", hooks: bool = False
 ) -> Target:
     """Return the file that a host reads; raises ConfigError."""
+    targets = _targets(name, environ, project=project, hooks=hooks)
+    in_use = _in_use(targets)
+    return next(one for one in targets if one.path == in_use)
+
+
+def targets_with_palace(
+    name: str, environ: Mapping[str, str], *, project: str = "", hooks: bool = False
+) -> list[Target]:
+    """Return those of a host's files that have an entry of palace, else the one that it reads.
+
+    A host with several files takes the entry of the last: palace's may be in one before it.
+    Raises ConfigError.
+    """
+    targets = _targets(name, environ, project=project, hooks=hooks)
+    with_palace = [one for one in targets if len(targets) > 1 and _starts_palace(one)]
+    return with_palace or [find_target(name, environ, project=project, hooks=hooks)]
+
+
+def _starts_palace(target: Target) -> bool:
+    values = _values(target)
+    return starts_palace(value_at(values, (*target.host.place(values), NAME)))
+
+
+def _values(target: Target) -> Any:
+    """Return what a file says, {} if there is none or it can't be read."""
+    try:
+        return target.editor.parse(read_configuration(target.path).text)
+    except (Unreadable, HostFile, OSError):
+        return {}
+
+
+def _targets(name: str, environ: Mapping[str, str], *, project: str, hooks: bool) -> list[Target]:
+    """Return the files of a host that palace may write to, in the order in which it reads them."""
     host = next((host for host in HOSTS if host.name == name), None)
     if host is None:
         raise ConfigError(f"{name!r} is not a known host. Use one of: {', '.join(NAMES)}.")
@@ -120,23 +154,23 @@ def find_target(
         base = base if project else host.hooks.base.find(environ)
     if not names:
         raise ConfigError(f"{host.title} has no configuration file per project. Omit --project.")
-    return Target(
-        host=host,
-        path=_in_use(host, [f"{base}/{name}" for name in names]),
-        hooks=hooks,
-        project=os.path.abspath(project) if project else "",
-        environ=environ,
-    )
+    return [
+        Target(
+            host=host,
+            path=f"{base}/{name}",
+            hooks=hooks,
+            project=os.path.abspath(project) if project else "",
+            environ=environ,
+        )
+        for name in names
+    ]
 
 
-def _in_use(host: McpHost, paths: list[str]) -> str:
+def _in_use(targets: list[Target]) -> str:
     """Return the file whose entry the host takes, else the first that exists, else the first."""
-    there = [path for path in paths if os.path.lexists(path)]
-    for path in reversed(there if len(there) > 1 else ()):
-        try:
-            values = editor_for(host).parse(read_configuration(path).text)
-        except (Unreadable, HostFile, OSError):
-            continue
-        if value_at(values, (*host.place(values), NAME)) is not ABSENT:
-            return path
-    return (there or paths)[0]
+    there = [one for one in targets if os.path.lexists(one.path)]
+    for target in reversed(there if len(there) > 1 else ()):
+        values = _values(target)
+        if value_at(values, (*target.host.place(values), NAME)) is not ABSENT:
+            return target.path
+    return (there or targets)[0].path

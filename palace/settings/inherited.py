@@ -72,8 +72,12 @@ FIXED: "dict[str, tuple[str, ...]]" = {
     ),
     "what is made of a text": (
         *("MEMPALACE_LANG", "MEMPAL_LANG", "MEMPALACE_ENTITY_LANGUAGES"),
+        "MEMPAL_ENTITY_LANGUAGES",
         *("MEMPALACE_MAX_CHUNKS_PER_FILE", "MEMPALACE_TOPIC_TUNNEL_MIN_COUNT"),
         "MEMPALACE_KG_HALLWAY_MIN_COUNT",
+    ),
+    "in which order memories are found": (
+        *("MEMPALACE_HYBRID_VECTOR_WEIGHT", "MEMPALACE_HYBRID_BM25_WEIGHT"),
     ),
     "how the store is kept": ("MEMPALACE_MAX_BACKUPS", "MEMPALACE_STARTUP_INTEGRITY_MAX_MB"),
 }

@@ -158,8 +158,9 @@ STOCK_ENTRY = {"command": "mempalace-mcp", "args": []}
                 "projects": {"CWD": {"mcpServers": {"mempalace": {"command": "else"}}}},
             },
             "hidden_entry",
-            "does not start palace here",
-            "palace install --list",
+            "does not start palace here: HOME/.claude.json (in CWD, for this user) takes the place "
+            "of the entry in HOME/.claude.json",
+            "Remove it: (cd CWD && claude mcp remove mempalace --scope local)",
         ),
         (
             {"mcpServers": {"mempalace": PALACE_ENTRY | {"args": ["shim", "--palace", "/q"]}}},
@@ -182,5 +183,8 @@ def test_what_hosts_run_is_told_with_the_command_that_changes_it(
 
     found = examined(home)
 
+    places = {"CWD": os.getcwd(), "HOME": str(home)}
+    for name, place in places.items():
+        text, remedy = text.replace(name, place), remedy.replace(name, place)
     assert text in found[code].text
     assert remedy in found[code].remedy

@@ -15,7 +15,7 @@ from palace.mcp_hosts.files import read_configuration, write_configuration
 from palace.mcp_hosts.install import install_host, uninstall_host
 from palace.mcp_hosts.listing import list_hosts, state_of
 from palace.mcp_hosts.table import HOSTS, McpHost
-from palace.mcp_hosts.target import find_target
+from palace.mcp_hosts.target import find_target, targets_with_palace
 from palace.protocol.errors import HostEntry, HostFile
 
 KEPT: dict[str, Any] = {
@@ -28,6 +28,10 @@ KEPT: dict[str, Any] = {
     "tools": {"mempalace_search": {"approval_mode": "approve"}},
     "trust": False,
 }
+
+
+LOCAL_STOCK = '{"mcp": {"mempalace": {"type": "local", "command": ["mempalace-mcp"]}}}'
+LOCAL_PALACE = '{"mcp": {"mempalace": {"type": "local", "command": ["palace", "shim"]}}}'
 
 
 @attrs.frozen
@@ -45,8 +49,8 @@ class Hosts:
         return install_host(target, replace=replace, yes=True)
 
     def uninstall(self, name: str, *, force: bool = False, hooks: bool = False) -> str:
-        target = find_target(name, self.environ, hooks=hooks)
-        return uninstall_host(target, force=force, yes=True)
+        targets = targets_with_palace(name, self.environ, hooks=hooks)
+        return "\n".join(uninstall_host(one, force=force, yes=True) for one in targets)
 
     def state(self, name: str) -> str:
         return state_of(find_target(name, self.environ))
@@ -155,6 +159,23 @@ def test_a_note_is_void_once_something_else_is_in_its_place(hosts: Hosts, host: 
     hosts.uninstall(host.name)
 
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("later", [LOCAL_STOCK, LOCAL_PALACE])
+def test_an_entry_goes_though_a_later_file_of_the_host_hides_it(hosts: Hosts, later: str) -> None:
+    directory = hosts.home / ".config" / "opencode"
+    hosts.install("opencode")
+    (directory / "opencode.jsonc").write_text(later)
+    if later == LOCAL_STOCK:
+        hosts.install("opencode", replace=True)
+
+    said = hosts.uninstall("opencode", force=True)  # palace's other entry is its user's
+
+    assert not (directory / "opencode.json").exists()
+    left = json.loads((directory / "opencode.jsonc").read_text())
+    assert left == (json.loads(LOCAL_STOCK) if later == LOCAL_STOCK else {"mcp": {}})
+    assert f"Removed: {directory}/opencode.json" in said
+    assert "has no entry of palace" in hosts.uninstall("opencode")
 
 
 @each_host

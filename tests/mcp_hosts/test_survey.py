@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
+from palace.mcp_hosts import switches
 from palace.mcp_hosts.entries import opened_palace
 from palace.mcp_hosts.install import install_host
 from palace.mcp_hosts.listing import list_hosts
@@ -54,8 +55,10 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A home, in whose `etc` is what managers of the machine put into /etc."""
     made = World(tmp_path)
+    monkeypatch.setattr(switches, "ETC", f"{tmp_path}/etc")
     (made.project / "sub").mkdir(parents=True)
     (made.project / ".git").mkdir()
     return made
@@ -279,6 +282,152 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
         [],
         ["gemini extensions uninstall memory"],
     ),
+    "gemini: excluded in the system's settings, in another case": (
+        "gemini-cli",
+        {
+            ".gemini/settings.json": {"mcpServers": {"mempalace": PALACE}},
+            "etc/gemini-cli/settings.json": {"mcp": {"excluded": ["MemPalace"]}},
+        },
+        [],
+        [],
+    ),
+    "gemini: not among the allowed": (
+        "gemini-cli",
+        {
+            ".gemini/settings.json": {
+                "mcpServers": {"mempalace": STOCK, "memory": STOCK},
+                "mcp": {"allowed": ["memory"]},
+            }
+        },
+        [],
+        ["gemini mcp remove memory --scope user"],
+    ),
+    "gemini: excluded in this directory": (
+        "gemini-cli",
+        {
+            ".gemini/settings.json": {"mcpServers": {"mempalace": PALACE, "memory": STOCK}},
+            "src/x/sub/.gemini/settings.json": {"mcp": {"excluded": ["mempalace", "memory"]}},
+        },
+        [],
+        ["gemini mcp remove memory --scope user"],  # it runs everywhere else
+    ),
+    "gemini: excluded in a directory above, whose settings it does not read": (
+        "gemini-cli",
+        {
+            ".gemini/settings.json": {"mcpServers": {"mempalace": PALACE}},
+            "src/x/.gemini/settings.json": {"mcp": {"excluded": ["mempalace"]}},
+        },
+        ["mempalace"],
+        [],
+    ),
+    "gemini: switched off in a session": (
+        "gemini-cli",
+        {
+            ".gemini/settings.json": {"mcpServers": {"MemPalace": STOCK, "mempalace": PALACE}},
+            ".gemini/mcp-server-enablement.json": {"mempalace": {"enabled": False}},
+        },
+        [],
+        [],
+    ),
+    "claude: denied by name": (
+        "claude-code",
+        {
+            ".claude.json": claude(),
+            ".claude/settings.json": {"deniedMcpServers": [{"serverName": "mempalace"}]},
+        },
+        [],
+        [],
+    ),
+    "claude: denied by its command, in this directory": (
+        "claude-code",
+        {
+            ".claude.json": claude(),
+            "src/x/sub/.claude/settings.local.json": {
+                "deniedMcpServers": [{"serverCommand": ["palace", "shim"]}]
+            },
+        },
+        [],
+        [],
+    ),
+    "claude: others are allowed": (
+        "claude-code",
+        {
+            ".claude.json": {"mcpServers": {"mempalace": STOCK}},
+            ".claude/settings.json": {"allowedMcpServers": [{"serverName": "x"}]},
+        },
+        [],
+        [],
+    ),
+    "claude: allowed by name, and commands are named": (
+        "claude-code",
+        {
+            ".claude.json": claude(),
+            ".claude/settings.json": {
+                "allowedMcpServers": [{"serverName": "mempalace"}, {"serverCommand": ["x"]}]
+            },
+        },
+        [],
+        [],
+    ),
+    "claude: allowed by the user beside what the manager allows": (
+        "claude-code",
+        {
+            ".claude.json": claude(),
+            ".claude/settings.json": {"allowedMcpServers": [{"serverName": "mempalace"}]},
+            "etc/claude-code/managed-settings.json": {"allowedMcpServers": [{"serverName": "x"}]},
+        },
+        ["mempalace"],
+        [],
+    ),
+    "claude: only what the manager allows": (
+        "claude-code",
+        {
+            ".claude.json": claude(),
+            ".claude/settings.json": {"allowedMcpServers": [{"serverName": "mempalace"}]},
+            "etc/claude-code/managed-settings.json": {
+                "allowedMcpServers": [{"serverName": "x"}],
+                "allowManagedMcpServersOnly": True,
+            },
+        },
+        [],
+        [],
+    ),
+    "claude: the project's server is refused in its settings": (
+        "claude-code",
+        {
+            "src/x/.mcp.json": {"mcpServers": {"mempalace": PALACE}},
+            "src/x/.claude/settings.local.json": {"disabledMcpjsonServers": ["mempalace"]},
+        },
+        [],
+        [],
+    ),
+    "codex: not among what is required": (
+        "codex",
+        {
+            ".codex/config.toml": TOML_PALACE,
+            "etc/codex/requirements.toml": '[mcp_servers.x.identity]\ncommand = "x"\n',
+        },
+        [],
+        [],
+    ),
+    "codex: required to be another command": (
+        "codex",
+        {
+            ".codex/config.toml": TOML_PALACE,
+            "etc/codex/requirements.toml": '[mcp_servers.mempalace.identity]\ncommand = "x"\n',
+        },
+        [],
+        [],
+    ),
+    "codex: among what is required": (
+        "codex",
+        {
+            ".codex/config.toml": TOML_PALACE,
+            "etc/codex/requirements.toml": '[mcp_servers.mempalace.identity]\ncommand = "palace"\n',
+        },
+        ["mempalace"],
+        [],
+    ),
     "copilot: switched off by its settings": (
         "copilot-cli",
         {
@@ -408,6 +557,19 @@ def test_the_row_of_a_host_says_that_its_settings_switch_it_off(world: World) ->
 
     assert len(rows) == 1
     assert "installed, switched off" in rows[0]
+
+
+@pytest.mark.parametrize("directory", [".gemini", "src/x/.gemini"])
+def test_install_names_the_file_that_keeps_the_host_from_starting_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, directory: str
+) -> None:
+    monkeypatch.chdir(world.project)
+    path = world.write(f"{directory}/settings.json", {"mcp": {"excluded": ["mempalace"]}})
+
+    said = install_host(find_target("gemini-cli", world.environ), replace=False, yes=True)
+
+    assert f"{path}" in said.splitlines()[-1]
+    assert "Gemini CLI does not start it" in said
 
 
 def test_install_says_what_else_the_host_starts(

@@ -1,5 +1,6 @@
 """What a broker inherits of the session that happens to start it, and what palace.toml fixes."""
 
+import importlib.util
 import itertools
 import re
 from pathlib import Path
@@ -11,7 +12,13 @@ from palace.protocol.errors import ConfigError
 from palace.settings.config import adopt, load_config, load_settings
 from palace.settings.embedder import configured_embedder
 from palace.settings.environment import ShimEnvironment
-from palace.settings.inherited import FIXED, INHERITED, broker_environment, inherited
+from palace.settings.inherited import (
+    FIXED,
+    INHERITED,
+    broker_environment,
+    inherited,
+    matches,
+)
 from palace.settings.paths import Paths
 from palace.settings.process import QUIET
 from palace.settings.user_settings import read_user_settings
@@ -211,6 +218,49 @@ def test_the_manual_lists_what_is_inherited_and_what_is_fixed_and_why() -> None:
     wanted = {**INHERITED, **FIXED}
 
     assert {why: found.get(why) for why in wanted} == wanted
+
+
+# What stock reads and a broker does without, and why none of it changes what a broker answers.
+OF_ITS_OWN_PROCESSES = {
+    "its own server's": (
+        *("MEMPALACE_MCP_ALLOW_PEER_WRITER", "MEMPALACE_MCP_ALLOW_STALE_LIBRARY"),
+        *("MEMPALACE_MCP_EXTRA_ALLOWED_HOSTS", "MEMPALACE_MCP_HTTP_ALLOW_INSECURE_NO_TOKEN"),
+        *("MEMPALACE_MCP_HTTP_TOKEN", "MEMPALACE_MCP_IDLE_HOURS", "MEMPALACE_MCP_READ_ONLY"),
+        *("MEMPALACE_MCP_TLS_CERT", "MEMPALACE_MCP_TLS_KEY", "MEMPALACE_MCP_WRITER_WAIT_SECONDS"),
+        *("MEMPALACE_MCP_WRITE_STALL_EXIT_SECS", "MEMPALACE_MCP_WRITE_STALL_WARN_SECS"),
+        *("MEMPALACE_SSE_MAX_CLIENTS", "MEMPALACE_SYNC_HTTP_TIMEOUT", "MEMPALACE_SYNC_INTERVAL"),
+        *("MEMPALACE_EAGER_WARMUP", "MEMPALACE_HUB_FORWARD", "MEMPALACE_LOG_FILE"),
+    ),
+    "its command line's": ("MEMPALACE_BACKEND_EXPLICIT", "MEMPALACE_SOURCE_DIR", "MEMPAL_DIR"),
+    "its hooks'": (
+        *("MEMPALACE_CLI_WRITE_ROUTING", "MEMPALACE_HOOK_WRITE_ROUTING", "MEMPALACE_WRITE_ROUTING"),
+        *("MEMPALACE_HOOKS_AUTO_SAVE", "MEMPALACE_HOOKS_DAEMON", "MEMPALACE_MINE_PID_FILE"),
+        *("MEMPALACE_MINE_TIMEOUT_HOURS", "MEMPALACE_PYTHON", "MEMPALACE_TRANSPORT"),
+    ),
+    "its daemon's": (
+        *("MEMPALACE_DAEMON_LOCK_BACKOFF_SECONDS", "MEMPALACE_DAEMON_RETENTION_DAYS"),
+        "MEMPALACE_DAEMON_STATE_ROOT",
+    ),
+    "its plugin's for Hermes": ("MEMPALACE_IDENTITY_PATH", "MEMPALACE_WING"),
+    "its tests', and the beginning of others": (
+        *("MEMPALACE_PGVECTOR_LIVE_URL", "MEMPALACE_EMBEDDING_API_"),
+    ),
+}
+
+
+@pytest.mark.engine
+def test_every_variable_that_stock_reads_is_inherited_or_fixed_or_known_not_to_matter() -> None:
+    spec = importlib.util.find_spec("mempalace")
+    assert spec is not None
+    assert spec.origin is not None
+    source = "\n".join(path.read_text() for path in Path(spec.origin).parent.rglob("*.py"))
+    read = set(re.findall(r"\bMEMPAL(?:ACE)?_[A-Z0-9_]+\b", source))
+    without = set(itertools.chain(*OF_ITS_OWN_PROCESSES.values()))
+    ours = tuple(itertools.chain(*INHERITED.values(), *FIXED.values()))
+
+    assert without <= read, "no longer read"
+    assert sorted(name for name in read - without if not matches(name, ours)) == []
+    assert not {name for name in without if matches(name, ours)}
 
 
 def test_no_variable_is_in_both_lists() -> None:

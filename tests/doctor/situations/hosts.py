@@ -50,7 +50,7 @@ SITUATIONS = {
         code="hidden_entry",
         level=WARNING,
         text="takes the place of the entry in",
-        remedy="See what it has instead: palace install --list",
+        remedy="Remove it: (cd ",
         heal=_claude({}),
     ),
     "a host's file can't be read": Situation(
