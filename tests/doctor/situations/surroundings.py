@@ -14,6 +14,7 @@ from palace.protocol.deaths import OOM
 from palace.settings.environment import ShimEnvironment
 from palace.settings.stock_config import server_directory
 from tests.doctor.situations.place import KERNEL, Place, Situation
+from tests.support.brokers.embedder import serve_embedder
 from tests.support.machines.needs import need_root
 
 LIVED = Owner(7, "d" * 32)
@@ -131,6 +132,13 @@ def failed_start(place: Place) -> None:
     (place.palace / "broker.log").write_text(f"{begun}\n{failed}\n")
 
 
+def failed_engine(place: Place) -> None:
+    begun = 'time=2026-01-01T00:00:00Z level=info logger=palace.serve pid=1 text="palace: epoch 1"'
+    error = '"StoreUnavailable: mempalace is not whole"'
+    failed = f'level=error logger=palace.broker text="the engine could not be loaded" error={error}'
+    (place.palace / "broker.log").write_text(f"{begun}\ntime=2026-01-02T00:00:00Z {failed}\n")
+
+
 def started_since(place: Place) -> None:
     with (place.palace / "broker.log").open("a") as log:
         log.write('time=2026-01-03T00:00:00Z level=info text="palace: epoch 2 of /p"\n')
@@ -213,7 +221,25 @@ def _whole_model(place: Place) -> None:
     (model_dir(place.home) / "tokenizer.json").write_text("{}")
 
 
+def _embedder_gone(place: Place) -> None:
+    with serve_embedder() as url:
+        place.configure(embedding_model="openai-compat", embedding_api_url=url)
+
+
+def _embedder_there(place: Place) -> None:
+    url = place.after.enter_context(serve_embedder())
+    place.configure(embedding_model="openai-compat", embedding_api_url=url)
+
+
 SITUATIONS = {
+    "the server that embeds is not there": Situation(
+        arrange=_embedder_gone,
+        code="embedder_silent",
+        level=ERROR,
+        text="can't be reached: Connection refused. Until it can, nothing can be filed",
+        remedy="Start that server, or correct its address (embedding_api_url in ",
+        heal=_embedder_there,
+    ),
     "the store can't be written": Situation(
         arrange=_closed_store,
         code="closed_file",
@@ -373,6 +399,14 @@ SITUATIONS = {
         text="others may write to it (mode 0777)",
         remedy="deaths; the broker tries again by itself",
         heal=no_deaths,
+    ),
+    "the last broker's engine could not be loaded": Situation(
+        arrange=failed_engine,
+        code="last_start",
+        level=WARNING,
+        text="the engine could not be loaded: mempalace is not whole",
+        remedy="palace logs",
+        heal=started_since,
     ),
     "the last start failed": Situation(
         arrange=failed_start,
