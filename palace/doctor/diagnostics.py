@@ -77,6 +77,15 @@ class Diagnostics:
         return self.environment.all
 
     @property
+    def full(self) -> tuple[str, int] | None:
+        """Return what the broker has no more room for, and how many it has; None while it has."""
+        budgets = self.status.get("budgets", ()) if self.status else ()
+        for one in budgets:
+            if one["name"] in ("connections", "sessions") and one["held"] >= one["max"]:
+                return one["name"], one["max"]
+        return None
+
+    @property
     def keys(self) -> Keyring:
         """Return the keys that this user knows of the palace's journal."""
         return known_keys(self.paths, self.environ, self.kernel)

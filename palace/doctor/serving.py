@@ -21,6 +21,7 @@ def check_serving(found: Diagnostics) -> Iterator[Finding]:
     if found.status is not None:
         yield from _is_ours(found)
         yield from _engine(found)
+        yield from _room(found)
         yield from _queue(found)
         yield from _errors(found)
     elif isinstance(found.silence, ConfigError):  # MEMPALACE_BROKER, in a form that isn't asked
@@ -91,6 +92,21 @@ def _engine(found: Diagnostics) -> Iterator[Finding]:
                 remedy=f"The watchdog ends the broker after {span(limit_s)} without progress; or "
                 f"end it now, nothing acknowledged is lost: kill -9 {found.status['pid']}",
             )
+
+
+def _room(found: Diagnostics) -> Iterator[Finding]:
+    if found.full is None:
+        return
+    what, how_many = found.full
+    limit = "sessions_max in palace.toml" if what == "sessions" else "ulimit -n, open files"
+    yield Finding(
+        level=ERROR,
+        code="broker_full",
+        text=f"{how_many} {what} are open, as many as this broker may have: no other agent is "
+        "served, and stock's tools are turned away.",
+        remedy=f"End an agent, or allow more ({limit}) where brokers are started, and then: "
+        "palace stop",
+    )
 
 
 def _queue(found: Diagnostics) -> Iterator[Finding]:

@@ -120,6 +120,8 @@ def _published(found: Diagnostics) -> Iterator[Finding]:
                 fix=Fix(text=f"remove {path}", act=lambda: found.kernel.unlink(path)),
             )
         return
+    if found.full is not None:
+        return  # palace/doctor/serving.py says so: it turns away who dials
     if not running.get("url") or found.status["engine"]["state"] != "ready":
         return
     if not told:

@@ -9,12 +9,18 @@ import sys
 
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import complain
-from palace.protocol import jsonrpc
 from palace.protocol.errors import ConfigError
 from palace.settings.environment import read_environment
 from palace.settings.paths import Paths
 from palace.shim.input_lines import CHUNK, STDIN, STDOUT, ClientGone, InputLines
-from palace.shim.local_answers import failure_line, inline_line, too_large_line
+from palace.shim.local_answers import (
+    client_of,
+    failure_line,
+    inline_line,
+    needs_engine,
+    parsed,
+    too_large_line,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +30,6 @@ if TYPE_CHECKING:
     from palace.settings.site import Site
 
 _NOWHERE = Paths(os.devnull)  # no palace: its files are in no directory
-_LOCAL = ("initialize", "tools/list", "ping")
 
 
 class Backlog:
@@ -60,16 +65,11 @@ def wait_for_palace(find: "Callable[[], Site]", problem: ConfigError) -> "tuple[
 
 
 def _answered(line: bytes, kernel: Kernel, backlog: Backlog) -> bool:
-    """Answer what needs no palace; False where the line asks for one."""
-    try:
-        message = jsonrpc.parse(line)
-    except (ValueError, RecursionError):
+    """Answer what needs no palace, an unknown method included; False where the line needs one."""
+    message = parsed(line)
+    if needs_engine(message):
         return False
-    method = jsonrpc.method_of(message)
-    if method not in _LOCAL:
-        return method.startswith("notifications/")
-    if method == "initialize":
-        backlog.client = jsonrpc.client_of(message)
+    backlog.client = client_of(message) or backlog.client
     _write(kernel, inline_line(message, kernel, _NOWHERE, read_only=_is_read_only()))
     return True
 

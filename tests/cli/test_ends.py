@@ -89,6 +89,8 @@ def test_a_shim_without_a_palace_tells_its_client_until_the_settings_are_mended(
             return json.loads(shim.stdout.readline())  # type: ignore[union-attr]
 
         begun = ask(INITIALIZE)
+        methods = ("server/discover", "resources/list", "ping", "no/such")
+        others = [ask({"jsonrpc": "2.0", "id": 7, "method": method}) for method in methods]
         refused = ask(CALL)
         config.write_text(json.dumps({"palace_path": f"{tmp_path}/big"}))
         mended = ask(CALL)
@@ -96,6 +98,8 @@ def test_a_shim_without_a_palace_tells_its_client_until_the_settings_are_mended(
         end = shim.wait(60)
 
     assert begun["result"]["serverInfo"]
+    codes = [other["error"]["code"] if "error" in other else 0 for other in others]
+    assert codes == [-32601, -32601, 0, -32601]
     assert f"{config} can't be understood: it is not JSON" in refused["error"]["message"]
     assert f"No broker runs for {tmp_path}/big" in mended["error"]["message"]
     assert end == 0

@@ -16,6 +16,7 @@ from palace.doctor.diagnostics import Diagnostics, gather
 from palace.doctor.finding import ERROR, WARNING, Finding
 from palace.doctor.journal import check_journal
 from palace.doctor.serving import check_serving
+from palace.doctor.stock_tools import check_stock_tools
 from palace.doctor.stores import check_stores
 from palace.journal.journal import Journal
 from palace.journal.record import PUT, Draft, Stamp
@@ -86,6 +87,28 @@ async def test_a_full_queue_is_told_and_status_shows_who_asks(root: Path) -> Non
     assert "2 requests wait, and no more are let in" in said.text
     assert "3 in flight" in asking
     assert "queue_full" not in after
+
+
+async def test_a_broker_without_room_is_told_and_not_taken_for_another_network(
+    root: Path,
+) -> None:
+    async with open_broker(root, sessions_max=2) as running:
+        last = [await running.session(f"agent {number}") for number in range(2)][-1]
+
+        told = await findings(root, check_serving, check_stock_tools)
+        last.close()
+        await until(lambda: len(running.state.sessions) < 2)
+        after = await findings(root)
+
+    said = told["broker_full"]
+    assert said.level == ERROR
+    assert "2 sessions are open, as many as this broker may have" in said.text
+    assert said.remedy == (
+        "End an agent, or allow more (sessions_max in palace.toml) where brokers are started, and "
+        "then: palace stop"
+    )
+    assert not {"http_unreachable", "not_published"} & set(told)
+    assert "broker_full" not in after
 
 
 async def test_stores_that_could_not_be_compared_are_a_warning_until_they_can(root: Path) -> None:

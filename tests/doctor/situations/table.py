@@ -69,6 +69,11 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "tests/doctor/test_broker_in_the_loop.py"
         "::test_a_full_queue_is_told_and_status_shows_who_asks",
     ),
+    "broker_full": (
+        "the broker has no room for another agent",
+        "tests/doctor/test_broker_in_the_loop.py"
+        "::test_a_broker_without_room_is_told_and_not_taken_for_another_network",
+    ),
     "quarantine": (
         "a call was under way at the death of two brokers",
         "tests/doctor/test_journal.py::test_a_key_that_is_not_tried_again_is_shown",
