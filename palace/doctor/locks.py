@@ -7,7 +7,7 @@ from palace.doctor.diagnostics import Diagnostics, name
 from palace.doctor.finding import ERROR, OK, WARNING, Finding
 from palace.kernel.processes import Process
 from palace.ownership.data_locks import ENDING, outside_files
-from palace.ownership.holders import how_to_end, how_to_part
+from palace.ownership.holders import how_to_avoid, how_to_end, how_to_part
 from palace.ownership.lock import FENCE, NOTE_BYTES_MAX, mempalace_lock_path
 from palace.settings.paths import home_dir
 
@@ -48,8 +48,8 @@ def _mempalaces(found: Diagnostics) -> Iterator[Finding]:
         code="stock_writes",
         text=f"A stock mempalace process has this palace: {name(holder)} holds mempalace's writer "
         f"lock. While it does, {_meanwhile(found)}.",
-        remedy=f"{how_to_end(holder.title, holder.pid, found.paths)}. So that it doesn't come "
-        f"back, let its host start palace: palace install --list. The lock: {path}",
+        remedy=f"{how_to_end(holder.title, holder.pid, found.paths)}."
+        f"{how_to_avoid(holder.title)} The lock: {path}",
     )
 
 

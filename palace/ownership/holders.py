@@ -57,6 +57,18 @@ def how_to_end(title: str, pid: "int | None", paths: Paths) -> str:
     return f"Let it finish, or {kill}"
 
 
+def how_to_avoid(title: str) -> str:
+    """Return what keeps a holder from coming back, as a sentence after a blank, "" for nothing.
+
+    Commands and the daemon serve no agents, so there is nothing that could take their place.
+    """
+    if any(word in title for word in DAEMON):
+        return ""
+    if any(word in title for word in (*SESSIONS, *SERVERS)):
+        return " Let its agents start `palace shim` in its place: palace install --list."
+    return ""
+
+
 def how_to_part(data_file: str, note: str, *, alone: bool) -> str:
     """Return how to get a file that several palaces share, as a sentence without its full stop.
 

@@ -17,7 +17,7 @@ from palace.kernel.kernel import Kernel
 from palace.kernel.output import one_line
 from palace.ownership.claim import check_kernel, make_local_directory
 from palace.ownership.directory import prepare_palace
-from palace.ownership.holders import how_to_end, stays
+from palace.ownership.holders import how_to_avoid, how_to_end, stays
 from palace.protocol.errors import ForeignWriter, LockFailed, LockHeld, OnHold
 from palace.settings.paths import Paths, home_dir
 
@@ -315,11 +315,10 @@ def _foreign_writer(path: str, note: str, paths: Paths, kernel: Kernel) -> Forei
     """Return the error that names who holds stock's lock, and how that is ended."""
     pid = kernel.lock_holder(path)
     who = _stock_holder(path, note, pid, kernel)
-    end = how_to_end(kernel.process_title(pid) if pid else "", pid, paths)
+    title = kernel.process_title(pid) if pid else ""
+    end = f"{how_to_end(title, pid, paths)}.{how_to_avoid(title)}"
     return ForeignWriter(
-        f"A stock mempalace process writes to this palace: {who}. {end}. Its sessions can use "
-        "`palace shim` in its place.",
-        holder=note,
+        f"A stock mempalace process writes to this palace: {who}. {end}", holder=note
     )
 
 
