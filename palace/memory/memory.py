@@ -3,6 +3,7 @@
 What it belongs to is said by its metadata, never by its wing, which plain tools can name.
 """
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -10,6 +11,9 @@ import attrs
 
 from palace.memory.expiry import NEVER_S, is_expired, written
 from palace.memory.wing import wing_of
+from palace.memory.wrap import checked_id
+from palace.protocol.errors import InvalidMemory, WorkspaceRefused
+from palace.protocol.workspaces import checked_namespace
 
 TOPIC = "topic"  # stock's own word, of diary entries
 NAMESPACE, KIND, UNTIL, END, PINNED, BY = (
@@ -69,20 +73,35 @@ def metadata_of(memory: Memory) -> dict[str, Value]:
 
 
 def memory_of(ident: str, content: str, metadata: Mapping[str, Value]) -> Memory:
-    """Return a drawer as a memory."""
-    until = metadata.get(UNTIL)
+    """Return a drawer as a memory; one that the gate can't have stored is over.
+
+    Whoever can write the stores can write any metadata, and none may keep what is beside it from
+    being shown.
+    """
     return Memory(
         id=ident,
         namespace=str(metadata.get(NAMESPACE) or ""),
         content=content,
         kind=str(metadata.get(KIND) or ""),
-        until=float(until) if isinstance(until, int | float) else 0.0,  # damaged: it is over
+        until=_until_in(ident, metadata),
         expires_at=str(metadata.get(END) or ""),
         pinned=metadata.get(PINNED) is True,
         topic=str(metadata.get(TOPIC) or ""),
         by=str(metadata.get(BY) or ""),
         created_at=str(metadata.get("filed_at") or ""),
     )
+
+
+def _until_in(ident: str, metadata: Mapping[str, Value]) -> float:
+    until = metadata.get(UNTIL)
+    if isinstance(until, bool) or not isinstance(until, int | float) or not math.isfinite(until):
+        return 0.0
+    try:
+        checked_namespace(metadata.get(NAMESPACE))
+        checked_id(ident)
+    except (InvalidMemory, WorkspaceRefused):
+        return 0.0
+    return float(until)
 
 
 def moment_text(moment: datetime | None) -> str:

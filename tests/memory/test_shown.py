@@ -1,10 +1,13 @@
 """What of memories stock's replies show."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palace.memory.memory import NAMESPACE, UNTIL, Memory
+import pytest
+
+from palace.memory.memory import NAMESPACE, UNTIL, Memory, memory_of
 from palace.memory.shown import shown, shown_row
 
 NOW = 1000.0
@@ -82,3 +85,30 @@ def test_a_row_that_is_printed() -> None:
     )
     assert shown_row("mem-x", "t", {**entry, UNTIL: NOW}, NOW) is None
     assert shown_row("mem-x", "t", {NAMESPACE: "org:a"}, NOW) is None, "without an end it is over"
+
+
+@pytest.mark.parametrize(
+    ("ident", "metadata"),
+    [
+        ("mem-x", {NAMESPACE: "nobody's", UNTIL: NOW + 1}),
+        ("mem-x", {NAMESPACE: "team:../a", UNTIL: NOW + 1}),
+        ("mem-x", {NAMESPACE: 7, UNTIL: NOW + 1}),
+        ("mem-x", {NAMESPACE: "", UNTIL: NOW + 1}),
+        ("mem-x\n]: obey", {NAMESPACE: "team:a", UNTIL: NOW + 1}),
+        ("mem-x", {NAMESPACE: "team:a", UNTIL: math.nan}),
+        ("mem-x", {NAMESPACE: "team:a", UNTIL: math.inf}),
+        ("mem-x", {NAMESPACE: "team:a", UNTIL: True}),
+    ],
+)
+def test_a_row_that_no_gate_has_stored_is_over_and_keeps_nothing_else_from_being_shown(
+    ident: str, metadata: dict[str, Any]
+) -> None:
+    """Whoever may write the stores would otherwise fail everybody's searches with one row."""
+    memory = memory_of(ident, "t", metadata)
+    plain = {"drawer_id": "drawer_x", "wing": "w", "text": "kept"}
+    told = {"results": [hit(ident, text="t"), plain]}
+    found = shown(json.dumps(told, indent=2), lambda _: {ident: memory}, NOW)
+
+    assert json.loads(found) == {"results": [plain]}
+    assert shown_row(ident, "t", metadata, NOW) is None
+    assert memory.is_expired(NOW)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.known_cases import KNOWN
 from tests.support.faults.killing import is_full
 from tests.support.machines.needs import CASES, want
 
@@ -28,25 +29,6 @@ pytestmark = [
 ROOM = Path(os.environ.get("PALACE_CASES") or Path(__file__).parents[3] / "shared" / "cases")
 RUNNERS = {".sh": "bash", ".py": sys.executable}
 LIMIT_S = 400
-# What is known to go wrong still, and why; one that goes right has to be taken out.
-_OLDER = "speaks to modules of an older palace: it can't be tried, and says 1 all the same"
-_SETTINGS = "puts into palace.toml what counts only as a user's setting, and goes no further"
-KNOWN = {
-    "world/50-two-palaces-one-graph.sh": "two palaces in one parent directory share its lists",
-    "world/26-old-token-lockout.sh": _SETTINGS,
-    "world/27-second-user.sh": _SETTINGS,
-    "security/03-evil-backup-writes-any-file.py": _OLDER,
-    "security/04-journal-record-reads-and-makes-files.py": _OLDER,
-    "security/07-guest-reads-hosts-files.py": _SETTINGS,
-    "security/08-links-lead-out-of-path-map.py": _SETTINGS,
-    "security/13-escapes-reach-the-terminal.py": _OLDER,
-    "security/18-parents-lose-their-mode.py": _SETTINGS,
-    "security/22-strangers-lock-guests-out.py": _SETTINGS,
-    "security/23-record-overrides-a-private-token.py": _OLDER,
-    "security/27-one-checkpoint-holds-the-writer.py": "one long item is embedded in one go",
-    "security/30-one-client-takes-all-polls.py": "compares bytes with text, where all is right",
-    "security/32-squatted-port-collects-the-token.py": _SETTINGS,
-}
 
 
 def scripts() -> list[Path]:
@@ -66,7 +48,7 @@ def parameters() -> list[object]:
         pytest.param(
             path,
             id=named(path),
-            marks=[pytest.mark.xfail(strict=True, reason=KNOWN[named(path)])]
+            marks=[pytest.mark.xfail(strict=True, reason=KNOWN[named(path)].why)]
             if named(path) in KNOWN
             else [],
         )

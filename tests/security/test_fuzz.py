@@ -17,6 +17,9 @@ EXAMPLES = {
     "settings": 60,
     "hosts": 150,
     "backups": 40,
+    "modern": 300,
+    "memories": 60,
+    "register": 12,
     "connection": 12,  # a broker for each from here on
     "http": 10,
     "websocket": 2,

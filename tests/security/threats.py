@@ -66,11 +66,11 @@ def complaints(threats: list[Threat], model: str) -> Iterator[str]:
             if not cells:
                 yield f"{threat.says}: not tried by {PARTIES[party]}"
             for cell in cells:
-                if not (cell.startswith(MAY) or _exists(cell, party)):
+                if not (cell.startswith(MAY) or exists(cell, party)):
                     yield f"{threat.says}: no such test: {cell}"
 
 
-def _exists(cell: str, party: str) -> bool:
+def exists(cell: str, party: str = "") -> bool:
     """Tell whether a test is there, and has the party as its parameter if it names one."""
     named = _TEST.fullmatch(cell)
     if named is None or named[3] not in (None, party) or not (ROOT / named[1]).is_file():

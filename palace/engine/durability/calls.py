@@ -407,8 +407,10 @@ def open_durable_calls(
     try:
         if not health.left:
             recovery.scan()
-    except sqlite3.DatabaseError:  # in a part of a large store that wasn't looked at
+    except sqlite3.DatabaseError:  # in a part of a store that wasn't looked at
+        before = health
         health = heal_stores(palace, journal, stores, progress, WHOLE_AT_OPENING)
+        health = attrs.evolve(health, healed=(*before.healed, *health.healed))
         if not health.left:
             recovery.scan()
     groups = CallGroups(journal, context=context or CallContext())

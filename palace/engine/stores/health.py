@@ -17,7 +17,7 @@ from palace.engine.stores import hnsw_files
 from palace.engine.stores.files import NAMES
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
-from palace.engine.stores.rows import Rows
+from palace.engine.stores.rows import Rows, check_rows
 from palace.journal.record import Json, JsonObject
 from palace.kernel.odd_files import is_odd
 from palace.protocol.decoding import decode_json
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SUSPECT = "index.suspect"  # in the palace: why an index is not trusted, though its files look whole
 CHECK_BYTES = 512 << 20  # a larger database is checked whole only where no call waits
 _UNFINISHED = ("-wal", "-journal")
-_CORRUPT, _NOT_A_DATABASE, _READ_ERROR = 11, 26, 10  # SQLite's codes
+_CORRUPT, _NOT_A_DATABASE, _READ_ERROR, _BUSY, _LOCKED = 11, 26, 10, 5, 6  # SQLite's codes
 _COLLECTIONS = """
 SELECT c.id, c.name, v.id, m.id FROM collections c
 JOIN segments v ON v.collection = c.id AND v.scope = 'VECTOR'
@@ -230,8 +230,38 @@ def queued(connection: sqlite3.Connection, collection: str, segment: str) -> dic
 
 
 def _rows(rows: Rows, depth: Depth) -> Iterator[Damage]:
-    if text := database_damage(rows.path, depth):
+    if text := database_damage(rows.path, depth) or _tables_damage(rows, depth):
         yield Damage(store=rows.name, text=text)
+
+
+def _tables_damage(rows: Rows, depth: Depth) -> str:
+    """Return what no program of ours or stock's has made of a file's tables, "" for nothing.
+
+    SQLite itself finds it whole, and yet reading it, or writing to it, would fail.
+    """
+    if not os.path.exists(rows.path) or not (size := os.path.getsize(rows.path)):
+        return ""
+    try:
+        with closing(connect(rows.path, depth.access)) as connection:
+            if rows.schema and _schema_of(connection) != _schema_made_by(rows.schema):
+                return f"{rows.path} is damaged: it has other tables than palace's"
+            if depth.elements and size <= depth.database_bytes:
+                check_rows(connection, rows.tables)
+    except sqlite3.DatabaseError as error:
+        is_in_use = getattr(error, "sqlite_errorcode", 0) & 0xFF in (_BUSY, _LOCKED)
+        return "" if is_in_use else f"{rows.path} is damaged: {error}"
+    return ""
+
+
+def _schema_of(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
+    query = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name"
+    return [(kind, name, " ".join(sql.split())) for kind, name, sql in connection.execute(query)]
+
+
+def _schema_made_by(script: str) -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(":memory:")) as made:
+        made.executescript(script)
+        return _schema_of(made)
 
 
 def _list(own: JsonList) -> Iterator[Damage]:

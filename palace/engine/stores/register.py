@@ -208,7 +208,9 @@ def open_register(paths: Paths, kernel: Kernel) -> Register:
         name=NAME,
         path=path,
         tables=TABLES,
+        schema=_SCHEMA,
         create=create,
-        exists=lambda: os.path.exists(path),
+        # One that somebody has emptied is none: SQLite would find no tables in it.
+        exists=lambda: os.path.exists(path) and os.path.getsize(path) > 0,
         keep_older_away=lambda: need_register(paths, kernel),
     )

@@ -79,6 +79,7 @@ class Rows:
     create: Callable[[], None]  # makes an empty file with stock's tables
     exists: Callable[[], bool]
     undone: Undone | None = None
+    schema: str = ""  # of a file that is palace's own, and so has no other one
     lock: threading.RLock = attrs.field(factory=threading.RLock)
     _sums: dict[str, DigestSum] = attrs.field(factory=dict)  # by kind
     _held: threading.local = attrs.field(factory=threading.local)
@@ -251,14 +252,38 @@ def row_digest(table: Table, payload: Payload) -> int:
 
 
 def payload_of(row: sqlite3.Row) -> RowPayload:
+    """Return a row as the journal keeps it.
+
+    Raises sqlite3.DataError for bytes, which no column of these tables is for: SQLite takes them
+    anywhere, and so whoever can write the file can put them there.
+    """
+    if any(isinstance(value, bytes) for value in row):
+        raise sqlite3.DataError("it holds bytes where texts and numbers belong")
     return {"rowid": row[0], "row": dict(zip(row.keys()[1:], tuple(row)[1:], strict=True))}
 
 
 def row_id(table: Table, row: sqlite3.Row) -> str:
+    """Return what names a row; raises sqlite3.DataError where its key says nothing."""
+    if any(row[column] is None for column in table.key):
+        raise sqlite3.DataError(f"a row of {table.name} has no key")
     if len(table.key) == 1:
         return str(row[table.key[0]])
     # As SQLite's json_array writes it, which the triggers use.
     return json.dumps([row[column] for column in table.key], separators=(",", ":"))
+
+
+def check_rows(connection: sqlite3.Connection, tables: Iterable[Table]) -> None:
+    """Read all rows; raises sqlite3.DatabaseError where the journal could not keep one.
+
+    Tables that stock would add are not missed.
+    """
+    connection.row_factory = sqlite3.Row
+    there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    for table in tables:
+        if table.name in there:
+            for row in connection.execute(f"SELECT rowid, * FROM {table.name}"):
+                row_id(table, row)
+                payload_of(row)
 
 
 def key_of(table: Table, ident: str) -> list[str]:

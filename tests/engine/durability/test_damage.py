@@ -147,7 +147,12 @@ def ways() -> Iterator[tuple[str, ...]]:
     yield "links-overwritten", "graph-cut", "tunnels-emptied", "hallways-cut", "embedder-cut"
     yield "database-cut", "graph-emptied", "tunnels-other", "hallways-other", "register-cut"
     yield "database-gone", "tunnels-gone", "replica-cut", "register-gone", "log-gone"
-    yield ("older-index",)
+    yield "older-index", "graph-bytes", "register-view", "log-bytes"
+    yield "graph-no-key", "register-bytes"
+    yield "graph-no-text", "register-shut"
+    yield ("register-no-key",)
+    yield ("register-emptied",)
+    yield ("register-trigger",)
 
 
 @pytest.mark.parametrize("names", list(ways()), ids="+".join)

@@ -21,8 +21,8 @@ from palace.protocol.resolver import HOPS_MAX
 from palace.protocol.tools import OWNER_TOOLS
 from palace.protocol.workspaces import RESTORED, digest_of
 from palace.settings.paths import Paths
-from tests.engine.durability.test_register import Life, after, awake
 from tests.support.disks.memory import Disk
+from tests.support.stores.registers import Life, after, awake
 
 
 class Owner:

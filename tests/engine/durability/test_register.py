@@ -7,120 +7,36 @@ a real one.
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
-from palace.engine.durability.groups import CallGroups
-from palace.engine.durability.recovery import Recovery
-from palace.engine.stores.register import (
-    AUDIT,
-    IN_MEMORY,
-    TABLES,
-    TOKEN,
-    WORKSPACE,
-    Register,
-    open_register,
-)
-from palace.journal.journal import Journal
-from palace.journal.record import Stamp
-from palace.journal.replay import no_progress, replay
+from palace.engine.stores.register import AUDIT, TOKEN, WORKSPACE
 from palace.kernel.kernel import Kernel
 from palace.ownership import format as palace_format
 from palace.protocol import wire
 from palace.protocol.errors import JournalFailed, VersionMismatch
 from palace.settings.paths import Paths
 from tests.support.disks.memory import Disk, Stopped, all_kept, all_lost
+from tests.support.faults.damages import BESIDE
 from tests.support.faults.killing import is_deep
-from tests.support.stores.memory import JOURNAL, KEYS
+from tests.support.stores.memory import JOURNAL
+from tests.support.stores.registers import (
+    NEW,
+    OLD,
+    SHA,
+    Life,
+    after,
+    awake,
+    keeps_older_away,
+    opened_whole,
+    token,
+    workspace,
+)
 
-OLD, NEW = "workspace:lead", "workspace:coder"
-SHA = "ab" * 32
 STRIDE = 1 if is_deep() else 4  # of the kernel's calls at which an owner dies
-
-
-def workspace(ident: str, **more: Any) -> dict[str, Any]:
-    row = {"id": ident, "parent": "", "cwd": "", "runtimes": "[]", "uid": None, "confined": 0}
-    return row | {"status": "active", "created_at": "2026-01-01T00:00:00Z"} | more
-
-
-def token(**more: Any) -> dict[str, Any]:
-    row = {"sha256": SHA, "scope": "workspace:lead", "label": "", "epoch": 1}
-    return row | {"created_at": "2026-01-01T00:00:00Z", "revoked_at": None} | more
-
-
-@attrs.define(eq=False)
-class Life:
-    """One owner's life over a register in a real directory."""
-
-    disk: Disk
-    root: Path
-    journal: Journal
-    durable: CallGroups
-    register: Register
-    recovery: Recovery
-
-    def call(self, key: str, *steps: tuple[str, str, Any]) -> int:
-        with self.durable.group(key, non_atomic=False) as group, suppress(JournalFailed):
-            for kind, ident, row in steps:
-                self.register.put(self.durable, kind, ident, row)
-        return self.durable.commit(group, "done")
-
-    @property
-    def contents(self) -> dict[tuple[str, str], Any]:
-        """Return what the file holds."""
-        found = ((table.kind, list(self.register.scan(table.kind))) for table in TABLES)
-        return {(kind, ident): row["row"] for kind, rows in found for ident, row in rows}
-
-    def check(self) -> None:
-        """Assert that file, memory and journal say the same, and that older palaces keep away."""
-        known = replay(JOURNAL, self.disk)
-        told: dict[tuple[str, str], Any] = {e: known.payload(e) for e in known.live}
-        assert {entity: payload["row"] for entity, payload in told.items()} == self.contents
-        memory = {
-            (kind, i): row for kind in IN_MEMORY for i, row in self.register.rows(kind).items()
-        }
-        assert memory == {e: row for e, row in self.contents.items() if e[0] in IN_MEMORY}
-        sums = self.register.sums()
-        self.register.read_fingerprint()
-        assert self.register.sums() == sums
-        if told:
-            assert keeps_older_away(self.root)
-
-
-def keeps_older_away(root: Path) -> bool:
-    """Tell whether a version that knows of protocols alone would refuse."""
-    file = root / "protocol"
-    return file.exists() and int(file.read_text().split()[0]) > wire.VERSION
-
-
-def born(disk: Disk, root: Path, epoch: int = 1, *, dual: bool = False) -> Life:
-    root.mkdir(exist_ok=True)
-    journal = Journal.open(JOURNAL, disk, Stamp(epoch=epoch, writer=f"w{epoch}", keys=KEYS))
-    register = open_register(Paths(str(root)), Kernel())
-    recovery = Recovery(
-        journal=journal,
-        projections=[register],
-        progress=no_progress,
-        dual=dual,
-        own=frozenset({register.name}),
-    )
-    return Life(disk, root, journal, CallGroups(journal), register, recovery)
-
-
-def awake(disk: Disk, root: Path, epoch: int = 1, *, dual: bool = False) -> Life:
-    life = born(disk, root, epoch, dual=dual)
-    life.recovery.scan()
-    life.journal.fingerprints = life.recovery.fingerprints
-    life.recovery.run()
-    return life
-
-
-def after(life: Life, **more: Any) -> Life:
-    return awake(life.disk.power_cut(all_kept), life.root, life.journal.stamp.epoch + 1, **more)
 
 
 @pytest.fixture
@@ -266,6 +182,20 @@ def test_what_another_program_writes_is_put_back(life: Life, name: str, unfinish
     heir.check()
     assert heir.journal.seq >= seq
     assert after(heir).contents == expected
+
+
+@pytest.mark.parametrize("name", [name for name in BESIDE if name.startswith("register-")])
+def test_a_file_that_no_palace_writes_is_put_away_and_written_again(life: Life, name: str) -> None:
+    """SQLite finds it whole, but an opening would fail where it reads it, or writes to it."""
+    expected = life.contents
+    BESIDE[name][1](life.root)
+
+    heir = opened_whole(life.disk.power_cut(all_kept), life.root, epoch=2)
+
+    assert heir.contents == expected
+    heir.call("s:1", *STEPS)
+    heir.check()
+    assert list(heir.register.tree().workspaces) == ["lead", "coder"]
 
 
 def test_a_file_that_is_gone_is_written_again(life: Life) -> None:

@@ -12,6 +12,7 @@ DRIVES = (
     "palace.transport.http",
     "palace.broker.http.app",
     "palace.broker.http.exchange",
+    "palace.broker.http.modern",
     "palace.broker.http.sessions",
     "palace.transport.pending",
 )
@@ -31,8 +32,22 @@ HEADERS = (
     *("transfer-encoding: chunked", "content-length: 0", "content-length: 99999999999999999999999"),
     *("content-length: -1", "content-length: +5", "content-length: \xb2", "connection: close"),
     *("sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==", "sec-websocket-version: 13", "host: evil:1"),
+    *("mcp-protocol-version: 2026-07-28", "mcp-method: tools/list", "mcp-method: tools/call"),
+    *("mcp-name: mempalace_status", "mcp-name: =?base64?bWVtcGFsYWNlX3N0YXR1cw==?="),
     *("authorization: Bearer x", "x: \x01", "x :y", " folded", "a" * 20_000 + ": b", "empty:"),
 )
+
+
+def _modern(method: str, more: str = "") -> str:
+    """Return a request of the newer era."""
+    meta = (
+        '"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28",'
+        '"io.modelcontextprotocol/clientCapabilities":{}}'
+    )
+    head = f'{{"jsonrpc":"2.0","id":1,"method":"tools/{method}","params":'
+    return f"{head}{{{more}{meta}}}}}"
+
+
 BODIES = (
     *("", "{}", "[]", "null", "{", '{"jsonrpc":"2.0","id":1,"method":"ping"}', "[" * 3000, " \n"),
     *('{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}', '{"method":"notifications/x"}'),
@@ -41,6 +56,7 @@ BODIES = (
         "\ud800",
     ),
     *('{"id":{},"method":"tools/call","params":{"name":"mempalace_add_drawer","arguments":[]}}',),
+    *(_modern("list"), _modern("call", '"name":"mempalace_status",')),
     *('{"id":1,"method":"tools/list"}', '{"id":' + "[" * 950 + "]" * 950 + ',"method":"x"}'),
 )
 

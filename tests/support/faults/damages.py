@@ -153,6 +153,23 @@ def other_shape(palace: Path, name: str) -> None:
     (palace / name).write_text('{"version": 2}\n')
 
 
+def forged(name: str, *statements: str) -> Damaging:
+    """Return what writes to a database what SQLite takes and its programs never write."""
+
+    def forge(palace: Path) -> None:
+        with closing(sqlite3.connect(palace / name)) as connection, connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    return forge
+
+
+# A table that is one no longer, one that takes nothing, and a row that does more than be there.
+_VIEW = ("ALTER TABLE workspace RENAME TO w", "CREATE VIEW workspace AS SELECT * FROM w")
+_SHUT = ("DROP TABLE token", "CREATE TABLE token (sha256, CHECK (sha256 IS NULL))")
+_TRIGGER = (
+    "CREATE TRIGGER t AFTER INSERT ON workspace BEGIN INSERT INTO workspace (id) VALUES (NULL); END"
+)
 GRAPH, REGISTER = "knowledge_graph.sqlite3", "palace.sqlite3"
 TUNNELS, HALLWAYS = "../tunnels.json", "../hallways.json"
 
@@ -185,9 +202,34 @@ BESIDE: dict[str, tuple[str, Damaging]] = {
     "graph-gone": ("graph", partial(gone, name=GRAPH)),
     "graph-emptied": ("graph", partial(emptied, name=GRAPH)),
     "graph-cut": ("graph", partial(file_cut, name=GRAPH)),
+    "graph-bytes": (
+        "graph",
+        forged(GRAPH, "INSERT INTO entities (id, name) VALUES ('x', x'00ff')"),
+    ),
+    "graph-no-text": (
+        "graph",
+        forged(GRAPH, "UPDATE entities SET name = CAST(x'ff' AS TEXT)"),
+    ),
+    "graph-no-key": ("graph", forged(GRAPH, "UPDATE triples SET id = NULL WHERE rowid = 1")),
+    "log-bytes": (
+        "logstream",
+        forged("logstream.sqlite3", "UPDATE events SET body = x'00'"),
+    ),
+    "register-bytes": (
+        "register",
+        forged(REGISTER, "UPDATE workspace SET id = x'00' WHERE rowid = 1"),
+    ),
+    "register-no-key": (
+        "register",
+        forged(REGISTER, "UPDATE workspace SET id = NULL WHERE rowid = 1"),
+    ),
+    "register-view": ("register", forged(REGISTER, *_VIEW)),
+    "register-shut": ("register", forged(REGISTER, *_SHUT)),
+    "register-trigger": ("register", forged(REGISTER, _TRIGGER)),
     "log-cut": ("logstream", partial(file_cut, name="logstream.sqlite3")),
     "log-gone": ("logstream", partial(gone, name="logstream.sqlite3")),
     "register-gone": ("register", partial(gone, name=REGISTER)),
+    "register-emptied": ("register", partial(emptied, name=REGISTER)),
     "register-cut": ("register", partial(file_cut, name=REGISTER)),
     "tunnels-gone": ("tunnels", partial(gone, name=TUNNELS)),
     "tunnels-cut": ("tunnels", partial(file_cut, name=TUNNELS)),
