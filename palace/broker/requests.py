@@ -21,7 +21,7 @@ from palace.protocol.errors import (
     TooLarge,
     WireError,
 )
-from palace.protocol.pathmap import Whereabouts, beneath, translate
+from palace.protocol.pathmap import NAMES_PATHS, Whereabouts, beneath, translate
 from palace.protocol.request import (
     PARSE_ERROR_REPLY,
     TOO_MUCH,
@@ -130,7 +130,8 @@ async def _handle(
     _note_client(session, request)
     reply = jsonrpc.NOT_INLINE
     if request.modern or not isinstance(request, ToolCall):
-        reply = modern.inline_reply(
+        era = modern if request.modern else jsonrpc
+        reply = era.inline_reply(
             request.message,
             catalogue_for(state.services, session),
             read_only=session.hello.read_only,
@@ -223,6 +224,8 @@ def _check_right(session: LiveSession, call: ToolCall) -> None:
 
 def _found_here(call: ToolCall, where: Whereabouts, path_map: Mapping[str, str]) -> ToolCall:
     """Return a call whose paths are ours, and the directory that it must not leave by a link."""
+    if call.name not in NAMES_PATHS:
+        return call
     message = translate(call.message, where, path_map)
     return translated(call, message, beneath=beneath(call.message, where, path_map))
 

@@ -33,6 +33,8 @@ from palace.protocol.budget import Shares
 from palace.protocol.request import ToolCall
 from palace.protocol.tools import Kind, Lane, Tool
 
+_EXCLUSIVE = (Lane.WRITER, Lane.BULK, Lane.LONG, Lane.LARGE)
+
 
 class Offer(enum.Enum):
     ADMITTED = "admitted"
@@ -59,24 +61,20 @@ class Job:
     maybe_ran: bool = False
     cancelled: bool = False
     group: str = ""
-    tool: Tool = attrs.field(init=False)  # admission asks for it a dozen times for each call
+    # What follows from the above; admission asks for it a dozen times for each call.
+    key: tuple[str, int] = attrs.field(init=False)
+    tool: Tool = attrs.field(init=False)
+    exclusive: bool = attrs.field(init=False)  # its session's other calls must not overlap with it
 
     def __attrs_post_init__(self) -> None:
+        self.key = self.session, self.ordinal
         self.tool = self.request.tool
+        self.exclusive = self.tool.lane in _EXCLUSIVE
         self.party = self.party or self.session
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.session, self.ordinal
 
     @property
     def name(self) -> str:
         return self.request.name
-
-    @property
-    def exclusive(self) -> bool:
-        """Tell whether it keeps its session's other calls from overlapping with it."""
-        return self.tool.lane in (Lane.WRITER, Lane.BULK, Lane.LONG, Lane.LARGE)
 
     @property
     def readable(self) -> bool:
@@ -182,7 +180,7 @@ class Admission:
             return started
         patient = self.window.until_s(now_s) > now_s
         progress = True
-        while progress:
+        while progress and self._turns:
             progress = False
             had_turn: set[str] = set()
             for session in self._in_turn(now_s):  # a session that can't start keeps its turn
@@ -210,6 +208,8 @@ class Admission:
 
         Those that wait to change something have the places among them by who is due first.
         """
+        if len(self._turns) == 1 and not _changes_next(self._queues[self._turns[0]]):
+            return tuple(self._turns)
         order = sorted(self._turns, key=lambda session: self._asked[self._queues[session].party])
         changing = {
             session: self._note_due(self._queues[session].party, now_s)

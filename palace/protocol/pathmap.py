@@ -30,6 +30,7 @@ LABELS = frozenset(
     }
 )
 LABEL = "source_file"
+NAMES_PATHS = LABELS.union(READS_FILES)  # what other tools are given holds no path
 
 
 @attrs.frozen(kw_only=True)

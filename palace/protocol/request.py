@@ -14,6 +14,7 @@ from palace.protocol.tools import UNKNOWN, Tool, classify_call, group_key
 from palace.protocol.weight import SHORT_BYTES, has_too_many_values, id_at_ends
 
 UNREADABLE = object()  # stands for the message of a line that is no JSON
+TOOL_CALL = "tools/call"
 TOO_MUCH = object()  # and of one that holds too many values to be parsed
 PARSE_ERROR_REPLY = jsonrpc.encode(jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error"))
 
@@ -77,20 +78,23 @@ def read_request(line: bytes, *, light: bool = False) -> Request:
     )
 
 
-def tool_call(message: Any) -> ToolCall:
+def tool_call(message: dict[str, Any]) -> ToolCall:
     """Return a parsed `tools/call` as a value."""
     params = jsonrpc.params_of(message)
     name, arguments = params.get("name"), params.get("arguments")
+    name = name if isinstance(name, str) else ""
+    arguments = arguments if isinstance(arguments, dict) else {}
+    has_meta = "_meta" in params  # most have none, and every call comes by here
     return ToolCall(
         message=message,
-        id=jsonrpc.request_id(message),
-        method=jsonrpc.method_of(message),
-        modern=is_modern(message),
-        name=name if isinstance(name, str) else "",
-        tool=classify_call(message),
-        arguments=arguments if isinstance(arguments, dict) else {},
-        group=group_key(message),
-        progress_token=jsonrpc.progress_token(message),
+        id=message.get("id"),
+        method=TOOL_CALL,
+        modern=has_meta and is_modern(message),
+        name=name,
+        tool=classify_call(name, arguments),
+        arguments=arguments,
+        group=group_key(name, arguments),
+        progress_token=jsonrpc.progress_token(message) if has_meta else None,
     )
 
 

@@ -8,6 +8,7 @@ palace; an *external effect* changes something outside of it and is never sent t
 """
 
 import enum
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -176,22 +177,19 @@ SHOW_DRAWERS = frozenset(
 _KNOWN = TOOLS | OWN_TOOLS | OWNER_TOOLS
 
 
-def classify_call(message: object) -> Tool:
-    """Return what a `tools/call` message will do; what can't be told is a mutation."""
-    params = message.get("params") if isinstance(message, dict) else None
-    name = params.get("name") if isinstance(params, dict) else None
-    if name == "mempalace_checkpoint" and _is_long(params):
+def classify_call(name: str, arguments: Mapping[str, Any]) -> Tool:
+    """Return what a call will do; what can't be told is a mutation."""
+    if name == "mempalace_checkpoint" and _is_long(arguments):
         return _LONG_FILING
-    if name == "mempalace_delete_drawers" and _names_many(params):
+    if name == "mempalace_delete_drawers" and _names_many(arguments):
         return _LONG_DELETING
-    if isinstance(name, str) and name in LARGE_TEXTS and _is_large(params, LARGE_TEXTS[name]):
+    if name in LARGE_TEXTS and _is_large(arguments.get(LARGE_TEXTS[name])):
         return _LARGE_FILING
-    return _KNOWN.get(name, UNKNOWN) if isinstance(name, str) else UNKNOWN
+    return _KNOWN.get(name, UNKNOWN)
 
 
-def _is_long(params: Any) -> bool:
-    arguments = params.get("arguments")
-    items = arguments.get("items") if isinstance(arguments, dict) else None
+def _is_long(arguments: Mapping[str, Any]) -> bool:
+    items = arguments.get("items")
     if not isinstance(items, list):
         return False
     texts = (item.get("content") for item in items if isinstance(item, dict))
@@ -199,29 +197,23 @@ def _is_long(params: Any) -> bool:
     return len(items) >= LONG_ITEMS or chars >= LONG_CHARS
 
 
-def _names_many(params: Any) -> bool:
-    arguments = params.get("arguments")
-    idents = arguments.get("drawer_ids") if isinstance(arguments, dict) else None
+def _names_many(arguments: Mapping[str, Any]) -> bool:
+    idents = arguments.get("drawer_ids")
     return isinstance(idents, list) and len(idents) >= LONG_ITEMS
 
 
-def _is_large(params: Any, argument: str) -> bool:
-    arguments = params.get("arguments")
-    text = arguments.get(argument) if isinstance(arguments, dict) else None
+def _is_large(text: object) -> bool:
     return isinstance(text, str) and len(text) > GROUP_CHARS_MAX
 
 
-def group_key(message: object) -> str:
+def group_key(name: str, arguments: Mapping[str, Any]) -> str:
     """Return the key under which a call may share a batch with calls of other keys; "" for none.
 
     Two calls that would file the same drawer have the same key, whatever blanks surround its names:
     the second one has to see the first one's drawer.  Diary entries are all different.  So are
     memories, but for those whose id is named, which have that for their key.
     """
-    params = message.get("params") if isinstance(message, dict) else None
-    name = params.get("name") if isinstance(params, dict) else None
-    arguments = params.get("arguments") if isinstance(params, dict) else None
-    if not isinstance(arguments, dict):
+    if not arguments:
         return ""
     if name == "mempalace_diary_write":
         return _joined("diary", arguments, ("agent_name", "wing", "entry"))
@@ -232,12 +224,12 @@ def group_key(message: object) -> str:
     return ""
 
 
-def _memory_key(arguments: dict[str, Any]) -> str:
+def _memory_key(arguments: Mapping[str, Any]) -> str:
     key = _joined("memory", arguments, ("namespace", "content"))
     return f"memory\0{arguments['id']}" if key and arguments.get("id") is not None else key
 
 
-def _joined(what: str, arguments: dict[str, Any], names: tuple[str, ...]) -> str:
+def _joined(what: str, arguments: Mapping[str, Any], names: tuple[str, ...]) -> str:
     values = [arguments.get(name, "") for name in names]
     if not all(isinstance(value, str) for value in values):
         return ""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from palace.protocol.tools import TOOLS, UNKNOWN, Kind, Lane, classify_call
+from palace.protocol.request import tool_call
+from palace.protocol.tools import TOOLS, UNKNOWN, Kind, Lane
 from palace.settings.catalogue import load_catalogue
 from tests.support.processes.clients import Site
 
@@ -116,12 +117,7 @@ def test_shipped_catalogue_is_what_the_shim_answers_with() -> None:
     ],
 )
 def test_call_of_an_unknown_tool_is_a_mutation(params: Any) -> None:
-    tool = classify_call({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+    tool = tool_call({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).tool
 
     assert tool is UNKNOWN
     assert (tool.kind, tool.lane) == (Kind.MUTATION, Lane.WRITER)
-
-
-@pytest.mark.parametrize("message", [None, 5, [], "x"])
-def test_message_that_is_no_object_is_a_mutation(message: Any) -> None:
-    assert classify_call(message) is UNKNOWN

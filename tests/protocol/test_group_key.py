@@ -4,11 +4,16 @@ from typing import Any
 
 import pytest
 
-from palace.protocol.tools import GROUP_CHARS_MAX, TOOLS, group_key
+from palace.protocol.request import tool_call
+from palace.protocol.tools import GROUP_CHARS_MAX, TOOLS
+
+
+def group_of(params: Any) -> str:
+    return tool_call({"method": "tools/call", "params": params}).group
 
 
 def key(tool: str, **arguments: Any) -> str:
-    return group_key({"params": {"name": f"mempalace_{tool}", "arguments": arguments}})
+    return group_of({"name": f"mempalace_{tool}", "arguments": arguments})
 
 
 def drawer(**more: Any) -> str:
@@ -29,7 +34,7 @@ def test_a_diary_entry_shares_no_key_with_a_drawer() -> None:
 
 
 def memory(**arguments: Any) -> str:
-    return group_key({"params": {"name": "palace_commit_memory", "arguments": arguments}})
+    return group_of({"name": "palace_commit_memory", "arguments": arguments})
 
 
 def test_memories_of_one_id_or_of_one_text_in_one_place_have_one_key() -> None:
@@ -47,20 +52,20 @@ def test_every_other_tool_runs_alone(tool: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "message",
+    "params",
     [
         None,
-        [],
         {},
-        {"params": []},
-        {"params": {"name": "mempalace_add_drawer"}},
-        {"params": {"name": ["mempalace_add_drawer"], "arguments": {}}},
-        {"params": {"name": "mempalace_add_drawer", "arguments": {"wing": 1}}},
-        {"params": {"name": "mempalace_add_drawer", "arguments": {"content": None}}},
+        [],
+        {"name": "mempalace_add_drawer"},
+        {"name": "mempalace_add_drawer", "arguments": ["c"]},
+        {"name": ["mempalace_add_drawer"], "arguments": {"content": "c"}},
+        {"name": "mempalace_add_drawer", "arguments": {"wing": 1}},
+        {"name": "mempalace_add_drawer", "arguments": {"content": None}},
     ],
 )
-def test_what_is_no_such_call_has_no_key(message: object) -> None:
-    assert group_key(message) == ""
+def test_what_is_no_such_call_has_no_key(params: object) -> None:
+    assert group_of(params) == ""
 
 
 def test_a_long_text_runs_alone() -> None:

@@ -101,7 +101,7 @@ def test_a_peer_may_what_the_table_says_of_it() -> None:
 
 
 def test_the_owners_tools_are_for_palaces_own_commands_and_the_others_are_not() -> None:
-    def call(name: str) -> object:
+    def call(name: str) -> dict[str, object]:
         return {"id": 1, "method": "tools/call", "params": {"name": name, "arguments": {}}}
 
     owners, stocks = tool_call(call("palace_workspace_add")), tool_call(call("mempalace_search"))

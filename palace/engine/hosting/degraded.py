@@ -55,7 +55,7 @@ def reads_lists(tool: str) -> bool:
 
 def refusal(health: Health, tool: str) -> StoreCorrupt | None:
     """Return the error that a call of a tool is answered with, None where it may run."""
-    left = health.left_of(*stores_of(tool))
+    left = health.left_of(*stores_of(tool)) if health.left else None
     return None if left is None else StoreCorrupt(words(left))
 
 
