@@ -89,6 +89,7 @@ def older_text(epoch: int, known: int, paths: Paths) -> str:
 
 
 def _unreachable_text(why: str, site: "Site", patience_s: float) -> str:
+    from palace.ownership.holders import HOW_TO_SHOW, hidden_text
     from palace.ownership.lock import held_text
 
     kernel, paths = site.kernel, site.paths
@@ -98,6 +99,9 @@ def _unreachable_text(why: str, site: "Site", patience_s: float) -> str:
         if holder
         else "no process that can be seen from here holds its lock"
     )
+    hidden = hidden_text(holder, kernel) if holder else ""
+    if hidden:
+        who += f". {hidden} {HOW_TO_SHOW}"
     return (
         f"No broker answered for {paths.root} within {patience_s:.0f} s ({why}); "
         f"{who}. Its log: {paths.log}"

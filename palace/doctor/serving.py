@@ -1,13 +1,12 @@
 """Does a broker answer, is it this palace's, and can it work."""
 
-import os
 from collections.abc import Iterator
 
 from palace.client.endpoints import expected_palace_id
 from palace.doctor.diagnostics import Diagnostics, name
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.kernel.durations import span
-from palace.ownership.holders import maintenance_in
+from palace.ownership.holders import HOW_TO_SHOW, hidden_text, maintenance_in
 from palace.protocol.errors import BrokerUnreachable, ConfigError, WireError
 
 STUCK_S = 60.0  # a change takes less than a second; only mine and sync take minutes
@@ -135,18 +134,6 @@ def _errors(found: Diagnostics) -> Iterator[Finding]:
         )
 
 
-def _hidden(found: Diagnostics) -> str:
-    """Say why the owner's socket is not to be seen here, "" where that is not the reason."""
-    assert found.holder is not None
-    try:
-        theirs = os.readlink(f"/proc/{found.holder.pid}/ns/mnt")
-    except OSError:
-        return ""
-    if theirs == found.kernel.mount_namespace():
-        return ""
-    return "It runs in another mount namespace (a container), and its socket may not be seen here."
-
-
 def _silent(found: Diagnostics) -> Finding:
     holder = found.holder
     assert holder is not None
@@ -167,13 +154,13 @@ def _silent(found: Diagnostics) -> Finding:
             "until it ends, and calls wait for that, or are refused after a while.",
             remedy=f"Let it finish. It can be ended, too, and begun again later: kill {holder.pid}",
         )
-    hidden = _hidden(found)
+    hidden = hidden_text(holder.pid, found.kernel)
     word = found.silence.message if isinstance(found.silence, BrokerUnreachable) else ""
     return Finding(
         level=ERROR,
         code="silent",
         text=f"The owner does not answer: {name(holder)} holds broker.lock. {hidden} {word}",
-        remedy="Mount the palace's directory in both, with its socket, or run both in one container"
+        remedy=HOW_TO_SHOW
         if hidden
         else "If it starts or leaves, wait. Else end it, nothing acknowledged is lost: "
         f"kill -9 {holder.pid}",

@@ -74,7 +74,7 @@ def _changed(found: Diagnostics) -> Iterator[Finding]:
     named = [found.user_settings, config_file(directory) if directory else ""]
     for path in (found.paths.settings, *filter(None, named)):
         try:
-            changed_s = os.stat(path).st_mtime
+            changed_s = os.stat(path).st_ctime  # a file that is put in place keeps its mtime
         except OSError:
             continue
         # The record has whole seconds.  What is of the future: the clock was set back.

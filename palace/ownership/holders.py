@@ -7,6 +7,10 @@ import os
 
 from palace.settings.paths import Paths
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from palace.kernel.kernel import Kernel
+
 BESIDE = ("tunnels.json", "hallways.json")  # what mempalace keeps in a palace's parent directory
 DAEMON = ("mempalace.daemon", "mempalace daemon")
 SESSIONS = ("mcp_server", "mempalace-mcp")
@@ -67,6 +71,20 @@ def how_to_avoid(title: str) -> str:
     if any(word in title for word in (*SESSIONS, *SERVERS)):
         return " Let its agents start `palace shim` in its place: palace install --list."
     return ""
+
+
+def hidden_text(pid: int, kernel: "Kernel") -> str:
+    """Say why a holder's socket is not to be seen here, "" where that is not the reason."""
+    try:
+        theirs = os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return ""
+    if theirs == kernel.mount_namespace():
+        return ""
+    return "It runs in another mount namespace (a container), and its socket may not be seen here."
+
+
+HOW_TO_SHOW = "Mount the palace's directory in both, with its socket, or run both in one container"
 
 
 def how_to_part(data_file: str, note: str, *, alone: bool) -> str:

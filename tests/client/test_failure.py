@@ -1,5 +1,9 @@
 """What a client is told at the end of an attempt: what happened, to what, and what to do."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from palace.client.failure import ERRORS, failure_of
@@ -9,6 +13,7 @@ from palace.protocol.errors import BrokerUnreachable, ElectionError
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import SUN_PATH_BYTES_MAX, Paths
 from palace.settings.site import Site
+from tests.support.machines.needs import need_root
 
 
 def told(name: str, text: str, **environ: str) -> str:
@@ -52,3 +57,24 @@ def test_each_end_has_its_error() -> None:
     assert type(unknown) is ElectionError
     for name in ("broker_unreachable", "no_spawn"):
         assert type(failure_of(name, "silent", site, patience_s=1.0)) is BrokerUnreachable
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("wrapper", [["unshare", "--mount"], []])
+def test_an_owner_that_cant_be_reached_from_here_is_told_as_such(
+    tmp_path: Path, wrapper: list[str]
+) -> None:
+    need_root()
+    site = Site(Kernel(), Paths(str(tmp_path)), ShimEnvironment({}))
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, 2)"
+    hold += "; print(1, flush=True); input()"
+    argv = [*wrapper, sys.executable, "-c", hold, f"{tmp_path}/broker.lock"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        text = failure_of("broker_unreachable", "absent", site, patience_s=30.0).message
+        holder.kill()
+
+    assert f"pid {holder.pid}" in text
+    assert ("It runs in another mount namespace" in text) is bool(wrapper)
+    assert ("Mount the palace's directory in both, with its socket" in text) is bool(wrapper)

@@ -9,6 +9,7 @@ from palace.doctor.finding import ERROR, WARNING
 from palace.ownership.lock import mempalace_lock_path
 from palace.protocol import wire
 from tests.doctor.situations.place import KERNEL, Place, Situation
+from tests.support.machines.needs import need_root
 
 HOLD = (
     "import fcntl, os, sys, time; os.makedirs(os.path.dirname(sys.argv[1]), exist_ok=True); "
@@ -34,6 +35,12 @@ def stock_writes(place: Place) -> None:
 
 def silent_owner(place: Place) -> None:
     _held(place, place.paths.lock)
+
+
+def hidden_owner(place: Place) -> None:
+    need_root()
+    hold = ["unshare", "--mount", sys.executable, "-c", HOLD, place.paths.lock]
+    place.environ["HOLDER"] = str(place.start(hold).pid)
 
 
 def maintained(place: Place) -> None:
@@ -114,6 +121,14 @@ SITUATIONS = {
         level=ERROR,
         text="The owner does not answer",
         remedy="kill -9 ",
+        heal=holder_ended,
+    ),
+    "an owner's socket lies in another mount namespace": Situation(
+        arrange=hidden_owner,
+        code="silent",
+        level=ERROR,
+        text="It runs in another mount namespace (a container), and its socket may not be seen",
+        remedy="Mount the palace's directory in both, with its socket, or run both in one",
         heal=holder_ended,
     ),
     "stock is not kept out": Situation(  # mempalace's lock was removed: its name is free
