@@ -4,9 +4,11 @@ Standard library only, and nothing of this tree: processes of other users, and i
 given this file's text, and run `serve` with it.
 """
 
+import encodings.idna  # noqa: F401 - for addresses: another user may not be able to read it later
 import json
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterable
 
@@ -18,6 +20,8 @@ ESCAPE = "\x1b]0;OWNED\x07\x1b[31m\r"
 PING = json.dumps({"jsonrpc": "2.0", "id": "the end", "method": "ping"}).encode()
 ANSWER_S = 120
 SILENT, SESSIONS, POLLS = 80, 20, 5
+LISTS, SHORT = 10 << 20, 5000  # as many as a line may hold
+ITEMS = 16  # of a checkpoint that is done in parts
 
 held: list[socket.socket] = []
 
@@ -168,6 +172,96 @@ def share(connect: Connect, _facts: Facts) -> Iterable[object]:
     yield len(held)
 
 
+def lines(connect: Connect, _facts: Facts) -> Iterable[object]:
+    """A line that is long, and many that are short."""
+    yield said(
+        connect, hello("long"), b'{"id":1,"method":"ping","params":[' + b"[]," * LISTS + b"[]]}"
+    )
+    yield len(said(connect, hello("short"), *[PING.replace(b"the end", b"one")] * SHORT))
+
+
+def writer(connect: Connect, _facts: Facts) -> Iterable[object]:
+    """A long checkpoint and a long drawer, whose replies are not waited for."""
+    items = [{"wing": "w", "room": "r", "content": text(number)} for number in range(ITEMS)]
+    for session, line in (
+        ("items", call("checkpoint", items=items)),
+        ("drawer", call("add_drawer", wing="w", room="r", content=text(ITEMS))),
+    ):
+        held.append(connect())
+        held[-1].sendall(hello(f"writer-{session}") + b"\n" + line + b"\n")
+    yield len(held)
+
+
+def text(number: int) -> str:
+    return " ".join(f"Line {line} of item {number}, and of no other." for line in range(200))
+
+
+def replies(_connect: Connect, _facts: Facts) -> Iterable[object]:
+    """How many calls of those that are held have been answered by now."""
+    for sock in held:
+        sock.setblocking(False)
+        try:
+            yield sum(line[:1].isdigit() for line in sock.recv(1 << 20).split(b"\n"))
+        except OSError:
+            yield 0
+        sock.setblocking(True)
+
+
+def memories(connect: Connect, facts: Facts) -> Iterable[object]:
+    """A memory of a namespace, by tools that know of none."""
+    ident = facts["memory"]
+    for wing in ("ns.team.lead", " NS.team.lead", "\u200bns.team.lead", "__ns.team.lead"):
+        filed = {"wing": wing, "room": "memory", "content": "FORGED"}
+        for line in (
+            call("add_drawer", **filed),
+            call("checkpoint", items=[filed]),
+            call("diary_write", agent_name="a", entry="FORGED", topic="t", wing=wing),
+            call("update_drawer", drawer_id=facts["drawer"], wing=wing),
+        ):
+            yield said(connect, hello("memories"), line, replies=1)
+    for line in (
+        call("update_drawer", drawer_id=ident, content="FORGED"),
+        call("delete_drawer", drawer_id=ident),
+        call("delete_drawers", drawer_ids=[ident]),
+    ):
+        yield said(connect, hello("memories"), line, replies=1)
+
+
+def uninvited(_connect: Connect, facts: Facts) -> Iterable[object]:
+    """HTTP and the guests' port, by whoever has no token, or one of nobody's."""
+    asked = b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
+    host = f"Host: 127.0.0.1:{facts['http']}"
+    for head in (
+        ("POST /mcp HTTP/1.1", host),
+        ("POST /mcp HTTP/1.1", host, "Authorization: Bearer " + "x" * 43),
+        ("POST /mcp HTTP/1.1", host, "Authorization: Bearer "),
+        ("POST /mcp HTTP/1.1", "Host: evil.example", "Origin: http://evil.example"),
+        ("GET /metrics HTTP/1.1", host),
+        ("PRI * HTTP/2.0", host),
+    ):
+        length = f"Content-Length: {len(asked)}"
+        yield answered(int(facts["http"]), "\r\n".join((*head, length, "", "")).encode() + asked)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    upgrade = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
+    for shown in ((), ("Authorization: Bearer " + "x" * 43,)):
+        key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+        head = ("GET /palace HTTP/1.1", "Host: 127.0.0.1", *upgrade, key, *shown)
+        data = "\r\n".join((*head, "", "")).encode()
+        yield answered(int(facts["guests"]), data, context)
+
+
+def answered(port: int, data: bytes, context: ssl.SSLContext | None = None) -> str:
+    """Return the first line of what is answered at a port."""
+    try:
+        sock = socket.create_connection(("127.0.0.1", port), ANSWER_S)
+        with context.wrap_socket(sock) if context is not None else sock as sock:
+            sock.sendall(data)
+            return sock.recv(1 << 16).split(b"\r\n")[0].decode("latin-1")
+    except OSError:
+        return "hung up on"
+
+
 def release(_connect: Connect, _facts: Facts) -> Iterable[object]:
     """Let go of what is held."""
     while held:
@@ -175,7 +269,10 @@ def release(_connect: Connect, _facts: Facts) -> Iterable[object]:
     yield 0
 
 
-ATTACKS = (bounds, session, control, commands, files, terminal, share, release)
+ATTACKS = (
+    *(bounds, session, control, commands, files, terminal, share, release),
+    *(lines, writer, replies, memories, uninvited),
+)
 
 
 def serve(path: str) -> None:

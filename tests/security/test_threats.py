@@ -5,7 +5,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.security.threats import MAY, PARTIES, ROOT, Threat, complaints, read_threats
+from tests.security.threats import MAY, PARTIES, ROOT, Cells, Threat, complaints, read_threats
 
 MODEL = (ROOT / "docs/security.md").read_text()
 
@@ -31,8 +31,25 @@ def test_a_threat_that_one_of_them_did_not_try_is_named(threats: list[Threat], p
     first = threats[0]
     untried = attrs.evolve(first, tries=first.tries | {party: ()})
 
-    (complaint,) = complaints([untried, *threats[1:]], MODEL)
-    assert PARTIES[party] in complaint
+    found = list(complaints([untried, *threats[1:]], MODEL))
+    assert found, "no line of it has such a try of its own"
+    assert all(one.endswith(f"not tried by {PARTIES[party]}") for one in found)
+
+
+def test_a_line_has_the_tests_of_its_row_and_its_own_before_those_of_all(
+    threats: list[Threat],
+) -> None:
+    first, line = threats[0], threats[0].lines[0]
+    rows: dict[str, Cells] = {line: {"client": ("tests/a.py::row",)}}
+    alike: Cells = dict.fromkeys(PARTIES, ("may: as everybody knows, and for good reasons",))
+    own = attrs.evolve(first, tries=alike, own={line: {"guest": ("tests/a.py::own",)}})
+
+    assert own.cells(line, "client", rows) == ("tests/a.py::row",), "which says more than a word"
+    assert own.cells(line, "guest", rows) == ("tests/a.py::own",)
+    assert own.cells(first.lines[1], "guest", rows) == alike["guest"]
+    assert [*complaints([attrs.evolve(first, own={"else": {}}), *threats[1:]], MODEL)] == [
+        f"{first.says}: no such line: else"
+    ]
 
 
 def test_a_line_that_is_new_and_a_test_that_is_gone_are_named(threats: list[Threat]) -> None:
@@ -40,9 +57,10 @@ def test_a_line_that_is_new_and_a_test_that_is_gone_are_named(threats: list[Thre
     model = MODEL.replace("\n## What is deleted", row + "\n## What is deleted")
     first = attrs.evolve(threats[0], tries=threats[0].tries | {"guest": ("tests/x.py::test_x",)})
 
-    named, gone = complaints([first, *threats[1:]], model)
+    named, *gone = complaints([first, *threats[1:]], model)
     assert named == "nobody tried it: do harm"
-    assert gone.endswith("no such test: tests/x.py::test_x")
+    assert len(gone) == len(first.lines)
+    assert all(one.endswith("no such test: tests/x.py::test_x") for one in gone)
 
 
 def test_the_file_of_threats_lies_beside_what_tries_them() -> None:

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from tests.support.processes.clients import Client, Site, end_brokers
 pytestmark = [pytest.mark.process, pytest.mark.engine]
 
 USER = 65534
+TURN_S = 5.0  # for an honest call beside an attack, on a machine with other work
+REMEMBERED = "The lead has decided upon the harbour."
 CANARY = "PRIVATE-KEY-CANARY"
 SOURCE = Path(attacks.__file__).read_text()
 BECOME = "import os, sys; os.setgroups([]); os.setgid({0}); os.setuid({0})\n"
@@ -47,6 +51,8 @@ class Palace:
     broker: Serving
     honest: Client
     session: str
+    drawer: str  # the honest client's
+    memory: str  # of a namespace
     _attackers: dict[str, "Outside | Inside"] = attrs.field(factory=dict)
 
     def attacker(self, party: str) -> "Outside | Inside":
@@ -113,9 +119,11 @@ def palace(model_home: Path) -> Iterator[Palace]:
             wait_ready(site)
             with site.shim() as honest:
                 honest.initialize()
-                honest.tool("add_drawer", wing="w", room="r", content="What is known of the tide.")
+                text = "What is known of the tide."
+                filed = honest.tool("add_drawer", wing="w", room="r", content=text)
                 (entry,) = status_of(site)["sessions"]
-                palace = Palace(site, broker, honest, entry["session"])
+                names = entry["session"], filed["drawer_id"], remembered(site)
+                palace = Palace(site, broker, honest, *names)
                 try:
                     yield palace
                 finally:
@@ -123,6 +131,16 @@ def palace(model_home: Path) -> Iterator[Palace]:
     finally:
         end_brokers(root)
         shutil.rmtree(root)
+
+
+def remembered(site: Site) -> str:
+    """Have the owner register a workspace, and keep something in its team's namespace."""
+    assert site.run("workspace", "add", "lead").returncode == 0
+    with site.shim() as owner:
+        owner.initialize()
+        asked = {"namespace": "team:lead", "content": REMEMBERED}
+        reply = owner.request("tools/call", name="palace_commit_memory", arguments=asked)
+        return str(json.loads(reply["result"]["content"][0]["text"])["id"])
 
 
 class Outside:
@@ -190,7 +208,12 @@ def party(request: pytest.FixtureRequest) -> str:
 
 def facts_for(palace: Palace, party: str) -> attacks.Facts:
     home = palace.site.home
+    status = status_of(palace.site)
     return {
+        "http": status["http"]["url"].split(":")[2].split("/")[0],
+        "guests": status["listen"].rpartition(":")[2],
+        "memory": palace.memory,
+        "drawer": palace.drawer,
         "victim": palace.session_name(),
         "secret": str(home / ".ssh/id.md"),
         "made": str(home.parent / "PWNED"),
@@ -259,3 +282,59 @@ def test_nobody_keeps_another_out_by_what_it_holds(palace: Palace, party: str) -
             another.tool("add_drawer", wing="w", room="r", content=f"Not kept out by {party}.")
     finally:
         palace.attacker(party).attack("release", {})
+
+
+def test_nobody_stops_the_loop_by_lines(palace: Palace, party: str) -> None:
+    attacker, taken_s, done = palace.attacker(party), [], threading.Event()
+
+    def attack() -> None:
+        attacker.attack("lines", facts_for(palace, party))
+        done.set()
+
+    thread = threading.Thread(target=attack)
+    thread.start()
+    while not done.wait(0.05) and thread.is_alive():
+        begun_s = time.monotonic()
+        palace.ask()
+        taken_s.append(time.monotonic() - begun_s)
+    thread.join()
+
+    assert done.is_set(), "the attack was carried out"
+    assert taken_s, "it went on for some time"
+    assert max(taken_s) < TURN_S
+
+
+def test_nobody_has_the_writer_alone(palace: Palace, party: str) -> None:
+    attacker, facts = palace.attacker(party), facts_for(palace, party)
+    attacker.attack("writer", facts)
+    try:
+        for number in range(2):
+            text = f"Written beside {party}, {number}."
+            assert palace.honest.tool("add_drawer", wing="w", room="r", content=text)["success"]
+        items, _ = attacker.attack("replies", facts)[-2:]
+    finally:
+        attacker.attack("release", facts)
+
+    assert items == 0, "the checkpoint goes on for longer than what came after it"
+
+
+def test_nobody_writes_a_memory_by_tools_that_know_of_none(palace: Palace, party: str) -> None:
+    answers = tried(palace, party, "memories")
+
+    assert answers.count("may not") == 4 * 4 + 3, answers
+    with palace.site.shim() as owner:
+        owner.initialize()
+        asked = {"namespaces": ["team:lead"]}
+        reply = owner.request("tools/call", name="palace_search_memory", arguments=asked)
+    (memory,) = json.loads(reply["result"]["content"][0]["text"])["memories"]
+    assert memory["id"] == palace.memory
+    assert memory["content"].endswith(REMEMBERED)
+
+
+def test_nobody_comes_in_without_a_token(palace: Palace, party: str) -> None:
+    answers = palace.attacker(party).attack("uninvited", facts_for(palace, party))
+
+    palace.ask()
+    assert len(answers) == 8
+    # None is let in, or told of another protocol.
+    assert [answer for answer in answers if answer.split(" ")[1][:1] not in ("4", "5", "u")] == []
