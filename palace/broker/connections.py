@@ -343,6 +343,7 @@ async def _serve_control(
             "forbidden",
             f"{peer.called} may use this palace, and may not ask its broker for {ask[:40]!r}: that "
             "is for its owner and root.",
+            admitted="1",
         )
     if ask == "status":
         body = json.dumps(status_of(state)).encode()

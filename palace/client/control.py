@@ -52,7 +52,11 @@ class Control:
         code = response.fields.get("code", "")
         if response.kind == wire.REFUSED and code not in ("version_mismatch", "wire"):
             said = response.fields.get("text", code)
-            raise BrokerUnreachable(f"The broker at {self.path} refuses to answer: {said}")
+            raise BrokerUnreachable(
+                f"The broker at {self.path} refuses to answer: {said}",
+                refused=code,
+                admitted=bool(response.fields.get("admitted")),
+            )
         if response.kind != wire.ANSWER:
             raise WireError(
                 f"the broker answered {response.kind}: {response.fields.get('text', '')}"

@@ -77,6 +77,17 @@ class Diagnostics:
         return self.environment.all
 
     @property
+    def is_refused(self) -> bool:
+        """Tell whether a broker answers, and does not tell this process what it does."""
+        return self.silence is not None and "refused" in self.silence.details
+
+    @property
+    def is_served(self) -> bool:
+        """Tell whether a broker serves this user, whoever may ask it what it does."""
+        admitted = self.is_refused and self.silence and self.silence.details["admitted"]
+        return self.status is not None or bool(admitted)
+
+    @property
     def full(self) -> tuple[str, int] | None:
         """Return what the broker has no more room for, and how many it has; None while it has."""
         budgets = self.status.get("budgets", ()) if self.status else ()

@@ -20,8 +20,8 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def check_embedder(found: Diagnostics) -> Iterator[Finding]:
-    """Yield what is missing for embedding; a guest embeds nothing."""
-    if found.foreign is not None:
+    """Yield what is missing for embedding; who may start no broker embeds nothing."""
+    if found.foreign is not None or found.is_anothers:
         return
     embedder = embedder_of(found)
     if embedder == MINILM:

@@ -23,7 +23,8 @@ def check_locks(found: Diagnostics) -> Iterator[Finding]:
         return
     yield from _strangers(found)
     yield from _holdings(found)
-    yield from _mempalaces(found)
+    if not found.is_anothers:  # each home has a lock of its own, and this user's stock no way in
+        yield from _mempalaces(found)
     yield from _outside(found)
     held = name(found.holder, SHORT_CHARS) if found.holder else NEVER_LOCKED
     yield Finding(level=OK, code="broker.lock", text=held)

@@ -84,7 +84,7 @@ def _directory(found: Diagnostics) -> Iterator[Finding]:
         )
         return
     problem = kernel.trust_problem(root)
-    if found.is_anothers and found.status is not None:
+    if found.is_anothers and found.is_served:
         return  # palace/doctor/users.py
     if problem:
         remedy = f"Take write access from others: chmod go-w {root}"

@@ -35,6 +35,8 @@ def check_serving(found: Diagnostics) -> Iterator[Finding]:
         yield _named_is_dead(found)
     elif isinstance(found.silence, WireError):
         return  # it speaks another version: palace/doctor/software.py
+    elif found.is_refused:
+        yield _refusing(found)
     elif found.holder is not None:
         yield _silent(found)
     elif found.record is not None:
@@ -132,6 +134,23 @@ def _errors(found: Diagnostics) -> Iterator[Finding]:
             text=f"The broker met an error {span(error['ago_s'])} ago{times}: {error['text']}",
             remedy=f"See what was before it: palace logs -n 20 --palace {found.paths.root}",
         )
+
+
+def _refusing(found: Diagnostics) -> Finding:
+    """Say what a broker says that answers, and not what is asked: ending it is no remedy."""
+    if found.is_served:
+        text = f"serves you; what it does it tells {found.owner_name} and root alone"
+        return Finding(level=OK, code="broker", text=text)
+    assert found.silence is not None
+    forbidden = found.silence.details["refused"] == "forbidden"
+    return Finding(
+        level=ERROR,
+        code="refused",
+        text=f"{found.silence.message.rstrip('.')}.",
+        remedy=f"Let {found.owner_name} allow it, with the command named"
+        if forbidden
+        else "Do what it says, then look again: palace doctor",
+    )
 
 
 def _silent(found: Diagnostics) -> Finding:

@@ -11,7 +11,7 @@ def check_users(found: Diagnostics) -> Iterator[Finding]:
     """Yield what doesn't work for a user who isn't the palace's owner."""
     if not found.is_anothers or found.foreign is not None:
         return
-    served = "Its broker serves you" if found.status is not None else "You may not start its broker"
+    served = "Its broker serves you" if found.is_served else "You may not start its broker"
     yield Finding(
         level=WARNING,
         code="anothers_palace",

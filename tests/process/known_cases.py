@@ -18,9 +18,22 @@ class Known:
 _OLDER = "speaks to modules of an older palace: it can't be tried, and says 1 all the same"
 _SETTINGS = "puts into palace.toml what counts only as a user's setting, and goes no further"
 KNOWN = {
-    "world/50-two-palaces-one-graph.sh": Known("two palaces in one parent directory share lists"),
-    "world/26-old-token-lockout.sh": Known(_SETTINGS),
-    "world/27-second-user.sh": Known(_SETTINGS),
+    "world/26-old-token-lockout.sh": Known(
+        _SETTINGS,
+        (
+            "tests/broker/test_guests.py"
+            "::test_who_guesses_is_refused_and_keeps_nobody_out_who_has_the_token",
+            "tests/broker/test_guests.py"
+            "::test_a_token_that_was_refused_is_not_shown_to_the_same_broker_again",
+        ),
+    ),
+    "world/27-second-user.sh": Known(
+        _SETTINGS,
+        (
+            "tests/process/test_second_user.py"
+            "::test_who_is_admitted_is_told_that_the_broker_serves_and_who_is_not_whom_to_ask",
+        ),
+    ),
     "security/03-evil-backup-writes-any-file.py": Known(
         _OLDER,
         (

@@ -69,6 +69,11 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "tests/doctor/test_broker_in_the_loop.py"
         "::test_a_full_queue_is_told_and_status_shows_who_asks",
     ),
+    "refused": (
+        "a broker does not admit this user",
+        "tests/process/test_second_user.py"
+        "::test_who_is_admitted_is_told_that_the_broker_serves_and_who_is_not_whom_to_ask",
+    ),
     "broker_full": (
         "the broker has no room for another agent",
         "tests/doctor/test_broker_in_the_loop.py"
