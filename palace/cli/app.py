@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "ensure": running.ensure,
     "dial": running.dial,
     "status": running.status,
+    "list": running.list_palaces,
     "stop": running.stop,
     "start": running.start,
     "history": journal.history,

@@ -46,12 +46,30 @@ def status(
         bool, typer.Option("--watch", "-w", help="Refresh every second, until ctrl-C.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Of every palace that `palace list` shows.")
+    ] = False,
 ) -> int:
     """Show who owns the palace, who is connected, and what is queued."""
     from palace.commands.status import print_status, watch_status
 
+    if every:
+        from palace.commands.palaces import print_all
+
+        if watch or palace:
+            raise typer.BadParameter("--all goes with neither --watch nor --palace")
+        return print_all(*find(palace), as_json=as_json)
     show = watch_status if watch else print_status
     return show(*find(palace), as_json=as_json)
+
+
+def list_palaces(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> int:
+    """List the palaces that this user's brokers have served: owner, size, last use."""
+    from palace.commands.palaces import print_list
+
+    return print_list(*find(""), as_json=as_json)
 
 
 def stop(

@@ -52,7 +52,7 @@ def _why(paths: Paths, environment: ShimEnvironment, status: dict[str, Any]) -> 
 def print_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> int:
     """Print the status once; return the exit code."""
     status, code = ask_status(paths, environment)
-    say(json.dumps(status) if as_json else _text(status))
+    say(json.dumps(status) if as_json else text_of(status))
     return code
 
 
@@ -64,9 +64,9 @@ def watch_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -
             while True:
                 status, _ = ask_status(paths, environment)
                 if live:
-                    show_screen(_text(status), *_size())
+                    show_screen(text_of(status), *_size())
                 else:
-                    say(json.dumps(status) if as_json else _text(status) + "\n")
+                    say(json.dumps(status) if as_json else text_of(status) + "\n")
                 sys.stdout.flush()
                 time.sleep(WATCH_S)
     except KeyboardInterrupt:
@@ -79,7 +79,8 @@ def _size() -> tuple[int, int]:
     return columns or 80, lines or 24
 
 
-def _text(status: dict[str, Any]) -> str:
+def text_of(status: dict[str, Any]) -> str:
+    """Return what `ask_status` returned as a screen of text."""
     return status_text(status) if status["running"] else str(status["text"])
 
 

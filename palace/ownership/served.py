@@ -20,7 +20,7 @@ from palace.settings.paths import Paths, path_key, state_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from palace.ownership.keys import KeyFile
 
@@ -113,6 +113,16 @@ def read_served(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> "Ser
     if len({one.palace_id for one in there}) > 1:
         return max(there, key=lambda one: one.since)
     return max(reversed(there), key=lambda one: (one.epoch, one.seq), default=None)
+
+
+def all_served(environ: "Mapping[str, str]", kernel: Kernel) -> "Iterator[Served]":
+    """Yield what this home remembers of each path, in no order."""
+    directory = directory_of(environ)
+    for name in kernel.list_directory(directory):
+        if name.endswith(".json"):
+            found = _decode(kernel.read_hint(f"{directory}/{name}", ENTRY_BYTES_MAX))
+            if found is not None:
+                yield found
 
 
 def known_here(root: str, environ: "Mapping[str, str]", kernel: Kernel) -> str:
@@ -391,11 +401,8 @@ def copy_of(
     two names: both lead to one directory.
     """
     here = kernel.file_id(paths.root)
-    for name in kernel.list_directory(directory_of(environ)):
-        if not name.endswith(".json"):
-            continue
-        other = _decode(kernel.read_hint(f"{directory_of(environ)}/{name}", ENTRY_BYTES_MAX))
-        if other is None or other.palace_id != palace_id or other.path == paths.root:
+    for other in all_served(environ, kernel):
+        if other.palace_id != palace_id or other.path == paths.root:
             continue
         there = kernel.file_id(os.path.realpath(other.path))  # a link may have taken its place
         if there != here and holds(other.path, palace_id, kernel):

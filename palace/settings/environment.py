@@ -79,6 +79,10 @@ class ShimEnvironment:
         self.trace = _path_in(environ, "PALACE_TRACE")
         self.workspace_token_file = _path_in(environ, "PALACE_WORKSPACE_TOKEN_FILE")
 
+    def without_broker(self) -> "ShimEnvironment":
+        """Return it for palaces of which $MEMPALACE_BROKER says nothing."""
+        return ShimEnvironment({k: v for k, v in self.all.items() if k != "MEMPALACE_BROKER"})
+
     def for_broker(self) -> "dict[str, str]":
         """Return the environment of a broker that this process starts.
 
