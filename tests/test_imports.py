@@ -142,6 +142,13 @@ def test_every_module_lies_in_a_room_that_the_table_names() -> None:
     assert rooms == set(ALLOWED)
 
 
+def test_every_room_says_what_it_is() -> None:
+    for room in ALLOWED:
+        said = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+        assert said is not None, room
+        assert said.endswith("."), room
+
+
 @pytest.mark.parametrize("path", modules(), ids=relative)
 def test_a_room_imports_only_what_it_may(path: Path) -> None:
     room = room_of(path)

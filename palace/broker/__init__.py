@@ -1,0 +1,1 @@
+"""The owner's process: scheduling, sessions, leaving, watchdog, guests, HTTP."""

@@ -1,0 +1,1 @@
+"""Which ends of owners were deaths, and what is kept of them."""

@@ -1,0 +1,1 @@
+"""The way to the owner: endpoints, handshake, connector, spawning, control questions."""

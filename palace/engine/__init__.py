@@ -1,0 +1,1 @@
+"""mempalace behind one interface: hosting, embedding, stores, and calls as groups."""

@@ -1,0 +1,1 @@
+"""Records, segments, appending, replay, checkpoints, copying, purging."""

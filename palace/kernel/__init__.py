@@ -1,0 +1,1 @@
+"""The port to files, locks, processes, mounts and time; it decides nothing."""

@@ -1,0 +1,1 @@
+"""MCP hosts, and changes of their configurations by splices."""

@@ -1,0 +1,1 @@
+"""Which process may open the palace: lock, epoch, claim, record, exclusive use."""

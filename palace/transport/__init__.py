@@ -1,0 +1,1 @@
+"""Lines over sockets, websockets and HTTP, for Trio."""
