@@ -9,6 +9,7 @@ reply that says that something was stored, and at each tick of its clock:
 |---|---|
 | it lies elsewhere, whole | it notes where, and leaves as at a stop |
 | it is gone, or about to be | it saves the journal where the next owner looks for it, and ends |
+| another copy's files were put into it | the same |
 
 Between noticing and the end no reply leaves: clients send again what they have no reply to, and the
 next owner, which takes up the saved journal, knows whether it was done.
@@ -77,11 +78,16 @@ class Displacement:
             self._ids[path] = found
 
     def is_displaced(self) -> bool:
-        """Tell whether the palace or its journal is not the directory that this owner took."""
+        """Tell whether the palace or its journal is not the directory that this owner took.
+
+        Or whether its journal isn't: another copy's files may have been put into the directory.
+        """
         try:
-            return any(self._kernel.file_id(path) != was for path, was in self._ids.items())
+            if any(self._kernel.file_id(path) != was for path, was in self._ids.items()):
+                return True
         except OSError:  # not even a stat is allowed: this is no place to answer from
             return True
+        return not self.services.engine.is_in_place()
 
     def has_been_displaced(self, *, lately: bool = False) -> bool:
         """Tell whether it is displaced, or was when this was asked before.
@@ -139,6 +145,8 @@ class Displacement:
         root = self._kernel.path_of(self._root_fd)
         if not root or root == self._paths.root + REPLACED:
             return ""
+        if root == self._paths.root and not self.services.engine.is_in_place():
+            return ""  # the same directory, with another journal's files in it
         moved = Paths(root)
         wanted = {moved.journal: self._ids.get(self._paths.journal)}
         there = all(

@@ -14,9 +14,12 @@ from palace.ownership.served import (
     copy_of,
     find_missing,
     gone,
+    holds,
     is_empty,
+    is_on_another_disk,
     read_served,
     saved_copies,
+    where_moved,
 )
 from palace.protocol.wire import identity_of
 from palace.settings.paths import Paths
@@ -33,7 +36,7 @@ def check_remembered(found: Diagnostics) -> Iterator[Finding]:
             return
         missing = find_missing(found.paths, found.environ, found.kernel)
         if missing is not None:
-            yield _replaced(found, missing)
+            yield from _replaced(found, missing)
             return
         yield from _incomplete(found, served)
     yield from _copies(found, served)
@@ -59,26 +62,38 @@ def _gone(found: Diagnostics, served: Served) -> Finding:
     return Finding(level=ERROR, code="palace_gone", text=f"{text}.", remedy=remedy)
 
 
-def _replaced(found: Diagnostics, missing: Served) -> Finding:
+def _replaced(found: Diagnostics, missing: Served) -> Iterator[Finding]:
     root = found.paths.root
     what = (
         f"Another program has replaced {root}: {missing.name}, which was served there, is not in "
         "it, and neither are its settings"
     )
+    has_identity = holds(root, missing.palace_id, found.kernel)
+    if has_identity:
+        what = f"Another program has replaced files in {root}: {missing.name} is not whole there"
     held = " It was stopped on hold." if missing.held else ""
+    if is_on_another_disk(missing, found.kernel):
+        yield _gone(found, missing)
+        return
     sources = find_sources(found.paths, found.environ, found.kernel, missing)
     if not sources:
-        return Finding(
+        where = where_moved(missing, found.kernel)
+        yield Finding(
             level=ERROR,
             code="palace_replaced",
             text=f"{what}. No broker starts there, so that it isn't taken for a new palace.{held}",
-            remedy="If you know where it is, put it back. Otherwise look for it, and see how to "
+            remedy=f"It was moved to {where}. Bring it back: palace recover --palace {root}"
+            if where
+            else "If you know where it is, put it back. Otherwise look for it, and see how to "
             f"begin a new one: palace recover --palace {root}",
         )
+        return
     best = max(sources, key=lambda source: source.rank)
     lost = missing.seq - best.seq
+    if has_identity and best.root == root and lost <= 0:
+        return  # it is back, whole; the next broker removes what another one had saved
     lacks = f", {lost} records less than were acknowledged" if lost > 0 else ""
-    return Finding(
+    yield Finding(
         level=ERROR,
         code="palace_replaced",
         text=f"{what}. Its journal is in {best.root}, up to record {best.seq}{lacks}.{held}",

@@ -132,6 +132,10 @@ class Engine(Protocol):
         """Tell whether memories are being journalled that no journal has known."""
         ...
 
+    def is_in_place(self) -> bool:
+        """Tell whether the journal's files are those that were opened; True where there is none."""
+        ...
+
     def save(self, target: str) -> bool:
         """Copy the journal into a new directory, though its own was replaced; False: there is none.
 

@@ -74,6 +74,28 @@ class Appender:
     def path(self) -> str:
         return self._path
 
+    def is_in_place(self) -> bool:
+        """Tell whether the newest segment has its name still, and all that was written; any thread.
+
+        An older copy of it, or a shorter one written into it, is somebody else's doing.
+        """
+        while not self._is_there(self._fd, self._path, self._length):
+            seen = self._fd, self._path
+            with self._lock:
+                if self._broken:  # our own trouble with the disk: the next segment ends it
+                    return True
+                if seen == (self._fd, self._path):
+                    return False
+        return True
+
+    def _is_there(self, fd: int, path: str, length: int) -> bool:
+        if fd < 0:
+            return True
+        try:
+            return self.kernel.same_file(fd, path) and self.kernel.size(fd) >= length
+        except OSError:  # it was closed meanwhile, or can't be looked at
+            return False
+
     @property
     def grown(self) -> int:
         """Return how many bytes the newest segment has grown by since it was begun or opened."""

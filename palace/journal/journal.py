@@ -362,6 +362,10 @@ class Journal:
                 return error
         return None
 
+    def is_in_place(self) -> bool:
+        """Tell whether its directory and its newest file are those that were opened; any thread."""
+        return self._kept.is_in_place() and self._appender.is_in_place()
+
     def repair(self) -> None:
         """After a failed fsync, write what no fsync has confirmed into a new segment.
 
@@ -377,7 +381,7 @@ class Journal:
         There may be another owner's journal in it.  What is open stays what it was, is saved, and
         is brought back.
         """
-        if not self._kept.is_in_place():
+        if not self.is_in_place():
             raise JournalFailed(
                 f"{self.directory} was replaced by another program, so that nothing can be written "
                 "there. The next broker brings back what this one has. Ask again."
@@ -401,7 +405,7 @@ class Journal:
         return self._kept.copy_to(target)
 
     def _write_head(self) -> None:
-        if not self._kept.is_in_place():  # it would say of another journal what is not in it
+        if not self.is_in_place():  # it would say of another journal what is not in it
             return
         head = {
             "seq": self.tail.seq,

@@ -11,6 +11,7 @@ from palace.ownership.served import (
     Memory,
     Served,
     copy_of,
+    disk_of,
     is_empty,
     keep,
     known_here,
@@ -93,6 +94,7 @@ def _to_remember(ownership: "Ownership", known: "Served | None", kernel: Kernel)
     served.saved = known.saved if known is not None else ""  # until it is taken up
     served.seq = max(served.seq, _journalled_seq(ownership.paths, kernel))
     served.epoch = ownership.epoch
+    served.disk = disk_of(ownership.paths.root, kernel)
     served.since = kernel.utc_text()
     return served
 

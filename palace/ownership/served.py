@@ -31,9 +31,9 @@ BESIDE = ".served.json"
 REPLACED = ".old"  # what stock's migrate calls the directory that it removes a moment later
 SWAP_S = 10.0
 SWAP_POLL_S = 0.05
-_TEXTS = ("path", "palace_id", "since", "moved_to", "copied_from", "former_id", "saved")
+_TEXTS = ("path", "palace_id", "since", "moved_to", "copied_from", "former_id", "saved", "disk")
 _NUMBERS = ("epoch", "seq", "lost_from", "lost_to", "begun")
-_NEWER = ("saved", "begun")  # which older versions don't write
+_NEWER = ("saved", "begun", "disk")  # which older versions don't write
 
 
 class Served:
@@ -45,6 +45,7 @@ class Served:
     `saved` is where a broker saved what the directory held when it was replaced, "" for nowhere.
     The records `lost_from` to `lost_to` were acknowledged and are in no copy; 0: nothing is lost.
     `unjournalled` says that it held memories which no journal knew.
+    `disk` is what it lay on (see `disk_of`), "" where that isn't known.
     `begun` is the epoch in which its journal was begun, 0 where that isn't known: an owner whose
     directory was replaced as it opened it may have begun another one in what took its place.
     """
@@ -55,6 +56,7 @@ class Served:
         self.path = path
         self.palace_id = palace_id
         self.since = self.moved_to = self.copied_from = self.former_id = self.saved = ""
+        self.disk = ""
         self.epoch = self.seq = self.lost_from = self.lost_to = self.begun = 0
         self.held = self.unjournalled = False
 
@@ -289,16 +291,35 @@ def is_empty(served: Served) -> bool:
 def find_missing(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) -> "Served | None":
     """Return what was served at a path and isn't there: its directory has no identity, or is gone.
 
-    Also where the identity is there and the journal is not, but a broker saved that.
+    Also where the identity is there, but a broker saved the journal: that isn't there, or what is
+    may be an older copy's.
     """
     served = read_served(paths.root, environ, kernel)
     if served is None or is_empty(served):
         return None
-    if not kernel.read_hint(paths.palace_id, 200):
+    identity = kernel.read_hint(paths.palace_id, 200)
+    if not identity:
         return served
-    if kernel.list_directory(paths.journal) or not saved_copies(paths.root, environ, kernel):
+    copies = saved_copies(paths.root, environ, kernel)
+    if not copies:
         return None
-    return served
+    if not kernel.list_directory(paths.journal):
+        return served
+    is_newest = any(copy.endswith(f"{SAVED}{served.epoch}") for copy in copies)
+    return served if is_newest and identity_of(identity) == served.palace_id else None
+
+
+def disk_of(root: str, kernel: Kernel) -> str:
+    """Return what a directory lies on: a device's number counts for as long as the system is up."""
+    found = kernel.file_id(root)
+    return f"{kernel.boot_id()} {found[0]}" if found is not None else ""
+
+
+def is_on_another_disk(served: Served, kernel: Kernel) -> bool:
+    """Tell whether what is where a palace was lies on another disk: its own may not be mounted."""
+    here = disk_of(served.path, kernel)
+    same_boot = here.partition(" ")[0] == served.disk.partition(" ")[0]
+    return bool(here) and same_boot and here != served.disk
 
 
 def check_remembered_hold(
@@ -350,11 +371,17 @@ def gone(
     path = served.path
     what = f"{served.name} was served at {path} until {served.since} or later, and is not there"
     command = f"palace recover --palace {path}"
-    if served.moved_to and holds(served.moved_to, served.palace_id, kernel):
+    moved_to = where_moved(served, kernel)
+    if moved_to:
         return PalaceReplaced(
-            f"{what}: it was moved to {served.moved_to}. Use it there "
-            f"(MEMPALACE_PATH={served.moved_to}), or bring it back: {command}",
-            moved_to=served.moved_to,
+            f"{what}: it was moved to {moved_to}. Use it there "
+            f"(MEMPALACE_PATH={moved_to}), or bring it back: {command}",
+            moved_to=moved_to,
+        )
+    if is_on_another_disk(served, kernel):
+        return PalaceReplaced(
+            f"{what}: the directory that is there now is on another disk. Mount the one that the "
+            f"palace is on. If that is gone for good, bring back what was saved of it: {command}"
         )
     if saved_copies(path, environ, kernel):
         return PalaceReplaced(
@@ -382,6 +409,17 @@ def notices(served: Served) -> "list[str]":
             "palace doctor"
         )
     return found
+
+
+def where_moved(served: Served, kernel: Kernel) -> str:
+    """Return where a palace lies that was moved, "" where that isn't known.
+
+    It was seen to go there.  Or it lies in what took its place, where `mv` puts whatever is moved
+    back while a directory is in the way.
+    """
+    inside = (f"{served.path}/{name}" for name in kernel.list_directory(served.path))
+    places = (served.moved_to, *inside)
+    return next((place for place in places if holds(place, served.palace_id, kernel)), "")
 
 
 def holds(root: str, palace_id: str, kernel: Kernel) -> bool:

@@ -1,8 +1,10 @@
 """The writer: who is told that a record is safe can rely on it, whatever the disk does."""
 
 import errno
+import os
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from palace.journal import append
 from palace.journal.append import RESERVE_LEFT, Appender
 from palace.journal.record import OUTCOME, PUT, SEGMENT, Draft, Record, Stamp
 from palace.journal.segment import list_segments, read_segment, segment_path
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalFailed
 from tests.support.disks.memory import ROOT, Disk, all_kept, all_lost
 
@@ -580,3 +583,44 @@ def test_without_fsyncs_a_disk_that_fails_at_a_new_segment_gets_it_all_again() -
     writer.open_new()
 
     assert standing(disk.power_cut(all_lost)) == numbered("a", "b")
+
+
+@pytest.mark.parametrize("rewritten", ["gone", "another", "shorter", "not at all", "the next one"])
+def test_a_newest_file_that_is_not_ours_any_more_is_seen(rewritten: str, tmp_path: Path) -> None:
+    kernel = Kernel()
+    writer = Appender(
+        directory=str(tmp_path),
+        kernel=kernel,
+        stamp=Stamp(epoch=1, writer="w"),
+        header=lambda: {"h": 1},
+    )
+    assert writer.is_in_place()  # nothing is open
+    writer.open_new()
+    older = Path(writer.path).read_bytes()
+    writer.append([put("a")])
+    assert writer.is_in_place()
+    if rewritten == "gone":
+        os.unlink(writer.path)
+    elif rewritten == "another":
+        kernel.replace_file(writer.path, Path(writer.path).read_bytes())
+    elif rewritten == "shorter":  # as `cp` writes an older copy into it
+        Path(writer.path).write_bytes(older)
+    elif rewritten == "the next one":
+        old = writer.path
+        writer.open_new()
+        os.rename(old, f"{old}.archived")
+
+    assert writer.is_in_place() is (rewritten in ("not at all", "the next one"))
+    writer.close()
+
+
+def test_our_own_trouble_with_the_disk_is_nobody_elses_doing() -> None:
+    disk = Disk()
+    writer = appender(disk)
+    writer.append([put("a")])
+    disk.fail("sync", errno.EIO)
+    with pytest.raises(JournalFailed):
+        writer.sync(1)
+    disk.unlink(writer.path)
+
+    assert writer.is_in_place()

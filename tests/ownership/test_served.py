@@ -23,6 +23,7 @@ from palace.ownership.served import (
     find_missing,
     forget_served,
     gone,
+    is_on_another_disk,
     keep,
     note_hold,
     note_restored,
@@ -439,3 +440,42 @@ class _Replacing(Kernel):
                 Path(f"{self._root}/palace_id").write_text(f"{self._identity}\n")
         self._calls += 1
         return found
+
+
+@pytest.mark.parametrize(("epoch", "is_missed"), [(1, False), (2, True), (3, False)])
+def test_what_the_last_broker_saved_is_missed_though_an_older_copy_is_there(
+    tmp_path: Path, environ: dict[str, str], epoch: int, is_missed: bool
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+    serve(paths, environ)
+    Path(saved_copy_path(paths.root, epoch, environ)).mkdir()
+
+    assert (find_missing(paths, environ, KERNEL) is not None) is is_missed
+    Path(paths.palace_id).write_text("2" * 32)
+    assert find_missing(paths, environ, KERNEL) is None  # another palace is
+
+
+def test_another_disk_is_told_for_as_long_as_the_system_is_up(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    found = serve(paths, environ).served
+    boot, device = found.disk.split()
+    disks = {
+        found.disk: False,
+        f"{boot} {int(device) + 1}": True,
+        f"another-boot {int(device) + 1}": False,
+        "": False,  # as an older version notes it
+    }
+    told = {}
+    for disk in disks:
+        found.disk = disk
+        told[disk] = is_on_another_disk(found, KERNEL)
+
+    assert told == disks
+    found.disk = f"{boot} {int(device) + 1}"
+    Path(saved_copy_path(paths.root, 1, environ)).mkdir()
+    assert "on another disk. Mount" in gone(found, environ, KERNEL).message
+    shutil.rmtree(paths.root)
+    assert not is_on_another_disk(found, KERNEL)

@@ -11,12 +11,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.processes.clients import Client, Site, brokers_of, wait_until
+from tests.support.machines.needs import need_root
+from tests.support.processes.clients import Client, Site, brokers_of, end_brokers, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
@@ -191,6 +193,81 @@ def test_a_removed_identity_is_put_back(site: Site) -> None:
     assert remembered(site)["epoch"] > 1
 
 
+def put_back(older: Path, palace: Path) -> None:
+    """Make a directory hold what an older copy of it does, as `rsync -a --delete` does it.
+
+    Files of the same size and age are left alone, broker.lock among them.
+    """
+    for path in [*palace.rglob("*")]:
+        if not os.path.lexists(older / path.relative_to(palace)) and not path.is_dir():
+            path.unlink()
+    for path in [path for path in older.rglob("*") if path.is_file()]:
+        target = palace / path.relative_to(older)
+        if not target.exists() or age_of(target) != age_of(path):
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy2(path, target.with_name(f".{path.name}.new"))
+            target.with_name(f".{path.name}.new").rename(target)
+
+
+def age_of(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def test_an_older_copy_that_is_put_into_the_directory_of_a_broker_loses_nothing(
+    site: Site,
+) -> None:
+    older = site.palace.with_name("older")
+    with site.session() as client:
+        drawers = file_drawers(client, range(3))
+        stop(site)
+        shutil.copytree(site.palace, older, symlinks=True)
+        drawers |= file_drawers(client, range(3, 6))
+        client.tool("kg_add", subject="alice", predicate="keeps", object="the light")
+        put_back(older, site.palace)
+        drawers |= file_drawers(client, range(6, 8))
+
+        assert client.tool("kg_query", entity="alice")["count"] == 1
+    assert_all_there(site, drawers)
+    assert codes(site) == {}
+    assert not list((site.home / ".local/state/palace/served").glob("*.saved-*"))
+
+
+def test_a_disk_that_goes_and_comes_back_is_waited_for(site: Site) -> None:
+    """Nothing is begun on the disk below it, where it would be hidden afterwards."""
+    need_root()
+    disk = site.palace.with_name("disk")
+    for directory in (disk, site.palace):
+        directory.mkdir(mode=0o700)
+    run = partial(subprocess.run, check=True)
+    run(["mount", "-t", "tmpfs", "-o", "size=200m,mode=0700", "tmpfs", str(disk)])
+    run(["mount", "--bind", str(disk), str(site.palace)])
+    try:
+        with site.session() as client:
+            drawers = file_drawers(client, range(3))
+            pid = site.record()["pid"]
+            run(["umount", "-l", str(site.palace)])
+            wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the broker has ended")
+
+            error = refusal(site)
+            assert error["code"] == GONE
+            assert "on another disk. Mount" in error["message"]
+            found = codes(site)["palace_gone"]
+            assert found["level"] == "error"
+            assert "on another disk" in found["text"]
+            assert not (site.palace / "palace_id").exists()
+            run(["mount", "--bind", str(disk), str(site.palace)])
+            assert codes(site) == {}
+            drawers |= file_drawers(client, range(3, 5))
+        assert_all_there(site, drawers)
+        assert codes(site) == {}
+        assert not list((site.home / ".local/state/palace/served").glob("*.saved-*"))
+    finally:
+        end_brokers(site.palace)
+        for directory in (site.palace, disk):
+            subprocess.run(["umount", "-l", str(directory)], check=False)
+
+
 # Replaced between two brokers.
 
 
@@ -251,6 +328,24 @@ def test_a_directory_without_what_was_served_is_not_taken_for_a_new_palace(site:
 
 
 # Moved and copied.
+
+
+def test_a_palace_that_was_moved_into_what_took_its_place_is_found_there(site: Site) -> None:
+    away = site.palace.with_name("away")
+    with site.session() as client:
+        drawers = file_drawers(client, range(3))
+        stop(site)
+    site.palace.rename(away)
+    site.palace.mkdir(mode=0o700)
+    assert "away" not in codes(site)["palace_replaced"]["remedy"]
+    away.rename(site.palace / "away")  # as `mv away palace` does it
+
+    assert f"It was moved to {site.palace}/away" in codes(site)["palace_replaced"]["remedy"]
+    assert f"moved to {site.palace}/away" in refusal(site)["message"]
+    done = site.run("recover")
+    assert done.returncode == 0, done.stderr
+    assert_all_there(site, drawers)
+    assert codes(site) == {}
 
 
 def test_a_moved_palace_is_missed_where_it_was(site: Site) -> None:

@@ -46,8 +46,10 @@ from palace.ownership.served import (
     find_missing,
     gone,
     holds,
+    is_on_another_disk,
     keep,
     saved_copies,
+    where_moved,
 )
 from palace.protocol.keyring import Keyring
 from palace.settings.config import load_config
@@ -90,8 +92,9 @@ def bring_back(
     """Bring back what was served at a path and is missing there; return what was done.
 
     `asked`: by the user, who may want it from where it was moved to.
-    Raises PalaceReplaced where it is nowhere, ForeignWriter while stock works on the directory,
-    LockReplaced where the directory that was locked is replaced meanwhile, OSError.
+    Raises PalaceReplaced where it is nowhere, or on a disk that isn't mounted, ForeignWriter while
+    stock works on the directory, LockReplaced where the directory that was locked is replaced
+    meanwhile, OSError.
     """
     paths = ownership.paths
     if kernel.file_id(f"{paths.root}/{PLAN}") is not None:
@@ -99,6 +102,8 @@ def bring_back(
     missing = find_missing(paths, environ, kernel)
     if missing is None:
         return ""
+    if not asked and is_on_another_disk(missing, kernel):
+        raise gone(missing, environ, kernel)  # it would be hidden once the disk is there again
     _wait_for_others(paths, environ, kernel, missing)
     sources = find_sources(paths, environ, kernel, missing, asked=asked)
     if not sources:
@@ -154,8 +159,8 @@ def find_sources(
     keys = ring_of(missing.palace_id, environ, kernel)
     roots = [paths.root, *saved_copies(paths.root, environ, kernel)]
     roots += archives_of(paths, missing, kernel)
-    if asked and holds(missing.moved_to, missing.palace_id, kernel):
-        roots.append(missing.moved_to)
+    if asked and (moved_to := where_moved(missing, kernel)):
+        roots.append(moved_to)
     found = (_source(root, kernel, keys, missing.begun) for root in roots)
     return [source for source in found if source is not None]
 

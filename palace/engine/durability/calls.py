@@ -373,6 +373,9 @@ class JournalledEngine:
         adoption = self._memory.adoption if self._memory is not None else None
         return adoption is not None and adoption.is_under_way
 
+    def is_in_place(self) -> bool:
+        return self._memory is None or self._memory.journal.is_in_place()
+
     def save(self, target: str) -> bool:
         return self._memory is not None and self._memory.journal.save_to(target) > 0
 

@@ -120,6 +120,9 @@ class GatedEngine:
     def adopts(self) -> bool:
         return self.adopting
 
+    def is_in_place(self) -> bool:
+        return True
+
     def save(self, target: str) -> bool:
         return False
 

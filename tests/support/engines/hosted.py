@@ -276,6 +276,9 @@ class HostedEngine:
     def adopts(self) -> bool:
         return bool(self._ask("adopts"))
 
+    def is_in_place(self) -> bool:
+        return True
+
     def outlives(self) -> str:
         return ""
 
