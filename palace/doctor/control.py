@@ -8,9 +8,11 @@ from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, Finding
 from palace.journal.segment import list_segments
 from palace.kernel.causes import cause_text, why_closed
+from palace.ownership.data_locks import ENDING, outside_files
 from palace.ownership.directory import check_no_links
 from palace.ownership.epoch import last_epoch, read_identity
 from palace.ownership.format import read_format
+from palace.ownership.lock import mempalace_lock_path
 from palace.protocol.errors import PalaceError
 
 
@@ -18,7 +20,7 @@ def check_control(found: Diagnostics) -> Iterator[Finding]:
     """Yield what no broker could start with; they look at it by the same functions."""
     if not found.exists or found.foreign is not None or found.is_anothers:
         return
-    problem = _kinds(found) or _contents(found)
+    problem = _kinds(found) or _locks(found) or _contents(found)
     if problem:
         what, _, remedy = problem.removesuffix(".").partition(". ")
         yield Finding(
@@ -63,6 +65,20 @@ def _kinds(found: Diagnostics) -> str:
             return cause_text(OSError(errno.EISDIR, os.strerror(errno.EISDIR), path))
     if os.path.lexists(paths.journal) and not os.path.isdir(paths.journal):
         return cause_text(OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), paths.journal))
+    return ""
+
+
+def _locks(found: Diagnostics) -> str:
+    """Return what stands where a lock outside of the palace belongs; "" for nothing."""
+    outside = outside_files(found.paths, found.config) if found.config is not None else []
+    locks = [
+        mempalace_lock_path(found.paths, found.environ),
+        *(f"{path}{ENDING}" for path in outside),
+    ]
+    for path in locks:
+        for wrong, number in ((os.path.islink, errno.ELOOP), (os.path.isdir, errno.EISDIR)):
+            if wrong(path):
+                return cause_text(OSError(number, os.strerror(number), path))
     return ""
 
 

@@ -86,7 +86,15 @@ def _directory(found: Diagnostics) -> Iterator[Finding]:
     problem = kernel.trust_problem(root)
     if found.is_anothers and found.is_served:
         return  # palace/doctor/users.py
-    if problem:
+    if problem and not os.path.isdir(root):
+        yield Finding(
+            level=ERROR,
+            code="unsafe_palace",
+            text=f"{root} can't be used: {problem}.",
+            remedy=f"It is named by {found.paths.found_by}. Name the palace's directory: --palace "
+            "DIR or MEMPALACE_PATH=DIR",
+        )
+    elif problem:
         remedy = f"Take write access from others: chmod go-w {root}"
         yield Finding(
             level=ERROR,

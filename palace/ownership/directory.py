@@ -63,6 +63,11 @@ def prepare_private(path: str, kernel: Kernel, *, called: str, remedy: str) -> N
 def check_palace(paths: Paths, kernel: Kernel) -> None:
     """Refuse a palace's directory that this user can't serve; raises UnsafePalace."""
     root = paths.root
+    if os.path.exists(root) and not os.path.isdir(root):
+        raise UnsafePalace(
+            f"The palace {root} can't be used: it is not a directory. Name the palace's directory, "
+            "as --palace DIR or MEMPALACE_PATH=DIR."
+        )
     check_private(
         root,
         kernel,

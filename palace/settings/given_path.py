@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHOWN_CHARS = 80
 # Words for "no value" in the languages that hosts' configurations are written with.
-_NOTHING = ("undefined", "null", "nil", "None", "NaN")
+_NOTHING = ("undefined", "null", "nil", "None", "NaN", "true", "false", "True", "False")
 # Characters that shells, templates and data formats give a meaning to.
 _SYNTAX = {
     "{": "a brace, as templates and JSON have",
@@ -70,7 +70,7 @@ def _problems(text: str) -> "Iterator[str]":
     if not text.isprintable():
         yield "it has control characters, or bytes that are no text"
     if text in _NOTHING:
-        yield f"{text} is a word for no value"
+        yield f"{text} is a word for no path"
     if text.startswith("-"):
         yield "it begins like an option"
     if text[0] in "['":
@@ -91,5 +91,9 @@ def _unexpanded(text: str) -> "Iterator[str]":
     for name in text.split("%")[1:-1]:
         if name.replace("_", "a").isalnum() and not name.isdigit():
             yield f"%{name}% was not expanded"
+    if "%(" in text or (text.startswith("__") and text.endswith("__")):
+        yield "a placeholder in it was not replaced"
+    if "..." in text.split("/") or "\N{HORIZONTAL ELLIPSIS}" in text:
+        yield "a part of it was left out"
     if "~" in text.split("/")[1:]:
         yield "~ stands for a home only at its beginning"

@@ -354,7 +354,7 @@ def spoil_write(site: Site) -> None:
     ("spoil", "says"),
     [
         (spoil_parent, "mkdir -p"),
-        (spoil_file, "not a directory"),
+        (spoil_file, "it is not a directory. Name the palace's directory"),
         (spoil_group, "chmod go-w"),
         (spoil_others, "chmod go-w"),
         (spoil_owner, f"uid {NOBODY}"),

@@ -66,9 +66,15 @@ UNMEANT = {
     "file:///p": "URL",
     "https://host/p": "URL",
     "/p:/q": "list of paths",
-    "undefined": "no value",
-    "null": "no value",
-    "None": "no value",
+    "undefined": "no path",
+    "null": "no path",
+    "None": "no path",
+    "true": "no path",
+    "False": "no path",
+    "%(here)s/p": "placeholder",
+    "__PALACE__": "placeholder",
+    "/home/you/\N{HORIZONTAL ELLIPSIS}": "left out",
+    "/home/.../p": "left out",
     "--json": "like an option",
 }
 SOME = ("${HOME}/p", "file:///p", "%TMP%/p", "/x/~/p", "{}", " /p")

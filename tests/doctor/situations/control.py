@@ -1,8 +1,10 @@
 """What stands in the palace where a control file belongs, or in one."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from palace.doctor.finding import ERROR
+from palace.ownership.lock import mempalace_lock_path
 from tests.doctor.situations.place import Place, Situation
 
 AWAY = "move it away"
@@ -35,6 +37,19 @@ def _linked(place: Place) -> None:
     (place.palace / "palace.toml").symlink_to(place.home / "elsewhere")
 
 
+def _fence(place: Place) -> Path:
+    return Path(mempalace_lock_path(place.paths, place.environ))
+
+
+def _fence_linked(place: Place) -> None:
+    _fence(place).parent.mkdir(parents=True)
+    _fence(place).symlink_to(place.home / "elsewhere")
+
+
+def _lock_of_tunnels(place: Place) -> Path:
+    return place.palace.with_name("tunnels.json.owner.lock")
+
+
 def _control(
     arrange: Callable[[Place], None], text: str, remedy: str, heal: Callable[[Place], None]
 ) -> Situation:
@@ -51,6 +66,24 @@ SITUATIONS = {
     )
     for name in ("broker.lock", "broker.log", "broker.json", "broker.sock", "epoch")
 } | {
+    "a directory stands where mempalace's lock belongs": _control(
+        lambda place: _fence(place).mkdir(parents=True),
+        ".lock: Is a directory",
+        AWAY,
+        lambda place: _fence(place).rmdir(),
+    ),
+    "a link stands where mempalace's lock belongs": _control(
+        _fence_linked,
+        ".lock: Too many levels of symbolic links",
+        "put the file itself there",
+        lambda place: _fence(place).unlink(),
+    ),
+    "a directory stands where a list's lock belongs": _control(
+        lambda place: _lock_of_tunnels(place).mkdir(),
+        "tunnels.json.owner.lock: Is a directory",
+        AWAY,
+        lambda place: _lock_of_tunnels(place).rmdir(),
+    ),
     "a file stands where the journal belongs": _control(
         _holding("journal", "x"), "journal: Not a directory", AWAY, _away("journal")
     ),

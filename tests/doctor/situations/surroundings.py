@@ -58,6 +58,16 @@ def exact_backend(place: Place) -> None:
     place.configure(backend="sqlite_exact")
 
 
+def palace_is_a_file(place: Place) -> None:
+    place.palace.rmdir()
+    place.palace.write_text("")
+
+
+def palace_is_a_directory(place: Place) -> None:
+    place.palace.unlink()
+    place.palace.mkdir(mode=0o700)
+
+
 def exact_backend_over_chroma(place: Place) -> None:
     exact_backend(place)
     (place.palace / "chroma.sqlite3").write_bytes(b"SQLite format 3\0")
@@ -295,6 +305,14 @@ SITUATIONS = {
         text="mode 0777",
         remedy="chmod go-w",
         heal=None,
+    ),
+    "a file is named as the palace": Situation(
+        arrange=palace_is_a_file,
+        code="unsafe_palace",
+        level=ERROR,
+        text="it is not a directory",
+        remedy="Name the palace's directory: --palace DIR",
+        heal=palace_is_a_directory,
     ),
     "a proxy hides loopback": Situation(
         arrange=proxied,

@@ -3,7 +3,9 @@
 Each way is tried on a copy of a palace that holds some of everything.
 """
 
+import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,22 @@ def test_doctor_names_what_a_store_lacks(copied: Site, name: str) -> None:
     assert f"/{path} lacks " in said.text
     assert said.remedy.endswith("palace rebuild --partial" if on_purpose else ": palace start")
     assert sorted(copied.palace.parent.rglob("*")) == files, "looking leaves nothing behind"
+
+
+def test_a_comparison_with_a_store_that_cant_be_read_says_so(copied: Site) -> None:
+    with sqlite3.connect(copied.palace / "knowledge_graph.sqlite3") as connection:
+        connection.execute("DROP TABLE triples")
+    connection.close()
+    said = copied.run("doctor", "--drift", "--json", timeout_s=120)
+
+    assert said.returncode == 65, said.stderr
+    found = {one["code"]: one for one in map(json.loads, said.stdout.splitlines())}
+    assert "one can't be read: no such table: triples" in found["drift"]["text"]
+    assert "palace start" in found["drift"]["remedy"]
+    with copied.session() as client:
+        client.tool("kg_stats")
+    assert copied.run("stop").returncode == 0
+    assert lacks_of(copied) == []
 
 
 RESTORED = [
