@@ -9,7 +9,14 @@ from pathlib import Path
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.engine.embedding.model import cut_file, is_installed, model_dir
-from palace.settings.embedder import MINILM, configured_embedder, embedding_server
+from palace.settings.embedder import (
+    MINILM,
+    SIDECAR,
+    VARIABLE,
+    configured_embedder,
+    embedding_server,
+    recorded_embedders,
+)
 from palace.settings.environment import NO_DOWNLOAD, forbids_downloads
 from palace.settings.inherited import inherited
 from palace.settings.paths import home_dir
@@ -24,6 +31,7 @@ def check_embedder(found: Diagnostics) -> Iterator[Finding]:
     if found.foreign is not None or found.is_anothers:
         return
     embedder = embedder_of(found)
+    yield from _recorded(found, embedder)
     if embedder == MINILM:
         yield from _minilm(found)
     elif embedder.startswith("openai"):
@@ -37,6 +45,29 @@ def embedder_of(found: Diagnostics) -> str:
     if found.config is None:
         return MINILM
     return configured_embedder(found.config.config_dir, found.config.environment)
+
+
+def _recorded(found: Diagnostics, embedder: str) -> Iterator[Finding]:
+    """Yield that stock refuses to search what another embedder is recorded for.
+
+    `mempalace palace set-embedder` records it, whoever has the palace open; what is open goes on.
+    """
+    name, root = embedder.partition(":")[0], found.paths.root
+    recorded = recorded_embedders(root, found.kernel)
+    others = {where: other for where, other in recorded.items() if other != name}
+    if not others:
+        return
+    where, other = next(iter(others.items()))
+    yield Finding(
+        level=ERROR,
+        code="embedder_mismatch",
+        text=f"{root}/{SIDECAR} says that the vectors of {where} are of the embedder {other}, and "
+        f"brokers use {name}: nothing can be searched or filed, from the next broker on if not "
+        "now.",
+        remedy=f"If {name} made them: mempalace --palace {root} palace set-embedder --model {name} "
+        f"--force. If {other} did, let brokers use it: palace config set environment="
+        f"{VARIABLE}={other}. Then: palace stop",
+    )
 
 
 def _minilm(found: Diagnostics) -> Iterator[Finding]:

@@ -22,7 +22,11 @@ def configured_embedder(config_dir: str, environ: Mapping[str, str]) -> str:
     named: object = environ.get(VARIABLE)
     if not named:
         named = read_stock_config(config_dir).get("embedding_model")
-    name = str(named or "").strip().lower()
+    return _as_stock_reads(str(named or ""))
+
+
+def _as_stock_reads(text: str) -> str:
+    name = text.strip().lower()
     return name if name.startswith(_OTHERS) else MINILM
 
 
@@ -39,11 +43,17 @@ def embedding_server(config_dir: str, environ: Mapping[str, str]) -> tuple[str, 
 
 def recorded_embedder(root: str, kernel: Kernel) -> str:
     """Return the name of the embedder that made a palace's vectors, "" where that isn't known."""
-    for identity in _read_object(f"{root}/{SIDECAR}", kernel).values():
+    return next(iter(recorded_embedders(root, kernel).values()), "")
+
+
+def recorded_embedders(root: str, kernel: Kernel) -> dict[str, str]:
+    """Return the name of the embedder of each collection for which one is recorded."""
+    found = {}
+    for collection, identity in _read_object(f"{root}/{SIDECAR}", kernel).items():
         name = identity.get("model_name") if isinstance(identity, dict) else None
         if isinstance(name, str) and name:
-            return name.partition(":")[0]
-    return ""
+            found[collection] = _as_stock_reads(name.partition(":")[0])
+    return found
 
 
 def _read_object(path: str, kernel: Kernel) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from palace.canary.recording import record_death
@@ -241,7 +242,27 @@ def _embedder_there(place: Place) -> None:
     place.configure(embedding_model="openai-compat", embedding_api_url=url)
 
 
+def _recorded(name: str) -> Callable[[Place], None]:
+    """Record an embedder as `mempalace palace set-embedder --force` does."""
+
+    def arrange(place: Place) -> None:
+        identity = {"model_name": name, "dimension": 0}
+        recorded = {"mempalace_closets": identity | {"model_name": "minilm"}}
+        text = json.dumps(recorded | {"mempalace_drawers": identity})
+        (place.palace / "mempalace_embedder.json").write_text(text)
+
+    return arrange
+
+
 SITUATIONS = {
+    "another embedder is recorded than is used": Situation(
+        arrange=_recorded("embeddinggemma"),
+        code="embedder_mismatch",
+        level=ERROR,
+        text="are of the embedder embeddinggemma, and brokers use minilm: nothing can be searched",
+        remedy="palace set-embedder --model minilm --force",
+        heal=_recorded("minilm"),
+    ),
     "the server that embeds is not there": Situation(
         arrange=_embedder_gone,
         code="embedder_silent",
