@@ -175,7 +175,7 @@ class HttpApp:
         """Send the reply as soon as there is one, in a way that its client takes."""
         headers = {}
         if session.lasting and not exchange.header("mcp-session-id"):
-            headers["mcp_session_id"] = session.session.id
+            headers["mcp_session_id"] = session.ident
         plain = exchange.accepts(JSON)
         patience_s = PLAIN_S if EVENTS in exchange.header("accept") else float("inf")
         pending = posting.pending

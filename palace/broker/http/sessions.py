@@ -15,8 +15,10 @@ from palace.broker.connections import make_room, serve_session
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
+from palace.protocol import wire
 from palace.protocol.budget import HTTP
 from palace.protocol.errors import Busy, Draining
+from palace.protocol.proof import proof_of
 from palace.protocol.request import Request
 from palace.protocol.rights import OVER_HTTP
 from palace.protocol.session import Hello
@@ -28,10 +30,19 @@ QUIET_S = 3600.0  # a client that comes later is told to initialize again
 logger = logging.getLogger("palace.http")
 
 
+def name_of(ident: str) -> str:
+    """Return a session's name, which stands in the journal: what its client shows does not."""
+    return wire.PROVEN + proof_of(ident)
+
+
 @attrs.define(eq=False, kw_only=True)
 class HttpSession:
-    """One HTTP client's session.  `lasting` is False where it is for one request alone."""
+    """One HTTP client's session.  `lasting` is False where it is for one request alone.
 
+    `ident` is what its client shows to go on with it: a secret, unlike the session's own name.
+    """
+
+    ident: str
     session: LiveSession
     requests: PendingRequests
     lasting: bool
@@ -61,11 +72,13 @@ class HttpSessions:
         ident = state.services.kernel.token(16)
         # No HELLO can prove that it is an HTTP client's: nobody is told of a secret.
         proof = state.services.kernel.token()
-        session = LiveSession(id=ident, pid=0, since_s=now_s, party=HTTP, proof=proof)
+        name = name_of(ident)
+        session = LiveSession(id=name, pid=0, since_s=now_s, party=HTTP, proof=proof)
         session.peer = OVER_HTTP
-        http = HttpSession(session=session, requests=PendingRequests(QUIET_S), lasting=lasting)
+        requests = PendingRequests(QUIET_S)
+        http = HttpSession(ident=ident, session=session, requests=requests, lasting=lasting)
         state.sessions.add(session)
-        session.connect(http.requests, Hello(session=ident, client=client, read_only=read_only))
+        session.connect(requests, Hello(session=name, client=client, read_only=read_only))
         if lasting:
             self._lasting[ident] = http
             self.counters.sessions = len(self._lasting)
@@ -101,7 +114,7 @@ class HttpSessions:
         http.requests.end()
 
     def _forget(self, http: HttpSession) -> None:
-        self._lasting.pop(http.session.id, None)
+        self._lasting.pop(http.ident, None)
         self.counters.sessions = len(self._lasting)
 
     async def _serve(self, http: HttpSession) -> None:

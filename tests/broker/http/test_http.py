@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from palace.broker import progress
 from palace.broker.http import app, exchange, listener, sessions
+from palace.broker.http.sessions import name_of
 from palace.broker.reporting.status import status_of
 from palace.engine.api import Call, Reply
 from palace.protocol import jsonrpc
@@ -470,6 +471,22 @@ async def test_a_session_lives_from_initialize_to_delete(home: Path, dial: Dial)
     assert late.status == 404
 
 
+async def test_a_sessions_name_which_is_written_down_is_not_what_its_client_shows(
+    home: Path, dial: Dial
+) -> None:
+    """Who reads the journal could end it, or cancel what it asks, by what stands there."""
+    async with open_web(home) as running:
+        caller = await dial()
+        ident = await begin_session(caller)
+        (name,) = [session.id for session in running.state.sessions]
+        ended = await (await dial()).ask("DELETE", "/mcp", mcp_session_id=name)
+        still = await caller.post(request("ping"), accept=ACCEPT, mcp_session_id=ident)
+
+    assert ident not in name
+    assert ended.status == 404
+    assert still.status == 200
+
+
 @pytest.mark.parametrize(
     ("method", "headers", "status"),
     [
@@ -591,7 +608,9 @@ async def test_a_session_that_is_used_outlives_any_number_that_are_not(
         answer = await caller.post(call("search"), accept=ACCEPT, mcp_session_id=used)
 
         assert answer.status == 200
-        assert [ident in running.state.sessions for ident in hoard] == [False] * 5 + [True] * 3
+        assert [name_of(ident) in running.state.sessions for ident in hoard] == [False] * 5 + [
+            True
+        ] * 3
 
 
 # The same sessions and queues, the same limits.
@@ -696,7 +715,7 @@ async def test_the_engine_forgets_what_nobody_will_ask_for_again(home: Path, dia
         await caller.post(call("add_drawer", name="one"), accept=ACCEPT, mcp_session_id=ident)
         await until(lambda: acknowledged == [1, 2])
         await caller.ask("DELETE", "/mcp", mcp_session_id=ident)
-        await until(lambda: ended == {ident})
+        await until(lambda: ended == {name_of(ident)})
         await caller.post(call("add_drawer", name="two"))
         await until(lambda: len(ended) == 2)
 
