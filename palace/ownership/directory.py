@@ -21,7 +21,7 @@ _OURS = (
         "protocol",
         "swap.json",
     ),
-    *("tunnels.json", "hallways.json"),
+    *("tunnels.json", "hallways.json", "replica.json", "mempalace_embedder.json"),  # stock's
 )
 _BEGINNINGS = (
     *("chroma.sqlite3", "knowledge_graph.sqlite3", "logstream.sqlite3", "palace.sqlite3"),

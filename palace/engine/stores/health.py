@@ -17,7 +17,7 @@ from palace.engine.stores import hnsw_files
 from palace.engine.stores.files import NAMES
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
-from palace.engine.stores.rows import Rows, check_rows
+from palace.engine.stores.rows import FILE_ENDS, Rows, check_rows
 from palace.journal.record import Json, JsonObject
 from palace.kernel.odd_files import is_odd
 from palace.protocol.decoding import decode_json
@@ -105,8 +105,9 @@ def database_damage(path: str, depth: Depth) -> str:
         size = os.path.getsize(path)
     except OSError:
         return ""
-    if is_odd(path):  # SQLite would wait for a FIFO's other end
-        return f"{path} is a FIFO or a device"
+    for end in FILE_ENDS:
+        if is_odd(path + end):  # SQLite would wait for a FIFO's other end
+            return f"{path}{end} is a FIFO or a device"
     if os.path.isdir(path):
         return f"{path} is a directory"
     if not size:
