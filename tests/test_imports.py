@@ -77,7 +77,7 @@ ONLY_IN = {
     "typer": {
         *("cli/app.py", "cli/options.py", "cli/running.py", "cli/journal.py"),
         *("cli/examining.py", "cli/places.py", "cli/agents.py"),
-        *("cli/settings.py", "cli/workspaces.py", "cli/tokens.py"),
+        *("cli/settings.py", "cli/workspaces.py", "cli/tokens.py", "cli/namespaces.py"),
     },
     "trio_websocket": {"transport/websocket.py"},
     "wsproto": {"client/guest/wss.py"},

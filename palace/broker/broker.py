@@ -29,6 +29,7 @@ from palace.broker.http.listener import HttpListener
 from palace.broker.principals import catalogue_for
 from palace.broker.reading import Reading
 from palace.broker.state import BrokerState
+from palace.broker.sweeping import Sweeping
 from palace.broker.watch import Holding, Lost, PublishedFile
 from palace.broker.watchdog import Watchdog
 from palace.engine.hosting.mempalace import load_error
@@ -107,6 +108,7 @@ class Broker:
                     accepting.start_soon(self._watch_clock)
                     accepting.start_soon(self._watch_upgrade)
                     accepting.start_soon(self._adopt_now_and_then)
+                    accepting.start_soon(Sweeping(self.state).serve)
                     watching.start_soon(self._watchdog().serve)
                     watching.start_soon(scheduler.serve_batches)
                     watching.start_soon(scheduler.progress.serve)

@@ -42,6 +42,7 @@ ENTRIES = (
         kind={**_TEXT, "description": "What sort of memory it is, e.g. decision; lower case."},
         expires_at={**_TEXT, "description": "When it ends, as RFC 3339: 2027-01-31T18:00:00Z."},
         pin={"type": "boolean", "description": "Mark it as one to be kept in view."},
+        propagation={"type": "object", "description": "How it is to spread; kept as it is."},
     ),
     _entry(
         "palace_commit_summary",

@@ -5,7 +5,16 @@ from palace.broker.services import Services
 from palace.broker.session import LiveSession
 from palace.protocol import wire
 from palace.protocol.jsonrpc import Catalogue
-from palace.protocol.principals import OWNER, Principal, Whence, principal_of, proven, refusal_of
+from palace.protocol.policy import shows_own
+from palace.protocol.principals import (
+    OWNER,
+    Principal,
+    Whence,
+    is_confined,
+    principal_of,
+    proven,
+    refusal_of,
+)
 from palace.protocol.rights import Peer, Who
 
 
@@ -59,12 +68,16 @@ def is_anothers(services: Services, session: LiveSession, peer: Peer, token: str
 def catalogue_for(services: Services, session: LiveSession) -> Catalogue | None:
     """Return what a session is told of the tools: stock's, and palace's own where they are used."""
     catalogue, tree = services.catalogue, services.engine.workspaces()
-    if catalogue is None or tree is None or not tree.workspaces:
+    own_tools = services.config.own_tools
+    if catalogue is None or tree is None or not (tree.workspaces or shows_own(own_tools, tree)):
         return catalogue
     principal = bound_principal(services, session)
     stock = () if principal is None else catalogue.tools
     if principal is not None and principal != OWNER:
         stock = tuple(one for one in stock if not refusal_of(tree, principal, one["name"]))
+    is_bound = principal is not None and not is_confined(tree, principal)
+    if is_bound and not shows_own(own_tools, tree):
+        return catalogue
     return Catalogue(
         engine_version=catalogue.engine_version,
         protocol_versions=catalogue.protocol_versions,

@@ -12,7 +12,17 @@ from typing import Annotated
 import typer
 
 from palace import __version__
-from palace.cli import agents, examining, journal, places, running, settings, tokens, workspaces
+from palace.cli import (
+    agents,
+    examining,
+    journal,
+    namespaces,
+    places,
+    running,
+    settings,
+    tokens,
+    workspaces,
+)
 from palace.cli.output import end_failed
 from palace.kernel.output import say
 from palace.protocol.errors import PalaceError
@@ -50,6 +60,7 @@ COMMANDS: dict[str, Command] = {
 # Commands that have commands of their own, with what they say of themselves.
 GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
     "workspace": (workspaces.ABOUT, workspaces.COMMANDS),
+    "namespace": (namespaces.ABOUT, namespaces.COMMANDS),
     "token": (tokens.ABOUT, tokens.COMMANDS),
 }
 # Spellings that keep working without a place in the overview.

@@ -105,11 +105,17 @@ def move(
     return 0
 
 
-def remove(ident: IdArgument, palace: PalaceOption = "") -> int:
-    """Remove a workspace; what was filed under it stays."""
+def remove(
+    ident: IdArgument,
+    palace: PalaceOption = "",
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Forget the memories that it had for itself.")
+    ] = False,
+) -> int:
+    """Remove a workspace; what was filed under it stays, unless --purge says otherwise."""
     from palace.commands.workspaces import remove_workspace
 
-    say(remove_workspace(*find(palace), ident))
+    say(remove_workspace(*find(palace), ident, purge=purge))
     return 0
 
 

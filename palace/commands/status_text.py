@@ -25,6 +25,7 @@ def status_text(status: dict[str, Any]) -> str:
         ("idle", _idle(status)),
         ("graph", status["graph"]),
         ("log", status["log"]),
+        *_workspaces(status),
         *_deaths(status),
     ]
     if status["degraded"]:
@@ -54,6 +55,14 @@ def _deaths(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if last := status.get("deaths", {}).get("last"):
         about = {key: value for key, value in last.items() if key != "epoch"}
         yield "deaths", f"{status['deaths']['count']}, the last {death_text(last['epoch'], about)}"
+
+
+def _workspaces(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield who works here, where anybody is registered; an older broker doesn't tell."""
+    if told := status.get("workspaces"):
+        text = f"{told['active']}, {told['confined']} of them confined; {told['tokens']} tokens"
+        customs = told["custom_namespaces"]
+        yield "workspaces", text + (f", {customs} custom namespaces" if customs else "")
 
 
 def _owner(status: dict[str, Any]) -> str:
@@ -171,6 +180,7 @@ def _idle(status: dict[str, Any]) -> str:
 def _session(session: dict[str, Any]) -> str:
     name = session["client"] or "a client"
     name += f" of guest {session['guest']}" if session.get("guest") else ""
+    name += f" as {session['workspace']}" if session.get("workspace") else ""
     marks = " read-only" if session["read_only"] else ""
     marks += "" if session["connected"] else " (not connected)"
     return (

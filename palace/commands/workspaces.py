@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from palace.commands.agent import ask_broker
+from palace.commands.namespaces import swept
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
 from palace.protocol.resolver import Tree
@@ -52,11 +53,24 @@ def move_workspace(paths: Paths, environment: ShimEnvironment, ident: str, paren
     return f"{found.id} is{_place(found)} now."
 
 
-def remove_workspace(paths: Paths, environment: ShimEnvironment, ident: str) -> str:
-    """Remove a workspace; return what is told of it, and of those below it."""
-    told = ask_broker(paths, environment, "palace_workspace_remove", id=ident)
+def remove_workspace(
+    paths: Paths, environment: ShimEnvironment, ident: str, *, purge: bool = False
+) -> str:
+    """Remove a workspace; return what is told of it, and of those below it.
+
+    With `purge` the memories that it had for itself are forgotten; those that it shared stay.
+    """
+    told = ask_broker(paths, environment, "palace_workspace_remove", id=ident, purge=purge)
     found, below = _read(told["workspace"]), told["below"]
     text = f"{found.id} is removed. What was filed under it, and its directory, stay."
+    if purge:
+        many = swept(paths, environment)
+        text = (
+            f"{found.id} is removed, and {many} memories were forgotten, those that were over "
+            f"among them. What it shared stays: team:{found.id} and org:{found.id}, or those of "
+            f"the workspaces above it. The journal and backups hold what was forgotten until they "
+            "are renewed; palace purge ID takes single memories out of them."
+        )
     if below:
         names = ", ".join(below[:5]) + (", ..." if len(below) > 5 else "")
         text += f" Those below it stay where they are in the tree: {names}."

@@ -141,6 +141,7 @@ class Collection(Protocol):
         ids: Sequence[str] = ...,
         where: JsonObject | None = ...,
         include: Sequence[str],
+        limit: int | None = ...,
     ) -> GetResult: ...
     def delete(self, *, ids: Sequence[str]) -> None: ...
     def upsert(

@@ -4,6 +4,7 @@ An argument that a tool doesn't have is an error, since it may be one that was t
 asks is known from the session, and no `workspace` or `added_by` makes it somebody else.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ CONTENT_CHARS_MAX = 100_000  # as stock's drawers
 NAMES_MAX = 64  # namespaces or kinds in one search
 LIMIT, LIMIT_MAX = 10, 50
 SUMMARY, SUMMARY_S = "summary", 30 * 86_400
+PROPAGATION_CHARS_MAX = 4096
 TTL_MAX_S = 100 * 365 * 86_400
 
 # No underscore: stock's names of a long drawer's parts end in _chunk_NUMBER.
@@ -38,10 +40,11 @@ class Commit:
     namespace: str = ""
     id: str = ""
     kind: str = "memory"
+    topic: str = ""
+    propagation: str = ""
     until: float = NEVER_S
     expires_at: str = ""
     pinned: bool = False
-    topic: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +70,8 @@ class Forget:
 
 def asked_commit(arguments: Arguments) -> Commit:
     """Return what `palace_commit_memory` is asked for; raises InvalidMemory, WorkspaceRefused."""
-    _check_names(arguments, "content", "namespace", "id", "kind", "expires_at", "pin")
+    names = ("content", "namespace", "id", "kind", "expires_at", "pin", "propagation")
+    _check_names(arguments, *names)
     end = arguments.get("expires_at")
     moment = None if end is None else parse_expires_at(end)
     pin = arguments.get("pin")
@@ -82,6 +86,7 @@ def asked_commit(arguments: Arguments) -> Commit:
         until=until_s(moment),
         expires_at=moment_text(moment),
         pinned=pin is True,
+        propagation=_propagation_in(arguments),
     )
 
 
@@ -155,6 +160,23 @@ def checked_content(content: object) -> str:
     if not view_of(content).text.strip():
         raise InvalidMemory("content must hold more than blanks")
     return content
+
+
+def _propagation_in(arguments: Arguments) -> str:
+    """Return how a memory is to spread, as its client says it: palace keeps it, and reads nothing.
+
+    It is JSON, and comes back as it came.
+    """
+    told = arguments.get("propagation")
+    if told is None:
+        return ""
+    text = json.dumps(told, sort_keys=True)
+    if not isinstance(told, dict) or len(text) > PROPAGATION_CHARS_MAX or redact(text) != text:
+        raise InvalidMemory(
+            f"propagation must be an object of at most {PROPAGATION_CHARS_MAX} characters as JSON, "
+            "without secrets"
+        )
+    return text
 
 
 def _without_surrogates(text: str) -> str:

@@ -33,13 +33,15 @@ from palace.memory.asked import (
 )
 from palace.memory.memory import ID_PREFIX, Memory
 from palace.memory.redact import redact
-from palace.memory.wrap import wrap
+from palace.memory.wrap import is_wrapped, wrap
+from palace.protocol.decoding import decode_json
 from palace.protocol.errors import Forbidden, InvalidMemory
+from palace.protocol.policy import DEFAULT, OFF, Policy
 from palace.protocol.principals import Principal
 from palace.protocol.resolver import Tree, can_write, everything, intersect_readable, readable
 from palace.protocol.workspaces import ORG, key_of
 
-COMMIT, FORGET = "commit", "forget"
+COMMIT, FORGET, END = "commit", "forget", "end"  # the last is nobody's doing
 Json = dict[str, object]
 
 
@@ -71,7 +73,11 @@ class MemoryStore(Protocol):
         """Store a memory, in the place of what was under its id; return in how many records."""
         ...
 
-    def delete(self, memory: Memory) -> None: ...
+    def delete(self, memories: Sequence[Memory]) -> None: ...
+
+    def over(self, namespaces: Sequence[str], now_s: float, most: int) -> Sequence[Memory]:
+        """Return memories of these namespaces, and such as are over; some if there are many."""
+        ...
 
     def find(self, wanted: Wanted) -> Sequence[Memory]:
         """Return what is wanted, the best first, and nothing that is over."""
@@ -116,6 +122,7 @@ class Gate:
     new_id: Callable[[], str]
     now_s: float
     at: str
+    policy: Policy = DEFAULT
 
     # In.
 
@@ -141,7 +148,7 @@ class Gate:
                 f"{ident} is the id of another memory. Nothing was stored; leave the id out to "
                 "have one made."
             )
-        content = redact(asked.content)
+        content = self._clean(asked.content)
         memory = Memory(
             id=ident,
             namespace=namespace,
@@ -150,7 +157,8 @@ class Gate:
             until=asked.until,
             expires_at=asked.expires_at,
             pinned=asked.pinned,
-            topic=redact(asked.topic),
+            topic=self._clean(asked.topic),
+            propagation=asked.propagation,
             by=self.principal.workspace,
             created_at=self.at,
         )
@@ -180,8 +188,20 @@ class Gate:
                 f"{self.principal.called} may not write {found.namespace}, where {found.id} is. "
                 "Nothing was forgotten."
             )
-        self.store.delete(found)
+        self.store.delete([found])
         self._note(FORGET, found)
+
+    def sweep(self, ending: Sequence[str], most: int) -> int:
+        """Forget what is over, and what is in namespaces that end; return how many, 0 if all is.
+
+        Nobody sees what goes: reads pass over it, whoever has swept.
+        """
+        over = self.store.over(ending, self.now_s, most)
+        if over:
+            self.store.delete(over)
+        for memory in over:
+            self._note(END, memory)
+        return len(over)
 
     # Out.
 
@@ -214,7 +234,12 @@ class Gate:
     def text_of(self, memory: Memory) -> str:
         """Return a memory's content as it is shown: others' and shared ones marked as such."""
         own = self.principal.workspace and memory.namespace == key_of(self.principal.workspace)
-        return memory.content if own else wrap(memory.content, memory.id, memory.namespace)
+        if own or not is_wrapped(memory.namespace, self.policy.wrap):
+            return memory.content
+        return wrap(memory.content, memory.id, memory.namespace)
+
+    def _clean(self, text: str) -> str:
+        return text if self.policy.redact == OFF else redact(text)
 
     def _wanted(self, asked: Search) -> Wanted:
         return Wanted(
@@ -237,6 +262,7 @@ class Gate:
             "created_at": memory.created_at,
             "expires_at": memory.expires_at or None,
             "pinned": memory.pinned,
+            **({"propagation": decode_json(memory.propagation)} if memory.propagation else {}),
         }
 
     # Rights, from the tree as it is.

@@ -16,8 +16,8 @@ from palace.protocol.errors import InvalidMemory, WorkspaceRefused
 from palace.protocol.workspaces import checked_namespace
 
 TOPIC = "topic"  # stock's own word, of diary entries
-NAMESPACE, KIND, UNTIL, END, PINNED, BY = (
-    f"palace_{name}" for name in ("ns", "kind", "until", "expires_at", "pin", "by")
+NAMESPACE, KIND, UNTIL, END, PINNED, BY, PROPAGATION = (
+    f"palace_{name}" for name in ("ns", "kind", "until", "expires_at", "pin", "by", "propagation")
 )
 ID_PREFIX = "mem-"  # of all memories and of nothing else: stock's ids begin with "drawer_"
 
@@ -28,7 +28,8 @@ Value = str | int | float | bool | None
 class Memory:
     """`until` is in seconds since 1970; `expires_at` is the same for people, "" for no end.
 
-    `by` is the workspace that stored it, "" for the palace's owner; `topic` is a diary entry's.
+    `by` is the workspace that stored it, "" for the palace's owner; `topic` is a diary entry's,
+    `propagation` what its client says of how it spreads, as JSON.
     `rows` are the ids of the records that hold it, where it comes from a store; `distance` and
     `similarity` say how near it is to what was asked for, None where nothing was.  What is under
     its id and is no memory has no namespace.
@@ -42,6 +43,7 @@ class Memory:
     expires_at: str = ""
     pinned: bool = False
     topic: str = ""
+    propagation: str = ""
     by: str = ""
     created_at: str = ""
     distance: float | None = None
@@ -54,9 +56,9 @@ class Memory:
 
 def metadata_of(memory: Memory) -> dict[str, Value]:
     """Return what a memory's drawer says of it, in stock's words and in palace's."""
-    topic = {TOPIC: memory.topic} if memory.topic else {}
+    told = {TOPIC: memory.topic, PROPAGATION: memory.propagation}
     return {
-        **topic,
+        **{name: value for name, value in told.items() if value},
         "wing": wing_of(memory.namespace),
         "room": memory.kind,
         "source_file": "",
@@ -87,6 +89,7 @@ def memory_of(ident: str, content: str, metadata: Mapping[str, Value]) -> Memory
         expires_at=str(metadata.get(END) or ""),
         pinned=metadata.get(PINNED) is True,
         topic=str(metadata.get(TOPIC) or ""),
+        propagation=str(metadata.get(PROPAGATION) or ""),
         by=str(metadata.get(BY) or ""),
         created_at=str(metadata.get("filed_at") or ""),
     )

@@ -111,3 +111,14 @@ def _replaced(text: str, found: list[Finding]) -> str:
         done = finding.end
     pieces.append(text[done:])
     return "".join(pieces)
+
+
+def redacted_values(value: object) -> object:
+    """Return JSON without the secrets in its texts; names of fields stay as they are."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list):
+        return [redacted_values(inner) for inner in value]
+    if isinstance(value, dict):
+        return {name: redacted_values(inner) for name, inner in value.items()}
+    return value

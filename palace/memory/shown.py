@@ -10,8 +10,9 @@ from typing import Any
 
 from palace.memory.memory import ID_PREFIX, NAMESPACE, Memory, memory_of
 from palace.memory.wing import RESERVED
-from palace.memory.wrap import wrap
+from palace.memory.wrap import is_wrapped, wrap
 from palace.protocol.decoding import decode_json
+from palace.protocol.policy import SHARED
 from palace.protocol.workspaces import WORKSPACE
 
 # Returns the memories among drawers by the ids that stock calls them; the others are left out.
@@ -23,31 +24,37 @@ _TEXTS = ("text", "content", "content_preview")
 _MARK = f'"wing": "{RESERVED}'
 
 
-def shown(text: str, look: Look, now_s: float) -> str:
-    """Return a tool's result as it may be shown; `text` is JSON as stock writes it."""
+def shown(text: str, look: Look, now_s: float, which: str = SHARED) -> str:
+    """Return a tool's result as it may be shown; `text` is JSON as stock writes it.
+
+    `which` memories are marked is a setting (palace/protocol/policy.py).
+    """
     if _MARK not in text:
         return text
     told = decode_json(text)
     memories = look(sorted({_ident(hit) for hit in _hits(told)}))
     if not isinstance(told, dict):
         return text
-    found = _Marking(memories, now_s).of_dict(told)
+    found = _Marking(memories, now_s, which).of_dict(told)
     if found is None:
         found = {"error": f"Drawer not found: {_ident(told)}"}
     return json.dumps(found, indent=2, ensure_ascii=False)
 
 
-def shown_row(ident: str, document: str, metadata: Metadata, now_s: float) -> str | None:
+def shown_row(
+    ident: str, document: str, metadata: Metadata, now_s: float, which: str = SHARED
+) -> str | None:
     """Return a record's text as it may be shown, None where it may not."""
     if NAMESPACE not in metadata:
         return document
     memory = memory_of(str(metadata.get("parent_drawer_id") or ident), document, metadata)
-    return None if memory.is_expired(now_s) else _marked(memory, document)
+    return None if memory.is_expired(now_s) else _marked(memory, document, which)
 
 
-def _marked(memory: Memory, text: str) -> str:
+def _marked(memory: Memory, text: str, which: str) -> str:
     """Return a text of a memory behind its prefix; one workspace's own has none."""
     is_shared = memory.namespace.partition(":")[0] != WORKSPACE
+    is_shared = is_shared and is_wrapped(memory.namespace, which)
     return wrap(text, memory.id, memory.namespace) if is_shared else text
 
 
@@ -77,8 +84,9 @@ def _hits(value: object) -> Iterator[Json]:
 class _Marking:
     """One reply's."""
 
-    def __init__(self, memories: Mapping[str, Memory], now_s: float) -> None:
+    def __init__(self, memories: Mapping[str, Memory], now_s: float, which: str) -> None:
         self._memories = memories
+        self._which = which
         self._now_s = now_s
 
     def of(self, value: object) -> object:
@@ -99,7 +107,7 @@ class _Marking:
         found: Json = {}
         for name, value in told.items():
             if memory is not None and name in _TEXTS and isinstance(value, str):
-                found[name] = _marked(memory, value)
+                found[name] = _marked(memory, value, self._which)
             elif name == "results" and isinstance(value, list) and "errors" in told:
                 found[name] = [self._slot(item) for item in value]
             else:

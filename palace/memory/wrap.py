@@ -9,7 +9,8 @@ import re
 
 from palace.memory.views import view_of
 from palace.protocol.errors import InvalidMemory
-from palace.protocol.workspaces import checked_namespace
+from palace.protocol.policy import DECREED
+from palace.protocol.workspaces import ORG, checked_namespace
 
 ID_CHARS_MAX = 128
 
@@ -25,6 +26,14 @@ def checked_id(text: object) -> str:
             "'-', and begin with a letter or a digit. Leave it out to have one made"
         )
     return text
+
+
+def is_wrapped(namespace: str, which: str) -> bool:
+    """Tell whether memories of a namespace that isn't one's own are marked; `which` is a setting's.
+
+    Marked is what an organisation's root decrees, and by default whatever else is shared.
+    """
+    return which != DECREED or namespace.partition(":")[0] == ORG
 
 
 def wrap(content: str, ident: str, namespace: str) -> str:

@@ -89,9 +89,8 @@ def writable(tree: Tree, ident: str) -> tuple[str, ...]:
 
 def everything(tree: Tree) -> tuple[str, ...]:
     """Return what anybody may read, in order: what the palace's owner may read and write."""
-    return tuple(
-        sorted({name for ident in tree.workspaces for name in readable(tree, ident)}),
-    )
+    read = {name for ident in tree.workspaces for name in readable(tree, ident)}
+    return tuple(sorted(read | set(tree.customs)))
 
 
 def can_write(tree: Tree, ident: str, namespace: str) -> bool:

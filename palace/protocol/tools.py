@@ -62,6 +62,8 @@ _EXTERNAL = Tool(Kind.EXTERNAL, Lane.WRITER)
 _LONG_FILING = Tool(Kind.MUTATION, Lane.LONG, non_atomic=True, embeds=True)
 # A deletion of any number of drawers, in parts.
 _LONG_DELETING = Tool(Kind.MUTATION, Lane.LONG, non_atomic=True)
+# Of a part of what is over; beside the writer's lane, and put back behind others' changes.
+_SWEEPING = Tool(Kind.MUTATION, Lane.LONG)
 # One change with much text: it would keep the writer for as long as its embedding takes.
 _LARGE_FILING = Tool(Kind.MUTATION, Lane.LARGE, embeds=True)
 LONG_ITEMS = 16
@@ -153,6 +155,7 @@ STANDS_FOR = {
     "palace_commit_summary": "mempalace_add_drawer",
     "palace_search_memory": "mempalace_search",
     "palace_forget_memory": "mempalace_delete_drawer",
+    "palace_sweep": "mempalace_delete_drawer",
 }
 # palace's own, for commands of its owner alone: no list names them, and no MCP client may call them
 # (palace/engine/durability/owner_tools.py).
@@ -162,6 +165,10 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_workspace_move": _MUTATION,
     "palace_workspace_remove": _MUTATION,
     "palace_workspace_audit": _QUERY,
+    "palace_namespace_list": _QUERY,
+    "palace_namespace_add": _MUTATION,
+    "palace_namespace_remove": _MUTATION,
+    "palace_sweep": _SWEEPING,
     "palace_token_list": _QUERY,
     "palace_token_add": _MUTATION,
     "palace_token_revoke": _MUTATION,
@@ -172,6 +179,15 @@ SHOW_DRAWERS = frozenset(
     for name in (
         *("search", "check_duplicate", "get_drawer", "get_drawers", "list_drawers"),
         *("diary_read", "checkpoint"),
+    )
+)
+# Stock's tools that file the texts which they are given.
+FILE_TEXTS = frozenset(
+    f"mempalace_{name}"
+    for name in (
+        *("add_drawer", "update_drawer", "diary_write", "checkpoint", "kg_add", "kg_supersede"),
+        *("event_append", "task_create", "event_ack", "artifact_put", "patch_submit"),
+        "create_tunnel",
     )
 )
 _KNOWN = TOOLS | OWN_TOOLS | OWNER_TOOLS

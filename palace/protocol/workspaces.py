@@ -23,6 +23,8 @@ TEXT_CHARS_MAX = 4096  # of a directory or a label
 WORKSPACES_MAX = 10_000  # removed ones as well: they are read into memory
 TOKEN_DIGITS = 64  # of a token, in hexadecimal; its digest has as many
 TOKENS_MAX = 10_000  # revoked ones as well
+CUSTOMS_MAX = 1000  # custom namespaces
+MEMBERS_MAX = 100  # of one of them
 PREFIX_MIN = 8  # digits of a digest by which a token is named
 # Between two owners' epochs: so much a restored palace is ahead of the one that was backed up.
 RESTORED = 1_000_000
@@ -76,6 +78,19 @@ class Token:
         the backup would be back.
         """
         return not self.revoked_at and epoch - self.epoch < RESTORED
+
+
+@attrs.frozen(kw_only=True)
+class Namespace:
+    """What the register keeps of a namespace: whom a custom one is for, or that one is ending.
+
+    One that `ends` is nobody's any more, and its memories are being forgotten.
+    """
+
+    name: str
+    members: tuple[str, ...] = ()
+    ends: bool = False
+    created_at: str = ""
 
 
 def digest_of(token: str) -> str:

@@ -14,7 +14,7 @@ import attrs
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
 from palace.settings import paths, recorded
-from palace.settings.checks import Setting, checked, is_anywhere, number_in
+from palace.settings.checks import Setting, check_no_wildcard, checked, number_in
 from palace.settings.embedder import configured_embedder, recorded_embedder
 from palace.settings.inherited import to_be_fixed
 from palace.settings.stock_config import read_stock_config
@@ -276,6 +276,30 @@ class Config:
             counts=USER,
         ),
     )
+    redact: str = attrs.field(
+        default="memories",
+        metadata=about(
+            "Where secrets are taken out: in namespaces, in `all` that tools file, or nowhere.",
+            counts=USER,
+            choices=("memories", "all", "off"),
+        ),
+    )
+    wrap: str = attrs.field(
+        default="shared",
+        metadata=about(
+            "Which memories are shown behind a prefix: shared ones, or an organisation's (`org`).",
+            counts=USER,
+            choices=("shared", "org"),
+        ),
+    )
+    own_tools: str = attrs.field(
+        default="auto",
+        metadata=about(
+            "Whether sessions that aren't confined have palace's own tools: with workspaces alone.",
+            counts=USER,
+            choices=("auto", "on", "off"),
+        ),
+    )
     adjustments_off: tuple[str, ...] = attrs.field(
         default=(),
         metadata=about("Names of adjustments to the hosted engine that are not made.", counts=USER),
@@ -336,10 +360,13 @@ def load_settings(
     read_stock_config(fields["config_dir"])  # the engine would pass over one that is no JSON
     if "environment" not in fields:
         fields["environment"] = _unfixed(found, environ, kernel)
-    if "store_together" in fields.get("adjustments_off", ()):
-        fields["batch_max"] = 1  # the engine would run a batch's calls as it runs any others
+    # The engine would run a batch's calls as it runs any others; or two of them, told apart by the
+    # texts that came, would file the same drawer once the secrets are out.
+    if "store_together" in fields.get("adjustments_off", ()) or fields.get("redact") == "all":
+        fields["batch_max"] = 1
     config = Config(**fields)
-    _check_wildcard(config, user.path)
+    if not config.listen_anywhere:
+        check_no_wildcard(config.listen, user.path)
     return Loaded(config=config, ignored=_ignored(lent, config, found), user=user)
 
 
@@ -412,15 +439,6 @@ def _unfixed(found: paths.Paths, environ: Mapping[str, str], kernel: Kernel) -> 
     if made_by and named and made_by != named:
         return {k: v for k, v in wanted.items() if not k.startswith("MEMPALACE_EMBEDDING")}
     return wanted
-
-
-def _check_wildcard(config: Config, where: str) -> None:
-    host = config.listen.rpartition(":")[0].strip("[]")
-    if config.listen and is_anywhere(host) and not config.listen_anywhere:
-        raise ConfigError(
-            f"{where}: listen = {config.listen!r} can be reached from every network. Name one "
-            "address, or say listen_anywhere = true, too."
-        )
 
 
 def adopt(found: paths.Paths, loaded: Loaded, environ: Mapping[str, str], kernel: Kernel) -> None:

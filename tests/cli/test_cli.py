@@ -23,6 +23,7 @@ NAMES = {
 }
 GROUPS = {
     "workspace": {"add", "list", "tree", "move", "remove", "audit"},
+    "namespace": {"add", "list", "remove"},
     "token": {"new", "list", "revoke"},
 }
 WITHOUT_PALACE = ("try", "model", "install", "uninstall")

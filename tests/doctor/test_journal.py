@@ -4,7 +4,9 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
 from palace.commands import history
@@ -336,6 +338,23 @@ def test_a_journal_that_waits_for_no_disk_is_named(tmp_path: Path) -> None:
     assert is_named()
     set_config(paths, environment, ["journal_fsync=mutation"])
     assert not is_named()
+
+
+def test_users_that_no_workspace_tells_apart_are_named(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path / "palace"))
+    (tmp_path / "palace").mkdir(mode=0o700)
+    environment = ShimEnvironment({"HOME": str(tmp_path), "PATH": os.environ["PATH"]})
+    set_config(paths, environment, ["allow_uids=3000,3001"])
+    found = gather(paths, environment)
+
+    def told(workspaces: dict[str, Any] | None) -> list[str]:
+        status = {"workspaces": workspaces}
+        return [one.text for one in check_workspaces(attrs.evolve(found, status=status))]
+
+    assert told(None) == []
+    assert told({"uids": [3000, 3001]}) == []
+    [text] = told({"uids": [3000]})
+    assert "uid 3001, let in by allow_uids" in text
 
 
 def test_workspaces_without_a_journal_are_named(tmp_path: Path) -> None:

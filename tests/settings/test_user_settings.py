@@ -58,6 +58,9 @@ OF_OTHERS = {
     "http": 7777,
     "path_map": {"/work": "/home"},
     "allow_uids": (7,),
+    "redact": "off",
+    "wrap": "org",
+    "own_tools": "off",
     "adjustments_off": ("pin_once",),
 }
 

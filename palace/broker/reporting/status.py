@@ -61,12 +61,28 @@ def status_of(state: BrokerState) -> dict[str, Any]:
         **services.life.report(),
         "reading": state.scheduler.report() if state.scheduler.report is not None else None,
         "journal": services.engine.status(),
+        "workspaces": _workspaces(services),
         "holdings": state.watch.report(),
         **_work(state, now_s),
         "budgets": [_budget(budget) for budget in state.budgets],
         "last_error": telemetry.errors.last,
         "errors": telemetry.errors.latest(now_s),
         "sessions": sessions,
+    }
+
+
+def _workspaces(services: Services) -> dict[str, Any] | None:
+    """Return how many work here, None where that isn't known or nobody is registered."""
+    tree = services.engine.workspaces()
+    if tree is None or not tree.workspaces:
+        return None
+    active = [one for one in tree.workspaces.values() if not one.removed]
+    return {
+        "active": len(active),
+        "confined": sum(one.confined or one.uid is not None for one in active),
+        "uids": sorted(one.uid for one in active if one.uid is not None),
+        "tokens": len(tree.tokens),
+        "custom_namespaces": len(tree.customs),
     }
 
 
@@ -125,6 +141,7 @@ def _session(session: LiveSession, now_s: float) -> dict[str, Any]:
         "session": session.id[:8],
         "client": session.client,
         "guest": session.guest,
+        "workspace": session.principal.workspace if session.principal is not None else "",
         "version": session.hello.version,
         "pid": session.pid,
         "read_only": session.hello.read_only,

@@ -41,16 +41,19 @@ from palace.ownership.data_locks import outside_files
 from palace.protocol import jsonrpc
 from palace.protocol.errors import (
     Forbidden,
+    InvalidMemory,
     JournalFailed,
     OutcomeUnknown,
     PalaceError,
     Quarantined,
     StoreUnavailable,
 )
+from palace.protocol.policy import ALL, DEFAULT, Policy, shows_own
 from palace.protocol.principals import OWNER, UNKNOWN_PRINCIPAL, is_confined, refusal_of
+from palace.protocol.request import translated
 from palace.protocol.resend import Trace, Verdict, judge
 from palace.protocol.resolver import Tree
-from palace.protocol.tools import OWN_TOOLS, OWNER_TOOLS, SHOW_DRAWERS, Kind
+from palace.protocol.tools import FILE_TEXTS, OWN_TOOLS, OWNER_TOOLS, SHOW_DRAWERS, Kind
 from palace.settings.config import DUAL, NEVER
 
 if TYPE_CHECKING:
@@ -59,6 +62,8 @@ if TYPE_CHECKING:
 RUN_AGAIN = (
     "palace: the broker ended while this was under way before; it was run again from its start."
 )
+
+SWEEP = "palace_sweep"  # which forgets memories, and is own_tools' therefore
 
 # Each look at a name lets go of the interpreter's lock.  With four busy clients the threads then
 # take turns ten times a call rather than four, and 1,400 calls a second are answered, not 1,900.
@@ -79,6 +84,7 @@ class DurableCalls:
     health: Health = attrs.field(factory=Health)
     owner: OwnerTools | None = None  # None: this engine keeps no register
     open_store: Callable[[], "OpenStore"] | None = None  # None: nor memories of namespaces
+    policy: Policy = DEFAULT
     files: StoreFiles | None = None  # None: another engine's stores, or what is damaged was left
     examiner: Examiner | None = None
     adoption: Adoption | None = None  # None: nothing had to be adopted
@@ -221,7 +227,9 @@ class DurableCalls:
             from palace.engine.durability.own_tools import OwnTools
 
             kernel = self.journal.kernel
-            self._own = OwnTools(self.stores.register, self.groups, kernel, self.open_store())
+            self._own = OwnTools(
+                self.stores.register, self.groups, kernel, self.open_store(), self.policy
+            )
         return self._own
 
     def status(self) -> JsonObject:
@@ -321,14 +329,29 @@ class JournalledEngine:
         if principal is None or (principal == OWNER and name not in OWN_TOOLS):
             return None
         tree = self.workspaces()
-        if tree is None or not tree.workspaces:
+        if self._memory is None or tree is None:
             return None
-        if name not in OWN_TOOLS and not is_confined(tree, principal):
+        if not is_confined(tree, principal) and (
+            name not in OWN_TOOLS or not shows_own(self._memory.policy.own_tools, tree)
+        ):
             return None
-        own = self._memory.own_tools() if self._memory is not None else None
+        own = self._memory.own_tools()
         if own is None:
             return None
         return own.answer(principal, call.request, read_only=call.read_only)
+
+    def cleanly(self, call: Call, answer: Callable[[Call], Reply]) -> Reply:
+        """Answer a call as the owner lets it be filed: where they said so, without secrets."""
+        policy = self._memory.policy if self._memory is not None else DEFAULT
+        if policy.redact != ALL or call.request.name not in FILE_TEXTS:
+            return answer(call)
+        from palace.memory.redact import redacted_values
+
+        try:
+            message = {**call.message, "params": redacted_values(call.message["params"])}
+        except InvalidMemory as problem:
+            return _failure(call, problem)
+        return answer(attrs.evolve(call, request=translated(call.request, message)))
 
     def showing(self, call: Call) -> "OwnTools | None":
         """Return what knows memories, for a tool of stock's that shows some; None where none is."""
@@ -338,6 +361,9 @@ class JournalledEngine:
         return self._memory.own_tools()
 
     def _answer_owner(self, call: Call) -> JsonObject:
+        own = self._memory.own_tools() if call.request.name == SWEEP and self._memory else None
+        if own is not None:
+            return own.answer(OWNER, call.request, read_only=call.read_only)
         if self._memory is not None and self._memory.owner is not None:
             return self._memory.owner.answer(call.request, read_only=call.read_only)
         text = (
@@ -421,6 +447,8 @@ def open_durable_calls(
     install_seams(stores, groups)
     checkpointer = Checkpointer(journal=journal)
     memory = DurableCalls(journal, stores, groups, recovery, checkpointer, health)
+    config = palace.config
+    memory.policy = Policy(redact=config.redact, wrap=config.wrap, own_tools=config.own_tools)
     stores.register.epoch = palace.stamp.epoch
     memory.owner = OwnerTools(stores.register, groups, kernel)
     if not health.left:

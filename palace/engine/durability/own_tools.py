@@ -16,7 +16,7 @@ from typing import Protocol
 import attrs
 
 from palace.engine.durability.groups import CallGroups
-from palace.engine.stores.register import AUDIT, Register
+from palace.engine.stores.register import AUDIT, NAMESPACE, Register
 from palace.kernel.kernel import Kernel
 from palace.kernel.wall import wall_s
 from palace.memory import confined
@@ -26,6 +26,7 @@ from palace.memory.memory import Memory
 from palace.memory.shown import shown, shown_row
 from palace.protocol import jsonrpc
 from palace.protocol.errors import Forbidden, InvalidMemory, PalaceError, StoreUnavailable
+from palace.protocol.policy import DEFAULT, Policy
 from palace.protocol.principals import Principal
 from palace.protocol.request import ToolCall
 from palace.protocol.resolver import everything, readable, writable
@@ -33,6 +34,8 @@ from palace.protocol.tools import BASIC_TOOLS, Kind
 
 Json = dict[str, object]
 ID_BYTES = 16
+SWEEP = "palace_sweep"
+SWEPT_MAX = 64  # records of memories in one turn
 
 logger = logging.getLogger("palace.engine")
 
@@ -61,6 +64,7 @@ class OwnTools:
     groups: CallGroups
     kernel: Kernel
     store: OpenStore
+    policy: Policy = DEFAULT
     clock: Callable[[], float] = wall_s
 
     def answer(self, principal: Principal, call: ToolCall, *, read_only: bool) -> Json:
@@ -104,12 +108,12 @@ class OwnTools:
         if isinstance(content, list) and content and isinstance(content[0], dict):
             text = content[0].get("text")
             if isinstance(text, str):
-                content[0]["text"] = shown(text, self.store.look, self.clock())
+                content[0]["text"] = shown(text, self.store.look, self.clock(), self.policy.wrap)
         return reply
 
     def marked_row(self, ident: str, text: str, metadata: Mapping[str, object]) -> str | None:
         """Return a record's text as it may be shown, None where it may not."""
-        return shown_row(ident, text, metadata, self.clock())
+        return shown_row(ident, text, metadata, self.clock(), self.policy.wrap)
 
     def _names(self, principal: Principal, names: "Callable[..., Iterable[str]]") -> Json:
         tree = self.register.tree()
@@ -131,10 +135,22 @@ class OwnTools:
                 new_id=lambda: self.kernel.token(ID_BYTES),
                 now_s=now_s,
                 at=written(datetime.fromtimestamp(now_s, UTC)),
+                policy=self.policy,
             )
+            if call.name == SWEEP:
+                return self._sweep(gate)
             if call.name in BASIC_TOOLS:
                 return confined.answer(gate, call.name, call.arguments)
             return _GATED[call.name](gate, call.arguments)
+
+    def _sweep(self, gate: Gate) -> Json:
+        """Forget a part of what is over; where nothing is left, namespaces that end have ended."""
+        ending = [one.name for one in self.register.namespaces() if one.ends]
+        swept = gate.sweep(ending, SWEPT_MAX)
+        if not swept:
+            for name in ending:
+                self.register.put(self.groups, NAMESPACE, name, None)
+        return {"forgotten": swept}
 
     def _audit(self, decree: Decree) -> None:
         ident = self.kernel.token(ID_BYTES)

@@ -14,8 +14,18 @@ from collections.abc import Callable, Iterator, Mapping
 import attrs
 
 from palace.engine.durability.groups import CallGroups
+from palace.engine.durability.namespaces import (
+    check_custom,
+    check_not_ending,
+    custom_in,
+    end_namespace,
+    leave_all,
+    members_in,
+    put_custom,
+)
 from palace.engine.stores.register import (
     AUDIT,
+    NAMESPACE,
     TOKEN,
     WORKSPACE,
     Register,
@@ -79,6 +89,9 @@ class OwnerTools:
             "palace_workspace_move": self._move,
             "palace_workspace_remove": self._remove,
             "palace_workspace_audit": self._audit,
+            "palace_namespace_list": self._list_namespaces,
+            "palace_namespace_add": self._add_namespace,
+            "palace_namespace_remove": self._remove_namespace,
             "palace_token_list": self._list_tokens,
             "palace_token_add": self._add_token,
             "palace_token_revoke": self._revoke,
@@ -110,7 +123,10 @@ class OwnerTools:
         _check_new(tree, workspace)
         _check_parent(tree, workspace)
         _check_alone(tree, workspace)
-        self._revoke_all(workspace.id)  # of one of this name whose record was purged
+        # What was that of one of this name, whose record was purged.
+        check_not_ending(self.register, workspace.key)
+        self._revoke_all(workspace.id)
+        leave_all(self.register, self.groups, workspace.id)
         return self._put(workspace)
 
     def _move(self, arguments: Mapping[str, object]) -> Json:
@@ -125,11 +141,34 @@ class OwnerTools:
         found = _active(tree, arguments.get("id"))
         below = [ident for ident in tree.below(found.id) if tree.active(ident)]
         self._revoke_all(found.id)
-        return self._put(attrs.evolve(found, removed=True)) | {"below": below}
+        told = self._put(attrs.evolve(found, removed=True)) | {"below": below}
+        if arguments.get("purge") is True:
+            end_namespace(self.register, self.groups, found.key, self.kernel.utc_text())
+        return told
 
     def _put(self, workspace: Workspace) -> Json:
         self.register.put(self.groups, WORKSPACE, workspace.key, row_of(workspace))
         return {"workspace": _shown(workspace)}
+
+    # Namespaces.
+
+    def _list_namespaces(self, _arguments: Mapping[str, object]) -> Json:
+        return {"namespaces": [attrs.asdict(one) for one in self.register.namespaces()]}
+
+    def _add_namespace(self, arguments: Mapping[str, object]) -> Json:
+        name, tree = custom_in(arguments), self.register.tree()
+        members = [_active(tree, ident).id for ident in members_in(arguments)]
+        at = self.kernel.utc_text()
+        return {"namespace": put_custom(self.register, self.groups, name, members, at)}
+
+    def _remove_namespace(self, arguments: Mapping[str, object]) -> Json:
+        name = custom_in(arguments)
+        check_custom(self.register, name)
+        if arguments.get("purge") is True:
+            end_namespace(self.register, self.groups, name, self.kernel.utc_text())
+        else:
+            self.register.put(self.groups, NAMESPACE, name, None)
+        return {"removed": name}
 
     # Tokens.
 

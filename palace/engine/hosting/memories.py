@@ -109,11 +109,23 @@ class Memories:
         self._changed()
         return len(ids)
 
-    def delete(self, memory: Memory) -> None:
+    def delete(self, memories: Sequence[Memory]) -> None:
         collection = self._opened(create=False)
-        if collection is not None and memory.rows:
-            collection.delete(ids=list(memory.rows))
+        rows = [row for memory in memories for row in memory.rows]
+        if collection is not None and rows:
+            collection.delete(ids=rows)
             self._changed()
+
+    def over(self, namespaces: Sequence[str], now_s: float, most: int) -> Sequence[Memory]:
+        collection = self._opened(create=False)
+        if collection is None:
+            return []
+        where: JsonObject = {UNTIL: {"$lte": now_s}}
+        if namespaces:
+            where = {"$or": [where, {NAMESPACE: {"$in": list(namespaces)}}]}
+        found = collection.get(where=where, include=["metadatas"], limit=most)
+        idents = map(_logical, found.ids, found.metadatas)
+        return self._read(collection, list(dict.fromkeys(idents)))
 
     def find(self, wanted: Wanted) -> Sequence[Memory]:
         collection = self._opened(create=False)

@@ -232,7 +232,7 @@ class MempalaceEngine(JournalledEngine):
     def call(self, call: Call) -> Reply:
         assert self._server is not None, "load() comes first"
         if call.batch is None:
-            return self._answer_in_turn(call)
+            return self.cleanly(call, self._answer_in_turn)
         with call.batch.member():
             return self._answer_in_turn(call)
 

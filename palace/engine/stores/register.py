@@ -26,7 +26,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.format import need_register
 from palace.protocol.decoding import decode_json
 from palace.protocol.resolver import Tree
-from palace.protocol.workspaces import Token, Workspace, id_in, key_of
+from palace.protocol.workspaces import CUSTOM, Namespace, Token, Workspace, id_in, key_of
 from palace.settings.paths import Paths
 
 NAME = "register"
@@ -83,9 +83,23 @@ class Register(Rows):
             if self._tree is None:
                 found = map(workspace_of, self.rows(WORKSPACE).values())
                 self._tree = Tree(
-                    {workspace.id: workspace for workspace in found}, tokens=self._counting()
+                    {workspace.id: workspace for workspace in found},
+                    customs=self._customs(),
+                    tokens=self._counting(),
                 )
             return self._tree
+
+    def namespaces(self) -> list[Namespace]:
+        """Return what is kept of namespaces, by name: custom ones, and those that end."""
+        rows = self.rows(NAMESPACE)
+        return [namespace_of(rows[name]) for name in sorted(rows)]
+
+    def _customs(self) -> dict[str, frozenset[str]]:
+        return {
+            one.name: frozenset(one.members)
+            for one in self.namespaces()
+            if one.name.startswith(f"{CUSTOM}:") and not one.ends
+        }
 
     def tokens(self) -> list[Token]:
         """Return all tokens, revoked ones as well, oldest first."""
@@ -192,6 +206,28 @@ def row_of_token(token: Token) -> Row:
         "epoch": token.epoch,
         "created_at": token.created_at,
         "revoked_at": token.revoked_at or None,
+    }
+
+
+def namespace_of(row: Row) -> Namespace:
+    """Return a row of the table as what it says."""
+    told = decode_json(row["metadata"])
+    return Namespace(
+        name=row["name"],
+        members=tuple(told["members"]),
+        ends=told["ends"],
+        created_at=row["created_at"],
+    )
+
+
+def row_of_namespace(namespace: Namespace) -> Row:
+    """Return a namespace as a row of the table."""
+    return {
+        "name": namespace.name,
+        "kind": namespace.name.partition(":")[0],
+        "expires_at": "",
+        "metadata": json.dumps({"members": namespace.members, "ends": namespace.ends}),
+        "created_at": namespace.created_at,
     }
 
 

@@ -1,6 +1,7 @@
 """Memories of namespaces in the hosted mempalace: stored, found, ended, kept from plain tools."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from palace.commands.config import set_config
 from palace.engine.api import Call
 from palace.protocol.errors import Forbidden, InvalidMemory
 from palace.protocol.principals import OWNER, Principal
 from palace.protocol.request import tool_call
 from palace.protocol.tools import BASIC_TOOLS, TOOLS
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
 from tests.support.engines.hosted import HostedEngine
 
 pytestmark = pytest.mark.engine
@@ -375,6 +379,79 @@ def test_all_other_tools_are_refused_by_name(palace: Palace) -> None:
         assert told["code"] == FORBIDDEN, name
         assert name in told["message"]
         assert "the workspace coder, which is confined" in told["message"]
+
+
+# What goes by itself, and what the owner settles.
+
+
+def test_what_is_over_or_ends_is_swept_and_nothing_else(palace: Palace) -> None:
+    palace.stock("add_drawer", wing="w", room="r", content="a plain drawer, swept never")
+    over = {"expires_at": "2001-01-01T00:00:00Z", "namespace": "org:lead"}
+    palace.commit("lead", LONG, id="mem-swept-long", **over)
+    assert "workspace" in palace.ask("workspace_add", id="leaver", parent="lead")
+    kept = palace.commit("leaver", "shared before it left, a heron", namespace="team:lead")
+    for n in range(3):
+        palace.commit("leaver", f"its own heron {n}")
+    palace.ask("workspace_remove", id="leaver", purge=True)
+    swept = 0
+    while part := palace.ask("sweep")["forgotten"]:
+        swept += part
+
+    assert swept >= 4
+    shown = json.dumps([palace.found("", query="heron", limit=50), palace.found("", limit=50)])
+    assert "its own heron" not in shown
+    assert kept in shown
+    assert palace.ask("sweep") == {"forgotten": 0}
+    assert palace.stock("list_drawers", wing="ns.workspace.leaver")["total"] == 0
+    assert palace.stock("list_drawers", wing="w", limit=100)["total"] >= 1
+    with closing(sqlite3.connect(palace.root / "palace.sqlite3")) as connection:
+        [(ended,)] = connection.execute(
+            "SELECT count(*) FROM audit WHERE memory_id = 'mem-swept-long' AND action = 'end'"
+        )
+    assert ended == 1
+
+
+def set_to(home: Path, root: Path, *settings: str) -> None:
+    root.mkdir(parents=True, mode=0o700)
+    environment = ShimEnvironment({"HOME": str(home), "PATH": os.environ["PATH"]})
+    set_config(Paths(str(root)), environment, list(settings))
+
+
+def test_secrets_are_taken_out_of_all_that_is_filed_where_the_owner_says_so(
+    model_home: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "store" / "palace"
+    set_to(model_home, root, "redact=all", "own_tools=on")
+    palace = Palace(model_home, root)
+    try:
+        told = palace.stock("add_drawer", wing="w", room="r", content=f"use {SECRET} here")
+        palace.stock("update_drawer", drawer_id=told["drawer_id"], content=f"or {SECRET} there")
+        palace.stock("diary_write", agent_name="ada", entry=f"I used {SECRET}")
+        item = {"wing": "w", "room": "r", "content": f"item {SECRET}"}
+        palace.stock("checkpoint", items=[item])
+        palace.stock("kg_add", subject="ada", predicate="uses", object=SECRET)
+        palace.stock("event_append", type="note", summary=f"with {SECRET}", actor="ada")
+        drawer = palace.stock("get_drawer", drawer_id=told["drawer_id"])
+        assert drawer["content"] == "or [REDACTED:github-token] there"
+        assert palace.ask("list_readable_namespaces")["namespaces"] == [], "own_tools = on"
+        for path in root.rglob("*"):
+            assert not path.is_file() or SECRET[4:24].encode() not in path.read_bytes(), path
+    finally:
+        palace.engine.end()
+
+
+def test_own_tools_are_confined_sessions_alone_where_the_owner_says_so(
+    model_home: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "store" / "palace"
+    set_to(model_home, root, "own_tools=off")
+    palace = Palace(model_home, root)
+    try:
+        palace.ask("workspace_add", id="lead")
+        assert "Unknown tool" in palace.text("palace_search_memory", "lead")
+        assert palace.ask("search_memory", "!lead") == {"memories": []}
+    finally:
+        palace.engine.end()
 
 
 def test_a_store_without_drawers_has_no_memories(model_home: Path, tmp_path: Path) -> None:

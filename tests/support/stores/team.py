@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,13 @@ class Shelf:
         self.store.set(self.groups, KIND, {memory.id: payload})
         return 1
 
-    def delete(self, memory: Memory) -> None:
-        self.store.set(self.groups, KIND, {memory.id: None})
+    def delete(self, memories: Sequence[Memory]) -> None:
+        self.store.set(self.groups, KIND, {memory.id: None for memory in memories})
+
+    def over(self, namespaces: Sequence[str], now_s: float, most: int) -> Sequence[Memory]:
+        stored = (Memory(**row) for _, row in self.store.scan(KIND))
+        ended = (one for one in stored if one.is_expired(now_s) or one.namespace in namespaces)
+        return list(islice(ended, most))
 
     def find(self, wanted: Wanted) -> Sequence[Memory]:
         self.asked += 1
@@ -108,11 +114,11 @@ class Team:
     now: list[float]
     calls: int = 0
 
-    def basic(self, who: str, name: str, **arguments: Any) -> Any:
+    def basic(self, who: str, name: str, /, **arguments: Any) -> Any:
         """Return what one of stock's basic tools tells a confined session."""
         return self.ask(Principal(who, confined=True), f"mempalace_{name}", **arguments)
 
-    def ask(self, who: str | Principal, name: str, **arguments: Any) -> Any:
+    def ask(self, who: str | Principal, name: str, /, **arguments: Any) -> Any:
         """Return what a call is answered, or its error; who is a workspace, "" for the owner."""
         self.calls += 1
         principal = Principal(who) if isinstance(who, str) else who
@@ -121,7 +127,7 @@ class Team:
         call = tool_call({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
         key = f"s{self.journal.stamp.epoch}:{self.calls}"
         with self.groups.group(key, non_atomic=False) as group:
-            if call.name in OWNER_TOOLS:
+            if call.name in OWNER_TOOLS and call.name != "palace_sweep":
                 reply: Any = self.owner.answer(call, read_only=False)
             else:
                 reply = self.own.answer(principal, call, read_only=False)

@@ -250,8 +250,13 @@ class LightMemories:
         self._change(memory.id, {name: getattr(memory, name) for name in names})
         return 1
 
-    def delete(self, memory: Any) -> None:
-        self._change(memory.id, None)
+    def delete(self, memories: Any) -> None:
+        for memory in memories:
+            self._change(memory.id, None)
+
+    def over(self, namespaces: Any, now_s: float, most: int) -> list[Any]:
+        found = [self.get(ident) for ident in self._store.ids("memory")]
+        return [one for one in found if one.until <= now_s or one.namespace in namespaces][:most]
 
     def find(self, wanted: Any) -> list[Any]:
         found = [one for one in self._wanted(wanted) if wanted.query in one.content]

@@ -1,0 +1,87 @@
+"""Memories that are over, forgotten by and by: the stores don't grow by what nobody sees any more.
+
+Nothing hangs on it: reads pass over what is over, whoever has swept.  So it is done beside the
+lanes, a part at a time, put back behind everybody's changes, and only while somebody uses the
+palace: it is no activity of its own, and keeps no broker alive.
+"""
+
+import logging
+import sqlite3
+from functools import partial
+
+import attrs
+import trio
+
+from palace.broker.services import Services
+from palace.broker.state import BrokerState
+from palace.broker.telemetry.redaction import redacted
+from palace.engine.api import Call
+from palace.protocol.decoding import decode_json
+from palace.protocol.errors import PalaceError
+from palace.protocol.lifecycle import EngineState
+from palace.protocol.request import tool_call
+
+SWEEP_S = 60.0
+PARTS_MAX = 64  # of one sweep
+PARTY = "palace"
+_MESSAGE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {"name": "palace_sweep", "arguments": {}},
+}
+
+logger = logging.getLogger("palace.broker")
+
+
+@attrs.define(eq=False)
+class Sweeping:
+    """One owner's; `serve` runs until cancelled."""
+
+    state: BrokerState
+    _limiter: trio.CapacityLimiter = attrs.field(factory=partial(trio.CapacityLimiter, 1))
+    _seen: int = 0  # requests, when it swept last
+
+    async def serve(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_S)
+            await self.sweep()
+
+    async def sweep(self) -> int:
+        """Sweep, if anybody has asked for anything since; return how many memories went."""
+        state, requests = self.state, self.state.telemetry.counters.requests
+        if requests == self._seen or state.lifecycle.engine is not EngineState.READY:
+            return 0
+        self._seen = requests
+        tree = state.services.engine.workspaces()
+        if tree is None or not tree.workspaces:
+            return 0
+        try:
+            many = await trio.to_thread.run_sync(
+                partial(sweep_all, state.services), limiter=self._limiter
+            )
+        except (PalaceError, sqlite3.Error, OSError) as error:  # nothing hangs on it
+            logger.warning("what is over was not forgotten: %s", redacted(error))
+            return 0
+        if many:
+            logger.info("%d memories that were over are forgotten", many)
+        return many
+
+
+def sweep_all(services: Services) -> int:
+    """Forget what is over, part by part; return how many memories that were.  Blocks."""
+    engine, many = services.engine, 0
+    for _ in range(PARTS_MAX):
+        session = services.kernel.token(16)
+        call = Call(request=tool_call(_MESSAGE), session=session, client="palace", party=PARTY)
+        reply = decode_json(engine.call(call).payload or b"null")
+        engine.acknowledge(session, 1)  # nobody asks for it again
+        engine.end_session(session)
+        result = reply.get("result") if isinstance(reply, dict) else None
+        if result is None:
+            break  # it says why to whoever asks for more
+        part = decode_json(result["content"][0]["text"])["forgotten"]
+        many += part
+        if not part:
+            break
+    return many

@@ -1,0 +1,46 @@
+"""`palace namespace`: what workspaces share across the tree."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from palace.commands.agent import ask_broker
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+NONE_YET = "There is no custom namespace. Make one: palace namespace add custom:NAME --member ID"
+
+
+def add_namespace(
+    paths: Paths, environment: ShimEnvironment, name: str, members: Sequence[str]
+) -> str:
+    """Make a custom namespace, or change whom it is for; return what is told of it."""
+    given = {"name": name, "members": list(members)}
+    return f"{_line(ask_broker(paths, environment, 'palace_namespace_add', **given)['namespace'])}."
+
+
+def namespaces_text(paths: Paths, environment: ShimEnvironment) -> str:
+    """Return the namespaces that the register knows, one a line."""
+    told = ask_broker(paths, environment, "palace_namespace_list")["namespaces"]
+    return "\n".join(map(_line, told)) or NONE_YET
+
+
+def remove_namespace(paths: Paths, environment: ShimEnvironment, name: str, *, purge: bool) -> str:
+    """Remove a custom namespace; return what has become of its memories."""
+    told = ask_broker(paths, environment, "palace_namespace_remove", name=name, purge=purge)
+    if not purge:
+        return f"{told['removed']} is removed. Its memories stay, for the palace's owner alone."
+    return f"{told['removed']} is removed, and {swept(paths, environment)} memories were forgotten."
+
+
+def swept(paths: Paths, environment: ShimEnvironment) -> int:
+    """Forget all that is over or in namespaces that end; return how many memories that were."""
+    many = 0
+    while part := ask_broker(paths, environment, "palace_sweep")["forgotten"]:
+        many += part
+    return many
+
+
+def _line(told: Mapping[str, Any]) -> str:
+    if told["ends"]:
+        return f"{told['name']}  ends: its memories are being forgotten"
+    return f"{told['name']}  for {', '.join(told['members']) or 'nobody'}"

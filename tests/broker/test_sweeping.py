@@ -1,0 +1,79 @@
+"""What is over is forgotten while the palace is in use, and that is no use of its own."""
+
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from palace.broker.sweeping import Sweeping, sweep_all
+from palace.engine.api import Call, Reply
+from palace.protocol.principals import OWNER
+from palace.protocol.resolver import Tree
+from palace.protocol.workspaces import Workspace
+from tests.support.brokers.owner import open_broker
+from tests.support.engines.gated import GatedEngine
+
+TREE = Tree({"lead": Workspace(id="lead")})
+
+
+class SweptEngine(GatedEngine):
+    """Has `over` memories left that are over."""
+
+    over = 3
+
+    def call(self, call: Call) -> Reply:
+        if call.request.name != "palace_sweep":
+            return super().call(call)
+        assert call.principal == OWNER
+        self.begun.append("sweep")
+        part, self.over = min(self.over, 2), max(0, self.over - 2)
+        text = f'{{\\"forgotten\\": {part}}}'
+        return Reply(payload=b'{"result": {"content": [{"text": "%s"}]}}' % text.encode())
+
+
+@pytest.fixture
+def root(short_dir: Path) -> Path:
+    return short_dir / "palace"
+
+
+async def test_it_sweeps_in_parts_once_somebody_has_asked(root: Path) -> None:
+    engine = SweptEngine(tree=TREE)
+    async with open_broker(root, engine) as running:
+        sweeping = Sweeping(running.state)
+        assert await sweeping.sweep() == 0, "nobody has asked for anything"
+        shim = await running.session("a")
+        shim.call("search", query="x")
+        await shim.header()
+        await shim.reply()
+        idle_before = running.state.lifecycle.idle_for_s(trio.current_time())
+        assert await sweeping.sweep() == 3
+        assert engine.begun.count("sweep") == 3
+        assert running.state.lifecycle.idle_for_s(trio.current_time()) > idle_before
+        assert not running.state.scheduler.admission.busy
+        assert await sweeping.sweep() == 0
+        assert engine.begun.count("sweep") == 3, "and nobody has since then"
+
+
+@pytest.mark.parametrize("tree", [None, Tree()])
+async def test_a_palace_without_workspaces_is_left_alone(root: Path, tree: Tree | None) -> None:
+    engine = SweptEngine(tree=tree)
+    async with open_broker(root, engine) as running:
+        sweeping = Sweeping(running.state)
+        shim = await running.session("a")
+        shim.call("search", query="x")
+        await shim.reply()
+        assert await sweeping.sweep() == 0
+        assert "sweep" not in engine.begun
+
+
+async def test_a_refusal_ends_a_sweep_and_nothing_else(root: Path) -> None:
+    class Refusing(SweptEngine):
+        def call(self, call: Call) -> Reply:
+            reply = super().call(call)
+            return attrs.evolve(reply, payload=b'{"error": {"code": -31075}}')
+
+    engine = Refusing(tree=TREE)
+    async with open_broker(root, engine) as running:
+        assert sweep_all(running.state.services) == 0
+        assert engine.begun == ["sweep"]
