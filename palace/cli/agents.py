@@ -67,11 +67,16 @@ def uninstall(
 
 def try_out(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the scratch palace.")] = False,
+    team: Annotated[
+        bool,
+        typer.Option("--team", help="Show workspaces: what is mine, what is shared, what counts."),
+    ] = False,
 ) -> int:
     """See it work: two agents, one scratch palace, a killed broker."""
-    from palace.commands.try_out import run_tryout
+    from palace.commands.try_out import run_tryout, tell_story
+    from palace.commands.try_team import tell_team_story
 
-    return run_tryout(keep=keep)
+    return run_tryout(tell_team_story if team else tell_story, keep=keep)
 
 
 def model(

@@ -29,15 +29,23 @@ def error_of(error: dict[str, Any], before: str = "") -> PalaceError:
 class Agent:
     """A blocking MCP client of one shim; close it. `welcome` is what initialize was answered.
 
-    With `quiet`, what its shim complains of is not shown: the replies say it as well.
+    With `quiet`, what its shim complains of is not shown: the replies say it as well.  `cwd` is
+    where it is started, None for here.
     """
 
     def __init__(
-        self, name: str, argv: list[str], environ: dict[str, str], *, quiet: bool = False
+        self,
+        name: str,
+        argv: list[str],
+        environ: dict[str, str],
+        *,
+        quiet: bool = False,
+        cwd: str | None = None,
     ) -> None:
         self._process = subprocess.Popen(
             argv,
             env=environ,
+            cwd=cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if quiet else None,

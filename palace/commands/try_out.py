@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 from palace.client.control import Control
 from palace.commands.agent import Agent
@@ -39,6 +40,11 @@ class Steps:
         say(f"{(now_s - self._begun_s) * 1e3:8.0f} ms  {text}", flush=True)
         self._begun_s = time.perf_counter()
 
+    def show(self, text: str) -> None:
+        """Print what a step is about, below it."""
+        for line in text.splitlines():
+            say(f"             {line}", flush=True)
+
 
 def paragraphs() -> list[tuple[str, str]]:
     """Return paragraphs of this project's own documents, each with its file's name."""
@@ -56,8 +62,8 @@ def paragraphs() -> list[tuple[str, str]]:
     return found[:PARAGRAPHS_MAX]
 
 
-def run_tryout(*, keep: bool) -> int:
-    """Run all steps; return 0 if each did what it should."""
+def run_tryout(story: Callable[[Paths, dict[str, str]], None], *, keep: bool) -> int:
+    """Tell a story on a scratch palace; return 0 if each step did what it should."""
     environ = dict(read_environment().for_broker())
     home_dir(environ)  # which is where the model and mempalace's locks are
     scratch = tempfile.mkdtemp(prefix="palace-try-")
@@ -71,7 +77,7 @@ def run_tryout(*, keep: bool) -> int:
     # HTTP would leave a token in the user's home.
     change_settings(paths, ShimEnvironment(environ), {"http": False}, Kernel())
     try:
-        _story(paths, environ)
+        story(paths, environ)
     finally:
         if keep:
             say(f"\nkept: {scratch}")
@@ -81,7 +87,8 @@ def run_tryout(*, keep: bool) -> int:
     return 0
 
 
-def _story(paths: Paths, environ: dict[str, str]) -> None:
+def tell_story(paths: Paths, environ: dict[str, str]) -> None:
+    """Let two agents share a palace; raises PalaceError where that goes wrong."""
     environment = ShimEnvironment(environ)
     steps = Steps()
     argv = [*python_command(), "shim", f"--palace={paths.root}"]
@@ -89,7 +96,7 @@ def _story(paths: Paths, environ: dict[str, str]) -> None:
     try:
         steps.done("two agents started, each with its own `palace shim`; both are initialized")
         first, second = agents
-        _await_engine(paths, environment, steps)
+        await_engine(paths, environment, steps)
         texts = paragraphs()
         for name, text in texts:
             first.tool("mempalace_add_drawer", wing="palace", room=name, content=text)
@@ -97,9 +104,9 @@ def _story(paths: Paths, environ: dict[str, str]) -> None:
         text = f"the first agent filed {len(texts)} paragraphs of palace's own documents"
         steps.done(f"{text} in {filed} drawers")
         _search(second, steps, "the second agent found")
-        _kill(paths, steps)
+        kill_broker(paths, steps)
         _search(second, steps, "the second agent, in the same session, found again")
-        steps.done(_owner(paths, "owned now by"))
+        steps.done(owner_text(paths, "owned now by"))
         seen = _drawers(first)
         if seen != filed or filed < len(texts):
             raise PalaceError(f"The first agent sees {seen} drawers instead of {filed}.")
@@ -107,7 +114,7 @@ def _story(paths: Paths, environ: dict[str, str]) -> None:
     finally:
         codes = [agent.close() for agent in agents]
         steps.done(f"both agents left (exit codes {codes})")
-        _stop(paths, environment, steps)
+        stop(paths, environment, steps)
 
 
 def _drawers(agent: Agent) -> int:
@@ -115,7 +122,8 @@ def _drawers(agent: Agent) -> int:
     return int(wings.get("palace", 0))
 
 
-def _stop(paths: Paths, environment: ShimEnvironment, steps: Steps) -> None:
+def stop(paths: Paths, environment: ShimEnvironment, steps: Steps) -> None:
+    """Stop the story's broker, and say so."""
     try:
         stop_broker(paths, environment, now=False, hold=False)
     except PalaceError as error:
@@ -124,12 +132,12 @@ def _stop(paths: Paths, environment: ShimEnvironment, steps: Steps) -> None:
         steps.done("the broker was stopped and is gone")
 
 
-def _await_engine(paths: Paths, environment: ShimEnvironment, steps: Steps) -> None:
+def await_engine(paths: Paths, environment: ShimEnvironment, steps: Steps) -> None:
     """Wait until the engine is loaded, with progress, since the model may have to be fetched."""
     from palace.shim.ensure import ensure
 
     ensure(paths, environment)
-    steps.done(_owner(paths, "they elected one broker:"))
+    steps.done(owner_text(paths, "they elected one broker:"))
     shown = ""
     while True:
         with Control(paths, environment) as control:
@@ -151,7 +159,8 @@ def _await_engine(paths: Paths, environment: ShimEnvironment, steps: Steps) -> N
     steps.done(f"the engine is loaded: mempalace {engine['version']}, with its embedding model")
 
 
-def _owner(paths: Paths, text: str) -> str:
+def owner_text(paths: Paths, text: str) -> str:
+    """Return a text with who owns the palace now behind it."""
     record = read_record(paths, Kernel())
     return f"{text} pid {record.pid}, epoch {record.epoch}" if record else f"{text} no broker"
 
@@ -164,7 +173,8 @@ def _search(agent: Agent, steps: Steps, text: str) -> None:
     steps.done(f"{text}: {best!r} (in {results[0]['room']})")
 
 
-def _kill(paths: Paths, steps: Steps) -> None:
+def kill_broker(paths: Paths, steps: Steps) -> None:
+    """Kill the broker without a warning, and say so."""
     record = read_record(paths, Kernel())
     if record is None:
         raise PalaceError("The broker's record is gone. Please report this.")
