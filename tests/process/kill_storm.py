@@ -37,6 +37,7 @@ from tests.support.loads.changes import (
     wrong_updates,
 )
 from tests.support.loads.light import (
+    LEAD,
     REFUSALS,
     ClientHistory,
     fail_at_points,
@@ -175,6 +176,8 @@ def light_storm(root: Path, seed: int, kills: int) -> Outcome:
     """Raise one storm on a new palace with the light store."""
     site = storm_site(root)
     failpoints = fail_at_points(site)
+    registered = site.run("workspace", "add", LEAD)
+    assert registered.returncode == 0, registered.stderr
 
     def start() -> Any:
         return start_shim(site.environ(), f"--palace={site.palace}")

@@ -8,6 +8,8 @@ import itertools
 import json
 import os
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,9 +27,11 @@ from tests.support.processes.brokers import OUTCOME_UNKNOWN, code_of, make_palac
 from tests.support.processes.clients import Site
 
 LIGHT = Path(__file__).parents[1] / "engines" / "light"
+MEMORY = "memory"
 THINK_S = 0.03  # between two calls of a client, so that storms cost no more than they must
 QUARANTINED = -31063
 SPAWN_FAILED = -31054
+NO_MEMORY = -31077
 REFUSALS = {SHIM_KILLED, OUTCOME_UNKNOWN, QUARANTINED, SPAWN_FAILED}
 
 
@@ -65,6 +69,8 @@ class ClientHistory:
     drawers: set[str] = field(default_factory=set)  # acknowledged
     entries: set[str] = field(default_factory=set)  # acknowledged
     effects: set[str] = field(default_factory=set)
+    decrees: set[str] = field(default_factory=set)  # acknowledged: ids in the organisation's
+    forgotten: set[str] = field(default_factory=set)  # asked for, acknowledged or not
     refused: dict[str, int] = field(default_factory=dict)  # nonce -> code
     torn: set[str] = field(default_factory=set)  # the tool itself said that it had failed
     unexpected: list[object] = field(default_factory=list)
@@ -81,11 +87,15 @@ class ClientHistory:
 
     @property
     def acknowledged(self) -> int:
-        return len(self.drawers) + len(self.entries) + len(self.effects)
+        changes = (self.drawers, self.entries, self.effects, self.decrees)
+        return sum(map(len, changes))
 
 
-TOOLS = ("add_drawer", "diary_write", "get_drawer", "hook_settings")
-WEIGHTS = (5, 5, 2, 1)
+LEAD = "lead"  # the root of the organisation in which is decreed
+STOCKS = ("add_drawer", "diary_write", "get_drawer", "hook_settings")
+COMMIT, SEARCH, FORGET = (f"palace_{name}_memory" for name in ("commit", "search", "forget"))
+TOOLS = (*(f"mempalace_{name}" for name in STOCKS), COMMIT, SEARCH, FORGET)
+WEIGHTS = (5, 5, 2, 1, 5, 1, 2)
 
 
 def take_turns(client: Caller, told: ClientHistory) -> Iterator[None]:
@@ -94,27 +104,44 @@ def take_turns(client: Caller, told: ClientHistory) -> Iterator[None]:
     for turn in itertools.count():
         nonce = f"n{told.number}x{turn}z"
         tool = rng.choices(TOOLS, WEIGHTS)[0]
-        choices: dict[str, dict[str, Any]] = {
-            "add_drawer": {"parts": rng.randint(1, 3)},
-            "diary_write": {"agent_name": told.who, "entry": nonce},
-        }
-        more = choices.get(tool, {})
-        reply = client.call(f"mempalace_{tool}", who=told.who, nonce=nonce, **more)
+        reply = client.call(tool, **_arguments(tool, told, nonce, rng))
         told.calls += 1
         if "error" in reply:
             told.refused[nonce] = code_of(reply)
-            if code_of(reply) not in REFUSALS:
+            if code_of(reply) not in (REFUSALS | {NO_MEMORY} if tool == FORGET else REFUSALS):
                 told.unexpected.append((tool, nonce, reply))
-        elif tool == "add_drawer":
+        elif tool == "mempalace_add_drawer":
             told.drawers.add(nonce)
-        elif tool == "diary_write":
+        elif tool == "mempalace_diary_write":
             told.entries.add(nonce)
-        elif tool == "hook_settings":
+        elif tool == "mempalace_hook_settings":
             told.effects.add(nonce)
+        elif tool == COMMIT:
+            told.decrees.add(text_of(reply)["id"])
+        elif tool.startswith("palace_"):
+            continue
         elif text_of(reply)["count"] < len(told.drawers):
             told.unexpected.append((tool, nonce, reply, f"of {len(told.drawers)} acknowledged"))
         yield
         time.sleep(rng.uniform(0, 2 * THINK_S))
+
+
+def _arguments(tool: str, told: ClientHistory, nonce: str, rng: random.Random) -> dict[str, Any]:
+    if tool == COMMIT:
+        named = {"id": f"mem-{nonce}"} if rng.random() < 0.5 else {}
+        return {"content": f"a decree, {nonce}", "namespace": f"org:{LEAD}", **named}
+    if tool == FORGET:
+        known = sorted(told.decrees - told.forgotten) or ["mem-nothing"]
+        told.forgotten.add(known[0])
+        return {"id": known[0]}
+    if tool == SEARCH:
+        return {"query": "a decree", "namespaces": [f"org:{LEAD}"]}
+    more: dict[str, Any] = {}
+    if tool == "mempalace_add_drawer":
+        more = {"parts": rng.randint(1, 3)}
+    elif tool == "mempalace_diary_write":
+        more = {"agent_name": told.who, "entry": nonce}
+    return {"who": told.who, "nonce": nonce, **more}
 
 
 # What must be true afterwards.
@@ -133,6 +160,7 @@ def problems_of(site: Site, everybody: list[ClientHistory]) -> list[str]:
         found += _of_one_client(told, {k: v for k, v in live.items() if k not in lost})
         found += [] if ("tally", told.who) in lost else _of_one_tally(told, live)
     found += _of_effects(site, everybody)
+    found += _of_decrees(site, everybody, live, {ident for kind, ident in lost if kind == MEMORY})
     return found
 
 
@@ -159,7 +187,12 @@ def _compare_with_journal(
     site: Site, live: dict[tuple[str, str], Any], lost: set[tuple[str, str]], found: list[str]
 ) -> None:
     journal = replay(str(site.palace / "journal"), Kernel())
-    known = {entity: entry.digest for entity, entry in journal.live.items() if entity[0] != "file"}
+    elsewhere = ("file", "palace:")  # not in the light store
+    known = {
+        entity: entry.digest
+        for entity, entry in journal.live.items()
+        if not entity[0].startswith(elsewhere)
+    }
     there = {entity: digest_of(payload) for entity, payload in live.items()}
     found += [
         f"journal and store differ in {entity}"
@@ -203,6 +236,43 @@ def _of_one_tally(told: ClientHistory, live: dict[tuple[str, str], Any]) -> list
     if len(there - told.torn) <= count <= len(there):
         return []
     return [f"{told.who} has {len(there)} drawers, and {count} were counted"]
+
+
+def _of_decrees(
+    site: Site,
+    everybody: list[ClientHistory],
+    live: dict[tuple[str, str], Any],
+    lost: set[str],
+) -> list[str]:
+    """Each change of an organisation's memories has its one row among the audits, and is there."""
+    audits = Counter(_audits_in_another_process(site))
+    there = {ident for kind, ident in live if kind == MEMORY}
+    found = [f"{row} was audited {times} times" for row, times in audits.items() if times > 1]
+    committed = {ident for action, ident in audits if action == "commit"}
+    gone = {ident for action, ident in audits if action == "forget"}
+    for what, idents in (
+        ("is there and was not audited", there - committed),
+        ("was audited and is not there", committed - gone - there),
+        ("is there and was audited as forgotten", there & gone),
+    ):
+        found += [f"{ident} {what}" for ident in sorted(idents - lost)]
+    for told in everybody:
+        missing = told.decrees - committed
+        found += [f"{ident} was acknowledged and is lost" for ident in sorted(missing - lost)]
+        missing = told.decrees - told.forgotten - there
+        found += [f"{ident} was forgotten by nobody, and is gone" for ident in missing - lost]
+    return found
+
+
+def _audits_in_another_process(site: Site) -> list[tuple[str, str]]:
+    """Return the action and the memory of each audit, as SQLite has them."""
+    script = (
+        "import json, sqlite3, sys; print(json.dumps(sqlite3.connect(sys.argv[1]).execute("
+        "'SELECT action, memory_id FROM audit').fetchall()))"
+    )
+    argv = [sys.executable, "-I", "-c", script, f"{site.palace}/palace.sqlite3"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return [(action, ident) for action, ident in json.loads(done.stdout)]
 
 
 def _of_effects(site: Site, everybody: list[ClientHistory]) -> list[str]:
