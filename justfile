@@ -112,6 +112,10 @@ bench-deaths *arguments:
 bench-redaction *arguments:
     python -m bench.redaction {{arguments}}
 
+# Measure commits beside add_drawer, and searches over three namespaces beside stock's.
+bench-memories *arguments:
+    python -m bench.memories {{arguments}}
+
 # Measure what honest clients wait for while others attack, beside peace.
 bench-hostile *arguments:
     python -m bench.hostile {{arguments}}
