@@ -54,10 +54,14 @@ class Played:
     exit_codes: list[int] = field(default_factory=list)
 
 
+TEAM = "team"  # palace, with a workspace registered before the first call
+
+
 @dataclass
 class Both:
     stock: Played
     palace: Played
+    team: Played
 
 
 def _furnish(root: Path) -> dict[str, Any]:
@@ -129,7 +133,7 @@ def _play(name: str, root: Path, model_home: Path) -> Played:
 
     def start(**more: str) -> Client:
         environ = site.environ(**more)
-        if name == "palace":
+        if name != "stock":
             return start_shim(environ)
         return start_stock(environ, "--palace", str(site.palace))
 
@@ -138,6 +142,8 @@ def _play(name: str, root: Path, model_home: Path) -> Played:
         played.calls |= {key: canonical(reply, mask) for key, reply in replies.items()}
 
     try:
+        if name == TEAM:
+            assert site.run("workspace", "add", "lead").returncode == 0
         client = start()
         call(client, CALLS)
         played.raw = run_raw(client, corpus.RAW)
@@ -151,7 +157,7 @@ def _play(name: str, root: Path, model_home: Path) -> Played:
         client = start(MEMPALACE_MCP_READ_ONLY="1")
         call(client, READ_ONLY)
         played.tools_read_only = client.request("tools/list")["result"]
-        if name == "palace":
+        if name != "stock":
             tools = played.tools_read_only["tools"]
             queries = {name for name, tool in OWN_TOOLS.items() if tool.kind is Kind.QUERY}
             assert {tools.pop()["name"] for _ in queries} == queries
@@ -167,9 +173,9 @@ def _play(name: str, root: Path, model_home: Path) -> Played:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Both:
-    """Return what stock and palace said to the whole corpus."""
+    """Return what stock, and palace with and without workspaces, said to the whole corpus."""
     root = tmp_path_factory.mktemp("conformance") / "side"
-    return Both(_play("stock", root, model_home), _play("palace", root, model_home))
+    return Both(*(_play(name, root, model_home) for name in ("stock", "palace", TEAM)))
 
 
 def _compare(both: Both, calls: tuple[corpus.Call, ...]) -> None:
@@ -191,6 +197,20 @@ def test_tool_called_wrongly_answers_as_stock(both: Both, tool: str) -> None:
 @pytest.mark.parametrize("call", corpus.FINAL, ids=lambda call: call.name)
 def test_palace_after_all_calls_holds_what_stock_holds(both: Both, call: corpus.Call) -> None:
     _compare(both, (call,))
+
+
+def test_a_register_changes_no_answer_of_stocks_tools(both: Both) -> None:
+    """Nor what they are listed as: palace's own stand behind them."""
+    assert both.team.calls.keys() == both.stock.calls.keys()
+    differ = [name for name in both.stock.calls if both.team.calls[name] != both.stock.calls[name]]
+    assert differ == []
+    lists = {name for name, lines in both.stock.raw.items() if b'"tools": [' in b"".join(lines)}
+    assert len(lists) < 20
+    for name in both.stock.raw.keys() - lists:
+        assert both.team.raw[name] == both.stock.raw[name], name
+    assert both.team.tools["tools"][:47] == both.stock.tools["tools"]
+    assert {tool["name"] for tool in both.team.tools["tools"][47:]} == set(OWN_TOOLS)
+    print(f"{len(differ)} of {len(both.stock.calls)} answers differ")
 
 
 def test_sensible_calls_leave_no_tool_out() -> None:
