@@ -10,15 +10,17 @@ import pytest
 
 from palace.journal.inspect import read_from
 from palace.journal.record import Record
+from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
 from tests.process.test_workspaces import NOT_YOURS, OWNERS_SHIM, change, namespaces, shim_in
 from tests.support.loads.light import storm_site
-from tests.support.processes.clients import Client, Site
+from tests.support.processes.clients import Client, Site, wait_until
 
 pytestmark = pytest.mark.process
 
 PAIRS = 1000  # of being told and storing, of all agents together
 AGENTS = 2
+ENDS = 30
 
 
 class Agents:
@@ -89,3 +91,51 @@ def test_no_right_outlives_a_move(short_dir: Path) -> None:
     assert stale == []
     assert agents.stored + agents.refused == PAIRS
     assert agents.refused > PAIRS // 100, "hardly any move came between"
+
+
+def test_nothing_is_stored_in_a_namespace_once_it_ends(short_dir: Path) -> None:
+    """Its owner gives it up, with all that is in it, while its members go on storing."""
+    site, over = storm_site(short_dir), threading.Event()
+    answers: list[dict[str, Any]] = []
+
+    def store(client: Client) -> None:
+        while not over.is_set():
+            given = {"content": "x", "namespace": "custom:design"}
+            answers.append(client.call("palace_commit_memory", **given))
+
+    with ExitStack() as clients:
+        owner = clients.enter_context(Client(OWNERS_SHIM, site.environ()))
+        change(owner, "add", id="coder", cwd=str(short_dir / "coder"))
+        shims = [clients.enter_context(shim_in(site, short_dir / "coder")) for _ in range(AGENTS)]
+        threads = [threading.Thread(target=store, args=[shim]) for shim in shims]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(ENDS):
+                asked(owner, "namespace_add", name="custom:design", members=["coder"])
+                stored = len(answers)
+                wait_until(lambda n=stored: len(answers) > n + AGENTS, what="members store")
+                asked(owner, "namespace_remove", name="custom:design", purge=True)
+                while asked(owner, "sweep")["forgotten"]:
+                    continue
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+    assert site.run("stop").returncode == 0
+
+    live = {
+        entity
+        for entity in replay(str(site.palace / "journal"), Kernel()).live
+        if entity[0] == "memory"
+    }
+    kept = sum("result" in answer for answer in answers)
+    print(json.dumps({"ends": ENDS, "stored": kept, "refused": len(answers) - kept}))
+    assert live == set()
+    assert kept > ENDS
+    assert {answer["error"]["code"] for answer in answers if "error" in answer} == {NOT_YOURS}
+
+
+def asked(owner: Client, what: str, **arguments: Any) -> Any:
+    reply = owner.request("tools/call", name=f"palace_{what}", arguments=arguments)
+    return json.loads(reply["result"]["content"][0]["text"])

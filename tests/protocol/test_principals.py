@@ -19,7 +19,7 @@ from palace.protocol.principals import (
 from palace.protocol.resolver import Tree
 from palace.protocol.rights import GUEST, OVER_HTTP, Peer, Who
 from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS, OWNER_TOOLS, TOOLS
-from palace.protocol.workspaces import Workspace
+from palace.protocol.workspaces import Workspace, digest_of
 
 NEIGHBOUR = Peer(who=Who.OWNER, pid=7, uid=1000)
 MAPPED = Peer(who=Who.ALLOWED, pid=8, uid=2000)
@@ -99,6 +99,18 @@ def test_a_token_proves_more_than_all_else(peer: Peer) -> None:
         assert "is no workspace's" in refusal_of(tree, wrong, tool)
     gone = principal_of(tree, Whence(peer=peer, token="d2"))
     assert "was removed" in refusal_of(tree, gone, "palace_list_readable_namespaces")
+
+
+def test_ten_thousand_wrong_tokens_are_nobodys() -> None:
+    """What is compared are digests, so that how long it takes tells nothing of a token."""
+    tree = attrs.evolve(TREE, tokens={digest_of(f"{n:064x}"): "coder" for n in range(1000)})
+    right = digest_of(f"{7:064x}")
+    assert proven(tree, NEIGHBOUR, right) == Principal("coder", confined=True, token=right)
+    for n in range(1000, 11_000):
+        digest = digest_of(f"{n:064x}")
+        found = principal_of(tree, Whence(peer=NEIGHBOUR, token=digest, cwd="/src", said="lead"))
+        assert found == Principal("", confined=True, token=digest)
+        assert refusal_of(tree, found, "mempalace_search")
 
 
 def test_a_user_whose_workspace_was_removed_is_not_the_owner() -> None:
