@@ -71,7 +71,7 @@ class Agent:
         reply: dict[str, Any] = decode_json(line)
         return reply
 
-    def tool(self, name: str, **arguments: Any) -> dict[str, Any]:
+    def tool(self, name: str, /, **arguments: Any) -> dict[str, Any]:
         """Call a tool and return its result; raises PalaceError if it fails."""
         reply = self.request("tools/call", name=name, arguments=arguments)
         if "error" in reply:
@@ -89,7 +89,7 @@ class Agent:
 
 
 def ask_broker(
-    paths: Paths, environment: ShimEnvironment, tool: str, **arguments: Any
+    paths: Paths, environment: ShimEnvironment, tool: str, /, **arguments: Any
 ) -> dict[str, Any]:
     """Call one of the owner's tools, once, whatever dies meanwhile; return what it says.
 
