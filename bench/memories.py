@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from bench import rig, work
+from bench.bare_chroma import Raw
 from bench.lean import Broken, Lean, line
 from bench.report import Spread, number, spread
 from bench.rig import Contender
@@ -43,7 +44,7 @@ class Effort:
     searches: int  # of each round
 
 
-FULL = Effort(rounds=12, changes=160, memories=20_000, searches=40)
+FULL = Effort(rounds=8, changes=96, memories=20_000, searches=40)
 QUICK = Effort(rounds=3, changes=40, memories=500, searches=10)
 
 
@@ -59,21 +60,11 @@ class Job:
         requests = [self._change(what) for _ in range(self.effort.changes)]
         self.values.setdefault(what, []).append(self._at_once(requests))
 
-    def _change(self, what: str, namespace: str = THREE[0]) -> bytes:
+    def _change(self, what: str) -> bytes:
         text = work.note(next(self.numbers), WORDS)
         if what == ADD:
             return work.call("add_drawer", wing="bench", room="bench", content=text)
-        return own("commit_memory", content=text, namespace=namespace)
-
-    def fill(self) -> None:
-        """Store memories in all namespaces alike."""
-        for first in range(0, self.effort.memories, 1000):
-            many = min(1000, self.effort.memories - first)
-            self._at_once(
-                [self._change(COMMIT, NAMESPACES[n % len(NAMESPACES)]) for n in range(many)]
-            )
-            signal.alarm(HANG_S)
-            print(f"{first + many} memories", file=sys.stderr, flush=True)
+        return own("commit_memory", content=text, namespace=THREE[0])
 
     def _at_once(self, requests: Sequence[bytes]) -> float:
         """Ask from all clients at once; return the answers per second."""
@@ -123,8 +114,15 @@ def measure(options: argparse.Namespace, scratch: Path) -> Job:
     """Do everything; whatever was started has ended when this returns."""
     job = Job(QUICK if options.quick else FULL)
     commands = rig.install(options.source, scratch / "venv")
+    root = scratch / "team" / "palace"
+    root.mkdir(parents=True, mode=0o700)
     with ExitStack() as stack:
-        contender = stack.enter_context(rig.open_palace(scratch, commands))
+        raw = stack.enter_context(closing(Raw(scratch, commands)))
+        told = {"root": str(root), "count": job.effort.memories, "namespaces": NAMESPACES}
+        raw.ask({"do": "seed", **told})
+        print(f"{job.effort.memories} memories are there", file=sys.stderr, flush=True)
+        contender = stack.enter_context(rig.open_palace(scratch, commands, root=root))
+        _await_adoption(commands, contender)
         _register(commands, contender)
         for _ in range(CLIENTS):
             client = contender.start()
@@ -132,10 +130,19 @@ def measure(options: argparse.Namespace, scratch: Path) -> Job:
             client.initialize()
             job.clients.append(client)
         _take_turns(job, job.change, (COMMIT, ADD))
-        job.fill()
         _take_turns(job, job.search, (FAR, PLAIN))
         signal.alarm(0)
     return job
+
+
+def _await_adoption(commands: Path, contender: Contender) -> None:
+    """Wait until the palace's journal knows what was there before it."""
+    argv = [str(commands / "palace"), "status", "--json"]
+    while True:
+        done = subprocess.run(argv, env=contender.environ, capture_output=True, check=True)
+        if json.loads(done.stdout)["journal"].get("adoption") is None:
+            return
+        time.sleep(1)
 
 
 def _register(commands: Path, contender: Contender) -> None:

@@ -1,7 +1,8 @@
 """chromadb alone, in a process of its own: the limit of what an engine on top of it can do.
 
 Reads one JSON line per task and answers with one.  `embed_and_upsert` stores batch after batch for
-some seconds, with the same embedding as palace; `seed` fills a palace with made-up vectors.
+some seconds, with the same embedding as palace; `seed` fills a palace with made-up vectors, of
+drawers or of memories of namespaces.
 """
 
 import json
@@ -33,7 +34,13 @@ def embed_and_upsert(
     return {"count": count, "seconds": time.perf_counter() - begun_s}
 
 
-def store(collection: "Collection", texts: list[str], vectors: Sequence[Any], first: int) -> None:
+def store(
+    collection: "Collection",
+    texts: list[str],
+    vectors: Sequence[Any],
+    first: int,
+    namespaces: Sequence[str] = (),
+) -> None:
     metadata: dict[str, str | int] = {
         "wing": "bench",
         "room": "bench",
@@ -41,15 +48,34 @@ def store(collection: "Collection", texts: list[str], vectors: Sequence[Any], fi
         "added_by": "mcp",
     }
     metadata |= {"filed_at": "2026-01-01T00:00:00", "id_recipe": "2", "chunk_index": 0}
-    collection.upsert(
-        ids=[f"drawer_bench_bench_{first + place:024x}" for place in range(len(texts))],
-        documents=texts,
-        embeddings=vectors,
-        metadatas=[metadata] * len(texts),
-    )
+    ids = [f"drawer_bench_bench_{first + place:024x}" for place in range(len(texts))]
+    entries = [metadata] * len(texts)
+    if namespaces:
+        ids = [f"mem-{first + place:024x}" for place in range(len(texts))]
+        entries = [
+            metadata | _memory(namespaces[(first + place) % len(namespaces)])
+            for place in range(len(texts))
+        ]
+    collection.upsert(ids=ids, documents=texts, embeddings=vectors, metadatas=entries)
 
 
-def seed(root: str, count: int) -> dict[str, float]:
+def _memory(namespace: str) -> dict[str, str | int]:
+    """Return what makes a drawer one of a namespace's memories (palace/memory/memory.py)."""
+    kind, _, ident = namespace.partition(":")
+    about: dict[str, str | int] = {
+        "wing": f"ns.{kind}.{ident}",
+        "room": "memory",
+        "palace_kind": "memory",
+    }
+    ends: dict[str, str | int] = {
+        "palace_until": 900_000_000_000,
+        "palace_expires_at": "",
+        "palace_pin": 0,
+    }
+    return {**about, **ends, "palace_ns": namespace, "palace_by": ident}
+
+
+def seed(root: str, count: int, namespaces: Sequence[str] = ()) -> dict[str, float]:
     import numpy as np
     from mempalace.backends.chroma import ChromaBackend
 
@@ -59,7 +85,8 @@ def seed(root: str, count: int) -> dict[str, float]:
         texts = [note(10**9 + first + place, 60) for place in range(min(500, count - first))]
         vectors = rng.normal(size=(len(texts), 384)).astype("f4")
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        store(collection._collection, texts, list(vectors), 10**9 + first)  # noqa: SLF001
+        raw = collection._collection  # noqa: SLF001
+        store(raw, texts, list(vectors), 10**9 + first, namespaces)
     return {"count": collection.count()}
 
 

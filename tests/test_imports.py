@@ -78,6 +78,7 @@ ONLY_IN = {
         *("cli/app.py", "cli/options.py", "cli/running.py", "cli/journal.py"),
         *("cli/examining.py", "cli/places.py", "cli/agents.py"),
         *("cli/settings.py", "cli/workspaces.py", "cli/tokens.py", "cli/namespaces.py"),
+        "cli/memories.py",
     },
     "trio_websocket": {"transport/websocket.py"},
     "wsproto": {"client/guest/wss.py"},

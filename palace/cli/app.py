@@ -16,6 +16,7 @@ from palace.cli import (
     agents,
     examining,
     journal,
+    memories,
     namespaces,
     places,
     running,
@@ -60,6 +61,7 @@ COMMANDS: dict[str, Command] = {
 # Commands that have commands of their own, with what they say of themselves.
 GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
     "workspace": (workspaces.ABOUT, workspaces.COMMANDS),
+    "memory": (memories.ABOUT, memories.COMMANDS),
     "namespace": (namespaces.ABOUT, namespaces.COMMANDS),
     "token": (tokens.ABOUT, tokens.COMMANDS),
 }

@@ -23,6 +23,7 @@ NAMES = {
 }
 GROUPS = {
     "workspace": {"add", "list", "tree", "move", "remove", "audit"},
+    "memory": {"search", "commit", "forget"},
     "namespace": {"add", "list", "remove"},
     "token": {"new", "list", "revoke"},
 }

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,44 @@ def test_rights_and_audits_are_there_after_a_rebuild_and_a_restoration(
         assert seen(elsewhere) == before
     finally:
         end_brokers(tmp_path)
+
+
+def test_scripts_act_as_the_workspace_where_they_run(team: Site) -> None:
+    def run(who: str, *arguments: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*PALACE, "memory", *arguments],
+            env=team.environ(),
+            cwd=team.home.parent.parent / who,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    token = "ghp_" + "a1B2c3D4e5F6" * 3
+    done = run("other", "commit", "-", "--id", "mem-script", given=f"deploy with {token}")
+    assert done.stdout == (
+        "mem-script is stored in workspace:other, without the secrets that were in it.\n"
+    )
+    [found] = map(
+        json.loads, run("other", "search", "deploy", "--limit", "1", "--json").stdout.splitlines()
+    )
+    assert found["content"] == "deploy with [REDACTED:github-token]"
+    listed = run("other", "search", "--namespace", "workspace:other", "--kind", "memory").stdout
+    assert listed.startswith("mem-script  workspace:other  memory  ")
+    assert run("lead", "search", "deploy", "--namespace", "workspace:other").stdout == (
+        "Nothing was found.\n"
+    )
+    refused = run("other", "commit", "x", "--namespace", "org:lead")
+    assert refused.returncode != 0
+    assert "the workspace other may not write org:lead" in refused.stderr
+    assert run("lead", "forget", "mem-script").returncode != 0
+    assert run("other", "forget", "mem-script").stdout == (
+        "mem-script of workspace:other is forgotten.\n"
+    )
+    assert run("other", "commit", "-").returncode != 0, "there is nothing to store"
+    assert run("other", "search", "--json", "--kind", "never").stdout == ""
 
 
 def test_a_purge_takes_one_memory_and_a_removal_all_that_was_ones_own(team: Site) -> None:

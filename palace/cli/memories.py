@@ -1,0 +1,90 @@
+"""The commands for memories of namespaces: `palace memory`."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from palace.cli.options import PalaceOption, find
+from palace.kernel.output import say
+
+ABOUT = """Store, find and forget memories of namespaces, from scripts.
+
+\b
+    palace memory commit "tests come first" --namespace org:lead
+    palace memory search "what comes first?"
+
+A command acts as the workspace in whose directory it is started, or whose token
+PALACE_WORKSPACE_TOKEN_FILE names, and otherwise for the palace's owner.
+"""
+NamespacesOption = Annotated[
+    list[str] | None,
+    typer.Option("--namespace", metavar="NAME", help="Where to look; all without it."),
+]
+KindsOption = Annotated[
+    list[str] | None, typer.Option("--kind", metavar="KIND", help="Of what kind; all without it.")
+]
+LimitOption = Annotated[int, typer.Option("--limit", metavar="N", help="How many at most.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per memory.")]
+
+
+def search(
+    query: Annotated[
+        str, typer.Argument(metavar="[QUERY]", help="What they are about; the newest without it.")
+    ] = "",
+    palace: PalaceOption = "",
+    namespace: NamespacesOption = None,
+    kind: KindsOption = None,
+    limit: LimitOption = 10,
+    as_json: JsonOption = False,
+) -> int:
+    """Show the memories that are nearest to a query, or the newest."""
+    from palace.commands.memories import Asked, search_text
+
+    asked = Asked(query=query, namespaces=namespace or (), kinds=kind or (), limit=limit)
+    text = search_text(*find(palace), asked, as_json=as_json)
+    if text:
+        say(text)
+    return 0
+
+
+def commit(
+    content: Annotated[
+        str, typer.Argument(metavar="CONTENT", help='What it says; "-" reads standard input.')
+    ],
+    palace: PalaceOption = "",
+    namespace: Annotated[
+        str, typer.Option("--namespace", metavar="NAME", help="Where; one's own without it.")
+    ] = "",
+    ident: Annotated[
+        str, typer.Option("--id", metavar="mem-NAME", help="To replace it by later.")
+    ] = "",
+    kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="What sort it is.")] = "",
+    expires_at: Annotated[
+        str, typer.Option("--expires-at", metavar="TIME", help="When it ends, as RFC 3339.")
+    ] = "",
+) -> int:
+    """Store a memory; secrets are taken out of it."""
+    from palace.commands.memories import commit_text
+
+    given = {"namespace": namespace, "id": ident, "kind": kind, "expires_at": expires_at}
+    say(commit_text(*find(palace), content, given))
+    return 0
+
+
+def forget(
+    ident: Annotated[str, typer.Argument(metavar="ID", help="Which, as it was told or is listed.")],
+    palace: PalaceOption = "",
+) -> int:
+    """Forget a memory, where one may write."""
+    from palace.commands.memories import forget_text
+
+    say(forget_text(*find(palace), ident))
+    return 0
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "search": search,
+    "commit": commit,
+    "forget": forget,
+}
