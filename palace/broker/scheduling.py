@@ -428,6 +428,6 @@ def refusal_of(job: Job, problem: PalaceError) -> PalaceError:
     if job.tool.kind is Kind.QUERY or not job.maybe_ran or isinstance(problem, OutcomeUnknown):
         return problem
     return OutcomeUnknown(
-        f"An earlier broker ended while {job.name} was under way: it may or may not have been "
-        f"carried out, and was not begun again. {problem.message}"
+        f"An earlier broker ended before it had answered {job.name}, which may or may not have "
+        f"been carried out, and was not begun again. {problem.message}"
     )

@@ -9,7 +9,7 @@ from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.journal.aside import ASIDE, kept_aside
 from palace.journal.inspect import Gap, read_from
-from palace.journal.journal import read_tail
+from palace.journal.journal import PAUSE, read_tail
 from palace.journal.last_words import LastWords
 from palace.journal.record import QUARANTINE, SEGMENT, STATE, Record
 from palace.journal.replay import newest_checkpoint, problem_of_checkpoint
@@ -40,6 +40,7 @@ def check_journal(found: Diagnostics) -> Iterator[Finding]:
     findings += _adoption(found)
     findings += _unknown_keys(found)
     findings += _without_fsync(found)
+    findings += _paused(found)
     yield from findings
     if not findings and found.exists:
         text = "in order" if found.kernel.list_directory(found.paths.journal) else "none yet"
@@ -85,6 +86,24 @@ def _without_fsync(found: Diagnostics) -> Iterator[Finding]:
             remedy="If this palace is not there to be thrown away: palace config set "
             "journal_fsync=mutation; palace stop",
         )
+
+
+def _paused(found: Diagnostics) -> Iterator[Finding]:
+    """Say that brokers change the palace without its journal, or that one has."""
+    off = found.config is not None and found.config.journal == "off"
+    noted = found.kernel.file_id(f"{found.paths.journal}/{PAUSE}") is not None
+    if not found.exists or not (off or (noted and found.holder is None)):
+        return
+    has = found.kernel.list_directory(found.paths.journal)
+    text = "The journal lacks what a broker has written without it" if has else "There is none"
+    how = "palace config set journal=on; palace stop; palace start" if off else "palace start"
+    yield Finding(
+        level=WARNING,
+        code="journal_off",
+        text=f"{'journal = off. ' if off else ''}{text}: no backup holds it, nothing that a death "
+        "cuts off is repeated, and no damaged store is brought back.",
+        remedy=f"Let a broker take the palace into it: {how}",
+    )
 
 
 def _unknown_keys(found: Diagnostics) -> Iterator[Finding]:

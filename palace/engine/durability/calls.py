@@ -472,8 +472,8 @@ def refused(call: Call, verdict: Verdict) -> Reply:
     return _failure(
         call,
         OutcomeUnknown(
-            f"The broker ended while {name} was under way: it may or may not have been carried "
-            "out. Look before you repeat it."
+            f"The broker ended before it had answered {name}, which may or may not have been "
+            "carried out. Look before you repeat it."
         ),
     )
 

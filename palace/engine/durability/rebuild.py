@@ -25,6 +25,16 @@ from palace.protocol.errors import JournalBroken, StoreCorrupt
 from palace.settings.config import Config
 from palace.settings.paths import Paths
 
+# How stores have changed, in words for their names, and how a broker takes that over.
+_BY_ANOTHER = (
+    "Another program has changed {} since a broker last had the palace open.",
+    "palace start",
+)
+_WITHOUT_IT = (
+    "What is in {} has changed while the journal was off.",
+    "palace config set journal=on; palace stop; palace start",
+)
+
 
 @attrs.frozen(kw_only=True)
 class Rebuilt:
@@ -109,10 +119,12 @@ class Rebuild:
                 "the old ones: palace rebuild --partial"
             )
         if changed := ", ".join(self._changed_by_others()):
+            by, way = _BY_ANOTHER
+            if self.journal.tail.paused:
+                by, way = _WITHOUT_IT
             raise JournalBroken(
-                f"Another program has changed {changed} since a broker last had the palace open. "
-                "Stores made from the journal would lack that: let a broker take it over first "
-                "(palace start), or go without it (palace rebuild --partial)."
+                f"{by.format(changed)} Stores made from the journal would lack that: let a broker "
+                f"take it over first ({way}), or go without it (palace rebuild --partial)."
             )
 
     def _changed_by_others(self) -> Iterator[str]:

@@ -2,10 +2,14 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from palace.commands.config import change_settings
 from palace.commands.recover import forget_palace, recover_palace
 from palace.doctor.finding import ERROR, WARNING
+from palace.journal.journal import Journal
+from palace.journal.record import Stamp
 from palace.ownership import lock
 from palace.ownership.place import take_place
 from palace.ownership.served import Memory, saved_copy_path
@@ -95,7 +99,38 @@ def original_removed(place: Place) -> None:
     shutil.rmtree(place.home / "original")
 
 
+def _journal(word: str) -> Callable[[Place], None]:
+    def put(place: Place) -> None:
+        change_settings(place.paths, ShimEnvironment(place.environ), {"journal": word}, KERNEL)
+
+    return put
+
+
+def _written_without(place: Place) -> None:
+    Journal.note_pause(place.paths.journal, KERNEL)
+
+
+def _taken_over(place: Place) -> None:
+    Journal.open(place.paths.journal, KERNEL, Stamp(epoch=3, writer="w")).close()
+
+
 SITUATIONS = {
+    "the journal is off": Situation(
+        arrange=_journal("off"),
+        code="journal_off",
+        level=WARNING,
+        text="journal = off. There is none: no backup holds it",
+        remedy="palace config set journal=on; palace stop; palace start",
+        heal=_journal("on"),
+    ),
+    "a broker has written without the journal": Situation(
+        arrange=_written_without,
+        code="journal_off",
+        level=WARNING,
+        text="The journal lacks what a broker has written without it: no backup holds it",
+        remedy="Let a broker take the palace into it: palace start",
+        heal=_taken_over,
+    ),
     "the palace was moved": Situation(
         arrange=moved,
         code="palace_gone",

@@ -339,6 +339,20 @@ def test_changes_of_others_are_not_built_away(
     assert "chroma:mempalace_drawers: 0 missing, 1 unknown" in drift[0][2]
 
 
+def test_what_came_while_the_journal_was_off_is_not_laid_to_another_program(
+    maintenance: MaintenanceProcess, copied: Site
+) -> None:
+    Journal.note_pause(journal_of(copied), Kernel())  # as a broker with journal = "off" does
+    with start_stock(copied.environ(), "--palace", str(copied.palace)) as stock:
+        stock.tool("add_drawer", wing="w", room="r", content="This came without the journal.")
+
+    with pytest.raises(Refused) as refused:
+        maintenance.ask("rebuild", copied.palace)
+
+    assert "What is in chroma has changed while the journal was off" in refused.value.message
+    assert "(palace config set journal=on; palace stop; palace start)" in refused.value.message
+
+
 def test_palace_of_a_killed_broker_is_rebuilt_whole(
     maintenance: MaintenanceProcess, copied: Site
 ) -> None:
