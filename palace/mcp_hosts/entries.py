@@ -5,6 +5,7 @@ The words of that program are read only as far as it takes to find the server am
 """
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -17,7 +18,14 @@ from palace.settings.paths import find_palace
 
 STOCK_PROGRAMS = ("mempalace-mcp", "mempalace-light-mcp")
 _STOCK_MODULES = ("mempalace.mcp_server", "mempalace.mcp_proxy", "mempalace.mcp_light_server")
-_STOCK_FILES = ("/mempalace/mcp_server.py", "/mempalace/mcp_proxy.py", "/mempalace/mcp_server")
+_STOCK_FILES = (
+    *("/mempalace/mcp_server.py", "/mempalace/mcp_proxy.py", "/mempalace/mcp_light_server.py"),
+    *("/mempalace/mcp_server", "/mempalace/mcp_server/__main__.py"),
+)
+_STOCK_CODE = re.compile(rf"\b(?:{'|'.join(map(re.escape, _STOCK_MODULES))})\b")
+# Stock's image, whose server runs without another word; a container's name is no image.
+_STOCK_IMAGE = re.compile(r"(?:[\w.-]+(?::\d+)?/)+mempalace(?::[\w.-]+)?(?:@sha256:[0-9a-f]+)?")
+_IMAGES_RUN_BY = ("docker", "podman", "nerdctl")
 _NESTED_MAX = 4  # shells within shells
 # Programs whose palace is not, or may not be, the one that this machine's user would open.
 _ELSEWHERE = (
@@ -142,6 +150,14 @@ def _located(words: Sequence[str], depth: int = 0) -> Launch | None:
                 command=tuple(words[start:end]),
                 arguments=tuple(words[end:]),
             )
+        if index and words[index - 1] == "-c" and _STOCK_CODE.search(word):
+            return Launch(
+                program=Program.STOCK,
+                wrapper=tuple(words[:index]),
+                command=(word,),
+                arguments=tuple(words[index + 1 :]),
+                embedded=True,
+            )
         if any(sign in word for sign in " \t\n;&|") and depth < _NESTED_MAX:
             inner = _located(_split(word), depth + 1)
             if inner is not None:
@@ -163,6 +179,11 @@ def _program_at(words: Sequence[str], index: int) -> tuple[Program, int, int] | 
         return Program.PALACE, _interpreter_before(words, index), index + 3
     if word == "-m" and following and following[0] in _STOCK_MODULES:
         return Program.STOCK, _interpreter_before(words, index), index + 2
+    if word.startswith("-m") and word[2:] in _STOCK_MODULES:
+        return Program.STOCK, _interpreter_before(words, index), index + 1
+    runs = any(os.path.basename(each) in _IMAGES_RUN_BY for each in words[:index])
+    if runs and "run" in words[:index] and _STOCK_IMAGE.fullmatch(word):
+        return Program.STOCK, index, index + 1
     if index and word.endswith(_STOCK_FILES):
         return Program.STOCK, _interpreter_before(words, index), index + 1
     return None
