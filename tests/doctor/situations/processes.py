@@ -33,6 +33,11 @@ def stock_writes(place: Place) -> None:
     _held(place, mempalace_lock_path(place.paths, place.environ))
 
 
+def _stocks_daemon(place: Place) -> None:
+    lock = mempalace_lock_path(place.paths, place.environ)
+    _run_by(place, "mempalace", "daemon", lock)
+
+
 def silent_owner(place: Place) -> None:
     _held(place, place.paths.lock)
 
@@ -44,10 +49,15 @@ def hidden_owner(place: Place) -> None:
 
 
 def maintained(place: Place) -> None:
-    program = place.home / "bin" / "palace"  # as pip installs it: the interpreter runs a script
+    _run_by(place, "palace", "rebuild", place.paths.lock)
+
+
+def _run_by(place: Place, name: str, command: str, lock: str) -> None:
+    """Hold a lock by a command, as pip installs it: the interpreter runs a script."""
+    program = place.home / "bin" / name
     program.parent.mkdir()
     program.write_text(HOLD.replace("argv[1]", "argv[2]"))
-    process = place.start([sys.executable, str(program), "rebuild", place.paths.lock])
+    process = place.start([sys.executable, str(program), command, lock])
     place.environ["HOLDER"] = str(process.pid)
 
 
@@ -113,6 +123,14 @@ SITUATIONS = {
         text="holds mempalace's writer lock. While it does, a broker that is started waits for it: "
         "no change can be made through palace, and queries are answered from a copy of the palace",
         remedy="kill ",
+        heal=holder_ended,
+    ),
+    "stock's daemon has the palace": Situation(
+        arrange=_stocks_daemon,
+        code="stock_writes",
+        level=ERROR,
+        text="holds mempalace's writer lock",
+        remedy="which ends only when it is told to: mempalace --palace ",
         heal=holder_ended,
     ),
     "an owner says nothing": Situation(
