@@ -18,6 +18,7 @@ from palace.journal.inspect import Gap
 from palace.journal.journal import read_tail
 from palace.journal.record import ADOPT, ADOPTION, DELETE, ENTITIES, Record
 from palace.journal.replay import replay
+from palace.journal.schema import FILE_KIND
 from palace.journal.segment import Broken, list_segments
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import complain, one_line, say
@@ -143,7 +144,8 @@ def _summary_text(found: Summary) -> str:
 def _entity_text(record: Record) -> str:
     """Name an entity, and what of it the action alone doesn't say: who did it, that it is gone."""
     gone = record.payload is None and record.action != DELETE
-    if record.action == ADOPT and record.key == ADOPTION and not gone:
+    found = record.key == ADOPTION or record.kind == FILE_KIND  # stock writes those within a broker
+    if record.action == ADOPT and found and not gone:
         return f"{record.kind} {record.id} (found in the palace)"
     if record.action == ADOPT:
         done = "deleted" if gone else "written"

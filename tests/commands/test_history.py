@@ -29,6 +29,7 @@ def test_what_another_program_wrote_and_deleted_is_told_apart(
             Draft(action=PUT, kind="drawer", id="a", payload=PAYLOAD),
             Draft(action=ADOPT, kind="drawer", id="b", payload=PAYLOAD),
             Draft(action=ADOPT, kind="drawer", id="a", payload=None, deleted=True),
+            Draft(action=ADOPT, kind="file", id="mempalace_embedder.json", payload=PAYLOAD),
             Draft(action=UNDO, kind="drawer", id="c", payload=None, deleted=True),
             Draft(action=DELETE, kind="drawer", id="b", payload=None, deleted=True),
         ]
@@ -38,11 +39,12 @@ def test_what_another_program_wrote_and_deleted_is_told_apart(
     print_history(paths, Kernel(), since=1, follow=False, as_json=False)
 
     said = [line.split(maxsplit=2)[2] for line in capsys.readouterr().out.splitlines()]
-    shown = [" ".join(line.split()) for line in said if "drawer" in line]
+    shown = [" ".join(line.split()) for line in said if "drawer" in line or "file" in line]
     assert shown == [
         "put drawer a",
         "adopt drawer b (written by another program)",
         "adopt drawer a (deleted by another program)",
+        "adopt file mempalace_embedder.json (found in the palace)",
         "undo drawer c (gone again)",
         "delete drawer b",
     ]
