@@ -152,7 +152,7 @@ class Collection(Protocol):
         *,
         query_texts: Sequence[str],
         n_results: int,
-        where: JsonObject,
+        where: JsonObject | None,
         include: Sequence[str],
     ) -> QueryResult: ...
 

@@ -24,6 +24,7 @@ from palace.protocol.tools import STANDS_FOR, Kind
 from palace.settings.paths import Paths
 
 NAME = "memories"
+UNFILTERED = 8
 POOL, POOL_MAX = 4, 4096  # rows for each memory that is wanted: long ones are several
 
 Record = DrawerRecord
@@ -159,24 +160,35 @@ class Memories:
         return [_memory(ident, records[ident]) for ident in idents if ident in records]
 
     def _nearest(self, collection: Collection, wanted: Wanted) -> dict[str, float]:
-        """Return the nearest memories, and how far each is."""
-        rows = wanted.limit * POOL
-        while True:
-            found = collection.query(
-                query_texts=[wanted.query],
-                n_results=rows,
-                where=_where(wanted),
-                include=["metadatas", "distances"],
-            )
-            near: dict[str, float] = {}
-            for ident, entry, distance in zip(
-                found.ids[0], found.metadatas[0], found.distances[0], strict=True
-            ):
-                if _is_within(entry, wanted):
-                    near.setdefault(_logical(ident, entry), distance)
-            if len(near) >= wanted.limit or len(found.ids[0]) < rows or rows >= POOL_MAX:
-                return dict(islice(near.items(), wanted.limit))
+        """Return the nearest memories, and how far each is.
+
+        What Chroma must filter costs it several times the search, the more the filter lets through.
+        So the nearest of all rows are looked at first: often enough of them are wanted.
+        """
+        near, _ = self._near(collection, wanted, wanted.limit * UNFILTERED, None)
+        rows, came = wanted.limit, wanted.limit
+        while len(near) < wanted.limit and came >= rows and rows < POOL_MAX:
             rows *= POOL
+            near, came = self._near(collection, wanted, rows, _where(wanted))
+        return dict(islice(near.items(), wanted.limit))
+
+    def _near(
+        self, collection: Collection, wanted: Wanted, rows: int, where: JsonObject | None
+    ) -> tuple[dict[str, float], int]:
+        """Return the memories to which so many of the nearest rows belong, and how many came."""
+        found = collection.query(
+            query_texts=[wanted.query],
+            n_results=rows,
+            where=where,
+            include=["metadatas", "distances"],
+        )
+        near: dict[str, float] = {}
+        for ident, entry, distance in zip(
+            found.ids[0], found.metadatas[0], found.distances[0], strict=True
+        ):
+            if _is_wanted(entry, wanted):
+                near.setdefault(_logical(ident, entry), distance)
+        return near, len(found.ids[0])
 
     def _newest(self, collection: Collection, wanted: Wanted) -> list[str]:
         dated = sorted(
@@ -189,7 +201,7 @@ class Memories:
     def _rows(self, collection: Collection, wanted: Wanted) -> list[tuple[str, Metadata]]:
         found = collection.get(where=_where(wanted), include=["metadatas"])
         rows = zip(found.ids, found.metadatas, strict=True)
-        return [(ident, entry) for ident, entry in rows if _is_within(entry, wanted)]
+        return [(ident, entry) for ident, entry in rows if _is_wanted(entry, wanted)]
 
     def _opened(self, *, create: bool) -> Collection | None:
         """Return stock's drawers; None where there are none yet."""
@@ -220,10 +232,18 @@ def _where(wanted: Wanted) -> JsonObject:
     return clauses[0] if len(clauses) == 1 else {"$and": clauses}
 
 
-def _is_within(entry: Metadata, wanted: Wanted) -> bool:
-    """Tell whether a row was filed when it should have been; Chroma compares no texts."""
-    filed = str(entry.get("filed_at"))
-    return wanted.since <= filed and (not wanted.before or filed < wanted.before)
+def _is_wanted(entry: Metadata, wanted: Wanted) -> bool:
+    """Tell whether a row is of what is searched for, whether or not Chroma has filtered it."""
+    namespace, until, filed = entry.get(NAMESPACE), entry.get(UNTIL), str(entry.get("filed_at"))
+    return (
+        (namespace in wanted.namespaces if wanted.namespaces is not None else bool(namespace))
+        and (not wanted.kinds or entry.get(KIND) in wanted.kinds)
+        and isinstance(until, int | float)
+        and until > wanted.now_s
+        # Chroma compares no texts.
+        and wanted.since <= filed
+        and (not wanted.before or filed < wanted.before)
+    )
 
 
 def _logical(ident: str, entry: Metadata) -> str:
