@@ -248,6 +248,8 @@ def config_dir(environ: "Mapping[str, str]") -> str:
     marks = ("config.json", "people_map.json", f"palace/{STORE}")
     if any(os.path.isfile(f"{legacy}/{mark}") for mark in marks):
         return legacy
+    if os.path.lexists(f"{legacy}/config.json"):  # which nobody can read: see read_stock_config
+        return legacy
     return f"{xdg_dir('XDG_CONFIG_HOME', environ) or f'{home}/.config'}/mempalace"
 
 

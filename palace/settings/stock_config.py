@@ -35,6 +35,9 @@ def config_file(directory: str) -> str:
 def read_stock_config(directory: str) -> "dict[str, Any]":
     """Return what config.json says, {} where there is none; raises ConfigError."""
     path = config_file(directory)
+    if os.path.lexists(path) and not os.path.isfile(path):  # stock would take it for absent
+        is_link = os.path.islink(path) and not os.path.exists(path)
+        raise _unreadable(path, "it is a link to nothing" if is_link else "it is not a file")
     try:
         with open(path, "rb") as file:
             data = file.read()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from palace.protocol.errors import ConfigError
+from palace.settings.paths import find_palace
 from palace.settings.stock_config import (
     backend_of,
     check_journalled,
@@ -55,10 +56,28 @@ def test_what_can_not_be_understood_is_not_taken_for_nothing(
     assert f"{tmp_path}/config.json" in caught.value.message
 
 
+@pytest.mark.parametrize("kind", ["a dangling link", "a directory", "a FIFO"])
+def test_what_is_no_file_is_not_taken_for_a_home_without_settings(
+    tmp_path: Path, kind: str
+) -> None:
+    """Stock takes it for that, and the default palace for the one that it may name."""
+    path = tmp_path / ".mempalace" / "config.json"
+    path.parent.mkdir()
+    if kind == "a dangling link":
+        path.symlink_to(tmp_path / "dotfiles" / "config.json")
+    elif kind == "a directory":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+
+    with pytest.raises(ConfigError, match="link to nothing" if "link" in kind else "not a file"):
+        find_palace("", {"HOME": str(tmp_path)})
+
+
 def test_a_file_that_can_not_be_read_is_not_taken_for_nothing(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
 
-    with pytest.raises(ConfigError, match="Is a directory"):
+    with pytest.raises(ConfigError, match="it is not a file"):
         read_stock_config(str(tmp_path))
 
 

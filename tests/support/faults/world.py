@@ -45,6 +45,12 @@ HOME_FILES = (
     *(".mempalace/locks", ".mempalace/server", ".mempalace", ".local/state/palace"),
     *(".mempalace/server/*/serverinfo.json", ".mempalace/server/*/token*", ".mempalace/locks/*"),
 )
+# Of stores, what can be made again from the rest and the journal.  Not Chroma's rows: those that
+# stock wrote while no broker ran are nowhere else.
+STORE_FILES = (
+    *("*-*-*-*-*", "logstream.sqlite3*", "knowledge_graph.sqlite3*", "mempalace_embedder.json"),
+    *("../tunnels.json", "../hallways.json", "replica.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,9 @@ WEIGHTS = {
     "mine": 2,
     "hook": 1,
     "prune_tunnels": 1,
+    "append_event": 2,
     "remove_control_file": 5,
+    "remove_store_file": 3,
     "remove_in_home": 4,
     "move_and_back": 3,
     "kill_tree": 4,
@@ -81,7 +89,7 @@ WEIGHTS = {
 BESIDE = ("kill_broker", "kill_tree", "remove_control_file", "remove_in_home", "second_home")
 LONG = (
     *("migrate", "rebuild_index", "rebuild_index_on_hold", "repair", "repair_on_hold", "mine"),
-    *("sweep", "hook", "move_and_back", "fill_disk", "other_version", "stop"),
+    *("sweep", "hook", "append_event", "move_and_back", "fill_disk", "other_version", "stop"),
 )
 
 
@@ -253,6 +261,11 @@ class World:
         run = ("hook", "run", "--hook", "precompact", "--harness", "claude-code")
         self._stock(deed, *run, told=told)
 
+    def _append_event(self, deed: Deed) -> None:
+        """Append one as stock does it: past the broker.  Stock loses it where it is moved away."""
+        who = ("--type", "a.note", "--stream", "beside", "--room", "r", "--from-agent", "stock")
+        self._stock(deed, "logstream", "append", *who, "--body", f"beside: {self._nonce()}")
+
     # People, and what cleans up behind them.
 
     def _remove_control_file(self, deed: Deed) -> None:
@@ -260,10 +273,17 @@ class World:
         self.note(f"  rm {name}")
         (self.site.palace / name).unlink(missing_ok=True)
 
+    def _remove_store_file(self, deed: Deed) -> None:
+        pattern = STORE_FILES[int(deed.which * len(STORE_FILES))]
+        place = self.site.palace.parent if pattern.startswith("../") else self.site.palace
+        self._remove(place, pattern.removeprefix("../"))
+
     def _remove_in_home(self, deed: Deed) -> None:
-        pattern = HOME_FILES[int(deed.which * len(HOME_FILES))]
-        for path in list(self.site.home.glob(pattern)):
-            self.note(f"  rm -r {path.relative_to(self.site.home)}")
+        self._remove(self.site.home, HOME_FILES[int(deed.which * len(HOME_FILES))])
+
+    def _remove(self, place: Path, pattern: str) -> None:
+        for path in list(place.glob(pattern)):
+            self.note(f"  rm -r {path.relative_to(place)}")
             with contextlib.suppress(OSError):  # somebody makes it again at this very moment
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
