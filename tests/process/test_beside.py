@@ -89,6 +89,27 @@ def test_a_pruned_tunnel_is_pruned_in_a_backup_and_an_emptied_list_is_not(
     assert deleted_tunnels(site) == [made["to c"]]
 
 
+def test_an_event_in_a_file_that_stock_began_again_and_the_old_ones_are_all_there(
+    site: Site, client: Client
+) -> None:
+    """They have the same numbers in SQLite, and none may take another's place."""
+    ours = {"type": "a.note", "stream": "s", "room": "r", "from_agent": "palace"}
+    texts = ["the first event", "the second event"]
+    for text in texts:
+        client.tool("event_append", body=text, **ours)
+    assert site.run("stop").returncode == 0
+    for path in site.palace.glob("logstream.sqlite3*"):
+        path.unlink()
+    (site.palace / "replica.json").unlink()
+    stock(site, "logstream", *EVENT, "--body", "an event of stock's")
+    for _ in range(2):  # what the first owner wrote, the second one compares
+        found = json.dumps(client.tool("event_list", stream="s"))
+        assert all(text in found for text in [*texts, "an event of stock's"]), found
+        assert site.run("stop").returncode == 0
+    said = site.run("doctor", "--drift")
+    assert said.returncode == 0, said.stdout
+
+
 def deleted_tunnels(site: Site) -> list[str]:
     records = [json.loads(line) for line in backed_up(site).splitlines() if line.strip()]
     return [one["id"] for one in records if one["deleted"] and one["kind"] == "tunnel"]

@@ -191,7 +191,8 @@ def command_in(remedy: str) -> list[str]:
 
 
 def settle(site: Site, outcome: Outcome) -> None:
-    """Do what the doctor asks for until a broker serves."""
+    """Do what the doctor asks for until a broker serves, which has seen what all others wrote."""
+    site.run("stop", timeout_s=RECOVERY_S)
     for _ in range(REMEDIES_MAX):
         started = site.run("start", timeout_s=RECOVERY_S)
         if started.returncode == 0:

@@ -312,9 +312,13 @@ def _write_row(
     known = {row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")}
     columns = [column for column in payload["row"] if column in known]
     marks = ", ".join("?" for _ in range(len(columns) + 1))
+    # Another row may have its number: stock began a new file before this one was written again.
+    # It would be replaced; so this one gets another number, which is taken over like any change.
+    query = f"SELECT 1 FROM {table.name} WHERE rowid = ?"
+    is_taken = connection.execute(query, [payload["rowid"]]).fetchone() is not None
     connection.execute(
         f"INSERT OR REPLACE INTO {table.name} (rowid, {', '.join(columns)}) VALUES ({marks})",
-        [payload["rowid"], *(payload["row"][column] for column in columns)],
+        [None if is_taken else payload["rowid"], *(payload["row"][column] for column in columns)],
     )
 
 
