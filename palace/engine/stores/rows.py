@@ -38,7 +38,8 @@ class RowPayload(TypedDict):
 class Table:
     """A table: its kind, its primary key, and what of a row its digest covers (all, if empty).
 
-    `users` are the columns, with their tables, that name its rows.
+    `users` are the columns, with their tables, that name its rows; `counter` are an author's column
+    and that of the author's own number of a row, of which there may be one each.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Table:
     key: tuple[str, ...] = ("id",)
     digest: tuple[str, ...] = ()
     users: tuple[tuple[str, str], ...] = ()
+    counter: tuple[str, str] | None = None
 
 
 GRAPH = (
@@ -58,7 +60,12 @@ GRAPH = (
 )
 # Events and artifacts are never changed by stock, so that their identities tell all.
 LOGSTREAM = (
-    Table(kind="log:event", name="events", digest=("id",)),
+    Table(
+        kind="log:event",
+        name="events",
+        digest=("id",),
+        counter=("origin_replica", "origin_seq"),
+    ),
     Table(kind="log:artifact", name="artifacts", digest=("id", "sha256")),
     Table(
         kind="log:attached",
@@ -312,14 +319,31 @@ def _write_row(
     known = {row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")}
     columns = [column for column in payload["row"] if column in known]
     marks = ", ".join("?" for _ in range(len(columns) + 1))
+    renumbered = _number(connection, table, payload["row"], known)
+    row = payload["row"] | renumbered
     # Another row may have its number: stock began a new file before this one was written again.
     # It would be replaced; so this one gets another number, which is taken over like any change.
     query = f"SELECT 1 FROM {table.name} WHERE rowid = ?"
-    is_taken = connection.execute(query, [payload["rowid"]]).fetchone() is not None
+    is_taken = bool(renumbered) or connection.execute(query, [payload["rowid"]]).fetchone()
     connection.execute(
         f"INSERT OR REPLACE INTO {table.name} (rowid, {', '.join(columns)}) VALUES ({marks})",
-        [None if is_taken else payload["rowid"], *(payload["row"][column] for column in columns)],
+        [None if is_taken else payload["rowid"], *(row[column] for column in columns)],
     )
+
+
+def _number(
+    connection: sqlite3.Connection, table: Table, row: JsonObject, known: set[str]
+) -> JsonObject:
+    """Return another number of its author's for a row whose own another row has; {} for none."""
+    if table.counter is None or not {*table.counter} <= known & row.keys():
+        return {}
+    author, number = table.counter
+    mine = [row[author], row[number]]
+    query = f"SELECT 1 FROM {table.name} WHERE {author} = ? AND {number} = ?"
+    if connection.execute(query, mine).fetchone() is None:
+        return {}
+    query = f"SELECT max({number}) + 1 FROM {table.name} WHERE {author} = ?"
+    return {number: connection.execute(query, mine[:1]).fetchone()[0]}
 
 
 Commit = Callable[[], None]
