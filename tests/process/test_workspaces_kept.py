@@ -138,7 +138,7 @@ def test_scripts_act_as_the_workspace_where_they_run(team: Site) -> None:
 def test_a_purge_takes_one_memory_and_a_removal_all_that_was_ones_own(team: Site) -> None:
     for aside in team.palace.glob("replaced-*"):
         shutil.rmtree(aside)  # which a purge names, and leaves to its owner
-    told = did(team, "purge", "mem-locked")
+    told = did(team, "purge", "mem-locked", "--stop")
     assert "No other file that palace has written holds any of it." in told
     files = [path for path in team.palace.rglob("*") if path.is_file()]
     assert [path for path in files if b"third flowerpot" in path.read_bytes()] == []
