@@ -355,7 +355,8 @@ def test_killed_owners_leave_nothing_of_what_is_given_up(storm: Storm) -> None:
 def test_killed_owners_refuse_hardly_a_call(storm: Storm) -> None:
     assert storm.calls > KILLS
     assert {code for code, _ in storm.refused} <= {QUARANTINED}, "what met two deaths"
-    assert sum(storm.refused.values()) * 20 < storm.calls
+    # A call is given up at its second death: on a slow machine many meet as few calls.
+    assert sum(storm.refused.values()) <= max(storm.calls // 20, KILLS // 3)
 
 
 def test_killed_owners_leave_a_palace_that_opens_clean(storm: Storm, tmp_path: Path) -> None:
