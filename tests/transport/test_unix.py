@@ -84,7 +84,7 @@ async def test_others_have_their_turn_between_two_pieces_of_a_long_line(
     """A client that sends faster than it is read would keep the loop to itself."""
     monkeypatch.setattr(unix, "READ_BYTES", 1000)
     stream, peer = pair
-    peer.send(b"x" * 19_999 + b"\n")
+    peer.send(b"x" * 39_999 + b"\n")
     turns = 0
 
     async def others() -> None:
@@ -95,10 +95,24 @@ async def test_others_have_their_turn_between_two_pieces_of_a_long_line(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(others)
-        assert [len(line) for line in await stream.receive_lines()] == [19_999]
+        assert [len(line) for line in await stream.receive_lines()] == [39_999]
         nursery.cancel_scope.cancel()
 
-    assert turns >= 10
+    assert turns >= 40 // unix.TURN_READS // 2  # whose turn comes first is left to chance
+
+
+async def test_each_piece_of_a_very_long_line_waits_a_little(
+    pair: tuple[LineStream, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    monkeypatch.setattr(unix, "READ_BYTES", 1000)
+    monkeypatch.setattr(unix, "PACED_BYTES", 10_000)
+    stream, peer = pair
+    peer.send(b"x" * 39_999 + b"\n")
+
+    assert [len(line) for line in await stream.receive_lines()] == [39_999]
+    assert trio.current_time() >= 29 * unix.PACE_S
 
 
 async def test_what_the_kernel_takes_leaves_without_a_task(
