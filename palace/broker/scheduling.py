@@ -134,9 +134,11 @@ class Scheduler:
             self.answer_waiting(self.failure)
             if not self.admission.reading:
                 return
+        if not self.admission.waiting:  # as at the end of most calls
+            self.admission.held = False
+            return
         now_s = trio.current_time()
-        if self.admission.waiting:
-            self._look(now_s)  # a process that was stopped may have lost its locks meanwhile
+        self._look(now_s)  # a process that was stopped may have lost its locks meanwhile
         started = self.admission.take_ready(now_s)
         batch = self._batch([job for job in started if job.group])
         for job in started:

@@ -47,7 +47,7 @@ class Fate(enum.Enum):
     IGNORE = "ignore"  # under way, or answered on this very connection
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # frozen, it would take three times as long to make
 class Arrival:
     """A line's number and fate; `payload` is what to repeat, None where stock stays silent."""
 

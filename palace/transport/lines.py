@@ -36,6 +36,8 @@ class LineSplitter:
 
         Raises WireError when a line exceeds its limit.
         """
+        if not self._buffer and data.endswith(b"\n") and len(data) <= self._line_bytes_max:
+            return data[:-1].split(b"\n")  # as most requests come: whole
         self._buffer += data
         end = self._buffer.rfind(b"\n", self._searched)
         if end >= 0:
