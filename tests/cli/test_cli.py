@@ -16,7 +16,7 @@ from palace.kernel.durations import span
 from tests.support.processes.clients import PALACE
 
 NAMES = {
-    *("shim", "serve", "ensure", "status", "stop", "start", "try", "model"),
+    *("shim", "serve", "ensure", "status", "list", "stop", "start", "try", "model"),
     *("history", "logs", "doctor", "rebuild", "purge", "backup", "restore"),
     *("deaths", "recover", "trust"),
     *("dial", "own", "expose", "config", "install", "uninstall", "service"),
@@ -27,7 +27,7 @@ GROUPS = {
     "namespace": {"add", "list", "remove"},
     "token": {"new", "list", "revoke"},
 }
-WITHOUT_PALACE = ("try", "model", "install", "uninstall")
+WITHOUT_PALACE = ("list", "try", "model", "install", "uninstall")
 
 
 def run(
