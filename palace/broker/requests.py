@@ -131,9 +131,10 @@ async def _handle(
     reply = jsonrpc.NOT_INLINE
     if request.modern or not isinstance(request, ToolCall):
         era = modern if request.modern else jsonrpc
+        lists = request.modern or request.method in jsonrpc.LISTING
         reply = era.inline_reply(
             request.message,
-            catalogue_for(state.services, session),
+            catalogue_for(state.services, session) if lists else None,
             read_only=session.hello.read_only,
         )
     if reply is jsonrpc.NOT_INLINE:

@@ -18,7 +18,7 @@ from palace.protocol.tools import Tool
 DurableCallback = Callable[[PalaceError | None], None]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # as Request: each call makes one
 class Call:
     """One `tools/call` of a session.
 

@@ -23,6 +23,7 @@ READ_ONLY_REFUSED = -32003
 
 DECODED_BYTES = 1 << 20
 
+LISTING = ("initialize", "tools/list")  # what can't be answered without a catalogue
 NOT_INLINE = object()
 BLANK = object()  # a line of nothing but white space, which stock passes over
 
@@ -170,7 +171,7 @@ def inline_reply(message: object, catalogue: "Catalogue | None", *, read_only: b
         return None
     if method == "tools/call":
         return NOT_INLINE
-    if method in ("initialize", "tools/list"):
+    if method in LISTING:
         if catalogue is None:
             return NOT_INLINE
         if method == "initialize":

@@ -62,10 +62,14 @@ class LineStream(BufferedLines):
                 return b""
             else:
                 self._is_drained = len(data) < READ_BYTES
-                self._reads = 0 if self._is_drained else self._reads + 1
-                if self._splitter.held >= PACED_BYTES and not self._is_drained:
+                if self._is_drained:
+                    self._reads = 0
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                    return data
+                self._reads += 1
+                if self._splitter.held >= PACED_BYTES:
                     await trio.sleep(PACE_S)
-                elif self._is_drained or self._reads % TURN_READS:
+                elif self._reads % TURN_READS:
                     await trio.lowlevel.checkpoint_if_cancelled()
                 else:  # a client that sends faster than it is read would keep the loop to itself
                     await trio.lowlevel.checkpoint()
