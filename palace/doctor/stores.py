@@ -24,9 +24,11 @@ def check_stores(found: Diagnostics) -> Iterator[Finding]:
     yield from (finding for _, finding in damages)
     lacks = list(check_lacking(found, tail, (store for store, _ in damages)))
     yield from lacks
+    differs = list(_differing(found))
+    yield from differs
     yield from _kept(found)
     is_ready = found.status is not None and found.status["engine"]["state"] == "ready"
-    if not damages and not lacks and (is_ready or found.is_closed()):
+    if not (damages or lacks or differs) and (is_ready or found.is_closed()):
         yield Finding(level=OK, code="stores", text="whole")
 
 
@@ -99,6 +101,21 @@ def _by_the_files(found: Diagnostics, tail: Tail) -> Iterator[tuple[str, Finding
                 text=_sentence(damage.text),
                 remedy=healing if can_heal else remedy_without_journal(damage),
             ),
+        )
+
+
+def _differing(found: Diagnostics) -> Iterator[Finding]:
+    """Yield which texts a broker found to be others than the journal's, while nobody asked it."""
+    noted = found.kernel.read_hint(found.paths.differing_texts)
+    if noted is not None:
+        text = noted.decode("utf-8", "replace")
+        yield Finding(
+            level=ERROR,
+            code="texts_differ",
+            text=f"{_sentence(text)} Bits have flipped on the disk, or a program wrote into "
+            "Chroma's database by itself. Searches show what is there now.",
+            remedy="To have the journal's texts back, and keep the old stores: palace rebuild "
+            "--stop. To take over the new ones, file them again",
         )
 
 

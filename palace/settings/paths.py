@@ -100,6 +100,10 @@ class Paths:
         return self._in_root("broker.tools.json")
 
     @property
+    def differing_texts(self) -> str:
+        return self._in_root("texts.suspect")
+
+    @property
     def journal(self) -> str:
         return self._in_root("journal")
 

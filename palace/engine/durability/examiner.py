@@ -7,9 +7,12 @@ Chroma holds on it.  A look is only believed if no call ran meanwhile, and damag
 twice.
 
 What is found is written down in the palace (`index.suspect`) before it is told: the next owner
-builds the index again because of that, though its files may look whole.
+builds the index again because of that, though its files may look whole.  Texts that are others than
+the journal's are noted as well (`texts.suspect`), for the doctor: no database tells where a bit has
+flipped in one.  They stay as they are, since a program may have meant what it wrote.
 """
 
+import json
 import logging
 import os
 import random
@@ -26,12 +29,14 @@ from palace.engine.stores.health import (
     SUSPECT,
     WHOLE_BESIDE_THE_OWNER,
     find_damage,
+    flushed_texts,
     flushed_vectors,
 )
 from palace.engine.stores.palace_stores import Stores, unopened_stores
-from palace.journal.replay import replay
+from palace.journal.replay import Replay, replay
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import say
+from palace.protocol.decoding import decode_json
 from palace.settings.config import Config
 from palace.settings.paths import Paths
 
@@ -97,6 +102,7 @@ class Examiner:
     kernel: Kernel
     calls: Callable[[], int]
     suspicion: str = ""
+    differing: str = ""
     first_s: float = FIRST_S
     _ended: threading.Event = attrs.field(factory=threading.Event)
 
@@ -121,27 +127,48 @@ class Examiner:
 
     def look(self) -> str:
         """Look once, and note what is wrong; return it, "" for nothing."""
-        problem = self._look_twice()
+        problem = self._look_twice(self._look_at_index)
+        if not problem:
+            calls, self.differing = self.calls(), ""
+            problem = self._look_twice(self._look_at_files)
+            if calls == self.calls() and not self._ended.is_set():
+                self._note_differing()
         if problem:
             logger.error("%s", problem)
             self.kernel.write_durable(f"{self.paths.root}/{SUSPECT}", problem.encode())
             self.suspicion = problem
         return problem
 
-    def _look_twice(self) -> str:
-        looks: tuple[Callable[[], str], ...] = (self._look_at_index, self._look_at_files)
-        for look in looks:
-            calls = self.calls()
-            problem = look()
-            if problem and look() and calls == self.calls() and not self._ended.is_set():
-                return problem
+    def _look_twice(self, look: Callable[[], str]) -> str:
+        calls = self.calls()
+        problem = look()
+        if problem and look() and calls == self.calls() and not self._ended.is_set():
+            return problem
         return ""
+
+    def _note_differing(self) -> None:
+        """Note which texts differ, if they still do at a second look."""
+        path = self.paths.differing_texts
+        noted = self.kernel.read_hint(path)
+        found = self.differing
+        if found:
+            self._look_at_files()
+            found = found if found == self.differing else ""
+        if not found:
+            if noted is not None:
+                self.kernel.unlink(path)
+        elif noted != found.encode():
+            logger.error("%s", found)
+            self.kernel.write_durable(path, found.encode())
 
     def _look_at_index(self) -> str:
         return sample_index(self.stores.chroma)
 
     def _look_at_files(self) -> str:
-        """Have the files read by another process; return what it finds wrong."""
+        """Have the files read by another process; return what damage it finds.
+
+        `differing` says afterwards which texts are others than the journal's.
+        """
         done = subprocess.run(
             [sys.executable, "-P", "-m", __name__, self.paths.root, self.stores.graph.path],
             stdin=subprocess.DEVNULL,
@@ -153,17 +180,21 @@ class Examiner:
         if done.returncode:
             logger.warning("the stores could not be read: %s", done.stderr.strip()[-500:])
             return ""
-        return done.stdout.strip()
+        try:
+            said = decode_json(done.stdout)
+            self.differing = str(said["differing"])
+            return str(said["damage"])
+        except (ValueError, KeyError, TypeError):  # of another version, which is installed by now
+            return ""
 
 
-def compare_with_journal(stores: Stores, journal: str, kernel: Kernel) -> str:
+def compare_vectors(stores: Stores, known: Replay) -> str:
     """Compare an index's vectors with the journal's; return what is wrong, "" for nothing.
 
     Their lengths are left out: Chroma divides by them.
     """
     import numpy as np
 
-    known = replay(journal, kernel)
     differing: dict[str, list[str]] = {}
     for collection, record, vector in flushed_vectors(stores):
         entity = (PREFIX + collection, record)
@@ -182,16 +213,36 @@ def compare_with_journal(stores: Stores, journal: str, kernel: Kernel) -> str:
     return ""
 
 
+def compare_texts(stores: Stores, known: Replay) -> str:
+    """Compare the texts of rows with the journal's; return which differ, "" for none.
+
+    Rows of which the journal knows nothing are another program's, and are taken over at an opening.
+    """
+    differing: dict[str, list[str]] = {}
+    for collection, record, text in flushed_texts(stores):
+        entity = (PREFIX + collection, record)
+        payload = known.payload(entity) if entity in known.live else None
+        if isinstance(payload, dict) and "document" in payload and payload["document"] != text:
+            differing.setdefault(collection, []).append(record)
+    return "; ".join(
+        f"{len(records)} of the records in {collection} hold another text than the journal has for "
+        f"them, such as {records[0]}"
+        for collection, records in differing.items()
+    )
+
+
 def main(root: str, graph: str) -> None:
     """Print what is wrong with the stores' files, beside the process that has them open."""
     os.nice(10)
     paths, kernel = Paths(root), Kernel()
     stores = unopened_stores(paths, Config(graph=graph, config_dir=""), kernel)
     damages = find_damage(stores, None, WHOLE_BESIDE_THE_OWNER)
-    if damages:
-        say(damages[0].text)
-    else:
-        say(compare_with_journal(stores, paths.journal, kernel))
+    said = {"damage": damages[0].text if damages else "", "differing": ""}
+    if not damages:
+        known = replay(paths.journal, kernel)
+        said["damage"] = compare_vectors(stores, known)
+        said["differing"] = compare_texts(stores, known)
+    say(json.dumps(said))
 
 
 if __name__ == "__main__":

@@ -203,6 +203,7 @@ class Rebuild:
             store.read_fingerprint()
         fingerprints = fingerprints_of(stores.all)
         self.journal.fingerprints = lambda: fingerprints
+        self.kernel.unlink(self.paths.differing_texts)  # the stores are new
         self.journal.end_adoption()  # a partial one: the stores hold what the journal does
 
 

@@ -36,6 +36,12 @@ JOIN segments v ON v.collection = c.id AND v.scope = 'VECTOR'
 JOIN segments m ON m.collection = c.id AND m.scope = 'METADATA'
 WHERE v.type = 'urn:chroma:segment/vector/hnsw-local-persisted'
 """
+_TEXTS = """
+SELECT e.id, e.embedding_id, m.string_value FROM embeddings e
+LEFT JOIN embedding_metadata m ON m.id = e.id AND m.key = 'chroma:document'
+WHERE e.segment_id = ? AND e.id > ? ORDER BY e.id LIMIT ?
+"""
+_PAGE = 100  # rows: Chroma can't commit while they are read
 _QUEUED = """
 SELECT id, operation FROM embeddings_queue WHERE topic LIKE ? AND seq_id > ? ORDER BY seq_id
 """
@@ -167,6 +173,25 @@ def flushed_vectors(stores: Stores) -> "Iterator[tuple[str, str, npt.NDArray[Any
             for record, vector in hnsw_files.vectors_of(index.directory, labels):
                 if record not in queued:
                     yield index.collection, record, vector
+
+
+def flushed_texts(stores: Stores) -> Iterator[tuple[str, str, str | None]]:
+    """Yield (collection, record, text) for the rows that nothing waits to change.
+
+    Raises sqlite3.Error.
+    """
+    with closing(connect(stores.chroma.path, Access.SHARED)) as connection:
+        # What is no text any more differs, too, and must not end the reading.
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        for found in connection.execute(_COLLECTIONS).fetchall():
+            index = _Index(stores.chroma.root, *found)
+            queued = index.queued(connection, index.rows)
+            last = 0
+            while rows := connection.execute(_TEXTS, [index.rows, last, _PAGE]).fetchall():
+                last = rows[-1][0]
+                for _, record, text in rows:
+                    if record not in queued:
+                        yield index.collection, record, text
 
 
 def _indexes(root: str, path: str, depth: Depth) -> Iterator[Damage]:

@@ -70,7 +70,7 @@ class Originals:
 
     def _in_root(self) -> Iterator[str]:
         root = self.paths.root
-        yield from (*NAMES, SUSPECT)
+        yield from (*NAMES, SUSPECT, os.path.basename(self.paths.differing_texts))
         for name in self.kernel.list_directory(root):
             if not is_chroma_file(root, name) or "drift" in name or "corrupt" in name:
                 continue

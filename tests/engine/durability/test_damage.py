@@ -16,6 +16,7 @@ import pytest
 
 from palace.doctor.examine import examine_palace, exit_code_of
 from palace.doctor.finding import ERROR, Finding
+from palace.engine.durability.examiner import compare_texts
 from palace.engine.durability.healing import heal_stores
 from palace.engine.durability.offline import hold_palace, open_stores, opened_journal
 from palace.engine.hosting.reader import what_lacks
@@ -424,6 +425,78 @@ def test_an_index_whose_files_look_whole_is_tried_while_nobody_asks(
         assert [one["store"] for one in probe.ask("health")["healed"]] == ["chroma"]
         assert answers_of(probe) == expected
         assert probe.ask("examine") == ""
+        probe.leave()
+    assert not Path(Paths(str(copied.palace)).differing_texts).exists()
+
+
+def texts_changed(palace: Path, text: str | None, collection: str = DRAWERS) -> str:
+    """Change a record's text in Chroma's database by SQL; return what it was."""
+    row = """
+    SELECT e.id FROM embeddings e JOIN segments s ON s.id = e.segment_id
+    JOIN collections c ON c.id = s.collection WHERE c.name = ? ORDER BY e.id LIMIT 1
+    """
+    with closing(sqlite3.connect(palace / "chroma.sqlite3")) as connection, connection:
+        [ident] = connection.execute(row, [collection]).fetchone()
+        where = "WHERE id = ? AND key = 'chroma:document'"
+        query = f"SELECT string_value FROM embedding_metadata {where}"
+        [before] = connection.execute(query, [ident]).fetchone()
+        query = f"UPDATE embedding_metadata SET string_value = CAST(? AS TEXT) {where}"
+        connection.execute(query, [text if text is not None else b"\xff\xfe", ident])
+    return str(before)
+
+
+@pytest.mark.parametrize("text", ["An otter dives for a key that nobody stored.", None])
+def test_a_text_in_which_a_bit_has_flipped_is_seen_while_nobody_asks(
+    copied: Site, maintenance: MaintenanceProcess, master: Master, text: str | None
+) -> None:
+    note = Path(Paths(str(copied.palace)).differing_texts)
+    before = texts_changed(copied.palace, text)
+    assert "texts_differ" not in {finding.code for finding in doctor(copied)}
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        assert probe.ask("examine") == ""  # the index is whole
+        told = note.read_text()
+        probe.leave()
+    assert told.startswith(f"1 of the records in {DRAWERS} hold another text")
+    [found] = [finding for finding in doctor(copied) if finding.code == "texts_differ"]
+    assert (found.level, "palace rebuild --stop" in found.remedy) == (ERROR, True)
+
+    maintenance.ask("rebuild", copied.palace)
+    assert not note.exists()
+    assert differing(maintenance.ask("contents", copied.palace), master.contents) == []
+    assert texts_changed(copied.palace, before) == before
+
+
+def test_rows_of_which_the_journal_knows_nothing_are_no_damage(copied: Site) -> None:
+    paths, kernel = Paths(str(copied.palace)), Kernel()
+    stores = unopened_stores(paths, load_config(paths, copied.environ(), kernel), kernel)
+    known = replay(paths.journal, kernel)
+    with closing(sqlite3.connect(copied.palace / "chroma.sqlite3")) as connection, connection:
+        query = """
+        INSERT INTO embeddings (segment_id, embedding_id, seq_id)
+        SELECT segment_id, 'elsewhere', seq_id FROM embeddings ORDER BY id LIMIT 1
+        """
+        ident = connection.execute(query).lastrowid
+        query = "INSERT INTO embedding_metadata (id, key, string_value) VALUES (?, ?, ?)"
+        connection.execute(query, [ident, "chroma:document", "from elsewhere"])
+    assert compare_texts(stores, known) == ""
+
+    texts_changed(copied.palace, "other")
+    texts_changed(copied.palace, "other", "made")
+    assert compare_texts(stores, known).count("1 of the records in ") == 2
+
+
+def test_a_text_that_is_put_right_is_told_no_longer(copied: Site) -> None:
+    note = Path(Paths(str(copied.palace)).differing_texts)
+    before = texts_changed(copied.palace, "other")
+    with Probe(copied.environ(), copied.palace) as probe:
+        probe.ask("examine")
+        assert note.exists()
+        probe.leave()
+    texts_changed(copied.palace, before)
+    with Probe(copied.environ(), copied.palace) as probe:
+        probe.ask("examine")
+        assert not note.exists()
         probe.leave()
 
 
