@@ -44,7 +44,7 @@ from tests.support.loads.light import (
     problems_of,
     sandbox,
     storm_site,
-    take_turns,
+    take_turns_and_decree,
 )
 from tests.support.loads.pool import ClientPool, RestartingClient
 from tests.support.processes.clients import Site, end_brokers, wait_until
@@ -183,7 +183,9 @@ def light_storm(root: Path, seed: int, kills: int) -> Outcome:
         return start_shim(site.environ(), f"--palace={site.palace}")
 
     everybody = [ClientHistory(number) for number in range(CLIENTS)]
-    pool = ClientPool([RestartingClient(start) for _ in everybody], everybody, take_turns)
+    pool = ClientPool(
+        [RestartingClient(start) for _ in everybody], everybody, take_turns_and_decree
+    )
     try:
         outcome = Storm(site, pool, failpoints, "light").rage(seed, kills)
     finally:
