@@ -25,6 +25,7 @@ from tests.support.engines.probe import Probe
 from tests.support.faults.killing import is_full
 from tests.support.faults.losses import LOSSES, lose_a_hallway, lose_drawers, lose_tunnels
 from tests.support.processes.clients import Site
+from tests.support.processes.sites import make_site
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
@@ -51,20 +52,27 @@ def test_doctor_names_what_a_store_lacks(copied: Site, name: str) -> None:
     assert sorted(copied.palace.parent.rglob("*")) == files, "looking leaves nothing behind"
 
 
-def test_a_comparison_with_a_store_that_cant_be_read_says_so(copied: Site) -> None:
-    with sqlite3.connect(copied.palace / "knowledge_graph.sqlite3") as connection:
+def test_a_comparison_with_a_store_that_cant_be_read_says_so(
+    tmp_path: Path, model_home: Path
+) -> None:
+    # No copy: a broker has keys, with which the other tests' palaces were not written.
+    own = make_site(tmp_path, model_home)
+    with own.session() as client:
+        client.tool("kg_add", subject="Ada", predicate="counts", object="waves")
+    assert own.run("stop").returncode == 0
+    with sqlite3.connect(own.palace / "knowledge_graph.sqlite3") as connection:
         connection.execute("DROP TABLE triples")
     connection.close()
-    said = copied.run("doctor", "--drift", "--json", timeout_s=120)
+    said = own.run("doctor", "--drift", "--json", timeout_s=120)
 
     assert said.returncode == 65, said.stderr
     found = {one["code"]: one for one in map(json.loads, said.stdout.splitlines())}
     assert "one can't be read: no such table: triples" in found["drift"]["text"]
     assert "palace start" in found["drift"]["remedy"]
-    with copied.session() as client:
+    with own.session() as client:
         client.tool("kg_stats")
-    assert copied.run("stop").returncode == 0
-    assert lacks_of(copied) == []
+    assert own.run("stop").returncode == 0
+    assert lacks_of(own) == []
 
 
 RESTORED = [
