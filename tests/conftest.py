@@ -105,8 +105,10 @@ def short_dir() -> Iterator[Path]:
     import tempfile
 
     path = Path(os.path.realpath(tempfile.mkdtemp(prefix="p-", dir="/tmp")))
+    mode = path.parent.stat().st_mode
     try:
         yield path
+        assert path.parent.stat().st_mode == mode, f"{path.parent} is everybody's"
     finally:
         end_brokers(path)
         shutil.rmtree(path)

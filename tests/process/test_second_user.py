@@ -53,7 +53,6 @@ def said(short_dir: Path) -> dict[str, str]:
     """What each user's commands say beside the owner's broker, by user and command."""
     need_root()
     short_dir.chmod(0o755)
-    short_dir.parent.chmod(0o755)
     for uid in (OWNER, ADMITTED, STRANGER):
         (short_dir / str(uid)).mkdir()
         os.chown(short_dir / str(uid), uid, uid)
