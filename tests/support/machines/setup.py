@@ -28,6 +28,7 @@ PACKAGES = {
     "scp": ("openssh-client",),
     "spin": ("spin",),
     "ssh": ("openssh-client",),
+    "ssh-keygen": ("openssh-client",),
     "ssh-keyscan": ("openssh-client",),
     "sshd": ("openssh-server",),
     "systemd-analyze": ("systemd",),

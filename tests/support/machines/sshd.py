@@ -88,12 +88,12 @@ def open_sshd(
     `forwarding`: whether it forwards sockets; `master`: whether the client shares connections;
     `known`: whether the client knows the host's key; `environ`: what its shells find set.
     """
-    server = need_command("sshd")
+    server, keygen = need_command("sshd"), need_command("ssh-keygen")
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
     for name in ("host", "user"):
         subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True
+            [keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True
         )
     shutil.copy(directory / "user.pub", directory / "authorized")
     port = free_port()
