@@ -57,9 +57,7 @@ class Sweeping:
         if tree is None or not tree.workspaces:
             return 0
         try:
-            many = await trio.to_thread.run_sync(
-                partial(sweep_all, state.services), limiter=self._limiter
-            )
+            many = await self._sweep_parts()
         except (PalaceError, sqlite3.Error, OSError) as error:  # nothing hangs on it
             logger.warning("what is over was not forgotten: %s", redacted(error))
             return 0
@@ -67,21 +65,28 @@ class Sweeping:
             logger.info("%d memories that were over are forgotten", many)
         return many
 
+    async def _sweep_parts(self) -> int:
+        many = 0
+        for _ in range(PARTS_MAX):
+            # Each in a thread of its own: an owner that leaves waits for one part, not for all.
+            part = await trio.to_thread.run_sync(
+                sweep_part, self.state.services, limiter=self._limiter
+            )
+            many += part
+            if not part:
+                break
+        return many
 
-def sweep_all(services: Services) -> int:
-    """Forget what is over, part by part; return how many memories that were.  Blocks."""
-    engine, many = services.engine, 0
-    for _ in range(PARTS_MAX):
-        session = services.kernel.token(16)
-        call = Call(request=tool_call(_MESSAGE), session=session, client="palace", party=PARTY)
-        reply = decode_json(engine.call(call).payload or b"null")
-        engine.acknowledge(session, 1)  # nobody asks for it again
-        engine.end_session(session)
-        result = reply.get("result") if isinstance(reply, dict) else None
-        if result is None:
-            break  # it says why to whoever asks for more
-        part = decode_json(result["content"][0]["text"])["forgotten"]
-        many += part
-        if not part:
-            break
-    return many
+
+def sweep_part(services: Services) -> int:
+    """Forget a part of what is over; return how many memories, 0 where it is refused.  Blocks."""
+    engine, session = services.engine, services.kernel.token(16)
+    call = Call(request=tool_call(_MESSAGE), session=session, client="palace", party=PARTY)
+    reply = decode_json(engine.call(call).payload or b"null")
+    engine.acknowledge(session, 1)  # nobody asks for it again
+    engine.end_session(session)
+    result = reply.get("result") if isinstance(reply, dict) else None
+    if result is None:
+        return 0  # it says why to whoever asks for more
+    part: int = decode_json(result["content"][0]["text"])["forgotten"]
+    return part

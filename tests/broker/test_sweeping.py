@@ -1,17 +1,18 @@
 """What is over is forgotten while the palace is in use, and that is no use of its own."""
 
+import threading
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
 
-from palace.broker.sweeping import Sweeping, sweep_all
+from palace.broker.sweeping import Sweeping, sweep_part
 from palace.engine.api import Call, Reply
 from palace.protocol.principals import OWNER
 from palace.protocol.resolver import Tree
 from palace.protocol.workspaces import Workspace
-from tests.support.brokers.owner import open_broker
+from tests.support.brokers.owner import open_broker, until
 from tests.support.engines.gated import GatedEngine
 
 TREE = Tree({"lead": Workspace(id="lead")})
@@ -75,5 +76,30 @@ async def test_a_refusal_ends_a_sweep_and_nothing_else(root: Path) -> None:
 
     engine = Refusing(tree=TREE)
     async with open_broker(root, engine) as running:
-        assert sweep_all(running.state.services) == 0
+        assert sweep_part(running.state.services) == 0
         assert engine.begun == ["sweep"]
+
+
+async def test_an_owner_that_leaves_waits_for_one_part_and_not_for_all(root: Path) -> None:
+    class Slow(SweptEngine):
+        over = 1000
+        go_on = threading.Event()
+
+        def call(self, call: Call) -> Reply:
+            reply = super().call(call)
+            if call.request.name == "palace_sweep":
+                self.go_on.wait(60)
+            return reply
+
+    engine = Slow(tree=TREE)
+    async with open_broker(root, engine) as running:
+        shim = await running.session("a")
+        shim.call("search", query="x")
+        await shim.header()
+        await shim.reply()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Sweeping(running.state).sweep)
+            await until(lambda: "sweep" in engine.begun)
+            nursery.cancel_scope.cancel()
+            engine.go_on.set()
+        assert engine.begun.count("sweep") == 1
