@@ -7,7 +7,7 @@ others the files are looked at from outside.
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
@@ -66,12 +66,14 @@ def print_all(default: Paths, environment: ShimEnvironment, *, as_json: bool) ->
 
     A palace that no broker serves is no failure; one whose broker is silent is.
     """
-    there = [one for one in known_palaces(default, environment) if one.state not in (GONE, MOVED)]
-    asked = environment.without_broker()
+    kernel, asked = Kernel(), environment.without_broker()
     code, said = 0, []
-    for one in there:
-        status, its_code = ask_status(Paths(one.path), asked)
-        code = max(code, its_code if one.state == SILENT else 0)
+    for root in _roots(default, _remembered(environment, kernel), kernel):
+        if kernel.file_id(root) is None:
+            continue
+        status, its_code = ask_status(Paths(root), asked)
+        is_absent = "why" in status and status["holder"] is None  # nobody serves, and nobody should
+        code = max(code, 0 if is_absent else its_code)
         said.append(status)
     if as_json:
         say(json.dumps(said))
@@ -85,10 +87,7 @@ def print_all(default: Paths, environment: ShimEnvironment, *, as_json: bool) ->
 def known_palaces(default: Paths, environment: ShimEnvironment) -> list[KnownPalace]:
     """Return every palace that is remembered, and the default one if it exists; by path."""
     kernel = Kernel()
-    remembered = {served.path: served for served in all_served(environment.all, kernel)}
-    roots = set(remembered)
-    if kernel.file_id(default.root) is not None:
-        roots.add(default.root)
+    remembered = _remembered(environment, kernel)
     # $MEMPALACE_BROKER names one broker, and would be asked for all of them.
     asked = environment.without_broker()
 
@@ -96,7 +95,18 @@ def known_palaces(default: Paths, environment: ShimEnvironment) -> list[KnownPal
         return _known(root, remembered.get(root), asked, kernel, is_default=root == default.root)
 
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-        return list(pool.map(look, sorted(roots)))
+        return list(pool.map(look, _roots(default, remembered, kernel)))
+
+
+def _remembered(environment: ShimEnvironment, kernel: Kernel) -> dict[str, Served]:
+    return {served.path: served for served in all_served(environment.all, kernel)}
+
+
+def _roots(default: Paths, remembered: Iterable[str], kernel: Kernel) -> list[str]:
+    roots = set(remembered)
+    if kernel.file_id(default.root) is not None:
+        roots.add(default.root)
+    return sorted(roots)
 
 
 def _known(

@@ -79,7 +79,9 @@ def test_palaces_without_a_broker_say_what_became_of_them(site: Site, other: Sit
 
     shutil.rmtree(other.palace)
     assert listed(site)["other"] | {"owner": ""} == found["other"] | {"state": "gone", "bytes": 0}
-    assert f"== {other.palace}" not in site.run("status", "--all").stdout
+    everything = site.run("status", "--all")
+    assert everything.returncode == 0, "nobody serves, and nobody should"
+    assert f"== {other.palace}" not in everything.stdout
     make_palace(other)
     assert listed(site)["other"]["state"] == "replaced"
     (other.palace / "palace_id").write_text("0" * 32 + "\n")
