@@ -1,24 +1,15 @@
 """Stock's basic tools for confined sessions: its own memories, in stock's words, and no others."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from palace.protocol.errors import Forbidden, InvalidMemory
 from palace.protocol.tools import BASIC_TOOLS
-from tests.support.stores.team import Team, team
+from tests.support.stores.team import Team
 
 FORBIDDEN, INVALID = Forbidden.wire_code, InvalidMemory.wire_code
 SECRET = "ghp_" + "a1B2c3D4e5F6" * 3
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Team:
-    office = team(tmp_path / "palace")
-    for ident, parent in (("lead", ""), ("coder", "lead"), ("tester", "lead"), ("other", "")):
-        office.add(ident, parent)
-    return office
 
 
 def add(office: Team, who: str, content: str, wing: str = "", **more: Any) -> Any:

@@ -25,15 +25,6 @@ IDS = [*"abcde"]
 NAMESPACES = [f"{kind}:{ident}" for kind in ("workspace", "team", "org") for ident in IDS]
 
 
-@pytest.fixture
-def office(tmp_path: Path) -> Team:
-    """Return a lead with two below it, and somebody else."""
-    office = team(tmp_path / "palace")
-    for ident, parent in (("lead", ""), ("coder", "lead"), ("tester", "lead"), ("other", "")):
-        office.add(ident, parent)
-    return office
-
-
 def code(reply: Any) -> int:
     return int(reply["code"])
 

@@ -1,6 +1,5 @@
 """Custom namespaces, those that end, what is over and swept, and the owner's settings."""
 
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -10,21 +9,13 @@ from palace.engine.durability.own_tools import SWEPT_MAX
 from palace.protocol.errors import Forbidden, InvalidMemory, WorkspaceRefused
 from palace.protocol.policy import Policy
 from tests.support.disks.memory import Stopped
-from tests.support.stores.team import Team, team
+from tests.support.stores.team import Team
 
 FORBIDDEN, INVALID, REFUSED = (
     kind.wire_code for kind in (Forbidden, InvalidMemory, WorkspaceRefused)
 )
 DESIGN = "custom:design"
 SECRET = "ghp_" + "a1B2c3D4e5F6" * 3
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Team:
-    office = team(tmp_path / "palace")
-    for ident, parent in (("lead", ""), ("coder", "lead"), ("tester", "lead"), ("other", "")):
-        office.add(ident, parent)
-    return office
 
 
 def code(reply: Any) -> int:

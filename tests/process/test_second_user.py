@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.machines.needs import need_root
+from tests.support.machines.needs import need_command, need_root
 from tests.support.processes.clients import PALACE
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
@@ -52,6 +52,7 @@ CALL = (
 def said(short_dir: Path) -> dict[str, str]:
     """What each user's commands say beside the owner's broker, by user and command."""
     need_root()
+    need_command("unshare")
     short_dir.chmod(0o755)
     for uid in (OWNER, ADMITTED, STRANGER):
         (short_dir / str(uid)).mkdir()
