@@ -24,7 +24,7 @@ DECODERS = {
     "mcp_hosts/tomltext.py": 2,  # names the line, which takes the error itself
     "engine/stores/chroma.py": 1,  # chromadb's own serialized schema
     "engine/embedding/minilm.py": 1,  # the model's header; its file is known by its SHA-256
-    "engine/durability/calls.py": 1,  # a reply that this process has just encoded
+    "engine/durability/refusals.py": 1,  # a reply that this process has just encoded
     "kernel/logline.py": 1,  # a value of a log of our own; it expects what that raises
     "engine/hosting/mempalace.py": 1,  # a reply of the engine in this process
 }

@@ -58,11 +58,16 @@ def _still(services: Services, session: LiveSession, principal: Principal) -> Pr
 
 
 def is_anothers(services: Services, session: LiveSession, peer: Peer, token: str) -> bool:
-    """Tell whether a process is proven to be somebody else than a session acts as."""
+    """Tell whether a process is proven to be somebody else than a session acts as.
+
+    Who goes on with what a token or the kernel has proven proves it again: a session's secret alone
+    would give its replies, and its rights, to whoever has read it.
+    """
     tree = services.engine.workspaces()
     if session.principal is None or tree is None:
         return False
-    return proven(tree, peer, token) not in (None, session.principal)
+    found = proven(tree, peer, token)
+    return found != session.principal if session.principal.confined else found is not None
 
 
 def catalogue_for(services: Services, session: LiveSession) -> Catalogue | None:

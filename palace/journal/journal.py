@@ -300,6 +300,11 @@ class Journal:
         with self._lock:
             return self.tail.reply(session, ordinal)
 
+    def reply_for(self, session: str, ordinal: int) -> str:
+        """Return the workspace for which a call's reply was recorded, "" for the owner."""
+        with self._lock:
+            return self.tail.reply_for(session, ordinal)
+
     def crashes(self, key: str) -> int:
         """Return how many owners have died while this key was unfinished."""
         with self._lock:

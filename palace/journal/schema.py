@@ -123,6 +123,12 @@ def _are_replies(value: object) -> bool:
     )
 
 
+def _are_whose(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(entry, list) and all(map(_is_reply, entry)) for entry in value.values()
+    )
+
+
 def _is_reply(value: object) -> bool:
     return (
         isinstance(value, list)
@@ -148,6 +154,7 @@ _HEADER: dict[str, Callable[[object], bool]] = {
     "open": _are_open,
     "touched": _are_touched,
     "replies": _are_replies,
+    "whose": lambda value: value is None or _are_whose(value),
     "attempts": _are_counts,
     "tries": _are_counts,
     "quarantined": _are_texts,

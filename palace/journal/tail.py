@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from palace.journal.author import Numbers
+from palace.journal.author import Numbers, told_by
 from palace.journal.record import (
     ABORT,
     ADOPT,
@@ -89,18 +89,23 @@ class Replies:
     epoch: int = 0
     forgotten: int = 0
     texts: dict[int, str] = attrs.field(factory=dict)
+    whose: dict[int, str] = attrs.field(factory=dict)  # the workspace; the owner's aren't in it
     chars: int = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.chars = sum(map(len, self.texts.values()))
 
-    def keep(self, ordinal: int, text: str) -> None:
+    def keep(self, ordinal: int, text: str, workspace: str) -> None:
         self.chars += len(text) - len(self.texts.get(ordinal, ""))
         self.texts[ordinal] = text
+        self.whose.pop(ordinal, None)
+        if workspace:
+            self.whose[ordinal] = workspace
 
     def forget(self, upto: int) -> None:
         self.forgotten = max(self.forgotten, upto)
         self.texts = {ordinal: text for ordinal, text in self.texts.items() if ordinal >= upto}
+        self.whose = {ordinal: one for ordinal, one in self.whose.items() if ordinal >= upto}
         self.chars = sum(map(len, self.texts.values()))
 
     def forget_oldest(self, chars: int) -> None:
@@ -233,7 +238,9 @@ class Tail:
         if draft.action == OUTCOME:
             self.attempts.pop(draft.key, None)
             if call is not None:
-                self._keep(call, str(payload.get("reply", "")), epoch)
+                told = told_by(payload)
+                workspace = told[0].workspace if told is not None else ""
+                self._keep(call, str(payload.get("reply", "")), workspace, epoch)
         if isinstance(at := payload.get("at"), dict):
             self._compare_from_here(at, None)
         elif is_so_far(so_far := payload.get("so_far")):
@@ -260,11 +267,11 @@ class Tail:
             return {"at": at}
         return {"so_far": {"at": at, **attrs.asdict(self.adopting)}}
 
-    def _keep(self, call: tuple[str, int], reply: str, epoch: int) -> None:
+    def _keep(self, call: tuple[str, int], reply: str, workspace: str, epoch: int) -> None:
         session, ordinal = call
         replies = self.replies.setdefault(session, Replies())
         replies.epoch = epoch
-        replies.keep(ordinal, reply)
+        replies.keep(ordinal, reply, workspace)
         if len(replies.texts) > OUTCOMES_MAX:
             replies.forget(min(replies.texts) + 1)
         # All have little: there is nothing to add up with each change.
@@ -296,6 +303,11 @@ class Tail:
         """Return the recorded reply of a call, None where none is known."""
         replies = self.replies.get(session)
         return replies.texts.get(ordinal) if replies is not None else None
+
+    def reply_for(self, session: str, ordinal: int) -> str:
+        """Return the workspace for which a call's reply was recorded, "" for the owner."""
+        replies = self.replies.get(session)
+        return replies.whose.get(ordinal, "") if replies is not None else ""
 
     def is_forgotten(self, session: str, ordinal: int, epoch: int) -> bool:
         """Tell whether an outcome may have been recorded and is not known any more.
@@ -332,6 +344,11 @@ class Tail:
 
     def header(self) -> JsonObject:
         """Return what a reader that begins here must know."""
+        whose = {
+            name: list(replies.whose.items())
+            for name, replies in self.replies.items()
+            if replies.whose
+        }
         touched = [[*entity, was.baseline, was.now] for entity, was in self.touched.items()]
         compared = {"at": self.baseline, "at_seq": self.baseline_seq, "touched": touched}
         if self.adopting is not None:
@@ -347,6 +364,8 @@ class Tail:
                 name: [replies.epoch, replies.forgotten, list(replies.texts.items())]
                 for name, replies in self.replies.items()
             },
+            # Nothing where nobody has a workspace.
+            **({"whose": whose} if whose else {}),
             "attempts": self.attempts,
             "tries": self.tries,
             "quarantined": self.quarantined,
@@ -360,8 +379,9 @@ class Tail:
     @classmethod
     def from_header(cls, payload: JsonObject, seq: int, epoch: int) -> "Tail":
         """Undo `header`, which may speak of records that follow it: those are repetitions."""
+        whose = payload.get("whose") or {}
         replies = {
-            name: Replies(then, forgotten, dict(texts))
+            name: Replies(then, forgotten, dict(texts), dict(whose.get(name, ())))
             for name, (then, forgotten, texts) in payload["replies"].items()
         }
         so_far = payload.get("so_far")

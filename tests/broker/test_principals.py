@@ -203,11 +203,13 @@ async def test_a_token_is_asked_for_at_each_call(root: Path) -> None:
         _, nobody = await told(running, wrong)
         assert nobody == Principal("", confined=True, token=digest_of("f" * 64))
 
-        # Who comes back to its session without the token is still the same.
-        again = await running.session("a", next="1")
+        # Who comes back to its session shows the token again: its secret alone is no proof.
+        again = await running.session("a", token="t" * 64, next="1")
         again.call("search", query="x")
         await again.reply()
         assert running.engine.principals[-1] == proven
+        thief = await started_in(running, "a", "/elsewhere", next="2")
+        assert await told(running, thief) == ({"name": ""}, OWNER)
         # And who goes on with the owner's session by its secret, with a token, is somebody else.
         await told(running, await started_in(running, "o", "/elsewhere"))
         other = await running.session("o", token="t" * 64)

@@ -5,7 +5,6 @@ When a client sends a call again because its owner died, the journal says what b
 recorded reply is repeated, an unfinished call was taken back and runs again.
 """
 
-import json
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
+from palace.engine.durability.refusals import failure, made_for_another, marked_as_rerun, refused
 from palace.engine.durability.swap import Exchange
 from palace.engine.stores.chroma_api import ChromaApi
 from palace.engine.stores.health import WHOLE_AT_OPENING
@@ -43,9 +43,6 @@ from palace.protocol.errors import (
     Forbidden,
     InvalidMemory,
     JournalFailed,
-    OutcomeUnknown,
-    PalaceError,
-    Quarantined,
     StoreUnavailable,
 )
 from palace.protocol.policy import ALL, DEFAULT, Policy, shows_own
@@ -58,10 +55,6 @@ from palace.settings.config import DUAL, NEVER
 
 if TYPE_CHECKING:
     from palace.engine.durability.own_tools import OpenStore, OwnTools
-
-RUN_AGAIN = (
-    "palace: the broker ended while this was under way before; it was run again from its start."
-)
 
 SWEEP = "palace_sweep"  # which forgets memories, and is own_tools' therefore
 
@@ -159,6 +152,8 @@ class DurableCalls:
             return dispatch()
         verdict = judge(call.tool.kind, maybe_ran=call.maybe_ran, trace=self._trace(call))
         if verdict is Verdict.REPEAT:
+            if self._is_anothers(call):
+                return made_for_another(call)
             text = self.journal.reply(call.session, call.ordinal) or ""
             if text == PURGED_REPLY:
                 return refused(call, Verdict.UNKNOWN)
@@ -172,13 +167,26 @@ class DurableCalls:
         with self.groups.group(call.key, non_atomic=non_atomic, author=author) as group:
             reply = dispatch()
         if call.maybe_ran and call.tool.non_atomic:
-            reply = attrs.evolve(reply, payload=_marked_as_rerun(reply.payload))
+            reply = attrs.evolve(reply, payload=marked_as_rerun(reply.payload))
         try:
             text = (reply.payload or b"").decode("utf-8", "surrogatepass")
             seq = self.groups.commit(group, text)
         except JournalFailed as error:
-            return attrs.evolve(_failure(call, error), stuck=self.groups.stuck)
+            return attrs.evolve(failure(call, error), stuck=self.groups.stuck)
         return attrs.evolve(reply, seq=seq, stuck=self.groups.stuck)
+
+    def _is_anothers(self, call: Call) -> bool:
+        """Tell whether a recorded reply was made for somebody else than who asks for it now.
+
+        What was the owner's is told to whoever isn't confined: a session that began before its
+        directory was a workspace's is that workspace with the next broker (decision 47).
+        """
+        recorded = self.journal.reply_for(call.session, call.ordinal)
+        if call.principal is None:
+            return True
+        if not recorded:
+            return call.principal.confined or self._is_confined(call)
+        return call.principal.workspace != recorded
 
     def _is_confined(self, call: Call) -> bool:
         principal = call.principal
@@ -350,7 +358,7 @@ class JournalledEngine:
         try:
             message = {**call.message, "params": redacted_values(call.message["params"])}
         except InvalidMemory as problem:
-            return _failure(call, problem)
+            return failure(call, problem)
         return answer(attrs.evolve(call, request=translated(call.request, message)))
 
     def showing(self, call: Call) -> "OwnTools | None":
@@ -455,39 +463,3 @@ def open_durable_calls(
         memory.files = StoreFiles(stores, kernel)
         memory.examiner = Examiner(stores=stores, paths=paths, kernel=kernel, calls=memory.work)
     return memory
-
-
-def refused(call: Call, verdict: Verdict) -> Reply:
-    """Return the reply to a call that is not run again."""
-    name = jsonrpc.params_of(call.message).get("name")
-    if verdict is Verdict.QUARANTINE:
-        return _failure(
-            call,
-            Quarantined(
-                f"{name} was under way when two brokers died, so it is not tried again by itself. "
-                "What it changed was taken back, or is named by `palace doctor`. Ask again if "
-                "you think that it is harmless."
-            ),
-        )
-    return _failure(
-        call,
-        OutcomeUnknown(
-            f"The broker ended before it had answered {name}, which may or may not have been "
-            "carried out. Look before you repeat it."
-        ),
-    )
-
-
-def _failure(call: Call, problem: PalaceError) -> Reply:
-    ident = jsonrpc.request_id(call.message)
-    return Reply(payload=jsonrpc.encode(jsonrpc.failure(ident, problem)))
-
-
-def _marked_as_rerun(payload: bytes | None) -> bytes | None:
-    """Add to a tool's result that it ran a second time."""
-    message = json.loads(payload or b"null")
-    result = message.get("result") if isinstance(message, dict) else None
-    if not isinstance(result, dict) or not isinstance(result.get("content"), list):
-        return payload
-    result["content"].append({"type": "text", "text": RUN_AGAIN})
-    return jsonrpc.encode(message)

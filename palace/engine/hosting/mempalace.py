@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from palace.engine.api import Call, Reply
-from palace.engine.durability.calls import JournalledEngine, open_durable_calls, refused
+from palace.engine.durability.calls import JournalledEngine, open_durable_calls
 from palace.engine.durability.healing import Health, look_at_stores
 from palace.engine.durability.owned import OwnedPalace
+from palace.engine.durability.refusals import refused
 from palace.engine.embedding.sources import Progress
 from palace.engine.embedding.supply import ModelState, ModelSupply, ModelUnavailable
 from palace.engine.hosting import adjustments
@@ -252,10 +253,8 @@ class MempalaceEngine(JournalledEngine):
     def _answer(self, call: Call) -> Reply:
         shared = call.tool.kind is Kind.QUERY and not reads_lists(call.request.name)
         trouble = self._memory.trouble(shared=shared) if self._memory is not None else ""
-        problem: PalaceError | None
-        if trouble:
-            problem = reopening(trouble)
-        else:
+        problem: PalaceError | None = reopening(trouble) if trouble else None
+        if problem is None:
             problem = self.not_permitted(call) or refusal(self._health, call.request.name)
             problem = problem or self._not_held(call)
         if problem is not None:

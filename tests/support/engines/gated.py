@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from palace.engine.api import Call, DurableCallback, Reply
-from palace.engine.durability.calls import refused
+from palace.engine.durability.refusals import refused
 from palace.engine.embedding.supply import ModelState
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue

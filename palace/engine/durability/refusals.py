@@ -1,0 +1,61 @@
+"""Replies that no tool made: to calls that are not run again, and to such as are run twice."""
+
+import json
+
+from palace.engine.api import Call, Reply
+from palace.protocol import jsonrpc
+from palace.protocol.errors import OutcomeUnknown, PalaceError, Quarantined
+from palace.protocol.resend import Verdict
+
+RUN_AGAIN = (
+    "palace: the broker ended while this was under way before; it was run again from its start."
+)
+
+
+def refused(call: Call, verdict: Verdict) -> Reply:
+    """Return the reply to a call that is not run again."""
+    name = jsonrpc.params_of(call.message).get("name")
+    if verdict is Verdict.QUARANTINE:
+        return failure(
+            call,
+            Quarantined(
+                f"{name} was under way when two brokers died, so it is not tried again by itself. "
+                "What it changed was taken back, or is named by `palace doctor`. Ask again if "
+                "you think that it is harmless."
+            ),
+        )
+    return failure(
+        call,
+        OutcomeUnknown(
+            f"The broker ended before it had answered {name}, which may or may not have been "
+            "carried out. Look before you repeat it."
+        ),
+    )
+
+
+def made_for_another(call: Call) -> Reply:
+    """Return the reply to a call whose own was recorded for somebody else."""
+    name = jsonrpc.params_of(call.message).get("name")
+    return failure(
+        call,
+        OutcomeUnknown(
+            f"What {name} was answered is recorded for whom this session acted as when it asked, "
+            "and that is somebody else than it acts as now. The call may or may not have been "
+            "carried out. Look before you repeat it."
+        ),
+    )
+
+
+def failure(call: Call, problem: PalaceError) -> Reply:
+    ident = jsonrpc.request_id(call.message)
+    return Reply(payload=jsonrpc.encode(jsonrpc.failure(ident, problem)))
+
+
+def marked_as_rerun(payload: bytes | None) -> bytes | None:
+    """Add to a tool's result that it ran a second time."""
+    message = json.loads(payload or b"null")
+    result = message.get("result") if isinstance(message, dict) else None
+    if not isinstance(result, dict) or not isinstance(result.get("content"), list):
+        return payload
+    result["content"].append({"type": "text", "text": RUN_AGAIN})
+    return jsonrpc.encode(message)
