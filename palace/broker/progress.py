@@ -14,7 +14,7 @@ TELL_S = 1.0  # between two notes; a call that is answered within it has none
 
 @attrs.define(eq=False, kw_only=True)
 class ProgressNotes:
-    """The admitted calls whose clients sent a progress token; without any, nothing runs."""
+    """The admitted calls whose clients want to know; without any, nothing runs."""
 
     services: Services
     lifecycle: Lifecycle
@@ -25,7 +25,7 @@ class ProgressNotes:
 
     def watch(self, job: Job) -> None:
         """Tell of a job that has been admitted, if its client asked for it."""
-        if job.request.progress_token is not None:
+        if job.request.progress_token is not None or job.request.may_be_task:
             self._jobs[job.key] = job
             self._wanted.unpark_all()
 

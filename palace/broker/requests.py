@@ -9,7 +9,7 @@ from palace.broker.principals import catalogue_for
 from palace.broker.scheduling import refusal_of
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
-from palace.protocol import jsonrpc, modern, wire
+from palace.protocol import jsonrpc, modern, tasks, wire
 from palace.protocol.admission import Job, Offer
 from palace.protocol.errors import (
     Busy,
@@ -146,7 +146,8 @@ async def _handle(
         return
     cancelled = session.machine.cancelled_call(request)
     if cancelled is not None:
-        state.scheduler.cancel(session, cancelled)
+        unbegun = tasks.spares_what_began(request.message)
+        state.scheduler.cancel(session, cancelled, unbegun=unbegun)
     session.reply(arrival.ordinal, None if reply is None else jsonrpc.encode(reply))
 
 

@@ -251,8 +251,15 @@ class Scheduler:
         session = self.sessions.get(job.session)
         return session if session is not None and job.ordinal in session.machine.calls else None
 
-    def cancel(self, session: LiveSession, ordinal: int) -> None:
-        """Drop a call that hasn't started, or the reply of one that has."""
+    def cancel(self, session: LiveSession, ordinal: int, *, unbegun: bool = False) -> None:
+        """Drop a call that hasn't started, or the reply of one that has.
+
+        `unbegun`: a change that has started is left alone.
+        """
+        call = session.machine.calls.get(ordinal)
+        is_change = call is not None and call.tool.kind is not Kind.QUERY
+        if unbegun and is_change and self.admission.is_running(session.id, ordinal):
+            return
         job = self.admission.cancel(session.id, ordinal)
         if job is not None and ordinal in session.machine.calls:
             self._settle(session, job, None)

@@ -110,6 +110,10 @@ class Engine(Protocol):
         """Forget a session that will never come again."""
         ...
 
+    def recorded(self, session: str, ordinal: int) -> bytes | None:
+        """Return the recorded reply of a change, whichever owner made it; None where none is."""
+        ...
+
     def resumes(self) -> bool:
         """Tell whether the next owner can decide what has become of a change that is cut off."""
         ...

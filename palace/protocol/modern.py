@@ -33,7 +33,10 @@ UNSUPPORTED_VERSION = -32022
 STOCKS_OWN = range(-32019, -31999)
 OUT_OF_RESERVED = 1000  # what is added to them, as palace's own codes have it
 
-METHODS = frozenset({"server/discover", "tools/list", "tools/call"})
+MISSING_CAPABILITY = -32021
+TASKS = f"{PREFIX}tasks"  # an extension: palace/protocol/tasks.py
+TASK_METHODS = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
+METHODS = frozenset({"server/discover", "tools/list", "tools/call"}) | TASK_METHODS
 TTL_MS = 300_000  # tools change with the engine, which may be another after any takeover
 
 
@@ -61,6 +64,41 @@ def is_handshake(message: object) -> bool:
 def client_of(message: object) -> str:
     """Return the client that a modern request names, as "name version"; "" where it doesn't."""
     return jsonrpc.client_text(meta_of(message).get(CLIENT))
+
+
+def declares_tasks(message: object) -> bool:
+    """Tell whether a request's client can be answered with a task."""
+    capabilities = meta_of(message).get(CAPABILITIES)
+    extensions = capabilities.get("extensions") if isinstance(capabilities, dict) else None
+    return isinstance(extensions, dict) and isinstance(extensions.get(TASKS), dict)
+
+
+def names_task(message: object) -> bool:
+    """Tell whether a message is a request about a task."""
+    return jsonrpc.method_of(message) in TASK_METHODS and is_modern(message)
+
+
+def task_problem(message: object) -> "dict[str, Any] | None":
+    """Return the error for a request about a task that is not as it must be."""
+    ident = jsonrpc.request_id(message)
+    if not declares_tasks(message):
+        reply = jsonrpc.error(
+            ident, MISSING_CAPABILITY, f"Missing required client capability: {TASKS}"
+        )
+        reply["error"]["data"] = {"requiredCapabilities": {"extensions": {TASKS: {}}}}
+        return reply
+    if not isinstance(jsonrpc.params_of(message).get("taskId"), str):
+        return jsonrpc.error(ident, INVALID_PARAMS, "params lack taskId, a string: say it")
+    return None
+
+
+def no_task(message: object) -> "dict[str, Any]":
+    """Return the error for a task that is not known."""
+    text = (
+        "Task not found: it has expired, or belongs to another session, or the broker that had it "
+        "ended before it was answered. Look at what its call was to change before you repeat it"
+    )
+    return jsonrpc.error(jsonrpc.request_id(message), INVALID_PARAMS, text)
 
 
 def problem(
@@ -132,22 +170,24 @@ def inline_reply(message: object, catalogue: "Catalogue | None", *, read_only: b
     refusal = problem(message, catalogue, strict=False) or unknown_method(message)
     if refusal is not None:
         return refusal
+    if method in TASK_METHODS:  # those who know tasks have looked for it before they came here
+        return task_problem(message) or no_task(message)
     if method == "tools/call" or catalogue is None:
         return jsonrpc.NOT_INLINE
     if method == "server/discover":
         told: dict[str, Any] = {
             "supportedVersions": supported(catalogue),
-            "capabilities": {"tools": {}},
+            "capabilities": {"tools": {}, "extensions": {TASKS: {}}},
         }
         scope = "public"
     else:
         told = {"tools": jsonrpc.tools_of(catalogue, read_only=read_only)}
         scope = "private"  # a session that may only read gets fewer
     cached = {"ttlMs": TTL_MS, "cacheScope": scope}
-    return jsonrpc.result(message["id"], {**_head(catalogue), **told, **cached})
+    return jsonrpc.result(message["id"], {**head_of(catalogue), **told, **cached})
 
 
-def _head(catalogue: "Catalogue | None") -> "dict[str, Any]":
+def head_of(catalogue: "Catalogue | None") -> "dict[str, Any]":
     """Return what every result begins with."""
     head: dict[str, Any] = {"resultType": "complete"}
     if catalogue is not None:
@@ -163,10 +203,10 @@ def in_modern_form(payload: bytes, ident: object, catalogue: "Catalogue | None")
     if is_plain and payload.startswith(before):
         rest = payload[len(before) :]
         comma = b"" if rest.startswith(b"}") else b", "
-        return b"".join((before, jsonrpc.encode(_head(catalogue))[1:-1], comma, rest))
+        return b"".join((before, jsonrpc.encode(head_of(catalogue))[1:-1], comma, rest))
     reply = jsonrpc.parse(payload)
     if isinstance(reply.get("result"), dict):
-        told, head = reply["result"], _head(catalogue)
+        told, head = reply["result"], head_of(catalogue)
         if isinstance(told.get("_meta"), dict):
             head["_meta"] = {**told["_meta"], **head.get("_meta", {})}
         reply["result"] = {**told, **head}

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from palace.protocol import jsonrpc
-from palace.protocol.modern import is_modern
+from palace.protocol.modern import declares_tasks, is_modern
 from palace.protocol.tools import UNKNOWN, Tool, classify_call, group_key
 from palace.protocol.weight import SHORT_BYTES, has_too_many_values, id_at_ends
 
@@ -46,7 +46,8 @@ class ToolCall(Request):
     """A `tools/call`.  `group` is what it must not share with others of its batch, "" for alone.
 
     `beneath` is the directory beneath which alone it may open what it names, "" for anywhere.
-    `progress_token` is None where its client does not ask how it comes on.
+    `progress_token` is None where its client does not ask how it comes on.  `may_be_task`: its
+    client takes a task for a reply.
     """
 
     name: str = ""
@@ -55,6 +56,7 @@ class ToolCall(Request):
     group: str = ""
     progress_token: str | int | None = None
     beneath: str = ""
+    may_be_task: bool = False
 
 
 def read_request(line: bytes, *, light: bool = False) -> Request:
@@ -85,11 +87,13 @@ def tool_call(message: dict[str, Any]) -> ToolCall:
     name = name if isinstance(name, str) else ""
     arguments = arguments if isinstance(arguments, dict) else {}
     has_meta = "_meta" in params  # most have none, and every call comes by here
+    modern = has_meta and is_modern(message)
     return ToolCall(
         message=message,
         id=message.get("id"),
         method=TOOL_CALL,
-        modern=has_meta and is_modern(message),
+        modern=modern,
+        may_be_task=modern and declares_tasks(message),
         name=name,
         tool=classify_call(name, arguments),
         arguments=arguments,

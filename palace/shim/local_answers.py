@@ -11,6 +11,7 @@ from palace.settings.paths import Paths
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from palace.protocol.oversize import IdScanner
+    from palace.protocol.tasks import Task
 
 
 UNREADABLE = object()  # stands for the message of a line that is no JSON
@@ -46,6 +47,18 @@ def inline_line(message: object, kernel: Kernel, paths: Paths, *, read_only: boo
         catalogue = load_catalogue(kernel.read_hint(paths.catalogue, 1 << 22))
     reply = modern.inline_reply(message, catalogue, read_only=read_only)
     return b"" if reply is None else _line(reply)
+
+
+def task_line(
+    task: "Task | None", ident: object, kernel: Kernel, paths: Paths, *, is_new: bool = False
+) -> bytes:
+    """Answer a request with a task, handed out or as it is now; without one, that it was heard."""
+    from palace.settings.catalogue import load_catalogue
+
+    head = modern.head_of(load_catalogue(kernel.read_hint(paths.catalogue, 1 << 22)))
+    if task is None:
+        return _line(jsonrpc.result(ident, head))
+    return _line(task.created_reply(ident, head) if is_new else task.shown_reply(ident, head))
 
 
 def client_of(message: object) -> str:

@@ -47,6 +47,10 @@ class ProgressNotes:
         self._told_s = self._kernel.monotonic()
         return progress_line(line, self._told_s - since_s, text)
 
+    def forget(self, ordinal: int) -> None:
+        """Tell no more of a call: it has been answered with a task."""
+        self._since_s.pop(ordinal, None)
+
     def seeking(self) -> bytes:
         """Return lines that tell all calls that there is no broker yet; b"" before it is time."""
         if not self._since_s or self._kernel.monotonic() < self._due_s():

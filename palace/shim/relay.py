@@ -24,6 +24,7 @@ from palace.settings.site import Site
 from palace.shim.connection import Connection
 from palace.shim.input_lines import CHUNK, LINE_BYTES_MAX, STDIN, STDOUT, ClientGone, InputLines
 from palace.shim.progress import ProgressNotes
+from palace.shim.tasks import Tasks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Relay:
         self._client_fields = client_fields(site.kernel, site.environment) | (fields or {})
         self._ledger = Ledger()
         self._progress = ProgressNotes(site.kernel, self._ledger)
+        self._tasks = Tasks(site, self._ledger, self._progress, self._accept)
         self._connector = Connector(site)
         self._connection: Connection | None = None
         self._lost_in = 0  # the epoch whose last connection ended without a goodbye, 0 for none
@@ -198,7 +200,9 @@ class Relay:
 
     def _step(self) -> None:
         reading = self._stdin_open and self._has_room()
-        ready = dict(self._poll_for(reading=reading).poll(self._timeout_ms()))
+        ready = dict(
+            self._poll_for(reading=reading).poll(self._tasks.timeout_ms(self._timeout_ms()))
+        )
         if not self._stdin_open and ready.get(STDOUT):
             raise ClientGone
         if self._connection is not None:
@@ -208,6 +212,7 @@ class Relay:
                 self._connector.advance()
             self._look_at_connector()
             self._write(self._progress.seeking())
+        self._write(self._tasks.begin_due())
         if reading and STDIN in ready:
             self._read_stdin()
         elif self._parent and self._has_lost_parent(ready):
@@ -272,8 +277,8 @@ class Relay:
                     self._header(line)
                     continue
                 ordinal, payload = wire.decode_reply(line)
-                if self._ledger.settle(ordinal) and payload:
-                    out.append(payload)
+                if self._ledger.settle(ordinal) and (kept := self._tasks.kept(ordinal, payload)):
+                    out.append(kept)
         finally:  # what was settled before a broken line is never sent again
             if out:
                 out.append(b"")
@@ -287,8 +292,9 @@ class Relay:
         elif kind == wire.WORKSPACE:
             self._workspace = fields.get("name", "")
         elif kind == wire.PROGRESS:
-            ordinal = wire.number_of(fields, "ordinal")
-            self._write(self._progress.note(ordinal, fields.get("text", "")))
+            ordinal, text = wire.number_of(fields, "ordinal"), fields.get("text", "")
+            if not self._tasks.note(ordinal, text):
+                self._write(self._progress.note(ordinal, text))
         elif kind == wire.GOODBYE:
             unrun = wire.decode_ordinals(fields.get("unrun", ""))
             self._ledger.goodbye(wire.decode_read_upto(fields), unrun)
@@ -346,8 +352,12 @@ class Relay:
             return
         if line.startswith(wire.PREFIX):
             line = b" " + line  # it would be taken for a header; it is no JSON either way
+        if told := self._tasks.answer(line):
+            self._write(told)
+            return
         ordinal = self._ledger.accept(line)
         self._progress.watch(ordinal, line)
+        self._tasks.watch(ordinal, line)
         connection = self._connection
         if connection is not None and connection.state != Connection.PARTING:
             connection.queue(ordinal, line)
@@ -401,7 +411,7 @@ class Relay:
                 )
                 reason = OutcomeUnknown(text)
             self._ledger.settle(ordinal)
-            self._say_failure(line, reason)
+            self._say_failure(ordinal, line, reason)
 
     def _give_up_poison(self) -> None:
         """Answer lines that were unanswered at so many deaths that they may be the cause."""
@@ -415,12 +425,12 @@ class Relay:
             )
             line = self._ledger.line(ordinal)
             self._ledger.settle(ordinal)
-            self._say_failure(line, OutcomeUnknown(text))
+            self._say_failure(ordinal, line, OutcomeUnknown(text))
 
-    def _say_failure(self, line: bytes, reason: PalaceError) -> None:
+    def _say_failure(self, ordinal: int, line: bytes, reason: PalaceError) -> None:
         from palace.shim.local_answers import failure_line
 
-        self._write(failure_line(line, reason))
+        self._write(self._tasks.kept(ordinal, failure_line(line, reason)))
 
     def _write(self, data: bytes) -> None:
         """Write to the client, waiting as long as it takes; raises ClientGone when it has left."""

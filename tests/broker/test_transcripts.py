@@ -26,6 +26,7 @@ GOLDEN = Path(__file__).parent / "transcripts.json"
 LEGACY = "legacy"
 VERSION = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
+DECLARED = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
 OUTSIDE = {"source": "../notes"}  # a path that no client over HTTP or TLS may name
 HEADERS = {"mcp_protocol_version": MODERN}
 
@@ -76,6 +77,13 @@ ASKED: dict[str, Any] = {
     "modern: a version that is no text": modern(request("tools/list", 1), **{VERSION: 7}),
     "modern: a call without capabilities": modern(call("search", 1), **{CAPABILITIES: None}),
     "modern: an id that is null": modern(request("tools/list", None)),
+    "modern: a task that is not known": modern(
+        request("tasks/get", 1, taskId="t"), **{CAPABILITIES: DECLARED}
+    ),
+    "modern: a task that is not named": modern(
+        request("tasks/cancel", 1), **{CAPABILITIES: DECLARED}
+    ),
+    "modern: a task of a client that knows none": modern(request("tasks/update", 1, taskId="t")),
     "modern: too many values": modern(TOO_MUCH),
     "modern: a path that is not there for others": modern(call("mine", "p", **OUTSIDE)),
 }
@@ -121,7 +129,8 @@ async def over_http(home: Path, name: str, asked: Any) -> Any:
         if name.startswith("modern"):
             meta = asked["params"]["_meta"]
             said |= {"mcp_protocol_version": str(meta[VERSION]), "mcp_method": asked["method"]}
-            said |= {"mcp_name": asked["params"].get("name", "")}
+            params = asked["params"]
+            said |= {"mcp_name": params.get("name") or params.get("taskId", "")}
         if name.endswith("says otherwise"):
             said["mcp_method"] = "tools/call"
         answer = await caller.ask("POST", "/mcp", body=line_of(asked), **said)

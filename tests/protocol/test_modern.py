@@ -41,7 +41,7 @@ def test_a_client_learns_which_versions_and_capabilities_there_are() -> None:
             "resultType": "complete",
             "_meta": SERVER,
             "supportedVersions": BOTH_ERAS,
-            "capabilities": {"tools": {}},
+            "capabilities": {"tools": {}, "extensions": {"io.modelcontextprotocol/tasks": {}}},
             "ttlMs": 300_000,
             "cacheScope": "public",
         },

@@ -63,7 +63,7 @@ def test_a_modern_client_is_answered_in_its_form(tmp_path: Path) -> None:
 
     assert found["id"] == "d"
     assert found["result"]["supportedVersions"] == ["2026-07-28", "2025-11-25", *OLDER]
-    assert found["result"]["capabilities"] == {"tools": {}}
+    assert found["result"]["capabilities"]["tools"] == {}
     assert 0 < len(listed["result"]["tools"]) < 47
     assert listed["result"]["ttlMs"] > 0
     assert answer(enveloped(request("ping")), tmp_path)["error"]["code"] == -32601

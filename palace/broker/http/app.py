@@ -22,6 +22,7 @@ import trio
 from palace.broker.http import modern
 from palace.broker.http.exchange import EVENTS, JSON, TEXT, Exchange, Gone, Refused
 from palace.broker.http.sessions import HttpSession, HttpSessions
+from palace.broker.http.tasks import HttpTasks
 from palace.broker.progress import TELL_S
 from palace.broker.reporting.metrics import CONTENT_TYPE, metrics_text
 from palace.broker.requests import parsed
@@ -29,7 +30,9 @@ from palace.broker.state import BrokerState
 from palace.protocol import jsonrpc
 from palace.protocol.budget import HTTP
 from palace.protocol.errors import PalaceError
+from palace.protocol.modern import TASK_METHODS
 from palace.protocol.request import PARSE_ERROR_REPLY, Request, ToolCall
+from palace.protocol.tasks import AFTER_S
 from palace.settings.environment import is_true
 from palace.transport.http import Receive, Scope, Send
 from palace.transport.pending import PendingRequest
@@ -51,6 +54,10 @@ class HttpApp:
     token: str
     port: int
     answers: Counter[int]
+    tasks: HttpTasks = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.tasks = HttpTasks(state=self.state)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -121,6 +128,9 @@ class HttpApp:
             if refusal is not None:
                 await exchange.answer(*refusal)
                 return
+            if request.modern and request.method in TASK_METHODS and request.id is not None:
+                await self._send(exchange, self.tasks.answer(request))
+                return
         try:
             if stands_alone:  # no session is named, and none is given
                 session = self._open(exchange, lasting=False)
@@ -176,23 +186,35 @@ class HttpApp:
         headers = {}
         if session.lasting and not exchange.header("mcp-session-id"):
             headers["mcp_session_id"] = session.ident
-        plain = exchange.accepts(JSON)
-        patience_s = PLAIN_S if EVENTS in exchange.header("accept") else float("inf")
-        pending = posting.pending
         try:
-            if await _answered(exchange, pending, patience_s if plain else 0.0) and plain:
+            if await _answered(exchange, posting.pending, posting.patience_s(exchange)):
                 payload = posting.payload()
                 status = 400 if payload == PARSE_ERROR_REPLY else 200 if payload else 202
-                await exchange.answer(status, payload, **headers)
+                await self._send(exchange, payload, status, **headers)
+            elif posting.may_be_task:
+                handle = self.tasks.begin(session, posting.pending, posting.request)
+                await self._send(exchange, handle)
+                return
             else:
                 await exchange.start_events(x_accel_buffering="no", **headers)
-                while not await _answered(exchange, pending, posting.beat_s):
+                while not await _answered(exchange, posting.pending, posting.beat_s):
                     await self._show_life(exchange, posting)
                 await exchange.last_event(posting.payload())
         except Gone:
-            self.sessions.give_up(session, pending)
+            if not session.is_task:
+                self.sessions.give_up(session, posting.pending)
             raise
         self.sessions.settle(session)
+
+    async def _send(
+        self, exchange: Exchange, payload: bytes, status: int = 200, **headers: str
+    ) -> None:
+        """Send a reply that is there, in a way that its client takes."""
+        if exchange.accepts(JSON):
+            await exchange.answer(status, payload, **headers)
+        else:
+            await exchange.start_events(x_accel_buffering="no", **headers)
+            await exchange.last_event(payload)
 
     async def _show_life(self, exchange: Exchange, posting: "Posting") -> None:
         token, text = posting.progress_token, posting.pending.progress
@@ -214,6 +236,19 @@ class Posting:
     @property
     def progress_token(self) -> str | int | None:
         return self.request.progress_token if isinstance(self.request, ToolCall) else None
+
+    @property
+    def may_be_task(self) -> bool:
+        """Tell whether its client takes a handle in place of the reply."""
+        return isinstance(self.request, ToolCall) and self.request.may_be_task
+
+    def patience_s(self, exchange: Exchange) -> float:
+        """How long to wait for a whole reply before anything is sent."""
+        if self.may_be_task:
+            return AFTER_S
+        if not exchange.accepts(JSON):
+            return 0.0
+        return PLAIN_S if EVENTS in exchange.header("accept") else float("inf")
 
     @property
     def beat_s(self) -> float:

@@ -15,7 +15,9 @@ from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.request import PARSE_ERROR_REPLY, TOO_MUCH, UNREADABLE, Request
 
 VERSION, METHOD, NAME = "mcp-protocol-version", "mcp-method", "mcp-name"
-NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"} | dict.fromkeys(
+    modern.TASK_METHODS, "taskId"
+)
 ENCODED, END = "=?base64?", "?="
 
 
@@ -49,6 +51,7 @@ def refusal(
         or modern.problem(message, catalogue)
         or _other_headers(exchange, message)
         or modern.unknown_method(message)
+        or (modern.task_problem(message) if modern.names_task(message) else None)
     )
     if reply is None:
         return None

@@ -40,12 +40,14 @@ class HttpSession:
     """One HTTP client's session.  `lasting` is False where it is for one request alone.
 
     `ident` is what its client shows to go on with it: a secret, unlike the session's own name.
+    `is_task`: its one call has become a task, and what the journal knows of it is kept.
     """
 
     ident: str
     session: LiveSession
     requests: PendingRequests
     lasting: bool
+    is_task: bool = False
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -121,7 +123,8 @@ class HttpSessions:
         session = http.session
         try:
             await serve_session(self.state, session, http.requests)
-            self.state.services.engine.end_session(session.id)
+            if not http.is_task:
+                self.state.services.engine.end_session(session.id)
         except Exception as error:
             # The session boundary: a fault in serving one client must not end the others'.
             logger.exception("an HTTP session failed")

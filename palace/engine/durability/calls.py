@@ -388,6 +388,12 @@ class JournalledEngine:
         if self._memory is not None:
             self._memory.journal.acknowledge(session, upto)
 
+    def recorded(self, session: str, ordinal: int) -> bytes | None:
+        text = self._memory.journal.reply(session, ordinal) if self._memory is not None else None
+        if text is None or text == PURGED_REPLY:
+            return None
+        return text.encode("utf-8", "surrogatepass") or None
+
     def resumes(self) -> bool:
         return self._memory is not None
 

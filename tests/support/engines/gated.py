@@ -45,6 +45,7 @@ class GatedEngine:
     change: str = ""
     tree: Tree | None = field(default_factory=Tree)
     principals: list[Principal | None] = field(default_factory=list)  # of each call
+    outcomes: dict[tuple[str, int], bytes] = field(default_factory=dict)  # an earlier owner's
     closed: bool = False
     left: int = 0  # how often it was told that its owner leaves
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -134,6 +135,9 @@ class GatedEngine:
 
     def search_fingerprint(self) -> str:
         return "light"
+
+    def recorded(self, session: str, ordinal: int) -> bytes | None:
+        return self.outcomes.get((session, ordinal))
 
     def resumes(self) -> bool:
         return self.journalled
