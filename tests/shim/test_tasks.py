@@ -76,7 +76,8 @@ def test_both_wait_as_long() -> None:
 
 def test_a_call_that_is_answered_in_time_is_none(life: Life) -> None:
     quick, slow = life.call(1), life.call(2)
-    life.call(3, DECLARED | {"io.modelcontextprotocol/clientCapabilities": {}})
+    undeclared = {"extensions": {"io.modelcontextprotocol/tasks": None}}
+    life.call(3, DECLARED | {"io.modelcontextprotocol/clientCapabilities": undeclared})
     assert life.tasks.begin_due() == b""
     life.ledger.settle(quick)
 
