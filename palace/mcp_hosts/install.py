@@ -43,7 +43,10 @@ _OCCUPIED = (
     "is there already. Make it start palace, and keep everything else of it: --replace "
     "(`palace uninstall` restores it)"
 )
-_CHANGED = "starts palace in another way than palace install wrote. Remove it anyway: --force"
+_CHANGED = (
+    "starts palace in another way than palace install wrote: whoever changed it keeps it. Remove "
+    "it all the same, and put back what palace had replaced: --force"
+)
 _CONTEXT_LINES = 1  # of a diff: the lines around may contain tokens of other servers
 
 
@@ -55,7 +58,7 @@ def install_host(target: Target, *, replace: bool, yes: bool) -> str:
         values = target.editor.parse(before.text)
         slots = target.slots(values)
         text, done = install(target.editor, before.text, slots, target.kind, replace=replace)
-        note = _standing(target, notes.find(before), values)
+        note = _standing(target, notes.find(before), values, exactly=True)
     if text == before.text:
         return _already(target, before)
     data = before.encoded(text)
@@ -75,13 +78,25 @@ def install_host(target: Target, *, replace: bool, yes: bool) -> str:
     return "\n".join(row for row in (*rows, target.hint, *_reservations(target)) if row)
 
 
-def _standing(target: Target, note: Note | None, values: object) -> Note | None:
-    """Return what a note still says: nothing, where an entry was removed or exchanged since."""
+def _standing(
+    target: Target, note: Note | None, values: object, *, exactly: bool = False
+) -> Note | None:
+    """Return what a note still says: nothing, where an entry was removed or exchanged since.
+
+    `exactly`: also where it starts palace with other words since (by another path will do).
+    Whoever wrote those will want them back, and not what was there before them.
+    """
     if note is None:
         return None
-    fillings = tuple(
-        one for one in note.installed.fillings if still_ours(values, one, target.kind) is not None
-    )
+
+    def stands(filling: Filling) -> bool:
+        found = still_ours(values, filling, target.kind)
+        if found is None or not exactly:
+            return found is not None
+        now, then = launch_of(found.value), launch_of(filling.value)  # of hooks: alike
+        return (now.wrapper, now.arguments) == (then.wrapper, then.arguments)
+
+    fillings = tuple(one for one in note.installed.fillings if stands(one))
     if not fillings:
         return None
     return attrs.evolve(note, installed=attrs.evolve(note.installed, fillings=fillings))

@@ -15,6 +15,7 @@ from palace.mcp_hosts.entries import words_of
 from palace.mcp_hosts.sources import Reader, Source
 from palace.mcp_hosts.table import McpHost
 from palace.mcp_hosts.values import ABSENT, value_at
+from palace.mcp_hosts.verdicts import denied_by_opencode, is_trusted_by_gemini
 from palace.settings.paths import home_dir
 
 ETC = "/etc"  # where whoever manages the machine keeps what counts for all of its users
@@ -79,7 +80,9 @@ class Switches:
             "claude-code": self._off_in_claude,
             "gemini-cli": self._off_in_gemini,
             "codex": self._off_in_codex,
-        }.get(self._host.name)
+            "opencode": self._off_in_opencode,
+            "vscode": self._off_in_vs_code,
+        }.get(_family_of(self._host))
         return next(iter(by(server) if by else ()), "") or next(self._listed(name), "")
 
     def off_here_by(self, source: Source, name: str, value: Any) -> str:
@@ -88,7 +91,9 @@ class Switches:
         by = {
             "claude-code": self._off_in_claude_here,
             "gemini-cli": self._off_in_gemini_here,
-        }.get(self._host.name)
+            "opencode": self._off_in_opencode_here,
+            "vscode": self._off_in_vs_code_here,
+        }.get(_family_of(self._host))
         return next(iter(by(server) if by and self._directory else ()), "")
 
     def _listed(self, name: str) -> Iterator[str]:
@@ -109,7 +114,21 @@ class Switches:
             yield path
 
     def _off_in_gemini_here(self, server: _Server) -> Iterator[str]:
+        trust = f"{self._base}/trustedFolders.json"
+        rules = self._reader.values(trust, self._host)
+        if not is_trusted_by_gemini(self._directory, rules, self._folder_trust()):
+            yield trust
         yield from self._refused_by_gemini(f"{self._directory}/.gemini/settings.json", server)
+
+    def _folder_trust(self) -> Any:
+        """Return the setting, which whoever manages the machine may have fixed."""
+        etc = f"{ETC}/gemini-cli"
+        found: Any = ABSENT
+        for path in (f"{etc}/system-defaults.json", self._user_file, f"{etc}/settings.json"):
+            told = self._reader.values(path, self._host)
+            told = value_at(told, ("security", "folderTrust", "enabled"))
+            found = told if told is not ABSENT else found
+        return found
 
     def _refused_by_gemini(self, path: str, server: _Server) -> Iterator[str]:
         told = value_at(self._reader.values(path, self._host), ("mcp",))
@@ -117,6 +136,41 @@ class Switches:
         allowed = value_at(told, ("allowed",))
         refused = name in _lower(value_at(told, ("excluded",)))
         if refused or (isinstance(allowed, list) and name not in _lower(allowed)):
+            yield path
+
+    # opencode.
+
+    def _off_in_opencode(self, server: _Server) -> Iterator[str]:
+        if self._directory and not any(self._off_in_opencode_here(server)):
+            return  # the project offers what is denied elsewhere
+        yield from self._denied_by_opencode(server, self._opencode_files())
+
+    def _off_in_opencode_here(self, server: _Server) -> Iterator[str]:
+        project = (*self._host.project, *self._host.more_project)
+        here = [f"{self._directory}/{name}" for name in project]
+        yield from self._denied_by_opencode(server, [*self._opencode_files(), *here])
+
+    def _opencode_files(self) -> list[str]:
+        return [f"{self._base}/{name}" for name in (*self._host.more_files, *self._host.files)]
+
+    def _denied_by_opencode(self, server: _Server, paths: list[str]) -> Iterator[str]:
+        files = ((path, self._reader.values(path, self._host)) for path in paths)
+        if path := denied_by_opencode(server.name, files):
+            yield path
+
+    # VS Code.
+
+    def _off_in_vs_code(self, _server: _Server) -> Iterator[str]:
+        yield from self._refused_by_vs_code(f"{self._base}/settings.json")
+
+    def _off_in_vs_code_here(self, _server: _Server) -> Iterator[str]:
+        yield from self._refused_by_vs_code(f"{self._directory}/.vscode/settings.json")
+
+    def _refused_by_vs_code(self, path: str) -> Iterator[str]:
+        """An entry in a file is no server that was installed from a registry."""
+        told = self._reader.values(path, self._host)
+        access = value_at(told, ("chat.mcp.access",))
+        if access in ("none", "registry") or value_at(told, ("chat.mcp.enabled",)) is False:
             yield path
 
     # Codex.
@@ -201,6 +255,11 @@ class Switches:
         fits = _starts if by_command else _names
         if given and not any(fits(one, server) for one in every):
             yield next(iter(given))
+
+
+def _family_of(host: McpHost) -> str:
+    """Return the host's name; VS Code's variants read the same settings."""
+    return "vscode" if host.name.startswith(("vscode", "vscodium")) else host.name
 
 
 def _claude_settings(directory: str) -> list[str]:

@@ -240,6 +240,27 @@ def test_an_entry_that_somebody_changed_is_kept_unless_forced(home: Home) -> Non
     assert file.read_text() == '{\n  "theme": "dark" // mine\n}\n'
 
 
+def test_a_palace_line_that_its_user_wrote_comes_back(home: Home) -> None:
+    """What palace had replaced before is not what they have now: it would be gone for good."""
+    stock = '{"mcpServers": {"mempalace": {"command": "mempalace-mcp", "args": []}}}\n'
+    file = home.write(".gemini/settings.json", stock)
+    home.ok("install", "gemini-cli", "--replace", "--yes")
+    theirs = stock.replace("mempalace-mcp", "/opt/palace").replace(
+        "[]", '["shim", "--palace", "/p"]'
+    )
+    file.write_text(theirs)
+
+    refused = home.run("uninstall", "gemini-cli", "--yes")
+    assert refused.returncode == 81
+    assert "whoever changed it keeps it" in refused.stderr
+    assert file.read_text() == theirs
+
+    home.ok("install", "gemini-cli", "--replace", "--yes")
+    assert "/opt/palace" not in file.read_text()
+    home.ok("uninstall", "gemini-cli", "--yes")
+    assert file.read_text() == theirs
+
+
 def test_a_host_that_wrote_its_file_again_gets_the_rest_back(home: Home) -> None:
     file = home.write(".claude.json", '{"numStartups":1}')
     home.ok("install", "claude-code", "--yes")

@@ -263,6 +263,145 @@ CASES: dict[str, tuple[str, dict[str, Any], list[str], list[str]]] = {
         [],
         ["delete mcp.mempalace from $HOME/src/x/.opencode/opencode.json"],
     ),
+    "gemini: a folder that is not trusted": (
+        "gemini-cli",
+        {
+            ".gemini/settings.json": {"mcpServers": {"mempalace": PALACE}},
+            ".gemini/trustedFolders.json": {"$HOME/src/x": "DO_NOT_TRUST", "$HOME": "TRUST_FOLDER"},
+        },
+        [],
+        [],
+    ),
+    "gemini: a folder in one that is trusted, below one that is not": (
+        "gemini-cli",
+        {
+            ".gemini/settings.json": {
+                "mcpServers": {"mempalace": PALACE},
+                "security": {"folderTrust": {"enabled": True}},
+            },
+            ".gemini/trustedFolders.json": {
+                "$HOME": "DO_NOT_TRUST",
+                "$HOME/src/other": "TRUST_PARENT",
+            },
+        },
+        ["mempalace"],
+        [],
+    ),
+    "gemini: folder trust is on, and nobody was asked yet": (
+        "gemini-cli",
+        {
+            ".gemini/settings.json": {
+                "mcpServers": {"mempalace": PALACE},
+                "security": {"folderTrust": {"enabled": True}},
+            },
+        },
+        [],
+        [],
+    ),
+    "gemini: folder trust is switched off by whoever manages the machine": (
+        "gemini-cli",
+        {
+            ".gemini/settings.json": {
+                "mcpServers": {"mempalace": PALACE},
+                "security": {"folderTrust": {"enabled": True}},
+            },
+            ".gemini/trustedFolders.json": {"$HOME/src": "DO_NOT_TRUST"},
+            "etc/gemini-cli/settings.json": {"security": {"folderTrust": {"enabled": False}}},
+        },
+        ["mempalace"],
+        [],
+    ),
+    "opencode: all of its tools are denied by a pattern": (
+        "opencode",
+        {
+            ".config/opencode/opencode.json": {
+                "mcp": {"mempalace": {"command": ["palace", "shim"]}},
+                "tools": {"mempalace*": False},
+            }
+        },
+        [],
+        [],
+    ),
+    "opencode: denied, and some of its tools offered": (
+        "opencode",
+        {
+            ".config/opencode/opencode.json": {
+                "mcp": {"mempalace": {"command": ["palace", "shim"]}},
+                "permission": {"*": "deny", "mempalace_mempalace_search": "allow"},
+            }
+        },
+        ["mempalace"],
+        [],
+    ),
+    "opencode: other tools and some of its own are denied": (
+        "opencode",
+        {
+            ".config/opencode/opencode.json": {
+                "mcp": {"mempalace": {"command": ["palace", "shim"]}},
+                "tools": {"other_*": False, "mempalace_mempalace_delete*": False},
+                "permission": {"bash": {"*": "deny"}, "edit": "deny"},
+            }
+        },
+        ["mempalace"],
+        [],
+    ),
+    "opencode: denied by the user and offered by the project": (
+        "opencode",
+        {
+            ".config/opencode/opencode.json": {
+                "mcp": {"mempalace": {"command": ["palace", "shim"]}},
+                "permission": {"mempalace_*": {"*": "deny"}},
+            },
+            "src/x/sub/opencode.json": {"permission": {"mempalace_*": "ask"}},
+        },
+        ["mempalace"],
+        [],
+    ),
+    "opencode: denied in this directory": (
+        "opencode",
+        {
+            ".config/opencode/opencode.json": LOCAL_PALACE,
+            "src/x/sub/.opencode/opencode.json": {"permission": "deny"},
+        },
+        [],
+        [],
+    ),
+    "vscode: no access to servers": (
+        "vscode",
+        {
+            ".config/Code/User/mcp.json": {"servers": {"mempalace": PALACE}},
+            ".config/Code/User/settings.json": '{"chat.mcp.access": "none", /* mine */}',
+        },
+        [],
+        [],
+    ),
+    "vscode: access to those of a registry": (
+        "vscodium",
+        {
+            ".config/VSCodium/User/mcp.json": {"servers": {"mempalace": PALACE}},
+            ".config/VSCodium/User/settings.json": {"chat.mcp.access": "registry"},
+        },
+        [],
+        [],
+    ),
+    "vscode: access to all of them": (
+        "vscode",
+        {
+            ".config/Code/User/mcp.json": {"servers": {"mempalace": PALACE}},
+            ".config/Code/User/settings.json": {"chat.mcp.access": "all"},
+        },
+        ["mempalace"],
+        [],
+    ),
+    "vscode: no access in this directory": (
+        "vscode",
+        {
+            ".config/Code/User/mcp.json": {"servers": {"mempalace": PALACE}},
+            "src/x/sub/.vscode/settings.json": {"chat.mcp.enabled": False},
+        },
+        [],
+        [],
+    ),
     "gemini: excluded by name": (
         "gemini-cli",
         {
