@@ -30,7 +30,7 @@ def recover_palace(paths: Paths, environment: ShimEnvironment, *, stop: bool) ->
     Raises PalaceReplaced where it is nowhere, and LockHeld where a broker has it elsewhere.
     """
     kernel = Kernel()
-    served = read_served(paths.root, environment.all, kernel)
+    served = _missed(paths, environment, kernel)
     if served is None or is_empty(served):
         return f"Nothing is remembered of a palace at {paths.root}: there is nothing to bring back."
     if kernel.file_id(paths.root) is None:
@@ -49,6 +49,12 @@ def recover_palace(paths: Paths, environment: ShimEnvironment, *, stop: bool) ->
         pass
     text = done[0]
     return f"{text[:1].upper()}{text[1:]}. Serve it: palace start --palace {paths.root}"
+
+
+def _missed(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> Served | None:
+    """Return what is remembered of a path, or lies in an archive of which nothing is."""
+    served = read_served(paths.root, environment.all, kernel)
+    return served or find_missing(paths, environment.all, kernel)
 
 
 def _move_back(served: Served, environment: ShimEnvironment, kernel: Kernel) -> str:
@@ -92,7 +98,7 @@ def _rest(served: Served) -> str:
 def forget_palace(paths: Paths, environment: ShimEnvironment) -> str:
     """Give up what was served at a path and is not there; return what is gone by that."""
     kernel = Kernel()
-    served = read_served(paths.root, environment.all, kernel)
+    served = _missed(paths, environment, kernel)
     if served is None:
         return f"Nothing is remembered of a palace at {paths.root}."
     saved = saved_copies(paths.root, environment.all, kernel)
@@ -101,6 +107,10 @@ def forget_palace(paths: Paths, environment: ShimEnvironment) -> str:
     removed = f" {len(saved)} saved journals were removed." if saved else ""
     if kernel.file_id(paths.root) is None or find_missing(paths, environment.all, kernel):
         forget_served(paths.root, environment.all, kernel)
+        if find_missing(paths, environment.all, kernel):  # in an archive that stays
+            given_up = Served(paths.root, served.palace_id)  # without a record: it is not missed
+            given_up.since = kernel.utc_text()
+            keep(given_up, environment.all, kernel, durable=True)
         return f"{served.name} is forgotten: the next broker begins a new one there.{removed}"
     served.lost_from = served.lost_to = 0
     served.former_id = served.saved = ""

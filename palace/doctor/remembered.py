@@ -30,14 +30,14 @@ def check_remembered(found: Diagnostics) -> Iterator[Finding]:
     served = read_served(found.paths.root, found.environ, found.kernel)
     if found.foreign is not None:
         return
+    if served is not None and not is_empty(served) and not found.exists:
+        yield _gone(found, served)
+        return
+    missing = find_missing(found.paths, found.environ, found.kernel)
+    if missing is not None:
+        yield from _replaced(found, missing)
+        return
     if served is not None and not is_empty(served):
-        if not found.exists:
-            yield _gone(found, served)
-            return
-        missing = find_missing(found.paths, found.environ, found.kernel)
-        if missing is not None:
-            yield from _replaced(found, missing)
-            return
         yield from _incomplete(found, served)
     yield from _copies(found, served)
     yield from unfinished_purge(found.paths, found.environ, found.kernel)

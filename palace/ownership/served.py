@@ -29,6 +29,8 @@ ENTRY_BYTES_MAX = 65_536
 SAVED = ".saved-"
 BESIDE = ".served.json"
 REPLACED = ".old"  # what stock's migrate calls the directory that it removes a moment later
+# What stock calls a directory in whose place it puts another one.
+ARCHIVED = (".pre-rebuild-", ".pre-migrate.", REPLACED)
 SWAP_S = 10.0
 SWAP_POLL_S = 0.05
 _TEXTS = ("path", "palace_id", "since", "moved_to", "copied_from", "former_id", "saved", "disk")
@@ -265,7 +267,7 @@ def keep(
 
 def note_hold(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel, *, held: bool) -> None:
     """Remember that brokers may not start (`palace stop --hold`), or that they may again."""
-    served = read_served(paths.root, environ, kernel)
+    served = read_served(paths.root, environ, kernel) or find_missing(paths, environ, kernel)
     if served is not None and served.held is not held:
         served.held = held
         keep(served, environ, kernel, durable=True)
@@ -294,10 +296,12 @@ def find_missing(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) -> 
     Also where the identity is there, but a broker saved the journal: that isn't there, or what is
     may be an older copy's.
     """
+    identity = kernel.read_hint(paths.palace_id, 200)
     served = read_served(paths.root, environ, kernel)
+    if served is None and not identity:
+        return find_archived(paths, kernel)
     if served is None or is_empty(served):
         return None
-    identity = kernel.read_hint(paths.palace_id, 200)
     if not identity:
         return served
     copies = saved_copies(paths.root, environ, kernel)
@@ -307,6 +311,37 @@ def find_missing(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) -> 
         return served
     is_newest = any(copy.endswith(f"{SAVED}{served.epoch}") for copy in copies)
     return served if is_newest and identity_of(identity) == served.palace_id else None
+
+
+def find_archived(paths: Paths, kernel: Kernel) -> "Served | None":
+    """Return what stock has put away from a path of which nothing is remembered, None for nothing.
+
+    A store without an identity took its place, and its journal lies in an archive beside it.  Of
+    several the one that was served last counts.  `seq` is 1: only its journal says how far it goes.
+    """
+    if kernel.file_id(paths.store) is None or kernel.list_directory(paths.journal):
+        return None
+    found = []
+    parent, name = os.path.split(paths.root)
+    for other in sorted(kernel.list_directory(parent)):
+        archive = Paths(f"{parent}/{other}")
+        if not any(other.startswith(name + ending) for ending in ARCHIVED):
+            continue
+        identity = identity_of(kernel.read_hint(archive.palace_id, 200))
+        # Strangers may write to the parent of a palace, as in /tmp.
+        is_own = kernel.is_own_file(archive.palace_id)
+        if not identity or not is_own or not kernel.list_directory(archive.journal):
+            continue
+        served = Served(paths.root, identity)
+        served.seq, served.epoch = 1, _epoch_in(archive, kernel)
+        served.held = kernel.file_id(archive.hold) is not None
+        found.append(served)
+    return max(found, key=lambda served: served.epoch, default=None)
+
+
+def _epoch_in(paths: Paths, kernel: Kernel) -> int:
+    text = (kernel.read_hint(paths.epoch, 200) or b"").decode("ascii", "replace").strip()
+    return whole_number(text) if _is_number(text) else 0
 
 
 def disk_of(root: str, kernel: Kernel) -> str:

@@ -267,6 +267,73 @@ def test_a_directory_without_its_identity_is_missed_unless_it_never_held_anythin
         check_there(paths, environ, KERNEL)
 
 
+def put_away(paths: Paths, environ: dict[str, str], ending: str) -> Path:
+    """Do what stock's commands do to a palace, and forget it."""
+    archive = Path(paths.root + ending)
+    Path(paths.root).rename(archive)
+    make(Path(paths.root))
+    Path(paths.store).touch()
+    forget_served(paths.root, environ, KERNEL)
+    return archive
+
+
+@pytest.mark.parametrize("ending", [".pre-rebuild-20260101", ".pre-migrate.20260101", ".old"])
+def test_what_stock_put_away_is_missed_though_nothing_is_remembered(
+    tmp_path: Path, environ: dict[str, str], ending: str
+) -> None:
+    paths = make(tmp_path / "palace")
+    memory = serve(paths, environ)
+    put_away(paths, environ, ending)
+
+    missing = find_missing(paths, environ, KERNEL)
+    assert missing is not None
+    assert (missing.palace_id, missing.epoch) == (memory.served.palace_id, memory.served.epoch)
+    assert missing.held is False
+
+
+def test_of_archives_the_one_that_was_served_last_is_missed(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+    first = put_away(paths, environ, ".pre-rebuild-2")
+    (first / "epoch").write_text("7\n")
+    (first / "broker.hold").touch()
+    for number, ending in (("3", ".pre-rebuild-3"), ("x", ".old")):
+        shutil.copytree(first, paths.root + ending)
+        Path(paths.root + ending, "epoch").write_text(f"{number}\n")
+        Path(paths.root + ending, "palace_id").write_text("b" * 32)
+        Path(paths.root + ending, "broker.hold").unlink()
+
+    missing = find_missing(paths, environ, KERNEL)
+    assert missing is not None
+    assert (missing.epoch, missing.held) == (7, True)
+
+
+@pytest.mark.parametrize("what", ["store", "journal", "identity", "name", "own", "note"])
+def test_what_is_no_palace_that_stock_put_away_is_not_missed(
+    tmp_path: Path, environ: dict[str, str], what: str
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+    archive = put_away(paths, environ, ".pre-rebuild-1")
+    assert find_missing(paths, environ, KERNEL) is not None
+    if what == "store":
+        Path(paths.store).unlink()  # nothing took its place
+    elif what == "journal":
+        shutil.rmtree(archive / "journal")  # nothing could be brought back
+    elif what == "identity":
+        (archive / "palace_id").unlink()
+    elif what == "name":
+        archive.rename(tmp_path / "palace-elsewhere")
+    elif what == "own":  # a link to a file of ours is no file of ours
+        (archive / "palace_id").rename(tmp_path / "id")
+        (archive / "palace_id").symlink_to(tmp_path / "id")
+    else:
+        keep(Served(paths.root, "a" * 32), environ, KERNEL)  # it was given up
+    assert find_missing(paths, environ, KERNEL) is None
+
+
 def test_a_missing_journal_is_missed_where_a_broker_has_saved_it(
     tmp_path: Path, environ: dict[str, str]
 ) -> None:

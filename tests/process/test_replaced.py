@@ -309,6 +309,56 @@ def test_stocks_rebuilt_index_is_the_same_palace(site: Site) -> None:
     assert codes(site) == {}
 
 
+@pytest.mark.parametrize("hold", [(), ("--hold",)])
+def test_stocks_archive_is_found_though_nothing_is_remembered(
+    site: Site, hold: tuple[str, ...]
+) -> None:
+    with site.session() as client:
+        drawers = file_drawers(client, range(5))
+        client.tool("kg_add", subject="bob", predicate="mends", object="nets")
+        mine, epoch = identity(site), site.record()["epoch"]
+        stop(site, *hold)
+    archive = rebuild_index(site)
+    forget_both(site)
+
+    found = codes(site)["palace_replaced"]
+    assert found["level"] == "error"
+    assert str(archive) in found["text"]
+    assert ("hold" in found["text"]) is bool(hold)
+    if hold:
+        assert refusal(site)["code"] == -31057
+    started = site.run("start")
+    assert started.returncode == 0, started.stderr
+    with site.session() as client:
+        assert client.tool("kg_query", entity="bob")["count"] == 1
+    assert identity(site) == mine
+    assert site.record()["epoch"] > epoch
+    assert (archive / "palace_id").read_text().strip() == mine
+    assert_all_there(site, drawers)
+    assert codes(site) == {}
+
+
+def test_an_archive_that_is_given_up_is_not_brought_back(site: Site) -> None:
+    with site.session() as client:
+        file_drawers(client, range(3))
+        mine = identity(site)
+        stop(site)
+    rebuild_index(site)
+    forget_both(site)
+    assert site.run("recover", "--forget").returncode == 0
+    assert codes(site) == {}
+    with site.session() as client:
+        client.tool("kg_stats")
+    assert identity(site) != mine
+
+
+def forget_both(site: Site) -> None:
+    """Remove both notes of what was served at a path."""
+    (site.palace.parent / "palace.served.json").unlink()
+    for note in (site.home / ".local/state/palace/served").glob("*.json"):
+        note.unlink()
+
+
 def test_a_directory_without_what_was_served_is_not_taken_for_a_new_palace(site: Site) -> None:
     with site.session() as client:
         file_drawers(client, range(3))

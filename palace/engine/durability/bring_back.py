@@ -41,6 +41,7 @@ from palace.ownership.lock import (
     wait_for_mempalace,
 )
 from palace.ownership.served import (
+    ARCHIVED,
     REPLACED,
     Served,
     find_missing,
@@ -57,7 +58,7 @@ from palace.settings.paths import Paths
 
 # Beside the palace, by stock's names: what `repair rebuild-index` and `repair --mode from-sqlite`
 # archive, what `migrate` copies and what it renames away, and what `repair` copies.
-ARCHIVES = (".pre-rebuild-", ".pre-migrate.", REPLACED, ".backup")
+ARCHIVES = (*ARCHIVED, ".backup")
 SCRATCH = "recover-"
 SWAP_S = 60.0  # for a stock migrate that is putting its directory in place
 SWAP_QUIET_S = 5.0
@@ -111,6 +112,7 @@ def bring_back(
     best = max(sources, key=lambda source: source.rank)
     _put_in_place(ownership, kernel, missing, best, sources)
     lost = missing.seq - best.seq
+    missing.seq = max(missing.seq, best.seq)
     if lost > 0:
         # A resent line may be among what is missing: it is answered with "unknown".
         Journal.note_lost(paths.journal, kernel)
