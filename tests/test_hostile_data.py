@@ -172,7 +172,6 @@ READERS = {
 }
 # Who reads them whoever wrote them, and why nothing comes of it.
 KEYLESS = {
-    "engine/durability/examiner.py": 1,  # in a process without keys; it only says what differs
     "engine/hosting/reader.py": 1,  # it only says what a copy of the stores lacks
     "journal/copying.py": 1,  # where the last whole line ends
     "journal/reseal.py": 2,  # lines that it has just sealed itself

@@ -104,6 +104,10 @@ class Paths:
         return self._in_root("texts.suspect")
 
     @property
+    def suspect_rows(self) -> str:
+        return self._in_root("rows.suspect")
+
+    @property
     def journal(self) -> str:
         return self._in_root("journal")
 

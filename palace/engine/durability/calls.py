@@ -14,6 +14,7 @@ import attrs
 
 from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability.adoption import ONE_GO, Adoption
+from palace.engine.durability.beside import Note, read_note
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.examiner import Examiner
 from palace.engine.durability.gated import guard_of
@@ -25,7 +26,13 @@ from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
-from palace.engine.durability.refusals import failure, made_for_another, marked_as_rerun, refused
+from palace.engine.durability.refusals import (
+    RUN_AGAIN,
+    failure,
+    made_for_another,
+    refused,
+    with_note,
+)
 from palace.engine.durability.swap import Exchange
 from palace.engine.stores.chroma_api import ChromaApi
 from palace.engine.stores.health import WHOLE_AT_OPENING
@@ -149,7 +156,10 @@ class DurableCalls:
     def answer(self, call: Call, dispatch: Callable[[], Reply]) -> Reply:
         """Dispatch a call as one group, or repeat what the journal knows of it."""
         if call.tool.kind is Kind.QUERY or not call.session:
-            return dispatch()
+            reply, doubt = dispatch(), self.examiner.doubt if self.examiner is not None else ""
+            if doubt and call.request.name in SHOW_DRAWERS:
+                reply = attrs.evolve(reply, payload=with_note(reply.payload, doubt))
+            return reply
         verdict = judge(call.tool.kind, maybe_ran=call.maybe_ran, trace=self._trace(call))
         if verdict is Verdict.REPEAT:
             if self._is_anothers(call):
@@ -167,7 +177,7 @@ class DurableCalls:
         with self.groups.group(call.key, non_atomic=non_atomic, author=author) as group:
             reply = dispatch()
         if call.maybe_ran and call.tool.non_atomic:
-            reply = attrs.evolve(reply, payload=marked_as_rerun(reply.payload))
+            reply = attrs.evolve(reply, payload=with_note(reply.payload, RUN_AGAIN))
         try:
             text = (reply.payload or b"").decode("utf-8", "surrogatepass")
             seq = self.groups.commit(group, text)
@@ -447,6 +457,7 @@ def open_durable_calls(
     recovery = Recovery(
         journal=journal, projections=stores.all, progress=progress, dual=dual, own=stores.own
     )
+    recovery.noted = read_note(paths, kernel) or Note()
     try:
         if not health.left:
             recovery.scan()
@@ -467,5 +478,7 @@ def open_durable_calls(
     memory.owner = OwnerTools(stores.register, groups, kernel)
     if not health.left:
         memory.files = StoreFiles(stores, kernel)
-        memory.examiner = Examiner(stores=stores, paths=paths, kernel=kernel, calls=memory.work)
+        memory.examiner = Examiner(
+            stores=stores, paths=paths, journal=journal, calls=memory.work, dual=dual
+        )
     return memory

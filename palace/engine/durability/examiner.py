@@ -1,15 +1,23 @@
 """Looking at open stores while no client asks for anything.
 
 What a look at files can't show is tried: a sample of each index's vectors is asked for itself, and
-must find itself.  And the files are read whole, vectors against the journal's, by a process of its
-own: that may take seconds, and a database that is closed in this process would drop the locks that
-Chroma holds on it.  A look is only believed if no call ran meanwhile, and damage only if it is seen
-twice.
+must find itself.  And the files are read whole, vectors and rows against the journal's, by a
+process of its own: that may take seconds, and a database that is closed in this process would drop
+the locks that Chroma holds on it.  A look is only believed if no call ran meanwhile, and damage
+only if it is seen twice; which rows are there is known beside calls, too (beside.py).
 
-What is found is written down in the palace (`index.suspect`) before it is told: the next owner
-builds the index again because of that, though its files may look whole.  Texts that are others than
-the journal's are noted as well (`texts.suspect`), for the doctor: no database tells where a bit has
-flipped in one.  They stay as they are, since a program may have meant what it wrote.
+| what is found | what is done |
+|---|---|
+| an index finds less, or holds other vectors | the next owner builds it again (`index.suspect`) |
+| rows are missing, or in no record | the next owner writes them, or adopts them (`rows.suspect`) |
+| rows say something else | they stay: a program may have meant it (`texts.suspect`) |
+
+It is written down in the palace before it is told.  What another owner would not help against is
+said in each reply that it may have made poorer (`doubt`): rows that say something else, that are
+missing from a store which nothing is written to (dual), or that an owner has been told of before.
+
+No call is needed for a look that comes early: where Chroma's database has changed, and nothing of
+ours has, some other program has written into it.
 """
 
 import json
@@ -24,24 +32,35 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
+from palace.engine.durability.beside import (
+    Comparison,
+    Differences,
+    Note,
+    differences_of,
+    read_note,
+    write_note,
+)
 from palace.engine.stores.chroma import COLLECTION, PREFIX, Chroma, vector_of
 from palace.engine.stores.health import (
     SUSPECT,
     WHOLE_BESIDE_THE_OWNER,
     find_damage,
-    flushed_texts,
     flushed_vectors,
 )
 from palace.engine.stores.palace_stores import Stores, unopened_stores
+from palace.journal.journal import Journal
 from palace.journal.replay import Replay, replay
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import say
+from palace.ownership.keys import known_keys
 from palace.protocol.decoding import decode_json
 from palace.settings.config import Config
+from palace.settings.environment import read_environment
 from palace.settings.paths import Paths
 
 if TYPE_CHECKING:
     from palace.engine.stores.chroma_api import RecordPayload
+    from palace.journal.record import JsonObject
 
 QUIET_S = 5.0  # without a call
 FIRST_S = 60.0  # after the palace was opened
@@ -50,6 +69,7 @@ SAMPLE = 24
 MISSES_SHARE = 0.25  # of a sample; an index finds nearly all of its vectors, if not all
 NEAR = 1e-3  # another record may hold the same vector
 WAIT_S = 300.0
+ASK = "palace doctor says what helps."
 
 logger = logging.getLogger("palace.journal")
 
@@ -94,45 +114,71 @@ def _ask(chroma: Chroma, kind: str) -> tuple[int, int]:
 class Examiner:
     """A thread that looks now and then.  A daemon: it may die at any step.
 
-    `calls` returns a number that changes with each call.  `suspicion` is what it has found.
+    `calls` returns a number that changes with each call.  `suspicion` is what it has found that
+    another owner mends, `doubt` a sentence about what stays.
     """
 
     stores: Stores
     paths: Paths
-    kernel: Kernel
+    journal: Journal
     calls: Callable[[], int]
+    dual: bool = False
     suspicion: str = ""
-    differing: str = ""
+    doubt: str = ""
     first_s: float = FIRST_S
+    _found: Differences | None = None  # by the last look at the files; None: it failed
     _ended: threading.Event = attrs.field(factory=threading.Event)
 
+    @property
+    def kernel(self) -> Kernel:
+        return self.journal.kernel
+
     def start(self) -> None:
+        """Begin, after a recovery: what the last owner has noted was seen to."""
+        noted = read_note(self.paths, self.kernel)
+        if noted is not None and noted.entities():
+            settled = Note(text=noted.text, changed=noted.changed)
+            write_note(self.paths, self.kernel, settled)
+        self.doubt = _doubt("", self._noted_changed())
         threading.Thread(target=self._serve, name="palace-examiner", daemon=True).start()
 
     def end(self) -> None:
         self._ended.set()
 
     def _serve(self) -> None:
-        pause_s = self.first_s
-        while not self._ended.wait(pause_s):
-            calls = self.calls()
-            if self._ended.wait(QUIET_S):
-                return
-            if calls != self.calls():  # not now: somebody works
-                pause_s = QUIET_S
-                continue
-            pause_s = EVERY_S
+        monotonic = self.kernel.monotonic
+        due_s, early_s = monotonic() + self.first_s, monotonic()
+        calls, written = -1, Written()
+        while not self._ended.wait(QUIET_S):
+            before, calls = calls, self.calls()
+            last, written = written, self._written()
+            is_foreign = written.by_others(last) and monotonic() >= early_s
+            if not is_foreign and (monotonic() < due_s or before != calls):
+                continue  # not now: somebody works, or there is no need
             if self.look():
                 return
+            due_s, early_s = monotonic() + EVERY_S, monotonic() + self.first_s
+
+    def _written(self) -> "Written":
+        """Return what is known of the last write to Chroma's database."""
+        if self.journal.tail.open:
+            return Written()
+        seq, path = self.journal.seq, self.stores.chroma.path
+        return Written(seq, [self.kernel.signature(path + end) for end in ("", "-wal")])
 
     def look(self) -> str:
-        """Look once, and note what is wrong; return it, "" for nothing."""
+        """Look once, and note what is wrong; return what another owner mends, "" for nothing."""
         problem = self._look_twice(self._look_at_index)
         if not problem:
-            calls, self.differing = self.calls(), ""
+            calls = self.calls()
             problem = self._look_twice(self._look_at_files)
-            if calls == self.calls() and not self._ended.is_set():
-                self._note_differing()
+            found = self._found
+            if not problem and found is not None and not self._ended.is_set():
+                is_quiet = calls == self.calls()
+                changed = self._note_changed(found) if is_quiet else self._noted_changed()
+                self.suspicion = self._note_rows(found)
+                self.doubt = _doubt("" if self.suspicion else found.told(), changed)
+                return self.suspicion
         if problem:
             logger.error("%s", problem)
             self.kernel.write_durable(f"{self.paths.root}/{SUSPECT}", problem.encode())
@@ -146,20 +192,44 @@ class Examiner:
             return problem
         return ""
 
-    def _note_differing(self) -> None:
-        """Note which texts differ, if they still do at a second look."""
+    def _noted_changed(self) -> str:
+        noted = self.kernel.read_hint(self.paths.differing_texts)
+        return (noted or b"").decode("utf-8", "replace")
+
+    def _note_changed(self, found: Differences) -> str:
+        """Note which rows say something else, if they still do at a second look; return it."""
         path = self.paths.differing_texts
         noted = self.kernel.read_hint(path)
-        found = self.differing
-        if found:
+        told = found.changed()
+        if told:
             self._look_at_files()
-            found = found if found == self.differing else ""
-        if not found:
+            if self._found is None:
+                return self._noted_changed()
+            told = told if told == self._found.changed() else ""
+        if not told:
             if noted is not None:
                 self.kernel.unlink(path)
-        elif noted != found.encode():
-            logger.error("%s", found)
-            self.kernel.write_durable(path, found.encode())
+        elif noted != told.encode():
+            logger.error("%s", told)
+            self.kernel.write_durable(path, told.encode())
+        return told
+
+    def _note_rows(self, found: Differences) -> str:
+        """Note what is missing or foreign; return it if another owner mends that."""
+        noted, told = read_note(self.paths, self.kernel), found.told()
+        changed = found.altered()
+        if not told and not changed:
+            if noted is not None:
+                self.kernel.unlink(self.paths.suspect_rows)
+            return ""
+        note = Note(text=told, missing=found.missing, foreign=found.foreign, changed=changed)
+        if note != noted:
+            write_note(self.paths, self.kernel, note)
+        if not told:
+            return ""
+        logger.error("%s", told)
+        was_told = noted is not None and noted.text == told
+        return "" if was_told or (self.dual and found.missing) else told
 
     def _look_at_index(self) -> str:
         return sample_index(self.stores.chroma)
@@ -167,8 +237,9 @@ class Examiner:
     def _look_at_files(self) -> str:
         """Have the files read by another process; return what damage it finds.
 
-        `differing` says afterwards which texts are others than the journal's.
+        `_found` says afterwards which rows are others than the journal's.
         """
+        self._found = None
         done = subprocess.run(
             [sys.executable, "-P", "-m", __name__, self.paths.root, self.stores.graph.path],
             stdin=subprocess.DEVNULL,
@@ -182,10 +253,28 @@ class Examiner:
             return ""
         try:
             said = decode_json(done.stdout)
-            self.differing = str(said["differing"])
+            self._found = differences_of(said["rows"]) if said["rows"] is not None else None
             return str(said["damage"])
         except (ValueError, KeyError, TypeError):  # of another version, which is installed by now
             return ""
+
+
+@attrs.frozen
+class Written:
+    """The journal's last record, and what a file was then; nothing while a change is under way."""
+
+    seq: int = -1
+    signature: object = None
+
+    def by_others(self, before: "Written") -> bool:
+        """Tell whether a file has changed since `before`, and nothing of ours has."""
+        is_still = self.seq == before.seq and self.seq >= 0
+        return is_still and self.signature != before.signature
+
+
+def _doubt(told: str, changed: str) -> str:
+    clauses = "; ".join(clause for clause in (told, changed) if clause)
+    return f"This reply may not be what was stored: {clauses}. {ASK}" if clauses else ""
 
 
 def compare_vectors(stores: Stores, known: Replay) -> str:
@@ -213,35 +302,22 @@ def compare_vectors(stores: Stores, known: Replay) -> str:
     return ""
 
 
-def compare_texts(stores: Stores, known: Replay) -> str:
-    """Compare the texts of rows with the journal's; return which differ, "" for none.
-
-    Rows of which the journal knows nothing are another program's, and are taken over at an opening.
-    """
-    differing: dict[str, list[str]] = {}
-    for collection, record, text in flushed_texts(stores):
-        entity = (PREFIX + collection, record)
-        payload = known.payload(entity) if entity in known.live else None
-        if isinstance(payload, dict) and "document" in payload and payload["document"] != text:
-            differing.setdefault(collection, []).append(record)
-    return "; ".join(
-        f"{len(records)} of the records in {collection} hold another text than the journal has for "
-        f"them, such as {records[0]}"
-        for collection, records in differing.items()
-    )
-
-
 def main(root: str, graph: str) -> None:
     """Print what is wrong with the stores' files, beside the process that has them open."""
     os.nice(10)
     paths, kernel = Paths(root), Kernel()
     stores = unopened_stores(paths, Config(graph=graph, config_dir=""), kernel)
     damages = find_damage(stores, None, WHOLE_BESIDE_THE_OWNER)
-    said = {"damage": damages[0].text if damages else "", "differing": ""}
+    said: JsonObject = {"damage": damages[0].text if damages else "", "rows": None}
     if not damages:
-        known = replay(paths.journal, kernel)
+        keys = known_keys(paths, read_environment().all, kernel)
+        known = replay(paths.journal, kernel, keys=keys)
         said["damage"] = compare_vectors(stores, known)
-        said["differing"] = compare_texts(stores, known)
+        said["rows"] = attrs.asdict(
+            Comparison(
+                stores=stores, known=known, directory=paths.journal, kernel=kernel, keys=keys
+            ).run()
+        )
     say(json.dumps(said))
 
 

@@ -203,7 +203,8 @@ class Rebuild:
             store.read_fingerprint()
         fingerprints = fingerprints_of(stores.all)
         self.journal.fingerprints = lambda: fingerprints
-        self.kernel.unlink(self.paths.differing_texts)  # the stores are new
+        for note in (self.paths.differing_texts, self.paths.suspect_rows):
+            self.kernel.unlink(note)  # the stores are new
         self.journal.end_adoption()  # a partial one: the stores hold what the journal does
 
 

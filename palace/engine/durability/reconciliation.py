@@ -26,7 +26,8 @@ class Reconciliation:
     among the drawers.  What a palace that shares the store has taken back (`taken_back`) is neither
     lost nor former.  With `held` the store is not written: where it would have to be, its name is
     put there.  An own store (`is_own`) is written by no other program, so that it is made what the
-    journal says.
+    journal says.  What an owner has `missed` in a store that it had to itself was lost, too,
+    whatever was done with the store since; what had `changed` there by itself is left alone.
     """
 
     journal: Journal
@@ -40,6 +41,8 @@ class Reconciliation:
     by_id: dict[str, set[int]]
     held: set[str] | None = None
     is_own: bool = False
+    missed: frozenset[Entity] = frozenset()
+    changed: frozenset[Entity] = frozenset()
     _taken_back: Collection[int] = attrs.field(init=False)
 
     @_taken_back.default
@@ -72,7 +75,11 @@ class Reconciliation:
         old: list[str] = []
         for batch in in_batches(self.projection.scan(kind)):
             there.update(ident for ident, _ in batch)
-            changed = [entry for entry in batch if not self._is_ours(kind, entry)]
+            changed = [
+                entry
+                for entry in batch
+                if (kind, entry[0]) not in self.changed and not self._is_ours(kind, entry)
+            ]
             former = [ident for ident, payload in changed if self._is_former(kind, ident, payload)]
             if former:
                 old += [ident for ident in former if (kind, ident) in self.known.live]
@@ -91,15 +98,14 @@ class Reconciliation:
         ]
         gone = {ident for ident in missing if not self._was_lost((kind, ident))}
         append_adopted(self.journal, kind, [(ident, None) for ident in gone])
-        if self.lost:
+        if self.lost or self.missed:
             self._restore(kind, [*old, *(ident for ident in missing if ident not in gone)])
 
     def _was_lost(self, entity: Entity) -> bool:
         """Tell whether what the store lacks is to be written again, rather than deleted by now."""
         is_known = self.journal.tail.is_settled(self.known.live[entity].seq)
-        return (
-            self.lost and is_known and entity not in self.believed and not self._is_undone(entity)
-        )
+        is_lost = self.lost or entity in self.missed
+        return is_lost and is_known and entity not in self.believed and not self._is_undone(entity)
 
     def _is_undone(self, entity: Entity) -> bool:
         """Tell whether the palace that made an entity what the journal knows has taken it back."""

@@ -34,6 +34,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from palace.engine.durability.beside import Note
 from palace.engine.durability.reconciliation import (
     Reconciliation,
     among,
@@ -74,7 +75,8 @@ class Recovery:
     """One opening.  Call `scan` before any store is open, then `run`.
 
     `dual`: it writes to the journal alone.  `held` are the stores that lack something then.  `own`
-    names stores that no other program writes: what differs in one is not adopted.
+    names stores that no other program writes: what differs in one is not adopted.  `noted` is what
+    an owner before this one missed in a store that it had to itself.
     """
 
     journal: Journal
@@ -82,6 +84,7 @@ class Recovery:
     progress: Progress
     dual: bool = False
     own: frozenset[str] = frozenset()
+    noted: Note = attrs.field(factory=Note)
     held: set[str] = attrs.field(factory=set)
     suspects: list[Projection] = attrs.field(factory=list)
     # The ids of all entities by store and kind, where there is anything to adopt.
@@ -101,7 +104,7 @@ class Recovery:
             self._held_before = tail.held_back
             for projection in self.projections:
                 then = self._then(projection)
-                is_held = projection.name in self._held_before
+                is_held = projection.name in self._held_before or self._is_noted(projection)
                 if then is None or self._differs(projection, then) or is_held:
                     self.suspects.append(projection)
         if tail.baseline is None or tail.adopting is not None or self.suspects:
@@ -109,6 +112,9 @@ class Recovery:
                 projection.name: {kind: projection.ids(kind) for kind in projection.kinds()}
                 for projection in self.projections
             }
+
+    def _is_noted(self, projection: Projection) -> bool:
+        return any(projection.owns(kind) for kind, _ in self.noted.entities())
 
     def _then(self, projection: Projection) -> Json:
         """Return a store's fingerprint in the baseline, None where it had none.
@@ -200,7 +206,7 @@ class Recovery:
         then = self._then(projection)
         if then is None or self._is_lost(projection, then) or projection.is_older(then):
             return False
-        ours = {*tail.touched, *states_of(tail.open.values())}
+        ours = {*tail.touched, *states_of(tail.open.values()), *self.noted.lost()}
         return not any(projection.owns(kind) for kind, _ in ours)
 
     @property
@@ -262,6 +268,8 @@ class Recovery:
             held=self.held if self.dual else None,
             # Of what the journal lacks, or has not come to yet, the store may know more.
             is_own=projection.name in self.own and not self._is_partial,
+            missed=self.noted.lost(),
+            changed=self.noted.left(),
             past=self._past_of(projection) if lost else {},
             by_id=by_id_of(known) if lost else {},
         )

@@ -51,11 +51,11 @@ def failure(call: Call, problem: PalaceError) -> Reply:
     return Reply(payload=jsonrpc.encode(jsonrpc.failure(ident, problem)))
 
 
-def marked_as_rerun(payload: bytes | None) -> bytes | None:
-    """Add to a tool's result that it ran a second time."""
+def with_note(payload: bytes | None, text: str) -> bytes | None:
+    """Add a text to a tool's result, after its own."""
     message = json.loads(payload or b"null")
     result = message.get("result") if isinstance(message, dict) else None
     if not isinstance(result, dict) or not isinstance(result.get("content"), list):
         return payload
-    result["content"].append({"type": "text", "text": RUN_AGAIN})
+    result["content"].append({"type": "text", "text": text})
     return jsonrpc.encode(message)

@@ -36,11 +36,14 @@ JOIN segments v ON v.collection = c.id AND v.scope = 'VECTOR'
 JOIN segments m ON m.collection = c.id AND m.scope = 'METADATA'
 WHERE v.type = 'urn:chroma:segment/vector/hnsw-local-persisted'
 """
-_TEXTS = """
-SELECT e.id, e.embedding_id, m.string_value FROM embeddings e
-LEFT JOIN embedding_metadata m ON m.id = e.id AND m.key = 'chroma:document'
-WHERE e.segment_id = ? AND e.id > ? ORDER BY e.id LIMIT ?
+_ROWS = """
+SELECT id, embedding_id FROM embeddings WHERE segment_id = ? AND id > ? ORDER BY id LIMIT ?
 """
+_SAID = """
+SELECT id, key, string_value, int_value, float_value, bool_value FROM embedding_metadata
+WHERE id IN
+"""
+_TEXT = "chroma:document"
 _PAGE = 100  # rows: Chroma can't commit while they are read
 _QUEUED = """
 SELECT id, operation FROM embeddings_queue WHERE topic LIKE ? AND seq_id > ? ORDER BY seq_id
@@ -175,8 +178,8 @@ def flushed_vectors(stores: Stores) -> "Iterator[tuple[str, str, npt.NDArray[Any
                     yield index.collection, record, vector
 
 
-def flushed_texts(stores: Stores) -> Iterator[tuple[str, str, str | None]]:
-    """Yield (collection, record, text) for the rows that nothing waits to change.
+def flushed_rows(stores: Stores) -> Iterator[tuple[str, str, JsonObject]]:
+    """Yield (collection, record, its text and metadata) for the rows that nothing waits to change.
 
     Raises sqlite3.Error.
     """
@@ -187,11 +190,26 @@ def flushed_texts(stores: Stores) -> Iterator[tuple[str, str, str | None]]:
             index = _Index(stores.chroma.root, *found)
             queued = index.queued(connection, index.rows)
             last = 0
-            while rows := connection.execute(_TEXTS, [index.rows, last, _PAGE]).fetchall():
-                last = rows[-1][0]
-                for _, record, text in rows:
+            while rows := dict(connection.execute(_ROWS, [index.rows, last, _PAGE]).fetchall()):
+                said = _said_by(connection, list(rows))
+                last = max(rows)
+                for number, record in rows.items():
                     if record not in queued:
-                        yield index.collection, record, text
+                        yield index.collection, record, said[number]
+
+
+def _said_by(connection: sqlite3.Connection, numbers: list[int]) -> dict[int, JsonObject]:
+    """Return the texts and metadata of rows, by their numbers."""
+    said: dict[int, JsonObject] = {n: {"document": None, "metadata": {}} for n in numbers}
+    marks = ", ".join("?" for _ in numbers)
+    for number, key, text, whole, real, truth in connection.execute(f"{_SAID} ({marks})", numbers):
+        if key == _TEXT:
+            said[number]["document"] = text
+        elif not key.startswith("chroma:"):
+            truths = None if truth is None else bool(truth)
+            values = (value for value in (text, whole, real, truths) if value is not None)
+            said[number]["metadata"][key] = next(values, None)
+    return said
 
 
 def _indexes(root: str, path: str, depth: Depth) -> Iterator[Damage]:

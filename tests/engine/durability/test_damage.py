@@ -16,7 +16,7 @@ import pytest
 
 from palace.doctor.examine import examine_palace, exit_code_of
 from palace.doctor.finding import ERROR, Finding
-from palace.engine.durability.examiner import compare_texts
+from palace.engine.durability.beside import Comparison, Differences
 from palace.engine.durability.healing import heal_stores
 from palace.engine.durability.offline import hold_palace, open_stores, opened_journal
 from palace.engine.hosting.reader import what_lacks
@@ -26,6 +26,7 @@ from palace.journal.replay import no_progress, replay
 from palace.kernel.kernel import Kernel
 from palace.ownership import exclusive
 from palace.protocol.errors import StoreUnavailable
+from palace.protocol.keyring import ANYBODYS
 from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -470,7 +471,14 @@ def test_a_text_in_which_a_bit_has_flipped_is_seen_while_nobody_asks(
 def test_rows_of_which_the_journal_knows_nothing_are_no_damage(copied: Site) -> None:
     paths, kernel = Paths(str(copied.palace)), Kernel()
     stores = unopened_stores(paths, load_config(paths, copied.environ(), kernel), kernel)
-    known = replay(paths.journal, kernel)
+
+    def compared() -> Differences:
+        known = replay(paths.journal, kernel)
+        return Comparison(
+            stores=stores, known=known, directory=paths.journal, kernel=kernel, keys=ANYBODYS
+        ).run()
+
+    assert compared() == Differences()
     with closing(sqlite3.connect(copied.palace / "chroma.sqlite3")) as connection, connection:
         query = """
         INSERT INTO embeddings (segment_id, embedding_id, seq_id)
@@ -479,11 +487,12 @@ def test_rows_of_which_the_journal_knows_nothing_are_no_damage(copied: Site) -> 
         ident = connection.execute(query).lastrowid
         query = "INSERT INTO embedding_metadata (id, key, string_value) VALUES (?, ?, ?)"
         connection.execute(query, [ident, "chroma:document", "from elsewhere"])
-    assert compare_texts(stores, known) == ""
+    assert compared().changed() == ""
+    assert [*compared().foreign.values()] == [["elsewhere"]]
 
     texts_changed(copied.palace, "other")
     texts_changed(copied.palace, "other", "made")
-    assert compare_texts(stores, known).count("1 of the records in ") == 2
+    assert compared().changed().count("1 of the records in ") == 2
 
 
 def test_a_text_that_is_put_right_is_told_no_longer(copied: Site) -> None:

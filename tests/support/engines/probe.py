@@ -123,6 +123,10 @@ class _Server:
         """Look at the open stores as an owner does while nobody asks."""
         return self._memory.examiner.look()
 
+    def looks_like(self) -> Any:
+        """Return what is known of the open stores' files."""
+        return self._memory.status()["stores"]
+
     def read_back(self, collection: str) -> Any:
         """Return all records of a collection as the journal would keep them."""
         members = ["documents", "metadatas", "embeddings", "uris"]
