@@ -9,15 +9,16 @@ from datetime import datetime
 
 import attrs
 
-from palace.memory.expiry import NEVER_S, is_expired, written
+from palace.memory.expiry import NEVER_S, is_expired, parse_expires_at, until_s, written
 from palace.memory.wing import wing_of
 from palace.memory.wrap import checked_id
 from palace.protocol.errors import InvalidMemory, WorkspaceRefused
 from palace.protocol.workspaces import checked_namespace
 
 TOPIC = "topic"  # stock's own word, of diary entries
-NAMESPACE, KIND, UNTIL, END, PINNED, BY, PROPAGATION = (
-    f"palace_{name}" for name in ("ns", "kind", "until", "expires_at", "pin", "by", "propagation")
+NAMESPACE, KIND, AT, UNTIL, END, PINNED, BY, PROPAGATION = (
+    f"palace_{name}"
+    for name in ("ns", "kind", "at", "until", "expires_at", "pin", "by", "propagation")
 )
 ID_PREFIX = "mem-"  # of all memories and of nothing else: stock's ids begin with "drawer_"
 
@@ -67,6 +68,7 @@ def metadata_of(memory: Memory) -> dict[str, Value]:
         "last_modified": memory.created_at,
         NAMESPACE: memory.namespace,
         KIND: memory.kind,
+        AT: second_of(memory.created_at),
         UNTIL: memory.until,
         END: memory.expires_at,
         PINNED: memory.pinned,
@@ -105,6 +107,11 @@ def _until_in(ident: str, metadata: Mapping[str, Value]) -> float:
     except (InvalidMemory, WorkspaceRefused):
         return 0.0
     return float(until)
+
+
+def second_of(written_at: str) -> int:
+    """Return an instant as memories carry it, in whole seconds since 1970; 0 where none is told."""
+    return math.floor(until_s(parse_expires_at(written_at))) if written_at else 0
 
 
 def moment_text(moment: datetime | None) -> str:

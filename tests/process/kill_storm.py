@@ -29,7 +29,6 @@ from palace.engine.embedding.model import install_model, is_installed
 from tests.support.faults.killing import Failpoints, assert_journal_is_right
 from tests.support.faults.signals import Killer, plan_injections, victims_of
 from tests.support.loads.changes import (
-    ChangeLoad,
     broken_promises,
     count_in_another_process,
     left_by_quarantined,
@@ -46,6 +45,7 @@ from tests.support.loads.light import (
     storm_site,
     take_turns_and_decree,
 )
+from tests.support.loads.memories import MemoryLoad, secrets_left, wrong_memories
 from tests.support.loads.pool import ClientPool, RestartingClient
 from tests.support.processes.clients import Site, end_brokers, wait_until
 from tests.support.processes.sites import start_shim
@@ -70,6 +70,7 @@ class Outcome:
     owners: int = 0  # of the killed
     calls: int = 0
     acknowledged: int = 0
+    memories: int = 0  # of these, stored and forgotten in namespaces
     overlaps: int = 0
     samples: int = 0
     openers: int = 0
@@ -91,6 +92,7 @@ class Outcome:
         return (
             f"{self.kills} kills in {self.seconds:.0f} s, {self.owners} of owners ({hits}); "
             f"{self.calls} calls, {self.acknowledged} changes acknowledged, "
+            f"{self.memories} of them of memories, "
             f"refused by code: {refused or 'none'}; "
             f"{self.epochs} owners, {self.openers} seen with the store open, "
             f"{self.overlaps} overlaps in {self.samples} samples; {self.litter} files left over; "
@@ -193,6 +195,7 @@ def light_storm(root: Path, seed: int, kills: int) -> Outcome:
     outcome.problems += problems_of(site, everybody)
     outcome.calls = sum(told.calls for told in everybody)
     outcome.acknowledged = sum(told.acknowledged for told in everybody)
+    outcome.memories = sum(len(told.decrees) for told in everybody)
     outcome.refused.update(code for told in everybody for code in told.refused.values())
     return outcome
 
@@ -204,7 +207,7 @@ def real_storm(root: Path, seed: int, kills: int) -> Outcome:
     with site.shim() as first:  # the making of a palace is for other tests
         first.tool("add_drawer", wing="w", room="r", content="so that there are drawers")
     assert site.run("stop").returncode == 0
-    load = ChangeLoad(site, CLIENTS, f"--palace={site.palace}")
+    load = MemoryLoad(site, CLIENTS)
     try:
         outcome = Storm(site, load, failpoints, "real").rage(seed, kills)
     finally:
@@ -215,7 +218,10 @@ def real_storm(root: Path, seed: int, kills: int) -> Outcome:
     for judge in (broken_promises, wrong_updates, left_by_quarantined):
         outcome.problems += [f"{judge.__name__}: {one}" for one in judge(load, found)]
     outcome.problems += [f"twice: {one}" for one in nonces_there_twice(found)]
+    outcome.problems += [f"memories: {one}" for one in wrong_memories(load, found, site)]
+    outcome.problems += [f"a secret is in {path}" for path in secrets_left(site)]
     outcome.problems += [f"{problem}" for problem in load.failed()]
+    outcome.memories = load.memories
     outcome.problems += _complaints(lambda: assert_journal_is_right(site.palace, torn=True))
     outcome.calls = sum(promises.calls for promises in load.promises)
     outcome.refused.update(code for p in load.promises for _, _, code, _ in p.refused)

@@ -81,7 +81,6 @@ class SharingLoad(ChangeLoad):
             promises.number = number
         self.tunnels: set[str] = set()
         self.waits: list[float] = []
-        self._turns = self._take_turns
 
     def _take_turns(self, client: Caller, promises: Promises) -> Iterator[None]:
         turns = SharingTurns(client, promises, self.tunnels, self.waits)

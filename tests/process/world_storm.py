@@ -103,7 +103,6 @@ class WorldLoad(ChangeLoad):
     def __init__(self, site: Site, clients: int) -> None:
         super().__init__(site, clients, f"--palace={site.palace}")
         self.gone: set[str] = set()
-        self._turns = self._take_turns
 
     def _take_turns(self, client: Caller, promises: Promises) -> Iterator[None]:
         turns = WorldTurns(client, promises, self.gone)

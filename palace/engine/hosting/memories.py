@@ -5,6 +5,7 @@ made, found and taken apart by stock's own functions.  Nothing is decided here
 (palace/memory/gate.py).
 """
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,20 @@ from itertools import islice, starmap
 import attrs
 
 from palace.engine.hosting.host import HostedState
+from palace.engine.hosting.newest import FAR_S, Looking, Row, Span
 from palace.engine.patches import need
 from palace.engine.stock import Collection, DrawerRecord, JsonObject, Method, RequestLock, Server
 from palace.memory.gate import Wanted
-from palace.memory.memory import KIND, NAMESPACE, UNTIL, Memory, memory_of, metadata_of
+from palace.memory.memory import (
+    AT,
+    KIND,
+    NAMESPACE,
+    UNTIL,
+    Memory,
+    memory_of,
+    metadata_of,
+    second_of,
+)
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.request import ToolCall
 from palace.protocol.tools import STANDS_FOR, Kind
@@ -133,7 +144,7 @@ class Memories:
         if collection is None:
             return []
         if not wanted.query:
-            return self._read(collection, self._newest(collection, wanted))
+            return self._read(collection, newest_in(collection, wanted))
         near = self._nearest(collection, wanted)
         metric = self._metric(collection)
         return [
@@ -169,7 +180,7 @@ class Memories:
         rows, came = wanted.limit, wanted.limit
         while len(near) < wanted.limit and came >= rows and rows < POOL_MAX:
             rows *= POOL
-            near, came = self._near(collection, wanted, rows, _where(wanted))
+            near, came = self._near(collection, wanted, rows, _all_of(_clauses(wanted)))
         return dict(islice(near.items(), wanted.limit))
 
     def _near(
@@ -190,16 +201,8 @@ class Memories:
                 near.setdefault(_logical(ident, entry), distance)
         return near, len(found.ids[0])
 
-    def _newest(self, collection: Collection, wanted: Wanted) -> list[str]:
-        dated = sorted(
-            self._rows(collection, wanted),
-            key=lambda row: (str(row[1].get("filed_at")), row[0]),
-            reverse=True,
-        )
-        return list(dict.fromkeys(starmap(_logical, dated)))[: wanted.limit]
-
     def _rows(self, collection: Collection, wanted: Wanted) -> list[tuple[str, Metadata]]:
-        found = collection.get(where=_where(wanted), include=["metadatas"])
+        found = collection.get(where=_all_of(_clauses(wanted)), include=["metadatas"])
         rows = zip(found.ids, found.metadatas, strict=True)
         return [(ident, entry) for ident, entry in rows if _is_wanted(entry, wanted)]
 
@@ -222,14 +225,44 @@ def _memory(ident: str, record: Record) -> Memory:
     )
 
 
-def _where(wanted: Wanted) -> JsonObject:
-    """Return Chroma's filter.  Nothing but memories has an end, so that this finds no drawers."""
+def newest_in(collection: Collection, wanted: Wanted) -> list[str]:
+    """Return the ids of the newest memories that are wanted, the newest first."""
+
+    def read(span: Span | None, most: int, *, filtered: bool) -> list[Row]:
+        clauses = _clauses(wanted) if filtered else []
+        if span is not None:
+            clauses += [{AT: {"$gte": span.start}}, {AT: {"$lt": span.end}}]
+        found = collection.get(where=_all_of(clauses), include=["metadatas"], limit=most)
+        return list(zip(found.ids, found.metadatas, strict=True))
+
+    looking = Looking(
+        read=read,
+        is_wanted=lambda row: _is_wanted(row[1], wanted),
+        enough=lambda rows: len(set(starmap(_logical, rows))) >= wanted.limit,
+        within=Span(
+            second_of(wanted.since), second_of(wanted.before) + 1 if wanted.before else FAR_S
+        ),
+    )
+    dated = sorted(
+        looking.newest(math.floor(wanted.now_s)),
+        key=lambda row: (str(row[1].get("filed_at")), row[0]),
+        reverse=True,
+    )
+    return list(dict.fromkeys(starmap(_logical, dated)))[: wanted.limit]
+
+
+def _clauses(wanted: Wanted) -> list[JsonObject]:
+    """Return what Chroma filters.  Drawers have no end, so that it finds none."""
     clauses: list[JsonObject] = [{UNTIL: {"$gt": wanted.now_s}}]
     if wanted.namespaces is not None:
         clauses.append({NAMESPACE: {"$in": list(wanted.namespaces)}})
     if wanted.kinds:
         clauses.append({KIND: {"$in": list(wanted.kinds)}})
-    return clauses[0] if len(clauses) == 1 else {"$and": clauses}
+    return clauses
+
+
+def _all_of(clauses: Sequence[JsonObject]) -> JsonObject:
+    return clauses[0] if len(clauses) == 1 else {"$and": list(clauses)}
 
 
 def _is_wanted(entry: Metadata, wanted: Wanted) -> bool:

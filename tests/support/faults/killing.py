@@ -299,6 +299,9 @@ def rounded(metadata: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
+_KEYS = {"palace:token": "sha256", "palace:namespace": "name"}
+
+
 def stored(stores: Stores, *, files: bool = False) -> dict[tuple[str, str], Any]:
     """Return every entity of the raw stores, in the journal's words."""
     found: dict[tuple[str, str], Any] = {}
@@ -309,7 +312,8 @@ def stored(stores: Stores, *, files: bool = False) -> dict[tuple[str, str], Any]
     for kind, rows in stores.rows.items():
         for row in rows:
             columns = {name: value for name, value in row.items() if name != "rowid"}
-            ident = columns.get("id") or json.dumps(list(columns.values()), separators=(",", ":"))
+            key = columns.get(_KEYS.get(kind, "id"))
+            ident = key or json.dumps(list(columns.values()), separators=(",", ":"))
             found[kind, ident] = {"rowid": row["rowid"], "row": columns}
     for kind, entries in stores.lists.items():
         for entry in entries:

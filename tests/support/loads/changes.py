@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO
 
 from palace.protocol.errors import PalaceError
@@ -63,28 +64,30 @@ class ChangeLoad(ClientPool[RestartingClient, Promises]):
     """Clients with a shim each, which is replaced where it is killed; close it."""
 
     def __init__(self, site: Site, clients: int, *arguments: str) -> None:
-        self.promises = [Promises(number) for number in range(clients)]
+        self._site, self._arguments = site, arguments
+        self.promises = [self._promises_of(number) for number in range(clients)]
         self._logs = [(site.home / f"shim-{number}.log").open("wb") for number in range(clients)]
+        starters = [partial(self._start, number, log) for number, log in enumerate(self._logs)]
+        super().__init__(
+            [RestartingClient(start) for start in starters], self.promises, self._take_turns
+        )
 
-        def starter(log: BinaryIO) -> Callable[[], Client]:
-            return lambda: start_shim(site.environ(), *arguments, stderr=log)
+    # For a load that does more.
 
-        restarting = [RestartingClient(starter(log)) for log in self._logs]
-        super().__init__(restarting, self.promises, take_turns)
+    def _promises_of(self, number: int) -> Promises:
+        return Promises(number)
+
+    def _start(self, _number: int, log: BinaryIO) -> Client:
+        return start_shim(self._site.environ(), *self._arguments, stderr=log)
+
+    def _take_turns(self, client: Caller, promises: Promises) -> Iterator[None]:
+        return Turns(client, promises).forever()
 
     def close(self) -> list[int]:
         codes = [client.close() for client in self.clients]
         for log in self._logs:
             log.close()
         return codes
-
-
-def take_turns(client: Caller, promises: Promises) -> Iterator[None]:
-    turns = Turns(client, promises)
-    turns.make_drawer()
-    while True:
-        yield
-        turns.take()
 
 
 class Turns:
@@ -98,6 +101,12 @@ class Turns:
         self._drawer = ""
         self._held = "nothing"
 
+    def forever(self) -> Iterator[None]:
+        self.make_drawer()
+        while True:
+            yield
+            self.take()
+
     def make_drawer(self) -> None:
         """File the drawer that is updated from then on."""
         while not self._drawer:
@@ -109,7 +118,12 @@ class Turns:
 
     def take(self) -> None:
         nonce = next(self._nonces)
-        for change in (
+        for change in self.changes():
+            change(nonce)
+
+    def changes(self) -> tuple[Callable[[str], None], ...]:
+        """Return what is done in a turn."""
+        return (
             self._diary_write,
             self._checkpoint,
             self._update_drawer,
@@ -118,8 +132,7 @@ class Turns:
             self._event_append,
             self._artifact_put,
             self._add_drawer,
-        ):
-            change(nonce)
+        )
 
     def _ask(self, tool: str, nonce: str, **arguments: Any) -> dict[str, Any] | None:
         """Call a tool; return what it says if it is a promise."""

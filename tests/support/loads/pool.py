@@ -13,7 +13,7 @@ _KILLED = (-9, -15)
 class Caller(Protocol):
     """What a turn needs of a client."""
 
-    def call(self, name: str, **arguments: Any) -> dict[str, Any]: ...
+    def call(self, name: str, /, **arguments: Any) -> dict[str, Any]: ...
 
 
 class ClientHistory(Protocol):
@@ -94,7 +94,7 @@ class RestartingClient:
         self._shim = start()
         self.deaths = 0
 
-    def call(self, name: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, name: str, /, **arguments: Any) -> dict[str, Any]:
         """Call a tool; a call whose shim was killed meanwhile ends in an error of ours."""
         try:
             return self._shim.call(name, **arguments)

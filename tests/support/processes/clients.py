@@ -148,7 +148,7 @@ class Client:
             "initialize", protocolVersion="2025-06-18", capabilities={}, clientInfo=info
         )
 
-    def call(self, name: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, name: str, /, **arguments: Any) -> dict[str, Any]:
         """Call a tool and return the whole reply."""
         return self.request("tools/call", name=name, arguments=arguments)
 

@@ -30,6 +30,10 @@ _TABLES = {
     "log:event": ("logstream.sqlite3", "events"),
     "log:artifact": ("logstream.sqlite3", "artifacts"),
     "log:attached": ("logstream.sqlite3", "event_artifacts"),
+    **{
+        f"palace:{table}": ("palace.sqlite3", table)
+        for table in ("workspace", "token", "namespace", "audit")
+    },
 }
 
 Row = dict[str, Any]
