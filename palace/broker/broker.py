@@ -357,6 +357,7 @@ class Broker:
             services.kernel.trace("B9.fail")
             state.scheduler.engine_failed(failure)
             return
+        catalogue = catalogue.served(extras=services.config.mcp_extras)
         services.catalogue = catalogue
         self._watch_engine()
         state.lifecycle.loaded(trio.current_time())

@@ -88,4 +88,5 @@ def catalogue_for(services: Services, session: LiveSession) -> Catalogue | None:
         protocol_versions=catalogue.protocol_versions,
         tools=(*stock, *ENTRIES),
         read_only_refused=catalogue.read_only_refused | CHANGING,
+        extras=catalogue.extras,
     )

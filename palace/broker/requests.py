@@ -9,7 +9,7 @@ from palace.broker.principals import catalogue_for
 from palace.broker.scheduling import refusal_of
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
-from palace.protocol import jsonrpc, modern, tasks, wire
+from palace.protocol import extra_names, jsonrpc, modern, tasks, wire
 from palace.protocol.admission import Job, Offer
 from palace.protocol.errors import (
     Busy,
@@ -28,6 +28,7 @@ from palace.protocol.request import (
     UNREADABLE,
     Request,
     ToolCall,
+    extra_call,
     read_request,
     translated,
 )
@@ -43,6 +44,7 @@ APART = (
 )
 
 
+TOLD_BY_CATALOGUE = extra_names.METHODS.union(jsonrpc.LISTING)
 TURN_LINES = 64  # that one connection has handled before others have their turn
 _LONG_LINES = trio.CapacityLimiter(1)  # each takes several times its size while it is parsed
 _PARTYS_TURN: WeakValueDictionary[str, trio.CapacityLimiter] = WeakValueDictionary()
@@ -130,8 +132,8 @@ async def _handle(
     _note_client(session, request)
     reply = jsonrpc.NOT_INLINE
     if request.modern or not isinstance(request, ToolCall):
-        era = modern if request.modern else jsonrpc
-        lists = request.modern or request.method in jsonrpc.LISTING
+        lists = request.modern or request.method in TOLD_BY_CATALOGUE
+        era = modern if lists else jsonrpc
         reply = era.inline_reply(
             request.message,
             catalogue_for(state.services, session) if lists else None,
@@ -141,6 +143,8 @@ async def _handle(
         if isinstance(request, ToolCall):
             session.called = True
             await _handle_call(state, session, arrival, request)
+        elif request.method in extra_names.METHODS:
+            await _handle_call(state, session, arrival, extra_call(request))
         else:
             session.machine.wait_for_catalogue(arrival.ordinal, request)
         return

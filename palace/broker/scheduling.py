@@ -23,10 +23,11 @@ from palace.broker.telemetry.redaction import redacted
 from palace.broker.telemetry.telemetry import Telemetry
 from palace.engine.api import Call, Reply
 from palace.engine.batch import Batch
-from palace.protocol import jsonrpc, modern
+from palace.protocol import extras, jsonrpc, modern
 from palace.protocol.admission import Admission, Job
 from palace.protocol.errors import DeadlineExceeded, OutcomeUnknown, PalaceError
 from palace.protocol.lifecycle import Lifecycle, Reason
+from palace.protocol.request import ExtraCall
 from palace.protocol.tools import Kind, Lane
 
 logger = logging.getLogger("palace.broker")
@@ -289,6 +290,8 @@ class Scheduler:
         now_s = trio.current_time()
         self.admission.window.replied(session.id, now_s)
         self.telemetry.answered(job, now_s)
+        if payload is not None and isinstance(job.request, ExtraCall):
+            payload = extras.shaped(job.request.asked, payload, modern=job.request.modern)
         if payload is not None and job.request.modern:
             payload = modern.in_modern_form(payload, job.request.id, self.services.catalogue)
         session.reply(job.ordinal, payload)

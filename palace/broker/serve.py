@@ -305,7 +305,9 @@ def _run(startup: Startup, ownership: lock.Ownership, config: "Config", fence: l
         kernel.trace("B6.deaf")
         listener = None  # degraded: it serves its own client alone
     state = assemble(ownership, config, environ, kernel, Listening(listener, mode))
-    state.services.catalogue = catalogue_at_start(ownership.paths, kernel)
+    catalogue = catalogue_at_start(ownership.paths, kernel)
+    if catalogue is not None:
+        state.services.catalogue = catalogue.served(extras=config.mcp_extras)
     state.services.ignored = startup.ignored
     if report.detached:
         state.watch.add(log_holding(ownership.paths.log, kernel))

@@ -10,6 +10,7 @@ import json
 
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import PalaceError
+from palace.protocol.extra_names import CAPABILITIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,9 +30,12 @@ BLANK = object()  # a line of nothing but white space, which stock passes over
 
 
 class Catalogue:
-    """What `initialize` and `tools/list` say for one engine version; values are never changed."""
+    """What `initialize` and `tools/list` say for one engine version; values are never changed.
 
-    __slots__ = ("engine_version", "protocol_versions", "read_only_refused", "tools")
+    `extras`: resources and prompts are served as well (palace/protocol/extras.py).
+    """
+
+    __slots__ = ("engine_version", "extras", "protocol_versions", "read_only_refused", "tools")
 
     def __init__(
         self,
@@ -40,7 +44,9 @@ class Catalogue:
         protocol_versions: "tuple[str, ...]",
         tools: "tuple[dict[str, Any], ...]",
         read_only_refused: "frozenset[str]",
+        extras: bool = False,
     ) -> None:
+        self.extras = extras
         self.engine_version = engine_version
         self.protocol_versions = protocol_versions
         self.tools = tools
@@ -61,17 +67,30 @@ class Catalogue:
                 protocol_versions=tuple(versions),
                 tools=tuple(tools),
                 read_only_refused=frozenset(data["read_only_refused"]),
+                extras=data.get("extras") is True,
             )
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"not a tool catalogue: {error!r}") from None
 
+    def served(self, *, extras: bool) -> "Catalogue":
+        """Return the same for a palace with extras, or without."""
+        return Catalogue(
+            engine_version=self.engine_version,
+            protocol_versions=self.protocol_versions,
+            tools=self.tools,
+            read_only_refused=self.read_only_refused,
+            extras=extras,
+        )
+
     def to_json(self) -> bytes:
-        data = {
+        data: dict[str, object] = {
             "engine_version": self.engine_version,
             "protocol_versions": list(self.protocol_versions),
             "read_only_refused": sorted(self.read_only_refused),
             "tools": list(self.tools),
         }
+        if self.extras:
+            data["extras"] = True
         return json.dumps(data, ensure_ascii=False, indent=1).encode() + b"\n"
 
 
@@ -187,9 +206,13 @@ def _initialize(params: "dict[str, Any]", catalogue: Catalogue) -> "dict[str, An
     asked = params.get("protocolVersion", versions[-1])
     return {
         "protocolVersion": asked if asked in versions else versions[0],
-        "capabilities": {"tools": {}},
+        "capabilities": capabilities_of(catalogue),
         "serverInfo": {"name": "mempalace", "version": catalogue.engine_version},
     }
+
+
+def capabilities_of(catalogue: Catalogue) -> "dict[str, dict[str, object]]":
+    return {"tools": {}, **(CAPABILITIES if catalogue.extras else {})}
 
 
 def tools_of(catalogue: Catalogue, *, read_only: bool) -> "list[dict[str, Any]]":

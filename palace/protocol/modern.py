@@ -12,6 +12,7 @@ Rule for this file: pure, and free of attrs: the shim imports it while no broker
 """
 
 from palace.protocol import jsonrpc
+from palace.protocol.extra_names import METHODS as EXTRAS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,10 +131,10 @@ def problem(
     return None
 
 
-def unknown_method(message: object) -> "dict[str, Any] | None":
+def unknown_method(message: object, catalogue: "Catalogue | None") -> "dict[str, Any] | None":
     """Return the error for a method that is not spoken, None for one that is."""
     method = jsonrpc.method_of(message)
-    if method in METHODS:
+    if method in METHODS or (method in EXTRAS and has_extras(catalogue)):
         return None
     text = f"Method not found: {method[:100]}"
     return jsonrpc.error(jsonrpc.request_id(message), jsonrpc.METHOD_NOT_FOUND, text)
@@ -161,23 +162,27 @@ def inline_reply(message: object, catalogue: "Catalogue | None", *, read_only: b
 
     Returns what `jsonrpc.inline_reply` does; a malformed tool call, too, is answered here.
     """
-    if not is_modern(message):
-        return jsonrpc.inline_reply(message, catalogue, read_only=read_only)
     method = jsonrpc.method_of(message)
+    if not is_modern(message):
+        if method in EXTRAS and has_extras(catalogue) and jsonrpc.request_id(message) is not None:
+            return _extra(message, None)
+        return jsonrpc.inline_reply(message, catalogue, read_only=read_only)
     assert isinstance(message, dict)
     if "id" not in message:
         return None  # a notification, which gets no reply
-    refusal = problem(message, catalogue, strict=False) or unknown_method(message)
+    refusal = problem(message, catalogue, strict=False) or unknown_method(message, catalogue)
     if refusal is not None:
         return refusal
     if method in TASK_METHODS:  # those who know tasks have looked for it before they came here
         return task_problem(message) or no_task(message)
     if method == "tools/call" or catalogue is None:
         return jsonrpc.NOT_INLINE
+    if method in EXTRAS:
+        return _extra(message, catalogue)
     if method == "server/discover":
         told: dict[str, Any] = {
             "supportedVersions": supported(catalogue),
-            "capabilities": {"tools": {}, "extensions": {TASKS: {}}},
+            "capabilities": {**jsonrpc.capabilities_of(catalogue), "extensions": {TASKS: {}}},
         }
         scope = "public"
     else:
@@ -185,6 +190,23 @@ def inline_reply(message: object, catalogue: "Catalogue | None", *, read_only: b
         scope = "private"  # a session that may only read gets fewer
     cached = {"ttlMs": TTL_MS, "cacheScope": scope}
     return jsonrpc.result(message["id"], {**head_of(catalogue), **told, **cached})
+
+
+def has_extras(catalogue: "Catalogue | None") -> bool:
+    return catalogue is not None and catalogue.extras
+
+
+def _extra(message: object, catalogue: "Catalogue | None") -> object:
+    """Answer what is of palace/protocol/extras.py; the catalogue is a modern request's alone."""
+    from palace.protocol.extras import static_reply
+
+    assert isinstance(message, dict)
+    reply = static_reply(message, modern=catalogue is not None)
+    if reply is None:
+        return jsonrpc.NOT_INLINE
+    if "result" in reply and catalogue is not None:
+        reply["result"] |= head_of(catalogue)
+    return reply
 
 
 def head_of(catalogue: "Catalogue | None") -> "dict[str, Any]":

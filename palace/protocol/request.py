@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from palace.protocol import jsonrpc
+from palace.protocol import extras, jsonrpc
 from palace.protocol.modern import declares_tasks, is_modern
 from palace.protocol.tools import UNKNOWN, Tool, classify_call, group_key
 from palace.protocol.weight import SHORT_BYTES, has_too_many_values, id_at_ends
@@ -59,6 +59,16 @@ class ToolCall(Request):
     may_be_task: bool = False
 
 
+@attrs.define(kw_only=True, eq=False)
+class ExtraCall(ToolCall):
+    """A request for what is no tool, but answered from one (palace/protocol/extras.py).
+
+    `asked` is what its client sent; `message` is the tool call that it comes to.
+    """
+
+    asked: Any = None
+
+
 def read_request(line: bytes, *, light: bool = False) -> Request:
     """Parse one line; what is no JSON has the message UNREADABLE.
 
@@ -99,6 +109,22 @@ def tool_call(message: dict[str, Any]) -> ToolCall:
         arguments=arguments,
         group=group_key(name, arguments),
         progress_token=jsonrpc.progress_token(message) if has_meta else None,
+    )
+
+
+def extra_call(request: Request) -> ExtraCall:
+    """Return the tool call that a well-formed request for a resource or a completion comes to."""
+    name, arguments = extras.tool_for(request.message)
+    params = {"name": name, "arguments": arguments}
+    return ExtraCall(
+        message={"jsonrpc": "2.0", "id": request.id, "method": TOOL_CALL, "params": params},
+        id=request.id,
+        method=TOOL_CALL,
+        modern=request.modern,
+        name=name,
+        tool=classify_call(name, arguments),
+        arguments=arguments,
+        asked=request.message,
     )
 
 

@@ -38,6 +38,14 @@ class Setting:
     form: str = ""  # of text: see FORMS
 
 
+def about(text: str, *, counts: str, **more: object) -> dict[str, Any]:
+    """Return a field's metadata: what a `Setting` says beside its key and its default.
+
+    Where it counts has no default: a new setting is to be classified.
+    """
+    return {"text": text, "counts": counts, **more}
+
+
 def _is_path(text: str) -> bool:
     return os.path.isabs(text) and _is_plain(text)
 

@@ -14,7 +14,7 @@ import attrs
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
 from palace.settings import paths, recorded
-from palace.settings.checks import Setting, check_no_wildcard, checked, number_in
+from palace.settings.checks import Setting, about, check_no_wildcard, checked, number_in
 from palace.settings.embedder import configured_embedder, recorded_embedder
 from palace.settings.inherited import to_be_fixed
 from palace.settings.stock_config import read_stock_config
@@ -30,14 +30,6 @@ from palace.settings.user_settings import (
 DUAL = "dual"  # a value of `journal`: it is written, and decides nothing about the stores
 NEVER = "never"  # a value of `journal_fsync`
 USER, PALACE = "user", "palace"  # where a setting counts: see `Setting`
-
-
-def about(text: str, *, counts: str, **more: object) -> dict[str, Any]:
-    """Return a field's metadata: what a `Setting` says beside its key and its default.
-
-    Where it counts has no default: a new setting is to be classified.
-    """
-    return {"text": text, "counts": counts, **more}
 
 
 @attrs.frozen(kw_only=True)
@@ -299,6 +291,10 @@ class Config:
             counts=USER,
             choices=("auto", "on", "off"),
         ),
+    )
+    mcp_extras: bool = attrs.field(
+        default=False,
+        metadata=about("Whether MCP clients have resources and prompts, too.", counts=PALACE),
     )
     adjustments_off: tuple[str, ...] = attrs.field(
         default=(),

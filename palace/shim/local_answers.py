@@ -6,6 +6,7 @@ Rule for this file: the relay imports it when it first needs it, since relaying 
 from palace.kernel.kernel import Kernel
 from palace.protocol import jsonrpc, modern
 from palace.protocol.errors import PalaceError, TooLarge
+from palace.protocol.extra_names import METHODS
 from palace.settings.paths import Paths
 
 TYPE_CHECKING = False
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from palace.protocol.tasks import Task
 
 
+TOLD_BY_CATALOGUE = {"initialize", "tools/list", *METHODS}
 UNREADABLE = object()  # stands for the message of a line that is no JSON
 
 
@@ -32,8 +34,12 @@ def needs_engine(message: object) -> bool:
     return not modern.is_modern(message) or modern.is_well_formed(message)
 
 
-def inline_line(message: object, kernel: Kernel, paths: Paths, *, read_only: bool) -> bytes:
+def inline_line(
+    message: object, kernel: Kernel, paths: Paths, *, read_only: bool
+) -> "bytes | None":
     """Answer what needs no engine as the broker would; b"" where that says nothing.
+
+    None: it does need one, as extras do where this palace has them.
 
     A client asks which versions are spoken before it asks anything else, and takes silence for
     "none of mine", so neither that nor the error for an unknown method waits for a broker.
@@ -41,11 +47,13 @@ def inline_line(message: object, kernel: Kernel, paths: Paths, *, read_only: boo
     if message is UNREADABLE:
         return _line(jsonrpc.error(None, jsonrpc.PARSE_ERROR, "Parse error"))
     catalogue = None
-    if jsonrpc.method_of(message) in ("initialize", "tools/list") or modern.is_modern(message):
+    if jsonrpc.method_of(message) in TOLD_BY_CATALOGUE or modern.is_modern(message):
         from palace.settings.catalogue import load_catalogue
 
         catalogue = load_catalogue(kernel.read_hint(paths.catalogue, 1 << 22))
     reply = modern.inline_reply(message, catalogue, read_only=read_only)
+    if reply is jsonrpc.NOT_INLINE:
+        return None
     return b"" if reply is None else _line(reply)
 
 

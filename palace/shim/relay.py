@@ -382,6 +382,8 @@ class Relay:
         self._client = local_answers.client_of(message) or self._client
         read_only = self._environment.read_only
         answer = local_answers.inline_line(message, self._kernel, self._paths, read_only=read_only)
+        if answer is None:
+            return False
         self._ledger.settle(ordinal)
         self._write(answer)
         return True

@@ -70,7 +70,8 @@ def _answered(line: bytes, kernel: Kernel, backlog: Backlog) -> bool:
     if needs_engine(message):
         return False
     backlog.client = client_of(message) or backlog.client
-    _write(kernel, inline_line(message, kernel, _NOWHERE, read_only=_is_read_only()))
+    answer = inline_line(message, kernel, _NOWHERE, read_only=_is_read_only())
+    _write(kernel, answer or b"")  # no extras: nothing is known of the palace
     return True
 
 

@@ -36,6 +36,7 @@ MAY_STAY = {
     *(
         "journal",
         "journal_fsync",
+        "mcp_extras",
         "idle_s",
         "grace_s",
         "admission_wait_s",

@@ -25,6 +25,7 @@ OLDER = ["2025-06-18", "2025-03-26", "2024-11-05"]
 
 def answer(message: object, root: Path, *, read_only: bool = False) -> Any:
     line = local.inline_line(message, Kernel(), Paths(str(root)), read_only=read_only)
+    assert line is not None
     assert line == b"" or line.endswith(b"\n")
     return json.loads(line) if line else None
 

@@ -50,7 +50,7 @@ def refusal(
         _other_version(exchange, message)
         or modern.problem(message, catalogue)
         or _other_headers(exchange, message)
-        or modern.unknown_method(message)
+        or modern.unknown_method(message, catalogue)
         or (modern.task_problem(message) if modern.names_task(message) else None)
     )
     if reply is None:

@@ -122,7 +122,7 @@ def make_state(
         kernel=kernel,
         endpoint=endpoint.listen(owner, {}, kernel),
         mode="broker",
-        catalogue=load_catalogue(None),
+        catalogue=load_catalogue(None).served(extras=config.mcp_extras),
         home=home,
         guests_directory=guests,
     )
