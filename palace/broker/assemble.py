@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
+from palace.broker.heartbeat import Heartbeat
 from palace.broker.lanes import Lanes
 from palace.broker.leaving import Leaving
 from palace.broker.memory import ClientMemory
@@ -27,7 +28,7 @@ from palace.protocol.keyring import ANYBODYS
 from palace.protocol.lifecycle import Lifecycle
 from palace.settings.catalogue import load_catalogue
 from palace.settings.config import Config
-from palace.settings.paths import Paths, copies_for_readers, home_dir
+from palace.settings.paths import Paths, copies_for_readers, heartbeat_file, home_dir
 
 # Connections besides sessions: control questions, and those that have not said hello yet.
 OTHER_CONNECTIONS = 64
@@ -64,10 +65,12 @@ def assemble(
         home=home_dir(environ),
         guests_directory=guests_directory(ownership.paths.root, environ),
     )
+    stays = config.idle_s == 0
     return connect_parts(
         services,
         lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s),
         connections=connections_max(config, kernel.descriptor_limit()),
+        heartbeat=Heartbeat(heartbeat_file(ownership.paths.root, environ) if stays else ""),
     )
 
 
@@ -83,7 +86,13 @@ def reading_of(state: BrokerState, environ: Mapping[str, str]) -> Reading:
     )
 
 
-def connect_parts(services: Services, *, lifecycle: Lifecycle, connections: int) -> BrokerState:
+def connect_parts(
+    services: Services,
+    *,
+    lifecycle: Lifecycle,
+    connections: int,
+    heartbeat: Heartbeat | None = None,
+) -> BrokerState:
     """Return the parts of a broker that work with `services`, each given those it needs."""
     config = services.config
     telemetry = Telemetry()
@@ -124,6 +133,7 @@ def connect_parts(services: Services, *, lifecycle: Lifecycle, connections: int)
         watch=Watch(lifecycle=lifecycle, telemetry=telemetry, leaving=leaving),
         connections=OpenConnections.of(connections),
         memory=ClientMemory(sessions=sessions, telemetry=telemetry),
+        heartbeat=heartbeat or Heartbeat(),
     )
 
 

@@ -261,6 +261,7 @@ class Broker:
             self.state.watch.look(now_s)
             self.state.sessions.forget_lost(now_s)
             self.state.services.life.tick(now_s)
+            self.state.heartbeat.tick(now_s)
             leaving.tick(now_s)
 
     def _withholds(self, recorded: bool, lately: bool) -> bool:

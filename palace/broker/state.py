@@ -2,6 +2,7 @@
 
 import attrs
 
+from palace.broker.heartbeat import Heartbeat
 from palace.broker.leaving import Leaving
 from palace.broker.memory import ClientMemory
 from palace.broker.open_connections import OpenConnections
@@ -28,6 +29,7 @@ class BrokerState:
     watch: Watch
     connections: OpenConnections
     memory: ClientMemory
+    heartbeat: Heartbeat = attrs.field(factory=Heartbeat)
 
     @property
     def budgets(self) -> list[Budget]:

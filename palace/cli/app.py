@@ -19,6 +19,7 @@ from palace.cli import (
     memories,
     namespaces,
     places,
+    provider,
     running,
     settings,
     tokens,
@@ -54,6 +55,8 @@ COMMANDS: dict[str, Command] = {
     "trust": journal.trust,
     "install": agents.install,
     "uninstall": agents.uninstall,
+    "provision-peer": provider.provision_peer,
+    "unprovision-peer": provider.unprovision_peer,
     "service": running.service,
     "try": agents.try_out,
     "model": agents.model,
@@ -64,6 +67,7 @@ GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
     "memory": (memories.ABOUT, memories.COMMANDS),
     "namespace": (namespaces.ABOUT, namespaces.COMMANDS),
     "token": (tokens.ABOUT, tokens.COMMANDS),
+    "provider": (provider.ABOUT, provider.COMMANDS),
 }
 # Spellings that keep working without a place in the overview.
 ALIASES = {"log": "history"}

@@ -14,7 +14,9 @@ ABOUT = """Register the agents that work here, as a tree.
     palace workspace add lead --cwd ~/project
     palace workspace add reviewer --parent lead --cwd ~/project/review
     palace workspace tree
+    palace workspace add coder --cwd ~/project/code --runtime claude-code
 
+With --runtime, the provider of memory gives the agent what it needs: palace provider.
 Each change goes through the broker, and is in the palace's journal and backups. From the first
 workspace on, palaces of older versions refuse to serve.
 """
@@ -25,8 +27,23 @@ IdArgument = Annotated[
     ),
 ]
 
+RuntimesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--runtime",
+        metavar="HOST",
+        help="What its agents run as, once or more often: palace install --list.",
+        show_default=False,
+    ),
+]
+IdsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ID]...", help="Their ids; or --all.", show_default=False),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="All that are registered.")]
 
-def add(
+
+def add(  # noqa: PLR0913, PLR0917 - Typer reads options from parameters
     ident: IdArgument,
     palace: PalaceOption = "",
     parent: Annotated[
@@ -45,11 +62,12 @@ def add(
     confined: Annotated[
         bool, typer.Option("--confined", help="Keep its agents to palace's own tools.")
     ] = False,
+    runtime: RuntimesOption = None,
 ) -> int:
     """Register a workspace; without --parent, as a root."""
     from palace.commands.workspaces import Wish, add_workspace
 
-    wish = Wish(parent=parent, cwd=cwd, uid=uid, confined=confined)
+    wish = Wish(parent=parent, cwd=cwd, uid=uid, confined=confined, runtimes=tuple(runtime or ()))
     say(add_workspace(*find(palace), ident, wish))
     return 0
 
@@ -119,6 +137,43 @@ def remove(
     return 0
 
 
+def on(
+    idents: IdsArgument = None,
+    palace: PalaceOption = "",
+    every: AllOption = False,
+    runtime: RuntimesOption = None,
+) -> int:
+    """Let the provider of memory give workspaces what they need, as often as it is run.
+
+    Several at once: $PALACE_PROVISION_CONCURRENCY, 3 unless set, 0 for all. Exits with 1 where one
+    failed.
+    """
+    from palace.commands.provisioning import switch_on
+
+    names = _targets(idents, every=every)
+    if runtime and not names:
+        raise typer.BadParameter("--runtime is for workspaces that are named")
+    rows, well = switch_on(*find(palace), names, runtime or ())
+    say("\n".join(rows))
+    return 0 if well else 1
+
+
+def off(idents: IdsArgument = None, palace: PalaceOption = "", every: AllOption = False) -> int:
+    """Let the provider of memory take back what it gave; they stay registered. As `on`."""
+    from palace.commands.provisioning import switch_off
+
+    rows, well = switch_off(*find(palace), _targets(idents, every=every))
+    say("\n".join(rows))
+    return 0 if well else 1
+
+
+def _targets(idents: list[str] | None, *, every: bool) -> list[str]:
+    """Return what is named, [] for all of them; raises where neither is asked for, or both."""
+    if bool(idents) is every:
+        raise typer.BadParameter("either the IDs of workspaces or --all")
+    return idents or []
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "add": add,
     "list": list_all,
@@ -126,4 +181,6 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "audit": audit,
     "move": move,
     "remove": remove,
+    "on": on,
+    "off": off,
 }

@@ -28,11 +28,13 @@ class Wish:
     cwd: str = ""
     uid: int | None = None
     confined: bool = False
+    runtimes: tuple[str, ...] = ()
 
 
 def add_workspace(paths: Paths, environment: ShimEnvironment, ident: str, wish: Wish) -> str:
     """Register a workspace; return what is told of it."""
     given = attrs.asdict(wish) | {"id": ident, "cwd": _directory(wish.cwd)}
+    given["runtimes"] = list(wish.runtimes)
     found = _read(ask_broker(paths, environment, "palace_workspace_add", **given)["workspace"])
     text = f"{found.id} is registered{_place(found)}."
     if found.cwd:
@@ -43,6 +45,10 @@ def add_workspace(paths: Paths, environment: ShimEnvironment, ident: str, wish: 
         if found.uid not in allowed:
             uids = ",".join(map(str, [*allowed, found.uid]))
             text += f" Let them in: palace config set allow_uids={uids}; palace stop"
+    if found.runtimes:
+        from palace.commands.provisioning import born
+
+        text = "\n".join([text, *born(paths, environment, found)])
     return text
 
 
@@ -62,6 +68,11 @@ def remove_workspace(
     """
     told = ask_broker(paths, environment, "palace_workspace_remove", id=ident, purge=purge)
     found, below = _read(told["workspace"]), told["below"]
+    rows: list[str] = []
+    if found.runtimes:  # before anything that was filed under it goes
+        from palace.commands.provisioning import gone
+
+        rows = gone(paths, environment, found)
     text = f"{found.id} is removed. What was filed under it, and its directory, stay."
     if purge:
         many = swept(paths, environment)
@@ -69,12 +80,12 @@ def remove_workspace(
             f"{found.id} is removed, and {many} memories were forgotten, those that were over "
             f"among them. What it shared stays: team:{found.id} and org:{found.id}, or those of "
             f"the workspaces above it. The journal and backups hold what was forgotten until they "
-            "are renewed; palace purge ID takes single memories out of them."
+            "are renewed; palace purge ID takes single memories out of them. Its directory stays."
         )
     if below:
         names = ", ".join(below[:5]) + (", ..." if len(below) > 5 else "")
         text += f" Those below it stay where they are in the tree: {names}."
-    return text
+    return "\n".join([text, *rows])
 
 
 def list_text(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> str:
@@ -146,6 +157,8 @@ def _line(workspace: Workspace, *, placed: bool = False) -> str:
         words.append(f"uid {workspace.uid}")
     if workspace.confined:
         words.append("confined")
+    if workspace.runtimes:
+        words.append(",".join(workspace.runtimes))
     if workspace.cwd:
         words.append(workspace.cwd)
     return "  ".join(words)

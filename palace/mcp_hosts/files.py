@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from contextlib import suppress
 
 import attrs
 
@@ -10,6 +10,7 @@ from palace.protocol.errors import HostFile
 
 BYTES_MAX = 64 << 20
 _BOM = "\ufeff"
+_TEMPORARY = ".palace-"  # and the pid of its writer
 
 
 @attrs.frozen(kw_only=True)
@@ -73,13 +74,25 @@ def read_configuration(path: str, *, beneath: str = "") -> Configuration:
     return Configuration(path=path, beneath=beneath, real=real, data=data, bom=bom, text=text)
 
 
-def write_configuration(before: Configuration, data: bytes) -> list[str]:
-    """Replace a file in one step; return the directories that were created for it.
+def missing_directories(before: Configuration) -> list[str]:
+    """Return the directories that a file still needs, the outermost first."""
+    missing: list[str] = []
+    path = os.path.dirname(before.real)
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing[::-1]
+
+
+def write_configuration(before: Configuration, data: bytes) -> None:
+    """Replace a file in one step, and make the directories that it needs.
 
     Raises HostFile if it has been written to since it was read, OSError as the kernel does.
     """
-    made = list(_make_directories(os.path.dirname(before.real)))
-    temporary = f"{before.real}.palace-{os.getpid()}"
+    for directory in missing_directories(before):
+        os.mkdir(directory)
+    remove_abandoned(before)
+    temporary = f"{before.real}{_TEMPORARY}{os.getpid()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o666 if before.data is None else 0o600)
     try:
@@ -95,7 +108,30 @@ def write_configuration(before: Configuration, data: bytes) -> list[str]:
         os.unlink(temporary)
         raise
     _sync_directory(os.path.dirname(before.real))
-    return made
+
+
+def remove_abandoned(before: Configuration) -> None:
+    """Remove what processes that were killed while they wrote a file have left beside it."""
+    directory, name = os.path.split(before.real)
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for one in names:
+        pid = one.removeprefix(f"{name}{_TEMPORARY}")
+        if pid != one and pid.isascii() and pid.isdigit() and not _is_alive(int(pid)):
+            with suppress(OSError):
+                os.unlink(f"{directory}/{one}")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def remove_configuration(before: Configuration, directories: list[str]) -> list[str]:
@@ -136,14 +172,6 @@ def _keep_owner_and_mode(fd: int, path: str) -> None:
                 "write could not. Run this as its owner."
             ) from None
     os.fchmod(fd, stat.S_IMODE(old.st_mode))
-
-
-def _make_directories(path: str) -> Iterator[str]:
-    if os.path.isdir(path):
-        return
-    yield from _make_directories(os.path.dirname(path))
-    os.mkdir(path)
-    yield path
 
 
 def _sync_directory(path: str) -> None:

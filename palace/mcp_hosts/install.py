@@ -17,8 +17,11 @@ from palace.mcp_hosts.confirm import confirm
 from palace.mcp_hosts.entries import Program, described, launch_of
 from palace.mcp_hosts.files import (
     Configuration,
+    missing_directories,
     read_configuration,
+    remove_abandoned,
     remove_configuration,
+    remove_empty,
     write_configuration,
 )
 from palace.mcp_hosts.notes import InstallNotes, Note, digest
@@ -64,18 +67,44 @@ def install_host(target: Target, *, replace: bool, yes: bool) -> str:
     data = before.encoded(text)
     _show(before, data)
     confirm(yes=yes)
-    made = write_configuration(before, data)
     intact = note is not None and note.describes(before)
     earlier = note.installed if note is not None else Installed(splices=(), fillings=())
     after = Note(
         left=digest(data),
         installed=combined(earlier, done, intact=intact),
         created=before.data is None or (note is not None and note.created),
-        directories=(*(note.directories if note is not None else ()), *made),
+        directories=_directories_made(before, notes.find(before)),
     )
-    notes.keep(before, after)
+    _write_noted(notes, before, data, after)
     rows = [f"Written: {before.path}", f"{target.host.title} reads it when it next starts."]
     return "\n".join(row for row in (*rows, target.hint, *_reservations(target)) if row)
+
+
+def _write_noted(notes: InstallNotes, before: Configuration, data: bytes, after: Note) -> None:
+    """Write a file, and a note of it first: a death between the two must not lose what was there.
+
+    A note of what was not written says nothing, since no entry of it stands.
+    """
+    former = notes.find(before)
+    notes.keep(before, after)
+    try:
+        write_configuration(before, data)
+    except (OSError, HostFile):
+        if former is None:
+            notes.drop(before)
+        else:
+            notes.keep(before, former)
+        raise
+
+
+def _directories_made(before: Configuration, note: Note | None) -> tuple[str, ...]:
+    """Return what palace has made for a file by now: what a note says, and what is missing.
+
+    Where there is no file, an installation that was cut off may have made them.
+    """
+    missing = missing_directories(before)
+    earlier = note.directories if note is not None else ()
+    return (*(one for one in earlier if one not in missing), *missing)
 
 
 def _standing(
@@ -106,8 +135,10 @@ def uninstall_host(target: Target, *, force: bool, yes: bool) -> str:
     """Remove our entry; return what to tell the user.  Raises as `install_host` does."""
     notes = InstallNotes(target.environ)
     before = read_configuration(target.path, beneath=target.project)
+    remove_abandoned(before)
     if before.data is None:
-        notes.drop(before)
+        note = notes.find(before)  # of what was cut off before the file was there, or after
+        notes.drop(before, remove_empty(list(note.directories)) if note is not None else [])
         return f"{before.path} does not exist: nothing to remove."
     with _located(target, _CHANGED):
         note = _standing(target, notes.find(before), target.editor.parse(before.text))

@@ -27,6 +27,26 @@ def decode_json(data: "bytes | str") -> "Any":
         raise ValueError("it is nested too deeply") from None
 
 
+def decode_json_once(data: "bytes | str") -> "Any":
+    """Return a JSON value in which no object has a name twice; raises ValueError.
+
+    Of two, each reader takes the one that it likes, so that one shows what another carries out.
+    """
+    import json
+
+    try:
+        return json.loads(data, object_pairs_hook=_object_of)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object_of(pairs: "list[tuple[str, Any]]") -> "dict[str, Any]":
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a name is there twice")
+    return made
+
+
 def decode_toml(data: bytes) -> "dict[str, Any]":
     """Return the table of a TOML document; raises ValueError, whatever is wrong."""
     import tomllib

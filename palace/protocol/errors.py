@@ -307,3 +307,27 @@ class StoreCorrupt(EngineError):
     wire_code = -31049
     name = "store_corrupt"
     exit_code = 70
+
+
+class UnknownPeer(PalaceError):
+    """An agent, or a program that agents run as, that palace does not know; nothing was changed."""
+
+    wire_code = -31078
+    name = "unknown_peer"
+    exit_code = 85
+
+
+class EmptySlot(PalaceError):
+    """No provider of memory is declared, so there is none to ask."""
+
+    wire_code = -31079
+    name = "empty_slot"
+    exit_code = 86
+
+
+class SlotTaken(PalaceError):
+    """Another provider of memory is declared in a slot; it was left alone."""
+
+    wire_code = -31080
+    name = "slot_taken"
+    exit_code = 87

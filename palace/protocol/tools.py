@@ -163,6 +163,7 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_workspace_list": _QUERY,
     "palace_workspace_add": _MUTATION,
     "palace_workspace_move": _MUTATION,
+    "palace_workspace_runtimes": _MUTATION,
     "palace_workspace_remove": _MUTATION,
     "palace_workspace_audit": _QUERY,
     "palace_namespace_list": _QUERY,

@@ -145,6 +145,16 @@ def state_dir(environ: "Mapping[str, str]") -> str:
     return f"{base}/palace"
 
 
+def provider_dir(environ: "Mapping[str, str]") -> str:
+    """Return where palace keeps, as a provider of memory, which agents it has entries for."""
+    return f"{state_dir(environ)}/provider"
+
+
+def heartbeat_file(root: str, environ: "Mapping[str, str]") -> str:
+    """Return the file that a broker that stays touches, where a slot names it."""
+    return f"{provider_dir(environ)}/{path_key(root)}.heartbeat"
+
+
 def copies_for_readers(palace_id: str, environ: "Mapping[str, str]") -> str:
     """Return where copies of a palace's stores are made: outside of it, on a disk that is ours."""
     return f"{state_dir(environ)}/reading/{palace_id}"

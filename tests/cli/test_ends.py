@@ -12,6 +12,7 @@ from palace.cli.app import ALIASES, COMMANDS
 from tests.support.machines.needs import need_command, need_root
 from tests.support.processes.clients import PALACE
 
+PEER = ("--cwd=/", "--runtime=codex", "--personality=p")
 # What each command needs to get as far as its work.
 ARGUMENTS = {
     "backup": ("b",),
@@ -21,6 +22,8 @@ ARGUMENTS = {
     "uninstall": ("cursor",),
     "service": ("status",),
     "own": ("--here",),
+    "provision-peer": PEER,
+    "unprovision-peer": PEER,
 }
 EVERY = sorted([*COMMANDS, *ALIASES])
 INITIALIZE = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {}}

@@ -5,6 +5,7 @@ import pytest
 from palace.protocol.decoding import (
     TEXT_MAX,
     decode_json,
+    decode_json_once,
     decode_toml,
     is_number,
     is_text,
@@ -67,3 +68,19 @@ def test_numbers_and_words_are_bounded_by_what_is_said() -> None:
     assert is_word("x" * 3, 3)
     assert not is_word("x" * 4, 3)
     assert not is_word("a\nb")
+
+
+def test_a_name_that_is_there_twice_is_refused_at_any_depth() -> None:
+    assert decode_json_once(b'{"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]}') == {
+        "a": {"a": 1},
+        "b": [{"a": 1}, {"a": 2}],
+    }
+    for text in (
+        '{"a": 1, "a": 1}',
+        '[{"b": {"a": 1, "\\u0061": 2}}]',
+        "[" * 100_000,
+        "{",
+        b"\xff",
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            decode_json_once(text)

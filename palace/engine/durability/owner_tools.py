@@ -53,6 +53,7 @@ from palace.protocol.workspaces import (
 Json = dict[str, object]
 UID_MAX = 2**32 - 2
 AUDITS_MAX = 1000  # of one answer
+RUNTIMES_MAX = 32  # of one workspace
 
 logger = logging.getLogger("palace.engine")
 
@@ -87,6 +88,7 @@ class OwnerTools:
             "palace_workspace_list": self._list,
             "palace_workspace_add": self._add,
             "palace_workspace_move": self._move,
+            "palace_workspace_runtimes": self._equip,
             "palace_workspace_remove": self._remove,
             "palace_workspace_audit": self._audit,
             "palace_namespace_list": self._list_namespaces,
@@ -115,6 +117,7 @@ class OwnerTools:
             id=checked_id(arguments.get("id")),
             parent=_parent_in(arguments),
             cwd=_cwd_in(arguments),
+            runtimes=_runtimes_in(arguments),
             uid=_uid_in(arguments),
             confined=arguments.get("confined") is True,
             created_at=self.kernel.utc_text(),
@@ -123,6 +126,7 @@ class OwnerTools:
         _check_new(tree, workspace)
         _check_parent(tree, workspace)
         _check_alone(tree, workspace)
+        _check_has_place(workspace.cwd, workspace.runtimes)
         # What was that of one of this name, whose record was purged.
         check_not_ending(self.register, workspace.key)
         self._revoke_all(workspace.id)
@@ -135,6 +139,13 @@ class OwnerTools:
         moved = attrs.evolve(found, parent=_parent_in(arguments))
         _check_parent(tree, moved)
         return self._put(moved)
+
+    def _equip(self, arguments: Mapping[str, object]) -> Json:
+        """Let a workspace's agents run as more programs; what it has stays."""
+        found = _active(self.register.tree(), arguments.get("id"))
+        both = dict.fromkeys((*found.runtimes, *_runtimes_in(arguments)))
+        _check_has_place(found.cwd, tuple(both))
+        return self._put(attrs.evolve(found, runtimes=tuple(both)))
 
     def _remove(self, arguments: Mapping[str, object]) -> Json:
         tree = self.register.tree()
@@ -245,6 +256,22 @@ def _cwd_in(arguments: Mapping[str, object]) -> str:
             f"{cwd[:200]!r} can't be a workspace's directory: it is no full path."
         )
     return cwd
+
+
+def _runtimes_in(arguments: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the names of programs; they are formed as ids are, so that none is an option."""
+    given = arguments.get("runtimes", [])
+    if not isinstance(given, list) or len(given) > RUNTIMES_MAX:
+        raise WorkspaceRefused(f"A workspace has a list of up to {RUNTIMES_MAX} runtimes.")
+    return tuple(dict.fromkeys(checked_id(one) for one in given))
+
+
+def _check_has_place(cwd: str, runtimes: tuple[str, ...]) -> None:
+    if runtimes and not cwd:
+        raise WorkspaceRefused(
+            f"A workspace that runs {runtimes[0]} needs the directory in which that is started: "
+            "--cwd DIR"
+        )
 
 
 def _uid_in(arguments: Mapping[str, object]) -> int | None:

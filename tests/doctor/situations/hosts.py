@@ -7,6 +7,7 @@ from pathlib import Path
 
 from palace.doctor.finding import WARNING
 from tests.doctor.situations.place import Place, Situation
+from tests.provider.scripts import declared
 
 GONE = "/no/such/directory/palace"
 
@@ -44,7 +45,38 @@ def _claude(project: dict[str, object]) -> Callable[[Place], None]:
     return write
 
 
+def slot_of(place: Place) -> Path:
+    directory = place.home / ".config" / "palace"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / "memory-provider.json"
+
+
+def _declared(mode: int, command: str = "/bin/true") -> Callable[[Place], None]:
+    def write(place: Place) -> None:
+        given = {"command": command, "args": []}
+        declared(slot_of(place), provision=given)
+        slot_of(place).chmod(mode)
+
+    return write
+
+
 SITUATIONS = {
+    "others may write to the declaration of a provider": Situation(
+        arrange=_declared(0o666),
+        code="slot_unsound",
+        level=WARNING,
+        text="counts as empty: others may write to it",
+        remedy="palace provider claim --replace",
+        heal=_declared(0o600),
+    ),
+    "a provider's command is gone": Situation(
+        arrange=_declared(0o600, GONE),
+        code="provider_command",
+        level=WARNING,
+        text="can't be executed",
+        remedy="palace provider claim --replace",
+        heal=_declared(0o600),
+    ),
     "a project has another entry": Situation(
         arrange=_claude({"mempalace": {"command": "else"}}),
         code="hidden_entry",

@@ -277,3 +277,35 @@ def test_no_order_of_requests_makes_a_cycle_or_gives_a_name_away(
     assert {row["id"] for row in owner.life.register.rows(WORKSPACE).values()} == {
         f"workspace:{ident}" for ident in owner.parents
     }
+
+
+def test_what_a_workspace_runs_as_is_kept_and_only_grows(owner: Owner) -> None:
+    made = owner.add("agent", "lead", cwd="/home/agent", runtimes=["codex", "pi", "codex"])
+    assert made["workspace"]["runtimes"] == ["codex", "pi"]
+    more = owner.ask("workspace_runtimes", id="agent", runtimes=["pi", "claude-code"])
+    assert more["workspace"]["runtimes"] == ["codex", "pi", "claude-code"]
+    assert owner.life.register.tree().workspaces["agent"].runtimes == ("codex", "pi", "claude-code")
+    owner.life.check()
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "why"),
+    [
+        (["-c"], "can't be a workspace's id"),
+        (["Codex"], "can't be a workspace's id"),
+        ([7], "can't be a workspace's id"),
+        ("codex", "a list"),
+        ([f"r{n}" for n in range(33)], "a list"),
+    ],
+)
+def test_what_can_be_no_runtime_is_refused(owner: Owner, runtimes: Any, why: str) -> None:
+    before = owner.life.register.tree().workspaces
+
+    assert why in text_of(owner.add("agent", cwd="/home/agent", runtimes=runtimes))
+    assert why in text_of(owner.ask("workspace_runtimes", id="lead", runtimes=runtimes))
+    assert owner.life.register.tree().workspaces == before
+
+
+def test_who_runs_something_needs_a_place_for_it(owner: Owner) -> None:
+    assert "--cwd DIR" in text_of(owner.add("agent", runtimes=["codex"]))
+    assert "--cwd DIR" in text_of(owner.ask("workspace_runtimes", id="coder", runtimes=["codex"]))

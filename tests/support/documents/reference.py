@@ -42,6 +42,11 @@ VARIABLES = (
         "With 1, the embedding model is never fetched: neither by a broker that this process "
         "starts, nor by `palace model` without `--wheel`. Models of Hugging Face aren't, either.",
     ),
+    (
+        "PALACE_PROVISION_CONCURRENCY",
+        "How many of a provider's commands `palace workspace on` and `off` run at once: 3 unless "
+        "set, 0 for all. What is no such number is told, and taken for 3.",
+    ),
     ("PALACE_IDLE_S", "`idle_s` for a broker that this process starts."),
     ("PALACE_TRACE", "A file to which the process and its brokers append the protocol's steps."),
     (
