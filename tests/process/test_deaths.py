@@ -12,15 +12,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from palace.canary.records import Death, deaths_of
+from palace.client.control import Control
 from palace.kernel.kernel import Kernel
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
 from tests.support.brokers.loglines import fields_of
+from tests.support.engines.light.engine import STORE
 from tests.support.faults.killing import is_deep
-from tests.support.loads.light import storm_site
+from tests.support.loads.light import sandbox, storm_site
 from tests.support.processes.brokers import (
     call_line,
     children_of,
@@ -29,13 +34,14 @@ from tests.support.processes.brokers import (
     status_of,
     wait_gone,
 )
-from tests.support.processes.clients import PALACE, Site, end_brokers, wait_until
+from tests.support.processes.clients import PALACE, Client, Site, end_brokers, wait_until
 
 pytestmark = pytest.mark.process
 KERNEL = Kernel()
 KILLS = 100 if is_deep() else 4
-ENDS = 100 if is_deep() else 5
+ENDS = 100 if is_deep() else 10
 RACES = 200 if is_deep() else 4
+STORMS = 50 if is_deep() else 3  # of each other way to end
 SEEDS = (11, 12, 13)
 CANARY = b"watch.py"
 LARGE = 24 << 20
@@ -171,14 +177,57 @@ def test_each_killed_broker_is_recorded_once_and_every_session_survives(site: Si
     assert sorted(int(line["epoch"]) for line in told) == sorted(killed)
 
 
+def ask_for_upgrade(site: Site) -> None:
+    """Ask the broker to make room, as a younger version of palace does."""
+    with Control(Paths(str(site.palace)), ShimEnvironment(site.environ())) as control:
+        control.ask("upgrade")
+
+
+@contextmanager
+def without_engine(site: Site) -> Iterator[None]:
+    """Let no broker open its store: something else has its name."""
+    store, kept = site.palace / STORE, site.palace / "kept"
+    if store.exists():
+        store.rename(kept)
+    store.mkdir()
+    try:
+        yield
+    finally:
+        store.rmdir()
+        if kept.exists():
+            kept.rename(store)
+
+
+@contextmanager
+def served_by_its_client(site: Site) -> Iterator[tuple[Client, int]]:
+    """A client whose shim serves the palace itself, where no broker may outlive a command."""
+    sandbox(site).touch()
+    try:
+        with site.shim() as client:
+            client.tool("search", query="x")
+            assert site.record()["mode"] == "direct"
+            yield client, int(site.record()["pid"])
+    finally:
+        sandbox(site).unlink()
+
+
 def end_of(site: Site, way: str) -> None:
     """Let a broker come to its own end, in one of the ways that there are."""
-    if way == "idle":
+    if way == "direct":
+        with served_by_its_client(site) as (client, _):
+            assert client.close() == 0
+    elif way == "failed":
+        with without_engine(site):
+            site.run("ensure")
+            wait_until(lambda: not marks(site), 60, "it has given up")
+    elif way == "idle":
         assert site.run("ensure", PALACE_IDLE_S="0.3").returncode == 0
     else:
         pid = serve(site)
         if way.startswith("SIG"):
             kill(pid, getattr(signal, way))
+        elif way == "upgrade":
+            ask_for_upgrade(site)
         elif way == "moved":
             elsewhere = site.palace.with_name("elsewhere")
             site.palace.rename(elsewhere)
@@ -189,7 +238,18 @@ def end_of(site: Site, way: str) -> None:
     wait_until(lambda: not marks(site), 60, f"it has ended by {way}")
 
 
-WAYS = ("stop", "SIGTERM", "SIGINT", "SIGHUP", "stop --now", "idle", "moved")
+WAYS = (
+    "stop",
+    "SIGTERM",
+    "SIGINT",
+    "SIGHUP",
+    "stop --now",
+    "idle",
+    "moved",
+    "upgrade",
+    "direct",
+    "failed",
+)
 
 
 def test_no_deliberate_end_is_recorded(site: Site) -> None:
@@ -219,6 +279,64 @@ def race(site: Site, delay_s: float) -> int:
     stopping.communicate()
     wait_gone(pid)
     return epoch
+
+
+def raced_ends(site: Site, dice: random.Random, way: str) -> int:
+    """Let a broker begin to end in a way, and kill it a moment later; return its epoch."""
+    if way == "direct":
+        with served_by_its_client(site) as (client, pid):
+            epoch = int(site.record()["epoch"])
+            assert client.process.stdin is not None
+            client.process.stdin.close()
+            time.sleep(dice.random() * 0.2)
+            kill(pid)
+            wait_gone(pid)
+        return epoch
+    if way == "failed":
+        with without_engine(site):
+            starting = subprocess.Popen(
+                [*PALACE, "ensure"], env=site.environ(), stderr=subprocess.DEVNULL
+            )
+            wait_until(lambda: bool(marks(site)), what="it has a canary")
+            (mark,) = (site.palace / "deaths").glob("*.armed")
+            pid, epoch = (
+                int(fields_of(mark.read_text())["server_pid"]),
+                int(mark.name.split("-")[0]),
+            )
+            time.sleep(dice.random() * 2)
+            kill(pid)
+            starting.wait(60)
+            wait_gone(pid)
+            stop(site)  # of one that was started since
+        return epoch
+    pid, epoch = serve(site), int(site.record()["epoch"])
+    ask_for_upgrade(site)
+    time.sleep(dice.random() * 0.05)
+    kill(pid)
+    wait_gone(pid)
+    return epoch
+
+
+@pytest.mark.parametrize("way", ["upgrade", "direct", "failed"])
+def test_an_end_that_races_a_kill_is_recorded_once_or_never(site: Site, way: str) -> None:
+    dice = random.Random(f"{SEEDS[2]} {way}")
+    epochs = {raced_ends(site, dice, way) for _ in range(STORMS)}
+    wait_until(lambda: not canaries(site), 60, "all canaries have ended")
+    serve(site)  # which tells what they could not
+
+    told = [int(line["epoch"]) for line in lines(site, ev="server-exit")]
+    recorded = [epoch for epoch in told if epoch in epochs]
+    left = {int(line["epoch"]) for line in lines(site, ev="owner", state="left")}
+    assert len(set(recorded)) == len(recorded), "never two records of one"
+    assert not set(recorded) & left, "no record of one that has left"
+    assert epochs <= set(recorded) | left | ended_unserved(site), "none is forgotten"
+    print(f"{way}: {len(recorded)} of {len(epochs)} were killed before they had left")
+
+
+def ended_unserved(site: Site) -> set[int]:
+    """Return the epochs of owners that were over before they had served."""
+    told = [*lines(site, ev="owner", state="refused"), *lines(site, state="vanished-starting")]
+    return {int(line["epoch"]) for line in told}
 
 
 def test_a_stop_that_races_a_kill_is_one_or_the_other(site: Site) -> None:
