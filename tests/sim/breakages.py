@@ -21,6 +21,7 @@ import palace.ownership.lock
 import palace.shim.relay
 from palace.broker.broker import Broker
 from palace.broker.leaving import Leaving
+from palace.broker.life import Life
 from palace.broker.scheduling import Scheduler
 from palace.broker.session import LiveSession
 from palace.engine.api import Reply
@@ -30,6 +31,7 @@ from palace.journal.append import Appender
 from palace.journal.record import ABORT
 from palace.journal.tail import Tail
 from palace.kernel.kernel import Kernel
+from palace.protocol import deaths
 from palace.protocol.admission import Admission
 from palace.protocol.ledger import Ledger
 from palace.protocol.lifecycle import Lifecycle
@@ -261,6 +263,22 @@ def _stuck_writes_are_not_noticed() -> list[Replacement]:
 
 
 _REAL_CLOSE = Leaving.close_engine
+
+
+def _leaves_without_a_word() -> list[Replacement]:
+    return [(Life, "left", lambda _self, _reason="": None)]
+
+
+def _leaves_before_it_has_left() -> list[Replacement]:
+    real = Life.leaving
+
+    def leaving(self: Any, reason: str) -> None:
+        real(self, reason)
+        self.canary.say(deaths.LEFT, reason=reason)
+
+    return [(Life, "leaving", leaving)]
+
+
 BREAKAGES: dict[str, Breakage] = {
     "no_fsync_of_outcomes": Breakage(
         "the reply leaves before it is durable", _no_fsync_of_outcomes
@@ -302,6 +320,10 @@ BREAKAGES: dict[str, Breakage] = {
     "store_before_lock": Breakage(
         "the store is opened before the lock", _store_opened_before_the_lock
     ),
+    "left_unsaid": Breakage(
+        "an owner doesn't tell its canary that it leaves", _leaves_without_a_word
+    ),
+    "left_early": Breakage("an owner says that it has left first", _leaves_before_it_has_left),
     "no_watchdog": Breakage("a stuck write is not noticed", _stuck_writes_are_not_noticed, STUCK),
 }
 

@@ -25,6 +25,7 @@ from trio._core import _io_epoll, _run
 
 import palace.broker.assemble
 import palace.broker.broker
+import palace.broker.canary
 import palace.broker.connections
 import palace.broker.displacement
 import palace.broker.endpoint
@@ -56,7 +57,7 @@ import palace.ownership.record
 import palace.ownership.served
 import palace.settings.user_settings
 import palace.shim.relay
-from tests.sim import kernel, threads
+from tests.sim import canaries, kernel, threads
 from tests.sim.engine import CATALOGUE, SimEngine
 from tests.sim.kernel import alive
 from tests.sim.port import Chance, SimKernel
@@ -225,6 +226,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         (telemetry.logs, "set_up_logging", lambda *_args, **_options: None),
         (broker.serve, "_direct_socket", _direct_socket),
         (broker.life.Life, "arm", lambda *_args, **_options: None),  # another program, too
+        (broker.canary.Canary, "_write", canaries.write),
         (broker.watchdog, "faulthandler", _FaultHandler()),
         (ownership.lock, "uuid", _Uuid()),
         (ownership.epoch, "uuid", _Uuid()),

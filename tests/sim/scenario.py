@@ -20,6 +20,7 @@ from palace.shim.relay import Relay
 from tests.model.follow import problems_of
 from tests.sim import install, kernel
 from tests.sim.bystanders import GREETINGS, Watcher, stock, stranger
+from tests.sim.canaries import Canaries
 from tests.sim.checks import check_files, check_promises, live_in, not_taken_back
 from tests.sim.client import Client
 from tests.sim.disk import Disk
@@ -134,6 +135,7 @@ class Run:
         self.plan = plan or plan_of(seed)
         self.world = World(seed, verbose=verbose)
         self.world.switch = self.plan.switch
+        self.canaries = Canaries(self.world)
         self.clients: list[Client] = []
         self.epoch = 0
         self.calm = False
@@ -242,6 +244,7 @@ class Run:
         self.world.notes["trace"].append({"act": "end", "pid": process.pid})
         if "state" in process.notes:
             self.watchdog_bit = "stuck" in process.notes and process.status == WATCHDOG_EXIT
+            self.canaries.judge(process, bitten=self.watchdog_bit)
 
     def _counted(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
@@ -256,6 +259,7 @@ class Run:
         state = REAL_ASSEMBLE(owner, *arguments)
         state.services.home = ""  # this world has no TCP
         kernel.alive().notes["state"] = state
+        self.canaries.listen(kernel.alive())
         return state
 
     def _connected(self, relay: Any) -> None:
