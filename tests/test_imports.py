@@ -63,7 +63,8 @@ ONLY_IN = {
     "mempalace": {
         *("engine/hosting/adjustments.py", "engine/hosting/batched_writer.py"),
         *("engine/hosting/query_prefetch.py", "engine/hosting/lookup_cache.py"),
-        "engine/stores/palace_stores.py",
+        *("engine/stores/palace_stores.py", "engine/stores/exact.py"),
+        *("engine/stores/exact_rows.py", "engine/stores/exact_seam.py"),
     },
     "chromadb": {
         *("engine/embedding/archive.py", "engine/embedding/inference.py"),

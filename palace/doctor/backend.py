@@ -1,4 +1,4 @@
-"""Which backend keeps the drawers: only Chroma's changes are journalled."""
+"""Which backend keeps the drawers, and whether its changes are journalled."""
 
 from collections.abc import Iterator
 

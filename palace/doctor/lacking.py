@@ -174,7 +174,7 @@ class _Comparison:
         if self.found.config.journal == DUAL:
             return FROM_DUAL
         # Beside a broker nobody else writes to Chroma.
-        is_served, is_chroma = self.found.status is not None, store is self.files.stores.chroma
+        is_served, is_chroma = self.found.status is not None, store is self.files.stores.drawers
         if is_served and is_chroma:
             return NEXT_START
         if not self.files.may_have_deleted(store, self.tail.baseline or {}):

@@ -16,7 +16,7 @@ from palace.protocol.errors import ConfigError
 from palace.settings import paths, recorded
 from palace.settings.checks import Setting, about, check_no_wildcard, checked, number_in
 from palace.settings.embedder import configured_embedder, recorded_embedder
-from palace.settings.inherited import to_be_fixed
+from palace.settings.first_owner import to_fix
 from palace.settings.stock_config import read_stock_config
 from palace.settings.user_settings import (
     UserSettings,
@@ -355,7 +355,7 @@ def load_settings(
     _find_data(fields, lent, found, environ)
     read_stock_config(fields["config_dir"])  # the engine would pass over one that is no JSON
     if "environment" not in fields:
-        fields["environment"] = _unfixed(found, environ, kernel)
+        fields["environment"] = to_fix(found.root, fields["config_dir"], environ, kernel)
     # The engine would run a batch's calls as it runs any others; or two of them, told apart by the
     # texts that came, would file the same drawer once the secrets are out.
     if "store_together" in fields.get("adjustments_off", ()) or fields.get("redact") == "all":
@@ -422,19 +422,6 @@ def ignored_text(names: Iterable[str], found: paths.Paths) -> str:
         "to a directory that is lent. To use them as your settings on this machine: palace config "
         f"trust --palace {found.root}"
     )
-
-
-def _unfixed(found: paths.Paths, environ: Mapping[str, str], kernel: Kernel) -> Mapping[str, str]:
-    """Return what the first owner's environment is about to fix.
-
-    An embedder that is not the one which made the palace's vectors is no part of it.
-    """
-    wanted = to_be_fixed(environ)
-    made_by = recorded_embedder(found.root, kernel)
-    named = wanted.get("MEMPALACE_EMBEDDING_MODEL", "").strip().lower()
-    if made_by and named and made_by != named:
-        return {k: v for k, v in wanted.items() if not k.startswith("MEMPALACE_EMBEDDING")}
-    return wanted
 
 
 def adopt(found: paths.Paths, loaded: Loaded, environ: Mapping[str, str], kernel: Kernel) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHROMA = "chroma"
+DEFAULT = "default"
+EXACT = ("sqlite_exact", "rust_exact")  # one format
 # By which files stock knows what a palace was made by (mempalace 3.11: backends/*.py, detect).
 _ARTIFACTS = {
     "chroma.sqlite3": CHROMA,
@@ -80,7 +82,16 @@ class Backend:
 
     @property
     def is_journalled(self) -> bool:
-        return self.name == CHROMA
+        return self.name == CHROMA or self.is_exact
+
+    @property
+    def is_default(self) -> bool:
+        """Tell whether nothing says which one it is, neither a setting nor a file."""
+        return self.said_by == DEFAULT
+
+    @property
+    def is_exact(self) -> bool:
+        return self.name in EXACT
 
 
 def backend_of(root: str, config_dir: str, environ: "Mapping[str, str]") -> Backend:
@@ -94,7 +105,7 @@ def backend_of(root: str, config_dir: str, environ: "Mapping[str, str]") -> Back
     for name, backend in _ARTIFACTS.items():
         if root and os.path.exists(f"{root}/{name}"):
             return Backend(backend, f"{root}/{name}")
-    return Backend(CHROMA, "default")
+    return Backend(CHROMA, DEFAULT)
 
 
 def backend_mismatch(
@@ -103,8 +114,9 @@ def backend_mismatch(
     """Return why stock opens nothing there, another backend's files, and the remedy; else None."""
     named = backend_of(root, config_dir, environ)
     there = backend_of(root, os.devnull, {})  # by the files alone
-    exact = {"sqlite_exact", "rust_exact"}  # one format
-    if there.said_by == "default" or there.name == named.name or {there.name, named.name} == exact:
+    if there.is_default or there.name == named.name:
+        return None
+    if there.is_exact and named.is_exact:
         return None
     if there.name == CHROMA and not os.path.getsize(there.said_by):
         return None
@@ -136,7 +148,8 @@ def no_journal_text(root: str, backend: Backend) -> str:
     """Say that a palace has no journal because of its backend."""
     return (
         f"{root} keeps its memories in the backend {backend.name} (says {backend.said_by}), and "
-        "palace journals Chroma's alone: a journal that lies there is of an earlier time."
+        "palace journals those of chroma, sqlite_exact and rust_exact alone: a journal that lies "
+        "there is of an earlier time."
     )
 
 

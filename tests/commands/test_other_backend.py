@@ -42,15 +42,15 @@ def palace(tmp_path: Path) -> Path:
 
 
 def named_in_config(palace: Path, _environ: dict[str, str]) -> None:
-    (palace.parent / ".mempalace" / "config.json").write_text('{"backend": "sqlite_exact"}')
+    (palace.parent / ".mempalace" / "config.json").write_text('{"backend": "qdrant"}')
 
 
 def named_by_variable(_palace: Path, environ: dict[str, str]) -> None:
-    environ["MEMPALACE_BACKEND"] = " Sqlite_Exact"
+    environ["MEMPALACE_BACKEND"] = " Qdrant"
 
 
 def found_by_its_file(palace: Path, _environ: dict[str, str]) -> None:
-    (palace / "sqlite_exact.sqlite3").write_bytes(b"SQLite format 3\0")
+    (palace / "qdrant_backend.json").write_text("{}")
 
 
 @pytest.mark.parametrize("said", [named_in_config, named_by_variable, found_by_its_file])
@@ -62,7 +62,7 @@ def test_it_is_refused_with_the_backends_name_and_nothing_is_changed(
     said(palace, environ)
     before = sorted(palace.rglob("*"))
 
-    with pytest.raises(ConfigError, match="in the backend sqlite_exact") as refused:
+    with pytest.raises(ConfigError, match="in the backend qdrant") as refused:
         ACTS[act](Paths(str(palace)), ShimEnvironment(environ))
 
     assert "Nothing was changed" in refused.value.message

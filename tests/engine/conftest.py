@@ -8,12 +8,27 @@ import pytest
 from tests.support.engines.maintenance import MaintenanceProcess
 from tests.support.processes.sites import make_site
 
+BACKENDS = ("chroma", "sqlite_exact")  # each keeps the journal's promises, by the same tests
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module that says `EACH_BACKEND = True` on each, if they use a palace."""
+    if "backend" in metafunc.fixturenames and getattr(metafunc.module, "EACH_BACKEND", False):
+        metafunc.parametrize("backend", BACKENDS, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def backend(request: pytest.FixtureRequest) -> str:
+    """The backend that keeps the drawers."""
+    return str(getattr(request, "param", "chroma"))
+
 
 @pytest.fixture(scope="module")
 def maintenance(
-    tmp_path_factory: pytest.TempPathFactory, model_home: Path
+    tmp_path_factory: pytest.TempPathFactory, model_home: Path, backend: str
 ) -> Iterator[MaintenanceProcess]:
     """The process that rebuilds, purges, copies and reads palaces for a module's tests."""
     root = tmp_path_factory.mktemp("maintenance")
-    with MaintenanceProcess(make_site(root, model_home).environ(), root / "log") as maintenance:
+    site = make_site(root, model_home, backend=backend)
+    with MaintenanceProcess(site.environ(), root / "log") as maintenance:
         yield maintenance

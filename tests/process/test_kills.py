@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from palace.engine.stores.drawers import PREFIX
+from palace.engine.stores.journalled import JOURNALLED
 from tests.support.calls.mutations import MUTATIONS, Mutation
 from tests.support.faults.killing import (
     POINTS,
@@ -104,6 +106,42 @@ def test_change_whose_broker_is_killed_is_made_once(arenas: Arenas, tool: str, p
             )
             if not struck:
                 break
+
+
+# Of which sqlite_exact keeps something; the other stores are the same beside it.
+IN_DRAWERS = tuple(
+    tool
+    for tool in TOOLS
+    if any(kind.startswith(PREFIX) for kind in JOURNALLED[f"mempalace_{tool}"])
+)
+
+
+def kills_of_drawers() -> list[tuple[str, str]]:
+    """Return the tools and points to try on another backend; a choice spreads over both."""
+    if is_deep():
+        return [(tool, point) for tool in IN_DRAWERS for point in POINTS]
+    return [(tool, POINTS[place % len(POINTS)]) for place, tool in enumerate(IN_DRAWERS)]
+
+
+@pytest.fixture(scope="module")
+def exact_arenas(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Iterator[Arenas]:
+    arenas = Arenas(tmp_path_factory.mktemp("exact"), model_home, backend="sqlite_exact")
+    try:
+        yield arenas
+    finally:
+        arenas.close()
+
+
+@pytest.mark.parametrize(("tool", "point"), kills_of_drawers())
+def test_change_that_sqlite_exact_keeps_is_made_once(
+    exact_arenas: Arenas, tool: str, point: str
+) -> None:
+    mutation = MUTATIONS[tool]
+    with exact_arenas.shared() as arena:
+        passes = exact_arenas.passes(arena, mutation)[point]
+        assert passes, f"{tool} never passes {point}"
+        number = chosen(passes, tool)[0]
+        assert die_once(arena, mutation, (point, number)) or mutation.non_atomic
 
 
 def die_once(arena: Arena, mutation: Mutation, stage: Stage) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from palace.engine.stores.chroma import COLLECTION, PREFIX
+from palace.engine.stores.drawers import COLLECTION, PREFIX
 from palace.engine.stores.file_ids import FileIds
 from palace.engine.stores.health import Access, flushed_rows
 from palace.engine.stores.palace_stores import Stores
@@ -38,14 +38,16 @@ Ids = Mapping[str, list[str]]  # by kind
 class Differences:
     """What is in the stores otherwise than the journal says, by kind.
 
-    `missing` was acknowledged and is not there; of `foreign` the journal knows nothing; `texts` and
-    `metadata` are others than were stored.
+    `missing` was acknowledged and is not there; of `foreign` the journal knows nothing; `texts`,
+    `metadata` and `vectors` are others than were stored; of vectors in an index, its own check says
+    so (examiner.py).
     """
 
     missing: Ids = attrs.field(factory=dict)
     foreign: Ids = attrs.field(factory=dict)
     texts: Ids = attrs.field(factory=dict)
     metadata: Ids = attrs.field(factory=dict)
+    vectors: Ids = attrs.field(factory=dict)
 
     def told(self) -> str:
         """Return which entries are missing or foreign, as a clause; "" for none."""
@@ -59,11 +61,16 @@ class Differences:
         return _clauses(
             (self.texts, "of the records in {} hold another text than the journal has for them"),
             (self.metadata, "of the records in {} hold other metadata than the journal has"),
+            (
+                self.vectors,
+                "of the records in {} hold another vector than the journal has for them",
+            ),
         )
 
     def altered(self) -> Ids:
-        kinds = sorted({*self.texts, *self.metadata})
-        return {k: [*self.texts.get(k, ()), *self.metadata.get(k, ())] for k in kinds}
+        parts = (self.texts, self.metadata, self.vectors)
+        kinds = sorted({kind for part in parts for kind in part})
+        return {kind: [i for part in parts for i in part.get(kind, ())] for kind in kinds}
 
     def entities(self) -> frozenset[Entity]:
         """Return what is missing or foreign."""
@@ -158,6 +165,7 @@ class Comparison:
             foreign=_kept(found.foreign, lambda e: e not in unsettled and e[1] in there[e[0]]),
             texts=_kept(found.texts, lambda e: e not in unsettled),
             metadata=_kept(found.metadata, lambda e: e not in unsettled),
+            vectors=_kept(found.vectors, lambda e: e not in unsettled),
         )
 
     @property
@@ -189,13 +197,14 @@ class Comparison:
     def _kinds(self) -> list[str]:
         stores = self.stores
         named = {PREFIX + name for name in self._files.of(COLLECTION)}
-        said = {kind for kind in self.known.kinds() if stores.chroma.owns(kind)}
+        said = {kind for kind in self.known.kinds() if stores.drawers.owns(kind)}
         return sorted({*named, *said, COLLECTION, *stores.register.kinds()})
 
     def _changed(self, tail: Tail) -> Differences:
         """Compare what rows say; those that the journal doesn't know are foreign."""
         texts: dict[str, list[str]] = {}
         metadata: dict[str, list[str]] = {}
+        vectors: dict[str, list[str]] = {}
         for collection, ident, row in flushed_rows(self.stores):
             kind = PREFIX + collection
             last = self.known.live.get((kind, ident))
@@ -208,7 +217,9 @@ class Comparison:
                 texts.setdefault(kind, []).append(ident)
             elif not _says(told, row):
                 metadata.setdefault(kind, []).append(ident)
-        return Differences(texts=texts, metadata=metadata)
+            elif "vector" in row and row["vector"] != told.get("vector"):
+                vectors.setdefault(kind, []).append(ident)
+        return Differences(texts=texts, metadata=metadata, vectors=vectors)
 
     def _unsettled(self) -> set[Entity]:
         """Return what is under way, or was changed since the journal was read."""

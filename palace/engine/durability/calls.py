@@ -14,6 +14,7 @@ import attrs
 
 from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability.adoption import ONE_GO, Adoption
+from palace.engine.durability.backends import check_backend
 from palace.engine.durability.beside import Note, read_note
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.examiner import Examiner
@@ -448,6 +449,7 @@ def open_durable_calls(
             exchange.finish()
         logger.warning("an interrupted rebuild was carried through")
     journal = open_journal(palace)
+    check_backend(palace, journal.tail.baseline)
     stores = build_stores(paths, palace.config, kernel, open_chroma)
     dual = palace.config.journal == DUAL
     health = heal_stores(palace, journal, stores, progress)

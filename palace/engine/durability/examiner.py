@@ -40,7 +40,8 @@ from palace.engine.durability.beside import (
     read_note,
     write_note,
 )
-from palace.engine.stores.chroma import COLLECTION, PREFIX, Chroma, vector_of
+from palace.engine.stores.chroma import Chroma
+from palace.engine.stores.drawers import COLLECTION, PREFIX, vector_of
 from palace.engine.stores.health import (
     SUSPECT,
     WHOLE_BESIDE_THE_OWNER,
@@ -59,7 +60,7 @@ from palace.settings.environment import read_environment
 from palace.settings.paths import Paths
 
 if TYPE_CHECKING:
-    from palace.engine.stores.chroma_api import RecordPayload
+    from palace.engine.stores.drawers import RecordPayload
     from palace.journal.record import JsonObject
 
 QUIET_S = 5.0  # without a call
@@ -160,10 +161,10 @@ class Examiner:
             due_s, early_s = monotonic() + EVERY_S, monotonic() + self.first_s
 
     def _written(self) -> "Written":
-        """Return what is known of the last write to Chroma's database."""
+        """Return what is known of the last write to the database of drawers."""
         if self.journal.tail.open:
             return Written()
-        seq, path = self.journal.seq, self.stores.chroma.path
+        seq, path = self.journal.seq, self.stores.drawers.path
         return Written(seq, [self.kernel.signature(path + end) for end in ("", "-wal")])
 
     def look(self) -> str:
@@ -232,7 +233,7 @@ class Examiner:
         return "" if was_told or (self.dual and found.missing) else told
 
     def _look_at_index(self) -> str:
-        return sample_index(self.stores.chroma)
+        return sample_index(self.stores.chroma) if self.stores.chroma is not None else ""
 
     def _look_at_files(self) -> str:
         """Have the files read by another process; return what damage it finds.

@@ -1,7 +1,7 @@
 """What of the stores only calls that have passed the gate may change (palace/memory/gate.py)."""
 
 from palace.engine.durability.groups import Guard
-from palace.engine.stores.chroma import PREFIX
+from palace.engine.stores.drawers import PREFIX
 from palace.engine.stores.projection import Change
 from palace.engine.stores.register import Register
 from palace.journal.record import Payload

@@ -10,7 +10,7 @@ follows, as after any replacement of a store (recovery.py):
 | tables or a list can't be read | the file is moved away; recovery writes a new one |
 | a small file can't be read, or is gone | it is moved away, and written as it was |
 | Chroma's index | a new store is built from the journal and from the rows, and put in its place |
-| Chroma's database | the same, from the journal alone |
+| the database of drawers | the same, from the journal alone |
 
 Nothing is deleted: what was damaged stays in `replaced-EPOCH`, or beside where it was.  Where only
 an index is damaged every row can be read, so what another program wrote is taken over first; its
@@ -31,6 +31,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
+from palace.engine.durability.backends import backend_to_build
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.rebuild import (
     fill_stores,
@@ -42,8 +43,13 @@ from palace.engine.durability.rebuild import (
 )
 from palace.engine.durability.reconciliation import append_adopted
 from palace.engine.durability.swap import Exchange, Move
-from palace.engine.stores.chroma import COLLECTION, Chroma, is_chroma_file, packed_vector
-from palace.engine.stores.chroma_api import RecordPayload
+from palace.engine.stores.chroma import Chroma
+from palace.engine.stores.drawers import (
+    COLLECTION,
+    RecordPayload,
+    is_drawer_file,
+    packed_vector,
+)
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES
 from palace.engine.stores.health import AT_OPENING, SUSPECT, Damage, Depth, find_damage
@@ -159,7 +165,9 @@ def heal_stores(
         # Recovery runs over whole stores alone.  One that it was to write again is empty until
         # then, and would be taken for a palace's that never held anything.
         waiting = [
-            one for one in healed if one.damage.store not in (stores.chroma.name, stores.files.name)
+            one
+            for one in healed
+            if one.damage.store not in (stores.drawers.name, stores.files.name)
         ]
         healed = [one for one in healed if one not in waiting]
         left += [_waiting(one.damage, left[0]) for one in waiting]
@@ -241,14 +249,14 @@ class _Healing:
         if self.damage.lost:
             self._check_adopted()
             return ""
-        if self.damage.store != self.stores.chroma.name:
+        if self.damage.store != self.stores.drawers.name:
             self._check_journal()
             return self._put_away(self._files())
         if self.damage.index:
             self._take_over_rows()
         else:
             self._check_journal()
-        return self._rebuild_chroma()
+        return self._rebuild_drawers()
 
     def _check_journal(self) -> None:
         """Raise unless the journal knows all that was in the store."""
@@ -333,27 +341,29 @@ class _Healing:
         )
         self.palace.kernel.write_durable(path, json.dumps(notes, indent=2).encode())
 
-    # Chroma.
+    # Drawers.
 
-    def _rebuild_chroma(self) -> str:
+    def _rebuild_drawers(self) -> str:
         palace, kernel = self.palace, self.palace.kernel
         known = replay(palace.paths.journal, kernel, self.progress, keys=palace.stamp.keys)
-        kinds = [kind for kind in in_order(known) if self.stores.chroma.owns(kind)]
+        kinds = [kind for kind in in_order(known) if self.stores.drawers.owns(kind)]
         scratch = make_scratch(palace)
         try:
-            with opened_stores(*scratch_palace(palace, scratch), kernel) as new:
-                new.chroma.api()
+            with opened_stores(*scratch_palace(palace, scratch, self._backend), kernel) as new:
+                new.drawers.make()
                 fill_stores(new, known, kinds, self.progress)
                 verify_stores(new, known, kinds, self.progress)
-            self._check_new(unopened_stores(*scratch_palace(palace, scratch), kernel))
+            self._check_new(
+                unopened_stores(*scratch_palace(palace, scratch, self._backend), kernel)
+            )
             root = palace.paths.root
-            old = (f"{root}/{n}" for n in sorted(os.listdir(root)) if is_chroma_file(root, n))
+            old = (f"{root}/{n}" for n in sorted(os.listdir(root)) if is_drawer_file(root, n))
             made = f"{scratch}/palace"
             away = list(moves_away(palace.paths, old, kernel, self._suffix))
             come = [
                 Move(f"{made}/{name}", f"{root}/{name}")
                 for name in sorted(os.listdir(made))
-                if is_chroma_file(made, name)
+                if is_drawer_file(made, name)
             ]
             self._note(away)
             self._exchange.swap([*away, *come])
@@ -362,10 +372,14 @@ class _Healing:
             shutil.rmtree(scratch, ignore_errors=True)
         return self._kept
 
+    @property
+    def _backend(self) -> str:
+        return backend_to_build(self.palace, self.journal.tail.baseline)
+
     def _check_new(self, new: Stores) -> None:
         """Raise where a new store doesn't pass: else it would be built again at every opening."""
         for damage in find_damage(new, None, AT_OPENING):
-            if damage.store == new.chroma.name:
+            if damage.store == new.drawers.name:
                 raise _NotDamagedError(
                     f"a new store looks no better, so it is not used: {damage.text}"
                 )
@@ -373,6 +387,7 @@ class _Healing:
     def _take_over_rows(self) -> None:
         """Journal what another program did to the rows of a store whose index is damaged."""
         tail, chroma = self.journal.tail, self.stores.chroma
+        assert chroma is not None, "no other store of drawers has an index of its own"
         chroma.read_fingerprint()
         baseline = (tail.baseline or {}).get(chroma.name)
         is_whole = not tail.gaps and tail.adopting is None
@@ -383,9 +398,10 @@ class _Healing:
         scratch = make_scratch(self.palace)
         try:
             # Without its indexes, which Chroma makes empty ones of, and makes no use of here.
-            paths, config = scratch_palace(self.palace, scratch)
+            paths, config = scratch_palace(self.palace, scratch, self._backend)
             shutil.copyfile(chroma.path, paths.store)
             with opened_stores(paths, config, self.palace.kernel) as copy:
+                assert copy.chroma is not None
                 copy.chroma.read_fingerprint()
                 self._take_over(copy.chroma, deletes=deletes)
         finally:

@@ -32,7 +32,7 @@ class StoreFiles:
     def trouble(self) -> str:
         """Return what has become of a file, "" where all are what they were."""
         for path in (
-            self.stores.chroma.path,
+            self.stores.drawers.path,
             self.stores.graph.path,
             self.stores.logstream.path,
         ):
@@ -54,7 +54,10 @@ class StoreFiles:
         return ""
 
     def _look_at_indexes(self) -> str:
-        root, chroma = self.stores.chroma.root, self.stores.chroma
+        chroma = self.stores.chroma
+        if chroma is None:
+            return ""
+        root = chroma.root
         if chroma.drops != self._drops:  # a collection was deleted, and its index with it
             self._drops = chroma.drops
             self._indexes = frozenset()

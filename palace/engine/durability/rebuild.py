@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import attrs
 
 from palace import __version__
+from palace.engine.durability.backends import backend_to_build
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.swap import Exchange, Move
-from palace.engine.stores.chroma import COLLECTION, is_chroma_file
+from palace.engine.stores.drawers import COLLECTION, is_drawer_file
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.palace_stores import Stores, opened_stores, unopened_stores
@@ -62,8 +63,9 @@ class Rebuild:
         self._adopt_files()
         known = replay(self.paths.journal, self.kernel, self.progress, keys=self.journal.keys)
         scratch = make_scratch(self.palace)
-        with opened_stores(*scratch_palace(self.palace, scratch), self.kernel) as new:
-            new.chroma.api()  # a palace without drawers has a store, too
+        backend = backend_to_build(self.palace, self.journal.tail.baseline)
+        with opened_stores(*scratch_palace(self.palace, scratch, backend), self.kernel) as new:
+            new.drawers.make()  # a palace without drawers has a store, too
             fill_stores(new, known, in_order(known), self.progress)
             verify_stores(new, known, in_order(known), self.progress)
         if any(new.register.owns(kind) for kind in known.kinds()):
@@ -132,7 +134,7 @@ class Rebuild:
         tail = self.journal.tail
         stores = self._real()
         for store in (
-            stores.chroma,
+            stores.drawers,
             stores.graph,
             stores.logstream,
             stores.tunnels,
@@ -168,7 +170,7 @@ class Rebuild:
         return moves_away(self.paths, self._old_files(), self.kernel, self._suffix)
 
     def _new_in(self, new: Stores, known: Replay) -> Iterator[Move]:
-        inside = new.chroma.root
+        inside = new.drawers.root
         for name in sorted(os.listdir(inside)):
             if name not in FILES or (FILE, name) in known.live:
                 yield Move(f"{inside}/{name}", f"{self.paths.root}/{name}")
@@ -212,7 +214,7 @@ def old_files(paths: Paths, config: Config, kernel: Kernel) -> Iterator[str]:
     """Yield the paths of a palace's stores, there or not; small files (files.py) left out."""
     real = unopened_stores(paths, config, kernel)
     for name in sorted(os.listdir(paths.root)):
-        if is_chroma_file(paths.root, name):
+        if is_drawer_file(paths.root, name):
             yield f"{paths.root}/{name}"
     for rows in real.tables:
         yield from rows.files
@@ -239,9 +241,17 @@ def make_scratch(palace: OwnedPalace) -> str:
     return scratch
 
 
-def scratch_palace(palace: OwnedPalace, scratch: str) -> tuple[Paths, Config]:
-    """Return where new stores are built: as in a palace, with the graph beside it."""
-    config = attrs.evolve(palace.config, graph=f"{scratch}/knowledge_graph.sqlite3")
+def scratch_palace(palace: OwnedPalace, scratch: str, backend: str) -> tuple[Paths, Config]:
+    """Return where new stores are built: as in a palace, with the graph beside it.
+
+    `backend` is the one that keeps them, though it may have no file there yet.
+    """
+    old = palace.config
+    config = attrs.evolve(
+        old,
+        graph=f"{scratch}/knowledge_graph.sqlite3",
+        environment={**old.environment, "MEMPALACE_BACKEND": backend},
+    )
     palace.kernel.make_directory(f"{scratch}/palace")
     return Paths(f"{scratch}/palace"), config
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
+from palace.engine.stores.drawers import EXACT_FILE
 from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.rows import FILE_ENDS
 from palace.kernel.kernel import Kernel
@@ -143,7 +144,7 @@ class Exchange:
         return path[len(start) :] if path.startswith(start) else None
 
     def _is_store(self, name: str) -> bool:
-        tables = ("logstream.sqlite3", os.path.basename(self.paths.register))
+        tables = (EXACT_FILE, "logstream.sqlite3", os.path.basename(self.paths.register))
         known = {"journal", *FILES, *(f"{name}{end}" for name in tables for end in FILE_ENDS)}
         return name in known or _CHROMA.fullmatch(name) is not None
 

@@ -38,6 +38,7 @@ from palace.engine.hosting.succession import Succession, ask_successor
 from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.patches import Patches
 from palace.engine.stock import JsonObject, Server
+from palace.engine.stores.drawers import EXACT_FILE
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
@@ -60,9 +61,9 @@ from palace.protocol.tools import Kind, Lane
 from palace.settings.config import Config
 from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.environment import forbids_downloads
-from palace.settings.paths import Paths, home_dir
+from palace.settings.paths import STORE, Paths, home_dir
 from palace.settings.process import QUIET
-from palace.settings.stock_config import check_backend_fits
+from palace.settings.stock_config import backend_of, check_backend_fits
 
 if TYPE_CHECKING:
     from palace.engine.hosting.memories import Memories
@@ -185,16 +186,15 @@ class MempalaceEngine(JournalledEngine):
         return self._catalogue(server)
 
     def _open_memory(self, server: Server) -> None:
-        if self._config.journal == "off" or self._stamp is None:
+        config = self._config
+        backend = backend_of(self._paths.root, config.config_dir, config.environment)
+        if not backend.is_journalled:
+            self._why_no_journal = f"none, since the backend is {backend.name}"
+            logger.warning("there is no journal: %s", self._why_no_journal)
+        if self._config.journal == "off" or self._stamp is None or self._why_no_journal:
             Journal.note_pause(self._paths.journal, self._kernel)
-            if server._is_chroma_backend():  # noqa: SLF001
-                stores = unopened_stores(self._paths, self._config, self._kernel)
-                self._health = look_at_stores(stores)
-            return
-        if not server._is_chroma_backend():  # noqa: SLF001
-            Journal.note_pause(self._paths.journal, self._kernel)
-            self._why_no_journal = f"none, since the backend is {server._config.backend}"  # noqa: SLF001
-            logger.warning("there is no journal: only Chroma's changes are journalled")
+            if backend.is_journalled:
+                self._health = look_at_stores(unopened_stores(self._paths, config, self._kernel))
             return
         remembered = self._ownership.memory if self._ownership is not None else None
         palace = OwnedPalace(
@@ -452,7 +452,7 @@ class MempalaceEngine(JournalledEngine):
 
     def _warm(self, server: Server) -> None:
         """Load the index before the first call; a palace without a store stays untouched."""
-        if not os.path.exists(self._paths.store):
+        if not any(os.path.exists(f"{self._paths.root}/{name}") for name in (STORE, EXACT_FILE)):
             return
         if not self._is_whole(server):  # opening it would change it
             logger.error("a store is damaged and stays closed: calls that need it say so")

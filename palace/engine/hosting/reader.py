@@ -85,9 +85,9 @@ def what_lacks(originals: Originals, copied: Stores) -> str:
         baseline = read_tail(segments, kernel).baseline or {}
     except (KeyError, TypeError, ValueError, OSError):
         return "palace's journal can't be read, so that whether all is there isn't known"
-    for store in (copied.chroma, copied.graph, copied.logstream, copied.tunnels, copied.hallways):
-        known = counts_in(store.name, baseline.get(store.name))
-        there = counts_in(store.name, store.read_fingerprint())
+    for store in (copied.drawers, copied.graph, copied.logstream, copied.tunnels, copied.hallways):
+        known = counts_in(baseline.get(store.name))
+        there = counts_in(store.read_fingerprint())
         for part, count in known.items():
             if there.get(part, 0) < count:
                 what = f"{store.name} {part}".strip()

@@ -8,7 +8,6 @@ which is how a change made by another program is noticed.
 closing any descriptor of it would drop Chroma's locks.
 """
 
-import base64
 import json
 import os
 import sqlite3
@@ -20,18 +19,12 @@ from typing import cast
 
 import attrs
 
-from palace.engine.stores.chroma_api import (
-    ChromaApi,
-    CollectionPayload,
-    RecordPayload,
-    Vector,
-)
+from palace.engine.stores.chroma_api import ChromaApi, CollectionPayload
+from palace.engine.stores.drawers import COLLECTION, PREFIX, RecordPayload, payload, vector_of
 from palace.engine.stores.projection import Change, Unshared
 from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.tail import Touched
 
-PREFIX = "chroma:"
-COLLECTION = "chroma-collection"
 PAGE = 500
 ALL = ["metadatas", "documents", "embeddings", "uris"]
 
@@ -58,18 +51,6 @@ JOIN segments s ON s.id = e.segment_id AND s.scope = 'METADATA'
 JOIN collections c ON c.id = s.collection
 WHERE typeof(e.seq_id) = 'integer' AND e.seq_id > ?
 """
-
-
-def is_chroma_file(root: str, name: str) -> bool:
-    """Tell whether a name in the palace belongs to Chroma: its database, or a segment's directory.
-
-    Stock renames segments that it distrusts to UUID.drift-TIME and UUID.corrupt-TIME.
-    """
-    if name.startswith("chroma.sqlite3"):
-        return True
-    head = name.partition(".")[0]
-    is_uuid = len(head) == 36 and head.count("-") == 4
-    return is_uuid and os.path.isdir(f"{root}/{name}")
 
 
 @attrs.define
@@ -106,6 +87,9 @@ class Chroma(Unshared):
         if self._api is None or not hasattr(self._api, "bindings"):
             self._api = self.open_api()
         return self._api
+
+    def make(self) -> None:
+        self.api()
 
     def opened_api(self) -> ChromaApi | None:
         """Return Chroma as stock has it open now; None where it would have to be opened."""
@@ -396,33 +380,6 @@ def documents(api: ChromaApi, ident: uuid.UUID, ids: list[str]) -> dict[str, Rec
     uris = found["uris"] or [None] * len(found["ids"])
     rows = zip(found["ids"], found["documents"], found["metadatas"], uris, strict=True)
     return {record: payload(doc, meta, (), uri) for record, doc, meta, uri in rows}
-
-
-def payload(
-    document: str | None, metadata: Mapping[str, Json] | None, vector: Vector, uri: str | None
-) -> RecordPayload:
-    """Return a record as the journal keeps it."""
-    found: RecordPayload = {
-        "document": document,
-        "metadata": dict(metadata) if metadata else None,
-        "vector": packed_vector(vector),
-    }
-    if uri is not None:
-        found["uri"] = uri
-    return found
-
-
-def packed_vector(vector: Vector) -> str:
-    """Return a vector as base64 of little-endian float32."""
-    import numpy as np
-
-    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
-
-
-def vector_of(record: RecordPayload) -> Vector:
-    import numpy as np
-
-    return np.frombuffer(base64.b64decode(record["vector"]), dtype="<f4")
 
 
 def put_records(api: ChromaApi, ident: uuid.UUID, kept: Mapping[str, RecordPayload]) -> None:

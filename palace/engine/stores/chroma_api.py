@@ -1,19 +1,10 @@
-"""The shapes of chromadb's objects, as far as the stores use them, and of Chroma's entities."""
+"""The shapes of chromadb's objects, as far as the stores use them, and of its collections."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NotRequired, Protocol, TypedDict
+from typing import Protocol, TypedDict
 from uuid import UUID
 
 from palace.journal.record import Json, JsonObject
-
-
-class RecordPayload(TypedDict):
-    """A record as the journal keeps it; the vector is base64 of little-endian float32."""
-
-    document: str | None
-    metadata: JsonObject | None
-    vector: str
-    uri: NotRequired[str]
 
 
 class CollectionPayload(TypedDict):

@@ -14,8 +14,9 @@ from uuid import UUID
 
 from palace.engine.patches import JOURNAL, Patch
 from palace.engine.stores import chroma
-from palace.engine.stores.chroma import COLLECTION, PREFIX, Chroma
-from palace.engine.stores.chroma_api import ChromaApi, RecordPayload
+from palace.engine.stores.chroma import Chroma
+from palace.engine.stores.chroma_api import ChromaApi
+from palace.engine.stores.drawers import COLLECTION, PREFIX, RecordPayload, packed_vector
 from palace.engine.stores.projection import Change, ChangeJournal
 from palace.journal.record import Json, JsonObject
 
@@ -235,7 +236,7 @@ def _given(asked: Arguments) -> dict[str, NewRecord]:
         given[ident] = {
             "document": at("documents", place),
             "metadata": {key: _kept(value) for key, value in (metadata or {}).items()} or None,
-            "vector": None if vector is None else chroma.packed_vector(vector),
+            "vector": None if vector is None else packed_vector(vector),
             "uri": at("uris", place),
         }
     return given

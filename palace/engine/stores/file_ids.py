@@ -14,7 +14,10 @@ from contextlib import closing
 
 import attrs
 
-from palace.engine.stores.chroma import COLLECTION, PREFIX, has_tables
+from palace.engine.stores.chroma import has_tables
+from palace.engine.stores.drawers import COLLECTION, PREFIX
+from palace.engine.stores.exact import Exact
+from palace.engine.stores.exact_rows import has_tables as has_exact_tables
 from palace.engine.stores.health import DELETE, Access, connect, queued
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.projection import Projection
@@ -33,6 +36,11 @@ AND m.scope = 'METADATA' WHERE c.name = ?
 _RECORDS = """
 SELECT embedding_id FROM embeddings WHERE segment_id = ? AND embedding_id > ?
 ORDER BY embedding_id LIMIT ?
+"""
+
+_DOCUMENTS = """
+SELECT id FROM documents WHERE collection_id = (SELECT id FROM collections WHERE name = ?)
+AND id > ? ORDER BY id LIMIT ?
 """
 
 
@@ -59,6 +67,8 @@ class FileIds:
             return self._rows(store, kind)
         if store is self.stores.chroma:
             return self._chroma(kind)
+        if isinstance(store, Exact):
+            return self._exact(store, kind)
         return set(store.ids(kind))
 
     def store_of(self, kind: str) -> Projection | None:
@@ -72,10 +82,10 @@ class FileIds:
         then = baseline.get(store.name)
         if then is None:
             return True
-        chroma = self.stores.chroma
-        if store is chroma and _is_there(chroma.path):
-            with closing(connect(chroma.path, self.access)) as connection:
-                chroma.take_fingerprint(connection)
+        drawers = self.stores.drawers
+        if store is drawers and _is_there(drawers.path):
+            with closing(connect(drawers.path, self.access)) as connection:
+                drawers.take_fingerprint(connection)
         return not store.was_replaced(then)
 
     def _rows(self, rows: Rows, kind: str) -> set[str]:
@@ -94,7 +104,7 @@ class FileIds:
             return {row_id(table, row) for row in self._pages(connection, query, FIRST_ROW)}
 
     def _chroma(self, kind: str) -> set[str]:
-        path = self.stores.chroma.path
+        path = self.stores.drawers.path
         if not _is_there(path):
             return set()
         with closing(connect(path, self.access)) as connection:
@@ -114,6 +124,17 @@ class FileIds:
                 else:
                     found.add(ident)
             return found
+
+    def _exact(self, exact: Exact, kind: str) -> set[str]:
+        if not _is_there(exact.path):
+            return set()
+        with closing(connect(exact.path, self.access)) as connection:
+            if not has_exact_tables(connection):
+                return set()
+            if kind == COLLECTION:
+                return {row[0] for row in connection.execute("SELECT name FROM collections")}
+            name = kind.removeprefix(PREFIX)
+            return {row[0] for row in self._pages(connection, _DOCUMENTS, "", [name])}
 
     def _pages(
         self, connection: sqlite3.Connection, query: str, last: str | int, given: Iterable[str] = ()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from palace.engine.stores import hnsw_files
+from palace.engine.stores import exact_rows, hnsw_files
 from palace.engine.stores.files import NAMES
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
@@ -99,7 +99,7 @@ WHOLE_BESIDE_THE_OWNER = Depth(access=Access.SHARED, database_bytes=128 << 20)
 def find_damage(stores: Stores, baseline: JsonObject | None, depth: Depth) -> list[Damage]:
     """Return what is wrong with each store; `baseline` is what the journal last knew of all."""
     found = [
-        *(list(_chroma(stores, depth)) or _suspected(stores)),
+        *(list(_drawers(stores, depth)) or _suspected(stores)),
         *(damage for rows in stores.tables for damage in _rows(rows, depth)),
         *(damage for own in (stores.tunnels, stores.hallways) for damage in _list(own)),
         *_files(stores),
@@ -142,35 +142,42 @@ def connect(path: str, access: Access) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=1.0)
 
 
-def _chroma(stores: Stores, depth: Depth) -> Iterator[Damage]:
-    path = stores.chroma.path
+def _drawers(stores: Stores, depth: Depth) -> Iterator[Damage]:
+    path, name = stores.drawers.path, stores.drawers.name
     if text := database_damage(path, depth):
-        yield Damage(store=stores.chroma.name, text=text)
+        yield Damage(store=name, text=text)
         return
     if not os.path.exists(path) or not os.path.getsize(path):
         return
     try:
-        yield from _indexes(stores.chroma.root, path, depth)
+        if stores.chroma is not None:
+            yield from _indexes(stores.chroma.root, path, depth)
+            return
+        with closing(connect(path, depth.access)) as connection:
+            if not exact_rows.has_tables(connection):
+                yield Damage(store=name, text=f"{path} is damaged: its tables are not mempalace's")
     except sqlite3.Error:
         return  # tables of another version, or in use
 
 
 def _suspected(stores: Stores) -> Iterator[Damage]:
     """Yield what an owner noted of an index that it had open (durability/examiner.py)."""
-    noted = stores.files.kernel.read_hint(f"{stores.chroma.root}/{SUSPECT}")
+    noted = stores.files.kernel.read_hint(f"{stores.drawers.root}/{SUSPECT}")
     if noted is not None:
         text = noted.decode("utf-8", "replace")
-        yield Damage(store=stores.chroma.name, text=text, index=True)
+        yield Damage(store=stores.drawers.name, text=text, index=True)
 
 
 def flushed_vectors(stores: Stores) -> "Iterator[tuple[str, str, npt.NDArray[Any]]]":
     """Yield (collection, record, vector) for what whole indexes hold on disk and nothing changes.
 
-    Raises IndexDamaged and sqlite3.Error.
+    Without an index there is nothing.  Raises IndexDamaged and sqlite3.Error.
     """
-    with closing(connect(stores.chroma.path, Access.SHARED)) as connection:
+    if stores.chroma is None:
+        return
+    with closing(connect(stores.drawers.path, Access.SHARED)) as connection:
         for found in connection.execute(_COLLECTIONS).fetchall():
-            index = _Index(stores.chroma.root, *found)
+            index = _Index(stores.drawers.root, *found)
             queued = index.queued(connection, index.vectors)
             labels = hnsw_files.labels_of(index.directory) or {}
             for record, vector in hnsw_files.vectors_of(index.directory, labels):
@@ -181,13 +188,17 @@ def flushed_vectors(stores: Stores) -> "Iterator[tuple[str, str, npt.NDArray[Any
 def flushed_rows(stores: Stores) -> Iterator[tuple[str, str, JsonObject]]:
     """Yield (collection, record, its text and metadata) for the rows that nothing waits to change.
 
-    Raises sqlite3.Error.
+    And its vector, where that is in the row.  Raises sqlite3.Error.
     """
-    with closing(connect(stores.chroma.path, Access.SHARED)) as connection:
+    if stores.chroma is None:
+        with closing(connect(stores.drawers.path, Access.SHARED)) as connection:
+            yield from exact_rows.rows_in(connection)
+        return
+    with closing(connect(stores.drawers.path, Access.SHARED)) as connection:
         # What is no text any more differs, too, and must not end the reading.
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
         for found in connection.execute(_COLLECTIONS).fetchall():
-            index = _Index(stores.chroma.root, *found)
+            index = _Index(stores.drawers.root, *found)
             queued = index.queued(connection, index.rows)
             last = 0
             while rows := dict(connection.execute(_ROWS, [index.rows, last, _PAGE]).fetchall()):
@@ -328,11 +339,11 @@ def _files(stores: Stores) -> Iterator[Damage]:
 
 def _lost(stores: Stores, baseline: JsonObject) -> Iterator[Damage]:
     """Yield stores that are gone, or empty, though they held something."""
-    paths = {stores.chroma.name: stores.chroma.path}
+    paths = {stores.drawers.name: stores.drawers.path}
     paths |= {own.name: own.path for own in stores.tables}
     paths |= {own.name: own.path for own in (stores.tunnels, stores.hallways)}
     for name, path in paths.items():
-        held = entities_in(name, baseline.get(name))
+        held = sum(counts_in(baseline.get(name)).values())
         size = os.path.getsize(path) if os.path.exists(path) else -1
         if held and size <= 0:
             how = "is gone" if size < 0 else "is empty"
@@ -344,20 +355,15 @@ def _lost(stores: Stores, baseline: JsonObject) -> Iterator[Damage]:
             yield Damage(store=stores.files.name, text=f"{path} is gone", lost=True)
 
 
-def entities_in(store: str, fingerprint: Json) -> int:
-    """Return how many entities a store held when it had a fingerprint."""
-    return sum(counts_in(store, fingerprint).values())
-
-
-def counts_in(store: str, fingerprint: Json) -> dict[str, int]:
+def counts_in(fingerprint: Json) -> dict[str, int]:
     """Return how many entities of each of its parts a store held when it had a fingerprint.
 
-    A part is a collection of Chroma's, a kind of row, or a list, which has no name.
+    A part is a collection, a kind of row, or a list, which has no name.
     """
     if not fingerprint:
         return {}
-    if store == "chroma":
-        return {name: records for name, (_, records) in fingerprint["collections"].items()}
+    if isinstance(fingerprint, dict) and "collections" in fingerprint:
+        return {name: records for name, (_, records, *_) in fingerprint["collections"].items()}
     if isinstance(fingerprint, dict):
         return {kind: count for kind, (count, _) in fingerprint.items()}
     return {"": int(fingerprint[0])}

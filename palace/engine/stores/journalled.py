@@ -1,9 +1,9 @@
 """Which kinds of entities each tool may change: what a call of it leaves in the journal."""
 
-from palace.engine.stores import chroma
+from palace.engine.stores.drawers import COLLECTION, PREFIX
 
-_DRAWERS, _CLOSETS = (f"{chroma.PREFIX}mempalace_{name}" for name in ("drawers", "closets"))
-_FIRST_DRAWERS = (chroma.COLLECTION, _DRAWERS)  # the collection is made when it is first needed
+_DRAWERS, _CLOSETS = (f"{PREFIX}mempalace_{name}" for name in ("drawers", "closets"))
+_FIRST_DRAWERS = (COLLECTION, _DRAWERS)  # the collection is made when it is first needed
 _INDEXED_DRAWERS = (_DRAWERS, _CLOSETS)  # a closet quotes the file that a drawer was mined from
 _FACTS = ("graph:entity", "graph:triple")
 # What a call of each tool may change; what is not listed changes nothing in the palace.
@@ -19,7 +19,7 @@ JOURNALLED: dict[str, tuple[str, ...]] = {
     "mempalace_checkpoint": _FIRST_DRAWERS,
     "mempalace_delete_drawer": _INDEXED_DRAWERS,
     "mempalace_delete_drawers": _INDEXED_DRAWERS,
-    "mempalace_mine": (chroma.COLLECTION, *_INDEXED_DRAWERS, "hallway", "tunnel"),
+    "mempalace_mine": (COLLECTION, *_INDEXED_DRAWERS, "hallway", "tunnel"),
     "mempalace_delete_by_source": _INDEXED_DRAWERS,
     "mempalace_sync": _INDEXED_DRAWERS,
     "mempalace_update_drawer": _INDEXED_DRAWERS,

@@ -10,6 +10,7 @@ import attrs
 
 from palace.engine.stores.chroma import Chroma
 from palace.engine.stores.chroma_api import ChromaApi, ChromaClient, Vector
+from palace.engine.stores.exact import Exact
 from palace.engine.stores.files import Files
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.projection import Projection
@@ -21,13 +22,14 @@ from palace.ownership.directory import place_of_lists
 from palace.protocol.errors import StoreCorrupt
 from palace.settings.config import Config
 from palace.settings.paths import Paths
+from palace.settings.stock_config import backend_of
 
 
 @attrs.frozen(kw_only=True)
 class Stores:
     """All projections of one palace, in the order in which they are written."""
 
-    chroma: Chroma
+    drawers: Chroma | Exact
     graph: Rows
     logstream: Rows
     tunnels: JsonList
@@ -39,13 +41,18 @@ class Stores:
     def all(self) -> tuple[Projection, ...]:
         return (
             self.files,
-            self.chroma,
+            self.drawers,
             self.graph,
             self.logstream,
             self.tunnels,
             self.hallways,
             self.register,
         )
+
+    @property
+    def chroma(self) -> Chroma | None:
+        """Return the store of drawers where it is Chroma's, whose index is a file of its own."""
+        return self.drawers if isinstance(self.drawers, Chroma) else None
 
     @property
     def tables(self) -> tuple[Rows, ...]:
@@ -71,10 +78,14 @@ class Stores:
 def build_stores(
     paths: Paths, config: Config, kernel: Kernel, open_chroma: Callable[[], ChromaApi]
 ) -> Stores:
-    """Return the stores of a palace; `open_chroma` opens its Chroma.  Nothing is opened yet."""
+    """Return the stores of a palace; `open_chroma` opens its Chroma.  Nothing is opened yet.
+
+    Raises ConfigError where mempalace's settings can't be read.
+    """
     lists = place_of_lists(paths.root)
+    backend = backend_of(paths.root, config.config_dir, config.environment)
     return Stores(
-        chroma=Chroma(paths.root, open_chroma),
+        drawers=Exact(paths.root) if backend.is_exact else Chroma(paths.root, open_chroma),
         graph=attrs.evolve(
             _rows("graph", config.graph, GRAPH, "knowledge_graph", "KnowledgeGraph"),
             undone=undone_of(config.graph, paths.root, kernel),

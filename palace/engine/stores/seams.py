@@ -3,6 +3,7 @@
 | store | what is patched |
 |---|---|
 | Chroma | the methods of chromadb's lowest Python class (chroma_seam.py) |
+| sqlite_exact, rust_exact | the methods of stock's collection (exact_seam.py) |
 | knowledge graph, events and artifacts | how stock opens its connection (rows.py) |
 | tunnels, hallways | stock's functions that load and save the whole list |
 | small files | nothing: they are compared when the palace is opened and closed |
@@ -11,12 +12,14 @@
 import importlib
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import CodeType
 from typing import Protocol
 
 from palace.engine.patches import JOURNAL, Patch, Patches
-from palace.engine.stores import chroma_seam
+from palace.engine.stores import chroma_seam, exact_seam
+from palace.engine.stores.chroma import Chroma
+from palace.engine.stores.exact import Exact
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.projection import Change, ChangeJournal
@@ -58,12 +61,18 @@ def seam_patches(stores: Stores, journal: ChangeJournal) -> tuple[Patch, ...]:
     graph = importlib.import_module("mempalace.knowledge_graph").KnowledgeGraph
     logstream = importlib.import_module("mempalace.logstream").Logstream
     return (
-        *chroma_seam.chroma_patches(stores.chroma, journal),
+        *_drawer_patches(stores.drawers, journal),
         *_row_patches(graph, stores.graph, journal),
         *_row_patches(logstream, stores.logstream, journal),
         *_list_patches("palace_graph", "tunnels", stores.tunnels, journal),
         *_list_patches("hallways", "hallways", stores.hallways, journal),
     )
+
+
+def _drawer_patches(drawers: Chroma | Exact, journal: ChangeJournal) -> Iterable[Patch]:
+    if isinstance(drawers, Chroma):
+        return chroma_seam.chroma_patches(drawers, journal)
+    return exact_seam.exact_patches(drawers, journal)
 
 
 def _row_patches(owner: type, rows: Rows, journal: ChangeJournal) -> tuple[Patch, ...]:

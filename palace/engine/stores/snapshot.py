@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import attrs
 
-from palace.engine.stores.chroma import is_chroma_file
+from palace.engine.stores.drawers import is_drawer_file
 from palace.engine.stores.files import NAMES
 from palace.engine.stores.health import SUSPECT
 from palace.kernel.kernel import Kernel
@@ -72,7 +72,7 @@ class Originals:
         root = self.paths.root
         yield from (*NAMES, SUSPECT, os.path.basename(self.paths.differing_texts))
         for name in self.kernel.list_directory(root):
-            if not is_chroma_file(root, name) or "drift" in name or "corrupt" in name:
+            if not is_drawer_file(root, name) or "drift" in name or "corrupt" in name:
                 continue
             if os.path.isdir(f"{root}/{name}"):
                 yield from (f"{name}/{inner}" for inner in os.listdir(f"{root}/{name}"))

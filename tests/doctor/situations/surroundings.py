@@ -55,8 +55,8 @@ def not_routed(place: Place) -> None:
     place.environ["MEMPALACE_WRITE_ROUTING"] = "direct"
 
 
-def exact_backend(place: Place) -> None:
-    place.configure(backend="sqlite_exact")
+def qdrant_backend(place: Place) -> None:
+    place.configure(backend="qdrant")
 
 
 def palace_is_a_file(place: Place) -> None:
@@ -70,7 +70,7 @@ def palace_is_a_directory(place: Place) -> None:
 
 
 def exact_backend_over_chroma(place: Place) -> None:
-    exact_backend(place)
+    place.configure(backend="sqlite_exact")
     (place.palace / "chroma.sqlite3").write_bytes(b"SQLite format 3\0")
 
 
@@ -368,10 +368,10 @@ SITUATIONS = {
         heal=not_routed,
     ),
     "another backend": Situation(
-        arrange=exact_backend,
+        arrange=qdrant_backend,
         code="no_journal",
         level=WARNING,
-        text="in the backend sqlite_exact",
+        text="in the backend qdrant",
         remedy="palace stop --hold",
         heal=unconfigured,
     ),

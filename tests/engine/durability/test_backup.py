@@ -14,11 +14,13 @@ from palace.engine.stores.projection import same
 from palace.protocol.workspaces import digest_of
 from tests.support.engines.maintenance import MaintenanceProcess, Refused
 from tests.support.engines.probe import Probe
+from tests.support.faults.corruptions import drawers_of
 from tests.support.processes.brokers import settle
 from tests.support.processes.clients import Site
 from tests.support.processes.sites import make_site
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
+EACH_BACKEND = True
 
 LEAP = 1_000_000
 # Files that are journalled when a broker leaves.
@@ -49,10 +51,13 @@ class Master:
 
 @pytest.fixture(scope="module")
 def master(
-    tmp_path_factory: pytest.TempPathFactory, model_home: Path, maintenance: MaintenanceProcess
+    tmp_path_factory: pytest.TempPathFactory,
+    model_home: Path,
+    maintenance: MaintenanceProcess,
+    backend: str,
 ) -> Master:
     root = tmp_path_factory.mktemp("master")
-    site = make_site(root, model_home)
+    site = make_site(root, model_home, backend=backend)
     probe = Probe(site.environ(), site.palace)
     fill(probe)
     answers = asked(probe)
@@ -87,12 +92,14 @@ def asked(probe: Any) -> list[Any]:
 
 def new_place(master: Master, folder: Path) -> Site:
     (folder / "store" / "palace").mkdir(parents=True, mode=0o700)
-    return Site(home=master.site.home, palace=folder / "store" / "palace", extra={"TZ": "UTC"})
+    palace = folder / "store" / "palace"
+    return Site(home=master.site.home, palace=palace, extra=master.site.extra)
 
 
 def copy_of(master: Master, folder: Path) -> Site:
     shutil.copytree(master.site.palace.parent, folder / "store")
-    return Site(home=master.site.home, palace=folder / "store" / "palace", extra={"TZ": "UTC"})
+    palace = folder / "store" / "palace"
+    return Site(home=master.site.home, palace=palace, extra=master.site.extra)
 
 
 def differing(maintenance: MaintenanceProcess, site: Site, master: Master) -> list[tuple[str, str]]:
@@ -140,7 +147,8 @@ def test_restored_palace_answers_as_the_one_that_was_backed_up(
     assert not restored["same"]
     assert identity_of(site) != identity_of(master.site), "the original may live on"
     assert not list(site.palace.glob("re[sp]*-*"))
-    assert not list(Path(master.made["path"]).rglob("*chroma*")), "no file of Chroma's is in it"
+    drawers = drawers_of(master.site.palace).name
+    assert not list(Path(master.made["path"]).rglob(f"*{drawers}*")), "no store's file is in it"
     with Probe(site.environ(), site.palace) as probe:
         assert {*probe.opening["suspects"]} <= {"files"}
         assert asked(probe) == master.answers
@@ -186,7 +194,7 @@ def test_what_is_there_is_refused_and_replaced_only_when_told(
         not in maintenance.ask("contents", site.palace)["chroma:mempalace_drawers"]
     )
     kept = Path(restored["kept"])
-    assert {"journal", "chroma.sqlite3", "knowledge_graph.sqlite3"} <= {
+    assert {"journal", drawers_of(master.site.palace).name, "knowledge_graph.sqlite3"} <= {
         p.name for p in kept.iterdir()
     }
     assert b"Written after the backup." in b"".join(

@@ -119,7 +119,9 @@ def test_rows_that_are_deleted_come_back_though_the_owner_writes_on_and_is_kille
     with Probe(copied.environ(), copied.palace) as probe:
         lose_drawers(copied.palace)
         assert probe.ask("examine")
-        probe.chroma("made", "add", ids=["late"], embeddings=[[1.0] * 32], documents=["late"])
+        probe.on_collection(
+            "made", "add", ids=["late"], embeddings=[[1.0] * 32], documents=["late"]
+        )
         assert len(compared(copied).missing["chroma:" + DRAWERS]) == 2
         probe.kill()
 
@@ -232,10 +234,10 @@ def test_a_palace_whose_journal_is_on_trial_says_it_and_goes_on(copied: Site) ->
 def test_what_calls_write_meanwhile_is_no_difference(copied: Site) -> None:
     with Probe(copied.environ(), copied.palace) as probe:
         known = journal_says(copied)
-        probe.chroma("made", "add", ids=["new"], embeddings=[[1.0] * 32], documents=["new"])
-        probe.chroma("made", "delete", ids=["made-5"])
-        probe.chroma("made", "update", ids=["made-6"], documents=["another"])
-        probe.chroma("made", "update", ids=["made-7"], metadatas=[{"n": 70}])
+        probe.on_collection("made", "add", ids=["new"], embeddings=[[1.0] * 32], documents=["new"])
+        probe.on_collection("made", "delete", ids=["made-5"])
+        probe.on_collection("made", "update", ids=["made-6"], documents=["another"])
+        probe.on_collection("made", "update", ids=["made-7"], metadatas=[{"n": 70}])
         assert compared(copied, known) == Differences()
         assert compared(copied) == Differences()
         probe.leave()
@@ -280,9 +282,9 @@ def test_nothing_is_told_while_calls_come_and_go(copied: Site) -> None:
         comparing.start()
         for number in range(40):
             ids = [f"n-{number}-{i}" for i in range(5)]
-            probe.chroma("made", "add", ids=ids, embeddings=[[1.0] * 32] * 5, documents=ids)
-            probe.chroma("made", "update", ids=ids[:2], documents=["a", "b"])
-            probe.chroma("made", "delete", ids=ids[1:4])
+            probe.on_collection("made", "add", ids=ids, embeddings=[[1.0] * 32] * 5, documents=ids)
+            probe.on_collection("made", "update", ids=ids[:2], documents=["a", "b"])
+            probe.on_collection("made", "delete", ids=ids[1:4])
         ended.set()
         comparing.join()
         probe.leave()

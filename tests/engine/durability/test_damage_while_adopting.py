@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from palace.engine.stores.chroma import COLLECTION, PREFIX
+from palace.engine.stores.drawers import COLLECTION, PREFIX
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.journal.journal import Journal
 from palace.journal.record import ADOPT, ADOPTION, Draft, Stamp

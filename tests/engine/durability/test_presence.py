@@ -37,8 +37,10 @@ def memory(tmp_path: Path, clock: StoppedClock) -> Iterator[DurableCalls]:
     for name in ("chroma", "graph", "logstream"):
         (tmp_path / name).write_text("rows")
     journal = Journal.open(str(tmp_path / "journal"), clock, Stamp(epoch=1, writer="w"))
+    chroma = SimpleNamespace(path=str(tmp_path / "chroma"), root=str(tmp_path), drops=0)
     stores: Any = SimpleNamespace(
-        chroma=SimpleNamespace(path=str(tmp_path / "chroma"), root=str(tmp_path), drops=0),
+        chroma=chroma,
+        drawers=chroma,
         graph=SimpleNamespace(path=str(tmp_path / "graph")),
         logstream=SimpleNamespace(path=str(tmp_path / "logstream")),
         kept_whole=(Files(str(tmp_path), clock),),
@@ -106,7 +108,7 @@ def test_an_index_goes_with_its_collection(memory: DurableCalls, tmp_path: Path)
         (tmp_path / name / "data_level0.bin").write_text("rows")
     assert memory.trouble() == ""
 
-    stores.chroma.drops += 1  # our own deletion of the first one
+    stores.drawers.drops += 1  # our own deletion of the first one
     (tmp_path / "0123abcd/data_level0.bin").unlink()
     assert memory.trouble() == ""
     (tmp_path / "4567cdef/data_level0.bin").unlink()

@@ -18,6 +18,7 @@ from tests.support.processes.clients import Site
 from tests.support.processes.sites import make_site
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
+EACH_BACKEND = True
 
 KEY = "AKIA9F8E7D6C5B4A3210"
 NOTES = (
@@ -81,10 +82,12 @@ class Filed:
 
 
 @pytest.fixture(scope="module")
-def filed(tmp_path_factory: pytest.TempPathFactory, maintenance: MaintenanceProcess) -> Filed:
+def filed(
+    tmp_path_factory: pytest.TempPathFactory, maintenance: MaintenanceProcess, backend: str
+) -> Filed:
     """Below the home of the process that maintains it: where copies are, belongs to the user."""
     root = tmp_path_factory.mktemp("filed")
-    return Filed(root, make_site(root, maintenance.home))
+    return Filed(root, make_site(root, maintenance.home, backend=backend))
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from palace.engine.stores.chroma import COLLECTION
 from palace.engine.stores.chroma_seam import SLICE
+from palace.engine.stores.drawers import COLLECTION
 from palace.engine.stores.journalled import JOURNALLED
 from palace.engine.stores.projection import same
 from palace.protocol.tools import TOOLS, Kind
@@ -273,7 +273,7 @@ def test_record_is_journalled_as_chroma_reads_it_back(
     name = f"{case}-{space}"
     collections.ask("make_collection", name=name, metadata={"hnsw:space": space})
     for method, arguments in steps:
-        refused = collections.chroma(name, method, **arguments)
+        refused = collections.on_collection(name, method, **arguments)
         assert bool(refused) == (case.startswith("refused") and (method, arguments) == steps[-1])
 
         there, told = read_both(collections, name)
@@ -293,7 +293,7 @@ def test_batch_is_journalled_in_one_piece_before_it_is_made(collections: Probe) 
     collections.ask("make_collection", name="batch")
     since = 1 + records_since(collections.palace, 1)[-1].seq
     members = {"ids": ["a", "b", "c"], "embeddings": [made(1), made(2), made(3)]}
-    collections.chroma("batch", "add", **members, documents=["A", "B", "C"])
+    collections.on_collection("batch", "add", **members, documents=["A", "B", "C"])
 
     records = records_since(collections.palace, since)
     assert [(r.action, r.id, r.step) for r in records[:-1]] == [("put", i, 1) for i in "abc"]
@@ -303,10 +303,10 @@ def test_batch_is_journalled_in_one_piece_before_it_is_made(collections: Probe) 
 
 def test_change_that_changes_nothing_is_not_journalled(collections: Probe) -> None:
     collections.ask("make_collection", name="same")
-    collections.chroma("same", "add", **one("a", 1, document="A", metadata={"n": 1}))
+    collections.on_collection("same", "add", **one("a", 1, document="A", metadata={"n": 1}))
     before = records_since(collections.palace, 1)[-1].seq
-    collections.chroma("same", "upsert", **one("a", 1, document="A", metadata={"n": 1}))
-    collections.chroma("same", "delete", ids=["b"])
+    collections.on_collection("same", "upsert", **one("a", 1, document="A", metadata={"n": 1}))
+    collections.on_collection("same", "delete", ids=["b"])
 
     assert records_since(collections.palace, before + 1) == []
 
@@ -314,7 +314,7 @@ def test_change_that_changes_nothing_is_not_journalled(collections: Probe) -> No
 def test_collection_that_is_dropped_takes_its_records_along(collections: Probe) -> None:
     """Chroma takes their numbers back as well, which must not look like an older store."""
     collections.ask("make_collection", name="dropped")
-    collections.chroma("dropped", "add", **one("a", 1))
+    collections.on_collection("dropped", "add", **one("a", 1))
     collections.ask("drop_collection", name="dropped")
 
     assert payloads(collections.palace, "chroma:dropped") == {}
@@ -326,7 +326,7 @@ def test_palace_of_made_records_is_opened_again_as_it_was_left(
 ) -> None:
     """Also Chroma's count of what it was told, on which noticing others rests."""
     collections.ask("make_collection", name="last")
-    collections.chroma("last", "add", **one("a", 1))
+    collections.on_collection("last", "add", **one("a", 1))
     looks = collections.ask("looks")
     collections.kill()
     home = {"HOME": str(place.home.parent / "raw" / "home")}

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from mempalace.backends.sqlite_exact import SQLiteExactBackend
+
 from palace.commands import maintenance, restore
 from palace.commands import purge as purging
 from palace.commands.backup import find_backup, keys_of, make_backup
@@ -22,6 +24,7 @@ from palace.doctor.journal import inspect_journal
 from palace.doctor.remembered import unfinished_purge
 from palace.engine.durability import offline
 from palace.engine.durability.rebuild import Rebuilt
+from palace.engine.stores.drawers import EXACT_FILE
 from palace.engine.stores.palace_stores import open_chroma
 from palace.journal.purge import Going, purge_journal
 from palace.journal.replay import no_progress
@@ -190,12 +193,19 @@ def contents(root: str) -> Any:
 
 
 def nearest(root: str, collection: str, vectors: list[list[float]], count: int) -> Any:
-    """Return the ids that Chroma's index finds for each vector."""
+    """Return the ids that are found for each vector, the nearest first."""
     with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
+        query = {"query_embeddings": vectors, "n_results": count, "include": []}
+        if (Path(root) / EXACT_FILE).exists():
+            backend = SQLiteExactBackend()
+            try:
+                found = backend.get_collection(root, collection, options={"read_only": True})
+                return found.query(**query)["ids"]
+            finally:
+                backend.close()
         client: Any = open_chroma(held.paths.root)
         try:
-            found = client.get_collection(collection, embedding_function=None)
-            return found.query(query_embeddings=vectors, n_results=count, include=[])["ids"]
+            return client.get_collection(collection, embedding_function=None).query(**query)["ids"]
         finally:
             client.close()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from palace.engine.api import Call
-from palace.engine.stores.chroma import payload
+from palace.engine.stores.drawers import payload
 from palace.engine.stores.projection import same
 from palace.journal.record import Stamp
 from palace.journal.replay import replay
@@ -76,9 +76,22 @@ class _Server:
         return self._engine._memory
 
     @property
-    def _client(self) -> Any:
+    def _server(self) -> Any:
         assert self._engine._server is not None
-        return self._engine._server._get_client()
+        return self._engine._server
+
+    @property
+    def _client(self) -> Any:
+        return self._server._get_client()
+
+    def _collection(self, name: str, *, create: bool = False) -> Any:
+        """Return a collection that takes vectors, of whichever backend."""
+        if self._server._is_chroma_backend():
+            return self._client.get_collection(name, embedding_function=None)
+        from mempalace.backends import registry
+
+        backend = registry.get_backend(self._server._config.backend)
+        return backend.get_collection(self._engine._paths.root, name, create=create)
 
     def load(self) -> Any:
         self._engine.load()
@@ -94,16 +107,22 @@ class _Server:
         return json.loads(reply.payload or b"null")
 
     def make_collection(self, name: str, metadata: Any = None, configuration: Any = None) -> None:
+        if not self._server._is_chroma_backend():
+            self._collection(name, create=True)
+            return
         self._client.get_or_create_collection(
             name, embedding_function=None, metadata=metadata, configuration=configuration
         )
 
     def drop_collection(self, name: str) -> None:
-        self._client.delete_collection(name)
+        if self._server._is_chroma_backend():
+            self._client.delete_collection(name)
+            return
+        self._collection(name)._backend.delete_collection(self._engine._paths.root, name)
 
-    def chroma(self, collection: str, method: str, arguments: Arguments) -> Any:
-        """Call a method of chromadb's own; return the name of what it raises."""
-        found = self._client.get_collection(collection, embedding_function=None)
+    def on_collection(self, collection: str, method: str, arguments: Arguments) -> Any:
+        """Call a method of a backend's own collection; return the name of what it raises."""
+        found = self._collection(collection)
         try:
             getattr(found, method)(**arguments)
         except Exception as error:
@@ -111,9 +130,8 @@ class _Server:
         return None
 
     def nearest(self, collection: str, arguments: Arguments) -> Any:
-        """Return the ids that Chroma's index finds for each vector."""
-        found = self._client.get_collection(collection, embedding_function=None)
-        return found.query(include=[], **arguments)["ids"]
+        """Return the ids that are found for each vector, the nearest first."""
+        return self._collection(collection).query(include=[], **arguments)["ids"]
 
     def health(self) -> Any:
         """Return what was damaged when the palace was opened, and what became of it."""
@@ -129,9 +147,10 @@ class _Server:
 
     def read_back(self, collection: str) -> Any:
         """Return all records of a collection as the journal would keep them."""
-        members = ["documents", "metadatas", "embeddings", "uris"]
-        rows = self._client.get_collection(collection, embedding_function=None).get(include=members)
-        uris = rows["uris"] or [None] * len(rows["ids"])
+        members = ["documents", "metadatas", "embeddings"]
+        members += ["uris"] if self._server._is_chroma_backend() else []
+        rows = self._collection(collection).get(include=members)
+        uris = rows.get("uris") or [None] * len(rows["ids"])
         columns = (rows["documents"], rows["metadatas"], rows["embeddings"], uris)
         return {
             ident: payload(*members) for ident, *members in zip(rows["ids"], *columns, strict=True)
@@ -233,9 +252,9 @@ class Probe:
         assert "result" in reply, reply
         return json.loads(reply["result"]["content"][0]["text"])
 
-    def chroma(self, collection: str, method: str, **arguments: Any) -> str | None:
-        """Call a method of a chromadb collection; return the error, if any."""
-        return self.ask("chroma", collection=collection, method=method, arguments=arguments)
+    def on_collection(self, collection: str, method: str, **arguments: Any) -> str | None:
+        """Call a method of a backend's collection; return the error, if any."""
+        return self.ask("on_collection", collection=collection, method=method, arguments=arguments)
 
     def leave(self) -> None:
         """Close the palace and end, as an owner that leaves."""

@@ -47,7 +47,7 @@ def fill(probe: Probe, root: Path) -> dict[str, str]:
     vectors = made_vectors()
     for start in range(0, MADE, 100):
         numbers = range(start, start + 100)
-        probe.chroma(
+        probe.on_collection(
             "made",
             "add",
             ids=[f"made-{n}" for n in numbers],
@@ -55,7 +55,7 @@ def fill(probe: Probe, root: Path) -> dict[str, str]:
             documents=[f"made document {n}" for n in numbers],
             metadatas=[{"n": n, "odd": n % 2 == 1, "third": n / 3} for n in numbers],
         )
-    probe.chroma("made", "delete", ids=["made-13"])
+    probe.on_collection("made", "delete", ids=["made-13"])
     for ident, parent in (("lead", ""), ("coder", "lead"), ("gone", "coder")):
         probe.owner("workspace_add", id=ident, parent=parent, cwd=f"/srv/{ident}")
     probe.owner("workspace_move", id="gone", parent="lead")
@@ -70,6 +70,12 @@ def segments_of(palace: Path) -> list[Path]:
     return [path for path in palace.iterdir() if path.is_dir() and path.name.count("-") == 4]
 
 
+def drawers_of(palace: Path) -> Path:
+    """Return the database of drawers, of whichever backend."""
+    names = ("chroma.sqlite3", "sqlite_exact.sqlite3")
+    return next(palace / name for name in names if (palace / name).exists())
+
+
 def no_segments(palace: Path) -> None:
     for path in segments_of(palace):
         shutil.rmtree(path)
@@ -80,6 +86,24 @@ def damaged_segments(palace: Path) -> None:
     for path in segments_of(palace):
         for number, file in enumerate(sorted(path.iterdir())):
             file.unlink() if number == 1 else file.write_bytes(b"\xff\x00garbage" * 64)
+
+
+def no_small_file(palace: Path) -> None:
+    """Remove a file that stock writes once; which ones there are depends on the backend."""
+    names = ("mempalace_embedder.json", "replica.json")
+    next(palace / name for name in names if (palace / name).exists()).unlink()
+
+
+def no_drawers(palace: Path) -> None:
+    drawers_of(palace).unlink()
+
+
+def garbage_in_drawers(palace: Path) -> None:
+    garbage_in(drawers_of(palace).name)(palace)
+
+
+def torn_drawers(palace: Path) -> None:
+    torn(drawers_of(palace).name)(palace)
 
 
 def no(name: str) -> Callable[[Path], object]:
@@ -102,9 +126,9 @@ def torn(name: str) -> Callable[[Path], object]:
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "segments": no_segments,
     "in-segments": damaged_segments,
-    "chroma": no("chroma.sqlite3"),
-    "in-chroma": garbage_in("chroma.sqlite3"),
-    "half-chroma": torn("chroma.sqlite3"),
+    "drawers": no_drawers,
+    "in-drawers": garbage_in_drawers,
+    "half-drawers": torn_drawers,
     "graph": no("knowledge_graph.sqlite3"),
     "in-graph": garbage_in("knowledge_graph.sqlite3"),
     "log": no("logstream.sqlite3"),
@@ -115,17 +139,17 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "in-hallways": garbage_in("../hallways.json"),
     "head": no("journal/HEAD.json"),
     "in-head": garbage_in("journal/HEAD.json"),
-    "file": no("mempalace_embedder.json"),
+    "file": no_small_file,
 }
 CHOICES = [
     (),
     ("segments",),
     ("in-segments",),
-    ("chroma",),
-    ("half-chroma", "graph"),
-    ("segments", "chroma", "graph", "log", "register", "tunnels", "head", "file"),
-    ("in-segments", "in-chroma", "in-graph", "in-log", "in-register", "in-hallways", "in-head"),
+    ("drawers",),
+    ("half-drawers", "graph"),
+    ("segments", "drawers", "graph", "log", "register", "tunnels", "head", "file"),
+    ("in-segments", "in-drawers", "in-graph", "in-log", "in-register", "in-hallways", "in-head"),
 ]
 # Of one thing, only one kind of damage.
-EXCLUSIVE = [{"chroma", "in-chroma", "half-chroma"}, {"segments", "in-segments"}]
+EXCLUSIVE = [{"drawers", "in-drawers", "half-drawers"}, {"segments", "in-segments"}]
 EXCLUSIVE += [{name, f"in-{name}"} for name in ("graph", "log", "register", "head")]

@@ -88,9 +88,11 @@ class Arena:
     Its brokers are those that the client's shim starts.
     """
 
-    def __init__(self, root: Path, model_home: Path, settings: str = "") -> None:
+    def __init__(
+        self, root: Path, model_home: Path, settings: str = "", backend: str = "chroma"
+    ) -> None:
         self.root = root
-        self.site = make_site(root, model_home)
+        self.site = make_site(root, model_home, backend=backend)
         make_palace(self.site, settings)
         self.failpoints = Failpoints(self.site, root / "kills")
         self._contexts = 0
@@ -183,9 +185,10 @@ class Arena:
 class Arenas:
     """The arena that tests share, since a start costs seconds; one that a test left goes."""
 
-    def __init__(self, root: Path, model_home: Path) -> None:
+    def __init__(self, root: Path, model_home: Path, backend: str = "chroma") -> None:
         self._root = root
         self._model_home = model_home
+        self._backend = backend
         self._count = 0
         self._arena: Arena | None = None
         self._passes: dict[str, Counter[str]] = {}
@@ -233,7 +236,7 @@ class Arenas:
         self._count += 1
         root = self._root / str(self._count)
         root.mkdir()
-        return Arena(root, self._model_home)
+        return Arena(root, self._model_home, backend=self._backend)
 
     def _with_history(self) -> Arena:
         """Make a palace in which the first calls of each store are history.
@@ -337,10 +340,18 @@ def assert_journal_is_right(palace: Path, *, files: bool = False, torn: bool = F
 
 
 _VECTORS = """
-import json, sys
+import json, os, sys
 import chromadb
-client = chromadb.PersistentClient(sys.argv[1])
+from mempalace.backends.sqlite_exact import SQLiteExactBackend
 found = {}
+if os.environ.get("MEMPALACE_BACKEND") == "sqlite_exact":
+    backend = SQLiteExactBackend()
+    for name in sys.argv[3:]:
+        rows = backend.get_collection(sys.argv[1], name).get(include=["embeddings"])
+        found[name] = dict(zip(rows.ids, rows.embeddings))
+    json.dump(found, open(sys.argv[2], "w"))
+    sys.exit()
+client = chromadb.PersistentClient(sys.argv[1])
 for name in [collection.name for collection in client.list_collections()]:
     rows = client.get_collection(name, embedding_function=None).get(include=["embeddings"])
     vectors = [[float(number) for number in vector] for vector in rows["embeddings"]]
@@ -350,10 +361,11 @@ json.dump(found, open(sys.argv[2], "w"))
 
 
 def assert_vectors_are_right(site: Site, scratch: Path) -> None:
-    """Assert that Chroma has the journal's vectors; asks a copy, while nobody has it open."""
+    """Assert that a store has the journal's vectors; asks a copy, while nobody has it open."""
     copy, found = scratch / "copy", scratch / "vectors.json"
     shutil.copytree(site.palace, copy, ignore=shutil.ignore_patterns("*.sock", "journal"))
-    argv = [sys.executable, "-P", "-c", _VECTORS, str(copy), str(found)]
+    names = read_stores(site.palace).collections
+    argv = [sys.executable, "-P", "-c", _VECTORS, str(copy), str(found), *names]
     subprocess.run(argv, env=site.environ(), check=True, capture_output=True)
     there = json.loads(found.read_text())
     state = replay(str(site.palace / "journal"), Kernel())

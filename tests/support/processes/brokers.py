@@ -30,12 +30,13 @@ OUTCOME_UNKNOWN = -31045
 _OVERRIDES = "-dac_override,-dac_read_search"
 
 
-def make_site(root: Path, model_home: Path) -> Site:
+def make_site(root: Path, model_home: Path, backend: str = "chroma") -> Site:
     """Return a site like the fixture's, for brokers that several tests share."""
     home = root / "home"
     (home / ".cache").mkdir(parents=True)
     (home / ".cache" / "chroma").symlink_to(model_home / ".cache" / "chroma")
-    site = Site(home=home, palace=root / "store" / "palace")
+    named = {} if backend == "chroma" else {"MEMPALACE_BACKEND": backend}
+    site = Site(home=home, palace=root / "store" / "palace", extra=named)
     site.palace.parent.mkdir()
     return site
 

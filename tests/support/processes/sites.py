@@ -8,7 +8,9 @@ from typing import Any
 from tests.support.processes.clients import PALACE, Client, Site
 
 
-def make_site(root: Path, model_home: Path, palace: str = "store/palace") -> Site:
+def make_site(
+    root: Path, model_home: Path, palace: str = "store/palace", backend: str = "chroma"
+) -> Site:
     """Make a home with the genuine model below `root`, and the directory of an empty palace.
 
     The caller ends its brokers (`end_brokers`).
@@ -17,7 +19,8 @@ def make_site(root: Path, model_home: Path, palace: str = "store/palace") -> Sit
     if not home.exists():
         (home / ".cache").mkdir(parents=True)
         (home / ".cache" / "chroma").symlink_to(model_home / ".cache" / "chroma")
-    site = Site(home=home, palace=root / palace, extra={"TZ": "UTC"})
+    named = {} if backend == "chroma" else {"MEMPALACE_BACKEND": backend}
+    site = Site(home=home, palace=root / palace, extra={"TZ": "UTC", **named})
     site.palace.mkdir(parents=True, exist_ok=True)
     return site
 

@@ -1,21 +1,29 @@
-"""Fills a palace with made drawers straight through chromadb, past mempalace and palace.
+"""Fills a palace with made drawers straight through its backend, past palace.
 
 Usage: python -P tests/support/stores/filling.py PALACE COUNT [SIZE]; nobody else may have it open.
 """
 
+import os
 import sys
+from typing import Any
 
 import numpy as np
 from mempalace.backends.chroma import ChromaBackend
+from mempalace.backends.sqlite_exact import SQLiteExactBackend
 
 BATCH = 2000
 
 
 def fill(root: str, count: int, size: int) -> None:
-    client = ChromaBackend.make_client(root)
-    drawers = client.get_or_create_collection(
-        "mempalace_drawers", metadata={"hnsw:space": "cosine"}, embedding_function=None
-    )
+    backend: Any
+    if os.environ.get("MEMPALACE_BACKEND") == "sqlite_exact":
+        backend = SQLiteExactBackend()
+        drawers = backend.get_collection(root, "mempalace_drawers", create=True)
+    else:
+        backend = ChromaBackend.make_client(root)
+        drawers = backend.get_or_create_collection(
+            "mempalace_drawers", metadata={"hnsw:space": "cosine"}, embedding_function=None
+        )
     rng = np.random.default_rng(5)
     for start in range(0, count, BATCH):
         numbers = range(start, min(count, start + BATCH))
@@ -29,7 +37,7 @@ def fill(root: str, count: int, size: int) -> None:
                 {"wing": "made", "room": f"r{number % 7}", "chunk_index": 0} for number in numbers
             ],
         )
-    client.close()
+    backend.close()
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Record:
-    """A record of a Chroma collection; its vector is not to be had from the tables."""
+    """A record of a collection; its vector is not to be had from the tables."""
 
     id: str
     document: str | None
@@ -76,8 +76,11 @@ def read_stores(palace: Path) -> Stores:
     """Read all stores of a palace."""
     stores = Stores()
     chroma = palace / "chroma.sqlite3"
+    exact = palace / "sqlite_exact.sqlite3"
     if chroma.exists():
         stores.collections = _collections(chroma)
+    elif exact.exists():
+        stores.collections = _exact_collections(exact)
     for kind, (name, table) in _TABLES.items():
         path = _graph(palace) if kind.startswith("graph:") else palace / name
         stores.rows[kind] = list(_rows(path, f"SELECT rowid AS rowid, * FROM {table}"))
@@ -123,6 +126,17 @@ def _collections(path: Path) -> dict[str, list[Record]]:
         metadata = values.get(row["id"], {})
         document = metadata.pop("chroma:document", None)
         found[row["name"]].append(Record(row["embedding_id"], document, metadata))
+    return found
+
+
+def _exact_collections(path: Path) -> dict[str, list[Record]]:
+    query = "SELECT c.name, d.* FROM collections c LEFT JOIN documents d ON d.collection_id = c.id"
+    found: dict[str, list[Record]] = {}
+    for row in _rows(path, query):
+        records = found.setdefault(row["name"], [])
+        if row["id"] is not None:
+            metadata = json.loads(row["metadata_json"])
+            records.append(Record(row["id"], row["document"], metadata))
     return found
 
 
