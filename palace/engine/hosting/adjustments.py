@@ -33,6 +33,7 @@ from palace.ownership.directory import place_of_lists
 from palace.ownership.holders import BESIDE
 from palace.protocol.errors import StoreUnavailable
 from palace.settings.paths import home_dir
+from palace.settings.stock_config import backend_of
 
 T = TypeVar("T")
 
@@ -199,7 +200,7 @@ def go_on_serving(host: Host) -> Iterator[Patch]:
 
 def watch_progress(host: Host) -> Iterator[Patch]:
     """Count storage writes and mine's file boundaries: a long mine is not a stuck write."""
-    from mempalace.backends import chroma
+    from mempalace.backends import chroma, sqlite_exact
 
     def counting(before: Callable[[], None], owner: object, attribute: str) -> Patch:
         return Patch(
@@ -211,6 +212,8 @@ def watch_progress(host: Host) -> Iterator[Patch]:
         )
 
     yield counting(host.state.tick, chroma, "_count_write")
+    exact = need(sqlite_exact, "SQLiteExactCollection", "watch_progress")
+    yield counting(host.state.tick, exact, "_write_lock")
 
     def letting_others_look(stock: Callable[[], object]) -> Callable[[], object]:
         def mine_yield_point() -> object:
@@ -271,8 +274,11 @@ def look_rarely(host: Host) -> Iterator[Patch]:
 
 def store_together(host: Host) -> Iterator[Patch]:
     """Store what several calls write at once in one operation (batched_writer.py)."""
-    state = host.state
-    state.writer = BatchedWriter(host.server, state.lookups, state.current)
+    state, config = host.state, host.config
+    backend = backend_of(host.paths.root, config.config_dir, config.environment)
+    state.writer = BatchedWriter(
+        host.server, state.lookups, state.current, embedded=backend.is_exact
+    )
     yield from state.writer.patches()
 
 
@@ -352,7 +358,7 @@ def mark_memories(host: Host) -> Iterator[Patch]:
 
     The command line's search is a text by the time that it is a reply, which can't be read back.
     """
-    from mempalace.backends import chroma
+    from mempalace.backends import chroma, embedding_wrapper
 
     current = host.state.current
 
@@ -363,13 +369,14 @@ def mark_memories(host: Host) -> Iterator[Patch]:
 
         return query
 
-    yield Patch(
-        name="mark_memories",
-        why="the command line prints what it finds",
-        owner=need(chroma, "ChromaCollection", "mark_memories"),
-        attribute="query",
-        replace=querying,
-    )
+    for module, name in ((chroma, "ChromaCollection"), (embedding_wrapper, "EmbeddingCollection")):
+        yield Patch(
+            name="mark_memories",
+            why="the command line prints what it finds",
+            owner=need(module, name, "mark_memories"),
+            attribute="query",
+            replace=querying,
+        )
 
 
 def lent_files(host: Host) -> Iterator[Patch]:

@@ -12,7 +12,7 @@ once, for all of the batch.
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from palace.engine.batch import PendingWrite, store_or_each
 from palace.engine.embedding.supply import ModelUnavailable
@@ -32,6 +32,7 @@ from palace.engine.stock import (
 
 if TYPE_CHECKING:
     from palace.engine.durability.groups import CallGroups
+    from palace.engine.stock import Vector
 
 NAME = "store_together"
 
@@ -39,19 +40,83 @@ Pending = PendingWrite[Write]
 logger = logging.getLogger("palace.engine")
 
 
+class CollectionKind(Protocol):
+    """What stock's class of collections is on one backend, and what a batch must know of it."""
+
+    def owner(self) -> type:
+        """Return the class."""
+        ...
+
+    def kept(self, collection: Collection, documents: Sequence[str]) -> Sequence[str]:
+        """Return documents as the store keeps them."""
+        ...
+
+    def key(self, collection: Collection) -> str:
+        """Return what collections that are one have in common."""
+        ...
+
+    def embed(self, collection: Collection, writes: Sequence[Write]) -> "Sequence[Vector]":
+        """Return the vectors that stock would make of writes' documents, at the write."""
+        ...
+
+
+class ChromaKind:
+    """Chroma's, which embeds by itself."""
+
+    def owner(self) -> type:
+        from mempalace.backends import chroma
+
+        found: type = need(chroma, "ChromaCollection", NAME)
+        return found
+
+    def kept(self, collection: Collection, documents: Sequence[str]) -> Sequence[str]:
+        return collection._sanitize_documents_for_chromadb(documents)  # noqa: SLF001
+
+    def key(self, collection: Collection) -> str:
+        return str(collection._collection.id)  # noqa: SLF001
+
+    def embed(self, collection: Collection, writes: Sequence[Write]) -> "Sequence[Vector]":
+        texts = [text for write in writes for text in write.documents]
+        return collection._collection._embed(input=texts)  # noqa: SLF001
+
+
+class EmbeddedKind:
+    """That of backends which are given vectors: stock's wrapper around their own."""
+
+    def owner(self) -> type:
+        from mempalace.backends import embedding_wrapper
+
+        self._embed: Method = need(embedding_wrapper, "_embed_texts", NAME)
+        found: type = need(embedding_wrapper, "EmbeddingCollection", NAME)
+        return found
+
+    def kept(self, _collection: Collection, documents: Sequence[str]) -> Sequence[str]:
+        return documents
+
+    def key(self, collection: Collection) -> str:
+        return str(getattr(collection, "_collection_name", ""))
+
+    def embed(self, _collection: Collection, writes: Sequence[Write]) -> "Sequence[Vector]":
+        texts = [text for write in writes for text in write.documents]
+        metadatas = [entry for write in writes for entry in write.metadatas]
+        vectors: Sequence[Vector] = self._embed(texts, metadatas=metadatas)
+        return vectors
+
+
 class BatchedWriter:
     """Stores the batches of one palace; its patches go under stock's handlers."""
 
-    def __init__(self, server: Server, lookups: LookupCache, current: CurrentCall) -> None:
-        from mempalace.backends import chroma
-
+    def __init__(
+        self, server: Server, lookups: LookupCache, current: CurrentCall, *, embedded: bool = False
+    ) -> None:
+        self._collections: CollectionKind = EmbeddedKind() if embedded else ChromaKind()
         self._lock: RequestLock = need(server, "_HTTP_REQUEST_LOCK", NAME)
         self._make_id: Method = need(server, "make_drawer_id_from_content", NAME)
         self._handle: Callable[[JsonObject], JsonObject | None] = need(
             server, "handle_request", NAME
         )
         self._open: Callable[..., Collection | None] = need(server, "_get_collection", NAME)
-        self._kind: type = need(chroma, "ChromaCollection", NAME)
+        self._kind = self._collections.owner()
         self._stock: dict[str, Method] = {
             name: need(self._kind, name, NAME) for name in ("add", "upsert")
         }
@@ -111,7 +176,7 @@ class BatchedWriter:
             collection=collection,
             method=method,
             ids=given["ids"],
-            documents=collection._sanitize_documents_for_chromadb(given["documents"]),  # noqa: SLF001
+            documents=self._collections.kept(collection, given["documents"]),
             metadatas=given["metadatas"],
             # Read here: the thread that stores for all runs a call, and a group, of its own.
             group=self.durable.current() if self.durable is not None else None,
@@ -182,12 +247,12 @@ class BatchedWriter:
     def _store(self, writes: Sequence[Pending]) -> None:
         by_collection: dict[str, list[Pending]] = {}
         for pending in writes:
-            raw = pending.write.collection._collection  # noqa: SLF001
-            by_collection.setdefault(str(raw.id), []).append(pending)
+            key = self._collections.key(pending.write.collection)
+            by_collection.setdefault(key, []).append(pending)
         for same in by_collection.values():
             # Most of the time goes into embedding, which needs nothing of the store: readers have
             # the lock meanwhile.
-            _embed(same)
+            self._embed(same)
             embedded = [pending for pending in same if pending.error is None]
             with self._lock:
                 # A call that had the lock meanwhile may have closed what the handlers had opened.
@@ -195,6 +260,22 @@ class BatchedWriter:
                 for pending in embedded:
                     pending.write.collection = collection or pending.write.collection
                 self._store_embedded(embedded)
+
+    def _embed(self, writes: Sequence[Pending]) -> None:
+        """Embed all documents; where that fails, each write's own, so that one fails alone."""
+        collection = writes[0].write.collection
+        try:
+            vectors = self._collections.embed(collection, [pending.write for pending in writes])
+        except Exception as error:
+            if len(writes) == 1:
+                writes[0].error = error
+            else:
+                for pending in writes:
+                    self._embed([pending])
+            return
+        rest = iter(vectors)
+        for pending in writes:
+            pending.write.vectors = [next(rest) for _ in pending.write.documents]
 
     def _store_embedded(self, writes: Sequence[Pending]) -> None:
         batch = self._current.batch
@@ -249,21 +330,3 @@ class BatchedWriter:
             return
         with self.durable.on_behalf(groups):
             store()
-
-
-def _embed(writes: Sequence[Pending]) -> None:
-    """Embed all documents; where that fails, each write's own, so that one fails alone."""
-    texts = [text for pending in writes for text in pending.write.documents]
-    try:
-        # With the collection's own function, as chromadb would at the write.
-        vectors = writes[0].write.collection._collection._embed(input=texts)  # noqa: SLF001
-    except Exception as error:
-        if len(writes) == 1:
-            writes[0].error = error
-        else:
-            for pending in writes:
-                _embed([pending])
-        return
-    rest = iter(vectors)
-    for pending in writes:
-        pending.write.vectors = [next(rest) for _ in pending.write.documents]

@@ -76,11 +76,14 @@ def without_times(value: Any) -> Any:
     return TIMES.sub("TIME", value) if isinstance(value, str) else value
 
 
-@pytest.fixture
-def palaces(model_home: Path, tmp_path: Path) -> Iterator[tuple[Palace, Palace]]:
+@pytest.fixture(params=["chroma", "sqlite_exact"])
+def palaces(
+    model_home: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[Palace, Palace]]:
+    environ = {} if request.param == "chroma" else {"MEMPALACE_BACKEND": str(request.param)}
     both = (
-        Palace(model_home, tmp_path / "a" / "palace"),
-        Palace(model_home, tmp_path / "b" / "palace"),
+        Palace(model_home, tmp_path / "a" / "palace", environ=environ),
+        Palace(model_home, tmp_path / "b" / "palace", environ=environ),
     )
     try:
         yield both

@@ -348,7 +348,10 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         (SERVER, "_get_collection"),
         (CHROMA, "ChromaCollection"),
     ],
-    "mark_memories": [(CHROMA, "ChromaCollection")],
+    "mark_memories": [
+        (CHROMA, "ChromaCollection"),
+        ("mempalace.backends.embedding_wrapper", "EmbeddingCollection"),
+    ],
     "embed_ahead": [
         (SERVER, "sanitize_query"),
         (SERVER, "_embedding_release_mode"),
@@ -364,6 +367,7 @@ PLACES: dict[str, list[tuple[str, str]]] = {
     "go_on_serving": [(SERVER, "_mcp_stale_library_refusal")],
     "watch_progress": [
         (CHROMA, "_count_write"),
+        ("mempalace.backends.sqlite_exact", "SQLiteExactCollection"),
         ("mempalace.miner", "mine_yield_point"),
         ("mempalace.convo_miner", "mine_yield_point"),
         ("mempalace.format_miner", "mine_yield_point"),
@@ -410,7 +414,7 @@ def _stand_in() -> dict[str, ModuleType]:
             setattr(modules[parent], last, module)
     for where, attribute in places:
         setattr(modules[where], attribute, place)
-    for name in ("add", "upsert", "get", "query", "delete"):
+    for name in ("add", "upsert", "get", "query", "delete", "_write_lock"):
         setattr(place, name, place)  # it stands for stock's class of collections, too
     missing = ("mempalace.searcher", "CollectionNotInitializedError")
     setattr(modules[missing[0]], missing[1], LookupError)
