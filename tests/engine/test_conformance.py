@@ -18,10 +18,12 @@ import pytest
 from palace.protocol.tools import OWN_TOOLS, Kind
 from tests.support.calls import corpus
 from tests.support.calls.transcript import Mask, canonical, run_calls, run_raw
+from tests.support.faults.killing import is_deep
 from tests.support.processes.clients import Client, Site, end_brokers
 from tests.support.processes.sites import make_site, start_shim, start_stock
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
+EACH_BACKEND = is_deep()  # a minute each
 
 TOOLS = json.loads((Path(__file__).parents[2] / "palace" / "settings" / "tools.json").read_text())[
     "tools"
@@ -124,9 +126,9 @@ def _burst(kept: dict[str, Any]) -> list[bytes]:
     ]
 
 
-def _play(name: str, root: Path, model_home: Path) -> Played:
+def _play(name: str, root: Path, model_home: Path, backend: str) -> Played:
     """Run everything against one server, and move what it wrote away."""
-    site = make_site(root, model_home)
+    site = make_site(root, model_home, backend=backend)
     kept = _furnish(root)
     played = Played()
     mask = Mask(datetime.now(UTC))
@@ -172,10 +174,10 @@ def _play(name: str, root: Path, model_home: Path) -> Played:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Both:
+def both(tmp_path_factory: pytest.TempPathFactory, model_home: Path, backend: str) -> Both:
     """Return what stock, and palace with and without workspaces, said to the whole corpus."""
     root = tmp_path_factory.mktemp("conformance") / "side"
-    return Both(*(_play(name, root, model_home) for name in ("stock", "palace", TEAM)))
+    return Both(*(_play(name, root, model_home, backend) for name in ("stock", "palace", TEAM)))
 
 
 def _compare(both: Both, calls: tuple[corpus.Call, ...]) -> None:

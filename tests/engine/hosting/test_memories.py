@@ -21,6 +21,7 @@ from palace.settings.paths import Paths
 from tests.support.engines.hosted import HostedEngine
 
 pytestmark = pytest.mark.engine
+EACH_BACKEND = True
 
 SECRET = "ghp_" + "a1B2c3D4e5F6" * 3
 LONG = "The tide comes in twice a day and takes the sand with it. " * 40  # several chunks
@@ -30,10 +31,10 @@ FORBIDDEN, INVALID = Forbidden.wire_code, InvalidMemory.wire_code
 class Palace:
     """A hosted engine with workspaces, and calls of whom one likes; "" is the owner."""
 
-    def __init__(self, home: Path, root: Path) -> None:
+    def __init__(self, home: Path, root: Path, backend: str = "chroma") -> None:
         self.root = root
         self.home = home
-        self.engine = HostedEngine(home, root)
+        self.engine = HostedEngine(home, root, {"MEMPALACE_BACKEND": backend})
         self.engine.load()
         self._calls = 0
 
@@ -77,8 +78,11 @@ class Palace:
 
 
 @pytest.fixture(scope="module")
-def palace(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Palace]:
-    palace = Palace(model_home, tmp_path_factory.mktemp("memories") / "store" / "palace")
+def palace(
+    model_home: Path, tmp_path_factory: pytest.TempPathFactory, backend: str
+) -> Iterator[Palace]:
+    root = tmp_path_factory.mktemp("memories") / "store" / "palace"
+    palace = Palace(model_home, root, backend)
     try:
         for ident, parent in (("lead", ""), ("coder", "lead"), ("tester", "lead"), ("other", "")):
             assert "workspace" in palace.ask("workspace_add", id=ident, parent=parent)
