@@ -252,6 +252,7 @@ def _factories() -> list[tuple[object, str, object]]:
         (palace.journal.journal.Journal, "_waiting", threads.SimpleQueue),
         (palace.engine.durability.groups.CallGroups, "_lock", threads.RLock),
         (palace.engine.durability.checkpointer.Checkpointer, "_wake", threads.Event),
+        (palace.engine.durability.adoption.Adoption, "_ended", threads.Event),
         (palace.engine.stores.files.Files, "lock", threads.RLock),
         (palace.broker.lanes._Workers, "calls", threads.SimpleQueue),
     ):
