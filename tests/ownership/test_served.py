@@ -310,7 +310,7 @@ def test_of_archives_the_one_that_was_served_last_is_missed(
     assert (missing.epoch, missing.held) == (7, True)
 
 
-@pytest.mark.parametrize("what", ["store", "journal", "identity", "name", "own", "note"])
+@pytest.mark.parametrize("what", ["store", "journal", "identity", "name", "link", "own", "note"])
 def test_what_is_no_palace_that_stock_put_away_is_not_missed(
     tmp_path: Path, environ: dict[str, str], what: str
 ) -> None:
@@ -326,7 +326,10 @@ def test_what_is_no_palace_that_stock_put_away_is_not_missed(
         (archive / "palace_id").unlink()
     elif what == "name":
         archive.rename(tmp_path / "palace-elsewhere")
-    elif what == "own":  # a link to a file of ours is no file of ours
+    elif what == "own":
+        need_root()
+        os.chown(archive / "palace_id", 54321, 54321)
+    elif what == "link":  # to a file of ours, which is no file of ours
         (archive / "palace_id").rename(tmp_path / "id")
         (archive / "palace_id").symlink_to(tmp_path / "id")
     else:

@@ -147,7 +147,7 @@ def raise_storm(root: Path, model_home: Path, seed: int, seconds: float) -> Outc
                 outcome.problems.append(f"client {told.number}: {problem!r}")
     for text, times in words_of(load).most_common():
         world.note(f"{times} times: {text}")
-    settle(site, outcome)
+    settle(site, outcome, world.end(seed))
     judge(site, load, world, outcome)
     outcome.done, outcome.log = world.done, world.log
     outcome.epochs = int((site.palace / "epoch").read_text())
@@ -189,34 +189,53 @@ def command_in(remedy: str) -> list[str]:
     return shlex.split(found[1].rstrip(".")) if found else []
 
 
-def settle(site: Site, outcome: Outcome) -> None:
-    """Do what the doctor asks for until a broker serves, which has seen what all others wrote."""
-    site.run("stop", timeout_s=RECOVERY_S)
-    for _ in range(REMEDIES_MAX):
-        started = site.run("start", timeout_s=RECOVERY_S)
-        if started.returncode == 0:
-            break
-        errors = errors_of(site)
-        if not errors:
-            outcome.problems.append(f"no broker starts, and doctor is green: {started.stderr}")
-            return
-        command = command_in(errors[0]["remedy"])
-        outcome.remedies.append(f"{errors[0]['code']}: {errors[0]['remedy'][:200]}")
-        if not command:
-            outcome.problems.append(f"no command brings it back: {errors[0]}")
-            return
-        tried = site.run(*command, timeout_s=RECOVERY_S)
-        if tried.returncode:
-            outcome.problems.append(f"palace {' '.join(command)}: {tried.stderr}")
-            return
-    else:
-        outcome.problems.append("no remedy of the doctor's leads to a broker")
-        return
+def refusal_of(site: Site) -> str:
     with site.shim(f"--palace={site.palace}") as client:
         reply = client.call("mempalace_search", query="my drawer of worker1")
-        if "error" in reply:
-            outcome.problems.append(f"search: {reply['error']}")
-    outcome.problems += [f"doctor: {found}" for found in errors_of(site)]
+    return str(reply.get("error", ""))
+
+
+def follow(site: Site, outcome: Outcome, errors: list[dict[str, Any]]) -> bool:
+    """Do what the first error asks for that names a command; False where that fails."""
+    found = next((one for one in errors if command_in(one["remedy"])), None)
+    if found is None:
+        outcome.problems.append(f"no command brings it back: {errors}")
+        return False
+    outcome.remedies.append(f"{found['code']}: {found['remedy'][:200]}")
+    for path in re.findall(r"\brm (/\S+); palace ", found["remedy"]):
+        Path(path).unlink(missing_ok=True)
+    tried = site.run(*command_in(found["remedy"]), timeout_s=RECOVERY_S)
+    if tried.returncode:
+        outcome.problems.append(f"{found['remedy']}: {tried.stderr}")
+    return tried.returncode == 0
+
+
+def settle(site: Site, outcome: Outcome, expected: str = "") -> None:
+    """Do what the doctor asks for until a broker serves, which has seen what all others wrote.
+
+    `expected`: what it must find before that.
+    """
+    site.run("stop", timeout_s=RECOVERY_S)
+    if expected:
+        named = [found for found in errors_of(site) if found["code"] == expected]
+        if not named:
+            outcome.problems.append(f"doctor does not find {expected}")
+        elif not follow(site, outcome, named):
+            return
+    for _ in range(REMEDIES_MAX):
+        started = site.run("start", timeout_s=RECOVERY_S)
+        problem = started.stderr if started.returncode else refusal_of(site)
+        errors = errors_of(site)
+        if not problem and not errors:
+            break
+        if not errors:
+            outcome.problems.append(f"no broker serves, and doctor is green: {problem}")
+            return
+        if not follow(site, outcome, errors):
+            return
+    else:
+        outcome.problems.append(f"no remedy of the doctor's helps: {errors_of(site)}")
+        return
     stopped = site.run("stop", timeout_s=RECOVERY_S)
     if stopped.returncode:
         outcome.problems.append(f"stop: {stopped.stderr}")

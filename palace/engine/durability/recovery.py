@@ -42,6 +42,8 @@ from palace.engine.durability.reconciliation import (
     by_id_of,
     states_of,
 )
+from palace.engine.stores.chroma import Chroma
+from palace.engine.stores.drawers import COLLECTION
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.projection import Change, Projection, fingerprints_of, same
 from palace.journal.inspect import read_from
@@ -50,6 +52,7 @@ from palace.journal.purge import PURGED_REPLY
 from palace.journal.record import (
     ABORT,
     ATTEMPT,
+    CHANGES,
     ENTITIES,
     OUTCOME,
     QUARANTINE,
@@ -216,7 +219,30 @@ class Recovery:
 
     def _is_lost(self, projection: Projection, then: Json) -> bool:
         """Tell whether what a store lacks was not deleted."""
-        return projection.name in self._held_before or projection.was_replaced(then)
+        if projection.name in self._held_before or projection.was_replaced(then):
+            return True
+        return self._is_accounted_for(projection, then)
+
+    def _is_accounted_for(self, projection: Projection, then: Json) -> bool:
+        """Tell whether all numbers that Chroma has given since the baseline are known to be writes.
+
+        It numbers deletions as well, so that no other program can have deleted anything.  What
+        belongs to no open group was written; of what does, only what has a number counts, as does
+        what others have written and is there.
+        """
+        if not isinstance(projection, Chroma):
+            return False
+        given, numbered = projection.numbered_since(then)
+        ours: list[Entity] = []
+        journal = self.journal
+        since = journal.tail.baseline_seq + 1
+        for found in read_from(journal.directory, journal.kernel, since, keys=journal.keys):
+            if not isinstance(found, Record) or found.action not in CHANGES:
+                continue
+            was_written = found.key not in journal.tail.open or found.entity in numbered
+            if was_written and found.kind != COLLECTION and projection.owns(found.kind):
+                ours.append(found.entity)
+        return given <= len(ours) + len(numbered.difference(ours))
 
     def _adopt_later(self) -> None:
         """Say that the journal isn't whole: of anything that it says by now it may be out of date.

@@ -324,6 +324,10 @@ class Chroma(Unshared):
             return True
         return any(self._count_differs(name, baseline, touched) for name in ids)
 
+    def numbered_since(self, baseline: JsonObject) -> tuple[int, set[Entity]]:
+        """Return how many numbers were given since a baseline, and which records have one."""
+        return self._seq - int(baseline["seq"]), self._numbered_since(baseline["seq"])
+
     def _numbered_since(self, seq: int) -> set[Entity]:
         if not os.path.exists(self.path):
             return set()

@@ -4,10 +4,12 @@ It is seen while nobody asks, told to the next call, and the next owner puts it 
 puts right is said in each reply.  Calls that come in between are no difference.
 """
 
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ from tests.engine.durability.test_damage import (
 from tests.engine.durability.test_rebuild import Master, copy_of, differing
 from tests.support.engines.maintenance import MaintenanceProcess
 from tests.support.engines.probe import Probe
-from tests.support.faults.killing import Failpoints, is_full
+from tests.support.faults.killing import is_full
 from tests.support.faults.losses import LOSSES, lose_drawers, run_sql
 from tests.support.processes.clients import Site
 
@@ -45,6 +47,12 @@ import sys, chromadb
 found = chromadb.PersistentClient(sys.argv[1]).get_collection("made", embedding_function=None)
 found.add(ids=["made-elsewhere"], embeddings=[[0.5] * 32], documents=["From elsewhere."])
 """
+DELETING = """
+import sys, chromadb
+found = chromadb.PersistentClient(sys.argv[1]).get_collection("made", embedding_function=None)
+found.delete(ids=["made-9"])
+"""
+ABOUT = {"wing": "w", "room": "r", "content": "About to be written."}
 OWNED = ("drawers", "workspace", "collection", "diary")
 CHANGES = {
     "a number": "UPDATE embedding_metadata SET int_value = 4711 WHERE key = 'n' AND int_value = 7",
@@ -112,9 +120,7 @@ def test_rows_that_are_deleted_under_an_owner_come_back(
     assert differing(maintenance.ask("contents", copied.palace), master.contents) == []
 
 
-def test_rows_that_are_deleted_come_back_though_the_owner_writes_on_and_is_killed(
-    copied: Site,
-) -> None:
+def test_rows_that_an_owner_missed_come_back_though_stock_deletes_others(copied: Site) -> None:
     """Chroma's numbers have gone on then, by which alone a loss looks like a deletion."""
     with Probe(copied.environ(), copied.palace) as probe:
         lose_drawers(copied.palace)
@@ -124,12 +130,69 @@ def test_rows_that_are_deleted_come_back_though_the_owner_writes_on_and_is_kille
         )
         assert len(compared(copied).missing["chroma:" + DRAWERS]) == 2
         probe.kill()
+    stock = [sys.executable, "-P", "-c", DELETING, str(copied.palace)]
+    subprocess.run(stock, env=copied.environ(), check=True, timeout=60)
 
     with Probe(copied.environ(), copied.palace) as probe:
         assert compared(copied) == Differences()
         assert probe.ask("drift") == []
         probe.leave()
-    assert ("chroma:made", "late") in journal_says(copied).live
+    now = journal_says(copied).live
+    assert ("chroma:made", "late") in now
+    assert ("chroma:made", "made-9") not in now
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+def test_what_stock_deletes_is_told_from_what_was_lost_under_a_call(
+    copied: Site, *, deletes: bool
+) -> None:
+    """Chroma's numbers have gone on, all for what the killed owner had under way, or not."""
+    with Probe(copied.environ(), copied.palace) as probe:
+        probe.ask("hold", point="applied")
+        before = journal_says(copied)
+        waiting = threading.Thread(target=_asking, args=(probe, ABOUT))
+        waiting.start()
+        while ABOUT["content"] not in _texts(copied.palace):
+            time.sleep(0.05)
+        lose_drawers(copied.palace)
+        probe._process.kill()
+        waiting.join()
+    if deletes:
+        gone = [sys.executable, "-P", "-c", DELETING, str(copied.palace)]
+        subprocess.run(gone, env=copied.environ(), check=True, timeout=60)
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        assert probe.ask("drift") == []
+        probe.leave()
+    there = {entity for entity in journal_says(copied).live if entity[0] == f"chroma:{DRAWERS}"}
+    before_it = {entity for entity in before.live if entity[0] == f"chroma:{DRAWERS}"}
+    assert (there == before_it) is not deletes  # as ever: nobody can tell these apart then
+    assert (("chroma:made", "made-9") in journal_says(copied).live) is not deletes
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+def test_what_was_lost_is_told_from_what_stock_deletes_beside_what_it_adds(
+    copied: Site, *, deletes: bool
+) -> None:
+    drawers = {entity for entity in journal_says(copied).live if entity[0] == f"chroma:{DRAWERS}"}
+    lose_drawers(copied.palace)
+    for code in (FOREIGN, DELETING)[: 1 + deletes]:
+        stock = [sys.executable, "-P", "-c", code, str(copied.palace)]
+        subprocess.run(stock, env=copied.environ(), check=True, timeout=60)
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        assert probe.ask("drift") == []
+        probe.leave()
+    now = journal_says(copied).live
+    assert ("chroma:made", "made-elsewhere") in now
+    assert (("chroma:made", "made-9") in now) is not deletes
+    assert (drawers <= now.keys()) is not deletes
+
+
+def _texts(palace: Path) -> set[str]:
+    with closing(sqlite3.connect(f"file:{palace}/chroma.sqlite3?mode=ro", uri=True)) as connection:
+        query = "SELECT string_value FROM embedding_metadata WHERE key = 'chroma:document'"
+        return {row[0] for row in connection.execute(query)}
 
 
 def test_rows_of_another_program_are_taken_over(copied: Site) -> None:
@@ -243,15 +306,13 @@ def test_what_calls_write_meanwhile_is_no_difference(copied: Site) -> None:
         probe.leave()
 
 
-@pytest.mark.parametrize("point", ["synced", "applied"])
+@pytest.mark.parametrize("point", ["apply", "applied"])
 def test_what_a_call_is_about_to_write_is_no_difference(copied: Site, point: str) -> None:
     """It is in the journal, and not in the store, or in the store and not finished."""
-    failpoints = Failpoints(copied, copied.palace.parent / "kills")
     with Probe(copied.environ(), copied.palace) as probe:
+        probe.ask("hold", point=point)
         before = journal_says(copied).seq
-        failpoints.hold(point)
-        content = {"wing": "w", "room": "r", "content": "About to be written."}
-        waiting = threading.Thread(target=_asking, args=(probe, content))
+        waiting = threading.Thread(target=_asking, args=(probe, ABOUT))
         waiting.start()
         while journal_says(copied).seq == before:
             time.sleep(0.05)
@@ -296,7 +357,7 @@ def test_an_owner_that_nobody_asks_looks_as_soon_as_its_database_was_written(cop
     with Probe(copied.environ(), copied.palace) as probe:
         time.sleep(6)  # it has seen the database as it was
         lose_drawers(copied.palace)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 40  # a minute after the opening it looks in any case
         while "are not there any more" not in str(probe.ask("looks_like")):
             assert time.monotonic() < until
             time.sleep(0.5)

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -140,6 +141,16 @@ class _Server:
     def examine(self) -> str:
         """Look at the open stores as an owner does while nobody asks."""
         return self._memory.examiner.look()
+
+    def hold(self, point: str) -> None:
+        """Let threads come to this point and no further (as `Failpoints.hold` does brokers')."""
+        from palace.kernel.kernel import Kernel
+
+        def failpoint(_kernel: Kernel, name: str) -> None:
+            while name == point:
+                time.sleep(9)
+
+        Kernel.failpoint = failpoint  # type: ignore[method-assign, assignment]
 
     def looks_like(self) -> Any:
         """Return what is known of the open stores' files."""

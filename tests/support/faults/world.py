@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -45,8 +46,8 @@ HOME_FILES = (
     *(".mempalace/locks", ".mempalace/server", ".mempalace", ".local/state/palace"),
     *(".mempalace/server/*/serverinfo.json", ".mempalace/server/*/token*", ".mempalace/locks/*"),
 )
-# Of stores, what can be made again from the rest and the journal.  Not Chroma's rows: those that
-# stock wrote while no broker ran are nowhere else.
+# Of stores, what can be made again from the rest and the journal.  Not Chroma's database: what
+# stock wrote into it while no broker ran is nowhere else.
 STORE_FILES = (
     *("*-*-*-*-*", "logstream.sqlite3*", "knowledge_graph.sqlite3*", "mempalace_embedder.json"),
     *("../tunnels.json", "../hallways.json", "replica.json"),
@@ -82,10 +83,12 @@ WEIGHTS = {
     "kill_tree": 4,
     "kill_broker": 4,
     "second_home": 3,
+    "lose_rows": 3,
     "fill_disk": 2,
     "other_version": 2,
     "stop": 2,
 }
+ENDS = ("", "palace_gone", "lacking")  # what the doctor finds after a storm, by its seed
 BESIDE = ("kill_broker", "kill_tree", "remove_control_file", "remove_in_home", "second_home")
 LONG = (
     *("migrate", "rebuild_index", "rebuild_index_on_hold", "repair", "repair_on_hold", "mine"),
@@ -119,6 +122,7 @@ class World:
     done: Counter[str] = field(default_factory=Counter)
     promises: Promises = field(default_factory=lambda: Promises(9))
     rows: set[str] = field(default_factory=set)  # nonces of stock's own, each in one row
+    lost: int = 0  # how many rows were deleted by SQL
     _began_s: float = field(default_factory=time.monotonic)
     _turn: int = 0
     _filler: Path | None = None
@@ -152,6 +156,19 @@ class World:
         self._empty_disk()
         self._use_version(self._version)
         self.site.run("start", timeout_s=COMMAND_S)
+
+    def end(self, seed: int) -> str:
+        """Leave something that the doctor must name; return its finding's code, "" for nothing."""
+        self.note(f"at the end: {ENDS[seed % len(ENDS)] or 'nothing'}")
+        if ENDS[seed % len(ENDS)] == "palace_gone":
+            palace = self.site.palace
+            wait_until(lambda: bool(brokers_of(palace)), COMMAND_S, "a broker sees where it goes")
+            palace.rename(palace.with_name("moved-for-good"))
+        elif ENDS[seed % len(ENDS)] == "lacking":
+            self._stop(Deed("stop", 0.0, 0.0, 1.0, ""))
+            wait_until(lambda: not brokers_of(self.site.palace), COMMAND_S, "nobody is left")
+            self._lose_rows(Deed("lose_rows", 0.0, 0.0, 0.5, ""))
+        return ENDS[seed % len(ENDS)]
 
     def _beside(self, deed: Deed) -> None:
         """Do what comes in between, if anything does."""
@@ -277,6 +294,28 @@ class World:
         pattern = STORE_FILES[int(deed.which * len(STORE_FILES))]
         place = self.site.palace.parent if pattern.startswith("../") else self.site.palace
         self._remove(place, pattern.removeprefix("../"))
+
+    def _lose_rows(self, deed: Deed) -> None:
+        """Delete rows of agents' drawers by SQL, under a broker or not."""
+        query = """
+        SELECT e.id, m.string_value FROM embeddings e JOIN segments s ON s.id = e.segment_id
+        JOIN collections c ON c.id = s.collection AND c.name = 'mempalace_drawers'
+        JOIN embedding_metadata m ON m.id = e.id AND m.key = 'chroma:document'
+        WHERE m.string_value LIKE '%nonce n%' ORDER BY e.id DESC LIMIT 40
+        """
+        path = self.site.palace / "chroma.sqlite3"
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=5.0)) as connection, connection:
+                found = connection.execute(query).fetchall()
+                gone = [row[0] for row in found[int(deed.which * len(found)) :][:3]]
+                marks = ", ".join("?" * len(gone))
+                for table in ("embedding_metadata", "embeddings"):
+                    connection.execute(f"DELETE FROM {table} WHERE id IN ({marks})", gone)
+        except sqlite3.Error as error:
+            self.note(f"  {error}")
+            return
+        self.lost += len(gone)
+        self.note(f"  {len(gone)} rows")
 
     def _remove_in_home(self, deed: Deed) -> None:
         self._remove(self.site.home, HOME_FILES[int(deed.which * len(HOME_FILES))])
