@@ -204,10 +204,17 @@ def follow(site: Site, outcome: Outcome, errors: list[dict[str, Any]]) -> bool:
     outcome.remedies.append(f"{found['code']}: {found['remedy'][:200]}")
     for path in re.findall(r"\brm (/\S+); palace ", found["remedy"]):
         Path(path).unlink(missing_ok=True)
-    tried = site.run(*command_in(found["remedy"]), timeout_s=RECOVERY_S)
-    if tried.returncode:
-        outcome.problems.append(f"{found['remedy']}: {tried.stderr}")
-    return tried.returncode == 0
+    command = command_in(found["remedy"])
+    for _ in range(REMEDIES_MAX):
+        tried = site.run(*command, timeout_s=RECOVERY_S)
+        if tried.returncode == 0:
+            return True
+        command = command_in(tried.stderr.partition(": ")[2])  # a refusal names what comes first
+        if not command:
+            break
+        outcome.remedies.append(f"then: {' '.join(command)}")
+    outcome.problems.append(f"{found['remedy']}: {tried.stderr}")
+    return False
 
 
 def settle(site: Site, outcome: Outcome, expected: str = "") -> None:
