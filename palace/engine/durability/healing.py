@@ -53,6 +53,7 @@ from palace.engine.stores.drawers import (
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES
 from palace.engine.stores.health import AT_OPENING, SUSPECT, Damage, Depth, find_damage
+from palace.engine.stores.orphans import remove_orphans
 from palace.engine.stores.palace_stores import Stores, embedded, opened_stores, unopened_stores
 from palace.engine.stores.projection import in_batches, same
 from palace.journal.journal import Journal
@@ -141,6 +142,8 @@ def heal_stores(
     progress("checking the stores", 0.0)
     if palace.config.journal == DUAL:
         return _left_as_they_are(stores, journal, depth)
+    if stores.chroma is not None:
+        remove_orphans(stores.chroma.path)
     healed: list[Healed] = []
     left: list[Left] = []
     for damage in find_damage(stores, journal.tail.baseline, depth):

@@ -219,9 +219,9 @@ class Recovery:
 
     def _is_lost(self, projection: Projection, then: Json) -> bool:
         """Tell whether what a store lacks was not deleted."""
-        if projection.name in self._held_before or projection.was_replaced(then):
+        if self._is_accounted_for(projection, then):
             return True
-        return self._is_accounted_for(projection, then)
+        return projection.name in self._held_before or projection.was_replaced(then)
 
     def _is_accounted_for(self, projection: Projection, then: Json) -> bool:
         """Tell whether all numbers that Chroma has given since the baseline are known to be writes.

@@ -326,7 +326,7 @@ class Chroma(Unshared):
 
     def numbered_since(self, baseline: JsonObject) -> tuple[int, set[Entity]]:
         """Return how many numbers were given since a baseline, and which records have one."""
-        return self._seq - int(baseline["seq"]), self._numbered_since(baseline["seq"])
+        return self._seq - baseline["seq"], self._numbered_since(baseline["seq"])
 
     def _numbered_since(self, seq: int) -> set[Entity]:
         if not os.path.exists(self.path):

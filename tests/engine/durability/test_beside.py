@@ -34,7 +34,7 @@ from tests.engine.durability.test_rebuild import Master, copy_of, differing
 from tests.support.engines.maintenance import MaintenanceProcess
 from tests.support.engines.probe import Probe
 from tests.support.faults.killing import is_full
-from tests.support.faults.losses import LOSSES, lose_drawers, run_sql
+from tests.support.faults.losses import LOSSES, lose_drawers, lose_rows, run_sql
 from tests.support.processes.clients import Site
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
@@ -187,6 +187,30 @@ def test_what_was_lost_is_told_from_what_stock_deletes_beside_what_it_adds(
     assert ("chroma:made", "made-elsewhere") in now
     assert (("chroma:made", "made-9") in now) is not deletes
     assert (drawers <= now.keys()) is not deletes
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_the_newest_rows_are_deleted_and_their_numbers_given_again(
+    copied: Site, *, writes: bool
+) -> None:
+    """Their texts are still in the index for words: nothing could be stored any more."""
+    newest = "SELECT id FROM embeddings ORDER BY id DESC LIMIT 2"
+    if writes:
+        with Probe(copied.environ(), copied.palace) as probe:
+            lose_rows(copied.palace, newest)
+            refused = probe.on_collection(
+                "made", "add", ids=["x"], embeddings=[[1.0] * 32], documents=["x"]
+            )
+            assert refused is not None
+            probe.kill()
+    else:
+        lose_rows(copied.palace, newest)
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        assert probe.ask("drift") == []
+        assert probe.on_collection("made", "add", ids=["y"], embeddings=[[1.0] * 32]) is None
+        assert compared(copied) == Differences()
+        probe.leave()
 
 
 def _texts(palace: Path) -> set[str]:
