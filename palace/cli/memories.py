@@ -13,6 +13,7 @@ ABOUT = """Store, find and forget memories of namespaces, from scripts.
 \b
     palace memory commit "tests come first" --namespace org:lead
     palace memory search "what comes first?"
+    palace memory list --namespace team:lead
 
 A command acts as the workspace in whose directory it is started, or whose token
 PALACE_WORKSPACE_TOKEN_FILE names, and otherwise for the palace's owner.
@@ -46,6 +47,17 @@ def search(
     if text:
         say(text)
     return 0
+
+
+def list_all(
+    palace: PalaceOption = "",
+    namespace: NamespacesOption = None,
+    kind: KindsOption = None,
+    limit: LimitOption = 50,
+    as_json: JsonOption = False,
+) -> int:
+    """Show the newest memories that one may read."""
+    return search("", palace, namespace, kind, limit, as_json)
 
 
 def commit(
@@ -84,6 +96,7 @@ def forget(
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
+    "list": list_all,
     "search": search,
     "commit": commit,
     "forget": forget,

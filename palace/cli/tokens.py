@@ -11,33 +11,37 @@ from palace.kernel.output import say
 ABOUT = """Give a workspace to processes that no directory or user tells from others.
 
 \b
-    palace token new reviewer --out ~/reviewer.token
+    palace token new workspace:reviewer --out ~/reviewer.token
     PALACE_WORKSPACE_TOKEN_FILE=~/reviewer.token palace shim
 
 Whoever has a token is that workspace, confined, wherever it runs. palace keeps its digest alone.
+Over HTTP it is shown as any other: Authorization: Bearer TOKEN.
 """
 
 
 def new(
-    workspace: Annotated[str, typer.Argument(metavar="WORKSPACE", help="Whose token it is.")],
+    scope: Annotated[
+        str,
+        typer.Argument(metavar="SCOPE", help="Whose token it is: workspace:ID, or its id alone."),
+    ],
+    palace: PalaceOption = "",
     out: Annotated[
         str,
         typer.Option(
             "--out",
             metavar="FILE",
             callback=path,
-            help="The new file that holds it.",
+            help="The new file that holds it; printed without it.",
         ),
-    ],
-    palace: PalaceOption = "",
+    ] = "",
     label: Annotated[
         str, typer.Option("--label", metavar="TEXT", help="What it is for, as the list shows it.")
     ] = "",
 ) -> int:
-    """Make a token for a workspace, in a new file."""
+    """Make a token for a workspace, in a new file or on standard output."""
     from palace.commands.tokens import new_token
 
-    say(new_token(*find(palace), workspace, label=label, out=out))
+    say(new_token(*find(palace), scope, label=label, out=out))
     return 0
 
 

@@ -7,39 +7,54 @@ from typing import Any
 from palace.commands.agent import ask_broker
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import NotEmpty, PalaceError
-from palace.protocol.workspaces import digest_of
+from palace.protocol.workspaces import WORKSPACE, digest_of
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
-NONE_YET = "There is no token. Make one: palace token new WORKSPACE --out FILE"
+NONE_YET = "There is no token. Make one: palace token new workspace:ID --out FILE"
 SHOWN_DIGITS = 12
 
 
 def new_token(
-    paths: Paths, environment: ShimEnvironment, workspace: str, *, label: str, out: str
+    paths: Paths, environment: ShimEnvironment, scope: str, *, label: str, out: str
 ) -> str:
     """Make a token in a new file that only this user can read; return what is told of it.
 
-    The broker is told its digest: the token itself is nowhere but in that file.
+    The broker is told its digest: the token itself is nowhere but in that file.  Without a file it
+    is what is returned, alone, for a program to read.
     Raises NotEmpty where there is such a file, and then no token was made.
     """
     kernel = Kernel()
+    workspace = scope.removeprefix(f"{WORKSPACE}:")
+    if not out:
+        token = kernel.token(32)
+        _register(paths, environment, workspace, label=label, token=token)
+        return token
     if kernel.file_id(out) is not None:
         raise NotEmpty(f"{out} exists. Name another file, or remove it: no token was made.")
     token = kernel.token(32)
     # Before it is registered: a token that counts, and that nobody has, would be left behind.
     kernel.write_durable(out, f"{token}\n".encode())
     try:
-        given = {"workspace": workspace, "sha256": digest_of(token), "label": label}
-        told = ask_broker(paths, environment, "palace_token_add", **given)["token"]
+        told = _register(paths, environment, workspace, label=label, token=token)
     except (PalaceError, OSError, KeyboardInterrupt):
         kernel.unlink(out)
         raise
     return (
         f"{os.path.abspath(out)} holds a token of {told['workspace']}: "
         f"{told['digest'][:SHOWN_DIGITS]}. A shim shows it whose environment has "
-        f"PALACE_WORKSPACE_TOKEN_FILE={os.path.abspath(out)}, and is confined to that workspace."
+        f"PALACE_WORKSPACE_TOKEN_FILE={os.path.abspath(out)}, and is confined to that workspace; "
+        "over HTTP it is the bearer's."
     )
+
+
+def _register(
+    paths: Paths, environment: ShimEnvironment, workspace: str, *, label: str, token: str
+) -> dict[str, Any]:
+    """Tell the broker of a token; return what it keeps of it."""
+    given = {"workspace": workspace, "sha256": digest_of(token), "label": label}
+    told: dict[str, Any] = ask_broker(paths, environment, "palace_token_add", **given)["token"]
+    return told
 
 
 def tokens_text(paths: Paths, environment: ShimEnvironment) -> str:

@@ -35,6 +35,7 @@ class Who(enum.Enum):
     ALLOWED = "allow_uids user"
     GUEST = "guest"
     HTTP = "HTTP with the token"
+    WORKSPACE = "HTTP with a workspace's token"
     STRANGER = "other user"
 
 
@@ -50,6 +51,8 @@ RIGHTS: Mapping[Who, frozenset[Right]] = {
     Who.GUEST: _MEMORIES,
     # Stock's tools and hooks mine what their user names; only that user can read the token.
     Who.HTTP: _MEMORIES | {Right.PATHS},
+    # It may be on any machine, and a workspace has no files.
+    Who.WORKSPACE: frozenset({Right.READ, Right.WRITE}),
     Who.STRANGER: frozenset(),
 }
 
@@ -85,6 +88,7 @@ class Peer:
 
 GUEST = Peer(who=Who.GUEST)
 OVER_HTTP = Peer(who=Who.HTTP)
+BY_TOKEN = Peer(who=Who.WORKSPACE)
 NOBODY = Peer(who=Who.STRANGER)
 
 

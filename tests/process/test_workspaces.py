@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from palace.protocol.errors import Forbidden
+from palace.protocol.workspaces import digest_of
 from tests.support.loads.light import fail_at_points, storm_site
 from tests.support.processes.clients import PALACE, Client, Site
 
@@ -136,6 +137,9 @@ def test_a_token_is_a_workspace_until_it_is_revoked(short_dir: Path) -> None:
             assert site.run("token", "revoke", told.split()[0]).returncode == 0
             refused = ci.call("palace_list_readable_namespaces")["error"]
             assert "it was revoked" in refused["message"]
+        printed = site.run("token", "new", "workspace:coder").stdout
+        [digits] = [line.split()[0] for line in site.run("token", "list").stdout.split("\n")[1:-1]]
+        assert digest_of(printed.strip()).startswith(digits)
         again = site.run("token", "new", "coder", "--out", str(file))
         assert (again.returncode, file.read_text().strip()) == (82, token)
         other = short_dir / "other"
@@ -144,7 +148,8 @@ def test_a_token_is_a_workspace_until_it_is_revoked(short_dir: Path) -> None:
         file.write_text("no token\n")
         assert site.run("shim", PALACE_WORKSPACE_TOKEN_FILE=str(file)).returncode == 78
     files = [path for path in site.palace.rglob("*") if path.is_file()]
-    assert not [path for path in files if token.encode() in path.read_bytes()]
+    for kept in (token, printed.strip()):
+        assert not [path for path in files if kept.encode() in path.read_bytes()]
     assert site.run("stop").returncode == 0
 
 

@@ -119,8 +119,10 @@ def test_scripts_act_as_the_workspace_where_they_run(team: Site) -> None:
         json.loads, run("other", "search", "deploy", "--limit", "1", "--json").stdout.splitlines()
     )
     assert found["content"] == "deploy with [REDACTED:github-token]"
-    listed = run("other", "search", "--namespace", "workspace:other", "--kind", "memory").stdout
-    assert listed.startswith("mem-script  workspace:other  memory  ")
+    for asked in ("search", "list"):
+        listed = run("other", asked, "--namespace", "workspace:other", "--kind", "memory").stdout
+        assert listed.startswith("mem-script  workspace:other  memory  ")
+    assert len(run("other", "list", "--limit", "1", "--json").stdout.splitlines()) == 1
     assert run("lead", "search", "deploy", "--namespace", "workspace:other").stdout == (
         "Nothing was found.\n"
     )

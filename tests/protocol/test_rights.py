@@ -30,6 +30,7 @@ TABLE = {  # docs/security.md shows it
     Who.ALLOWED: {READ, WRITE, LENT},
     Who.GUEST: {READ, WRITE, LENT},
     Who.HTTP: {READ, WRITE, LENT, PATHS},
+    Who.WORKSPACE: {READ, WRITE},
     Who.STRANGER: set(),
 }
 

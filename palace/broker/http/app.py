@@ -31,8 +31,10 @@ from palace.protocol import jsonrpc
 from palace.protocol.budget import HTTP
 from palace.protocol.errors import PalaceError
 from palace.protocol.modern import TASK_METHODS
+from palace.protocol.principals import UNKNOWN_PRINCIPAL
 from palace.protocol.request import PARSE_ERROR_REPLY, Request, ToolCall
 from palace.protocol.tasks import AFTER_S
+from palace.protocol.workspaces import TOKEN_DIGITS, digest_of, is_digits
 from palace.settings.environment import is_true
 from palace.transport.http import Receive, Scope, Send
 from palace.transport.pending import PendingRequest
@@ -40,6 +42,7 @@ from palace.transport.pending import PendingRequest
 MCP, METRICS = "/mcp", "/metrics"
 PLAIN_S = 2.0  # a reply within it comes as plain JSON
 BEAT_S = 15.0
+RETRY_S = "5"  # what a client is told that comes before the register is read
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 logger = logging.getLogger("palace.http")
@@ -82,6 +85,8 @@ class HttpApp:
             raise Refused(404, f"There is {MCP}, {METRICS} and /healthz.")
         self._check_token(exchange)
         if exchange.path == METRICS:
+            if exchange.token:
+                raise Refused(403, "Figures are the palace's owner's: show the palace's token.")
             _check_method(exchange, "GET")
             await exchange.answer(200, metrics_text(self.state).encode(), CONTENT_TYPE)
         else:
@@ -94,6 +99,13 @@ class HttpApp:
         """Tell whether an Authorization header shows the token."""
         return hmac.compare_digest(shown, f"Bearer {self.token}".encode())
 
+    def is_known(self, shown: bytes) -> bool:
+        """Tell whether an Authorization header shows this token, or one of a workspace's."""
+        if self.is_token(shown):
+            return True
+        tree = self.state.services.engine.workspaces()
+        return tree is not None and _shown_digest(shown) in tree.tokens
+
     def _check_origin(self, exchange: Exchange) -> None:
         """Refuse web pages: a name that was made to lead here is no loopback address."""
         names = {name for host in HOSTS for name in (host, f"{host}:{self.port}")}
@@ -104,12 +116,24 @@ class HttpApp:
             raise Refused(403, "Pages of this Origin are not served.")
 
     def _check_token(self, exchange: Exchange) -> None:
-        if not self.is_token(exchange.header("authorization").encode("latin-1")):
+        shown = exchange.header("authorization").encode("latin-1")
+        if not self.is_token(shown):
+            exchange.token = self._workspace_token(shown)
+        exchange.connection.admit()
+
+    def _workspace_token(self, shown: bytes) -> str:
+        """Return the digest of a workspace's token; raises Refused where none is shown."""
+        digest = _shown_digest(shown)
+        tree = self.state.services.engine.workspaces()
+        if digest and tree is None:  # a client that is told that it has none gives up for good
+            raise Refused(503, UNKNOWN_PRINCIPAL, retry_after=RETRY_S)
+        if tree is None or digest not in tree.tokens:
             text = (
-                "Show the palace's token (Authorization: Bearer ...): palace status names its file."
+                "Show the palace's token (Authorization: Bearer ...): palace status names its "
+                "file; or a workspace's, which counts until it is revoked: palace token new."
             )
             raise Refused(401, text, www_authenticate="Bearer")
-        exchange.connection.admit()
+        return digest
 
     # The MCP endpoint.
 
@@ -147,7 +171,7 @@ class HttpApp:
         self._check_version(exchange, request)
         ident = exchange.header("mcp-session-id")
         if ident:
-            return self._named(ident)
+            return self._named(exchange, ident)
         begins = EVENTS in exchange.header("accept") and request.method == "initialize"
         return self._open(exchange, lasting=begins)
 
@@ -156,10 +180,11 @@ class HttpApp:
             client=exchange.header("user-agent")[:100],
             read_only=is_true(exchange.header("palace-read-only"), "Palace-Read-Only"),
             lasting=lasting,
+            token=exchange.token,
         )
 
-    def _named(self, ident: str) -> HttpSession:
-        session = self.sessions.get(ident)
+    def _named(self, exchange: Exchange, ident: str) -> HttpSession:
+        session = self.sessions.get(ident, exchange.token)
         if session is None:
             raise Refused(404, "This session has ended: begin a new one with initialize.")
         return session
@@ -176,7 +201,7 @@ class HttpApp:
         ident = exchange.header("mcp-session-id")
         if not ident:
             raise Refused(400, "Name the session to end: Mcp-Session-Id.")
-        self.sessions.end(self._named(ident))
+        self.sessions.end(self._named(exchange, ident))
         await exchange.answer(204)
 
     # Replies.
@@ -286,6 +311,16 @@ def _failure(request: Request, problem: PalaceError) -> bytes:
     if not request.expects_reply:
         return b""
     return jsonrpc.encode(jsonrpc.failure(request.id, problem))
+
+
+def _shown_digest(shown: bytes) -> str:
+    """Return what is kept of the token that an Authorization header shows, "" for no such token.
+
+    Digests are compared in no constant time, since nobody can choose one digit by digit.
+    """
+    kind, _, token = shown.decode("latin-1").partition(" ")
+    is_one = kind == "Bearer" and is_digits(token, TOKEN_DIGITS, TOKEN_DIGITS)
+    return digest_of(token) if is_one else ""
 
 
 def _host_of(origin: str) -> str:

@@ -46,6 +46,7 @@ class Exchange:
             for name, value in scope["headers"]
         }
         self.ident: object = None  # of its message, once that has been read
+        self.token = ""  # the digest of the workspace's that it shows; "" for the palace's own
         self._counts = Counter(name.decode("latin-1").lower() for name, _ in scope["headers"])
         self._receive = receive
         self._send = send

@@ -168,7 +168,7 @@ class HttpListener:
             port=port,
             answers=self.counters.answers,
         )
-        self._server = Server(app, app.is_token)
+        self._server = Server(app, app.is_known)
 
     def _take(self, sessions: trio.Nursery, sock: socket.socket) -> None:
         """Serve a connection: one without the token may have to make room, none with it does.

@@ -18,9 +18,10 @@ from palace.broker.telemetry.telemetry import HttpCounters
 from palace.protocol import wire
 from palace.protocol.budget import HTTP
 from palace.protocol.errors import Busy, Draining
+from palace.protocol.pathmap import Whereabouts
 from palace.protocol.proof import proof_of
 from palace.protocol.request import Request
-from palace.protocol.rights import OVER_HTTP
+from palace.protocol.rights import BY_TOKEN, OVER_HTTP
 from palace.protocol.session import Hello
 from palace.protocol.tools import Kind
 from palace.transport.pending import LEAVING, PendingRequest, PendingRequests
@@ -59,12 +60,19 @@ class HttpSessions:
     nursery: trio.Nursery
     _lasting: dict[str, HttpSession] = attrs.field(factory=dict)
 
-    def get(self, ident: str) -> HttpSession | None:
-        """Return a lasting session by the id that its client was given."""
-        return self._lasting.get(ident)
+    def get(self, ident: str, token: str) -> HttpSession | None:
+        """Return a lasting session by the id that its client was given.
 
-    def open(self, *, client: str, read_only: bool, lasting: bool) -> HttpSession:
-        """Open a session; raises Draining or Busy."""
+        `token` is what that client has shown: its session's id alone makes nobody somebody else.
+        """
+        found = self._lasting.get(ident)
+        return found if found is not None and found.session.hello.token == token else None
+
+    def open(self, *, client: str, read_only: bool, lasting: bool, token: str) -> HttpSession:
+        """Open a session; raises Draining or Busy.
+
+        `token` is the digest of a workspace's token, "" for a client that has shown the palace's.
+        """
         state = self.state
         now_s = trio.current_time()
         if state.lifecycle.drain is not None:
@@ -76,11 +84,16 @@ class HttpSessions:
         proof = state.services.kernel.token()
         name = name_of(ident)
         session = LiveSession(id=name, pid=0, since_s=now_s, party=HTTP, proof=proof)
-        session.peer = OVER_HTTP
+        session.peer = BY_TOKEN if token else OVER_HTTP
+        if token:  # it may be anywhere, and names no file of the broker's machine
+            session.where = Whereabouts(
+                same_files=False, lent_only=True, called=session.peer.called
+            )
         requests = PendingRequests(QUIET_S)
         http = HttpSession(ident=ident, session=session, requests=requests, lasting=lasting)
         state.sessions.add(session)
-        session.connect(requests, Hello(session=name, client=client, read_only=read_only))
+        hello = Hello(session=name, client=client, read_only=read_only, token=token)
+        session.connect(requests, hello)
         if lasting:
             self._lasting[ident] = http
             self.counters.sessions = len(self._lasting)

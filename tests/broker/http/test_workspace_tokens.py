@@ -1,0 +1,139 @@
+"""Clients over HTTP that show a workspace's token: they are that workspace, and nobody else."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from palace.protocol.errors import PathUnknown
+from palace.protocol.principals import OWNER, Principal
+from palace.protocol.resolver import Tree
+from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS
+from palace.protocol.workspaces import Workspace, digest_of
+from tests.broker.http.test_http import begin_session, open_web
+from tests.broker.test_transcripts import modern
+from tests.support.brokers.http import ACCEPT, Answer, Caller, call, request
+from tests.support.brokers.owner import Running
+from tests.support.engines.gated import GatedEngine
+
+LEADS, CODERS, WRONG = "a" * 64, "b" * 64, "c" * 64
+LEAD = Principal("lead", confined=True, token=digest_of(LEADS))
+Dial = Callable[[], Awaitable[Caller]]
+
+
+@pytest.fixture
+def home(short_dir: Path) -> Path:
+    path = short_dir / "home"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+async def running(home: Path) -> AsyncIterator[Running]:
+    found = {name: Workspace(id=name) for name in ("lead", "coder")}
+    tokens = {digest_of(LEADS): "lead", digest_of(CODERS): "coder"}
+    async with open_web(home, GatedEngine(tree=Tree(found, tokens=tokens))) as running:
+        yield running
+
+
+@pytest.fixture
+async def dial(home: Path, running: Running) -> AsyncIterator[Dial]:
+    callers = []
+
+    async def open_caller() -> Caller:
+        callers.append(await Caller.open(home))
+        return callers[-1]
+
+    yield open_caller
+    for caller in callers:
+        await caller.aclose()
+
+
+def shown(token: str, **more: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}", **more}
+
+
+def tools_of(answer: Answer) -> set[str]:
+    assert answer.status == 200, answer.body
+    return {tool["name"] for tool in answer.json()["result"]["tools"]}
+
+
+async def test_who_shows_a_workspaces_token_is_that_workspace(running: Running, dial: Dial) -> None:
+    caller = await dial()
+    line = await caller.post(call("search", query="x"), **shown(LEADS))
+    assert line.status == 200
+    session = await begin_session(caller, **shown(LEADS))
+    await caller.post(
+        call("search", query="x"), accept=ACCEPT, mcp_session_id=session, **shown(LEADS)
+    )
+    await (await dial()).post(call("search", query="x"), **shown(CODERS))
+    await (await dial()).post(call("search", query="x"))
+
+    coder = Principal("coder", confined=True, token=digest_of(CODERS))
+    assert running.engine.principals == [LEAD, LEAD, coder, OWNER]
+
+
+async def test_it_is_shown_the_tools_of_a_confined_session_in_both_eras(dial: Dial) -> None:
+    caller = await dial()
+    legacy = await caller.post(request("tools/list"), **shown(LEADS))
+    headers = shown(LEADS, mcp_protocol_version="2026-07-28", mcp_method="tools/list")
+    listed = await caller.post(modern(request("tools/list")), accept=ACCEPT, **headers)
+
+    assert tools_of(legacy) == tools_of(listed) == {*OWN_TOOLS, *BASIC_TOOLS}
+
+
+async def test_a_token_counts_until_it_is_revoked(running: Running, dial: Dial) -> None:
+    caller = await dial()
+    session = await begin_session(caller, **shown(LEADS))
+    assert (await (await dial()).post(call("search"), **shown(WRONG))).status == 401
+    assert running.engine.tree is not None
+    running.engine.tree = attrs.evolve(running.engine.tree, tokens={})
+
+    refused = await caller.post(call("search", query="x"), **shown(LEADS, mcp_session_id=session))
+    assert refused.status == 401
+    assert running.engine.principals == []
+
+
+@pytest.mark.parametrize("token", [CODERS, ""], ids=["another workspace", "the owner"])
+async def test_a_session_is_gone_on_with_by_its_own_token_alone(
+    running: Running, dial: Dial, token: str
+) -> None:
+    caller = await dial()
+    session = await begin_session(caller, **shown(LEADS))
+    owners = await begin_session(await dial())
+    thief: Any = shown(token) if token else {}
+    message = call("search", query="x")
+
+    tried: list[tuple[str, Any]] = [(session, thief), (owners, shown(LEADS))]
+    for ident, credentials in tried:
+        refused = await (await dial()).post(
+            message, accept=ACCEPT, mcp_session_id=ident, **credentials
+        )
+        assert refused.status == 404
+        ended = await (await dial()).ask("DELETE", "/mcp", mcp_session_id=ident, **credentials)
+        assert ended.status == 404
+    told = await caller.post(message, accept=ACCEPT, mcp_session_id=session, **shown(LEADS))
+    assert told.status == 200
+    assert running.engine.principals == [LEAD]
+
+
+async def test_a_workspace_has_neither_figures_nor_files(running: Running, dial: Dial) -> None:
+    assert (await (await dial()).ask("GET", "/metrics", body=None, **shown(LEADS))).status == 403
+    mined = await (await dial()).post(call("mine", source="/etc"), **shown(LEADS))
+
+    assert mined.json()["error"]["code"] == PathUnknown.wire_code
+    assert running.engine.begun == []
+
+
+async def test_where_the_register_is_not_read_yet_a_client_may_come_again(
+    running: Running, dial: Dial
+) -> None:
+    running.engine.tree = None
+    refused = await (await dial()).post(call("search", query="x"), **shown(LEADS))
+    wrong = await (await dial()).post(call("search", query="x"), **shown("no token of ours"))
+
+    assert (refused.status, refused.headers["retry-after"]) == (503, "5")
+    assert wrong.status == 401
+    assert running.engine.principals == []
