@@ -13,8 +13,9 @@ from typing import Protocol
 
 import attrs
 
-ROWS_MAX = 2048  # of one look
+ROWS_MAX = 512  # of one look
 FIRST_S, GROWTH = 60, 16
+DAY_S = 86_400
 LOOKS = 5  # at all rows: about three days
 FAR_S = 1 << 40  # later than all that is dated
 
@@ -47,17 +48,36 @@ class Looking:
     def newest(self, now_s: int) -> list[Row]:
         """Return wanted rows, in no order: all that are newer than the oldest of them."""
         found: list[Row] = []
-        end = self._recent(now_s, found)
+        end = self._recent(self._last(now_s), found)
         if self.enough(found) or end <= self.within.start:
             return found
         rows = self.read(None, ROWS_MAX + 1, filtered=True)
         if len(rows) <= ROWS_MAX:
             return list(filter(self.is_wanted, rows))
-        for span in self._spans(end, now_s):
+        for span in self._spans(end, end):
             self._look_within(span, found)
             if self.enough(found):
                 break
         return found
+
+    def _last(self, now_s: int) -> int:
+        """Return a second after which there is no row, by looks at one: the last one's if it's old.
+
+        Where nothing was stored for weeks, spans that begin now would be empty, or all too long.
+        """
+        old, new = self.within.start, min(now_s, self.within.end)
+        if self._is_any(Span(new - DAY_S, self.within.end)):
+            return now_s
+        while new - old > FIRST_S:
+            middle = (old + new) // 2
+            if self._is_any(Span(middle, new)):
+                old = middle
+            else:
+                new = middle
+        return new
+
+    def _is_any(self, span: Span) -> bool:
+        return bool(self.read(span, 1, filtered=False))
 
     def _recent(self, now_s: int, found: list[Row]) -> int:
         """Add what is wanted of the latest rows; return before which second none was seen."""
