@@ -254,6 +254,32 @@ def test_the_shims_path_loads_nothing_heavy() -> None:
     assert not loaded & SHIM_NEVER
 
 
+def test_a_probe_is_answered_without_what_is_slow_to_import(tmp_path: Path) -> None:
+    """Each of these takes some milliseconds; a client that probes waits for them."""
+    asked = (
+        b'{"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {"_meta": '
+        b'{"io.modelcontextprotocol/protocolVersion": "2026-07-28"}}}\n'
+    )
+    environ = {"HOME": str(tmp_path), "MEMPALACE_PATH": str(tmp_path / "p"), "PALACE_NO_SPAWN": "1"}
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[1:] = ['shim']; "
+    done = subprocess.run(
+        [
+            *(sys.executable, "-I", "-S", "-X", "importtime", "-c"),
+            f"{code}from palace.__main__ import main; main()",
+        ],
+        input=asked,
+        env=environ,
+        capture_output=True,
+        check=True,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.decode().splitlines()}
+
+    assert b"supportedVersions" in done.stdout
+    assert "palace.protocol.modern" in loaded
+    slow = {"uuid", "platform", "hashlib", "contextlib", "typing", "dataclasses", "socket"}
+    assert not loaded & (slow | {"attr", "urllib.parse", "logging", "subprocess"})
+
+
 def test_a_loser_of_the_election_loads_nothing_heavy() -> None:
     done = subprocess.run(
         [

@@ -9,9 +9,7 @@ Standard library only: forty-nine losers of an election run this and nothing els
 """
 
 import errno
-import hashlib
 import os
-import uuid
 
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import one_line
@@ -93,14 +91,14 @@ class Ownership:
 
     __slots__ = ("epoch", "incarnation", "lock_fd", "memory", "others", "palace_id", "paths")
 
-    def __init__(self, paths: Paths, lock_fd: int) -> None:
+    def __init__(self, paths: Paths, lock_fd: int, incarnation: str = "") -> None:
         self.paths = paths
         self.lock_fd = lock_fd
         self.others: list[HeldLock] = []
         self.epoch = 0
         self.palace_id = ""
         self.memory: Memory | None = None
-        self.incarnation = uuid.uuid4().hex
+        self.incarnation = incarnation or os.urandom(16).hex()
 
     @property
     def other_fds(self) -> "list[int]":
@@ -141,7 +139,7 @@ def take_lock(paths: Paths, kernel: Kernel) -> Ownership:
             raise LockHeld(held_text(paths.lock, kernel))
         if kernel.same_file(fd, paths.lock):
             kernel.trace("B2.lock")  # after it: the line before it may be another owner's last
-            return Ownership(paths, fd)
+            return Ownership(paths, fd, kernel.token())
         kernel.close(fd)
     raise LockFailed(f"{paths.lock} keeps being replaced: something removes lock files in there.")
 
@@ -198,6 +196,8 @@ def check_hold(paths: Paths, kernel: Kernel) -> None:
 
 def mempalace_lock_path(paths: Paths, environ: "Mapping[str, str]") -> str:
     """Return stock's writer lock for this palace (mempalace 3.11: palace/palace_lock.py)."""
+    import hashlib  # late: shims that look for a hold load this module
+
     key = hashlib.sha256(os.path.normcase(paths.root).encode()).hexdigest()[:16]
     return f"{home_dir(environ)}/.mempalace/locks/mine_palace_{key}.lock"
 

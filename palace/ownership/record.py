@@ -9,9 +9,12 @@ import os
 
 from palace import __version__
 from palace.kernel.kernel import Kernel
-from palace.ownership.lock import Ownership
 from palace.protocol.broker_record import SCHEMA, BrokerRecord, decode_broker_record
 from palace.settings.paths import Paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from palace.ownership.lock import Ownership
 
 
 class Remote:
@@ -31,7 +34,7 @@ def read_record(paths: Paths, kernel: Kernel) -> "BrokerRecord | None":
 
 
 def publish(
-    ownership: Ownership,
+    ownership: "Ownership",
     socket_path: str,
     kernel: Kernel,
     *,
@@ -67,7 +70,7 @@ def publish(
     return record
 
 
-def withdraw_record(ownership: Ownership, kernel: Kernel) -> None:
+def withdraw_record(ownership: "Ownership", kernel: Kernel) -> None:
     """X1: remove the record, if it is ours: a fenced owner must not remove its successor's."""
     record = read_record(ownership.paths, kernel)
     if record is not None and record.incarnation == ownership.incarnation:

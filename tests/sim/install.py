@@ -228,7 +228,6 @@ def _replacements() -> list[tuple[object, str, object]]:
         (broker.life.Life, "arm", lambda *_args, **_options: None),  # another program, too
         (broker.canary.Canary, "_write", canaries.write),
         (broker.watchdog, "faulthandler", _FaultHandler()),
-        (ownership.lock, "uuid", _Uuid()),
         (ownership.epoch, "uuid", _Uuid()),
         (broker.assemble, "MempalaceEngine", SimEngine),
         (broker.assemble, "reading_of", lambda *_: None),  # its reader is another program
