@@ -207,8 +207,10 @@ def reason_not_to_spawn(site: "Site") -> "PalaceError | None":
         return (SpawnFailed if scarce else LockFailed)(cause_text(error))
     record = read_record(site.paths, site.kernel)
     if record is not None and version_tuple(record.version) > version_tuple(__version__):
+        from palace.settings.installation import command_for
+
         return VersionMismatch(
             f"The palace was last served by palace {record.version}; this is {__version__}. "
-            "Upgrade it: pip install --upgrade palace-broker"
+            f"Upgrade it: {command_for()}"
         )
     return None

@@ -49,6 +49,7 @@ from palace.protocol.errors import (
 from palace.protocol.keyring import ANYBODYS, Keyring
 from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
+from palace.settings.installation import command_for
 from palace.settings.paths import Paths
 from palace.settings.stock_config import check_journalled
 from palace.settings.user_settings import read_settings
@@ -308,7 +309,7 @@ def read_manifest(path: str, kernel: Kernel) -> Manifest:
         if fields.pop("v") != SCHEMA:
             raise BackupBroken(
                 f"{where} is by {str(fields.get('made_by'))[:80]!r}, and this is palace "
-                f"{__version__}. Upgrade: pip install --upgrade palace-broker"
+                f"{__version__}. Upgrade: {command_for()}"
             )
         fields["contents"] = Contents(**fields["contents"])
         fields["files"] = {name: (size, sha) for name, (size, sha) in fields["files"].items()}

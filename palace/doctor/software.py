@@ -12,6 +12,7 @@ from palace.ownership.format import Served, decode_served
 from palace.protocol.errors import StoreUnavailable, WireError
 from palace.settings.embedder import MINILM
 from palace.settings.inherited import to_be_fixed
+from palace.settings.installation import command_for
 
 
 def check_software(found: Diagnostics) -> Iterator[Finding]:
@@ -38,7 +39,7 @@ def _versions(found: Diagnostics) -> Iterator[Finding]:
             code="version_skew",
             text=f"This palace was served by palace {served.by} {served.what_is_new()}: it is too "
             "old for this palace.",
-            remedy="Upgrade it: pip install --upgrade palace-broker. To go back for good, stop the "
+            remedy=f"Upgrade it: {command_for()}. To go back for good, stop the "
             f"newer broker and remove {found.paths.protocol}.",
         )
     elif isinstance(found.silence, WireError):
@@ -48,7 +49,7 @@ def _versions(found: Diagnostics) -> Iterator[Finding]:
             text=f"The running broker does not understand palace {__version__} here: "
             f"{found.silence.message}.",
             remedy="Bring both to the same version: palace stop with the one that started it, then "
-            "pip install --upgrade palace-broker",
+            f"{command_for()}",
         )
     elif found.record is not None and found.holder and found.record.version != __version__:
         yield Finding(

@@ -13,6 +13,7 @@ import sysconfig
 from collections.abc import Mapping
 
 from palace.protocol.errors import ConfigError
+from palace.settings.installation import WITH_ENGINE, command_for
 from palace.settings.paths import python_command
 
 _EVERYWHERE = ("/usr/local/bin", "/usr/bin", "/bin")
@@ -33,7 +34,7 @@ def mempalace_command(environ: Mapping[str, str]) -> str:
     if not found:
         raise ConfigError(
             "There is no `mempalace` command here, which stock's save hooks run. Install it in "
-            "palace's environment: pip install 'palace-broker[engine]'"
+            f"palace's environment: {command_for(WITH_ENGINE)}"
         )
     known = _host_finds("mempalace", found, environ, desktop=False)
     return "mempalace" if known else shlex.quote(found)

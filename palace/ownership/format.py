@@ -13,6 +13,7 @@ from palace import __version__
 from palace.kernel.kernel import Kernel
 from palace.protocol import wire
 from palace.protocol.errors import LockFailed, VersionMismatch
+from palace.settings.installation import command_for
 from palace.settings.paths import Paths
 
 PLAIN = 0
@@ -65,7 +66,7 @@ def keep_format(paths: Paths, kernel: Kernel) -> None:
     if served.is_too_new:
         raise VersionMismatch(
             f"The palace {paths.root} was served by a younger palace {served.what_is_new()}. "
-            "Upgrade it (pip install --upgrade palace-broker), or, to go back for good, remove "
+            f"Upgrade it ({command_for()}), or, to go back for good, remove "
             f"{paths.protocol}."
         )
     if served.protocol < wire.VERSION:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from palace import __version__
+from palace.settings.installation import command_for
 from tests.support.machines.mounts import on_small_disk
 from tests.support.machines.needs import need_root
 from tests.support.processes.brokers import (
@@ -183,7 +184,7 @@ def test_record_of_a_newer_palace_forbids_an_older_broker(site: Site) -> None:
 
     assert done.returncode == 76
     assert "99.1.0" in one_line(done.stderr)
-    assert "pip install --upgrade palace-broker" in done.stderr
+    assert f"Upgrade it: {command_for()}" in done.stderr
     assert (reply["id"], code_of(reply)) == ("old", -31055)
     assert (site.palace / "broker.json").read_text() == record
     assert not (site.palace / "epoch").exists()

@@ -50,7 +50,7 @@ def test_without_the_engine_the_shim_answers_and_says_what_is_missing(light: Sit
         error = shim.call("mempalace_search", query="x")["error"]
 
     assert error["code"] == -31047
-    assert "pip install 'palace-broker[engine]'" in error["message"]
+    assert "/venv/bin/python -m pip install 'palace-broker[engine]'" in error["message"]
 
 
 def test_without_the_engine_it_still_reaches_somebody_elses_broker(light: Site, site: Site) -> None:

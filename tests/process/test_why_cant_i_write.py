@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from palace.doctor.report import COLUMNS, LINES
+from palace.settings.installation import command_for
 from tests.process.test_versions import NEW, OLD, of
 from tests.support.loads.light import storm_site
 from tests.support.machines.guests import guest_of, make_beneath
@@ -182,7 +183,7 @@ def test_versions_differ(light: Site) -> None:
     for text in (said, again):
         assert text.startswith("error: This palace was served by palace 0.3.0 (protocol 2)")
         assert "palace 0.1.0 here speaks 1" in text
-        assert "-> Upgrade it: pip install --upgrade palace-broker" in text
+        assert f"-> Upgrade it: {command_for()}" in text
 
 
 def test_the_directory_is_read_only(light: Site) -> None:

@@ -61,6 +61,7 @@ from palace.protocol.tools import Kind, Lane
 from palace.settings.config import Config
 from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.environment import forbids_downloads
+from palace.settings.installation import WITH_ENGINE, command_for
 from palace.settings.paths import STORE, Paths, home_dir
 from palace.settings.process import QUIET
 from palace.settings.stock_config import backend_of, check_backend_fits
@@ -100,13 +101,13 @@ def check_installed() -> None:
     if not version or not installed_version("chromadb"):
         raise StoreUnavailable(
             "The memory engine is not installed here, so no broker can run. Install it: "
-            "pip install 'palace-broker[engine]' (containers that only need the shim can do "
+            f"{command_for(WITH_ENGINE)} (containers that only need the shim can do "
             "without, when a broker runs elsewhere on this machine)."
         )
     if not version.startswith(SUPPORTED + "."):
         raise StoreUnavailable(
             f"mempalace {version} is installed; this palace works with {SUPPORTED}.x. "
-            f"Install that: pip install 'mempalace=={SUPPORTED}.*'"
+            f"Install that: {command_for(f'mempalace=={SUPPORTED}.*')}"
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import EngineOlder
 from palace.protocol.wire import whole_number
+from palace.settings.installation import command_for
 from palace.settings.paths import Paths
 
 _VERSION = re.compile(r"\d[\w.+!-]{0,60}", re.ASCII)
@@ -50,7 +51,7 @@ def older_than_served(paths: Paths, kernel: Kernel, installed: Mapping[str, str]
 
 def way_on(paths: Paths) -> str:
     return (
-        "Upgrade it: pip install --upgrade 'palace-broker[engine]'. To go back for good, make "
+        f"Upgrade it: {command_for()}. To go back for good, make "
         f"stores of the older version from the journal: rm {paths.engine}; palace rebuild --stop"
     )
 
