@@ -17,9 +17,14 @@ check-deep: setup
     trap 'kill "$model" 2> /dev/null' EXIT # a shell lets ctrl-C through to what it waits for alone
     PALACE_TEST_PROFILE=deep python -m pytest -n 2 --dist loadfile \
         tests/process/test_kills.py tests/process/test_steps.py tests/process/test_world_storm.py \
-        tests/promises/test_promises.py
+        tests/promises/test_promises.py tests/engine/test_seams.py
     tests=$?
     wait "$model" && exit "$tests"
+
+# Conversations in real hosts, fetched from the npm registry; PALACE_TEST_HOSTS=newest: their newest.
+check-hosts:
+    PALACE_TEST_PROFILE=deep python -m pytest -s \
+        tests/process/test_real_hosts.py tests/process/test_mcp_conformance.py
 
 # The tests that use spin, sshd and the like, on a machine that seems to have none of them.
 check-bare:

@@ -6,9 +6,9 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.support.brokers.loopback import Answering, serving
 from tests.support.processes.clients import Client, Site
 
 SESSION = "Mcp-Session-Id"
@@ -73,12 +73,11 @@ def _parsed(body: bytes) -> Any:
         return None
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Answering):
     bridge: Bridge
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    def post(self) -> None:
+        body = self.body()
         message, session = _parsed(body), self.headers.get(SESSION, "")
         begins = isinstance(message, dict) and message.get("method") == "initialize"
         if begins and not session:
@@ -93,10 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             error = said[-1].get("error", {}) if is_modern else {}
             self._answer(STATUS.get(error.get("code", 0), 200), said[-1], session, said[:-1])
 
-    def do_GET(self) -> None:
-        self._answer(405, None)
-
-    def do_DELETE(self) -> None:
+    def delete(self) -> None:
         self.bridge.end(self.headers.get(SESSION, ""))
         self._answer(204, None)
 
@@ -107,30 +103,18 @@ class _Handler(BaseHTTPRequestHandler):
             kind = "text/event-stream"
             events = [json.dumps(message) for message in (*before, reply)]
             data = "".join(f"event: message\ndata: {event}\n\n" for event in events).encode()
-        self.send_response(status)
-        if data:
-            self.send_header("Content-Type", kind)
+        headers = {"content_type": kind} if data else {}
         if session:
-            self.send_header(SESSION, session)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_args: object) -> None:
-        return
+            headers["mcp_session_id"] = session
+        self.send(status, data, **headers)
 
 
 @contextmanager
 def bridged(site: Site) -> Iterator[str]:
     """Serve until the block ends; yield the URL."""
     bridge = Bridge(site)
-    handler = type("Handler", (_Handler,), {"bridge": bridge})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/mcp"
-        finally:
-            server.shutdown()
-            thread.join()
-            bridge.close()
+    try:
+        with serving(type("Handler", (_Handler,), {"bridge": bridge})) as url:
+            yield f"{url}/mcp"
+    finally:
+        bridge.close()
