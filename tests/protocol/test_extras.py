@@ -136,7 +136,7 @@ def test_the_rest_is_asked_of_a_tool(message: Any, tool: str, arguments: Any) ->
     [
         *(None, 7, "", "file:///etc/passwd", "mempalace://", "mempalace://wing/"),
         *("mempalace://drawer/", "mempalace://drawer/a/b", "mempalace://wing/a/room/"),
-        "mempalace://wing/a/hall/b",
+        *("mempalace://wing/a/hall/b", "wing/a", "https://wing/a"),
     ],
 )
 def test_what_is_no_resource_is_not_found(uri: object) -> None:
@@ -226,6 +226,13 @@ def test_names_are_completed() -> None:
     }
     assert completion("room", "", context={"arguments": {"wing": "none"}})["values"] == []
     assert completion("id", "")["values"] == []
+
+
+def test_a_name_is_one_part_of_its_uri() -> None:
+    uri = extras.uri_of("wing", "a/b", "room", "50 % c")
+
+    assert uri == "mempalace://wing/a%2Fb/room/50%20%25%20c"
+    assert extras.parts_of(uri) == {"wing": "a/b", "room": "50 % c"}
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_what_has_ended_is_kept_within_bounds_and_the_newest_always() -> None:
 
     assert tasks.too_many([]) == []
     assert tasks.too_many([small] * ENDED_MAX) == []
+    assert tasks.too_many([small] * (ENDED_MAX + 1)) == [small]
     assert tasks.too_many([large, *[small] * ENDED_MAX]) == [large]
     assert tasks.too_many([small, large]) == [small]
     assert tasks.too_many([large, small]) == [large]
