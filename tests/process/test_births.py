@@ -2,17 +2,21 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from palace.kernel.logline import fields_of
+from palace.mcp_hosts.table import NAMES
 from palace.protocol.errors import EmptySlot, SlotTaken, UnknownPeer, WorkspaceRefused
 from tests.provider.scripts import JOURNALLING, block, declared, journal_of, python_script
 from tests.provider.scripts import script as sh
+from tests.support.faults.killing import is_deep
 from tests.support.loads.light import storm_site
 from tests.support.processes.clients import PALACE, Site
 
@@ -311,3 +315,62 @@ def test_a_broker_that_stays_beats_and_one_that_leaves_declares_no_heart(site: S
     assert time.time() - beat.stat().st_mtime < 30
     assert " s ago" in site.run("provider", "show").stdout
     assert site.run("stop").returncode == 0
+
+
+BIRTHS = 50 if is_deep() else 5
+
+
+def test_births_and_removals_by_a_core_that_is_killed_leave_every_byte(site: Site) -> None:
+    """Whoever asks speaks the declaration alone, and dies with the command that it has run."""
+    chance = random.Random(59)
+    claimed = site.run("provider", "claim", "--palace", str(site.palace))
+    assert claimed.returncode == 0, claimed.stderr
+    body = json.loads(slot_of(site).read_text())
+    for name in ("a", "b", "c"):
+        (place(site, name) / ".mcp.json").write_text('{"theirs":  [1]}\n\n')
+    before = files_in(site)
+    born: set[tuple[str, str]] = set()
+    killed = 0
+    for turn in range(BIRTHS):
+        arriving = not born or chance.random() < 0.6
+        who = (chance.choice("abc"), chance.choice(NAMES)) if arriving else chance.choice([*born])
+        born = born | {who} if arriving else born - {who}
+        way, occasion = ("provision", "birth") if arriving else ("unprovision", "off-peer")
+        argv = asked(body[way], site, who, occasion)
+        if turn % 2:
+            killed += not ends_within(argv, site, chance.random() * 0.6)
+        assert ends_within(argv, site, 60), who
+    for who in born:
+        assert ends_within(asked(body["unprovision"], site, who, "remove"), site, 60)
+
+    assert files_in(site) == before
+    print(f"{BIRTHS} births and removals, {killed} killed")
+
+
+def asked(block: dict[str, Any], site: Site, who: tuple[str, str], occasion: str) -> list[str]:
+    values = {"cwd": str(place(site, who[0])), "personality": who[0], "runtime": who[1]}
+    argv = [block["command"], *block["args"]]
+    for key, value in (values | {"occasion": occasion}).items():
+        argv = [word.replace(f"{{{key}}}", value) for word in argv]
+    return argv
+
+
+def ends_within(argv: list[str], site: Site, seconds: float) -> bool:
+    """Run a command, and kill it if it takes longer; tell whether it has ended well."""
+    with subprocess.Popen(
+        argv, env=site.environ(), stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            return process.wait(seconds) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return False
+
+
+def files_in(site: Site) -> dict[str, bytes]:
+    """Return what is in the home, but for palace's own state and its slot."""
+    return {
+        str(path): path.read_bytes()
+        for path in site.home.rglob("*")
+        if path.is_file() and not {".local", ".mempalace", "palace"} & {*path.parts}
+    }

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.loads.light import sandbox as sandbox_of
+from tests.support.loads.light import storm_site
 from tests.support.machines.mounts import mounted
 from tests.support.processes.brokers import (
     Reaper,
@@ -73,6 +75,29 @@ def test_shim_serves_itself_and_others_where_brokers_are_killed(site: Site, tmp_
     assert watcher.pids == {direct, heir}
     assert_explained({"first": ["by the first"], "second": ["by the second"]}, texts_in(site))
     watcher.assert_one_at_a_time()
+
+
+def test_a_broker_of_its_own_takes_over_once_nothing_kills_it(short_dir: Path) -> None:
+    """A client serves the palace only for as long as no broker can."""
+    site = storm_site(short_dir)
+    sandbox_of(site).touch()
+    with site.shim() as first, site.shim() as second:
+        first.tool("add_drawer", wing="w", room="r", content="by the first")
+        second.tool("add_drawer", wing="w", room="r", content="by the second")
+        direct = site.record()
+        assert direct["mode"] == "direct"
+        sandbox_of(site).unlink()
+        client = first if parent_of(direct["pid"]) == first.process.pid else second
+        other = second if client is first else first
+        assert client.close() == 0
+        wait_gone(direct["pid"])
+
+        other.tool("search", query="by the first")
+        after = status_of(site)
+        assert after["mode"] == "broker"
+        assert parent_of(after["pid"]) != other.process.pid
+    assert status_of(site)["pid"] == after["pid"], "it outlives its clients"
+    assert site.run("stop").returncode == 0
 
 
 def test_ensure_does_not_fall_back_to_direct(site: Site) -> None:
