@@ -27,7 +27,10 @@ SlotOption = Annotated[
     ),
 ]
 CwdOption = Annotated[
-    str, typer.Option("--cwd", metavar="DIR", help="The directory in which the agent runs.")
+    str,
+    typer.Option(
+        "--cwd", metavar="DIR", callback=path, help="The directory in which the agent runs."
+    ),
 ]
 RuntimeOption = Annotated[
     str, typer.Option("--runtime", metavar="HOST", help="What it runs as: palace install --list.")

@@ -203,6 +203,8 @@ def ended(
         if name.startswith(("MEMPAL", "PALACE_", "XDG_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
+    # Each command takes the program's directory out, which is another entry at each call here.
+    monkeypatch.setattr(sys, "path", [*sys.path])
     umask = os.umask(0o077)
     os.umask(umask)
     yield call
@@ -210,6 +212,7 @@ def ended(
 
 
 REQUIRED = {"service": "status", "install": "cursor", "uninstall": "cursor", "purge": "id"}
+PEER = ("--cwd", "/w", "--runtime", "codex", "--personality", "a")  # what another core gives
 
 
 @pytest.mark.parametrize(("name", "option"), path_parameters())
@@ -217,7 +220,8 @@ REQUIRED = {"service": "status", "install": "cursor", "uninstall": "cursor", "pu
 def test_each_argument_that_is_a_path_is_refused_and_makes_nothing(
     name: str, option: str, text: str, ended: Ended
 ) -> None:
-    words = [name, option, text] if option else [name, text]
+    given = PEER if name.endswith("provision-peer") else ()
+    words = [name, *given, *([option] if option else []), text]
     if option and name in REQUIRED:
         words.append(REQUIRED[name])
     if option and name in ("backup", "restore"):
