@@ -9,7 +9,7 @@ from palace.doctor.finding import OK, WARNING, Finding, Fix
 from palace.ownership.holders import daemon_stop
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import ConfigError
-from palace.settings.paths import STORE, home_dir, stock_default
+from palace.settings.paths import holds_store, home_dir, stock_default
 from palace.settings.stock_config import config_file, read_stock_config, server_directory
 
 ADDRESS = "127.0.0.1"
@@ -89,7 +89,7 @@ def _other_palace(found: Diagnostics) -> Iterator[Finding]:
         )
     except ConfigError:
         return  # told where the settings are
-    if other != found.paths.root and os.path.exists(f"{other}/{STORE}"):
+    if other != found.paths.root and holds_store(other):
         yield Finding(
             level=WARNING,
             code="other_palace",

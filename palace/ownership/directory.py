@@ -24,7 +24,8 @@ _OURS = (
     *("tunnels.json", "hallways.json", "replica.json", "mempalace_embedder.json"),  # stock's
 )
 _BEGINNINGS = (
-    *("chroma.sqlite3", "knowledge_graph.sqlite3", "logstream.sqlite3", "palace.sqlite3"),
+    *("chroma.sqlite3", "sqlite_exact.sqlite3", "knowledge_graph.sqlite3"),
+    *("logstream.sqlite3", "palace.sqlite3"),
     *("broker.", "rebuild-", "restore-", "replaced-"),
 )
 

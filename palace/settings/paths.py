@@ -1,8 +1,9 @@
 """Which directory is the palace, and where its control files lie.
 
-A palace is the directory that holds chroma.sqlite3.  It is found as stock mempalace 3.11 finds it
-(docs/reference/settings.md), with `--palace` and `$MEMPALACE_PATH` before that; `$MEMPALACE_PATH`
-may name the palace or its parent.  Standard library only: the shim imports this.
+A palace is the directory that holds chroma.sqlite3, or another backend's database.  It is found as
+stock mempalace 3.11 finds it (docs/reference/settings.md), with `--palace` and `$MEMPALACE_PATH`
+before that; `$MEMPALACE_PATH` may name the palace or its parent.  Standard library only: the shim
+imports this.
 """
 
 import os
@@ -15,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STORE = "chroma.sqlite3"
+STORE, EXACT_STORE = "chroma.sqlite3", "sqlite_exact.sqlite3"  # of the backends that are files
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 SUN_PATH_BYTES_MAX = 103
 _STOCK_VARIABLES = ("MEMPALACE_PALACE_PATH", "MEMPALACE_PALACE", "MEMPAL_PALACE_PATH")
@@ -41,7 +42,8 @@ class Paths:
 
     @property
     def store(self) -> str:
-        return self._in_root(STORE)
+        """Return the database of drawers, of whichever backend is there; Chroma's by default."""
+        return store_in(self.root)
 
     @property
     def lock(self) -> str:
@@ -239,13 +241,24 @@ def expanded(given: GivenPath, environ: "Mapping[str, str]") -> str:
     return found
 
 
+def store_in(directory: str) -> str:
+    """Return where a palace's database of drawers is, or would be if nothing names a backend."""
+    chroma, exact = f"{directory}/{STORE}", f"{directory}/{EXACT_STORE}"
+    return exact if os.path.exists(exact) and not os.path.exists(chroma) else chroma
+
+
+def holds_store(directory: str) -> bool:
+    """Tell whether a directory holds the drawers of a palace."""
+    return os.path.exists(store_in(directory))
+
+
 def _palace_or_parent(path: str) -> str:
     inner = f"{path}/palace"
-    here = os.path.exists(f"{path}/{STORE}")
-    there = os.path.exists(f"{inner}/{STORE}")
+    here, there = holds_store(path), holds_store(inner)
     if here and there:
+        name = os.path.basename(store_in(path))
         raise ConfigError(
-            f"$MEMPALACE_PATH is ambiguous: both {path} and {inner} hold a {STORE}. "
+            f"$MEMPALACE_PATH is ambiguous: both {path} and {inner} hold a {name}. "
             f"Name the one you mean, or give it with --palace."
         )
     if here:

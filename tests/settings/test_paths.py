@@ -41,6 +41,16 @@ def test_a_new_directory_named_like_stocks_own_gets_stocks_layout(tmp_path: Path
         assert found.root == str(tmp_path / expected)
 
 
+@pytest.mark.parametrize("name", ["chroma.sqlite3", "sqlite_exact.sqlite3"])
+def test_a_directory_that_holds_drawers_is_the_palace_itself(tmp_path: Path, name: str) -> None:
+    (tmp_path / "palace").mkdir()
+    (tmp_path / name).touch()
+
+    found = find_palace("", {"HOME": "/h", "MEMPALACE_PATH": str(tmp_path)})
+
+    assert (found.root, found.store) == (str(tmp_path), str(tmp_path / name))
+
+
 def test_two_stores_under_one_name_are_ambiguous(tmp_path: Path) -> None:
     store(tmp_path)
     store(tmp_path / "palace")

@@ -26,7 +26,7 @@ from palace.ownership.directory import place_of_lists
 from palace.ownership.served import saved_copies
 from palace.protocol.keyring import Keyring
 from palace.settings.config import Config
-from palace.settings.paths import STORE, Paths, copies_for_readers, home_dir, state_dir
+from palace.settings.paths import Paths, copies_for_readers, holds_store, home_dir, state_dir
 
 _PUT_ASIDE = ("replaced-", "rebuild-", "restore-", "recover-")
 _SCRATCH = ("palace-verify-", "palace-try-")
@@ -180,7 +180,7 @@ class Surroundings:
         root = self.paths.root
         for name in sorted(self.kernel.list_directory(directory)):
             path = f"{directory}/{name}"
-            if path == root or self.kernel.file_id(f"{path}/{STORE}") is not None:
+            if path == root or holds_store(path):
                 continue
             if name in entered or root.startswith(f"{path}/"):
                 yield from self._below(path)

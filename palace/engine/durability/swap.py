@@ -17,14 +17,13 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from palace.engine.stores.drawers import EXACT_FILE
 from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.rows import FILE_ENDS
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
 from palace.protocol.decoding import decode_json, is_text
 from palace.protocol.errors import StoreCorrupt
-from palace.settings.paths import Paths
+from palace.settings.paths import EXACT_STORE, Paths
 
 PLAN = "swap.json"
 PLAN_BYTES_MAX = 1 << 22
@@ -144,7 +143,7 @@ class Exchange:
         return path[len(start) :] if path.startswith(start) else None
 
     def _is_store(self, name: str) -> bool:
-        tables = (EXACT_FILE, "logstream.sqlite3", os.path.basename(self.paths.register))
+        tables = (EXACT_STORE, "logstream.sqlite3", os.path.basename(self.paths.register))
         known = {"journal", *FILES, *(f"{name}{end}" for name in tables for end in FILE_ENDS)}
         return name in known or _CHROMA.fullmatch(name) is not None
 

@@ -38,7 +38,6 @@ from palace.engine.hosting.succession import Succession, ask_successor
 from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.patches import Patches
 from palace.engine.stock import JsonObject, Server
-from palace.engine.stores.drawers import EXACT_FILE
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
@@ -62,7 +61,7 @@ from palace.settings.config import Config
 from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.environment import forbids_downloads
 from palace.settings.installation import WITH_ENGINE, command_for
-from palace.settings.paths import STORE, Paths, home_dir
+from palace.settings.paths import Paths, holds_store, home_dir
 from palace.settings.process import QUIET
 from palace.settings.stock_config import backend_of, check_backend_fits
 
@@ -453,7 +452,7 @@ class MempalaceEngine(JournalledEngine):
 
     def _warm(self, server: Server) -> None:
         """Load the index before the first call; a palace without a store stays untouched."""
-        if not any(os.path.exists(f"{self._paths.root}/{name}") for name in (STORE, EXACT_FILE)):
+        if not holds_store(self._paths.root):
             return
         if not self._is_whole(server):  # opening it would change it
             logger.error("a store is damaged and stays closed: calls that need it say so")

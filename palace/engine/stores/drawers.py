@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NotRequired, Protocol, TypedDict, cast
 
 from palace.engine.stores.projection import Projection
 from palace.journal.record import Json, JsonObject
+from palace.settings.paths import EXACT_STORE
 
 if TYPE_CHECKING:
     from palace.engine.stores.chroma_api import Vector
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 # Named for the backend that was the only one when journals began.
 PREFIX = "chroma:"  # of a record's kind, before its collection's name
 COLLECTION = "chroma-collection"
-EXACT_FILE = "sqlite_exact.sqlite3"
 EXACT = "sqlite_exact"
 NAMES = ("chroma", EXACT)  # of these stores, in fingerprints
 
@@ -65,7 +65,7 @@ def backend_in(baseline: Mapping[str, object] | None) -> str:
 
 def is_drawer_file(root: str, name: str) -> bool:
     """Tell whether a name in the palace belongs to a store of drawers, of whichever backend."""
-    return name.startswith(EXACT_FILE) or is_chroma_file(root, name)
+    return name.startswith(EXACT_STORE) or is_chroma_file(root, name)
 
 
 def is_chroma_file(root: str, name: str) -> bool:

@@ -23,7 +23,7 @@ from typing import cast
 import attrs
 
 from palace.engine.stores.digest_sum import DigestSum
-from palace.engine.stores.drawers import COLLECTION, EXACT, EXACT_FILE, PREFIX, RecordPayload
+from palace.engine.stores.drawers import COLLECTION, EXACT, PREFIX, RecordPayload
 from palace.engine.stores.exact_rows import (
     FIRST_ROW,
     RECORD,
@@ -46,6 +46,7 @@ from palace.engine.stores.rows import FILE_ENDS, TIMEOUT_S
 from palace.journal.record import Entity, JsonObject, Payload
 from palace.journal.replay import digest_of
 from palace.journal.tail import Touched
+from palace.settings.paths import EXACT_STORE
 
 
 @attrs.define
@@ -70,7 +71,7 @@ class Exact(Unshared):
 
     @property
     def path(self) -> str:
-        return f"{self.root}/{EXACT_FILE}"
+        return f"{self.root}/{EXACT_STORE}"
 
     @property
     def files(self) -> tuple[str, ...]:

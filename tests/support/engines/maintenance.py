@@ -24,7 +24,6 @@ from palace.doctor.journal import inspect_journal
 from palace.doctor.remembered import unfinished_purge
 from palace.engine.durability import offline
 from palace.engine.durability.rebuild import Rebuilt
-from palace.engine.stores.drawers import EXACT_FILE
 from palace.engine.stores.palace_stores import open_chroma
 from palace.journal.purge import Going, purge_journal
 from palace.journal.replay import no_progress
@@ -35,7 +34,7 @@ from palace.protocol.errors import PalaceError
 from palace.protocol.keyring import Key, Keyring
 from palace.protocol.wire import identity_of
 from palace.settings.environment import ShimEnvironment
-from palace.settings.paths import Paths
+from palace.settings.paths import EXACT_STORE, Paths
 from palace.settings.user_settings import read_toml
 
 
@@ -196,7 +195,7 @@ def nearest(root: str, collection: str, vectors: list[list[float]], count: int) 
     """Return the ids that are found for each vector, the nearest first."""
     with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
         query = {"query_embeddings": vectors, "n_results": count, "include": []}
-        if (Path(root) / EXACT_FILE).exists():
+        if (Path(root) / EXACT_STORE).exists():
             backend = SQLiteExactBackend()
             try:
                 found = backend.get_collection(root, collection, options={"read_only": True})
