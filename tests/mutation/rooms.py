@@ -14,8 +14,8 @@ STRICT = frozenset(
 ROOMS = (
     *("broker", "canary", "cli", "client", "commands", "doctor"),
     *("engine/durability", "engine/embedding", "engine/hosting", "engine/stores"),
-    *("journal", "kernel", "mcp_hosts", "memory", "ownership", "protocol", "settings", "shim"),
-    "transport",
+    *("journal", "kernel", "mcp_hosts", "memory", "ownership", "protocol", "provider"),
+    *("settings", "shim", "transport"),
 )
 
 

@@ -205,6 +205,7 @@ def ended(
     monkeypatch.setenv("HOME", str(tmp_path))
     # Each command takes the program's directory out, which is another entry at each call here.
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONPATH", "")  # which it takes out, or sets for brokers
     umask = os.umask(0o077)
     os.umask(umask)
     yield call

@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-from mempalace.backends.sqlite_exact import SQLiteExactBackend
-
 from palace.commands import maintenance, restore
 from palace.commands import purge as purging
 from palace.commands.backup import find_backup, keys_of, make_backup
@@ -196,6 +194,9 @@ def nearest(root: str, collection: str, vectors: list[list[float]], count: int) 
     with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
         query = {"query_embeddings": vectors, "n_results": count, "include": []}
         if (Path(root) / EXACT_STORE).exists():
+            # Late: mempalace takes what PYTHONPATH names out of where modules are looked for.
+            from mempalace.backends.sqlite_exact import SQLiteExactBackend
+
             backend = SQLiteExactBackend()
             try:
                 found = backend.get_collection(root, collection, options={"read_only": True})
