@@ -36,10 +36,15 @@ class Hearing:
         _, kind, fields = wire.decode_header(data[:-1])
         if self.witness.left:
             self._world.violated(f"canary: {self._process!r} says {kind} after its last word")
-        closes = fields.get("reason") not in UNCLOSED
+        closes = fields.get("reason") not in UNCLOSED and not self._has_abandoned()
         if kind == LEFT and closes and self._process in self._world.notes["db"]:
             self._world.violated(f"canary: {self._process!r} has left with its store open")
         self.witness.hear(data)
+
+    def _has_abandoned(self) -> bool:
+        """Tell whether it has come to X5, and left its store since a call was still running."""
+        done = {"act": "X5.abandon", "pid": self._process.pid}
+        return any(done.items() <= event.items() for event in self._world.notes["trace"])
 
 
 class Canaries:
