@@ -57,6 +57,7 @@ from palace.journal.record import (
     OUTCOME,
     QUARANTINE,
     STATE,
+    UNDO,
     UNIT,
     Draft,
     Entity,
@@ -226,23 +227,25 @@ class Recovery:
     def _is_accounted_for(self, projection: Projection, then: Json) -> bool:
         """Tell whether all numbers that Chroma has given since the baseline are known to be writes.
 
-        It numbers deletions as well, so that no other program can have deleted anything.  What
-        belongs to no open group was written; of what does, only what has a number counts, as does
-        what others have written and is there.
+        It numbers deletions as well, so that no other program can have deleted anything.  What can
+        be seen to have a number is a write.  Of what can't be seen any more, our own count: what
+        belongs to no open group was written, and so was what takes it back.  Where more is counted
+        than was given, it counts for lost: what is missing is never taken for deleted.
         """
         if not isinstance(projection, Chroma):
             return False
-        given, numbered = projection.numbered_since(then)
+        given, seen = projection.writes_since(then)
+        numbered = set(seen)
         ours: list[Entity] = []
         journal = self.journal
         since = journal.tail.baseline_seq + 1
         for found in read_from(journal.directory, journal.kernel, since, keys=journal.keys):
-            if not isinstance(found, Record) or found.action not in CHANGES:
+            if not isinstance(found, Record) or found.action not in {*CHANGES, UNDO}:
                 continue
             was_written = found.key not in journal.tail.open or found.entity in numbered
             if was_written and found.kind != COLLECTION and projection.owns(found.kind):
                 ours.append(found.entity)
-        return given <= len(ours) + len(numbered.difference(ours))
+        return given <= len(seen) + len(ours) - len(numbered.intersection(ours))
 
     def _adopt_later(self) -> None:
         """Say that the journal isn't whole: of anything that it says by now it may be out of date.

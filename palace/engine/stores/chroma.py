@@ -52,6 +52,17 @@ JOIN collections c ON c.id = s.collection
 WHERE typeof(e.seq_id) = 'integer' AND e.seq_id > ?
 """
 
+_WRITES = """
+SELECT e.seq_id, c.name, e.embedding_id FROM embeddings e
+JOIN segments s ON s.id = e.segment_id AND s.scope = 'METADATA'
+JOIN collections c ON c.id = s.collection
+WHERE typeof(e.seq_id) = 'integer' AND e.seq_id > :seq
+UNION
+SELECT q.seq_id, c.name, q.id FROM embeddings_queue q
+JOIN collections c ON q.topic LIKE '%/' || c.id
+WHERE q.seq_id > :seq AND q.operation != 3
+"""
+
 
 @attrs.define
 class Count:
@@ -324,9 +335,17 @@ class Chroma(Unshared):
             return True
         return any(self._count_differs(name, baseline, touched) for name in ids)
 
-    def numbered_since(self, baseline: JsonObject) -> tuple[int, set[Entity]]:
-        """Return how many numbers were given since a baseline, and which records have one."""
-        return self._seq - baseline["seq"], self._numbered_since(baseline["seq"])
+    def writes_since(self, baseline: JsonObject) -> tuple[int, list[Entity]]:
+        """Return how many numbers were given since a baseline, and which records have them.
+
+        A record is named once for each number of which can be seen that it is no deletion's: it
+        stands in a row, or waits in the queue.  There it stays if Chroma refused to carry it out.
+        """
+        if not os.path.exists(self.path):
+            return 0, []
+        with closing(self._sqlite()) as connection:
+            rows = connection.execute(_WRITES, {"seq": baseline["seq"]}).fetchall()
+        return self._seq - baseline["seq"], [(PREFIX + name, ident) for _, name, ident in rows]
 
     def _numbered_since(self, seq: int) -> set[Entity]:
         if not os.path.exists(self.path):
