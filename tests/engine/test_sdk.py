@@ -53,20 +53,20 @@ LEGACY, MODERN = "legacy", "auto"  # "auto" asks which versions are spoken, and 
 
 
 @asynccontextmanager
-async def over_stdio(site: Site, mode: str) -> AsyncIterator[ClientSession]:
+async def over_stdio(site: Site, mode: str, **environ: str) -> AsyncIterator[ClientSession]:
     """Open a session over a shim of its own."""
     command, *arguments = [*PALACE, "shim"]
-    server = StdioServerParameters(command=command, args=arguments, env=site.environ())
+    server = StdioServerParameters(command=command, args=arguments, env=site.environ(**environ))
     with _nothing() as nothing:
         async with SdkClient(stdio_client(server, errlog=nothing), mode=mode) as client:
             yield client.session
 
 
 @asynccontextmanager
-async def over_http(site: Site, mode: str) -> AsyncIterator[ClientSession]:
-    """Open a session over streamable HTTP."""
-    url, token = http_of(site)
-    headers = {"Authorization": f"Bearer {token}"}
+async def over_http(site: Site, mode: str, token: str = "") -> AsyncIterator[ClientSession]:
+    """Open a session over streamable HTTP, with the palace's token if no other one is given."""
+    url, palaces = http_of(site)
+    headers = {"Authorization": f"Bearer {token or palaces}"}
     async with (
         httpx2.AsyncClient(headers=headers, timeout=CEILING_S) as http,
         SdkClient(streamable_http_client(url, http_client=http), mode=mode) as client,

@@ -1,23 +1,20 @@
 """The official MCP SDK's client as a workspace, by a token: over a shim, and over HTTP."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import trio
-from mcp import Client as SdkClient
-from mcp import ClientSession, MCPError, StdioServerParameters, stdio_client
-from mcp.client.streamable_http import streamable_http_client
+from mcp import ClientSession, MCPError
 from mcp.types import CallToolResult, TextContent
 
 from palace.protocol.errors import Forbidden
 from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS
-from tests.engine.test_sdk import CEILING_S, LEGACY, MODERN, _nothing, http_of
-from tests.support.processes.clients import PALACE, Site, end_brokers
+from tests.engine.test_sdk import CEILING_S, LEGACY, MODERN, over_http, over_stdio
+from tests.support.processes.clients import Site, end_brokers
 from tests.support.processes.sites import make_site
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
@@ -43,23 +40,11 @@ def token_file(site: Site) -> Path:
     return site.home.parent / "token"
 
 
-@asynccontextmanager
-async def opened(site: Site, transport: str, mode: str) -> AsyncIterator[ClientSession]:
+def opened(site: Site, transport: str, mode: str) -> AbstractAsyncContextManager[ClientSession]:
+    file = token_file(site)
     if transport == "stdio":
-        command, *arguments = [*PALACE, "shim"]
-        environ = site.environ(PALACE_WORKSPACE_TOKEN_FILE=str(token_file(site)))
-        server = StdioServerParameters(command=command, args=arguments, env=environ)
-        with _nothing() as nothing:
-            async with SdkClient(stdio_client(server, errlog=nothing), mode=mode) as client:
-                yield client.session
-        return
-    url, _ = http_of(site)
-    headers = {"Authorization": f"Bearer {token_file(site).read_text().strip()}"}
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=CEILING_S) as http,
-        SdkClient(streamable_http_client(url, http_client=http), mode=mode) as client,
-    ):
-        yield client.session
+        return over_stdio(site, mode, PALACE_WORKSPACE_TOKEN_FILE=str(file))
+    return over_http(site, mode, file.read_text().strip())
 
 
 async def own(session: ClientSession, name: str, **arguments: Any) -> Any:

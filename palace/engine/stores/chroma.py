@@ -26,6 +26,7 @@ from palace.journal.record import Entity, Json, JsonObject, Payload
 from palace.journal.tail import Touched
 
 PAGE = 500
+DELETE = 3  # an operation in Chroma's queue
 ALL = ["metadatas", "documents", "embeddings", "uris"]
 
 _COUNTS = """
@@ -60,7 +61,7 @@ WHERE typeof(e.seq_id) = 'integer' AND e.seq_id > :seq
 UNION
 SELECT q.seq_id, c.name, q.id FROM embeddings_queue q
 JOIN collections c ON q.topic LIKE '%/' || c.id
-WHERE q.seq_id > :seq AND q.operation != 3
+WHERE q.seq_id > :seq AND q.operation != :delete
 """
 
 
@@ -344,7 +345,8 @@ class Chroma(Unshared):
         if not os.path.exists(self.path):
             return 0, []
         with closing(self._sqlite()) as connection:
-            rows = connection.execute(_WRITES, {"seq": baseline["seq"]}).fetchall()
+            since = {"seq": baseline["seq"], "delete": DELETE}
+            rows = connection.execute(_WRITES, since).fetchall()
         return self._seq - baseline["seq"], [(PREFIX + name, ident) for _, name, ident in rows]
 
     def _numbered_since(self, seq: int) -> set[Entity]:

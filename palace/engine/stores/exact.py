@@ -38,11 +38,12 @@ from palace.engine.stores.exact_rows import (
     made_at,
     marks,
     number_of,
+    page_of,
     record_of,
     write_collection,
 )
-from palace.engine.stores.projection import BATCH, Change, Unshared
-from palace.engine.stores.rows import FILE_ENDS, TIMEOUT_S
+from palace.engine.stores.projection import BATCH, Change, Unshared, in_batches
+from palace.engine.stores.rows import TIMEOUT_S
 from palace.journal.record import Entity, JsonObject, Payload
 from palace.journal.replay import digest_of
 from palace.journal.tail import Touched
@@ -73,11 +74,6 @@ class Exact(Unshared):
     def path(self) -> str:
         return f"{self.root}/{EXACT_STORE}"
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Return the paths of all that SQLite may keep of it, there or not."""
-        return tuple(f"{self.path}{end}" for end in FILE_ENDS)
-
     def exists(self) -> bool:
         return os.path.exists(self.path)
 
@@ -99,8 +95,7 @@ class Exact(Unshared):
                 return {name: model for name, model in found if model is not None}
             number = number_of(connection, kind)
             records: dict[str, Payload] = {}
-            for start in range(0, len(wanted) if number is not None else 0, BATCH):
-                part = wanted[start : start + BATCH]
+            for part in in_batches(wanted if number is not None else ()):
                 query = f"SELECT {RECORD} FROM documents WHERE collection_id = ? AND id IN "
                 rows = connection.execute(query + marks(part), [number, *part])
                 records.update((row[0], record_of(row)) for row in rows)
@@ -123,11 +118,7 @@ class Exact(Unshared):
                 number = number_of(connection, kind) if connection is not None else None
                 if connection is None or number is None:
                     return
-                query = (
-                    f"SELECT {columns}, rowid FROM documents WHERE collection_id = ? AND rowid > ? "
-                    "ORDER BY rowid LIMIT ?"
-                )
-                rows = connection.execute(query, [number, last, BATCH]).fetchall()
+                rows = page_of(connection, number, columns, last)
             yield from ((row[0], record_of(row)) for row in rows)
             if len(rows) < BATCH:
                 return
@@ -218,9 +209,7 @@ class Exact(Unshared):
                 return
             self._written = leaves(connection)
             number = number_of(connection, kind)
-            written = list(ids)
-            for start in range(0, len(written) if number is not None else 0, BATCH):
-                part = written[start : start + BATCH]
+            for part in in_batches(ids if number is not None else ()):
                 query = "SELECT max(updated_at) FROM documents WHERE collection_id = ? AND id IN "
                 row = connection.execute(query + marks(part), [number, *part]).fetchone()
                 self._newest = max(self._newest, str(row[0] or ""))

@@ -44,15 +44,22 @@ def rows_in(connection: sqlite3.Connection) -> Iterator[tuple[str, str, JsonObje
     if not has_tables(connection):
         return
     for number, name in connection.execute("SELECT id, name FROM collections").fetchall():
-        query = (
-            f"SELECT {RECORD}, rowid FROM documents WHERE collection_id = ? AND rowid > ? "
-            "ORDER BY rowid LIMIT ?"
-        )
         last = FIRST_ROW
-        while rows := connection.execute(query, [number, last, BATCH]).fetchall():
+        while rows := page_of(connection, number, RECORD, last):
             last = rows[-1][-1]
             for row in rows:
                 yield str(name), str(row[0]), {**record_of(row)}
+
+
+def page_of(
+    connection: sqlite3.Connection, number: int, columns: str, last: int
+) -> list[sqlite3.Row]:
+    """Return a collection's next rows behind the one numbered `last`; each ends with its number."""
+    query = (
+        f"SELECT {columns}, rowid FROM documents WHERE collection_id = ? AND rowid > ? "
+        "ORDER BY rowid LIMIT ?"
+    )
+    return connection.execute(query, [number, last, BATCH]).fetchall()
 
 
 def record_of(row: Sequence[object]) -> RecordPayload:

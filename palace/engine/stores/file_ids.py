@@ -14,11 +14,11 @@ from contextlib import closing
 
 import attrs
 
-from palace.engine.stores.chroma import has_tables
+from palace.engine.stores.chroma import DELETE, has_tables
 from palace.engine.stores.drawers import COLLECTION, PREFIX
 from palace.engine.stores.exact import Exact
 from palace.engine.stores.exact_rows import has_tables as has_exact_tables
-from palace.engine.stores.health import DELETE, Access, connect, queued
+from palace.engine.stores.health import Access, connect, queued
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.projection import Projection
 from palace.engine.stores.rows import Rows, row_id

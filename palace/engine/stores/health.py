@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from palace.engine.stores import exact_rows, hnsw_files
+from palace.engine.stores.chroma import DELETE
 from palace.engine.stores.files import NAMES
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
@@ -48,7 +49,6 @@ _PAGE = 100  # rows: Chroma can't commit while they are read
 _QUEUED = """
 SELECT id, operation FROM embeddings_queue WHERE topic LIKE ? AND seq_id > ? ORDER BY seq_id
 """
-DELETE = 3  # an operation in Chroma's queue
 
 
 @attrs.frozen(kw_only=True)

@@ -1,6 +1,6 @@
 """Clients over HTTP that show a workspace's token: they are that workspace, and nobody else."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from palace.protocol.principals import OWNER, Principal
 from palace.protocol.resolver import Tree
 from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS
 from palace.protocol.workspaces import Workspace, digest_of
-from tests.broker.http.test_http import begin_session, open_web
+from tests.broker.http.test_http import Dial, begin_session, home, open_web
 from tests.broker.test_transcripts import modern
 from tests.support.brokers.http import ACCEPT, Answer, Caller, call, request
 from tests.support.brokers.owner import Running
@@ -20,14 +20,7 @@ from tests.support.engines.gated import GatedEngine
 
 LEADS, CODERS, WRONG = "a" * 64, "b" * 64, "c" * 64
 LEAD = Principal("lead", confined=True, token=digest_of(LEADS))
-Dial = Callable[[], Awaitable[Caller]]
-
-
-@pytest.fixture
-def home(short_dir: Path) -> Path:
-    path = short_dir / "home"
-    path.mkdir()
-    return path
+__all__ = ["home"]  # a fixture
 
 
 @pytest.fixture

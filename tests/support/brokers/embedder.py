@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.support.brokers.loopback import Answering, serving
 
 SIZE = 384
 
@@ -18,29 +18,16 @@ def vector(text: str) -> list[float]:
     return [number + 0.001 for number in found]
 
 
-class _Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
+class _Handler(Answering):
+    def post(self) -> None:
+        asked = json.loads(self.body())["input"]
         texts = [asked] if isinstance(asked, str) else asked
         data = [{"index": i, "embedding": vector(text)} for i, text in enumerate(texts)]
-        body = json.dumps({"data": data}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_args: object) -> None:
-        return
+        self.send_json(200, {"data": data})
 
 
 @contextmanager
 def serve_embedder() -> Iterator[str]:
     """Serve until the block ends; yield the base URL."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1"
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(_Handler) as url:
+        yield f"{url}/v1"
