@@ -220,9 +220,11 @@ class Recovery:
 
     def _is_lost(self, projection: Projection, then: Json) -> bool:
         """Tell whether what a store lacks was not deleted."""
-        if self._is_accounted_for(projection, then):
-            return True
-        return projection.name in self._held_before or projection.was_replaced(then)
+        return (
+            projection.name in self._held_before
+            or projection.was_replaced(then)
+            or self._is_accounted_for(projection, then)  # last: it reads the journal
+        )
 
     def _is_accounted_for(self, projection: Projection, then: Json) -> bool:
         """Tell whether all numbers that Chroma has given since the baseline are known to be writes.
