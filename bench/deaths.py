@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import rig
-from bench.lean import ADD, NO_OP, Lean
+from bench.lean import ADD, NO_OP, Broken, Lean
 from bench.report import Samples, number
 
 HANG_S = 3600
 ROUNDS = 20
+SETTLED_S = 60.0
 WITH, WITHOUT = "with a canary", "without"
 
 
@@ -50,9 +51,25 @@ def owner_of(root: Path) -> int:
     return int(json.loads((root / "broker.json").read_text())["pid"])
 
 
-def canary_mib(root: Path) -> tuple[float, float]:
-    """Return PSS and private memory of the canary that the palace's broker has now."""
-    (mark,) = (root / "deaths").glob("*.armed")
+def mark_of_the_living(root: Path) -> Path:
+    """Wait until the mark of the owner that serves is the only one; return it.
+
+    A killed owner's mark stays until its canary has recorded the death, which it does seconds after
+    the next owner serves: until then the machine is not at rest, either.
+    """
+    deadline_s = time.monotonic() + SETTLED_S
+    while True:
+        record = json.loads((root / "broker.json").read_text())
+        marks = [path.name for path in (root / "deaths").glob("*.armed")]
+        if marks == [f"{record['epoch']}-{record['incarnation']}.armed"]:
+            return root / "deaths" / marks[0]
+        if time.monotonic() > deadline_s:
+            raise Broken(f"{root / 'deaths'} has these marks, not the serving broker's: {marks}")
+        time.sleep(0.05)
+
+
+def canary_mib(mark: Path) -> tuple[float, float]:
+    """Return PSS and private memory of the canary that a mark names."""
     fields = dict(word.split("=", 1) for word in mark.read_text().split())
     text = Path(f"/proc/{fields['canary_pid']}/smaps_rollup").read_text()
     kb = {row.split()[0]: int(row.split()[1]) for row in text.splitlines()[1:]}
@@ -79,7 +96,8 @@ def measure(options: argparse.Namespace, scratch: Path) -> Samples:
             pairs = [(WITH, watched), (WITHOUT, alone)]
             for name, (client, root) in pairs if turn % 2 else reversed(pairs):
                 samples.add("takeover", name, takeover_ms(client, root))
-            pss, own = canary_mib(watched[1])
+                mark = mark_of_the_living(watched[1])
+            pss, own = canary_mib(mark)
             samples.add("pss", WITH, pss)
             samples.add("private", WITH, own)
     return samples

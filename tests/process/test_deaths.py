@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.deaths import canary_mib, mark_of_the_living
 from palace.canary.records import Death, deaths_of
 from palace.client.control import Control
 from palace.kernel.kernel import Kernel
@@ -175,6 +176,20 @@ def test_each_killed_broker_is_recorded_once_and_every_session_survives(site: Si
     ]
     told = [line for line in lines(site, ev="server-exit") if int(line["epoch"]) in killed]
     assert sorted(int(line["epoch"]) for line in told) == sorted(killed)
+
+
+def test_the_canary_that_is_measured_is_the_one_that_watches(site: Site) -> None:
+    """The killed broker's mark is there for seconds, while its canary makes sure of the death."""
+    pid, _ = watched(site)
+    kill(pid)
+    wait_gone(pid)
+    living = serve(site)
+    assert len(marks(site)) == 2, "it was killed a moment ago"
+
+    mark = mark_of_the_living(site.palace)
+    assert fields_of(mark.read_text())["canary_pid"] == str(canary_of(living))
+    assert marks(site) == [mark.name]
+    assert min(canary_mib(mark)) > 0
 
 
 def ask_for_upgrade(site: Site) -> None:
