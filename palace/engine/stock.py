@@ -170,6 +170,8 @@ class SearchConfig(Protocol):
     search_config_fingerprint: str
     chunk_size: int  # characters
     backend: str
+    palace_path: str
+    collection_name: str
 
 
 class ChromaClient(Protocol):

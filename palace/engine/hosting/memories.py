@@ -14,6 +14,7 @@ from itertools import islice, starmap
 
 import attrs
 
+from palace.engine.hosting.counted import count
 from palace.engine.hosting.host import HostedState
 from palace.engine.hosting.newest import FAR_S, Looking, Row, Span
 from palace.engine.patches import need
@@ -160,6 +161,9 @@ class Memories:
         collection = self._opened(create=False)
         if collection is None:
             return {}
+        counted = count(self.server, wanted)
+        if counted is not None:
+            return counted
         rows = self._rows(collection, wanted)
         entries = {_logical(ident, entry): entry for ident, entry in rows}
         return Counter(

@@ -6,12 +6,16 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 
 from palace.commands.config import set_config
 from palace.engine.api import Call
+from palace.engine.hosting.memories import Memories
+from palace.memory.gate import Wanted
 from palace.protocol.errors import Forbidden, InvalidMemory
 from palace.protocol.principals import OWNER, Principal
 from palace.protocol.request import tool_call
@@ -383,6 +387,115 @@ def test_all_other_tools_are_refused_by_name(palace: Palace) -> None:
         assert told["code"] == FORBIDDEN, name
         assert name in told["message"]
         assert "the workspace coder, which is confined" in told["message"]
+
+
+# What is counted.
+
+
+@pytest.fixture(scope="module")
+def counted(palace: Palace) -> Palace:
+    """The palace with a workspace that has memories of all sorts."""
+    assert "workspace" in palace.ask("workspace_add", id="census")
+    assert "workspace" in palace.ask("workspace_add", id="clerk", parent="census")
+    palace.stock("add_drawer", wing="census", room="note", content="a plain drawer, counted never")
+    palace.commit("clerk", LONG, kind="note", id="mem-census-long")
+    palace.commit("clerk", "one more", kind="note", expires_at="2100-01-01T00:00:00Z")
+    palace.commit("clerk", "it is over", kind="note", expires_at="2001-01-01T00:00:00Z")
+    palace.commit("clerk", "gone again", kind="note", id="mem-census-gone")
+    palace.ask("forget_memory", "clerk", id="mem-census-gone")
+    palace.commit("clerk", "for the team", namespace="team:census", kind="rule")
+    palace.commit("census", "the chief's own")
+    palace.commit("census", "decreed", namespace="org:census")
+    return palace
+
+
+def test_what_is_counted_is_what_is_found(counted: Palace) -> None:
+    status = counted.stock("status", "!clerk")
+    assert status["wings"] == {"GLOBAL": 1, "LOCAL": 2, "TEAM": 1}
+    assert status["rooms"] == {"memory": 1, "note": 2, "rule": 1}
+
+    found = counted.found("clerk", limit=50)
+    assert len(found) == status["total_drawers"] == 4
+    dates = sorted(one["created_at"] for one in found)
+    for bounds in (
+        {},
+        {"room": "note"},
+        {"wing": "TEAM"},
+        {"wing": "TEAM", "room": "note"},
+        {"wing": "team:other"},
+        {"since": dates[1]},
+        {"before": dates[2]},
+        {"since": dates[1], "before": dates[2], "room": "note"},
+    ):
+        listed = counted.stock("list_drawers", "!clerk", limit=100, **bounds)
+        assert listed["total"] == listed["count"] == len(listed["drawers"]), bounds
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("records are read")
+
+
+def unread(root: Path) -> Memories:
+    """Return memories of a server that reads no record."""
+    names = (
+        *("_collection_logical_drawer_record", "_bulk_drawer_records", "_build_chunk_rows"),
+        *("_HTTP_REQUEST_LOCK", "_mcp_tool_preflight_refusal", "_invalidate_overview_caches"),
+        *("_metric_for_collection", "_distance_to_similarity"),
+    )
+    config = SimpleNamespace(palace_path=str(root), collection_name="mempalace_drawers")
+    known: Any = dict.fromkeys(names, never)
+    server: Any = SimpleNamespace(
+        **known,
+        _config=config,
+        _is_chroma_backend=lambda: True,
+        _get_collection=lambda create: SimpleNamespace(get=never),
+    )
+    state: Any = None
+    return Memories(server, state, Paths(str(root)))
+
+
+CENSUS = {
+    ("workspace:clerk", "note"): 2,
+    ("team:census", "rule"): 1,
+    ("org:census", "memory"): 1,
+}
+OF_CLERK = Wanted(
+    query="",
+    namespaces=("workspace:clerk", "team:census", "org:census"),
+    kinds=(),
+    limit=1,
+    now_s=1.8e9,
+)
+SECOND_COLLECTION = """
+INSERT INTO collections (id, name, database_id)
+    SELECT 'second', 'mempalace_elsewhere', database_id FROM collections
+    WHERE name = 'mempalace_drawers';
+INSERT INTO segments (id, type, scope, collection)
+    SELECT 'second-part', type, scope, 'second' FROM segments WHERE scope = 'METADATA' LIMIT 1;
+INSERT INTO embeddings (id, segment_id, embedding_id, seq_id)
+    SELECT id + 100000, 'second-part', embedding_id, seq_id FROM embeddings;
+INSERT INTO embedding_metadata (id, key, string_value, int_value, float_value, bool_value)
+    SELECT id + 100000, key, string_value, int_value, float_value, bool_value
+    FROM embedding_metadata;
+UPDATE embedding_metadata SET string_value = '' WHERE key = 'palace_ns'
+    AND string_value = 'workspace:census';
+"""
+
+
+def test_they_are_counted_without_being_read(counted: Palace, backend: str, tmp_path: Path) -> None:
+    if backend != "chroma":
+        pytest.skip("the records of this backend are read for each search, too")
+    assert unread(counted.root).tally(OF_CLERK) == CENSUS
+
+    copy = tmp_path / "chroma.sqlite3"
+    with closing(sqlite3.connect(counted.root / "chroma.sqlite3")) as source:
+        with closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+            target.executescript(SECOND_COLLECTION)
+    assert unread(tmp_path).tally(OF_CLERK) == CENSUS, "another collection is another's"
+    everyone = unread(tmp_path).tally(attrs.evolve(OF_CLERK, namespaces=None))
+    assert CENSUS.items() <= everyone.items()
+    assert "" not in {namespace for namespace, _ in everyone}
 
 
 # What goes by itself, and what the owner settles.
