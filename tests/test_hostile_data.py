@@ -17,7 +17,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 # Who may call json.loads and tomllib.loads, and what they read.
 DECODERS = {
-    "protocol/decoding.py": 3,
+    "protocol/decoding.py": 4,
     "protocol/jsonrpc.py": 1,  # `parse`: a client's line; its callers expect RecursionError
     "protocol/oversize.py": 1,  # the id of a line, at most 1 kB
     "mcp_hosts/jsontext.py": 3,  # one scalar at a time; the depth is counted beside it

@@ -40,6 +40,55 @@ def decode_json_once(data: "bytes | str") -> "Any":
         raise ValueError("it is nested too deeply") from None
 
 
+def decode_json_exact(data: bytes, depth_max: int = 64) -> "Any":
+    """Return what is JSON to the letter, in UTF-8; raises ValueError, whatever is wrong.
+
+    Readers differ in what they make of the rest: a name that is there twice, numbers that are none
+    or too large, half a surrogate pair, what is nested deeper than some can follow.
+    """
+    import json
+
+    try:
+        value = json.loads(
+            data.decode(),
+            object_pairs_hook=_object_of,
+            parse_constant=_no_number,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if _is_deeper(value, depth_max):
+        raise ValueError(f"it is nested more than {depth_max} deep")
+    if b"\\u" in data:
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
+    return value
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if found - found:  # infinite, or not a number
+        raise ValueError("a number is too large")
+    return found
+
+
+def _is_deeper(value: "Any", most: int) -> bool:
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def _object_of(pairs: "list[tuple[str, Any]]") -> "dict[str, Any]":
     made = dict(pairs)
     if len(made) < len(pairs):

@@ -1,0 +1,32 @@
+"""Whatever is published is changed on purpose: `UPDATE_GOLDENS=1` writes the lock, nothing else."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from tests.contract.reading import FOLDER, document
+
+LOCK = FOLDER / "LOCK"
+
+
+def published() -> dict[str, str]:
+    """Return the digest of each published file, whatever its line ends were made into."""
+    files = sorted(path for path in FOLDER.rglob("*") if path.is_file() and path != LOCK)
+    return {str(path.relative_to(FOLDER)): digest(path) for path in files}
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+def test_the_lock_holds_the_digest_of_each_file() -> None:
+    if os.environ.get("UPDATE_GOLDENS") == "1":
+        LOCK.write_text("".join(f"{told}  {name}\n" for name, told in published().items()))
+    lines = [line.split("  ") for line in LOCK.read_text().splitlines()]
+    locked = {name: told for told, name in lines}
+
+    assert locked == published(), "meant? UPDATE_GOLDENS=1 pytest tests/contract/test_lock.py"
+
+
+def test_the_version_is_the_documents() -> None:
+    assert (FOLDER / "VERSION").read_text().strip() == document()["info"]["version"]
