@@ -32,6 +32,7 @@ from palace.protocol.request import (
     read_request,
     translated,
 )
+from palace.protocol.resend import in_doubt
 from palace.protocol.rights import is_out_of_place, right_of
 from palace.protocol.session import Arrival, Fate
 from palace.protocol.weight import VALUES_MAX, is_light
@@ -126,7 +127,8 @@ async def _handle(
             f"The request holds more than {VALUES_MAX} values, which nothing that the palace takes "
             "needs. Nothing was done; send it in parts, or as text."
         )
-        failure = jsonrpc.failure(request.id, problem)
+        told = in_doubt("this request", problem) if arrival.maybe_ran else problem
+        failure = jsonrpc.failure(request.id, told)
         session.reply(arrival.ordinal, jsonrpc.encode(failure))
         return
     _note_client(session, request)

@@ -28,6 +28,7 @@ from palace.protocol.admission import Admission, Job
 from palace.protocol.errors import DeadlineExceeded, OutcomeUnknown, PalaceError
 from palace.protocol.lifecycle import Lifecycle, Reason
 from palace.protocol.request import ExtraCall
+from palace.protocol.resend import in_doubt
 from palace.protocol.tools import Kind, Lane
 
 logger = logging.getLogger("palace.broker")
@@ -439,7 +440,4 @@ def refusal_of(job: Job, problem: PalaceError) -> PalaceError:
     """Return what a refused job is answered with: "not done" is only said of what never ran."""
     if job.tool.kind is Kind.QUERY or not job.maybe_ran or isinstance(problem, OutcomeUnknown):
         return problem
-    return OutcomeUnknown(
-        f"An earlier broker ended before it had answered {job.name}, which may or may not have "
-        f"been carried out, and was not begun again. {problem.message}"
-    )
+    return in_doubt(job.name, problem)

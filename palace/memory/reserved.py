@@ -22,10 +22,9 @@ _BY_ID: Mapping[str, str] = {
     "mempalace_delete_drawer": "drawer_id",
     "mempalace_delete_drawers": "drawer_ids",
 }
-WORDS = (
-    f"wings that begin with {RESERVED} are for memories of namespaces. Nothing was done; use "
-    "palace_commit_memory and palace_forget_memory, or choose another wing."
-)
+_WHY = f"wings that begin with {RESERVED} are for memories of namespaces"
+_USE = "use palace_commit_memory and palace_forget_memory, or choose another wing."
+WORDS = f"{_WHY}. Nothing was done; {_USE}"
 
 
 def refused_write(tool: str, arguments: Mapping[str, object]) -> str:
@@ -55,4 +54,6 @@ def refused_record(before: Mapping[str, object] | None, after: Mapping[str, obje
     is_memory = before is not None and NAMESPACE in before
     if after is not None:
         is_memory = is_memory or NAMESPACE in after or is_reserved_wing(after.get("wing"))
-    return f"This would change a memory of a namespace: {WORDS}" if is_memory else ""
+    # Of a call that makes many changes those before this one may stay.
+    text = f"A change of a memory of a namespace was not made: {_WHY}; {_USE}"
+    return text if is_memory else ""

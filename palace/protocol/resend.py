@@ -4,9 +4,11 @@ Rule for this file: pure; the one place that decides it.
 """
 
 import enum
+import re
 
 import attrs
 
+from palace.protocol.errors import OutcomeUnknown, PalaceError
 from palace.protocol.tools import Kind
 
 
@@ -28,6 +30,11 @@ class Trace:
 
 CRASHES_MAX = 2  # of brokers, with one line under way at each
 
+_CLAIM = re.compile(
+    r"(?P<before>[;,]? )?[Nn]othing was (?:done|read|changed|stored|forgotten)"
+    r"(?:; (?P<next>\w+)|\.)"
+)
+
 
 def judge(kind: Kind, *, maybe_ran: bool, trace: Trace) -> Verdict:
     """Decide on a line; `maybe_ran` says that an earlier owner may have begun it."""
@@ -40,3 +47,23 @@ def judge(kind: Kind, *, maybe_ran: bool, trace: Trace) -> Verdict:
     if trace.crashes >= CRASHES_MAX:
         return Verdict.QUARANTINE
     return Verdict.RUN
+
+
+def in_doubt(name: str, problem: PalaceError) -> OutcomeUnknown:
+    """Return what a line is told that may have run before, and is refused now for a reason."""
+    return OutcomeUnknown(
+        f"An earlier broker ended before it had answered {name}, which may or may not have been "
+        f"carried out: look before you repeat it. It was not begun again. {reason_of(problem)}"
+    )
+
+
+def reason_of(problem: PalaceError) -> str:
+    """Return an error's text without its word that nothing was done, which goes for now alone."""
+    return _CLAIM.sub(_without_claim, problem.message)
+
+
+def _without_claim(found: re.Match[str]) -> str:
+    word = found["next"]
+    if word is not None:  # it becomes a sentence, unless it is the name of something
+        return f"{found['before'] or ''}{word.capitalize() if word.isalpha() else word}"
+    return "" if found["before"] in (None, " ") else "."

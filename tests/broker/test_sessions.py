@@ -9,8 +9,17 @@ from trio.testing import wait_all_tasks_blocked
 from palace.engine.api import Call, Reply
 from palace.protocol import jsonrpc, wire
 from palace.protocol.errors import ForeignWriter
+from palace.protocol.weight import VALUES_MAX
 from tests.support.brokers.owner import open_broker, until
 from tests.support.engines.gated import GatedEngine
+
+OWNERS = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {"name": "palace_workspace_add", "arguments": {"id": "a"}},
+}
+MANY_VALUES = b'{"id":2,"method":"tools/call","params":[' + b"[]," * VALUES_MAX + b"1]}\n"
 
 
 @pytest.fixture
@@ -195,6 +204,25 @@ async def test_what_may_have_run_is_not_run_again_unless_it_is_a_query(root: Pat
     assert [replies[n]["id"] for n in (4, 5, 7)] == ["b", "c", "e"]
     assert running.engine.written == ["fresh"]
     assert "external" not in running.engine.begun
+
+
+async def test_what_may_have_run_and_is_refused_now_is_not_told_that_nothing_was_done(
+    root: Path,
+) -> None:
+    async with open_broker(root) as running:
+        shim = await running.session(resend="0:1,1:1,2:0,3:0", next="4")
+        for _ in range(2):
+            shim.say(OWNERS)
+            shim.stream.send_soon(MANY_VALUES)
+
+        replies = await shim.replies(4)
+
+    for ordinal in (0, 1):
+        assert replies[ordinal]["error"]["code"] == -31045
+        assert "look before you repeat it" in replies[ordinal]["error"]["message"]
+        assert "othing was" not in replies[ordinal]["error"]["message"]
+    assert [replies[n]["error"]["data"]["palace"] for n in (2, 3)] == ["forbidden", "too_large"]
+    assert all("Nothing was done" in replies[n]["error"]["message"] for n in (2, 3))
 
 
 async def test_a_second_connection_of_a_session_takes_over_without_running_twice(

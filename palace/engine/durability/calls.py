@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from palace.engine.api import Call, DurableCallback, Reply
+from palace.engine.durability import refusals
 from palace.engine.durability.adoption import ONE_GO, Adoption
 from palace.engine.durability.backends import check_backend
 from palace.engine.durability.beside import Note, read_note
@@ -27,13 +28,6 @@ from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
-from palace.engine.durability.refusals import (
-    RUN_AGAIN,
-    failure,
-    made_for_another,
-    refused,
-    with_note,
-)
 from palace.engine.durability.swap import Exchange
 from palace.engine.stores.chroma_api import ChromaApi
 from palace.engine.stores.health import WHOLE_AT_OPENING
@@ -51,6 +45,7 @@ from palace.protocol.errors import (
     Forbidden,
     InvalidMemory,
     JournalFailed,
+    PalaceError,
     StoreUnavailable,
 )
 from palace.protocol.policy import ALL, DEFAULT, Policy, shows_own
@@ -159,18 +154,18 @@ class DurableCalls:
         if call.tool.kind is Kind.QUERY or not call.session:
             reply, doubt = dispatch(), self.examiner.doubt if self.examiner is not None else ""
             if doubt and call.request.name in SHOW_DRAWERS:
-                reply = attrs.evolve(reply, payload=with_note(reply.payload, doubt))
+                reply = attrs.evolve(reply, payload=refusals.with_note(reply.payload, doubt))
             return reply
-        verdict = judge(call.tool.kind, maybe_ran=call.maybe_ran, trace=self._trace(call))
+        verdict = self._verdict(call)
         if verdict is Verdict.REPEAT:
             if self._is_anothers(call):
-                return made_for_another(call)
+                return refusals.made_for_another(call)
             text = self.journal.reply(call.session, call.ordinal) or ""
             if text == PURGED_REPLY:
-                return refused(call, Verdict.UNKNOWN)
+                return refusals.refused(call, Verdict.UNKNOWN)
             return Reply(payload=text.encode("utf-8", "surrogatepass") or None)
         if verdict is not Verdict.RUN:
-            return refused(call, verdict)
+            return refusals.refused(call, verdict)
         workspace = call.principal.workspace if call.principal is not None else ""
         # What the gate lets through is there whole, with its audit, or not at all.
         author = Author(call.client, workspace)
@@ -178,13 +173,26 @@ class DurableCalls:
         with self.groups.group(call.key, non_atomic=non_atomic, author=author) as group:
             reply = dispatch()
         if call.maybe_ran and call.tool.non_atomic:
-            reply = attrs.evolve(reply, payload=with_note(reply.payload, RUN_AGAIN))
+            reply = attrs.evolve(
+                reply, payload=refusals.with_note(reply.payload, refusals.RUN_AGAIN)
+            )
         try:
             text = (reply.payload or b"").decode("utf-8", "surrogatepass")
             seq = self.groups.commit(group, text)
         except JournalFailed as error:
-            return attrs.evolve(failure(call, error), stuck=self.groups.stuck)
+            return attrs.evolve(refusals.failure(call, error), stuck=self.groups.stuck)
         return attrs.evolve(reply, seq=seq, stuck=self.groups.stuck)
+
+    def verdict_to_tell(self, call: Call) -> Verdict:
+        """Return what would become of a call, as far as whoever asks may know."""
+        verdict = self._verdict(call)
+        if verdict is not Verdict.REPEAT:
+            return verdict
+        is_purged = self.journal.reply(call.session, call.ordinal) == PURGED_REPLY
+        return Verdict.UNKNOWN if is_purged or self._is_anothers(call) else verdict
+
+    def _verdict(self, call: Call) -> Verdict:
+        return judge(call.tool.kind, maybe_ran=call.maybe_ran, trace=self._trace(call))
 
     def _is_anothers(self, call: Call) -> bool:
         """Tell whether a recorded reply was made for somebody else than who asks for it now.
@@ -328,6 +336,12 @@ class JournalledEngine:
             return Forbidden(text)
         return None if is_confined(tree, call.principal) else self._reserved(tree, call)
 
+    def refuse(self, call: Call, problem: PalaceError) -> Reply:
+        """Return the reply to a call that may not run now."""
+        memory = self._memory
+        verdict = refusals.unjournalled(call) if memory is None else memory.verdict_to_tell(call)
+        return refusals.turned_away(call, problem, verdict)
+
     def _reserved(self, tree: Tree, call: Call) -> Forbidden | None:
         """Say why a plain tool may not write what only the gate may."""
         if not tree.workspaces or call.tool.kind is Kind.QUERY:
@@ -369,7 +383,7 @@ class JournalledEngine:
         try:
             message = {**call.message, "params": redacted_values(call.message["params"])}
         except InvalidMemory as problem:
-            return failure(call, problem)
+            return self.refuse(call, problem)
         return answer(attrs.evolve(call, request=translated(call.request, message)))
 
     def showing(self, call: Call) -> "OwnTools | None":

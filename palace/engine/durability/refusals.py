@@ -5,7 +5,7 @@ import json
 from palace.engine.api import Call, Reply
 from palace.protocol import jsonrpc
 from palace.protocol.errors import OutcomeUnknown, PalaceError, Quarantined
-from palace.protocol.resend import Verdict
+from palace.protocol.resend import Trace, Verdict, in_doubt, judge, reason_of
 
 RUN_AGAIN = (
     "palace: the broker ended while this was under way before; it was run again from its start."
@@ -31,6 +31,30 @@ def refused(call: Call, verdict: Verdict) -> Reply:
             "carried out. Look before you repeat it."
         ),
     )
+
+
+def unjournalled(call: Call) -> Verdict:
+    """Return what becomes of a call where no journal knows anything."""
+    return judge(call.tool.kind, maybe_ran=call.maybe_ran, trace=Trace())
+
+
+def turned_away(call: Call, problem: PalaceError, verdict: Verdict) -> Reply:
+    """Return the reply to a call that may not run now, whatever became of it before.
+
+    `verdict` is what would become of it if it might.
+    """
+    name = str(jsonrpc.params_of(call.message).get("name"))
+    if verdict is Verdict.QUARANTINE:
+        return refused(call, verdict)
+    if verdict is Verdict.REPEAT:
+        text = (
+            f"An earlier broker has answered {name}, and what it changed stays. The answer is not "
+            f"repeated, and nothing is begun again. {reason_of(problem)}"
+        )
+        return failure(call, OutcomeUnknown(text))
+    if verdict is Verdict.UNKNOWN or (call.maybe_ran and call.tool.non_atomic):
+        return failure(call, in_doubt(name, problem))
+    return failure(call, problem)  # what it did was taken back
 
 
 def made_for_another(call: Call) -> Reply:

@@ -15,11 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import attrs
+
 from palace.engine.api import Call, Reply
 from palace.engine.durability.calls import JournalledEngine, open_durable_calls
 from palace.engine.durability.healing import Health, look_at_stores
 from palace.engine.durability.owned import OwnedPalace
-from palace.engine.durability.refusals import refused
+from palace.engine.durability.refusals import refused, unjournalled
 from palace.engine.embedding.sources import Progress
 from palace.engine.embedding.supply import ModelState, ModelSupply, ModelUnavailable
 from palace.engine.hosting import adjustments
@@ -55,7 +57,7 @@ from palace.protocol.errors import (
     StoreUnavailable,
 )
 from palace.protocol.jsonrpc import Catalogue
-from palace.protocol.resend import Trace, Verdict, judge
+from palace.protocol.resend import Verdict
 from palace.protocol.tools import Kind, Lane
 from palace.settings.config import Config
 from palace.settings.embedder import MINILM, configured_embedder
@@ -258,11 +260,10 @@ class MempalaceEngine(JournalledEngine):
             problem = self.not_permitted(call) or refusal(self._health, call.request.name)
             problem = problem or self._not_held(call)
         if problem is not None:
-            reply = jsonrpc.failure(call.request.id, problem)
-            return Reply(payload=jsonrpc.encode(reply), reopen=trouble)
+            return attrs.evolve(self.refuse(call, problem), reopen=trouble)
         if self._memory is not None:
             return self._memory.answer(call, lambda: self._dispatch(call))
-        verdict = judge(call.tool.kind, maybe_ran=call.maybe_ran, trace=Trace())
+        verdict = unjournalled(call)
         return self._dispatch(call) if verdict is Verdict.RUN else refused(call, verdict)
 
     def _dispatch(self, call: Call) -> Reply:

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from palace.engine.api import Call, Reply
-from palace.engine.durability.calls import DurableCalls
+from palace.engine.durability.calls import DurableCalls, JournalledEngine
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.journal.purge import Going, purge_journal
+from palace.protocol.errors import Forbidden
 from palace.protocol.principals import OWNER, Principal
 from palace.protocol.request import tool_call
+from palace.protocol.resend import CRASHES_MAX
 from tests.support.disks.memory import Disk
 from tests.support.stores.memory import JOURNAL, KEYS, Life, after, awake
 
@@ -118,6 +120,75 @@ def test_a_reply_is_told_to_nobody_but_whom_it_was_made_for(
             continue
         assert b"filed" not in told
         assert json.loads(told)["error"]["data"]["palace"] == "outcome_unknown"
+
+
+# What may not run now.
+
+REFUSED = Forbidden("It was removed. Nothing was done; ask for another.")
+FORBIDDEN, UNKNOWN = Forbidden.name, "outcome_unknown"
+
+
+def told(life: Life | None, again: Call) -> tuple[str, str]:
+    """Return what a call is told that is refused now: the error's name, and its text."""
+    engine = JournalledEngine()
+    if life is not None:
+        engine.remember(calls(life))
+    error = json.loads(engine.refuse(again, REFUSED).payload or b"")["error"]
+    return error["data"]["palace"], error["message"]
+
+
+def test_what_was_never_begun_is_told_that_nothing_was_done(life: Life) -> None:
+    for again in (call(), call("mempalace_search", maybe_ran=True), call("mempalace_mine")):
+        for one in (life, None):
+            assert told(one, again) == (FORBIDDEN, REFUSED.message)
+    assert told(life, call(maybe_ran=True)) == (FORBIDDEN, REFUSED.message), "it left no trace"
+
+
+def test_what_was_taken_back_is_told_that_nothing_was_done(life: Life) -> None:
+    with life.durable.group(call().key, non_atomic=False):
+        life.set("a", drawer=1)
+    assert told(life, call(maybe_ran=True))[0] == UNKNOWN, "it is still there"
+    assert told(after(life), call(maybe_ran=True)) == (FORBIDDEN, REFUSED.message)
+
+
+def test_what_was_carried_out_is_told_so_and_no_more(life: Life) -> None:
+    change(life, b'{"filed"}', LEAD)
+    for one in (life, after(life)):
+        name, text = told(one, call(maybe_ran=True, who=LEAD))
+        assert name == UNKNOWN
+        assert "has answered mempalace_add_drawer, and what it changed stays" in text
+        assert text.endswith("nothing is begun again. It was removed. Ask for another.")
+        assert "filed" not in text
+
+
+@pytest.mark.parametrize("who", [OWNER, REVIEWER, NOBODY, None])
+def test_of_what_was_carried_out_for_another_nothing_is_told(
+    life: Life, who: Principal | None
+) -> None:
+    change(life, b'{"filed"}', LEAD)
+    name, text = told(life, call(maybe_ran=True, who=who))
+    assert (name, "may or may not" in text) == (UNKNOWN, True)
+
+
+def test_what_may_have_been_done_is_told_so(life: Life) -> None:
+    found = [
+        told(None, call(maybe_ran=True)),
+        told(life, call("mempalace_reconnect", maybe_ran=True)),
+        told(life, call("mempalace_mine", maybe_ran=True)),  # parts of it may stay
+    ]
+    change(life, b'{"the secret"}')
+    purge_journal(JOURNAL, life.disk, UNDER_WAY, KEYS)
+    found.append(told(after(life), call(maybe_ran=True)))
+    for name, text in found:
+        assert (name, "may or may not" in text, "othing was" in text) == (UNKNOWN, True, False)
+
+
+def test_what_was_under_way_at_several_deaths_is_told_so(life: Life) -> None:
+    for _ in range(CRASHES_MAX):
+        with life.durable.group(call().key, non_atomic=False):
+            life.set("a", drawer=1)
+        life = after(life)
+    assert told(life, call(maybe_ran=True))[0] == "quarantined"
 
 
 def test_what_changed_nothing_runs_again(life: Life) -> None:

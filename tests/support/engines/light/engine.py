@@ -378,7 +378,7 @@ class MempalaceEngine(JournalledEngine):
         memory = self._memory
         problem = self.not_permitted(call)
         if problem is not None:
-            return Reply(payload=jsonrpc.encode(jsonrpc.failure(call.request.id, problem)))
+            return self.refuse(call, problem)
         with nullcontext() if call.batch is None else call.batch.member():
             self._here.batch = call.batch
             return memory.answer(call, lambda: self._dispatch(memory.groups, call))
