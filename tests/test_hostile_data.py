@@ -23,6 +23,7 @@ DECODERS = {
     "mcp_hosts/jsontext.py": 3,  # one scalar at a time; the depth is counted beside it
     "mcp_hosts/tomltext.py": 2,  # names the line, which takes the error itself
     "engine/stores/chroma.py": 1,  # chromadb's own serialized schema
+    "engine/stores/pgvector_tables.py": 1,  # what stock has just encoded, with numbers of its own
     "engine/embedding/minilm.py": 1,  # the model's header; its file is known by its SHA-256
     "engine/durability/refusals.py": 1,  # a reply that this process has just encoded
     "kernel/logline.py": 1,  # a value of a log of our own; it expects what that raises

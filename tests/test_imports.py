@@ -26,7 +26,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "journal": ({"kernel", "protocol"}, {"attrs"}),
     "engine": (
         {"journal", "kernel", "memory", "ownership", "protocol", "settings"},
-        {"attrs", "mempalace", "chromadb", "numpy", "onnx"},
+        {"attrs", "mempalace", "chromadb", "numpy", "onnx", "psycopg"},
     ),
     "broker": (
         {
@@ -66,7 +66,10 @@ ONLY_IN = {
         "engine/hosting/counted.py",
         *("engine/stores/palace_stores.py", "engine/stores/exact.py"),
         *("engine/stores/exact_rows.py", "engine/stores/exact_seam.py"),
+        *("engine/stores/pgvector_tables.py", "engine/stores/pgvector_seam.py"),
     },
+    # Where the palace's drawers are on a server: nobody else has to have it installed.
+    "psycopg": {"engine/stores/pgvector_session.py", "engine/stores/pgvector_tables.py"},
     "chromadb": {
         *("engine/embedding/archive.py", "engine/embedding/inference.py"),
         *("engine/stores/chroma.py", "engine/stores/chroma_seam.py"),

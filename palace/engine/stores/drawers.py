@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PREFIX = "chroma:"  # of a record's kind, before its collection's name
 COLLECTION = "chroma-collection"
 EXACT = "sqlite_exact"
+PGVECTOR = "pgvector"
 NAMES = ("chroma", EXACT)  # of these stores, in fingerprints
 
 

@@ -1,0 +1,143 @@
+"""The seam under pgvector: a change is worked out, journalled, and then made.
+
+It lies at the lowest class of stock's backend, through which all collections of a process reach
+their server.  That class sends a statement once more where its connection was lost: both times it
+says the same, so that it doesn't matter whether the first one was committed.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from palace.engine.patches import JOURNAL, Patch
+from palace.engine.stores.drawers import COLLECTION, PREFIX
+from palace.engine.stores.pgvector import PgVector
+from palace.engine.stores.pgvector_tables import given_record
+from palace.engine.stores.projection import Change, ChangeJournal
+
+Stock = Callable[..., Any]  # a method of stock's, whose arguments and result only pass through
+Arguments = Mapping[str, Any]  # of such a method, by name
+Changes = Callable[[str, Arguments], list[Change]]  # of a collection
+
+
+class StockConfig(Protocol):
+    dsn: str
+
+
+class StockClient(Protocol):
+    """Stock's `_PgVectorClient`, as far as the seam needs it."""
+
+    _config: StockConfig
+
+
+def pgvector_patches(store: PgVector, journal: ChangeJournal) -> Iterator[Patch]:
+    """Return what puts the seam into stock's classes."""
+    from mempalace.backends.pgvector import PgVectorBackend, _PgVectorClient
+
+    seam = _Seam(store, journal)
+    plan = functools.partial(Patch, name=JOURNAL, owner=_PgVectorClient)
+    yield plan(
+        why="a new collection is journalled at once afterwards",
+        attribute="create_table",
+        replace=seam.creating,
+    )
+    changing = {"upsert_rows": seam.put, "delete_rows": seam.deleted, "drop_table": seam.dropped}
+    for name, changes in changing.items():
+        replace = functools.partial(seam.changing, changes=changes)
+        yield plan(why="what it changes is journalled before", attribute=name, replace=replace)
+    yield plan(
+        why="a table's name may not tell which collection it is of",
+        owner=PgVectorBackend,
+        attribute="_table_name",
+        replace=seam.naming,
+    )
+
+
+@attrs.frozen
+class _Seam:
+    """One method for each of stock's, which says what that is about to change."""
+
+    _store: PgVector
+    _journal: ChangeJournal
+
+    def changing(self, stock: Stock, *, changes: Changes) -> Stock:
+        """Return stock's method with what it changes journalled before."""
+        signature = inspect.signature(stock)
+        store = self._store
+
+        @functools.wraps(stock)
+        def method(client: StockClient, table: str, *args: Any, **options: Any) -> object:
+            name = self._name(client, table)
+            if name is None:
+                return stock(client, table, *args, **options)
+            asked = signature.bind(client, table, *args, **options).arguments
+            with store.lock:
+                self._note_new(name)
+                found = changes(name, asked)
+
+                def make() -> object:
+                    made = stock(client, table, *args, **options)
+                    store.wrote()
+                    return made
+
+                return self._journal.change(store, found, make)
+
+        return method
+
+    def creating(self, stock: Stock) -> Stock:
+        @functools.wraps(stock)
+        def create_table(client: StockClient, table: str, dimension: int) -> None:
+            stock(client, table, dimension)
+            name = self._name(client, table)
+            if name is not None:
+                with self._store.lock:
+                    self._note_new(name)
+
+        return create_table
+
+    def naming(self, stock: Stock) -> Stock:
+        @functools.wraps(stock)
+        def table_name(backend: object, *, collection_name: str, **options: Any) -> object:
+            table = stock(backend, collection_name=collection_name, **options)
+            self._store.note_name(table, collection_name)
+            return table
+
+        return table_name
+
+    def _note_new(self, name: str) -> None:
+        # Made first and journalled at once after: an empty collection holds no memory, and is never
+        # taken back.
+        if self._store.knows(name):
+            return
+        now = self._store.read(COLLECTION, [name]).get(name)
+        if now is not None:
+            changes = [Change(COLLECTION, name, None, now)]
+            self._journal.change_for_good(self._store, changes, lambda: None)
+
+    def _name(self, client: StockClient, table: str) -> str | None:
+        return self._store.name_of(client._config.dsn, table)  # noqa: SLF001
+
+    # What each changes.
+
+    def put(self, name: str, asked: Arguments) -> list[Change]:
+        new = dict(map(given_record, asked["rows"]))
+        kind = PREFIX + name
+        old = self._store.read(kind, new)
+        return [Change(kind, ident, old.get(ident), {**now}) for ident, now in new.items()]
+
+    def deleted(self, name: str, asked: Arguments) -> list[Change]:
+        ids: Sequence[str] | None = asked.get("ids")
+        kind = PREFIX + name
+        if ids is None:
+            ids = self._store.ids_where(kind, asked.get("where"))
+        old = self._store.read(kind, ids)
+        return [Change(kind, ident, record, None) for ident, record in old.items()]
+
+    def dropped(self, name: str, _asked: Arguments) -> list[Change]:
+        kind = PREFIX + name
+        was = self._store.read(COLLECTION, [name])
+        changes = [Change(kind, ident, old, None) for ident, old in self._store.scan(kind)]
+        return changes + [Change(COLLECTION, name, old, None) for old in was.values()]
