@@ -64,7 +64,9 @@ async def test_another_user_reads_no_file_and_no_memory_and_ends_nothing(
         shim = await running.session()
         shim.call("add_drawer", name="a memory")
         await shim.reply()
-        root.chmod(0o711)  # what protects the files is their own mode
+        # What protects the files is their own mode, whatever that of a directory becomes.
+        for directory in (root, *(path for path in home.rglob("*") if path.is_dir())):
+            directory.chmod(0o711)
         paths = files_below(root, home)
         assert {"broker.json", "broker.lock"} <= {Path(path).name for path in paths}
         assert telemetry.http.token_file in paths

@@ -120,37 +120,52 @@ def test_a_token_is_a_workspace_until_it_is_revoked(short_dir: Path) -> None:
     with Client(OWNERS_SHIM, site.environ()) as owner:
         change(owner, "add", id="lead", cwd=str(short_dir))
         change(owner, "add", id="coder", parent="lead")
-        done = site.run("token", "new", "coder", "--out", str(file), "--label", "ci")
-        assert done.returncode == 0, done.stderr
-        assert file.stat().st_mode & 0o777 == 0o600
-        token = file.read_text().strip()
-        assert token not in done.stdout
-        with Client([*PALACE, "shim"], shown, cwd=short_dir) as ci:
-            ci.initialize()
-            assert namespaces(ci, "writable")[0] == "coder"
-            assert ci.call("mempalace_kg_query", entity="w0")["error"]["code"] == NOT_YOURS
-            assert ci.tool("add_drawer", wing="w", room="r", content="a ci's note")["success"]
-            site.kill_broker()
-            assert namespaces(ci, "readable")[0] == "coder"
-            told = site.run("token", "list").stdout
-            assert "  coder  " in told
-            assert site.run("token", "revoke", told.split()[0]).returncode == 0
-            refused = ci.call("palace_list_readable_namespaces")["error"]
-            assert "it was revoked" in refused["message"]
-        printed = site.run("token", "new", "workspace:coder").stdout
-        [digits] = [line.split()[0] for line in site.run("token", "list").stdout.split("\n")[1:-1]]
-        assert digest_of(printed.strip()).startswith(digits)
-        again = site.run("token", "new", "coder", "--out", str(file))
-        assert (again.returncode, file.read_text().strip()) == (82, token)
-        other = short_dir / "other"
-        assert site.run("token", "new", "nobody", "--out", str(other)).returncode == 84
-        assert not other.exists(), "a token that isn't registered is nobody's"
-        file.write_text("no token\n")
-        assert site.run("shim", PALACE_WORKSPACE_TOKEN_FILE=str(file)).returncode == 78
+    done = site.run("token", "new", "coder", "--out", str(file), "--label", "ci")
+    assert done.returncode == 0, done.stderr
+    assert file.stat().st_mode & 0o777 == 0o600
+    token = file.read_text().strip()
+    assert token not in done.stdout
+    with Client([*PALACE, "shim"], shown, cwd=short_dir) as ci:
+        ci.initialize()
+        assert namespaces(ci, "writable")[0] == "coder"
+        assert ci.call("mempalace_kg_query", entity="w0")["error"]["code"] == NOT_YOURS
+        assert ci.tool("add_drawer", wing="w", room="r", content="a ci's note")["success"]
+        site.kill_broker()
+        assert namespaces(ci, "readable")[0] == "coder"
+        assert not shown_by_processes(token)
+        told = site.run("token", "list").stdout
+        assert "  coder  " in told
+        assert site.run("token", "revoke", told.split()[0]).returncode == 0
+        refused = ci.call("palace_list_readable_namespaces")["error"]
+        assert "it was revoked" in refused["message"]
+    printed = site.run("token", "new", "workspace:coder").stdout
+    [digits] = [line.split()[0] for line in site.run("token", "list").stdout.split("\n")[1:-1]]
+    assert digest_of(printed.strip()).startswith(digits)
+    again = site.run("token", "new", "coder", "--out", str(file))
+    assert (again.returncode, file.read_text().strip()) == (82, token)
+    other = short_dir / "other"
+    assert site.run("token", "new", "nobody", "--out", str(other)).returncode == 84
+    assert not other.exists(), "a token that isn't registered is nobody's"
+    file.write_text("no token\n")
+    assert site.run("shim", PALACE_WORKSPACE_TOKEN_FILE=str(file)).returncode == 78
     files = [path for path in site.palace.rglob("*") if path.is_file()]
     for kept in (token, printed.strip()):
         assert not [path for path in files if kept.encode() in path.read_bytes()]
     assert site.run("stop").returncode == 0
+
+
+def shown_by_processes(token: str) -> list[str]:
+    """Return whose arguments or environment hold a token: other users may read the former."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        for name in ("cmdline", "environ"):
+            try:
+                data = (entry / name).read_bytes()
+            except OSError:
+                continue
+            if token.encode() in data:
+                found.append(f"{entry.name}: {name}")
+    return found
 
 
 def test_a_decree_is_stored_and_audited_once_wherever_its_broker_dies(short_dir: Path) -> None:

@@ -1,5 +1,6 @@
 """Clients over HTTP that show a workspace's token: they are that workspace, and nobody else."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS
 from palace.protocol.workspaces import Workspace, digest_of
 from tests.broker.http.test_http import Dial, begin_session, home, open_web
 from tests.broker.test_transcripts import modern
-from tests.support.brokers.http import ACCEPT, Answer, Caller, call, request
+from tests.support.brokers.http import ACCEPT, Answer, Caller, call, request, serverinfo_of
 from tests.support.brokers.owner import Running
 from tests.support.engines.gated import GatedEngine
 
@@ -87,6 +88,24 @@ async def test_a_token_counts_until_it_is_revoked(running: Running, dial: Dial) 
     refused = await caller.post(call("search", query="x"), **shown(LEADS, mcp_session_id=session))
     assert refused.status == 401
     assert running.engine.principals == []
+
+
+async def test_a_token_in_an_address_is_none_and_is_logged_nowhere(
+    home: Path, running: Running, dial: Dial, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Addresses are logged by whatever lies between."""
+    caplog.set_level(0)
+    owners = (serverinfo_of(home).parent / "token").read_text().strip()
+    body = json.dumps(call("search", query="x")).encode()
+    for name in ("token", "access_token", "authorization"):
+        for token in (LEADS, owners):
+            path = f"/mcp?{name}={token}"
+            refused = await (await dial()).ask("POST", path, body=body, authorization="")
+            assert refused.status == 401
+            assert token.encode() not in refused.body
+    assert running.engine.principals == []
+    assert LEADS not in caplog.text
+    assert owners not in caplog.text
 
 
 @pytest.mark.parametrize("token", [CODERS, ""], ids=["another workspace", "the owner"])
