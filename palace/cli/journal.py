@@ -91,11 +91,15 @@ def rebuild(
     partial: Annotated[
         bool, typer.Option("--partial", help="Even if records are missing from the journal.")
     ] = False,
+    downgrade: Annotated[
+        bool,
+        typer.Option("--downgrade", help="For a mempalace older than one that has served it."),
+    ] = False,
 ) -> int:
     """Rebuild the stores and their indexes from the journal; the old ones are kept."""
     from palace.commands.maintenance import rebuild_palace
 
-    made = rebuild_palace(*find(palace), stop=stop_first, allow_gaps=partial)
+    made = rebuild_palace(*find(palace), stop=stop_first, allow_gaps=partial, downgrade=downgrade)
     say(f"{made.entities} entities are in new stores; the old ones are in {made.kept}.")
     return 0
 

@@ -87,7 +87,10 @@ def stop(
 
 
 def start(palace: PalaceOption = "") -> int:
-    """Start the broker unless one is running; end a hold."""
+    """Start the broker unless one is running, and wait until the palace is open; end a hold.
+
+    Exit codes: 69 it can't be opened, or the broker has left again; 73 another program has it.
+    """
     from palace.commands.running import start_broker
 
     say(start_broker(*find(palace)))

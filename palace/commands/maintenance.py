@@ -30,12 +30,17 @@ def leave_request(
 
 
 def rebuild_palace(
-    paths: Paths, environment: ShimEnvironment, *, stop: bool, allow_gaps: bool
+    paths: Paths,
+    environment: ShimEnvironment,
+    *,
+    stop: bool,
+    allow_gaps: bool,
+    downgrade: bool = False,
 ) -> Rebuilt:
     """Build new stores from the journal and swap them in; the old ones are kept."""
     leave = leave_request(paths, environment, stop=stop)
     with hold_palace(paths, environment, ask_to_leave=leave) as held:
-        return rebuild_held(held, allow_gaps=allow_gaps, keep=True)
+        return rebuild_held(held, allow_gaps=allow_gaps, keep=True, downgrade=downgrade)
 
 
 @attrs.frozen(kw_only=True)
@@ -99,10 +104,17 @@ def _bytes_in(directory: str, kernel: Kernel) -> int:
     return sum(one[1] for one in found if one is not None)
 
 
-def rebuild_held(held: OwnedPalace, *, allow_gaps: bool, keep: bool) -> Rebuilt:
+def rebuild_held(
+    held: OwnedPalace, *, allow_gaps: bool, keep: bool, downgrade: bool = False
+) -> Rebuilt:
     """Build new stores for a palace whose lock is held, and swap them in."""
     with opened_journal(held) as journal:
         progress = progress_shown()
         return Rebuild(
-            palace=held, journal=journal, progress=progress, partial=allow_gaps, keep=keep
+            palace=held,
+            journal=journal,
+            progress=progress,
+            partial=allow_gaps,
+            keep=keep,
+            downgrade=downgrade,
         ).run()

@@ -100,7 +100,8 @@ def restore_backup(
     leave = leave_request(paths, environment, stop=how.stop)
     with hold_palace(paths, environment, ask_to_leave=leave, prepare=prepare) as held:
         kept = _put_in_place(held, backup, keys)
-        made = rebuild_held(held, allow_gaps=False, keep=True)
+        # Nothing is read but the backup, so a palace that a newer engine served here is no matter.
+        made = rebuild_held(held, allow_gaps=False, keep=True, downgrade=True)
         if how.keep_tokens:
             _renew_tokens(held, backup.manifest.epoch)
         seq = backup.manifest.contents.seq

@@ -1,13 +1,20 @@
-"""`palace stop` and `palace start`: ending the broker, a hold, and waiting for a new one."""
+"""`palace stop` and `palace start`: a broker is ended, or begun and waited for."""
 
 import sys
 import time
+from typing import Any
 
 from palace.client.control import Control
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import redraw
 from palace.ownership.served import note_hold
-from palace.protocol.errors import BrokerUnreachable, ForeignWriter, PalaceError, WireError
+from palace.protocol.errors import (
+    BrokerUnreachable,
+    ForeignWriter,
+    PalaceError,
+    StoreUnavailable,
+    WireError,
+)
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.shim.ensure import ensure
@@ -60,51 +67,53 @@ def _still_running(error: PalaceError) -> BrokerUnreachable:
 
 
 def start_broker(paths: Paths, environment: ShimEnvironment) -> str:
-    """End a hold and start a broker unless one runs; return what to tell the user."""
+    """End a hold, start a broker unless one runs, and wait until it has opened the palace.
+
+    Returns what to tell the user.  Raises ForeignWriter where another program has the stores,
+    StoreUnavailable where they can't be opened, BrokerUnreachable where the broker has left again.
+    """
     kernel = Kernel()
     released = kernel.unlink(paths.hold)
     note_hold(paths, environment.all, kernel, held=False)
     record = ensure(paths, environment)
-    watch_loading(paths, environment)
-    waiting = _waiting(paths, environment)
-    if waiting:
-        raise ForeignWriter(
-            f"Pid {record.pid} runs, and opens {paths.root} as soon as it may. {waiting}"
-        )
+    _await_engine(paths, environment, record.pid)
     note = "the hold is over; " if released else ""
     return f"{note}pid {record.pid} serves {paths.root}, epoch {record.epoch}"
 
 
-def watch_loading(paths: Paths, environment: ShimEnvironment) -> None:
-    """On a terminal, show what a broker that was just started is doing until it is ready."""
-    if not sys.stderr.isatty():
-        return
+def _await_engine(paths: Paths, environment: ShimEnvironment, pid: int) -> None:
+    """Wait until a broker's engine is ready; on a terminal, show what it is doing."""
     shown = 0
     try:
-        while (doing := _loading(paths, environment)) is not None:
-            redraw(doing, width=shown)
-            shown = len(doing)
+        while (engine := _engine(paths, environment, pid))["state"] != "ready":
+            if engine["failure"]:
+                raise _not_opened(engine, pid, paths)
+            if sys.stderr.isatty():
+                doing = str(engine["doing"])
+                redraw(doing, width=shown)
+                shown = len(doing)
             time.sleep(WATCH_S)
-    except (KeyboardInterrupt, BrokerUnreachable):
+    except KeyboardInterrupt:
         pass  # the broker goes on by itself
-    if shown:
-        redraw("", width=shown, end="\r")
+    finally:
+        if shown:
+            redraw("", width=shown, end="\r")
 
 
-def _waiting(paths: Paths, environment: ShimEnvironment) -> str:
-    """Return what keeps a broker from opening its store, once it no longer waits in patience."""
+def _engine(paths: Paths, environment: ShimEnvironment, pid: int) -> dict[str, Any]:
     try:
-        while True:
-            with Control(paths, environment) as control:
-                engine = control.status()["engine"]
-            if engine["state"] != "waiting" or engine["failure"]:
-                return str(engine["failure"]) if engine["state"] == "waiting" else ""
-            time.sleep(WATCH_S)
-    except BrokerUnreachable:
-        return ""  # it has left again, which the next request finds out
+        with Control(paths, environment) as control:
+            engine: dict[str, Any] = control.status()["engine"]
+    except BrokerUnreachable as error:
+        raise BrokerUnreachable(
+            f"Pid {pid} was started, and has left again before it had opened {paths.root}: "
+            f"{error.message} Its last words: palace logs"
+        ) from None
+    return engine
 
 
-def _loading(paths: Paths, environment: ShimEnvironment) -> str | None:
-    with Control(paths, environment) as control:
-        engine = control.status()["engine"]
-    return str(engine["doing"]) if engine["state"] == "loading" else None
+def _not_opened(engine: dict[str, Any], pid: int, paths: Paths) -> PalaceError:
+    failure = str(engine["failure"])
+    if engine["state"] == "waiting":
+        return ForeignWriter(f"Pid {pid} runs, and opens {paths.root} as soon as it may. {failure}")
+    return StoreUnavailable(failure)

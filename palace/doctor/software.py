@@ -6,8 +6,8 @@ from palace import __version__
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.embedder import embedder_of
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
-from palace.engine.hosting.mempalace import WATCHED, check_installed, installed_version
-from palace.engine.hosting.pinned import older_than_served, way_on
+from palace.engine.durability.pinned import installed_versions, older_than_served, way_on
+from palace.engine.hosting.mempalace import check_installed
 from palace.ownership.format import Served, decode_served
 from palace.protocol.errors import StoreUnavailable, WireError
 from palace.settings.embedder import MINILM
@@ -68,16 +68,16 @@ def _engine(found: Diagnostics) -> Iterator[Finding]:
         text, _, remedy = error.message.partition(". Install ")
         yield Finding(level=ERROR, code="no_engine", text=f"{text}.", remedy=f"Install {remedy}")
         return
-    installed = {name: installed_version(name) for name in WATCHED}
+    installed = installed_versions()
     if older := older_than_served(found.paths, found.kernel, installed):
         yield Finding(
             level=ERROR,
             code="engine_older",
             text=f"{older}: brokers of this installation open nothing.",
-            remedy=way_on(found.paths),
+            remedy=way_on(found.paths, found.kernel, installed),
         )
         return
-    versions = ", ".join(f"{name} {installed_version(name)}" for name in ("mempalace", "chromadb"))
+    versions = ", ".join(f"{name} {version}" for name, version in installed.items())
     yield Finding(level=OK, code="installation", text=f"palace {__version__}, {versions}")
 
 

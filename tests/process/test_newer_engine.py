@@ -1,10 +1,12 @@
 """mempalace is upgraded under a running broker, beyond what this palace works with."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
-from palace.protocol.errors import StoreUnavailable
+from palace.protocol.errors import EngineOlder, JournalBroken, StoreUnavailable
 from tests.support.faults.upgrades import install_other_version, private_metadata, upgraded_path
 from tests.support.processes.brokers import Serving, is_alive, status_of, wait_gone, wait_ready
 from tests.support.processes.clients import Site, wait_until
@@ -60,3 +62,51 @@ def test_a_version_that_can_not_be_loaded_is_none_to_make_room_for(
     assert changed.stderr.startswith("palace serve: ")
     assert "which the adjustment 'held_lock' needs" in changed.stderr
     assert not site.palace.exists()
+
+
+def engine_older(site: Site) -> dict[str, str]:
+    """Return what the doctor says of an engine that is too old, {} where it says nothing."""
+    said = site.run("doctor", "--json").stdout
+    found = {one["code"]: one for one in map(json.loads, said.splitlines())}
+    return found.get("engine_older", {})
+
+
+def test_an_older_engine_goes_back_from_the_journal_and_loses_nothing(
+    site: Site, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    metadata = private_metadata(private)
+    installed = metadata.name.removeprefix("mempalace-").removesuffix(".dist-info")
+    site.extra["PYTHONPATH"] = upgraded_path(private)
+    metadata = install_other_version(metadata, "3.11.77")
+    with Serving(site), site.shim() as client:
+        assert client.tool("add_drawer", wing="w", room="r", content="one")["success"]
+    site.run("stop")
+    with site.stock() as client:
+        assert client.tool("add_drawer", wing="w", room="r", content="two, by stock")["success"]
+    metadata = install_other_version(metadata, installed)
+
+    told = engine_older(site)
+    assert "mempalace>=3.11.77" in told["remedy"]
+    [back] = re.findall(r"palace (rebuild [^;.]*)$", told["remedy"])
+    refused = site.run("rebuild")
+    assert refused.returncode == EngineOlder.exit_code
+    assert back in refused.stderr
+    # Stock's own drawer isn't in the journal yet, and none but the newer version may read it.
+    lacking = site.run(*back.split())
+    assert lacking.returncode == JournalBroken.exit_code
+    assert "mempalace>=3.11.77'; palace start; palace stop" in lacking.stderr
+    assert engine_older(site), "nothing has changed"
+
+    metadata = install_other_version(metadata, "3.11.77")
+    for command in ("start", "stop"):
+        done = site.run(command)
+        assert done.returncode == 0, done.stderr
+    install_other_version(metadata, installed)
+    done = site.run(*back.split())
+    assert done.returncode == 0, done.stderr
+    assert not engine_older(site)
+    with site.shim() as client:
+        found = [one["content_preview"] for one in client.tool("list_drawers", wing="w")["drawers"]]
+    assert sorted(found) == ["one", "two, by stock"]

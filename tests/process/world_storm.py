@@ -147,7 +147,7 @@ def raise_storm(root: Path, model_home: Path, seed: int, seconds: float) -> Outc
                 outcome.problems.append(f"client {told.number}: {problem!r}")
     for text, times in words_of(load).most_common():
         world.note(f"{times} times: {text}")
-    settle(site, outcome, world.end(seed))
+    settle(site, outcome, world, world.end(seed))
     judge(site, load, world, outcome)
     outcome.done, outcome.log = world.done, world.log
     outcome.epochs = int((site.palace / "epoch").read_text())
@@ -195,20 +195,25 @@ def refusal_of(site: Site) -> str:
     return str(reply.get("error", ""))
 
 
-def follow(site: Site, outcome: Outcome, errors: list[dict[str, Any]]) -> bool:
+def follow(site: Site, outcome: Outcome, world: World, errors: list[dict[str, Any]]) -> bool:
     """Do what the first error asks for that names a command; False where that fails."""
     found = next((one for one in errors if command_in(one["remedy"])), None)
     if found is None:
         outcome.problems.append(f"no command brings it back: {errors}")
         return False
     outcome.remedies.append(f"{found['code']}: {found['remedy'][:200]}")
-    for path in re.findall(r"\brm (/\S+); palace ", found["remedy"]):
-        Path(path).unlink(missing_ok=True)
-    command = command_in(found["remedy"])
+    first = command = command_in(found["remedy"])
     for _ in range(REMEDIES_MAX):
         tried = site.run(*command, timeout_s=RECOVERY_S)
         if tried.returncode == 0:
             return True
+        if "a broker of the newer version" in tried.stderr:
+            outcome.remedies.append("then: upgrade; palace start; palace stop; and back")
+            with world.newest():
+                for one in ("start", "stop"):
+                    site.run(one, timeout_s=RECOVERY_S)
+            command = first
+            continue
         command = command_in(tried.stderr.partition(": ")[2])  # a refusal names what comes first
         if not command:
             break
@@ -217,7 +222,7 @@ def follow(site: Site, outcome: Outcome, errors: list[dict[str, Any]]) -> bool:
     return False
 
 
-def settle(site: Site, outcome: Outcome, expected: str = "") -> None:
+def settle(site: Site, outcome: Outcome, world: World, expected: str = "") -> None:
     """Do what the doctor asks for until a broker serves, which has seen what all others wrote.
 
     `expected`: what it must find before that.
@@ -227,7 +232,7 @@ def settle(site: Site, outcome: Outcome, expected: str = "") -> None:
         named = [found for found in errors_of(site) if found["code"] == expected]
         if not named:
             outcome.problems.append(f"doctor does not find {expected}")
-        elif not follow(site, outcome, named):
+        elif not follow(site, outcome, world, named):
             return
     for _ in range(REMEDIES_MAX):
         started = site.run("start", timeout_s=RECOVERY_S)
@@ -238,7 +243,7 @@ def settle(site: Site, outcome: Outcome, expected: str = "") -> None:
         if not errors:
             outcome.problems.append(f"no broker serves, and doctor is green: {problem}")
             return
-        if not follow(site, outcome, errors):
+        if not follow(site, outcome, world, errors):
             return
     else:
         outcome.problems.append(f"no remedy of the doctor's helps: {errors_of(site)}")

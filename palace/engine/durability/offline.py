@@ -7,6 +7,7 @@ from palace.engine.durability.bring_back import bring_back
 from palace.engine.durability.drift import Drift, find_drift
 from palace.engine.durability.meeting import meet_journal
 from palace.engine.durability.owned import OwnedPalace
+from palace.engine.durability.pinned import check_not_older, installed_versions
 from palace.engine.durability.swap import Exchange
 from palace.engine.stores.palace_stores import Stores, opened_stores
 from palace.journal.journal import Journal
@@ -76,7 +77,11 @@ def opened_journal(palace: OwnedPalace) -> Iterator[Journal]:
 
 @contextmanager
 def open_stores(palace: OwnedPalace) -> Iterator[Stores]:
-    """Open the stores of an owned palace until the block ends; Chroma when it is first needed."""
+    """Open the stores of an owned palace until the block ends; Chroma when it is first needed.
+
+    Raises EngineOlder where a newer engine has served it.
+    """
+    check_not_older(palace.paths, palace.kernel, installed_versions())
     with opened_stores(palace.paths, palace.config, palace.kernel) as stores:
         yield stores
 

@@ -10,6 +10,13 @@ import attrs
 from palace import __version__
 from palace.engine.durability.backends import backend_to_build
 from palace.engine.durability.owned import OwnedPalace
+from palace.engine.durability.pinned import (
+    check_not_older,
+    installed_versions,
+    note_made_by,
+    older_packages,
+    way_up,
+)
 from palace.engine.durability.swap import Exchange, Move
 from palace.engine.stores.drawers import COLLECTION, is_drawer_file
 from palace.engine.stores.files import KIND as FILE
@@ -55,9 +62,10 @@ class Rebuild:
     progress: Progress
     partial: bool = False
     keep: bool = True
+    downgrade: bool = False  # for an engine that is older than one that has served the palace
 
     def run(self) -> Rebuilt:
-        """Build, check, swap; raises JournalBroken where `check` does."""
+        """Build, check, swap; raises what `check` does."""
         self.check()
         self._close_open_keys()
         self._adopt_files()
@@ -77,6 +85,8 @@ class Rebuild:
         if not self.keep:
             self._remove_old()
         self._record_fingerprints()
+        if self.downgrade:  # last: until then no older engine may open what is there
+            note_made_by(self.paths, self.kernel, installed_versions())
         kinds = {kind: len(known.ids(kind)) for kind in sorted(known.kinds())}
         return Rebuilt(entities=len(known.live), kinds=kinds, kept=self._kept if self.keep else "")
 
@@ -104,7 +114,12 @@ class Rebuild:
         self.journal.sync(self.journal.seq)
 
     def check(self) -> None:
-        """Unless `partial`, raise JournalBroken where the journal lacks what stores may hold."""
+        """Raise EngineOlder unless `downgrade`, where what is installed is older than the stores.
+
+        Unless `partial`, raise JournalBroken where the journal lacks what they may hold.
+        """
+        if not self.downgrade:
+            check_not_older(self.paths, self.kernel, installed_versions())
         if self.partial:
             return
         known = replay(self.paths.journal, self.kernel, self.progress, keys=self.journal.keys)
@@ -125,9 +140,23 @@ class Rebuild:
             if self.journal.tail.paused:
                 by, way = _WITHOUT_IT
             raise JournalBroken(
-                f"{by.format(changed)} Stores made from the journal would lack that: let a broker "
-                f"take it over first ({way}), or go without it (palace rebuild --partial)."
+                f"{by.format(changed)} Stores made from the journal would lack that: "
+                f"{self._taken_over_by(way)}"
             )
+
+    def _taken_over_by(self, way: str) -> str:
+        installed = installed_versions()
+        if not older_packages(self.paths, self.kernel, installed):
+            return (
+                f"let a broker take it over first ({way}), or go without it, the old stores are "
+                "kept: palace rebuild --partial"
+            )
+        up = way_up(self.paths, self.kernel, installed)
+        return (
+            f"let a broker of the newer version take it over first ({up}; {way}; palace stop), and "
+            "go back then; or go without it, the old stores are kept: palace rebuild --downgrade "
+            "--partial"
+        )
 
     def _changed_by_others(self) -> Iterator[str]:
         """Yield stores that hold what the journal may lack; unreadable ones are passed over."""

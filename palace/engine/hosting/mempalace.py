@@ -5,7 +5,6 @@ needs is done by named adjustments (palace/engine/hosting/adjustments.py).
 """
 
 import importlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -21,6 +20,14 @@ from palace.engine.api import Call, Reply
 from palace.engine.durability.calls import JournalledEngine, open_durable_calls
 from palace.engine.durability.healing import Health, look_at_stores
 from palace.engine.durability.owned import OwnedPalace
+from palace.engine.durability.pinned import (
+    SUPPORTED,
+    WATCHED,
+    check_not_older,
+    installed_version,
+    installed_versions,
+    note_served,
+)
 from palace.engine.durability.refusals import refused, unjournalled
 from palace.engine.embedding.sources import Progress
 from palace.engine.embedding.supply import ModelState, ModelSupply, ModelUnavailable
@@ -35,7 +42,6 @@ from palace.engine.hosting.degraded import (
 )
 from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
-from palace.engine.hosting.pinned import check_not_older, note_served
 from palace.engine.hosting.succession import Succession, ask_successor
 from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.patches import Patches
@@ -70,10 +76,8 @@ from palace.settings.stock_config import backend_of, check_backend_fits
 if TYPE_CHECKING:
     from palace.engine.hosting.memories import Memories
 
-SUPPORTED = "3.11"
 # What keeps the libraries of embedders that stock offers beside its default from downloading.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-WATCHED = ("mempalace", "chromadb")
 # What stock imports within calls: after an upgrade under a broker it would be another version's.
 IMPORTED_BY_CALLS = (
     *("daemon", "logsync", "mcp_proxy", "repair", "server_registry", "service", "sync", "tasks"),
@@ -86,14 +90,6 @@ _DAMAGED_CODE = -32002
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
 logger = logging.getLogger("palace.engine")
-
-
-def installed_version(name: str = "mempalace") -> str:
-    """Return an installed distribution's version, "" where there is none."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def check_installed() -> None:
@@ -133,7 +129,7 @@ class MempalaceEngine(JournalledEngine):
         self._server: Server | None = None
         self._lock_free: frozenset[str] = frozenset()  # tools that change none of the drawers
         self._state = HostedState(environ)
-        self._versions = {name: installed_version(name) for name in WATCHED}
+        self._versions = installed_versions()
         self._stats = {name: stamp_of(metadata_file(name)) for name in WATCHED}
         self._succession = Succession(partial(ask_successor, paths, dict(environ)))
         self._state.refuses_outdated = self._refuses_outdated

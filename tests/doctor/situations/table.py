@@ -123,7 +123,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     ),
     "engine_older": (
         "the palace was served with a newer engine",
-        f"{TRIED_BY}::test_the_engine_is_older_than_one_that_served_the_palace",
+        "tests/process/test_newer_engine.py"
+        "::test_an_older_engine_goes_back_from_the_journal_and_loses_nothing",
     ),
     "workspaces_unknown": (
         "there are workspaces, and the journal is off",

@@ -4,17 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from palace.engine.hosting.mempalace import MempalaceEngine
-from palace.engine.hosting.pinned import (
+from palace.engine.durability.pinned import (
     check_not_older,
     is_older,
+    note_made_by,
     note_served,
     older_than_served,
     served_by,
+    way_up,
 )
+from palace.engine.hosting.mempalace import MempalaceEngine
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import EngineOlder
 from palace.settings.config import Config
+from palace.settings.installation import command_for
 from palace.settings.paths import Paths
 
 KERNEL = Kernel()
@@ -47,10 +50,17 @@ def test_the_newest_that_served_is_remembered_and_no_older_one_may(tmp_path: Pat
     with pytest.raises(EngineOlder, match=r"chromadb 1.5.2 .* served with 1.6.0") as refused:
         check_not_older(paths, KERNEL, NOW)
     assert refused.value.exit_code == 76
-    assert f"rm {paths.engine}; palace rebuild" in refused.value.message
+    assert "'chromadb>=1.6.0'" in refused.value.message
+    assert "palace rebuild --stop --downgrade" in refused.value.message
 
-    Path(paths.engine).unlink()
+    note_made_by(paths, KERNEL, NOW)
     check_not_older(paths, KERNEL, NOW)
+
+
+def test_another_line_of_the_engine_comes_with_a_newer_palace(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path))
+    note_served(paths, KERNEL, {**NOW, "mempalace": "3.12.0"})
+    assert way_up(paths, KERNEL, NOW) == command_for()
 
 
 @pytest.mark.engine

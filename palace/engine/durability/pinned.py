@@ -5,6 +5,7 @@ environment that was forgotten.  The file `engine` in the palace names the newes
 that has opened its stores; whoever has an older one opens nothing.
 """
 
+import importlib.metadata
 import re
 from collections.abc import Mapping
 
@@ -14,9 +15,24 @@ from palace.protocol.wire import whole_number
 from palace.settings.installation import command_for
 from palace.settings.paths import Paths
 
+SUPPORTED = "3.11"  # the line of mempalace that this palace works with
+WATCHED = ("mempalace", "chromadb")
 _VERSION = re.compile(r"\d[\w.+!-]{0,60}", re.ASCII)
 _SIZE_MAX = 1000
 _DIGITS = 9  # of one part: dates fit
+
+
+def installed_version(name: str = "mempalace") -> str:
+    """Return an installed distribution's version, "" where there is none."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of what opens a palace's stores, by package."""
+    return {name: installed_version(name) for name in WATCHED}
 
 
 def _numbers(version: str) -> list[int]:
@@ -39,20 +55,38 @@ def served_by(paths: Paths, kernel: Kernel) -> dict[str, str]:
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2 and _VERSION.fullmatch(pair[1])}
 
 
-def older_than_served(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> str:
-    """Say which installed package is older than the one that served the palace, "" for none."""
+def older_packages(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> dict[str, str]:
+    """Return which installed packages are older than those that served the palace, and its versions
+    of them.
+    """
     served = served_by(paths, kernel)
-    return ", ".join(
-        f"{name} {version} is installed here, and the palace was served with {served[name]}"
+    return {
+        name: served[name]
         for name, version in installed.items()
         if version and name in served and is_older(version, served[name])
+    }
+
+
+def older_than_served(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> str:
+    """Say which installed package is older than the one that served the palace, "" for none."""
+    return ", ".join(
+        f"{name} {installed[name]} is installed here, and the palace was served with {version}"
+        for name, version in older_packages(paths, kernel, installed).items()
     )
 
 
-def way_on(paths: Paths) -> str:
+def way_up(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> str:
+    """Return the commands that install what the palace was served with."""
+    older = older_packages(paths, kernel, installed)
+    if not older.get("mempalace", SUPPORTED).startswith(SUPPORTED):
+        return command_for()  # a newer palace is needed for it, which brings the rest
+    return "; ".join(command_for(f"{name}>={version}") for name, version in older.items())
+
+
+def way_on(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> str:
     return (
-        f"Upgrade it: {command_for()}. To go back for good, make "
-        f"stores of the older version from the journal: rm {paths.engine}; palace rebuild --stop"
+        f"Upgrade it: {way_up(paths, kernel, installed)}. To go back for good, make stores for the "
+        "older version from the journal: palace rebuild --stop --downgrade"
     )
 
 
@@ -62,7 +96,7 @@ def check_not_older(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) 
     if found:
         raise EngineOlder(
             f"{found}: an older version may not read what a newer one wrote, and nothing was "
-            f"opened. {way_on(paths)}"
+            f"opened. {way_on(paths, kernel, installed)}"
         )
 
 
@@ -71,5 +105,11 @@ def note_served(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> N
     served = served_by(paths, kernel)
     newest = {**served, **{name: version for name, version in installed.items() if version}}
     if newest != served:
-        text = "".join(f"{name} {version}\n" for name, version in sorted(newest.items()))
-        kernel.write_durable(paths.engine, text.encode())
+        note_made_by(paths, kernel, newest)
+
+
+def note_made_by(paths: Paths, kernel: Kernel, versions: Mapping[str, str]) -> None:
+    """Write down what has made all of the stores anew, whatever served the palace before."""
+    pairs = sorted((name, version) for name, version in versions.items() if version)
+    text = "".join(f"{name} {version}\n" for name, version in pairs)
+    kernel.write_durable(paths.engine, text.encode())
