@@ -204,7 +204,7 @@ class Scheduler:
             self.telemetry.note_error(reply.reopen)
             self._stop(Reason.FAILED, text=reply.reopen)
         elif reply.stuck:
-            self._stop(Reason.FAILED, text="a change could not be taken back: the next owner does")
+            self._stop(Reason.FAILED, text="a store refused changes: the next owner sees to it")
         session = self._asking(job)
         if session is None or reply.seq or self._withholds(job, recorded=False):
             return

@@ -74,8 +74,8 @@ def _by_the_broker(status: dict[str, Any]) -> Iterator[tuple[str, Finding]]:
                 level=WARNING,
                 code="store_mended",
                 text=f"{_sentence(text)} The broker wrote it again as it was.",
-                remedy="Find out what removes it. This is shown until the broker leaves: "
-                "palace stop",
+                remedy="Find out what removes or damages it. This is shown until the broker "
+                "leaves: palace stop",
             ),
         )
 

@@ -14,14 +14,15 @@ import pytest
 
 from palace.doctor.examine import examine_palace
 from palace.doctor.finding import Finding
+from palace.engine.durability.groups import REFUSED_MAX
 from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.support.calls.mutations import make_project
 from tests.support.faults.damages import cut, emptied, file_cut, gone, other_shape
-from tests.support.faults.losses import lose_a_fact, lose_drawers
-from tests.support.processes.brokers import status_of, wait_ready
+from tests.support.faults.losses import lose_a_fact, lose_drawers, run_sql
+from tests.support.processes.brokers import status_of, text_of, wait_ready
 from tests.support.processes.clients import Client, Site, end_brokers
 from tests.support.processes.sites import make_site
 
@@ -186,6 +187,52 @@ def test_rows_that_are_lost_under_a_broker_are_told_and_written_again_by_the_nex
 
     assert answers_of(client) == expected
     assert "lacking" not in doctor(site)
+
+
+def test_a_store_that_refuses_every_change_is_left_to_another_owner(
+    served: tuple[Site, Client],
+) -> None:
+    """As Chroma does where its index of words is damaged."""
+    site, client = served
+    new = {"wing": "w", "room": "r1"}
+    kept = [client.tool("add_drawer", content=f"kept {number}", **new) for number in range(3)]
+    assert all(one["success"] for one in kept)
+    first = site.record()["epoch"]
+    run_sql(site.palace / "chroma.sqlite3", "DELETE FROM embedding_fulltext_search_data")
+
+    tried = 1
+    while not client.tool("add_drawer", content="new", **new).get("success"):
+        tried += 1
+        assert tried <= REFUSED_MAX + 1, site.log()
+    assert tried > 1, "nothing was wrong"
+
+    assert site.record()["epoch"] == first + 1
+    assert "chroma refuses every change" in site.log()
+    there = [one["content_preview"] for one in client.tool("list_drawers", wing="w")["drawers"]]
+    assert {"kept 0", "kept 1", "kept 2", "new"} <= set(there)
+    assert doctor(site)["store_mended"].level == "warning"
+
+
+def test_a_store_that_refuses_and_looks_whole_is_built_again(
+    served: tuple[Site, Client],
+) -> None:
+    site, client = served
+    new = {"wing": "w", "room": "r1"}
+    assert client.tool("add_drawer", content="kept", **new)["success"]
+    first = site.record()["epoch"]
+    run_sql(
+        site.palace / "chroma.sqlite3",
+        "CREATE TRIGGER no BEFORE INSERT ON embeddings BEGIN SELECT RAISE(ABORT, 'no'); END",
+    )
+
+    said = [client.call("mempalace_add_drawer", content=f"new {n}", **new) for n in range(20)]
+
+    assert site.record()["epoch"] == first + 1
+    is_stored = ["'success': True" in str(text_of(one)) for one in said]
+    assert is_stored == sorted(is_stored), "from some call on all are stored"
+    assert is_stored.count(False) <= REFUSED_MAX
+    there = [one["content_preview"] for one in client.tool("list_drawers", wing="w")["drawers"]]
+    assert "kept" in there
 
 
 def test_an_entry_that_stock_deletes_from_a_whole_list_stays_deleted(

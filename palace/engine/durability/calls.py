@@ -8,6 +8,7 @@ recorded reply is repeated, an unfinished call was taken back and runs again.
 import logging
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -30,7 +31,7 @@ from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
 from palace.engine.durability.swap import Exchange
 from palace.engine.stores.chroma_api import ChromaApi
-from palace.engine.stores.health import WHOLE_AT_OPENING
+from palace.engine.stores.health import WHOLE_AT_OPENING, note_refusals
 from palace.engine.stores.palace_stores import Stores, build_stores, migrate
 from palace.engine.stores.register import NAME as REGISTER
 from palace.engine.stores.seams import install_seams
@@ -485,6 +486,7 @@ def open_durable_calls(
             recovery.scan()
     groups = CallGroups(journal, context=context or CallContext())
     groups.guard = guard_of(stores.register)
+    groups.suspect = partial(note_refusals, stores)
     install_seams(stores, groups)
     checkpointer = Checkpointer(journal=journal)
     memory = DurableCalls(journal, stores, groups, recovery, checkpointer, health)

@@ -43,10 +43,10 @@ from palace.engine.durability.beside import (
 from palace.engine.stores.chroma import Chroma
 from palace.engine.stores.drawers import COLLECTION, PREFIX, vector_of
 from palace.engine.stores.health import (
-    SUSPECT,
     WHOLE_BESIDE_THE_OWNER,
     find_damage,
     flushed_vectors,
+    note_suspect,
 )
 from palace.engine.stores.palace_stores import Stores, unopened_stores
 from palace.journal.journal import Journal
@@ -174,15 +174,17 @@ class Examiner:
             calls = self.calls()
             problem = self._look_twice(self._look_at_files)
             found = self._found
-            if not problem and found is not None and not self._ended.is_set():
+            if found is not None and not self._ended.is_set():
                 is_quiet = calls == self.calls()
                 changed = self._note_changed(found) if is_quiet else self._noted_changed()
-                self.suspicion = self._note_rows(found)
-                self.doubt = _doubt("" if self.suspicion else found.told(), changed)
-                return self.suspicion
+                rows = self._note_rows(found)
+                if not problem:
+                    self.suspicion = rows
+                    self.doubt = _doubt("" if rows else found.told(), changed)
+                    return rows
         if problem:
             logger.error("%s", problem)
-            self.kernel.write_durable(f"{self.paths.root}/{SUSPECT}", problem.encode())
+            note_suspect(self.stores, problem)
             self.suspicion = problem
         return problem
 
@@ -310,7 +312,7 @@ def main(root: str, graph: str) -> None:
     stores = unopened_stores(paths, Config(graph=graph, config_dir=""), kernel)
     damages = find_damage(stores, None, WHOLE_BESIDE_THE_OWNER)
     said: JsonObject = {"damage": damages[0].text if damages else "", "rows": None}
-    if not damages:
+    if all(damage.words for damage in damages):  # the rows are whole
         keys = known_keys(paths, read_environment().all, kernel)
         known = replay(paths.journal, kernel, keys=keys)
         said["damage"] = compare_vectors(stores, known)

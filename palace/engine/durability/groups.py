@@ -11,8 +11,10 @@ that keeps what it did up to its last boundary (between two files of mine, or tw
 checkpoint), and where its outcome can't be written, all that it did.
 
 Where even the rollback fails, the group stays open in the journal for the next owner.  This one is
-*stuck* then: it makes no further change, which the rollback could undo, and leaves.  A record that
-a full disk keeps out of the journal is deferred, and written before any other.
+*stuck* then: it makes no further change, which the rollback could undo, and leaves.  So it does
+where a store that it could write to refuses change after change, as a damaged one does: another
+owner finds out what is wrong, and mends it, before it opens anything.  A record that a full disk
+keeps out of the journal is deferred, and written before any other.
 """
 
 import logging
@@ -23,7 +25,7 @@ from typing import NamedTuple, TypeVar
 
 import attrs
 
-from palace.engine.stores.projection import Change, Projection, same
+from palace.engine.stores.projection import Change, Projection, same, tells_of_damage
 from palace.journal.author import NOBODY, Author
 from palace.journal.journal import Journal
 from palace.journal.record import ABORT, DELETE, OUTCOME, PUT, UNIT, Draft, Entity, Payload
@@ -34,6 +36,16 @@ T = TypeVar("T")
 # Chroma 1.5 leaks what it held at a write that found the disk full, and soon hangs for ever: such a
 # write must not begin.  One change takes far less; an index grows by some MiB at a time.
 ROOM_BYTES = 16 << 20
+REFUSED_MAX = 3  # changes in a row by one store, before another owner looks what is wrong with it
+
+OPEN = (
+    "A change could neither be finished nor taken back, so this broker leaves, and the next one "
+    "takes it back at its start. Ask again. The broker's log says what went wrong."
+)
+REFUSES = (
+    "Nothing was changed: {store} refuses every change, so this broker leaves, and the next one "
+    "looks what is wrong with it at its start. Ask again. The broker's log says what it refused."
+)
 
 logger = logging.getLogger("palace.journal")
 
@@ -82,6 +94,10 @@ def _no_guard(_change: Change) -> str:
     return ""
 
 
+def _tell_nobody(_store: str) -> None:
+    pass
+
+
 @attrs.define(eq=False)
 class CallGroups:
     """Journals the changes of each call as a group, and makes them.  Threads share one."""
@@ -90,8 +106,11 @@ class CallGroups:
     stuck: bool = False
     context: CallContext = attrs.field(factory=CallContext)
     guard: Guard = _no_guard
+    suspect: Callable[[str], None] = _tell_nobody  # of which store the next owner is to doubt
     _deferred: list[Draft] = attrs.field(factory=list)  # what a full disk kept out of the journal
     _count: int = 0
+    _stuck_text: str = ""
+    _refused: dict[str, int] = attrs.field(factory=dict)  # by a store's name, since it last wrote
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     @contextmanager
@@ -198,7 +217,7 @@ class CallGroups:
     ) -> T:
         journal = self.journal
         if self.stuck:
-            raise _stuck_error()
+            raise JournalFailed(self._stuck_text)
         self._check_gate(attributed)
         # In the order in which things happened: a deferred undo that came after a new change of the
         # same entity would be replayed as the newer state.
@@ -211,12 +230,15 @@ class CallGroups:
             journal.sync(seq)
             journal.kernel.failpoint("apply")
             result = make()
-        except BaseException:
+        except BaseException as error:
             # The records are in the file, though perhaps not on the disk, and the store may hold a
             # part of the change.
             self._roll_back_operation(projection, attributed, alone=alone)
+            if tells_of_damage(error):
+                self._note_refusal(projection.name)
             raise
         journal.kernel.failpoint("applied")
+        self._refused[projection.name] = 0
         projection.applied([change for _, change in attributed])
         for group, change in attributed:
             # The first `before` is what a rollback restores; the last `after` tells whether the
@@ -271,6 +293,19 @@ class CallGroups:
                 Draft(action=ABORT, key=group.key, payload={"why": "it failed"}) for group in groups
             ]
         self._append_or_defer(drafts)
+
+    def _note_refusal(self, store: str) -> None:
+        """Leave where a store refuses all changes that it took before.
+
+        One that has never written here would refuse the next owner's changes just the same.
+        """
+        if store not in self._refused:
+            return
+        self._refused[store] += 1
+        if self._refused[store] >= REFUSED_MAX and not self.stuck:
+            logger.error("%s refuses every change: this broker leaves, the next looks why", store)
+            self.stuck, self._stuck_text = True, REFUSES.format(store=store)
+            self.suspect(store)
 
     # The end of a group.
 
@@ -345,8 +380,8 @@ class CallGroups:
 
     def _leave_to_next_owner(self) -> JournalFailed:
         """Leave a group open in the journal: the next owner takes it back from there."""
-        self.stuck = True
-        return _stuck_error()
+        self.stuck, self._stuck_text = True, OPEN
+        return JournalFailed(OPEN)
 
     # Records that must not be lost, now or as soon as there is room.
 
@@ -381,13 +416,6 @@ def _groups(attributed: Sequence[AttributedChange]) -> list[Group]:
 def _is_change(change: Change) -> bool:
     """Tell whether a change changes anything; to Python, 1 is True and 1.0 as well."""
     return change.before != change.after or not same(change.before, change.after)
-
-
-def _stuck_error() -> JournalFailed:
-    return JournalFailed(
-        "A change could neither be finished nor taken back, so this broker leaves, and the next "
-        "one takes it back at its start. Ask again. The broker's log says what went wrong."
-    )
 
 
 def _draft(group: Group, change: Change) -> Draft:

@@ -9,6 +9,7 @@ follows, as after any replacement of a store (recovery.py):
 | a file is gone or empty | nothing here: recovery writes what the store has lost |
 | tables or a list can't be read | the file is moved away; recovery writes a new one |
 | a small file can't be read, or is gone | it is moved away, and written as it was |
+| the index of words | it is made again in place, from the documents (stores/words.py) |
 | Chroma's index | a new store is built from the journal and from the rows, and put in its place |
 | the database of drawers | the same, from the journal alone |
 
@@ -56,6 +57,7 @@ from palace.engine.stores.health import AT_OPENING, SUSPECT, Damage, Depth, find
 from palace.engine.stores.orphans import remove_orphans
 from palace.engine.stores.palace_stores import Stores, embedded, opened_stores, unopened_stores
 from palace.engine.stores.projection import in_batches, same
+from palace.engine.stores.words import mend_words
 from palace.journal.journal import Journal
 from palace.journal.record import Entity, JsonObject, Payload
 from palace.journal.replay import Progress, Replay, replay
@@ -140,11 +142,12 @@ def heal_stores(
 ) -> Health:
     """Check a palace's stores and mend what is damaged; call it before any of them is opened."""
     progress("checking the stores", 0.0)
+    mended = _mend_words(stores, depth)
     if palace.config.journal == DUAL:
-        return _left_as_they_are(stores, journal, depth)
+        return _left_as_they_are(stores, journal, depth, mended)
     if stores.chroma is not None:
         remove_orphans(stores.chroma.path)
-    healed: list[Healed] = []
+    healed = mended
     left: list[Left] = []
     for damage in find_damage(stores, journal.tail.baseline, depth):
         logger.error("%s", damage.text)
@@ -177,6 +180,20 @@ def heal_stores(
     return Health(tuple(healed), tuple(left))
 
 
+def _mend_words(stores: Stores, depth: Depth) -> list[Healed]:
+    """Make a damaged index of words again: no memory is in it that isn't in a row."""
+    kernel, drawers = stores.files.kernel, stores.drawers
+    suspect = f"{drawers.root}/{SUSPECT}"
+    is_suspected = kernel.file_id(suspect) is not None
+    problem = mend_words(drawers.path, whole=depth.elements or is_suspected)
+    if not problem:
+        return []
+    damage = Damage(store=drawers.name, text=f"{drawers.path} was damaged: {problem}", index=True)
+    logger.warning("%s: it was made again from the documents", damage.text)
+    kernel.unlink(suspect)  # that is why; else all of the store would be built again
+    return [Healed(damage=damage, kept="")]
+
+
 def _done_before(healed: Sequence[Healed]) -> str:
     """Say what an opening did before it failed, which stays: a text may not deny it."""
     if not healed:
@@ -186,18 +203,22 @@ def _done_before(healed: Sequence[Healed]) -> str:
     return f"What was done for {stores} stays (the old files: {files})"
 
 
-def _left_as_they_are(stores: Stores, journal: Journal, depth: Depth) -> Health:
+def _left_as_they_are(
+    stores: Stores, journal: Journal, depth: Depth, mended: Sequence[Healed]
+) -> Health:
     """Check the stores of a palace whose journal decides nothing about them yet."""
     found = find_damage(stores, journal.tail.baseline, depth)
     for damage in found:
         logger.error("%s", damage.text)
     why = 'nothing is written to a store while journal = "dual"'
-    return Health(left=tuple(Left(damage=one, why=why, remedy=FROM_DUAL) for one in found))
+    left = tuple(Left(damage=one, why=why, remedy=FROM_DUAL) for one in found)
+    return Health(healed=tuple(mended), left=left)
 
 
 def look_at_stores(stores: Stores) -> Health:
     """Check the stores of a palace without a journal: what is damaged there is left."""
     return Health(
+        healed=tuple(_mend_words(stores, AT_OPENING)),
         left=tuple(
             Left(
                 damage=damage,
@@ -205,7 +226,7 @@ def look_at_stores(stores: Stores) -> Health:
                 remedy=remedy_without_journal(damage),
             )
             for damage in find_damage(stores, None, AT_OPENING)
-        )
+        ),
     )
 
 

@@ -19,6 +19,7 @@ from palace.engine.stores.files import NAMES
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.rows import FILE_ENDS, Rows, check_rows
+from palace.engine.stores.words import without_words, words_damage
 from palace.journal.record import Json, JsonObject
 from palace.kernel.odd_files import is_odd
 from palace.protocol.decoding import decode_json
@@ -55,13 +56,15 @@ SELECT id, operation FROM embeddings_queue WHERE topic LIKE ? AND seq_id > ? ORD
 class Damage:
     """What is wrong with one store.
 
-    `text` is a sentence's beginning that names the file.  `index` says that nothing but Chroma's
-    index is damaged: all documents are there.  `lost` says that what was there is gone.
+    `text` is a sentence's beginning that names the file.  `index` says that nothing but an index is
+    damaged: all documents are there; `words` that it is that of words, which is made of them alone.
+    `lost` says that what was there is gone.
     """
 
     store: str
     text: str
     index: bool = False
+    words: bool = False
     lost: bool = False
 
     def speaks_of(self, path: str) -> bool:
@@ -126,20 +129,26 @@ def database_damage(path: str, depth: Depth) -> str:
             if size > depth.database_bytes:
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 return ""
-            said = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+            said = without_words(
+                [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+            )
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF in (_CORRUPT, _NOT_A_DATABASE, _READ_ERROR):
             return f"{path} is damaged: {error}"
         return ""  # somebody has it open, or SQLite has to take a transaction back first
-    return "" if said == ["ok"] else f"{path} is damaged: {'; '.join(said)}"
+    return "" if said in ([], ["ok"]) else f"{path} is damaged: {'; '.join(said)}"
 
 
 def connect(path: str, access: Access) -> sqlite3.Connection:
     """Open a database for a look; the caller closes it.  Raises sqlite3.Error."""
+    return sqlite3.connect(_uri_of(path, access), uri=True, timeout=1.0)
+
+
+def _uri_of(path: str, access: Access) -> str:
     mode = "mode=rw" if access is Access.OWNED else "mode=ro"
     if access is Access.IDLE and not any(os.path.exists(f"{path}{end}") for end in _UNFINISHED):
         mode = "immutable=1"  # else SQLite makes files beside it, and leaves them there
-    return sqlite3.connect(f"file:{path}?{mode}", uri=True, timeout=1.0)
+    return f"file:{path}?{mode}"
 
 
 def _drawers(stores: Stores, depth: Depth) -> Iterator[Damage]:
@@ -150,6 +159,9 @@ def _drawers(stores: Stores, depth: Depth) -> Iterator[Damage]:
     if not os.path.exists(path) or not os.path.getsize(path):
         return
     try:
+        is_small = os.path.getsize(path) <= depth.database_bytes
+        if text := words_damage(_uri_of(path, depth.access), whole=depth.elements and is_small):
+            yield Damage(store=name, text=f"{path} is damaged: {text}", index=True, words=True)
         if stores.chroma is not None:
             yield from _indexes(stores.chroma.root, path, depth)
             return
@@ -160,8 +172,20 @@ def _drawers(stores: Stores, depth: Depth) -> Iterator[Damage]:
         return  # tables of another version, or in use
 
 
+def note_suspect(stores: Stores, text: str) -> None:
+    """Note why the store of drawers isn't to be trusted: the next owner looks, and mends it."""
+    path = f"{stores.drawers.root}/{SUSPECT}"
+    stores.files.kernel.write_durable(path, text.encode())
+
+
+def note_refusals(stores: Stores, store: str) -> None:
+    """Note that a store has refused change after change."""
+    if store == stores.drawers.name:
+        note_suspect(stores, f"{stores.drawers.path} is damaged: it refused every change")
+
+
 def _suspected(stores: Stores) -> Iterator[Damage]:
-    """Yield what an owner noted of an index that it had open (durability/examiner.py)."""
+    """Yield what an owner noted of a store that it had open."""
     noted = stores.files.kernel.read_hint(f"{stores.drawers.root}/{SUSPECT}")
     if noted is not None:
         text = noted.decode("utf-8", "replace")

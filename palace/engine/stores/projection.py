@@ -5,6 +5,7 @@ Payloads are JSON; an id that a projection doesn't hold is absent from what `rea
 
 import base64
 import math
+import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -49,6 +50,15 @@ def same(one: Payload, other: Payload) -> bool:
     if not all(_alike(one.get(key), other.get(key)) for key in {*one, *other} - UNSTABLE):
         return False
     return one.get("vector") == other.get("vector") or _same_vector(one, other)
+
+
+def tells_of_damage(error: BaseException) -> bool:
+    """Tell whether what a store raised may come of damage, and not of what it was asked for.
+
+    SQLite's other errors, of a lock or a constraint, are of classes below that one; Chroma has one
+    for all that happens within it.
+    """
+    return type(error) is sqlite3.DatabaseError or type(error).__name__ == "InternalError"
 
 
 def _alike(one: Json, other: Json) -> bool:

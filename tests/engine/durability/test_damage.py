@@ -20,6 +20,7 @@ from palace.engine.durability.beside import Comparison, Differences
 from palace.engine.durability.healing import heal_stores
 from palace.engine.durability.offline import hold_palace, open_stores, opened_journal
 from palace.engine.hosting.reader import what_lacks
+from palace.engine.stores import words
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.engine.stores.snapshot import Originals
 from palace.journal.replay import no_progress, replay
@@ -39,6 +40,7 @@ from tests.support.faults.damages import (
     DAMAGES,
     DATABASE,
     INDEX,
+    WORDS,
     Damaging,
     binaries_emptied,
     index_of,
@@ -150,11 +152,12 @@ def ways() -> Iterator[tuple[str, ...]]:
     yield "database-cut", "graph-emptied", "tunnels-other", "hallways-other", "register-cut"
     yield "database-gone", "tunnels-gone", "replica-cut", "register-gone", "log-gone"
     yield "older-index", "graph-bytes", "register-view", "log-bytes"
-    yield "graph-no-key", "register-bytes"
-    yield "graph-no-text", "register-shut"
-    yield ("register-no-key",)
-    yield ("register-emptied",)
-    yield ("register-trigger",)
+    yield "words-gone", "graph-no-key", "register-bytes"
+    yield "words-of-fewer", "graph-no-text", "register-shut"
+    yield "words-no-pages", "register-no-key"
+    yield "words-no-sizes", "register-emptied"
+    yield "words-of-others", "register-trigger"
+    yield ("words-cut",)
 
 
 @pytest.mark.parametrize("names", list(ways()), ids="+".join)
@@ -207,6 +210,41 @@ def test_what_stock_wrote_before_an_index_was_damaged_is_kept(
     drawers = maintenance.ask("contents", copied.palace)["chroma:mempalace_drawers"]
     assert new["drawer_id"] in drawers
     assert gone not in drawers
+
+
+@pytest.mark.parametrize("journal", ["off", "dual"])
+def test_words_are_made_again_whether_or_not_a_journal_may_write(
+    copied: Site, journal: str
+) -> None:
+    settings = copied.palace / "palace.toml"
+    settings.write_text(settings.read_text() + f'journal = "{journal}"\n')
+    damage(copied, ("words-gone",))
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        found = probe.on_collection("made", "get", where_document={"$contains": "made"})
+        assert found is None, "nothing is raised"
+        if journal != "off":
+            [healed] = probe.ask("health")["healed"]
+            assert "its index of words is damaged" in healed["text"]
+            assert healed["kept"] == ""
+        probe.leave()
+    assert "store_damaged" not in {finding.code for finding in doctor(copied)}
+
+
+def test_words_that_are_damaged_in_a_large_index_are_seen_by_whoever_has_the_time(
+    copied: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor, and the look at a running broker's files, but not an opening."""
+    monkeypatch.setattr(words, "QUICK_BYTES", 0)
+    damage(copied, ("words-of-others",))
+    path = f"{copied.palace}/chroma.sqlite3"
+
+    assert words.mend_words(path, whole=False) == ""
+    assert doctor(copied)[0].code == "store_damaged"
+    with Probe(copied.environ(), copied.palace) as probe:  # it reads the small one whole
+        assert len(probe.ask("health")["healed"]) == 1
+        probe.leave()
+    assert not [finding for finding in doctor(copied) if finding.level == ERROR]
 
 
 @pytest.fixture(scope="module")
@@ -515,6 +553,7 @@ def test_every_way_is_tried() -> None:
 
     assert {DAMAGES[name][0] for name in tried} == {store for store, _ in DAMAGES.values()}
     assert len(tried & {*INDEX}) >= 3
+    assert tried >= {*WORDS}
     assert len(tried & {*DATABASE}) >= 2
     assert len(tried & {*BESIDE}) >= 10
 

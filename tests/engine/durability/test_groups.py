@@ -1,11 +1,12 @@
 """Journal first: what is changed, rolled back, deferred, recovered, over two stores in memory."""
 
 import errno
+import sqlite3
 from typing import Any
 
 import pytest
 
-from palace.engine.durability.groups import ROOM_BYTES, Group
+from palace.engine.durability.groups import REFUSED_MAX, ROOM_BYTES, Group
 from palace.engine.stores.projection import Change, same
 from palace.journal.record import ABORT, OUTCOME, PUT, UNDO, UNIT
 from palace.protocol.errors import JournalFailed
@@ -252,6 +253,58 @@ def test_a_call_that_can_not_be_taken_back_is_no_success_and_the_last_of_its_own
     again = after(life)
     assert again.contents == entities(x=1)
     again.check()
+
+
+def refused_by(life: Life, error: Exception, times: int) -> None:
+    """Have the first store refuse changes; what was taken back is written."""
+
+    def on_write(entity: Entity) -> None:
+        if entity == ("a", "new"):
+            raise error
+
+    life.one.on_write = on_write
+    for _ in range(times):
+        with pytest.raises(type(error)):
+            life.set("a", new=1)
+
+
+def test_a_store_that_refuses_change_after_change_is_left_to_another_owner() -> None:
+    life = awake(Disk())
+    told: list[str] = []
+    life.durable.suspect = told.append
+    life.set("a", x=1)
+    broken = sqlite3.DatabaseError("database disk image is malformed")
+    refused_by(life, broken, REFUSED_MAX - 1)
+    life.set("a", y=1)
+    refused_by(life, broken, REFUSED_MAX - 1)
+    assert not life.durable.stuck, "it has written in between"
+
+    refused_by(life, broken, 1)
+
+    assert life.durable.stuck
+    assert told == [life.one.name]
+    with pytest.raises(JournalFailed, match="refuses every change, so this broker leaves"):
+        life.set("b", z=1)
+    assert not life.journal.tail.open
+    assert after(life).contents == entities(x=1, y=1)
+
+
+def test_a_store_that_has_taken_nothing_is_not_left_for_it() -> None:
+    """The next owner could not do better."""
+    life = awake(Disk())
+    life.set("b", z=1)
+    refused_by(life, sqlite3.DatabaseError("database disk image is malformed"), 2 * REFUSED_MAX)
+    assert not life.durable.stuck
+
+
+@pytest.mark.parametrize(
+    "error", [LookupError("no"), sqlite3.OperationalError("locked"), sqlite3.IntegrityError("no")]
+)
+def test_what_is_refused_for_what_it_is_does_not_end_an_owner(error: Exception) -> None:
+    life = awake(Disk())
+    life.set("a", x=1)
+    refused_by(life, error, 2 * REFUSED_MAX)
+    assert not life.durable.stuck
 
 
 def test_a_failed_call_does_not_take_back_what_somebody_else_made_of_it() -> None:

@@ -170,6 +170,7 @@ _SHUT = ("DROP TABLE token", "CREATE TABLE token (sha256, CHECK (sha256 IS NULL)
 _TRIGGER = (
     "CREATE TRIGGER t AFTER INSERT ON workspace BEGIN INSERT INTO workspace (id) VALUES (NULL); END"
 )
+_WORDS = "embedding_fulltext_search"
 GRAPH, REGISTER = "knowledge_graph.sqlite3", "palace.sqlite3"
 TUNNELS, HALLWAYS = "../tunnels.json", "../hallways.json"
 
@@ -189,6 +190,21 @@ INDEX: dict[str, Damaging] = {
     "links-zeroed": links_zeroed,
     "vectors-overwritten": vectors_overwritten,
     "older-index": older_index,
+}
+# The index of words, each with the database as whole as SQLite can tell before 3.44.
+WORDS: dict[str, Damaging] = {
+    "words-gone": forged("chroma.sqlite3", f"DELETE FROM {_WORDS}_data"),
+    "words-cut": forged(
+        "chroma.sqlite3",
+        f"UPDATE {_WORDS}_data SET block = x'00' WHERE id = (SELECT max(id) FROM {_WORDS}_data)",
+    ),
+    "words-no-pages": forged("chroma.sqlite3", f"DELETE FROM {_WORDS}_idx"),
+    "words-no-sizes": forged("chroma.sqlite3", f"DROP TABLE {_WORDS}_docsize"),
+    "words-of-fewer": forged("chroma.sqlite3", f"DELETE FROM {_WORDS} WHERE rowid % 3 = 0"),
+    "words-of-others": forged(
+        "chroma.sqlite3",
+        f"UPDATE {_WORDS} SET string_value = 'other words' WHERE rowid % 5 = 0",
+    ),
 }
 DATABASE: dict[str, Damaging] = {
     "database-cut": database_cut,
@@ -244,6 +260,6 @@ BESIDE: dict[str, tuple[str, Damaging]] = {
     "embedder-gone": ("files", partial(gone, name="mempalace_embedder.json")),
 }
 DAMAGES: dict[str, tuple[str, Damaging]] = {
-    **{name: ("chroma", damage) for name, damage in {**INDEX, **DATABASE}.items()},
+    **{name: ("chroma", damage) for name, damage in {**INDEX, **WORDS, **DATABASE}.items()},
     **BESIDE,
 }
