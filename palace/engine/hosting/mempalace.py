@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from palace.engine.api import Call, Reply
-from palace.engine.durability.calls import JournalledEngine, open_durable_calls
+from palace.engine.durability.calls import open_durable_calls
 from palace.engine.durability.healing import Health, look_at_stores
+from palace.engine.durability.journalled import JournalledEngine
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.pinned import (
     SUPPORTED,

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from palace.engine.api import Call, Reply
-from palace.engine.durability.calls import DurableCalls, JournalledEngine
+from palace.engine.durability.calls import DurableCalls
 from palace.engine.durability.checkpointer import Checkpointer
+from palace.engine.durability.journalled import JournalledEngine
 from palace.journal.purge import Going, purge_journal
 from palace.protocol.errors import Forbidden
 from palace.protocol.principals import OWNER, Principal

@@ -23,9 +23,10 @@ from typing import Any
 
 from palace.engine.api import Call, Reply
 from palace.engine.batch import Batch, PendingWrite, store_or_each
-from palace.engine.durability.calls import DurableCalls, JournalledEngine
+from palace.engine.durability.calls import DurableCalls
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.groups import CallGroups
+from palace.engine.durability.journalled import JournalledEngine
 from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.recovery import Recovery
 from palace.engine.embedding.supply import ModelState
