@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 from palace.engine.embedding.model import install_model, is_installed
+from tests.support.engines.postgres import Postgres, running_postgres
 from tests.support.machines.needs import summary
 from tests.support.processes.clients import Site, end_brokers
 from tests.support.processes.traces import traced
@@ -67,6 +68,13 @@ def _current_umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, one for a session of tests; each palace has tables of its own in it."""
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

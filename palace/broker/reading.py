@@ -19,12 +19,14 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from palace.engine.api import Call, Reply
+from palace.engine.hosting.degraded import reads_drawers
 from palace.engine.stores.snapshot import Originals
 from palace.journal.record import JsonObject
 from palace.protocol import jsonrpc
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import Forbidden, ForeignWriter, PalaceError, StoreUnavailable
 from palace.protocol.principals import UNKNOWN_PRINCIPAL
+from palace.settings.stock_config import backend_of
 
 READER = "palace.engine.hosting.reader"
 START_S = 180.0  # to copy, to load what stock loads, and to open the copy
@@ -157,6 +159,7 @@ class Reading:
             refused = jsonrpc.failure(call.request.id, Forbidden(UNKNOWN_PRINCIPAL))
             return Reply(payload=jsonrpc.encode(refused))
         try:
+            self._check_copied(call.request.name)
             reader, behind = self._current()
             reply = reader.ask(call.message)
         except (PalaceError, OSError) as error:
@@ -167,6 +170,17 @@ class Reading:
             return Reply(payload=None)
         note = _note(reader.first, behind=behind)
         return Reply(payload=jsonrpc.encode(_with_note(reply, note) if note else reply))
+
+    def _check_copied(self, tool: str) -> None:
+        """Raise StoreUnavailable for a tool whose answer stands in no file."""
+        config = self.originals.config
+        root = self.originals.paths.root
+        backend = backend_of(root, config.config_dir, config.environment)
+        if reads_drawers(tool) and not backend.is_file:
+            raise StoreUnavailable(
+                f"queries are answered from a copy of its files, and {backend.name} keeps its "
+                "drawers elsewhere"
+            )
 
     def close(self) -> None:
         """End the reader, and remove its copy.  Blocks."""

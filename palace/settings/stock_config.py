@@ -85,6 +85,11 @@ class Backend:
         return self.name == CHROMA or self.is_exact
 
     @property
+    def is_file(self) -> bool:
+        """Tell whether the drawers are in files of the palace's directory that palace knows."""
+        return self.name == CHROMA or self.is_exact
+
+    @property
     def is_default(self) -> bool:
         """Tell whether nothing says which one it is, neither a setting nor a file."""
         return self.said_by == DEFAULT

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.engines.maintenance import MaintenanceProcess
-from tests.support.engines.postgres import Postgres, running_postgres
 from tests.support.processes.sites import make_site
 
 BACKENDS = ("chroma", "sqlite_exact")  # each keeps the journal's promises, by the same tests
@@ -16,13 +15,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the tests of a module that says `EACH_BACKEND = True` on each, if they use a palace."""
     if "backend" in metafunc.fixturenames and getattr(metafunc.module, "EACH_BACKEND", False):
         metafunc.parametrize("backend", BACKENDS, indirect=True, scope="module")
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server, one for a session of tests; each palace has tables of its own in it."""
-    with running_postgres() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

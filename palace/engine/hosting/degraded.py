@@ -39,6 +39,9 @@ _NEEDS = {
 }
 
 _LISTS = frozenset({"hallways", "tunnels"})
+# Which have all that a tool needs, and the tools that show nothing but a list.
+_OF_ROWS = frozenset({"graph", "logstream"})
+_OF_LISTS = frozenset({"list_hallways", "list_tunnels"})
 
 
 @functools.lru_cache(maxsize=256)  # names come from clients
@@ -51,6 +54,12 @@ def stores_of(tool: str) -> tuple[str, ...]:
 def reads_lists(tool: str) -> bool:
     """Tell whether a tool opens files when it is called; databases are open all the time."""
     return not _LISTS.isdisjoint(stores_of(tool))
+
+
+def reads_drawers(tool: str) -> bool:
+    """Tell whether a tool's answer depends on drawers."""
+    stores = frozenset(stores_of(tool))
+    return tool.removeprefix("mempalace_") not in _OF_LISTS and not (stores and stores <= _OF_ROWS)
 
 
 def refusal(health: Health, tool: str) -> StoreCorrupt | None:
