@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from palace.provider.declaration import (
     BYTES_MAX,
     NAME,
     Command,
+    heartbeat_age_s,
     read_slot,
     slot_file,
     writable_for_others,
@@ -40,6 +42,26 @@ def test_a_declaration_needs_no_more_than_who_it_is(tmp_path: Path) -> None:
     assert found.declaration.provider == "notes"
     assert found.declaration.provision is None
     assert found.declaration.heartbeat == ""
+
+
+@pytest.mark.parametrize("path", ["beat", "./beat", "~/beat", "", 7, ["/beat"], "/b\nc"])
+def test_a_heartbeat_that_is_no_full_path_is_none(tmp_path: Path, path: Any) -> None:
+    found = read(tmp_path / "slot", json.dumps(WHOLE | {"heartbeat": path}))
+
+    assert found.declaration is not None
+    assert found.declaration.heartbeat == ""
+    assert heartbeat_age_s(found.declaration) is None
+
+
+@pytest.mark.parametrize("age_s", [-3600, 3600, 30 * 86_400])
+def test_a_heartbeat_is_as_old_as_its_file_says(tmp_path: Path, age_s: int) -> None:
+    beat = tmp_path / "beat"
+    beat.touch()
+    os.utime(beat, (0, time.time() - age_s))
+    found = read(tmp_path / "slot", json.dumps(WHOLE | {"heartbeat": str(beat)}))
+
+    assert found.declaration is not None
+    assert heartbeat_age_s(found.declaration) == pytest.approx(age_s, abs=60)
 
 
 @pytest.mark.parametrize("name", list(WHOLE))

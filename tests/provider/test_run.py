@@ -2,9 +2,14 @@
 
 import os
 import resource
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 from palace.provider.declaration import Command
 from palace.provider.run import (
@@ -14,6 +19,8 @@ from palace.provider.run import (
     OK,
     TIMEOUT,
     Outcome,
+    _Tails,
+    _wait,
     run_command,
 )
 from tests.provider.scripts import python_script, script
@@ -45,6 +52,40 @@ def test_a_descendant_that_writes_for_ever_holds_up_nobody(tmp_path: Path) -> No
 
     assert (told.state, told.exit_code) == (FAILED, 4)
     assert time.monotonic() - began_s < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such a file can't be waited for")
+def test_what_comes_faster_than_it_is_read_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """A descendant may write on; here its streams are a file that is never found empty."""
+    command = subprocess.Popen([script(tmp_path / "give", "exit 0")])
+    streams = [open("/dev/random", "rb", buffering=0) for _ in range(2)]  # noqa: SIM115
+    ended = []
+
+    def wait() -> None:
+        tails = _Tails(*streams)
+        ended.append(_wait(command.pid, tails, 30))
+        tails.close()
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(20)
+
+    assert ended == [True]
+    assert command.wait() == 0
+
+
+def test_what_it_wrote_last_is_read_after_its_end(tmp_path: Path) -> None:
+    command = script(tmp_path / "give", "echo its last words >&2")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([command], stdout=pipe, stderr=pipe) as ended:
+        assert ended.stdout is not None
+        assert ended.stderr is not None
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        tails = _Tails(ended.stdout, ended.stderr)
+
+        assert _wait(ended.pid, tails, 5)
+        assert tails.text == "its last words"
+        tails.close()
 
 
 def test_what_ignores_a_request_to_end_is_killed_with_its_children(tmp_path: Path) -> None:
@@ -104,11 +145,40 @@ def test_secrets_and_line_breaks_are_taken_out_of_what_it_complains_of(tmp_path:
     assert "\n" not in told.detail
 
 
+def test_half_of_a_secret_is_not_told_where_it_is_cut(tmp_path: Path) -> None:
+    secret = "ghp_" + "a1B2c3D4e5F6" * 3
+    complaint = f"no way {secret} {'and more ' * 42}"
+    command = script(tmp_path / "give", f"printf '%s' '{complaint}' >&2; exit 1")
+
+    told = run(command)
+
+    assert secret[-10:] not in told.detail
+    assert complaint[-DETAIL_CHARS_MAX:].strip()[:10] in secret, "it would be cut within it"
+
+
+def test_the_end_of_what_it_complains_of_is_told_and_not_what_it_says(tmp_path: Path) -> None:
+    body = f"echo said; echo 'the first {'x' * 500} words of all' >&2; exit 1"
+
+    told = run(script(tmp_path / "give", body))
+
+    assert told.detail.endswith(" words of all")
+    assert (len(told.detail), "said" in told.detail) == (DETAIL_CHARS_MAX, False)
+
+
 def test_it_reads_nothing_and_has_a_session_of_its_own(tmp_path: Path) -> None:
     body = "import os, sys; sys.exit(0 if not sys.stdin.read() and os.getsid(0) == os.getpid() "
     command = python_script(tmp_path / "give", body + "else 1)")
-
-    assert run(command).state == OK
+    ours, (reading, writing) = os.dup(0), os.pipe()
+    os.write(writing, b"for whoever ran palace\n")
+    os.close(writing)
+    os.dup2(reading, 0)
+    try:
+        assert run(command).state == OK
+        assert os.read(0, 100) == b"for whoever ran palace\n"
+    finally:
+        os.dup2(ours, 0)
+        os.close(ours)
+        os.close(reading)
 
 
 def test_it_inherits_no_descriptor_and_none_of_palaces_secrets(tmp_path: Path) -> None:
