@@ -43,20 +43,23 @@ def party_of_peer(peer: Peer) -> str:
     return party_of(pid=peer.pid, uid=peer.uid, owner=os.geteuid(), address=peer.address)
 
 
-async def serve_socket(state: BrokerState, sock: socket.socket, *, direct: bool = False) -> None:
-    """Serve one accepted AF_UNIX socket to its end and close it."""
-    stream = LineStream(sock, line_bytes_max=state.services.config.line_bytes_max + LINE_MARGIN)
+def neighbour(state: BrokerState, sock: socket.socket) -> Peer:
+    """Return who is at the other end of an accepted AF_UNIX socket, as the kernel says."""
     pid, uid = peer_of(sock)
-    services = state.services
-    peer = local_peer(
+    return local_peer(
         pid=pid,
         uid=uid,
         owner=os.geteuid(),
-        allowed=services.config.allow_uids,
+        allowed=state.services.config.allow_uids,
         near=shares_mounts(pid),
     )
+
+
+async def serve_socket(state: BrokerState, sock: socket.socket, *, direct: bool = False) -> None:
+    """Serve one accepted AF_UNIX socket to its end and close it."""
+    stream = LineStream(sock, line_bytes_max=state.services.config.line_bytes_max + LINE_MARGIN)
     try:
-        await serve_connection(state, stream, peer)
+        await serve_connection(state, stream, neighbour(state, sock))
     finally:
         if direct:
             state.leaving.stop(Reason.DIRECT, text="its client has left")

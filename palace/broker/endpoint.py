@@ -77,12 +77,24 @@ def listen_again(endpoint: Endpoint, root: str, kernel: Kernel) -> socket.socket
     if _answers(path):
         raise ForeignWriter(f"Another process listens at {path}. End it: palace status names it.")
     _prepare_directory(os.path.dirname(path), root, kernel)
-    temporary = f"{os.path.dirname(path)}/{NEW_NAME}"
+    mode = 0o666 if endpoint.shared else 0o600
+    listener = listen_at(path, kernel, mode=mode, by_way_of=NEW_NAME)
+    old, endpoint.socket = endpoint.socket, listener
+    endpoint.file_id = kernel.file_id(path)
+    return old
+
+
+def listen_at(path: str, kernel: Kernel, *, mode: int, by_way_of: str) -> socket.socket:
+    """Return a socket that listens under a name, and never had another mode; raises OSError.
+
+    `by_way_of` names it, in the same directory, until it has that mode.
+    """
+    temporary = f"{os.path.dirname(path)}/{by_way_of}"
     kernel.unlink(temporary)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(temporary)
-        os.chmod(temporary, 0o666 if endpoint.shared else 0o600)
+        os.chmod(temporary, mode)
         listener.setblocking(False)
         listener.listen(BACKLOG)
         kernel.rename(temporary, path)
@@ -90,9 +102,7 @@ def listen_again(endpoint: Endpoint, root: str, kernel: Kernel) -> socket.socket
         listener.close()
         kernel.unlink(temporary)
         raise
-    old, endpoint.socket = endpoint.socket, listener
-    endpoint.file_id = kernel.file_id(path)
-    return old
+    return listener
 
 
 def _answers(path: str) -> bool:

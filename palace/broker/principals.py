@@ -11,6 +11,7 @@ from palace.protocol.principals import (
     Principal,
     Whence,
     is_confined,
+    plugin_with,
     principal_of,
     proven,
     refusal_of,
@@ -33,9 +34,13 @@ def bound_principal(services: Services, session: LiveSession | None) -> Principa
         has_register = services.kernel.file_id(services.ownership.paths.register) is not None
         # Whoever shows a token is not the owner, whatever has become of the register.
         shown = session is not None and session.hello.token
-        return None if has_register or shown else OWNER
+        is_contract = session is not None and session.hello.is_contract
+        return None if has_register or shown or is_contract else OWNER
     if session is None:
         return None if tree.workspaces else OWNER
+    if session.hello.is_contract and session.hello.token not in tree.tokens:
+        session.principal = plugin_with(session.hello.token)
+        return session.principal
     cwd = session.where.cwd if session.where.same_files else ""
     hello = session.hello
     found = principal_of(

@@ -217,7 +217,8 @@ async def _handle_call(
 
 def _check_right(session: LiveSession, call: ToolCall) -> None:
     """Raise Forbidden for a tool that this client may not use."""
-    if is_out_of_place(call, from_command=session.hello.is_command):
+    hello = session.hello
+    if is_out_of_place(call, from_command=hello.is_command, from_contract=hello.is_contract):
         raise Forbidden(
             f"{call.name[:80]} is not for this client: palace's own commands ask for what is the "
             "owner's (palace workspace), and for nothing else. Nothing was done."

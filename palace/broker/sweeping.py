@@ -54,7 +54,7 @@ class Sweeping:
             return 0
         self._seen = requests
         tree = state.services.engine.workspaces()
-        if tree is None or not tree.workspaces:
+        if tree is None or not tree.has_memories:
             return 0
         try:
             many = await self._sweep_parts()

@@ -22,7 +22,11 @@ Over HTTP it is shown as any other: Authorization: Bearer TOKEN.
 def new(
     scope: Annotated[
         str,
-        typer.Argument(metavar="SCOPE", help="Whose token it is: workspace:ID, or its id alone."),
+        typer.Argument(
+            metavar="SCOPE",
+            help="Whose token it is: workspace:ID, or its id alone; plugin: for programs that keep "
+            "namespaces of their own here (the memory contract).",
+        ),
     ],
     palace: PalaceOption = "",
     out: Annotated[
@@ -38,7 +42,7 @@ def new(
         str, typer.Option("--label", metavar="TEXT", help="What it is for, as the list shows it.")
     ] = "",
 ) -> int:
-    """Make a token for a workspace, in a new file or on standard output."""
+    """Make a token for a workspace or a plugin's client, in a new file or on standard output."""
     from palace.commands.tokens import new_token
 
     say(new_token(*find(palace), scope, label=label, out=out))

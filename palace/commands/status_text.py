@@ -111,7 +111,8 @@ def _http(http: dict[str, Any] | None) -> str:
         return "off"
     if not http["url"]:
         return "not yet"
-    return f"{http['url']}, {http['sessions']} sessions, token in {http['token_file']}"
+    contract = f", memory contract at {http['contract']}" if http.get("contract") else ""
+    return f"{http['url']}, {http['sessions']} sessions, token in {http['token_file']}{contract}"
 
 
 def _journal(journal: dict[str, Any]) -> str:

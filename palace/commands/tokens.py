@@ -7,7 +7,7 @@ from typing import Any
 from palace.commands.agent import ask_broker
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import NotEmpty, PalaceError
-from palace.protocol.workspaces import WORKSPACE, digest_of
+from palace.protocol.workspaces import PLUGIN, WORKSPACE, digest_of
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
@@ -25,10 +25,9 @@ def new_token(
     Raises NotEmpty where there is such a file, and then no token was made.
     """
     kernel = Kernel()
-    workspace = scope.removeprefix(f"{WORKSPACE}:")
     if not out:
         token = kernel.token(32)
-        _register(paths, environment, workspace, label=label, token=token)
+        _register(paths, environment, scope, label=label, token=token)
         return token
     if kernel.file_id(out) is not None:
         raise NotEmpty(f"{out} exists. Name another file, or remove it: no token was made.")
@@ -36,10 +35,17 @@ def new_token(
     # Before it is registered: a token that counts, and that nobody has, would be left behind.
     kernel.write_durable(out, f"{token}\n".encode())
     try:
-        told = _register(paths, environment, workspace, label=label, token=token)
+        told = _register(paths, environment, scope, label=label, token=token)
     except (PalaceError, OSError, KeyboardInterrupt):
         kernel.unlink(out)
         raise
+    if scope == PLUGIN:
+        return (
+            f"{os.path.abspath(out)} holds a token of the memory contract's plugin role: "
+            f"{told['digest'][:SHOWN_DIGITS]}. Whoever shows it over HTTP (Authorization: Bearer) "
+            "makes namespaces there, and reaches those that were made in this way, and nothing "
+            "else (docs/operating.md)."
+        )
     return (
         f"{os.path.abspath(out)} holds a token of {told['workspace']}: "
         f"{told['digest'][:SHOWN_DIGITS]}. A shim shows it whose environment has "
@@ -49,10 +55,14 @@ def new_token(
 
 
 def _register(
-    paths: Paths, environment: ShimEnvironment, workspace: str, *, label: str, token: str
+    paths: Paths, environment: ShimEnvironment, scope: str, *, label: str, token: str
 ) -> dict[str, Any]:
     """Tell the broker of a token; return what it keeps of it."""
-    given = {"workspace": workspace, "sha256": digest_of(token), "label": label}
+    given = {"sha256": digest_of(token), "label": label}
+    if scope == PLUGIN:
+        given["scope"] = PLUGIN
+    else:
+        given["workspace"] = scope.removeprefix(f"{WORKSPACE}:")
     told: dict[str, Any] = ask_broker(paths, environment, "palace_token_add", **given)["token"]
     return told
 
@@ -66,7 +76,8 @@ def tokens_text(paths: Paths, environment: ShimEnvironment) -> str:
 def revoke_token(paths: Paths, environment: ShimEnvironment, prefix: str) -> str:
     """Revoke a token; return what is told of it."""
     told = ask_broker(paths, environment, "palace_token_revoke", prefix=prefix)["token"]
-    return f"{told['digest'][:SHOWN_DIGITS]} of {told['workspace']} counts no more, from now on."
+    whose = told["workspace"] or PLUGIN
+    return f"{told['digest'][:SHOWN_DIGITS]} of {whose} counts no more, from now on."
 
 
 def _line(told: Mapping[str, Any]) -> str:
@@ -75,4 +86,4 @@ def _line(told: Mapping[str, Any]) -> str:
         state = f"  (revoked {told['revoked_at']})"
     label = f"  {told['label']}" if told["label"] else ""
     digits = told["digest"][:SHOWN_DIGITS]
-    return f"{digits}  {told['workspace']}  {told['created_at']}{label}{state}"
+    return f"{digits}  {told['workspace'] or PLUGIN}  {told['created_at']}{label}{state}"

@@ -42,6 +42,7 @@ class Commit:
     kind: str = "memory"
     topic: str = ""
     propagation: str = ""
+    source: str = ""
     until: float = NEVER_S
     expires_at: str = ""
     pinned: bool = False
@@ -168,12 +169,15 @@ def _propagation_in(arguments: Arguments) -> str:
     It is JSON, and comes back as it came.
     """
     told = arguments.get("propagation")
-    if told is None:
-        return ""
+    return "" if told is None else checked_object(told, "propagation")
+
+
+def checked_object(told: object, name: str) -> str:
+    """Return an object of a client's as JSON; raises InvalidMemory."""
     text = json.dumps(told, sort_keys=True)
     if not isinstance(told, dict) or len(text) > PROPAGATION_CHARS_MAX or redact(text) != text:
         raise InvalidMemory(
-            f"propagation must be an object of at most {PROPAGATION_CHARS_MAX} characters as JSON, "
+            f"{name} must be an object of at most {PROPAGATION_CHARS_MAX} characters as JSON, "
             "without secrets"
         )
     return text

@@ -18,8 +18,9 @@ VERSION = "1.0.0"
 LIMIT, LIMIT_MAX = 20, 100
 NAMES_MAX = 64
 _INSTANT = (
-    r"^(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-(0[1-9]|1[0-2])-"
-    r"(0[1-9]|[12][0-9]|3[01])[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)"
+    r"^(000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-"
+    r"((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|"
+    r"02-(0[1-9]|[12][0-9]))[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
     r"(\.[0-9]+)?([Zz]|[+\-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 )
 _SEEN = (
@@ -30,7 +31,7 @@ _SEEN = (
 
 
 def _checked_instant(text: str) -> str:
-    """Let what the pattern can't say be said: there is no 30th of February."""
+    """Say what the pattern can't: not every February has 29 days, and there is no year 10000."""
     try:
         parse_expires_at(text)
     except InvalidMemory:

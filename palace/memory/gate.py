@@ -38,8 +38,15 @@ from palace.protocol.decoding import decode_json
 from palace.protocol.errors import Forbidden, InvalidMemory
 from palace.protocol.policy import DEFAULT, OFF, Policy
 from palace.protocol.principals import Principal
-from palace.protocol.resolver import Tree, can_write, everything, intersect_readable, readable
-from palace.protocol.workspaces import ORG, key_of
+from palace.protocol.resolver import (
+    Tree,
+    can_write,
+    everything,
+    intersect_readable,
+    is_there,
+    readable,
+)
+from palace.protocol.workspaces import ORG, PLUGIN, called, key_of
 
 COMMIT, FORGET, END = "commit", "forget", "end"  # the last is nobody's doing
 Json = dict[str, object]
@@ -159,6 +166,7 @@ class Gate:
             pinned=asked.pinned,
             topic=self._clean(asked.topic),
             propagation=asked.propagation,
+            source=asked.source,
             by=self.principal.workspace,
             created_at=self.at,
         )
@@ -183,7 +191,8 @@ class Gate:
 
     def remove(self, found: Memory) -> None:
         """Forget a memory that was fetched; raises Forbidden."""
-        if self.principal.workspace and not self._may_write(found.namespace):
+        limited = self.principal.workspace or self.principal.plugin
+        if limited and not self._may_write(found.namespace):
             raise Forbidden(
                 f"{self.principal.called} may not write {found.namespace}, where {found.id} is. "
                 "Nothing was forgotten."
@@ -233,6 +242,8 @@ class Gate:
 
     def text_of(self, memory: Memory) -> str:
         """Return a memory's content as it is shown: others' and shared ones marked as such."""
+        if self.principal.plugin:
+            return memory.content  # who serves agents marks it for them
         own = self.principal.workspace and memory.namespace == key_of(self.principal.workspace)
         if own or not is_wrapped(memory.namespace, self.policy.wrap):
             return memory.content
@@ -276,12 +287,16 @@ class Gate:
         return key_of(self.principal.workspace)
 
     def _may_write(self, namespace: str) -> bool:
+        if self.principal.plugin:
+            return self._may_see(namespace)
         if self.principal.workspace:
             return can_write(self.tree, self.principal.workspace, namespace)
         return namespace in everything(self.tree)
 
     def _may_read(self, requested: tuple[str, ...]) -> tuple[str, ...] | None:
         """Return what may be read of what is asked for; None for all there is."""
+        if self.principal.plugin:  # who asks for nothing gets nothing
+            return tuple(name for name in requested if self._may_see(name))
         if self.principal.workspace:
             return intersect_readable(self.tree, self.principal.workspace, requested)
         return requested or None
@@ -292,11 +307,16 @@ class Gate:
         return self._may_see(memory.namespace)
 
     def _may_see(self, namespace: str) -> bool:
+        if not is_there(self.tree, namespace, self.now_s):
+            return False
+        if self.principal.plugin:
+            return namespace.startswith(f"{PLUGIN}:")
         ident = self.principal.workspace
         return not ident or namespace in readable(self.tree, ident)
 
     def _note(self, action: str, memory: Memory) -> None:
-        if memory.namespace.partition(":")[0] != ORG:
+        name = called(memory.namespace) or memory.namespace
+        if name.partition(":")[0] != ORG:
             return
         content = memory.content.encode("utf-8")
         self.audit(

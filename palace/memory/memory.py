@@ -16,9 +16,9 @@ from palace.protocol.errors import InvalidMemory, WorkspaceRefused
 from palace.protocol.workspaces import checked_namespace
 
 TOPIC = "topic"  # stock's own word, of diary entries
-NAMESPACE, KIND, AT, UNTIL, END, PINNED, BY, PROPAGATION = (
+NAMESPACE, KIND, AT, UNTIL, END, PINNED, BY, PROPAGATION, SOURCE = (
     f"palace_{name}"
-    for name in ("ns", "kind", "at", "until", "expires_at", "pin", "by", "propagation")
+    for name in ("ns", "kind", "at", "until", "expires_at", "pin", "by", "propagation", "source")
 )
 ID_PREFIX = "mem-"  # of all memories and of nothing else: stock's ids begin with "drawer_"
 
@@ -30,7 +30,8 @@ class Memory:
     """`until` is in seconds since 1970; `expires_at` is the same for people, "" for no end.
 
     `by` is the workspace that stored it, "" for the palace's owner; `topic` is a diary entry's,
-    `propagation` what its client says of how it spreads, as JSON.
+    `propagation` what its client says of how it spreads, as JSON; `source` whether an agent, a
+    program or a person wrote it, "" where that wasn't said.
     `rows` are the ids of the records that hold it, where it comes from a store; `distance` and
     `similarity` say how near it is to what was asked for, None where nothing was.  What is under
     its id and is no memory has no namespace.
@@ -45,6 +46,7 @@ class Memory:
     pinned: bool = False
     topic: str = ""
     propagation: str = ""
+    source: str = ""
     by: str = ""
     created_at: str = ""
     distance: float | None = None
@@ -57,7 +59,7 @@ class Memory:
 
 def metadata_of(memory: Memory) -> dict[str, Value]:
     """Return what a memory's drawer says of it, in stock's words and in palace's."""
-    told = {TOPIC: memory.topic, PROPAGATION: memory.propagation}
+    told = {TOPIC: memory.topic, PROPAGATION: memory.propagation, SOURCE: memory.source}
     return {
         **{name: value for name, value in told.items() if value},
         "wing": wing_of(memory.namespace),
@@ -92,6 +94,7 @@ def memory_of(ident: str, content: str, metadata: Mapping[str, Value]) -> Memory
         pinned=metadata.get(PINNED) is True,
         topic=str(metadata.get(TOPIC) or ""),
         propagation=str(metadata.get(PROPAGATION) or ""),
+        source=str(metadata.get(SOURCE) or ""),
         by=str(metadata.get(BY) or ""),
         created_at=str(metadata.get("filed_at") or ""),
     )

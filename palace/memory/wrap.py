@@ -10,7 +10,7 @@ import re
 from palace.memory.views import view_of
 from palace.protocol.errors import InvalidMemory
 from palace.protocol.policy import DECREED
-from palace.protocol.workspaces import ORG, checked_namespace
+from palace.protocol.workspaces import ORG, PLUGIN, checked_namespace
 
 ID_CHARS_MAX = 128
 
@@ -31,9 +31,10 @@ def checked_id(text: object) -> str:
 def is_wrapped(namespace: str, which: str) -> bool:
     """Tell whether memories of a namespace that isn't one's own are marked; `which` is a setting's.
 
-    Marked is what an organisation's root decrees, and by default whatever else is shared.
+    Marked is what an organisation's root decrees, or a program from elsewhere has stored, and by
+    default whatever else is shared.
     """
-    return which != DECREED or namespace.partition(":")[0] == ORG
+    return which != DECREED or namespace.partition(":")[0] in (ORG, PLUGIN)
 
 
 def wrap(content: str, ident: str, namespace: str) -> str:

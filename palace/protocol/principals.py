@@ -28,7 +28,7 @@ import attrs
 
 from palace.protocol.resolver import Tree
 from palace.protocol.rights import Peer, Who
-from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS
+from palace.protocol.tools import BASIC_TOOLS, CONTRACT_TOOLS, OWN_TOOLS
 from palace.protocol.workspaces import Workspace
 
 UNKNOWN_PRINCIPAL = (
@@ -44,15 +44,20 @@ _NEIGHBOURS = frozenset({Who.OWNER, Who.ROOT})
 class Principal:
     """The owner has no workspace (""). `confined`: it was proven to be nobody else.
 
-    `token` is the digest of the token that has proven it, "" for none.
+    `token` is the digest of the token that has proven it, "" for none.  `plugin`: it is a client of
+    the memory contract, which decides itself who may do what in the namespaces that it makes; it
+    is confined to those.
     """
 
     workspace: str = ""
     confined: bool = False
     token: str = ""
+    plugin: bool = False
 
     @property
     def called(self) -> str:
+        if self.plugin:
+            return "a client of the memory contract"
         return f"the workspace {self.workspace}" if self.workspace else "the palace's owner"
 
 
@@ -72,6 +77,11 @@ class Whence:
     token: str = ""
     cwd: str = ""
     said: str | None = None
+
+
+def plugin_with(token: str) -> Principal:
+    """Return the contract's client that has shown a token, "" for the palace's owner's own."""
+    return Principal(confined=True, token=token, plugin=True)
 
 
 def proven(tree: Tree, peer: Peer, token: str) -> Principal | None:
@@ -124,7 +134,10 @@ def is_confined(tree: Tree, principal: Principal) -> bool:
 
 def refusal_of(tree: Tree, principal: Principal, tool: str) -> str:
     """Say why a principal may not call a tool now, "" where it may."""
-    if principal.token and principal.token not in tree.tokens:
+    if principal.plugin and tool not in CONTRACT_TOOLS:
+        return f"{tool[:80]} is no operation of the memory contract. Nothing was done."
+    known = tree.plugins if principal.plugin else tree.tokens
+    if principal.token and principal.token not in known:
         return (
             "The token that this session has shown is no workspace's: it was revoked, it is of "
             "another palace, or this one was restored from a backup since. Nothing was done. The "
@@ -138,7 +151,8 @@ def refusal_of(tree: Tree, principal: Principal, tool: str) -> str:
             f"The workspace {principal.workspace} was removed, so this session may do nothing any "
             "more. Nothing was done. End it, or have its palace's owner register another workspace."
         )
-    if is_confined(tree, principal) and tool not in OWN_TOOLS and tool not in BASIC_TOOLS:
+    allowed = tool in OWN_TOOLS or tool in BASIC_TOOLS or tool in CONTRACT_TOOLS
+    if is_confined(tree, principal) and not allowed:
         basic = ", ".join(sorted(name.removeprefix("mempalace_") for name in BASIC_TOOLS))
         return (
             f"{tool[:80]} is not for {principal.called}, which is confined: it may use "

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
-from palace.protocol.workspaces import ORG, TEAM, Workspace, key_of
+from palace.protocol.workspaces import ORG, PLUGIN, TEAM, Namespace, Workspace, called, key_of
 
 HOPS_MAX = 50
 
@@ -27,12 +27,22 @@ HOPS_MAX = 50
 class Tree:
     """All workspaces by id, and the members of each custom namespace by its name.
 
-    `tokens` are those that count, by their digests: whose they are.
+    `tokens` are those that count, by their digests: whose they are; `plugins` the digests of those
+    for the contract's plugin role, and `spaces` its namespaces, by what its clients call them.
+    `keeps`: the register says something of namespaces, or did when they were last swept.
     """
 
     workspaces: Mapping[str, Workspace] = attrs.field(factory=dict)
     customs: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     tokens: Mapping[str, str] = attrs.field(factory=dict)
+    plugins: frozenset[str] = frozenset()
+    spaces: Mapping[str, Namespace] = attrs.field(factory=dict)
+    keeps: bool = False
+
+    @property
+    def has_memories(self) -> bool:
+        """Tell whether there may be memories of namespaces, which plain tools must not touch."""
+        return bool(self.workspaces or self.spaces or self.keeps)
 
     def active(self, ident: str) -> Workspace | None:
         """Return a workspace that has rights."""
@@ -57,6 +67,14 @@ class Tree:
         for other in sorted(self.workspaces):
             if self.workspaces[other].parent == ident:
                 yield other
+
+
+def is_there(tree: Tree, namespace: str, now_s: float) -> bool:
+    """Tell whether a namespace is not over, as those of the contract's plugin role may be."""
+    if not namespace.startswith(f"{PLUGIN}:"):
+        return True
+    found = tree.spaces.get(called(namespace))
+    return found is not None and found.name == namespace and now_s < found.until
 
 
 def _shared(tree: Tree, found: Workspace) -> tuple[str, str]:

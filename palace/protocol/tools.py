@@ -156,6 +156,9 @@ STANDS_FOR = {
     "palace_search_memory": "mempalace_search",
     "palace_forget_memory": "mempalace_delete_drawer",
     "palace_sweep": "mempalace_delete_drawer",
+    "palace_v1_commit": "mempalace_add_drawer",
+    "palace_v1_search": "mempalace_search",
+    "palace_v1_forget": "mempalace_delete_drawer",
 }
 # palace's own, for commands of its owner alone: no list names them, and no MCP client may call them
 # (palace/engine/durability/owner_tools.py).
@@ -174,6 +177,16 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_token_add": _MUTATION,
     "palace_token_revoke": _MUTATION,
 }
+# The memory contract's operations (contract/memory-plugin-v1.yaml), for what is served below /v1:
+# no list names them, and no MCP client may call them.
+CONTRACT_TOOLS: dict[str, Tool] = {
+    "palace_v1_put_namespace": _MUTATION,
+    "palace_v1_patch_namespace": _MUTATION,
+    "palace_v1_delete_namespace": _MUTATION,
+    "palace_v1_commit": _FILING,
+    "palace_v1_search": _SEARCH,
+    "palace_v1_forget": _MUTATION,
+}
 # Stock's tools whose replies show what drawers hold, memories of namespaces among them.
 SHOW_DRAWERS = frozenset(
     f"mempalace_{name}"
@@ -191,7 +204,7 @@ FILE_TEXTS = frozenset(
         "create_tunnel",
     )
 )
-_KNOWN = TOOLS | OWN_TOOLS | OWNER_TOOLS
+_KNOWN = TOOLS | OWN_TOOLS | OWNER_TOOLS | CONTRACT_TOOLS
 
 
 def classify_call(name: str, arguments: Mapping[str, Any]) -> Tool:
@@ -201,6 +214,8 @@ def classify_call(name: str, arguments: Mapping[str, Any]) -> Tool:
     if name == "mempalace_delete_drawers" and _names_many(arguments):
         return _LONG_DELETING
     if name in LARGE_TEXTS and _is_large(arguments.get(LARGE_TEXTS[name])):
+        return _LARGE_FILING
+    if name == "palace_v1_commit" and _is_large(body_of(arguments).get("content")):
         return _LARGE_FILING
     return _KNOWN.get(name, UNKNOWN)
 
@@ -238,7 +253,22 @@ def group_key(name: str, arguments: Mapping[str, Any]) -> str:
         return _joined("drawer", arguments, ("wing", "room", "content"))
     if name == "palace_commit_memory":
         return _memory_key(arguments)
+    if name == "palace_v1_commit":
+        ident = body_of(arguments).get("id")
+        return _memory_key(
+            {
+                "namespace": arguments.get("name"),
+                "content": body_of(arguments).get("content"),
+                "id": None if ident is None else f"mem-{ident}",
+            }
+        )
     return ""
+
+
+def body_of(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the body of a request of the memory contract; nothing for one that is no object."""
+    body = arguments.get("body")
+    return body if isinstance(body, dict) else {}
 
 
 def _memory_key(arguments: Mapping[str, Any]) -> str:

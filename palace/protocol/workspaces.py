@@ -2,7 +2,10 @@
 
 A *workspace* is an agent that the palace's owner has registered: an id, and the workspace above it.
 A *namespace* is what memories belong to: `workspace:ID` (one agent's own), `team:ID` (those below
-one workspace), `org:ID` (all below one root), and `custom:NAME` (whom its owner has named).
+one workspace), `org:ID` (all below one root), and `custom:NAME` (whom its owner has named).  Those
+of the memory contract's plugin role are made by its clients, who may call them anything: here they
+are `plugin:LIFE:NAME`, which no agent can name, and another LIFE (eight digits) each time one is
+made, so that what was in an earlier one of that name is never in a later one.
 
 Names come from agents, commands and files.  They are ASCII and bounded, so that no two look alike,
 none is an option of a program, and none leads anywhere as a path.
@@ -24,15 +27,20 @@ WORKSPACES_MAX = 10_000  # removed ones as well: they are read into memory
 TOKEN_DIGITS = 64  # of a token, in hexadecimal; its digest has as many
 TOKENS_MAX = 10_000  # revoked ones as well
 CUSTOMS_MAX = 1000  # custom namespaces
+SPACES_MAX = 10_000  # of the contract's plugin role; ended ones as well
 MEMBERS_MAX = 100  # of one of them
 PREFIX_MIN = 8  # digits of a digest by which a token is named
+FOREVER = float("inf")  # of what has no end
 # Between two owners' epochs: so much a restored palace is ahead of the one that was backed up.
 RESTORED = 1_000_000
 _DIGITS = re.compile(r"[0-9a-f]+")
 _ID = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{ID_CHARS_MAX - 1}}}")
 _CUSTOM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?")
+_LIFE_DIGITS = 8
+_SPACE = re.compile(rf"[0-9a-f]{{{_LIFE_DIGITS}}}:[a-z]+:[A-Za-z0-9_:.-]+")
 
-WORKSPACE, TEAM, ORG, CUSTOM = "workspace", "team", "org", "custom"
+WORKSPACE, TEAM, ORG, CUSTOM, PLUGIN = "workspace", "team", "org", "custom", "plugin"
+LIFE_BYTES = _LIFE_DIGITS // 2
 
 
 @attrs.frozen(kw_only=True)
@@ -61,7 +69,8 @@ class Workspace:
 class Token:
     """What proves a process to be a workspace: of the token itself, its digest alone is kept.
 
-    `epoch` is that of the owner under which it counts; `revoked_at` is "" while it isn't revoked.
+    One without a workspace ("") is for the memory contract's plugin role.  `epoch` is that of the
+    owner under which it counts; `revoked_at` is "" while it isn't revoked.
     """
 
     digest: str
@@ -84,13 +93,30 @@ class Token:
 class Namespace:
     """What the register keeps of a namespace: whom a custom one is for, or that one is ending.
 
-    One that `ends` is nobody's any more, and its memories are being forgotten.
+    One that `ends` is nobody's any more, and its memories are being forgotten.  One of the plugin
+    role is a `kind` of the contract's, has `metadata` (JSON, "" for none), and is over from `until`
+    on, in seconds since 1970; `expires_at` is the same for people, "" for no end.
     """
 
     name: str
     members: tuple[str, ...] = ()
     ends: bool = False
     created_at: str = ""
+    kind: str = ""
+    metadata: str = ""
+    until: float = FOREVER
+    expires_at: str = ""
+
+    @property
+    def called(self) -> str:
+        """Return what the contract's clients call it."""
+        return called(self.name)
+
+
+def called(namespace: str) -> str:
+    """Return what clients of the contract call a namespace, "" for one that isn't theirs."""
+    kind, _, name = namespace.partition(":")
+    return name[_LIFE_DIGITS + 1 :] if kind == PLUGIN else ""
 
 
 def digest_of(token: str) -> str:
@@ -132,11 +158,19 @@ def checked_namespace(text: object) -> str:
             return text
         if kind == CUSTOM and _CUSTOM.fullmatch(name) and ".." not in name:
             return text
+    if isinstance(text, str) and _is_space(text):
+        return text
     raise WorkspaceRefused(
         f"{_shown(text)} can't be a namespace. It is workspace:ID, team:ID or org:ID with a "
         f"workspace's id, or custom:NAME with ASCII letters, digits and _ . : - inside, up to "
         f"{NAMESPACE_CHARS_MAX} characters in all."
     )
+
+
+def _is_space(text: str) -> bool:
+    kind, _, name = text.partition(":")
+    short = len(name) <= NAMESPACE_CHARS_MAX + _LIFE_DIGITS + 1
+    return kind == PLUGIN and short and _SPACE.fullmatch(name) is not None
 
 
 def checked_line(text: object, what: str) -> str:

@@ -292,6 +292,14 @@ class Config:
             choices=("auto", "on", "off"),
         ),
     )
+    memory_contract: str = attrs.field(
+        default="auto",
+        metadata=about(
+            "Whether the memory contract is served below /v1: with workspaces or plugin tokens.",
+            counts=USER,
+            choices=("auto", "on", "off"),
+        ),
+    )
     mcp_extras: bool = attrs.field(
         default=False,
         metadata=about("Whether MCP clients have resources and prompts, too.", counts=PALACE),

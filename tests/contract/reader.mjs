@@ -14,7 +14,8 @@ const validators = Object.fromEntries(
 
 function isInstant(text) {
   const days = new Date(Date.UTC(Number(text.slice(0, 4)), Number(text.slice(5, 7)), 0)).getUTCDate();
-  return Number(text.slice(8, 10)) <= days;
+  const year = new Date(text.toUpperCase()).getUTCFullYear();
+  return Number(text.slice(8, 10)) <= days && year >= 1 && year <= 9999;
 }
 
 function check(value, depth) {

@@ -40,6 +40,6 @@ def inlined(schema: Any, schemas: Any) -> Any:
     for name, value in schema.items():
         if name == "properties":
             found[name] = {key: inlined(one, schemas) for key, one in value.items()}
-        elif name not in ("$defs", "title", "description", "default"):
+        elif name not in ("$defs", "title", "description", "default", "example"):
             found[name] = inlined(value, schemas)
     return found

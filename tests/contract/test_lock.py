@@ -1,10 +1,11 @@
 """Whatever is published is changed on purpose: `UPDATE_GOLDENS=1` writes the lock, nothing else."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
-from tests.contract.reading import FOLDER, document
+from tests.contract.reading import DOCUMENT, FOLDER, document, inlined
 
 LOCK = FOLDER / "LOCK"
 
@@ -17,6 +18,21 @@ def published() -> dict[str, str]:
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+def schemas_text() -> str:
+    """Return the document's components for readers without YAML, each with what it refers to."""
+    schemas = document()["components"]["schemas"]
+    found = {name: inlined(schema, schemas) for name, schema in schemas.items()}
+    return json.dumps(found, indent=1) + "\n"
+
+
+def test_the_schemas_are_the_documents() -> None:
+    path = FOLDER / f"{DOCUMENT}.schemas.json"
+    if os.environ.get("UPDATE_GOLDENS") == "1":
+        path.write_text(schemas_text())
+
+    assert path.read_text() == schemas_text()
 
 
 def test_the_lock_holds_the_digest_of_each_file() -> None:

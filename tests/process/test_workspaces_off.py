@@ -45,10 +45,12 @@ def test_nothing_of_them_is_imported_or_written_until_there_is_one(
     assert not [name for name in imported if name.startswith("palace.memory")]
     assert tools == 47
     assert not (site.palace / "palace.sqlite3").exists()
+    assert not (site.palace / "http.sock").exists()
     journal = b"".join(path.read_bytes() for path in (site.palace / "journal").glob("*.jsonl"))
     assert b"drawer" in journal
     assert b"palace:" not in journal
 
     imported, tools = imported_while(site, tmp_path / "with", with_workspace=True)
     assert "palace.memory.reserved" in imported, "else this test sees nothing"
+    assert not {"pydantic", "palace.memory.contract"} & imported, "for the memory contract alone"
     assert tools == 47 + 6

@@ -62,6 +62,7 @@ OF_OTHERS = {
     "redact": "off",
     "wrap": "org",
     "own_tools": "off",
+    "memory_contract": "on",
     "adjustments_off": ("pin_once",),
 }
 

@@ -1,4 +1,4 @@
-"""What is served on loopback: /healthz, /mcp and /metrics.
+"""What is served on loopback: /healthz, /mcp, /metrics, and /v1 (palace/broker/http/contract.py).
 
 `POST /mcp` speaks to three kinds of clients.  Stock's (its command line, its hooks,
 `mempalace-mcp`) send one JSON-RPC line without a session and take JSON.  MCP hosts follow the
@@ -19,10 +19,12 @@ from urllib.parse import urlsplit
 import attrs
 import trio
 
-from palace.broker.http import modern
+from palace.broker.http import contract, modern
+from palace.broker.http.contract import Contract
 from palace.broker.http.exchange import EVENTS, JSON, TEXT, Exchange, Gone, Refused
 from palace.broker.http.sessions import HttpSession, HttpSessions
 from palace.broker.http.tasks import HttpTasks
+from palace.broker.http.waiting import answered
 from palace.broker.progress import TELL_S
 from palace.broker.reporting.metrics import CONTENT_TYPE, metrics_text
 from palace.broker.requests import parsed
@@ -58,9 +60,11 @@ class HttpApp:
     port: int
     answers: Counter[int]
     tasks: HttpTasks = attrs.field(init=False)
+    contract: Contract = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.tasks = HttpTasks(state=self.state)
+        self.contract = Contract(state=self.state, sessions=self.sessions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,7 +78,34 @@ class HttpApp:
         except Gone:
             logger.debug("a client hung up in the middle of its request")
 
+    async def serve_unix(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what came to http.sock: the memory contract is all there is.
+
+        Its clients are the owner's by the kernel's word; a token makes them somebody else.
+        """
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
+            return
+        exchange = Exchange(scope, receive, send, self.answers)
+        try:
+            if exchange.path.startswith(contract.PREFIX) and contract.is_served(self.state):
+                await self.contract.serve(exchange, self._check_neighbour)
+            else:
+                await exchange.refuse(Refused(404, f"There is {contract.PREFIX} alone."))
+        except Gone:
+            logger.debug("a client hung up in the middle of its request")
+
+    def _check_neighbour(self, exchange: Exchange) -> None:
+        if exchange.header("origin"):  # no page reaches a socket, but a proxy might
+            raise Refused(403, "Pages are not served.")
+        if exchange.header("authorization"):
+            self._check_shown(exchange)
+        exchange.connection.admit()
+
     async def _route(self, exchange: Exchange) -> None:
+        if exchange.path.startswith(contract.PREFIX) and contract.is_served(self.state):
+            await self.contract.serve(exchange, self._check_contract)
+            return
         self._check_origin(exchange)
         if exchange.path == "/healthz":
             _check_method(exchange, "GET")
@@ -104,7 +135,8 @@ class HttpApp:
         if self.is_token(shown):
             return True
         tree = self.state.services.engine.workspaces()
-        return tree is not None and _shown_digest(shown) in tree.tokens
+        digest = _shown_digest(shown)
+        return tree is not None and (digest in tree.tokens or digest in tree.plugins)
 
     def _check_origin(self, exchange: Exchange) -> None:
         """Refuse web pages: a name that was made to lead here is no loopback address."""
@@ -120,6 +152,21 @@ class HttpApp:
         if not self.is_token(shown):
             exchange.token = self._workspace_token(shown)
         exchange.connection.admit()
+
+    def _check_contract(self, exchange: Exchange) -> None:
+        self._check_origin(exchange)
+        self._check_shown(exchange)
+        exchange.connection.admit()
+
+    def _check_shown(self, exchange: Exchange) -> None:
+        """Note whose token a request of the contract's shows; raises Refused where it is none."""
+        shown = exchange.header("authorization").encode("latin-1")
+        tree = self.state.services.engine.workspaces()
+        digest = _shown_digest(shown)
+        if tree is not None and digest in tree.plugins:
+            exchange.token = digest
+        elif not self.is_token(shown):
+            exchange.token = self._workspace_token(shown)
 
     def _workspace_token(self, shown: bytes) -> str:
         """Return the digest of a workspace's token; raises Refused where none is shown."""
@@ -212,7 +259,7 @@ class HttpApp:
         if session.lasting and not exchange.header("mcp-session-id"):
             headers["mcp_session_id"] = session.ident
         try:
-            if await _answered(exchange, posting.pending, posting.patience_s(exchange)):
+            if await answered(exchange, posting.pending, posting.patience_s(exchange)):
                 payload = posting.payload()
                 status = 400 if payload == PARSE_ERROR_REPLY else 200 if payload else 202
                 await self._send(exchange, payload, status, **headers)
@@ -222,7 +269,7 @@ class HttpApp:
                 return
             else:
                 await exchange.start_events(x_accel_buffering="no", **headers)
-                while not await _answered(exchange, posting.pending, posting.beat_s):
+                while not await answered(exchange, posting.pending, posting.beat_s):
                     await self._show_life(exchange, posting)
                 await exchange.last_event(posting.payload())
         except Gone:
@@ -284,26 +331,6 @@ class Posting:
         """Return the reply; call it once it has come."""
         problem = self.pending.problem
         return self.pending.payload if problem is None else _failure(self.request, problem)
-
-
-async def _answered(exchange: Exchange, pending: PendingRequest, patience_s: float) -> bool:
-    """Wait for a reply and tell whether it came; raises Gone where the client hangs up before."""
-    gone = False
-
-    async def watch(scope: trio.CancelScope) -> None:
-        nonlocal gone
-        await exchange.hung_up()
-        gone = True
-        scope.cancel()
-
-    with trio.move_on_after(patience_s):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch, nursery.cancel_scope)
-            await pending.answered.wait()
-            nursery.cancel_scope.cancel()
-    if gone and not pending.answered.is_set():
-        raise Gone
-    return pending.answered.is_set()
 
 
 def _failure(request: Request, problem: PalaceError) -> bytes:

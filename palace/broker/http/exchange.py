@@ -40,6 +40,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, answers: Counter[int]) -> None:
         self.method = str(scope["method"])
         self.path = str(scope["path"])
+        self.raw_path: bytes = scope["raw_path"]
         self.connection: HttpConnection = scope["state"]["connection"]
         self.headers: dict[str, str] = {
             name.decode("latin-1").lower(): value.decode("latin-1")

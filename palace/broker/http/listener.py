@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 import trio
 
+from palace.broker.http.door import Door
 from palace.broker.http.serverinfo import ServerInfo
 from palace.broker.places import Place, Places
 from palace.broker.state import BrokerState
@@ -49,6 +50,8 @@ class HttpListener:
     engine_ready: trio.Event = attrs.field(factory=trio.Event)
     _strangers: Places = attrs.field(init=False)
     _server: "Server | None" = None
+    _unix_server: "Server | None" = None
+    _door: Door | None = None
     _listener: socket.socket | None = None
     _open_connections: "set[HttpConnection]" = attrs.field(factory=set)
 
@@ -80,11 +83,14 @@ class HttpListener:
         if self.info.is_anothers():  # a server of stock's that has the lock, and its own token
             await self.engine_ready.wait()
         listener = await self._until_done(partial(self._open, sessions))
+        assert self._server is not None
+        assert self._door is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_stock)
+            nursery.start_soon(self._door.serve)
             await accept_forever(
                 partial(accept_one, listener),
-                partial(self._take, sessions),
+                partial(self._take, self._server, sessions),
                 logger,
                 self._strangers.is_full,
             )
@@ -111,8 +117,10 @@ class HttpListener:
             trio.lowlevel.notify_closing(self._listener)
             self._listener.close()
             self._listener = None
-        if self._server is not None:
-            await self._server.hang_up()
+        if self._door is not None:
+            self._door.close()
+        for server in filter(None, (self._server, self._unix_server)):
+            await server.hang_up()
 
     def withdraw(self) -> None:
         """Tell stock that there is no server any more; raises OSError."""
@@ -169,8 +177,15 @@ class HttpListener:
             answers=self.counters.answers,
         )
         self._server = Server(app, app.is_known)
+        # Whoever could connect is the owner's: nobody has to wait for others' failures.
+        self._unix_server = Server(app.serve_unix, lambda _shown: True)
+        self._door = Door(
+            state=self.state,
+            counters=self.counters,
+            take=partial(self._take, self._unix_server, sessions),
+        )
 
-    def _take(self, sessions: trio.Nursery, sock: socket.socket) -> None:
+    def _take(self, server: "Server", sessions: trio.Nursery, sock: socket.socket) -> None:
         """Serve a connection: one without the token may have to make room, none with it does.
 
         So only clients with the token meet the limits, and the oldest of those without.
@@ -193,7 +208,7 @@ class HttpListener:
         self.state.memory.watch(connection, HTTP)
         self.counters.connections = len(self._open_connections)
         connection.ended = partial(self.state.connections.leave, counted)
-        sessions.start_soon(self._serve, sock, connection, place)
+        sessions.start_soon(self._serve, server, sock, connection, place)
 
     @property
     def _is_full(self) -> bool:
@@ -207,10 +222,11 @@ class HttpListener:
                 return True
         return False
 
-    async def _serve(self, sock: socket.socket, connection: "HttpConnection", place: Place) -> None:
-        assert self._server is not None
+    async def _serve(
+        self, server: "Server", sock: socket.socket, connection: "HttpConnection", place: Place
+    ) -> None:
         try:
-            await self._server.serve(sock, connection)
+            await server.serve(sock, connection)
         finally:
             self._strangers.leave(place)
             self._open_connections.discard(connection)

@@ -68,10 +68,13 @@ class HttpSessions:
         found = self._lasting.get(ident)
         return found if found is not None and found.session.hello.token == token else None
 
-    def open(self, *, client: str, read_only: bool, lasting: bool, token: str) -> HttpSession:
+    def open(
+        self, *, client: str, read_only: bool, lasting: bool, token: str, is_contract: bool = False
+    ) -> HttpSession:
         """Open a session; raises Draining or Busy.
 
         `token` is the digest of a workspace's token, "" for a client that has shown the palace's.
+        `is_contract`: it is for one operation of the memory contract's, and for nothing else.
         """
         state = self.state
         now_s = trio.current_time()
@@ -92,7 +95,13 @@ class HttpSessions:
         requests = PendingRequests(QUIET_S)
         http = HttpSession(ident=ident, session=session, requests=requests, lasting=lasting)
         state.sessions.add(session)
-        hello = Hello(session=name, client=client, read_only=read_only, token=token)
+        hello = Hello(
+            session=name,
+            client=client,
+            read_only=read_only,
+            token=token,
+            is_contract=is_contract,
+        )
         session.connect(requests, hello)
         if lasting:
             self._lasting[ident] = http

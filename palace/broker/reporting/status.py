@@ -159,6 +159,7 @@ def _http(counters: HttpCounters | None) -> dict[str, Any] | None:
         return None
     return {
         "url": counters.url,
+        "contract": counters.socket,
         "token_file": counters.token_file,
         "connections": counters.connections,
         "sessions": counters.sessions,

@@ -23,10 +23,14 @@ class Counters:
 
 @attrs.define(eq=False, kw_only=True)
 class HttpCounters:
-    """The HTTP listener's; `answers` counts statuses, `url` is "" while it doesn't listen."""
+    """The HTTP listener's; `answers` counts statuses, `url` is "" while it doesn't listen.
+
+    `socket` is where the memory contract is served besides, "" while it isn't.
+    """
 
     token_file: str
     url: str = ""
+    socket: str = ""
     connections: int = 0
     sessions: int = 0
     refused: int = 0

@@ -11,7 +11,7 @@ def guard_of(register: Register) -> Guard:
     """Return what keeps memories of namespaces from plain tools, once there are workspaces."""
 
     def why_not(change: Change) -> str:
-        if not change.kind.startswith(PREFIX) or not register.tree().workspaces:
+        if not change.kind.startswith(PREFIX) or not register.tree().has_memories:
             return ""
         from palace.memory.reserved import refused_record  # needed where there are workspaces only
 

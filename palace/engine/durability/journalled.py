@@ -76,7 +76,7 @@ class JournalledEngine:
 
     def _reserved(self, tree: Tree, call: Call) -> Forbidden | None:
         """Say why a plain tool may not write what only the gate may."""
-        if not tree.workspaces or call.tool.kind is Kind.QUERY:
+        if not tree.has_memories or call.tool.kind is Kind.QUERY:
             return None
         from palace.memory.reserved import refused_write
 
@@ -121,7 +121,7 @@ class JournalledEngine:
     def showing(self, call: Call) -> "OwnTools | None":
         """Return what knows memories, for a tool of stock's that shows some; None where none is."""
         tree = self.workspaces() if call.request.name in SHOW_DRAWERS else None
-        if self._memory is None or tree is None or not tree.workspaces:
+        if self._memory is None or tree is None or not tree.has_memories:
             return None
         return self._memory.own_tools()
 

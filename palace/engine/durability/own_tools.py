@@ -1,5 +1,7 @@
 """palace's own tools, for sessions of a palace with workspaces; and stock's, for confined ones.
 
+So are the memory contract's operations, for whoever asks over HTTP (palace/memory/operations.py).
+
 The caller is known from the session, never from an argument.  Memories go through the gate
 (palace/memory/gate.py), within the call's group and its turn: what it stores and what it audits is
 there together or not at all, and the tree by which it decides can't change meanwhile.
@@ -12,16 +14,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Protocol
+from uuid import UUID
 
 import attrs
 
 from palace.engine.durability.groups import CallGroups
+from palace.engine.durability.spaces import RegisteredSpaces
 from palace.engine.stores.register import AUDIT, NAMESPACE, Register
 from palace.kernel.kernel import Kernel
 from palace.kernel.wall import wall_s
 from palace.memory import confined
 from palace.memory.expiry import written
 from palace.memory.gate import Decree, Gate, MemoryStore
+from palace.memory.memory import NAMESPACE as IN_NAMESPACE
 from palace.memory.memory import Memory
 from palace.memory.shown import shown, shown_row
 from palace.protocol import jsonrpc
@@ -29,13 +34,15 @@ from palace.protocol.errors import Forbidden, InvalidMemory, PalaceError, StoreU
 from palace.protocol.policy import DEFAULT, Policy
 from palace.protocol.principals import Principal
 from palace.protocol.request import ToolCall
-from palace.protocol.resolver import everything, readable, writable
-from palace.protocol.tools import BASIC_TOOLS, Kind
+from palace.protocol.resolver import everything, is_there, readable, writable
+from palace.protocol.tools import BASIC_TOOLS, CONTRACT_TOOLS, STANDS_FOR, Kind
+from palace.protocol.workspaces import LIFE_BYTES
 
 Json = dict[str, object]
 ID_BYTES = 16
 SWEEP = "palace_sweep"
 SWEPT_MAX = 64  # records of memories in one turn
+_REGISTERED = frozenset(CONTRACT_TOOLS) - set(STANDS_FOR)  # which need no drawers
 
 logger = logging.getLogger("palace.engine")
 
@@ -79,7 +86,7 @@ class OwnTools:
             if names is not None:
                 told = self._names(principal, names)
             else:
-                refused = self.store.refusal(call)
+                refused = self.store.refusal(call) if call.name not in _REGISTERED else None
                 if refused is not None:
                     return refused
                 told = self._pass(principal, call)
@@ -108,11 +115,22 @@ class OwnTools:
         if isinstance(content, list) and content and isinstance(content[0], dict):
             text = content[0].get("text")
             if isinstance(text, str):
-                content[0]["text"] = shown(text, self.store.look, self.clock(), self.policy.wrap)
+                content[0]["text"] = shown(text, self._look, self.clock(), self.policy.wrap)
         return reply
+
+    def _look(self, idents: Sequence[str]) -> Mapping[str, Memory]:
+        """Return the memories among drawers; what is over with its namespace is none any more."""
+        return {
+            ident: memory
+            for ident, memory in self.store.look(idents).items()
+            if is_there(self.register.tree(), memory.namespace, self.clock())
+        }
 
     def marked_row(self, ident: str, text: str, metadata: Mapping[str, object]) -> str | None:
         """Return a record's text as it may be shown, None where it may not."""
+        namespace = str(metadata.get(IN_NAMESPACE) or "")
+        if not is_there(self.register.tree(), namespace, self.clock()):
+            return None
         return shown_row(ident, text, metadata, self.clock(), self.policy.wrap)
 
     def _names(self, principal: Principal, names: "Callable[..., Iterable[str]]") -> Json:
@@ -139,13 +157,27 @@ class OwnTools:
             )
             if call.name == SWEEP:
                 return self._sweep(gate)
+            if call.name in CONTRACT_TOOLS:
+                return self._operate(gate, call)
             if call.name in BASIC_TOOLS:
                 return confined.answer(gate, call.name, call.arguments)
             return _GATED[call.name](gate, call.arguments)
 
+    def _operate(self, gate: Gate, call: ToolCall) -> Json:
+        from palace.memory.operations import Operations  # imports pydantic, for this alone
+
+        operations = Operations(
+            gate=gate,
+            spaces=RegisteredSpaces(register=self.register, groups=self.groups, at=gate.at),
+            new_id=lambda: str(UUID(self.kernel.token(ID_BYTES))),
+            new_life=lambda: self.kernel.token(LIFE_BYTES),
+        )
+        return operations.answer(call.name, call.arguments)
+
     def _sweep(self, gate: Gate) -> Json:
         """Forget a part of what is over; where nothing is left, namespaces that end have ended."""
-        ending = [one.name for one in self.register.namespaces() if one.ends]
+        now_s = gate.now_s
+        ending = [one.name for one in self.register.namespaces() if one.ends or one.until <= now_s]
         swept = gate.sweep(ending, SWEPT_MAX)
         if not swept:
             for name in ending:

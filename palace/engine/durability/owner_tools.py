@@ -39,6 +39,7 @@ from palace.protocol.request import ToolCall
 from palace.protocol.resolver import HOPS_MAX, Tree
 from palace.protocol.tools import Kind
 from palace.protocol.workspaces import (
+    PLUGIN,
     PREFIX_MIN,
     TOKEN_DIGITS,
     TOKENS_MAX,
@@ -190,7 +191,8 @@ class OwnerTools:
         digest, label = arguments.get("sha256"), arguments.get("label", "")
         if not is_digits(digest, TOKEN_DIGITS, TOKEN_DIGITS):
             raise WorkspaceRefused(f"A token is kept as the {TOKEN_DIGITS} digits of its SHA-256.")
-        workspace = _active(self.register.tree(), arguments.get("workspace"))
+        is_plugins = arguments.get("scope") == PLUGIN
+        ident = "" if is_plugins else _active(self.register.tree(), arguments.get("workspace")).id
         known = self.register.rows(TOKEN)
         if digest in known:
             raise WorkspaceRefused("This token is registered already. Make another.")
@@ -201,7 +203,7 @@ class OwnerTools:
             )
         token = Token(
             digest=str(digest),
-            workspace=workspace.id,
+            workspace=ident,
             label=checked_line(label, "a token's label"),
             epoch=self.register.epoch,
             created_at=self.kernel.utc_text(),

@@ -26,7 +26,16 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.format import need_register
 from palace.protocol.decoding import decode_json
 from palace.protocol.resolver import Tree
-from palace.protocol.workspaces import CUSTOM, Namespace, Token, Workspace, id_in, key_of
+from palace.protocol.workspaces import (
+    CUSTOM,
+    FOREVER,
+    PLUGIN,
+    Namespace,
+    Token,
+    Workspace,
+    id_in,
+    key_of,
+)
 from palace.settings.paths import Paths
 
 NAME = "register"
@@ -85,7 +94,10 @@ class Register(Rows):
                 self._tree = Tree(
                     {workspace.id: workspace for workspace in found},
                     customs=self._customs(),
-                    tokens=self._counting(),
+                    tokens=self._counting(plugin=False),
+                    plugins=frozenset(self._counting(plugin=True)),
+                    spaces={one.called: one for one in self.namespaces() if _is_space(one)},
+                    keeps=bool(self.rows(NAMESPACE)),
                 )
             return self._tree
 
@@ -105,9 +117,13 @@ class Register(Rows):
         """Return all tokens, revoked ones as well, oldest first."""
         return sorted(map(token_of, self.rows(TOKEN).values()), key=lambda one: one.created_at)
 
-    def _counting(self) -> dict[str, str]:
+    def _counting(self, *, plugin: bool) -> dict[str, str]:
         found = map(token_of, self.rows(TOKEN).values())
-        return {token.digest: token.workspace for token in found if token.counts(self.epoch)}
+        return {
+            token.digest: token.workspace
+            for token in found
+            if token.counts(self.epoch) and (not token.workspace) is plugin
+        }
 
     # How it is changed.
 
@@ -187,9 +203,10 @@ def row_of(workspace: Workspace) -> Row:
 
 def token_of(row: Row) -> Token:
     """Return a row of the table as what it says."""
+    scope = row["scope"]
     return Token(
         digest=row["sha256"],
-        workspace=id_in(row["scope"]),
+        workspace="" if scope == PLUGIN else id_in(scope),
         label=row["label"],
         epoch=row["epoch"],
         created_at=row["created_at"],
@@ -201,7 +218,7 @@ def row_of_token(token: Token) -> Row:
     """Return a token as a row of the table."""
     return {
         "sha256": token.digest,
-        "scope": key_of(token.workspace),
+        "scope": key_of(token.workspace) if token.workspace else PLUGIN,
         "label": token.label,
         "epoch": token.epoch,
         "created_at": token.created_at,
@@ -217,16 +234,29 @@ def namespace_of(row: Row) -> Namespace:
         members=tuple(told["members"]),
         ends=told["ends"],
         created_at=row["created_at"],
+        kind=row["kind"] if row["name"].startswith(f"{PLUGIN}:") else "",
+        metadata=told.get("metadata", ""),
+        until=told.get("until", FOREVER),
+        expires_at=row["expires_at"],
     )
+
+
+def _is_space(namespace: Namespace) -> bool:
+    return bool(namespace.called) and not namespace.ends
 
 
 def row_of_namespace(namespace: Namespace) -> Row:
     """Return a namespace as a row of the table."""
+    told: dict[str, Json] = {"members": namespace.members, "ends": namespace.ends}
+    if namespace.metadata:
+        told["metadata"] = namespace.metadata
+    if namespace.until != FOREVER:
+        told["until"] = namespace.until
     return {
         "name": namespace.name,
-        "kind": namespace.name.partition(":")[0],
-        "expires_at": "",
-        "metadata": json.dumps({"members": namespace.members, "ends": namespace.ends}),
+        "kind": namespace.kind or namespace.name.partition(":")[0],
+        "expires_at": namespace.expires_at,
+        "metadata": json.dumps(told),
         "created_at": namespace.created_at,
     }
 

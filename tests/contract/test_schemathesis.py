@@ -1,0 +1,60 @@
+"""Requests that Schemathesis makes of the document: what it allows, and what it doesn't.
+
+Each answer must be one of the document's; what is right must be taken, what is wrong refused; what
+was removed is gone, and methods that it doesn't name are refused as such.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.contract.conftest import flat, serving
+from tests.contract.reading import document
+from tests.contract.test_doors import owners_token
+from tests.support.brokers.http import serverinfo_of
+from tests.support.processes.clients import wait_until
+
+pytestmark = pytest.mark.process
+
+EXAMPLES = 1000 if os.environ.get("PALACE_TEST_PROFILE") == "deep" else 8
+
+
+@pytest.fixture(params=["palace", "flat"])
+def served(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[tuple[str, str]]:
+    """Yield a server's URL, and the token that it wants."""
+    if request.param == "flat":
+        with flat() as address:
+            yield f"http://{address}", ""
+        return
+    with serving(short_dir) as site:
+        wait_until(lambda: serverinfo_of(site.home).exists(), what="stock is told")
+        port = json.loads(serverinfo_of(site.home).read_text())["port"]
+        yield f"http://127.0.0.1:{port}", owners_token(site)
+
+
+def test_whatever_is_asked_is_answered_as_the_document_says(
+    served: tuple[str, str], tmp_path: Path
+) -> None:
+    url, token = served
+    asked = document()
+    # It can't make texts of a pattern and of so many characters, and sends none of the object's.
+    del asked["components"]["schemas"]["Text"]["maxLength"]
+    (tmp_path / "document.yaml").write_text(yaml.safe_dump(asked))
+    argv = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", "document.yaml"),
+        *(f"--url={url}", f"--max-examples={EXAMPLES}", "--checks=all", "--no-color", "--seed=1"),
+        *("--phases=examples,coverage,fuzzing,stateful", "--generation-database=none"),
+        *((f"--header=Authorization: Bearer {token}",) if token else ()),
+        "--exclude-checks=ignored_auth",  # it wants a header, which http.sock doesn't
+    ]
+    run = subprocess.run(
+        argv, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
+
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
