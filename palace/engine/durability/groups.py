@@ -200,12 +200,12 @@ class CallGroups:
         self, projection: Projection, changes: Sequence[Change], make: Callable[[], T]
     ) -> T:
         """Do what `change` does, as a unit of its own: it stays, whatever becomes of the call."""
-        group = self.current()
-        self.context.group = None
+        group, groups = self.current(), self.context.groups
+        self.context.group = self.context.groups = None
         try:
             return self.change(projection, changes, make)
         finally:
-            self.context.group = group
+            self.context.group, self.context.groups = group, groups
 
     def _change(
         self,

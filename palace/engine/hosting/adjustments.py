@@ -200,7 +200,7 @@ def go_on_serving(host: Host) -> Iterator[Patch]:
 
 def watch_progress(host: Host) -> Iterator[Patch]:
     """Count storage writes and mine's file boundaries: a long mine is not a stuck write."""
-    from mempalace.backends import chroma, sqlite_exact
+    from mempalace.backends import chroma, pgvector, sqlite_exact
 
     def counting(before: Callable[[], None], owner: object, attribute: str) -> Patch:
         return Patch(
@@ -214,6 +214,8 @@ def watch_progress(host: Host) -> Iterator[Patch]:
     yield counting(host.state.tick, chroma, "_count_write")
     exact = need(sqlite_exact, "SQLiteExactCollection", "watch_progress")
     yield counting(host.state.tick, exact, "_write_lock")
+    client = need(pgvector, "_PgVectorClient", "watch_progress")
+    yield counting(host.state.tick, client, "_execute")
 
     def letting_others_look(stock: Callable[[], object]) -> Callable[[], object]:
         def mine_yield_point() -> object:

@@ -117,6 +117,21 @@ def test_what_is_stored_at_once_is_each_calls_own() -> None:
     again.check()
 
 
+def test_what_is_made_for_good_amid_them_is_no_calls() -> None:
+    """As a collection is, which a backend makes with the first of its records."""
+    life = awake(Disk())
+    groups = groups_of("x")
+    made = [Change("a", "made", None, 0)]
+
+    with life.durable.on_behalf(groups):
+        life.durable.change_for_good(life.one, made, lambda: life.one.write("a", {"made": 0}))
+        life.set("a", x=1)
+
+    assert [(r.action, r.id) for r in records(life)[1:]] == [(PUT, "made"), (UNIT, ""), (PUT, "x")]
+    assert records(life)[-1].key == "x:1"
+    assert after(life).contents == entities(made=0)  # it died before the call's outcome
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_what_could_not_be_stored_at_once_has_failed_for_nobody(half: bool) -> None:
     life = awake(Disk())

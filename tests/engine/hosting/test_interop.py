@@ -368,6 +368,7 @@ PLACES: dict[str, list[tuple[str, str]]] = {
     "watch_progress": [
         (CHROMA, "_count_write"),
         ("mempalace.backends.sqlite_exact", "SQLiteExactCollection"),
+        ("mempalace.backends.pgvector", "_PgVectorClient"),
         ("mempalace.miner", "mine_yield_point"),
         ("mempalace.convo_miner", "mine_yield_point"),
         ("mempalace.format_miner", "mine_yield_point"),
@@ -414,7 +415,7 @@ def _stand_in() -> dict[str, ModuleType]:
             setattr(modules[parent], last, module)
     for where, attribute in places:
         setattr(modules[where], attribute, place)
-    for name in ("add", "upsert", "get", "query", "delete", "_write_lock"):
+    for name in ("add", "upsert", "get", "query", "delete", "_write_lock", "_execute"):
         setattr(place, name, place)  # it stands for stock's class of collections, too
     missing = ("mempalace.searcher", "CollectionNotInitializedError")
     setattr(modules[missing[0]], missing[1], LookupError)
