@@ -32,7 +32,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
+from palace.engine.durability.accounting import is_accounted_for
 from palace.engine.durability.backends import backend_to_build
+from palace.engine.durability.beside import read_note
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.rebuild import (
     fill_stores,
@@ -418,7 +420,11 @@ class _Healing:
         if is_whole and baseline is not None and not chroma.suspects(baseline, tail.touched):
             return
         # What is missing in a store that went on was deleted; in another one it was lost.
-        deletes = baseline is not None and not chroma.was_replaced(baseline)
+        deletes = not (
+            baseline is None
+            or chroma.was_replaced(baseline)
+            or is_accounted_for(self.journal, chroma, baseline)
+        )
         scratch = make_scratch(self.palace)
         try:
             # Without its indexes, which Chroma makes empty ones of, and makes no use of here.
@@ -440,6 +446,8 @@ class _Healing:
         # What our own last work touched is left to recovery: the journal knows it.
         ours = {change.entity for changes in tail.open.values() for change in changes}
         ours |= tail.touched.keys()
+        noted = read_note(self.palace.paths, self.palace.kernel)
+        missed = noted.lost() if noted is not None else frozenset()
         for name, payload in rows.scan(COLLECTION):
             if (COLLECTION, name) not in known.live:
                 append_adopted(self.journal, COLLECTION, [(name, payload)])
@@ -460,6 +468,7 @@ class _Healing:
             gone = [i for i in known.ids(kind) if i not in there and (kind, i) not in ours]
             if not deletes:  # of what an adoption has not come to, the journal may be out of date
                 gone = [i for i in gone if not tail.is_settled(known.live[kind, i].seq)]
+            gone = [i for i in gone if (kind, i) not in missed]
             append_adopted(self.journal, kind, [(ident, None) for ident in gone])
 
 

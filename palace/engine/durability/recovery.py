@@ -34,6 +34,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from palace.engine.durability.accounting import is_accounted_for
 from palace.engine.durability.beside import Note
 from palace.engine.durability.reconciliation import (
     Reconciliation,
@@ -42,8 +43,6 @@ from palace.engine.durability.reconciliation import (
     by_id_of,
     states_of,
 )
-from palace.engine.stores.chroma import Chroma
-from palace.engine.stores.drawers import COLLECTION
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.projection import Change, Projection, fingerprints_of, same
 from palace.journal.inspect import read_from
@@ -52,12 +51,10 @@ from palace.journal.purge import PURGED_REPLY
 from palace.journal.record import (
     ABORT,
     ATTEMPT,
-    CHANGES,
     ENTITIES,
     OUTCOME,
     QUARANTINE,
     STATE,
-    UNDO,
     UNIT,
     Draft,
     Entity,
@@ -223,31 +220,8 @@ class Recovery:
         return (
             projection.name in self._held_before
             or projection.was_replaced(then)
-            or self._is_accounted_for(projection, then)  # last: it reads the journal
+            or is_accounted_for(self.journal, projection, then)  # last: it reads the journal
         )
-
-    def _is_accounted_for(self, projection: Projection, then: Json) -> bool:
-        """Tell whether all numbers that Chroma has given since the baseline are known to be writes.
-
-        It numbers deletions as well, so that no other program can have deleted anything.  What can
-        be seen to have a number is a write.  Of what can't be seen any more, our own count: what
-        belongs to no open group was written, and so was what takes it back.  Where more is counted
-        than was given, it counts for lost: what is missing is never taken for deleted.
-        """
-        if not isinstance(projection, Chroma):
-            return False
-        given, seen = projection.writes_since(then)
-        numbered = set(seen)
-        ours: list[Entity] = []
-        journal = self.journal
-        since = journal.tail.baseline_seq + 1
-        for found in read_from(journal.directory, journal.kernel, since, keys=journal.keys):
-            if not isinstance(found, Record) or found.action not in {*CHANGES, UNDO}:
-                continue
-            was_written = found.key not in journal.tail.open or found.entity in numbered
-            if was_written and found.kind != COLLECTION and projection.owns(found.kind):
-                ours.append(found.entity)
-        return given <= len(seen) + len(ours) - len(numbered.intersection(ours))
 
     def _adopt_later(self) -> None:
         """Say that the journal isn't whole: of anything that it says by now it may be out of date.

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from palace.doctor.examine import examine_palace
+from palace.doctor.finding import Finding
 from palace.protocol.errors import ConfigError
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
 from palace.settings.stock_config import check_journalled
 from tests.support.engines.probe import Probe
 from tests.support.processes.clients import Site, end_brokers
@@ -113,3 +117,34 @@ def test_what_others_change_in_rows_is_told_while_it_is_open(
     with Probe(site.environ(), site.palace) as probe:
         assert probe.tool("list_drawers")["total"] == 3
         probe.leave()
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM docs_fts_data", "DELETE FROM docs_fts"])
+def test_a_damaged_index_of_words_is_named_and_made_again(
+    tmp_path: Path, model_home: Path, statement: str
+) -> None:
+    site = make_site(tmp_path, model_home, backend="sqlite_exact")
+    with Probe(site.environ(), site.palace) as probe:
+        for n in range(3):
+            probe.tool("add_drawer", wing="w", room="r", content=f"{TEXT} {n}")
+        probe.leave()
+    assert "store_damaged" not in codes(site)
+    path = site.palace / "sqlite_exact.sqlite3"
+    with closing(sqlite3.connect(path)) as others, others:
+        others.execute(statement)
+    assert codes(site)["store_damaged"].remedy.endswith("palace start")
+
+    with Probe(site.environ(), site.palace) as probe:
+        [healed] = probe.ask("health")["healed"]
+        assert probe.ask("drift") == []
+        probe.leave()
+    assert "its index of words" in healed["text"]
+    assert "store_damaged" not in codes(site)
+    with closing(sqlite3.connect(path)) as others:
+        found = "SELECT count(*) FROM docs_fts WHERE docs_fts MATCH 'herons'"
+        assert others.execute(found).fetchone() == (3,)
+
+
+def codes(site: Site) -> dict[str, Finding]:
+    found = examine_palace(Paths(str(site.palace)), ShimEnvironment(site.environ()))
+    return {finding.code: finding for finding in found}

@@ -4,6 +4,7 @@ It is seen while nobody asks, told to the next call, and the next owner puts it 
 puts right is said in each reply.  Calls that come in between are no difference.
 """
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -263,6 +264,12 @@ def test_metadata_changed_by_sql_is_said_in_replies_and_by_the_doctor(
     with Probe(copied.environ(), copied.palace) as probe:  # from its first reply on
         assert "hold other metadata" in str(probe.call("search", query="otter"))
         probe.leave()
+
+    [command] = re.findall(r"palace (rebuild --\w+)", found.remedy)
+    done = copied.run(*command.split())
+    assert done.returncode == 0, done.stderr
+    assert "texts_differ" not in {finding.code for finding in doctor(copied)}
+    assert compared(copied) == Differences()
 
 
 def test_what_was_changed_by_sql_is_not_taken_over_with_what_comes_back(copied: Site) -> None:

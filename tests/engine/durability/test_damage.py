@@ -48,6 +48,7 @@ from tests.support.faults.damages import (
     vectors_mixed_up,
 )
 from tests.support.faults.killing import is_full
+from tests.support.faults.losses import lose_drawers
 from tests.support.processes.clients import Site
 from tests.support.processes.sites import make_site, start_stock
 
@@ -210,6 +211,32 @@ def test_what_stock_wrote_before_an_index_was_damaged_is_kept(
     drawers = maintenance.ask("contents", copied.palace)["chroma:mempalace_drawers"]
     assert new["drawer_id"] in drawers
     assert gone not in drawers
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_rows_that_were_lost_before_an_index_was_damaged_were_not_deleted(
+    master: Master, copied: Site, maintenance: MaintenanceProcess, *, is_known: bool
+) -> None:
+    if is_known:  # an owner has missed them; what it noted counts more than Chroma's numbers
+        with Probe(copied.environ(), copied.palace) as probe:
+            lose_drawers(copied.palace)
+            assert "are not there any more" in probe.ask("examine")
+            probe.kill()
+    else:
+        lose_drawers(copied.palace)
+    with start_stock(copied.environ(), "--palace", str(copied.palace)) as stock:
+        new = stock.tool("add_drawer", wing="w", room="r9", content="By stock.")["drawer_id"]
+        if is_known:  # else Chroma's numbers tell that nothing was deleted
+            stock.tool("delete_drawer", drawer_id=new)
+    damage(copied, ("index-gone",))
+
+    with Probe(copied.environ(), copied.palace) as probe:
+        assert [one["store"] for one in probe.ask("health")["healed"]] == ["chroma"]
+        assert probe.ask("drift") == []
+        probe.leave()
+
+    found = differing(maintenance.ask("contents", copied.palace), master.contents)
+    assert {ident for _, ident in found} == (set() if is_known else {new})
 
 
 @pytest.mark.parametrize("journal", ["off", "dual"])
