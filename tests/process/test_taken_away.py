@@ -211,6 +211,7 @@ def test_a_store_that_refuses_every_change_is_left_to_another_owner(
     there = [one["content_preview"] for one in client.tool("list_drawers", wing="w")["drawers"]]
     assert {"kept 0", "kept 1", "kept 2", "new"} <= set(there)
     assert doctor(site)["store_mended"].level == "warning"
+    assert not list(site.palace.glob("replaced-*")), "what is mended in place is not built again"
 
 
 def test_a_store_that_refuses_and_looks_whole_is_built_again(

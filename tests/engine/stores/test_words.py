@@ -106,6 +106,15 @@ def test_what_is_wrong_is_found_and_mended(path: str, table: str, way: str) -> N
         assert opened.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+@pytest.mark.parametrize("table", ["docs_fts"], indirect=True)
+def test_words_of_a_document_that_is_gone_are_found(path: str, table: str) -> None:
+    """In Chroma's they lead to no row."""
+    change(path, "INSERT INTO {t} VALUES (1, 'gone', 'otters')", table)
+    assert "is not that of 1 of" in words_damage(f"file:{path}?mode=ro", whole=True)
+    assert mend_words(path, whole=True)
+    assert found(path, table, "otters") == 0
+
+
 @pytest.mark.parametrize("way", ["pages", "a row", "all rows", "the table data"])
 def test_of_a_large_one_an_opening_sees_what_is_cheap_to_see(
     path: str, table: str, way: str, monkeypatch: pytest.MonkeyPatch
