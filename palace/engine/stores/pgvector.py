@@ -233,10 +233,16 @@ class PgVector(Unshared):
         for _, table in self._list(session):
             drop_table(session, table.name)
 
+    def mark_again(self) -> None:
+        """Let stock find tables whose mark in the palace's directory was lost."""
+        if self._all_names():
+            self._mark()
+
     def put_in_place(self, made: "PgVector", aside: str) -> None:
         """Let the tables of `made` take the place of this palace's, in one transaction.
 
-        These go aside under a number, or are dropped where it is "".
+        These go aside under a number.  Where it is "" they are dropped, and so are all that went
+        aside before.
         """
         wanted = [kind for kind in made.kinds() if kind != COLLECTION]
 
@@ -250,6 +256,8 @@ class PgVector(Unshared):
                     rename_table(session, table.name, old.table(name))
                 else:
                     drop_table(session, table.name)
+            for name in () if aside else self.target.tables_aside(session):
+                drop_table(session, name)
             for name, table in new:
                 rename_table(session, table.name, self.target.table(name))
 

@@ -5,6 +5,7 @@ caller says what is one transaction.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from hashlib import sha256
@@ -94,6 +95,12 @@ class Target:
     def aside(self, number: str) -> "Target":
         """Return where these go when others take their place."""
         return Target(self.dsn, f"palace_old_{number}_{_digest(self.prefix)}")
+
+    def tables_aside(self, session: "Session") -> list[str]:
+        """Return the tables that went aside, under whichever number."""
+        ours = re.compile(rf"palace_old_\d+_{_digest(self.prefix)}_")
+        found = tables_of(session, "palace_old_", [])
+        return [table.name for table in found if ours.match(table.name)]
 
     def table(self, collection: str) -> str:
         """Return the name of a collection's table."""

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mempalace.backends.base import BackendError, DimensionMismatchError
+from mempalace.backends.base import BackendError, DimensionMismatchError, PalaceNotFoundError
 from mempalace.backends.pgvector import PgVectorBackend
 
 from palace.engine.durability.recovery import Recovery
@@ -176,9 +176,29 @@ def test_new_tables_take_the_place_of_old_ones(made: SeamedPalace, postgres: Pos
     assert real.ids(KIND) == ["c"]
     old = PgVector(str(made.root), made.store.target.aside("7"))
     assert old.ids(KIND) == ["a", "b"]
-    real.put_in_place(old, "")
-    assert real.ids(KIND) == ["a", "b"]
-    assert not postgres.ask("SELECT 1 FROM pg_class WHERE relname LIKE 'palace%%drawers'")
+    PgVector(str(made.root), Target(old.target.dsn, "palace_old_9_of_another")).write(
+        COLLECTION, {NAME: {"dimension": 2}}
+    )
+    new.write(COLLECTION, {NAME: {"dimension": 2}})
+    new.read_fingerprint()
+    real.put_in_place(new, "")
+    assert real.ids(KIND) == []
+    assert old.ids(KIND) == [], "it went aside before, and is gone as well"
+    left = postgres.ask("SELECT relname FROM pg_class WHERE relname LIKE 'palace%%drawers'")
+    assert left == [("palace_old_9_of_another_mempalace_drawers",)]
+    postgres.ask("DROP TABLE palace_old_9_of_another_mempalace_drawers")
+
+
+def test_stock_finds_tables_whose_mark_was_lost(made: SeamedPalace) -> None:
+    made.store.mark_again()
+    assert not Path(made.store.path).exists(), "there are no tables yet"
+    put(made, "a")
+    Path(made.store.path).unlink()
+    with pytest.raises(PalaceNotFoundError):
+        made.backend.get_collection(str(made.root), NAME)
+    made.store.mark_again()
+    assert made.backend.get_collection(str(made.root), NAME).count() == 1
+    assert "pgvector" in Path(made.store.path).read_text()
 
 
 def test_tables_of_another_database_are_refused_by_name(made: SeamedPalace) -> None:
