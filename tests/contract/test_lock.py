@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+from palace.broker.own_catalogue import ENTRIES
 from tests.contract.reading import DOCUMENT, FOLDER, document, inlined
 
 LOCK = FOLDER / "LOCK"
@@ -33,6 +34,14 @@ def test_the_schemas_are_the_documents() -> None:
         path.write_text(schemas_text())
 
     assert path.read_text() == schemas_text()
+
+
+def test_palaces_own_tools_are_those_that_sessions_are_shown() -> None:
+    path, text = FOLDER / "tools-own.json", json.dumps(ENTRIES, indent=1) + "\n"
+    if os.environ.get("UPDATE_GOLDENS") == "1":
+        path.write_text(text)
+
+    assert path.read_text() == text
 
 
 def test_the_lock_holds_the_digest_of_each_file() -> None:

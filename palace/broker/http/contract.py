@@ -168,19 +168,17 @@ class Contract:
             raise
 
     async def _health(self, exchange: Exchange) -> None:
-        engine = self.state.services.engine
-        if self.state.lifecycle.engine is EngineState.FAILED:
-            raise _unavailable(self._why_not())
-        is_ready = self.state.lifecycle.engine is EngineState.READY
-        capabilities = ["ttl", "pin", "propagation"]
-        embeds = is_ready and not engine.model().pending
-        if embeds:
-            capabilities.insert(0, "embedding")
-        told = {
-            "status": "ok" if embeds else "degraded",
-            "version": VERSION,
-            "capabilities": capabilities,
-        }
+        """Say what can be done now; without a store nothing can, and that is an error as well."""
+        engine = self.state.lifecycle.engine
+        told: dict[str, object] = {"status": "degraded", "version": VERSION, "capabilities": []}
+        if engine in (EngineState.WAITING, EngineState.FAILED):
+            told |= {"code": CODES[503], "message": self._why_not()}
+            await exchange.answer(503, json.dumps(told).encode(), retry_after=RETRY_S)
+            return
+        if engine is EngineState.READY and not self.state.services.engine.model().pending:
+            told["status"] = "ok"
+        capabilities = ["embedding"] if told["status"] == "ok" else []
+        told["capabilities"] = [*capabilities, "ttl", "pin", "propagation"]
         await exchange.answer(200, json.dumps(told).encode())
 
     def _why_not(self) -> str:

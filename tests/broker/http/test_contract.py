@@ -1,0 +1,182 @@
+"""The memory contract's requests and answers, with an engine whose answers the test says."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from palace.broker.http import exchange
+from palace.engine.api import Call, Reply
+from palace.protocol import jsonrpc
+from palace.protocol.errors import (
+    Forbidden,
+    JournalFailed,
+    OutcomeUnknown,
+    PalaceError,
+    StoreUnavailable,
+    TooLarge,
+)
+from palace.protocol.lifecycle import EngineState
+from palace.transport import http
+from tests.broker.http.test_http import home, open_web
+from tests.support.brokers.http import Answer, Caller
+from tests.support.brokers.owner import Running, until
+from tests.support.engines.gated import GatedEngine
+
+__all__ = ["home"]  # a fixture
+
+SEARCH, NAMED = "/v1/search", "/v1/namespaces/team:a"
+Ask = Callable[..., Awaitable[Answer]]
+
+
+@dataclass
+class Answering(GatedEngine):
+    """Answers an operation with `told`, or by `problem`; one of `held` waits for its gate."""
+
+    told: dict[str, Any] = field(default_factory=lambda: {"status": 200, "body": {"memories": []}})
+    problem: PalaceError | dict[str, Any] | None = None
+    held: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+
+    def call(self, call: Call) -> Reply:
+        super().call(call)
+        self.asked.append(call.request.name)
+        if call.request.name in self.held:
+            assert self.gate(call.request.name).wait(30)
+        self.done.append(call.request.name)
+        if self.problem is None:
+            content = [{"type": "text", "text": json.dumps(self.told)}]
+            return Reply(payload=jsonrpc.encode(jsonrpc.result(1, {"content": content})))
+        reply = {"jsonrpc": "2.0", "id": 1, "error": self.problem}
+        if isinstance(self.problem, PalaceError):
+            reply = jsonrpc.failure(1, self.problem)
+        return Reply(payload=jsonrpc.encode(reply))
+
+
+@pytest.fixture
+def engine() -> Answering:
+    return Answering()
+
+
+@pytest.fixture
+async def running(home: Path, engine: Answering) -> AsyncIterator[Running]:
+    async with open_web(home, engine, memory_contract="on") as running:
+        await until((home.parent / "palace" / "http.sock").exists)
+        yield running
+
+
+async def dial(home: Path) -> Caller:
+    stream: Any = await trio.open_unix_socket(str(home.parent / "palace" / "http.sock"))
+    return Caller(stream, 0, "")
+
+
+@pytest.fixture
+async def ask(home: Path, running: Running) -> Ask:
+    async def asked(method: str, path: str, body: Any = None) -> Answer:
+        caller = await dial(home)
+        raw = None if body is None else json.dumps(body).encode()
+        try:
+            return await caller.ask(method, path, body=raw, authorization="")
+        finally:
+            await caller.aclose()
+
+    return asked
+
+
+PROBLEMS: list[tuple[PalaceError | dict[str, Any], int, str]] = [
+    (StoreUnavailable("no store"), 503, "unavailable"),
+    (JournalFailed("a full disk"), 503, "unavailable"),
+    (Forbidden("no right"), 403, "forbidden"),
+    (TooLarge("too much"), 413, "bad_request"),
+    (OutcomeUnknown("perhaps"), 500, "internal"),
+    ({"code": -32000, "message": "stock's own"}, 503, "unavailable"),
+]
+
+
+@pytest.mark.parametrize(("problem", "status", "code"), PROBLEMS, ids=lambda one: str(one)[:20])
+async def test_what_an_engine_can_not_do_is_said_in_the_contracts_words(
+    engine: Answering, ask: Ask, problem: PalaceError | dict[str, Any], status: int, code: str
+) -> None:
+    engine.problem = problem
+    told = await ask("POST", SEARCH, {"namespaces": ["team:a"]})
+
+    assert (told.status, told.json()["code"]) == (status, code)
+    assert told.json()["message"]
+    assert ("retry-after" in told.headers) is (status == 503)
+
+
+async def test_without_a_store_nothing_is_asked_and_health_says_so(
+    running: Running, engine: Answering, ask: Ask
+) -> None:
+    assert (await ask("GET", "/v1/health")).json()["status"] == "ok"
+    running.engine.model_pending = True
+    loading = await ask("GET", "/v1/health")
+    assert loading.json()["status"] == "degraded"
+    assert "embedding" not in loading.json()["capabilities"]
+    running.state.lifecycle.engine = EngineState.WAITING
+    running.state.lifecycle.waiting = "Another program has the palace."
+    told = [await ask("GET", "/v1/health"), await ask("DELETE", NAMED)]
+    running.state.lifecycle.engine = EngineState.READY
+
+    assert [one.status for one in told] == [503, 503]
+    assert [one.json()["code"] for one in told] == ["unavailable"] * 2
+    assert "Another program" in told[1].json()["message"]
+    health = told[0].json()  # which clients read as health, too
+    assert (health["status"], health["capabilities"]) == ("degraded", [])
+    assert engine.asked == []
+
+
+async def test_who_hangs_up_gives_up_a_search_and_not_a_change(
+    home: Path, running: Running, engine: Answering
+) -> None:
+    engine.held = {"palace_v1_put_namespace", "palace_v1_search"}
+    searched = json.dumps({"namespaces": ["team:a"]}).encode()
+    # As many searches as run beside each other, one more that waits for its turn, and a change.
+    many = running.state.services.config.readers + 1
+    callers = [await dial(home) for _ in range(many + 1)]
+    for caller in callers[:many]:
+        await caller.begin("POST", SEARCH, body=searched, authorization="")
+    await until(lambda: running.state.scheduler.admission.waiting == 1)
+    await callers[-1].begin("PUT", NAMED, body=b"{}", authorization="")
+    await until(lambda: "palace_v1_put_namespace" in engine.asked)
+    for caller in callers:
+        await caller.aclose()
+    await until(lambda: not running.state.scheduler.admission.waiting)
+    for name in engine.held:
+        engine.gate(name).set()
+
+    await until(lambda: not running.state.sessions)
+    assert sorted(engine.done) == ["palace_v1_put_namespace"] + ["palace_v1_search"] * (many - 1)
+
+
+async def test_each_operation_is_a_call_of_a_session_of_its_own(
+    running: Running, engine: Answering, ask: Ask
+) -> None:
+    engine.told = {"status": 204}
+    for _ in range(2):
+        assert (await ask("DELETE", NAMED)).status == 204
+    assert engine.parties == ["HTTP", "HTTP"]
+    assert [one is not None and one.plugin for one in engine.principals] == [True, True]
+    await until(lambda: not running.state.sessions)
+
+
+async def test_who_sends_nothing_or_half_is_turned_out(
+    home: Path, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "LOGIN_S", 0.2)
+    monkeypatch.setattr(exchange, "BODY_S", 0.2)
+    silent, half, slow = [await dial(home) for _ in range(3)]
+    await half.stream.send_all(b"GET /v1/health HTTP/1.1\r\nhost: ")
+    await slow.begin("PUT", NAMED, body=b"{", content_length="9", authorization="")
+
+    assert await silent.ended()
+    assert await half.ended()
+    told = await slow.answer()
+    assert (told.status, told.json()["code"]) == (408, "bad_request")
+    for caller in (silent, half, slow):
+        await caller.aclose()
