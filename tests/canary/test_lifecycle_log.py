@@ -48,7 +48,8 @@ def test_a_value_of_somebody_elses_stays_one_bounded_value_of_one_line(tmp_path:
     assert log.note("owner", {"state": "served", "reason": ""})
     assert (tmp_path / NAME).read_bytes().count(b"\n") == 3
     assert all(len(line) <= LINE_BYTES_MAX for line in (tmp_path / NAME).read_bytes().split(b"\n"))
-    first, *_, last = log.latest()
+    first, wide, *_, last = log.latest()
+    assert wide.keys() >= {f"key{number}" for number in range(60)}, "each has its share"
     assert first["ev"] == "memory-provision"
     assert first["tail"].startswith("one\\ntime=x ev=forged \\x1b[2J")
     assert (last["ev"], last["state"]) == ("owner", "served")

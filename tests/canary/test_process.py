@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,11 @@ import pytest
 
 from palace.broker.canary import PIPE_FD, PROGRAM, Canary
 from palace.canary.lifecycle_log import NAME as LOG
+from palace.canary.process import SIGNALS
+from palace.canary.process import Canary as Process
 from palace.canary.records import deaths_of
 from palace.kernel.kernel import Kernel
-from palace.protocol import deaths
+from palace.protocol import deaths, wire
 from tests.support.brokers.loglines import fields_of
 from tests.support.processes.brokers import state_of
 from tests.support.processes.clients import wait_until
@@ -83,6 +86,10 @@ class Case:
         self.close()
 
     @property
+    def mark(self) -> Path:
+        return self.root / "deaths" / f"{EPOCH}-{INCARNATION}.armed"
+
+    @property
     def causes(self) -> list[str]:
         return [death.cause for death in deaths_of(str(self.root), KERNEL)]
 
@@ -106,6 +113,7 @@ class Case:
 
 
 def never_served(case: Case) -> None:
+    case.mark.touch(0o600)
     case.kill()
     case.close()
 
@@ -124,6 +132,14 @@ def out_of_order(case: Case) -> None:
     """The pipe ends while its owner lives."""
     case.say("serving")
     case.close()
+
+
+def dead_within_the_grace(case: Case) -> None:
+    """It hangs up first, as a process does that takes long to end."""
+    case.say("serving")
+    case.close()
+    time.sleep(0.3)  # not the whole grace
+    case.kill()
 
 
 def number_of_another(case: Case) -> None:
@@ -184,6 +200,7 @@ ACTS: dict[str, Callable[[Case], None]] = {
     "never served": never_served,
     "swept": swept,
     "lost": out_of_order,
+    "dead within the grace": dead_within_the_grace,
     "number of another": number_of_another,
     "directory removed": directory_removed,
     "palace moved": palace_moved,
@@ -229,6 +246,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
         ("crashed", deaths.CRASHED),
         ("died leaving", deaths.DIED_LEAVING),
         ("swept", deaths.SWEPT),
+        ("dead within the grace", deaths.VANISHED),
         ("number of another", deaths.VANISHED),
         ("directory removed", deaths.VANISHED),
         ("palace moved", deaths.VANISHED),
@@ -270,7 +288,45 @@ def test_a_lost_pipe_is_logged_and_is_no_death(cases: dict[str, Case]) -> None:
     assert cases["lost"].causes == []
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Put back what a canary in this process has done about signals."""
+    kept = {number: signal.getsignal(number) for number in SIGNALS.values()}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def test_a_death_is_noticed_though_a_descendant_holds_the_pipe_open(
+    tmp_path: Path, handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palace.canary.process.LOOK_S", 0.05)
+    monkeypatch.setattr(deaths, "GRACE_S", 0.0)
+    KERNEL.make_directory(f"{tmp_path}/deaths")
+    with subprocess.Popen(["true"]) as gone:
+        started = KERNEL.start_time(gone.pid)
+    about = {
+        "pid": str(gone.pid),
+        "start_time": started,
+        "epoch": str(EPOCH),
+        "incarnation": INCARNATION,
+        "root": str(tmp_path),
+    }
+    reading, writing = os.pipe()
+    os.write(
+        writing, wire.encode_header(deaths.ARMED, about) + wire.encode_header(wire.SERVING, {})
+    )
+    try:
+        assert Process(KERNEL, reading).run() == 0
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+    assert [death.cause for death in deaths_of(str(tmp_path), KERNEL)] == [deaths.VANISHED]
+
+
 def test_an_end_before_it_served_is_logged_and_is_no_death(cases: dict[str, Case]) -> None:
+    assert not cases["never served"].mark.exists(), "the next owner would take it for a death"
     (line,) = cases["never served"].lines()
 
     assert (line["ev"], line["state"]) == ("owner", "vanished-starting")

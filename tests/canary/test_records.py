@@ -271,3 +271,18 @@ def test_a_mark_that_a_power_cut_emptied_is_a_death_all_the_same(
 
     assert not Former(directory, OWN, KERNEL).look()
     assert causes_in(tmp_path) == ["unwitnessed"]
+
+
+def test_a_mark_is_on_the_disk_whole_before_anybody_relies_on_it(
+    tmp_path: Path, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+
+    def sync(fd: int) -> None:
+        synced.append((os.fstat(fd).st_ino, os.fstat(fd).st_size))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    directory.mark(owner(3), {"pid": "7", "boot_id": "b"})
+
+    mark = (tmp_path / "deaths" / owner(3).named(".armed")).stat()
+    assert synced == [(mark.st_ino, mark.st_size)]

@@ -180,3 +180,18 @@ def _rest(master: int) -> str:
 
 def test_a_picture_is_cut_to_the_terminal_and_wipes_what_was_there() -> None:
     assert picture("abcdef\nx\ny\nz", 4, 3) == "\x1b[Habcd\x1b[K\nx\x1b[K\x1b[J"
+
+
+def test_lines_that_an_opening_passed_over_are_counted(served: tuple[Site, Serving]) -> None:
+    site, broker = served
+    with site.shim() as client:
+        assert client.tool("add_drawer", who="w", nonce="n", parts=1)["success"]
+        assert site.status()["journal"]["broken_lines"] == 0
+        site.kill_broker()
+        newest = Path(list_segments(journal(site), KERNEL)[-1].path)
+        written = newest.read_bytes().rstrip(b"\0")
+        newest.write_bytes(written + written.splitlines(keepends=True)[-1][:40] + b"\n")
+        assert client.tool("add_drawer", who="w", nonce="m", parts=1)["success"]
+
+        assert site.status()["journal"]["broken_lines"] == 1
+        assert "1 lines are no records, see palace doctor" in site.run("status").stdout

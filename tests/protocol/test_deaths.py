@@ -57,6 +57,9 @@ def test_whatever_made_it_leave_an_owner_that_has_left_is_no_death(reason: str) 
         ((), Seen(alive=False, stalled=50.0), deaths.VANISHED),
         (("leaving idle",), Seen(alive=False, oom_kills=1), deaths.OOM),
         (("claim something else",), DEAD, deaths.VANISHED),
+        (("claim watchdog", "claim crashed ValueError"), DEAD, deaths.WATCHDOG),  # what came first
+        (("claim crashed A", "claim watchdog"), DEAD, deaths.CRASHED),
+        (("leaving stop",), Seen(alive=False, timed_out=True), deaths.WATCHDOG),
     ],
 )
 def test_each_death_has_the_cause_that_is_best_known(
@@ -91,6 +94,26 @@ def test_a_signal_of_another_time_is_no_sweep(at_s: float) -> None:
     assert bool(witness.signals) == (at_s < 100.0)
 
 
+@pytest.mark.parametrize("at_s", [100.0 - deaths.SWEPT_S, 100.0 - deaths.SWEPT_S + 0.1, 100.0])
+def test_a_signal_within_the_minute_before_is_a_sweep(at_s: float) -> None:
+    witness = Witness()
+    witness.hear(said(*SERVED))
+    witness.signalled("HUP", at_s)
+    witness.ended(100.0)
+
+    assert witness.judge(DEAD) == (deaths.DEATH, deaths.SWEPT)
+
+
+def test_what_never_ends_is_kept_within_bounds() -> None:
+    witness = Witness()
+    for _ in range(40):
+        witness.hear(b"x" * 10_000)
+    assert len(witness._rest) <= deaths.HEARD_MAX
+    witness.hear(b"\n" + said(*SERVED, "left stop"))
+
+    assert witness.judge(DEAD) == (deaths.SILENT, "")
+
+
 def test_signals_without_end_are_kept_within_bounds() -> None:
     witness = Witness()
     for number in range(1000):
@@ -106,6 +129,8 @@ def test_a_lost_pipe_is_no_death() -> None:
 
 def test_one_that_died_before_it_served_is_told_apart() -> None:
     assert after("armed").judge(DEAD) == (deaths.UNSERVED, deaths.VANISHED)
+    for words in ("claim crashed ValueError", "leaving failed"):
+        assert after("armed", words).judge(DEAD)[0] == deaths.UNSERVED
     assert after().judge(DEAD) == (deaths.SILENT, "")
 
 

@@ -723,6 +723,25 @@ async def test_the_engine_forgets_what_nobody_will_ask_for_again(home: Path, dia
 # Numbers.
 
 
+async def test_metrics_tell_of_the_journal(
+    home: Path, dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = {"journal": "on", "seq": 70, "durable_seq": 60, "quarantined": 5, "broken_lines": 4}
+    async with open_web(home) as running:
+        monkeypatch.setattr(running.engine, "status", lambda: journal)
+        answer = await (await dial()).ask("GET", "/metrics")
+
+    lines = answer.body.decode().splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("palace_journal"))
+    assert values == {
+        "palace_journal_seq": "70",
+        "palace_journal_durable_seq": "60",
+        "palace_journal_quarantined": "5",
+        "palace_journal_broken_lines": "4",
+        "palace_journal_left": "0",
+    }
+
+
 async def test_metrics_count_what_was_done(home: Path, dial: Dial) -> None:
     async with open_web(home) as running:
         caller = await dial()
