@@ -23,6 +23,7 @@ from palace.broker.state import BrokerState
 from palace.protocol.decoding import decode_json, decode_json_exact
 from palace.protocol.errors import Forbidden, OutcomeUnknown, PalaceError, TooLarge
 from palace.protocol.lifecycle import EngineState
+from palace.protocol.principals import UNKNOWN_PRINCIPAL
 from palace.protocol.request import ToolCall, tool_call
 from palace.protocol.weight import has_too_many_values, is_light
 from palace.transport.pending import PendingRequest
@@ -133,8 +134,8 @@ class Contract:
         body = None
         if asked.tool not in _WITHOUT_BODY:
             body = await _parsed_apart(raw)
-        if self.state.lifecycle.engine is not EngineState.READY:
-            raise _unavailable(self._why_not())
+        if self.state.lifecycle.engine is not EngineState.READY or self._trouble:
+            raise _unavailable(self._trouble or "Memories are being opened. Ask again.")
         arguments = {"name": asked.name, "id": asked.ident, "body": body}
         params = {"name": asked.tool, "arguments": arguments}
         call = tool_call({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
@@ -169,21 +170,28 @@ class Contract:
 
     async def _health(self, exchange: Exchange) -> None:
         """Say what can be done now; without a store nothing can, and that is an error as well."""
-        engine = self.state.lifecycle.engine
         told: dict[str, object] = {"status": "degraded", "version": VERSION, "capabilities": []}
-        if engine in (EngineState.WAITING, EngineState.FAILED):
-            told |= {"code": CODES[503], "message": self._why_not()}
+        if self._trouble:
+            told |= {"code": CODES[503], "message": self._trouble}
             await exchange.answer(503, json.dumps(told).encode(), retry_after=RETRY_S)
             return
-        if engine is EngineState.READY and not self.state.services.engine.model().pending:
+        is_ready = self.state.lifecycle.engine is EngineState.READY
+        if is_ready and not self.state.services.engine.model().pending:
             told["status"] = "ok"
         capabilities = ["embedding"] if told["status"] == "ok" else []
         told["capabilities"] = [*capabilities, "ttl", "pin", "propagation"]
         await exchange.answer(200, json.dumps(told).encode())
 
-    def _why_not(self) -> str:
+    @property
+    def _trouble(self) -> str:
+        """Say why memories can't be had, "" where they can, or could in a moment."""
         lifecycle = self.state.lifecycle
-        return lifecycle.waiting or "The palace's memories are being opened. Ask again."
+        if lifecycle.engine in (EngineState.WAITING, EngineState.FAILED):
+            return lifecycle.waiting or lifecycle.failure or "The palace's store can't be opened."
+        is_ready = lifecycle.engine is EngineState.READY
+        if is_ready and self.state.services.engine.workspaces() is None:
+            return UNKNOWN_PRINCIPAL  # nor can anybody's namespaces be known
+        return ""
 
 
 async def _parsed_apart(raw: bytes) -> object:

@@ -97,7 +97,8 @@ class Exchange:
         """Send a whole answer; `headers` are named with underscores."""
         if body:
             headers["content_type"] = kind
-        headers["content_length"] = str(len(body))
+        if status != 204:  # which has no body, and so no length either
+            headers["content_length"] = str(len(body))
         if status >= 400 or not self.connection.admitted:
             headers["connection"] = "close"  # its body may not have been read
         await self._start(status, headers)

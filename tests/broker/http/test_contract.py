@@ -1,6 +1,7 @@
 """The memory contract's requests and answers, with an engine whose answers the test says."""
 
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +24,11 @@ from palace.protocol.errors import (
 from palace.protocol.lifecycle import EngineState
 from palace.transport import http
 from tests.broker.http.test_http import home, open_web
+from tests.broker.test_rights import USER
 from tests.support.brokers.http import Answer, Caller
 from tests.support.brokers.owner import Running, until
 from tests.support.engines.gated import GatedEngine
+from tests.support.machines.needs import need_root
 
 __all__ = ["home"]  # a fixture
 
@@ -131,6 +134,16 @@ async def test_without_a_store_nothing_is_asked_and_health_says_so(
     assert engine.asked == []
 
 
+async def test_where_nobody_knows_whose_namespaces_there_are_none_is_touched(
+    engine: Answering, ask: Ask
+) -> None:
+    engine.tree = None  # its journal is off, or damaged
+    told = [await ask("GET", "/v1/health"), await ask("DELETE", NAMED)]
+
+    assert [one.status for one in told] == [503, 503]
+    assert engine.asked == []
+
+
 async def test_who_hangs_up_gives_up_a_search_and_not_a_change(
     home: Path, running: Running, engine: Answering
 ) -> None:
@@ -159,7 +172,9 @@ async def test_each_operation_is_a_call_of_a_session_of_its_own(
 ) -> None:
     engine.told = {"status": 204}
     for _ in range(2):
-        assert (await ask("DELETE", NAMED)).status == 204
+        gone = await ask("DELETE", NAMED)
+        assert (gone.status, gone.body) == (204, b"")
+        assert "content-length" not in gone.headers
     assert engine.parties == ["HTTP", "HTTP"]
     assert [one is not None and one.plugin for one in engine.principals] == [True, True]
     await until(lambda: not running.state.sessions)
@@ -180,3 +195,42 @@ async def test_who_sends_nothing_or_half_is_turned_out(
     assert (told.status, told.json()["code"]) == (408, "bad_request")
     for caller in (silent, half, slow):
         await caller.aclose()
+
+
+AS_ANOTHER = """
+import os, socket, sys
+os.setgroups([]); os.setgid({uid}); os.setuid({uid})
+sock = socket.socket(socket.AF_UNIX)
+try:
+    sock.connect(sys.argv[1])
+    sock.sendall(b"GET /v1/health HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n")
+    print("answered" if sock.recv(100) else "hung up")
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_another_user_is_kept_out_by_the_file_and_by_the_kernels_word(
+    home: Path, *, allowed: bool
+) -> None:
+    """Not even one whom allow_uids lets in at the other socket, nor where the mode is changed."""
+    need_root()
+    root = home.parent / "palace"
+    settings: dict[str, Any] = {"allow_uids": (USER,) if allowed else ()}
+    async with open_web(home, Answering(), memory_contract="on", **settings) as running:
+        path = root / "http.sock"
+        await until(path.exists)
+        for directory in (home.parent, root):
+            directory.chmod(0o711)
+        argv = [sys.executable, "-c", AS_ANOTHER.format(uid=USER), str(path)]
+        said = []
+        for mode in (0o600, 0o666):
+            if mode != 0o600:
+                path.chmod(mode)
+            ended = await trio.run_process(argv, capture_stdout=True)
+            said.append(ended.stdout.decode().strip())
+
+        assert said[0] == "PermissionError"
+        assert said[1] in ("hung up", "ConnectionResetError", "BrokenPipeError")
+        assert running.engine.begun == []
