@@ -183,7 +183,7 @@ def test_a_picture_is_cut_to_the_terminal_and_wipes_what_was_there() -> None:
 
 
 def test_lines_that_an_opening_passed_over_are_counted(served: tuple[Site, Serving]) -> None:
-    site, broker = served
+    site, _ = served
     with site.shim() as client:
         assert client.tool("add_drawer", who="w", nonce="n", parts=1)["success"]
         assert site.status()["journal"]["broken_lines"] == 0

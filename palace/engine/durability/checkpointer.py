@@ -10,6 +10,9 @@ from palace.journal.checkpoint import BYTES_MIN, is_due, make_checkpoint
 from palace.journal.journal import Journal
 
 PAUSE_S = 0.002  # between portions, so that calls get the interpreter
+# After an opening.  Whoever elected this owner waits for its first reply; what earlier owners left
+# to be done, of hundreds of megabytes perhaps, can wait.
+FIRST_S = 20.0
 
 logger = logging.getLogger("palace.journal")
 
@@ -23,13 +26,13 @@ class Checkpointer:
 
     journal: Journal
     bytes_min: int = BYTES_MIN
+    first_s: float = FIRST_S
     _wake: threading.Event = attrs.field(factory=threading.Event)
     _ended: bool = False
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
         self.journal.rolled = self._wake.set
-        self._wake.set()  # an earlier owner may have left work
         self._thread = threading.Thread(target=self._serve, name="palace-checkpointer", daemon=True)
         self._thread.start()
 
@@ -39,8 +42,10 @@ class Checkpointer:
         self._wake.set()
 
     def _serve(self) -> None:
+        wait_s: float | None = self.first_s
         while True:
-            self._wake.wait()
+            self._wake.wait(wait_s)
+            wait_s = None
             self._wake.clear()
             if self._ended:
                 return

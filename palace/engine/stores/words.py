@@ -31,9 +31,9 @@ logger = logging.getLogger("palace.journal")
 class Words:
     """One backend's index, as queries.
 
-    `quick` counts the documents that have no row in it, `whole` those that have none with their
-    text, and rows that have no document.  `sample` yields texts, and what `find` wants to know
-    besides a word.  `fill` writes a row for each document.
+    `quick` counts how many more documents there are than rows in it, `whole` the documents that
+    have no row with their text, and rows that have no document.  `sample` yields texts, and what
+    `find` wants to know besides a word.  `fill` writes a row for each document.
     """
 
     table: str
@@ -52,9 +52,8 @@ CHROMA = Words(
     table="embedding_fulltext_search",
     needs=frozenset({"embeddings", "embedding_metadata"}),
     quick="""
-    SELECT count(*) FROM embedding_metadata m
-    WHERE m.key = 'chroma:document' AND m.string_value IS NOT NULL AND typeof(m.id) = 'integer'
-    AND NOT EXISTS (SELECT 1 FROM embedding_fulltext_search_docsize d WHERE d.id = m.id)
+    SELECT max(0, count(*) - (SELECT count(*) FROM embedding_fulltext_search_docsize))
+    FROM embedding_metadata WHERE key = 'chroma:document' AND string_value IS NOT NULL
     """,
     whole="""
     SELECT count(*) FROM embedding_metadata m
@@ -64,7 +63,8 @@ CHROMA = Words(
     """,
     sample="""
     SELECT string_value, id FROM embedding_metadata
-    WHERE key = 'chroma:document' AND string_value IS NOT NULL ORDER BY {order} LIMIT ?
+    WHERE key = 'chroma:document' AND string_value IS NOT NULL
+    AND id IN (SELECT id FROM embedding_fulltext_search_docsize ORDER BY {order} LIMIT ?)
     """,
     find="""
     SELECT 1 FROM embedding_fulltext_search WHERE embedding_fulltext_search MATCH ? AND rowid = ?

@@ -41,7 +41,7 @@ def wait_for_checkpoint(journal: Journal) -> None:
 
 
 def test_a_grown_journal_gets_a_checkpoint_and_says_the_same(journal: Journal) -> None:
-    checkpointer = Checkpointer(journal=journal, bytes_min=5000)
+    checkpointer = Checkpointer(journal=journal, bytes_min=5000, first_s=0.0)
     checkpointer.start()
 
     write(journal, 100)
@@ -60,9 +60,24 @@ def test_a_grown_journal_gets_a_checkpoint_and_says_the_same(journal: Journal) -
 def test_an_owner_that_leaves_breaks_a_checkpoint_off(journal: Journal) -> None:
     write(journal, 100)
     before = list_segments(journal.directory, journal.kernel)
-    checkpointer = Checkpointer(journal=journal, bytes_min=1)
+    checkpointer = Checkpointer(journal=journal, bytes_min=1, first_s=0.0)
     checkpointer.end()
     checkpointer.start()
 
     assert newest_checkpoint(journal.directory, journal.kernel) is None
     assert list_segments(journal.directory, journal.kernel) == before
+
+
+def test_what_an_earlier_owner_has_left_waits_for_a_while_after_an_opening(
+    journal: Journal,
+) -> None:
+    """Nobody who waits for a first reply waits for it; a segment that fills up is work now."""
+    write(journal, 100)
+    checkpointer = Checkpointer(journal=journal, bytes_min=1, first_s=3600.0)
+    checkpointer.start()
+    time.sleep(0.5)
+    assert newest_checkpoint(journal.directory, journal.kernel) is None
+
+    write(journal, 40)
+    wait_for_checkpoint(journal)
+    checkpointer.end()

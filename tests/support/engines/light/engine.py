@@ -359,7 +359,7 @@ class MempalaceEngine(JournalledEngine):
         )
         recovery.scan()
         stores.light.open()
-        checkpointer = Checkpointer(journal=journal, bytes_min=self.checkpoint_bytes)
+        checkpointer = Checkpointer(journal=journal, bytes_min=self.checkpoint_bytes, first_s=0.0)
         groups = CallGroups(journal)
         memory = DurableCalls(journal, stores, groups, recovery, checkpointer)  # type: ignore[arg-type]
         if stores.register is not None:
