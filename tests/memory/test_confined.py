@@ -157,6 +157,18 @@ def test_a_diary_is_ones_own_unless_it_is_the_teams(office: Team) -> None:
     assert none == {"agent": "ada", "entries": [], "message": "No diary entries yet."}
 
 
+def test_a_secret_in_what_is_filed_beside_a_text_is_taken_out_too(office: Team) -> None:
+    diary = {"agent_name": "ada", "entry": "done", "topic": f"using {SECRET}"}
+    told = office.basic("coder", "diary_write", **diary)
+    office.basic("coder", "checkpoint", items=[], diary=diary)
+
+    assert told["topic"].startswith("using [REDACTED:")
+    read = office.basic("coder", "diary_read", agent_name="ada")["entries"]
+    assert [one["topic"] for one in read] == [told["topic"]] * 2
+    kept = [bytes(file.data) for file in office.disk.names.values() if file is not None]
+    assert not any(SECRET[4:20].encode() in data for data in kept)
+
+
 def test_a_checkpoint_files_each_item_by_its_own_right(office: Team) -> None:
     add(office, "coder", "known already")
     items = [

@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from palace.memory.memory import Memory
 from palace.protocol.errors import Forbidden, InvalidMemory, WorkspaceRefused
 from palace.protocol.principals import Principal
 from tests.support.disks.memory import Stopped
@@ -285,6 +286,16 @@ def test_a_careless_store_gives_nothing_away(office: Team) -> None:
     assert [one["content"] for one in office.found("coder")] == ["kept"]
 
 
+def test_what_is_no_memory_is_given_to_nobody_and_forgotten_by_nobody(office: Team) -> None:
+    """A plain drawer is the owner's, but by stock's own tools."""
+    office.shelf.put(Memory(id="mem-plain", namespace="", content="a drawer"), None)
+    office.shelf.careless = True
+    for who in ("", "lead", "coder"):
+        assert office.found(who) == []
+        assert code(office.ask(who, "forget_memory", id="mem-plain")) == INVALID
+    assert not office.basic("coder", "delete_drawer", drawer_id="mem-plain")["success"]
+
+
 def test_nobody_is_somebody_else_by_an_argument(office: Team) -> None:
     for name in ("workspace", "added_by", "principal", "by"):
         assert code(office.commit("coder", "x", **{name: "lead"})) == INVALID
@@ -363,6 +374,9 @@ WRONG: dict[str, dict[str, Any]] = {
     "a secret for a kind": {"content": "x", "kind": "sk-ant-api03-" + "a1b2c3d4" * 3},
     "an end without a zone": {"content": "x", "expires_at": "2027-01-31T18:00:00"},
     "an end in words": {"content": "x", "expires_at": "tomorrow"},
+    "an empty end": {"content": "x", "expires_at": ""},
+    "an end that is false": {"content": "x", "expires_at": False},
+    "an end in seconds": {"content": "x", "expires_at": 0},
     "pin in words": {"content": "x", "pin": "yes"},
 }
 
