@@ -1,5 +1,6 @@
 """The memory contract's operations at the gate: whose namespaces they are, and when they end."""
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,11 @@ def test_a_plugins_namespace_is_none_of_the_trees_of_that_name(office: Team) -> 
     assert put(office, "team:lead") == 200
     assert commit(office, "team:lead", "the plugin's")[0] == 201
 
-    assert found(office, "team:lead") == ["the plugin's"]
+    status, body = commit(office, "team:lead", "another")
+    assert (status, uuid.UUID(body["id"]).version) == (201, 4)
+    assert sorted(found(office, "team:lead")) == ["another", "the plugin's"]
     assert [one["content"].partition("]: ")[2] for one in office.found("coder")] == ["the agents'"]
-    [shown] = [one for one in office.found("") if "plugin" in one["namespace"]]
+    shown = next(one for one in office.found("") if "plugin" in one["namespace"])
     assert shown["content"].startswith(f"[MEMORY id={shown['id']} scope=PLUGIN ns=plugin:")
     assert found(office, shown["namespace"], who=CODER) == []
     assert commit(office, shown["namespace"], "x", CODER)[0] == 403

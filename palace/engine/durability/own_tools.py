@@ -169,7 +169,7 @@ class OwnTools:
         operations = Operations(
             gate=gate,
             spaces=RegisteredSpaces(register=self.register, groups=self.groups, at=gate.at),
-            new_id=lambda: str(UUID(self.kernel.token(ID_BYTES))),
+            new_id=lambda: str(UUID(self.kernel.token(ID_BYTES), version=4)),
             new_life=lambda: self.kernel.token(LIFE_BYTES),
         )
         return operations.answer(call.name, call.arguments)
