@@ -109,6 +109,10 @@ bench-first-reply *arguments:
 bench-guests *arguments:
     python -m bench.guests {{arguments}}
 
+# What a client waits for server/discover, whatever is the matter with the palace.
+bench-discover *arguments:
+    python -m bench.discover {{arguments}}
+
 # What a canary costs: the time from a kill to the next reply, and its memory.
 bench-deaths *arguments:
     python -m bench.deaths {{arguments}}
