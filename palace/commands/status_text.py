@@ -6,6 +6,7 @@ from typing import Any
 from palace.commands.deaths import death_text
 from palace.kernel.durations import span
 from palace.kernel.output import one_line
+from palace.settings.stock_config import CHROMA
 
 _SESSIONS_MAX = 20  # shown; palace status --json has all
 _ERRORS_MAX = 3
@@ -86,7 +87,9 @@ def _engine(status: dict[str, Any]) -> str:
         without = f"; nothing can be embedded yet: {model}" if model else ""
         alone = engine.get("outlives", "")
         last = f"; no other broker could serve ({alone})" if alone else ""
-        return f"mempalace {engine['version']}, ready{memory}{without}{last}"
+        backend = engine.get("backend", CHROMA)
+        kept = "" if backend == CHROMA else f", drawers in {backend}"
+        return f"mempalace {engine['version']}, ready{memory}{kept}{without}{last}"
     if engine["state"] == "failed":
         return f"failed: {engine['failure']}"
     return f"{engine['state']}: {engine['doing']}{memory}"

@@ -18,6 +18,24 @@ class Known:
 _OLDER = "speaks to modules of an older palace: it can't be tried, and says 1 all the same"
 _SETTINGS = "puts into palace.toml what counts only as a user's setting, and goes no further"
 KNOWN = {
+    "world/16-backend-says.sh": Known(
+        "takes a palace of sqlite_exact for one without a journal: it has one by now, and a backup",
+        (
+            "tests/process/test_status.py"
+            "::test_the_backend_of_drawers_is_named_where_it_is_not_chroma",
+            "tests/engine/durability/test_backup.py"
+            "::test_restored_palace_answers_as_the_one_that_was_backed_up",
+            "tests/engine/durability/test_backends.py"
+            "::test_a_backend_that_is_not_journalled_is_named",
+        ),
+    ),
+    "world/16-backend-left-journal.sh": Known(
+        "wants a palace served whose journal is another backend's: none is opened by now",
+        (
+            "tests/engine/durability/test_backends.py"
+            "::test_settings_that_name_another_backend_open_no_empty_palace",
+        ),
+    ),
     "world/26-old-token-lockout.sh": Known(
         _SETTINGS,
         (

@@ -21,7 +21,8 @@ from palace.kernel.kernel import Kernel
 from palace.kernel.output import picture
 from tests.support.loads.light import storm_site
 from tests.support.processes.brokers import Serving, state_of
-from tests.support.processes.clients import PALACE, Site, wait_until
+from tests.support.processes.clients import PALACE, Site, end_brokers, wait_until
+from tests.support.processes.sites import make_site
 
 pytestmark = pytest.mark.process
 
@@ -195,3 +196,18 @@ def test_lines_that_an_opening_passed_over_are_counted(served: tuple[Site, Servi
 
         assert site.status()["journal"]["broken_lines"] == 1
         assert "1 lines are no records, see palace doctor" in site.run("status").stdout
+
+
+@pytest.mark.engine
+def test_the_backend_of_drawers_is_named_where_it_is_not_chroma(
+    tmp_path: Path, model_home: Path
+) -> None:
+    for backend in ("chroma", "sqlite_exact"):
+        site = make_site(tmp_path / backend, model_home, backend=backend)
+        try:
+            assert site.run("start").returncode == 0
+            assert site.status()["engine"]["backend"] == backend
+            told = f", drawers in {backend}" in site.run("status").stdout
+            assert told is (backend != "chroma")
+        finally:
+            end_brokers(site.palace.parent)
