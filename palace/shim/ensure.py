@@ -16,7 +16,7 @@ from palace.protocol.errors import BrokerUnreachable, ConfigError, PalaceError
 from palace.settings.environment import ShimEnvironment, read_environment
 from palace.settings.paths import Paths, find_palace
 from palace.settings.site import Site
-from palace.shim.relay import parse_arguments
+from palace.shim.arguments import parse_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, Wir
 from palace.protocol.ledger import DEATHS_MAX, Ledger
 from palace.protocol.proof import proof_of
 from palace.settings.environment import read_environment
-from palace.settings.given_path import GivenPath
 from palace.settings.paths import find_palace
 from palace.settings.site import Site
+from palace.shim.arguments import parse_arguments
 from palace.shim.connection import Connection
 from palace.shim.input_lines import CHUNK, LINE_BYTES_MAX, STDIN, STDOUT, ClientGone, InputLines
 from palace.shim.progress import ProgressNotes
@@ -37,20 +37,7 @@ LEDGER_LINES_MAX = 2048
 REAP_MS = 200.0
 PARENT_MS = 5000.0  # how often to look for the parent where the kernel doesn't tell of its end
 LOCAL_BYTES_MAX = 65_536  # a longer line is no ping
-USAGE = """usage: palace shim [--palace DIR]
-
-What an MCP host runs: it speaks MCP on stdin and stdout and relays to the palace's broker, which
-it finds or starts. Register `palace shim` as a stdio server; the same text works everywhere.
-
-  --palace DIR   the palace (default: $MEMPALACE_PATH, else where mempalace keeps it)
-
-environment:
-  MEMPALACE_PATH      the palace, or its parent directory
-  MEMPALACE_BROKER    a broker to use as it stands, e.g. unix:/run/palace.sock; nothing is started
-  PALACE_NO_SPAWN=1   never start a broker
-  PALACE_IDLE_S       idle seconds after which a broker that this shim starts leaves
-  MEMPALACE_MCP_READ_ONLY=1   this session may not change the palace
-"""
+DISCOVER = b"server/discover"
 
 
 class Relay:
@@ -89,10 +76,11 @@ class Relay:
 
     def run(self) -> None:
         """Relay until the client has closed stdin and everything it asked is answered."""
+        early = self._backlog.lines if self._backlog else self._answer_discovery()
         self._begin()
         self._await_first_welcome()
         try:
-            for line in self._backlog.lines if self._backlog else ():
+            for line in early:
                 self._accept(line)
             self._send()
             while self._stdin_open or len(self._ledger):
@@ -101,6 +89,22 @@ class Relay:
             if self._connection is not None:
                 self._connection.close()
             self._connector.end()
+
+    def _answer_discovery(self) -> "list[bytes | IdScanner]":
+        """Say which versions are spoken, if that is asked already; return all other lines.
+
+        What is needed to reach a broker takes as long to import as an interpreter to start.
+        """
+        poll = select.poll()
+        poll.register(STDIN, select.POLLIN)
+        lines: "list[bytes | IdScanner]" = []
+        if poll.poll(0) and (data := self._read()):
+            for line in self._input.feed(data):
+                if not isinstance(line, bytes) or DISCOVER not in line:
+                    lines.append(line)
+                elif not self._answer_locally(ordinal := self._ledger.accept(line), line):
+                    self._progress.watch(ordinal, line)
+        return lines
 
     # Connecting.
 
@@ -305,18 +309,23 @@ class Relay:
     # From the client.
 
     def _read_stdin(self) -> None:
-        try:
-            data = os.read(STDIN, CHUNK)
-        except OSError:
-            data = b""  # an orphaned terminal: the client is gone
+        data = self._read()
         if not data:
             self._end_of_input()
             return
-        if not self._parent:
-            self._watch_parent()
         for line in self._input.feed(data):
             self._accept(line)
         self._send()
+
+    def _read(self) -> bytes:
+        """Return what the client has written, b"" at its end."""
+        try:
+            data = os.read(STDIN, CHUNK)
+        except OSError:
+            return b""  # an orphaned terminal: the client is gone
+        if data and not self._parent:
+            self._watch_parent()
+        return data
 
     def _watch_parent(self) -> None:
         """Take the parent's end for the client's: some other child may hold our input's other end.
@@ -449,20 +458,6 @@ class Relay:
         self._write(too_large_line(scanner.request_id(), self._input.line_bytes_max))
 
 
-def parse_arguments(arguments: "list[str]", usage: str = USAGE) -> str:
-    """Return the value of --palace, "" without one; raises ConfigError for anything else."""
-    palace = ""
-    rest = list(arguments)
-    while rest:
-        name, equals, value = rest.pop(0).partition("=")
-        if name != "--palace" or not (equals or rest):
-            raise ConfigError(f"don't know what to do with {name!r}.\n{usage}")
-        palace = value if equals else rest.pop(0)
-        if not palace:
-            GivenPath(palace, name)  # which refuses it: an empty one is not the default
-    return palace
-
-
 def find_site(palace: str) -> Site:
     """Return what a shim works with; raises ConfigError where its settings name no palace."""
     environment = read_environment()
@@ -473,6 +468,8 @@ def find_site(palace: str) -> Site:
 def main(arguments: "list[str]", fields: "dict[str, str] | None" = None) -> int:
     """Run the shim, whose HELLO says `fields` besides; return its exit code."""
     if "--help" in arguments or "-h" in arguments:
+        from palace.shim.usage import USAGE
+
         say(USAGE, end="")
         return 0
     try:

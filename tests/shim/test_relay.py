@@ -1,6 +1,8 @@
 """A real shim against a broker that the test plays: what it relays, keeps, resends and refuses."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,28 @@ from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.site import Site
 from palace.shim import relay
+from tests.broker.http.test_modern import enveloped
+from tests.support.brokers.http import request
 from tests.support.brokers.scripted import Connection, ScriptedBroker, call, start_shim
+
+DISCOVER = json.dumps(enveloped(request("server/discover", "d"))).encode() + b"\n"
+# Says on stderr when it writes to its client, and when it begins to look for a broker.
+TELLING_SHIM = """
+import sys
+from palace.client.connector import Connector
+from palace.shim import relay
+
+def telling(owner, name, text):
+    real = getattr(owner, name)
+    def call(*arguments):
+        print(text, file=sys.stderr, flush=True)
+        return real(*arguments)
+    setattr(owner, name, call)
+
+telling(relay.Relay, "_write", "said")
+telling(Connector, "begin", "looks")
+sys.exit(relay.main([]))
+"""
 
 
 @pytest.fixture
@@ -379,6 +402,43 @@ def test_without_a_broker_the_snapshot_answers_and_calls_say_why_not(palace: Pat
     assert (version, len(tools), pong["result"]) == ("3.11.0", 47, {})
     assert error["code"] == -31053
     assert "PALACE_NO_SPAWN" in error["message"]
+
+
+def test_which_versions_are_spoken_is_said_before_anything_else_is_done(palace: Path) -> None:
+    """Also where other lines came with the question: they are answered in their turn."""
+    ping = json.dumps(request("ping", 2)).encode() + b"\n"
+    lines = [call(1), DISCOVER, ping]
+    environ = {"HOME": str(palace), "MEMPALACE_PATH": str(palace), "PALACE_NO_SPAWN": "1"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", TELLING_SHIM],
+        input=b"".join(lines),
+        env=environ,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr.decode().split("\n")[:2] == ["said", "looks"]
+    first, *others = [json.loads(line) for line in done.stdout.splitlines()]
+    assert first["id"] == "d"
+    assert first["result"]["supportedVersions"]
+    assert {reply["id"]: "result" in reply for reply in others} == {1: False, 2: True}
+
+
+def test_an_early_question_shifts_no_ordinal(palace: Path) -> None:
+    with ScriptedBroker(palace) as broker, start_shim(palace, palace) as shim:
+        shim.send(DISCOVER)
+        served = broker.accept()
+        is_early = served.hello()["next"] == "1"
+        served.welcome()
+        if not is_early:  # it came after the shim's first look
+            served.line()
+            served.reply(0, b'{"id": "d"}')
+        assert json.loads(shim.receive())["id"] == "d"
+
+        shim.send(call(1))
+        assert served.line() == call(1).strip()
+        served.answer(1, 1, "once")
+        assert json.loads(shim.receive())["result"] == "once"
 
 
 def test_the_snapshot_hides_from_a_read_only_session_what_it_may_not_do(palace: Path) -> None:

@@ -196,7 +196,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         *(palace.kernel.kernel, ownership.directory, ownership.lock),
         *(ownership.epoch, ownership.keys, ownership.record, ownership.served),
         broker.displacement,
-        *(broker.endpoint, broker.serve, broker.connections),
+        *(broker.broker, broker.endpoint, broker.serve, broker.connections),
         *(broker.reporting.status, broker.watchdog, telemetry.log_file),
         *(client.handshake, client.spawn, shim.relay, palace.settings.user_settings),
     )

@@ -11,7 +11,7 @@ from palace.engine.stores.journalled import JOURNALLED
 from palace.protocol import errors
 from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS, OWNER_TOOLS, TOOLS
 from palace.settings.config import PALACE, SETTINGS, USER
-from palace.shim.relay import USAGE
+from palace.shim.usage import USAGE
 from tests.doctor.situations.table import ELSEWHERE, SITUATIONS, TRIED_BY
 from tests.promises.table import page as promises
 from tests.security.threats import page as tries
