@@ -30,6 +30,7 @@ from palace.protocol.lifecycle import Lifecycle
 from palace.settings.catalogue import load_catalogue
 from palace.settings.config import Config
 from palace.settings.paths import Paths, copies_for_readers, heartbeat_file, home_dir
+from palace.settings.stock_config import backend_of
 
 # Connections besides sessions: control questions, and those that have not said hello yet.
 OTHER_CONNECTIONS = 64
@@ -63,6 +64,7 @@ def assemble(
         kernel=kernel,
         endpoint=listening.endpoint,
         mode=listening.mode,
+        backend=backend_of(ownership.paths.root, config.config_dir, config.environment).name,
         home=home_dir(environ),
         guests_directory=guests_directory(ownership.paths.root, environ),
     )

@@ -24,7 +24,8 @@ class Services:
     """One owner's.  Two change: `catalogue`, None until there is one, and `died`, the
     epoch of an earlier owner that ended without leaving, 0 for none.
 
-    `endpoint` is None for an owner that serves its own client alone, and `mode` says so.  `home` is
+    `endpoint` is None for an owner that serves its own client alone, and `mode` says so.  `backend`
+    names what keeps the drawers.  `home` is
     where stock looks for servers; "": it isn't told.  `ignored` says which settings in palace.toml
     don't count, "" for none.  `guests_directory` is where tokens and certificate of guests are
     kept, "" for nowhere.  `life` is told what becomes of this
@@ -39,6 +40,7 @@ class Services:
     mode: str
     catalogue: Catalogue | None = None
     died: int = 0
+    backend: str = ""
     home: str = ""
     ignored: str = ""
     guests_directory: str = ""

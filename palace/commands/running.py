@@ -75,9 +75,17 @@ def start_broker(paths: Paths, environment: ShimEnvironment) -> str:
     kernel = Kernel()
     released = kernel.unlink(paths.hold)
     note_hold(paths, environment.all, kernel, held=False)
-    record = ensure(paths, environment)
-    _await_engine(paths, environment, record.pid)
     note = "the hold is over; " if released else ""
+    try:
+        record = ensure(paths, environment)
+    except BrokerUnreachable as error:
+        if not error.details.get("admitted"):
+            raise
+        return f"{note}a broker of its owner's serves {paths.root}"
+    try:
+        _await_engine(paths, environment, record.pid)
+    except KeyboardInterrupt:  # the broker goes on by itself
+        return f"{note}pid {record.pid} is still opening {paths.root}: see palace status"
     return f"{note}pid {record.pid} serves {paths.root}, epoch {record.epoch}"
 
 
@@ -93,8 +101,6 @@ def _await_engine(paths: Paths, environment: ShimEnvironment, pid: int) -> None:
                 redraw(doing, width=shown)
                 shown = len(doing)
             time.sleep(WATCH_S)
-    except KeyboardInterrupt:
-        pass  # the broker goes on by itself
     finally:
         if shown:
             redraw("", width=shown, end="\r")
@@ -105,6 +111,8 @@ def _engine(paths: Paths, environment: ShimEnvironment, pid: int) -> dict[str, A
         with Control(paths, environment) as control:
             engine: dict[str, Any] = control.status()["engine"]
     except BrokerUnreachable as error:
+        if not error.details.get("absent"):
+            raise
         raise BrokerUnreachable(
             f"Pid {pid} was started, and has left again before it had opened {paths.root}: "
             f"{error.message} Its last words: palace logs"

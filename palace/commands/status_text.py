@@ -87,7 +87,7 @@ def _engine(status: dict[str, Any]) -> str:
         without = f"; nothing can be embedded yet: {model}" if model else ""
         alone = engine.get("outlives", "")
         last = f"; no other broker could serve ({alone})" if alone else ""
-        backend = engine.get("backend", CHROMA)
+        backend = engine.get("backend") or CHROMA
         kept = "" if backend == CHROMA else f", drawers in {backend}"
         return f"mempalace {engine['version']}, ready{memory}{kept}{without}{last}"
     if engine["state"] == "failed":

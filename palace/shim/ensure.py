@@ -53,9 +53,25 @@ def ensure(
     if error is not None:
         raise error
     record = decode_broker_record(kernel.read_hint(paths.record))
+    if record is None and not _may_read(kernel, paths.record):
+        raise BrokerUnreachable(
+            f"A broker serves {paths.root}, and you. {paths.record}, which says how it is reached, "
+            "is for its owner alone: use palace shim, which needs no more.",
+            admitted=True,
+        )
     if record is None or record.incarnation != welcome.get("incarnation"):
         raise BrokerUnreachable("The broker answered and left at once. Ask again.")
     return record
+
+
+def _may_read(kernel: Kernel, path: str) -> bool:
+    try:
+        kernel.close(kernel.open_read(path))
+    except PermissionError:
+        return False
+    except OSError:
+        pass  # it isn't there: whoever wrote it has left
+    return True
 
 
 def run_ensured(

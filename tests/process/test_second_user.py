@@ -31,7 +31,7 @@ as $OWNER config set allow_uids=$ADMITTED --palace $ROOT/shared
 as $OWNER start --palace $ROOT/shared
 echo "$CALL" | as $ADMITTED shim --palace $ROOT/shared > $ROOT/reply
 for uid in $ADMITTED $STRANGER; do
-  for command in status doctor "doctor --json"; do
+  for command in status start doctor "doctor --json"; do
     as $uid $command --palace $ROOT/shared > "$ROOT/$uid $command" 2>&1
     echo $? >> "$ROOT/$uid $command"
   done
@@ -76,6 +76,8 @@ def test_who_is_admitted_is_told_that_the_broker_serves_and_who_is_not_whom_to_a
 ) -> None:
     assert "triple_id" in said["reply"]
     assert not [name for name, text in said.items() if "kill" in text or "Permission den" in text]
+    *serving, code = said[f"{ADMITTED} start"].splitlines()
+    assert (" serves " in serving[-1], code) == (True, "0")
     mine = said[f"{ADMITTED} doctor"]
     assert f"serves you; what it does it tells uid {OWNER} and root alone" in mine
     assert "stock's own tools of yours" in " ".join(mine.split())

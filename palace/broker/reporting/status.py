@@ -15,7 +15,6 @@ from palace.ownership.served import notices
 from palace.protocol.admission import Job
 from palace.protocol.budget import Budget
 from palace.protocol.tools import Lane
-from palace.settings.stock_config import backend_of
 
 TOOL_CHARS_MAX = 60  # a name may be anything that a client says
 RUNNING_MAX = 20  # of the calls that run, those that run longest
@@ -54,7 +53,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
         "engine": {
             "state": lifecycle.engine.value,
             "version": services.catalogue.engine_version if services.catalogue else "",
-            "backend": backend_of(ownership.paths.root, config.config_dir, config.environment).name,
+            "backend": services.backend,
             "doing": lifecycle.waiting or services.engine.loading_text(),
             "failure": lifecycle.failure,
             "outlives": services.engine.outlives(),

@@ -12,7 +12,7 @@ from palace.journal.journal import Journal
 PAUSE_S = 0.002  # between portions, so that calls get the interpreter
 # After an opening.  Whoever elected this owner waits for its first reply; what earlier owners left
 # to be done, of hundreds of megabytes perhaps, can wait.
-FIRST_S = 20.0
+FIRST_S = 5.0
 
 logger = logging.getLogger("palace.journal")
 

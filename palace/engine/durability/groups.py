@@ -43,8 +43,8 @@ OPEN = (
     "takes it back at its start. Ask again. The broker's log says what went wrong."
 )
 REFUSES = (
-    "Nothing was changed: {store} refuses every change, so this broker leaves, and the next one "
-    "looks what is wrong with it at its start. Ask again. The broker's log says what it refused."
+    "This change was not made: {store} refuses every one, so this broker leaves, and the next one "
+    "looks what is wrong with it at its start. Ask again. The broker's log says what was refused."
 )
 
 logger = logging.getLogger("palace.journal")
@@ -305,7 +305,10 @@ class CallGroups:
         if self._refused[store] >= REFUSED_MAX and not self.stuck:
             logger.error("%s refuses every change: this broker leaves, the next looks why", store)
             self.stuck, self._stuck_text = True, REFUSES.format(store=store)
-            self.suspect(store)
+            try:
+                self.suspect(store)
+            except OSError as error:  # the next owner looks less closely
+                logger.warning("that it is to look could not be noted: %s", error)
 
     # The end of a group.
 

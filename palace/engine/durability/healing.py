@@ -55,11 +55,17 @@ from palace.engine.stores.drawers import (
 )
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES
-from palace.engine.stores.health import AT_OPENING, SUSPECT, Damage, Depth, find_damage
+from palace.engine.stores.health import (
+    AT_OPENING,
+    SUSPECT,
+    Damage,
+    Depth,
+    find_damage,
+    mend_words_of,
+)
 from palace.engine.stores.orphans import remove_orphans
 from palace.engine.stores.palace_stores import Stores, embedded, opened_stores, unopened_stores
 from palace.engine.stores.projection import in_batches, same
-from palace.engine.stores.words import mend_words
 from palace.journal.journal import Journal
 from palace.journal.record import Entity, JsonObject, Payload
 from palace.journal.replay import Progress, Replay, replay
@@ -144,9 +150,9 @@ def heal_stores(
 ) -> Health:
     """Check a palace's stores and mend what is damaged; call it before any of them is opened."""
     progress("checking the stores", 0.0)
-    mended = _mend_words(stores, depth)
     if palace.config.journal == DUAL:
-        return _left_as_they_are(stores, journal, depth, mended)
+        return _left_as_they_are(stores, journal, depth)
+    mended = _mend_words(stores, depth)
     if stores.chroma is not None:
         remove_orphans(stores.chroma.path)
     healed = mended
@@ -184,15 +190,10 @@ def heal_stores(
 
 def _mend_words(stores: Stores, depth: Depth) -> list[Healed]:
     """Make a damaged index of words again: no memory is in it that isn't in a row."""
-    kernel, drawers = stores.files.kernel, stores.drawers
-    suspect = f"{drawers.root}/{SUSPECT}"
-    is_suspected = kernel.file_id(suspect) is not None
-    problem = mend_words(drawers.path, whole=depth.elements or is_suspected)
-    if not problem:
+    damage = mend_words_of(stores, depth)
+    if damage is None:
         return []
-    damage = Damage(store=drawers.name, text=f"{drawers.path} was damaged: {problem}", index=True)
     logger.warning("%s: it was made again from the documents", damage.text)
-    kernel.unlink(suspect)  # that is why; else all of the store would be built again
     return [Healed(damage=damage, kept="")]
 
 
@@ -205,16 +206,13 @@ def _done_before(healed: Sequence[Healed]) -> str:
     return f"What was done for {stores} stays (the old files: {files})"
 
 
-def _left_as_they_are(
-    stores: Stores, journal: Journal, depth: Depth, mended: Sequence[Healed]
-) -> Health:
+def _left_as_they_are(stores: Stores, journal: Journal, depth: Depth) -> Health:
     """Check the stores of a palace whose journal decides nothing about them yet."""
     found = find_damage(stores, journal.tail.baseline, depth)
     for damage in found:
         logger.error("%s", damage.text)
     why = 'nothing is written to a store while journal = "dual"'
-    left = tuple(Left(damage=one, why=why, remedy=FROM_DUAL) for one in found)
-    return Health(healed=tuple(mended), left=left)
+    return Health(left=tuple(Left(damage=one, why=why, remedy=FROM_DUAL) for one in found))
 
 
 def look_at_stores(stores: Stores) -> Health:

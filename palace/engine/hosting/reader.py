@@ -22,7 +22,7 @@ import attrs
 
 from palace.engine.api import Call
 from palace.engine.hosting.mempalace import MempalaceEngine, load_error
-from palace.engine.stores.health import WHOLE_AT_OPENING, counts_in, find_damage
+from palace.engine.stores.health import WHOLE_BUT_WORDS, counts_in, find_damage
 from palace.engine.stores.palace_stores import Stores, unopened_stores
 from palace.engine.stores.snapshot import GRAPH, Originals, Stamp, copy_stores
 from palace.journal.journal import read_tail
@@ -65,7 +65,7 @@ def open_copy(originals: Originals, into: str, environ: Mapping[str, str]) -> Co
         config = attrs.evolve(originals.config, journal="off", graph=f"{into}/{GRAPH}")
         stores = unopened_stores(paths, config, kernel)
         # An index that was being written looks damaged; one that is damaged still does next time.
-        if not any(damage.index for damage in find_damage(stores, None, WHOLE_AT_OPENING)):
+        if not any(damage.index for damage in find_damage(stores, None, WHOLE_BUT_WORDS)):
             break
     lacks = what_lacks(originals, stores)
     engine = MempalaceEngine(paths, config, environ, kernel)

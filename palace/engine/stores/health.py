@@ -19,7 +19,7 @@ from palace.engine.stores.files import NAMES
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.rows import FILE_ENDS, Rows, check_rows
-from palace.engine.stores.words import without_words, words_damage
+from palace.engine.stores.words import Look, mend_words, without_words, words_damage
 from palace.journal.record import Json, JsonObject
 from palace.kernel.odd_files import is_odd
 from palace.protocol.decoding import decode_json
@@ -83,17 +83,25 @@ class Access(enum.Enum):
 class Depth:
     """How databases are opened, and how much of the stores is read.
 
-    Databases up to so many bytes, and all `elements` of large indexes: a check that a caller waits
-    for reads less than one that none waits for.
+    Databases up to so many bytes, all `elements` of large indexes, and the index of `words`: a
+    check that a caller waits for reads less than one that none waits for.
     """
 
     access: Access
     database_bytes: int = 1 << 62
     elements: bool = True
+    words: bool = True
+
+    def look(self, path: str) -> Look:
+        """Return how much of a database's index of words is read."""
+        if os.path.getsize(path) > self.database_bytes:
+            return Look.PROBE
+        return Look.WHOLE if self.elements else Look.COUNT
 
 
 AT_OPENING = Depth(access=Access.OWNED, database_bytes=CHECK_BYTES, elements=False)
 WHOLE_AT_OPENING = Depth(access=Access.OWNED)
+WHOLE_BUT_WORDS = Depth(access=Access.OWNED, words=False)
 WHOLE_IDLE = Depth(access=Access.IDLE)
 # Chroma can't commit while another process reads a database whole, and waits for five seconds.
 WHOLE_BESIDE_THE_OWNER = Depth(access=Access.SHARED, database_bytes=128 << 20)
@@ -159,8 +167,7 @@ def _drawers(stores: Stores, depth: Depth) -> Iterator[Damage]:
     if not os.path.exists(path) or not os.path.getsize(path):
         return
     try:
-        is_small = os.path.getsize(path) <= depth.database_bytes
-        if text := words_damage(_uri_of(path, depth.access), whole=depth.elements and is_small):
+        if depth.words and (text := words_damage(_uri_of(path, depth.access), depth.look(path))):
             yield Damage(store=name, text=f"{path} is damaged: {text}", index=True, words=True)
         if stores.chroma is not None:
             yield from _indexes(stores.chroma.root, path, depth)
@@ -181,7 +188,32 @@ def note_suspect(stores: Stores, text: str) -> None:
 def note_refusals(stores: Stores, store: str) -> None:
     """Note that a store has refused change after change."""
     if store == stores.drawers.name:
-        note_suspect(stores, f"{stores.drawers.path} is damaged: it refused every change")
+        note_suspect(stores, _refusals_of(stores))
+
+
+def mend_words_of(stores: Stores, depth: Depth) -> Damage | None:
+    """Make the index of words again where it is damaged and all else in its database is whole.
+
+    Only while no process has it open.  Returns what was wrong, None where nothing was mended.
+    """
+    path, kernel = stores.drawers.path, stores.files.kernel
+    if not kernel.file_id(path):
+        return None
+    suspect = f"{stores.drawers.root}/{SUSPECT}"
+    noted = kernel.read_hint(suspect)
+    look = depth.look(path) if noted is None else Look.WHOLE
+    problem = mend_words(path, look, lambda: not database_damage(path, WHOLE_AT_OPENING))
+    if not problem:
+        return None
+    if noted == _refusals_of(stores).encode():
+        kernel.unlink(suspect)  # that is why; else all of the store would be built again
+    return Damage(
+        store=stores.drawers.name, text=f"{path} was damaged: {problem}", index=True, words=True
+    )
+
+
+def _refusals_of(stores: Stores) -> str:
+    return f"{stores.drawers.path} is damaged: it refused every change"
 
 
 def _suspected(stores: Stores) -> Iterator[Damage]:

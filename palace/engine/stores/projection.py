@@ -19,6 +19,7 @@ from palace.journal.replay import UNSTABLE
 from palace.journal.tail import Touched
 
 T = TypeVar("T")
+NO_DAMAGE = ("is full", "readonly", "disk I/O error")  # SQLite's words, in Chroma's errors
 BATCH = 500  # entities that are read or written at a time
 
 
@@ -56,9 +57,11 @@ def tells_of_damage(error: BaseException) -> bool:
     """Tell whether what a store raised may come of damage, and not of what it was asked for.
 
     SQLite's other errors, of a lock or a constraint, are of classes below that one; Chroma has one
-    for all that happens within it.
+    for all that happens within it, a disk included that has no room or is read-only.
     """
-    return type(error) is sqlite3.DatabaseError or type(error).__name__ == "InternalError"
+    if type(error).__name__ == "InternalError":
+        return not any(words in str(error) for words in NO_DAMAGE)
+    return type(error) is sqlite3.DatabaseError
 
 
 def _alike(one: Json, other: Json) -> bool:

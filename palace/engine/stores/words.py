@@ -9,22 +9,31 @@ What is damaged in there keeps every change from being stored ("database disk im
 or finds less without a word.
 """
 
+import enum
 import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import attrs
 
 SHADOWS = ("data", "idx", "content", "docsize", "config")  # where FTS5 keeps what it holds
-QUICK_BYTES = 4 << 20  # a larger index is checked whole only where no call waits
+QUICK_DOCUMENTS = 5000  # an index of more is checked whole only where no call waits
 SAMPLE, QUICK_SAMPLE = 24, 2  # documents that are looked for by a word of theirs
 _WORD = re.compile(r"(?<!\w)[A-Za-z]{3,40}(?!\w)")  # one to any tokenizer
 _ITS_OWN_CHECKS = ("malformed inverted index for FTS5 table", "fts5:")  # SQLite's words, since 3.44
 
 logger = logging.getLogger("palace.journal")
+
+
+class Look(enum.Enum):
+    """How much of an index is read."""
+
+    PROBE = "probe"  # whether it answers, and finds a few documents
+    COUNT = "count"  # and whether it has as many as there are
+    WHOLE = "whole"  # all of it: some 20 s for a million documents
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +59,7 @@ class Words:
 
 CHROMA = Words(
     table="embedding_fulltext_search",
-    needs=frozenset({"embeddings", "embedding_metadata"}),
+    needs=frozenset({"embedding_metadata"}),
     quick="""
     SELECT max(0, count(*) - (SELECT count(*) FROM embedding_fulltext_search_docsize))
     FROM embedding_metadata WHERE key = 'chroma:document' AND string_value IS NOT NULL
@@ -71,8 +80,8 @@ CHROMA = Words(
     """,
     fill="""
     INSERT INTO embedding_fulltext_search (rowid, string_value)
-    SELECT m.id, m.string_value FROM embedding_metadata m JOIN embeddings e ON e.id = m.id
-    WHERE m.key = 'chroma:document' AND m.string_value IS NOT NULL
+    SELECT id, string_value FROM embedding_metadata
+    WHERE key = 'chroma:document' AND string_value IS NOT NULL AND typeof(id) = 'integer'
     """,
 )
 EXACT = Words(
@@ -101,28 +110,30 @@ EXACT = Words(
 )
 
 
-def words_damage(uri: str, *, whole: bool) -> str:
+def words_damage(uri: str, look: Look) -> str:
     """Return what is wrong with a database's index of words, "" where it is whole or has none.
 
-    `uri` says how SQLite is to open it.  `whole`: all of it is read, which takes some 20 s for a
-    million documents; else only a small one.  Changes nothing.
-    Raises sqlite3.Error where the database can't be read.
+    `uri` says how SQLite is to open it.  A small index is read whole unless it is to be probed.
+    Changes nothing.  Raises sqlite3.Error where the database can't be read.
     """
     with closing(sqlite3.connect(uri, uri=True, timeout=1.0)) as connection:
         # What is no text any more is another check's business.
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
-        return _damage(connection, uri, whole=whole)
+        return _damage(connection, uri, look)
 
 
-def _damage(connection: sqlite3.Connection, uri: str, *, whole: bool) -> str:
+def _damage(connection: sqlite3.Connection, uri: str, look: Look) -> str:
     for words in _of(connection):
         if missing := _missing(connection, words):
             return f"its index of words lacks {', '.join(missing)}"
-        size = connection.execute(f"SELECT sum(length(block)) FROM {words.table}_data").fetchone()
-        is_read = whole or (size[0] or 0) <= QUICK_BYTES
+        query = f"SELECT count(*) FROM {words.table}_docsize"
+        is_small = connection.execute(query).fetchone()[0] <= QUICK_DOCUMENTS
+        is_read = look is Look.WHOLE or (look is Look.COUNT and is_small)
         if problem := _contradiction(connection, words, uri if is_read else ""):
             return f"its index of words is damaged: {problem}"
-        count = connection.execute(words.whole if is_read else words.quick).fetchone()[0]
+        count = 0
+        if look is not Look.PROBE:
+            count = connection.execute(words.whole if is_read else words.quick).fetchone()[0]
         count = count or _not_found(connection, words, whole=is_read)
         if count:
             return f"its index of words is not that of {count} of its documents"
@@ -154,17 +165,20 @@ def make_words_again(path: str) -> None:
         opened.execute("COMMIT")
 
 
-def mend_words(path: str, *, whole: bool) -> str:
+def mend_words(path: str, look: Look, is_whole: Callable[[], bool]) -> str:
     """Make a database's index of words again where it is damaged; return what was wrong with it.
 
-    Only while no process has the database open.  What can't be done is logged, and damage stays.
+    Only while no process has the database open, and only where `is_whole` says that all else in it
+    is: whoever writes to a damaged database may harm more.  What can't be done is logged, and the
+    damage stays.
     """
     if not os.path.exists(path) or not os.path.getsize(path):
         return ""
     try:
-        problem = words_damage(f"file:{path}?mode=rw", whole=whole)
-        if problem:
-            make_words_again(path)
+        problem = words_damage(f"file:{path}?mode=rw", look)
+        if not problem or not is_whole():
+            return ""
+        make_words_again(path)
     except sqlite3.Error as error:
         logger.warning("the index of words of %s can't be mended: %s", path, error)
         return ""
@@ -203,7 +217,7 @@ def _contradiction(connection: sqlite3.Connection, words: Words, uri: str) -> st
         return str(error)
     if not uri:
         return ""
-    with closing(sqlite3.connect(":memory:", uri=True)) as copy:
+    with closing(sqlite3.connect("", uri=True)) as copy:  # in memory as far as that is small
         copy.execute(_definition(connection, words))
         copy.execute("ATTACH DATABASE ? AS original", [uri])
         for name in words.shadows():

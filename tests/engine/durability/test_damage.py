@@ -239,34 +239,56 @@ def test_rows_that_were_lost_before_an_index_was_damaged_were_not_deleted(
     assert {ident for _, ident in found} == (set() if is_known else {new})
 
 
-@pytest.mark.parametrize("journal", ["off", "dual"])
-def test_words_are_made_again_whether_or_not_a_journal_may_write(
-    copied: Site, journal: str
+def test_words_are_made_again_without_a_journal_and_not_while_it_is_on_trial(
+    master: Master, copied: Site, tmp_path: Path
 ) -> None:
-    settings = copied.palace / "palace.toml"
-    settings.write_text(settings.read_text() + f'journal = "{journal}"\n')
-    damage(copied, ("words-gone",))
+    for journal, site in (("off", copied), ("dual", copy_of(master, tmp_path / "dual"))):
+        settings = site.palace / "palace.toml"
+        settings.write_text(settings.read_text() + f'journal = "{journal}"\n')
+        damage(site, ("words-gone",))
+        before = (site.palace / "chroma.sqlite3").read_bytes()
 
+        with Probe(site.environ(), site.palace) as probe:
+            found = str(probe.call("search", query="otter"))
+            probe.leave()
+        damaged = "store_damaged" in {finding.code for finding in doctor(site)}
+        assert damaged is (journal == "dual")
+        assert ("vector_disabled" in found) is (journal == "dual"), "it says so"
+        if journal == "dual":
+            assert (site.palace / "chroma.sqlite3").read_bytes() == before
+
+
+def test_words_are_left_alone_in_a_database_that_is_damaged_elsewhere(copied: Site) -> None:
+    settings = copied.palace / "palace.toml"
+    settings.write_text(settings.read_text() + 'journal = "off"\n')
+    damage(copied, ("words-gone", "pages-overwritten"))
+    before = (copied.palace / "chroma.sqlite3").read_bytes()
     with Probe(copied.environ(), copied.palace) as probe:
-        found = probe.on_collection("made", "get", where_document={"$contains": "made"})
-        assert found is None, "nothing is raised"
-        if journal != "off":
-            [healed] = probe.ask("health")["healed"]
-            assert "its index of words is damaged" in healed["text"]
-            assert healed["kept"] == ""
+        assert "error" in probe.call("search", query="otter")
         probe.leave()
-    assert "store_damaged" not in {finding.code for finding in doctor(copied)}
+    assert (copied.palace / "chroma.sqlite3").read_bytes() == before
+
+
+def test_what_else_was_noted_of_a_store_is_seen_to_when_its_words_are_mended(copied: Site) -> None:
+    (copied.palace / "index.suspect").write_text("the index of made is damaged: it finds 1 of 9")
+    damage(copied, ("words-gone",))
+    with Probe(copied.environ(), copied.palace) as probe:
+        first, second = probe.ask("health")["healed"]
+        probe.leave()
+    assert "its index of words" in first["text"]
+    assert "it finds 1 of 9" in second["text"]
+    assert not (copied.palace / "index.suspect").exists()
 
 
 def test_words_that_are_damaged_in_a_large_index_are_seen_by_whoever_has_the_time(
     copied: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The doctor, and the look at a running broker's files, but not an opening."""
-    monkeypatch.setattr(words, "QUICK_BYTES", 0)
+    monkeypatch.setattr(words, "QUICK_DOCUMENTS", 0)
     damage(copied, ("words-of-others",))
     path = f"{copied.palace}/chroma.sqlite3"
 
-    assert words.mend_words(path, whole=False) == ""
+    assert words.words_damage(f"file:{path}?mode=ro", words.Look.COUNT) == ""
     assert doctor(copied)[0].code == "store_damaged"
     with Probe(copied.environ(), copied.palace) as probe:  # it reads the small one whole
         assert len(probe.ask("health")["healed"]) == 1

@@ -270,6 +270,10 @@ def test_a_call_that_can_not_be_taken_back_is_no_success_and_the_last_of_its_own
     again.check()
 
 
+class InternalError(Exception):
+    """Chroma's, for all that happens within it."""
+
+
 def refused_by(life: Life, error: Exception, times: int) -> None:
     """Have the first store refuse changes; what was taken back is written."""
 
@@ -298,7 +302,7 @@ def test_a_store_that_refuses_change_after_change_is_left_to_another_owner() -> 
 
     assert life.durable.stuck
     assert told == [life.one.name]
-    with pytest.raises(JournalFailed, match="refuses every change, so this broker leaves"):
+    with pytest.raises(JournalFailed, match="refuses every one, so this broker leaves"):
         life.set("b", z=1)
     assert not life.journal.tail.open
     assert after(life).contents == entities(x=1, y=1)
@@ -313,7 +317,14 @@ def test_a_store_that_has_taken_nothing_is_not_left_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [LookupError("no"), sqlite3.OperationalError("locked"), sqlite3.IntegrityError("no")]
+    "error",
+    [
+        LookupError("no"),
+        sqlite3.OperationalError("locked"),
+        sqlite3.IntegrityError("no"),
+        InternalError("Failed to apply logs: database or disk is full"),
+        InternalError("attempt to write a readonly database"),
+    ],
 )
 def test_what_is_refused_for_what_it_is_does_not_end_an_owner(error: Exception) -> None:
     life = awake(Disk())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from palace.engine.stores import words
-from palace.engine.stores.words import SHADOWS, mend_words, without_words, words_damage
+from palace.engine.stores.words import SHADOWS, Look, mend_words, without_words, words_damage
 
 COUNT = 60
 TABLES = {
@@ -39,6 +39,10 @@ WAYS = {
     **{f"the table {name}": f"DROP TABLE {{t}}_{name}" for name in SHADOWS},
 }
 ALIKE = ["", "Σ", "?!", "two words", "ein Käfer", None]
+
+
+def always() -> bool:
+    return True
 
 
 @pytest.fixture(params=TABLES)
@@ -81,12 +85,12 @@ def found(path: str, table: str, word: str) -> int:
         return int(opened.execute(query, [word]).fetchone()[0])
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("look", Look)
 @pytest.mark.parametrize("mode", ["mode=rw", "mode=ro", "immutable=1"])
-def test_a_whole_one_is_left_alone(path: str, mode: str, *, whole: bool) -> None:
+def test_a_whole_one_is_left_alone(path: str, mode: str, look: Look) -> None:
     before = Path(path).read_bytes()
-    assert words_damage(f"file:{path}?{mode}", whole=whole) == ""
-    assert mend_words(path, whole=whole) == ""
+    assert words_damage(f"file:{path}?{mode}", look) == ""
+    assert mend_words(path, look, always) == ""
     assert Path(path).read_bytes() == before
 
 
@@ -96,11 +100,11 @@ def test_what_is_wrong_is_found_and_mended(path: str, table: str, way: str) -> N
     before = Path(path).read_bytes()
 
     for mode in ("mode=rw", "mode=ro", "immutable=1"):
-        assert words_damage(f"file:{path}?{mode}", whole=True).startswith("its index of words ")
+        assert words_damage(f"file:{path}?{mode}", Look.WHOLE).startswith("its index of words ")
     assert Path(path).read_bytes() == before, "looking changes nothing"
-    assert mend_words(path, whole=False), "a small one is read whole"
+    assert mend_words(path, Look.COUNT, always), "a small one is read whole"
 
-    assert words_damage(f"file:{path}?mode=ro", whole=True) == ""
+    assert words_damage(f"file:{path}?mode=ro", Look.WHOLE) == ""
     assert found(path, table, "otter") == COUNT
     with closing(sqlite3.connect(path)) as opened:
         assert opened.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -110,8 +114,8 @@ def test_what_is_wrong_is_found_and_mended(path: str, table: str, way: str) -> N
 def test_words_of_a_document_that_is_gone_are_found(path: str, table: str) -> None:
     """In Chroma's they lead to no row."""
     change(path, "INSERT INTO {t} VALUES (1, 'gone', 'otters')", table)
-    assert "is not that of 1 of" in words_damage(f"file:{path}?mode=ro", whole=True)
-    assert mend_words(path, whole=True)
+    assert "is not that of 1 of" in words_damage(f"file:{path}?mode=ro", Look.WHOLE)
+    assert mend_words(path, Look.WHOLE, always)
     assert found(path, table, "otters") == 0
 
 
@@ -119,19 +123,19 @@ def test_words_of_a_document_that_is_gone_are_found(path: str, table: str) -> No
 def test_of_a_large_one_an_opening_sees_what_is_cheap_to_see(
     path: str, table: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(words, "QUICK_BYTES", 0)
-    assert words_damage(f"file:{path}?mode=ro", whole=False) == ""
+    monkeypatch.setattr(words, "QUICK_DOCUMENTS", 0)
+    assert words_damage(f"file:{path}?mode=ro", Look.COUNT) == ""
     change(path, WAYS[way], table)
-    assert words_damage(f"file:{path}?mode=ro", whole=False)
+    assert words_damage(f"file:{path}?mode=ro", Look.COUNT)
 
 
 def test_of_a_large_one_the_rest_is_seen_by_a_look_at_all_of_it(
     path: str, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(words, "QUICK_BYTES", 0)
+    monkeypatch.setattr(words, "QUICK_DOCUMENTS", 0)
     change(path, WAYS["another text"], table)
-    assert words_damage(f"file:{path}?mode=ro", whole=False) == ""
-    assert words_damage(f"file:{path}?mode=ro", whole=True)
+    assert words_damage(f"file:{path}?mode=ro", Look.COUNT) == ""
+    assert words_damage(f"file:{path}?mode=ro", Look.WHOLE)
 
 
 def test_pages_that_no_word_leads_to_are_missed_by_a_sample(path: str, table: str) -> None:
@@ -150,26 +154,49 @@ def test_pages_that_no_word_leads_to_are_missed_by_a_sample(path: str, table: st
                 opened.execute("INSERT INTO embedding_metadata VALUES (?, ?, ?)", row)
                 row = [row[0], text]
                 opened.execute(f"INSERT INTO {table} (rowid, {column}) VALUES (?, ?)", row)
-    assert words_damage(f"file:{path}?mode=ro", whole=True) == ""
+    assert words_damage(f"file:{path}?mode=ro", Look.WHOLE) == ""
     change(path, "DELETE FROM {t}_idx", table)
-    assert "is not that of" in words_damage(f"file:{path}?mode=ro", whole=True)
+    assert "is not that of" in words_damage(f"file:{path}?mode=ro", Look.WHOLE)
+
+
+def test_nothing_is_written_to_a_database_that_is_damaged_elsewhere(path: str, table: str) -> None:
+    change(path, WAYS["pages"], table)
+    before = Path(path).read_bytes()
+    assert mend_words(path, Look.WHOLE, lambda: False) == ""
+    assert Path(path).read_bytes() == before
+
+
+@pytest.mark.parametrize("table", ["embedding_fulltext_search"], indirect=True)
+def test_a_document_whose_row_is_gone_keeps_its_words(path: str, table: str) -> None:
+    """What is mended is whole, whatever else another program has done to the rows."""
+    change(path, "DELETE FROM embeddings WHERE id = 20", table)
+    change(path, WAYS["pages"], table)
+    assert mend_words(path, Look.WHOLE, always)
+    assert words_damage(f"file:{path}?mode=ro", Look.WHOLE) == ""
+
+
+def test_a_probe_reads_little_and_sees_what_keeps_it_from_answering(path: str, table: str) -> None:
+    change(path, WAYS["a row"], table)
+    assert words_damage(f"file:{path}?mode=ro", Look.PROBE) == ""
+    change(path, WAYS["pages"], table)
+    assert words_damage(f"file:{path}?mode=ro", Look.PROBE)
 
 
 def test_a_database_of_other_tables_has_none(tmp_path: Path) -> None:
     path = f"{tmp_path}/other.sqlite3"
     with closing(sqlite3.connect(path)) as opened, opened:
         opened.execute("CREATE TABLE documents (id)")
-    assert words_damage(f"file:{path}?mode=ro", whole=True) == ""
-    assert mend_words(path, whole=True) == ""
-    assert mend_words(f"{tmp_path}/none", whole=True) == ""
+    assert words_damage(f"file:{path}?mode=ro", Look.WHOLE) == ""
+    assert mend_words(path, Look.WHOLE, always) == ""
+    assert mend_words(f"{tmp_path}/none", Look.WHOLE, always) == ""
 
 
 def test_what_can_not_be_mended_is_left(path: str, table: str) -> None:
     change(path, WAYS["pages"], table)
     with closing(sqlite3.connect(path)) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        assert mend_words(path, whole=True) == ""
-    assert words_damage(f"file:{path}?mode=ro", whole=True)
+        assert mend_words(path, Look.WHOLE, always) == ""
+    assert words_damage(f"file:{path}?mode=ro", Look.WHOLE)
 
 
 def test_what_newer_checks_of_sqlite_say_of_it_is_no_damage_of_the_database() -> None:
