@@ -8,6 +8,7 @@ palace: it is no activity of its own, and keeps no broker alive.
 import logging
 import sqlite3
 from functools import partial
+from typing import NamedTuple
 
 import attrs
 import trio
@@ -72,14 +73,21 @@ class Sweeping:
             part = await trio.to_thread.run_sync(
                 sweep_part, self.state.services, limiter=self._limiter
             )
-            many += part
-            if not part:
+            many += part.forgotten
+            if not part.is_more:
                 break
         return many
 
 
-def sweep_part(services: Services) -> int:
-    """Forget a part of what is over; return how many memories, 0 where it is refused.  Blocks."""
+class Part(NamedTuple):
+    """What a part of a sweep has done: how many memories went, and whether to go on."""
+
+    forgotten: int = 0
+    is_more: bool = False
+
+
+def sweep_part(services: Services) -> Part:
+    """Forget a part of what is over; nothing where it is refused.  Blocks."""
     engine, session = services.engine, services.kernel.token(16)
     call = Call(request=tool_call(_MESSAGE), session=session, client="palace", party=PARTY)
     reply = decode_json(engine.call(call).payload or b"null")
@@ -87,6 +95,6 @@ def sweep_part(services: Services) -> int:
     engine.end_session(session)
     result = reply.get("result") if isinstance(reply, dict) else None
     if result is None:
-        return 0  # it says why to whoever asks for more
-    part: int = decode_json(result["content"][0]["text"])["forgotten"]
-    return part
+        return Part()  # it says why to whoever asks for more
+    told = decode_json(result["content"][0]["text"])
+    return Part(told["forgotten"], bool(told["forgotten"]) or told.get("more") is True)

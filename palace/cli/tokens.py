@@ -24,8 +24,8 @@ def new(
         str,
         typer.Argument(
             metavar="SCOPE",
-            help="Whose token it is: workspace:ID, or its id alone; plugin: for programs that keep "
-            "namespaces of their own here (the memory contract).",
+            help="Whose token it is: workspace:ID, or its id alone; or the word plugin, for "
+            "programs that keep namespaces of their own here (the memory contract).",
         ),
     ],
     palace: PalaceOption = "",

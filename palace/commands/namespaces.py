@@ -34,9 +34,11 @@ def remove_namespace(paths: Paths, environment: ShimEnvironment, name: str, *, p
 
 def swept(paths: Paths, environment: ShimEnvironment) -> int:
     """Forget all that is over or in namespaces that end; return how many memories that were."""
-    many = 0
-    while part := ask_broker(paths, environment, "palace_sweep")["forgotten"]:
-        many += part
+    many, is_more = 0, True
+    while is_more:
+        told = ask_broker(paths, environment, "palace_sweep")
+        many += told["forgotten"]
+        is_more = bool(told["forgotten"]) or told.get("more") is True
     return many
 
 

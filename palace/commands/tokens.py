@@ -7,12 +7,11 @@ from typing import Any
 from palace.commands.agent import ask_broker
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import NotEmpty, PalaceError
-from palace.protocol.workspaces import PLUGIN, WORKSPACE, digest_of
+from palace.protocol.workspaces import DIGITS_SHOWN, PLUGIN, WORKSPACE, digest_of
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
 NONE_YET = "There is no token. Make one: palace token new workspace:ID --out FILE"
-SHOWN_DIGITS = 12
 
 
 def new_token(
@@ -42,13 +41,13 @@ def new_token(
     if scope == PLUGIN:
         return (
             f"{os.path.abspath(out)} holds a token of the memory contract's plugin role: "
-            f"{told['digest'][:SHOWN_DIGITS]}. Whoever shows it over HTTP (Authorization: Bearer) "
+            f"{told['digest'][:DIGITS_SHOWN]}. Whoever shows it over HTTP (Authorization: Bearer) "
             "makes namespaces there, and reaches those that were made in this way, and nothing "
             "else (docs/operating.md)."
         )
     return (
         f"{os.path.abspath(out)} holds a token of {told['workspace']}: "
-        f"{told['digest'][:SHOWN_DIGITS]}. A shim shows it whose environment has "
+        f"{told['digest'][:DIGITS_SHOWN]}. A shim shows it whose environment has "
         f"PALACE_WORKSPACE_TOKEN_FILE={os.path.abspath(out)}, and is confined to that workspace; "
         "over HTTP it is the bearer's."
     )
@@ -77,7 +76,7 @@ def revoke_token(paths: Paths, environment: ShimEnvironment, prefix: str) -> str
     """Revoke a token; return what is told of it."""
     told = ask_broker(paths, environment, "palace_token_revoke", prefix=prefix)["token"]
     whose = told["workspace"] or PLUGIN
-    return f"{told['digest'][:SHOWN_DIGITS]} of {whose} counts no more, from now on."
+    return f"{told['digest'][:DIGITS_SHOWN]} of {whose} counts no more, from now on."
 
 
 def _line(told: Mapping[str, Any]) -> str:
@@ -85,5 +84,5 @@ def _line(told: Mapping[str, Any]) -> str:
     if told["revoked_at"]:
         state = f"  (revoked {told['revoked_at']})"
     label = f"  {told['label']}" if told["label"] else ""
-    digits = told["digest"][:SHOWN_DIGITS]
+    digits = told["digest"][:DIGITS_SHOWN]
     return f"{digits}  {told['workspace'] or PLUGIN}  {told['created_at']}{label}{state}"

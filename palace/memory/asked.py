@@ -83,7 +83,7 @@ def asked_commit(arguments: Arguments) -> Commit:
         content=checked_content(arguments.get("content")),
         namespace=_namespace_in(arguments),
         id=_id_in(arguments) if arguments.get("id") is not None else "",
-        kind="memory" if kind is None else _checked_kind(kind),
+        kind="memory" if kind is None else checked_kind(kind),
         until=until_s(moment),
         expires_at=moment_text(moment),
         pinned=pin is True,
@@ -126,7 +126,7 @@ def asked_search(arguments: Arguments) -> Search:
     return Search(
         query=_without_surrogates(query or "").strip(),
         namespaces=tuple(checked_namespace(name) for name in _names_in(arguments, "namespaces")),
-        kinds=tuple(_checked_kind(kind) for kind in _names_in(arguments, "kinds")),
+        kinds=tuple(checked_kind(kind) for kind in _names_in(arguments, "kinds")),
         limit=limit,
     )
 
@@ -208,7 +208,7 @@ def _id_in(arguments: Arguments) -> str:
     return ident
 
 
-def _checked_kind(kind: object) -> str:
+def checked_kind(kind: object) -> str:
     if not isinstance(kind, str) or not _KIND.fullmatch(kind) or redact(kind) != kind:
         raise InvalidMemory(
             "kind must be 1 to 40 lower-case ASCII letters, digits and hyphens, begin with a "

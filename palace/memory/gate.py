@@ -44,6 +44,7 @@ from palace.protocol.resolver import (
     everything,
     intersect_readable,
     is_there,
+    over,
     readable,
 )
 from palace.protocol.workspaces import ORG, PLUGIN, called, key_of
@@ -56,6 +57,8 @@ Json = dict[str, object]
 class Wanted:
     """What a store is searched for.  `namespaces` is None for all; no query: the newest first.
 
+    All but those of `without`, where it is all: what is over must take nobody's place.
+
     `since` and `before` are instants as memories carry them (expiry.py), "" for no bound: the first
     is included, the second is not.
     """
@@ -67,6 +70,7 @@ class Wanted:
     now_s: float
     since: str = ""
     before: str = ""
+    without: tuple[str, ...] = ()
 
 
 class MemoryStore(Protocol):
@@ -149,7 +153,8 @@ class Gate:
             )
         ident = asked.id or ID_PREFIX + self.new_id()
         old = self.store.get(ident) if asked.id else None
-        if old is not None and old.namespace != namespace:
+        is_over = old is not None and self._is_over(old)
+        if old is not None and old.namespace != namespace and not is_over:
             # Whose it is, is no concern of whoever asks; nor may it become theirs.
             raise Forbidden(
                 f"{ident} is the id of another memory. Nothing was stored; leave the id out to "
@@ -167,15 +172,17 @@ class Gate:
             topic=self._clean(asked.topic),
             propagation=asked.propagation,
             source=asked.source,
-            by=self.principal.workspace,
+            by=self.principal.signature,
             created_at=self.at,
         )
         records = self.store.put(memory, old)
+        if old is not None and is_over:  # its rows went, and no sweep will meet them
+            self._note(END, old)
         self._note(COMMIT, memory)
         return Stored(
             memory=memory,
             redacted=content != asked.content,
-            replaced=old is not None,
+            replaced=old is not None and not is_over,
             records=records,
         )
 
@@ -205,12 +212,12 @@ class Gate:
 
         Nobody sees what goes: reads pass over it, whoever has swept.
         """
-        over = self.store.over(ending, self.now_s, most)
-        if over:
-            self.store.delete(over)
-        for memory in over:
+        found = self.store.over(ending, self.now_s, most)
+        if found:
+            self.store.delete(found)
+        for memory in found:
             self._note(END, memory)
-        return len(over)
+        return len(found)
 
     # Out.
 
@@ -253,9 +260,11 @@ class Gate:
         return text if self.policy.redact == OFF else redact(text)
 
     def _wanted(self, asked: Search) -> Wanted:
+        namespaces = self._may_read(asked.namespaces)
         return Wanted(
             query=asked.query,
-            namespaces=self._may_read(asked.namespaces),
+            namespaces=namespaces,
+            without=over(self.tree, self.now_s) if namespaces is None else (),
             kinds=asked.kinds,
             limit=asked.limit,
             now_s=self.now_s,
@@ -306,6 +315,13 @@ class Gate:
             return False
         return self._may_see(memory.namespace)
 
+    def _is_over(self, memory: Memory) -> bool:
+        """Tell whether a memory is as if it had never been there; what is no memory never is."""
+        if not memory.namespace:
+            return False
+        is_left = is_there(self.tree, memory.namespace, self.now_s)
+        return memory.is_expired(self.now_s) or not is_left
+
     def _may_see(self, namespace: str) -> bool:
         if not is_there(self.tree, namespace, self.now_s):
             return False
@@ -322,7 +338,7 @@ class Gate:
         self.audit(
             Decree(
                 at=self.at,
-                workspace=self.principal.workspace,
+                workspace="" if action == END else self.principal.signature,
                 namespace=memory.namespace,
                 action=action,
                 memory_id=memory.id,

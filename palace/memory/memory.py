@@ -29,9 +29,9 @@ Value = str | int | float | bool | None
 class Memory:
     """`until` is in seconds since 1970; `expires_at` is the same for people, "" for no end.
 
-    `by` is the workspace that stored it, "" for the palace's owner; `topic` is a diary entry's,
-    `propagation` what its client says of how it spreads, as JSON; `source` whether an agent, a
-    program or a person wrote it, "" where that wasn't said.
+    `by` is who stored it (`Principal.signature`), "" for the palace's owner; `topic` is a diary
+    entry's, `propagation` what its client says of how it spreads, as JSON; `source` whether an
+    agent, a program or a person wrote it, "" where that wasn't said.
     `rows` are the ids of the records that hold it, where it comes from a store; `distance` and
     `similarity` say how near it is to what was asked for, None where nothing was.  What is under
     its id and is no memory has no namespace.

@@ -16,10 +16,11 @@ from typing import Protocol
 import attrs
 
 from palace.memory import contract
-from palace.memory.asked import Commit, Search, checked_object
+from palace.memory.asked import Commit, Search, checked_kind, checked_object
 from palace.memory.expiry import is_expired, parse_expires_at, until_s
 from palace.memory.gate import Gate
 from palace.memory.memory import ID_PREFIX, Memory, moment_text
+from palace.memory.redact import redact
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import Forbidden, InvalidMemory
 from palace.protocol.workspaces import PLUGIN, SPACES_MAX, Namespace, called
@@ -65,6 +66,8 @@ class Operations:
 
     def put_namespace(self, arguments: Arguments) -> Json:
         name = self._of_plugin(arguments)
+        if redact(name) != name:  # it is kept, and listed, as it is
+            raise InvalidMemory("the namespace's name holds a secret. Choose another")
         asked = contract.read(contract.NamespaceUpsert, arguments.get("body"))
         old = self.gate.tree.spaces.get(name)
         if old is not None and self._is_over(old):
@@ -142,7 +145,7 @@ class Operations:
                 content=asked.content,
                 namespace=namespace,
                 id=ID_PREFIX + (asked.id or self.new_id()),
-                kind=asked.kind,
+                kind=checked_kind(asked.kind),
                 source=asked.source,
                 until=until_s(moment),
                 expires_at=moment_text(moment),
@@ -163,7 +166,7 @@ class Operations:
                 Search(
                     query=asked.query.strip(),
                     namespaces=tuple(wanted),
-                    kinds=tuple(asked.kinds),
+                    kinds=tuple(map(checked_kind, asked.kinds)),
                     limit=asked.limit,
                 )
             )
@@ -212,7 +215,8 @@ def refusal(status: int, code: str, message: str) -> Json:
 
 
 def _lacking(name: str) -> Json:
-    return refusal(404, "not_found", f"There is no namespace {name}. Make it first: PUT.")
+    text = f"There is no namespace {redact(name)}. Make it first: PUT."  # answers are kept
+    return refusal(404, "not_found", text)
 
 
 def _shown_id(memory: Memory) -> str:

@@ -29,7 +29,7 @@ import attrs
 from palace.protocol.resolver import Tree
 from palace.protocol.rights import Peer, Who
 from palace.protocol.tools import BASIC_TOOLS, CONTRACT_TOOLS, OWN_TOOLS
-from palace.protocol.workspaces import Workspace
+from palace.protocol.workspaces import DIGITS_SHOWN, PLUGIN, Workspace
 
 UNKNOWN_PRINCIPAL = (
     "This palace has workspaces, and it isn't known just now which of them a session is: the "
@@ -53,6 +53,17 @@ class Principal:
     confined: bool = False
     token: str = ""
     plugin: bool = False
+
+    @property
+    def signature(self) -> str:
+        """Return what is recorded of it beside what it does; "" for the palace's owner.
+
+        A workspace's id, or `plugin`, and after a colon the first digits of its token's digest, as
+        `palace token list` shows them.  No id has a colon.
+        """
+        if not self.plugin:
+            return self.workspace
+        return f"{PLUGIN}:{self.token[:DIGITS_SHOWN]}" if self.token else PLUGIN
 
     @property
     def called(self) -> str:

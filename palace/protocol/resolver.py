@@ -29,6 +29,7 @@ class Tree:
 
     `tokens` are those that count, by their digests: whose they are; `plugins` the digests of those
     for the contract's plugin role, and `spaces` its namespaces, by what its clients call them.
+    `ended` are the names of those, of whichever kind, whose memories are being forgotten.
     `keeps`: the register says something of namespaces, or did when they were last swept.
     """
 
@@ -37,6 +38,7 @@ class Tree:
     tokens: Mapping[str, str] = attrs.field(factory=dict)
     plugins: frozenset[str] = frozenset()
     spaces: Mapping[str, Namespace] = attrs.field(factory=dict)
+    ended: frozenset[str] = frozenset()
     keeps: bool = False
 
     @property
@@ -70,11 +72,19 @@ class Tree:
 
 
 def is_there(tree: Tree, namespace: str, now_s: float) -> bool:
-    """Tell whether a namespace is not over, as those of the contract's plugin role may be."""
+    """Tell whether a namespace is not over: it ends, or is the plugin role's and past its time."""
+    if namespace in tree.ended:
+        return False
     if not namespace.startswith(f"{PLUGIN}:"):
         return True
     found = tree.spaces.get(called(namespace))
     return found is not None and found.name == namespace and now_s < found.until
+
+
+def over(tree: Tree, now_s: float) -> tuple[str, ...]:
+    """Return the namespaces that the register knows and that are over, in order."""
+    past = {one.name for one in tree.spaces.values() if one.until <= now_s}
+    return tuple(sorted(tree.ended | past))
 
 
 def _shared(tree: Tree, found: Workspace) -> tuple[str, str]:

@@ -29,6 +29,7 @@ TOKENS_MAX = 10_000  # revoked ones as well
 CUSTOMS_MAX = 1000  # custom namespaces
 SPACES_MAX = 10_000  # of the contract's plugin role; ended ones as well
 MEMBERS_MAX = 100  # of one of them
+DIGITS_SHOWN = 12  # of a token's digest, where it is named
 PREFIX_MIN = 8  # digits of a digest by which a token is named
 FOREVER = float("inf")  # of what has no end
 # Between two owners' epochs: so much a restored palace is ahead of the one that was backed up.

@@ -7,7 +7,7 @@ import attrs
 import pytest
 import trio
 
-from palace.broker.sweeping import Sweeping, sweep_part
+from palace.broker.sweeping import Part, Sweeping, sweep_part
 from palace.engine.api import Call, Reply
 from palace.protocol.principals import OWNER
 from palace.protocol.resolver import Tree
@@ -76,7 +76,7 @@ async def test_a_refusal_ends_a_sweep_and_nothing_else(root: Path) -> None:
 
     engine = Refusing(tree=TREE)
     async with open_broker(root, engine) as running:
-        assert sweep_part(running.state.services) == 0
+        assert sweep_part(running.state.services) == Part()
         assert engine.begun == ["sweep"]
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from palace.engine.durability.own_tools import SWEPT_MAX
+from palace.memory.memory import metadata_of
 from palace.protocol.principals import Principal, plugin_with, refusal_of
 from palace.protocol.resolver import Tree, is_there
 from palace.protocol.tools import CONTRACT_TOOLS
@@ -167,3 +169,104 @@ def test_a_namespace_is_over_at_its_instant(at: float, *, there: bool) -> None:
     assert is_there(tree, space.name, at) is there
     assert not is_there(tree, "plugin:deadbee0:a:b", 1.0)
     assert is_there(tree, "team:gone", at), "the tree's own have no end"
+
+
+def test_neither_a_kind_nor_a_name_may_be_a_secret(office: Team) -> None:
+    """Both are kept as they are, so that nothing would take it out."""
+    put(office, "custom:x")
+    kind = "sk-proj-" + "a1b2c3d4e5f6" * 2
+    secret = f"custom:{SECRET}"
+    named = ask(office, PLUGIN, "put_namespace", name=secret, body={"kind": "custom"})
+    refused = [commit(office, "custom:x", "x", kind=kind), named]
+    lacking = ask(office, PLUGIN, "delete_namespace", name=secret)
+
+    assert [status for status, _ in refused] == [400, 400]
+    assert lacking[0] == 404
+    assert SECRET not in repr([*refused, lacking])
+    assert office.memories == {}
+    assert len(office.ask("", "namespace_list")["namespaces"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "who"), [("", "plugin"), ("0123456789abcdef", "plugin:0123456789ab")]
+)
+def test_what_a_plugin_does_is_recorded_as_its_own(office: Team, token: str, who: str) -> None:
+    plugin = plugin_with(token)
+    ask(office, plugin, "put_namespace", name="org:theirs", body={"kind": "org"})
+    ident = commit(office, "org:theirs", "x", plugin)[1]["id"]
+    stored = office.shelf.get(f"mem-{ident}")
+
+    assert stored is not None
+    assert metadata_of(stored)["added_by"] == stored.by == who
+    ask(office, plugin, "forget", id=ident, body={"requested_by_namespace": "org:theirs"})
+    decreed = office.ask("", "workspace_audit")["audit"]
+    assert [(one["action"], one["workspace"]) for one in decreed] == [
+        ("commit", who),
+        ("forget", who),
+    ]
+
+
+ENDS = ["deleted", "ended", "expired", "purged"]
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_what_is_over_keeps_no_id(office: Team, how: str) -> None:
+    past, ident = after(office, 5), f"mem-{UUID}"
+    if how == "purged":
+        office.ask("", "namespace_add", name="custom:old", members=["coder"])
+        office.commit("coder", "old", namespace="custom:old", id=ident)
+        office.ask("", "namespace_remove", name="custom:old", purge=True)
+    else:
+        put(office, "org:old", **({"expires_at": past} if how == "ended" else {}))
+        more: dict[str, Any] = {"expires_at": past} if how == "expired" else {}
+        assert commit(office, "org:old", "old", id=UUID, **more)[0] == 201
+        put(office, "custom:new")
+        assert commit(office, "custom:new", "new", id=UUID)[0] == 403, "while it is there"
+    if how == "deleted":
+        ask(office, PLUGIN, "delete_namespace", name="org:old")
+    office.now[0] += 5
+    put(office, "custom:new")
+
+    assert office.found("") == []
+    assert commit(office, "custom:new", "new", id=UUID) == (
+        201,
+        {"id": UUID, "namespace": "custom:new"},
+    )
+    assert found(office, "custom:new") == ["new"]
+    assert [one["content"] for one in office.memories.values()] == ["new"]
+    said = [(one["action"], one["workspace"]) for one in office.audits]
+    assert sorted(said) == ([] if how == "purged" else [("commit", "plugin"), ("end", "")])
+
+
+def test_what_is_deleted_takes_nobodys_place_in_what_the_owner_finds(office: Team) -> None:
+    office.commit("coder", "kept")
+    for name, more in (("custom:x", {}), ("custom:y", {"expires_at": after(office, 9)})):
+        put(office, name, **more)
+        for number in range(3):
+            office.now[0] += 1
+            commit(office, name, f"note {number}")
+    ask(office, PLUGIN, "delete_namespace", name="custom:x")
+    office.now[0] += 9
+
+    assert [one["content"][-4:] for one in office.found("", limit=1)] == ["kept"]
+
+
+def test_many_namespaces_end_in_parts(office: Team) -> None:
+    for number in range(SWEPT_MAX + 3):
+        put(office, f"custom:n{number}")
+    commit(office, f"custom:n{SWEPT_MAX + 1}", "x")
+    for number in range(SWEPT_MAX + 3):
+        ask(office, PLUGIN, "delete_namespace", name=f"custom:n{number}")
+    left, said = [], []
+    for _ in range(5):
+        said.append(office.ask("", "sweep"))
+        left.append(len(office.register.namespaces()))
+
+    assert sum(one["forgotten"] for one in said) == 1
+    assert 3 in left, "no more than that many end in one turn"
+    assert all(
+        one.get("more") or one["forgotten"] for one, many in zip(said, left, strict=True) if many
+    )
+    assert left[-1] == 0
+    assert said[-1] == {"forgotten": 0}
+    assert office.memories == {}

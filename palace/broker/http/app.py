@@ -187,7 +187,7 @@ class HttpApp:
     async def _post(self, exchange: Exchange) -> None:
         if not exchange.accepts(JSON) and not exchange.accepts(EVENTS):
             raise Refused(406, f"Answers are {JSON} or {EVENTS}.")
-        body = await exchange.body(self.state.services.config.line_bytes_max)
+        body = await exchange.body(self.state.services.config.line_bytes_max, "line_bytes_max")
         if not body.strip():
             await exchange.answer(400, PARSE_ERROR_REPLY)
             return

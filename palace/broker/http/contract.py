@@ -25,7 +25,7 @@ from palace.protocol.errors import Forbidden, OutcomeUnknown, PalaceError, TooLa
 from palace.protocol.lifecycle import EngineState
 from palace.protocol.principals import UNKNOWN_PRINCIPAL
 from palace.protocol.request import ToolCall, tool_call
-from palace.protocol.weight import has_too_many_values, is_light
+from palace.protocol.weight import SHORT_BYTES, has_too_many_values, is_light
 from palace.transport.pending import PendingRequest
 
 PREFIX = "/v1/"
@@ -85,7 +85,7 @@ def asked_by(exchange: Exchange) -> Asked:
     By its path as it came: a slash that is written as %2F belongs to a name.
     """
     parts = [_decoded(part) for part in exchange.raw_path.split(b"/")[2:]]
-    methods = _ROUTES.get((len(parts), parts[0]))
+    methods = _ROUTES.get((len(parts), parts[0])) if parts else None  # /v1%2Fhealth has none
     if methods is None or (len(parts) == 3 and parts[2] != "memories"):
         raise Refused(404, f"There is no such path below {PREFIX}.")
     if exchange.method not in methods:
@@ -213,17 +213,33 @@ def _parsed(raw: bytes) -> object:
 
 async def _tell(exchange: Exchange, payload: bytes) -> None:
     """Send what a call was answered."""
+    status, raw = await _told_apart(payload)
+    if status >= 400:
+        await exchange.answer(status, raw, JSON)
+    else:
+        await exchange.answer(status, raw, JSON, cache_control="no-store")
+
+
+async def _told_apart(payload: bytes) -> tuple[int, bytes]:
+    """Return the status and the body of a reply, made in a thread where that takes long."""
+    if len(payload) <= SHORT_BYTES:
+        return _told(payload)
+    return await trio.to_thread.run_sync(_told, payload, limiter=_PARSING, abandon_on_cancel=True)
+
+
+def _told(payload: bytes) -> tuple[int, bytes]:
+    """Return the status and the body of a reply; raises Refused for one that is an error."""
     reply = decode_json(payload)
     error = reply.get("error")
     if error is not None:
         raise _failed(error.get("code"), str(error.get("message", "")))
     told = decode_json(reply["result"]["content"][0]["text"])
     body = told.get("body")
-    raw = b"" if body is None else json.dumps(body).encode()
-    if told["status"] >= 400:
-        await exchange.answer(told["status"], raw, JSON)
-    else:
-        await exchange.answer(told["status"], raw, JSON, cache_control="no-store")
+    if body is None:
+        return told["status"], b""
+    # What UTF-8 can't say, half a surrogate pair, becomes the escape by which JSON says it.
+    text = json.dumps(body, ensure_ascii=False)
+    return told["status"], text.encode("utf-8", "backslashreplace")
 
 
 def _failed(code: object, text: str) -> Refused:

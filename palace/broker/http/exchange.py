@@ -65,13 +65,16 @@ class Exchange:
         wanted = [part.partition(";")[0].strip() for part in self.header("accept").split(",")]
         return wanted == [""] or bool({kind, f"{kind.partition('/')[0]}/*", "*/*"} & set(wanted))
 
-    async def body(self, bytes_max: int) -> bytes:
-        """Return the whole body; raises Refused for one too long or too slow, and Gone."""
+    async def body(self, bytes_max: int, setting: str = "") -> bytes:
+        """Return the whole body; raises Refused for one too long or too slow, and Gone.
+
+        `setting` is what sets the bound, "" where nothing does.
+        """
         declared = self.header("content-length")
         try:
             wire.whole_number(declared or "0", most=bytes_max)
         except ValueError:  # h11 has seen to it that it is a number
-            raise _too_large(bytes_max) from None
+            raise _too_large(bytes_max, setting) from None
         body = bytearray()
         with trio.move_on_after(BODY_S):
             while True:
@@ -81,7 +84,7 @@ class Exchange:
                 body += event.get("body", b"")
                 self.connection.held_bytes = len(body)
                 if len(body) > bytes_max:
-                    raise _too_large(bytes_max)
+                    raise _too_large(bytes_max, setting)
                 if not event.get("more_body", False):
                     return bytes(body)
         raise Refused(408, f"The request's body did not come within {BODY_S:.0f} s.")
@@ -146,5 +149,6 @@ def _event(payload: bytes) -> bytes:
     return b"event: message\ndata: " + payload + b"\n\n"
 
 
-def _too_large(bytes_max: int) -> Refused:
-    return Refused(413, f"A request has at most {bytes_max} bytes (line_bytes_max in palace.toml).")
+def _too_large(bytes_max: int, setting: str) -> Refused:
+    where = f" ({setting} in palace.toml)" if setting else ""
+    return Refused(413, f"A request has at most {bytes_max} bytes{where}.")

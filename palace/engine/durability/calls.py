@@ -157,9 +157,9 @@ class DurableCalls:
             return Reply(payload=text.encode("utf-8", "surrogatepass") or None)
         if verdict is not Verdict.RUN:
             return refusals.refused(call, verdict)
-        workspace = call.principal.workspace if call.principal is not None else ""
+        who = call.principal.signature if call.principal is not None else ""
         # What the gate lets through is there whole, with its audit, or not at all.
-        author = Author(call.client, workspace)
+        author = Author(call.client, who)
         non_atomic = call.tool.non_atomic and not self._is_confined(call)
         with self.groups.group(call.key, non_atomic=non_atomic, author=author) as group:
             reply = dispatch()
@@ -196,7 +196,7 @@ class DurableCalls:
             return True
         if not recorded:
             return call.principal.confined or self._is_confined(call)
-        return call.principal.workspace != recorded
+        return call.principal.signature != recorded
 
     def _is_confined(self, call: Call) -> bool:
         principal = call.principal

@@ -34,14 +34,14 @@ from palace.protocol.errors import Forbidden, InvalidMemory, PalaceError, StoreU
 from palace.protocol.policy import DEFAULT, Policy
 from palace.protocol.principals import Principal
 from palace.protocol.request import ToolCall
-from palace.protocol.resolver import everything, is_there, readable, writable
+from palace.protocol.resolver import everything, is_there, over, readable, writable
 from palace.protocol.tools import BASIC_TOOLS, CONTRACT_TOOLS, STANDS_FOR, Kind
 from palace.protocol.workspaces import LIFE_BYTES
 
 Json = dict[str, object]
 ID_BYTES = 16
 SWEEP = "palace_sweep"
-SWEPT_MAX = 64  # records of memories in one turn
+SWEPT_MAX = 64  # records of memories, or namespaces, in one turn
 _REGISTERED = frozenset(CONTRACT_TOOLS) - set(STANDS_FOR)  # which need no drawers
 
 logger = logging.getLogger("palace.engine")
@@ -175,13 +175,18 @@ class OwnTools:
         return operations.answer(call.name, call.arguments)
 
     def _sweep(self, gate: Gate) -> Json:
-        """Forget a part of what is over; where nothing is left, namespaces that end have ended."""
-        now_s = gate.now_s
-        ending = [one.name for one in self.register.namespaces() if one.ends or one.until <= now_s]
-        swept = gate.sweep(ending, SWEPT_MAX)
+        """Forget a part of what is over; namespaces that end have ended once they are empty.
+
+        The answer says `more` where nothing was forgotten and there are further namespaces.
+        """
+        ending = over(gate.tree, gate.now_s)
+        part = ending[:SWEPT_MAX]
+        swept = gate.sweep(part, SWEPT_MAX)
         if not swept:
-            for name in ending:
+            for name in part:
                 self.register.put(self.groups, NAMESPACE, name, None)
+            if len(part) < len(ending):
+                return {"forgotten": 0, "more": True}
         return {"forgotten": swept}
 
     def _audit(self, decree: Decree) -> None:

@@ -304,6 +304,11 @@ def _active(tree: Tree, ident: object) -> Workspace:
 
 def _check_new(tree: Tree, workspace: Workspace) -> None:
     name = workspace.id
+    if name == PLUGIN:
+        raise WorkspaceRefused(
+            f"No workspace can be called {PLUGIN}: palace token new {PLUGIN} makes a token of the "
+            "memory contract's. Choose another id."
+        )
     if tree.active(name) is not None:
         raise WorkspaceRefused(
             f"The workspace {name} is registered already. Give it another place in the tree: "

@@ -260,6 +260,8 @@ def _clauses(wanted: Wanted) -> list[JsonObject]:
     clauses: list[JsonObject] = [{UNTIL: {"$gt": wanted.now_s}}]
     if wanted.namespaces is not None:
         clauses.append({NAMESPACE: {"$in": list(wanted.namespaces)}})
+    elif wanted.without:
+        clauses.append({NAMESPACE: {"$nin": list(wanted.without)}})
     if wanted.kinds:
         clauses.append({KIND: {"$in": list(wanted.kinds)}})
     return clauses
@@ -274,6 +276,7 @@ def _is_wanted(entry: Metadata, wanted: Wanted) -> bool:
     namespace, until, filed = entry.get(NAMESPACE), entry.get(UNTIL), str(entry.get("filed_at"))
     return (
         (namespace in wanted.namespaces if wanted.namespaces is not None else bool(namespace))
+        and namespace not in wanted.without
         and (not wanted.kinds or entry.get(KIND) in wanted.kinds)
         and isinstance(until, int | float)
         and until > wanted.now_s

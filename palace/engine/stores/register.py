@@ -97,6 +97,7 @@ class Register(Rows):
                     tokens=self._counting(plugin=False),
                     plugins=frozenset(self._counting(plugin=True)),
                     spaces={one.called: one for one in self.namespaces() if _is_space(one)},
+                    ended=frozenset(one.name for one in self.namespaces() if one.ends),
                     keeps=bool(self.rows(NAMESPACE)),
                 )
             return self._tree

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from palace.broker.http import exchange
+from palace.broker.http import contract, exchange
 from palace.engine.api import Call, Reply
 from palace.protocol import jsonrpc
 from palace.protocol.errors import (
@@ -234,3 +235,42 @@ async def test_another_user_is_kept_out_by_the_file_and_by_the_kernels_word(
         assert said[0] == "PermissionError"
         assert said[1] in ("hung up", "ConnectionResetError", "BrokenPipeError")
         assert running.engine.begun == []
+
+
+async def test_a_path_without_a_segment_is_none(ask: Ask) -> None:
+    """As it came it begins with `/v1/`, and as it is written it has one segment."""
+    for path in ("/v1%2Fhealth", "/v1%2fsearch", "/v1/"):
+        told = await ask("GET", path)
+        assert (told.status, told.json()["code"]) == (404, "not_found"), path
+
+
+async def test_what_is_too_long_is_not_laid_to_a_setting(home: Path, running: Running) -> None:
+    caller, length = await dial(home), str(contract.BODY_BYTES_MAX + 1)
+    told = await caller.ask("POST", SEARCH, body=b"{", content_length=length, authorization="")
+    await caller.aclose()
+
+    assert told.status == 413
+    assert str(contract.BODY_BYTES_MAX) in told.json()["message"]
+    assert "palace.toml" not in told.json()["message"]
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+async def test_an_answer_is_utf_8_and_a_long_one_is_made_beside_the_loop(
+    engine: Answering, ask: Ask, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a surrogate pair, which a client may have stored, is no reason to fail."""
+    made_by = []
+    told = contract._told
+
+    def noted(payload: bytes) -> tuple[int, bytes]:
+        made_by.append(threading.current_thread() is threading.main_thread())
+        return told(payload)
+
+    monkeypatch.setattr(contract, "_told", noted)
+    memory = {"content": "\u00e9" * size, "propagation": {"k": "\ud800"}}
+    engine.told = {"status": 200, "body": {"memories": [memory]}}
+    answer = await ask("POST", SEARCH, {"namespaces": ["team:a"]})
+
+    assert answer.json()["memories"] == [memory]
+    assert answer.body.count("\u00e9".encode()) == size
+    assert made_by == [size == 1]

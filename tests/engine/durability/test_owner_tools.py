@@ -151,6 +151,7 @@ def test_a_tree_is_made_moved_and_taken_apart(owner: Owner) -> None:
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "no id": ("workspace_add", {}, "can't be a workspace's id"),
     "no such id": ("workspace_add", {"id": "../x"}, "can't be a workspace's id"),
+    "a word of another meaning": ("workspace_add", {"id": "plugin"}, "palace token new plugin"),
     "twice": ("workspace_add", {"id": "lead"}, "palace workspace move lead --parent ID"),
     "unknown parent": ("workspace_add", {"id": "x", "parent": "who"}, "who isn't registered"),
     "a parent that is none": ("workspace_add", {"id": "x", "parent": 7}, "can't be a workspace's"),

@@ -87,3 +87,21 @@ def test_plain_tools_show_what_is_there_marked_and_write_none_of_it(palace: Pala
         pass
     ask(palace, "put_namespace", name=NAME, body={"kind": "team"})
     assert search(palace) == []
+
+
+@pytest.mark.parametrize("query", ["", "wombats dig"])
+def test_what_is_deleted_takes_nobodys_place_in_what_the_owner_finds(
+    palace: Palace, query: str
+) -> None:
+    palace.ask("workspace_add", id="lead")  # else the owner has no tool to search them by
+    ask(palace, "put_namespace", name=NAME, body={"kind": "team"})
+    ask(palace, "put_namespace", name="team:kept", body={"kind": "team"})
+    body = {"content": "a quiet burrow", "kind": "fact", "source": "user"}
+    assert ask(palace, "commit", name="team:kept", body=body)[0] == 201
+    for number in range(12):  # more than are looked at before Chroma filters
+        commit(palace, f"wombats dig, note {number}")
+    ask(palace, "delete_namespace", name=NAME)
+
+    [kept] = palace.found("", limit=1, **({"query": query} if query else {}))
+    assert kept["content"].endswith("a quiet burrow")
+    ask(palace, "delete_namespace", name="team:kept")

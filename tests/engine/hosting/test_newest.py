@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from palace.engine.hosting import newest as looks
-from palace.engine.hosting.memories import newest_in
+from palace.engine.hosting.memories import _all_of, _clauses, newest_in
 from palace.engine.hosting.newest import FAR_S, FIRST_S, LOOKS, Looking, Row, Span
 from palace.memory.expiry import NEVER_S, written
 from palace.memory.gate import Wanted
@@ -147,7 +148,7 @@ def test_chroma_finds_them_by_their_seconds(tmp_path: Path) -> None:
         metadatas=[dict(metadata_of(memory)) for memory in memories],
     )
 
-    def found(limit: int, **more: str) -> list[str]:
+    def found(limit: int, **more: Any) -> list[str]:
         wanted = Wanted(
             query="", namespaces=("team:lead",), kinds=(), limit=limit, now_s=NOW_S, **more
         )
@@ -158,6 +159,13 @@ def test_chroma_finds_them_by_their_seconds(tmp_path: Path) -> None:
     assert found(len(ids)) == there
     assert found(2, before=memories[8].created_at) == ["mem-16", "mem-20"]
     assert found(9, since=memories[8].created_at) == ["mem-4", "mem-8"]
+
+    wanted = Wanted(
+        query="", namespaces=None, kinds=(), limit=9, now_s=NOW_S, without=("org:lead",)
+    )
+    assert newest_in(collection, wanted) == there[:9]
+    let_through = collection.get(where=_all_of(_clauses(wanted)))
+    assert set(let_through.ids) == set(there), "Chroma filters it, however many there are"
 
 
 def test_what_was_stored_long_ago_is_found_as_quickly() -> None:

@@ -92,6 +92,7 @@ class Shelf:
     def _wanted(self, wanted: Wanted) -> list[Memory]:
         def takes(one: Memory) -> bool:
             in_place = wanted.namespaces is None or one.namespace in wanted.namespaces
+            in_place = in_place and one.namespace not in wanted.without
             of_kind = not wanted.kinds or one.kind in wanted.kinds
             in_time = wanted.since <= one.created_at < (wanted.before or "9")
             return in_place and of_kind and in_time and one.until > wanted.now_s
