@@ -37,7 +37,7 @@ def add(
 
 
 def list_all(palace: PalaceOption = "") -> int:
-    """Show custom namespaces, and those whose memories are being forgotten."""
+    """Show custom namespaces, the memory contract's, and those that are being forgotten."""
     from palace.commands.namespaces import namespaces_text
 
     say(namespaces_text(*find(palace)))
@@ -45,7 +45,15 @@ def list_all(palace: PalaceOption = "") -> int:
 
 
 def remove(
-    name: NameArgument,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="custom:NAME; or with --purge one of the memory contract's, as the list shows it: "
+            "plugin:LIFE:NAME.",
+            show_default=False,
+        ),
+    ],
     palace: PalaceOption = "",
     purge: Annotated[bool, typer.Option("--purge", help="Forget its memories, too.")] = False,
 ) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palace.commands.agent import ask_broker
+from palace.protocol.workspaces import PLUGIN
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
@@ -25,7 +26,7 @@ def namespaces_text(paths: Paths, environment: ShimEnvironment) -> str:
 
 
 def remove_namespace(paths: Paths, environment: ShimEnvironment, name: str, *, purge: bool) -> str:
-    """Remove a custom namespace; return what has become of its memories."""
+    """Remove a namespace; return what has become of its memories."""
     told = ask_broker(paths, environment, "palace_namespace_remove", name=name, purge=purge)
     if not purge:
         return f"{told['removed']} is removed. Its memories stay, for the palace's owner alone."
@@ -45,4 +46,7 @@ def swept(paths: Paths, environment: ShimEnvironment) -> int:
 def _line(told: Mapping[str, Any]) -> str:
     if told["ends"]:
         return f"{told['name']}  ends: its memories are being forgotten"
+    if told["name"].startswith(f"{PLUGIN}:"):
+        until = f", until {told['expires_at']}" if told["expires_at"] else ""
+        return f"{told['name']}  of the memory contract's clients{until}"
     return f"{told['name']}  for {', '.join(told['members']) or 'nobody'}"

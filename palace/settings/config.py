@@ -231,7 +231,8 @@ class Config:
     http: bool | int = attrs.field(
         default=True,
         metadata=about(
-            "Whether stock tools and MCP hosts are served over HTTP on 127.0.0.1, or its port.",
+            "Whether stock tools and MCP hosts are served over HTTP on 127.0.0.1, or its port; "
+            "without it there is no http.sock either.",
             counts=USER,
             low=1,
             high=65_535,
@@ -295,7 +296,8 @@ class Config:
     memory_contract: str = attrs.field(
         default="auto",
         metadata=about(
-            "Whether the memory contract is served below /v1: with workspaces or plugin tokens.",
+            "Whether the memory contract is served below /v1, and at http.sock: with workspaces or "
+            "plugin tokens, and never without http.",
             counts=USER,
             choices=("auto", "on", "off"),
         ),

@@ -89,7 +89,8 @@ class Server:
     """Runs an ASGI application on accepted TCP sockets.
 
     The application finds its `HttpConnection` in `scope["state"]["connection"]`.  `is_known` tells
-    of an Authorization header that its client need not wait for those who have failed.
+    of an Authorization header (empty: there is none) that its client need not wait for those who
+    have failed.
     """
 
     def __init__(self, app: App, is_known: Callable[[bytes], bool] = lambda _shown: False) -> None:
@@ -127,7 +128,7 @@ class Server:
         try:
             head = await stream.head()
             shown = _AUTHORIZATION.search(head)
-            if shown is None or not self._is_known(shown[1].strip()):
+            if not self._is_known(shown[1].strip() if shown is not None else b""):
                 await trio.sleep_until(self._pace.next_s)
             return bool(head)
         finally:

@@ -237,6 +237,20 @@ def test_who_keeps_namespaces_of_its_own_reaches_those_and_nothing_else(
         assert len(client.found(TEAM)) == 1
 
 
+def test_the_owner_sees_whose_a_namespace_is_and_removes_it(office: Site) -> None:
+    with at_socket(office) as client:
+        client.put("custom:left-behind")
+        client.commit("custom:left-behind", "x")
+        [line] = [
+            one for one in run(office, "namespace", "list").splitlines() if "left-behind" in one
+        ]
+        name, _, whose = line.partition("  ")
+        assert whose == "of the memory contract's clients"
+        assert "memories were forgotten" in run(office, "namespace", "remove", name, "--purge")
+        assert client.found("custom:left-behind") == []
+        assert client.drop("custom:left-behind").status == 404
+
+
 def test_a_plugins_token_is_good_for_the_contract_alone(
     office: Site, plugins: str, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from palace.engine.durability import namespaces
 from palace.engine.durability.own_tools import SWEPT_MAX
 from palace.memory.memory import metadata_of
 from palace.protocol.principals import Principal, plugin_with, refusal_of
@@ -270,3 +271,36 @@ def test_many_namespaces_end_in_parts(office: Team) -> None:
     assert left[-1] == 0
     assert said[-1] == {"forgotten": 0}
     assert office.memories == {}
+
+
+def test_the_owner_removes_a_plugins_namespace_with_what_is_in_it(office: Team) -> None:
+    put(office, "custom:x")
+    commit(office, "custom:x", "x")
+    [name] = {one["namespace"] for one in office.memories.values()}
+    stays = office.ask("", "namespace_remove", name=name)
+    assert "--purge" in stays["message"]
+    assert found(office, "custom:x") == ["x"]
+
+    assert office.ask("", "namespace_remove", name=name, purge=True) == {"removed": name}
+    assert found(office, "custom:x") == []
+    assert office.ask("", "sweep") == {"forgotten": 1}
+    assert office.ask("", "sweep") == {"forgotten": 0}
+    for gone in (name, "plugin:deadbeef:custom:x"):
+        told = office.ask("", "namespace_remove", name=gone, purge=True)
+        assert "There is no" in told["message"]
+    made = office.ask("", "namespace_add", name=name, members=["coder"])
+    assert "Only custom:NAME" in made["message"]
+
+
+def test_what_plugins_make_leaves_room_for_custom_ones(
+    office: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namespaces, "CUSTOMS_MAX", 2)
+    for number in range(3):
+        put(office, f"custom:n{number}")
+    added = [
+        office.ask("", "namespace_add", name=f"custom:n{number}", members=["coder"])
+        for number in range(3)
+    ]
+
+    assert ["namespace" in one for one in added] == [True, True, False]

@@ -62,11 +62,18 @@ logger = logging.getLogger("palace.http")
 
 
 def is_served(state: BrokerState) -> bool:
-    """Tell whether the contract is served: to programs that have a token, or if so set."""
-    wanted = state.services.config.memory_contract
+    """Tell whether the contract is served: to programs that have a token, or if so set.
+
+    Also while there is what such programs have left, so that they can delete it; and where who
+    has a token can't be known now, so that they are told to ask again (503).
+    """
+    services = state.services
+    wanted = services.config.memory_contract
     if wanted == "auto":
-        tree = state.services.engine.workspaces()
-        return tree is not None and bool(tree.workspaces or tree.plugins)
+        tree = services.engine.workspaces()
+        if tree is None:
+            return services.kernel.file_id(services.ownership.paths.register) is not None
+        return bool(tree.workspaces or tree.plugins or tree.spaces)
     return wanted == "on"
 
 

@@ -16,6 +16,7 @@ from palace.protocol.workspaces import (
     CUSTOM,
     CUSTOMS_MAX,
     MEMBERS_MAX,
+    PLUGIN,
     Namespace,
     checked_id,
     checked_namespace,
@@ -34,6 +35,22 @@ def custom_in(arguments: Mapping[str, object]) -> str:
     return name
 
 
+def removable_in(arguments: Mapping[str, object]) -> str:
+    """Return the namespace that is to go, a custom one or a plugin's; raises WorkspaceRefused.
+
+    A plugin's goes with what is in it, which would be nobody's: that has to be said.
+    """
+    name = checked_namespace(arguments.get("name"))
+    if not name.startswith(f"{PLUGIN}:"):
+        return custom_in(arguments)
+    if arguments.get("purge") is not True:
+        raise WorkspaceRefused(
+            f"{name} is a namespace of the memory contract's, and goes with its memories alone: "
+            "say --purge."
+        )
+    return name
+
+
 def members_in(arguments: Mapping[str, object]) -> list[str]:
     """Return the ids of those whom a namespace shall be for; raises WorkspaceRefused."""
     members = arguments.get("members")
@@ -48,8 +65,9 @@ def put_custom(
     """Make a custom namespace, or say anew whom it is for."""
     check_not_ending(register, name)
     rows = register.rows(NAMESPACE)
+    customs = sum(known.startswith(f"{CUSTOM}:") for known in rows)
     old = namespace_of(rows[name]) if name in rows else None
-    if old is None and len(rows) >= CUSTOMS_MAX:
+    if old is None and customs >= CUSTOMS_MAX:
         raise WorkspaceRefused(
             f"The register holds {CUSTOMS_MAX} custom namespaces, which is as many as it takes. "
             "Remove one: palace namespace list"
@@ -61,8 +79,8 @@ def put_custom(
     return attrs.asdict(found)
 
 
-def check_custom(register: Register, name: str) -> None:
-    """Raise WorkspaceRefused where there is no such custom namespace."""
+def check_known(register: Register, name: str) -> None:
+    """Raise WorkspaceRefused where the register has no such namespace."""
     check_not_ending(register, name)
     if name not in register.rows(NAMESPACE):
         raise WorkspaceRefused(f"There is no {name}. See which there are: palace namespace list")

@@ -15,13 +15,14 @@ import attrs
 
 from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.namespaces import (
-    check_custom,
+    check_known,
     check_not_ending,
     custom_in,
     end_namespace,
     leave_all,
     members_in,
     put_custom,
+    removable_in,
 )
 from palace.engine.stores.register import (
     AUDIT,
@@ -174,8 +175,8 @@ class OwnerTools:
         return {"namespace": put_custom(self.register, self.groups, name, members, at)}
 
     def _remove_namespace(self, arguments: Mapping[str, object]) -> Json:
-        name = custom_in(arguments)
-        check_custom(self.register, name)
+        name = removable_in(arguments)
+        check_known(self.register, name)
         if arguments.get("purge") is True:
             end_namespace(self.register, self.groups, name, self.kernel.utc_text())
         else:

@@ -13,7 +13,7 @@ import trio
 
 from palace.broker.http import contract, exchange
 from palace.engine.api import Call, Reply
-from palace.protocol import jsonrpc
+from palace.protocol import jsonrpc, pace
 from palace.protocol.errors import (
     Forbidden,
     JournalFailed,
@@ -23,6 +23,8 @@ from palace.protocol.errors import (
     TooLarge,
 )
 from palace.protocol.lifecycle import EngineState
+from palace.protocol.resolver import Tree
+from palace.protocol.workspaces import Namespace
 from palace.transport import http
 from tests.broker.http.test_http import home, open_web
 from tests.broker.test_rights import USER
@@ -274,3 +276,42 @@ async def test_an_answer_is_utf_8_and_a_long_one_is_made_beside_the_loop(
     assert answer.json()["memories"] == [memory]
     assert answer.body.count("\u00e9".encode()) == size
     assert made_by == [size == 1]
+
+
+@pytest.mark.parametrize("tree", [None, Tree(spaces={"a:b": Namespace(name="plugin:0:a:b")})])
+async def test_what_there_is_or_may_be_is_served_without_a_token(
+    home: Path, engine: Answering, tree: Tree | None
+) -> None:
+    """A register that can't be read is told of (503); what plugins have left can be deleted."""
+    root, engine.tree = home.parent / "palace", None
+    async with open_web(home, engine) as running:
+        assert running.state.services.config.memory_contract == "auto"
+        caller = await Caller.open(home)
+        assert (await caller.ask("GET", "/v1/health")).status == 404, "there is no register"
+        await caller.aclose()
+        engine.tree = tree
+        if tree is None:
+            (root / "palace.sqlite3").write_bytes(b"damaged")
+        await until((root / "http.sock").exists)
+        caller = await dial(home)
+        told = await caller.ask("DELETE", NAMED, authorization="")
+        await caller.aclose()
+        caller = await Caller.open(home)
+        by_token = await caller.ask("DELETE", NAMED)
+        assert told.status == by_token.status == (503 if tree is None else 200)
+        await caller.aclose()
+
+
+async def test_nobody_waits_at_the_socket_for_others_failures(
+    home: Path, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("EACH_S", "MOST_S"):
+        monkeypatch.setattr(pace, name, 3600.0)
+    for authorization in ("Bearer nonsense", ""):
+        caller = await dial(home)
+        with trio.fail_after(5):
+            told = await caller.ask("GET", "/v1/health", authorization=authorization)
+        assert told.status == (401 if authorization else 200)
+        if authorization:
+            await caller.ended()  # and its failure is noted
+        await caller.aclose()
