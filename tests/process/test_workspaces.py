@@ -10,6 +10,8 @@ import pytest
 
 from palace.protocol.errors import Forbidden
 from palace.protocol.workspaces import digest_of
+from tests.broker.http.test_modern import enveloped
+from tests.support.brokers.http import request
 from tests.support.loads.light import fail_at_points, storm_site
 from tests.support.processes.clients import PALACE, Client, Site
 
@@ -199,3 +201,27 @@ def test_a_decree_is_stored_and_audited_once_wherever_its_broker_dies(short_dir:
     assert site.run("stop").returncode == 0
     for path in site.palace.parent.rglob("*"):  # stores, journal, broker.log and all else
         assert not path.is_file() or b"a1B2c3D4e5F6" not in path.read_bytes(), path
+
+
+def test_nothing_that_others_have_stored_is_told_before_it_is_asked_for(short_dir: Path) -> None:
+    """A new session is told which tools there are, and no memory of its team's or its lead's."""
+    site = storm_site(short_dir)
+    with ExitStack() as clients:
+        owner = clients.enter_context(Client(OWNERS_SHIM, site.environ()))
+        change(owner, "add", id="lead", cwd=str(short_dir / "lead"))
+        change(owner, "add", id="coder", parent="lead", cwd=str(short_dir / "coder"))
+        lead = clients.enter_context(shim_in(site, short_dir / "lead"))
+        for namespace in ("org:lead", "team:lead"):
+            stored = {"content": f"otters for {namespace}", "namespace": namespace}
+            assert "result" in lead.call("palace_commit_memory", **stored)
+        coder = clients.enter_context(shim_in(site, short_dir / "coder"))
+        told = [json.dumps(coder.initialize()).encode()]
+        asked = [enveloped(request("server/discover", "d"))]
+        asked += [request(method, method) for method in ("tools/list", "prompts/list")]
+        for message in asked:
+            coder.send(json.dumps(message).encode() + b"\n")
+            told.append(coder.receive())
+        assert b"palace_search_memory" in b"".join(told)
+        assert b"otters" not in b"".join(told)
+        found = coder.call("palace_search_memory")["result"]["content"][0]["text"]
+        assert found.count("otters for ") == 2
