@@ -206,6 +206,16 @@ def test_a_death_without_a_witness_is_told_by_the_next_owner_once(
     assert directory.has(OWN.named(".armed")), "its own mark stays"
 
 
+def test_an_owner_of_the_same_number_is_another_one(tmp_path: Path, directory: Directory) -> None:
+    """As of a palace that was put back from a copy, which counts on from there."""
+    directory.mark(Owner(OWN.epoch, "e" * 32), mark_of(directory))
+    directory.mark(OWN, mark_of(directory))
+
+    assert not Former(directory, OWN, KERNEL).look()
+    assert causes_in(tmp_path) == ["unwitnessed"]
+    assert directory.has(OWN.named(".armed"))
+
+
 def test_a_canary_at_work_is_given_time_and_not_for_ever(
     tmp_path: Path, directory: Directory
 ) -> None:
