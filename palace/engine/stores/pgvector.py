@@ -8,6 +8,8 @@ transaction that wrote it: rows with a number that was not over when the fingerp
 written since, and where a row has gone, their count tells.  The numbers are those of one history.
 A server whose copy was put back, or whose replica took over, has another one, though it may go on
 counting from there: what it lacks was lost.
+
+No broker uses it yet: what is left to be done is in decision 62.
 """
 
 import functools
