@@ -40,7 +40,8 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, answers: Counter[int]) -> None:
         self.method = str(scope["method"])
         self.path = str(scope["path"])
-        self.raw_path: bytes = scope["raw_path"]
+        # A server need not say it; then a slash that is written as %2F is one.
+        self.raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         self.connection: HttpConnection = scope["state"]["connection"]
         self.headers: dict[str, str] = {
             name.decode("latin-1").lower(): value.decode("latin-1")
