@@ -76,17 +76,15 @@ def _finite(text: str) -> float:
 
 
 def _is_deeper(value: "Any", most: int) -> bool:
-    level = [value]
-    for _ in range(most + 1):
+    level = [value]  # at the end what stands within `most` others
+    for _ in range(most):
         level = [
             inner
             for one in level
             if isinstance(one, dict | list)
             for inner in (one.values() if isinstance(one, dict) else one)
         ]
-        if not level:
-            return False
-    return True
+    return any(isinstance(one, dict | list) for one in level)
 
 
 def _object_of(pairs: "list[tuple[str, Any]]") -> "dict[str, Any]":
