@@ -82,7 +82,7 @@ class Backend:
 
     @property
     def is_journalled(self) -> bool:
-        return self.name == CHROMA or self.is_exact
+        return self.is_file
 
     @property
     def is_file(self) -> bool:

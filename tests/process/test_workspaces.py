@@ -65,6 +65,14 @@ def change(owner: Client, what: str, **arguments: Any) -> None:
     assert "result" in reply, reply
 
 
+def leading(site: Site, directory: Path, clients: ExitStack) -> Client:
+    """Return a client of the workspace lead, which has another one below it, coder."""
+    owner = clients.enter_context(Client(OWNERS_SHIM, site.environ()))
+    change(owner, "add", id="lead", cwd=str(directory / "lead"))
+    change(owner, "add", id="coder", parent="lead", cwd=str(directory / "coder"))
+    return clients.enter_context(shim_in(site, directory / "lead"))
+
+
 def namespaces(client: Client, kind: str) -> tuple[str, list[str]]:
     reply = client.call(f"palace_list_{kind}_namespaces")
     told = json.loads(reply["result"]["content"][0]["text"])
@@ -174,10 +182,7 @@ def test_a_decree_is_stored_and_audited_once_wherever_its_broker_dies(short_dir:
     site = storm_site(short_dir)
     failpoints = fail_at_points(site)
     with ExitStack() as clients:
-        owner = clients.enter_context(Client(OWNERS_SHIM, site.environ()))
-        change(owner, "add", id="lead", cwd=str(short_dir / "lead"))
-        change(owner, "add", id="coder", parent="lead", cwd=str(short_dir / "coder"))
-        lead = clients.enter_context(shim_in(site, short_dir / "lead"))
+        lead = leading(site, short_dir, clients)
         coder = clients.enter_context(shim_in(site, short_dir / "coder"))
         for number, point in enumerate(POINTS):
             failpoints.arm((point, 1))
@@ -207,10 +212,7 @@ def test_nothing_that_others_have_stored_is_told_before_it_is_asked_for(short_di
     """A new session is told which tools there are, and no memory of its team's or its lead's."""
     site = storm_site(short_dir)
     with ExitStack() as clients:
-        owner = clients.enter_context(Client(OWNERS_SHIM, site.environ()))
-        change(owner, "add", id="lead", cwd=str(short_dir / "lead"))
-        change(owner, "add", id="coder", parent="lead", cwd=str(short_dir / "coder"))
-        lead = clients.enter_context(shim_in(site, short_dir / "lead"))
+        lead = leading(site, short_dir, clients)
         for namespace in ("org:lead", "team:lead"):
             stored = {"content": f"otters for {namespace}", "namespace": namespace}
             assert "result" in lead.call("palace_commit_memory", **stored)

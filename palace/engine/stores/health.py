@@ -19,7 +19,7 @@ from palace.engine.stores.files import NAMES
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.rows import FILE_ENDS, Rows, check_rows
-from palace.engine.stores.words import Look, mend_words, without_words, words_damage
+from palace.engine.stores.words import Look, is_in_use, mend_words, without_words, words_damage
 from palace.journal.record import Json, JsonObject
 from palace.kernel.odd_files import is_odd
 from palace.protocol.decoding import decode_json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SUSPECT = "index.suspect"  # in the palace: why an index is not trusted, though its files look whole
 CHECK_BYTES = 512 << 20  # a larger database is checked whole only where no call waits
 _UNFINISHED = ("-wal", "-journal")
-_CORRUPT, _NOT_A_DATABASE, _READ_ERROR, _BUSY, _LOCKED = 11, 26, 10, 5, 6  # SQLite's codes
+_CORRUPT, _NOT_A_DATABASE, _READ_ERROR = 11, 26, 10  # SQLite's codes
 _COLLECTIONS = """
 SELECT c.id, c.name, v.id, m.id FROM collections c
 JOIN segments v ON v.collection = c.id AND v.scope = 'VECTOR'
@@ -359,8 +359,7 @@ def _tables_damage(rows: Rows, depth: Depth) -> str:
             if depth.elements and size <= depth.database_bytes:
                 check_rows(connection, rows.tables)
     except sqlite3.DatabaseError as error:
-        is_in_use = getattr(error, "sqlite_errorcode", 0) & 0xFF in (_BUSY, _LOCKED)
-        return "" if is_in_use else f"{rows.path} is damaged: {error}"
+        return "" if is_in_use(error) else f"{rows.path} is damaged: {error}"
     return ""
 
 

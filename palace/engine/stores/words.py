@@ -25,6 +25,8 @@ SAMPLE, QUICK_SAMPLE = 24, 2  # documents that are looked for by a word of their
 _WORD = re.compile(r"(?<!\w)[A-Za-z]{3,40}(?!\w)")  # one to any tokenizer
 _ITS_OWN_CHECKS = ("malformed inverted index for FTS5 table", "fts5:")  # SQLite's words, since 3.44
 
+_IN_USE = (5, 6)  # SQLite's codes for busy and locked
+
 logger = logging.getLogger("palace.journal")
 
 
@@ -212,7 +214,7 @@ def _contradiction(connection: sqlite3.Connection, words: Words, uri: str) -> st
     try:
         connection.execute(words.find, ["nowhere", *[0] * (words.find.count("?") - 1)]).fetchone()
     except sqlite3.DatabaseError as error:
-        if _is_in_use(error):
+        if is_in_use(error):
             raise
         return str(error)
     if not uri:
@@ -242,5 +244,6 @@ def _not_found(connection: sqlite3.Connection, words: Words, *, whole: bool) -> 
     return missed
 
 
-def _is_in_use(error: sqlite3.DatabaseError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (5, 6)
+def is_in_use(error: sqlite3.Error) -> bool:
+    """Tell whether another process has a database locked, so that nothing is known of it."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _IN_USE
