@@ -32,6 +32,7 @@ from tests.support.processes.brokers import (
     call_line,
     children_of,
     holders_of,
+    is_alive,
     state_of,
     status_of,
     wait_gone,
@@ -177,6 +178,16 @@ def test_each_killed_broker_is_recorded_once_and_every_session_survives(site: Si
     ]
     told = [line for line in lines(site, ev="server-exit") if int(line["epoch"]) in killed]
     assert sorted(int(line["epoch"]) for line in told) == sorted(killed)
+
+
+def test_a_test_that_ends_its_brokers_ends_what_watched_them(short_dir: Path) -> None:
+    """Else it writes beneath a directory that is being removed."""
+    site = storm_site(short_dir)
+    killed, canary = watched(site)
+    kill(killed)
+    living, another = watched(site)
+    end_brokers(site.palace)
+    assert [pid for pid in (killed, canary, living, another) if is_alive(pid)] == []
 
 
 def test_the_canary_that_is_measured_is_the_one_that_watches(site: Site) -> None:
@@ -536,6 +547,6 @@ def test_a_broker_that_is_killed_for_want_of_memory_is_told_as_such(site: Site) 
         assert death.fields["oom_kill"] == "+1"
         assert "memory.failcnt" in Path(death.file).read_text()
     finally:
-        end_brokers(site.palace)
+        stop(site)
         wait_until(lambda: not members.read_text(), 60, "the group is empty")
         group.rmdir()

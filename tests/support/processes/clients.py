@@ -177,34 +177,65 @@ class Client:
                     stream.close()
 
 
+def _commands() -> Iterator[tuple[int, list[bytes]]]:
+    """Yield each process of the machine with the words of its command line."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                yield int(entry.name), (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+
+
 def brokers_of(root: Path) -> list[int]:
     """Return the pids of `palace serve` processes whose palace lies below `root`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"serve" in words and any(str(root).encode() in word for word in words):
-            found.append(int(entry.name))
-    return found
+    return [
+        pid
+        for pid, words in _commands()
+        if b"serve" in words and any(str(root).encode() in word for word in words)
+    ]
+
+
+def _has_open(pid: int, root: Path) -> bool:
+    """Tell whether a process has something below `root` open."""
+    try:
+        targets = [os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return any(target.startswith(f"{root}/") for target in targets)
+
+
+def _canaries_of(root: Path, owners: set[int]) -> list[int]:
+    """Return the canaries of these brokers, and of all that died before them below `root`."""
+    of = {f"--of={owner}".encode() for owner in owners}
+    return [
+        pid
+        for pid, words in _commands()
+        if any(word.endswith(b"/canary/watch.py") for word in words)
+        and (not of.isdisjoint(words) or _has_open(pid, root))
+    ]
 
 
 def end_brokers(root: Path) -> None:
-    """SIGKILL every broker below `root` and wait until they are gone."""
+    """SIGKILL every broker below `root`, and wait until they are gone.
+
+    Their canaries go with them: those would look for two seconds, and then record a death in a
+    directory that the caller is about to remove.
+    """
+    owners: set[int] = set()
     for _ in range(200):
-        pids = brokers_of(root)
-        if not pids:
+        brokers = brokers_of(root)
+        owners |= set(brokers)
+        left = [*brokers, *_canaries_of(root, owners)]
+        if not left:
             return
-        for pid in pids:
+        for pid in left:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         time.sleep(0.05)
-    raise AssertionError(f"brokers won't end: {brokers_of(root)}")
+    raise AssertionError(f"brokers or their canaries won't end: {left}")
 
 
 def wait_until(condition: Any, timeout_s: float = 30, what: str = "") -> None:
