@@ -83,6 +83,22 @@ def test_what_is_wrong_is_said_and_nothing_is_changed(office: Team, name: str) -
     assert office.journal.seq == seq
 
 
+NAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "a namespace": ("namespace_add", {"name": f"custom:{SECRET}", "members": ["lead"]}),
+    "a workspace's directory": ("workspace_add", {"id": "new", "cwd": f"/srv/{SECRET}"}),
+    "a token's label": ("token_add", {"workspace": "lead", "sha256": "a" * 64, "label": SECRET}),
+}
+
+
+@pytest.mark.parametrize("what", NAMED)
+def test_a_name_that_holds_a_secret_is_refused_and_not_repeated(office: Team, what: str) -> None:
+    tool, arguments = NAMED[what]
+    told = office.ask("", tool, **arguments)
+
+    assert code(told) == REFUSED
+    assert SECRET not in str(told)
+
+
 def test_a_namesake_is_a_member_of_nothing(office: Team) -> None:
     share(office, "coder", "other")
     office.ask("", "workspace_remove", id="coder")

@@ -57,6 +57,12 @@ UID_MAX = 2**32 - 2
 AUDITS_MAX = 1000  # of one answer
 RUNTIMES_MAX = 32  # of one workspace
 
+_NAMING = {  # what a tool takes to keep it as it is
+    "palace_workspace_add": ("id", "cwd"),
+    "palace_namespace_add": ("name",),
+    "palace_token_add": ("label",),
+}
+
 logger = logging.getLogger("palace.engine")
 
 
@@ -73,6 +79,7 @@ class OwnerTools:
         try:
             if read_only and call.tool.kind is not Kind.QUERY:
                 raise Forbidden(f"{call.name} changes the palace, and this session may only read.")
+            _check_no_secret(call)
             told = self._answers[call.name](call.arguments)
         except PalaceError as problem:
             return jsonrpc.failure(call.id, problem)
@@ -301,6 +308,20 @@ def _active(tree: Tree, ident: object) -> Workspace:
     raise WorkspaceRefused(
         f"The workspace {name} {gone}. See which there are: palace workspace list"
     )
+
+
+def _check_no_secret(call: ToolCall) -> None:
+    """Refuse a secret for a name: names are kept and listed as they are, and in every backup."""
+    told = [call.arguments.get(name) for name in _NAMING.get(call.name, ())]
+    if not any(told):
+        return
+    from palace.memory.redact import redact  # takes some 100 ms, where something is named only
+
+    if any(isinstance(text, str) and redact(text) != text for text in told):
+        raise WorkspaceRefused(
+            "The name holds a secret, and would be kept and shown as it is. Nothing was changed; "
+            "choose another."
+        )
 
 
 def _check_new(tree: Tree, workspace: Workspace) -> None:
