@@ -16,9 +16,9 @@ from palace.broker.sessions import Sessions
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import Telemetry
 from palace.broker.watch import Watch
-from palace.engine.durability.pinned import installed_version
 from palace.engine.hosting.mempalace import MempalaceEngine
 from palace.engine.stores.snapshot import Originals
+from palace.engine.versions import installed_version
 from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
 from palace.ownership.guest_book import guests_directory

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from palace.kernel.kernel import Kernel
 from palace.ownership.claim import check_again
 from palace.ownership.directory import place_of_lists
-from palace.ownership.holders import BESIDE, how_to_part
+from palace.ownership.holders import BESIDE, LATER_HALLWAYS, how_to_part
 from palace.ownership.lock import NOTE_BYTES_MAX, HeldLock, Ownership, open_lock, take_fence
 from palace.protocol.errors import ForeignWriter, StoreUnavailable
 from palace.settings.paths import Paths
@@ -96,7 +96,10 @@ def _bring_lists(paths: Paths, kernel: Kernel) -> None:
     """Copy the lists that this user keeps beside the palace, where others may put theirs."""
     from palace.kernel.whose import read_own
 
+    has_later = kernel.file_id(f"{paths.root}/{LATER_HALLWAYS}") is not None
     for name in BESIDE:
+        if has_later and name == "hallways.json":
+            continue  # it was imported: once more, and what was deleted since would come back
         here = f"{paths.root}/{name}"
         data = read_own(f"{os.path.dirname(paths.root)}/{name}")
         if data is not None and kernel.file_id(here) is None:

@@ -25,7 +25,7 @@ _OURS = (
 )
 _BEGINNINGS = (
     *("chroma.sqlite3", "sqlite_exact.sqlite3", "knowledge_graph.sqlite3"),
-    *("logstream.sqlite3", "palace.sqlite3"),
+    *("logstream.sqlite3", "palace.sqlite3", "hallways.sqlite3"),
     *("broker.", "rebuild-", "restore-", "replaced-"),
 )
 

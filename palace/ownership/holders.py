@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from palace.kernel.kernel import Kernel
 
 BESIDE = ("tunnels.json", "hallways.json")  # what mempalace keeps in a palace's parent directory
+LATER_HALLWAYS = "hallways.sqlite3"  # what mempalace 3.12 makes of hallways.json
 DAEMON = ("mempalace.daemon", "mempalace daemon")
 SESSIONS = ("mcp_server", "mempalace-mcp")
 SERVERS = ("mempalace serve",)

@@ -179,3 +179,18 @@ def test_a_graph_that_was_replaced_meanwhile_is_not_written_any_more(
             with pytest.raises(ForeignWriter, match="replaced after its lock had been removed"):
                 held.take_again(KERNEL)
     os.close(held.fd)
+
+
+def test_a_list_is_brought_into_a_palace_once(palaces: Palaces) -> None:
+    palaces.root.chmod(0o777)  # others may put files beside the palace
+    for name in ("tunnels.json", "hallways.json"):
+        (palaces.root / name).write_text("[]")
+    palaces.leave(palaces.own("a"))
+    inside = palaces.root / "a"
+    assert (inside / "tunnels.json").exists()
+    assert (inside / "hallways.json").exists()
+
+    (inside / "hallways.json").rename(inside / "hallways.json.imported-1")
+    (inside / "hallways.sqlite3").touch()
+    palaces.leave(palaces.own("a"))
+    assert not (inside / "hallways.json").exists(), "it would be imported again"

@@ -308,7 +308,7 @@ class _Healing:
                 yield from rows.files
         for own in (stores.tunnels, stores.hallways):
             if name == own.name:
-                yield own.path
+                yield from own.files
 
     def _write_files(self) -> str:
         """Write small files at once: stock makes new ones, of other contents, when it is opened."""

@@ -23,6 +23,7 @@ from palace.journal.record import Record
 from palace.journal.segment import read_lines
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
+from palace.ownership.holders import BESIDE, LATER_HALLWAYS
 from palace.ownership.served import saved_copies
 from palace.protocol.keyring import Keyring
 from palace.settings.config import Config
@@ -135,7 +136,8 @@ class Surroundings:
         for path in self._named_like(root, "."):
             yield _removable(path, "a copy of the palace, stock mempalace's or your own,")
         lists = place_of_lists(root)
-        for store in (self.config.graph, f"{lists}/tunnels.json", f"{lists}/hallways.json"):
+        beside = (f"{lists}/{name}" for name in (*BESIDE, LATER_HALLWAYS))
+        for store in (self.config.graph, *beside):
             yield _broken(store, "a store")
             for path in self._named_like(store, *_SQLITE):
                 yield _broken(path, "a part of a store")

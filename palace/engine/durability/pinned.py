@@ -5,13 +5,12 @@ environment that was forgotten.  The file `engine` in the palace names the newes
 that has opened its stores; whoever has an older one opens nothing.
 """
 
-import importlib.metadata
 import re
 from collections.abc import Mapping
 
+from palace.engine.versions import installed_version, is_older
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import EngineOlder
-from palace.protocol.wire import whole_number
 from palace.settings.installation import command_for
 from palace.settings.paths import Paths
 
@@ -19,31 +18,11 @@ SUPPORTED = "3.11"  # the line of mempalace that this palace works with
 WATCHED = ("mempalace", "chromadb")
 _VERSION = re.compile(r"\d[\w.+!-]{0,60}", re.ASCII)
 _SIZE_MAX = 1000
-_DIGITS = 9  # of one part: dates fit
-
-
-def installed_version(name: str = "mempalace") -> str:
-    """Return an installed distribution's version, "" where there is none."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of what opens a palace's stores, by package."""
     return {name: installed_version(name) for name in WATCHED}
-
-
-def _numbers(version: str) -> list[int]:
-    """Return the numbers of a release, without what marks it as anything else."""
-    release = re.split(r"[^\d.]", version, maxsplit=1)[0]
-    parts = (part[:_DIGITS].lstrip("0") or "0" for part in release.split(".") if part)
-    return [whole_number(part) for part in parts]
-
-
-def is_older(version: str, than: str) -> bool:
-    return _numbers(version) < _numbers(than)
 
 
 def served_by(paths: Paths, kernel: Kernel) -> dict[str, str]:

@@ -23,12 +23,15 @@ from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.palace_stores import Stores, opened_stores, unopened_stores
 from palace.engine.stores.projection import BATCH, Projection, fingerprints_of, in_batches, same
+from palace.engine.stores.rows import FILE_ENDS
 from palace.journal.journal import Journal
 from palace.journal.record import ADOPT, Draft
 from palace.journal.replay import Progress, Replay, replay
 from palace.journal.undo import records_of_undoing
 from palace.kernel.kernel import Kernel
+from palace.ownership.directory import place_of_lists
 from palace.ownership.format import need_register
+from palace.ownership.holders import BESIDE, LATER_HALLWAYS
 from palace.protocol.errors import JournalBroken, StoreCorrupt
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -247,7 +250,10 @@ def old_files(paths: Paths, config: Config, kernel: Kernel) -> Iterator[str]:
             yield f"{paths.root}/{name}"
     for rows in real.tables:
         yield from rows.files
-    yield from (real.tunnels.path, real.hallways.path)
+    # In both forms: mempalace would import the other one's as soon as it looks there.
+    lists = place_of_lists(paths.root)
+    yield from (f"{lists}/{name}" for name in BESIDE)
+    yield from (f"{lists}/{LATER_HALLWAYS}{end}" for end in FILE_ENDS)
 
 
 def moves_away(paths: Paths, files: Iterable[str], kernel: Kernel, suffix: str) -> Iterator[Move]:

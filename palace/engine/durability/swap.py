@@ -21,6 +21,7 @@ from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.rows import FILE_ENDS
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
+from palace.ownership.holders import BESIDE, LATER_HALLWAYS
 from palace.protocol.decoding import decode_json, is_text
 from palace.protocol.errors import StoreCorrupt
 from palace.settings.paths import EXACT_STORE, Paths
@@ -150,7 +151,8 @@ class Exchange:
     def _files_anywhere(self) -> tuple[str, ...]:
         """Return the files whose place the palace's directory doesn't tell."""
         place = place_of_lists(self.paths.root)
-        lists = (f"{place}/tunnels.json", f"{place}/hallways.json")
+        lists = [f"{place}/{name}" for name in BESIDE]
+        lists += [f"{place}/{LATER_HALLWAYS}{end}" for end in FILE_ENDS]
         return (*(f"{self.graph}{end}" for end in FILE_ENDS if self.graph), *lists)
 
     # How.

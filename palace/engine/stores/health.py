@@ -396,7 +396,7 @@ def _lost(stores: Stores, baseline: JsonObject) -> Iterator[Damage]:
     """Yield stores that are gone, or empty, though they held something."""
     paths = {stores.drawers.name: stores.drawers.path}
     paths |= {own.name: own.path for own in stores.tables}
-    paths |= {own.name: own.path for own in (stores.tunnels, stores.hallways)}
+    paths |= {own.name: own.place for own in (stores.tunnels, stores.hallways)}
     for name, path in paths.items():
         held = sum(counts_in(baseline.get(name)).values())
         size = os.path.getsize(path) if os.path.exists(path) else -1

@@ -39,6 +39,16 @@ class JsonList(Unshared):
     _known: list[Json] = attrs.field(factory=list)  # the last list that the file held
     _stamp: tuple[int, ...] = ()  # of the file that held it
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the paths of all that the list is kept in, there or not."""
+        return (self.path,)
+
+    @property
+    def place(self) -> str:
+        """Return the path of the file that holds the list now, or would."""
+        return self.path
+
     def exclusively(self) -> AbstractContextManager[None]:
         # Whoever changes the list holds this from reading it to replacing it: stock's own functions
         # do, in another palace's broker as well.
@@ -55,17 +65,20 @@ class JsonList(Unshared):
 
         Stock takes whatever it can't read for an empty list, and would write that.
         """
+        return self._listed_in(self.path)
+
+    def _listed_in(self, path: str) -> list[Json]:
         try:
-            with open_regular(self.path) as file:
+            with open_regular(path) as file:
                 data = decode_json(file.read().decode())
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            raise StoreCorrupt(f"{self.path} can't be read: {error}") from None
+            raise StoreCorrupt(f"{path} can't be read: {error}") from None
         if isinstance(data, dict) and self.member:
             data = data.get(self.member)
         if not isinstance(data, list):
-            raise StoreCorrupt(f"{self.path} holds no list of {self.name} any more")
+            raise StoreCorrupt(f"{path} holds no list of {self.name} any more")
         return data
 
     def keep_whole(self) -> None:
@@ -74,7 +87,7 @@ class JsonList(Unshared):
         A whole list with other records in it is another program's change, and is left as it is.
         """
         with self.lock:
-            stamp = _stamp_of(self.path)
+            stamp = self._stamp_now()
             if stamp == self._stamp:
                 return
             try:
@@ -86,14 +99,30 @@ class JsonList(Unshared):
                 self._known, self._stamp = records, stamp
                 return
             logger.warning("%s: it is written as it was", problem)
-            if stamp:
-                self.kernel.rename(self.path, f"{self.path}.damaged")
+            for path in self.files if stamp else ():
+                if self.kernel.file_id(path) is not None:
+                    self.kernel.rename(path, f"{path}.damaged")
             self.store(self._known)
             self.mended.append(problem)
 
     def note(self, records: list[Json]) -> None:
         """Note what the file holds now, as this process wrote it."""
-        self._known, self._stamp = list(records), _stamp_of(self.path)
+        self._known, self._stamp = list(records), self._stamp_now()
+
+    def _stamp_now(self) -> tuple[int, ...]:
+        """Return what changes when the list is written or replaced, () where there is none."""
+        return stamp_of(self.path)
+
+    def make_durable(self) -> None:
+        """Sync what was written, and its name: stock renames a new file without an fsync."""
+        for path in self.files:
+            if self.kernel.file_id(path) is not None:
+                fd = self.kernel.open_read(path)
+                try:
+                    self.kernel.sync(fd)
+                finally:
+                    self.kernel.close(fd)
+        self.kernel.sync_directory(os.path.dirname(self.path))
 
     def store(self, records: list[Json]) -> None:
         data: Json = {**self.wrapper, self.member: records} if self.member else records
@@ -121,7 +150,7 @@ class JsonList(Unshared):
                 records.pop(ident, None)
             else:
                 records[ident] = payload
-        if records or os.path.exists(self.path):
+        if records or os.path.exists(self.place):
             self.store(list(records.values()))
 
     def changes_to(self, records: list[Json]) -> list[Change]:
@@ -153,7 +182,7 @@ class JsonList(Unshared):
         return  # the files say the same whether they are open or not
 
     def was_replaced(self, baseline: Json) -> bool:
-        return bool(baseline[0] > 0) and not os.path.exists(self.path)
+        return bool(baseline[0] > 0) and not os.path.exists(self.place)
 
     def is_older(self, _baseline: Json) -> bool:
         return False  # it can't be told
@@ -165,7 +194,7 @@ class JsonList(Unshared):
         return DigestSum(*baseline).without(then) != self._sum.without(now)
 
 
-def _stamp_of(path: str) -> tuple[int, ...]:
+def stamp_of(path: str) -> tuple[int, ...]:
     """Return what changes when a file is written or replaced, () where there is none."""
     try:
         found = os.stat(path)

@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import cast
 
 import attrs
 
@@ -12,13 +13,16 @@ from palace.engine.stores.chroma import Chroma
 from palace.engine.stores.chroma_api import ChromaApi, ChromaClient, Vector
 from palace.engine.stores.exact import Exact
 from palace.engine.stores.files import Files
+from palace.engine.stores.hallways import SINCE, Hallways, StockHallways
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.projection import Projection
 from palace.engine.stores.register import Register, open_register
 from palace.engine.stores.rows import GRAPH, LOGSTREAM, Rows, Table
 from palace.engine.stores.undone import undone_of
+from palace.engine.versions import installed_version, is_older
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
+from palace.ownership.holders import LATER_HALLWAYS
 from palace.protocol.errors import StoreCorrupt
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -104,17 +108,34 @@ def build_stores(
             kernel=kernel,
             keep_out=_stocks_lock,
         ),
-        hallways=JsonList(
-            name="hallways",
-            kind="hallway",
-            path=f"{lists}/hallways.json",
-            kernel=kernel,
-            keep_out=_stocks_lock,
-            member="hallways",
-            wrapper={"schema_version": 1},
-        ),
+        hallways=_hallways(lists, kernel),
         files=Files(paths.root, kernel),
         register=open_register(paths, kernel),
+    )
+
+
+def _hallways(place: str, kernel: Kernel) -> JsonList:
+    """Return the list of hallways in the form in which the installed mempalace keeps it."""
+    json_list = JsonList(
+        name="hallways",
+        kind="hallway",
+        path=f"{place}/hallways.json",
+        kernel=kernel,
+        keep_out=_stocks_lock,
+        member="hallways",
+        wrapper={"schema_version": 1},
+    )
+    if is_older(installed_version(), SINCE):
+        return json_list
+    return Hallways(
+        name=json_list.name,
+        kind=json_list.kind,
+        path=f"{place}/{LATER_HALLWAYS}",
+        earlier=json_list.path,
+        kernel=kernel,
+        keep_out=lambda _: _stocks_lock(json_list.path),  # its name stayed
+        member=json_list.member,
+        stock=lambda: cast("StockHallways", importlib.import_module("mempalace.hallways")),
     )
 
 

@@ -9,6 +9,7 @@
 | small files | nothing: they are compared when the palace is opened and closed |
 """
 
+import functools
 import importlib
 import os
 import sqlite3
@@ -25,7 +26,6 @@ from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.projection import Change, ChangeJournal
 from palace.engine.stores.rows import OnCommit, Rows, WatchedConnection
 from palace.journal.record import Json
-from palace.kernel.kernel import Kernel
 
 # What stock's `_conn` does, in the names that it uses: the replacement opens a connection alike.
 _CONN_NAMES = frozenset(
@@ -140,6 +140,7 @@ def _list_patches(
     module: str, name: str, saved: JsonList, journal: ChangeJournal
 ) -> tuple[Patch, ...]:
     def loading(stock: Load) -> object:
+        @functools.wraps(stock)
         def load(config: object = None) -> list[Json]:
             saved.keep_whole()
             return stock(config)
@@ -147,10 +148,11 @@ def _list_patches(
         return load
 
     def saving(stock: Save) -> object:
+        @functools.wraps(stock)
         def save(records: list[Json], config: object = None) -> None:
             def make() -> None:
                 stock(records, config)
-                _make_durable(saved.path, saved.kernel)
+                saved.make_durable()
                 saved.note(records)
 
             with saved.lock:
@@ -177,13 +179,3 @@ def _list_patches(
             replace=saving,
         ),
     )
-
-
-def _make_durable(path: str, kernel: Kernel) -> None:
-    """Sync a file and its name: stock renames without an fsync, so a power cut could empty it."""
-    fd = kernel.open_read(path)
-    try:
-        kernel.sync(fd)
-    finally:
-        kernel.close(fd)
-    kernel.sync_directory(os.path.dirname(path))

@@ -29,6 +29,7 @@ from palace.engine.stores.health import SUSPECT
 from palace.kernel.kernel import Kernel
 from palace.kernel.odd_files import is_odd, open_regular
 from palace.ownership.directory import place_of_lists
+from palace.ownership.holders import BESIDE, LATER_HALLWAYS
 from palace.protocol.errors import StoreUnavailable
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -65,7 +66,8 @@ class Originals:
         for suffix in ("", "-wal"):
             places[self.config.graph + suffix] = GRAPH + suffix
             places[f"{root}/logstream.sqlite3{suffix}"] = f"palace/logstream.sqlite3{suffix}"
-        places |= {f"{lists}/{name}": name for name in ("tunnels.json", "hallways.json")}
+        beside = (*BESIDE, LATER_HALLWAYS, f"{LATER_HALLWAYS}-wal")
+        places |= {f"{lists}/{name}": name for name in beside}
         return {path: place for path, place in places.items() if os.path.isfile(path)}
 
     def _in_root(self) -> Iterator[str]:

@@ -6,7 +6,6 @@ import pytest
 
 from palace.engine.durability.pinned import (
     check_not_older,
-    is_older,
     note_made_by,
     note_served,
     older_than_served,
@@ -14,6 +13,7 @@ from palace.engine.durability.pinned import (
     way_up,
 )
 from palace.engine.hosting.mempalace import MempalaceEngine
+from palace.engine.versions import is_older
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import EngineOlder
 from palace.settings.config import Config

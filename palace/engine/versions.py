@@ -1,0 +1,27 @@
+"""Which version of a package is installed, and which of two is the older."""
+
+import importlib.metadata
+import re
+
+from palace.protocol.wire import whole_number
+
+_DIGITS = 9  # of one part: dates fit
+
+
+def installed_version(name: str = "mempalace") -> str:
+    """Return an installed distribution's version, "" where there is none."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _numbers(version: str) -> list[int]:
+    """Return the numbers of a release, without what marks it as anything else."""
+    release = re.split(r"[^\d.]", version, maxsplit=1)[0]
+    parts = (part[:_DIGITS].lstrip("0") or "0" for part in release.split(".") if part)
+    return [whole_number(part) for part in parts]
+
+
+def is_older(version: str, than: str) -> bool:
+    return _numbers(version) < _numbers(than)
