@@ -17,6 +17,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "kernel": (set(), set()),
     "protocol": (set(), {"attrs"}),
     "memory": ({"protocol"}, {"attrs", "pydantic"}),
+    "plugin": ({"kernel", "memory", "protocol"}, {"attrs", "httpx", "pydantic", "trio"}),
     "canary": ({"kernel", "protocol"}, set()),
     "settings": ({"kernel", "protocol"}, {"attrs"}),
     "ownership": ({"kernel", "protocol", "settings"}, {"attrs"}),
@@ -25,7 +26,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "transport": ({"protocol"}, {"attrs", "h11", "hypercorn", "trio", "trio_websocket"}),
     "journal": ({"kernel", "protocol"}, {"attrs"}),
     "engine": (
-        {"journal", "kernel", "memory", "ownership", "protocol", "settings"},
+        {"journal", "kernel", "memory", "ownership", "plugin", "protocol", "settings"},
         {"attrs", "mempalace", "chromadb", "numpy", "onnx", "psycopg"},
     ),
     "broker": (
@@ -89,7 +90,9 @@ ONLY_IN = {
     "trio_websocket": {"transport/websocket.py"},
     "wsproto": {"client/guest/wss.py"},
     "cryptography": {"broker/certificate.py"},
-    "pydantic": {"memory/contract.py"},
+    "pydantic": {"memory/contract.py", "plugin/client.py"},
+    # Where a server holds namespaces elsewhere: no other palace imports it.
+    "httpx": {"plugin/wire.py"},
 }
 # What may lie at the top of the package, outside of every room.
 LOOSE = {"__init__.py", "__main__.py"}

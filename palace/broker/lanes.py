@@ -22,6 +22,7 @@ from palace.protocol.errors import PalaceError
 from palace.protocol.tools import Lane
 
 LARGE_WIDTH = 2
+REMOTE_WIDTH = 8
 LONG_WIDTH = 2  # they take turns with each other, too, and one more runs for a party without any
 
 Finish = Callable[[Job, outcome.Outcome[Reply]], None]
@@ -84,6 +85,7 @@ class Lanes:
             Lane.BULK: 1,
             Lane.LONG: LONG_WIDTH,
             Lane.LARGE: LARGE_WIDTH,
+            Lane.REMOTE: REMOTE_WIDTH,
         }
 
     def start(self, *, finish: Finish, deliver: Deliver) -> None:

@@ -4,6 +4,7 @@ from palace.broker.own_catalogue import CHANGING, ENTRIES
 from palace.broker.services import Services
 from palace.broker.session import LiveSession
 from palace.protocol import wire
+from palace.protocol.elsewhere import in_its_lane, may_go_elsewhere
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.policy import shows_own
 from palace.protocol.principals import (
@@ -16,7 +17,9 @@ from palace.protocol.principals import (
     proven,
     refusal_of,
 )
+from palace.protocol.request import ToolCall
 from palace.protocol.rights import Peer, Who
+from palace.protocol.tools import Lane
 
 
 def bound_principal(services: Services, session: LiveSession | None) -> Principal | None:
@@ -60,6 +63,18 @@ def _still(services: Services, session: LiveSession, principal: Principal) -> Pr
             proven(tree, session.peer, "") if tree else None
         ) or principal
     return principal
+
+
+def lane_of(services: Services, session: LiveSession, call: ToolCall) -> ToolCall:
+    """Return a call in the lane in which it may ask a server that holds namespaces elsewhere."""
+    config = services.config
+    if not config.memory_plugin or call.tool.lane is Lane.REMOTE:
+        return call
+    tree, principal = services.engine.workspaces(), bound_principal(services, session)
+    is_bound = tree is not None and principal is not None and is_confined(tree, principal)
+    confined = bool(session.hello.token) or is_bound
+    kinds = config.memory_plugin_kinds
+    return in_its_lane(call) if may_go_elsewhere(call, kinds, is_confined=confined) else call
 
 
 def is_anothers(services: Services, session: LiveSession, peer: Peer, token: str) -> bool:

@@ -5,7 +5,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from palace.broker.principals import catalogue_for
+from palace.broker.principals import catalogue_for, lane_of
 from palace.broker.scheduling import refusal_of
 from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
@@ -175,6 +175,8 @@ async def _handle_call(
 ) -> None:
     config = state.services.config
     now_s = session.active_s
+    if config.memory_cutover:
+        call = lane_of(state.services, session, call)
     if arrival.maybe_ran and session.is_apart:
         reply = jsonrpc.failure(call.id, OutcomeUnknown(APART))
         session.reply(arrival.ordinal, jsonrpc.encode(reply))

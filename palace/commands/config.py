@@ -16,15 +16,8 @@ from palace.kernel.output import say
 from palace.mcp_hosts.confirm import confirm
 from palace.protocol.decoding import decode_toml
 from palace.protocol.errors import ConfigError
-from palace.settings.checks import Setting, checked
-from palace.settings.config import (
-    KNOWN,
-    SETTINGS,
-    USER,
-    checked_table,
-    ignored_text,
-    load_settings,
-)
+from palace.settings.checks import USER, Setting, checked
+from palace.settings.config import KNOWN, SETTINGS, checked_table, ignored_text, load_settings
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.recorded import RECORDED

@@ -44,14 +44,8 @@ from palace.protocol.decoding import decode_toml
 from palace.protocol.errors import BackupBroken, ConfigError, NotEmpty, StoreCorrupt
 from palace.protocol.keyring import ANYBODYS, Keyring
 from palace.protocol.workspaces import RESTORED
-from palace.settings.config import (
-    KNOWN,
-    USER,
-    Config,
-    checked_table,
-    load_config,
-    load_settings,
-)
+from palace.settings.checks import USER
+from palace.settings.config import KNOWN, Config, checked_table, load_config, load_settings
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.recorded import RECORDED, is_agreed

@@ -13,7 +13,7 @@ Pure, as the gate is.
 from collections.abc import Callable, Mapping
 
 from palace.memory import consulted
-from palace.memory.asked import CONTENT_CHARS_MAX, Arguments, Commit, checked_content
+from palace.memory.asked import CONTENT_CHARS_MAX, Arguments, Commit, checked_content, is_id
 from palace.memory.consulted import ALIKE, DIARY, PARTS_MAX, agent_in, idents_in, matches
 from palace.memory.gate import Gate, Json, Stored
 from palace.memory.memory import Memory
@@ -29,6 +29,7 @@ from palace.memory.scopes import (
 )
 from palace.protocol.errors import Forbidden, InvalidMemory, WorkspaceRefused
 
+_NO_ROWS: Json = {"deleted_ids": [], "chunks_deleted": 0, "closets_deleted": 0}
 _REFUSALS = (Forbidden, InvalidMemory, WorkspaceRefused)  # nothing was done when they are raised
 
 
@@ -118,9 +119,15 @@ def _delete_drawer(gate: Gate, arguments: Arguments) -> Json:
     ident = arguments.get("drawer_id")
     found = fetched(gate, ident)
     if found is None:
+        if _forgotten_elsewhere(gate, ident):
+            return {"success": True, "drawer_id": named(ident), **_NO_ROWS}
         return {"success": False, "error": lacking(ident)}
     gate.remove(found)
     return {"success": True, "drawer_id": found.id, **_deleted(found)}
+
+
+def _forgotten_elsewhere(gate: Gate, ident: object) -> bool:
+    return isinstance(ident, str) and is_id(ident) and bool(gate.forget_elsewhere(ident))
 
 
 def _deleted(found: Memory) -> Json:
@@ -141,6 +148,8 @@ def _delete_drawers(gate: Gate, arguments: Arguments) -> Json:
 def _deleted_slot(gate: Gate, ident: object) -> Json:
     found = fetched(gate, ident)
     if found is None:
+        if _forgotten_elsewhere(gate, ident):
+            return {"drawer_id": named(ident), **_NO_ROWS}
         return {"drawer_id": named(ident), "error": lacking(ident)}
     try:
         gate.remove(found)

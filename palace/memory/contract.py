@@ -4,7 +4,7 @@ Requests may hold nothing that isn't named there; responses of other servers may
 leaves out is told by `model_fields_set`: nothing in it may be null.  A test compares these models
 with the document, both ways.
 
-Sole importer of pydantic, and imported by nobody but whoever serves or uses the contract.
+Imported by nobody but whoever serves or uses the contract, since pydantic takes long to import.
 """
 
 from typing import Annotated, Any, Literal, TypeVar

@@ -17,7 +17,9 @@ Pure but for the store, the audit and the names of new memories, which are hande
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, zip_longest
 from typing import Protocol
 
 import attrs
@@ -35,7 +37,7 @@ from palace.memory.memory import ID_PREFIX, Memory
 from palace.memory.redact import redact
 from palace.memory.wrap import is_wrapped, wrap
 from palace.protocol.decoding import decode_json
-from palace.protocol.errors import Forbidden, InvalidMemory
+from palace.protocol.errors import Forbidden, InvalidMemory, PluginUnavailable
 from palace.protocol.policy import DEFAULT, OFF, Policy
 from palace.protocol.principals import Principal
 from palace.protocol.resolver import (
@@ -46,9 +48,11 @@ from palace.protocol.resolver import (
     is_there,
     over,
     readable,
+    writable,
 )
 from palace.protocol.workspaces import ORG, PLUGIN, called, key_of
 
+ELSEWHERE_MAX = 100  # memories that a server finds at once
 COMMIT, FORGET, END = "commit", "forget", "end"  # the last is nobody's doing
 Json = dict[str, object]
 
@@ -99,6 +103,27 @@ class MemoryStore(Protocol):
         ...
 
 
+class OtherStore(Protocol):
+    """Namespaces that a server holds elsewhere (palace/plugin/elsewhere.py), "" for none of it.
+
+    Each of these raises PluginUnavailable, and InvalidMemory for what the server doesn't take.
+    """
+
+    def holds(self, namespace: str) -> bool: ...
+
+    def commit(self, memory: Memory) -> Memory:
+        """Store a memory; return it as it is called there."""
+        ...
+
+    def search(self, wanted: Wanted, namespaces: Sequence[str]) -> Sequence[Memory]:
+        """Return what is wanted of these namespaces, the best first."""
+        ...
+
+    def forget(self, ident: str, namespace: str) -> bool:
+        """Forget a memory; False where the namespace has none of this id."""
+        ...
+
+
 @attrs.frozen(kw_only=True)
 class Decree:
     """What is kept of a change in an organisation's namespace: no text, its digest."""
@@ -124,7 +149,11 @@ class Stored:
 
 @attrs.frozen(kw_only=True)
 class Gate:
-    """One call's way to memories; `now_s` is when it is, `at` the same for people."""
+    """One call's way to memories; `now_s` is when it is, `at` the same for people.
+
+    `elsewhere` holds some namespaces in the place of `store`; None: none.  What of a search it
+    could not answer is told in `warnings`.
+    """
 
     tree: Tree
     principal: Principal
@@ -134,6 +163,8 @@ class Gate:
     now_s: float
     at: str
     policy: Policy = DEFAULT
+    elsewhere: OtherStore | None = None
+    warnings: list[str] = attrs.field(factory=list)
 
     # In.
 
@@ -152,6 +183,8 @@ class Gate:
                 "palace_list_writable_namespaces says what it may write."
             )
         ident = asked.id or ID_PREFIX + self.new_id()
+        if self._is_elsewhere(namespace):
+            return self._put_elsewhere(self._memory(asked, ident, namespace), asked)
         old = self.store.get(ident) if asked.id else None
         is_over = old is not None and self._is_over(old)
         if old is not None and old.namespace != namespace and not is_over:
@@ -160,11 +193,23 @@ class Gate:
                 f"{ident} is the id of another memory. Nothing was stored; leave the id out to "
                 "have one made."
             )
-        content = self._clean(asked.content)
-        memory = Memory(
+        memory = self._memory(asked, ident, namespace)
+        records = self.store.put(memory, old)
+        if old is not None and is_over:  # its rows went, and no sweep will meet them
+            self._note(END, old)
+        self._note(COMMIT, memory)
+        return Stored(
+            memory=memory,
+            redacted=memory.content != asked.content,
+            replaced=old is not None and not is_over,
+            records=records,
+        )
+
+    def _memory(self, asked: Commit, ident: str, namespace: str) -> Memory:
+        return Memory(
             id=ident,
             namespace=namespace,
-            content=content,
+            content=self._clean(asked.content),
             kind=asked.kind,
             until=asked.until,
             expires_at=asked.expires_at,
@@ -175,26 +220,46 @@ class Gate:
             by=self.principal.signature,
             created_at=self.at,
         )
-        records = self.store.put(memory, old)
-        if old is not None and is_over:  # its rows went, and no sweep will meet them
-            self._note(END, old)
-        self._note(COMMIT, memory)
-        return Stored(
-            memory=memory,
-            redacted=content != asked.content,
-            replaced=old is not None and not is_over,
-            records=records,
-        )
+
+    def _put_elsewhere(self, memory: Memory, asked: Commit) -> Stored:
+        """Store a memory where its namespace is held; whether it replaced one is not told."""
+        assert self.elsewhere is not None, "it holds the namespace"
+        stored = self.elsewhere.commit(memory)
+        self._note(COMMIT, stored)
+        redacted = memory.content != asked.content
+        return Stored(memory=stored, redacted=redacted, replaced=False, records=1)
 
     def forget(self, arguments: Arguments) -> Json:
         asked = asked_forget(arguments)
         found = self.fetch(asked.id)
         if found is None:
+            where = self.forget_elsewhere(asked.id, asked.namespace)
+            if where:
+                return {"id": asked.id, "namespace": where, "forgotten": True}
             raise InvalidMemory(f"there is no memory {asked.id} that {self.principal.called} sees")
         if asked.namespace not in ("", found.namespace):
             raise InvalidMemory(f"{asked.id} is in {found.namespace}, not in {asked.namespace}")
         self.remove(found)
         return {"id": asked.id, "namespace": found.namespace, "forgotten": True}
+
+    def forget_elsewhere(self, ident: str, namespace: str = "") -> str:
+        """Forget a memory that is held elsewhere; return its namespace, "" where it isn't there.
+
+        A server finds a memory by its namespace alone: without one, all that may be written are
+        asked.  What is noted of a decree that goes so has no digest: nobody here has read it.
+        """
+        if self.elsewhere is None:
+            return ""
+        names = (namespace,) if namespace else self._writable()
+        for name in filter(self._is_elsewhere, names):
+            if not self._may_write(name):
+                raise Forbidden(
+                    f"{self.principal.called} may not write {name}. Nothing was forgotten."
+                )
+            if self.elsewhere.forget(ident, name):
+                self._note(FORGET, Memory(id=ident, namespace=name, content=""))
+                return name
+        return ""
 
     def remove(self, found: Memory) -> None:
         """Forget a memory that was fetched; raises Forbidden."""
@@ -223,15 +288,21 @@ class Gate:
 
     def search(self, arguments: Arguments) -> Json:
         asked = asked_search(arguments)
-        return {"memories": [self._shown(one) for one in self.find(asked)]}
+        told: Json = {"memories": [self._shown(one) for one in self.find(asked)]}
+        return {**told, "warnings": self.warnings} if self.warnings else told
 
     def find(self, asked: Search) -> list[Memory]:
         """Return what is asked for of what may be read."""
         wanted = self._wanted(asked)
         if wanted.namespaces == ():  # of all that was asked for nothing, so the store isn't asked
             return []
+        wanted, there = self._divided(wanted)
         # Whatever a store returns, what isn't theirs to see doesn't pass.
-        seen = [one for one in self.store.find(wanted) if self._sees(one)]
+        here = [] if wanted.namespaces == () else self.store.find(wanted)
+        seen = [one for one in here if self._sees(one)]
+        if there:
+            others = [one for one in self._found_elsewhere(wanted, there) if self._sees(one)]
+            seen = _merged(seen, others, by_time=not asked.query)
         return seen[: asked.limit]
 
     def tally(self, asked: Search) -> Mapping[tuple[str, str], int]:
@@ -239,8 +310,42 @@ class Gate:
         wanted = self._wanted(asked)
         if wanted.namespaces == ():
             return {}
-        counts = self.store.tally(wanted)
+        wanted, there = self._divided(wanted)
+        counts = Counter({} if wanted.namespaces == () else self.store.tally(wanted))
+        if there:  # nobody counts there: as many as one search finds
+            most = attrs.evolve(wanted, query="", limit=ELSEWHERE_MAX)
+            found = self._found_elsewhere(most, there)
+            counts.update((one.namespace, one.kind) for one in found)
         return {key: count for key, count in counts.items() if self._may_see(key[0])}
+
+    # Elsewhere.
+
+    def _is_elsewhere(self, namespace: str) -> bool:
+        return self.elsewhere is not None and self.elsewhere.holds(namespace)
+
+    def _divided(self, wanted: Wanted) -> tuple[Wanted, tuple[str, ...]]:
+        """Return what is wanted of what is here, and which namespaces are held elsewhere.
+
+        What was stored here of these, before they were elsewhere, is passed over.
+        """
+        if self.elsewhere is None:
+            return wanted, ()
+        named = wanted.namespaces
+        there = tuple(filter(self._is_elsewhere, everything(self.tree) if named is None else named))
+        if named is None:
+            return attrs.evolve(wanted, without=(*wanted.without, *there)), there
+        return attrs.evolve(wanted, namespaces=tuple(set(named) - set(there))), there
+
+    def _found_elsewhere(self, wanted: Wanted, there: Sequence[str]) -> Sequence[Memory]:
+        """Return what is found elsewhere; where it can't be asked, what is here is shown alone."""
+        assert self.elsewhere is not None, "it holds these"
+        try:
+            return self.elsewhere.search(wanted, there)
+        except PluginUnavailable as problem:
+            if wanted.namespaces == ():
+                raise
+            self.warnings.append(problem.message)
+            return ()
 
     def fetch(self, ident: str) -> Memory | None:
         """Return a memory by its id, None for what isn't there or may not be read."""
@@ -286,6 +391,10 @@ class Gate:
         }
 
     # Rights, from the tree as it is.
+
+    def _writable(self) -> tuple[str, ...]:
+        ident = self.principal.workspace
+        return writable(self.tree, ident) if ident else everything(self.tree)
 
     def _own(self) -> str:
         if not self.principal.workspace:
@@ -353,3 +462,14 @@ def _told(stored: Stored) -> Json:
     told: Json = {"id": memory.id, "namespace": memory.namespace, "kind": memory.kind}
     told |= {"expires_at": memory.expires_at or None, "redacted": stored.redacted}
     return {**told, "replaced": stored.replaced}
+
+
+def _merged(here: list[Memory], there: list[Memory], *, by_time: bool) -> list[Memory]:
+    """Return what two stores have found, in one order.
+
+    How near a memory is to what was asked is not told by both in the same measure, so they take
+    turns.
+    """
+    if by_time:
+        return sorted(here + there, key=lambda one: one.created_at, reverse=True)
+    return [one for one in chain(*zip_longest(here, there)) if one is not None]

@@ -65,11 +65,14 @@ class Job:
     key: tuple[str, int] = attrs.field(init=False)
     tool: Tool = attrs.field(init=False)
     exclusive: bool = attrs.field(init=False)  # its session's other calls must not overlap with it
+    shared: bool = attrs.field(init=False)  # its session's queries may
 
     def __attrs_post_init__(self) -> None:
         self.key = self.session, self.ordinal
         self.tool = self.request.tool
-        self.exclusive = self.tool.lane in _EXCLUSIVE
+        lane, is_query = self.tool.lane, self.tool.kind is Kind.QUERY
+        self.exclusive = lane in _EXCLUSIVE or (lane is Lane.REMOTE and not is_query)
+        self.shared = lane is Lane.READER or (lane is Lane.REMOTE and is_query)
         self.party = self.party or self.session
 
     @property
@@ -358,14 +361,14 @@ class Admission:
         self.slots[job.tool.lane].take(job.party, job.session)
         if job.exclusive:
             queue.exclusive += 1
-        elif job.tool.lane is Lane.READER:
+        elif job.shared:
             queue.shared += 1
 
     def _leave_order(self, job: Job) -> None:
         queue = self._queues[job.session]
         if job.exclusive:
             queue.exclusive -= 1
-        elif job.tool.lane is Lane.READER:
+        elif job.shared:
             queue.shared -= 1
 
     def _remove(self, job: Job) -> None:

@@ -331,3 +331,11 @@ class SlotTaken(PalaceError):
     wire_code = -31080
     name = "slot_taken"
     exit_code = 87
+
+
+class PluginUnavailable(RequestError):
+    """The server that holds a namespace elsewhere can't be asked; nothing was kept here instead."""
+
+    wire_code = -31081
+    name = "plugin_unavailable"
+    retry = "same_request"

@@ -24,7 +24,8 @@ class Lane(enum.Enum):
     """WRITER runs one at a time; READER some; POLL waits for events; BULK runs `mine` alone.
 
     LONG are changes that others may come between: each part of them is like a change of its own.
-    LARGE are changes with much text, which is embedded before they have their turn.
+    LARGE are changes with much text, which is embedded before they have their turn.  REMOTE waits
+    for a server that holds namespaces elsewhere (palace/protocol/elsewhere.py).
     """
 
     WRITER = "writer"
@@ -33,6 +34,7 @@ class Lane(enum.Enum):
     BULK = "bulk"
     LONG = "long"
     LARGE = "large"
+    REMOTE = "remote"
 
     # Members are compared by identity, so that of the object will do; Enum's own hashes the name
     # in Python, and lanes are looked up fourteen times for each call.

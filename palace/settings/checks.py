@@ -14,6 +14,7 @@ from palace.settings.inherited import SETTLED, matches
 
 UID_MAX = (1 << 32) - 2
 ITEMS_MAX = 1000  # of a list or a table
+USER, PALACE = "user", "palace"  # where a setting counts: see `Setting`
 
 
 @attrs.frozen(kw_only=True)
@@ -110,6 +111,10 @@ FORMS: dict[str, tuple[Callable[[str], bool], str]] = {
     "file": (str.isprintable, "a path"),
     "ssh": (_is_ssh, "ssh://[USER@]HOST[:PORT][/PALACE]"),
     "text": (_is_plain, "one line of text"),
+    "namespace kind": (
+        lambda text: text in ("team", "org", "workspace", "custom"),
+        "team, org, workspace and custom",
+    ),
 }
 PATHS = ("path", "graph", "file")  # the forms that are paths
 

@@ -14,9 +14,18 @@ import attrs
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
 from palace.settings import paths, recorded
-from palace.settings.checks import Setting, about, check_no_wildcard, checked, number_in
+from palace.settings.checks import (
+    PALACE,
+    USER,
+    Setting,
+    about,
+    check_no_wildcard,
+    checked,
+    number_in,
+)
 from palace.settings.embedder import configured_embedder, recorded_embedder
 from palace.settings.first_owner import to_fix
+from palace.settings.of_memories import MemorySettings
 from palace.settings.stock_config import read_stock_config
 from palace.settings.user_settings import (
     UserSettings,
@@ -29,11 +38,10 @@ from palace.settings.user_settings import (
 
 DUAL = "dual"  # a value of `journal`: it is written, and decides nothing about the stores
 NEVER = "never"  # a value of `journal_fsync`
-USER, PALACE = "user", "palace"  # where a setting counts: see `Setting`
 
 
 @attrs.frozen(kw_only=True)
-class Config:
+class Config(MemorySettings):
     """What an owner runs by.  Each field is one key of palace.toml, and its metadata says so."""
 
     graph: str = attrs.field(
@@ -269,39 +277,6 @@ class Config:
             counts=USER,
         ),
     )
-    redact: str = attrs.field(
-        default="memories",
-        metadata=about(
-            "Where secrets are taken out: in namespaces, in `all` that tools file, or nowhere.",
-            counts=USER,
-            choices=("memories", "all", "off"),
-        ),
-    )
-    wrap: str = attrs.field(
-        default="shared",
-        metadata=about(
-            "Which memories are shown behind a prefix: shared ones, or an organisation's (`org`).",
-            counts=USER,
-            choices=("shared", "org"),
-        ),
-    )
-    own_tools: str = attrs.field(
-        default="auto",
-        metadata=about(
-            "Whether sessions that aren't confined have palace's own tools: with workspaces alone.",
-            counts=USER,
-            choices=("auto", "on", "off"),
-        ),
-    )
-    memory_contract: str = attrs.field(
-        default="auto",
-        metadata=about(
-            "Whether the memory contract is served below /v1, and at http.sock: with workspaces or "
-            "plugin tokens, and never without http.",
-            counts=USER,
-            choices=("auto", "on", "off"),
-        ),
-    )
     mcp_extras: bool = attrs.field(
         default=False,
         metadata=about("Whether MCP clients have resources and prompts, too.", counts=PALACE),
@@ -371,6 +346,10 @@ def load_settings(
     if "store_together" in fields.get("adjustments_off", ()) or fields.get("redact") == "all":
         fields["batch_max"] = 1
     config = Config(**fields)
+    if config.memory_plugin:
+        from palace.protocol.plugin_address import address_in
+
+        address_in(config.memory_plugin, where=user.path)
     if not config.listen_anywhere:
         check_no_wildcard(config.listen, user.path)
     return Loaded(config=config, ignored=_ignored(lent, config, found), user=user)

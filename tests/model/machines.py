@@ -173,6 +173,7 @@ def _admission(snap: Snap, limits: tuple[int, int]) -> Admission:
             Lane.BULK: 1,
             Lane.LONG: 1,
             Lane.LARGE: 1,
+            Lane.REMOTE: 1,
         },
         queue_depth_max=limits[0] + 1,
         session_depth_max=limits[0],

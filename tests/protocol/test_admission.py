@@ -27,6 +27,7 @@ def make(**limits: int) -> Admission:
             Lane.BULK: 1,
             Lane.LONG: 1,
             Lane.LARGE: 1,
+            Lane.REMOTE: 1,
         },
         **(depths | limits),
     )

@@ -7,16 +7,8 @@ import pytest
 
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import ConfigError
-from palace.settings.config import (
-    KNOWN,
-    PALACE,
-    SETTINGS,
-    USER,
-    Loaded,
-    adopt,
-    ignored_text,
-    load_settings,
-)
+from palace.settings.checks import PALACE, USER
+from palace.settings.config import KNOWN, SETTINGS, Loaded, adopt, ignored_text, load_settings
 from palace.settings.paths import Paths
 from palace.settings.recorded import RECORDED
 from palace.settings.user_settings import (
@@ -63,6 +55,11 @@ OF_OTHERS = {
     "wrap": "org",
     "own_tools": "off",
     "memory_contract": "on",
+    "memory_plugin": "http://127.0.0.1:9",
+    "memory_plugin_token_file": "/k",
+    "memory_plugin_certificate": "/c",
+    "memory_plugin_kinds": ("workspace",),
+    "memory_cutover": True,
     "adjustments_off": ("pin_once",),
 }
 

@@ -27,6 +27,7 @@ from palace.engine.durability.opening import open_journal
 from palace.engine.durability.outsiders import adopt_outsiders
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.owner_tools import OwnerTools
+from palace.engine.durability.plugin import PluginSettings, open_elsewhere, plugin_settings
 from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
 from palace.engine.durability.swap import Exchange
@@ -72,6 +73,7 @@ class DurableCalls:
     owner: OwnerTools | None = None  # None: this engine keeps no register
     open_store: Callable[[], "OpenStore"] | None = None  # None: nor memories of namespaces
     policy: Policy = DEFAULT
+    plugin: PluginSettings | None = None  # None: no server holds namespaces in this one's place
     files: StoreFiles | None = None  # None: another engine's stores, or what is damaged was left
     examiner: Examiner | None = None
     adoption: Adoption | None = None  # None: nothing had to be adopted
@@ -244,9 +246,11 @@ class DurableCalls:
         if self._own is None and self.open_store is not None:
             from palace.engine.durability.own_tools import OwnTools
 
-            kernel = self.journal.kernel
+            elsewhere = open_elsewhere(self.plugin) if self.plugin is not None else None
             self._own = OwnTools(
-                self.stores.register, self.groups, kernel, self.open_store(), self.policy
+                *(self.stores.register, self.groups, self.journal.kernel, self.open_store()),
+                policy=self.policy,
+                elsewhere=elsewhere,
             )
         return self._own
 
@@ -335,6 +339,7 @@ def open_durable_calls(
     memory = DurableCalls(journal, stores, groups, recovery, checkpointer, health)
     config = palace.config
     memory.policy = Policy(redact=config.redact, wrap=config.wrap, own_tools=config.own_tools)
+    memory.plugin = plugin_settings(config)
     stores.register.epoch = palace.stamp.epoch
     memory.owner = OwnerTools(stores.register, groups, kernel)
     if not health.left:

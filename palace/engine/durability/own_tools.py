@@ -7,13 +7,14 @@ The caller is known from the session, never from an argument.  Memories go throu
 there together or not at all, and the tree by which it decides can't change meanwhile.
 """
 
+import itertools
 import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 import attrs
@@ -25,7 +26,8 @@ from palace.kernel.kernel import Kernel
 from palace.kernel.wall import wall_s
 from palace.memory import confined
 from palace.memory.expiry import written
-from palace.memory.gate import Decree, Gate, MemoryStore
+from palace.memory.gate import Decree, Gate, MemoryStore, OtherStore
+from palace.memory.held import HeldStore, id_of
 from palace.memory.memory import NAMESPACE as IN_NAMESPACE
 from palace.memory.memory import Memory
 from palace.memory.shown import shown, shown_row
@@ -35,8 +37,11 @@ from palace.protocol.policy import DEFAULT, Policy
 from palace.protocol.principals import Principal
 from palace.protocol.request import ToolCall
 from palace.protocol.resolver import everything, is_there, over, readable, writable
-from palace.protocol.tools import BASIC_TOOLS, CONTRACT_TOOLS, STANDS_FOR, Kind
+from palace.protocol.tools import BASIC_TOOLS, CONTRACT_TOOLS, STANDS_FOR, Kind, Lane
 from palace.protocol.workspaces import LIFE_BYTES
+
+if TYPE_CHECKING:
+    from palace.plugin.elsewhere import Elsewhere
 
 Json = dict[str, object]
 ID_BYTES = 16
@@ -73,6 +78,7 @@ class OwnTools:
     store: OpenStore
     policy: Policy = DEFAULT
     clock: Callable[[], float] = wall_s
+    elsewhere: "Elsewhere | None" = None  # None: no server holds namespaces in this one's place
 
     def answer(self, principal: Principal, call: ToolCall, *, read_only: bool) -> Json:
         """Return the reply to a call as JSON-RPC; where it failed, what it did is taken back.
@@ -143,25 +149,46 @@ class OwnTools:
 
     def _pass(self, principal: Principal, call: ToolCall) -> Json:
         """Let a call through the gate."""
-        with self.store.held(call), self.groups.for_memories():
+        # One that waits for a server must hold nothing meanwhile.
+        is_apart = call.tool.lane is Lane.REMOTE
+        held = nullcontext() if is_apart else self.store.held(call)
+        with held, self.groups.for_memories():
             now_s = self.clock()
             gate = Gate(
                 tree=self.register.tree(),  # here, and not before: it may have changed till now
                 principal=principal,
-                store=self.store,
+                store=HeldStore(store=self.store, call=call) if is_apart else self.store,
                 audit=self._audit,
-                new_id=lambda: self.kernel.token(ID_BYTES),
+                new_id=self._new_id(call),
                 now_s=now_s,
                 at=written(datetime.fromtimestamp(now_s, UTC)),
                 policy=self.policy,
+                elsewhere=self._elsewhere(call),
             )
             if call.name == SWEEP:
                 return self._sweep(gate)
             if call.name in CONTRACT_TOOLS:
                 return self._operate(gate, call)
             if call.name in BASIC_TOOLS:
-                return confined.answer(gate, call.name, call.arguments)
+                told = confined.answer(gate, call.name, call.arguments)
+                return {**told, "warnings": gate.warnings} if gate.warnings else told
             return _GATED[call.name](gate, call.arguments)
+
+    def _elsewhere(self, call: ToolCall) -> OtherStore | None:
+        if self.elsewhere is None or call.name == SWEEP:  # what is over there is the server's
+            return None
+        return self.elsewhere if call.tool.lane is Lane.REMOTE else self.elsewhere.out_of_reach
+
+    def _new_id(self, call: ToolCall) -> Callable[[], str]:
+        """Return what makes ids: for a server, of what the call is known by over deaths.
+
+        A call that is sent again then stores the same memory again, and no second one.
+        """
+        group = self.groups.current()
+        if self.elsewhere is None or call.tool.lane is not Lane.REMOTE or group is None:
+            return lambda: self.kernel.token(ID_BYTES)
+        numbers = itertools.count()
+        return lambda: id_of(group.key, next(numbers))
 
     def _operate(self, gate: Gate, call: ToolCall) -> Json:
         from palace.memory.operations import Operations  # imports pydantic, for this alone

@@ -32,7 +32,7 @@ from palace.memory.memory import (
 )
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.request import ToolCall
-from palace.protocol.tools import STANDS_FOR, Kind
+from palace.protocol.tools import STANDS_FOR, Kind, Lane
 from palace.settings.paths import Paths
 
 NAME = "memories"
@@ -82,7 +82,10 @@ class Memories:
         lock: AbstractContextManager[object] = self._lock.read_lock() if is_query else self._lock
         batched = self.state.current.batch is not None
         fresh = nullcontext() if is_query or batched else self.state.lookups.suspended()
-        with fresh, lock:
+        # One that waits for a server has no turn yet, unlike all other changes.
+        is_turnless = call.tool.lane is Lane.REMOTE and not is_query
+        turn = self.state.turns.turn() if is_turnless else nullcontext()
+        with turn, fresh, lock:
             yield
 
     def look(self, idents: Sequence[str]) -> Mapping[str, Memory]:

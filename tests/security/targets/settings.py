@@ -9,10 +9,10 @@ from palace.commands.config import without_keys
 from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_toml
 from palace.protocol.errors import ConfigError
+from palace.settings.checks import USER
 from palace.settings.config import (
     KNOWN,
     SETTINGS,
-    USER,
     Loaded,
     adopt,
     checked_table,

@@ -10,7 +10,8 @@ from palace.cli.app import app
 from palace.engine.stores.journalled import JOURNALLED
 from palace.protocol import errors
 from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS, OWNER_TOOLS, TOOLS
-from palace.settings.config import PALACE, SETTINGS, USER
+from palace.settings.checks import PALACE, USER
+from palace.settings.config import SETTINGS
 from palace.shim.usage import USAGE
 from tests.doctor.situations.table import ELSEWHERE, SITUATIONS, TRIED_BY
 from tests.promises.table import page as promises

@@ -19,7 +19,8 @@ from palace.client.control import Control
 from palace.commands.config import change_settings
 from palace.kernel.kernel import Kernel
 from palace.protocol import wire
-from palace.settings.config import KNOWN, USER
+from palace.settings.checks import USER
+from palace.settings.config import KNOWN
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.user_settings import toml_text
