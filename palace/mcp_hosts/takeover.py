@@ -28,6 +28,7 @@ _FINDING = {
 }
 _OPTION = re.compile(r"--?[A-Za-z][A-Za-z-]*")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
+_DISPENSABLE = (("--transport", "stdio"), ("--ensure-hub", ""))  # what palace does anyway
 _READ_ONLY = "set MEMPALACE_MCP_READ_ONLY=1 in the entry's environment instead"
 
 
@@ -128,7 +129,7 @@ def _kept_arguments(launch: Launch, entry: Any) -> list[str]:
         if name == "--palace":
             # The flag stays a flag: with it, stock keeps the graph in the palace, and so do we.
             kept += ["--palace", text]
-        elif (name, text) != ("--transport", "stdio"):
+        elif (name, text) not in _DISPENSABLE:
             hint = f" ({_READ_ONLY})" if name == "--read-only" else ""
             whole = f"{name}={text}" if given else name
             raise CannotKeep(f"its argument {whole} can't be kept{hint}")

@@ -40,6 +40,13 @@ def stays(title: str) -> bool:
     return any(word in title for word in (*DAEMON, *SESSIONS, *SERVERS))
 
 
+def is_hub(title: str) -> bool:
+    """Tell whether a process serves stock's sessions over HTTP, as `--ensure-hub` starts one."""
+    words = title.replace("=", " ").split()
+    over_http = ("--transport", "http") in zip(words, words[1:], strict=False)
+    return over_http and any(word in title for word in SESSIONS)
+
+
 def daemon_stop(paths: Paths) -> str:
     """Return the command that ends mempalace's daemon of a palace."""
     is_ours = paths.found_by in ("--palace", "MEMPALACE_PATH")  # which stock doesn't know
@@ -55,6 +62,11 @@ def how_to_end(title: str, pid: "int | None", paths: Paths) -> str:
         command = daemon_stop(paths)
         return f"It is mempalace's daemon, which ends only when it is told to: {command}"
     kill = f"end it (kill {pid})" if pid else "end it"
+    if is_hub(title):
+        return (
+            "It is stock's hub, which serves agents over HTTP and outlives each of them: to take "
+            f"it over, {kill}; the sessions that went through it go on through palace's broker"
+        )
     if any(word in title for word in SESSIONS):
         return f"It is a session of stock's, which ends with its agent: close that, or {kill}"
     if any(word in title for word in SERVERS):

@@ -95,6 +95,7 @@ def test_an_entry_opens_the_palace_that_it_names_first() -> None:
         (["mempalace-mcp", "--palace", "/p"], ["palace", "shim", "--palace", "/p"]),
         (["mempalace-mcp", "--palace=/p"], ["palace", "shim", "--palace", "/p"]),
         (["mempalace-mcp", "--transport", "stdio"], ["palace", "shim"]),
+        (["mempalace-mcp", "--ensure-hub"], ["palace", "shim"]),
         (["python3", "-m", "mempalace.mcp_server", "--palace", "/p"], None),
         (["uvx", "--from", "mempalace==3.11.0", "mempalace-mcp"], ["palace", "shim"]),
         (["uv", "tool", "run", "--quiet", "mempalace-mcp"], ["palace", "shim"]),

@@ -13,6 +13,13 @@ PATHS = Paths("/p/palace", found_by="default")
     [
         ("python3 /bin/mempalace-mcp", "which ends with its agent: close that, or end it", True),
         ("python3 -m mempalace.mcp_server", "which ends with its agent", True),
+        (
+            "python3 -m mempalace.mcp_server --transport http --port 0",
+            "over, end it (kill 7)",
+            True,
+        ),
+        ("python3 /bin/mempalace-mcp --transport=http", "outlives each of them: to take it", True),
+        ("python3 /bin/mempalace-mcp --transport stdio", "which ends with its agent", True),
         ("python3 /bin/mempalace serve --port 1", "which runs until it is ended: end it", True),
         ("python3 -m mempalace.daemon serve", "only when it is told to: mempalace daemon", False),
         ("python3 /bin/mempalace mine src", "Let it finish, or end it (kill 7)", False),
