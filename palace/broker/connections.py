@@ -28,6 +28,7 @@ from palace.protocol.pathmap import Whereabouts
 from palace.protocol.proof import proof_of
 from palace.protocol.rights import RIGHTS, Peer, Right, Who, local_peer
 from palace.protocol.session import Hello
+from palace.settings.installation import command_for
 from palace.transport.lines import Connection, Lines
 from palace.transport.unix import LineStream
 
@@ -156,11 +157,11 @@ def _check_peer(state: BrokerState, peer: Peer) -> None:
 
 def _check_version(version: int) -> None:
     if not wire.OLDEST <= version <= wire.VERSION:
-        older = "the client" if version < wire.OLDEST else "the broker"
+        older = "the client" if version < wire.OLDEST else f"the broker: {command_for()}"
         raise _Refusal(
             "version_mismatch",
             f"the broker ({__version__}) speaks protocol {wire.VERSION}, the client {version}: "
-            f"upgrade {older} (pip install --upgrade palace-broker)",
+            f"upgrade {older}",
             oldest=str(wire.OLDEST),
             newest=str(wire.VERSION),
         )

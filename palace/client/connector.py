@@ -328,8 +328,9 @@ class Connector:
         elif code == "version_mismatch" and self._agrees(response):
             return
         else:
-            text = response.fields.get("text", "the broker refused us")
-            self._happened(election.REFUSED, code, text)
+            from palace.client.versions import reason_of
+
+            self._happened(election.REFUSED, code, reason_of(response))
 
     def _agrees(self, response: Response) -> bool:
         """Go on with a broker of another version, or with its successor, where that can be."""

@@ -1,4 +1,4 @@
-"""A broker that speaks another protocol (docs/decisions/0012).  Loaded by shims that met one."""
+"""A broker of another protocol, or one that refuses (docs/decisions/0012).  Loaded then alone."""
 
 from palace.client.handshake import Conversation, Response, open_socket
 from palace.protocol import wire
@@ -28,6 +28,16 @@ def after_refusal(response: Response, site: "Site", path: str) -> "tuple[bool, i
     version = wire.common_version(oldest, newest) if newest else 0
     is_older = 0 < newest < wire.OLDEST
     return bool(path) and is_older and _leaves(path, newest, site), version
+
+
+def reason_of(response: Response) -> str:
+    """Return a broker's words for its refusal, with the command that brings us up to it."""
+    text = response.fields.get("text", "the broker refused us")
+    if _number(response.fields, "oldest") <= wire.VERSION:
+        return text
+    from palace.settings.installation import command_for
+
+    return f"{text}: {command_for()}"
 
 
 def _leaves(path: str, version: int, site: "Site") -> bool:

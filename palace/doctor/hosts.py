@@ -8,6 +8,7 @@ from palace.doctor.finding import OK, WARNING, Finding
 from palace.mcp_hosts.entries import Program, described, opened_palace
 from palace.mcp_hosts.survey import Entry, Survey, survey, working_directory
 from palace.mcp_hosts.table import HOSTS
+from palace.settings.installation import command_for
 
 
 def check_hosts(found: Diagnostics) -> Iterator[Finding]:
@@ -46,7 +47,7 @@ def _unreadable(seen: Survey) -> Iterator[Finding]:
             level=WARNING,
             code="host_file",
             text=f"{path}, of {seen.host.title}, {reason}: that host may not start palace either.",
-            remedy="Install it into palace's environment: pip install pyyaml"
+            remedy=f"Install it into palace's environment: {command_for('pyyaml')}"
             if "PyYAML" in reason
             else "Correct the file, then: palace install --list",
         )

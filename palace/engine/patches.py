@@ -13,7 +13,9 @@ from typing import Any
 
 import attrs
 
+from palace.engine.versions import SUPPORTED
 from palace.protocol.errors import StoreUnavailable
+from palace.settings.installation import command_for
 
 JOURNAL = "journal"  # the name of the journal's patches; every other name is an adjustment's
 
@@ -131,10 +133,13 @@ def _user(name: str) -> str:
 
 
 def _remedy(name: str) -> str:
-    install = "Install a 3.11.x release that palace was tested with"
+    install = (
+        f"Install a {SUPPORTED}.x release that palace was tested with: "
+        f"{command_for(f'mempalace=={SUPPORTED}.*')}"
+    )
     if name == JOURNAL:
-        return f"{install}, or run without a journal: palace config set journal=off"
-    return f"{install}, or switch it off: palace config set adjustments_off={name}"
+        return f"{install}; or run without a journal: palace config set journal=off"
+    return f"{install}; or switch it off: palace config set adjustments_off={name}"
 
 
 def _package(owner: object) -> str:

@@ -1,10 +1,11 @@
-"""Which version of a package is installed, and which of two is the older."""
+"""Which version of a package is installed, which of two is the older, and which palace serves."""
 
 import importlib.metadata
 import re
 
 from palace.protocol.wire import whole_number
 
+SUPPORTED = "3.11"  # the line of mempalace that this palace works with
 _DIGITS = 9  # of one part: dates fit
 
 

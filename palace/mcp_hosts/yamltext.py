@@ -12,6 +12,7 @@ import attrs
 
 from palace.mcp_hosts.splices import Splice, Unreadable, in_order, newline_of
 from palace.mcp_hosts.values import ABSENT, Place, value_at
+from palace.settings.installation import command_for
 
 _UNIT = "  "
 
@@ -20,7 +21,7 @@ class NoYaml(Unreadable):
     """There is no PyYAML in palace's environment."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(text, 0, "PyYAML is needed (pip install pyyaml in palace's environment)")
+        super().__init__(text, 0, f"PyYAML is needed ({command_for('pyyaml')})")
 
     @property
     def summary(self) -> str:

@@ -15,6 +15,7 @@ from palace.protocol import wire
 from palace.protocol.errors import JournalFailed
 from palace.protocol.lifecycle import EngineState, Reason
 from palace.protocol.session import Phase
+from palace.settings.installation import command_for
 from tests.support.brokers.owner import Running, Shim, make_state, open_broker, until
 from tests.support.engines.gated import GatedEngine
 
@@ -555,6 +556,15 @@ async def test_strangers_are_refused_and_others_served(root: Path, first: bytes,
 
     assert (kind, fields["code"]) == (wire.REFUSED, code)
     assert fields["text"]
+
+
+async def test_an_older_broker_names_the_command_that_upgrades_it(root: Path) -> None:
+    async with open_broker(root) as running:
+        younger = running.connect()
+        younger.stream.send_soon(b"palace/99 hello session=a\n")
+        _, fields = await younger.header()
+
+    assert fields["text"].endswith(f"the client 99: upgrade the broker: {command_for()}")
 
 
 async def test_more_sessions_than_allowed_are_refused_as_busy(root: Path) -> None:

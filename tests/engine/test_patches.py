@@ -7,6 +7,7 @@ import pytest
 
 from palace.engine.patches import ABSENT, JOURNAL, Patch, Patches, always, need
 from palace.protocol.errors import StoreUnavailable
+from palace.settings.installation import command_for
 
 
 class Base:
@@ -93,7 +94,8 @@ def test_nothing_is_applied_where_one_target_is_missing(module: Any) -> None:
 
     assert refused.value.message == (
         "The installed mempalace has no mempalace.part.gone, which the adjustment 'pin_once' "
-        "needs. Install a 3.11.x release that palace was tested with, or switch it off: "
+        "needs. Install a 3.11.x release that palace was tested with: "
+        f"{command_for('mempalace==3.11.*')}; or switch it off: "
         "palace config set adjustments_off=pin_once"
     )
     assert vars(module) == before

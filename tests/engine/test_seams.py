@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from palace.engine.durability.pinned import SUPPORTED
+from palace.engine.versions import SUPPORTED
 from tests.support.engines.seams import PAGE, page
 from tests.support.faults.killing import is_deep
 

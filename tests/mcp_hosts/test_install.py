@@ -17,6 +17,7 @@ from palace.mcp_hosts.listing import list_hosts, state_of
 from palace.mcp_hosts.table import HOSTS, McpHost
 from palace.mcp_hosts.target import find_target, targets_with_palace
 from palace.protocol.errors import HostEntry, HostFile
+from palace.settings.installation import command_for
 
 KEPT: dict[str, Any] = {
     "cwd": "/srv/work",
@@ -425,8 +426,9 @@ def test_without_pyyaml_that_is_what_is_missing(
     file.write_text("mcp_servers: {}\n")
     monkeypatch.setitem(sys.modules, "yaml", None)
 
-    with pytest.raises(HostFile, match="pip install pyyaml"):
+    with pytest.raises(HostFile, match="PyYAML is needed") as refused:
         hosts.install("hermes")
+    assert command_for("pyyaml") in str(refused.value)
 
     assert hosts.state("hermes") == "can't be read without PyYAML"
     assert file.read_text() == "mcp_servers: {}\n"

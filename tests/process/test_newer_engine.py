@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from palace.protocol.errors import EngineOlder, JournalBroken, StoreUnavailable
+from palace.settings.installation import command_for
 from tests.support.faults.upgrades import install_other_version, private_metadata, upgraded_path
 from tests.support.processes.brokers import Serving, is_alive, status_of, wait_gone, wait_ready
 from tests.support.processes.clients import Site, wait_until
@@ -62,6 +63,32 @@ def test_a_version_that_can_not_be_loaded_is_none_to_make_room_for(
     assert changed.stderr.startswith("palace serve: ")
     assert "which the adjustment 'held_lock' needs" in changed.stderr
     assert not site.palace.exists()
+
+
+def test_where_no_broker_can_serve_everything_names_the_one_command(
+    site: Site, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    metadata = private_metadata(private)
+    loaded = metadata.name.removeprefix("mempalace-").removesuffix(".dist-info")
+    site.extra["PYTHONPATH"] = upgraded_path(private)
+    with site.shim() as client:
+        assert client.tool("add_drawer", wing="w", room="r", content="one")["success"]
+        newer = install_other_version(metadata, "3.12.0")
+        wait_gone(site.kill_broker())
+
+        replies = [client.call("mempalace_status"), client.call("mempalace_search", query="one")]
+        command = command_for("mempalace==3.11.*")
+        words = [reply["error"]["message"] for reply in replies]
+        words += [site.run(one).stdout for one in ("doctor", "status")]
+        words += [site.run("start").stderr]
+        for said in words:
+            assert "empalace 3.12.0 is installed" in said
+            assert command in said
+
+        install_other_version(newer, loaded)  # which that command does
+        assert client.tool("search", query="one")["results"], "the same session"
 
 
 def engine_older(site: Site) -> dict[str, str]:

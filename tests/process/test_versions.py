@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from palace.settings.installation import command_for
 from tests.support.faults import versions
 from tests.support.processes.brokers import is_alive, make_palace, wait_gone
 from tests.support.processes.clients import Client, Site, wait_until
@@ -64,7 +65,7 @@ def test_a_younger_one_without_a_common_protocol_replaces_the_broker_and_nothing
 
             assert version == "0.3.0"
             assert {fact["object"] for fact in facts} == {"old", "new"}
-            assert "upgrade the client" in text
+            assert f"upgrade the client: {command_for()}" in text
             assert served_by(site)[0] == after
 
 

@@ -8,13 +8,12 @@ that has opened its stores; whoever has an older one opens nothing.
 import re
 from collections.abc import Mapping
 
-from palace.engine.versions import installed_version, is_older
+from palace.engine.versions import SUPPORTED, installed_version, is_older
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import EngineOlder
 from palace.settings.installation import command_for
 from palace.settings.paths import Paths
 
-SUPPORTED = "3.11"  # the line of mempalace that this palace works with
 WATCHED = ("mempalace", "chromadb")
 _VERSION = re.compile(r"\d[\w.+!-]{0,60}", re.ASCII)
 _SIZE_MAX = 1000

@@ -22,7 +22,6 @@ from palace.engine.durability.healing import Health, look_at_stores
 from palace.engine.durability.journalled import JournalledEngine
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.pinned import (
-    SUPPORTED,
     WATCHED,
     check_not_older,
     installed_versions,
@@ -47,7 +46,7 @@ from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.patches import Patches
 from palace.engine.stock import JsonObject, Server
 from palace.engine.stores.palace_stores import unopened_stores
-from palace.engine.versions import installed_version
+from palace.engine.versions import SUPPORTED, installed_version
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.kernel.causes import cause_text

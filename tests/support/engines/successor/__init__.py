@@ -20,8 +20,8 @@ from tests.support.faults.upgrades import install_other_version, private_metadat
 VERSION = "3.12.0"
 HALLWAYS = Path(__file__).with_name("hallways.py.txt")
 IN_RANGE = """
-from palace.engine.durability import pinned
-pinned.SUPPORTED = "3.12"
+from palace.engine import versions
+versions.SUPPORTED = "3.12"
 """
 
 
