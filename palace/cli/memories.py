@@ -1,12 +1,15 @@
 """The commands for memories of namespaces: `palace memory`."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from palace.cli.options import PalaceOption, find
-from palace.kernel.output import say
+from palace.kernel.output import complain, say
+
+if TYPE_CHECKING:
+    from palace.commands.moving import Told
 
 ABOUT = """Store, find and forget memories of namespaces, from scripts.
 
@@ -95,9 +98,73 @@ def forget(
     return 0
 
 
+def export(
+    target: Annotated[str, typer.Argument(metavar="FILE", help="A new file.")],
+    palace: PalaceOption = "",
+    namespace: NamespacesOption = None,
+) -> int:
+    """Write the palace's memories to a file, one JSON object a line, without secrets."""
+    from palace.commands import moving
+
+    told = moving.export(*find(palace), target, namespace or ())
+    return _ended(told, f"{told.done} memories are exported.")
+
+
+def import_all(
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help='What was exported; "-" is standard input.')
+    ],
+    palace: PalaceOption = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would become of it.")
+    ] = False,
+) -> int:
+    """Store exported memories under their ids, so that doing it twice changes nothing."""
+    from palace.commands import moving
+
+    told = moving.import_all(*find(palace), source, is_trial=dry_run)
+    would = "would be" if dry_run else "are"
+    skipped = f", {told.skipped} of namespaces that aren't here are passed over"
+    return _ended(told, f"{told.done} memories {would} stored{skipped if told.skipped else ''}.")
+
+
+def backfill(
+    palace: PalaceOption = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what would be copied.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Copy it; what is here stays.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Look for it there as its readers would.")
+    ] = False,
+    sample: Annotated[
+        int, typer.Option("--sample", metavar="N", min=0, help="Verify N of each namespace.")
+    ] = 0,
+) -> int:
+    """Copy memories to the server that memory_plugin names: say exactly one of three."""
+    from palace.commands import moving
+
+    ways = {"dry-run": dry_run, "apply": apply, "verify": verify}
+    chosen = [name for name, is_chosen in ways.items() if is_chosen]
+    if len(chosen) != 1:
+        raise typer.BadParameter("say exactly one of --dry-run, --apply and --verify")
+    done = {"dry-run": "would be copied", "apply": "are copied", "verify": "are there as here"}
+    told = moving.backfill(*find(palace), what=chosen[0], sample=sample, say=say)
+    return _ended(told, f"{told.done} memories {done[chosen[0]]}.")
+
+
+def _ended(told: "Told", text: str) -> int:
+    """Say how many it were, and what was not done; return the exit code."""
+    for problem in told.problems:
+        complain(problem)
+    complain(text)
+    return 1 if told.problems else 0
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_all,
     "search": search,
     "commit": commit,
     "forget": forget,
+    "export": export,
+    "import": import_all,
+    "backfill": backfill,
 }

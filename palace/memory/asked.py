@@ -34,7 +34,10 @@ Arguments = Mapping[str, object]
 
 @attrs.frozen(kw_only=True)
 class Commit:
-    """A memory to be stored; `namespace` and `id` are "" where none is named."""
+    """A memory to be stored; `namespace` and `id` are "" where none is named.
+
+    `created_at` is when it was stored first, where that was elsewhere; "" for now.
+    """
 
     content: str
     namespace: str = ""
@@ -46,6 +49,7 @@ class Commit:
     until: float = NEVER_S
     expires_at: str = ""
     pinned: bool = False
+    created_at: str = ""
 
 
 @attrs.frozen(kw_only=True)

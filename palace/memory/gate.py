@@ -218,7 +218,7 @@ class Gate:
             propagation=asked.propagation,
             source=asked.source,
             by=self.principal.signature,
-            created_at=self.at,
+            created_at=asked.created_at or self.at,
         )
 
     def _put_elsewhere(self, memory: Memory, asked: Commit) -> Stored:

@@ -52,6 +52,10 @@ class Elsewhere:
     def out_of_reach(self) -> "OutOfReach":
         return OutOfReach(kinds=self.kinds, called=self.client.called)
 
+    def called(self, ident: str) -> str:
+        """Return the id under which a memory of ours is there."""
+        return f"{ID_PREFIX}{id_there(ident)}"
+
     def commit(self, memory: Memory) -> Memory:
         """Store a memory; return it as it is called there.  Raises PluginUnavailable."""
         ident = id_there(memory.id)

@@ -339,3 +339,11 @@ class PluginUnavailable(RequestError):
     wire_code = -31081
     name = "plugin_unavailable"
     retry = "same_request"
+
+
+class MemoriesDiffer(PalaceError):
+    """Memories that were copied to a server are not there, or not as they are here."""
+
+    wire_code = -31082
+    name = "memories_differ"
+    exit_code = 65

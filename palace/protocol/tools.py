@@ -158,6 +158,9 @@ STANDS_FOR = {
     "palace_search_memory": "mempalace_search",
     "palace_forget_memory": "mempalace_delete_drawer",
     "palace_sweep": "mempalace_delete_drawer",
+    "palace_memory_page": "mempalace_list_drawers",
+    "palace_memory_copy": "mempalace_list_drawers",
+    "palace_memory_store": "mempalace_add_drawer",
     "palace_v1_commit": "mempalace_add_drawer",
     "palace_v1_search": "mempalace_search",
     "palace_v1_forget": "mempalace_delete_drawer",
@@ -178,7 +181,14 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_token_list": _QUERY,
     "palace_token_add": _MUTATION,
     "palace_token_revoke": _MUTATION,
+    # What it copies is there once, however often it is sent.
+    "palace_memory_page": Tool(Kind.QUERY, Lane.REMOTE),
+    "palace_memory_copy": Tool(Kind.QUERY, Lane.REMOTE),
+    "palace_memory_store": Tool(Kind.MUTATION, Lane.REMOTE, embeds=True),
 }
+# Of the owner's, those that move memories: they may ask a server that holds namespaces elsewhere
+# (palace/memory/moving.py).
+MOVING_TOOLS = ("palace_memory_page", "palace_memory_copy", "palace_memory_store")
 # The memory contract's operations (contract/memory-plugin-v1.yaml), for what is served below /v1:
 # no list names them, and no MCP client may call them.
 CONTRACT_TOOLS: dict[str, Tool] = {

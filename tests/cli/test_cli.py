@@ -25,7 +25,7 @@ NAMES = {
 GROUPS = {
     "workspace": {"add", "list", "tree", "move", "remove", "audit", "on", "off"},
     "provider": {"show", "claim", "release"},
-    "memory": {"list", "search", "commit", "forget"},
+    "memory": {"list", "search", "commit", "forget", "export", "import", "backfill"},
     "namespace": {"add", "list", "remove"},
     "token": {"new", "list", "revoke"},
 }

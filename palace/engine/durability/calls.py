@@ -27,7 +27,12 @@ from palace.engine.durability.opening import open_journal
 from palace.engine.durability.outsiders import adopt_outsiders
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.owner_tools import OwnerTools
-from palace.engine.durability.plugin import PluginSettings, open_elsewhere, plugin_settings
+from palace.engine.durability.plugin import (
+    COPY_OPEN_S,
+    PluginSettings,
+    open_elsewhere,
+    plugin_settings,
+)
 from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
 from palace.engine.durability.swap import Exchange
@@ -246,11 +251,13 @@ class DurableCalls:
         if self._own is None and self.open_store is not None:
             from palace.engine.durability.own_tools import OwnTools
 
-            elsewhere = open_elsewhere(self.plugin) if self.plugin is not None else None
+            plugin = self.plugin
+            counts = plugin is not None and plugin.counts
             self._own = OwnTools(
                 *(self.stores.register, self.groups, self.journal.kernel, self.open_store()),
                 policy=self.policy,
-                elsewhere=elsewhere,
+                elsewhere=open_elsewhere(plugin) if plugin is not None and counts else None,
+                server=open_elsewhere(plugin, open_s=COPY_OPEN_S) if plugin is not None else None,
             )
         return self._own
 

@@ -22,12 +22,20 @@ from palace.protocol.policy import ALL, DEFAULT, shows_own
 from palace.protocol.principals import OWNER, UNKNOWN_PRINCIPAL, is_confined, refusal_of
 from palace.protocol.request import translated
 from palace.protocol.resolver import Tree
-from palace.protocol.tools import FILE_TEXTS, OWN_TOOLS, OWNER_TOOLS, SHOW_DRAWERS, Kind
+from palace.protocol.tools import (
+    FILE_TEXTS,
+    MOVING_TOOLS,
+    OWN_TOOLS,
+    OWNER_TOOLS,
+    SHOW_DRAWERS,
+    Kind,
+)
 
 if TYPE_CHECKING:
     from palace.engine.durability.own_tools import OwnTools
 
-SWEEP = "palace_sweep"  # which forgets memories, and is own_tools' therefore
+# The owner's that are about memories, and own_tools' therefore.
+_OWN_TOOLS = frozenset({"palace_sweep", *MOVING_TOOLS})
 
 
 class JournalledEngine:
@@ -126,7 +134,8 @@ class JournalledEngine:
         return self._memory.own_tools()
 
     def _answer_owner(self, call: Call) -> JsonObject:
-        own = self._memory.own_tools() if call.request.name == SWEEP and self._memory else None
+        is_own = call.request.name in _OWN_TOOLS
+        own = self._memory.own_tools() if is_own and self._memory else None
         if own is not None:
             return own.answer(OWNER, call.request, read_only=call.read_only)
         if self._memory is not None and self._memory.owner is not None:

@@ -30,6 +30,7 @@ from palace.memory.gate import Decree, Gate, MemoryStore, OtherStore
 from palace.memory.held import HeldStore, id_of
 from palace.memory.memory import NAMESPACE as IN_NAMESPACE
 from palace.memory.memory import Memory
+from palace.memory.moving import Moving
 from palace.memory.shown import shown, shown_row
 from palace.protocol import jsonrpc
 from palace.protocol.errors import Forbidden, InvalidMemory, PalaceError, StoreUnavailable
@@ -37,7 +38,14 @@ from palace.protocol.policy import DEFAULT, Policy
 from palace.protocol.principals import Principal
 from palace.protocol.request import ToolCall
 from palace.protocol.resolver import everything, is_there, over, readable, writable
-from palace.protocol.tools import BASIC_TOOLS, CONTRACT_TOOLS, STANDS_FOR, Kind, Lane
+from palace.protocol.tools import (
+    BASIC_TOOLS,
+    CONTRACT_TOOLS,
+    MOVING_TOOLS,
+    STANDS_FOR,
+    Kind,
+    Lane,
+)
 from palace.protocol.workspaces import LIFE_BYTES
 
 if TYPE_CHECKING:
@@ -79,6 +87,7 @@ class OwnTools:
     policy: Policy = DEFAULT
     clock: Callable[[], float] = wall_s
     elsewhere: "Elsewhere | None" = None  # None: no server holds namespaces in this one's place
+    server: "Elsewhere | None" = None  # the same, or one that is prepared for it
 
     def answer(self, principal: Principal, call: ToolCall, *, read_only: bool) -> Json:
         """Return the reply to a call as JSON-RPC; where it failed, what it did is taken back.
@@ -169,6 +178,8 @@ class OwnTools:
                 return self._sweep(gate)
             if call.name in CONTRACT_TOOLS:
                 return self._operate(gate, call)
+            if call.name in MOVING_TOOLS:
+                return Moving(gate=gate, server=self.server).answer(call.name, call.arguments)
             if call.name in BASIC_TOOLS:
                 told = confined.answer(gate, call.name, call.arguments)
                 return {**told, "warnings": gate.warnings} if gate.warnings else told
