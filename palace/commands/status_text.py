@@ -63,7 +63,22 @@ def _workspaces(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if told := status.get("workspaces"):
         text = f"{told['active']}, {told['confined']} of them confined; {told['tokens']} tokens"
         customs = told["custom_namespaces"]
+        plugins = told.get("plugin_tokens")
+        text += f", {plugins} for plugins" if plugins else ""
         yield "workspaces", text + (f", {customs} custom namespaces" if customs else "")
+    if plugin := status["journal"].get("plugin"):
+        yield "plugin", _plugin(plugin)
+
+
+def _plugin(plugin: dict[str, Any]) -> str:
+    """Say which server holds namespaces, or why none does."""
+    if plugin["problem"]:
+        return f"half configured: {plugin['problem']}"
+    if not plugin["counts"]:
+        return f"{plugin['address']}, prepared and not asked: memory_cutover is off"
+    away = f"; it doesn't answer, and is asked again in {span(plugin['wait_s'])}"
+    holds = f"{plugin['address']}, holds {', '.join(plugin['kinds'])} namespaces"
+    return holds + (away if plugin["wait_s"] else "")
 
 
 def _owner(status: dict[str, Any]) -> str:

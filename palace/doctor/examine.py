@@ -15,6 +15,7 @@ from palace.doctor.hosts import check_hosts
 from palace.doctor.journal import check_journal
 from palace.doctor.locks import check_locks
 from palace.doctor.place import check_place
+from palace.doctor.plugin import check_plugin
 from palace.doctor.provider import check_provider
 from palace.doctor.remembered import check_remembered
 from palace.doctor.serving import check_serving
@@ -52,6 +53,7 @@ CHECKS: tuple[Check, ...] = (
     check_journal,
     check_workspaces,
     check_provider,
+    check_plugin,
     check_stores,
     check_hosts,
 )

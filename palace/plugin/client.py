@@ -32,6 +32,8 @@ class Asking(Protocol):
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> Answer: ...
 
+    def close(self) -> None: ...
+
 
 @attrs.define(eq=False, kw_only=True)
 class Client:
@@ -45,6 +47,12 @@ class Client:
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _health: contract.HealthResponse | None = None
     _health_s: float = 0.0
+
+    @property
+    def wait_s(self) -> float:
+        """Return for how long the server isn't asked, since it didn't answer; 0 while it is."""
+        with self._lock:
+            return self.breaker.wait_s(self.clock())
 
     def health(self) -> contract.HealthResponse:
         """Return what the server can do, as it said within the last minute.

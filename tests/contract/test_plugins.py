@@ -20,8 +20,8 @@ from tests.contract.test_doors import run
 from tests.support.calls.contract import ContractClient
 from tests.support.faults.killing import Failpoints
 from tests.support.loads.light import fail_at_points, storm_site
-from tests.support.processes.brokers import Serving, settle
-from tests.support.processes.clients import PALACE, Client, Site, end_brokers
+from tests.support.processes.brokers import Serving, settle, status_of
+from tests.support.processes.clients import PALACE, Client, Site, end_brokers, wait_until
 
 pytestmark = pytest.mark.process
 
@@ -212,6 +212,28 @@ def test_a_server_that_is_away_is_an_error_at_once_and_never_a_silent_write(
             assert [one["id"] for one in both["memories"]] == [own["id"]]
             assert "http://127.0.0.1:9" in both["warnings"][0]
     assert "team:lead" not in (site.palace / "chroma.sqlite3.light").read_text()
+
+
+def test_what_is_half_configured_is_said_and_keeps_nobody_from_serving(short_dir: Path) -> None:
+    site = storm_site(short_dir)
+    settle(site, "memory_cutover = true")
+    with Serving(site) as broker:
+        run(site, "workspace", "add", "lead")
+        wait_until(lambda: "half configured" in broker.words(), what="its log says so")
+        assert "half configured: memory_cutover is on" in run(site, "status")
+        broker.end()
+    settle(site, 'memory_plugin = "http://127.0.0.1:9"')
+    with Serving(site) as broker:
+        wait_until(lambda: "it can't be reached" in broker.words(), what="its log says so")
+        told = status_of(site)["journal"]["plugin"]
+        assert (told["address"], told["counts"]) == ("http://127.0.0.1:9", True)
+        run(site, "token", "new", "plugin")
+        assert "0 tokens, 1 for plugins" in run(site, "status")
+        broker.end()
+    settle(site, "memory_cutover = false")
+    with Serving(site) as broker:
+        assert "prepared and not asked" in run(site, "status")
+        assert "half configured" not in broker.words()
 
 
 # Once, whoever dies.

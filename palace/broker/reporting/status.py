@@ -73,9 +73,9 @@ def status_of(state: BrokerState) -> dict[str, Any]:
 
 
 def _workspaces(services: Services) -> dict[str, Any] | None:
-    """Return how many work here, None where that isn't known or nobody is registered."""
+    """Return how many work here, None where that isn't known, or nobody is registered or let in."""
     tree = services.engine.workspaces()
-    if tree is None or not tree.workspaces:
+    if tree is None or not (tree.workspaces or tree.plugins):
         return None
     active = [one for one in tree.workspaces.values() if not one.removed]
     return {
@@ -83,6 +83,7 @@ def _workspaces(services: Services) -> dict[str, Any] | None:
         "confined": sum(one.confined or one.uid is not None for one in active),
         "uids": sorted(one.uid for one in active if one.uid is not None),
         "tokens": len(tree.tokens),
+        "plugin_tokens": len(tree.plugins),
         "custom_namespaces": len(tree.customs),
     }
 

@@ -30,8 +30,11 @@ from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.plugin import (
     COPY_OPEN_S,
     PluginSettings,
+    announce,
     open_elsewhere,
     plugin_settings,
+    problem_of,
+    told_of,
 )
 from palace.engine.durability.presence import StoreFiles
 from palace.engine.durability.recovery import Recovery
@@ -79,6 +82,7 @@ class DurableCalls:
     open_store: Callable[[], "OpenStore"] | None = None  # None: nor memories of namespaces
     policy: Policy = DEFAULT
     plugin: PluginSettings | None = None  # None: no server holds namespaces in this one's place
+    plugin_problem: str = ""  # of the settings that name it
     files: StoreFiles | None = None  # None: another engine's stores, or what is damaged was left
     examiner: Examiner | None = None
     adoption: Adoption | None = None  # None: nothing had to be adopted
@@ -271,6 +275,11 @@ class DurableCalls:
             "quarantined": len(self.journal.tail.quarantined),
             "broken_lines": self.journal.tail.broken,
             "adoption": self.adoption.as_json() if self.adoption is not None else None,
+            "plugin": told_of(
+                self.plugin_problem,
+                self.plugin,
+                self._own.elsewhere if self._own is not None else None,
+            ),
             "stores": {**self.health.as_json(), **self._seen_since()},
         }
 
@@ -346,7 +355,8 @@ def open_durable_calls(
     memory = DurableCalls(journal, stores, groups, recovery, checkpointer, health)
     config = palace.config
     memory.policy = Policy(redact=config.redact, wrap=config.wrap, own_tools=config.own_tools)
-    memory.plugin = plugin_settings(config)
+    memory.plugin, memory.plugin_problem = plugin_settings(config), problem_of(config)
+    announce(config)
     stores.register.epoch = palace.stamp.epoch
     memory.owner = OwnerTools(stores.register, groups, kernel)
     if not health.left:

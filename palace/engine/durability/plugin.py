@@ -4,6 +4,7 @@ Nothing of it is imported before a call has to ask it, and nothing at all where 
 """
 
 import logging
+import threading
 from typing import TYPE_CHECKING
 
 import attrs
@@ -41,6 +42,56 @@ def plugin_settings(config: Config) -> PluginSettings | None:
         kinds=frozenset(config.memory_plugin_kinds),
         counts=config.memory_cutover,
     )
+
+
+def problem_of(config: Config) -> str:
+    """Say what keeps the settings from counting, "" for nothing."""
+    if config.memory_cutover and not config.memory_plugin:
+        return "memory_cutover is on, and memory_plugin names no server: all memories are kept here"
+    return ""
+
+
+def announce(config: Config) -> None:
+    """Say in the log what is only half configured; a server that counts is asked if it answers.
+
+    That takes place in a thread, and nothing waits for it: no broker is kept from serving.
+    """
+    problem, settings = problem_of(config), plugin_settings(config)
+    if problem:
+        logger.warning("half configured: %s", problem)
+    if settings is not None:
+        thread = threading.Thread(target=_probe, args=[settings], name="palace-probe", daemon=True)
+        thread.start()
+
+
+def _probe(settings: PluginSettings) -> None:
+    from palace.protocol.errors import PalaceError
+
+    elsewhere = open_elsewhere(settings)
+    try:
+        elsewhere.client.health()
+    except PalaceError as error:
+        if settings.counts:
+            logger.warning("half configured: memory_cutover is on. %s", error.message)
+        else:
+            logger.info("%s", error.message)
+    finally:
+        elsewhere.client.wire.close()
+
+
+def told_of(
+    config_problem: str, settings: PluginSettings | None, elsewhere: "Elsewhere | None"
+) -> dict[str, object] | None:
+    """Return what `palace status` shows of the server; None where none is named."""
+    if settings is None:
+        return {"problem": config_problem} if config_problem else None
+    return {
+        "problem": config_problem,
+        "address": settings.address,
+        "kinds": sorted(settings.kinds),
+        "counts": settings.counts,
+        "wait_s": round(elsewhere.client.wait_s, 1) if elsewhere is not None else 0.0,
+    }
 
 
 def open_elsewhere(settings: PluginSettings, *, open_s: float = OPEN_S) -> "Elsewhere":

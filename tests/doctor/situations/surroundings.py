@@ -114,6 +114,14 @@ def settings_trusted(place: Place) -> None:
     trust_settings(place.paths, ShimEnvironment(place.environ), yes=True)
 
 
+def cut_over_to_nobody(place: Place) -> None:
+    change_settings(place.paths, ShimEnvironment(place.environ), {"memory_cutover": True}, KERNEL)
+
+
+def not_cut_over(place: Place) -> None:
+    change_settings(place.paths, ShimEnvironment(place.environ), {"memory_cutover": False}, KERNEL)
+
+
 def no_settings(place: Place) -> None:
     (place.palace / "palace.toml").unlink()
 
@@ -270,6 +278,14 @@ SITUATIONS = {
         text="can't be reached: Connection refused. Until it can, nothing can be filed",
         remedy="Start that server, or correct its address (embedding_api_url in ",
         heal=_embedder_there,
+    ),
+    "memories shall be at a server that nobody has named": Situation(
+        arrange=cut_over_to_nobody,
+        code="half_configured",
+        level=WARNING,
+        text="memory_plugin names no server: all memories are kept in this palace",
+        remedy="palace config set memory_cutover=false",
+        heal=not_cut_over,
     ),
     "the store can't be written": Situation(
         arrange=_closed_store,

@@ -28,7 +28,7 @@ from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.journalled import JournalledEngine
 from palace.engine.durability.owner_tools import OwnerTools
-from palace.engine.durability.plugin import plugin_settings
+from palace.engine.durability.plugin import announce, plugin_settings, problem_of
 from palace.engine.durability.recovery import Recovery
 from palace.engine.embedding.supply import ModelState
 from palace.engine.stores.files import Files
@@ -340,7 +340,7 @@ class MempalaceEngine(JournalledEngine):
         self._kernel = kernel
         self._stamp = stamp
         self._dual = config.journal == "dual"
-        self._plugin = plugin_settings(config)
+        self._config = config
         self._progress = 0
         self._here = threading.local()
         light = self.store_class(paths.root, kernel, stamp.epoch)
@@ -368,7 +368,9 @@ class MempalaceEngine(JournalledEngine):
             stores.register.epoch = self._stamp.epoch
             memory.owner = OwnerTools(stores.register, groups, self._kernel)
             memory.open_store = lambda: LightMemories(stores.light, groups)
-            memory.plugin = self._plugin
+            memory.plugin = plugin_settings(self._config)
+            memory.plugin_problem = problem_of(self._config)
+            announce(self._config)
         self.remember(memory)
         memory.recover(one_go=0)
         memory.go_on_adopting()
