@@ -27,7 +27,7 @@ DECODERS = {
     "engine/embedding/minilm.py": 1,  # the model's header; its file is known by its SHA-256
     "engine/durability/refusals.py": 1,  # a reply that this process has just encoded
     "kernel/logline.py": 1,  # a value of a log of our own; it expects what that raises
-    "engine/hosting/mempalace.py": 1,  # a reply of the engine in this process
+    "engine/hosting/replies.py": 1,  # a reply of the engine in this process
 }
 # Who may call int(), and on what that can't be thousands of digits.
 INTEGERS = {

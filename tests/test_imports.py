@@ -77,7 +77,7 @@ ONLY_IN = {
         *("engine/hosting/index_persistence.py", "engine/hosting/query_prefetch.py"),
         "engine/hosting/lookup_cache.py",
     },
-    "h11": {"transport/http.py"},
+    "h11": {"transport/http.py", "transport/fetch.py"},
     "hypercorn": {"transport/http.py"},
     "tomlkit": {"commands/config.py"},
     "yaml": {"mcp_hosts/yamltext.py"},  # where it is installed, for hosts that keep YAML

@@ -7,6 +7,7 @@ from palace.broker.heartbeat import Heartbeat
 from palace.broker.lanes import Lanes
 from palace.broker.leaving import Leaving
 from palace.broker.memory import ClientMemory
+from palace.broker.mesh.part import MeshPart
 from palace.broker.open_connections import RESERVE, OpenConnections
 from palace.broker.progress import ProgressNotes
 from palace.broker.reading import Reading
@@ -74,6 +75,9 @@ def assemble(
         lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s),
         connections=connections_max(config, kernel.descriptor_limit()),
         heartbeat=Heartbeat(heartbeat_file(ownership.paths.root, environ) if stays else ""),
+        mesh=MeshPart.of(
+            ownership.paths.root, ownership.palace_id, kernel, environ, wanted=config.mesh
+        ),
     )
 
 
@@ -95,6 +99,7 @@ def connect_parts(
     lifecycle: Lifecycle,
     connections: int,
     heartbeat: Heartbeat | None = None,
+    mesh: MeshPart | None = None,
 ) -> BrokerState:
     """Return the parts of a broker that work with `services`, each given those it needs."""
     config = services.config
@@ -137,6 +142,7 @@ def connect_parts(
         connections=OpenConnections.of(connections),
         memory=ClientMemory(sessions=sessions, telemetry=telemetry),
         heartbeat=heartbeat or Heartbeat(),
+        mesh=mesh or MeshPart(),
     )
 
 

@@ -26,6 +26,7 @@ from palace.broker.connections import adopt, serve_socket
 from palace.broker.displacement import Displacement
 from palace.broker.endpoint import Endpoint
 from palace.broker.http.listener import HttpListener
+from palace.broker.mesh.rounds import MeshRounds
 from palace.broker.principals import catalogue_for
 from palace.broker.reading import Reading
 from palace.broker.state import BrokerState
@@ -109,6 +110,7 @@ class Broker:
                     accepting.start_soon(self._watch_upgrade)
                     accepting.start_soon(self._adopt_now_and_then)
                     accepting.start_soon(Sweeping(self.state).serve)
+                    accepting.start_soon(MeshRounds(self.state, sessions).serve)
                     watching.start_soon(self._watchdog().serve)
                     watching.start_soon(scheduler.serve_batches)
                     watching.start_soon(scheduler.progress.serve)

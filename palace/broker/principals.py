@@ -30,7 +30,7 @@ def bound_principal(services: Services, session: LiveSession | None) -> Principa
     """
     if session is not None and session.principal is not None:
         return _still(services, session, session.principal)
-    if session is not None and session.hello.is_command:
+    if session is not None and (session.hello.is_command or session.hello.is_mesh):
         return OWNER
     tree = services.engine.workspaces()
     if tree is None:

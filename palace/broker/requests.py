@@ -109,9 +109,10 @@ async def _take_line(state: BrokerState, session: LiveSession, request: Request)
     if arrival.fate is Fate.REPEAT:
         session.repeat(arrival.ordinal, arrival.payload)
     elif arrival.fate is Fate.HANDLE:
-        state.telemetry.counters.requests += 1
         session.active_s = trio.current_time()
-        state.lifecycle.active(session.active_s)
+        if not session.is_own:  # which nobody has asked for: it keeps no broker alive
+            state.telemetry.counters.requests += 1
+            state.lifecycle.active(session.active_s)
         await _handle(state, session, arrival, request)
 
 
@@ -190,6 +191,7 @@ async def _handle_call(
         deadline_s=now_s + config.queue_wait_s,
         maybe_ran=arrival.maybe_ran,
         group=call.group if config.batch_max > 1 and not arrival.maybe_ran else "",
+        own=session.is_own,
     )
     try:
         _check_right(session, call)
@@ -220,7 +222,12 @@ async def _handle_call(
 def _check_right(session: LiveSession, call: ToolCall) -> None:
     """Raise Forbidden for a tool that this client may not use."""
     hello = session.hello
-    if is_out_of_place(call, from_command=hello.is_command, from_contract=hello.is_contract):
+    if is_out_of_place(
+        call,
+        from_command=hello.is_command,
+        from_contract=hello.is_contract,
+        from_mesh=hello.is_mesh,
+    ):
         raise Forbidden(
             f"{call.name[:80]} is not for this client: palace's own commands ask for what is the "
             "owner's (palace workspace), and for nothing else. Nothing was done."

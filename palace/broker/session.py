@@ -44,6 +44,7 @@ class LiveSession:
     active_s: float = 0.0
     requests: int = 0
     called: bool = False  # a tool, once
+    is_own: bool = False  # the broker's own work: no client has asked for it
 
     def __attrs_post_init__(self) -> None:
         self.hello = Hello(session=self.id)

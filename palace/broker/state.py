@@ -5,6 +5,7 @@ import attrs
 from palace.broker.heartbeat import Heartbeat
 from palace.broker.leaving import Leaving
 from palace.broker.memory import ClientMemory
+from palace.broker.mesh.part import MeshPart
 from palace.broker.open_connections import OpenConnections
 from palace.broker.scheduling import Scheduler
 from palace.broker.services import Services
@@ -30,6 +31,7 @@ class BrokerState:
     connections: OpenConnections
     memory: ClientMemory
     heartbeat: Heartbeat = attrs.field(factory=Heartbeat)
+    mesh: MeshPart = attrs.field(factory=MeshPart)
 
     @property
     def budgets(self) -> list[Budget]:

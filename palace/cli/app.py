@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command] = {
     "own": places.own,
     "expose": places.expose,
     "config": settings.config,
+    "mesh": places.mesh,
     "rebuild": journal.rebuild,
     "purge": journal.purge,
     "backup": journal.backup,

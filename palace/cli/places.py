@@ -100,3 +100,17 @@ def expose(
     else:
         say(show_exposure(paths, environment))
     return 0
+
+
+def mesh(
+    palace: PalaceOption = "",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Agree to the addresses that peers.json names now.")
+    ] = False,
+) -> int:
+    """Show the peers of mempalace's mesh, and where the token is that they are given."""
+    from palace.commands.mesh import mesh_text, trust_peers
+
+    paths, environment = find(palace)
+    say(trust_peers(paths, environment) if trust else mesh_text(paths, environment))
+    return 0

@@ -27,6 +27,7 @@ def status_text(status: dict[str, Any]) -> str:
         ("graph", status["graph"]),
         ("log", status["log"]),
         *_workspaces(status),
+        *_mesh(status),
         *_deaths(status),
     ]
     if status["degraded"]:
@@ -79,6 +80,25 @@ def _plugin(plugin: dict[str, Any]) -> str:
     away = f"; it doesn't answer, and is asked again in {span(plugin['wait_s'])}"
     holds = f"{plugin['address']}, holds {', '.join(plugin['kinds'])} namespaces"
     return holds + (away if plugin["wait_s"] else "")
+
+
+def _mesh(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield how each peer is, where there is any; an older broker doesn't tell."""
+    told = status.get("mesh") or {"problem": "", "peers": ()}
+    if told["problem"]:
+        yield "mesh", f"stands still: {told['problem']}"
+    for peer in told["peers"]:
+        yield "mesh", f"{peer['name']}: {_peer(peer)}"
+
+
+def _peer(peer: dict[str, Any]) -> str:
+    if not peer["agreed"]:
+        return f"{peer['url']} is not agreed to, so it is not pulled from: palace mesh"
+    when = peer["converged_s"]
+    since = "not since this broker began" if when is None else f"{span(when)} ago"
+    text = f"the same events {since}, {peer['events']} taken over"
+    text += "; it has events of this palace that this palace lacks" if peer["forked"] else ""
+    return text + (f"; {peer['error']}" if peer["error"] else "")
 
 
 def _owner(status: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from palace.doctor.home import check_home
 from palace.doctor.hosts import check_hosts
 from palace.doctor.journal import check_journal
 from palace.doctor.locks import check_locks
+from palace.doctor.mesh import check_mesh
 from palace.doctor.place import check_place
 from palace.doctor.plugin import check_plugin
 from palace.doctor.provider import check_provider
@@ -52,6 +53,7 @@ CHECKS: tuple[Check, ...] = (
     check_stock_tools,
     check_journal,
     check_workspaces,
+    check_mesh,
     check_provider,
     check_plugin,
     check_stores,

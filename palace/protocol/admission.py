@@ -49,6 +49,7 @@ class Job:
 
     `maybe_ran`: an earlier owner may have begun it.  `cancelled`: its client no longer wants the
     reply.  `group`: what it must not share with others of its batch, "" if it runs alone.
+    `own`: the broker's own work, for which no client waits.
     """
 
     session: str
@@ -61,6 +62,7 @@ class Job:
     maybe_ran: bool = False
     cancelled: bool = False
     group: str = ""
+    own: bool = False
     # What follows from the above; admission asks for it a dozen times for each call.
     key: tuple[str, int] = attrs.field(init=False)
     tool: Tool = attrs.field(init=False)
@@ -146,9 +148,10 @@ class Admission:
 
     @property
     def busy(self) -> bool:
-        """Tell whether anything is asked for; an abandoned long-poll is not."""
+        """Tell whether anything is asked for; an abandoned long-poll is not, nor our own work."""
         return bool(self.waiting) or any(
-            not (job.cancelled and job.tool.lane is Lane.POLL) for job in self._running.values()
+            not (job.own or (job.cancelled and job.tool.lane is Lane.POLL))
+            for job in self._running.values()
         )
 
     def offer(self, job: Job) -> Offer:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import attrs
 
 from palace.protocol.request import ToolCall
-from palace.protocol.tools import CONTRACT_TOOLS, OWNER_TOOLS, Kind
+from palace.protocol.tools import CONTRACT_TOOLS, MESH_TOOLS, OWNER_TOOLS, Kind
 
 
 class Right(enum.Enum):
@@ -110,14 +110,19 @@ def right_of(call: ToolCall) -> Right:
     return Right.READ if call.tool.kind is Kind.QUERY else Right.WRITE
 
 
-def is_out_of_place(call: ToolCall, *, from_command: bool, from_contract: bool = False) -> bool:
+def is_out_of_place(
+    call: ToolCall, *, from_command: bool, from_contract: bool = False, from_mesh: bool = False
+) -> bool:
     """Tell whether a call comes the wrong way: the owner's tools are for palace's own commands.
 
-    So are those of the memory contract for what serves that, which calls no others.
+    So are those of the memory contract, and of the mesh, for what serves that, which calls no
+    others.
 
     So an agent that was talked into calling one finds none, though it is of the owner's uid; and a
     command's session, which acts for the owner wherever it was started, is good for nothing else.
     """
+    if from_mesh or call.name in MESH_TOOLS:
+        return (call.name in MESH_TOOLS) is not from_mesh
     if from_contract or call.name in CONTRACT_TOOLS:
         return (call.name in CONTRACT_TOOLS) is not from_contract
     return (call.name in OWNER_TOOLS) is not from_command

@@ -64,7 +64,7 @@ class Hello:
     `epoch` is that of the session's last owner, 0 if unknown.  `is_command`: it is no MCP client's,
     but one of palace's commands, which asks for its user.  `workspace` is whom it acted as at an
     earlier owner, None where it doesn't say.  `is_contract`: it is no shim's at all, but a request
-    of the memory contract's.
+    of the memory contract's; `is_mesh`: one of a peer's, or of the broker's own pulling.
     """
 
     session: str
@@ -82,6 +82,7 @@ class Hello:
     is_command: bool = False
     workspace: str | None = None
     is_contract: bool = False
+    is_mesh: bool = False
 
     @classmethod
     def read(cls, fields: Mapping[str, str]) -> "Hello":

@@ -199,6 +199,25 @@ CONTRACT_TOOLS: dict[str, Tool] = {
     "palace_v1_search": _SEARCH,
     "palace_v1_forget": _MUTATION,
 }
+# What stock's mesh takes (palace/engine/hosting/mesh.py), for what serves peers and pulls from
+# them: no list names them, and no MCP client may call them.  What peers are shown is read in the
+# writer's lane, where no change is half done: an event of ours that was taken back after a peer has
+# it would leave its number to another one, which that peer then refuses for ever.
+_SHOWN_TO_PEERS = Tool(Kind.QUERY, Lane.WRITER)
+MESH_TOOLS: dict[str, Tool] = {
+    "palace_mesh_vector": _SHOWN_TO_PEERS,
+    "palace_mesh_ops": _SHOWN_TO_PEERS,
+    "palace_mesh_artifact": _SHOWN_TO_PEERS,
+    "palace_mesh_tail": _SHOWN_TO_PEERS,
+    "palace_mesh_latest": _QUERY,
+    "palace_mesh_lacking": _QUERY,
+    "palace_mesh_profile": _QUERY,
+    "palace_mesh_peers": _QUERY,
+    "palace_mesh_note": _QUERY,
+    "palace_mesh_fold": _MUTATION,
+}
+# Of those, the ones whose answer leaves only once all that it can tell of is durable.
+SHOWN_TO_PEERS = frozenset(name for name, tool in MESH_TOOLS.items() if tool is _SHOWN_TO_PEERS)
 # Stock's tools whose replies show what drawers hold, memories of namespaces among them.
 SHOW_DRAWERS = frozenset(
     f"mempalace_{name}"
@@ -216,7 +235,7 @@ FILE_TEXTS = frozenset(
         "create_tunnel",
     )
 )
-_KNOWN = TOOLS | OWN_TOOLS | OWNER_TOOLS | CONTRACT_TOOLS
+_KNOWN = TOOLS | OWN_TOOLS | OWNER_TOOLS | CONTRACT_TOOLS | MESH_TOOLS
 
 
 def classify_call(name: str, arguments: Mapping[str, Any]) -> Tool:

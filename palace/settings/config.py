@@ -277,6 +277,14 @@ class Config(MemorySettings):
             counts=USER,
         ),
     )
+    mesh: str = attrs.field(
+        default="auto",
+        metadata=about(
+            "Whether stock's mesh is served and peers.json followed; `on`: to any address in it.",
+            counts=USER,
+            choices=("auto", "on", "off"),
+        ),
+    )
     mcp_extras: bool = attrs.field(
         default=False,
         metadata=about("Whether MCP clients have resources and prompts, too.", counts=PALACE),
@@ -421,8 +429,7 @@ def adopt(found: paths.Paths, loaded: Loaded, environ: Mapping[str, str], kernel
     not to serve: what palace.toml records is compared at each start, then.
     """
     config = loaded.config
-    graph = config.graph.removeprefix(found.root + "/")
-    fixed: dict[str, Any] = {"graph": graph, "config_dir": config.config_dir}
+    fixed = {"graph": _as_lent("graph", config, found), "config_dir": config.config_dir}
     if _can_be_fixed(found, config, kernel):
         fixed["environment"] = config.environment
     if not loaded.user.other_id:  # else whose they are is for the user to say

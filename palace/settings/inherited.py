@@ -42,7 +42,7 @@ INHERITED: "dict[str, tuple[str, ...]]" = {
     "from which package index the model is fetched": ("PIP_*",),
     "secrets, which must not be copied into a file": (
         *("MEMPALACE_EMBEDDING_API_KEY", "MEMPALACE_QDRANT_API_KEY", "MEMPALACE_PGVECTOR_DSN"),
-        *("MEMPALACE_MILVUS_TOKEN", "HF_TOKEN"),
+        *("MEMPALACE_MILVUS_TOKEN", "HF_TOKEN", "MEMPALACE_MCP_HTTP_TOKEN"),
     ),
     "without it some interpreters don't start": (
         *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "NIX_LD", "NIX_LD_LIBRARY_PATH"),
@@ -78,6 +78,10 @@ FIXED: "dict[str, tuple[str, ...]]" = {
     ),
     "in which order memories are found": (
         *("MEMPALACE_HYBRID_VECTOR_WEIGHT", "MEMPALACE_HYBRID_BM25_WEIGHT"),
+    ),
+    "how the mesh is run": (
+        *("MEMPALACE_SYNC_INTERVAL", "MEMPALACE_SYNC_HTTP_TIMEOUT", "MEMPALACE_TRANSPORT"),
+        *("MEMPALACE_MCP_EXTRA_ALLOWED_HOSTS", "MEMPALACE_SSE_MAX_CLIENTS"),
     ),
     "how the store is kept": ("MEMPALACE_MAX_BACKUPS", "MEMPALACE_STARTUP_INTEGRITY_MAX_MB"),
 }

@@ -60,6 +60,7 @@ OF_OTHERS = {
     "memory_plugin_certificate": "/c",
     "memory_plugin_kinds": ("workspace",),
     "memory_cutover": True,
+    "mesh": "on",
     "adjustments_off": ("pin_once",),
 }
 

@@ -14,6 +14,7 @@ made to lead here, by Origin, and by the token, which only the palace's user can
 import hmac
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import attrs
@@ -22,6 +23,7 @@ import trio
 from palace.broker.http import contract, modern
 from palace.broker.http.contract import Contract
 from palace.broker.http.exchange import EVENTS, JSON, TEXT, Exchange, Gone, Refused
+from palace.broker.http.mesh import MeshPages, is_mesh_path
 from palace.broker.http.sessions import HttpSession, HttpSessions
 from palace.broker.http.tasks import HttpTasks
 from palace.broker.http.waiting import answered
@@ -61,8 +63,10 @@ class HttpApp:
     answers: Counter[int]
     tasks: HttpTasks = attrs.field(init=False)
     contract: Contract = attrs.field(init=False)
+    mesh: MeshPages = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.mesh = MeshPages(state=self.state, sessions=self.sessions, port=self.port)
         self.tasks = HttpTasks(state=self.state)
         self.contract = Contract(state=self.state, sessions=self.sessions)
 
@@ -106,6 +110,10 @@ class HttpApp:
         if exchange.path.startswith(contract.PREFIX) and contract.is_served(self.state):
             await self.contract.serve(exchange, self._check_contract)
             return
+        if is_mesh_path(exchange.path) and self.state.mesh.is_served:
+            self._check_peer(exchange)
+            await self.mesh.serve(exchange)
+            return
         self._check_origin(exchange)
         if exchange.path == "/healthz":
             _check_method(exchange, "GET")
@@ -134,13 +142,31 @@ class HttpApp:
         """Tell whether an Authorization header shows this token, or one of a workspace's."""
         if self.is_token(shown):
             return True
+        if self.state.mesh.is_served and self.state.mesh.is_token(shown):
+            return True
         tree = self.state.services.engine.workspaces()
         digest = _shown_digest(shown)
         return tree is not None and (digest in tree.tokens or digest in tree.plugins)
 
-    def _check_origin(self, exchange: Exchange) -> None:
-        """Refuse web pages: a name that was made to lead here is no loopback address."""
-        names = {name for host in HOSTS for name in (host, f"{host}:{self.port}")}
+    def _check_peer(self, exchange: Exchange) -> None:
+        """Let in a peer, which a proxy may speak for, or the palace's owner; raises Refused."""
+        part = self.state.mesh
+        self._check_origin(exchange, part.hosts())
+        shown = exchange.header("authorization").encode("latin-1")
+        if not (part.is_token(shown) or self.is_token(shown)):
+            if self.is_known(shown):  # a workspace's, or a program's of the memory contract
+                raise Refused(403, "This token is for memories: peers show the mesh's own.")
+            text = "Show the token that peers are given (Authorization: Bearer ...): palace mesh"
+            raise Refused(401, text, www_authenticate="Bearer")
+        exchange.connection.admit()
+
+    def _check_origin(self, exchange: Exchange, more: Iterable[str] = ()) -> None:
+        """Refuse web pages: a name that was made to lead here is no loopback address.
+
+        `more` are names under which a proxy is asked.
+        """
+        hosts = (*HOSTS, *more)
+        names = {name for host in hosts for name in (host, f"{host}:{self.port}")}
         if exchange.header("host").lower() not in names:
             raise Refused(403, f"This Host is not served: ask for 127.0.0.1:{self.port}.")
         origin = exchange.header("origin")

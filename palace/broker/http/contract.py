@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from palace.broker.http.exchange import JSON, Exchange, Gone, Refused
-from palace.broker.http.sessions import HttpSession, HttpSessions
+from palace.broker.http.sessions import HttpSession, HttpSessions, Use
 from palace.broker.http.waiting import answered
 from palace.broker.state import BrokerState
 from palace.protocol.decoding import decode_json, decode_json_exact
@@ -152,10 +152,8 @@ class Contract:
         try:
             session = self.sessions.open(
                 client=exchange.header("user-agent")[:100],
-                read_only=False,
-                lasting=False,
                 token=exchange.token,
-                is_contract=True,
+                use=Use.CONTRACT,
             )
             pending = self.sessions.post(session, call)
         except PalaceError as problem:  # full, or leaving

@@ -42,6 +42,7 @@ class Exchange:
         self.path = str(scope["path"])
         # A server need not say it; then a slash that is written as %2F is one.
         self.raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        self.query: bytes = scope["query_string"]
         self.connection: HttpConnection = scope["state"]["connection"]
         self.headers: dict[str, str] = {
             name.decode("latin-1").lower(): value.decode("latin-1")
@@ -121,6 +122,10 @@ class Exchange:
     async def event(self, payload: bytes) -> None:
         """Send one message; more follow."""
         await self._send_more(_event(payload), more=True)
+
+    async def frame(self, frame: bytes) -> None:
+        """Send an event as it stands; more follow."""
+        await self._send_more(frame, more=True)
 
     async def last_event(self, payload: bytes) -> None:
         """Send one message and end the stream; none where `payload` is empty."""

@@ -132,6 +132,9 @@ class HttpListener:
         await trio.to_thread.run_sync(_import)
         ready = self.engine_ready.is_set()
         fingerprint = await self._fingerprint() if ready else ""
+        if self.state.mesh.is_served:  # before our token takes the place of stock's
+            stocks = self.state.services.kernel.read_hint(self.info.token_path, 4096) or b""
+            self.state.mesh.begin_serving(stocks.decode(errors="replace").strip())
         token = await trio.to_thread.run_sync(self.info.token)
         self._listen(sessions, token)
         assert self._listener is not None
@@ -164,8 +167,7 @@ class HttpListener:
         from palace.transport.http import Server
 
         if self._listener is None:
-            wanted = self.state.services.config.http
-            self._listener = _bound(0 if wanted is True else int(wanted))
+            self._listener = self._bind()
         port: int = self._listener.getsockname()[1]
         self.counters.url = f"http://{ADDRESS}:{port}/mcp"
         http_sessions = HttpSessions(state=self.state, counters=self.counters, nursery=sessions)
@@ -184,6 +186,24 @@ class HttpListener:
             counters=self.counters,
             take=partial(self._take, self._unix_server, sessions),
         )
+
+    def _bind(self) -> socket.socket:
+        """Return a listening socket, where peers look for this palace if it has any.
+
+        Raises OSError where the port that is set is taken.
+        """
+        wanted, mesh = self.state.services.config.http, self.state.mesh
+        if wanted is not True:
+            return _bound(int(wanted))
+        for port in mesh.ports():
+            try:
+                listener = _bound(port)
+            except OSError as error:
+                logger.warning("peers look for this palace at port %d: %s", port, error)
+                continue
+            mesh.note_port(port)
+            return listener
+        return _bound(0)
 
     def _take(self, server: "Server", sessions: trio.Nursery, sock: socket.socket) -> None:
         """Serve a connection: one without the token may have to make room, none with it does.

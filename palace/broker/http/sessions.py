@@ -6,6 +6,7 @@ after a broker's end: its outcomes are forgotten as soon as they are told, and t
 nothing of it.
 """
 
+import enum
 import logging
 
 import attrs
@@ -29,6 +30,15 @@ from palace.transport.pending import LEAVING, PendingRequest, PendingRequests
 QUIET_S = 3600.0  # a client that comes later is told to initialize again
 
 logger = logging.getLogger("palace.http")
+
+
+class Use(enum.Enum):
+    """What a session is for: `PEER` is a request of the mesh's, `PULL` the broker's own part."""
+
+    ANY = "any"
+    CONTRACT = "contract"
+    PEER = "peer"
+    PULL = "pull"
 
 
 def name_of(ident: str) -> str:
@@ -69,12 +79,18 @@ class HttpSessions:
         return found if found is not None and found.session.hello.token == token else None
 
     def open(
-        self, *, client: str, read_only: bool, lasting: bool, token: str, is_contract: bool = False
+        self,
+        *,
+        client: str,
+        token: str,
+        read_only: bool = False,
+        lasting: bool = False,
+        use: Use = Use.ANY,
     ) -> HttpSession:
         """Open a session; raises Draining or Busy.
 
         `token` is the digest of a workspace's token, "" for a client that has shown the palace's.
-        `is_contract`: it is for one operation of the memory contract's, and for nothing else.
+        `use` is what it is for, and nothing else.
         """
         state = self.state
         now_s = trio.current_time()
@@ -87,6 +103,7 @@ class HttpSessions:
         proof = state.services.kernel.token()
         name = name_of(ident)
         session = LiveSession(id=name, pid=0, since_s=now_s, party=HTTP, proof=proof)
+        session.is_own = use is Use.PULL
         session.peer = BY_TOKEN if token else OVER_HTTP
         if token:  # it may be anywhere, and names no file of the broker's machine
             session.where = Whereabouts(
@@ -100,7 +117,8 @@ class HttpSessions:
             client=client,
             read_only=read_only,
             token=token,
-            is_contract=is_contract,
+            is_contract=use is Use.CONTRACT,
+            is_mesh=use in (Use.PEER, Use.PULL),
         )
         session.connect(requests, hello)
         if lasting:

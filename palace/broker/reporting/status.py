@@ -46,6 +46,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
         "idle_exit_s": config.idle_s,
         "endpoint": services.endpoint.path if services.endpoint else "",
         "http": _http(telemetry.http),
+        "mesh": state.mesh.report(),
         "listen": config.listen,
         "bridge": config.bridge,
         "log": ownership.paths.log,

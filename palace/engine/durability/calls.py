@@ -55,7 +55,7 @@ from palace.protocol.errors import (
 from palace.protocol.policy import DEFAULT, Policy
 from palace.protocol.principals import OWNER, is_confined
 from palace.protocol.resend import Trace, Verdict, judge
-from palace.protocol.tools import SHOW_DRAWERS, Kind
+from palace.protocol.tools import SHOW_DRAWERS, SHOWN_TO_PEERS, Kind
 from palace.settings.config import DUAL, NEVER
 
 if TYPE_CHECKING:
@@ -157,6 +157,8 @@ class DurableCalls:
             reply, doubt = dispatch(), self.examiner.doubt if self.examiner is not None else ""
             if doubt and call.request.name in SHOW_DRAWERS:
                 reply = attrs.evolve(reply, payload=refusals.with_note(reply.payload, doubt))
+            if call.request.name in SHOWN_TO_PEERS:  # a power cut takes back nothing that left
+                reply = attrs.evolve(reply, seq=self.journal.seq)
             return reply
         verdict = self._verdict(call)
         if verdict is Verdict.REPEAT:

@@ -5,7 +5,6 @@ needs is done by named adjustments (palace/engine/hosting/adjustments.py).
 """
 
 import importlib
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -41,6 +40,8 @@ from palace.engine.hosting.degraded import (
 )
 from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
+from palace.engine.hosting.mesh import answer_mesh
+from palace.engine.hosting.replies import error_code, succeeded
 from palace.engine.hosting.succession import Succession, ask_successor
 from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.patches import Patches
@@ -64,7 +65,7 @@ from palace.protocol.errors import (
 )
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.resend import Verdict
-from palace.protocol.tools import Kind, Lane
+from palace.protocol.tools import MESH_TOOLS, Kind, Lane
 from palace.settings.config import Config
 from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.environment import forbids_downloads
@@ -170,7 +171,7 @@ class MempalaceEngine(JournalledEngine):
             Patches().apply(index_patches(server, left))
         server._startup_preflight()  # noqa: SLF001
         self._server = server
-        self._lock_free = frozenset(server._HTTP_LOCK_FREE_TOOLS)  # noqa: SLF001
+        self._lock_free = frozenset(server._HTTP_LOCK_FREE_TOOLS) | frozenset(MESH_TOOLS)  # noqa: SLF001
         if self._is_whole(server) and self._memory is not None:
             self._memory.recover()
         self._warm(server)
@@ -283,18 +284,20 @@ class MempalaceEngine(JournalledEngine):
             self._state.end_call()
         if reply is None:
             return Reply(payload=None)
-        if problem is not None and not (call.tool.kind is Kind.MUTATION and _succeeded(reply)):
+        if problem is not None and not (call.tool.kind is Kind.MUTATION and succeeded(reply)):
             # Stock's own words lack the remedy, and it may answer a search without its vectors.
             failure = jsonrpc.failure(jsonrpc.request_id(call.message), problem)
             return Reply(payload=jsonrpc.encode(failure))
         left = self._health.left_of(CHROMA)
-        if left is not None and _error_code(reply) == _DAMAGED_CODE:
+        if left is not None and error_code(reply) == _DAMAGED_CODE:
             reply["error"]["message"] += f". {words(left)}"
-        return Reply(payload=jsonrpc.encode(reply), outdated=_error_code(reply) == _OUTDATED_CODE)
+        return Reply(payload=jsonrpc.encode(reply), outdated=error_code(reply) == _OUTDATED_CODE)
 
     def _handle(self, call: Call) -> JsonObject | None:
         assert self._server is not None
         state = self._state
+        if call.request.name in MESH_TOOLS:
+            return answer_mesh(self._server, call.request)
         own = self.answer_own(call)
         if own is not None:
             return own
@@ -469,19 +472,6 @@ class MempalaceEngine(JournalledEngine):
             tools=tuple(entries),
             read_only_refused=frozenset(server._READ_ONLY_REFUSED_TOOLS),  # noqa: SLF001
         )
-
-
-def _succeeded(reply: JsonObject) -> bool:
-    """Tell whether a tool said that it has done what it was asked for."""
-    try:
-        return json.loads(reply["result"]["content"][0]["text"])["success"] is True
-    except (KeyError, IndexError, TypeError, ValueError):
-        return False
-
-
-def _error_code(reply: JsonObject) -> object:
-    error = reply.get("error")
-    return error.get("code") if isinstance(error, dict) else None
 
 
 def load_error(error: BaseException) -> EngineError:

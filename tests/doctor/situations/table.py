@@ -4,7 +4,15 @@ docs/reference/doctor.md is made from it, and tests/doctor/test_table.py holds i
 doctor's own source.
 """
 
-from tests.doctor.situations import control, damage, hosts, past, processes, surroundings
+from tests.doctor.situations import (
+    control,
+    damage,
+    hosts,
+    mesh,
+    past,
+    processes,
+    surroundings,
+)
 from tests.doctor.situations.place import Situation
 
 SITUATIONS: dict[str, Situation] = (
@@ -14,6 +22,7 @@ SITUATIONS: dict[str, Situation] = (
     | damage.SITUATIONS
     | hosts.SITUATIONS
     | processes.SITUATIONS
+    | mesh.SITUATIONS
 )
 TRIED_BY = "tests/doctor/test_situations.py"
 
@@ -22,6 +31,7 @@ TRIED_BY = "tests/doctor/test_situations.py"
 _BESIDE = (
     "tests/process/test_doctor_beside_a_broker.py::test_it_is_a_warning_that_the_next_broker_ends"
 )
+_MESH = "tests/process/test_mesh.py"
 _WHY = "tests/process/test_why_cant_i_write.py"
 ELSEWHERE: dict[str, tuple[str, str]] = {
     "settings_changed": ("palace.toml was changed under a running broker", _BESIDE),
@@ -30,6 +40,26 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "no_token": ("the token file can't be written again", _BESIDE),
     "errors": ("the broker has met an error", _BESIDE),
     "renewed": ("a control file was removed under the broker", _BESIDE),
+    "mesh_pauses": (
+        "a palace has peers, and no broker runs",
+        f"{_MESH}::test_pulling_keeps_no_broker_that_nobody_uses",
+    ),
+    "mesh_stands_still": (
+        "nothing can be pulled from any peer",
+        f"{_MESH}::test_a_mesh_that_stands_still_is_an_error",
+    ),
+    "mesh_behind": (
+        "a peer doesn't answer, or what it has can't be taken over",
+        f"{_MESH}::test_peers_that_are_down_slow_or_hostile_keep_nobody_else_waiting",
+    ),
+    "mesh_not_agreed": (
+        "peers.json names an address that its user has not agreed to",
+        f"{_MESH}::test_an_address_that_somebody_adds_later_is_followed_once_it_was_agreed_to",
+    ),
+    "mesh_forked": (
+        "peers know events of this palace that it has lost",
+        f"{_MESH}::test_a_palace_that_was_put_back_is_told_that_its_peers_know_more_of_it",
+    ),
     "no_model": ("the embedding model is missing", f"{TRIED_BY}::test_the_model_is_missing"),
     "anothers_palace": (
         "the palace is another user's",

@@ -1,0 +1,1 @@
+"""Stock's mesh: pulling from peers, and what is known of them."""
