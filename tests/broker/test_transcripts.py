@@ -11,7 +11,8 @@ from typing import Any
 import trio
 
 from palace.kernel.kernel import Kernel
-from palace.protocol import jsonrpc, wire
+from palace.protocol import errors, jsonrpc, wire
+from palace.protocol.modern import in_modern_form
 from palace.protocol.weight import VALUES_MAX
 from palace.settings.paths import Paths
 from palace.shim import local_answers
@@ -87,6 +88,35 @@ ASKED: dict[str, Any] = {
     "modern: too many values": modern(TOO_MUCH),
     "modern: a path that is not there for others": modern(call("mine", "p", **OUTSIDE)),
 }
+TOPIC = {"name": "recall_topic", "arguments": {"topic": "otters"}}
+WING = {"type": "ref/resource", "uri": "mempalace://wing/{wing}"}
+COMPLETED = {"ref": WING, "argument": {"name": "wing", "value": "s"}}
+# With `mcp_extras`, in the form of both eras; the engine that answers here knows no drawer.
+EXTRAS: dict[str, dict[str, Any]] = {
+    "a handshake": request("initialize", 1, **INFO),
+    "a probe": request("server/discover", 1),
+    "the templates": request("resources/templates/list", 1),
+    "the resources": request("resources/list", 1),
+    "a cursor that is none": request("resources/list", 1, cursor="x"),
+    "a drawer that is not there": request("resources/read", 1, uri="mempalace://drawer/d1"),
+    "a wing that is not there": request("resources/read", 1, uri="mempalace://wing/sea"),
+    "a resource of something else": request("resources/read", 1, uri="file:///etc/passwd"),
+    "a resource that is not named": request("resources/read", 1),
+    "the prompts": request("prompts/list", 1),
+    "a prompt": request("prompts/get", 1, **TOPIC),
+    "a prompt without its argument": request("prompts/get", 1, name="recall_topic"),
+    "a prompt that is not there": request("prompts/get", 1, name="forget_all"),
+    "a completion": request("completion/complete", 1, **COMPLETED),
+    "a completion of nothing": request("completion/complete", 1, ref={}, argument={}),
+    "a completion without a reference": request("completion/complete", 1),
+    "a method that is not there": request("resources/subscribe", 1, uri="mempalace://wing/sea"),
+}
+OF_EXTRAS = {
+    f"{era}, extras: {name}": modern(message) if era == "modern" else message
+    for name, message in EXTRAS.items()
+    for era in (LEGACY, "modern")
+    if (era, name) not in ((LEGACY, "a probe"), ("modern", "a handshake"))
+}
 Doors = dict[str, Any]
 
 
@@ -110,6 +140,8 @@ def of_shim(asked: Any, root: Path) -> Any:
     if local_answers.needs_engine(message):
         return "asks a broker"
     line = local_answers.inline_line(message, Kernel(), Paths(str(root)), read_only=False)
+    if line is None:
+        return "asks a broker"
     return json.loads(line) if line else None
 
 
@@ -130,7 +162,8 @@ async def over_http(home: Path, name: str, asked: Any) -> Any:
             meta = asked["params"]["_meta"]
             said |= {"mcp_protocol_version": str(meta[VERSION]), "mcp_method": asked["method"]}
             params = asked["params"]
-            said |= {"mcp_name": params.get("name") or params.get("taskId", "")}
+            named = params.get("name") or params.get("taskId") or params.get("uri", "")
+            said |= {"mcp_name": named}
         if name.endswith("says otherwise"):
             said["mcp_method"] = "tools/call"
         answer = await caller.ask("POST", "/mcp", body=line_of(asked), **said)
@@ -140,13 +173,15 @@ async def over_http(home: Path, name: str, asked: Any) -> Any:
         await caller.aclose()
 
 
-async def ask_all(running: Running, home: Path, root: Path) -> dict[str, Doors]:
+async def ask_all(
+    running: Running, home: Path, root: Path, questions: dict[str, Any]
+) -> dict[str, Doors]:
     """Put every question at every door; those that say the same stand together."""
     neighbour = await running.session("neighbour")
     guest = set_out(running).shim
     await guest.welcome("guest")
     said: dict[str, Doors] = {}
-    for name, asked in ASKED.items():
+    for name, asked in questions.items():
         doors: Doors = {
             "shim alone": shown(of_shim(asked, root)),
             "unix": shown(await over_lines(neighbour, asked)),
@@ -167,33 +202,59 @@ async def ask_all(running: Running, home: Path, root: Path) -> dict[str, Doors]:
     return said
 
 
-async def transcripts(scratch: Path) -> dict[str, Doors]:
-    home, none = scratch / "home", scratch / "none"
-    home.mkdir()
-    listen = f"127.0.0.1:{free_port()}"
-    async with open_web(home, listen=listen) as running:
-        return await ask_all(running, home, none)
+def refusals() -> dict[str, Any]:
+    """Return what each error of palace's is to a client of each era."""
+    kinds: list[type[errors.PalaceError]] = [errors.PalaceError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    said = {}
+    for kind in sorted(kinds, key=lambda one: one.name):
+        if kind.__module__ == errors.__name__:
+            old = jsonrpc.failure(1, kind("What happened. What to do."))
+            new = jsonrpc.parse(in_modern_form(jsonrpc.encode(old), 1, None))
+            said[kind.name] = old if new == old else {LEGACY: old, "modern": new}
+    return said
+
+
+async def transcripts(scratch: Path) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for name, questions in (("plain", ASKED), ("extras", OF_EXTRAS)):
+        home, none = scratch / name / "home", scratch / name / "none"
+        home.mkdir(parents=True)
+        settings: dict[str, Any] = {"mcp_extras": True} if name == "extras" else {}
+        async with open_web(home, listen=f"127.0.0.1:{free_port()}", **settings) as running:
+            catalogue = running.state.services.catalogue
+            if settings and catalogue is not None:  # a shim alone finds what was served last
+                none.mkdir()
+                Path(Paths(str(none)).catalogue).write_bytes(catalogue.to_json())
+            said |= await ask_all(running, home, none, questions)
+    return said | {"refusals": refusals()}
 
 
 async def test_every_client_is_told_what_it_always_was(short_dir: Path) -> None:
     assert await transcripts(short_dir) == json.loads(GOLDEN.read_text())
 
 
+def codes_in(value: Any) -> set[int]:
+    if isinstance(value, list):
+        return set[int]().union(*map(codes_in, value))
+    if not isinstance(value, dict):
+        return set()
+    error = value.get("error")
+    own = {error["code"]} if isinstance(error, dict) else set()
+    return own.union(*map(codes_in, value.values()))
+
+
 def test_nothing_that_is_reserved_or_unknown_is_said() -> None:
     allowed = {-32700, -32600, -32601, -32602, -32020, -32021, -32022}
-    codes: set[int] = set()
+    golden = json.loads(GOLDEN.read_text())
+    missing = {-32002}  # a resource's, before the revision that reserves the range
+    old = codes_in({name: said for name, said in golden.items() if name.startswith(LEGACY)})
+    new = codes_in({name: said for name, said in golden.items() if not name.startswith(LEGACY)})
 
-    def look(value: Any) -> None:
-        if isinstance(value, dict):
-            error = value.get("error")
-            if isinstance(error, dict):
-                codes.add(error["code"])
-            for inner in value.values():
-                look(inner)
-
-    look(json.loads(GOLDEN.read_text()))
-    assert codes >= {-32022, -32602, -32020, -31043, -31064}
-    assert not {code for code in codes if -32768 <= code <= -32000} - allowed
+    assert old | new >= {-32022, -32602, -32020, -31043, -31064}
+    for codes, known in ((old, allowed | missing), (new, allowed)):
+        assert not {code for code in codes if -32768 <= code <= -32000} - known
 
 
 def main() -> None:
