@@ -21,7 +21,7 @@ from palace.broker.session import LiveSession
 from palace.broker.sessions import Sessions
 from palace.broker.telemetry.redaction import redacted
 from palace.broker.telemetry.telemetry import Telemetry
-from palace.engine.api import Call, Reply
+from palace.engine.api import Call, Reply, goes_on
 from palace.engine.batch import Batch
 from palace.protocol import extras, jsonrpc, modern
 from palace.protocol.admission import Admission, Job
@@ -180,6 +180,7 @@ class Scheduler:
             party=job.party,
             batch=batch,
             principal=bound_principal(self.services, session),
+            is_stopping=(lambda: job.stopping) if job.tool.lane is Lane.BULK else goes_on,
         )
 
     # Ending.
@@ -256,11 +257,12 @@ class Scheduler:
     def cancel(self, session: LiveSession, ordinal: int, *, unbegun: bool = False) -> None:
         """Drop a call that hasn't started, or the reply of one that has.
 
-        `unbegun`: a change that has started is left alone.
+        `unbegun`: a change that has started is only asked to end early, and says how it ended.
         """
         call = session.machine.calls.get(ordinal)
         is_change = call is not None and call.tool.kind is not Kind.QUERY
         if unbegun and is_change and self.admission.is_running(session.id, ordinal):
+            self.admission.stop(session.id, ordinal)
             return
         job = self.admission.cancel(session.id, ordinal)
         if job is not None and ordinal in session.machine.calls:

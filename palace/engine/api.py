@@ -18,6 +18,11 @@ from palace.protocol.tools import Tool
 DurableCallback = Callable[[PalaceError | None], None]
 
 
+def goes_on() -> bool:
+    """Tell that a call need not end before it is done."""
+    return False
+
+
 @attrs.define(kw_only=True)  # as Request: each call makes one
 class Call:
     """One `tools/call` of a session.
@@ -27,7 +32,8 @@ class Call:
     session's client calls itself, "" where it doesn't.  `party` is whose the session is, as far as
     shares of what all use are concerned.  `batch` is what `Engine.batch` made for it
     and the calls that run with it.  `principal` is whom the session acts as, None where that can't
-    be known now: the call is refused then.
+    be known now: the call is refused then.  `is_stopping` tells, in any thread, whether it is to
+    end before it is done, where it can do so without anything half done.
     """
 
     request: ToolCall
@@ -40,6 +46,7 @@ class Call:
     party: str = ""
     batch: Batch[Any] | None = None
     principal: Principal | None = OWNER
+    is_stopping: Callable[[], bool] = goes_on
 
     @property
     def key(self) -> str:

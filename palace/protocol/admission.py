@@ -48,7 +48,8 @@ class Job:
     """One admitted tool call.
 
     `maybe_ran`: an earlier owner may have begun it.  `cancelled`: its client no longer wants the
-    reply.  `group`: what it must not share with others of its batch, "" if it runs alone.
+    reply.  `stopping`: its client would have it end before it is done, where it can.
+    `group`: what it must not share with others of its batch, "" if it runs alone.
     `own`: the broker's own work, for which no client waits.
     """
 
@@ -61,6 +62,7 @@ class Job:
     deadline_s: float = float("inf")
     maybe_ran: bool = False
     cancelled: bool = False
+    stopping: bool = False
     group: str = ""
     own: bool = False
     # What follows from the above; admission asks for it a dozen times for each call.
@@ -265,6 +267,12 @@ class Admission:
                 job.cancelled = True
                 return job
         return None
+
+    def stop(self, session: str, ordinal: int) -> None:
+        """Ask a job that runs to end before it is done; its reply comes as any other."""
+        running = self._running.get((session, ordinal))
+        if running is not None:
+            running.stopping = True
 
     def is_running(self, session: str, ordinal: int) -> bool:
         return (session, ordinal) in self._running

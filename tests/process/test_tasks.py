@@ -1,9 +1,11 @@
 """A long `mine` as a task: its client polls, brokers are killed, and the end is known once."""
 
 import json
+import sqlite3
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,36 @@ def test_a_task_over_http_is_known_to_the_next_owner(site: Site, notes: Path) ->
 
     assert after["status"] == "completed"
     assert after["result"]["content"] == before["content"]
+
+
+def test_a_mine_ends_between_two_files_once_its_task_is_cancelled(site: Site, notes: Path) -> None:
+    with site.shim() as shim:
+        handle = ask(shim, call("mine", "m", source=str(notes), wing="otters"))["result"]
+        wait_until(lambda: "running" in seen(shim, handle["taskId"]).get("statusMessage", ""))
+        heard = ask(shim, request("tasks/cancel", "x", taskId=handle["taskId"]))
+        told = end_of(shim, handle["taskId"])
+        mined = files_in(site)
+        again = ask(shim, call("mine", "a", source=str(notes), wing="otters"))["result"]
+        if again["resultType"] == "task":
+            again = end_of(shim, again["taskId"])["result"]
+
+        assert "result" in heard
+        assert told["status"] == "completed", "it says how it ended"
+        assert "its client has cancelled it" in told["result"]["content"][0]["text"]
+        assert 0 < len(mined) < FILES
+        assert len(set(mined.values())) == 1, "each file is there as a whole"
+        assert json.loads(again["content"][0]["text"])["success"]
+        assert files_in(site) == dict.fromkeys(
+            (f"{number}.md" for number in range(FILES)), *set(mined.values())
+        )
+
+
+def files_in(site: Site) -> dict[str, int]:
+    """Return how many rows of drawers there are of each file, past any server."""
+    query = (
+        "SELECT file.string_value, count(*) FROM embedding_metadata AS file "
+        "JOIN embedding_metadata AS part ON part.id = file.id AND part.key = 'chunk_index' "
+        "WHERE file.key = 'source_file' GROUP BY 1"
+    )
+    with closing(sqlite3.connect(site.palace / "chroma.sqlite3")) as database:
+        return {Path(name).name: count for name, count in database.execute(query)}

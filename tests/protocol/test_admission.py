@@ -475,6 +475,20 @@ def test_a_cancelled_job_that_runs_no_longer_holds_its_session_up() -> None:
     admission.finish(mine)
 
 
+def test_a_job_that_runs_is_asked_to_stop_and_goes_on_as_it_was() -> None:
+    admission = make()
+    running = job("a", 0, MINE)
+    admission.offer(running)
+    admission.take_ready()
+
+    admission.stop("a", 0)
+    admission.stop("b", 0)  # which is not there
+
+    assert running.stopping
+    assert not running.cancelled
+    assert admission.is_running("a", 0)
+
+
 def test_cancelling_what_is_not_there_is_nothing() -> None:
     admission = make()
 

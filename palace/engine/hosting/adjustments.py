@@ -198,6 +198,9 @@ def go_on_serving(host: Host) -> Iterator[Patch]:
     )
 
 
+STOPPED = "its client has cancelled it; what was filed until then stays"
+
+
 def watch_progress(host: Host) -> Iterator[Patch]:
     """Count storage writes and mine's file boundaries: a long mine is not a stuck write."""
     from mempalace.backends import chroma, pgvector, sqlite_exact
@@ -220,6 +223,9 @@ def watch_progress(host: Host) -> Iterator[Patch]:
     def letting_others_look(stock: Callable[[], object]) -> Callable[[], object]:
         def mine_yield_point() -> object:
             host.state.boundary()
+            if host.state.current.is_stopping():
+                # As Ctrl-C at stock's own command line: `mine` says how it ended.
+                raise SystemExit(STOPPED)
             with host.state.lookups.resumed():
                 return stock()
 

@@ -1,8 +1,9 @@
 """The call that a thread runs: one context, set by the host and read by all that needs it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from palace.engine.api import goes_on
 from palace.engine.durability.groups import CallContext
 from palace.engine.embedding.supply import ModelUnavailable
 from palace.engine.hosting.screened import Screen
@@ -40,6 +41,7 @@ class CurrentCall(CallContext):
     deleted: set[str] = _UNDELETED
 
     problem: ModelUnavailable | None = None  # why something could not be embedded
+    is_stopping: Callable[[], bool] = staticmethod(goes_on)  # before it is done
 
     def begin(
         self,
@@ -57,6 +59,7 @@ class CurrentCall(CallContext):
         self.screen = None
         self.query_is_embedded = False
         self.problem = None
+        self.is_stopping = goes_on
         if yields:
             self.seen, self.deleted = {}, set()
 

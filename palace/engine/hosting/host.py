@@ -40,10 +40,17 @@ class HostedState:
     progress: int = 0
 
     def begin_call(
-        self, *, read_only: bool, batch: DrawerBatch | None, yields: bool, party: str
+        self,
+        *,
+        read_only: bool,
+        batch: DrawerBatch | None,
+        yields: bool,
+        party: str,
+        is_stopping: Callable[[], bool],
     ) -> None:
         self.progress += 1
         self.current.begin(read_only=read_only, batch=batch, yields=yields, party=party)
+        self.current.is_stopping = is_stopping
 
     def end_call(self) -> None:
         self.progress += 1

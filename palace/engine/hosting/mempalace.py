@@ -268,7 +268,11 @@ class MempalaceEngine(JournalledEngine):
         batch = cast("DrawerBatch | None", call.batch)
         yields = call.tool.lane is Lane.LONG
         self._state.begin_call(
-            read_only=call.read_only, batch=batch, yields=yields, party=call.party
+            read_only=call.read_only,
+            batch=batch,
+            yields=yields,
+            party=call.party,
+            is_stopping=call.is_stopping,
         )
         try:
             reply = self._handle(call)
