@@ -5,10 +5,13 @@ directory, and kept with the guests' tokens; where there is none, an incarnation
 Clients pin its fingerprint; dates and names in it mean nothing.
 """
 
+import ipaddress
+import os
 import ssl
 import tempfile
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import Any
 
 import attrs
 
@@ -34,8 +37,7 @@ def make_identity(config: Config, kernel: Kernel, directory: str = "") -> Identi
 
     Raises ConfigError.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context = _context()
     if config.certificate or config.private_key:
         return Identity(context=context, fingerprint=_load_own(context, config, kernel))
     kept = kernel.read_file(f"{directory}/{KEPT}", PEM_BYTES_MAX) if directory else None
@@ -48,6 +50,38 @@ def make_identity(config: Config, kernel: Kernel, directory: str = "") -> Identi
         file.flush()
         context.load_cert_chain(file.name)
     return Identity(context=context, fingerprint=_fingerprint(certificate))
+
+
+def keep_door_identity(
+    config: Config, kernel: Kernel, directory: str, host: str
+) -> tuple[Identity, str]:
+    """Return what the memory contract shows over TLS, and the file by which clients know it.
+
+    The user's own, else one that is made for this host and kept; its key is in another file.
+    Raises ConfigError and OSError.
+    """
+    if config.certificate or config.private_key:
+        return make_identity(config, kernel), config.certificate
+    path = f"{directory}/{_name_for(host)}"
+    if kernel.file_id(f"{path}.pem") is None or kernel.file_id(f"{path}.crt") is None:
+        os.makedirs(os.path.dirname(directory), 0o700, exist_ok=True)
+        kernel.make_directory(directory)
+        key, certificate = _new_pair(host)
+        kernel.write_durable(f"{path}.crt", certificate)
+        kernel.write_durable(f"{path}.pem", key + certificate)
+    pem = kernel.read_file(f"{path}.pem", PEM_BYTES_MAX) or b""
+    return _kept_identity(_context(), f"{path}.pem", pem), f"{path}.crt"
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def _name_for(host: str) -> str:
+    """Return the name of the files for a host: another one has another certificate."""
+    return f"memory-{sha256(host.encode()).hexdigest()[:8]}"
 
 
 def keep_identity(config: Config, kernel: Kernel, directory: str) -> str:
@@ -73,15 +107,15 @@ def _kept_identity(context: ssl.SSLContext, path: str, pem: bytes) -> Identity:
         ) from None
 
 
-def _new_pair() -> tuple[bytes, bytes]:
-    """Return a key and a certificate that it signed, as PEM."""
+def _new_pair(host: str = "") -> tuple[bytes, bytes]:
+    """Return a key and a certificate that it signed, for a host if one is named, as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "palace broker")])
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -89,8 +123,11 @@ def _new_pair() -> tuple[bytes, bytes]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(FOREVER[0])
         .not_valid_after(FOREVER[1])
-        .sign(key, hashes.SHA256())
     )
+    if host:
+        name_of = _address_name(host) or x509.DNSName(host)
+        builder = builder.add_extension(x509.SubjectAlternativeName([name_of]), critical=False)
+    certificate = builder.sign(key, hashes.SHA256())
     return (
         key.private_bytes(
             serialization.Encoding.PEM,
@@ -99,6 +136,16 @@ def _new_pair() -> tuple[bytes, bytes]:
         ),
         certificate.public_bytes(serialization.Encoding.PEM),
     )
+
+
+def _address_name(host: str) -> Any:
+    """Return how a certificate names an address, None for a host that is none."""
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return None
 
 
 def _load_own(context: ssl.SSLContext, config: Config, kernel: Kernel) -> str:

@@ -150,6 +150,8 @@ def _http(http: dict[str, Any] | None) -> str:
     if not http["url"]:
         return "not yet"
     contract = f", memory contract at {http['contract']}" if http.get("contract") else ""
+    if http.get("tls"):
+        contract += f", and at {http['tls']} (certificate {http['certificate']})"
     return f"{http['url']}, {http['sessions']} sessions, token in {http['token_file']}{contract}"
 
 

@@ -90,11 +90,11 @@ def is_anywhere(host: str) -> bool:
     return found.is_unspecified or (mapped is not None and mapped.is_unspecified)
 
 
-def check_no_wildcard(listen: str, where: str) -> None:
+def check_no_wildcard(listen: str, where: str, name: str = "listen") -> None:
     """Raise ConfigError for an address that can be reached from every network."""
     if listen and is_anywhere(listen.rpartition(":")[0].strip("[]")):
         raise ConfigError(
-            f"{where}: listen = {listen!r} can be reached from every network. Name one "
+            f"{where}: {name} = {listen!r} can be reached from every network. Name one "
             "address, or say listen_anywhere = true, too."
         )
 

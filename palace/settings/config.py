@@ -191,7 +191,9 @@ class Config(MemorySettings):
     listen_anywhere: bool = attrs.field(
         default=False,
         metadata=about(
-            "Whether `listen` may be a wildcard address, reachable from every network.", counts=USER
+            "Whether `listen` and `serve_http` may be wildcard addresses, reachable from every "
+            "network.",
+            counts=USER,
         ),
     )
     advertise: tuple[str, ...] = attrs.field(
@@ -360,6 +362,7 @@ def load_settings(
         address_in(config.memory_plugin, where=user.path)
     if not config.listen_anywhere:
         check_no_wildcard(config.listen, user.path)
+        check_no_wildcard(config.serve_http, user.path, "serve_http")
     return Loaded(config=config, ignored=_ignored(lent, config, found), user=user)
 
 

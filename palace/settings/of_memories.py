@@ -42,6 +42,15 @@ class MemorySettings:
             choices=("auto", "on", "off"),
         ),
     )
+    serve_http: str = attrs.field(
+        default="",
+        metadata=about(
+            "HOST:PORT where the memory contract is served over TLS, to programs with a token of "
+            "`palace token new`; empty: nowhere.",
+            counts=USER,
+            form="address",
+        ),
+    )
     memory_plugin: str = attrs.field(
         default="",
         metadata=about(

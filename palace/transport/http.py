@@ -14,6 +14,7 @@ anything; Hypercorn has no setting for that, so its protocol is put together her
 import logging
 import re
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -86,15 +87,21 @@ class HttpConnection:
 
 
 class Server:
-    """Runs an ASGI application on accepted TCP sockets.
+    """Runs an ASGI application on accepted sockets, over TLS where it has a context for it.
 
     The application finds its `HttpConnection` in `scope["state"]["connection"]`.  `is_known` tells
     of an Authorization header (empty: there is none) that its client need not wait for those who
     have failed.
     """
 
-    def __init__(self, app: App, is_known: Callable[[bytes], bool] = lambda _shown: False) -> None:
+    def __init__(
+        self,
+        app: App,
+        is_known: Callable[[bytes], bool] = lambda _shown: False,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._inner = app
+        self._tls = tls
         self._is_known = is_known
         self._pace = Pace()
         self._outside: set[HttpConnection] = set()  # no handler yet
@@ -107,13 +114,18 @@ class Server:
 
     async def serve(self, sock: socket.socket, connection: HttpConnection) -> None:
         """Serve one accepted socket to its end and close it; nothing that a peer does raises."""
-        stream = _Stream(trio.SocketStream(trio.socket.from_stdlib_socket(sock)), connection)
+        plain = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        stream = _Stream(plain, connection)
         state = ConnectionState({"connection": connection})
         connection.connected.deadline = trio.current_time() + LOGIN_S
         try:
             with connection.connected:
+                if self._tls is not None:
+                    stream.secure(await self._secured(plain, self._tls))
                 if await self._may_begin(stream, connection):
                     await _Http1Server(self._app, self._config, self._context, state, stream)  # type: ignore[arg-type]
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it has left in the middle of TLS
         except* Exception:
             # The connection's boundary: a fault in here must not end the broker.
             logger.exception("a connection failed")
@@ -121,6 +133,18 @@ class Server:
             stream.close()
             if stream.was_heard and not connection.admitted:
                 self._pace.failed(trio.current_time())
+
+    async def _secured(self, plain: trio.SocketStream, tls: ssl.SSLContext) -> trio.abc.Stream:
+        """Do the handshake, once a client has spoken and strangers' failures don't put it off."""
+        await trio.lowlevel.wait_readable(plain.socket)
+        await trio.sleep_until(self._pace.next_s)
+        secured = trio.SSLStream(plain, tls, server_side=True, https_compatible=True)
+        try:
+            await secured.do_handshake()
+        except trio.BrokenResourceError:
+            self._pace.failed(trio.current_time())
+            raise
+        return secured
 
     async def _may_begin(self, stream: "_Stream", connection: HttpConnection) -> bool:
         """Wait for a whole head, and for a stranger's turn; False where its client has left."""
@@ -199,12 +223,16 @@ class _Stream:
     """A socket's stream that knows when its client has left, or doesn't read any more."""
 
     def __init__(self, stream: trio.SocketStream, connection: HttpConnection) -> None:
-        self._stream = stream
+        self._stream: trio.abc.Stream = stream
         self._connection = connection
         self._head = b""
         self._sending = trio.Lock()
         self.was_heard = False
         self.socket = stream.socket
+
+    def secure(self, stream: trio.abc.Stream) -> None:
+        """Go on over TLS, which is laid over the socket's own stream."""
+        self._stream = stream
 
     async def head(self) -> bytes:
         """Return a request's head once it is whole, or too long; b"" where its client has left.
@@ -254,10 +282,14 @@ class _Stream:
 
     async def send_eof(self) -> None:
         async with self._sending:
-            await self._stream.send_eof()
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):  # TLS can't
+                await self._stream.send_eof()
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        with trio.move_on_after(SEND_S) as closing:
+            await self._stream.aclose()
+        if closing.cancelled_caught:
+            await trio.aclose_forcefully(self._stream)
 
     def close(self) -> None:
         self.socket.close()

@@ -55,6 +55,7 @@ OF_OTHERS = {
     "wrap": "org",
     "own_tools": "off",
     "memory_contract": "on",
+    "serve_http": "192.0.2.7:8443",
     "memory_plugin": "http://127.0.0.1:9",
     "memory_plugin_token_file": "/k",
     "memory_plugin_certificate": "/c",

@@ -14,7 +14,7 @@ made to lead here, by Origin, and by the token, which only the palace's user can
 import hmac
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 import attrs
@@ -87,13 +87,17 @@ class HttpApp:
 
         Its clients are the owner's by the kernel's word; a token makes them somebody else.
         """
-        if scope["type"] != "http":
+        if scope["type"] == "http":
+            exchange = Exchange(scope, receive, send, self.answers)
+            await self._serve_contract(exchange, self._check_neighbour)
+        else:
             await send({"type": "websocket.close"})
-            return
-        exchange = Exchange(scope, receive, send, self.answers)
+
+    async def _serve_contract(self, exchange: Exchange, check: Callable[[Exchange], None]) -> None:
+        """Answer where the contract is all there is."""
         try:
             if exchange.path.startswith(contract.PREFIX) and contract.is_served(self.state):
-                await self.contract.serve(exchange, self._check_neighbour)
+                await self.contract.serve(exchange, check)
             else:
                 await exchange.refuse(Refused(404, f"There is {contract.PREFIX} alone."))
         except Gone:
@@ -104,6 +108,34 @@ class HttpApp:
             raise Refused(403, "Pages are not served.")
         if exchange.header("authorization"):
             self._check_shown(exchange)
+        exchange.connection.admit()
+
+    async def serve_tls(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what came over TLS: the contract, for whoever has a token of its own.
+
+        The palace's token is refused: who has read it on the palace's machine, or in what was taken
+        from it, has nothing by it from elsewhere.
+        """
+        if scope["type"] == "http":
+            exchange = Exchange(scope, receive, send, self.answers)
+            await self._serve_contract(exchange, self._check_scoped)
+        else:
+            await send({"type": "websocket.close"})
+
+    def _check_scoped(self, exchange: Exchange) -> None:
+        if exchange.header("origin"):
+            raise Refused(403, "Pages are not served.")
+        shown = exchange.header("authorization").encode("latin-1")
+        tree = self.state.services.engine.workspaces()
+        digest = _shown_digest(shown)
+        if digest and tree is None:
+            raise Refused(503, UNKNOWN_PRINCIPAL, retry_after=RETRY_S)
+        if tree is None or not self.is_scoped(shown):
+            text = (
+                "Show a workspace's or a plugin's token (palace token new); no other counts here."
+            )
+            raise Refused(401, text, www_authenticate="Bearer")
+        exchange.token = digest
         exchange.connection.admit()
 
     async def _route(self, exchange: Exchange) -> None:
@@ -140,12 +172,13 @@ class HttpApp:
 
     def is_known(self, shown: bytes) -> bool:
         """Tell whether an Authorization header shows this token, or one of a workspace's."""
-        if self.is_token(shown):
-            return True
         if self.state.mesh.is_served and self.state.mesh.is_token(shown):
             return True
-        tree = self.state.services.engine.workspaces()
-        digest = _shown_digest(shown)
+        return self.is_token(shown) or self.is_scoped(shown)
+
+    def is_scoped(self, shown: bytes) -> bool:
+        """Tell whether an Authorization header shows a token that is not the palace's own."""
+        tree, digest = self.state.services.engine.workspaces(), _shown_digest(shown)
         return tree is not None and (digest in tree.tokens or digest in tree.plugins)
 
     def _check_peer(self, exchange: Exchange) -> None:

@@ -27,6 +27,9 @@ from palace.transport.accepting import accept_forever
 from palace.transport.unix import accept_one
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from palace.broker.http.app import HttpApp
     from palace.transport.http import HttpConnection, Server
 
 ADDRESS = "127.0.0.1"
@@ -53,7 +56,9 @@ class HttpListener:
     _unix_server: "Server | None" = None
     _door: Door | None = None
     _listener: socket.socket | None = None
-    _open_connections: "set[HttpConnection]" = attrs.field(factory=set)
+    _tls_server: "Server | None" = None
+    _app: "HttpApp | None" = None
+    _by_server: "dict[Server, set[HttpConnection]]" = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self._strangers = Places(Budget("http_strangers", STRANGERS_MAX))
@@ -88,12 +93,33 @@ class HttpListener:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_stock)
             nursery.start_soon(self._door.serve)
+            nursery.start_soon(self._serve_tls, sessions)
             await accept_forever(
                 partial(accept_one, listener),
                 partial(self._take, self._server, sessions),
                 logger,
                 self._strangers.is_full,
             )
+
+    async def _serve_tls(self, sessions: trio.Nursery) -> None:
+        """Serve the memory contract over TLS, where the settings say so."""
+        if not self.state.services.config.serve_http:
+            return
+        from palace.broker.http.tls import TlsDoor, tls_identity
+        from palace.transport.http import Server
+
+        assert self._app is not None, "it listens on loopback by now"
+        identity, certificate = await self._until_done(
+            partial(trio.to_thread.run_sync, tls_identity, self.state)
+        )
+        self._tls_server = Server(self._app.serve_tls, self._app.is_scoped, identity.context)
+        door = TlsDoor(
+            state=self.state,
+            counters=self.counters,
+            certificate=certificate,
+            take=partial(self._take, self._tls_server, sessions),
+        )
+        await door.serve()
 
     async def _until_done(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do it again while it fails: its port is taken, by an owner that leaves, say."""
@@ -119,7 +145,7 @@ class HttpListener:
             self._listener = None
         if self._door is not None:
             self._door.close()
-        for server in filter(None, (self._server, self._unix_server)):
+        for server in filter(None, (self._server, self._unix_server, self._tls_server)):
             await server.hang_up()
 
     def withdraw(self) -> None:
@@ -178,6 +204,7 @@ class HttpListener:
             port=port,
             answers=self.counters.answers,
         )
+        self._app = app
         self._server = Server(app, app.is_known)
         # Whoever could connect is the owner's: nobody has to wait for others' failures.
         self._unix_server = Server(app.serve_unix, lambda _shown: True)
@@ -205,42 +232,43 @@ class HttpListener:
             return listener
         return _bound(0)
 
-    def _take(self, server: "Server", sessions: trio.Nursery, sock: socket.socket) -> None:
+    def _take(
+        self,
+        server: "Server",
+        sessions: trio.Nursery,
+        sock: socket.socket,
+        address: str = ADDRESS,
+    ) -> None:
         """Serve a connection: one without the token may have to make room, none with it does.
 
-        So only clients with the token meet the limits, and the oldest of those without.
+        So only clients with the token meet the limits, and the oldest of those without.  Each
+        server has as many connections, whatever others have.
         """
         from palace.transport.http import HttpConnection
 
         connection = HttpConnection()
-        place = self._strangers.enter(ADDRESS, connection.connected.cancel)
+        place = self._strangers.enter(address, connection.connected.cancel)
+        party = HTTP if address == ADDRESS else address
         connection.heard = place.note_heard
         connection.let_in = partial(self._strangers.leave, place)
-        counted = self.state.connections.enter(HTTP, connection.close)
+        counted = self.state.connections.enter(party, connection.close)
         counted.use = partial(_use_of, connection)
-        if self._is_full and not self._end_idle():
+        theirs = self._by_server.setdefault(server, set())
+        is_full = len(theirs) >= CONNECTIONS_MAX or self.state.connections.is_over
+        if is_full and not _end_idle(theirs):
             self.state.connections.leave(counted)
             self._strangers.leave(place)
             sock.close()
             self.counters.refused += 1
             return
-        self._open_connections.add(connection)
-        self.state.memory.watch(connection, HTTP)
-        self.counters.connections = len(self._open_connections)
+        theirs.add(connection)
+        self.state.memory.watch(connection, party)
+        self._count()
         connection.ended = partial(self.state.connections.leave, counted)
         sessions.start_soon(self._serve, server, sock, connection, place)
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self._open_connections) >= CONNECTIONS_MAX or self.state.connections.is_over
-
-    def _end_idle(self) -> bool:
-        """End a connection that is only kept for a next request, if there is one."""
-        for connection in self._open_connections:
-            if connection.is_kept:
-                connection.connected.cancel()
-                return True
-        return False
+    def _count(self) -> None:
+        self.counters.connections = sum(map(len, self._by_server.values()))
 
     async def _serve(
         self, server: "Server", sock: socket.socket, connection: "HttpConnection", place: Place
@@ -249,10 +277,19 @@ class HttpListener:
             await server.serve(sock, connection)
         finally:
             self._strangers.leave(place)
-            self._open_connections.discard(connection)
+            self._by_server[server].discard(connection)
             self.state.memory.forget(connection)
-            self.counters.connections = len(self._open_connections)
+            self._count()
             connection.ended()
+
+
+def _end_idle(connections: "Iterable[HttpConnection]") -> bool:
+    """End a connection that is only kept for a next request, if there is one."""
+    for connection in connections:
+        if connection.is_kept:
+            connection.connected.cancel()
+            return True
+    return False
 
 
 def _use_of(connection: "HttpConnection") -> Use:

@@ -163,6 +163,8 @@ def _http(counters: HttpCounters | None) -> dict[str, Any] | None:
     return {
         "url": counters.url,
         "contract": counters.socket,
+        "tls": counters.tls,
+        "certificate": counters.certificate,
         "token_file": counters.token_file,
         "connections": counters.connections,
         "sessions": counters.sessions,

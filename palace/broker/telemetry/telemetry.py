@@ -25,12 +25,15 @@ class Counters:
 class HttpCounters:
     """The HTTP listener's; `answers` counts statuses, `url` is "" while it doesn't listen.
 
-    `socket` is where the memory contract is served besides, "" while it isn't.
+    `socket` is where the memory contract is served besides, `tls` where over TLS, with which
+    `certificate`; "" while it isn't.
     """
 
     token_file: str
     url: str = ""
     socket: str = ""
+    tls: str = ""
+    certificate: str = ""
     connections: int = 0
     sessions: int = 0
     refused: int = 0
