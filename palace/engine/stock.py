@@ -5,6 +5,7 @@ relies on, so that a use of anything else is an error before it runs.  At run ti
 checked: what a patch needs is checked where it is applied (palace/engine/patches.py).
 """
 
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -183,6 +184,7 @@ class Logstream(Protocol):
 
     replica_id: str
 
+    def _conn(self) -> sqlite3.Connection: ...
     def version_vector(self) -> dict[str, int]: ...
     def list_ops(
         self, origin: object, after_seq: object = 0, limit: object = 500

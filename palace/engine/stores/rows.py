@@ -355,6 +355,7 @@ class WatchedConnection(sqlite3.Connection):
 
     _tables: tuple[Table, ...] = ()
     _on_commit: OnCommit | None = None
+    _together: bool = False
 
     def watch(self, tables: tuple[Table, ...], on_commit: OnCommit) -> None:
         """Note from now on what transactions touch, if the tables are there."""
@@ -368,7 +369,26 @@ class WatchedConnection(sqlite3.Connection):
             self.executescript(_triggers(table))
         self._tables, self._on_commit = tables, on_commit
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one commit of all that are made within; an error takes all of them back.
+
+        Other threads' reads see what is not committed yet, as they see what a call has not ended.
+        """
+        self._together, done = True, False
+        try:
+            yield
+            self._together = False
+            self.commit()
+            done = True
+        finally:
+            self._together = False
+            if not done:
+                self.rollback()
+
     def commit(self) -> None:
+        if self._together:
+            return
         if self._on_commit is None or not self.in_transaction:
             super().commit()
             return

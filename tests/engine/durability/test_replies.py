@@ -197,3 +197,12 @@ def test_what_changed_nothing_runs_again(life: Life) -> None:
     for payload in (b"1", b"2"):
         found = answers.answer(call(maybe_ran=True), lambda payload=payload: Reply(payload=payload))
         assert found.payload == payload
+
+
+def test_what_peers_are_shown_leaves_once_all_that_it_can_tell_of_is_durable(life: Life) -> None:
+    change(life)
+
+    shown = calls(life).answer(call("palace_mesh_ops"), lambda: Reply(payload=b"{}"))
+    usual = calls(life).answer(call("mempalace_event_list"), lambda: Reply(payload=b"{}"))
+    assert shown.seq == life.journal.seq > 0
+    assert usual.seq == 0
