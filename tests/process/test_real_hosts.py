@@ -16,8 +16,10 @@ import pytest
 
 from tests.support.brokers.played_model import PlayedModel, Step, playing
 from tests.support.faults.killing import is_deep, is_full
+from tests.support.faults.upgrades import install_other_version, private_metadata, upgraded_path
 from tests.support.machines.npm import npm_packages
-from tests.support.processes.clients import PALACE, Site, end_brokers
+from tests.support.processes.brokers import wait_gone
+from tests.support.processes.clients import PALACE, Site, end_brokers, wait_until
 from tests.support.processes.sites import make_site
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
@@ -25,6 +27,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.process]
 BIN = str(Path(PALACE[0]).parent)
 KILLS = 30 if is_full() else 6
 NEWEST = os.environ.get("PALACE_TEST_HOSTS", "") == "newest"  # a job of its own tries these
+NEXT = "3.11.77"  # the engine that a session is upgraded to
+TURNS = 15  # of a conversation, after which stock's hook saves it
 TEXT = "Sea otters hold hands while they sleep, so that the tide doesn't part them."
 FOREIGN = ("ANTHROPIC", "CLAUDE", "CODEX", "GEMINI", "GOOGLE", "OPENAI", "OPENCODE")
 
@@ -45,7 +49,6 @@ class Host:
     connected: str
     settings: tuple[str, str]
     environ: dict[str, str]
-    hooks: bool = False
 
 
 CLAUDE = Host(
@@ -63,7 +66,6 @@ CLAUDE = Host(
         "DISABLE_AUTOUPDATER": "1",
         "ENABLE_TOOL_SEARCH": "false",  # else tools are looked for before they are called
     },
-    hooks=True,
 )
 CODEX = Host(
     package="@openai/codex",
@@ -137,6 +139,7 @@ class Desk:
             if not name.startswith(("MEMPAL", "PALACE_", "XDG_", *FOREIGN))
         }
         mine = {"HOME": str(self.site.home), "PATH": f"{BIN}:{self.programs}:/usr/bin:/bin"}
+        mine |= self.site.extra
         theirs = {name: text.replace("{url}", self.url) for name, text in self.host.environ.items()}
         done = subprocess.run(
             words,
@@ -163,10 +166,13 @@ def steps_of(kills: int) -> list[Step]:
 
 
 class Killer:
-    """Kills the broker before every other call, and stops it once in between."""
+    """Kills the broker before every other call; stops it once, and upgrades its engine once."""
 
-    def __init__(self, site: Site, kills: int) -> None:
+    def __init__(self, site: Site, kills: int, upgrade: Callable[[], object]) -> None:
         self.site = site
+        self.upgrade = upgrade
+        self.upgrade_at = kills + 3
+        self.upgraded = ""  # the version that the next broker has
         self.stop_at = kills  # the middle of the session: two calls for each kill
         self.killed: list[int] = []
         self.stops = 0
@@ -181,11 +187,17 @@ class Killer:
         elif number == self.stop_at + 1:
             with self.site.session() as beside:
                 self.second = beside.tool("search", query="otters", limit=1)
+        elif number == self.upgrade_at:
+            pid = self.site.record()["pid"]
+            self.upgrade()
+            wait_gone(pid)  # it has noticed, and left by itself
+        elif number == self.upgrade_at + 1:
+            self.upgraded = self.site.status()["engine"]["version"]
         elif number % 2 == 0:
             self.killed.append(self.site.kill_broker())
 
 
-@pytest.fixture(params=HOSTS, ids=[host.name for host in HOSTS])
+@pytest.fixture(params=HOSTS, ids=[host.name for host in HOSTS])  # one, where a test says which
 def host(request: pytest.FixtureRequest) -> Host:
     chosen: Host = request.param
     return attrs.evolve(chosen, version="latest") if NEWEST else chosen
@@ -213,14 +225,21 @@ def site(tmp_path: Path, model_home: Path) -> Iterator[Site]:
     end_brokers(tmp_path)
 
 
-def test_a_conversation_survives_its_brokers(host: Host, programs: Path, site: Site) -> None:
-    killer = Killer(site, KILLS)
+def test_a_conversation_survives_its_brokers(
+    host: Host, programs: Path, site: Site, tmp_path: Path
+) -> None:
+    metadata = private_metadata(tmp_path)
+    site.extra["PYTHONPATH"] = upgraded_path(tmp_path)
+    killer = Killer(site, KILLS, lambda: install_other_version(metadata, NEXT))
     with playing(PlayedModel(steps_of(KILLS), killer)) as model:
         desk = Desk(host, site, programs, model.url)
         before = host.settings[1].replace("{url}", model.url).encode()
         desk.settings.parent.mkdir(parents=True, exist_ok=True)
         desk.settings.write_bytes(before)
         desk.run("palace", "install", host.name, "--yes")
+        if host.name == CODEX.name:  # which passes no such variable
+            with desk.settings.open("a") as file:
+                file.write(f'\n[mcp_servers.mempalace.env]\nPYTHONPATH = "{tmp_path}"\n')
         listed = desk.run(*host.check)
         desk.run(*host.ask)
         desk.run("palace", "uninstall", host.name, "--yes")
@@ -230,15 +249,43 @@ def test_a_conversation_survives_its_brokers(host: Host, programs: Path, site: S
 
     print(
         f"{host.package}@{host.version}: {len(killer.killed)} kills, {killer.stops} stop, "
-        f"{len(model.told)} calls of {len(model.steps)}, {len(model.offered)} tools offered"
+        f"1 upgrade to {killer.upgraded}, {len(model.told)} calls of {len(model.steps)}, "
+        f"{len(model.offered)} tools offered"
     )
     assert host.connected in listed
     failed = [said for said in model.told if not ("drawer_id" in said or "results" in said)]
     assert (failed, len(model.told)) == ([], len(model.steps))
-    assert len(killer.killed) >= KILLS - 2
+    assert len(killer.killed) >= KILLS - 3
     assert killer.second["results"]
+    assert killer.upgraded == NEXT
     assert held["total"] == KILLS, "each was filed once"
     assert entry_gone(host, before, after)
+
+
+@pytest.mark.parametrize("host", [CLAUDE], ids=[CLAUDE.name], indirect=True)
+def test_what_is_said_arrives_by_the_save_hook(host: Host, programs: Path, site: Site) -> None:
+    """Codex has such hooks, too, and runs none before its user has reviewed them in its screen."""
+    with site.session() as shim, playing(PlayedModel([])) as model:
+        shim.tool("kg_stats")  # a broker serves
+        desk = Desk(host, site, programs, model.url)
+        desk.settings.write_bytes(host.settings[1].encode())
+        desk.run("palace", "install", host.name, "--hooks", "--yes")
+        hooks = site.home / ".claude" / "settings.json"
+        assert "mempalace hook run" in hooks.read_text()
+        for number in range(TURNS):
+            asked = f"Where does the walrus called Number {number} sleep, and for how long?"
+            go_on = ["--continue"] if number else []
+            desk.run("claude", "-p", asked, *go_on)
+        query = {"query": "the walrus called Number 3", "limit": 5}
+
+        def arrived() -> bool:
+            return any("walrus" in one["text"] for one in shim.tool("search", **query)["results"])
+
+        wait_until(arrived, 60, "the conversation is filed")
+        desk.run("palace", "uninstall", host.name, "--hooks", "--yes")
+        left = hooks.read_text() if hooks.exists() else ""
+    print(f"{host.package}@{host.version}: {TURNS} turns, saved by its Stop hook")
+    assert "mempalace" not in left
 
 
 def entry_gone(host: Host, before: bytes, after: bytes) -> bool:
