@@ -18,12 +18,13 @@ from tests.contract.test_plugins import SECRET, Office, found, told
 from tests.support.calls.contract import ContractClient
 from tests.support.engines.light.engine import STORE
 from tests.support.loads.light import storm_site
-from tests.support.processes.brokers import Serving, settle
+from tests.support.processes.brokers import Serving, make_palace, settle
 from tests.support.processes.clients import Site, end_brokers, wait_until
 
 pytestmark = pytest.mark.process
 
 DEEP = os.environ.get("PALACE_TEST_PROFILE") == "deep"
+PAGES = 40  # more than one page holds
 ROOTS, CHILDREN, EACH, KILLS = (10, 3, 75, 20) if DEEP else (2, 2, 20, 6)
 
 
@@ -235,3 +236,40 @@ def test_all_is_copied_once_whichever_side_is_killed(short_dir: Path) -> None:
     assert contents == sorted(stored(site).values())
     assert len(contents) == len(set(contents)) == len(ids)
     print(f"{len(ids)} memories, {kills} kills, {filling.tries} runs of the command")
+
+
+def test_the_real_engine_copies_cuts_over_and_goes_back(site: Site) -> None:
+    """What was stored here first is found at the server, and what is stored then is there alone."""
+    office = Office(site, "")
+    with flat() as address, ContractClient(address) as client:
+        make_palace(site, f'memory_plugin = "http://{address}"')
+        team(site)
+        long = "the build needs node 20. " * 100
+        with office.agent("lead") as lead:
+            for number in range(PAGES):
+                given = {"content": f"{number} {long}", "namespace": "team:lead"}
+                told(lead.call("palace_commit_memory", **given))
+        run(site, "memory", "backfill", "--apply")
+        assert site.run("memory", "backfill", "--verify").returncode == 0
+        assert len(client.search("team:lead", limit=100)["memories"]) == PAGES
+        assert site.run("stop").returncode == 0
+        settle(site, "memory_cutover = true")
+        with office.agent("lead") as lead, office.agent("coder", confined=True) as coder:
+            told(lead.call("palace_commit_memory", content="mine"))
+            reply = told(coder.call("mempalace_add_drawer", wing="TEAM", room="x", content="there"))
+            assert reply["success"]
+            assert client.found("team:lead", query="there") == ["there"]
+            hits = told(coder.call("mempalace_search", query="there", limit=3))["results"]
+            assert hits[0]["text"].endswith("there")
+            both = found(lead, query="build", limit=50)
+            assert "mine" in both
+            assert sum("node 20" in text for text in both) == PAGES
+            assert told(coder.call("mempalace_delete_drawer", drawer_id=reply["drawer_id"]))[
+                "success"
+            ]
+        assert client.found("team:lead", query="there") == []
+        assert site.run("stop").returncode == 0
+        settle(site, "memory_cutover = false")
+        with office.agent("lead") as lead:
+            assert sum("node 20" in text for text in found(lead, limit=50)) == PAGES
+    assert site.run("stop").returncode == 0
