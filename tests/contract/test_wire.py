@@ -3,7 +3,9 @@
 import ast
 import inspect
 import json
+import subprocess
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from palace.protocol import wire
 from palace.protocol.errors import WireError
 from palace.protocol.session import Goodbye, Hello
 from tests.contract.reading import FOLDER
+from tests.support.machines.needs import need_command
 
 DOCUMENT = json.loads((FOLDER / "wire-v1.json").read_text())
 GOLDEN = json.loads((FOLDER / "golden" / "wire-v1.json").read_text())
@@ -29,6 +32,23 @@ def test_a_line_says_what_it_is_said_to(one: dict) -> None:
 def test_a_line_that_is_none_is_refused(one: dict) -> None:
     with pytest.raises(WireError):
         wire.decode_header(one["line"].encode())
+
+
+@pytest.mark.process
+def test_node_reads_and_writes_the_same_lines() -> None:
+    node = need_command("node")
+    run = subprocess.run(
+        [node, str(Path(__file__).with_name("wire.mjs"))],
+        input=json.dumps(GOLDEN),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = len(GOLDEN["valid"]) + len(GOLDEN["invalid"])
+
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == {"read": lines, "wrong": []}
 
 
 def test_each_field_of_a_hello_is_published_and_no_other() -> None:
