@@ -5,6 +5,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -292,3 +293,13 @@ def test_a_restart_and_a_death_keep_what_was_answered(short_dir: Path) -> None:
             [found] = client.search("custom:kept")["memories"]
             assert found["id"] == ident
             assert client.patch("custom:kept", metadata={})["metadata"] == {}
+
+
+def test_two_hundred_programs_of_the_owners_keep_their_connections(office: Site) -> None:
+    address = str(office.palace / "http.sock")
+    with ExitStack() as open_:
+        clients = [open_.enter_context(ContractClient(address)) for _ in range(200)]
+        for client in clients:
+            assert client.health().status == 200
+        for client in clients:  # on the same connection: none had to give way
+            assert client.raw_status("GET", "/v1/health")[0] == 200

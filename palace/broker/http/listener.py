@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1"
 BACKLOG = 128
 CONNECTIONS_MAX = 128
+SOCKET_CONNECTIONS_MAX = 256  # at http.sock, whose clients are the owner's own programs
 STRANGERS_MAX = 32  # connections that have not shown the token yet
 AGAIN_S = 5.0  # after which a port that is taken is tried again
 
@@ -254,7 +255,8 @@ class HttpListener:
         counted = self.state.connections.enter(party, connection.close)
         counted.use = partial(_use_of, connection)
         theirs = self._by_server.setdefault(server, set())
-        is_full = len(theirs) >= CONNECTIONS_MAX or self.state.connections.is_over
+        most = SOCKET_CONNECTIONS_MAX if server is self._unix_server else CONNECTIONS_MAX
+        is_full = len(theirs) >= most or self.state.connections.is_over
         if is_full and not _end_idle(theirs):
             self.state.connections.leave(counted)
             self._strangers.leave(place)
