@@ -46,7 +46,7 @@ class MemorySettings:
         default="",
         metadata=about(
             "HOST:PORT where the memory contract is served over TLS, to programs with a token of "
-            "`palace token new`; empty: nowhere.",
+            "`palace token new`, and the mesh to peers; empty: nowhere.",
             counts=USER,
             form="address",
         ),

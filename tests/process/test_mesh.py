@@ -7,10 +7,14 @@ import json
 import os
 import signal
 import sqlite3
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from mempalace.cli import _load_or_create_server_token
@@ -323,6 +327,43 @@ def test_who_may_see_the_log_and_what_else_the_token_of_peers_opens(site_of: Sit
     with b.session() as agent:
         refused = agent.call("palace_mesh_fold", events=[], artifacts=[])
         assert "is not for this client" in refused["error"]["message"]
+
+
+def test_peers_on_other_machines_come_over_tls_with_their_token_alone(site_of: Sites) -> None:
+    """One of stock's, and another broker: both trust the certificate that status names."""
+    a, b, c = map(site_of, "abc")
+    settle(b, f'serve_http = "127.0.0.1:{free_port()}"\n')
+    begin_broker(b, free_port())
+    name_peers(b)
+    start(b)
+    wait_until(lambda: status_of(b)["http"]["tls"], 30, "it is served over TLS")
+    http = status_of(b)["http"]
+    for other in (a, c):
+        other.extra["SSL_CERT_FILE"] = http["certificate"]
+        name_peers(other, b=(http["tls"], OURS))
+    with Hub(a, "a's"), b.session() as agent:
+        start(c)
+        append(agent, "of b")
+        wait_same(a, b, c, count=1)
+
+        def asked(token: str, path: str = "/sync/version_vector", **headers: str) -> int:
+            url, shown = urlsplit(http["tls"]), {"Authorization": f"Bearer {token}"} | headers
+            context = ssl.create_default_context(cafile=http["certificate"])
+            connection = HTTPSConnection(str(url.hostname), url.port, context=context, timeout=30)
+            with closing(connection):
+                connection.request("GET", path, headers=shown)
+                return connection.getresponse().status
+
+        owners = Path(http["token_file"]).read_text().strip()
+        assert asked(OURS) == 200
+        assert asked(owners) == 401
+        assert asked(OURS, Origin="https://x.example") == 403
+        assert asked(OURS, "/mcp") == 404
+        c.extra.pop("SSL_CERT_FILE")
+        assert c.run("stop").returncode == 0
+        start(c)
+        wait_until(lambda: peers_told(c)["b"]["error"], 30, "it trusts nobody by default")
+        assert "certificate is not trusted" in peers_told(c)["b"]["error"]
 
 
 def test_pulling_keeps_no_broker_that_nobody_uses(site_of: Sites) -> None:

@@ -111,16 +111,34 @@ class HttpApp:
         exchange.connection.admit()
 
     async def serve_tls(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what came over TLS: the contract, for whoever has a token of its own.
+        """Answer what came over TLS: the contract, for whoever has a token of its own, and peers.
 
         The palace's token is refused: who has read it on the palace's machine, or in what was taken
         from it, has nothing by it from elsewhere.
         """
         if scope["type"] == "http":
             exchange = Exchange(scope, receive, send, self.answers)
-            await self._serve_contract(exchange, self._check_scoped)
+            if is_mesh_path(exchange.path) and self.state.mesh.is_served:
+                await self._serve_peer(exchange)
+            else:
+                await self._serve_contract(exchange, self._check_scoped)
         else:
             await send({"type": "websocket.close"})
+
+    async def _serve_peer(self, exchange: Exchange) -> None:
+        """Answer a peer of another machine's, which shows what peers are given."""
+        try:
+            if exchange.header("origin"):
+                raise Refused(403, "Pages are not served.")
+            if not self.state.mesh.is_token(exchange.header("authorization").encode("latin-1")):
+                text = "Show the token that peers are given (Authorization: Bearer ...)."
+                raise Refused(401, text, www_authenticate="Bearer")
+            exchange.connection.admit()
+            await self.mesh.serve(exchange)
+        except Refused as refused:
+            await exchange.refuse(refused)
+        except Gone:
+            logger.debug("a peer hung up in the middle of its request")
 
     def _check_scoped(self, exchange: Exchange) -> None:
         if exchange.header("origin"):
@@ -172,9 +190,12 @@ class HttpApp:
 
     def is_known(self, shown: bytes) -> bool:
         """Tell whether an Authorization header shows this token, or one of a workspace's."""
-        if self.state.mesh.is_served and self.state.mesh.is_token(shown):
-            return True
-        return self.is_token(shown) or self.is_scoped(shown)
+        return self.is_token(shown) or self.comes_from_elsewhere(shown)
+
+    def comes_from_elsewhere(self, shown: bytes) -> bool:
+        """Tell whether it shows a token that counts over TLS as well."""
+        mesh = self.state.mesh
+        return (mesh.is_served and mesh.is_token(shown)) or self.is_scoped(shown)
 
     def is_scoped(self, shown: bytes) -> bool:
         """Tell whether an Authorization header shows a token that is not the palace's own."""
@@ -187,7 +208,7 @@ class HttpApp:
         self._check_origin(exchange, part.hosts())
         shown = exchange.header("authorization").encode("latin-1")
         if not (part.is_token(shown) or self.is_token(shown)):
-            if self.is_known(shown):  # a workspace's, or a program's of the memory contract
+            if self.is_scoped(shown):  # a workspace's, or a program's of the memory contract
                 raise Refused(403, "This token is for memories: peers show the mesh's own.")
             text = "Show the token that peers are given (Authorization: Bearer ...): palace mesh"
             raise Refused(401, text, www_authenticate="Bearer")

@@ -113,7 +113,9 @@ class HttpListener:
         identity, certificate = await self._until_done(
             partial(trio.to_thread.run_sync, tls_identity, self.state)
         )
-        self._tls_server = Server(self._app.serve_tls, self._app.is_scoped, identity.context)
+        self._tls_server = Server(
+            self._app.serve_tls, self._app.comes_from_elsewhere, identity.context
+        )
         door = TlsDoor(
             state=self.state,
             counters=self.counters,
