@@ -13,6 +13,7 @@ import pytest
 
 from palace.engine.versions import SUPPORTED
 from tests.support.engines.seams import PAGE, page
+from tests.support.engines.successor import VERSION, stand_in
 from tests.support.faults.killing import is_deep
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
@@ -51,6 +52,15 @@ def test_the_installed_engine_has_all_of_it_and_the_page_says_what(tmp_path: Pat
     assert len(table["seams"]) > 100
     assert all(seam["file"] and seam["why"] for seam in table["seams"])
     assert PAGE.read_text() == page(table), "python -m tests.support.engines.seams --page"
+
+
+def test_what_is_known_of_the_next_version_takes_nothing_away(tmp_path: Path) -> None:
+    """Of a stand-in: the real one is tried once an index has it, by the tests below."""
+    stand_in(tmp_path)
+    table = table_of(tmp_path, tmp_path)
+
+    assert table["version"] == VERSION
+    assert problems(table) == []
 
 
 def pip(*words: str) -> str:
