@@ -71,6 +71,8 @@ def lane_of(services: Services, session: LiveSession, call: ToolCall) -> ToolCal
     if not config.memory_plugin or call.tool.lane is Lane.REMOTE:
         return call
     tree, principal = services.engine.workspaces(), bound_principal(services, session)
+    if principal is not None and principal.plugin:
+        return call  # its namespaces are here, whatever they are called
     is_bound = tree is not None and principal is not None and is_confined(tree, principal)
     confined = bool(session.hello.token) or is_bound
     kinds = config.memory_plugin_kinds

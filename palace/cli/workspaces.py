@@ -81,7 +81,9 @@ def list_all(
     """Show all workspaces, removed ones as well."""
     from palace.commands.workspaces import list_text
 
-    say(list_text(*find(palace), as_json=as_json))
+    text = list_text(*find(palace), as_json=as_json)
+    if text:
+        say(text)
     return 0
 
 
@@ -94,7 +96,9 @@ def audit(
     """Show who changed what in organisations' namespaces: the last 1,000 changes, by digest."""
     from palace.commands.workspaces import audit_text
 
-    say(audit_text(*find(palace), as_json=as_json))
+    text = audit_text(*find(palace), as_json=as_json)
+    if text:
+        say(text)
     return 0
 
 

@@ -250,7 +250,7 @@ class Gate:
         """
         if self.elsewhere is None:
             return ""
-        names = (namespace,) if namespace else self._writable()
+        names = (namespace,) if namespace else self._writable()  # never another than is named
         for name in filter(self._is_elsewhere, names):
             if not self._may_write(name):
                 raise Forbidden(

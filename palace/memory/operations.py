@@ -170,14 +170,20 @@ class Operations:
                     limit=asked.limit,
                 )
             )
+        if self.gate.warnings:  # a part of what was asked for would be taken for all of it
+            return refusal(503, "unavailable", self.gate.warnings[0])
         return {"status": 200, "body": {"memories": [self._told(memory) for memory in found]}}
 
     def forget(self, arguments: Arguments) -> Json:
         ident = contract.checked("MemoryId", arguments.get("id"))
         asked = contract.read(contract.ForgetRequest, arguments.get("body"))
         found = self.gate.fetch(ID_PREFIX + ident)
+        namespace = self._namespace(asked.requested_by_namespace)
+        is_named = found is None and bool(namespace)
+        if is_named and self.gate.forget_elsewhere(ID_PREFIX + ident, namespace):
+            return NO_CONTENT
         # What is in another namespace is none of this one's concern, its existence included.
-        if found is None or found.namespace != self._namespace(asked.requested_by_namespace):
+        if found is None or found.namespace != namespace:
             text = "The namespace that asks for it has no such memory. Nothing was forgotten."
             return refusal(404, "not_found", text)
         self.gate.remove(found)

@@ -50,6 +50,7 @@ class Wire:
     _token: trio.lowlevel.TrioToken | None = None
     _over: trio.Event | None = None
     _client: httpx.AsyncClient | None = None
+    _problem: str = ""  # why there is no loop
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
         """Send a request and return the answer; blocks for `total_s` at most.
@@ -89,6 +90,9 @@ class Wire:
                 )
                 self._thread.start()
             self._ready.wait()
+            if self._problem:  # it is tried again: the file may have been put right
+                self._thread = None
+                raise Unanswered(self._problem)
 
     def _shown_token(self) -> str:
         """Return the token, read each time: who replaces it need not restart anything."""
@@ -113,11 +117,14 @@ class Wire:
 
     async def _serve(self) -> None:
         try:
-            self._client = self._new_client()
-            self._over = trio.Event()
-            self._token = trio.lowlevel.current_trio_token()
-        finally:
+            self._client, self._problem = self._new_client(), ""
+        except OSError as error:  # as all of ssl's are
+            self._problem = f"memory_plugin_certificate can't be used: {error.strerror or error}"
             self._ready.set()
+            return
+        self._over = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        self._ready.set()
         async with self._client:
             await self._over.wait()
 

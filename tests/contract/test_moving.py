@@ -25,6 +25,7 @@ pytestmark = pytest.mark.process
 
 DEEP = os.environ.get("PALACE_TEST_PROFILE") == "deep"
 PAGES = 40  # more than one page holds
+PATIENCE_S = 600
 ROOTS, CHILDREN, EACH, KILLS = (10, 3, 75, 20) if DEEP else (2, 2, 20, 6)
 
 
@@ -179,7 +180,7 @@ class Backfill(threading.Thread):
     def run(self) -> None:
         while self.tries < 200:
             self.tries += 1
-            done = self.site.run("memory", "backfill", "--apply")
+            done = self.site.run("memory", "backfill", "--apply", timeout_s=PATIENCE_S)
             self.problem = done.stderr
             if done.returncode == 0:
                 break
@@ -225,7 +226,7 @@ def test_all_is_copied_once_whichever_side_is_killed(short_dir: Path) -> None:
                     continue  # there is none just now
         assert filling.over.wait(600), filling.problem
         assert "memories are copied" in filling.problem
-        verified = site.run("memory", "backfill", "--verify")
+        verified = site.run("memory", "backfill", "--verify", timeout_s=PATIENCE_S)
         assert verified.returncode == 0, verified.stderr
         assert f"{len(ids)} memories are there as here." in verified.stderr
     finally:

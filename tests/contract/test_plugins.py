@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from tests.contract.conftest import flat, serving
-from tests.contract.test_doors import run
+from tests.contract.test_doors import bearer, run
 from tests.support.calls.contract import ContractClient
 from tests.support.faults.killing import Failpoints
 from tests.support.loads.light import fail_at_points, storm_site
@@ -159,6 +159,32 @@ def test_stocks_words_of_a_confined_session_reach_it(served: Office) -> None:
         assert found(lead) == []
 
 
+def test_a_script_reaches_it_by_the_contract_too(served: Office) -> None:
+    token = run(served.site, "token", "new", "workspace:coder").strip()
+    address = str(served.site.palace / "http.sock")
+    wait_until(Path(address).exists, what="the contract is served")
+    with ContractClient(address, bearer(token)) as script, served.agent("lead") as lead:
+        ident = script.commit("team:lead", "by a script")["id"]
+        assert script.commit("org:lead", "x").status == 403
+        assert found(lead) == ["by a script"]
+        assert script.commit("team:lead", "once more", id=ident)["id"] == ident
+        assert found(lead) == ["once more"]
+        if served.address:
+            with served.there() as client:
+                assert client.found("team:lead") == ["once more"]
+        assert script.forget(ident, "org:lead").status == (403 if served.address else 404)
+        assert script.forget(ident, "team:lead").status == 204
+        assert script.forget(ident, "team:lead").status == 404
+    with ContractClient(address) as plugin:  # whose namespaces are its own, and here
+        assert plugin.put("team:lead").status == 200
+        plugin.commit("team:lead", "an orchestrator's")
+        assert plugin.found("team:lead") == ["an orchestrator's"]
+        if served.address:
+            with served.there() as client:
+                assert client.found("team:lead") == []
+        plugin.drop("team:lead")
+
+
 def test_what_is_decreed_is_marked_audited_and_freed_of_secrets(served: Office) -> None:
     before = len(audits(served.site))
     with served.agent("lead") as lead, served.agent("coder") as coder:
@@ -211,6 +237,13 @@ def test_a_server_that_is_away_is_an_error_at_once_and_never_a_silent_write(
             both = told(lead.call("palace_search_memory"))
             assert [one["id"] for one in both["memories"]] == [own["id"]]
             assert "http://127.0.0.1:9" in both["warnings"][0]
+        token = run(site, "token", "new", "workspace:lead").strip()
+        wait_until((site.palace / "http.sock").exists, what="the contract is served")
+        with ContractClient(str(site.palace / "http.sock"), bearer(token)) as script:
+            assert script.search("workspace:lead").status == 200
+            for names in (["team:lead"], ["team:lead", "workspace:lead"]):
+                assert script.search(*names).status == 503
+            assert script.commit("team:lead", "x").status == 503
     assert "team:lead" not in (site.palace / "chroma.sqlite3.light").read_text()
 
 

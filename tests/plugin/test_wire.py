@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import certifi
 import pytest
 
 from palace.memory import contract
@@ -124,6 +125,7 @@ NEVER: dict[str, dict[str, Any]] = {
         "pieces": [OK + b"content-length: 4294967296\r\n\r\n"],
         "drips": b" " * (1 << 16),
     },
+    "more than anybody reads": {"pieces": answer(b" " * (ANSWER_BYTES_MAX + 1))},
     "less than it said": {"pieces": [OK + b"content-length: 999\r\n\r\n{}"]},
     "a redirect": {"pieces": [b"HTTP/1.1 302 x\r\nlocation: http://169.254.169.254/\r\n\r\n"]},
     "an upgrade": {"pieces": [b"HTTP/1.1 101 x\r\nupgrade: websocket\r\n\r\n"]},
@@ -145,6 +147,16 @@ def test_whatever_else_it_does_ends_soon_and_is_no_answer(server: Server, how: s
 
     assert time.monotonic() - began_s < 20 * TOTAL_S, "hours, without a bound"
     assert len(server.asked) == 1, "it was asked once, and nobody else was"
+
+
+def test_a_redirect_is_followed_nowhere(server: Server) -> None:
+    location = b"location: http://127.0.0.1:%d/v1/health\r\n\r\n" % server.port
+    for status in (b"301", b"302", b"303", b"307", b"308"):
+        server.pieces = [b"HTTP/1.1 %s x\r\ncontent-length: 0\r\n" % status + location]
+        asked = len(server.asked)
+        with wire_to(server.port) as wire, pytest.raises(Unanswered, match=status.decode()):
+            wire.ask("GET", "/v1/health")
+        assert len(server.asked) == asked + 1
 
 
 def test_nobody_there_is_told_as_such() -> None:
@@ -186,6 +198,22 @@ def test_a_token_is_read_each_time_and_by_its_owner_alone(server: Server, tmp_pa
         with pytest.raises(Unanswered, match="memory_plugin_token_file"):
             wire.ask("GET", "/v1/health")
     assert len(server.asked) == 2
+
+
+def test_a_certificate_that_is_none_is_told_each_time_until_it_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "certificate"
+    wire = Wire(address=address_in("https://127.0.0.1:9"), certificate=str(path))
+    try:
+        for text in ("", "nothing of the kind"):
+            if text:
+                path.write_text(text)
+            with pytest.raises(Unanswered, match="memory_plugin_certificate can't be used"):
+                wire.ask("GET", "/v1/health")
+        path.write_bytes(Path(certifi.where()).read_bytes())
+        with pytest.raises(Unanswered, match="can't be reached"):
+            wire.ask("GET", "/v1/health")
+    finally:
+        wire.close()
 
 
 def test_a_token_never_goes_in_the_clear(tmp_path: Path) -> None:
