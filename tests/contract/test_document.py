@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from palace.memory import contract
 from palace.protocol.decoding import decode_json_exact
 from palace.protocol.errors import InvalidMemory
-from tests.contract.reading import cases, document, golden, inlined
+from tests.contract.reading import FOLDER, cases, document, golden, inlined
 from tests.support.machines.npm import npm_packages
 
 MODELS: dict[str, type[BaseModel]] = {model.__name__: model for model in contract.MODELS}
@@ -21,6 +21,7 @@ CASES = cases()
 IDS = [f"{schema} {number}" for number, (schema, _, _) in enumerate(CASES)]
 READER = Path(__file__).with_name("reader.mjs")
 AJV = ("ajv@8.17.1",)
+REDOCLY = ("@redocly/openapi-core@1.34.5",)
 
 
 def test_the_document_is_openapi() -> None:
@@ -34,6 +35,29 @@ def test_the_document_is_openapi() -> None:
     }
 
     assert len(operations) == 7
+
+
+@pytest.mark.process
+def test_redocly_has_nothing_to_complain_of(pytestconfig: pytest.Config, tmp_path: Path) -> None:
+    packages = npm_packages(pytestconfig, "redocly", *REDOCLY) / "node_modules"
+    ours = (FOLDER / "memory-plugin-v1.yaml").read_text()
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(ours.replace("#/components/schemas/Memory'", "#/components/schemas/Nobody'"))
+    run = subprocess.run(
+        [
+            *("node", str(Path(__file__).with_name("lint.mjs")), str(packages)),
+            *(str(FOLDER / "memory-plugin-v1.yaml"), str(broken)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    complaints = json.loads(run.stdout)
+    assert complaints[0] == []
+    assert "no-unresolved-refs" in complaints[1], "it would have said so"
 
 
 def test_the_models_are_the_documents_components_both_ways() -> None:
