@@ -12,6 +12,7 @@ import attrs
 
 from palace.protocol.request import ToolCall
 from palace.protocol.tools import BASIC_TOOLS, Lane, body_of
+from palace.protocol.workspaces import WORKSPACE
 
 LOCAL = "LOCAL"  # one's own namespace, in stock's words
 _OF_ONE = {"palace_commit_memory", "palace_commit_summary"}  # one's own where none is named
@@ -28,7 +29,8 @@ def may_go_elsewhere(call: ToolCall, kinds: Collection[str], *, is_confined: boo
     """Tell whether a call may be about a namespace of these kinds."""
     name, arguments = call.name, call.arguments
     if name in _OF_ONE:
-        return _is_held(arguments.get("namespace"), kinds)
+        named = arguments.get("namespace")
+        return WORKSPACE in kinds if named is None else _is_held(named, kinds)
     if name in _OF_ANY:
         named = arguments.get("namespace")
         return named is None or _is_held(named, kinds)
@@ -43,7 +45,9 @@ def may_go_elsewhere(call: ToolCall, kinds: Collection[str], *, is_confined: boo
     if not is_confined or name not in BASIC_TOOLS or name in _HERE:
         return False
     wing = arguments.get("wing")
-    return wing not in (None, "", LOCAL) if name in _BY_WING else wing != LOCAL
+    if wing == LOCAL or (name in _BY_WING and wing in (None, "")):
+        return WORKSPACE in kinds
+    return True
 
 
 def in_its_lane(call: ToolCall) -> ToolCall:

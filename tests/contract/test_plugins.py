@@ -308,3 +308,23 @@ def test_what_comes_back_is_marked_and_freed_of_secrets(served: Office) -> None:
             assert SECRET not in one["content"]
         assert "\n\\[MEMORY id=mem-1" in memories[0]["content"]
         assert client.found("team:lead") == []
+
+
+def test_ones_own_memories_are_there_too_where_the_settings_say_so(short_dir: Path) -> None:
+    site = storm_site(short_dir)
+    with flat() as address, ContractClient(address) as client:
+        kinds = 'memory_plugin_kinds = ["workspace", "custom"]'
+        settle(site, f'memory_plugin = "http://{address}"\nmemory_cutover = true\n{kinds}')
+        with Serving(site):
+            (site.home / "lead").mkdir()
+            run(site, "workspace", "add", "lead", "--cwd", str(site.home / "lead"))
+            office = Office(site, "")
+            with office.agent("lead") as lead, office.agent("lead", confined=True) as confined:
+                told(lead.call("palace_commit_memory", content="mine"))
+                told(lead.call("palace_commit_memory", content="ours", namespace="team:lead"))
+                assert told(confined.call("mempalace_diary_write", entry="dear diary"))["success"]
+                assert client.found("workspace:lead") == ["dear diary", "mine"]
+                assert client.found("team:lead") == []
+                assert sorted(found(lead)) == ["dear diary", "mine", "ours"]
+                entries = told(confined.call("mempalace_diary_read"))["entries"]
+                assert [one["content"] for one in entries] == ["dear diary"]

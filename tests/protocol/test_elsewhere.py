@@ -81,6 +81,21 @@ def test_stocks_words_may_go_there_for_the_confined_alone(asked: ToolCall) -> No
     assert not may_go_elsewhere(asked, KINDS, is_confined=False)
 
 
+OWN = [
+    call("palace_commit_memory", content="x"),
+    call("palace_commit_summary", content="x", namespace="workspace:lead"),
+    call("mempalace_add_drawer", content="x"),
+    call("mempalace_diary_read"),
+    call("mempalace_search", query="x", wing="LOCAL"),
+]
+
+
+@pytest.mark.parametrize("asked", OWN, ids=shown)
+def test_ones_own_goes_there_where_those_are_held_elsewhere(asked: ToolCall) -> None:
+    assert may_go_elsewhere(asked, ("workspace",), is_confined=True)
+    assert not may_go_elsewhere(asked, KINDS, is_confined=True)
+
+
 def test_only_what_looks_at_what_is_here_waits_for_the_model() -> None:
     assert in_its_lane(call("palace_search_memory")).tool.embeds
     assert not in_its_lane(call("palace_commit_memory", namespace="org:lead")).tool.embeds
