@@ -15,6 +15,7 @@ from tests.support.engines.postgres import Postgres, running_postgres
 from tests.support.machines.needs import summary
 from tests.support.processes.clients import Site, end_brokers
 from tests.support.processes.traces import traced
+from tests.support.stores.nonces import PGVECTOR_DSN
 
 # How long an example takes says more of what else the machine does.
 hypothesis.settings.register_profile("palace", deadline=None)
@@ -73,7 +74,8 @@ def _current_umask() -> int:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server, one for a session of tests; each palace has tables of its own in it."""
-    with running_postgres() as server:
+    with running_postgres() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PGVECTOR_DSN, server.dsn())
         yield server
 
 

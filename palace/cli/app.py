@@ -49,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "config": settings.config,
     "mesh": places.mesh,
     "rebuild": journal.rebuild,
+    "move-store": journal.move_store,
     "purge": journal.purge,
     "backup": journal.backup,
     "restore": journal.restore,

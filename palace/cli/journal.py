@@ -104,6 +104,28 @@ def rebuild(
     return 0
 
 
+def move_store(
+    backend: Annotated[
+        str,
+        typer.Argument(metavar="BACKEND", help="chroma, sqlite_exact, rust_exact or pgvector."),
+    ],
+    palace: PalaceOption = "",
+    stop_first: StopOption = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Even if records are missing from the journal.")
+    ] = False,
+) -> int:
+    """Let another of mempalace's backends keep the drawers; the old store is kept.
+
+    They are made from the journal and checked before anything is replaced.
+    """
+    from palace.commands.move_store import move_store as move
+    from palace.commands.move_store import moved_text
+
+    say(moved_text(move(*find(palace), backend, stop=stop_first, partial=partial)))
+    return 0
+
+
 def purge(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids that search shows.")],
     palace: PalaceOption = "",

@@ -105,9 +105,12 @@ def _bytes_in(directory: str, kernel: Kernel) -> int:
 
 
 def rebuild_held(
-    held: OwnedPalace, *, allow_gaps: bool, keep: bool, downgrade: bool = False
+    held: OwnedPalace, *, allow_gaps: bool, keep: bool, downgrade: bool = False, scratch: str = ""
 ) -> Rebuilt:
-    """Build new stores for a palace whose lock is held, and swap them in."""
+    """Build new stores for a palace whose lock is held, and swap them in.
+
+    `scratch` is the backend that keeps the drawers of a palace that is only to be looked at.
+    """
     with opened_journal(held) as journal:
         progress = progress_shown()
         return Rebuild(
@@ -117,4 +120,6 @@ def rebuild_held(
             partial=allow_gaps,
             keep=keep,
             downgrade=downgrade,
+            backend=scratch,
+            is_proof=bool(scratch),
         ).run()

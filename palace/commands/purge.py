@@ -23,6 +23,7 @@ from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.purge_plan import PlanFile, PurgePlan
 from palace.engine.durability.rebuild import Rebuild
 from palace.engine.durability.traces import Traces
+from palace.engine.stores.drawers import TABLES_MARK
 from palace.journal.inspect import read_from
 from palace.journal.purge import Going, purge_journal
 from palace.journal.record import Entity, Payload, Record
@@ -48,6 +49,12 @@ _BEYOND = (
     "blocks of the disk)."
 )
 
+_BEYOND_TABLES = (
+    "PostgreSQL has the drawers in new tables, and the old ones were dropped. What it keeps of "
+    "them itself is out of reach as well: its write-ahead log and archive, its backups and "
+    "replicas, and blocks of the disk that were freed."
+)
+
 
 @attrs.frozen(kw_only=True)
 class Purged:
@@ -56,6 +63,7 @@ class Purged:
     records: int
     derived: Derived
     leftovers: tuple[Leftover, ...]
+    on_server: bool = False  # the drawers are tables of PostgreSQL's
 
     @property
     def exit_code(self) -> int:
@@ -187,7 +195,12 @@ def _carry_out(search: _Search, held: OwnedPalace, derived: Derived) -> Purged:
     search.surroundings.clean(going, derived.traces, search.plan.palace_id)
     leftovers = tuple(search.surroundings.leftovers(derived.traces)) if derived.traces else ()
     search.plan.remove()
-    return Purged(records=records or len(entities), derived=derived, leftovers=leftovers)
+    return Purged(
+        records=records or len(entities),
+        derived=derived,
+        leftovers=leftovers,
+        on_server=held.kernel.file_id(f"{held.paths.root}/{TABLES_MARK}") is not None,
+    )
 
 
 def _blank_memory() -> None:
@@ -213,7 +226,8 @@ def purge_text(paths: Paths, purged: Purged) -> str:
         lines.append("No other file that palace has written holds any of it.")
     else:
         lines.append("They held nothing long or rare enough to search other files for.")
-    return "\n".join([*lines, *_sources(purged.derived), _BEYOND])
+    beyond = [_BEYOND, _BEYOND_TABLES] if purged.on_server else [_BEYOND]
+    return "\n".join([*lines, *_sources(purged.derived), *beyond])
 
 
 def preview_text(paths: Paths, purged: Purged) -> str:

@@ -27,7 +27,11 @@ from palace.engine.durability.offline import drift_of, hold_palace, open_stores,
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.rebuild import moves_away, old_files
 from palace.engine.durability.swap import Exchange, Move
+from palace.engine.stores.drawers import EXACT as SQLITE
+from palace.engine.stores.drawers import PGVECTOR, backend_in
 from palace.engine.stores.files import NAMES as FILES
+from palace.engine.stores.palace_stores import unopened_stores
+from palace.engine.stores.pgvector import PgVector
 from palace.engine.stores.register import TOKEN, row_of_token
 from palace.journal.copying import Contents, copy_file, file_digest, read_contents
 from palace.journal.journal import read_tail
@@ -58,11 +62,15 @@ SCRATCH = "restore-"
 
 @attrs.frozen(kw_only=True)
 class How:
-    """How a backup is restored: in place of a palace, with its broker stopped, tokens included."""
+    """How a backup is restored: in place of a palace, with its broker stopped, tokens included.
+
+    With `backend` the palace is only looked at: its journal goes on telling of the backup's store.
+    """
 
     replace: bool = False
     stop: bool = False
     keep_tokens: bool = False
+    backend: str = ""  # that keeps the drawers instead of the backup's, which its journal tells
 
 
 @attrs.frozen(kw_only=True)
@@ -95,7 +103,7 @@ def restore_backup(
     with hold_palace(paths, environment, ask_to_leave=leave, prepare=prepare) as held:
         kept = _put_in_place(held, backup, keys)
         # Nothing is read but the backup, so a palace that a newer engine served here is no matter.
-        made = rebuild_held(held, allow_gaps=False, keep=True, downgrade=True)
+        made = rebuild_held(held, allow_gaps=False, keep=True, downgrade=True, scratch=how.backend)
         if how.keep_tokens:
             _renew_tokens(held, backup.manifest.epoch)
         seq = backup.manifest.contents.seq
@@ -301,7 +309,16 @@ def _put_in_place(held: OwnedPalace, backup: Backup, keys: Keyring) -> str:
     exchange.swap([*away, Move(scratch, paths.journal)])
     if held.keys is not None:
         held.keys.settle()
+    tables = _tables(held, backup, keys)
+    if tables is not None:
+        tables.put_aside(suffix)
     return f"{paths.root}/replaced-{suffix}" if away else ""
+
+
+def _tables(held: OwnedPalace, backup: Backup, keys: Keyring) -> PgVector | None:
+    """Return the tables of a server that the restored palace will have, None for files."""
+    backend = _backend_of(backup, keys)
+    return unopened_stores(held.paths, held.config, held.kernel, backend).pgvector
 
 
 def _copy_journal(backup: Backup, target: str, kernel: Kernel) -> None:
@@ -318,6 +335,20 @@ def _copy_journal(backup: Backup, target: str, kernel: Kernel) -> None:
 # Verifying.
 
 
+def _scratch_backend(backup: Backup, keys: Keyring) -> str:
+    """Return the backend that keeps a proof's drawers where the backup's own is a server's.
+
+    A proof must not write to that.  "" for the backup's own.
+    """
+    return SQLITE if _backend_of(backup, keys) == PGVECTOR else ""
+
+
+def _backend_of(backup: Backup, keys: Keyring) -> str:
+    """Return the store that a backup's journal is of, "" where it doesn't tell."""
+    tail = read_tail(list_segments(backup.journal, Kernel()), Kernel(), keys)
+    return backend_in(tail.baseline)
+
+
 def prove_backup(environment: ShimEnvironment, backup: Backup, keys: Keyring) -> Contents:
     """Restore a backup into a scratch directory and compare all of it; return what it holds.
 
@@ -329,12 +360,13 @@ def prove_backup(environment: ShimEnvironment, backup: Backup, keys: Keyring) ->
         with open(paths.settings, "w", encoding="utf-8") as file:  # no file of the real palace's
             file.write('graph = "knowledge_graph.sqlite3"\n')
         # Nothing of it is to be remembered as if it had been served.
-        scratched = {"HOME": scratch, "XDG_STATE_HOME": "", "MEMPALACE_BACKEND": ""}
+        backend = _scratch_backend(backup, keys)
+        scratched = {"HOME": scratch, "XDG_STATE_HOME": "", "MEMPALACE_BACKEND": backend}
         scratched["MEMPALACE_CONFIG_DIR"] = f"{scratch}/config"
         alone = ShimEnvironment(environment.all | scratched)
-        restore_backup(paths, alone, backup, keys, How())
+        restore_backup(paths, alone, backup, keys, How(backend=backend))
         with hold_palace(paths, alone, ask_to_leave=None) as held:
-            drift = drift_of(held, progress_shown())
+            drift = drift_of(held, progress_shown(), backend)
         found = read_contents(paths.journal, Kernel(), keys=known_keys(paths, alone.all, Kernel()))
     wanted = backup.manifest.contents
     if drift or (found.kinds, found.digest) != (wanted.kinds, wanted.digest):

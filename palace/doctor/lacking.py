@@ -16,7 +16,7 @@ from palace.doctor.finding import ERROR, WARNING, Finding
 from palace.journal.inspect import read_from
 from palace.journal.record import ENTITIES, Entity, Record
 from palace.journal.tail import Tail
-from palace.protocol.errors import StoreCorrupt
+from palace.protocol.errors import StoreCorrupt, StoreUnavailable
 from palace.settings.config import DUAL
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class _Comparison:
             except TimeIsUpError:
                 yield _not_compared(f"{WITHIN_S:.0f} s were not enough", EVERY_ENTRY)
                 return
-            except (sqlite3.Error, StoreCorrupt, OSError) as error:
+            except (sqlite3.Error, StoreCorrupt, StoreUnavailable, OSError) as error:
                 why = f"{store.name} can't be read now ({error})"
                 yield _not_compared(why, EVERY_ENTRY)
 

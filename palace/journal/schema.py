@@ -160,6 +160,7 @@ _HEADER: dict[str, Callable[[object], bool]] = {
     "quarantined": _are_texts,
     "holders": lambda value: value is None or _are_counts(value),
     "left": lambda value: value is None or (isinstance(value, list) and all(map(_is_count, value))),
+    "moving": lambda value: value is None or is_text(value, NAME_MAX),
     "paused": lambda value: value is None or type(value) is bool,
     "numbers": lambda value: value is None or _are_counts(value),
     "origin": lambda value: value is None or is_text(value, NAME_MAX),

@@ -51,6 +51,7 @@ OUTCOME_CHARS_MAX = 16 << 20
 EPOCHS_KEPT = 1000  # after which the outcomes of a session that never came back are forgotten
 
 
+MOVING = "moving"  # in a closing record: the store to which the drawers are being moved
 HELD = "held"  # in a baseline, beside the stores' names: none of them has this one
 
 
@@ -152,6 +153,9 @@ class Tail:
     numbers: Numbers = attrs.field(factory=Numbers)
     # An owner worked without the journal since the baseline: the stores know better.
     paused: bool = False
+    # The store that is to keep the drawers instead of the baseline's, "" for none: until the next
+    # baseline, either may be in place.
+    moving: str = ""
     gaps: int = 0  # of missing records: what is open, and which replies are known, is a guess then
     horizon: int = 0  # sessions last seen in an epoch before this one are not known any more
     # As it was when the journal was opened: the code of record `seq`, the palace that the newest
@@ -241,6 +245,8 @@ class Tail:
                 told = told_by(payload)
                 workspace = told[0].workspace if told is not None else ""
                 self._keep(call, str(payload.get("reply", "")), workspace, epoch)
+        if isinstance(moving := payload.get(MOVING), str):
+            self.moving = moving
         if isinstance(at := payload.get("at"), dict):
             self._compare_from_here(at, None)
         elif is_so_far(so_far := payload.get("so_far")):
@@ -249,7 +255,7 @@ class Tail:
 
     def _compare_from_here(self, at: Json, adopting: Adopting | None) -> None:
         self.baseline, self.baseline_seq, self.adopting = at, self.seq, adopting
-        self.paused = False
+        self.paused, self.moving = False, ""
         self.touched.clear()
         if adopting is None:
             self.settled.clear()
@@ -366,6 +372,7 @@ class Tail:
             },
             # Nothing where nobody has a workspace.
             **({"whose": whose} if whose else {}),
+            **({MOVING: self.moving} if self.moving else {}),
             "attempts": self.attempts,
             "tries": self.tries,
             "quarantined": self.quarantined,
@@ -401,6 +408,7 @@ class Tail:
             holders=dict(payload.get("holders") or {}),  # earlier versions told neither
             left=set(payload.get("left") or ()),
             paused=payload.get("paused") is True,
+            moving=payload.get(MOVING) or "",
             numbers=Numbers(dict(payload.get("numbers") or {})),
             horizon=payload["horizon"],
         )

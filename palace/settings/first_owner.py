@@ -18,7 +18,7 @@ def to_fix(
     """
     wanted = to_be_fixed(environ)
     backend = backend_of(root, config_dir, wanted)
-    if backend.is_exact and backend.said_by.startswith(f"{root}/"):
+    if backend.is_given_vectors and backend.said_by.startswith(f"{root}/"):
         wanted["MEMPALACE_BACKEND"] = backend.name
     made_by = recorded_embedder(root, kernel)
     named = wanted.get("MEMPALACE_EMBEDDING_MODEL", "").strip().lower()

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 CHROMA = "chroma"
 DEFAULT = "default"
 EXACT = ("sqlite_exact", "rust_exact")  # one format
+PGVECTOR = "pgvector"
 # By which files stock knows what a palace was made by (mempalace 3.11: backends/*.py, detect).
 _ARTIFACTS = {
     "chroma.sqlite3": CHROMA,
     "sqlite_exact.sqlite3": "sqlite_exact",
     "milvus_backend.json": "milvus",
     "milvus.db": "milvus",
-    "pgvector_backend.json": "pgvector",
+    "pgvector_backend.json": PGVECTOR,
     "qdrant_backend.json": "qdrant",
 }
 
@@ -82,7 +83,7 @@ class Backend:
 
     @property
     def is_journalled(self) -> bool:
-        return self.is_file
+        return self.is_file or self.is_pgvector
 
     @property
     def is_file(self) -> bool:
@@ -97,6 +98,15 @@ class Backend:
     @property
     def is_exact(self) -> bool:
         return self.name in EXACT
+
+    @property
+    def is_pgvector(self) -> bool:
+        return self.name == PGVECTOR
+
+    @property
+    def is_given_vectors(self) -> bool:
+        """Tell whether it is one of those, journalled, whose collections embed nothing."""
+        return self.is_exact or self.is_pgvector
 
 
 def backend_of(root: str, config_dir: str, environ: "Mapping[str, str]") -> Backend:
@@ -153,8 +163,8 @@ def no_journal_text(root: str, backend: Backend) -> str:
     """Say that a palace has no journal because of its backend."""
     return (
         f"{root} keeps its memories in the backend {backend.name} (says {backend.said_by}), and "
-        "palace journals those of chroma, sqlite_exact and rust_exact alone: a journal that lies "
-        "there is of an earlier time."
+        "palace journals those of chroma, sqlite_exact, rust_exact and pgvector alone: a journal "
+        "that lies there is of an earlier time."
     )
 
 

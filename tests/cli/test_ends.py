@@ -18,6 +18,7 @@ ARGUMENTS = {
     "backup": ("b",),
     "restore": ("b",),
     "purge": ("id",),
+    "move-store": ("chroma",),
     "install": ("--list",),
     "uninstall": ("cursor",),
     "service": ("status",),

@@ -7,8 +7,13 @@ import pytest
 
 from tests.support.engines.maintenance import MaintenanceProcess
 from tests.support.processes.sites import make_site
+from tests.support.stores.nonces import PGVECTOR_DSN
 
-BACKENDS = ("chroma", "sqlite_exact")  # each keeps the journal's promises, by the same tests
+BACKENDS = (
+    "chroma",
+    "sqlite_exact",
+    "pgvector",
+)  # each keeps the journal's promises, by the same tests
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -18,9 +23,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def backend(request: pytest.FixtureRequest) -> str:
-    """The backend that keeps the drawers."""
-    return str(getattr(request, "param", "chroma"))
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The backend that keeps the drawers; each module has a database of its own on a server."""
+    name = str(getattr(request, "param", "chroma"))
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "pgvector":
+            server = request.getfixturevalue("postgres")
+            database = f"of_{request.module.__name__.rpartition('.')[2]}"
+            server.ask(f"CREATE DATABASE {database}")
+            patch.setenv(PGVECTOR_DSN, server.dsn(database))
+        yield name
 
 
 @pytest.fixture(scope="module")

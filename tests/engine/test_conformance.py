@@ -20,7 +20,7 @@ from tests.support.calls import corpus
 from tests.support.calls.transcript import Mask, canonical, run_calls, run_raw
 from tests.support.faults.killing import is_deep
 from tests.support.processes.clients import Client, Site, end_brokers
-from tests.support.processes.sites import make_site, start_shim, start_stock
+from tests.support.processes.sites import empty_database, make_site, start_shim, start_stock
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 EACH_BACKEND = is_deep()  # a minute each
@@ -128,6 +128,8 @@ def _burst(kept: dict[str, Any]) -> list[bytes]:
 
 def _play(name: str, root: Path, model_home: Path, backend: str) -> Played:
     """Run everything against one server, and move what it wrote away."""
+    if backend == "pgvector":  # each plays in the same directory, which names its tables
+        empty_database()
     site = make_site(root, model_home, backend=backend)
     kept = _furnish(root)
     played = Played()

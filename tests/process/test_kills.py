@@ -108,7 +108,7 @@ def test_change_whose_broker_is_killed_is_made_once(arenas: Arenas, tool: str, p
                 break
 
 
-# Of which sqlite_exact keeps something; the other stores are the same beside it.
+# Of which other backends keep something; the other stores are the same beside them.
 IN_DRAWERS = tuple(
     tool
     for tool in TOOLS
@@ -123,9 +123,13 @@ def kills_of_drawers() -> list[tuple[str, str]]:
     return [(tool, POINTS[place % len(POINTS)]) for place, tool in enumerate(IN_DRAWERS)]
 
 
-@pytest.fixture(scope="module")
-def exact_arenas(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> Iterator[Arenas]:
-    arenas = Arenas(tmp_path_factory.mktemp("exact"), model_home, backend="sqlite_exact")
+@pytest.fixture(scope="module", params=["sqlite_exact", "pgvector"])
+def other_arenas(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model_home: Path
+) -> Iterator[Arenas]:
+    if request.param == "pgvector":
+        request.getfixturevalue("postgres")
+    arenas = Arenas(tmp_path_factory.mktemp("other"), model_home, backend=request.param)
     try:
         yield arenas
     finally:
@@ -133,12 +137,12 @@ def exact_arenas(tmp_path_factory: pytest.TempPathFactory, model_home: Path) -> 
 
 
 @pytest.mark.parametrize(("tool", "point"), kills_of_drawers())
-def test_change_that_sqlite_exact_keeps_is_made_once(
-    exact_arenas: Arenas, tool: str, point: str
+def test_change_that_another_backend_keeps_is_made_once(
+    other_arenas: Arenas, tool: str, point: str
 ) -> None:
     mutation = MUTATIONS[tool]
-    with exact_arenas.shared() as arena:
-        passes = exact_arenas.passes(arena, mutation)[point]
+    with other_arenas.shared() as arena:
+        passes = other_arenas.passes(arena, mutation)[point]
         assert passes, f"{tool} never passes {point}"
         number = chosen(passes, tool)[0]
         assert die_once(arena, mutation, (point, number)) or mutation.non_atomic

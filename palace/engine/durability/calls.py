@@ -16,7 +16,7 @@ import attrs
 from palace.engine.api import Call, Reply
 from palace.engine.durability import refusals
 from palace.engine.durability.adoption import ONE_GO, Adoption
-from palace.engine.durability.backends import check_backend
+from palace.engine.durability.backends import check_backend, find_tables
 from palace.engine.durability.beside import Note, read_note
 from palace.engine.durability.checkpointer import Checkpointer
 from palace.engine.durability.examiner import Examiner
@@ -329,8 +329,10 @@ def open_durable_calls(
             exchange.finish()
         logger.warning("an interrupted rebuild was carried through")
     journal = open_journal(palace)
-    check_backend(palace, journal.tail.baseline)
+    check_backend(palace, journal.tail)
     stores = build_stores(paths, palace.config, kernel, open_chroma)
+    if stores.pgvector is not None:
+        find_tables(journal.tail, stores.pgvector)
     dual = palace.config.journal == DUAL
     health = heal_stores(palace, journal, stores, progress)
     migrate(stores, besides=health.left_names)

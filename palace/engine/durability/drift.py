@@ -2,9 +2,10 @@
 
 import attrs
 
+from palace.engine.durability.translation import Source
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.projection import same
-from palace.journal.replay import Progress, Replay
+from palace.journal.replay import Progress
 
 
 @attrs.frozen(kw_only=True)
@@ -18,7 +19,7 @@ class Drift:
     example: str
 
 
-def find_drift(stores: Stores, known: Replay, progress: Progress) -> list[Drift]:
+def find_drift(stores: Stores, known: Source, progress: Progress) -> list[Drift]:
     """Return the kinds in which stores and journal differ; opens every store."""
     found = []
     for store in stores.all:

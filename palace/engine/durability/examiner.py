@@ -55,7 +55,7 @@ from palace.kernel.kernel import Kernel
 from palace.kernel.output import say
 from palace.ownership.keys import known_keys
 from palace.protocol.decoding import decode_json
-from palace.settings.config import Config
+from palace.settings.config import load_config
 from palace.settings.environment import read_environment
 from palace.settings.paths import Paths
 
@@ -164,6 +164,8 @@ class Examiner:
         """Return what is known of the last write to the database of drawers."""
         if self.journal.tail.open:
             return Written()
+        if self.stores.pgvector is not None:
+            return Written()  # no file tells
         seq, path = self.journal.seq, self.stores.drawers.path
         return Written(seq, [self.kernel.signature(path + end) for end in ("", "-wal")])
 
@@ -309,7 +311,8 @@ def main(root: str, graph: str) -> None:
     """Print what is wrong with the stores' files, beside the process that has them open."""
     os.nice(10)
     paths, kernel = Paths(root), Kernel()
-    stores = unopened_stores(paths, Config(graph=graph, config_dir=""), kernel)
+    config = attrs.evolve(load_config(paths, read_environment().all, kernel), graph=graph)
+    stores = unopened_stores(paths, config, kernel)
     damages = find_damage(stores, None, WHOLE_BESIDE_THE_OWNER)
     said: JsonObject = {"damage": damages[0].text if damages else "", "rows": None}
     if all(damage.words for damage in damages):  # the rows are whole

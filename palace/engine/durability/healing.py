@@ -398,7 +398,7 @@ class _Healing:
 
     @property
     def _backend(self) -> str:
-        return backend_to_build(self.palace, self.journal.tail.baseline)
+        return backend_to_build(self.palace, self.journal.tail)
 
     def _check_new(self, new: Stores) -> None:
         """Raise where a new store doesn't pass: else it would be built again at every opening."""

@@ -16,6 +16,7 @@ from contextlib import suppress
 import attrs
 
 from palace.engine.durability.traces import Traces, files_below, is_held
+from palace.engine.stores.drawers import TABLES_MARK
 from palace.journal.aside import ASIDE
 from palace.journal.inspect import read_from
 from palace.journal.purge import Going, purge_journal
@@ -120,6 +121,25 @@ class Surroundings:
                 held = held or self._problem(path, traces)
             if held:
                 yield attrs.evolve(unit, what=f"{unit.what}{held}")
+        yield from self._tables_aside()
+
+    def _tables_aside(self) -> Iterator[Leftover]:
+        """Yield the notes of tables that a server has kept since the drawers were moved to files.
+
+        Those of a palace that is in tables now were dropped with the rebuild.
+        """
+        root = self.paths.root
+        if self.kernel.file_id(f"{root}/{TABLES_MARK}") is not None:
+            return
+        for name in sorted(self.kernel.list_directory(root)):
+            mark = f"{root}/{name}/{TABLES_MARK}"
+            if name.startswith("replaced-") and self.kernel.file_id(mark) is not None:
+                number = name.removeprefix("replaced-")
+                yield Leftover(
+                    mark,
+                    f"it names a database whose tables palace_old_{number}_* may hold it",
+                    f"drop those, then: rm {shlex.quote(mark)}",
+                )
 
     def _problem(self, path: str, traces: Traces) -> str:
         try:

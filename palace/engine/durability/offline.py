@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from palace.engine.durability.backends import store_of_name
 from palace.engine.durability.bring_back import bring_back
 from palace.engine.durability.drift import Drift, find_drift
 from palace.engine.durability.meeting import meet_journal
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.pinned import check_not_older, installed_versions
 from palace.engine.durability.swap import Exchange
+from palace.engine.durability.translation import Translation
 from palace.engine.stores.palace_stores import Stores, opened_stores
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
@@ -86,8 +88,12 @@ def open_stores(palace: OwnedPalace) -> Iterator[Stores]:
         yield stores
 
 
-def drift_of(palace: OwnedPalace, progress: Progress) -> list[Drift]:
-    """Compare every entity of an owned palace's stores with its journal."""
+def drift_of(palace: OwnedPalace, progress: Progress, backend: str = "") -> list[Drift]:
+    """Compare every entity of an owned palace's stores with its journal.
+
+    `backend` keeps the drawers of a palace whose journal tells of another one, "" where it doesn't.
+    """
     with open_stores(palace) as stores:
         known = replay(palace.paths.journal, palace.kernel, progress, keys=palace.stamp.keys)
-        return find_drift(stores, known, progress)
+        entities = Translation(known, store_of_name(backend)) if backend else known
+        return find_drift(stores, entities, progress)

@@ -31,11 +31,8 @@ class StoreFiles:
 
     def trouble(self) -> str:
         """Return what has become of a file, "" where all are what they were."""
-        for path in (
-            self.stores.drawers.path,
-            self.stores.graph.path,
-            self.stores.logstream.path,
-        ):
+        drawers = () if self.stores.pgvector is not None else (self.stores.drawers.path,)
+        for path in (*drawers, self.stores.graph.path, self.stores.logstream.path):
             if problem := self._look(path):
                 return problem
         return self._look_at_indexes()

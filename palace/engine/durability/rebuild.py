@@ -8,7 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import attrs
 
 from palace import __version__
-from palace.engine.durability.backends import backend_to_build
+from palace.engine.durability.backends import (
+    backend_to_build,
+    named_backend,
+    store_of,
+    store_of_name,
+)
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.pinned import (
     check_not_older,
@@ -17,16 +22,26 @@ from palace.engine.durability.pinned import (
     older_packages,
     way_up,
 )
+from palace.engine.durability.reconciliation import take_over
 from palace.engine.durability.swap import Exchange, Move
-from palace.engine.stores.drawers import COLLECTION, is_drawer_file
+from palace.engine.durability.translation import Source, Translation, fits
+from palace.engine.stores.drawers import COLLECTION, PGVECTOR, backend_in, is_drawer_file
 from palace.engine.stores.files import KIND as FILE
 from palace.engine.stores.files import NAMES as FILES
-from palace.engine.stores.palace_stores import Stores, opened_stores, unopened_stores
-from palace.engine.stores.projection import BATCH, Projection, fingerprints_of, in_batches, same
+from palace.engine.stores.palace_stores import (
+    MADE_FOR,
+    Stores,
+    opened_stores,
+    unopened_stores,
+)
+from palace.engine.stores.pgvector import PgVector
+from palace.engine.stores.pgvector_tables import mark
+from palace.engine.stores.projection import BATCH, Projection, fingerprints_of, in_batches
 from palace.engine.stores.rows import FILE_ENDS
 from palace.journal.journal import Journal
-from palace.journal.record import ADOPT, Draft
+from palace.journal.record import ADOPT, STATE, Draft
 from palace.journal.replay import Progress, Replay, replay
+from palace.journal.tail import MOVING
 from palace.journal.undo import records_of_undoing
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
@@ -66,6 +81,8 @@ class Rebuild:
     partial: bool = False
     keep: bool = True
     downgrade: bool = False  # for an engine that is older than one that has served the palace
+    backend: str = ""  # which keeps the drawers from now on, "" the one that does
+    is_proof: bool = False  # with another backend: its stores are looked at, and never served
 
     def run(self) -> Rebuilt:
         """Build, check, swap; raises what `check` does."""
@@ -73,25 +90,88 @@ class Rebuild:
         self._close_open_keys()
         self._adopt_files()
         known = replay(self.paths.journal, self.kernel, self.progress, keys=self.journal.keys)
+        made = self._entities(known)
         scratch = make_scratch(self.palace)
-        backend = backend_to_build(self.palace, self.journal.tail.baseline)
-        with opened_stores(*scratch_palace(self.palace, scratch, backend), self.kernel) as new:
+        palace = scratch_palace(self.palace, scratch, self._to_build)
+        with opened_stores(*palace, self.kernel, self._to_build) as new:
             new.drawers.make()  # a palace without drawers has a store, too
-            fill_stores(new, known, in_order(known), self.progress)
-            verify_stores(new, known, in_order(known), self.progress)
+            fill_stores(new, made, in_order(made), self.progress)
+            verify_stores(new, made, in_order(made), self.progress)
         if any(new.register.owns(kind) for kind in known.kinds()):
             need_register(self.paths, self.kernel)
+        self._note_move()
+        tables = self._tables_in(new)
         # Chroma is closed now: what it still had to write is in the files that move.
-        moves = [*self._old_away(), *self._new_in(new, known)]
+        moves = [*self._old_away(), *self._new_in(new, made)]
+        if new.pgvector is not None and tables is not None:
+            # Killed between the two, either is what the journal says.
+            tables.put_in_place(new.pgvector, self._suffix if self.keep else "")
         Exchange(self.paths, self.palace.config.graph, self.kernel).swap(moves)
         shutil.rmtree(scratch, ignore_errors=True)
         if not self.keep:
             self._remove_old()
-        self._record_fingerprints()
+        if not self.is_proof:
+            self._take_over(known)
+            self._record_fingerprints()
         if self.downgrade:  # last: until then no older engine may open what is there
             note_made_by(self.paths, self.kernel, installed_versions())
         kinds = {kind: len(known.ids(kind)) for kind in sorted(known.kinds())}
         return Rebuilt(entities=len(known.live), kinds=kinds, kept=self._kept if self.keep else "")
+
+    # Where the drawers go to another backend.
+
+    @property
+    def _kept_by(self) -> str:
+        """Return the store that keeps the drawers now."""
+        named = store_of(named_backend(self.palace))
+        return backend_in(self.journal.tail.baseline) or named
+
+    @property
+    def _to_build(self) -> str:
+        return self.backend or backend_to_build(self.palace, self.journal.tail)
+
+    @property
+    def _is_move(self) -> bool:
+        return store_of_name(self._to_build) != self._kept_by
+
+    def _entities(self, known: Replay) -> Source:
+        """Return what the new stores are made of; raises StoreUnavailable for what can't be."""
+        if not self._is_move:
+            return known
+        translation = Translation(known, store_of_name(self._to_build))
+        translation.check()
+        return translation
+
+    def _note_move(self) -> None:
+        """Have the next owner know, durably, that either store may be in place."""
+        if self._is_move and not self.is_proof:
+            moving = {MOVING: store_of_name(self._to_build)}
+            self.journal.sync(self.journal.append([Draft(action=STATE, payload=moving)]))
+
+    def _tables_in(self, new: Stores) -> PgVector | None:
+        """Return the tables of a server that new ones replace; stock finds these by a file."""
+        if new.pgvector is None:
+            return None
+        real = self._real(self._to_build).pgvector
+        assert real is not None
+        mark(self.paths.root, real.target, new.drawers.root)
+        return real
+
+    def _take_over(self, known: Replay) -> None:
+        """Have the journal say what the new store made of entities that it keeps otherwise."""
+        if not self._is_move:
+            return
+        with opened_stores(self.paths, self.palace.config, self.kernel, self._to_build) as stores:
+            for store in (stores.files, stores.drawers):
+                store.read_fingerprint()
+                work = take_over(self.journal, store, known)
+                for number, kind in enumerate(kinds := sorted(store.kinds())):
+                    self.progress("comparing it with the journal", number / len(kinds))
+                    work.run(kind)
+        if self._kept_by == PGVECTOR:
+            old = self._real(PGVECTOR).pgvector
+            assert old is not None
+            old.put_aside(self._suffix)
 
     @property
     def paths(self) -> Paths:
@@ -164,7 +244,7 @@ class Rebuild:
     def _changed_by_others(self) -> Iterator[str]:
         """Yield stores that hold what the journal may lack; unreadable ones are passed over."""
         tail = self.journal.tail
-        stores = self._real()
+        stores = self._real(self._kept_by)
         for store in (
             stores.drawers,
             stores.graph,
@@ -192,8 +272,8 @@ class Rebuild:
         if drafts:
             self.journal.append(drafts)
 
-    def _real(self) -> Stores:
-        return unopened_stores(self.paths, self.palace.config, self.kernel)
+    def _real(self, backend: str = "") -> Stores:
+        return unopened_stores(self.paths, self.palace.config, self.kernel, backend)
 
     def _old_files(self) -> Iterator[str]:
         return old_files(self.paths, self.palace.config, self.kernel)
@@ -201,19 +281,19 @@ class Rebuild:
     def _old_away(self) -> Iterator[Move]:
         return moves_away(self.paths, self._old_files(), self.kernel, self._suffix)
 
-    def _new_in(self, new: Stores, known: Replay) -> Iterator[Move]:
-        inside = new.drawers.root
+    def _new_in(self, new: Stores, made: Source) -> Iterator[Move]:
+        inside, kept = new.drawers.root, made.ids(FILE)
         for name in sorted(os.listdir(inside)):
-            if name not in FILES or (FILE, name) in known.live:
+            if name not in FILES or name in kept:
                 yield Move(f"{inside}/{name}", f"{self.paths.root}/{name}")
         real = self._real()
-        for made, final in (
+        for built, final in (
             (new.graph.path, real.graph.path),
             (new.tunnels.path, real.tunnels.path),
             (new.hallways.path, real.hallways.path),
         ):
-            if os.path.exists(made):
-                yield Move(self._near(made, final), final)
+            if os.path.exists(built):
+                yield Move(self._near(built, final), final)
 
     def _near(self, made: str, final: str) -> str:
         """Copy a new file to the file system where it belongs, so that a rename can end it."""
@@ -232,7 +312,7 @@ class Rebuild:
             self.kernel.unlink(f"{path}.replaced-{self._suffix}")
 
     def _record_fingerprints(self) -> None:
-        stores = self._real()
+        stores = self._real(self._to_build)
         for store in stores.all:
             store.read_fingerprint()
         fingerprints = fingerprints_of(stores.all)
@@ -285,13 +365,17 @@ def scratch_palace(palace: OwnedPalace, scratch: str, backend: str) -> tuple[Pat
     config = attrs.evolve(
         old,
         graph=f"{scratch}/knowledge_graph.sqlite3",
-        environment={**old.environment, "MEMPALACE_BACKEND": backend},
+        environment={
+            **old.environment,
+            "MEMPALACE_BACKEND": backend,
+            MADE_FOR: palace.paths.root,
+        },
     )
     palace.kernel.make_directory(f"{scratch}/palace")
     return Paths(f"{scratch}/palace"), config
 
 
-def fill_stores(new: Stores, known: Replay, kinds: Sequence[str], progress: Progress) -> None:
+def fill_stores(new: Stores, known: Source, kinds: Sequence[str], progress: Progress) -> None:
     """Write what the journal knows of these kinds, in this order, into empty stores."""
     total, done = max(1, sum(len(known.ids(kind)) for kind in kinds)), 0
     for kind in kinds:
@@ -302,7 +386,7 @@ def fill_stores(new: Stores, known: Replay, kinds: Sequence[str], progress: Prog
             progress("writing new stores", done / total)
 
 
-def verify_stores(new: Stores, known: Replay, kinds: Sequence[str], progress: Progress) -> None:
+def verify_stores(new: Stores, known: Source, kinds: Sequence[str], progress: Progress) -> None:
     """Raise StoreCorrupt unless the new stores hold these kinds as the journal does."""
     total, done = max(1, sum(len(known.ids(kind)) for kind in kinds)), 0
     for kind in kinds:
@@ -310,7 +394,7 @@ def verify_stores(new: Stores, known: Replay, kinds: Sequence[str], progress: Pr
         for start in range(0, len(ids), BATCH):
             found = store.read(kind, ids[start : start + BATCH])
             for ident in ids[start : start + BATCH]:
-                if not same(found.get(ident), known.payload((kind, ident))):
+                if not fits(found.get(ident), known.payload((kind, ident))):
                     raise StoreCorrupt(
                         f"The new store doesn't hold {kind} {ident} as the journal does. "
                         "Nothing was replaced; please report this."
@@ -329,6 +413,6 @@ def _store_of(stores: Stores, kind: str) -> Projection:
     )
 
 
-def in_order(known: Replay) -> list[str]:
+def in_order(known: Source) -> list[str]:
     """Return kinds in an order in which they can be written: collections before records."""
     return sorted(known.kinds(), key=lambda kind: (kind != COLLECTION, kind != FILE, kind))

@@ -164,6 +164,21 @@ class Reconciliation:
         return self.is_own or self.older or self._is_former(kind, ident, now)
 
 
+def take_over(journal: Journal, projection: Projection, known: Replay) -> Reconciliation:
+    """Return the work of adopting all that an open store holds otherwise; nothing is written."""
+    return Reconciliation(
+        journal=journal,
+        projection=projection,
+        known=known,
+        pending={},
+        lost=False,
+        older=False,
+        believed=frozenset(),
+        past={},
+        by_id={},
+    )
+
+
 def by_id_of(known: Replay) -> dict[str, set[int]]:
     """Return the digests of what the journal knows under each id, whatever its kind."""
     found: dict[str, set[int]] = {}

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
+from palace.engine.stores.drawers import TABLES_MARK
 from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.rows import FILE_ENDS
 from palace.kernel.kernel import Kernel
@@ -145,7 +146,12 @@ class Exchange:
 
     def _is_store(self, name: str) -> bool:
         tables = (EXACT_STORE, "logstream.sqlite3", os.path.basename(self.paths.register))
-        known = {"journal", *FILES, *(f"{name}{end}" for name in tables for end in FILE_ENDS)}
+        known = {
+            "journal",
+            TABLES_MARK,
+            *FILES,
+            *(f"{name}{end}" for name in tables for end in FILE_ENDS),
+        }
         return name in known or _CHROMA.fullmatch(name) is not None
 
     def _files_anywhere(self) -> tuple[str, ...]:

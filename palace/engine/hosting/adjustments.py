@@ -285,7 +285,7 @@ def store_together(host: Host) -> Iterator[Patch]:
     state, config = host.state, host.config
     backend = backend_of(host.paths.root, config.config_dir, config.environment)
     state.writer = BatchedWriter(
-        host.server, state.lookups, state.current, embedded=backend.is_exact
+        host.server, state.lookups, state.current, embedded=backend.is_given_vectors
     )
     yield from state.writer.patches()
 

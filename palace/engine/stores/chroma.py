@@ -77,11 +77,14 @@ class Count:
 class Chroma(Unshared):
     """All collections of one palace.  `open_api` opens the store; it is asked when first needed.
 
+    `create_as_stock` makes a collection of which nothing is said: another backend kept it.
+
     `api` is the one that stock uses now, as far as the seam has seen it.
     """
 
     root: str
     open_api: Callable[[], ChromaApi]
+    create_as_stock: Callable[[ChromaApi, str], None]
     name: str = "chroma"
     lock: threading.RLock = attrs.field(factory=threading.RLock)
     drops: int = 0  # how often a collection was deleted by this process
@@ -220,7 +223,10 @@ class Chroma(Unshared):
                 _stock(api, "delete_collection")(api, name)
                 self._forget(name)
         elif there is None:
-            create_collection(api, name, payload)
+            if len(payload):
+                create_collection(api, name, payload)
+            else:
+                self.create_as_stock(api, name)
             self._collection(name)
 
     def _forget(self, name: str) -> None:

@@ -8,6 +8,7 @@ so that a palace can be carried from one to another.
 |---|---|---|
 | chroma | chroma.py | under chromadb's lowest Python class (chroma_seam.py) |
 | sqlite_exact, rust_exact (one format) | exact.py | at mempalace's own collection (exact_seam.py) |
+| pgvector | pgvector.py | at what reaches its server (pgvector_seam.py) |
 """
 
 import base64
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 # Named for the backend that was the only one when journals began.
 PREFIX = "chroma:"  # of a record's kind, before its collection's name
 COLLECTION = "chroma-collection"
+CHROMA = "chroma"
 EXACT = "sqlite_exact"
 PGVECTOR = "pgvector"
-NAMES = ("chroma", EXACT)  # of these stores, in fingerprints
+NAMES = (CHROMA, EXACT, PGVECTOR)  # of these stores, in fingerprints
+TABLES_MARK = "pgvector_backend.json"  # by which stock knows that a palace is in tables
 
 
 class RecordPayload(TypedDict):
@@ -66,7 +69,7 @@ def backend_in(baseline: Mapping[str, object] | None) -> str:
 
 def is_drawer_file(root: str, name: str) -> bool:
     """Tell whether a name in the palace belongs to a store of drawers, of whichever backend."""
-    return name.startswith(EXACT_STORE) or is_chroma_file(root, name)
+    return name == TABLES_MARK or name.startswith(EXACT_STORE) or is_chroma_file(root, name)
 
 
 def is_chroma_file(root: str, name: str) -> bool:

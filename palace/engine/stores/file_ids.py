@@ -20,6 +20,7 @@ from palace.engine.stores.exact import Exact
 from palace.engine.stores.exact_rows import has_tables as has_exact_tables
 from palace.engine.stores.health import Access, connect, queued
 from palace.engine.stores.palace_stores import Stores
+from palace.engine.stores.pgvector import PgVector
 from palace.engine.stores.projection import Projection
 from palace.engine.stores.rows import Rows, row_id
 from palace.journal.record import JsonObject
@@ -83,7 +84,10 @@ class FileIds:
         if then is None:
             return True
         drawers = self.stores.drawers
-        if store is drawers and _is_there(drawers.path):
+        if isinstance(drawers, PgVector):
+            if store is drawers:
+                drawers.read_fingerprint()
+        elif store is drawers and _is_there(drawers.path):
             with closing(connect(drawers.path, self.access)) as connection:
                 drawers.take_fingerprint(connection)
         return not store.was_replaced(then)

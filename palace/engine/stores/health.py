@@ -160,6 +160,8 @@ def _uri_of(path: str, access: Access) -> str:
 
 
 def _drawers(stores: Stores, depth: Depth) -> Iterator[Damage]:
+    if stores.pgvector is not None:
+        return  # whether its files are whole is the server's to say
     path, name = stores.drawers.path, stores.drawers.name
     if text := database_damage(path, depth):
         yield Damage(store=name, text=text)
@@ -246,6 +248,9 @@ def flushed_rows(stores: Stores) -> Iterator[tuple[str, str, JsonObject]]:
 
     And its vector, where that is in the row.  Raises sqlite3.Error.
     """
+    if stores.pgvector is not None:
+        yield from stores.pgvector.rows()
+        return
     if stores.chroma is None:
         with closing(connect(stores.drawers.path, Access.SHARED)) as connection:
             yield from exact_rows.rows_in(connection)
@@ -394,7 +399,9 @@ def _files(stores: Stores) -> Iterator[Damage]:
 
 def _lost(stores: Stores, baseline: JsonObject) -> Iterator[Damage]:
     """Yield stores that are gone, or empty, though they held something."""
-    paths = {stores.drawers.name: stores.drawers.path}
+    # What a server has lost, recovery finds.
+    files = () if stores.pgvector is not None else (stores.drawers,)
+    paths = {own.name: own.path for own in files}
     paths |= {own.name: own.path for own in stores.tables}
     paths |= {own.name: own.place for own in (stores.tunnels, stores.hallways)}
     for name, path in paths.items():

@@ -15,6 +15,8 @@ from palace.engine.stores.exact import Exact
 from palace.engine.stores.files import Files
 from palace.engine.stores.hallways import SINCE, Hallways, StockHallways
 from palace.engine.stores.lists import JsonList
+from palace.engine.stores.pgvector import PgVector
+from palace.engine.stores.pgvector_tables import target_of
 from palace.engine.stores.projection import Projection
 from palace.engine.stores.register import Register, open_register
 from palace.engine.stores.rows import GRAPH, LOGSTREAM, Rows, Table
@@ -24,16 +26,21 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
 from palace.ownership.holders import LATER_HALLWAYS
 from palace.protocol.errors import StoreCorrupt
+from palace.protocol.wire import identity_of
 from palace.settings.config import Config
+from palace.settings.environment import read_environment
 from palace.settings.paths import Paths
-from palace.settings.stock_config import backend_of
+from palace.settings.stock_config import Backend, backend_of
+
+# A variable of scratch palaces: the directory of the one whose new tables are made.
+MADE_FOR = "PALACE_TABLES_MADE_FOR"
 
 
 @attrs.frozen(kw_only=True)
 class Stores:
     """All projections of one palace, in the order in which they are written."""
 
-    drawers: Chroma | Exact
+    drawers: Chroma | Exact | PgVector
     graph: Rows
     logstream: Rows
     tunnels: JsonList
@@ -59,6 +66,11 @@ class Stores:
         return self.drawers if isinstance(self.drawers, Chroma) else None
 
     @property
+    def pgvector(self) -> PgVector | None:
+        """Return the store of drawers where it is tables of a server, and no file."""
+        return self.drawers if isinstance(self.drawers, PgVector) else None
+
+    @property
     def tables(self) -> tuple[Rows, ...]:
         """Return those that are a file of SQLite's and nothing else."""
         return (self.graph, self.logstream, self.register)
@@ -80,16 +92,20 @@ class Stores:
 
 
 def build_stores(
-    paths: Paths, config: Config, kernel: Kernel, open_chroma: Callable[[], ChromaApi]
+    paths: Paths,
+    config: Config,
+    kernel: Kernel,
+    open_chroma: Callable[[], ChromaApi],
+    backend: str = "",
 ) -> Stores:
     """Return the stores of a palace; `open_chroma` opens its Chroma.  Nothing is opened yet.
 
-    Raises ConfigError where mempalace's settings can't be read.
+    `backend` keeps the drawers, "" that which stock would use.  Raises ConfigError where
+    mempalace's settings can't be read.
     """
     lists = place_of_lists(paths.root)
-    backend = backend_of(paths.root, config.config_dir, config.environment)
     return Stores(
-        drawers=Exact(paths.root) if backend.is_exact else Chroma(paths.root, open_chroma),
+        drawers=_drawers(paths, config, kernel, open_chroma, backend),
         graph=attrs.evolve(
             _rows("graph", config.graph, GRAPH, "knowledge_graph", "KnowledgeGraph"),
             undone=undone_of(config.graph, paths.root, kernel),
@@ -139,6 +155,24 @@ def _hallways(place: str, kernel: Kernel) -> JsonList:
     )
 
 
+def _drawers(
+    paths: Paths, config: Config, kernel: Kernel, open_chroma: Callable[[], ChromaApi], name: str
+) -> Chroma | Exact | PgVector:
+    root = paths.root
+    said = backend_of(root, config.config_dir, config.environment)
+    backend = Backend(name, said.said_by) if name else said
+    if backend.is_exact:
+        return Exact(root)
+    if not backend.is_pgvector:
+        return Chroma(root, open_chroma, create_as_stock)
+    # The connection string is no setting that palace keeps: it may hold a password.
+    environ = {**read_environment().all, **config.environment}
+    made_for = config.environment.get(MADE_FOR)
+    target = target_of(made_for or root, config.config_dir, environ)
+    palace = identity_of(kernel.read_hint(paths.palace_id, 200)) or ""
+    return PgVector(root, target.made() if made_for else target, palace=palace)
+
+
 def _stocks_lock(path: str) -> AbstractContextManager[None]:
     """Return the lock of a list, which stock holds from reading it to replacing it."""
     from mempalace.palace import mine_lock
@@ -155,6 +189,21 @@ def open_chroma(root: str) -> ChromaClient:
     return client
 
 
+def create_as_stock(api: ChromaApi, name: str) -> None:
+    """Create a collection as stock would for a new palace."""
+    from mempalace.backends.chroma import ChromaBackend, _hnsw_creation_metadata
+
+    method = type(api).create_collection  # type: ignore[attr-defined]
+    getattr(method, "stock", method)(
+        api,
+        name=name,
+        metadata=_hnsw_creation_metadata(None),
+        configuration={
+            "embedding_function": ChromaBackend._resolve_embedding_function()  # noqa: SLF001
+        },
+    )
+
+
 def embedded(documents: Sequence[str]) -> Sequence[Vector]:
     """Return the vectors that stock would store for documents; raises what its model raises."""
     from mempalace.backends.chroma import ChromaBackend
@@ -165,10 +214,13 @@ def embedded(documents: Sequence[str]) -> Sequence[Vector]:
 
 
 @contextmanager
-def opened_stores(paths: Paths, config: Config, kernel: Kernel) -> Iterator[Stores]:
+def opened_stores(
+    paths: Paths, config: Config, kernel: Kernel, backend: str = ""
+) -> Iterator[Stores]:
     """Yield a palace's stores without seams; Chroma is opened when it is first needed.
 
-    It is closed when the block ends: nothing may use the stores after that.
+    It is closed when the block ends: nothing may use the stores after that.  `backend`: see
+    `build_stores`.
     """
     with ExitStack() as closing:
 
@@ -177,16 +229,19 @@ def opened_stores(paths: Paths, config: Config, kernel: Kernel) -> Iterator[Stor
             closing.callback(client.close)
             return client._server  # noqa: SLF001
 
-        yield build_stores(paths, config, kernel, api)
+        yield build_stores(paths, config, kernel, api, backend)
 
 
-def unopened_stores(paths: Paths, config: Config, kernel: Kernel) -> Stores:
-    """Return a palace's stores for what their files say: Chroma can't be opened through them."""
+def unopened_stores(paths: Paths, config: Config, kernel: Kernel, backend: str = "") -> Stores:
+    """Return a palace's stores for what their files say: Chroma can't be opened through them.
+
+    `backend`: see `build_stores`.
+    """
 
     def refuse() -> ChromaApi:
         raise AssertionError("these stores are not to be opened")
 
-    return build_stores(paths, config, kernel, refuse)
+    return build_stores(paths, config, kernel, refuse, backend)
 
 
 def _rows(name: str, path: str, tables: tuple[Table, ...], module: str, owner: str) -> Rows:

@@ -8,8 +8,6 @@ transaction that wrote it: rows with a number that was not over when the fingerp
 written since, and where a row has gone, their count tells.  The numbers are those of one history.
 A server whose copy was put back, or whose replica took over, has another one, though it may go on
 counting from there: what it lacks was lost.
-
-No broker uses it yet: what is left to be done is in decision 62.
 """
 
 import functools
@@ -77,6 +75,7 @@ class PgVector(Unshared):
     root: str
     target: Target
     name: str = PGVECTOR
+    palace: str = ""  # its identity: what a journal says of another one's tables is not of these
     lock: threading.RLock = attrs.field(factory=threading.RLock)
     drops: int = 0
     _known: dict[str, Known] = attrs.field(factory=dict)  # by name
@@ -264,7 +263,16 @@ class PgVector(Unshared):
                 rename_table(session, table.name, self.target.table(name))
 
         self._server.transact(swap)
-        mark(self.root, self.target)
+
+    def put_aside(self, number: str) -> None:
+        """Rename this palace's tables to where old ones go, in one transaction."""
+        old = self.target.aside(number)
+
+        def rename(session: "Session") -> None:
+            for name, table in self._list(session):
+                rename_table(session, table.name, old.table(name))
+
+        self._server.transact(rename)
 
     # Collections and their tables.
 
@@ -340,6 +348,7 @@ class PgVector(Unshared):
         return {
             **self._clock._asdict(),
             "prefix": self.target.prefix,
+            "palace": self.palace,
             "collections": {
                 name: [known.table.number, known.records] for name, known in self._known.items()
             },
@@ -380,6 +389,8 @@ class PgVector(Unshared):
         """
         now = self._server.run(clock_of)
         then = [baseline.get(name) for name in ("server", "database", "prefix")]
+        if baseline.get("palace") != self.palace:
+            return  # it was restored, and has no tables yet
         if then == [now.server, now.database, self.target.prefix]:
             return
         raise StoreUnavailable(

@@ -138,12 +138,17 @@ def target_of(root: str, config_dir: str, environ: Mapping[str, str]) -> Target:
     return Target(config.dsn, prefix, config)
 
 
-def mark(root: str, target: Target) -> None:
-    """Have stock know by a file of its own that a palace is in tables, and in which."""
+def mark(root: str, target: Target, directory: str = "") -> None:
+    """Have stock know by a file of its own that a palace is in tables, and in which.
+
+    The file is made in `directory`, "" for the palace's own.
+    """
     from mempalace.backends.base import PalaceRef
     from mempalace.backends.pgvector import PgVectorBackend
 
-    PgVectorBackend()._write_marker(PalaceRef(id=root, local_path=root), target.config)  # noqa: SLF001
+    PgVectorBackend()._write_marker(  # noqa: SLF001
+        PalaceRef(id=root, local_path=directory or root), target.config
+    )
 
 
 def _digest(prefix: str) -> str:

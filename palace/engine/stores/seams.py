@@ -4,6 +4,7 @@
 |---|---|
 | Chroma | the methods of chromadb's lowest Python class (chroma_seam.py) |
 | sqlite_exact, rust_exact | the methods of stock's collection (exact_seam.py) |
+| pgvector | the methods of stock's client of its server (pgvector_seam.py) |
 | knowledge graph, events and artifacts | how stock opens its connection (rows.py) |
 | tunnels, hallways | stock's functions that load and save the whole list |
 | small files | nothing: they are compared when the palace is opened and closed |
@@ -18,11 +19,12 @@ from types import CodeType
 from typing import Protocol
 
 from palace.engine.patches import JOURNAL, Patch, Patches
-from palace.engine.stores import chroma_seam, exact_seam
+from palace.engine.stores import chroma_seam, exact_seam, pgvector_seam
 from palace.engine.stores.chroma import Chroma
 from palace.engine.stores.exact import Exact
 from palace.engine.stores.lists import JsonList
 from palace.engine.stores.palace_stores import Stores
+from palace.engine.stores.pgvector import PgVector
 from palace.engine.stores.projection import Change, ChangeJournal
 from palace.engine.stores.rows import OnCommit, Rows, WatchedConnection
 from palace.journal.record import Json
@@ -69,9 +71,11 @@ def seam_patches(stores: Stores, journal: ChangeJournal) -> tuple[Patch, ...]:
     )
 
 
-def _drawer_patches(drawers: Chroma | Exact, journal: ChangeJournal) -> Iterable[Patch]:
+def _drawer_patches(drawers: Chroma | Exact | PgVector, journal: ChangeJournal) -> Iterable[Patch]:
     if isinstance(drawers, Chroma):
         return chroma_seam.chroma_patches(drawers, journal)
+    if isinstance(drawers, PgVector):
+        return pgvector_seam.pgvector_patches(drawers, journal)
     return exact_seam.exact_patches(drawers, journal)
 
 

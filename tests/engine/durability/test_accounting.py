@@ -37,7 +37,11 @@ class Palace:
         self.journal.tail.baseline_seq = self.journal.seq
 
     def fingerprint(self) -> Json:
-        self.chroma = Chroma(str(self.root), lambda: pytest.fail("it is not opened"))
+        self.chroma = Chroma(
+            str(self.root),
+            lambda: pytest.fail("it is not opened"),
+            lambda *_: pytest.fail("it is not written"),
+        )
         return self.chroma.read_fingerprint()
 
     def write(self, name: str) -> None:

@@ -3,7 +3,6 @@
 A palace of every kind of entity is made and backed up once, while it is open.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tests.support.faults.corruptions import drawers_of
 from tests.support.processes.brokers import settle
 from tests.support.processes.clients import Site
 from tests.support.processes.sites import make_site
+from tests.support.stores.copies import Kept
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 EACH_BACKEND = True
@@ -47,6 +47,7 @@ class Master:
     made: dict[str, Any]
     contents: dict[str, dict[str, Any]]
     answers: list[Any]
+    kept: Kept
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,8 @@ def master(
     answers = asked(probe)
     made = maintenance.ask("back_up", site.palace, into=str(root / "backups"))
     probe.leave()
-    return Master(site, root / "backups", made, maintenance.ask("contents", site.palace), answers)
+    contents = maintenance.ask("contents", site.palace)
+    return Master(site, root / "backups", made, contents, answers, Kept.of(site))
 
 
 def fill(probe: Probe) -> None:
@@ -97,9 +99,7 @@ def new_place(master: Master, folder: Path) -> Site:
 
 
 def copy_of(master: Master, folder: Path) -> Site:
-    shutil.copytree(master.site.palace.parent, folder / "store")
-    palace = folder / "store" / "palace"
-    return Site(home=master.site.home, palace=palace, extra=master.site.extra)
+    return master.kept.copy_to(folder)
 
 
 def differing(maintenance: MaintenanceProcess, site: Site, master: Master) -> list[tuple[str, str]]:
@@ -207,13 +207,13 @@ def test_what_replaces_another_palace_is_neither_that_one_nor_the_one_backed_up(
     maintenance: MaintenanceProcess, master: Master, tmp_path: Path
 ) -> None:
     site = copy_of(master, tmp_path)
-    another = f"{'a' * 32}\n"
+    backed_up, another = identity_of(site), f"{'a' * 32}\n"
     (site.palace / "palace_id").write_text(another)
 
     restored = restore(maintenance, site, master, replace=True)
 
     assert not restored["same"]
-    assert identity_of(site) not in (another, identity_of(master.site))
+    assert identity_of(site) not in (another, backed_up)
 
 
 @pytest.mark.parametrize("place", ["beside", "graph"])

@@ -38,6 +38,7 @@ from tests.support.faults.killing import (
 from tests.support.processes.brokers import call_line, is_alive, status_of, wait_gone
 from tests.support.processes.clients import Client, Site, end_brokers, wait_until
 from tests.support.processes.sites import make_site, start_stock, without
+from tests.support.stores.copies import Kept
 from tests.support.stores.nonces import read_stores
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
@@ -296,12 +297,12 @@ def test_palace_of_stock_is_adopted_whole(tmp_path: Path, model_home: Path, back
 @pytest.fixture(scope="module")
 def made(
     tmp_path_factory: pytest.TempPathFactory, model_home: Path, backend: str
-) -> Iterator[Site]:
+) -> Iterator[Kept]:
     """A palace of many drawers of which no broker knows."""
     site = make_site(tmp_path_factory.mktemp("made"), model_home, backend=backend)
     argv = [sys.executable, "-P", str(FILLING), str(site.palace), str(MADE), str(MADE_SIZE)]
     subprocess.run(argv, env=site.environ(), check=True, stderr=subprocess.DEVNULL)
-    yield site
+    yield Kept.of(site)
     end_brokers(site.palace.parent)
 
 
@@ -311,11 +312,10 @@ def journal_bytes(palace: Path) -> int:
 
 @pytest.mark.parametrize("share", ["none", "some", "most"] if is_full() else ["some"])
 def test_interrupted_adoption_is_carried_on(
-    made: Site, tmp_path: Path, share: str, record_property: Any
+    made: Kept, tmp_path: Path, share: str, record_property: Any
 ) -> None:
     """Brokers are killed when so much of the journal is written; the next one does the rest."""
-    site = Site(home=made.home, palace=tmp_path / "store" / "palace", extra=made.extra)
-    shutil.copytree(made.palace.parent, tmp_path / "store")
+    site = made.copy_to(tmp_path)
     expected = MADE * (MADE_SIZE * 4 * 4 // 3 + 400)
     rng = random.Random(f"{os.getpid()} {share}")
     wanted = {"none": 0.0, "some": rng.uniform(0, 0.5), "most": rng.uniform(0.5, 0.95)}[share]
@@ -331,7 +331,7 @@ def test_interrupted_adoption_is_carried_on(
             client.process.kill()
             client.close()
             wait_gone(pid)
-            end_brokers(tmp_path)
+            end_brokers(site.palace.parent)
             killed += 1
         with site.shim() as client:
             total = client.tool("list_drawers", limit=1)["total"]
@@ -350,7 +350,7 @@ def test_interrupted_adoption_is_carried_on(
         known = replay(str(site.palace / "journal"), Kernel())
         assert len(known.ids("chroma:mempalace_drawers")) == MADE
     finally:
-        end_brokers(tmp_path)
+        end_brokers(site.palace.parent)
 
 
 def start_broker(client: Client, site: Site) -> int:

@@ -184,3 +184,16 @@ def test_a_plan_is_read_as_it_was_written(around: Surroundings) -> None:
     assert plan.read() is None
     put(plan.path, "{")
     assert plan.read() is None
+
+
+def test_tables_that_a_server_has_kept_are_named_and_dropped_ones_are_not(
+    around: Surroundings,
+) -> None:
+    root = around.paths.root
+    mark = put(f"{root}/replaced-7/pgvector_backend.json", "{}")
+    (told,) = found(around)
+    assert told.path == mark
+    assert "palace_old_7_*" in told.what
+    assert f"rm {mark}" in told.remedy
+    put(f"{root}/pgvector_backend.json", "{}")  # it is in tables, and all old ones were dropped
+    assert found(around) == []

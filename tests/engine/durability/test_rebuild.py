@@ -45,7 +45,9 @@ from tests.support.faults.corruptions import (
 )
 from tests.support.faults.killing import is_full
 from tests.support.processes.clients import Site
-from tests.support.processes.sites import make_site, start_stock
+from tests.support.processes.sites import empty_database, make_site, start_stock
+from tests.support.stores.copies import Kept, tables_with
+from tests.support.stores.nonces import MARKER, PGVECTOR_DSN
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 EACH_BACKEND = True
@@ -67,6 +69,7 @@ class Master:
     site: Site
     contents: Contents
     ids: dict[str, str]
+    kept: Kept | None = None  # as what copies are made of, where they are made by it
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def master(
     probe.leave()
     contents = maintenance.ask("contents", site.palace)
     assert {kind for kind, entries in contents.items() if entries} == KINDS
-    return Master(site, contents, ids)
+    return Master(site, contents, ids, Kept.of(site))
 
 
 @pytest.fixture
@@ -93,10 +96,7 @@ def copied(master: Master, tmp_path: Path) -> Site:
 
 
 def copy_of(master: Master, folder: Path) -> Site:
-    shutil.rmtree(folder / "store", ignore_errors=True)
-    shutil.copytree(master.site.palace.parent, folder / "store")
-    palace = folder / "store" / "palace"
-    return Site(home=master.site.home, palace=palace, extra=master.site.extra)
+    return (master.kept or Kept(master.site)).copy_to(folder)
 
 
 def differing(contents: Contents, expected: Contents) -> list[tuple[str, str]]:
@@ -138,6 +138,7 @@ def test_damaged_palace_is_whole_again(
     old = {path.name for path in copied.palace.glob("replaced-*/*")}
     assert {path.name for path in Path(made["kept"]).glob("*")} == old
     stores = {name for name in left if name.endswith(".sqlite3") or name.count("-") == 4}
+    stores |= left & {MARKER}
     assert old == stores, "what was there is kept"
     assert made["entities"] == sum(len(entries) for entries in master.contents.values())
     assert_whole(maintenance, copied, master)
@@ -364,6 +365,8 @@ def test_palace_of_a_killed_broker_is_rebuilt_whole(
 ) -> None:
     """Its small files are not journalled yet, and one of its calls is not finished."""
     shutil.rmtree(copied.palace.parent)
+    if PGVECTOR_DSN in os.environ:
+        empty_database()
     with Probe(copied.environ(), copied.palace) as probe:
         probe.tool("add_drawer", wing="w", room="r", content="The first and only one.")
         probe.kill()
@@ -401,10 +404,12 @@ def test_rebuilt_palace_opens_in_stock(
 # Purging.
 
 
-def files_with(root: Path, data: bytes) -> list[str]:
-    """Return the files below a directory that hold some bytes."""
+def held_by(site: Site, data: bytes) -> list[str]:
+    """Return the files beside and below a palace, and its tables, that hold some bytes."""
+    root = site.palace.parent
     files = [path for path in root.rglob("*") if path.is_file()]
-    return [str(path.relative_to(root)) for path in files if data in path.read_bytes()]
+    held = [str(path.relative_to(root)) for path in files if data in path.read_bytes()]
+    return held + tables_with(site, data)
 
 
 def traces(payload: dict[str, Any]) -> list[bytes]:
@@ -427,14 +432,14 @@ def test_purged_memory_is_in_no_file_any_more(
     stored = master.contents["chroma:mempalace_drawers"]
     lost = [trace for ident in gone for trace in (*traces(gone[ident]), *traces(stored[ident]))]
     lost = [trace for trace in lost if trace != SECRET.encode()]  # another one holds it, too
-    assert all(files_with(copied.palace, trace) for trace in lost[:3])
+    assert all(held_by(copied, trace) for trace in lost[:3])
 
     purged = maintenance.ask("purge", copied.palace, ids=[master.ids["secret"], master.ids["long"]])
 
     assert purged["records"] == len(gone)
     assert purged["alike"] == [f"chroma:mempalace_drawers {master.ids['alike']}"]
     assert purged["copies"] == []
-    assert [files for trace in lost if (files := files_with(copied.palace.parent, trace))] == []
+    assert [held for trace in lost if (held := held_by(copied, trace))] == []
     contents = maintenance.ask("contents", copied.palace)
     assert differing(contents, master.contents) == sorted(
         ("chroma:mempalace_drawers", ident) for ident in gone
@@ -442,7 +447,7 @@ def test_purged_memory_is_in_no_file_any_more(
     assert maintenance.ask("doctor", copied.palace) == []
 
     maintenance.ask("purge", copied.palace, ids=[master.ids["alike"]])
-    assert files_with(copied.palace.parent, SECRET.encode()) == []
+    assert held_by(copied, SECRET.encode()) == []
     assert maintenance.ask("purge", copied.palace, ids=[master.ids["alike"]])["records"] == 0
 
 
@@ -451,11 +456,15 @@ def test_interrupted_purge_is_ended_by_the_next_one(
 ) -> None:
     ids = [master.ids["secret"], master.ids["alike"]]
     assert maintenance.ask("purge_journal_alone", copied.palace, ids=ids) == 2
-    assert files_with(copied.palace, SECRET.encode()) == [drawers_of(copied.palace).name]
+    held = held_by(copied, SECRET.encode())
+    if copied.extra.get("MEMPALACE_BACKEND") == "pgvector":
+        assert [name.endswith("_mempalace_drawers") for name in held] == [True]
+    else:
+        assert held == [f"palace/{drawers_of(copied.palace).name}"]
 
     assert maintenance.ask("purge", copied.palace, ids=ids)["records"] == 2
 
-    assert files_with(copied.palace.parent, SECRET.encode()) == []
+    assert held_by(copied, SECRET.encode()) == []
     assert maintenance.ask("doctor", copied.palace) == []
 
 
@@ -463,6 +472,8 @@ def test_purged_memory_is_in_no_reply_that_quoted_it(
     maintenance: MaintenanceProcess, copied: Site
 ) -> None:
     shutil.rmtree(copied.palace.parent)
+    if PGVECTOR_DSN in os.environ:
+        empty_database()
     with Probe(copied.environ(), copied.palace) as probe:
         one = {"wing": "w", "room": "r", "content": SECRET}
         ident = probe.tool("add_drawer", **one)["drawer_id"]
@@ -473,7 +484,7 @@ def test_purged_memory_is_in_no_reply_that_quoted_it(
 
     maintenance.ask("purge", copied.palace, ids=[ident])
 
-    assert files_with(copied.palace.parent, SECRET.encode()) == []
+    assert held_by(copied, SECRET.encode()) == []
 
 
 # The commands.

@@ -23,6 +23,7 @@ from palace.protocol.tools import BASIC_TOOLS, TOOLS
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.support.engines.hosted import HostedEngine
+from tests.support.processes.sites import naming
 
 pytestmark = pytest.mark.engine
 EACH_BACKEND = True
@@ -38,7 +39,7 @@ class Palace:
     def __init__(self, home: Path, root: Path, backend: str = "chroma") -> None:
         self.root = root
         self.home = home
-        self.engine = HostedEngine(home, root, {"MEMPALACE_BACKEND": backend})
+        self.engine = HostedEngine(home, root, naming(backend))
         self.engine.load()
         self._calls = 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from palace.commands import maintenance, restore
+from palace.commands import move_store as moving
 from palace.commands import purge as purging
 from palace.commands.backup import find_backup, keys_of, make_backup
 from palace.commands.config import change_settings
@@ -28,12 +29,14 @@ from palace.journal.replay import no_progress
 from palace.kernel.kernel import Kernel
 from palace.ownership import exclusive
 from palace.ownership.keys import accept_keys, known_keys
+from palace.ownership.served import forget_served, read_served
 from palace.protocol.errors import PalaceError
 from palace.protocol.keyring import Key, Keyring
 from palace.protocol.wire import identity_of
 from palace.settings.environment import ShimEnvironment
-from palace.settings.paths import EXACT_STORE, Paths
-from palace.settings.user_settings import read_toml
+from palace.settings.paths import Paths
+from palace.settings.stock_config import backend_of
+from palace.settings.user_settings import read_toml, read_user_settings
 
 
 class Interrupted(BaseException):
@@ -85,6 +88,19 @@ def rebuild(root: str, *, partial: bool = False, renames: int = sys.maxsize) -> 
         exclusive.Kernel = Kernel  # type: ignore[attr-defined]
     assert isinstance(made, Rebuilt)
     return {"entities": made.entities, "kept": made.kept, "renames": FrailKernel.made}
+
+
+def move_store(root: str, backend: str, *, renames: int = sys.maxsize) -> Any:
+    """Let another backend keep the drawers; stop for good before the rename after so many."""
+    FrailKernel.renames, FrailKernel.made = renames, 0
+    exclusive.Kernel = FrailKernel  # type: ignore[attr-defined]
+    try:
+        moved = moving.move_store(Paths(root), _environment(), backend, stop=False)
+    except Interrupted:
+        return {"interrupted": FrailKernel.made}
+    finally:
+        exclusive.Kernel = Kernel  # type: ignore[attr-defined]
+    return {"kept": moved.rebuilt.kept, "was": moved.was, "renames": FrailKernel.made}
 
 
 def back_up(root: str, into: str) -> Any:
@@ -193,11 +209,12 @@ def nearest(root: str, collection: str, vectors: list[list[float]], count: int) 
     """Return the ids that are found for each vector, the nearest first."""
     with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
         query = {"query_embeddings": vectors, "n_results": count, "include": []}
-        if (Path(root) / EXACT_STORE).exists():
+        named = backend_of(root, "", os.environ)
+        if named.is_given_vectors:
             # Late: mempalace takes what PYTHONPATH names out of where modules are looked for.
-            from mempalace.backends.sqlite_exact import SQLiteExactBackend
+            from mempalace.backends import registry
 
-            backend = SQLiteExactBackend()
+            backend: Any = type(registry.get_backend(named.name))()
             try:
                 found = backend.get_collection(root, collection, options={"read_only": True})
                 return found.query(**query)["ids"]
@@ -212,6 +229,7 @@ def nearest(root: str, collection: str, vectors: list[list[float]], count: int) 
 
 REQUESTS = (
     rebuild,
+    move_store,
     back_up,
     restore_from,
     prove,
@@ -234,6 +252,12 @@ def _know_the_others(root: str) -> None:
     identity = identity_of(kernel.read_hint(paths.palace_id, 200))
     if identity:
         accept_keys(identity, [Key(b"t" * 32)], os.environ, kernel)
+    user = read_user_settings(paths, os.environ, kernel)
+    if user.other_id:  # a test has put another palace there
+        os.unlink(user.path)
+    served = read_served(root, os.environ, kernel)
+    if served is not None and served.palace_id != identity:
+        forget_served(root, os.environ, kernel)
     recorded = read_toml(paths.settings, kernel).get("config_dir")
     if recorded:
         change_settings(paths, _environment(), {"config_dir": recorded}, kernel)

@@ -123,7 +123,7 @@ class _Server:
 
     def on_collection(self, collection: str, method: str, arguments: Arguments) -> Any:
         """Call a method of a backend's own collection; return the name of what it raises."""
-        found = self._collection(collection)
+        found = self._collection(collection, create=True)  # a table comes with its first record
         try:
             getattr(found, method)(**arguments)
         except Exception as error:

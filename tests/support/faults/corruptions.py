@@ -49,7 +49,7 @@ def fill(probe: Probe, root: Path) -> dict[str, str]:
         numbers = range(start, start + 100)
         probe.on_collection(
             "made",
-            "add",
+            "upsert",  # stock's `add` finds no table of a second collection of pgvector's
             ids=[f"made-{n}" for n in numbers],
             embeddings=[vectors[n] for n in numbers],
             documents=[f"made document {n}" for n in numbers],
@@ -72,7 +72,7 @@ def segments_of(palace: Path) -> list[Path]:
 
 def drawers_of(palace: Path) -> Path:
     """Return the database of drawers, of whichever backend."""
-    names = ("chroma.sqlite3", "sqlite_exact.sqlite3")
+    names = ("chroma.sqlite3", "sqlite_exact.sqlite3", "pgvector_backend.json")
     return next(palace / name for name in names if (palace / name).exists())
 
 

@@ -25,6 +25,7 @@ from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from palace.settings.user_settings import toml_text
 from tests.support.processes.clients import PALACE, Client, Site, brokers_of, wait_until
+from tests.support.processes.sites import naming
 
 OUTCOME_UNKNOWN = -31045
 # What root has to be without for the mode bits to count.
@@ -36,8 +37,7 @@ def make_site(root: Path, model_home: Path, backend: str = "chroma") -> Site:
     home = root / "home"
     (home / ".cache").mkdir(parents=True)
     (home / ".cache" / "chroma").symlink_to(model_home / ".cache" / "chroma")
-    named = {} if backend == "chroma" else {"MEMPALACE_BACKEND": backend}
-    site = Site(home=home, palace=root / "store" / "palace", extra=named)
+    site = Site(home=home, palace=root / "store" / "palace", extra=naming(backend))
     site.palace.parent.mkdir()
     return site
 

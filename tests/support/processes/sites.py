@@ -1,11 +1,13 @@
 """Sites that outlive one test: for fixtures of a module, where a start costs seconds."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from tests.support.processes.clients import PALACE, Client, Site
+from tests.support.stores.nonces import PGVECTOR_DSN
 
 
 def make_site(
@@ -19,10 +21,26 @@ def make_site(
     if not home.exists():
         (home / ".cache").mkdir(parents=True)
         (home / ".cache" / "chroma").symlink_to(model_home / ".cache" / "chroma")
-    named = {} if backend == "chroma" else {"MEMPALACE_BACKEND": backend}
-    site = Site(home=home, palace=root / palace, extra={"TZ": "UTC", **named})
+    site = Site(home=home, palace=root / palace, extra={"TZ": "UTC", **naming(backend)})
     site.palace.mkdir(parents=True, exist_ok=True)
     return site
+
+
+def naming(backend: str) -> dict[str, str]:
+    """Return the variables that name a backend."""
+    if backend == "chroma":
+        return {}
+    where = {"MEMPALACE_PGVECTOR_DSN": os.environ[PGVECTOR_DSN]} if backend == "pgvector" else {}
+    return {"MEMPALACE_BACKEND": backend, **where}
+
+
+def empty_database() -> None:
+    """Remove all tables of the database that sites are made in."""
+    import psycopg
+
+    with psycopg.connect(os.environ[PGVECTOR_DSN], autocommit=True) as session:
+        session.execute("DROP SCHEMA public CASCADE")
+        session.execute("CREATE SCHEMA public")
 
 
 def start_stock(environ: dict[str, str], *arguments: str, **popen: Any) -> Client:

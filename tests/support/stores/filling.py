@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from mempalace.backends.chroma import ChromaBackend
+from mempalace.backends.pgvector import PgVectorBackend
 from mempalace.backends.sqlite_exact import SQLiteExactBackend
 
 BATCH = 2000
@@ -18,6 +19,9 @@ def fill(root: str, count: int, size: int) -> None:
     backend: Any
     if os.environ.get("MEMPALACE_BACKEND") == "sqlite_exact":
         backend = SQLiteExactBackend()
+        drawers = backend.get_collection(root, "mempalace_drawers", create=True)
+    elif os.environ.get("MEMPALACE_BACKEND") == "pgvector":
+        backend = PgVectorBackend()
         drawers = backend.get_collection(root, "mempalace_drawers", create=True)
     else:
         backend = ChromaBackend.make_client(root)

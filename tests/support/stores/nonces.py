@@ -5,6 +5,7 @@ Other processes may have the palace open meanwhile, but this one must not.
 """
 
 import json
+import os
 import re
 import sqlite3
 import sys
@@ -18,6 +19,8 @@ from typing import Any
 NONCE = re.compile(r"\bn\d+x\d+z[a-z]?\b")
 DRAWERS = "mempalace_drawers"
 GRAPH = "knowledge_graph.sqlite3"
+MARKER = "pgvector_backend.json"
+PGVECTOR_DSN = "PALACE_TEST_PGVECTOR_DSN"  # of the server that the tests have started
 
 _RECORDS = """
 SELECT c.name, e.id, e.embedding_id FROM embeddings e
@@ -81,6 +84,8 @@ def read_stores(palace: Path) -> Stores:
         stores.collections = _collections(chroma)
     elif exact.exists():
         stores.collections = _exact_collections(exact)
+    elif (palace / MARKER).exists():
+        stores.collections = _pgvector_collections(palace / MARKER)
     for kind, (name, table) in _TABLES.items():
         path = _graph(palace) if kind.startswith("graph:") else palace / name
         stores.rows[kind] = list(_rows(path, f"SELECT rowid AS rowid, * FROM {table}"))
@@ -137,6 +142,24 @@ def _exact_collections(path: Path) -> dict[str, list[Record]]:
         if row["id"] is not None:
             metadata = json.loads(row["metadata_json"])
             records.append(Record(row["id"], row["document"], metadata))
+    return found
+
+
+def _pgvector_collections(marker: Path) -> dict[str, list[Record]]:
+    """Read the tables that stock's marker names, of the server that the tests have started."""
+    import psycopg
+    from psycopg.sql import SQL, Identifier
+
+    target = json.loads(marker.read_text())["pgvector"]
+    prefix, database = target["table_prefix"] + "_", target["dbname"]
+    found: dict[str, list[Record]] = {}
+    with psycopg.connect(os.environ[PGVECTOR_DSN], dbname=database) as session:
+        query = "SELECT tablename FROM pg_tables WHERE starts_with(tablename, %s)"
+        for (table,) in session.execute(query, [prefix]).fetchall():
+            rows = session.execute(
+                SQL("SELECT id, document, metadata FROM {}").format(Identifier(table))
+            )
+            found[table.removeprefix(prefix)] = [Record(*row) for row in rows]
     return found
 
 

@@ -1,0 +1,152 @@
+"""`palace move-store`: the drawers of a palace go to another of mempalace's backends.
+
+They are made anew from the journal, checked, and put in the place of the old ones, which are kept.
+
+Theory of operation.  Which backend a palace has, its settings say, or the files that are there.
+So the settings are told first to say nothing: until the swap the old files tell, and after it the
+new ones, whatever ends this process in between.  The journal holds from before the swap on that
+either may be in place.  At the end both say the new one's name.
+"""
+
+from collections.abc import Mapping
+
+import attrs
+
+from palace.commands.config import change_settings, without_keys
+from palace.commands.maintenance import leave_request
+from palace.commands.progress import progress_shown
+from palace.engine.durability.backends import store_of_name
+from palace.engine.durability.offline import hold_palace, opened_journal
+from palace.engine.durability.owned import OwnedPalace
+from palace.engine.durability.rebuild import Rebuild, Rebuilt
+from palace.engine.stores.drawers import COLLECTION, backend_in
+from palace.engine.stores.palace_stores import unopened_stores
+from palace.protocol.errors import ConfigError, NotEmpty
+from palace.settings.config import load_config
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+from palace.settings.stock_config import (
+    CHROMA,
+    EXACT,
+    PGVECTOR,
+    backend_of,
+    config_file,
+    read_stock_config,
+)
+from palace.settings.user_settings import read_settings, toml_text
+
+BACKENDS = (CHROMA, *EXACT, PGVECTOR)
+VARIABLE = "MEMPALACE_BACKEND"
+
+
+@attrs.frozen(kw_only=True)
+class Moved:
+    """What a move has made; `rebuilt.kept` is where the old store is, and `was` who kept it."""
+
+    rebuilt: Rebuilt
+    was: str
+    backend: str
+
+
+def move_store(
+    paths: Paths, environment: ShimEnvironment, backend: str, *, stop: bool, partial: bool = False
+) -> Moved:
+    """Let another backend keep a palace's drawers; the old store is kept.
+
+    Raises ConfigError for a name that palace doesn't journal, for the backend that keeps them
+    already, and where stock's settings name another one; NotEmpty where its tables are somebody's;
+    StoreUnavailable for records that the new one can't keep; and what a rebuild raises.  Nothing
+    was changed then.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(
+            f"{backend[:80]!r} is no backend that palace journals. It may be "
+            f"{', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}."
+        )
+    leave = leave_request(paths, environment, stop=stop)
+    with hold_palace(paths, environment, ask_to_leave=leave) as held:
+        with opened_journal(held) as journal:
+            named = backend_of(paths.root, held.config.config_dir, held.config.environment)
+            was = backend_in(journal.tail.baseline) or store_of_name(named.name)
+            if store_of_name(backend) == was and not journal.tail.moving:
+                raise ConfigError(_already(held, backend, named.name))
+            _check_settings(held, backend)
+            _check_tables(held, backend, is_again=bool(journal.tail.moving))
+            rebuild = Rebuild(
+                palace=held,
+                journal=journal,
+                progress=progress_shown(),
+                partial=partial,
+                backend=backend,
+            )
+            rebuild.check()
+            rebuild.palace = _without_name(held, environment)
+            made = rebuild.run()
+        _say(held, environment, {**held.config.environment, VARIABLE: backend})
+    return Moved(rebuilt=made, was=was, backend=backend)
+
+
+def _already(held: OwnedPalace, backend: str, named: str) -> str:
+    root = held.paths.root
+    if backend in EXACT and named != backend:
+        fixed = toml_text({**held.config.environment, VARIABLE: backend})
+        return (
+            f"{' and '.join(EXACT)} keep drawers in one format, so that nothing has to be moved. "
+            f"Let the other one open {root}: palace config set environment='{fixed}'"
+        )
+    return f"{root} keeps its drawers in {backend} already."
+
+
+def _check_settings(held: OwnedPalace, backend: str) -> None:
+    """Refuse while mempalace's own settings name another backend: they come before all else."""
+    where = held.config.config_dir
+    named = str(read_stock_config(where).get("backend") or "").strip().lower()
+    if named and store_of_name(named) != store_of_name(backend):
+        raise ConfigError(
+            f'{config_file(where)} says "backend": "{named}", for every palace of that '
+            f'configuration, and stock believes it before all else. Let it say "{backend}", or '
+            "nothing, and ask again; no other store is opened for this palace meanwhile. Nothing "
+            "was changed."
+        )
+
+
+def _check_tables(held: OwnedPalace, backend: str, *, is_again: bool) -> None:
+    """Refuse tables that are there already; those of a move that was interrupted go aside."""
+    tables = unopened_stores(held.paths, held.config, held.kernel, backend).pgvector
+    found = tables.ids(COLLECTION) if tables is not None and not is_again else []
+    if tables is not None and found:
+        raise NotEmpty(
+            f"The database has tables {tables.target.prefix}_* already ({', '.join(found[:3])}): "
+            "another palace's, or of a time when this one was there. Nothing was changed. Name "
+            "another namespace (MEMPALACE_PGVECTOR_NAMESPACE), or rename those tables, if nobody "
+            "uses them."
+        )
+
+
+def _without_name(held: OwnedPalace, environment: ShimEnvironment) -> OwnedPalace:
+    """Have the settings say nothing of a backend; return the palace with these."""
+    fixed = {name: value for name, value in held.config.environment.items() if name != VARIABLE}
+    return _say(held, environment, fixed)
+
+
+def _say(held: OwnedPalace, environment: ShimEnvironment, fixed: Mapping[str, str]) -> OwnedPalace:
+    """Fix the broker's environment in the user's settings, and in the copy for other homes."""
+    paths, kernel = held.paths, held.kernel
+    change_settings(paths, environment, {"environment": dict(fixed)}, kernel)
+    data = read_settings(paths.settings, kernel)
+    if data is not None:
+        rest = without_keys(data.decode(), ["environment"]) if b"environment" in data else None
+        text = rest if rest is not None else data.decode()
+        if rest is not None or b"environment" not in data:
+            # At its beginning, since what comes after a table's head belongs to that table.
+            line = f"environment = {toml_text(dict(fixed))}\n"
+            kernel.write_durable(paths.settings, (line + text).encode())
+    return attrs.evolve(held, config=load_config(paths, environment.all, kernel))
+
+
+def moved_text(moved: Moved) -> str:
+    made = moved.rebuilt
+    return (
+        f"{made.entities} entities were compared with the journal, and {moved.backend} keeps their "
+        f"drawers from now on. What {moved.was} kept is in {made.kept}."
+    )
