@@ -125,6 +125,10 @@ bench-redaction *arguments:
 bench-memories *arguments:
     python -m bench.memories {{arguments}}
 
+# Drawers that PostgreSQL keeps, beside stock on the same server and a bare psycopg.
+bench-backends *arguments:
+    python -m bench.backends {{arguments}}
+
 # Measure what honest clients wait for while others attack, beside peace.
 bench-hostile *arguments:
     python -m bench.hostile {{arguments}}

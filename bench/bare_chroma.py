@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ class Raw:
     # In the installed palace's environment, which this tree's own palace must not hide.
     PROGRAM = "import sys; sys.path.append(sys.argv[1]); from bench import raw; raw.main()"
 
-    def __init__(self, scratch: Path, commands: Path) -> None:
+    def __init__(
+        self, scratch: Path, commands: Path, more: Mapping[str, str] | None = None
+    ) -> None:
         self._root = str(scratch / "raw")
         self._process = subprocess.Popen(
             [str(commands / "python"), "-P", "-c", self.PROGRAM, str(rig.HERE.parent)],
-            env=rig.environment(scratch),
+            env=rig.environment(scratch, **(more or {})),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(scratch / "raw.log").open("ab"),
@@ -39,8 +42,10 @@ class Raw:
         answer: dict[str, Any] = json.loads(reply)
         return answer
 
-    def per_second(self, first: int, words: int, batch: int, seconds: float) -> float:
-        task = {"do": "embed_and_upsert", "root": self._root, "first": first, "words": words}
+    def per_second(
+        self, first: int, words: int, batch: int, seconds: float, what: str = "embed_and_upsert"
+    ) -> float:
+        task = {"do": what, "root": self._root, "first": first, "words": words}
         told = self.ask(task | {"batch": max(1, batch), "seconds": seconds})
         return float(told["count"] / told["seconds"])
 

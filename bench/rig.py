@@ -168,13 +168,21 @@ def warm(contender: Contender) -> Contender:
 
 @contextmanager
 def open_palace(
-    scratch: Path, commands: Path, name: str = "palace", root: Path | None = None
+    scratch: Path,
+    commands: Path,
+    name: str = "palace",
+    root: Path | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Iterator[Contender]:
-    """A broker, and `palace shim` in front of it, which may not start another."""
+    """A broker, and `palace shim` in front of it, which may not start another.
+
+    `more` are variables of its environment.
+    """
     # Its parent holds files, too.
     root = root or scratch / f"{commands.parent.name}-store" / "palace"
     log = scratch / f"{commands.parent.name}.log"
     environ = environment(scratch, MEMPALACE_PATH=str(root), PALACE_IDLE_S="0", PALACE_NO_SPAWN="1")
+    environ |= more or {}
     palace = str(commands / "palace")
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open_server([palace, "serve"], environ, log) as pid:
@@ -184,10 +192,12 @@ def open_palace(
 
 
 @contextmanager
-def open_stock_hub(scratch: Path, commands: Path) -> Iterator[Contender]:
-    """Stock's hub, and its thin proxy in front of it."""
+def open_stock_hub(
+    scratch: Path, commands: Path, more: Mapping[str, str] | None = None
+) -> Iterator[Contender]:
+    """Stock's hub, and its thin proxy in front of it; `more` are variables of its environment."""
     root, log = scratch / "hub-store", scratch / "hub.log"
-    environ = environment(scratch)
+    environ = environment(scratch, **(more or {}))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

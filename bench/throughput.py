@@ -112,7 +112,7 @@ class Job:
     ratios of ours to it.
     """
 
-    effort: Effort
+    effort: Any  # of whoever measures
     scratch: Path
     commands: Path
     numbers: work.Numbers = attrs.field(factory=work.Numbers)
@@ -432,9 +432,9 @@ def table(job: Job) -> str:
     return "\n".join(rows)
 
 
-def verdicts(job: Job) -> str:
+def verdicts(job: Job, goals: tuple[Goal, ...] = GOALS) -> str:
     rows = ["| palace against | ratio | p10..p90 | goal | |", "|---|--:|--:|--:|---|"]
-    for goal in GOALS:
+    for goal in goals:
         if goal.key not in job.ratios:
             continue
         seen = spread(job.ratios[goal.key])

@@ -27,7 +27,6 @@ SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0777",
     "shared_buffers": "16MB",
-    "fsync": "off",  # it is killed, the machine isn't
 }
 
 
@@ -38,6 +37,7 @@ class Postgres:
     root: Path
     programs: Path
     user: str | None  # None: the one that runs the tests
+    durable: bool = False  # for whoever measures it
     _process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -55,6 +55,7 @@ class Postgres:
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
         settings = {**SETTINGS, "unix_socket_directories": str(self.root)}
+        settings["fsync"] = "on" if self.durable else "off"
         command = [str(self.programs / "postgres"), "-D", str(self.data)]
         command += [f"--{name}={value}" for name, value in settings.items()]
         with (self.root / "log").open("ab") as log:
@@ -101,15 +102,18 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
-    """Yield a running server; skips where its wheel or its driver isn't there."""
+def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
+    """Yield a running server; skips where its wheel or its driver isn't there.
+
+    It is not `durable` in tests: it is killed there, and the machine is not.
+    """
     programs, user = _programs(), "nobody" if os.geteuid() == 0 else None
     try:
         subprocess.run([programs / "postgres", "-V"], user=user, check=True, capture_output=True)
     except PermissionError:
         want(PART, f"{user} can't reach {programs}")
     root = Path(tempfile.mkdtemp(prefix="p-pg-", dir="/tmp"))  # a socket's path is short
-    server = Postgres(root, programs, user)
+    server = Postgres(root, programs, user, durable)
     try:
         if user is not None:
             os.chown(root, pwd.getpwnam(user).pw_uid, -1)
