@@ -40,12 +40,16 @@ PersonalityOption = Annotated[
 ]
 
 
-def show(slot: SlotOption = "") -> int:
+def show(
+    slot: SlotOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
     """Show the provider, its commands and how old its heartbeat is."""
-    from palace.commands.provider import slot_text
+    from palace.commands.provider import slot_json, slot_text
     from palace.settings.environment import read_environment
 
-    say(slot_text(slot, read_environment().all))
+    environ = read_environment().all
+    say(slot_json(slot, environ) if as_json else slot_text(slot, environ))
     return 0
 
 

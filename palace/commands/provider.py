@@ -1,5 +1,6 @@
 """`palace provider`, `provision-peer` and `unprovision-peer`: palace in a slot of memory."""
 
+import json
 import os
 from collections.abc import Mapping
 
@@ -45,6 +46,19 @@ def slot_text(slot: str, environ: Mapping[str, str]) -> str:
     if found.declaration is None:
         return f"none: {found.path} does not exist. To let palace be it: palace provider claim"
     return "\n".join(_rows(found.path, found.declaration))
+
+
+def slot_json(slot: str, environ: Mapping[str, str]) -> str:
+    """Return what a slot says as JSON (contract/provider-v1.schema.json: `shown`)."""
+    found = read_slot(slot or slot_file(environ))
+    told = found.declaration
+    shown = {
+        "slot": found.path,
+        "problem": found.problem,
+        "declaration": None if told is None else told.as_json(),
+        "heartbeat_age_s": None if told is None else heartbeat_age_s(told),
+    }
+    return json.dumps(shown)
 
 
 def _rows(path: str, found: Declaration) -> list[str]:

@@ -36,6 +36,9 @@ class Command:
     command: str
     args: tuple[str, ...] = ()
 
+    def as_json(self) -> dict[str, object]:
+        return {"command": self.command, "args": list(self.args)}
+
 
 @attrs.frozen(kw_only=True)
 class Declaration:
@@ -53,6 +56,21 @@ class Declaration:
     has_plugin: bool = False
     provision: Command | None = None
     unprovision: Command | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as it stands in a slot, without what counts as absent, and the plugin block."""
+        told: dict[str, object] = {
+            "provider": self.provider,
+            "package": self.package,
+            "version": self.version,
+            "registeredAt": self.registered_at,
+        }
+        if self.heartbeat:
+            told["heartbeat"] = self.heartbeat
+        for name, block in (("provision", self.provision), ("unprovision", self.unprovision)):
+            if block is not None:
+                told[name] = block.as_json()
+        return told
 
 
 @attrs.frozen(kw_only=True)

@@ -91,6 +91,7 @@ def told_of(
         "kinds": sorted(settings.kinds),
         "counts": settings.counts,
         "wait_s": round(elsewhere.client.wait_s, 1) if elsewhere is not None else 0.0,
+        "opened": elsewhere.client.breaker.opened if elsewhere is not None else 0,
     }
 
 
