@@ -31,6 +31,7 @@ from palace.broker.principals import catalogue_for
 from palace.broker.reading import Reading
 from palace.broker.state import BrokerState
 from palace.broker.sweeping import Sweeping
+from palace.broker.task_watch import TaskWatch
 from palace.broker.watch import Holding, Lost, PublishedFile
 from palace.broker.watchdog import Watchdog
 from palace.engine.hosting.mempalace import load_error
@@ -111,6 +112,7 @@ class Broker:
                     accepting.start_soon(self._adopt_now_and_then)
                     accepting.start_soon(Sweeping(self.state).serve)
                     accepting.start_soon(MeshRounds(self.state, sessions).serve)
+                    accepting.start_soon(TaskWatch(self.state, sessions).serve)
                     watching.start_soon(self._watchdog().serve)
                     watching.start_soon(scheduler.serve_batches)
                     watching.start_soon(scheduler.progress.serve)

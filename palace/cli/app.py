@@ -44,6 +44,7 @@ COMMANDS: dict[str, Command] = {
     "logs": running.logs,
     "doctor": examining.doctor,
     "deaths": examining.deaths,
+    "delegations": examining.delegations,
     "own": places.own,
     "expose": places.expose,
     "config": settings.config,

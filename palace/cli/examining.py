@@ -73,3 +73,24 @@ def deaths(
         say(f"Removed {clear_deaths(paths)} records.")
         return 0
     return print_deaths(paths, as_json=as_json)
+
+
+def delegations(
+    palace: PalaceOption = "",
+    stuck: Annotated[bool, typer.Option("--stuck", help="Only those that are stuck.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Those that are completed or have failed, too.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per task.")
+    ] = False,
+) -> int:
+    """Show which tasks agents have given each other, who works on them, and which are stuck.
+
+    They are mempalace's own (task_create, event_ack, patch_submit), as its events tell of them.
+    """
+    from palace.commands.delegations import print_delegations
+
+    if stuck and every:
+        raise typer.BadParameter("one of --stuck and --all")
+    return print_delegations(*find(palace), stuck=stuck, every=every, as_json=as_json)

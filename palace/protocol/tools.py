@@ -178,6 +178,7 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_namespace_add": _MUTATION,
     "palace_namespace_remove": _MUTATION,
     "palace_sweep": _SWEEPING,
+    "palace_delegation_list": _QUERY,
     "palace_token_list": _QUERY,
     "palace_token_add": _MUTATION,
     "palace_token_revoke": _MUTATION,
@@ -199,6 +200,11 @@ CONTRACT_TOOLS: dict[str, Tool] = {
     "palace_v1_search": _SEARCH,
     "palace_v1_forget": _MUTATION,
 }
+# What watches over tasks (palace/broker/task_watch.py) asks, in the way of the mesh's below.
+WATCHING_TOOLS: dict[str, Tool] = {
+    "palace_task_watched": _QUERY,
+    "palace_task_stuck": _MUTATION,
+}
 # What stock's mesh takes (palace/engine/hosting/mesh.py), for what serves peers and pulls from
 # them: no list names them, and no MCP client may call them.  What peers are shown is read in the
 # writer's lane, where no change is half done: an event of ours that was taken back after a peer has
@@ -215,6 +221,7 @@ MESH_TOOLS: dict[str, Tool] = {
     "palace_mesh_peers": _QUERY,
     "palace_mesh_note": _QUERY,
     "palace_mesh_fold": _MUTATION,
+    **WATCHING_TOOLS,
 }
 # Of those, the ones whose answer leaves only once all that it can tell of is durable.
 SHOWN_TO_PEERS = frozenset(name for name, tool in MESH_TOOLS.items() if tool is _SHOWN_TO_PEERS)

@@ -38,6 +38,7 @@ from palace.engine.hosting.degraded import (
     reopening,
     words,
 )
+from palace.engine.hosting.delegations import DELEGATIONS, answer_delegations
 from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
 from palace.engine.hosting.mesh import answer_mesh
@@ -300,6 +301,8 @@ class MempalaceEngine(JournalledEngine):
     def _handle(self, call: Call) -> JsonObject | None:
         assert self._server is not None
         state = self._state
+        if call.request.name in DELEGATIONS:
+            return answer_delegations(self._server, call.request)
         if call.request.name in MESH_TOOLS:
             return answer_mesh(self._server, call.request)
         own = self.answer_own(call)

@@ -1,0 +1,143 @@
+"""What mempalace's log of events says of its tasks, and the event that ends one which is stuck.
+
+Nothing is kept beside the log: each answer is folded from it (palace/protocol/delegations.py).
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from palace.engine.stock import JsonObject, Logstream, Server
+from palace.kernel.wall import wall_s
+from palace.protocol import jsonrpc
+from palace.protocol.decoding import decode_json
+from palace.protocol.delegations import (
+    AGENT,
+    STUCK_EVENT,
+    Delegation,
+    TaskEvent,
+    Verdict,
+    fold,
+    still_holds,
+    watched_in,
+)
+from palace.protocol.request import ToolCall
+
+Arguments = Mapping[str, Any]
+TOLD_MAX = 1000  # tasks in one answer, the newest
+_TASK = "COALESCE(correlation_id, CASE type WHEN 'task.request' THEN id END)"
+_COLUMNS = (
+    f"id, type, {_TASK} AS task, from_agent, to_agent, status, created_at, hlc, origin_replica,"
+    " substr(body, 1, 4096) AS body, metadata_json"
+)
+_ALL = (
+    f"SELECT {_COLUMNS} FROM events WHERE type = 'task.request' OR correlation_id IN"  # noqa: S608
+    " (SELECT COALESCE(correlation_id, id) FROM events WHERE type = 'task.request')"
+)
+_OF_ONE = f"SELECT {_COLUMNS} FROM events WHERE correlation_id = ?1 OR id = ?1"  # noqa: S608
+# No more than may have to be watched: what counts is decided by the fold.
+_OPEN = (
+    "SELECT DISTINCT COALESCE(r.correlation_id, r.id) AS task FROM events r"
+    " WHERE r.type = 'task.request' AND r.origin_replica = ?"
+    " AND instr(r.metadata_json, '\"palace\"')"
+    " AND NOT EXISTS (SELECT 1 FROM events e"
+    " WHERE e.correlation_id = COALESCE(r.correlation_id, r.id) AND e.type = 'task.stuck')"
+)
+
+
+def answer_delegations(server: Server, call: ToolCall) -> JsonObject:
+    """Return the reply to a call of one of `DELEGATIONS`.
+
+    Raises what the store raises, and JournalFailed: nothing of the call is kept then.
+    """
+    told: JsonObject = {"tasks": []}
+    if os.path.exists(f"{server._config.palace_path}/logstream.sqlite3"):  # noqa: SLF001
+        told = server._call_logstream(  # noqa: SLF001
+            lambda log: DELEGATIONS[call.name](log, call.arguments)
+        )
+    content = [{"type": "text", "text": json.dumps(told, ensure_ascii=False)}]
+    return jsonrpc.result(call.id, {"content": content})
+
+
+def _list(log: Logstream, arguments: Arguments) -> JsonObject:
+    """Return the newest tasks, the oldest of them first; `states` are those that are asked for."""
+    states = arguments.get("states")
+    tasks = fold(map(_event, log._conn().execute(_ALL)))  # noqa: SLF001
+    asked = [task for task in tasks if states is None or task.state in states]
+    told = asked[-TOLD_MAX:]
+    return {"tasks": [attrs.asdict(task) for task in told], "more": len(asked) - len(told)}
+
+
+def _watched(log: Logstream, _arguments: Arguments) -> JsonObject:
+    """Return the tasks of this palace's that are to be watched."""
+    found = log._conn().execute(_OPEN, (log.replica_id,)).fetchall()  # noqa: SLF001
+    tasks = [task for row in found if (task := _task(log, row["task"])) is not None]
+    return {"tasks": [attrs.asdict(one) for one in watched_in(tasks, log.replica_id)]}
+
+
+def _end(log: Logstream, arguments: Arguments) -> JsonObject:
+    """End the tasks of which a verdict is true still, each by one event to whoever asked for it.
+
+    What is over, or has given a sign of life since, is left alone: so nothing ends twice.
+    """
+    ended = []
+    for told in arguments["verdicts"]:
+        verdict = Verdict(**told)
+        task = _task(log, verdict.id)
+        if task is not None and still_holds(verdict, task, log.replica_id, wall_s()):
+            _append(log, task, verdict)
+            ended.append(verdict.id)
+    return {"tasks": ended}
+
+
+def _append(log: Logstream, task: Delegation, verdict: Verdict) -> None:
+    query = "SELECT stream, room, topic, branch FROM events WHERE id = ?"
+    row = log._conn().execute(query, (task.request,)).fetchone()  # noqa: SLF001
+    log.append_event(
+        type=STUCK_EVENT,
+        stream=row["stream"],
+        room=row["room"],
+        topic=row["topic"],
+        from_agent=AGENT,
+        to_agent=task.caller,
+        correlation_id=task.id,
+        branch=row["branch"],
+        status="failed",
+        body=verdict.detail,
+        metadata={"palace": {"why": verdict.why, "state": task.state, "worker": task.worker}},
+    )
+
+
+def _task(log: Logstream, ident: str) -> Delegation | None:
+    rows = log._conn().execute(_OF_ONE, (ident,))  # noqa: SLF001
+    return next((task for task in fold(map(_event, rows)) if task.id == ident), None)
+
+
+def _event(row: Mapping[str, Any]) -> TaskEvent:
+    try:
+        metadata = decode_json(row["metadata_json"])
+    except ValueError:  # it was written past mempalace
+        metadata = {}
+    return TaskEvent(
+        id=row["id"],
+        type=row["type"],
+        task=row["task"] or "",
+        agent=row["from_agent"],
+        to=row["to_agent"] or "",
+        status=row["status"] or "",
+        at=row["created_at"],
+        hlc=row["hlc"] or "",
+        origin=row["origin_replica"] or "",
+        body=row["body"],
+        metadata=metadata if isinstance(metadata, dict) else {},
+    )
+
+
+DELEGATIONS: Mapping[str, Callable[[Logstream, Arguments], JsonObject]] = {
+    "palace_delegation_list": _list,
+    "palace_task_watched": _watched,
+    "palace_task_stuck": _end,
+}
