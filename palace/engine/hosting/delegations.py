@@ -38,13 +38,16 @@ _ALL = (
     " (SELECT COALESCE(correlation_id, id) FROM events WHERE type = 'task.request')"
 )
 _OF_ONE = f"SELECT {_COLUMNS} FROM events WHERE correlation_id = ?1 OR id = ?1"  # noqa: S608
-# No more than may have to be watched: what counts is decided by the fold.
+# Without those that the fold would find to be over, so that it is asked for few.
 _OPEN = (
     "SELECT DISTINCT COALESCE(r.correlation_id, r.id) AS task FROM events r"
     " WHERE r.type = 'task.request' AND r.origin_replica = ?"
     " AND instr(r.metadata_json, '\"palace\"')"
     " AND NOT EXISTS (SELECT 1 FROM events e"
-    " WHERE e.correlation_id = COALESCE(r.correlation_id, r.id) AND e.type = 'task.stuck')"
+    " WHERE e.correlation_id = COALESCE(r.correlation_id, r.id) AND e.type <> 'task.request'"
+    " AND (e.type = 'task.stuck'"
+    " OR e.status IN ('ready', 'applied', 'failed', 'blocked', 'superseded')"
+    " OR e.type IN ('patch.ready', 'task.reply') AND COALESCE(e.status, '') <> 'claimed'))"
 )
 
 

@@ -8,9 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
+from palace.engine.hosting.delegations import _OF_ONE, _OPEN
 from palace.journal.inspect import read_from
 from palace.journal.record import PUT, Record
 from palace.kernel.kernel import Kernel
@@ -197,6 +197,8 @@ def test_a_worker_in_another_palace_is_not_judged_by_its_silence(palace: Palace)
 def test_the_answer_is_the_fold_of_what_the_log_holds(palace: Palace) -> None:
     chance = random.Random(7)
     said = [
+        ("patch.ready", "claimed"),
+        ("task.reply", "open"),
         ("event.ack", "claimed"),
         ("patch.ready", "ready"),
         ("note.sent", ""),
@@ -206,7 +208,9 @@ def test_the_answer_is_the_fold_of_what_the_log_holds(palace: Palace) -> None:
         task = f"t{chance.randrange(12)}"
         kind, status = chance.choice([("task.request", "open"), *said])
         arguments = {**ENVELOPE, "type": kind, "correlation_id": task, "body": f"b{number}"}
-        palace.ask("mempalace_event_append", **arguments, **({"status": status} if status else {}))
+        metadata = {"palace": {"deadline_s": 60}} if kind == "task.request" else {}
+        given = {"status": status} if status else {}
+        palace.ask("mempalace_event_append", **arguments, **given, metadata=metadata)
     events = [
         TaskEvent(
             id=ident,
@@ -224,12 +228,16 @@ def test_the_answer_is_the_fold_of_what_the_log_holds(palace: Palace) -> None:
             " origin_replica, body FROM events"
         )
     ]
-    assert listed(palace) == [attrs.asdict(one) for one in fold(events)]
+    told = listed(palace)
+    assert [one["id"] for one in told] == [one.id for one in fold(events)]
+    assert [one["state"] for one in told] == [one.state for one in fold(events)]
+    open_ones = {one.id for one in fold(events) if not one.is_final}
+    assert {one["id"] for one in watched(palace)} == open_ones
+    asked_for = palace.rows(_OPEN.replace("= ?", "= r.origin_replica"))
+    assert {task for (task,) in asked_for} == open_ones, "the fold is asked for no others"
 
 
 def test_the_search_for_open_tasks_reads_no_whole_log(palace: Palace) -> None:
-    from palace.engine.hosting.delegations import _OF_ONE, _OPEN
-
     delegate(palace)
     with closing(sqlite3.connect(palace.root / "logstream.sqlite3")) as connection:
         for query in (_OPEN, _OF_ONE):
