@@ -33,6 +33,13 @@ PATIENCE_S = 60.0  # for a server that is away
 AGAIN_S = 0.5
 PROBLEMS_MAX = 20  # shown of each namespace
 
+_BEFORE = "Copy them again: palace memory backfill --apply"
+_AFTER = (
+    "The server counts since memory_cutover is on, so what was changed or forgotten there since is "
+    "no fault. Nothing more is copied: what was never there is read after going back (palace "
+    "config set memory_cutover=false; palace stop), and stored anew after the next cutover."
+)
+
 
 @attrs.define(kw_only=True)
 class Told:
@@ -154,6 +161,7 @@ def backfill(
     with _owner(paths, environment) as owner:
         named = owner.tool("palace_memory_page")["namespaces"]
         wanted = [one["name"] for one in named if one["server"]]
+        is_over = any(one["counts"] for one in named)
         if not wanted:
             raise InvalidMemory(
                 "there is nothing to copy: memory_plugin names no server, or no workspace has a "
@@ -167,7 +175,7 @@ def backfill(
         shown = "\n".join(told.problems[:PROBLEMS_MAX])
         raise MemoriesDiffer(
             f"{len(told.problems)} memories are not at the server as they are here, and "
-            f"{told.done} are:\n{shown}\nCopy them again: palace memory backfill --apply"
+            f"{told.done} are:\n{shown}\n{_AFTER if is_over else _BEFORE}"
         )
     return told
 

@@ -19,9 +19,9 @@ from palace.memory.gate import Gate, Json, Stored
 from palace.memory.memory import Memory
 from palace.memory.scopes import (
     NAME_CHARS_MAX,
+    absent,
     fetched,
     kind_of,
-    lacking,
     named,
     number_in,
     target_of,
@@ -94,7 +94,7 @@ def _update_drawer(gate: Gate, arguments: Arguments) -> Json:
         return {"success": True, "drawer_id": named(ident), "noop": True}
     found = fetched(gate, ident)
     if found is None:
-        return {"success": False, "error": lacking(ident)}
+        return {"success": False, "error": absent(gate, ident)}
     if wing is not None and target_of(gate, wing) != found.namespace:
         raise Forbidden(
             f"{found.id} stays in {found.namespace}: a memory can't be moved. Nothing was done; "
@@ -110,7 +110,8 @@ def _update_drawer(gate: Gate, arguments: Arguments) -> Json:
             expires_at=found.expires_at,
             pinned=found.pinned,
             topic=found.topic,
-        )
+        ),
+        instead=found,
     )
     return {**_filed(gate, stored), "closets_deleted": 0}
 
@@ -121,7 +122,7 @@ def _delete_drawer(gate: Gate, arguments: Arguments) -> Json:
     if found is None:
         if _forgotten_elsewhere(gate, ident):
             return {"success": True, "drawer_id": named(ident), **_NO_ROWS}
-        return {"success": False, "error": lacking(ident)}
+        return {"success": False, "error": absent(gate, ident)}
     gate.remove(found)
     return {"success": True, "drawer_id": found.id, **_deleted(found)}
 
@@ -150,7 +151,7 @@ def _deleted_slot(gate: Gate, ident: object) -> Json:
     if found is None:
         if _forgotten_elsewhere(gate, ident):
             return {"drawer_id": named(ident), **_NO_ROWS}
-        return {"drawer_id": named(ident), "error": lacking(ident)}
+        return {"drawer_id": named(ident), "error": absent(gate, ident)}
     try:
         gate.remove(found)
     except Forbidden as problem:

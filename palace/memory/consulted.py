@@ -9,9 +9,9 @@ from palace.memory.gate import Gate, Json
 from palace.memory.memory import Memory
 from palace.memory.redact import redact
 from palace.memory.scopes import (
+    absent,
     fetched,
     kinds_of,
-    lacking,
     moment_in,
     named,
     number_in,
@@ -107,7 +107,7 @@ def _drawer(gate: Gate, ident: object, *, with_id: bool) -> Json:
     found = fetched(gate, ident)
     if found is None:
         slot: Json = {"drawer_id": named(ident)} if with_id else {}
-        return {**slot, "error": lacking(ident)}
+        return {**slot, "error": absent(gate, ident)}
     wing, room = wing_called(gate, found.namespace), found.kind
     told: Json = {"drawer_id": found.id, "content": gate.text_of(found), "wing": wing, "room": room}
     return {**told, "metadata": _metadata(found, wing)}

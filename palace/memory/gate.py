@@ -119,8 +119,11 @@ class OtherStore(Protocol):
         """Return what is wanted of these namespaces, the best first."""
         ...
 
-    def forget(self, ident: str, namespace: str) -> bool:
-        """Forget a memory; False where the namespace has none of this id."""
+    def forget(self, ident: str, namespaces: Sequence[str]) -> str:
+        """Forget a memory; return in which of these namespaces it was, "" for none.
+
+        Raises Forbidden where one of them was refused, and it was in none of the others.
+        """
         ...
 
 
@@ -174,8 +177,11 @@ class Gate:
     def commit_summary(self, arguments: Arguments) -> Json:
         return _told(self.put(asked_summary(arguments, self.now_s)))
 
-    def put(self, asked: Commit) -> Stored:
-        """Store what is asked for; raises Forbidden and InvalidMemory, and nothing was done."""
+    def put(self, asked: Commit, instead: Memory | None = None) -> Stored:
+        """Store what is asked for; raises Forbidden and InvalidMemory, and nothing was done.
+
+        `instead` is the memory that was fetched to be changed: only in its place is it stored.
+        """
         namespace = asked.namespace or self._own()
         if not self._may_write(namespace):
             raise Forbidden(
@@ -185,7 +191,7 @@ class Gate:
         ident = asked.id or ID_PREFIX + self.new_id()
         if self._is_elsewhere(namespace):
             return self._put_elsewhere(self._memory(asked, ident, namespace), asked)
-        old = self.store.get(ident) if asked.id else None
+        old = instead or (self.store.get(ident) if asked.id else None)
         is_over = old is not None and self._is_over(old)
         if old is not None and old.namespace != namespace and not is_over:
             # Whose it is, is no concern of whoever asks; nor may it become theirs.
@@ -251,15 +257,19 @@ class Gate:
         if self.elsewhere is None:
             return ""
         names = (namespace,) if namespace else self._writable()  # never another than is named
-        for name in filter(self._is_elsewhere, names):
+        there = tuple(filter(self._is_elsewhere, names))
+        for name in there:
             if not self._may_write(name):
                 raise Forbidden(
                     f"{self.principal.called} may not write {name}. Nothing was forgotten."
                 )
-            if self.elsewhere.forget(ident, name):
-                self._note(FORGET, Memory(id=ident, namespace=name, content=""))
-                return name
-        return ""
+        where = self.elsewhere.forget(ident, there) if there else ""
+        if where:
+            copy = self.store.get(ident)
+            if copy is not None and copy.namespace == where:  # else going back would show it
+                self.store.delete([copy])
+            self._note(FORGET, Memory(id=ident, namespace=where, content=""))
+        return where
 
     def remove(self, found: Memory) -> None:
         """Forget a memory that was fetched; raises Forbidden."""
@@ -348,9 +358,20 @@ class Gate:
             return ()
 
     def fetch(self, ident: str) -> Memory | None:
-        """Return a memory by its id, None for what isn't there or may not be read."""
+        """Return a memory by its id, None for what isn't there or may not be read.
+
+        A copy that was left here of what is elsewhere now may be stale, or forgotten there.
+        """
         found = self.store.get(ident)
+        if found is not None and self._is_elsewhere(found.namespace):
+            return None
         return found if found is not None and self._sees(found) else None
+
+    def left_in(self, ident: str) -> str:
+        """Return the namespace of which a copy was left here, "" for none that may be read."""
+        found = self.store.get(ident)
+        is_left = found is not None and self._is_elsewhere(found.namespace) and self._sees(found)
+        return found.namespace if found is not None and is_left else ""
 
     def text_of(self, memory: Memory) -> str:
         """Return a memory's content as it is shown: others' and shared ones marked as such."""

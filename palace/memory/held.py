@@ -1,6 +1,7 @@
 """The store of a call that waits for others in between: held for each step that it does here.
 
-What the call has read may be gone when it stores, so that is looked at again.
+What the call has read may be gone when it stores, so that is looked at again: what was forgotten
+meanwhile does not come back, and what was changed is not overwritten.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import attrs
 
 from palace.memory.gate import MemoryStore, Wanted
 from palace.memory.memory import Memory
+from palace.protocol.errors import InvalidMemory
 from palace.protocol.request import ToolCall
 
 SEED = uuid5(NAMESPACE_URL, "urn:palace:memory")
@@ -36,7 +38,14 @@ class HeldStore:
 
     def put(self, memory: Memory, old: Memory | None) -> int:
         with self.store.held(self.call):
-            return self.store.put(memory, self.store.get(memory.id) if old is not None else None)
+            now = self.store.get(memory.id)
+            is_free = now is None or now.namespace == memory.namespace
+            if not (is_free if old is None else now == old):
+                raise InvalidMemory(
+                    f"{memory.id} was stored, changed or forgotten by another call meanwhile. Read "
+                    "it again, and ask again if it is still wanted"
+                )
+            return self.store.put(memory, now)
 
     def delete(self, memories: Sequence[Memory]) -> None:
         with self.store.held(self.call):

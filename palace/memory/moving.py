@@ -66,9 +66,18 @@ class Moving:
     def _namespaces(self) -> list[Json]:
         server = self.server
         return [
-            {"name": name, "server": server is not None and server.holds(name)}
+            {
+                "name": name,
+                "server": server is not None and server.holds(name),
+                "counts": self._counts(name),
+            }
             for name in everything(self.gate.tree)
         ]
+
+    def _counts(self, name: str) -> bool:
+        """Tell whether a namespace is held elsewhere already."""
+        other = self.gate.elsewhere
+        return other is not None and other.holds(name)
 
     def _all_of(self, name: str, *, is_here: bool) -> tuple[list[Memory], bool]:
         """Return what a namespace holds in the order of ids, and whether that is all.
@@ -76,7 +85,7 @@ class Moving:
         `is_here`: what is stored here, whoever holds it now.
         """
         other = self.gate.elsewhere
-        if other is not None and other.holds(name) and not is_here:
+        if other is not None and self._counts(name) and not is_here:
             found, most = other.search(self._wanted(name, FOUND_MAX), [name]), FOUND_MAX
         else:
             most = NAMESPACE_MAX
@@ -102,12 +111,19 @@ class Moving:
                 f"{name} is for no server: name one, and which namespaces it shall hold "
                 "(memory_plugin, memory_plugin_kinds)"
             )
+        is_trial = arguments.get("verify") is True
+        if not is_trial and self._counts(name):
+            raise InvalidMemory(
+                f"{name} is at the server since memory_cutover is on: a copy of what was left here "
+                "would bring back what was forgotten there, and overwrite what is newer. To go "
+                "back to what is here: palace config set memory_cutover=false; palace stop"
+            )
         found = self.gate.store.find(self._wanted(name, NAMESPACE_MAX))
         if len(found) >= NAMESPACE_MAX:
             raise InvalidMemory(f"{name} holds {NAMESPACE_MAX} memories or more, too many to copy")
         ordered = sorted(found, key=lambda one: one.id)
         part = _behind(ordered, arguments)
-        work = self._missed if arguments.get("verify") is True else self._stored
+        work = self._missed if is_trial else self._stored
         problems = [{"id": one.id, "why": why} for one in part if (why := work(server, one))]
         return {
             "done": len(part) - len(problems),

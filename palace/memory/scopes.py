@@ -98,6 +98,17 @@ def named(ident: object) -> str:
     return redact(ident[:NAME_CHARS_MAX]) if isinstance(ident, str) else ""
 
 
+def absent(gate: Gate, ident: object) -> str:
+    """Say that there is no such drawer; of one that is elsewhere, how it is reached."""
+    where = gate.left_in(ident) if isinstance(ident, str) and is_id(ident) else ""
+    if not where:
+        return lacking(ident)
+    return (
+        f"{lacking(ident)}. What {where} holds is at a memory server now, where searching alone "
+        "finds it: mempalace_search. To change it, file it anew and delete the one that was found."
+    )
+
+
 def lacking(ident: object) -> str:
     """Say as stock does that there is no such drawer."""
     return f"Drawer not found: {named(ident)}"

@@ -21,10 +21,11 @@ from palace.memory.memory import ID_PREFIX, Memory
 from palace.memory.redact import redact
 from palace.plugin.client import Client
 from palace.protocol.decoding import decode_json
-from palace.protocol.errors import InvalidMemory, PluginUnavailable
+from palace.protocol.errors import Forbidden, InvalidMemory, PluginUnavailable
 
 OWN_SOURCE = "agent"
 QUERY_CHARS_MAX = 10_000
+FORGET_S = 10.0  # for all the namespaces that a memory may be in
 
 
 def id_there(ident: str) -> str:
@@ -112,11 +113,30 @@ class Elsewhere:
                 met.add(memory.id)
                 yield memory
 
-    def forget(self, ident: str, namespace: str) -> bool:
-        """Forget a memory; False where the namespace has none of this id."""
+    def forget(self, ident: str, namespaces: Sequence[str]) -> str:
+        """Forget a memory; return in which of these namespaces it was, "" for none.
+
+        A namespace that the server refuses keeps nobody from asking for the others; it is told
+        when the memory was in none of them.  After `FORGET_S` no further one is asked for.
+        """
         name = ident.removeprefix(ID_PREFIX)
-        names = dict.fromkeys((name, id_there(ident)))  # what came there otherwise has other ids
-        return any(self.client.forget(one, namespace) for one in names)
+        names = tuple(dict.fromkeys((name, id_there(ident))))  # what came there otherwise
+        until_s = self.client.clock() + FORGET_S
+        refused: Forbidden | None = None
+        for namespace in namespaces:
+            if self.client.clock() >= until_s:
+                raise PluginUnavailable(
+                    f"The memory plugin {self.client.called} did not say in time where {ident} is, "
+                    f"and was not asked for {namespace}. Name the memory's namespace in the call."
+                )
+            try:
+                if any(self.client.forget(one, namespace) for one in names):
+                    return namespace
+            except Forbidden as problem:
+                refused = problem
+        if refused is not None:
+            raise refused
+        return ""
 
 
 @attrs.frozen(kw_only=True)
@@ -135,8 +155,8 @@ class OutOfReach:
     def search(self, _wanted: Wanted, namespaces: Sequence[str]) -> list[Memory]:
         raise self._problem(namespaces[0])
 
-    def forget(self, _ident: str, namespace: str) -> bool:
-        raise self._problem(namespace)
+    def forget(self, _ident: str, namespaces: Sequence[str]) -> str:
+        raise self._problem(namespaces[0])
 
     def _problem(self, namespace: str) -> PluginUnavailable:
         return PluginUnavailable(

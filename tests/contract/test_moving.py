@@ -109,7 +109,7 @@ def test_a_cutover_shows_what_was_copied_and_goes_back(short_dir: Path) -> None:
             lead = Office(site, "").agent("lead")
             with lead as speaking:
                 given = {"content": "before", "namespace": "team:lead"}
-                told(speaking.call("palace_commit_memory", **given))
+                ident = told(speaking.call("palace_commit_memory", **given))["id"]
                 ends = given | {"content": "ends", "expires_at": "2999-01-01T00:00:00Z"}
                 told(speaking.call("palace_commit_memory", **ends))
             assert client.found("team:lead") == [], "it is only prepared"
@@ -130,9 +130,24 @@ def test_a_cutover_shows_what_was_copied_and_goes_back(short_dir: Path) -> None:
             assert found(speaking) == ["before"]
             told(speaking.call("palace_commit_memory", content="after", namespace="team:lead"))
             assert client.found("team:lead") == ["after", "before"]
+            again = site.run("memory", "backfill", "--apply")
+            assert again.returncode != 0
+            assert "memory_cutover is on" in again.stderr
+            verified = site.run("memory", "backfill", "--verify")
+            assert verified.returncode == 65
+            assert "after going back" in verified.stderr
+            with Office(site, "").agent("lead", confined=True) as confined:
+                for name in ("mempalace_get_drawer", "mempalace_update_drawer"):
+                    said = told(confined.call(name, drawer_id=ident, room="fact"))
+                    assert "at a memory server now" in said["error"]
+                told_ids = told(speaking.call("palace_search_memory", query="before"))["memories"]
+                assert told_ids[0]["id"] != ident
+                assert told(speaking.call("palace_forget_memory", id=ident))["forgotten"]
+                assert client.found("team:lead") == ["after"]
+            broker.end()
         settle(site, "memory_cutover = false")
         with Serving(site), Office(site, "").agent("lead") as speaking:
-            assert found(speaking) == ["ends", "before"], "what was here has never gone"
+            assert found(speaking) == ["ends"], "what was here has never gone, but by being asked"
     end_brokers(short_dir)
 
 

@@ -138,13 +138,19 @@ class OwnTools:
         return {
             ident: memory
             for ident, memory in self.store.look(idents).items()
-            if is_there(self.register.tree(), memory.namespace, self.clock())
+            if self._is_here(memory.namespace)
         }
+
+    def _is_here(self, namespace: str) -> bool:
+        """Tell whether a namespace is there, and what is stored here of it is no copy left."""
+        if self.elsewhere is not None and self.elsewhere.holds(namespace):
+            return False
+        return is_there(self.register.tree(), namespace, self.clock())
 
     def marked_row(self, ident: str, text: str, metadata: Mapping[str, object]) -> str | None:
         """Return a record's text as it may be shown, None where it may not."""
         namespace = str(metadata.get(IN_NAMESPACE) or "")
-        if not is_there(self.register.tree(), namespace, self.clock()):
+        if not self._is_here(namespace):
             return None
         return shown_row(ident, text, metadata, self.clock(), self.policy.wrap)
 
