@@ -15,7 +15,7 @@ PACKAGE = ROOT / "palace"
 # room -> (rooms of ours it may import, third parties it may import); a room may import itself.
 ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "kernel": (set(), set()),
-    "protocol": (set(), {"attrs"}),
+    "protocol": (set(), {"attrs", "idna"}),
     "memory": ({"protocol"}, {"attrs", "pydantic"}),
     "plugin": ({"kernel", "memory", "protocol"}, {"attrs", "httpx", "pydantic", "trio"}),
     "canary": ({"kernel", "protocol"}, set()),
@@ -93,6 +93,7 @@ ONLY_IN = {
     "pydantic": {"memory/contract.py", "plugin/client.py"},
     # Where a server holds namespaces elsewhere: no other palace imports it.
     "httpx": {"plugin/wire.py"},
+    "idna": {"protocol/plugin_address.py"},
 }
 # What may lie at the top of the package, outside of every room.
 LOOSE = {"__init__.py", "__main__.py"}

@@ -28,6 +28,7 @@ BROAD_EXCEPTS = {
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next
     "engine/durability/adoption.py": 1,  # whatever a store raises, it is tried again later
     "engine/durability/own_tools.py": 1,  # raised again: what its call has changed is taken back
+    "plugin/wire.py": 1,  # the end of a thread: whoever waits for it must be told
     "plugin/client.py": 1,  # raised again: a call that was given up says nothing of its server
     "engine/durability/groups.py": 3,  # whatever a store raises, its change is taken back
     # Whatever keeps a store from being healed, or an index from answering, it is damaged.

@@ -8,6 +8,7 @@ the settings don't say.  A connection serves one request: one that was kept coul
 nobody would know whether the request has arrived.
 """
 
+import logging
 import os
 import ssl
 import threading
@@ -24,6 +25,12 @@ TOTAL_S = 5.0
 ANSWER_BYTES_MAX = 4 << 20
 TOKEN_BYTES_MAX = 4096
 JSON = "application/json"
+NOT_TRUSTED = (
+    "its certificate isn't trusted, or is another host's; memory_plugin_certificate names the file "
+    "of whom to trust"
+)
+
+logger = logging.getLogger("palace.plugin")
 
 
 class Unanswered(Exception):
@@ -85,11 +92,11 @@ class Wire:
         with self._lock:
             if self._thread is None:
                 self._ready.clear()
-                self._thread = threading.Thread(
-                    target=trio.run, args=(self._serve,), name="palace-plugin", daemon=True
-                )
+                self._thread = threading.Thread(target=self._run, name="palace-plugin", daemon=True)
                 self._thread.start()
-            self._ready.wait()
+            # Others wait for the lock meanwhile, so nothing may let this last.
+            if not self._ready.wait(TOTAL_S):
+                raise Unanswered(f"what asks it did not begin within {TOTAL_S:g} s")
             if self._problem:  # it is tried again: the file may have been put right
                 self._thread = None
                 raise Unanswered(self._problem)
@@ -113,6 +120,15 @@ class Wire:
             raise Unanswered("memory_plugin_token_file holds no token")
         return token
 
+    def _run(self) -> None:
+        try:
+            trio.run(self._serve)
+        except Exception:
+            logger.exception("what asks the memory plugin has ended")
+            self._problem = "what asks it can't begin: see the broker's log"
+        finally:
+            self._ready.set()
+
     # In the loop.
 
     async def _serve(self) -> None:
@@ -120,7 +136,6 @@ class Wire:
             self._client, self._problem = self._new_client(), ""
         except OSError as error:  # as all of ssl's are
             self._problem = f"memory_plugin_certificate can't be used: {error.strerror or error}"
-            self._ready.set()
             return
         self._over = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
@@ -152,7 +167,7 @@ class Wire:
         with trio.move_on_after(self.total_s):
             try:
                 return await self._answered(method, path, body, headers)
-            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
                 raise Unanswered(_cause(error)) from None
         raise Unanswered(f"it did not answer within {self.total_s:g} s")
 
@@ -186,7 +201,16 @@ def _cause(error: Exception) -> str:
     if isinstance(error, httpx.ConnectTimeout):
         return "it can't be reached in time"
     if isinstance(error, httpx.ConnectError):
-        return "it can't be reached"
+        return NOT_TRUSTED if _is_distrust(error) else "it can't be reached"
     if isinstance(error, httpx.TimeoutException):
         return "it did not answer in time"
     return f"its answer can't be read ({type(error).__name__})"
+
+
+def _is_distrust(error: BaseException | None) -> bool:
+    """Tell whether an error comes of a certificate."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

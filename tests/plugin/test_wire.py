@@ -4,10 +4,11 @@ import json
 import os
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import attrs
 import certifi
 import pytest
 
+from palace.broker.certificate import make_identity
+from palace.kernel.kernel import Kernel
 from palace.memory import contract
 from palace.plugin.client import Client
 from palace.plugin.wire import ANSWER_BYTES_MAX, Unanswered, Wire
 from palace.protocol.errors import Forbidden, InvalidMemory, PluginUnavailable
-from palace.protocol.plugin_address import address_in
+from palace.protocol.plugin_address import Address, address_in
+from palace.settings.config import Config
 
 TOTAL_S = 0.5
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -212,6 +216,38 @@ def test_a_certificate_that_is_none_is_told_each_time_until_it_is_one(tmp_path: 
         path.write_bytes(Path(certifi.where()).read_bytes())
         with pytest.raises(Unanswered, match="can't be reached"):
             wire.ask("GET", "/v1/health")
+    finally:
+        wire.close()
+
+
+def test_a_certificate_that_is_not_trusted_is_told_as_such() -> None:
+    context = make_identity(Config(graph="", config_dir=""), Kernel()).context
+    plain = socket.create_server(("127.0.0.1", 0))
+    with context.wrap_socket(plain, server_side=True) as listener:
+        shaking = threading.Thread(target=_shake_hands, args=[listener])
+        shaking.start()
+        wire = Wire(address=address_in(f"https://127.0.0.1:{listener.getsockname()[1]}"))
+        try:
+            with pytest.raises(Unanswered, match=r"isn't trusted.*memory_plugin_certificate"):
+                wire.ask("GET", "/v1/health")
+        finally:
+            wire.close()
+            shaking.join()
+
+
+def _shake_hands(listener: ssl.SSLSocket) -> None:
+    with suppress(OSError), listener.accept()[0]:
+        pass
+
+
+@pytest.mark.parametrize("url", ["http://1.2.3.999:80", "https://xn--a"])
+def test_whatever_keeps_it_from_beginning_is_an_error_and_no_wait(url: str) -> None:
+    """What passed for an address, and is none to the library that asks."""
+    wire = Wire(address=Address(text=url, url=url))
+    try:
+        for _ in range(2):
+            with pytest.raises(Unanswered):
+                wire.ask("GET", "/v1/health")
     finally:
         wire.close()
 

@@ -108,6 +108,9 @@ def test_only_what_looks_at_what_is_here_waits_for_the_model() -> None:
         ("https://memory.example", "https://memory.example", "", True),
         ("https://[2001:db8::1]:8443/", "https://[2001:db8::1]:8443", "", True),
         ("http://localhost:80", "http://127.0.0.1:80", "", True),
+        ("https://localhost:80", "https://localhost:80", "", True),
+        ("https://bücher.example", "https://xn--bcher-kva.example", "", True),
+        ("https://xn--bcher-kva.example.", "https://xn--bcher-kva.example.", "", True),
         ("http://127.9.9.9:80", "http://127.9.9.9:80", "", True),
         ("http://[::1]:80", "http://[::1]:80", "", True),
         ("http://memory:8080", "http://memory:8080", "", False),
@@ -129,8 +132,26 @@ def test_a_server_is_where_the_settings_say(
         *("", "memory:80", "ftp://a", "file:///etc/passwd", "http://", "unix:m.sock", "unix:/a\n"),
         *("https://user@a", "https://u:p@a", "https://a/v1", "https://a?x", "https://a#x"),
         *("https://a:99999", "https://a:x", "https://[a", "https://a\x1b.example"),
+        *("http://1.2.3.999:8080", "http://127.1", "https://xn--a", "https://\u2603.net"),
+        *("https://a..b", "https://a b", "https://-a", "https://[v1.a]", "https://a.xn--a"),
+        *(f"https://{'a' * 64}", f"https://{'a.' * 127}", "https://" + "\u00fc." * 100 + "a"),
     ],
 )
 def test_an_address_that_says_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="memory_plugin can't be used"):
         address_in(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("https://u:s3cr3t/x@desk", "https://u:s3cr3t@desk", "https://desk:s3cr3t"),
+        *("https://s3cr3t@[desk", "https://desk/?token=s3cr3t", "https://s3cr3t..desk"),
+        *("https://s3cr3t\u2603", "s3cr3t", "https://desk/s3cr3t", "unix:s3cr3t"),
+    ],
+)
+def test_an_address_that_is_refused_is_not_repeated(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^/settings: memory_plugin can't be used") as caught:
+        address_in(text, where="/settings")
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__cause__ is None
