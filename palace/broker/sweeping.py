@@ -8,7 +8,7 @@ palace: it is no activity of its own, and keeps no broker alive.
 import logging
 import sqlite3
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 import trio
@@ -29,7 +29,6 @@ _MESSAGE = {
     "jsonrpc": "2.0",
     "id": 1,
     "method": "tools/call",
-    "params": {"name": "palace_sweep", "arguments": {}},
 }
 
 logger = logging.getLogger("palace.broker")
@@ -76,25 +75,48 @@ class Sweeping:
             many += part.forgotten
             if not part.is_more:
                 break
+        if part.is_at_server:
+            await trio.to_thread.run_sync(drop, self.state.services, limiter=self._limiter)
         return many
 
 
 class Part(NamedTuple):
-    """What a part of a sweep has done: how many memories went, and whether to go on."""
+    """What a part of a sweep has done: how many memories went, and whether to go on.
+
+    `is_at_server`: a server has to forget namespaces that end, too.
+    """
 
     forgotten: int = 0
     is_more: bool = False
+    is_at_server: bool = False
 
 
 def sweep_part(services: Services) -> Part:
     """Forget a part of what is over; nothing where it is refused.  Blocks."""
+    told = _asked(services, "palace_sweep")
+    if told is None:
+        return Part()  # it says why to whoever asks for more
+    is_more = bool(told["forgotten"]) or told.get("more") is True
+    return Part(told["forgotten"], is_more, told.get("server") is True)
+
+
+def drop(services: Services) -> None:
+    """Have a server forget namespaces that end; what it doesn't is asked again.  Blocks."""
+    told = _asked(services, "palace_memory_drop")
+    if told is not None and told["why"]:
+        logger.warning("a namespace that ends is not forgotten: %s", told["why"])
+
+
+def _asked(services: Services, name: str) -> dict[str, Any] | None:
+    """Return what a tool of the owner's tells, None where it is refused."""
     engine, session = services.engine, services.kernel.token(16)
-    call = Call(request=tool_call(_MESSAGE), session=session, client="palace", party=PARTY)
+    message = {**_MESSAGE, "params": {"name": name, "arguments": {}}}
+    call = Call(request=tool_call(message), session=session, client="palace", party=PARTY)
     reply = decode_json(engine.call(call).payload or b"null")
     engine.acknowledge(session, 1)  # nobody asks for it again
     engine.end_session(session)
     result = reply.get("result") if isinstance(reply, dict) else None
     if result is None:
-        return Part()  # it says why to whoever asks for more
-    told = decode_json(result["content"][0]["text"])
-    return Part(told["forgotten"], bool(told["forgotten"]) or told.get("more") is True)
+        return None
+    told: dict[str, Any] = decode_json(result["content"][0]["text"])
+    return told

@@ -30,17 +30,35 @@ def remove_namespace(paths: Paths, environment: ShimEnvironment, name: str, *, p
     told = ask_broker(paths, environment, "palace_namespace_remove", name=name, purge=purge)
     if not purge:
         return f"{told['removed']} is removed. Its memories stay, for the palace's owner alone."
-    return f"{told['removed']} is removed, and {swept(paths, environment)} memories were forgotten."
+    many, at_server = swept(paths, environment)
+    return f"{told['removed']} is removed, and {many} memories were forgotten.{at_server}"
 
 
-def swept(paths: Paths, environment: ShimEnvironment) -> int:
-    """Forget all that is over or in namespaces that end; return how many memories that were."""
+def swept(paths: Paths, environment: ShimEnvironment) -> tuple[int, str]:
+    """Forget all that is over or in namespaces that end.
+
+    Return how many memories that were here, and what is to be said of a memory server.
+    """
     many, is_more = 0, True
     while is_more:
         told = ask_broker(paths, environment, "palace_sweep")
         many += told["forgotten"]
         is_more = bool(told["forgotten"]) or told.get("more") is True
-    return many
+    return many, _dropped(paths, environment) if told.get("server") is True else ""
+
+
+def _dropped(paths: Paths, environment: ShimEnvironment) -> str:
+    """Have the memory server forget namespaces that end; say what it has not forgotten."""
+    told = ask_broker(paths, environment, "palace_memory_drop")
+    while told["ended"] and told["left"]:
+        told = ask_broker(paths, environment, "palace_memory_drop")
+    if not told["left"]:
+        return " So did the memory server."
+    why = told["why"] or "It is not done yet."
+    return (
+        f" The memory server has not forgotten {', '.join(told['left'])}: {why} It is asked again "
+        "while the palace is in use, and until it has, no namespace of that name can be made."
+    )
 
 
 def _line(told: Mapping[str, Any]) -> str:

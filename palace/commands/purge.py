@@ -55,6 +55,12 @@ _BEYOND_TABLES = (
     "replicas, and blocks of the disk that were freed."
 )
 
+_BEYOND_MEMORY_SERVER = (
+    "The memory server ({address}, of memory_plugin) has what was copied or stored there, and was "
+    "not asked. Once memory_cutover is on, palace_forget_memory forgets single memories there, and "
+    "palace namespace remove --purge a namespace."
+)
+
 
 @attrs.frozen(kw_only=True)
 class Purged:
@@ -64,6 +70,7 @@ class Purged:
     derived: Derived
     leftovers: tuple[Leftover, ...]
     on_server: bool = False  # the drawers are tables of PostgreSQL's
+    memory_server: str = ""  # where memory_plugin has them held, or copied to
 
     @property
     def exit_code(self) -> int:
@@ -200,6 +207,7 @@ def _carry_out(search: _Search, held: OwnedPalace, derived: Derived) -> Purged:
         derived=derived,
         leftovers=leftovers,
         on_server=held.kernel.file_id(f"{held.paths.root}/{TABLES_MARK}") is not None,
+        memory_server=held.config.memory_plugin,
     )
 
 
@@ -227,6 +235,8 @@ def purge_text(paths: Paths, purged: Purged) -> str:
     else:
         lines.append("They held nothing long or rare enough to search other files for.")
     beyond = [_BEYOND, _BEYOND_TABLES] if purged.on_server else [_BEYOND]
+    if purged.memory_server:
+        beyond.append(_BEYOND_MEMORY_SERVER.format(address=purged.memory_server))
     return "\n".join([*lines, *_sources(purged.derived), *beyond])
 
 

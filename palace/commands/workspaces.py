@@ -75,12 +75,13 @@ def remove_workspace(
         rows = gone(paths, environment, found)
     text = f"{found.id} is removed. What was filed under it, and its directory, stay."
     if purge:
-        many = swept(paths, environment)
+        many, at_server = swept(paths, environment)
         text = (
             f"{found.id} is removed, and {many} memories were forgotten, those that were over "
             f"among them. What it shared stays: team:{found.id} and org:{found.id}, or those of "
             f"the workspaces above it. The journal and backups hold what was forgotten until they "
             "are renewed; palace purge ID takes single memories out of them. Its directory stays."
+            f"{at_server}"
         )
     if below:
         names = ", ".join(below[:5]) + (", ..." if len(below) > 5 else "")

@@ -113,6 +113,10 @@ class Elsewhere:
                 met.add(memory.id)
                 yield memory
 
+    def drop(self, namespace: str) -> None:
+        """Let a namespace be there no more, nor any memory of it; it may have been there never."""
+        self.client.drop_namespace(namespace)
+
     def forget(self, ident: str, namespaces: Sequence[str]) -> str:
         """Forget a memory; return in which of these namespaces it was, "" for none.
 

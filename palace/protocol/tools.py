@@ -158,6 +158,7 @@ STANDS_FOR = {
     "palace_search_memory": "mempalace_search",
     "palace_forget_memory": "mempalace_delete_drawer",
     "palace_sweep": "mempalace_delete_drawer",
+    "palace_memory_drop": "mempalace_delete_drawer",
     "palace_memory_page": "mempalace_list_drawers",
     "palace_memory_copy": "mempalace_list_drawers",
     "palace_memory_store": "mempalace_add_drawer",
@@ -186,10 +187,13 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_memory_page": Tool(Kind.QUERY, Lane.REMOTE),
     "palace_memory_copy": Tool(Kind.QUERY, Lane.REMOTE),
     "palace_memory_store": Tool(Kind.MUTATION, Lane.REMOTE, embeds=True),
+    "palace_memory_drop": Tool(Kind.MUTATION, Lane.REMOTE),
 }
 # Of the owner's, those that move memories: they may ask a server that holds namespaces elsewhere
 # (palace/memory/moving.py).
-MOVING_TOOLS = ("palace_memory_page", "palace_memory_copy", "palace_memory_store")
+MOVING_TOOLS = (
+    *("palace_memory_page", "palace_memory_copy", "palace_memory_store", "palace_memory_drop"),
+)
 # The memory contract's operations (contract/memory-plugin-v1.yaml), for what is served below /v1:
 # no list names them, and no MCP client may call them.
 CONTRACT_TOOLS: dict[str, Tool] = {

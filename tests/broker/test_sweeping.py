@@ -103,3 +103,20 @@ async def test_an_owner_that_leaves_waits_for_one_part_and_not_for_all(root: Pat
             nursery.cancel_scope.cancel()
             engine.go_on.set()
         assert engine.begun.count("sweep") == 1
+
+
+async def test_what_a_server_has_to_forget_is_asked_of_it_afterwards(root: Path) -> None:
+    class Served(SweptEngine):
+        def call(self, call: Call) -> Reply:
+            self.begun.append(call.request.name)
+            text = '{\\"forgotten\\": 0, \\"server\\": true, \\"why\\": \\"it is away\\"}'
+            return Reply(payload=b'{"result": {"content": [{"text": "%s"}]}}' % text.encode())
+
+    engine = Served(tree=TREE)
+    async with open_broker(root, engine) as running:
+        shim = await running.session("a")
+        shim.call("search", query="x")
+        await shim.header()
+        await shim.reply()
+        assert await Sweeping(running.state).sweep() == 0
+        assert engine.begun[-2:] == ["palace_sweep", "palace_memory_drop"]

@@ -328,3 +328,10 @@ def test_ones_own_memories_are_there_too_where_the_settings_say_so(short_dir: Pa
                 assert sorted(found(lead)) == ["dear diary", "mine", "ours"]
                 entries = told(confined.call("mempalace_diary_read"))["entries"]
                 assert [one["content"] for one in entries] == ["dear diary"]
+                run(site, "namespace", "add", "custom:plan", "--member", "lead")
+                told(lead.call("palace_commit_memory", content="go", namespace="custom:plan"))
+                assert client.found("custom:plan") == ["go"]
+                gone = run(site, "namespace", "remove", "custom:plan", "--purge")
+                assert "So did the memory server." in gone
+                assert client.found("custom:plan") == []
+                assert "custom:plan" not in run(site, "namespace", "list")

@@ -33,7 +33,13 @@ from palace.memory.memory import Memory
 from palace.memory.moving import Moving
 from palace.memory.shown import shown, shown_row
 from palace.protocol import jsonrpc
-from palace.protocol.errors import Forbidden, InvalidMemory, PalaceError, StoreUnavailable
+from palace.protocol.errors import (
+    Forbidden,
+    InvalidMemory,
+    PalaceError,
+    PluginUnavailable,
+    StoreUnavailable,
+)
 from palace.protocol.policy import DEFAULT, Policy
 from palace.protocol.principals import Principal
 from palace.protocol.request import ToolCall
@@ -53,7 +59,10 @@ if TYPE_CHECKING:
 
 Json = dict[str, object]
 ID_BYTES = 16
-SWEEP = "palace_sweep"
+SWEEP, DROP = "palace_sweep", "palace_memory_drop"
+DROP_S = 5.0  # after which no further namespace is asked for in the same call
+NOTHING_ENDED_S = -1.0  # when no memory had been over yet
+SHOWN_MAX = 20
 SWEPT_MAX = 64  # records of memories, or namespaces, in one turn
 _REGISTERED = frozenset(CONTRACT_TOOLS) - set(STANDS_FOR)  # which need no drawers
 
@@ -166,6 +175,8 @@ class OwnTools:
         """Let a call through the gate."""
         # One that waits for a server must hold nothing meanwhile.
         is_apart = call.tool.lane is Lane.REMOTE
+        if call.name == DROP:
+            return self._drop(call)
         held = nullcontext() if is_apart else self.store.held(call)
         with held, self.groups.for_memories():
             now_s = self.clock()
@@ -221,17 +232,52 @@ class OwnTools:
     def _sweep(self, gate: Gate) -> Json:
         """Forget a part of what is over; namespaces that end have ended once they are empty.
 
-        The answer says `more` where nothing was forgotten and there are further namespaces.
+        The answer says `more` where nothing was forgotten and there are further namespaces, and
+        `server` where a server has to forget some, too (`_drop`): until then they haven't ended.
         """
-        ending = over(gate.tree, gate.now_s)
+        ending = sorted(over(gate.tree, gate.now_s), key=self._is_at_server)
         part = ending[:SWEPT_MAX]
+        told: Json = {"server": True} if any(map(self._is_at_server, ending)) else {}
         swept = gate.sweep(part, SWEPT_MAX)
         if not swept:
-            for name in part:
+            here = [name for name in part if not self._is_at_server(name)]
+            for name in here:
                 self.register.put(self.groups, NAMESPACE, name, None)
-            if len(part) < len(ending):
-                return {"forgotten": 0, "more": True}
-        return {"forgotten": swept}
+            if here and len(part) < len(ending):
+                told["more"] = True
+        return {"forgotten": swept, **told}
+
+    def _is_at_server(self, name: str) -> bool:
+        return self.server is not None and self.server.holds(name)
+
+    def _drop(self, call: ToolCall) -> Json:
+        """Have the server forget namespaces that end; one that is empty here, too, has ended then.
+
+        Answers how many have ended, which have not, and why the server didn't forget them.
+        """
+        ended, why, server = 0, "", self.server
+        now_s = self.clock()
+        left = list(filter(self._is_at_server, over(self.register.tree(), now_s)))
+        until_s = server.client.clock() + DROP_S if server is not None else 0.0
+        for name in tuple(left):
+            assert server is not None, "it holds it"
+            if server.client.clock() >= until_s:
+                break
+            try:
+                server.drop(name)
+            except PluginUnavailable as problem:  # nor would it answer for the others
+                why = problem.message
+                break
+            except (Forbidden, InvalidMemory) as problem:
+                why = problem.message
+                continue
+            with self.store.held(call), self.groups.for_memories():
+                if self.store.over([name], NOTHING_ENDED_S, 1):
+                    continue  # it is swept first
+                self.register.put(self.groups, NAMESPACE, name, None)
+            left.remove(name)
+            ended += 1
+        return {"ended": ended, "left": left[:SHOWN_MAX], "why": why}
 
     def _audit(self, decree: Decree) -> None:
         ident = self.kernel.token(ID_BYTES)

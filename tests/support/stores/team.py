@@ -27,7 +27,7 @@ from palace.memory.gate import Wanted
 from palace.memory.memory import Memory
 from palace.protocol.principals import OWNER, Principal
 from palace.protocol.request import tool_call
-from palace.protocol.tools import OWNER_TOOLS
+from palace.protocol.tools import MOVING_TOOLS, OWNER_TOOLS
 from palace.settings.paths import Paths
 from tests.support.disks.memory import Disk, all_kept
 from tests.support.stores.memory import JOURNAL, KEYS, MemoryStore, Platter
@@ -128,7 +128,7 @@ class Team:
         call = tool_call({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
         key = f"s{self.journal.stamp.epoch}:{self.calls}"
         with self.groups.group(key, non_atomic=False) as group:
-            if call.name in OWNER_TOOLS and call.name != "palace_sweep":
+            if call.name in OWNER_TOOLS and call.name not in ("palace_sweep", *MOVING_TOOLS):
                 reply: Any = self.owner.answer(call, read_only=False)
             else:
                 reply = self.own.answer(principal, call, read_only=False)
