@@ -6,12 +6,18 @@ from typing import Any
 import attrs
 import pytest
 
+from palace.engine.durability.spaces import RegisteredSpaces
 from palace.memory import confined
 from palace.memory.asked import Commit
 from palace.memory.gate import Gate, Wanted
 from palace.memory.held import HeldStore
-from palace.memory.memory import Memory
+from palace.memory.memory import Memory, metadata_of
+from palace.memory.operations import Operations
+from palace.plugin.client import Client
+from palace.plugin.elsewhere import Elsewhere
+from palace.plugin.wire import Wire
 from palace.protocol.errors import InvalidMemory
+from palace.protocol.plugin_address import address_in
 from palace.protocol.principals import Principal
 from palace.protocol.request import tool_call
 from tests.support.stores.team import Team
@@ -96,6 +102,28 @@ def test_forgetting_by_any_tool_asks_where_it_is(office: Team) -> None:
     assert office.shelf.get(copy.id) is None
 
 
+def test_forgetting_by_the_contract_asks_where_it_is(office: Team) -> None:
+    copy, there = left(office), There()
+
+    def forgotten() -> Any:
+        own = office.own
+        operations = Operations(
+            gate=gate_of(office, there),
+            spaces=RegisteredSpaces(register=own.register, groups=own.groups, at="x"),
+            new_id=str,
+            new_life=str,
+        )
+        given = {"id": "a", "body": {"requested_by_namespace": "team:lead"}}
+        return operations.answer("palace_v1_forget", given)["status"]
+
+    with office.groups.group("s1:99", non_atomic=False):
+        assert forgotten() == 404
+        assert office.shelf.get(copy.id) == copy, "the copy is not what was asked for"
+        there.commit(copy)
+        assert forgotten() == 204
+    assert there.memories == {}
+
+
 # What became of a memory between two holds of the store.
 
 
@@ -138,3 +166,13 @@ def test_an_update_replaces_what_it_was_shown_and_nothing_else(office: Team) -> 
     with office.groups.group("s1:99", non_atomic=False), pytest.raises(InvalidMemory):
         gate.put(Commit(content="again", namespace=found.namespace, id="mem-b"), instead=found)
     assert office.shelf.get("mem-b") is None
+
+
+def test_stocks_own_tools_show_no_copy_that_was_left_here(office: Team) -> None:
+    copy = left(office)
+    client = Client(called="it", wire=Wire(address=address_in("http://127.0.0.1:9")))
+    row = (copy.id, copy.content, metadata_of(copy))
+    assert office.own.marked_row(*row) is not None
+    for kind, is_shown in (("team", False), ("org", True)):
+        own = attrs.evolve(office.own, elsewhere=Elsewhere(client=client, kinds=[kind]))
+        assert (own.marked_row(*row) is not None) is is_shown
