@@ -15,13 +15,14 @@ import attrs
 from palace.commands.config import change_settings, without_keys
 from palace.commands.maintenance import leave_request
 from palace.commands.progress import progress_shown
-from palace.engine.durability.backends import store_of_name
+from palace.engine.durability.backends import check_tables, store_of_name
 from palace.engine.durability.offline import hold_palace, opened_journal
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.durability.rebuild import Rebuild, Rebuilt
-from palace.engine.stores.drawers import COLLECTION, backend_in
+from palace.engine.stores.drawers import PGVECTOR as TABLES
+from palace.engine.stores.drawers import backend_in
 from palace.engine.stores.palace_stores import unopened_stores
-from palace.protocol.errors import ConfigError, NotEmpty
+from palace.protocol.errors import ConfigError, StoreUnavailable
 from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -71,7 +72,9 @@ def move_store(
             if store_of_name(backend) == was and not journal.tail.moving:
                 raise ConfigError(_already(held, backend, named.name))
             _check_settings(held, backend)
-            _check_tables(held, backend, is_again=bool(journal.tail.moving))
+            if journal.tail.moving != store_of_name(backend):  # else it has left some itself
+                new = unopened_stores(paths, held.config, held.kernel, backend)
+                check_tables(new.pgvector)
             rebuild = Rebuild(
                 palace=held,
                 journal=journal,
@@ -79,11 +82,21 @@ def move_store(
                 partial=partial,
                 backend=backend,
             )
-            rebuild.check()
+            _check(rebuild, backend)
             rebuild.palace = _without_name(held, environment)
             made = rebuild.run()
         _say(held, environment, {**held.config.environment, VARIABLE: backend})
     return Moved(rebuilt=made, was=was, backend=backend)
+
+
+def _check(rebuild: Rebuild, backend: str) -> None:
+    try:
+        rebuild.check()
+    except StoreUnavailable as error:
+        raise StoreUnavailable(
+            f"{error} If it will not come back: palace move-store {backend} --partial makes the "
+            "drawers from the journal, without what others may have written there."
+        ) from None
 
 
 def _already(held: OwnedPalace, backend: str, named: str) -> str:
@@ -110,19 +123,6 @@ def _check_settings(held: OwnedPalace, backend: str) -> None:
         )
 
 
-def _check_tables(held: OwnedPalace, backend: str, *, is_again: bool) -> None:
-    """Refuse tables that are there already; those of a move that was interrupted go aside."""
-    tables = unopened_stores(held.paths, held.config, held.kernel, backend).pgvector
-    found = tables.ids(COLLECTION) if tables is not None and not is_again else []
-    if tables is not None and found:
-        raise NotEmpty(
-            f"The database has tables {tables.target.prefix}_* already ({', '.join(found[:3])}): "
-            "another palace's, or of a time when this one was there. Nothing was changed. Name "
-            "another namespace (MEMPALACE_PGVECTOR_NAMESPACE), or rename those tables, if nobody "
-            "uses them."
-        )
-
-
 def _without_name(held: OwnedPalace, environment: ShimEnvironment) -> OwnedPalace:
     """Have the settings say nothing of a backend; return the palace with these."""
     fixed = {name: value for name, value in held.config.environment.items() if name != VARIABLE}
@@ -146,7 +146,15 @@ def _say(held: OwnedPalace, environment: ShimEnvironment, fixed: Mapping[str, st
 
 def moved_text(moved: Moved) -> str:
     made = moved.rebuilt
-    return (
+    text = (
         f"{made.entities} entities were compared with the journal, and {moved.backend} keeps their "
-        f"drawers from now on. What {moved.was} kept is in {made.kept}."
+        f"drawers from now on."
     )
+    if made.altered:
+        text += f" It keeps {made.altered} of them otherwise: palace history"
+    if moved.was != TABLES:
+        return f"{text} What {moved.was} kept is in {made.kept}."
+    number = made.kept.rpartition("-")[2]
+    if made.tables_stayed:
+        return f"{text} The old tables stay as they are: {made.tables_stayed}"
+    return f"{text} The old tables are palace_old_{number}_* in their database."

@@ -22,6 +22,7 @@ from palace.commands.backup import SETTINGS, Backup, check_backup
 from palace.commands.config import without_keys
 from palace.commands.maintenance import leave_request, rebuild_held
 from palace.commands.progress import progress_shown
+from palace.engine.durability.backends import check_tables
 from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.offline import drift_of, hold_palace, open_stores, opened_journal
 from palace.engine.durability.owned import OwnedPalace
@@ -98,10 +99,10 @@ def restore_backup(
     Raises BackupBroken and NotEmpty before anything is changed.
     """
     check_backup(backup, Kernel(), keys, progress_shown())
-    prepare = partial(_prepare, environment, backup, replace=how.replace)
+    prepare = partial(_prepare, environment, backup, keys, how)
     leave = leave_request(paths, environment, stop=how.stop)
     with hold_palace(paths, environment, ask_to_leave=leave, prepare=prepare) as held:
-        kept = _put_in_place(held, backup, keys)
+        kept = _put_in_place(held, backup, keys, how)
         # Nothing is read but the backup, so a palace that a newer engine served here is no matter.
         made = rebuild_held(held, allow_gaps=False, keep=True, downgrade=True, scratch=how.backend)
         if how.keep_tokens:
@@ -135,18 +136,21 @@ def _renew_tokens(held: OwnedPalace, epoch: int) -> None:
 def _prepare(
     environment: ShimEnvironment,
     backup: Backup,
+    keys: Keyring,
+    how: How,
     ownership: lock.Ownership,
     kernel: Kernel,
-    *,
-    replace: bool,
 ) -> None:
     """Check the place, then settle settings, identity and epoch; the palace's lock is held."""
     paths = ownership.paths
     config = _config_to_be(paths, environment, backup, kernel)
     check_journalled("", config.config_dir, environment.all)  # what is there makes way
-    if not replace:
+    if not how.replace:
         _check_place(paths, backup, kernel)
         _check_outside(paths, config, kernel)
+    tables = None if how.backend else _tables(paths, config, kernel, backup, keys)
+    if tables is not None:
+        check_tables(tables, may_go=how.replace and _are_this_palaces(tables, paths, kernel))
     epoch = max(last_epoch(paths, kernel), backup.manifest.epoch) + LEAP
     kernel.write_durable(paths.epoch, f"{epoch}\n".encode())
     identity = wire.identity_of(kernel.read_hint(paths.palace_id, 200))
@@ -287,7 +291,7 @@ def restored_text(
 # Moving it into place.
 
 
-def _put_in_place(held: OwnedPalace, backup: Backup, keys: Keyring) -> str:
+def _put_in_place(held: OwnedPalace, backup: Backup, keys: Keyring, how: How) -> str:
     """Rename old files away and the backup's journal in, all or none; return where the old are."""
     paths, kernel = held.paths, held.kernel
     for name in kernel.list_directory(paths.root):
@@ -309,16 +313,23 @@ def _put_in_place(held: OwnedPalace, backup: Backup, keys: Keyring) -> str:
     exchange.swap([*away, Move(scratch, paths.journal)])
     if held.keys is not None:
         held.keys.settle()
-    tables = _tables(held, backup, keys)
+    tables = None if how.backend else _tables(paths, held.config, kernel, backup, keys)
     if tables is not None:
         tables.put_aside(suffix)
     return f"{paths.root}/replaced-{suffix}" if away else ""
 
 
-def _tables(held: OwnedPalace, backup: Backup, keys: Keyring) -> PgVector | None:
+def _tables(
+    paths: Paths, config: Config, kernel: Kernel, backup: Backup, keys: Keyring
+) -> PgVector | None:
     """Return the tables of a server that the restored palace will have, None for files."""
-    backend = _backend_of(backup, keys)
-    return unopened_stores(held.paths, held.config, held.kernel, backend).pgvector
+    return unopened_stores(paths, config, kernel, _backend_of(backup, keys)).pgvector
+
+
+def _are_this_palaces(tables: PgVector, paths: Paths, kernel: Kernel) -> bool:
+    """Tell whether nobody but the palace that was in this directory can have the tables."""
+    there = read_tail(list_segments(paths.journal, kernel), kernel, ANYBODYS)
+    return not tables.target.is_shared or tables.is_of(there.baseline)
 
 
 def _copy_journal(backup: Backup, target: str, kernel: Kernel) -> None:

@@ -6,10 +6,10 @@ Opened as another one's, a palace would look empty: the journal would take all o
 import os
 
 from palace.engine.durability.owned import OwnedPalace
-from palace.engine.stores.drawers import EXACT, backend_in
+from palace.engine.stores.drawers import COLLECTION, EXACT, backend_in
 from palace.engine.stores.pgvector import PgVector
 from palace.journal.tail import Tail
-from palace.protocol.errors import StoreUnavailable
+from palace.protocol.errors import NotEmpty, StoreUnavailable
 from palace.settings.stock_config import Backend, backend_of
 
 
@@ -43,6 +43,22 @@ def find_tables(tail: Tail, tables: PgVector) -> None:
         return
     tables.check_place(baseline[tables.name])
     tables.mark_again()
+
+
+def check_tables(tables: PgVector | None, *, may_go: bool = False) -> None:
+    """Refuse tables that are there, unless they may make way: NotEmpty.
+
+    They may be a living palace's: names don't depend on a directory where a namespace is shared.
+    """
+    found = tables.ids(COLLECTION) if tables is not None and not may_go else []
+    if tables is None or not found:
+        return
+    raise NotEmpty(
+        f"The database has tables {tables.target.prefix}_* already ({', '.join(found[:3])}): "
+        "another palace's, or what an interrupted move has left. Nothing was changed. Name another "
+        "namespace (MEMPALACE_PGVECTOR_NAMESPACE), or rename those tables, if nobody uses them. "
+        "palace restore --replace puts them aside where they are this directory's alone."
+    )
 
 
 def _was_moved(palace: OwnedPalace, tail: Tail, named: Backend) -> bool:

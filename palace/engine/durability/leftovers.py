@@ -137,7 +137,7 @@ class Surroundings:
                 number = name.removeprefix("replaced-")
                 yield Leftover(
                     mark,
-                    f"it names a database whose tables palace_old_{number}_* may hold it",
+                    f"it names a database whose tables, palace_old_{number}_* by now, may hold it",
                     f"drop those, then: rm {shlex.quote(mark)}",
                 )
 

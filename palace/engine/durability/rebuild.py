@@ -47,7 +47,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
 from palace.ownership.format import need_register
 from palace.ownership.holders import BESIDE, LATER_HALLWAYS
-from palace.protocol.errors import JournalBroken, StoreCorrupt
+from palace.protocol.errors import JournalBroken, StoreCorrupt, StoreUnavailable
 from palace.settings.config import Config
 from palace.settings.paths import Paths
 
@@ -64,11 +64,17 @@ _WITHOUT_IT = (
 
 @attrs.frozen(kw_only=True)
 class Rebuilt:
-    """What a rebuild has made; `kept` is where the old stores are, "" where they are gone."""
+    """What a rebuild has made; `kept` is where the old stores are, "" where they are gone.
+
+    Of a move to another backend: how many entities that keeps otherwise (`altered`), and why the
+    old tables of a server could not be renamed, "" where they were, or weren't any.
+    """
 
     entities: int
     kinds: dict[str, int]
     kept: str
+    altered: int = 0
+    tables_stayed: str = ""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -107,16 +113,24 @@ class Rebuild:
             # Killed between the two, either is what the journal says.
             tables.put_in_place(new.pgvector, self._suffix if self.keep else "")
         Exchange(self.paths, self.palace.config.graph, self.kernel).swap(moves)
+        self.kernel.failpoint("swapped")
         shutil.rmtree(scratch, ignore_errors=True)
         if not self.keep:
             self._remove_old()
+        altered, stayed = 0, ""
         if not self.is_proof:
-            self._take_over(known)
+            altered = self._take_over(known)
+            stayed = self._old_tables_away()
             self._record_fingerprints()
         if self.downgrade:  # last: until then no older engine may open what is there
             note_made_by(self.paths, self.kernel, installed_versions())
-        kinds = {kind: len(known.ids(kind)) for kind in sorted(known.kinds())}
-        return Rebuilt(entities=len(known.live), kinds=kinds, kept=self._kept if self.keep else "")
+        return Rebuilt(
+            entities=len(known.live),
+            kinds={kind: len(known.ids(kind)) for kind in sorted(known.kinds())},
+            kept=self._kept if self.keep else "",
+            altered=altered,
+            tables_stayed=stayed,
+        )
 
     # Where the drawers go to another backend.
 
@@ -157,21 +171,35 @@ class Rebuild:
         mark(self.paths.root, real.target, new.drawers.root)
         return real
 
-    def _take_over(self, known: Replay) -> None:
-        """Have the journal say what the new store made of entities that it keeps otherwise."""
+    def _take_over(self, known: Replay) -> int:
+        """Have the journal say what the new store made of entities that it keeps otherwise.
+
+        Returns of how many, collections left out.
+        """
         if not self._is_move:
-            return
+            return 0
+        altered = 0
         with opened_stores(self.paths, self.palace.config, self.kernel, self._to_build) as stores:
             for store in (stores.files, stores.drawers):
                 store.read_fingerprint()
                 work = take_over(self.journal, store, known)
                 for number, kind in enumerate(kinds := sorted(store.kinds())):
                     self.progress("comparing it with the journal", number / len(kinds))
+                    before = self.journal.seq
                     work.run(kind)
-        if self._kept_by == PGVECTOR:
-            old = self._real(PGVECTOR).pgvector
-            assert old is not None
+                    altered += self.journal.seq - before if kind != COLLECTION else 0
+        return altered
+
+    def _old_tables_away(self) -> str:
+        """Rename the tables of a server that were left; return why not, if it can't be reached."""
+        old = self._real(PGVECTOR).pgvector if self._kept_by == PGVECTOR else None
+        if old is None or not self._is_move:
+            return ""
+        try:
             old.put_aside(self._suffix)
+        except StoreUnavailable as error:
+            return str(error)
+        return ""
 
     @property
     def paths(self) -> Paths:
@@ -218,6 +246,8 @@ class Rebuild:
                 f"{adopting.problem(len(known.live))} Or build stores of what there is, and keep "
                 "the old ones: palace rebuild --partial"
             )
+        if self.is_proof:
+            return  # there are no stores yet, and those of the palace itself are its own matter
         if changed := ", ".join(self._changed_by_others()):
             by, way = _BY_ANOTHER
             if self.journal.tail.paused:

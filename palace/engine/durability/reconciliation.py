@@ -12,6 +12,7 @@ from palace.engine.stores.undone import state_of
 from palace.journal.journal import Journal
 from palace.journal.record import ADOPT, Draft, Entity, Json, Payload
 from palace.journal.replay import Replay, digest_of, replay
+from palace.protocol.errors import StoreCorrupt
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -27,7 +28,8 @@ class Reconciliation:
     lost nor former.  With `held` the store is not written: where it would have to be, its name is
     put there.  An own store (`is_own`) is written by no other program, so that it is made what the
     journal says.  What an owner has `missed` in a store that it had to itself was lost, too,
-    whatever was done with the store since; what had `changed` there by itself is left alone.
+    whatever was done with the store since; what had `changed` there by itself is left alone.  Of a
+    store that was just made and verified nothing can be missing (`is_complete`): StoreCorrupt.
     """
 
     journal: Journal
@@ -41,6 +43,7 @@ class Reconciliation:
     by_id: dict[str, set[int]]
     held: set[str] | None = None
     is_own: bool = False
+    is_complete: bool = False
     missed: frozenset[Entity] = frozenset()
     changed: frozenset[Entity] = frozenset()
     _taken_back: Collection[int] = attrs.field(init=False)
@@ -96,6 +99,11 @@ class Reconciliation:
             for ident in self.known.ids(kind)
             if ident not in there and None not in self.pending.get((kind, ident), ())
         ]
+        if missing and self.is_complete:
+            raise StoreCorrupt(
+                f"The new store lacks {kind} {missing[0]}, which it had when it was made: somebody "
+                "else has changed it. The journal holds all of it: palace start; palace doctor"
+            )
         gone = {ident for ident in missing if not self._was_lost((kind, ident))}
         append_adopted(self.journal, kind, [(ident, None) for ident in gone])
         if self.lost or self.missed:
@@ -176,6 +184,7 @@ def take_over(journal: Journal, projection: Projection, known: Replay) -> Reconc
         believed=frozenset(),
         past={},
         by_id={},
+        is_complete=True,
     )
 
 

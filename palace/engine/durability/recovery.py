@@ -260,7 +260,9 @@ class Recovery:
         known = replay(
             self.journal.directory, self.journal.kernel, self.progress, keys=self.journal.keys
         )
-        lost = baseline is not None and self._is_lost(projection, baseline)
+        # Made anew for another backend: what it lacks was in it when it was verified.
+        is_new = baseline is None and self.journal.tail.moving == projection.name
+        lost = is_new or (baseline is not None and self._is_lost(projection, baseline))
         unfinished = states_of(self.journal.tail.open.values())
         work = Reconciliation(
             journal=self.journal,
@@ -275,8 +277,8 @@ class Recovery:
             is_own=projection.name in self.own and not self._is_partial,
             missed=self.noted.lost(),
             changed=self.noted.left(),
-            past=self._past_of(projection) if lost else {},
-            by_id=by_id_of(known) if lost else {},
+            past=self._past_of(projection) if lost and not is_new else {},
+            by_id=by_id_of(known) if lost and not is_new else {},
         )
         kinds = {*projection.kinds(), *(kind for kind in known.kinds() if projection.owns(kind))}
         for number, kind in enumerate(sorted(kinds)):  # a collection comes before its records

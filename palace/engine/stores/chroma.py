@@ -223,7 +223,7 @@ class Chroma(Unshared):
                 _stock(api, "delete_collection")(api, name)
                 self._forget(name)
         elif there is None:
-            if len(payload):
+            if _is_chromas(payload):
                 create_collection(api, name, payload)
             else:
                 self.create_as_stock(api, name)
@@ -385,6 +385,11 @@ def has_tables(connection: sqlite3.Connection) -> bool:
     """Tell whether a database is one of Chroma's."""
     found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
     return {"collections", "segments", "embeddings", "embeddings_queue", "max_seq_id"} <= found
+
+
+def _is_chromas(payload: Mapping[str, object]) -> bool:
+    """Tell whether it says how Chroma made a collection: another backend may have kept it."""
+    return "schema" in payload or "configuration" in payload
 
 
 def _plain(value: Json) -> Json:

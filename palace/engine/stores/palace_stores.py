@@ -169,8 +169,8 @@ def _drawers(
     environ = {**read_environment().all, **config.environment}
     made_for = config.environment.get(MADE_FOR)
     target = target_of(made_for or root, config.config_dir, environ)
-    palace = identity_of(kernel.read_hint(paths.palace_id, 200)) or ""
-    return PgVector(root, target.made() if made_for else target, palace=palace)
+    palace = identity_of(kernel.read_hint(Paths(made_for or root).palace_id, 200)) or ""
+    return PgVector(root, target.made(palace) if made_for else target, palace=palace)
 
 
 def _stocks_lock(path: str) -> AbstractContextManager[None]:

@@ -206,7 +206,7 @@ class PgVector(Unshared):
             if model is None:
                 drop_table(session, self._table_of(name))
             elif self._find(session, name) is None:
-                create_table(session, self._table_of(name), model["dimension"])
+                create_table(session, self._table_of(name), model.get("dimension"))
 
     def _write_records(
         self, session: "Session", kind: str, records: Mapping[str, RecordPayload | None]
@@ -250,7 +250,13 @@ class PgVector(Unshared):
         def swap(session: "Session") -> None:
             new = made._list(session)  # noqa: SLF001
             if wanted and not new:
-                return  # the server has ended the session after all was done
+                # The server has ended the session after all was done; else somebody dropped them.
+                if len(self._list(session)) < len(wanted):
+                    raise StoreUnavailable(
+                        f"The tables {made.target.prefix}_*, which were made to take the place of "
+                        f"{self.target.prefix}_*, are gone. Nothing was replaced; ask again."
+                    )
+                return
             old = self.target.aside(aside)
             for name, table in self._list(session):
                 if aside:
@@ -381,6 +387,18 @@ class PgVector(Unshared):
     def is_older(self, baseline: JsonObject) -> bool:
         is_same = self._clock.server == baseline["server"]
         return bool(is_same and self._clock.next < baseline["next"])
+
+    def is_of(self, baseline: "Mapping[str, object] | None") -> bool:
+        """Tell whether these are the tables that a journal with such a baseline is of."""
+        told = (baseline or {}).get(self.name)
+        now = self._server.run(clock_of)
+        ours = {
+            "palace": self.palace,
+            "prefix": self.target.prefix,
+            "server": now.server,
+            "database": now.database,
+        }
+        return isinstance(told, dict) and ours.items() <= told.items()
 
     def check_place(self, baseline: JsonObject) -> None:
         """Raise StoreUnavailable where the journal's tables are others than the settings'.

@@ -15,6 +15,14 @@ from palace.protocol.errors import ConfigError, StoreUnavailable
 
 T = TypeVar("T")
 CONNECT_S = 10  # unless the connection string says another time
+STATEMENT_S = 300  # which the longest of ours, a count of all rows, doesn't take
+# A peer that is gone without a word is noticed within half a minute: libpq's seconds, and ms.
+ALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 LOCK_S = 10  # for which a write waits for what another session holds
 
 
@@ -104,6 +112,7 @@ def _open(dsn: str) -> Session:
         session: Session = psycopg.connect(**_options(dsn), autocommit=True)
         # A session that the server has not missed yet may hold what a write of ours waits for.
         session.execute(f"SET lock_timeout = '{LOCK_S}s'")
+        session.execute(f"SET statement_timeout = '{STATEMENT_S}s'")
     except psycopg.Error as error:
         raise StoreUnavailable(
             f"PostgreSQL, which keeps this palace's drawers, can't be reached: {_said(error)}. "
@@ -121,7 +130,8 @@ def _options(dsn: str) -> Mapping[str, object]:
     from psycopg.conninfo import conninfo_to_dict
 
     try:
-        options: dict[str, object] = {"connect_timeout": CONNECT_S, **conninfo_to_dict(dsn)}
+        given = conninfo_to_dict(dsn)
+        options: dict[str, object] = {"connect_timeout": CONNECT_S, **ALIVE, **given}
     except psycopg.Error:
         options = {"host": "@"}
     ports = str(options.get("port", "")).replace(",", "")

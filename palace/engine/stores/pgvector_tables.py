@@ -88,9 +88,17 @@ class Target:
     prefix: str
     config: object = attrs.field(default=None, repr=False)
 
-    def made(self) -> "Target":
-        """Return where tables are made that are to take the place of these."""
-        return Target(self.dsn, f"palace_new_{_digest(self.prefix)}")
+    @property
+    def is_shared(self) -> bool:
+        """Tell whether other directories may name the same tables."""
+        return bool(getattr(self.config, "shared_namespace", None))
+
+    def made(self, palace: str) -> "Target":
+        """Return where a palace makes tables that are to take the place of these.
+
+        Another one may share them, and make its own.
+        """
+        return Target(self.dsn, f"palace_new_{_digest(self.prefix + palace)}")
 
     def aside(self, number: str) -> "Target":
         """Return where these go when others take their place."""

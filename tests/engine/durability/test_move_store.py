@@ -8,24 +8,32 @@ import base64
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from palace.engine.durability.reconciliation import take_over
 from palace.engine.durability.translation import Translation
+from palace.engine.stores.drawers import COLLECTION
+from palace.engine.stores.exact import Exact
 from palace.engine.stores.projection import same
+from palace.journal.journal import Journal
+from palace.journal.record import ADOPT, Draft, Stamp
 from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
+from palace.protocol.errors import StoreCorrupt
 from tests.support.engines.maintenance import MaintenanceProcess, Refused
 from tests.support.engines.postgres import Postgres
 from tests.support.engines.probe import Probe
 from tests.support.faults.corruptions import SECRET, SIZE, fill
 from tests.support.faults.killing import is_deep
-from tests.support.processes.clients import PALACE, Site
+from tests.support.processes.clients import PALACE, Site, end_brokers
 from tests.support.processes.sites import make_site, start_stock
 from tests.support.stores.copies import DSN
 
@@ -36,6 +44,7 @@ FILES = {
     "sqlite_exact": "sqlite_exact.sqlite3",
     "pgvector": "pgvector_backend.json",
 }
+ENDINGS = ("another broker", "once more", "back")
 KILLS = 10 if is_deep() else 3
 DRAWERS = 5000 if is_deep() else 300
 
@@ -122,14 +131,14 @@ def test_from_one_backend_to_the_next_and_back_the_same_memories_are_there(
         assert "Kept by pgvector." in [one["text"] for one in kept]
 
 
-@pytest.mark.parametrize("ending", ["another broker", "once more", "back"])
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_a_move_that_is_interrupted_is_ended_by_whoever_comes_next(
     mover: MaintenanceProcess, master: tuple[Site, Contents], tmp_path: Path, ending: str
 ) -> None:
-    """Before the first rename, between any two, and before what comes after the last."""
+    """Before the first rename, and between any two."""
     source, wanted = master
     whole = mover.ask("move_store", _copy(source, tmp_path / "whole"), backend="sqlite_exact")
-    for renames in range(whole["renames"]):
+    for renames in interruptions(whole["renames"], ending):
         palace = _copy(source, tmp_path / f"{ending} {renames}")
         told = mover.ask("move_store", palace, backend="sqlite_exact", renames=renames)
         assert told == {"interrupted": renames}
@@ -143,6 +152,13 @@ def test_a_move_that_is_interrupted_is_ended_by_whoever_comes_next(
             _move_if_not_there(mover, palace, target)
         assert mover.ask("doctor", palace) == []
         assert_holds(mover.ask("contents", palace), wanted)
+
+
+def interruptions(renames: int, ending: str) -> list[int]:
+    """Return before which renames a move stops: all in the deep profile, else a share of them."""
+    if is_deep():
+        return list(range(renames))
+    return list(range(ENDINGS.index(ending), renames, 5))
 
 
 def _copy(source: Site, folder: Path) -> Path:
@@ -213,6 +229,136 @@ def _run_move(site: Site, backend: str) -> None:
     moving = _move(site, backend)
     told, _ = moving.communicate(timeout=600)
     assert moving.returncode == 0 or f"in {backend} already" in told, told
+
+
+def test_what_the_new_store_has_lost_since_it_was_verified_is_written_again(
+    copied: Site, mover: MaintenanceProcess, master: tuple[Site, Contents]
+) -> None:
+    told = mover.ask("move_store", copied.palace, backend="sqlite_exact", last="swapped")
+    assert told == {"interrupted": "swapped"}
+    with closing(sqlite3.connect(copied.palace / FILES["sqlite_exact"])) as connection:
+        gone = connection.execute("DELETE FROM documents WHERE id LIKE 'made-1%'").rowcount
+        connection.commit()
+    assert gone > 10
+    with Probe(served_by("sqlite_exact", copied), copied.palace) as probe:
+        probe.leave()
+    assert_holds(mover.ask("contents", copied.palace), master[1])
+    assert mover.ask("doctor", copied.palace) == []
+
+
+def test_a_new_store_that_lacks_something_at_once_takes_nothing_out_of_the_journal(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "palace").mkdir()
+    store = Exact(str(tmp_path / "palace"))
+    store.make()
+    store.write(COLLECTION, {"c": {"embedder": None}})
+    journal = Journal.open(str(tmp_path / "journal"), Kernel(), Stamp(epoch=1, writer="w"))
+    record = {"document": "d", "metadata": None, "vector": ""}
+    journal.append([Draft(action=ADOPT, kind="chroma:c", id="lost", payload=record)])
+    seq = journal.seq
+    store.read_fingerprint()
+    with pytest.raises(StoreCorrupt, match="lacks chroma:c lost"):
+        take_over(journal, store, replay(journal.directory, Kernel())).run("chroma:c")
+    assert journal.seq == seq
+    journal.close()
+
+
+# Tables that may be somebody's.
+
+
+@pytest.fixture
+def team(tmp_path: Path, mover: MaintenanceProcess, postgres: Postgres) -> Iterator[Site]:
+    """A palace in tables whose names don't depend on its directory."""
+    postgres.ask("CREATE DATABASE team")
+    named = {
+        "MEMPALACE_BACKEND": "pgvector",
+        "MEMPALACE_PGVECTOR_SHARED_NAMESPACE": "team",
+        DSN: postgres.dsn("team"),
+    }
+    site = make_site(tmp_path, mover.home)
+    site.extra.update(named)
+    with site.session() as client:
+        assert client.tool("add_drawer", wing="w", room="r", content="The team's.")["success"]
+    assert site.run("stop").returncode == 0
+    yield site
+    end_brokers(tmp_path)
+    postgres.ask("DROP DATABASE team WITH (FORCE)")
+
+
+def tables_of(postgres: Postgres) -> set[str]:
+    rows = postgres.ask(
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'public'", database="team"
+    )
+    return {str(row[0]) for row in rows}
+
+
+def test_proofs_and_restorations_elsewhere_leave_a_living_palaces_tables_alone(
+    team: Site, tmp_path: Path, postgres: Postgres
+) -> None:
+    before = tables_of(postgres)
+    assert before
+    backups = str(tmp_path / "backups")
+    assert team.run("backup", backups).returncode == 0
+    proven = team.run("backup", "--verify", backups)
+    assert proven.returncode == 0, proven.stderr
+    assert tables_of(postgres) == before
+
+    other = Site(home=team.home, palace=tmp_path / "elsewhere" / "palace", extra=team.extra)
+    other.palace.mkdir(parents=True)
+    for more in ((), ("--replace",)):
+        told = other.run("restore", backups, *more)
+        assert told.returncode == 82, told.stderr
+        assert "already" in told.stderr
+        assert tables_of(postgres) == before
+
+    put_back = team.run("restore", backups, "--replace")
+    assert put_back.returncode == 0, put_back.stderr
+    assert before < tables_of(postgres)
+    with team.session() as client:
+        (found,) = client.tool("list_drawers")["drawers"]
+        assert found["content_preview"] == "The team's."
+
+
+def test_a_proof_needs_no_server(team: Site, tmp_path: Path) -> None:
+    backups = str(tmp_path / "backups")
+    assert team.run("backup", backups).returncode == 0
+    team.extra[DSN] = "postgresql://nobody@/none?host=/nonexistent"
+    (made,) = Path(backups).glob("2*")
+    proven = team.run("backup", "--verify", str(made))
+    assert proven.returncode == 0, proven.stderr
+
+
+def test_drawers_of_a_server_that_will_not_come_back_are_made_from_the_journal(
+    team: Site,
+) -> None:
+    team.extra[DSN] = "postgresql://nobody@/none?host=/nonexistent"
+    told = team.run("move-store", "sqlite_exact")
+    assert told.returncode != 0
+    assert "move-store sqlite_exact --partial" in told.stderr
+    assert not (team.palace / FILES["sqlite_exact"]).exists()
+    told = team.run("move-store", "sqlite_exact", "--partial")
+    assert told.returncode == 0, told.stderr
+    assert "The old tables stay as they are" in told.stdout
+    del team.extra[DSN], team.extra["MEMPALACE_BACKEND"]
+    with team.session() as client:
+        (found,) = client.tool("list_drawers")["drawers"]
+        assert found["content_preview"] == "The team's."
+
+
+def test_a_move_that_was_interrupted_elsewhere_is_no_right_to_others_tables(
+    mover: MaintenanceProcess, copied: Site, tmp_path: Path
+) -> None:
+    aside = tmp_path / "aside"
+    shutil.copytree(copied.palace.parent, aside)
+    mover.ask("move_store", copied.palace, backend="pgvector")
+    shutil.rmtree(copied.palace.parent)
+    aside.rename(copied.palace.parent)
+    assert copied.run("config", "unset", "environment").returncode == 0
+    mover.ask("move_store", copied.palace, backend="sqlite_exact", renames=0)
+
+    with pytest.raises(Refused, match=r"has tables mempalace_.* already"):
+        mover.ask("move_store", copied.palace, backend="pgvector")
 
 
 # What is refused, with nothing changed.

@@ -375,7 +375,7 @@ def test_palace_of_a_killed_broker_is_rebuilt_whole(
 
     assert maintenance.ask("doctor", copied.palace) == []
     # sqlite_exact's own database says which embedder it is.
-    files = {"mempalace_embedder.json"} if backend == "chroma" else set()
+    files = set() if backend == "sqlite_exact" else {"mempalace_embedder.json"}
     assert maintenance.ask("contents", copied.palace)["file"].keys() == files
 
 

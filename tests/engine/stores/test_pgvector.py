@@ -162,7 +162,7 @@ def test_vectors_are_kept_to_the_bit(made: SeamedPalace) -> None:
 
 def test_new_tables_take_the_place_of_old_ones(made: SeamedPalace, postgres: Postgres) -> None:
     put(made, "a", "b")
-    new = PgVector(str(made.root), made.store.target.made())
+    new = PgVector(str(made.root), made.store.target.made("1"))
     for _ in range(2):  # of one that was killed, nothing is left
         new.make()
         new.read_fingerprint()

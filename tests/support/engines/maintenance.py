@@ -90,15 +90,19 @@ def rebuild(root: str, *, partial: bool = False, renames: int = sys.maxsize) -> 
     return {"entities": made.entities, "kept": made.kept, "renames": FrailKernel.made}
 
 
-def move_store(root: str, backend: str, *, renames: int = sys.maxsize) -> Any:
-    """Let another backend keep the drawers; stop for good before the rename after so many."""
-    FrailKernel.renames, FrailKernel.made = renames, 0
+def move_store(root: str, backend: str, *, renames: int = sys.maxsize, last: str = "") -> Any:
+    """Let another backend keep the drawers.
+
+    Stop for good before the rename after so many, or at a failpoint, if one is named.
+    """
+    FrailKernel.renames, FrailKernel.made, FrailKernel.last = renames, 0, last
     exclusive.Kernel = FrailKernel  # type: ignore[attr-defined]
     try:
         moved = moving.move_store(Paths(root), _environment(), backend, stop=False)
     except Interrupted:
-        return {"interrupted": FrailKernel.made}
+        return {"interrupted": last or FrailKernel.made}
     finally:
+        FrailKernel.last = ""
         exclusive.Kernel = Kernel  # type: ignore[attr-defined]
     return {"kept": moved.rebuilt.kept, "was": moved.was, "renames": FrailKernel.made}
 
