@@ -264,9 +264,15 @@ class Broker:
             self.displacement.tick(now_s)
             self.state.watch.look(now_s)
             self.state.sessions.forget_lost(now_s)
-            self.state.services.life.tick(now_s)
+            self._look_at_life(now_s)
             self.state.heartbeat.tick(now_s)
             leaving.tick(now_s)
+
+    def _look_at_life(self, now_s: float) -> None:
+        services = self.state.services
+        services.life.tick(now_s)
+        if services.config.memory_plugin:
+            services.life.look_at_server(services.engine.status().get("plugin"))
 
     def _withholds(self, recorded: bool, lately: bool) -> bool:
         """Tell whether a reply may not leave.  Then this owner leaves before another call begins.

@@ -8,12 +8,13 @@ next owner finds.
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from palace.broker.canary import FAILED, Canary
-from palace.canary.lifecycle_log import CANARY, OWNER, LifecycleLog
+from palace.canary.lifecycle_log import CANARY, MEMORY_SERVER, OWNER, LifecycleLog
 from palace.canary.recording import Former
 from palace.canary.records import MARK, NAME, Directory, Owner, deaths_in, open_directory
 from palace.kernel.kernel import Kernel
@@ -43,6 +44,7 @@ class Life:
     _armed: dict[str, str] = attrs.field(factory=dict)  # its mark
     _about: dict[str, str] = attrs.field(factory=dict)  # what its canary is told
     _problem: str = ""
+    _is_server_away: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.canary = Canary(kernel=self.kernel, started=self._canary_started)
@@ -138,6 +140,18 @@ class Life:
         if self._former is not None:
             self._look_at_former()
         self._look_at_mark()
+
+    def look_at_server(self, told: Mapping[str, Any] | None) -> None:
+        """Log that the server that holds namespaces is given up, or answers again.
+
+        `told` is what the status says of it.  One line each, however often it is tried meanwhile.
+        """
+        if not told or told.get("open", False) == self._is_server_away:
+            return
+        self._is_server_away = told["open"]
+        state = "open" if told["open"] else "closed"
+        fields = {"server": told["address"], "opened": str(told["opened"])}
+        self._note(MEMORY_SERVER, state=state, **fields)
 
     def _look_at_mark(self) -> None:
         """Make the mark again where it was removed; what was moved with its palace stays ours."""

@@ -25,6 +25,7 @@ VALUE_CHARS_MAX = 400
 OWNER = "owner"
 CANARY = "canary"
 SERVER_EXIT = "server-exit"
+MEMORY_SERVER = "memory-server"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

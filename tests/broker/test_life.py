@@ -87,6 +87,23 @@ def test_one_that_leaves_takes_its_mark_along_and_is_no_death(
     life.canary.pid = 0
 
 
+def test_a_memory_server_that_is_given_up_and_answers_again_is_logged_once_each(
+    tmp_path: Path, lives: list[Life]
+) -> None:
+    life = begin(lives, tmp_path)
+    told = {"problem": "", "address": "https://m.example", "open": False, "opened": 0}
+    looks = (None, {"problem": "half of it"}, told, *[told | {"open": True, "opened": 1}] * 2)
+    for seen in (*looks, told | {"open": True, "opened": 2}, *[told | {"opened": 2}] * 2):
+        life.look_at_server(seen)
+
+    lines = [one for one in LifecycleLog(str(tmp_path), KERNEL).latest() if "server" in one]
+    assert [(one["ev"], one["state"], one["opened"]) for one in lines] == [
+        ("memory-server", "open", "1"),
+        ("memory-server", "closed", "2"),
+    ]
+    assert {one["server"] for one in lines} == {"https://m.example"}
+
+
 def test_a_lost_canary_is_replaced_at_once_and_then_more_and_more_slowly(
     tmp_path: Path, lives: list[Life]
 ) -> None:

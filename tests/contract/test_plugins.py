@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from tests.contract.conftest import flat, serving
-from tests.contract.test_doors import bearer, run
+from tests.contract.test_doors import bearer, loopback, owners_token, run
 from tests.support.calls.contract import ContractClient
 from tests.support.faults.killing import Failpoints
 from tests.support.loads.light import fail_at_points, storm_site
@@ -231,6 +231,7 @@ def test_a_server_that_is_away_is_an_error_at_once_and_never_a_silent_write(
                 assert reply["error"]["code"] == UNAVAILABLE
                 assert "http://127.0.0.1:9" in reply["error"]["message"]
             assert reply["error"]["data"]["retry_after_s"] > 50, "it isn't even asked any more"
+            assert_told_of_as_away(site, "http://127.0.0.1:9")
             only = lead.call("palace_search_memory", namespaces=["team:lead"])
             assert only["error"]["code"] == UNAVAILABLE
             own = told(lead.call("palace_commit_memory", content="mine"))
@@ -245,6 +246,26 @@ def test_a_server_that_is_away_is_an_error_at_once_and_never_a_silent_write(
                 assert script.search(*names).status == 503
             assert script.commit("team:lead", "x").status == 503
     assert "team:lead" not in (site.palace / "chroma.sqlite3.light").read_text()
+    assert "was given up 1 times" in findings(site)["server_was_away"]
+
+
+def assert_told_of_as_away(site: Site, server: str) -> None:
+    """Assert that log, metrics, status and doctor say that a server was given up."""
+    log = site.palace / "lifecycle.log"
+    wait_until(lambda: "ev=memory-server" in log.read_text(), what="it is noted")
+    [line] = [one for one in log.read_text().splitlines() if "ev=memory-server" in one]
+    assert line.endswith(f"state=open server={server} opened=1")
+    told = status_of(site)["journal"]["plugin"]
+    assert (told["open"], told["opened"]) == (True, 1)
+    with loopback(site, owners_token(site)) as client:
+        metrics = client.raw_status("GET", "/metrics")[1].decode().splitlines()
+    assert {"palace_memory_server_open 1", "palace_memory_server_opened_total 1"} <= set(metrics)
+    assert server in findings(site)["server_away"]
+
+
+def findings(site: Site) -> dict[str, str]:
+    lines = site.run("doctor", "--json").stdout.splitlines()
+    return {one["code"]: one["text"] for one in map(json.loads, lines)}
 
 
 def test_what_is_half_configured_is_said_and_keeps_nobody_from_serving(short_dir: Path) -> None:

@@ -61,7 +61,9 @@ def _lines(state: BrokerState) -> Iterator[str]:
     shed = [(labels, budget.shed) for labels, budget in budgets]
     text = "How often the client that held most had to give way."
     yield from _metric("budget_shed_total", "counter", text, shed)
-    yield from _journal(services.engine.status())
+    status = services.engine.status()
+    yield from _journal(status)
+    yield from _memory_server(status.get("plugin"))
     if telemetry.http is not None:
         codes = [({"code": str(code)}, n) for code, n in sorted(telemetry.http.answers.items())]
         yield from _metric("http_answers_total", "counter", "HTTP answers by status.", codes)
@@ -84,6 +86,17 @@ def _journal(status: Mapping[str, object]) -> Iterator[str]:
     adoption = status.get("adoption")
     left = adoption["total"] - adoption["done"] if isinstance(adoption, dict) else 0
     yield from _one("journal_left", "gauge", "Entries that are not in the journal yet.", left)
+
+
+def _memory_server(told: Mapping[str, object] | None) -> Iterator[str]:
+    """How the server is that holds namespaces, where one does."""
+    opened = told.get("opened") if told and told.get("counts") else None
+    if not told or not isinstance(opened, int):
+        return
+    text = "1 where the memory server was given up and hasn't answered since."
+    yield from _one("memory_server_open", "gauge", text, 1 if told.get("open") else 0)
+    text = "How often the memory server was given up for a minute."
+    yield from _one("memory_server_opened_total", "counter", text, opened)
 
 
 def _calls(lanes: Mapping[Lane, Histogram]) -> Iterator[str]:

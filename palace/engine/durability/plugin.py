@@ -85,13 +85,15 @@ def told_of(
     """Return what `palace status` shows of the server; None where none is named."""
     if settings is None:
         return {"problem": config_problem} if config_problem else None
+    client = elsewhere.client if elsewhere is not None else None
     return {
         "problem": config_problem,
         "address": settings.address,
         "kinds": sorted(settings.kinds),
         "counts": settings.counts,
-        "wait_s": round(elsewhere.client.wait_s, 1) if elsewhere is not None else 0.0,
-        "opened": elsewhere.client.breaker.opened if elsewhere is not None else 0,
+        "wait_s": round(client.wait_s, 1) if client is not None else 0.0,
+        "open": client is not None and client.breaker.is_open,
+        "opened": client.breaker.opened if client is not None else 0,
     }
 
 

@@ -31,6 +31,10 @@ TRIED_BY = "tests/doctor/test_situations.py"
 _BESIDE = (
     "tests/process/test_doctor_beside_a_broker.py::test_it_is_a_warning_that_the_next_broker_ends"
 )
+_SERVER = (
+    "tests/contract/test_plugins.py::"
+    "test_a_server_that_is_away_is_an_error_at_once_and_never_a_silent_write"
+)
 _MESH = "tests/process/test_mesh.py"
 _WHY = "tests/process/test_why_cant_i_write.py"
 ELSEWHERE: dict[str, tuple[str, str]] = {
@@ -39,6 +43,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "http_unreachable": ("stock is sent to a port where nobody listens", _BESIDE),
     "no_token": ("the token file can't be written again", _BESIDE),
     "errors": ("the broker has met an error", _BESIDE),
+    "server_away": ("the server that holds namespaces doesn't answer", _SERVER),
+    "server_was_away": ("it has not answered within the last day", _SERVER),
     "renewed": ("a control file was removed under the broker", _BESIDE),
     "mesh_pauses": (
         "a palace has peers, and no broker runs",
