@@ -133,6 +133,10 @@ bench-backends *arguments:
 bench-hostile *arguments:
     python -m bench.hostile {{arguments}}
 
+# Measure the memory contract's socket beside MCP's path, and what honest clients wait meanwhile.
+bench-contract *arguments:
+    python -m bench.contract {{arguments}}
+
 # Refuse a change of palace/ since BASE that tells users nothing (changelog.d/README.md).
 changelog-check base="origin/main":
     git diff --quiet {{base}}...HEAD -- palace || towncrier check --compare-with {{base}}

@@ -26,7 +26,7 @@ from palace.commands.config import change_settings
 from palace.kernel.kernel import Kernel
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
-from tests.support.loads.attacks import ATTACKS, under_attack
+from tests.support.loads.attacks import ATTACKS, Place, under_attack
 from tests.support.loads.honest import KINDS, Agent, honest_agents, place_of, work_together
 from tests.support.machines.sshd import free_port
 from tests.support.processes.brokers import Serving, status_of, wait_ready
@@ -63,10 +63,13 @@ def work(agents: list[Agent], seconds: float, meanwhile: str, found: Found) -> N
         agent.forget()
 
 
-def measure_round(options: argparse.Namespace, root: Path, found: Found) -> None:
-    """Measure with one broker, which is killed: what it was asked for would take much longer."""
-    home = root.parent / "home"
-    site = Site(home=home, palace=root / "palace")
+@contextmanager
+def open_round(root: Path) -> Iterator[tuple[Site, Place, list[Agent]]]:
+    """Serve a new palace by every way, with four honest clients that have worked for a second.
+
+    Its broker is killed at the end: what it was asked for would take much longer.
+    """
+    site = Site(home=root.parent / "home", palace=root / "palace")
     site.palace.mkdir(parents=True, mode=0o700)
     listen = {"listen": f"127.0.0.1:{free_port()}"}
     change_settings(Paths(str(site.palace)), ShimEnvironment(site.environ()), listen, Kernel())
@@ -79,6 +82,11 @@ def measure_round(options: argparse.Namespace, root: Path, found: Found) -> None
         work_together(agents, 1)
         for agent in agents:
             agent.forget()
+        yield site, place, agents
+
+
+def measure_round(options: argparse.Namespace, root: Path, found: Found) -> None:
+    with open_round(root) as (_, place, agents):
         work(agents, options.seconds, PEACE, found)
         with busy_processors(len(ATTACKS)):
             work(agents, options.seconds, BUSY, found)
