@@ -204,8 +204,8 @@ def test_the_answer_is_the_fold_of_what_the_log_holds(palace: Palace) -> None:
         ("note.sent", ""),
         ("a.b", "failed"),
     ]
-    for number in range(60):
-        task = f"t{chance.randrange(12)}"
+    for number in range(90):
+        task = f"t{chance.randrange(30)}"
         kind, status = chance.choice([("task.request", "open"), *said])
         arguments = {**ENVELOPE, "type": kind, "correlation_id": task, "body": f"b{number}"}
         metadata = {"palace": {"deadline_s": 60}} if kind == "task.request" else {}
