@@ -75,9 +75,7 @@ def assemble(
         lifecycle=Lifecycle(idle_s=config.idle_s, grace_s=config.grace_s),
         connections=connections_max(config, kernel.descriptor_limit()),
         heartbeat=Heartbeat(heartbeat_file(ownership.paths.root, environ) if stays else ""),
-        mesh=MeshPart.of(
-            ownership.paths.root, ownership.palace_id, kernel, environ, wanted=config.mesh
-        ),
+        mesh=MeshPart.of(ownership, kernel, environ, wanted=config.mesh),
     )
 
 

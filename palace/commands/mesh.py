@@ -53,10 +53,7 @@ def trust_peers(paths: Paths, environment: ShimEnvironment) -> str:
     if peers is None:
         raise ConfigError(NO_PEERS.format(path=peers_path(paths.root)))
     path = mesh_path(paths.root, environment.all)
-    try:
-        kept = read_mesh(path, palace_id, kernel)
-    except ConfigError:  # what is agreed to now is all that there is to keep
-        kept = MeshFile()
+    kept = read_mesh(path, palace_id, kernel)  # one that can't be read is the user's to remove
     kept = with_token(agreeing(kept, peers), "", kernel)
     write_mesh(path, palace_id, kept, kernel)
     return "\n".join(map(one_line, ["Agreed to:", *_lines(peers, kept)]))

@@ -2,8 +2,8 @@
 
 peers.json lies in the palace, where stock has it and where others may write (decision 29).  So what
 it names is asked only if this user has agreed to that address, and what was agreed to lies in the
-user's state directory, with the token.  What a peers.json named when a broker first met it counts
-as agreed: that palace was in a mesh before.
+user's state directory, with the token.  What peers.json named when a palace was first served counts
+as agreed: that palace was in a mesh before.  Whatever comes later waits for its user.
 """
 
 import json
@@ -29,7 +29,7 @@ STOCKS_PORT = 8765  # where `mempalace serve` listens unless it is told otherwis
 
 @attrs.frozen(kw_only=True)
 class MeshFile:
-    """What is kept of a palace's mesh; `agreed` is None before a peers.json was met.
+    """What is kept of a palace's mesh; `agreed` is None before that was decided.
 
     `port` is where peers find this palace, 0 for nowhere yet.
     """
@@ -71,8 +71,9 @@ def peers_of(root: str, kernel: Kernel) -> tuple[MeshPeer, ...] | None:
 
 
 def read_mesh(path: str, palace_id: str, kernel: Kernel) -> MeshFile:
-    """Return what is kept of a palace's mesh; that of another palace is nothing.
+    """Return what is kept of a palace's mesh; where it is of another palace, nobody is agreed to.
 
+    The identity lies in the palace, so that whoever writes there could change it.
     Raises ConfigError for a file that can't be understood, or that is not this user's.
     """
     try:
@@ -82,8 +83,10 @@ def read_mesh(path: str, palace_id: str, kernel: Kernel) -> MeshFile:
         if not kernel.is_own_file(path):
             raise ValueError("it is another user's")
         found = decode_json(data)
-        if found["v"] != SCHEMA or found["palace_id"] != palace_id:
-            return MeshFile()
+        if found["v"] != SCHEMA:
+            raise ValueError("another version of palace wrote it")
+        if found["palace_id"] != palace_id:
+            return MeshFile(agreed=())
         token, agreed, port = found["token"], found["agreed"], found["port"]
         if not is_word(token) or not is_number(port, 65_535):
             raise ValueError("its token or its port is none")
@@ -91,11 +94,40 @@ def read_mesh(path: str, palace_id: str, kernel: Kernel) -> MeshFile:
             raise ValueError("its addresses are none")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} can't be used ({error!r:.100}), so this palace takes no part in the mesh. "
+            f"{path} can't be used ({_words(error)}), so this palace takes no part in the mesh. "
             "Remove it, and agree to the peers again: palace mesh --trust"
         ) from None
     urls = None if agreed is None else tuple(agreed[:URLS_MAX])
     return MeshFile(token=token, agreed=urls, port=port)
+
+
+def _words(error: Exception) -> str:
+    """Say what is wrong with a file that holds a token: what it holds is not quoted."""
+    if isinstance(error, OSError):
+        return cause_text(error)
+    return f"{type(error).__name__}: {error!s:.100}"
+
+
+def keep_mesh(path: str, palace_id: str, mine: MeshFile, kernel: Kernel) -> MeshFile:
+    """Keep what an owner has found, beside what the user has written meanwhile; return that.
+
+    Nothing is written over a file that can't be read: what was agreed to may be in it.
+    Raises ConfigError for such a one, OSError and UnsafePalace.
+    """
+    there = read_mesh(path, palace_id, kernel)
+    wanted = merged(there, mine)
+    if wanted != there:
+        write_mesh(path, palace_id, wanted, kernel)
+    return wanted
+
+
+def merged(there: MeshFile, mine: MeshFile) -> MeshFile:
+    """Return what is to be kept: of what its user decides, what is there counts."""
+    return MeshFile(
+        token=there.token or mine.token,
+        agreed=mine.agreed if there.agreed is None else there.agreed,
+        port=mine.port or there.port,
+    )
 
 
 def write_mesh(path: str, palace_id: str, mesh: MeshFile, kernel: Kernel) -> None:

@@ -66,6 +66,7 @@ def take_place(
     served = _to_remember(ownership, known, kernel)
     served.copied_from = copied or served.copied_from
     memory = Memory(served, environ, kernel)
+    memory.is_first = known is None and not copied and ownership.epoch == 1 and not served.seq
     origin = copied.partition(" ")[0]
     memory.keys = _keys(ownership, origin, environ, kernel)
     keep(served, environ, kernel, durable=True)

@@ -197,14 +197,16 @@ class Memory:
     """What an owner remembers of the palace that it serves, for as long as it serves it.
 
     `keys` are those of its journal, None where they can't be kept; `in_place` tells whether the
-    directory is still the one whose lock its owner holds.
+    directory is still the one whose lock its owner holds.  `is_first` says that nothing tells of
+    an owner before this one: no epoch, no record, and nothing that is remembered of its path.
     """
 
-    __slots__ = ("_environ", "_kernel", "in_place", "keys", "served")
+    __slots__ = ("_environ", "_kernel", "in_place", "is_first", "keys", "served")
 
     def __init__(self, served: Served, environ: "Mapping[str, str]", kernel: Kernel) -> None:
         self.served = served
         self.in_place: Callable[[], bool] = lambda: True
+        self.is_first = False
         self.keys: KeyFile | None = None
         self._environ = environ
         self._kernel = kernel

@@ -161,15 +161,17 @@ class HttpListener:
         await trio.to_thread.run_sync(_import)
         ready = self.engine_ready.is_set()
         fingerprint = await self._fingerprint() if ready else ""
-        if self.state.mesh.is_served:  # before our token takes the place of stock's
+        mesh, stocks = self.state.mesh, b""
+        if mesh.is_served:  # before our token takes the place of stock's
             stocks = self.state.services.kernel.read_hint(self.info.token_path, 4096) or b""
-            self.state.mesh.begin_serving(stocks.decode(errors="replace").strip())
+        mesh.begin_serving(stocks.decode(errors="replace").strip())
         token = await trio.to_thread.run_sync(self.info.token)
         self._listen(sessions, token)
         assert self._listener is not None
         if ready:
             self._tell(fingerprint)
         logger.info("HTTP at %s", self.counters.url)
+        await mesh.settle()
         return self._listener
 
     async def _fingerprint(self) -> str:
@@ -224,7 +226,9 @@ class HttpListener:
         """
         wanted, mesh = self.state.services.config.http, self.state.mesh
         if wanted is not True:
-            return _bound(int(wanted))
+            listener = _bound(int(wanted))
+            mesh.note_port(int(wanted))
+            return listener
         for port in mesh.ports():
             try:
                 listener = _bound(port)

@@ -12,16 +12,18 @@ import attrs
 import trio
 
 from palace.kernel.kernel import Kernel
+from palace.ownership.lock import Ownership
 from palace.ownership.mesh_file import (
     STOCKS_PORT,
     MeshFile,
     agreeing,
+    keep_mesh,
+    merged,
     mesh_path,
     peers_of,
     peers_path,
     read_mesh,
     with_token,
-    write_mesh,
 )
 from palace.protocol.errors import ConfigError, PalaceError
 from palace.protocol.mesh import MeshPeer
@@ -55,7 +57,8 @@ class PeerState:
 class MeshPart:
     """One owner's.  `root` is the palace's, `path` where this user's part is kept, "" for nowhere.
 
-    `wanted` is the setting `mesh`.
+    `wanted` is the setting `mesh`.  What it finds is `kept` at once, and written by `settle`: an
+    fsync is nothing for a request to wait for.  Until then it is `unkept`, and nobody is asked.
     """
 
     root: str = ""
@@ -66,23 +69,31 @@ class MeshPart:
     path: str = ""
     kept: MeshFile = attrs.field(factory=MeshFile)
     peers: tuple[MeshPeer, ...] = ()
+    unkept: bool = False
     problem: str = ""  # with peers.json, or what is kept
+    unkept_why: str = ""  # it can't be written
     trouble: str = ""  # with this palace, in the last round
     states: dict[str, PeerState] = attrs.field(factory=dict)
     since_s: float | None = None  # when this owner began to pull
     streams: int = 0  # of events, that are open
     _has_peers: bool = False  # there is a peers.json
+    _is_new: bool = False  # nobody has served this palace before, and it was not looked at yet
+    _stocks_token: str | None = None  # as stock's server left it; None while nobody is served
     _seen: object = (None, None)
     _looked_s: float = -LOOK_S
 
     @classmethod
     def of(
-        cls, root: str, palace_id: str, kernel: Kernel, environ: Mapping[str, str], wanted: str
+        cls, ownership: Ownership, kernel: Kernel, environ: Mapping[str, str], wanted: str
     ) -> "MeshPart":
         """Return a palace's part, with what is kept of it."""
-        part = cls(root=root, palace_id=palace_id, kernel=kernel, environ=environ, wanted=wanted)
+        root, memory = ownership.paths.root, ownership.memory
+        part = cls(root=root, palace_id=ownership.palace_id, kernel=kernel, environ=environ)
+        part.wanted = wanted
         part.path = mesh_path(root, environ) if wanted != "off" else ""
+        part._is_new = memory is not None and memory.is_first
         part.look()
+        part._is_new = False  # from here on others may have been let in
         return part
 
     @property
@@ -109,13 +120,14 @@ class MeshPart:
         self._seen = seen
         self.problem = ""
         try:
-            found = peers_of(self.root, self.kernel) if named is not None else None
             if is_in:
-                self.kept = read_mesh(self.path, self.palace_id, self.kernel)
+                self._read_kept()
+            found = peers_of(self.root, self.kernel) if named is not None else None
             self._has_peers = found is not None
             self.peers = found or ()
-            if self.peers and self.kept.agreed is None:
-                self._keep(agreeing(self.kept, self.peers))
+            if found is not None and self.kept.agreed is None:
+                # Only of a palace that nobody has served can it be known that its user wrote it.
+                self._have(agreeing(self.kept, found if self._is_new else ()))
         except (PalaceError, OSError) as error:
             self._has_peers = self._has_peers or isinstance(error, ConfigError)
             self.peers = ()
@@ -123,10 +135,38 @@ class MeshPart:
             logger.warning("the mesh: %s", error)
         self.states = {peer.name: self.states.get(peer.name, PeerState()) for peer in self.peers}
 
-    def _keep(self, mesh: MeshFile) -> None:
+    def _read_kept(self) -> None:
+        """Read what is kept, and have a token once peers may come; raises ConfigError."""
+        try:
+            there = read_mesh(self.path, self.palace_id, self.kernel)
+        except ConfigError:
+            self.kept, self.unkept = MeshFile(agreed=()), False
+            raise
+        self.kept = merged(there, self.kept) if self.unkept else there
+        if self._stocks_token is not None:
+            self._have(with_token(self.kept, self._stocks_token, self.kernel))
+
+    def _have(self, mesh: MeshFile) -> None:
         if mesh != self.kept:
-            write_mesh(self.path, self.palace_id, mesh, self.kernel)
-            self.kept = mesh
+            self.kept, self.unkept = mesh, True
+
+    async def settle(self) -> None:
+        """Write what isn't kept yet; what keeps it from that is said, and tried again."""
+        if not self.unkept:
+            return
+        mine = self.kept
+        try:
+            there = await trio.to_thread.run_sync(
+                keep_mesh, self.path, self.palace_id, mine, self.kernel
+            )
+        except (PalaceError, OSError) as error:
+            if str(error) != self.unkept_why:
+                logger.warning("the mesh: %s", error)
+            self.unkept_why = str(error)
+            return
+        self.unkept_why = ""
+        if self.kept == mine:  # else there is more by now
+            self.kept, self.unkept = there, False
 
     def is_followed(self, peer: MeshPeer) -> bool:
         """Tell whether a peer is pulled from."""
@@ -135,9 +175,10 @@ class MeshPart:
     # What peers show, and where they find us.
 
     def begin_serving(self, stocks_token: str) -> None:
-        """Have a token; `stocks_token` is what stock's server has left. Raises OSError."""
-        if self.is_served:
-            self._keep(with_token(self.kept, stocks_token, self.kernel))
+        """Have a token, now or once there are peers; `stocks_token` is what stock's has left."""
+        self._stocks_token = stocks_token
+        self._seen = None
+        self.look()
 
     def ports(self) -> tuple[int, ...]:
         """Return the ports at which peers may look for this palace, the likeliest first."""
@@ -146,9 +187,9 @@ class MeshPart:
         return tuple(dict.fromkeys(filter(None, (self.kept.port, STOCKS_PORT))))
 
     def note_port(self, port: int) -> None:
-        """Keep where this owner listens, so that the next one does as well. Raises OSError."""
+        """Keep where this owner listens, so that the next one does as well."""
         if self.is_served:
-            self._keep(attrs.evolve(self.kept, port=port))
+            self._have(attrs.evolve(self.kept, port=port))
 
     def is_token(self, shown: bytes) -> bool:
         """Tell whether an Authorization header shows what peers are given."""
@@ -202,7 +243,7 @@ class MeshPart:
         now_s = trio.current_time()
         return {
             "interval_s": self.interval_s,
-            "problem": self.problem or self.transport_problem or self.trouble,
+            "problem": self.problem or self.unkept_why or self.transport_problem or self.trouble,
             "since_s": None if self.since_s is None else round(now_s - self.since_s, 3),
             "token_file": self.path,
             "peers": [self._told(peer, now_s) for peer in self.peers],

@@ -36,10 +36,12 @@ class MeshRounds:
         part = self.state.mesh
         if not part.path:
             return
+        await part.settle()
         while True:
             await trio.sleep(part.interval_s or INTERVAL_S)
             part.look()
-            if not part.interval_s or not part.peers or part.transport_problem:
+            await part.settle()
+            if not part.interval_s or not part.peers or part.transport_problem or part.unkept:
                 continue
             if self.state.lifecycle.engine is not EngineState.READY:
                 continue
