@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.kernel.durations import span
-from palace.ownership.mesh_file import peers_of, peers_path
+from palace.ownership.mesh_file import STOCKS_PORT, peers_of, peers_path, read_mesh
 from palace.protocol.errors import ConfigError
+from palace.protocol.wire import identity_of
 
 LATE_ROUNDS = 4  # that a peer may take before it counts as late
 
@@ -70,6 +72,7 @@ def _served(found: Diagnostics, told: Mapping[str, Any]) -> Iterator[Finding]:
             remedy="Correct what it names; the broker tries again by itself",
         )
         return
+    yield from _found(found, told)
     late = [peer for peer in told["peers"] if not _is_well(peer, told)]
     for peer in told["peers"]:
         if peer["forked"]:
@@ -93,6 +96,33 @@ def _served(found: Diagnostics, told: Mapping[str, Any]) -> Iterator[Finding]:
             text=f"The broker leaves after {span(found.config.idle_s)} without a request, of peers "
             "or others, and the mesh pauses until the next one.",
             remedy="To keep it: palace config set idle_s=0; palace service install",
+        )
+
+
+def _found(found: Diagnostics, told: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what keeps peers from asking this palace: no token, or another port than theirs."""
+    identity = identity_of(found.kernel.read_hint(found.paths.palace_id, 200)) or ""
+    try:
+        kept = read_mesh(told["token_file"], identity, found.kernel)
+    except ConfigError:  # which is the broker's problem, and told as such
+        return
+    http = (found.status or {}).get("http") or {}
+    port = urlsplit(http.get("url") or "").port
+    if port is None:  # it doesn't listen, or not yet: other checks say so
+        return
+    wanted = kept.port or STOCKS_PORT
+    why = "" if kept.token else f"{told['token_file']} holds no token that they could show"
+    if port != wanted:
+        why = (
+            f"they look for it at port {wanted}, and its broker listens at {port}: that one was "
+            "taken, or peers.json came while the broker ran"
+        )
+    if why:
+        yield Finding(
+            level=WARNING,
+            code="mesh_unfound",
+            text=f"Peers can't pull from this palace: {why}.",
+            remedy="See that nobody else has the port, and start anew: palace stop; palace start",
         )
 
 

@@ -78,7 +78,15 @@ def read_peers(decoded: object) -> tuple[MeshPeer, ...]:
         raise Unacceptable("it has no list of peers")
     if len(listed) > PEERS_MAX:
         raise Unacceptable(f"it names {len(listed)} peers, and {PEERS_MAX} are the most")
-    return tuple(_peer(one) for one in listed)
+    return tuple(_numbered_peer(number, one) for number, one in enumerate(listed, 1))
+
+
+def _numbered_peer(number: int, entry: object) -> MeshPeer:
+    """Return a peer; what is wrong with it is told without its url, in which a token may stand."""
+    try:
+        return _peer(entry)
+    except Unacceptable as error:
+        raise Unacceptable(f"entry {number}: {error}") from None
 
 
 def _peer(entry: object) -> MeshPeer:
@@ -88,23 +96,33 @@ def _peer(entry: object) -> MeshPeer:
     name = entry.get("name") or url
     if not (is_word(name, ROUTING_CHARS_MAX) and is_word(url) and is_word(token)):
         raise Unacceptable("a peer's name, url and token are texts of one line")
+    if not token.isascii():
+        raise Unacceptable("a peer's token is ASCII")
     target_of(url)
     return MeshPeer(name=name, url=url, token=token)
 
 
 def target_of(url: str) -> Target:
-    """Return where a peer's URL leads; raises ValueError for what is no plain http(s) address."""
-    parts = urlsplit(url)
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        raise Unacceptable(f"{url[:100]!r} is no http:// or https:// address")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise Unacceptable(f"{parts.hostname!r}: a peer's url holds no user, query or fragment")
+    """Return where a peer's URL leads; raises Unacceptable for what is no plain http(s) address.
+
+    Its text quotes nothing of the URL: somebody may have put a token into it.
+    """
     if not url.isascii() or " " in url:
         raise Unacceptable("a peer's url is ASCII, without blanks")
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname or ""
+        host.encode("idna")  # as the resolver will: a label has 63 characters at most
+    except ValueError:  # whose words quote it
+        raise Unacceptable("a peer's url is no http:// or https:// address") from None
+    if parts.scheme not in _DEFAULT_PORTS or not host:
+        raise Unacceptable("a peer's url is no http:// or https:// address")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise Unacceptable("a peer's url holds no user, query or fragment")
     return Target(
         secure=parts.scheme == "https",
-        host=parts.hostname,
-        port=parts.port or _DEFAULT_PORTS[parts.scheme],  # ValueError for one that is none
+        host=host,
+        port=port or _DEFAULT_PORTS[parts.scheme],
         authority=parts.netloc,
         prefix=parts.path.rstrip("/"),
     )

@@ -219,6 +219,7 @@ MESH_TOOLS: dict[str, Tool] = {
     "palace_mesh_ops": _SHOWN_TO_PEERS,
     "palace_mesh_artifact": _SHOWN_TO_PEERS,
     "palace_mesh_tail": _SHOWN_TO_PEERS,
+    "palace_mesh_cursor": _SHOWN_TO_PEERS,
     "palace_mesh_latest": _QUERY,
     "palace_mesh_lacking": _QUERY,
     "palace_mesh_profile": _QUERY,

@@ -7,16 +7,23 @@ from pathlib import Path
 
 import attrs
 import pytest
+import trio
+import trio.testing
 
+from palace.broker.mesh import asking
 from palace.broker.mesh.part import MeshPart
+from palace.broker.mesh.pulling import decoded
+from palace.broker.mesh.rounds import _pulled
 from palace.commands.mesh import trust_peers
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.mesh_file import agreeing, mesh_path, read_mesh, write_mesh
 from palace.ownership.place import take_place
 from palace.protocol.errors import ConfigError
+from palace.protocol.mesh import MeshPeer
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
+from palace.transport.fetch import TooMuch
 
 KERNEL = Kernel()
 A, B = "http://a.example", "http://b.example"
@@ -161,3 +168,40 @@ async def test_peers_that_come_while_a_broker_runs_are_given_a_token(home: Home)
     token = json.loads(home.kept.read_text())["token"]
     assert part.is_token(f"Bearer {token}".encode())
     assert len(token) >= 32
+
+
+def test_an_answer_of_nothing_but_brackets_is_not_parsed() -> None:
+    """32 MiB of them would take 0.9 GB; a page that is asked for anew has fewer events."""
+    with pytest.raises(TooMuch, match="more than 100000 values"):
+        decoded(b'{"events": [' + b"{}," * 100_000 + b"{}]}")
+
+
+def test_the_biggest_event_that_is_taken_is_parsed() -> None:
+    event = {"metadata": {"a": [[]] * 16_000}, "artifact_ids": ["a"] * 1024, "body": ",[{" * 80_000}
+    assert decoded(json.dumps({"events": [event]}).encode()) == {"events": [event]}
+
+
+async def test_a_peer_that_nobody_foresaw_is_noted_and_ends_no_round() -> None:
+    part = MeshPart()
+    told = await _pulled(part, MeshPeer(name="a", url="no address"), asking=None)
+    assert "pulling from it failed: Unacceptable" in told["error"]
+    assert part.states["a"].error == told["error"]
+
+
+async def test_a_long_reply_is_read_in_a_thread_and_a_short_one_at_once() -> None:
+    def reply(text: str) -> bytes:
+        return json.dumps({"result": {"content": [{"text": json.dumps({"a": text})}]}}).encode()
+
+    told: list[object] = []
+
+    async def ask() -> None:
+        told.append(await asking.told_apart(reply("x" * 100_000)))
+
+    asking._PARSING.acquire_nowait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not told
+        assert await asking.told_apart(reply("short")) == {"a": "short"}
+        asking._PARSING.release()
+    assert told == [{"a": "x" * 100_000}]

@@ -444,6 +444,42 @@ def test_a_palace_that_cant_say_who_it_is_pulls_nothing_and_says_so(site_of: Sit
         assert status_of(b)["pid"] == pid
 
 
+def test_a_stream_ends_where_its_cursor_is_gone(site_of: Sites) -> None:
+    """Its client then begins anew; it said nothing any more, and went on."""
+    b = site_of("b")
+    port = free_port()
+    begin_broker(b, port)
+    name_peers(b)
+    with b.session() as agent:
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), 60, "it listens")
+        with Stream(port, OURS) as stream:
+            gone = append(agent, "the last that it has seen")
+            assert stream.event()[0] == gone
+            connection = sqlite3.connect(b.palace / "logstream.sqlite3", timeout=30)
+            with connection:
+                connection.execute("DELETE FROM events WHERE id = ?", (gone,))
+            connection.close()
+            append(agent, "after it")
+            assert stream.ended()
+
+
+def test_peers_that_come_while_a_broker_runs_are_served_and_the_doctor_says_where(
+    site_of: Sites,
+) -> None:
+    b = site_of("b")
+    start(b)
+    wait_until(lambda: status_of(b)["http"]["url"], 60, "it listens")
+    name_peers(b)
+    wait_until(lambda: status_of(b)["mesh"], 30, "it is in the mesh")
+    kept = Path(status_of(b)["mesh"]["token_file"])
+    wait_until(kept.exists, 30, "peers are given a token")
+    port = urlsplit(status_of(b)["http"]["url"]).port
+    token = json.loads(kept.read_text())["token"]
+    assert ask(f"http://127.0.0.1:{port}/statusz", token)[0] == 200
+    name_peers(b, a=("http://127.0.0.1:9", "t"))
+    wait_until(lambda: "mesh_unfound" in codes(b), 30, "the doctor says where it is")
+
+
 def test_a_stream_tells_what_comes_and_goes_on_where_it_was_cut_off(site_of: Sites) -> None:
     b = site_of("b")
     port = free_port()

@@ -87,12 +87,46 @@ def test_the_peers_that_are_named_are_read_as_stock_reads_them() -> None:
         ({"peers": [{"url": "http://u:p@a"}]}, "no user"),
         ({"peers": [{"url": "http://a/?x=1"}]}, "no user, query"),
         ({"peers": [{"url": "http://a/b c"}]}, "without blanks"),
-        ({"peers": [{"url": "http://a:99999"}]}, "ort"),
+        ({"peers": [{"url": "http://a:99999"}]}, "no http"),
+        ({"peers": [{"url": "http://[a"}]}, "no http"),
+        ({"peers": [{"url": "http://" + "a" * 64}]}, "no http"),
+        ({"peers": [{"url": "http://a..b"}]}, "no http"),
+        (
+            {"peers": [{"url": "http://a", "token": "t\N{LATIN SMALL LETTER E WITH ACUTE}"}]},
+            "token is ASCII",
+        ),
+        (
+            {
+                "peers": [
+                    {"url": "http://a"},
+                    {"url": "http://a/\N{LATIN SMALL LETTER E WITH ACUTE}"},
+                ]
+            },
+            "entry 2: .* ASCII",
+        ),
     ],
 )
 def test_a_peer_that_is_none_is_told(decoded: object, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         read_peers(decoded)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "palace:s3cr3t@desk:8765",
+        "https://palace:s3cr3t@desk:8765",
+        "https://desk:s3cr3t",
+        "https://[s3cr3t]",
+        "https://s3cr3t..desk",
+        "https://desk?token=s3cr3t",
+        "s3cr3t",
+    ],
+)
+def test_what_is_wrong_with_a_peer_is_told_without_the_token_in_its_url(url: str) -> None:
+    with pytest.raises(ValueError, match="entry 1: ") as raised:
+        read_peers({"peers": [{"name": "a", "url": url}]})
+    assert "s3cr3t" not in str(raised.value)
 
 
 def test_where_a_peers_url_leads() -> None:
@@ -273,7 +307,8 @@ def test_the_meshs_tools_are_for_what_serves_the_mesh_alone() -> None:
 
 
 def test_what_peers_are_shown_is_read_where_no_change_is_half_done() -> None:
-    told = {"palace_mesh_vector", "palace_mesh_ops", "palace_mesh_artifact", "palace_mesh_tail"}
+    pages = ("vector", "ops", "artifact", "tail", "cursor")
+    told = {f"palace_mesh_{page}" for page in pages}
 
     assert told == SHOWN_TO_PEERS
     assert {(MESH_TOOLS[name].kind, MESH_TOOLS[name].lane) for name in told} == {

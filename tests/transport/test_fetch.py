@@ -1,14 +1,17 @@
 """One bounded GET, from peers that behave and from such that don't."""
 
+import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+import attrs
 import pytest
 import trio
 
 from palace.protocol.mesh import Target, target_of
-from palace.transport.fetch import FetchFailed, TooMuch, fetch
+from palace.transport.fetch import FetchFailed, TooMuch, _context, fetch
 
 Answer = Callable[[trio.SocketStream], Awaitable[None]]
 SHORT = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -111,6 +114,35 @@ async def test_nobody_listens_there() -> None:
         pass
     with pytest.raises(FetchFailed, match="can't be reached"):
         await get(target)
+
+
+@pytest.mark.parametrize(("host", "token"), [("a" * 64, "t"), ("127.0.0.1", "\u00e9")])
+async def test_what_cant_be_sent_is_a_failure_like_any_other(host: str, token: str) -> None:
+    async with peer(says(SHORT)) as target:
+        odd = attrs.evolve(target, host=host)
+        with pytest.raises(FetchFailed, match=r"can't be asked \(Unicode"):
+            await fetch(odd, "/x", token=token, timeout_s=20, bytes_max=1000)
+
+
+async def test_who_is_trusted_is_read_once_and_off_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And once more where somebody isn't: it takes 20 ms, which all clients would wait for."""
+    made = ssl.create_default_context
+    threads: list[bool] = []
+
+    def counted() -> ssl.SSLContext:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return made()
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    _context.cache_clear()
+    async with peer(says(b"no TLS here\r\n")) as target:
+        secure = target_of(f"https://127.0.0.1:{target.port}")
+        for _ in range(3):
+            with pytest.raises(FetchFailed):
+                await get(secure)
+    assert threads == [False]
 
 
 async def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

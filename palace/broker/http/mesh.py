@@ -17,7 +17,7 @@ import trio
 from palace.broker.http.exchange import JSON, Exchange, Gone, Refused
 from palace.broker.http.sessions import HttpSessions, Use
 from palace.broker.http.waiting import answered
-from palace.broker.mesh.asking import call_of, told_by
+from palace.broker.mesh.asking import call_of, told_apart
 from palace.broker.state import BrokerState
 from palace.protocol import wire
 from palace.protocol.errors import PalaceError
@@ -103,7 +103,7 @@ class MeshPages:
         self.sessions.settle(session)
         if pending.problem is not None:
             raise pending.problem
-        return told_by(pending.payload)
+        return await told_apart(pending.payload)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -139,7 +139,8 @@ class Tail:
         """Find where to begin, and refuse what can't be followed before anything is promised."""
         since = self.query.get("since_event_id") or self.exchange.header("last-event-id")
         if not since:
-            self._seen = (await self._ask("palace_mesh_latest"))["id"]
+            # Where no change is half done: an event that a death takes back is nobody's cursor.
+            self._seen = (await self._ask("palace_mesh_cursor"))["id"]
         self._cursor = since or str(self._seen or "")
         told = await self._read()
         if told.get("problem"):
@@ -159,7 +160,10 @@ class Tail:
         while self.pages.state.lifecycle.drain is None:
             newest = (await self._ask("palace_mesh_latest"))["id"]
             if newest != seen:
-                events = (await self._read()).get("events", [])
+                told = await self._read()
+                if told.get("problem"):
+                    break  # its cursor is gone: its client is told so when it comes again
+                events = told["events"]
                 for event in events:
                     await self._send(event)
                     told_s = trio.current_time()

@@ -4,20 +4,30 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import trio
 
 from palace.broker.http.sessions import HttpSession, HttpSessions, Use
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.request import ToolCall, tool_call
+from palace.protocol.weight import SHORT_BYTES
 
 CLIENT = "palace mesh"
 FOLD = "palace_mesh_fold"
+_PARSING = trio.CapacityLimiter(1)  # a page of 4 MiB takes several times that while it is parsed
 
 
 def call_of(tool: str, arguments: Mapping[str, object]) -> ToolCall:
     """Return a call of one of `protocol.tools.MESH_TOOLS`."""
     params = {"name": tool, "arguments": dict(arguments)}
     return tool_call({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+
+
+async def told_apart(payload: bytes) -> dict[str, Any]:
+    """Return what a call was answered, read in a thread where that takes long; as `told_by`."""
+    if len(payload) <= SHORT_BYTES:
+        return told_by(payload)
+    return await trio.to_thread.run_sync(told_by, payload, limiter=_PARSING)
 
 
 def told_by(payload: bytes) -> dict[str, Any]:
@@ -48,7 +58,7 @@ class Asking:
         self.sessions.settle(session)
         if pending.problem is not None:
             raise pending.problem
-        told = told_by(pending.payload)
+        told = await told_apart(pending.payload)
         if told.get("problem") and tool != FOLD:  # which says how far it came, besides
             raise StoreUnavailable(str(told["problem"]))
         return told

@@ -29,11 +29,22 @@ from palace.protocol.mesh import (
     read_vector,
     target_of,
 )
-from palace.protocol.weight import SHORT_BYTES
+from palace.protocol.weight import SHORT_BYTES, VALUES_MAX, has_too_many_values
 from palace.transport.fetch import FetchFailed, TooMuch, fetch
 
 ROUND_S = 300.0  # with one peer; the next round goes on
 _PARSING = trio.CapacityLimiter(1)  # each answer takes several times its size while it is parsed
+
+
+def decoded(body: bytes) -> object:
+    """Return an answer's JSON; raises ValueError, and TooMuch for more values than events have.
+
+    100 ordinary events have some 3,000.  One whose metadata are nothing but brackets has 34,000, so
+    that each is taken at the latest when it is asked for alone.
+    """
+    if has_too_many_values(body):
+        raise TooMuch(f"its answer has more than {VALUES_MAX} values")
+    return decode_json(body)
 
 
 class PullFailed(Exception):
@@ -99,7 +110,8 @@ class Pull:
 
     async def _vector(self) -> Vector:
         try:
-            return read_vector(await self._get("/sync/version_vector"))
+            found = await self._get("/sync/version_vector")
+            return await trio.to_thread.run_sync(read_vector, found)
         except ValueError as error:
             raise PullFailed(str(error)) from None
 
@@ -170,6 +182,6 @@ class Pull:
         try:
             if len(body) <= SHORT_BYTES:
                 return decode_json(body)
-            return await trio.to_thread.run_sync(decode_json, body, limiter=_PARSING)
+            return await trio.to_thread.run_sync(decoded, body, limiter=_PARSING)
         except ValueError:
             raise PullFailed(f"its answer to {path} is no JSON") from None

@@ -94,7 +94,7 @@ class MeshRounds:
 
 async def _pulled(part: MeshPart, peer: MeshPeer, asking: Any) -> dict[str, Any]:
     """Pull from one peer, and note how it is; return that in the words of stock."""
-    from palace.broker.mesh.pulling import Pull
+    from palace.broker.mesh.pulling import Pull, Pulled
 
     state = part.states.setdefault(peer.name, PeerState())
     was = state.error
@@ -103,6 +103,9 @@ async def _pulled(part: MeshPart, peer: MeshPeer, asking: Any) -> dict[str, Any]
     except PalaceError as problem:
         state.error = f"what it has can't be taken over: {redacted(problem)}"
         raise
+    except Exception as error:
+        # The boundary of one peer: whatever it, or its entry, brings about, the others are pulled.
+        pulled = Pulled(error=f"pulling from it failed: {redacted(error)}")
     now_s = trio.current_time()
     state.error, state.behind, state.forked = pulled.error, pulled.behind, pulled.forked
     state.events += pulled.events

@@ -151,6 +151,7 @@ _ANSWERS: Mapping[str, Callable[[Server, Arguments], JsonObject]] = {
     "palace_mesh_lacking": _lacking,
     "palace_mesh_peers": _peers,
     "palace_mesh_latest": _latest,
+    "palace_mesh_cursor": _latest,
     "palace_mesh_tail": _tail,
     "palace_mesh_fold": _fold,
     "palace_mesh_note": _note,

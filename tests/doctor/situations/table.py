@@ -62,6 +62,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "peers.json names an address that its user has not agreed to",
         f"{_MESH}::test_an_address_that_somebody_adds_later_is_followed_once_it_was_agreed_to",
     ),
+    "mesh_unfound": (
+        "peers look for a palace where its broker doesn't listen, or have no token to show",
+        f"{_MESH}::test_peers_that_come_while_a_broker_runs_are_served_and_the_doctor_says_where",
+    ),
     "mesh_forked": (
         "peers know events of this palace that it has lost",
         f"{_MESH}::test_a_palace_that_was_put_back_is_told_that_its_peers_know_more_of_it",
