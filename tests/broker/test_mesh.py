@@ -19,6 +19,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.mesh_file import agreeing, mesh_path, read_mesh, write_mesh
 from palace.ownership.place import take_place
+from palace.ownership.served import forget_served
 from palace.protocol.errors import ConfigError
 from palace.protocol.mesh import MeshPeer
 from palace.settings.environment import ShimEnvironment
@@ -44,6 +45,12 @@ class Home:
     def name(self, *urls: str) -> None:
         listed = [{"name": url[-9:], "url": url, "token": "t"} for url in urls]
         (self.root / "peers.json").write_text(json.dumps({"peers": listed}))
+
+    def make_new(self) -> None:
+        """Remove all of the palace that tells of an owner, as whoever writes there could."""
+        (self.root / "palace_id").write_text("6" * 32 + "\n")
+        (self.root / "epoch").unlink()
+        shutil.rmtree(self.root / "journal", ignore_errors=True)
 
     async def serve(self, *, then: Callable[[], None] | None = None) -> MeshPart:
         """Own the palace for a moment, as a broker does; `then` is what happens meanwhile."""
@@ -97,8 +104,7 @@ async def test_one_that_never_had_peers_agrees_to_nobody_after_months(home: Home
     assert not (await home.serve()).peers
     assert not home.kept.exists()  # it costs nothing
     home.name(A)
-    (home.root / "epoch").unlink()
-    shutil.rmtree(home.root / "journal", ignore_errors=True)
+    home.make_new()
     assert not followed(await home.serve())
 
 
@@ -144,6 +150,15 @@ async def test_with_another_identity_nobody_is_agreed_to(home: Home) -> None:
     (home.root / "palace_id").write_text("5" * 32 + "\n")
     home.name(A, B)
     assert not followed(await home.serve())
+    assert not followed(await home.serve())
+
+
+async def test_what_is_kept_of_another_identity_is_enough_to_agree_to_nobody(home: Home) -> None:
+    """Even where nothing else remembers that the palace was served."""
+    home.name(A)
+    await home.serve()
+    home.make_new()
+    forget_served(str(home.root), home.environ, KERNEL)
     assert not followed(await home.serve())
 
 

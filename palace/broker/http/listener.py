@@ -226,8 +226,9 @@ class HttpListener:
         """
         wanted, mesh = self.state.services.config.http, self.state.mesh
         if wanted is not True:
-            listener = _bound(int(wanted))
-            mesh.note_port(int(wanted))
+            port = int(wanted)
+            listener = _bound(port)
+            mesh.note_port(port)
             return listener
         for port in mesh.ports():
             try:
