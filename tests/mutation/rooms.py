@@ -14,7 +14,7 @@ STRICT = frozenset(
 ROOMS = (
     *("broker", "canary", "cli", "client", "commands", "doctor"),
     *("engine/durability", "engine/embedding", "engine/hosting", "engine/stores"),
-    *("journal", "kernel", "mcp_hosts", "memory", "ownership", "protocol", "provider"),
+    *("journal", "kernel", "mcp_hosts", "memory", "ownership", "plugin", "protocol", "provider"),
     *("settings", "shim", "transport"),
 )
 

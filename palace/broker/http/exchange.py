@@ -42,7 +42,7 @@ class Exchange:
         self.path = str(scope["path"])
         # A server need not say it; then a slash that is written as %2F is one.
         self.raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
-        self.query: bytes = scope["query_string"]
+        self.query: bytes = scope.get("query_string", b"")
         self.connection: HttpConnection = scope["state"]["connection"]
         self.headers: dict[str, str] = {
             name.decode("latin-1").lower(): value.decode("latin-1")

@@ -44,7 +44,6 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "no_token": ("the token file can't be written again", _BESIDE),
     "errors": ("the broker has met an error", _BESIDE),
     "server_away": ("the server that holds namespaces doesn't answer", _SERVER),
-    "server_was_away": ("it has not answered within the last day", _SERVER),
     "renewed": ("a control file was removed under the broker", _BESIDE),
     "mesh_pauses": (
         "a palace has peers, and no broker runs",
