@@ -37,8 +37,9 @@ FOREIGN = ("ANTHROPIC", "CLAUDE", "CODEX", "GEMINI", "GOOGLE", "OPENAI", "OPENCO
 class Host:
     """One host: its package, how `palace install` calls it, and how it is run.
 
-    `settings` are the file that leads it to the played model, with the model's URL as `{url}`;
-    `environ` may name the URL, too.  `check` lists its servers; `ask` holds one conversation.
+    `settings` are the file that `palace install` edits, and `files` are others that it has; both
+    may have the played model's URL as `{url}`, as may `environ`.  `check` lists its servers; `ask`
+    holds one conversation.  `beside` are packages that it needs.
     """
 
     package: str
@@ -49,6 +50,8 @@ class Host:
     connected: str
     settings: tuple[str, str]
     environ: dict[str, str]
+    files: tuple[tuple[str, str], ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 CLAUDE = Host(
@@ -115,7 +118,27 @@ GEMINI = Host(
     ),
     environ={"GEMINI_API_KEY": "played", "GOOGLE_GEMINI_BASE_URL": "{url}"},
 )
-HOSTS = (CLAUDE, CODEX, OPENCODE, GEMINI)
+PI = Host(
+    package="@earendil-works/pi-coding-agent",
+    version="1.6.0",
+    name="pi",
+    check=("pi", "mcp", "list"),
+    ask=("pi", "--approve", "--print", "--model", "played/played", "go"),
+    connected="connected",
+    settings=(".pi/agent/mcp.json", '{\n  "mcpServers": {}\n}\n'),
+    environ={"PI_OFFLINE": "1"},
+    files=(
+        (
+            ".pi/agent/models.json",
+            '{"providers": {"played": {"baseUrl": "{url}", "api": "anthropic-messages",\n'
+            '  "apiKey": "played", "models": [{"id": "played"}]}}}\n',
+        ),
+        # Else a model reaches the tools by scripts alone, which a played one doesn't write.
+        ("work/.pi/mcp.json", '{"mcpServers": {"mempalace": {"exposure": "direct"}}}\n'),
+    ),
+    beside=("node@24",),
+)
+HOSTS = (CLAUDE, CODEX, OPENCODE, GEMINI, PI)
 
 
 @attrs.frozen
@@ -208,9 +231,8 @@ def programs(host: Host, pytestconfig: pytest.Config) -> Path:
     if not is_deep():
         pytest.skip("fetches hosts of 30 to 300 MB: PALACE_TEST_PROFILE=deep")
     wanted = f"{host.package}@{host.version}"
-    return npm_packages(pytestconfig, f"host-{host.name}", wanted, scripts=True) / (
-        "node_modules/.bin"
-    )
+    packages = npm_packages(pytestconfig, f"host-{host.name}", wanted, *host.beside, scripts=True)
+    return packages / "node_modules/.bin"
 
 
 Open = Callable[[PlayedModel], Desk]
@@ -234,8 +256,10 @@ def test_a_conversation_survives_its_brokers(
     with playing(PlayedModel(steps_of(KILLS), killer)) as model:
         desk = Desk(host, site, programs, model.url)
         before = host.settings[1].replace("{url}", model.url).encode()
-        desk.settings.parent.mkdir(parents=True, exist_ok=True)
-        desk.settings.write_bytes(before)
+        for name, text in (host.settings, *host.files):
+            path = site.home / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.replace("{url}", model.url))
         desk.run("palace", "install", host.name, "--yes")
         if host.name == CODEX.name:  # which passes no such variable
             with desk.settings.open("a") as file:
