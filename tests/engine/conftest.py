@@ -17,9 +17,14 @@ BACKENDS = (
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of a module that says `EACH_BACKEND = True` on each, if they use a palace."""
-    if "backend" in metafunc.fixturenames and getattr(metafunc.module, "EACH_BACKEND", False):
-        metafunc.parametrize("backend", BACKENDS, indirect=True, scope="module")
+    """Run the tests of a module that says `EACH_BACKEND` on each, if they use a palace.
+
+    It is True, or names the backends.
+    """
+    wanted = getattr(metafunc.module, "EACH_BACKEND", ())
+    if "backend" in metafunc.fixturenames and wanted:
+        backends = BACKENDS if wanted is True else wanted
+        metafunc.parametrize("backend", backends, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")

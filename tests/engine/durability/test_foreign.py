@@ -42,7 +42,7 @@ from tests.support.stores.copies import Kept
 from tests.support.stores.nonces import read_stores
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
-EACH_BACKEND = True
+EACH_BACKEND = True if is_deep() else ("chroma", "sqlite_exact")
 
 FILLING = Path(__file__).parents[2] / "support" / "stores" / "filling.py"
 MADE = 20_000 if is_full() else 1_000

@@ -171,7 +171,7 @@ def _move_if_not_there(mover: MaintenanceProcess, palace: Path, backend: str) ->
         mover.ask("move_store", palace, backend=backend)
 
 
-@pytest.mark.parametrize("backend", ["sqlite_exact", "pgvector"])
+@pytest.mark.parametrize("backend", ["sqlite_exact", "pgvector"] if is_deep() else ["pgvector"])
 def test_a_killed_move_loses_nothing_and_is_made_again(
     copied: Site, mover: MaintenanceProcess, backend: str
 ) -> None:
