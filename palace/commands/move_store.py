@@ -84,7 +84,7 @@ def move_store(
             )
             _check(rebuild, backend)
             rebuild.palace = _without_name(held, environment)
-            made = rebuild.run()
+            made = rebuild.build()
         _say(held, environment, {**held.config.environment, VARIABLE: backend})
     return Moved(rebuilt=made, was=was, backend=backend)
 

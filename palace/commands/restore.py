@@ -99,10 +99,11 @@ def restore_backup(
     Raises BackupBroken and NotEmpty before anything is changed.
     """
     check_backup(backup, Kernel(), keys, progress_shown())
-    prepare = partial(_prepare, environment, backup, keys, how)
+    backend = how.backend or _backend_of(backup, keys)
+    prepare = partial(_prepare, environment, backup, backend, replace=how.replace)
     leave = leave_request(paths, environment, stop=how.stop)
     with hold_palace(paths, environment, ask_to_leave=leave, prepare=prepare) as held:
-        kept = _put_in_place(held, backup, keys, how)
+        kept = _put_in_place(held, backup, keys, backend)
         # Nothing is read but the backup, so a palace that a newer engine served here is no matter.
         made = rebuild_held(held, allow_gaps=False, keep=True, downgrade=True, scratch=how.backend)
         if how.keep_tokens:
@@ -136,21 +137,22 @@ def _renew_tokens(held: OwnedPalace, epoch: int) -> None:
 def _prepare(
     environment: ShimEnvironment,
     backup: Backup,
-    keys: Keyring,
-    how: How,
+    backend: str,
     ownership: lock.Ownership,
     kernel: Kernel,
+    *,
+    replace: bool,
 ) -> None:
     """Check the place, then settle settings, identity and epoch; the palace's lock is held."""
     paths = ownership.paths
     config = _config_to_be(paths, environment, backup, kernel)
     check_journalled("", config.config_dir, environment.all)  # what is there makes way
-    if not how.replace:
+    if not replace:
         _check_place(paths, backup, kernel)
         _check_outside(paths, config, kernel)
-    tables = None if how.backend else _tables(paths, config, kernel, backup, keys)
+    tables = unopened_stores(paths, config, kernel, backend).pgvector
     if tables is not None:
-        check_tables(tables, may_go=how.replace and _are_this_palaces(tables, paths, kernel))
+        check_tables(tables, may_go=replace and _are_this_palaces(tables, paths, kernel))
     epoch = max(last_epoch(paths, kernel), backup.manifest.epoch) + LEAP
     kernel.write_durable(paths.epoch, f"{epoch}\n".encode())
     identity = wire.identity_of(kernel.read_hint(paths.palace_id, 200))
@@ -291,8 +293,11 @@ def restored_text(
 # Moving it into place.
 
 
-def _put_in_place(held: OwnedPalace, backup: Backup, keys: Keyring, how: How) -> str:
-    """Rename old files away and the backup's journal in, all or none; return where the old are."""
+def _put_in_place(held: OwnedPalace, backup: Backup, keys: Keyring, backend: str) -> str:
+    """Rename old files away and the backup's journal in, all or none; return where the old are.
+
+    `backend` will keep the drawers; a server's tables that they take the place of go aside.
+    """
     paths, kernel = held.paths, held.kernel
     for name in kernel.list_directory(paths.root):
         if name.startswith(SCRATCH):
@@ -313,17 +318,10 @@ def _put_in_place(held: OwnedPalace, backup: Backup, keys: Keyring, how: How) ->
     exchange.swap([*away, Move(scratch, paths.journal)])
     if held.keys is not None:
         held.keys.settle()
-    tables = None if how.backend else _tables(paths, held.config, kernel, backup, keys)
+    tables = unopened_stores(paths, held.config, kernel, backend).pgvector
     if tables is not None:
         tables.put_aside(suffix)
     return f"{paths.root}/replaced-{suffix}" if away else ""
-
-
-def _tables(
-    paths: Paths, config: Config, kernel: Kernel, backup: Backup, keys: Keyring
-) -> PgVector | None:
-    """Return the tables of a server that the restored palace will have, None for files."""
-    return unopened_stores(paths, config, kernel, _backend_of(backup, keys)).pgvector
 
 
 def _are_this_palaces(tables: PgVector, paths: Paths, kernel: Kernel) -> bool:

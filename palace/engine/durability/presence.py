@@ -31,9 +31,9 @@ class StoreFiles:
 
     def trouble(self) -> str:
         """Return what has become of a file, "" where all are what they were."""
-        drawers = () if self.stores.pgvector is not None else (self.stores.drawers.path,)
-        for path in (*drawers, self.stores.graph.path, self.stores.logstream.path):
-            if problem := self._look(path):
+        stores = self.stores
+        for own in (*stores.drawer_files, stores.graph, stores.logstream):
+            if problem := self._look(own.path):
                 return problem
         return self._look_at_indexes()
 

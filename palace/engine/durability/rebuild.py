@@ -91,8 +91,12 @@ class Rebuild:
     is_proof: bool = False  # with another backend: its stores are looked at, and never served
 
     def run(self) -> Rebuilt:
-        """Build, check, swap; raises what `check` does."""
+        """Check, then `build`; raises what `check` does."""
         self.check()
+        return self.build()
+
+    def build(self) -> Rebuilt:
+        """Build new stores, compare them, swap: of a journal that was checked."""
         self._close_open_keys()
         self._adopt_files()
         known = replay(self.paths.journal, self.kernel, self.progress, keys=self.journal.keys)

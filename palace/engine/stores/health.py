@@ -400,9 +400,7 @@ def _files(stores: Stores) -> Iterator[Damage]:
 def _lost(stores: Stores, baseline: JsonObject) -> Iterator[Damage]:
     """Yield stores that are gone, or empty, though they held something."""
     # What a server has lost, recovery finds.
-    files = () if stores.pgvector is not None else (stores.drawers,)
-    paths = {own.name: own.path for own in files}
-    paths |= {own.name: own.path for own in stores.tables}
+    paths = {own.name: own.path for own in (*stores.drawer_files, *stores.tables)}
     paths |= {own.name: own.place for own in (stores.tunnels, stores.hallways)}
     for name, path in paths.items():
         held = sum(counts_in(baseline.get(name)).values())

@@ -71,6 +71,11 @@ class Stores:
         return self.drawers if isinstance(self.drawers, PgVector) else None
 
     @property
+    def drawer_files(self) -> tuple[Chroma | Exact, ...]:
+        """Return the store of drawers where it is a database of the palace's, else nothing."""
+        return () if isinstance(self.drawers, PgVector) else (self.drawers,)
+
+    @property
     def tables(self) -> tuple[Rows, ...]:
         """Return those that are a file of SQLite's and nothing else."""
         return (self.graph, self.logstream, self.register)
