@@ -137,7 +137,8 @@ class Surroundings:
                 number = name.removeprefix("replaced-")
                 yield Leftover(
                     mark,
-                    f"it names a database whose tables, palace_old_{number}_* by now, may hold it",
+                    f"it names a database whose tables palace_old_{number}_* may hold it, or those "
+                    "with stock's names where the move has left them",
                     f"drop those, then: rm {shlex.quote(mark)}",
                 )
 

@@ -67,7 +67,7 @@ class Rebuilt:
     """What a rebuild has made; `kept` is where the old stores are, "" where they are gone.
 
     Of a move to another backend: how many entities that keeps otherwise (`altered`), and why the
-    old tables of a server could not be renamed, "" where they were, or weren't any.
+    old tables of a server were not renamed, "" where they were, or weren't any.
     """
 
     entities: int
@@ -195,10 +195,15 @@ class Rebuild:
         return altered
 
     def _old_tables_away(self) -> str:
-        """Rename the tables of a server that were left; return why not, if it can't be reached."""
+        """Rename the tables of a server that were left; return why not, where they stay."""
         old = self._real(PGVECTOR).pgvector if self._kept_by == PGVECTOR else None
         if old is None or not self._is_move:
             return ""
+        if old.target.is_shared:
+            return (
+                f"other directories may name {old.target.prefix}_*, too "
+                "(MEMPALACE_PGVECTOR_SHARED_NAMESPACE). Drop them once nobody does."
+            )
         try:
             old.put_aside(self._suffix)
         except StoreUnavailable as error:

@@ -320,6 +320,17 @@ def test_proofs_and_restorations_elsewhere_leave_a_living_palaces_tables_alone(
         assert found["content_preview"] == "The team's."
 
 
+def test_a_palace_that_leaves_shared_tables_leaves_them_to_the_others(
+    team: Site, postgres: Postgres
+) -> None:
+    before = tables_of(postgres)
+    moved = team.run("move-store", "sqlite_exact")
+    assert moved.returncode == 0, moved.stderr
+    assert "The old tables stay as they are" in moved.stdout
+    assert "SHARED_NAMESPACE" in moved.stdout
+    assert tables_of(postgres) == before
+
+
 def test_a_proof_needs_no_server(team: Site, tmp_path: Path) -> None:
     backups = str(tmp_path / "backups")
     assert team.run("backup", backups).returncode == 0
@@ -405,6 +416,18 @@ def test_what_a_backend_cannot_keep_is_named_and_stays_where_it_is(
     with pytest.raises(Refused, match="PostgreSQL has no such id"):
         mover.ask("move_store", copied.palace, backend="pgvector")
     assert mover.ask("doctor", copied.palace) == []
+
+
+def test_tables_that_cannot_be_reached_keep_their_names_and_are_told(
+    mover: MaintenanceProcess, master: tuple[Site, Contents], copied: Site
+) -> None:
+    mover.ask("move_store", copied.palace, backend="pgvector")
+    gone = "postgresql://nobody@/none?host=/nonexistent"
+    site = Site(home=copied.home, palace=copied.palace, extra={**copied.extra, DSN: gone})
+    told = site.run("move-store", "sqlite_exact", "--partial")
+    assert told.returncode == 0, told.stderr
+    assert "The old tables stay as they are: PostgreSQL" in told.stdout
+    assert_holds(mover.ask("contents", copied.palace), master[1])
 
 
 @pytest.mark.parametrize("interrupted", ["", "sqlite_exact"], ids=["at once", "after another"])
