@@ -21,9 +21,10 @@ from palace.protocol.lifecycle import EngineState
 
 if TYPE_CHECKING:
     from palace.broker.mesh.asking import Asking
-    from palace.protocol.delegations import Watch
+    from palace.protocol.task_watch import Watch
 
 LOOK_S = 60.0
+CLIENT = "palace tasks"
 CALL_VERDICTS = 32  # others' changes come between two calls
 
 logger = logging.getLogger("palace.broker")
@@ -42,6 +43,7 @@ class TaskWatch:
     monotonic: Callable[[], float] = trio.current_time
     _watch: "Watch | None" = None  # None: no log of events was ever seen
     _seen: object = None  # of the log, when nothing in it was to be watched
+    _end: dict[str, Any] | None = None  # of the log, when it was read last
 
     async def serve(self) -> None:
         while True:
@@ -62,18 +64,26 @@ class TaskWatch:
         changed = self._changed()
         if changed == self._seen:  # None: there is no log
             return []
-        from palace.protocol.delegations import Watch, Watched
+        from palace.protocol.task_watch import Changes, Watch, Watched
 
         self._watch = self._watch or Watch()
         asking = self._asking()
-        told = await asking.ask("palace_task_watched")
-        tasks = [Watched(**one) for one in told["tasks"]]
-        self._seen = None if tasks else changed
-        verdicts = self._watch.look(tasks, monotonic_s=self.monotonic(), wall_s=self.clock())
+        told = await asking.ask("palace_task_watched", since=self._end)
+        self._end = told.get("end")
+        changes = Changes(
+            tasks=tuple(Watched(**one) for one in told["tasks"]),
+            gone=tuple(told.get("gone", ())),
+            whole=told.get("whole", True),
+        )
+        notes = self.state.telemetry.tasks
+        verdicts = self._watch.look(changes, monotonic_s=self.monotonic(), wall_s=self.clock())
+        notes.watched = len(self._watch)
+        self._seen = None if notes.watched else changed
         ended: list[str] = []
         for start in range(0, len(verdicts), CALL_VERDICTS):
             part = [attrs.asdict(one) for one in verdicts[start : start + CALL_VERDICTS]]
             ended += (await asking.ask("palace_task_stuck", verdicts=part))["tasks"]
+        notes.ended += len(ended)
         if ended:
             logger.info("%d tasks that were stuck have ended", len(ended))
         return ended
@@ -92,4 +102,5 @@ class TaskWatch:
         from palace.broker.mesh.asking import Asking
 
         counters = HttpCounters(token_file="")
-        return Asking(HttpSessions(state=self.state, counters=counters, nursery=self.nursery))
+        sessions = HttpSessions(state=self.state, counters=counters, nursery=self.nursery)
+        return Asking(sessions, client=CLIENT)

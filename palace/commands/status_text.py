@@ -28,6 +28,7 @@ def status_text(status: dict[str, Any]) -> str:
         ("log", status["log"]),
         *_workspaces(status),
         *_mesh(status),
+        *_tasks(status),
         *_deaths(status),
     ]
     if status["degraded"]:
@@ -89,6 +90,14 @@ def _mesh(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "mesh", f"stands still: {told['problem']}"
     for peer in told["peers"]:
         yield "mesh", f"{peer['name']}: {_peer(peer)}"
+
+
+def _tasks(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield how many tasks of agents are watched, where any is; an older broker doesn't tell."""
+    told = status.get("tasks") or {"watched": 0, "stuck": 0}
+    if told["watched"] or told["stuck"]:
+        text = f"{told['watched']} watched, {told['stuck']} given up by this broker"
+        yield "tasks", text + ": palace delegations"
 
 
 def _peer(peer: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from palace.client.control import ask_to_leave
 from palace.doctor.backend import check_backend
 from palace.doctor.control import check_control
 from palace.doctor.deaths import check_deaths
+from palace.doctor.delegations import check_delegations
 from palace.doctor.diagnostics import Diagnostics, gather
 from palace.doctor.embedder import check_embedder
 from palace.doctor.finding import DATA_ERROR, ERROR, NOTE, OK, WARNING, Finding
@@ -54,6 +55,7 @@ CHECKS: tuple[Check, ...] = (
     check_journal,
     check_workspaces,
     check_mesh,
+    check_delegations,
     check_provider,
     check_plugin,
     check_stores,

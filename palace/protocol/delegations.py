@@ -13,13 +13,8 @@ later stays in the log and changes nothing here.  Events are taken in the order 
 logical clocks, whatever the order of their arrival, so that palaces of a mesh that hold the same
 events say the same.
 
-A task is watched over only where its request says so, in `metadata`:
-
-    {"palace": {"deadline_s": 21600, "silence_s": 600}}
-
-`Watch` then tells which are over their deadline, and which have a worker that says nothing more.
-Silence that nobody could have heard doesn't count: it is what this owner was awake for, with the
-palace open, that is counted, from zero with each owner.
+What comes before its request is of no task: whoever knows a task's id beforehand can't say that it
+is done before it was asked for.
 
 Rule for this file: pure; times are the caller's.
 """
@@ -59,14 +54,6 @@ PREVIEW_BYTES = 4096
 DEADLINE_S_MAX = 30 * 86_400.0
 SILENCE_S_MIN, SILENCE_S_MAX = 60.0, 86_400.0
 
-# How `Watch` counts.
-LOOK_S = 60.0  # between two looks, if nothing is in the way
-GAP_S = 2 * LOOK_S  # a longer pause was no watching: the machine slept, or the broker hung
-GRACE_S = LOOK_S  # of watching before a deadline counts: workers may be coming back, too
-
-SILENT = "silent"
-OVERDUE = "overdue"
-
 
 @attrs.frozen(kw_only=True)
 class TaskEvent:
@@ -89,9 +76,9 @@ class TaskEvent:
 class Delegation:
     """What has become of one task.
 
-    `worker` has claimed it, in the palace `claimed_in`; `sign` is the last event of the worker's,
-    and `judged` whether palace itself ended it. `deadline_at` are seconds of the epoch, and
-    `silence_s` seconds; None where the request asks for neither.
+    `worker` has claimed it by the event `claim`, in the palace `claimed_in`; `sign` is the last
+    event of the worker's.  `deadline_at` are seconds of the epoch, and `silence_s` seconds; None
+    where the request asks for neither.
     """
 
     id: str
@@ -104,6 +91,7 @@ class Delegation:
     changed_at: str
     origin: str
     worker: str = ""
+    claim: str = ""
     claimed_in: str = ""
     sign: str = ""
     detail: str = ""
@@ -156,7 +144,7 @@ def _folded(events: list[TaskEvent]) -> Delegation | None:
         deadline_at=limits.deadline_at,
         silence_s=limits.silence_s,
     )
-    for event in events:
+    for event in events[events.index(request) + 1 :]:
         if event.type != REQUEST:  # a second one changes nothing
             made = _after(made, event)
     return made
@@ -167,7 +155,7 @@ def _after(task: Delegation, event: TaskEvent) -> Delegation:
     if _RANK[state] > _RANK[task.state]:
         task = attrs.evolve(task, state=state, changed_at=event.at, detail=preview(event.body))
     if task.state == state == IN_PROGRESS:  # or another one has taken it over
-        task = attrs.evolve(task, worker=event.agent, claimed_in=event.origin)
+        task = attrs.evolve(task, worker=event.agent, claim=event.id, claimed_in=event.origin)
     if event.agent == task.worker and not task.is_final:
         task = attrs.evolve(task, sign=event.id)
     return task
@@ -213,105 +201,3 @@ def seconds_of(at: str) -> float | None:
     except ValueError:
         return None
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-
-
-@attrs.frozen(kw_only=True)
-class Watched:
-    """A task that is not over, and asks to be watched; `is_heard`: its worker is of this palace."""
-
-    id: str
-    sign: str
-    in_progress: bool
-    is_heard: bool
-    deadline_at: float | None
-    silence_s: float | None
-
-
-def watched_in(tasks: Iterable[Delegation], replica: str) -> list[Watched]:
-    """Return the tasks that the palace `replica` has to watch: those that were asked for there.
-
-    So one palace of a mesh judges a task, and no other palace can have this one end anything.
-    """
-    return [
-        Watched(
-            id=task.id,
-            sign=task.sign,
-            in_progress=task.state == IN_PROGRESS,
-            is_heard=task.claimed_in == replica,
-            deadline_at=task.deadline_at,
-            silence_s=task.silence_s,
-        )
-        for task in tasks
-        if not task.is_final
-        and task.origin == replica
-        and (task.deadline_at is not None or task.silence_s is not None)
-    ]
-
-
-@attrs.frozen(kw_only=True)
-class Verdict:
-    """A task that is to end, why, and the sign of life that was the last one then."""
-
-    id: str
-    sign: str
-    why: str
-    detail: str
-
-
-@attrs.define(eq=False)
-class Watch:
-    """What one owner has seen of the tasks that it watches; not for threads.
-
-    The clock that never goes back may stand still while the machine sleeps; the wall's does not.
-    """
-
-    _awake_s: float = 0.0  # since this owner began, or the last gap
-    _last: tuple[float, float] | None = None
-    _silences: dict[str, tuple[str, float]] = attrs.field(
-        factory=dict
-    )  # the sign, and for how long
-
-    def look(self, tasks: Iterable[Watched], *, monotonic_s: float, wall_s: float) -> list[Verdict]:
-        """Return the tasks that are to end now; all that are watched have to be given."""
-        step_s = self._step(monotonic_s, wall_s)
-        self._awake_s = self._awake_s + step_s if step_s else 0.0
-        silences, self._silences = self._silences, {}
-        verdicts = []
-        for task in tasks:
-            sign, silent_s = silences.get(task.id, (task.sign, 0.0))
-            known = task.id in silences and sign == task.sign
-            silent_s = silent_s + step_s if known else 0.0
-            self._silences[task.id] = task.sign, silent_s
-            verdict = self._judge(task, silent_s, wall_s)
-            if verdict is not None:
-                verdicts.append(verdict)
-        return verdicts
-
-    def _step(self, monotonic_s: float, wall_s: float) -> float:
-        """Return the seconds of watching since the last look, 0 for the first and for a gap."""
-        last, self._last = self._last, (monotonic_s, wall_s)
-        if last is None:
-            return 0.0
-        passed_s = monotonic_s - last[0]
-        is_gap = max(passed_s, wall_s - last[1]) > GAP_S
-        return 0.0 if is_gap else max(0.0, passed_s)
-
-    def _judge(self, task: Watched, silent_s: float, wall_s: float) -> Verdict | None:
-        over_s = -1.0 if task.deadline_at is None else wall_s - task.deadline_at
-        if over_s >= 0 and self._awake_s >= GRACE_S:
-            text = f"The deadline was {round(over_s)} s ago."
-            return Verdict(id=task.id, sign=task.sign, why=OVERDUE, detail=text)
-        counts = task.in_progress and task.is_heard and task.silence_s is not None
-        if counts and task.silence_s is not None and silent_s >= task.silence_s:
-            text = f"Nothing was heard of its worker for {round(silent_s)} s."
-            return Verdict(id=task.id, sign=task.sign, why=SILENT, detail=text)
-        return None
-
-
-def still_holds(verdict: Verdict, task: Delegation | None, replica: str, wall_s: float) -> bool:
-    """Tell whether a verdict is true of a task as it is now, when its turn to be written comes."""
-    if task is None or task.is_final or task.origin != replica:
-        return False
-    if verdict.why == OVERDUE:
-        return task.deadline_at is not None and wall_s >= task.deadline_at
-    return verdict.why == SILENT and task.state == IN_PROGRESS and task.sign == verdict.sign

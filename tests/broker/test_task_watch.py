@@ -2,16 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
 
+from palace.broker.reporting.status import status_of
 from palace.broker.task_watch import LOOK_S, TaskWatch
+from palace.commands.status_text import status_text
+from palace.doctor.delegations import check_delegations
+from palace.doctor.finding import NOTE
 from palace.engine.api import Call, Reply
 from palace.protocol.errors import StoreUnavailable
 from tests.support.brokers.owner import Running, open_broker
 from tests.support.engines.gated import GatedEngine
+
+if TYPE_CHECKING:
+    from palace.doctor.diagnostics import Diagnostics
 
 TASK = {"id": "t", "sign": "e", "in_progress": True, "is_heard": True, "deadline_at": None}
 WATCHED = "palace_task_watched"
@@ -31,6 +39,7 @@ class WatchedEngine(GatedEngine):
         if not name.startswith("palace_task"):
             return super().call(call)
         self.begun.append(name)
+        self.clients.append(call.client)
         if self.is_broken:
             return Reply(payload=b'{"error": {"code": -31000, "message": "broken"}}')
         told: list[Any] = self.tasks
@@ -92,6 +101,15 @@ async def test_what_is_silent_ends_and_nobody_has_used_the_palace(root: Path) ->
             ("t", "e", "silent")
         ]
         assert running.state.lifecycle.idle_for_s(trio.current_time()) >= before
+        assert set(engine.clients) == {"palace tasks"}
+        told = status_of(running.state)
+        assert told["tasks"] == {"watched": 1, "stuck": 1}
+        assert "1 watched, 1 given up" in status_text(told)
+        none = {**told, "tasks": {"watched": 0, "stuck": 0}}
+        assert "given up" not in status_text(none)
+        (finding,) = check_delegations(cast("Diagnostics", SimpleNamespace(status=told)))
+        assert (finding.level, finding.code) == (NOTE, "tasks_stuck")
+        assert not list(check_delegations(cast("Diagnostics", SimpleNamespace(status=none))))
 
 
 async def test_a_store_that_fails_is_asked_again(root: Path) -> None:

@@ -14,27 +14,17 @@ from palace.protocol.delegations import (
     DISPATCHED,
     FAILED,
     FINAL,
-    GAP_S,
-    GRACE_S,
     IN_PROGRESS,
-    LOOK_S,
-    OVERDUE,
     PREVIEW_BYTES,
     QUEUED,
     SILENCE_S_MIN,
-    SILENT,
     STUCK,
     STUCK_EVENT,
     TaskEvent,
-    Verdict,
-    Watch,
-    Watched,
     fold,
     limits_of,
     preview,
     seconds_of,
-    still_holds,
-    watched_in,
 )
 
 HERE, ELSEWHERE = "rep_here", "rep_elsewhere"
@@ -104,9 +94,11 @@ def logs(draw: st.DrawFn) -> list[TaskEvent]:
 
 def states_by_reference(events: list[TaskEvent]) -> dict[str, str]:
     """Return what each task's state is, by the table that the design has, event by event."""
-    states = {event.task: QUEUED for event in events if event.type == "task.request" and event.task}
-    for event in events:
+    states: dict[str, str] = {}
+    for event in filter(lambda event: event.task, events):
         state = states.get(event.task)
+        if event.type == "task.request":
+            states.setdefault(event.task, QUEUED)
         if state is None or state in FINAL or event.type == "task.request":
             continue
         if event.type == "task.stuck":
@@ -162,6 +154,13 @@ def test_a_worker_that_takes_a_task_over_is_the_one_that_is_listened_to() -> Non
     assert (task.worker, task.claimed_in, task.sign) == ("other", ELSEWHERE, "evt_3")
 
 
+def test_what_was_said_before_a_task_was_asked_for_is_none_of_its() -> None:
+    early = said(0, "patch.ready", "ready", body="done already")
+
+    assert fold([early]) == []
+    assert fold([early, request(1)]) == fold([request(1)])
+
+
 def test_what_comes_after_the_end_changes_nothing() -> None:
     events = [request(), said(1, "event.ack", "claimed"), said(2, STUCK_EVENT, "failed", body="x")]
     late = said(3, "patch.ready", "ready", body="here it is")
@@ -202,142 +201,3 @@ def test_a_time_that_is_none_sets_no_deadline() -> None:
     assert seconds_of("soon") is None
     assert seconds_of(AT) == seconds_of(AT.removesuffix("Z")) == BEGAN_S
     assert limits_of(attrs.evolve(asking(deadline_s=60), at="soon")).deadline_at is None
-
-
-def test_a_palace_watches_what_was_asked_for_there_and_is_not_over() -> None:
-    claim = said(1, "event.ack", "claimed")
-    mine = fold([asking(silence_s=600), claim])
-
-    assert watched_in(mine, HERE) == [
-        Watched(
-            id="task_1",
-            sign="evt_1",
-            in_progress=True,
-            is_heard=True,
-            deadline_at=None,
-            silence_s=600.0,
-        )
-    ]
-    assert watched_in(mine, ELSEWHERE) == []
-    assert watched_in(fold([request(), claim]), HERE) == [], "nobody has asked for it"
-    over = said(2, "patch.ready", "ready")
-    assert watched_in(fold([asking(deadline_s=60), claim, over]), HERE) == []
-    foreign = attrs.evolve(claim, origin=ELSEWHERE)
-    assert not watched_in(fold([asking(deadline_s=60), foreign]), HERE)[0].is_heard
-
-
-# The watch.
-
-
-def watched(**fields: Any) -> Watched:
-    made = Watched(
-        id="t", sign="e", in_progress=True, is_heard=True, deadline_at=None, silence_s=600.0
-    )
-    return attrs.evolve(made, **fields)
-
-
-class Clock:
-    """Both clocks, and the watch that is looked through."""
-
-    def __init__(self) -> None:
-        self.watch = Watch()
-        self.monotonic_s, self.wall_s = 0.0, BEGAN_S
-
-    def look(self, task: Watched, after_s: float = LOOK_S, asleep_s: float = 0.0) -> list[Verdict]:
-        self.monotonic_s += after_s
-        self.wall_s += after_s + asleep_s
-        return self.watch.look([task], monotonic_s=self.monotonic_s, wall_s=self.wall_s)
-
-
-def looks(clock: Clock, task: Watched) -> int:
-    """Return how many looks it takes until something is wrong."""
-    return next(n for n in range(1, 100) if clock.look(task))
-
-
-def test_a_worker_that_is_silent_for_so_long_is_given_up() -> None:
-    assert looks(Clock(), watched()) == 11  # the first one begins to count
-    clock = Clock()
-    assert looks(clock, watched()) == 11
-    (verdict,) = clock.look(watched())
-    assert (verdict.why, verdict.id, verdict.sign) == (SILENT, "t", "e")
-    assert "660 s" in verdict.detail
-
-
-def test_each_sign_of_life_begins_anew() -> None:
-    clock = Clock()
-    for _ in range(10):
-        assert not clock.look(watched())
-    assert looks(clock, watched(sign="another")) == 11
-
-
-@pytest.mark.parametrize(
-    "task",
-    [
-        watched(is_heard=False),
-        watched(in_progress=False),
-        watched(silence_s=None, deadline_at=BEGAN_S + 1e6),
-    ],
-)
-def test_no_silence_counts_that_nobody_was_to_break_or_could_hear(task: Watched) -> None:
-    clock = Clock()
-
-    assert not any(clock.look(task) for _ in range(100))
-
-
-@pytest.mark.parametrize("pause", [{"after_s": GAP_S + 1}, {"asleep_s": GAP_S}])
-def test_a_broker_that_hung_and_a_machine_that_slept_have_heard_nothing(
-    pause: dict[str, float],
-) -> None:
-    clock = Clock()
-    for _ in range(10):
-        assert not clock.look(watched())
-    assert not clock.look(watched(), **pause)
-    assert looks(clock, watched()) == 1, "what it was awake for counts"
-
-
-def test_a_deadline_counts_once_workers_had_time_to_come_back() -> None:
-    clock, task = Clock(), watched(deadline_at=BEGAN_S - 10, in_progress=False)
-    assert not clock.look(task)
-    (verdict,) = clock.look(task, GRACE_S)
-    assert (verdict.why, verdict.detail) == (OVERDUE, "The deadline was 130 s ago.")
-    assert not clock.look(task, asleep_s=10 * GAP_S), "the machine has just come to itself"
-    assert clock.look(task)
-
-
-def test_a_clock_that_goes_back_ends_nothing() -> None:
-    clock, task = Clock(), watched(deadline_at=BEGAN_S + 600)
-    for _ in range(9):
-        assert not clock.look(task)
-    assert not clock.look(task, asleep_s=-500)
-    assert not clock.look(task, after_s=0)
-
-
-# What is written, once its turn has come.
-
-
-@pytest.mark.parametrize(
-    ("change", "holds"),
-    [
-        ({}, True),
-        ({"sign": "evt_9"}, False),
-        ({"state": COMPLETED}, False),
-        ({"state": QUEUED}, False),
-        ({"origin": ELSEWHERE}, False),
-    ],
-)
-def test_silence_that_was_broken_meanwhile_ends_nothing(
-    change: dict[str, Any], holds: bool
-) -> None:
-    (task,) = fold([asking(silence_s=600), said(1, "event.ack", "claimed")])
-    verdict = Verdict(id=task.id, sign=task.sign, why=SILENT, detail="")
-
-    assert still_holds(verdict, attrs.evolve(task, **change), HERE, BEGAN_S) is holds
-    assert not still_holds(verdict, None, HERE, BEGAN_S)
-
-
-@pytest.mark.parametrize(("deadline_s", "holds"), [(60, True), (61, False), (None, False)])
-def test_a_deadline_that_is_none_ends_nothing(deadline_s: float | None, holds: bool) -> None:
-    (task,) = fold([asking(deadline_s=deadline_s)])
-    verdict = Verdict(id=task.id, sign="", why=OVERDUE, detail="")
-
-    assert still_holds(verdict, task, HERE, BEGAN_S + 60) is holds

@@ -43,16 +43,20 @@ def told_by(payload: bytes) -> dict[str, Any]:
 
 @attrs.define(eq=False)
 class Asking:
-    """Asks in sessions of the broker's own, one for each call: none of them is gone on with."""
+    """Asks in sessions of the broker's own, one for each call: none of them is gone on with.
+
+    `client` is what they are called where it is said who asks, and who has changed something.
+    """
 
     sessions: HttpSessions
+    client: str = CLIENT
 
     async def ask(self, tool: str, **arguments: object) -> dict[str, Any]:
         """Return what a tool says; raises PalaceError where it wasn't, or can't be, answered.
 
         What changes the palace is carried out once it is admitted, whatever becomes of the caller.
         """
-        session: HttpSession = self.sessions.open(client=CLIENT, token="", use=Use.PULL)
+        session: HttpSession = self.sessions.open(client=self.client, token="", use=Use.PULL)
         pending = self.sessions.post(session, call_of(tool, arguments))
         await pending.answered.wait()
         self.sessions.settle(session)

@@ -64,6 +64,7 @@ def status_of(state: BrokerState) -> dict[str, Any]:
         "reading": state.scheduler.report() if state.scheduler.report is not None else None,
         "journal": services.engine.status(),
         "workspaces": _workspaces(services),
+        "tasks": {"watched": telemetry.tasks.watched, "stuck": telemetry.tasks.ended},
         "holdings": state.watch.report(),
         **_work(state, now_s),
         "budgets": [_budget(budget) for budget in state.budgets],

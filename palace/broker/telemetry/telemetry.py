@@ -41,6 +41,20 @@ class HttpCounters:
 
 
 @attrs.define(eq=False)
+class TaskNotes:
+    """What is known of the tasks that agents give each other (palace/broker/task_watch.py).
+
+    `watched` is how many ask to be watched and are not over, `ended` how many this owner has given
+    up.  `heard` are claims whose workers have asked for something since the last look, where that
+    was in no session that lasts.
+    """
+
+    watched: int = 0
+    ended: int = 0
+    heard: set[str] = attrs.field(factory=set)
+
+
+@attrs.define(eq=False)
 class Telemetry:
     """All of it.  `since` is when the owner began, in UTC and for people, `started_s` by the clock.
 
@@ -52,6 +66,7 @@ class Telemetry:
     histograms: Histograms = attrs.field(factory=Histograms)
     errors: RecentErrors = attrs.field(factory=RecentErrors)
     http: HttpCounters | None = None
+    tasks: TaskNotes = attrs.field(factory=TaskNotes)
     budgets: list[Budget] = attrs.field(factory=list)
     started_s: float = 0.0
     since: str = ""

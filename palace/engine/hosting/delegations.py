@@ -5,6 +5,7 @@ Nothing is kept beside the log: each answer is folded from it (palace/protocol/d
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,12 +20,10 @@ from palace.protocol.delegations import (
     STUCK_EVENT,
     Delegation,
     TaskEvent,
-    Verdict,
     fold,
-    still_holds,
-    watched_in,
 )
 from palace.protocol.request import ToolCall
+from palace.protocol.task_watch import Verdict, still_holds, watched_in
 
 Arguments = Mapping[str, Any]
 TOLD_MAX = 1000  # tasks in one answer, the newest
@@ -45,10 +44,24 @@ _OPEN = (
     " AND instr(r.metadata_json, '\"palace\"')"
     " AND NOT EXISTS (SELECT 1 FROM events e"
     " WHERE e.correlation_id = COALESCE(r.correlation_id, r.id) AND e.type <> 'task.request'"
+    " AND (COALESCE(e.hlc, ''), e.id) > (COALESCE(r.hlc, ''), r.id)"
     " AND (e.type = 'task.stuck'"
     " OR e.status IN ('ready', 'applied', 'failed', 'blocked', 'superseded')"
     " OR e.type IN ('patch.ready', 'task.reply') AND COALESCE(e.status, '') <> 'claimed'))"
 )
+# All events of those, but what their bodies say.
+_OF_OPEN = (
+    f"WITH open AS ({_OPEN}) SELECT {_COLUMNS.replace('4096', '0')} FROM events"  # noqa: S608
+    " WHERE correlation_id IN (SELECT task FROM open) OR id IN (SELECT task FROM open)"
+)
+# Where the log ends, in one look: events are never changed, and a call that is taken back takes its
+# own away, whose number another one may be given then.
+_END = (
+    "SELECT COALESCE(max(rowid), 0) AS last, count(*) AS many,"
+    " (SELECT id FROM events ORDER BY rowid DESC LIMIT 1) AS id FROM events"
+)
+_BETWEEN = "FROM events WHERE rowid > ? AND rowid <= ?"
+_TOUCHED = f"SELECT DISTINCT {_TASK} AS task {_BETWEEN}"
 
 
 def answer_delegations(server: Server, call: ToolCall) -> JsonObject:
@@ -74,11 +87,40 @@ def _list(log: Logstream, arguments: Arguments) -> JsonObject:
     return {"tasks": [attrs.asdict(task) for task in told], "more": len(asked) - len(told)}
 
 
-def _watched(log: Logstream, _arguments: Arguments) -> JsonObject:
-    """Return the tasks of this palace's that are to be watched."""
-    found = log._conn().execute(_OPEN, (log.replica_id,)).fetchall()  # noqa: SLF001
-    tasks = [task for row in found if (task := _task(log, row["task"])) is not None]
-    return {"tasks": [attrs.asdict(one) for one in watched_in(tasks, log.replica_id)]}
+def _watched(log: Logstream, arguments: Arguments) -> JsonObject:
+    """Return the tasks of this palace's that are to be watched, as far as they have changed.
+
+    `since` is what an earlier answer said of the log's `end`.  Where the log doesn't go on from
+    there, or none is given, the answer is `whole`: it names all.
+    """
+    connection = log._conn()  # noqa: SLF001
+    last, many, ident = connection.execute(_END).fetchone()
+    end = {"last": last, "many": many, "id": ident}
+    since = arguments.get("since")
+    touched: set[str] = set()
+    whole = since is None or not _goes_on(connection, since, end)
+    if since is None or whole:
+        tasks = fold(map(_event, connection.execute(_OF_OPEN, (log.replica_id,))))
+    else:
+        found = connection.execute(_TOUCHED, (since["last"], last)).fetchall()
+        touched = {row["task"] for row in found if row["task"]}
+        tasks = [task for one in touched if (task := _task(log, one)) is not None]
+    watched = watched_in(tasks, log.replica_id)
+    return {
+        "tasks": [attrs.asdict(one) for one in watched],
+        "gone": sorted(touched - {task.id for task in watched}),
+        "end": end,
+        "whole": whole,
+    }
+
+
+def _goes_on(connection: sqlite3.Connection, since: JsonObject, end: JsonObject) -> bool:
+    """Tell whether the log has only grown since it ended so."""
+    span = (since["last"], end["last"])
+    (new,) = connection.execute(f"SELECT count(*) {_BETWEEN}", span).fetchone()
+    row = connection.execute("SELECT id FROM events WHERE rowid = ?", span[:1]).fetchone()
+    ident = row["id"] if row else None
+    return bool(since["many"] + new == end["many"] and ident == since["id"])
 
 
 def _end(log: Logstream, arguments: Arguments) -> JsonObject:
@@ -122,21 +164,26 @@ def _task(log: Logstream, ident: str) -> Delegation | None:
 def _event(row: Mapping[str, Any]) -> TaskEvent:
     try:
         metadata = decode_json(row["metadata_json"])
-    except ValueError:  # it was written past mempalace
+    except (ValueError, TypeError):  # it was written past mempalace
         metadata = {}
     return TaskEvent(
         id=row["id"],
-        type=row["type"],
-        task=row["task"] or "",
-        agent=row["from_agent"],
-        to=row["to_agent"] or "",
-        status=row["status"] or "",
-        at=row["created_at"],
-        hlc=row["hlc"] or "",
-        origin=row["origin_replica"] or "",
-        body=row["body"],
+        type=_text(row["type"]),
+        task=_text(row["task"]),
+        agent=_text(row["from_agent"]),
+        to=_text(row["to_agent"]),
+        status=_text(row["status"]),
+        at=_text(row["created_at"]),
+        hlc=_text(row["hlc"]),
+        origin=_text(row["origin_replica"]),
+        body=_text(row["body"]),
         metadata=metadata if isinstance(metadata, dict) else {},
     )
+
+
+def _text(value: object) -> str:
+    """Return what is a text; whatever else stands there says nothing, and stops nobody."""
+    return value if isinstance(value, str) else ""
 
 
 DELEGATIONS: Mapping[str, Callable[[Logstream, Arguments], JsonObject]] = {
