@@ -1,5 +1,7 @@
 """What sessions of a palace with workspaces are told of palace's own tools."""
 
+from palace.protocol.delegating import DEADLINE_S, LIMIT, LIMIT_MAX, SILENCE_S, STATUSES
+from palace.protocol.delegations import SILENCE_S_MIN, STATES
 from palace.protocol.tools import OWN_TOOLS, Kind
 
 Entry = dict[str, object]
@@ -10,6 +12,8 @@ _NAMESPACE = {
     "description": "workspace:ID, team:ID, org:ID or custom:NAME; your own where you name none.",
 }
 _CONTENT = {**_TEXT, "description": "Up to 100,000 characters. Secrets in it are taken out."}
+
+_FROM = {**_TEXT, "description": "Who you are. Left out: your workspace."}
 
 
 def _entry(name: str, description: str, required: tuple[str, ...] = (), **more: object) -> Entry:
@@ -68,6 +72,48 @@ ENTRIES = (
         ("id",),
         id=_TEXT,
         namespace={**_TEXT, "description": "Where you think that it is; refused if it isn't."},
+    ),
+    _entry(
+        "palace_delegate",
+        "Give another agent a task, once: a call with the idempotency_key or delegation_id of a "
+        "task that you have asked for before returns that one. It is watched: if its worker dies "
+        "or its time is over, it ends with a task.stuck event, which mempalace_event_wait returns.",
+        ("project", "to_agent", "goal", "done", "branch", "base_commit"),
+        project={**_TEXT, "description": "Names the stream: project/NAME."},
+        to_agent={**_TEXT, "description": "Who is to do it."},
+        goal={**_TEXT, "description": "What is to be done."},
+        done={**_TEXT, "description": "How it is known to be done."},
+        branch=_TEXT,
+        base_commit={**_TEXT, "description": "A commit's id, no branch or tag."},
+        from_agent=_FROM,
+        idempotency_key={**_TEXT, "description": "Your own name for it; others' don't collide."},
+        delegation_id={**_TEXT, "description": "The task's id, instead of a key."},
+        deadline_s={"type": "number", "default": DEADLINE_S, "minimum": 1},
+        silence_s={
+            "type": "number",
+            "default": SILENCE_S,
+            "minimum": SILENCE_S_MIN,
+            "description": "How long its worker may say nothing and not be there either.",
+        },
+    ),
+    _entry(
+        "palace_heartbeat",
+        "Say that you are still at a task that you have claimed, claim it, or say how it ended. "
+        "The reply says what has become of it: stop where it is over.",
+        ("id",),
+        id={**_TEXT, "description": "The task's id (correlation_id)."},
+        from_agent=_FROM,
+        status={**_TEXT, "enum": list(STATUSES), "description": "Left out: still at it."},
+        note={**_TEXT, "description": "Up to 4,096 characters; why, for blocked and failed."},
+    ),
+    _entry(
+        "palace_delegations",
+        "Which tasks agents have given each other, who works on them, and which are stuck: the "
+        "newest, the oldest of them first.",
+        id={**_TEXT, "description": "One task, with the whole of what is asked for."},
+        agent={**_TEXT, "description": "Whose: given by it, or to it. Left out: anybody's."},
+        states={"type": "array", "items": {**_TEXT, "enum": list(STATES)}},
+        limit={"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT},
     ),
 )
 CHANGING = frozenset(name for name, tool in OWN_TOOLS.items() if tool.kind is not Kind.QUERY)

@@ -140,6 +140,9 @@ OWN_TOOLS: dict[str, Tool] = {
     "palace_commit_summary": _FILING,
     "palace_search_memory": _SEARCH,
     "palace_forget_memory": _MUTATION,
+    "palace_delegate": _MUTATION,
+    "palace_heartbeat": _MUTATION,  # one that says only that somebody is there changes nothing
+    "palace_delegations": _QUERY,
 }
 # Stock's that a confined session has as well, carried out by the gate in stock's place
 # (palace/memory/confined.py).
@@ -151,12 +154,15 @@ BASIC_TOOLS = frozenset(
         *("delete_drawer", "delete_drawers", "diary_write", "diary_read"),
     )
 )
-# Those that need drawers, each with the tool of stock's that needs the same of the store.
+# Those that need stores, each with the tool of stock's that needs the same of them.
 STANDS_FOR = {
     "palace_commit_memory": "mempalace_add_drawer",
     "palace_commit_summary": "mempalace_add_drawer",
     "palace_search_memory": "mempalace_search",
     "palace_forget_memory": "mempalace_delete_drawer",
+    "palace_delegate": "mempalace_task_create",
+    "palace_heartbeat": "mempalace_event_ack",
+    "palace_delegations": "mempalace_event_list",
     "palace_sweep": "mempalace_delete_drawer",
     "palace_memory_drop": "mempalace_delete_drawer",
     "palace_memory_page": "mempalace_list_drawers",
@@ -246,7 +252,7 @@ FILE_TEXTS = frozenset(
         *("event_append", "task_create", "event_ack", "artifact_put", "patch_submit"),
         "create_tunnel",
     )
-)
+) | {"palace_delegate", "palace_heartbeat"}
 _KNOWN = TOOLS | OWN_TOOLS | OWNER_TOOLS | CONTRACT_TOOLS | MESH_TOOLS
 
 
@@ -260,6 +266,8 @@ def classify_call(name: str, arguments: Mapping[str, Any]) -> Tool:
         return _LARGE_FILING
     if name == "palace_v1_commit" and _is_large(body_of(arguments).get("content")):
         return _LARGE_FILING
+    if name == "palace_heartbeat" and arguments.keys().isdisjoint(("note", "status")):
+        return _QUERY
     return _KNOWN.get(name, UNKNOWN)
 
 

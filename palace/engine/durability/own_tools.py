@@ -31,8 +31,10 @@ from palace.memory.held import HeldStore, id_of
 from palace.memory.memory import NAMESPACE as IN_NAMESPACE
 from palace.memory.memory import Memory
 from palace.memory.moving import Moving
+from palace.memory.redact import redacted_values
 from palace.memory.shown import shown, shown_row
 from palace.protocol import jsonrpc
+from palace.protocol.delegating import TASK_TOOLS, Speaker
 from palace.protocol.errors import (
     Forbidden,
     InvalidMemory,
@@ -40,13 +42,14 @@ from palace.protocol.errors import (
     PluginUnavailable,
     StoreUnavailable,
 )
-from palace.protocol.policy import DEFAULT, Policy
-from palace.protocol.principals import Principal
-from palace.protocol.request import ToolCall
+from palace.protocol.policy import DEFAULT, OFF, Policy
+from palace.protocol.principals import Principal, is_confined
+from palace.protocol.request import ToolCall, translated
 from palace.protocol.resolver import everything, is_there, over, readable, writable
 from palace.protocol.tools import (
     BASIC_TOOLS,
     CONTRACT_TOOLS,
+    FILE_TEXTS,
     MOVING_TOOLS,
     STANDS_FOR,
     Kind,
@@ -84,6 +87,10 @@ class OpenStore(MemoryStore, Protocol):
         """Return the memories among drawers, by the ids that are asked for; holds it itself."""
         ...
 
+    def tasks(self, call: ToolCall, speaker: Speaker) -> Json:
+        """Return what one of `protocol.delegating.TASK_TOOLS` tells; holds nothing."""
+        ...
+
 
 @attrs.frozen(eq=False)
 class OwnTools:
@@ -113,7 +120,8 @@ class OwnTools:
                 refused = self.store.refusal(call) if call.name not in _REGISTERED else None
                 if refused is not None:
                     return refused
-                told = self._pass(principal, call)
+                is_task = call.name in TASK_TOOLS
+                told = (self._tasks if is_task else self._pass)(principal, call)
         except InvalidMemory as problem:
             text = f"{call.name} did nothing: {problem.message}."
             return jsonrpc.failure(call.id, InvalidMemory(text))
@@ -170,6 +178,16 @@ class OwnTools:
             "workspace": principal.workspace,
             "namespaces": [{"name": name, "kind": name.partition(":")[0]} for name in found],
         }
+
+    def _tasks(self, principal: Principal, call: ToolCall) -> Json:
+        """Let a call speak of tasks, as whom it may; what a confined one says has no secrets."""
+        tree = self.register.tree()
+        confined = is_confined(tree, principal)
+        speaker = Speaker(tree=tree, workspace=principal.workspace, confined=confined)
+        if confined and self.policy.redact != OFF and call.name in FILE_TEXTS:
+            message = {**call.message, "params": redacted_values(call.message["params"])}
+            call = translated(call, message)
+        return self.store.tasks(call, speaker)
 
     def _pass(self, principal: Principal, call: ToolCall) -> Json:
         """Let a call through the gate."""

@@ -26,6 +26,8 @@ _NEEDS = {
     "artifact_": ("logstream",),
     "patch_": ("logstream",),
     "mesh_": ("logstream",),
+    "delegat": ("logstream",),
+    "heartbeat": ("logstream",),
     "hallway": ("hallways",),
     "tunnel": ("tunnels",),
     "traverse": ("tunnels",),

@@ -27,9 +27,9 @@ from palace.protocol.task_watch import Verdict, still_holds, watched_in
 
 Arguments = Mapping[str, Any]
 TOLD_MAX = 1000  # tasks in one answer, the newest
-_TASK = "COALESCE(correlation_id, CASE type WHEN 'task.request' THEN id END)"
+TASK = "COALESCE(correlation_id, CASE type WHEN 'task.request' THEN id END)"
 _COLUMNS = (
-    f"id, type, {_TASK} AS task, from_agent, to_agent, status, created_at, hlc, origin_replica,"
+    f"id, type, {TASK} AS task, from_agent, to_agent, status, created_at, hlc, origin_replica,"
     " substr(body, 1, 4096) AS body, metadata_json"
 )
 _ALL = (
@@ -49,11 +49,12 @@ _OPEN = (
     " OR e.status IN ('ready', 'applied', 'failed', 'blocked', 'superseded')"
     " OR e.type IN ('patch.ready', 'task.reply') AND COALESCE(e.status, '') <> 'claimed'))"
 )
-# All events of those, but what their bodies say.
-_OF_OPEN = (
-    f"WITH open AS ({_OPEN}) SELECT {_COLUMNS.replace('4096', '0')} FROM events"  # noqa: S608
-    " WHERE correlation_id IN (SELECT task FROM open) OR id IN (SELECT task FROM open)"
+# All events of some tasks.
+OF_TASKS = (
+    f"WITH some(task) AS ({{tasks}}) SELECT {_COLUMNS} FROM events"  # noqa: S608
+    " WHERE correlation_id IN (SELECT task FROM some) OR id IN (SELECT task FROM some)"
 )
+_OF_OPEN = OF_TASKS.replace("4096", "0").format(tasks=_OPEN)  # what bodies say is not asked
 # Where the log ends, in one look: events are never changed, and a call that is taken back takes its
 # own away, whose number another one may be given then.
 _END = (
@@ -61,7 +62,7 @@ _END = (
     " (SELECT id FROM events ORDER BY rowid DESC LIMIT 1) AS id FROM events"
 )
 _BETWEEN = "FROM events WHERE rowid > ? AND rowid <= ?"
-_TOUCHED = f"SELECT DISTINCT {_TASK} AS task {_BETWEEN}"
+_TOUCHED = f"SELECT DISTINCT {TASK} AS task {_BETWEEN}"
 
 
 def answer_delegations(server: Server, call: ToolCall) -> JsonObject:
@@ -81,7 +82,7 @@ def answer_delegations(server: Server, call: ToolCall) -> JsonObject:
 def _list(log: Logstream, arguments: Arguments) -> JsonObject:
     """Return the newest tasks, the oldest of them first; `states` are those that are asked for."""
     states = arguments.get("states")
-    tasks = fold(map(_event, log._conn().execute(_ALL)))  # noqa: SLF001
+    tasks = fold(map(event_of, log._conn().execute(_ALL)))  # noqa: SLF001
     asked = [task for task in tasks if states is None or task.state in states]
     told = asked[-TOLD_MAX:]
     return {"tasks": [attrs.asdict(task) for task in told], "more": len(asked) - len(told)}
@@ -100,11 +101,11 @@ def _watched(log: Logstream, arguments: Arguments) -> JsonObject:
     touched: set[str] = set()
     whole = since is None or not _goes_on(connection, since, end)
     if since is None or whole:
-        tasks = fold(map(_event, connection.execute(_OF_OPEN, (log.replica_id,))))
+        tasks = fold(map(event_of, connection.execute(_OF_OPEN, (log.replica_id,))))
     else:
         found = connection.execute(_TOUCHED, (since["last"], last)).fetchall()
         touched = {row["task"] for row in found if row["task"]}
-        tasks = [task for one in touched if (task := _task(log, one)) is not None]
+        tasks = [task for one in touched if (task := task_in(log, one)) is not None]
     watched = watched_in(tasks, log.replica_id)
     return {
         "tasks": [attrs.asdict(one) for one in watched],
@@ -131,7 +132,7 @@ def _end(log: Logstream, arguments: Arguments) -> JsonObject:
     ended = []
     for told in arguments["verdicts"]:
         verdict = Verdict(**told)
-        task = _task(log, verdict.id)
+        task = task_in(log, verdict.id)
         if task is not None and still_holds(verdict, task, log.replica_id, wall_s()):
             _append(log, task, verdict)
             ended.append(verdict.id)
@@ -156,12 +157,12 @@ def _append(log: Logstream, task: Delegation, verdict: Verdict) -> None:
     )
 
 
-def _task(log: Logstream, ident: str) -> Delegation | None:
+def task_in(log: Logstream, ident: str) -> Delegation | None:
     rows = log._conn().execute(_OF_ONE, (ident,))  # noqa: SLF001
-    return next((task for task in fold(map(_event, rows)) if task.id == ident), None)
+    return next((task for task in fold(map(event_of, rows)) if task.id == ident), None)
 
 
-def _event(row: Mapping[str, Any]) -> TaskEvent:
+def event_of(row: Mapping[str, Any]) -> TaskEvent:
     try:
         metadata = decode_json(row["metadata_json"])
     except (ValueError, TypeError):  # it was written past mempalace

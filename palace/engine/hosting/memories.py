@@ -15,6 +15,7 @@ from itertools import islice, starmap
 import attrs
 
 from palace.engine.hosting.counted import count
+from palace.engine.hosting.delegating import answer_delegating
 from palace.engine.hosting.host import HostedState
 from palace.engine.hosting.newest import FAR_S, Looking, Row, Span
 from palace.engine.patches import need
@@ -30,6 +31,7 @@ from palace.memory.memory import (
     metadata_of,
     second_of,
 )
+from palace.protocol.delegating import Speaker
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.request import ToolCall
 from palace.protocol.tools import STANDS_FOR, Kind, Lane
@@ -99,6 +101,9 @@ class Memories:
             for ident, record in found.items()
         }
         return {ident: memory for ident, memory in memories.items() if memory.namespace}
+
+    def tasks(self, call: ToolCall, speaker: Speaker) -> JsonObject:
+        return answer_delegating(self.server, call, speaker)
 
     # What the gate asks for.
 

@@ -83,7 +83,7 @@ def test_the_ledger_is_the_fold_however_often_its_log_was_cut_off(log: Any) -> N
             anew = delegations._watched(log, {})["tasks"]
             assert sorted(kept) == sorted(task["id"] for task in anew)
             assert kept == {task["id"]: task for task in anew}
-            events = list(map(delegations._event, log._conn().execute(delegations._ALL)))
+            events = list(map(delegations.event_of, log._conn().execute(delegations._ALL)))
             assert set(kept) == {task.id for task in watched_in(fold(events), HERE)}
             listed = delegations._list(log, {})["tasks"]
             assert [task["state"] for task in listed] == [task.state for task in fold(events)]

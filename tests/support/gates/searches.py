@@ -12,13 +12,14 @@ import attrs
 ROOT = Path(__file__).parent.parent.parent.parent
 TABLES = ("docs/reference/tools.md", "docs/reference/settings.md", "contract/tools-own.json")
 ATTACKS = "tests/memory/test_gate.py"  # rights, names, lengths: of each tool that the gate answers
+TASK_ATTACKS = "tests/engine/hosting/test_delegating.py"  # and of each that speaks of tasks
 Sources = Mapping[str, str]
 Parents = dict[ast.AST, ast.AST]
 
 
 def read_sources() -> dict[str, str]:
     paths = [*sorted((ROOT / "palace").rglob("*.py")), *(ROOT / name for name in TABLES)]
-    paths.append(ROOT / ATTACKS)
+    paths += [ROOT / ATTACKS, ROOT / TASK_ATTACKS]
     return {str(path.relative_to(ROOT)): path.read_text() for path in paths}
 
 
@@ -286,13 +287,18 @@ def half_made_tools(sources: Sources) -> list[str]:
     needs = keys_of(sources, "palace/protocol/tools.py", "STANDS_FOR")
     answers = "palace/engine/durability/own_tools.py"
     rights, gated = keys_of(sources, answers, "_RIGHTS"), keys_of(sources, answers, "_GATED")
-    wrong = [f"{name}: {answers} doesn't answer it, or twice" for name in known ^ rights ^ gated]
-    wrong += [f"{name}: the table doesn't say what it stands for" for name in gated - needs]
+    tasks = keys_of(sources, "palace/engine/hosting/delegating.py", "_ASKED")
+    answered = rights ^ gated ^ tasks
+    wrong = [f"{name}: {answers} doesn't answer it, or twice" for name in known ^ answered]
+    wrong += [
+        f"{name}: the table doesn't say what it stands for" for name in (gated | tasks) - needs
+    ]
     for path in (*TABLES[::2], "palace/broker/own_catalogue.py"):
         wrong += [f"{name}: not in {path}" for name in known if name not in sources[path]]
     attacks = {
         node.value.removeprefix("palace_")
-        for node in ast.walk(module(ATTACKS, sources[ATTACKS]).tree)
+        for path in (ATTACKS, TASK_ATTACKS)
+        for node in ast.walk(module(path, sources[path]).tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     tried = {name for name in gated if name.removeprefix("palace_") in attacks}

@@ -57,6 +57,9 @@ class Shelf:
     def look(self, _idents: Sequence[str]) -> dict[str, Memory]:
         raise NotImplementedError("stock's tools are not here")
 
+    def tasks(self, _call: object, _speaker: object) -> dict[str, object]:
+        raise NotImplementedError("there is no log of events here")
+
     def get(self, ident: str) -> Memory | None:
         found = self.store.read(KIND, [ident]).get(ident)
         return None if found is None else Memory(**found)

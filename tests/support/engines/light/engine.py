@@ -241,6 +241,9 @@ class LightMemories:
     def look(self, _idents: Any) -> Any:
         raise NotImplementedError("stock's tools are not here")
 
+    def tasks(self, _call: Any, _speaker: Any) -> Any:
+        raise NotImplementedError("there is no log of events here")
+
     def get(self, ident: str) -> Any:
         from palace.memory.memory import Memory
 
