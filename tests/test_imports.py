@@ -83,7 +83,7 @@ ONLY_IN = {
     "yaml": {"mcp_hosts/yamltext.py"},  # where it is installed, for hosts that keep YAML
     "typer": {
         *("cli/app.py", "cli/options.py", "cli/running.py", "cli/journal.py"),
-        *("cli/examining.py", "cli/places.py", "cli/agents.py"),
+        *("cli/examining.py", "cli/federation.py", "cli/places.py", "cli/agents.py"),
         *("cli/settings.py", "cli/workspaces.py", "cli/tokens.py", "cli/namespaces.py"),
         *("cli/memories.py", "cli/provider.py"),
     },

@@ -15,6 +15,7 @@ from palace import __version__
 from palace.cli import (
     agents,
     examining,
+    federation,
     journal,
     memories,
     namespaces,
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "expose": places.expose,
     "config": settings.config,
     "mesh": places.mesh,
+    "feed": federation.feed,
     "rebuild": journal.rebuild,
     "move-store": journal.move_store,
     "purge": journal.purge,

@@ -25,7 +25,7 @@ from palace.engine.durability.rebuild import Rebuild
 from palace.engine.durability.traces import Traces
 from palace.engine.stores.drawers import TABLES_MARK
 from palace.journal.inspect import read_from
-from palace.journal.purge import Going, purge_journal
+from palace.journal.purge import Going, purge_journal, purge_mark
 from palace.journal.record import Entity, Payload, Record
 from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
@@ -199,6 +199,7 @@ def _carry_out(search: _Search, held: OwnedPalace, derived: Derived) -> Purged:
     search.kernel.failpoint("purged_journal")
     rebuild_held(held, allow_gaps=False, keep=False)
     search.kernel.failpoint("purged_stores")
+    _tell_followers(held)
     search.surroundings.clean(going, derived.traces, search.plan.palace_id)
     leftovers = tuple(search.surroundings.leftovers(derived.traces)) if derived.traces else ()
     search.plan.remove()
@@ -209,6 +210,12 @@ def _carry_out(search: _Search, held: OwnedPalace, derived: Derived) -> Purged:
         on_server=held.kernel.file_id(f"{held.paths.root}/{TABLES_MARK}") is not None,
         memory_server=held.config.memory_plugin,
     )
+
+
+def _tell_followers(held: OwnedPalace) -> None:
+    """Have those who follow the journal look at it anew; before the plan goes, so it is done."""
+    with opened_journal(held) as journal:
+        journal.sync(journal.append([purge_mark()]))
 
 
 def _blank_memory() -> None:

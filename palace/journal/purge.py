@@ -24,6 +24,7 @@ from palace.journal.record import (
     PURGED,
     SEGMENT,
     BrokenRecord,
+    Draft,
     Entity,
     Json,
     JsonObject,
@@ -64,6 +65,18 @@ def purge_journal(directory: str, kernel: Kernel, going: Going, keys: Keyring = 
     told = {path: _tells(path, kernel, going, keys) for path in _files(directory, kernel)}
     work = _Purge(kernel, going, keys, blank=going.under_way or any(told.values()))
     return sum(work.rewrite(path) for path in sorted(told, key=lambda path: told[path]))
+
+
+def purge_mark() -> Draft:
+    """Return what says at the journal's end that earlier records were changed.
+
+    Whoever follows the journal has read them before, and reads them no more.
+    """
+    return Draft(action=PURGED, payload={"purge": True})
+
+
+def is_purge_mark(record: Record) -> bool:
+    return record.action == PURGED and object_of(record.payload).get("purge") is True
 
 
 def _files(directory: str, kernel: Kernel) -> Iterator[str]:

@@ -18,7 +18,7 @@ from tests.support.processes.clients import PALACE
 NAMES = {
     *("shim", "serve", "ensure", "status", "list", "stop", "start", "try", "model"),
     *("history", "logs", "doctor", "rebuild", "move-store", "purge", "backup", "restore"),
-    *("deaths", "recover", "trust", "mesh", "delegations"),
+    *("deaths", "recover", "trust", "mesh", "feed", "delegations"),
     *("dial", "own", "expose", "config", "install", "uninstall", "service"),
     *("provision-peer", "unprovision-peer"),
 }

@@ -1,0 +1,170 @@
+"""What a journal has for other palaces: its drawers and facts, as they pull them.
+
+Read as `palace history` reads: without a lock, and without changing anything, so that a copy that
+is in the middle of being made, a backup, or the palace of somebody who writes at this moment will
+do.  Only what the owner knows is offered: no diary, no memory of a namespace, nothing that was
+itself accepted from elsewhere, so that nothing comes back to where it is from.
+"""
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+
+import attrs
+
+from palace.journal.feed import Snapshot, Summary, go_on, read_feed
+from palace.journal.following import Follower
+from palace.journal.following import Position as Place
+from palace.journal.inspect import Gap
+from palace.journal.purge import is_purge_mark
+from palace.journal.record import ENTITIES, Payload, Record
+from palace.journal.schema import object_of
+from palace.kernel.kernel import Kernel
+from palace.protocol.federation import (
+    DRAWER,
+    FACT,
+    NUMBER_MAX,
+    START,
+    Content,
+    Item,
+    Offer,
+    Position,
+    Read,
+    Unacceptable,
+    Version,
+    Whole,
+    read_content,
+)
+from palace.protocol.federation import Gap as Anew
+from palace.protocol.keyring import ANYBODYS, Keyring
+
+DRAWERS, FACTS = "chroma:mempalace_drawers", "graph:triple"
+_KINDS = {DRAWERS: DRAWER, FACTS: FACT}
+OURS = "palace_"  # begins what palace adds to a drawer's metadata: whose it is, or whence it came
+TAKEN = "palace:"  # begins the source of a fact that was accepted
+_DIARY = "diary_entry"
+_FACT = ("subject", "predicate", "object", "valid_from", "valid_to")
+_ID_DIGITS = 24
+
+
+@attrs.frozen(kw_only=True)
+class Scope:
+    """What is offered; no wings: those of all drawers."""
+
+    wings: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = (DRAWER, FACT)
+
+
+ALL = Scope()
+
+
+def offers(
+    directory: str,
+    kernel: Kernel,
+    since: Position = START,
+    scope: Scope = ALL,
+    keys: Keyring = ANYBODYS,
+) -> Iterator[Item]:
+    """Yield what is new in a journal since a position, or all that there is, where that is gone.
+
+    Nothing is new in an older copy than the one that was read.
+    """
+    follower = Follower(directory=directory, kernel=kernel, keys=keys)
+    if since != START and any(go_on(follower, _place(since))):
+        yield from _everything(directory, kernel, since, scope, keys)
+        return
+    for found in follower.read():
+        if isinstance(found, Gap) or (isinstance(found, Record) and is_purge_mark(found)):
+            yield from _everything(directory, kernel, since, scope, keys)
+            return
+        if not isinstance(found, Record) or follower.position is None:
+            continue
+        offer = _offer(found, _position(follower.position), scope)
+        if offer is not None:
+            yield offer
+    if follower.position is not None:
+        yield Read(_position(follower.position))
+
+
+def _everything(
+    directory: str, kernel: Kernel, since: Position, scope: Scope, keys: Keyring
+) -> Iterator[Item]:
+    """Yield all that there is; nothing, where that is no more than what was read."""
+    follower = Follower(directory=directory, kernel=kernel, keys=keys)
+    live: dict[tuple[str, str], Content] = {}
+    for found in read_feed(follower):
+        if isinstance(found, Summary):
+            live.clear()
+        record = found.record if isinstance(found, Snapshot) else found
+        if isinstance(record, Record) and record.action in ENTITIES and record.kind in _KINDS:
+            content = _content(record.kind, record.payload, scope)
+            live.pop(record.entity, None)
+            if content is not None:
+                live[record.entity] = content
+    if follower.position is None:
+        return
+    at = _position(follower.position)
+    if at.version <= since.version:
+        return
+    yield Anew()
+    for (kind, ident), content in live.items():
+        yield Offer(kind=_KINDS[kind], ident=_named(ident), at=at, says=content)
+    yield Whole(at)
+
+
+def _offer(record: Record, at: Position, scope: Scope) -> Offer | None:
+    """Return what a record says to others, None for nothing."""
+    kind = _KINDS.get(record.kind)
+    if kind not in scope.kinds or record.action not in ENTITIES:
+        return None
+    content = None if record.deleted else _content(record.kind, record.payload, scope)
+    was_theirs = record.before is None or _content(record.kind, record.before, scope) is not None
+    if content is None and not was_theirs:
+        return None
+    return Offer(kind=str(kind), ident=_named(record.id), at=at, says=content)
+
+
+def _content(kind: str, payload: Payload, scope: Scope) -> Content | None:
+    """Return what is offered of an entity; None for what isn't, or can't be."""
+    if _KINDS[kind] not in scope.kinds or not isinstance(payload, dict):
+        return None
+    made = _drawer(payload) if kind == DRAWERS else _fact(payload)
+    if scope.wings and kind == DRAWERS and (made or {}).get("wing") not in scope.wings:
+        return None
+    try:
+        return read_content(_KINDS[kind], made)
+    except Unacceptable:
+        return None
+
+
+def _drawer(payload: Mapping[str, object]) -> dict[str, object] | None:
+    metadata = object_of(payload.get("metadata"))
+    if metadata.get("type") == _DIARY or any(name.startswith(OURS) for name in metadata):
+        return None
+    part_of = metadata.get("parent_drawer_id")
+    return {
+        "text": payload.get("document"),
+        "wing": metadata.get("wing"),
+        "room": metadata.get("room"),
+        "part_of": _named(part_of) if isinstance(part_of, str) and part_of else "",
+    }
+
+
+def _fact(payload: Mapping[str, object]) -> dict[str, object] | None:
+    row = object_of(payload.get("row"))
+    if str(row.get("source_file") or "").startswith(TAKEN):
+        return None
+    return {name: row.get(name) for name in _FACT}
+
+
+def _named(ident: str) -> str:
+    """Return what others know an entity by: its own id says where it is filed."""
+    return sha256(ident.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_DIGITS]
+
+
+def _position(place: Place) -> Position:
+    version = Version(min(place.epoch, NUMBER_MAX), min(place.seq, NUMBER_MAX))
+    return Position(version=version, writer=place.writer, origin=place.origin)
+
+
+def _place(at: Position) -> Place:
+    return Place(seq=at.version.seq, epoch=at.version.epoch, writer=at.writer, origin=at.origin)
