@@ -17,7 +17,7 @@ check-deep: setup
     trap 'kill "$model" 2> /dev/null' EXIT # a shell lets ctrl-C through to what it waits for alone
     PALACE_TEST_PROFILE=deep python -m pytest -n 2 --dist loadfile \
         tests/process/test_kills.py tests/process/test_steps.py tests/process/test_world_storm.py \
-        tests/promises/test_promises.py tests/engine/test_seams.py
+        tests/promises/test_promises.py tests/engine/test_seams.py tests/test_contributing.py
     tests=$?
     wait "$model" && exit "$tests"
 
@@ -144,6 +144,10 @@ changelog-check base="origin/main":
 # Show what a release would be; `just release VERSION --now` makes it.
 release version *mode:
     .ci/release {{version}} {{mode}}
+
+# Install what a release has built with pip, pipx and uv, each time afresh, and try it.
+try-release directory *ways:
+    .ci/try-release {{directory}} {{ways}}
 
 # Pin all packages of development again (needs the package index).
 lock:

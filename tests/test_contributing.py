@@ -12,13 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.faults.killing import is_deep, is_full
 from tests.support.machines.needs import need_command
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 NAME = {"GIT_AUTHOR_NAME": "n", "GIT_AUTHOR_EMAIL": "e"}
 NAME |= {"GIT_COMMITTER_NAME": "n", "GIT_COMMITTER_EMAIL": "e"}
-COPIED = ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "docs", "changelog.d")
+COPIED = (
+    *("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "docs", "changelog.d", "contract"),
+    *("images", "Dockerfile.base", ".dockerignore", "tests/contract", "tests/__init__.py"),
+)
 
 
 def run(directory: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -47,7 +51,7 @@ def repository(tmp_path: Path) -> Path:
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, tmp_path / name)
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, tmp_path / name)
     for fragment in (tmp_path / "changelog.d").glob("*.*.md"):
@@ -57,8 +61,9 @@ def repository(tmp_path: Path) -> Path:
     (tmp_path / "palace").mkdir()
     recipes = (ROOT / "justfile").read_text()
     recipes = re.sub(r"\ncheck: .*\n", "\ncheck:\n    touch .git/checked\n", recipes)
+    recipes = recipes.replace("    .ci/try-release ", "    test ! -e .git/fails && ls ")
     (tmp_path / "justfile").write_text(recipes)
-    (tmp_path / ".gitignore").write_text("dist/\n")
+    (tmp_path / ".gitignore").write_text("dist/\n__pycache__/\n")
     git(tmp_path, "init", "--quiet", "--initial-branch", "main")
     commit(tmp_path, "palace/__init__.py", '"""One."""\n\n__version__ = "0.1.0"\n')
     git(tmp_path, "checkout", "--quiet", "-b", "topic")
@@ -115,6 +120,7 @@ def test_fragments_have_kinds_that_a_release_knows() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.skipif(not is_deep(), reason="builds a release: PALACE_TEST_PROFILE=deep")
 def test_a_release_is_shown_first_and_then_made(repository: Path) -> None:
     commit(repository, "changelog.d/old-way.break.md", "Say `new` instead of `old`.\n")
     commit(repository, "changelog.d/two.fix.md", "One thing works.\n")
@@ -142,9 +148,60 @@ def test_a_release_is_shown_first_and_then_made(repository: Path) -> None:
     assert git(repository, "status", "--porcelain") == ""
     assert git(repository, "rev-parse", "v0.2.0^{commit}") == git(repository, "rev-parse", "HEAD")
     assert git(repository, "log", "-1", "--format=%s") == "Release 0.2.0"
-    [wheel] = (repository / "dist" / "0.2.0").glob("*.whl")
-    assert "palace/__init__.py" in zipfile.ZipFile(wheel).namelist()
+    dist = repository / "dist" / "0.2.0"
+    wheel = zipfile.ZipFile(dist / "palace_broker-0.2.0-py3-none-any.whl")
+    assert "palace/__init__.py" in wheel.namelist()
+    contract = (ROOT / "contract" / "VERSION").read_text().strip()
+    assert {path.name for path in dist.iterdir()} == {
+        *("palace_broker-0.2.0-py3-none-any.whl", "palace_broker-0.2.0.tar.gz"),
+        *(f"palace_contract-{contract}-py3-none-any.whl", f"palace_contract-{contract}.tar.gz"),
+        *(f"palace-contract-{contract}.tgz", "images.txt", "SHA256SUMS"),
+    }
+    assert re.fullmatch(
+        r"palace-shim:([0-9a-f]{20})\npalace-full:\1\n", (dist / "images.txt").read_text()
+    )
+    assert run(dist, "sha256sum", "--check", "--strict", "SHA256SUMS").returncode == 0
     assert "git push --atomic origin HEAD v0.2.0" in made.stdout
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not is_deep(), reason="builds a release: PALACE_TEST_PROFILE=deep")
+def test_a_release_that_can_not_be_installed_leaves_nothing_behind(repository: Path) -> None:
+    commit(repository, "changelog.d/two.fix.md", "One thing works.\n")
+    (repository / ".git" / "fails").touch()
+    made = run(repository, BIN / "just", "release", "0.2.0", "--now")
+
+    assert made.returncode != 0
+    assert git(repository, "status", "--porcelain") == ""
+    assert git(repository, "tag") == ""
+    assert git(repository, "log", "-1", "--format=%s") == "changelog.d/two.fix.md"
+    assert list((repository / "dist").iterdir()) == []
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not is_full(), reason="installs palace four times: PALACE_TEST_PROFILE=full")
+def test_what_is_built_can_be_installed_and_tried(tmp_path: Path, model_home: Path) -> None:
+    """The wheel's share that a shim needs stays small, and needs nothing of the engine's."""
+    run(ROOT, sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path)
+    [path] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as wheel:
+        sizes = {one.filename: one.compress_size for one in wheel.infolist()}
+    engines = sum(size for name, size in sizes.items() if name.startswith("palace/engine/"))
+    print(f"wheel {path.stat().st_size}, of that the engine's room {engines}")
+    assert path.stat().st_size - engines < 1_000_000
+
+    environ = os.environ | {"HOME": str(model_home), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    tried = subprocess.run(
+        [ROOT / ".ci" / "try-release", tmp_path],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(tried.stdout)
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    assert "none of the engine's" in tried.stdout
+    assert tried.stdout.count("a scratch palace") == 3
 
 
 @pytest.mark.parametrize(
