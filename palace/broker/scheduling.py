@@ -25,6 +25,7 @@ from palace.engine.api import Call, Reply, goes_on
 from palace.engine.batch import Batch
 from palace.protocol import extras, jsonrpc, modern
 from palace.protocol.admission import Admission, Job
+from palace.protocol.claims import CLAIMING, is_claim
 from palace.protocol.errors import DeadlineExceeded, OutcomeUnknown, PalaceError
 from palace.protocol.lifecycle import Lifecycle, Reason
 from palace.protocol.request import ExtraCall
@@ -290,6 +291,8 @@ class Scheduler:
     def _settle(self, session: LiveSession, job: Job, payload: bytes | None) -> None:
         session.machine.settle(job.ordinal)
         self.progress.forget(job)
+        if payload is not None and job.name in CLAIMING:
+            self._note_claim(session, job, payload)
         now_s = trio.current_time()
         self.admission.window.replied(session.id, now_s)
         self.telemetry.answered(job, now_s)
@@ -303,6 +306,12 @@ class Scheduler:
         elif session.machine.dropped:
             self._drop_queries(session)
         session.note_settled()
+
+    def _note_claim(self, session: LiveSession, job: Job, payload: bytes) -> None:
+        if is_claim(job.name, job.request.arguments):
+            from palace.broker.task_claims import note_claim  # where tasks are claimed alone
+
+            note_claim(session, self.telemetry.tasks, payload)
 
     def ease(self, session: LiveSession) -> None:
         """Let a session's calls begin again: its replies were read, or its client has gone."""

@@ -44,6 +44,7 @@ class LiveSession:
     active_s: float = 0.0
     requests: int = 0
     called: bool = False  # a tool, once
+    claims: dict[str, None] = attrs.field(factory=dict)  # of tasks, for which it stands
     is_own: bool = False  # the broker's own work: no client has asked for it
 
     def __attrs_post_init__(self) -> None:
@@ -52,6 +53,10 @@ class LiveSession:
     @property
     def is_leaving(self) -> bool:
         return self.machine.phase is Phase.LEAVING
+
+    @property
+    def is_connected(self) -> bool:
+        return self.stream is not None and not self.stream.gone
 
     @property
     def is_choked(self) -> bool:
@@ -91,6 +96,7 @@ class LiveSession:
         self.reading = trio.CancelScope()
         self.hello = hello
         self.client = self.client if hello.client is None else hello.client
+        self.claims = self.claims or dict.fromkeys(hello.claims)
         self.active_s = trio.current_time()
         self.stream = stream
 

@@ -2,7 +2,7 @@
 
 So whoever waits for that task (`mempalace_event_wait`) is woken.  Only tasks are watched whose
 request asks for it.  It is no activity: a broker that nobody uses leaves, and what happens while
-there is none is no silence of anybody's.
+there is none is no silence of anybody's.  But whoever is there and works on such a task uses it.
 """
 
 import logging
@@ -43,6 +43,7 @@ class TaskWatch:
     monotonic: Callable[[], float] = trio.current_time
     _watch: "Watch | None" = None  # None: no log of events was ever seen
     _seen: object = None  # of the log, when nothing in it was to be watched
+    _looked_s: float = 0.0
     _end: dict[str, Any] | None = None  # of the log, when it was read last
 
     async def serve(self) -> None:
@@ -64,9 +65,10 @@ class TaskWatch:
         changed = self._changed()
         if changed == self._seen:  # None: there is no log
             return []
+        from palace.broker.task_claims import heard_of
         from palace.protocol.task_watch import Changes, Watch, Watched
 
-        self._watch = self._watch or Watch()
+        self._watch = self._watch or Watch(counts_absent=bool(self.state.services.died))
         asking = self._asking()
         told = await asking.ask("palace_task_watched", since=self._end)
         self._end = told.get("end")
@@ -76,7 +78,16 @@ class TaskWatch:
             whole=told.get("whole", True),
         )
         notes = self.state.telemetry.tasks
-        verdicts = self._watch.look(changes, monotonic_s=self.monotonic(), wall_s=self.clock())
+        looked_s, self._looked_s = self._looked_s, trio.current_time()
+        sessions = heard_of(self.state.services, self.state.sessions, self._watch, looked_s)
+        present = set(sessions)
+        heard = {*notes.heard, *present}
+        if any(map(self._watch.worker_of, present)):
+            self.state.lifecycle.active(trio.current_time())
+        notes.heard.clear()
+        verdicts = self._watch.look(
+            changes, heard=heard, monotonic_s=self.monotonic(), wall_s=self.clock()
+        )
         notes.watched = len(self._watch)
         self._seen = None if notes.watched else changed
         ended: list[str] = []

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from palace.protocol import jsonrpc, wire
+from palace.protocol.claims import decode_claims
 from palace.protocol.errors import WireError
 from palace.protocol.request import Request, ToolCall
 from palace.protocol.workspaces import digest_of
@@ -64,7 +65,8 @@ class Hello:
     `epoch` is that of the session's last owner, 0 if unknown.  `is_command`: it is no MCP client's,
     but one of palace's commands, which asks for its user.  `workspace` is whom it acted as at an
     earlier owner, None where it doesn't say.  `is_contract`: it is no shim's at all, but a request
-    of the memory contract's; `is_mesh`: one of a peer's, or of the broker's own pulling.
+    of the memory contract's; `is_mesh`: one of a peer's, or of the broker's own pulling.  `claims`
+    are of tasks for which it stands.
     """
 
     session: str
@@ -83,6 +85,7 @@ class Hello:
     workspace: str | None = None
     is_contract: bool = False
     is_mesh: bool = False
+    claims: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, fields: Mapping[str, str]) -> "Hello":
@@ -107,6 +110,7 @@ class Hello:
             place=fields.get("place", ""),
             is_command=fields.get("command", "") == "1",
             workspace=fields.get("workspace"),
+            claims=decode_claims(fields.get("claims", "")),
         )
 
 

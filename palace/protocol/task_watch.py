@@ -97,10 +97,14 @@ class Verdict:
 
 @attrs.define
 class _Kept:
-    """A watched task, and when it was heard last, by the clock of watching."""
+    """A watched task, and when it was heard last, by the clock of watching.
+
+    `unheard`: its worker may be there without having come to this owner, so silence is none.
+    """
 
     task: Watched
     since_s: float
+    unheard: bool = False
 
 
 @attrs.define(eq=False)
@@ -108,8 +112,12 @@ class Watch:
     """What one owner has seen of the tasks that it watches; not for threads.
 
     The clock that never goes back may stand still while the machine sleeps; the wall's does not.
+    `counts_absent`: the last owner died, so that whoever was connected to it, and is there, comes
+    to this one by itself.  After one that left, a worker comes with its next request alone.
     """
 
+    counts_absent: bool = True
+    _began: bool = False
     _clock_s: float = 0.0  # of watching
     _awake_s: float = 0.0  # since this owner began, or the last gap
     _last: tuple[float, float] | None = None
@@ -140,7 +148,7 @@ class Watch:
         for claim in heard:
             kept = self._tasks.get(self._claims.get(claim, ""))
             if kept is not None:
-                kept.since_s = self._clock_s
+                kept.since_s, kept.unheard = self._clock_s, False
         overdue = self._overdue(wall_s)
         late = {verdict.id for verdict in overdue}
         return overdue + [one for one in self._silent() if one.id not in late]
@@ -162,6 +170,7 @@ class Watch:
             self._drop(ident)
         for task in changes.tasks:
             self._put(task)
+        self._began = True
 
     def _drop(self, ident: str) -> None:
         kept = self._tasks.pop(ident, None)
@@ -172,7 +181,8 @@ class Watch:
         kept = self._tasks.get(task.id)
         known = None if kept is None else kept.task
         if kept is None or kept.task.sign != task.sign:
-            kept = self._tasks[task.id] = _Kept(task, self._clock_s)
+            unheard = bool(task.claim) and not (self._began or self.counts_absent)
+            kept = self._tasks[task.id] = _Kept(task, self._clock_s, unheard)
         if known is not None:
             self._claims.pop(known.claim, None)
         kept.task = task
@@ -209,6 +219,9 @@ class Watch:
             kept = self._tasks.get(ident)
             patience_s = None if kept is None else kept.task.patience_s
             if kept is None or patience_s is None or ident in again:  # an earlier one's of that id
+                continue
+            if kept.unheard:
+                again[ident] = self._clock_s + patience_s
                 continue
             silent_s = self._clock_s - kept.since_s
             again[ident] = kept.since_s + patience_s

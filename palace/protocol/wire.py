@@ -8,8 +8,8 @@ Theory of operation.  Both sides of a connection speak lines of UTF-8 ended by a
   may come between lines; a client's line that looks like a header gets one space before it.
 - broker -> shim: one WELCOME (or REFUSED) header, then for each line of the client a *reply*:
   `ORDINAL JSON`, or `ORDINAL` alone where nothing is to be said to the client.  Headers may come
-  between replies (GOODBYE, CLIENT, WORKSPACE, PROGRESS); a shim passes over those that it doesn't
-  know.
+  between replies (GOODBYE, CLIENT, WORKSPACE, CLAIMS, PROGRESS); a shim passes over those that it
+  doesn't know.
 
 Versions: HELLO names the shim's newest.  A broker that doesn't speak it refuses, and says which it
 does (`oldest`, `newest`): the shim then says HELLO in the newest that both know.  Where there is
@@ -24,6 +24,9 @@ others a shim that lost its connection knows only that much.
 
 `workspace name=ID` says whom the session acts as (the palace's owner: ""), as soon as that is
 known; its shim says so in each HELLO that follows, since the next owner doesn't know it.
+
+`claims events=ID,ID` says for which claimed tasks a session stands (claims.py), and is repeated in
+the same way.
 
 `progress ordinal=N text=...` says how a call comes on whose client has asked for that.
 
@@ -63,6 +66,7 @@ GOODBYE = "goodbye"
 CLIENT = "client"
 PROGRESS = "progress"
 WORKSPACE = "workspace"
+CLAIMS = "claims"
 ACK = "ack"
 CONTROL = "control"
 ANSWER = "answer"

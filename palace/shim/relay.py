@@ -176,7 +176,10 @@ class Relay:
             self._lost()
 
     def _lost(self) -> None:
-        """The connection has ended; what is unsettled wants a new one, silence does not."""
+        """The connection has ended; what is unsettled wants a new one, silence does not.
+
+        A task that was claimed does: after a death, the next broker takes who is away for dead.
+        """
         assert self._connection is not None
         self._kernel.trace("C4.lost")
         is_parting = self._connection.state == Connection.PARTING
@@ -187,7 +190,7 @@ class Relay:
         # A broker that said goodbye was not killed by what it was asked.
         self._lost_in = 0 if is_parting else self._connector.epoch
         self._lost_child = self._connector.direct
-        if len(self._ledger):
+        if len(self._ledger) or ("claims" in self._client_fields and not is_parting):
             self._begin()
 
     def _is_dead(self, epoch: int) -> bool:
@@ -295,6 +298,8 @@ class Relay:
             self._client = fields.get("client", "")
         elif kind == wire.WORKSPACE:
             self._workspace = fields.get("name", "")
+        elif kind == wire.CLAIMS:
+            self._client_fields["claims"] = fields.get("events", "")
         elif kind == wire.PROGRESS:
             ordinal, text = wire.number_of(fields, "ordinal"), fields.get("text", "")
             if not self._tasks.note(ordinal, text):

@@ -9,13 +9,21 @@ import pytest
 import trio
 
 from palace.broker.reporting.status import status_of
+from palace.broker.session import LiveSession
+from palace.broker.task_claims import note_claim
 from palace.broker.task_watch import LOOK_S, TaskWatch
+from palace.broker.telemetry.telemetry import TaskNotes
 from palace.commands.status_text import status_text
 from palace.doctor.delegations import check_delegations
 from palace.doctor.finding import NOTE
 from palace.engine.api import Call, Reply
+from palace.protocol import wire
+from palace.protocol.budget import HTTP
+from palace.protocol.claims import CLAIMS_MAX
 from palace.protocol.errors import StoreUnavailable
-from tests.support.brokers.owner import Running, open_broker
+from palace.protocol.resolver import Tree
+from palace.protocol.workspaces import Workspace
+from tests.support.brokers.owner import Running, Shim, open_broker, until
 from tests.support.engines.gated import GatedEngine
 
 if TYPE_CHECKING:
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
 
 TASK = {"id": "t", "sign": "e", "in_progress": True, "is_heard": True, "deadline_at": None}
 WATCHED = "palace_task_watched"
+ACK = "mempalace_event_ack"
+CLAIMED = {**TASK, "silence_s": 600, "claim": "evt_1", "worker": "coder"}
 
 
 class WatchedEngine(GatedEngine):
@@ -36,6 +46,10 @@ class WatchedEngine(GatedEngine):
 
     def call(self, call: Call) -> Reply:
         name = call.request.name
+        if name == ACK:
+            text = json.dumps({"success": True, "event": {"id": call.request.arguments["name"]}})
+            reply = {"id": 1, "result": {"content": [{"type": "text", "text": text}]}}
+            return Reply(payload=json.dumps(reply).encode())
         if not name.startswith("palace_task"):
             return super().call(call)
         self.begun.append(name)
@@ -123,3 +137,91 @@ async def test_a_store_that_fails_is_asked_again(root: Path) -> None:
         engine.is_broken = False
         await watch.look()
         assert engine.begun == [WATCHED] * 2
+
+
+# A worker that is there is not silent.
+
+
+async def claim(shim: Shim, event: str) -> tuple[str, dict[str, str]]:
+    """Claim a task, and return what the shim is told beside the reply."""
+    params = {"name": ACK, "arguments": {"status": "claimed", "name": event}}
+    shim.say({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+    told = await shim.header()
+    await shim.reply()
+    return told
+
+
+async def looks(watch: TaskWatch, most: int) -> int:
+    """Return how many looks it takes until something ends, 0 for none."""
+    for number in range(1, most + 1):
+        if await watch.look():
+            return number
+    return 0
+
+
+async def test_a_worker_whose_session_lasts_is_not_silent_until_it_ends(root: Path) -> None:
+    engine = WatchedEngine(CLAIMED)
+    async with open_broker(root, engine) as running:
+        (root / "logstream.sqlite3").write_text("one")
+        watch = watch_of(running)
+        shim = await running.session("worker")
+        assert await claim(shim, "evt_1") == (wire.CLAIMS, {"events": "evt_1"})
+        assert await looks(watch, 50) == 0
+        assert running.state.lifecycle.idle_for_s(trio.current_time()) < 60, "it is used"
+        shim.stream.close()
+        await until(lambda: not any(one.is_connected for one in running.state.sessions))
+
+        assert await looks(watch, 50) == 10
+
+
+async def test_the_next_owner_knows_for_which_tasks_a_session_stands(root: Path) -> None:
+    engine = WatchedEngine(CLAIMED)
+    async with open_broker(root, engine) as running:
+        (root / "logstream.sqlite3").write_text("one")
+        await running.session("worker", claims="evt_0,evt_1")
+
+        assert await looks(watch_of(running), 50) == 0
+
+
+@pytest.mark.parametrize(("ident", "ended"), [("coder", 0), ("other", 11)])
+async def test_a_confined_session_stands_for_its_own_claims_alone(
+    root: Path, ident: str, ended: int
+) -> None:
+    locked = Workspace(id=ident, cwd="/locked", confined=True)
+    engine = WatchedEngine(CLAIMED)
+    engine.tree = Tree({ident: locked})
+    async with open_broker(root, engine) as running:
+        running.state.services.died = 7
+        (root / "logstream.sqlite3").write_text("one")
+        place = running.state.services.place
+        await running.session("s", claims="evt_1", cwd="/locked", place=place)
+
+        assert await looks(watch_of(running), 50) == ended
+
+
+@pytest.mark.parametrize(("died", "ended"), [(0, 0), (7, 11)])
+async def test_who_never_came_is_silent_only_where_the_last_owner_died(
+    root: Path, died: int, ended: int
+) -> None:
+    engine = WatchedEngine(CLAIMED)
+    async with open_broker(root, engine) as running:
+        running.state.services.died = died
+        (root / "logstream.sqlite3").write_text("one")
+
+        assert await looks(watch_of(running), 50) == ended
+
+
+def test_a_session_keeps_the_newest_claims_and_http_is_heard_once() -> None:
+    session, notes = LiveSession(id="s", pid=1, since_s=0.0), TaskNotes()
+    events = [f"evt_{number}" for number in range(CLAIMS_MAX + 2)]
+    for event in (*events, events[-1]):
+        text = json.dumps({"task": {"claim": event}})
+        reply = {"result": {"content": [{"type": "text", "text": text}]}}
+        note_claim(session, notes, json.dumps(reply).encode())
+    assert list(session.claims) == events[2:]
+    assert not notes.heard
+
+    over_http = LiveSession(id="h", pid=0, since_s=0.0, party=HTTP)
+    note_claim(over_http, notes, json.dumps(reply).encode())
+    note_claim(over_http, notes, b'{"error": {}}')
+    assert notes.heard == {events[-1]}

@@ -173,12 +173,18 @@ def test_a_deadline_that_is_none_ends_nothing(deadline_s: float | None, holds: b
 class Plain:
     """Keeps of each task its sign, and the seconds of watching since that."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts_absent: bool) -> None:
+        self.counts_absent = counts_absent
+        self.unheard: set[str] = set()  # the first signs of workers that never came
         self.silences: dict[str, tuple[str, float]] = {}
         self.last: tuple[float, float] | None = None
         self.awake_s = 0.0
 
     def look(self, tasks: dict[str, Watched], heard: set[str], at: tuple[float, float]) -> Any:
+        if self.last is None and not self.counts_absent:
+            self.unheard = {task.sign for task in tasks.values() if task.claim}
+        self.unheard -= {task.sign for task in tasks.values() if task.claim in heard}
+        self.unheard &= {task.sign for task in tasks.values()}
         last, self.last = self.last or at, at
         passed_s = at[0] - last[0]
         step_s = 0.0 if max(passed_s, at[1] - last[1]) > GAP_S else max(0.0, passed_s)
@@ -192,6 +198,8 @@ class Plain:
             self.silences[task.id] = task.sign, silent_s
             if (task.deadline_at or 1e12) <= at[1] and self.awake_s >= GRACE_S:
                 ended.add((task.id, OVERDUE))
+            elif task.sign in self.unheard:
+                continue
             elif task.in_progress and task.is_heard and silent_s >= (task.silence_s or 1e9):
                 ended.add((task.id, SILENT))
         return ended
@@ -214,7 +222,9 @@ def task_of(chance: random.Random, ident: str, number: int) -> Watched:
 @given(seed=st.integers(0, 2**32))
 def test_it_finds_what_one_finds_that_looks_at_every_task(seed: int) -> None:
     chance = random.Random(seed)
-    watch, plain, tasks = Watch(), Plain(), dict[str, Watched]()
+    counts_absent = chance.random() < 0.7
+    watch, plain = Watch(counts_absent=counts_absent), Plain(counts_absent)
+    tasks: dict[str, Watched] = {}
     at = (0.0, BEGAN_S)
     for number in range(chance.randrange(1, 60)):
         before = dict(tasks)

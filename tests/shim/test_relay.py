@@ -109,6 +109,27 @@ def test_the_next_broker_is_told_whom_the_session_acts_as(palace: Path) -> None:
     assert hello["workspace"] == "coder"
 
 
+def test_a_session_that_has_claimed_a_task_comes_to_the_next_broker_by_itself(
+    palace: Path,
+) -> None:
+    with start_shim(palace, palace) as shim:
+        with ScriptedBroker(palace) as broker:
+            served = broker.accept()
+            assert "claims" not in served.hello()
+            served.welcome(epoch="4")
+            shim.send(call(1))
+            served.line()
+            served.header(wire.CLAIMS, events="evt_1,evt_2")
+            served.answer(0, 1, "done")
+            shim.receive()
+            next_broker = broker.succeed()
+            served.close()
+            with next_broker as heir:
+                again = heir.accept()  # its client has asked for nothing
+                assert again.hello()["claims"] == "evt_1,evt_2"
+                again.welcome(epoch="5")
+
+
 def test_a_broker_that_dies_is_succeeded_and_told_what_may_have_run(palace: Path) -> None:
     with start_shim(palace, palace) as shim:
         with ScriptedBroker(palace) as broker:
