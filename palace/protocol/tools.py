@@ -210,8 +210,10 @@ CONTRACT_TOOLS: dict[str, Tool] = {
     "palace_v1_search": _SEARCH,
     "palace_v1_forget": _MUTATION,
 }
-# What watches over tasks (palace/broker/task_watch.py) asks, in the way of the mesh's below.
+# What watches over tasks (palace/broker/task_watch.py) asks, and what shows them over HTTP, in the
+# way of the mesh's below.
 WATCHING_TOOLS: dict[str, Tool] = {
+    "palace_task_list": _QUERY,
     "palace_task_watched": _QUERY,
     "palace_task_stuck": _MUTATION,
 }

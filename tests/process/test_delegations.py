@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.faults.killing import POINTS, Failpoints, is_deep
 from tests.support.processes.brokers import wait_gone
 from tests.support.processes.clients import Client, Site, end_brokers
 from tests.support.processes.sites import make_site
@@ -20,6 +21,8 @@ pytestmark = [pytest.mark.engine, pytest.mark.process]
 
 FAST_WATCH = Path(__file__).parent.parent / "support" / "faults" / "fast_watch"
 WAIT_MS = 240_000
+# Where the owner dies while it is asked for a task, and how often.
+DEATHS = [POINTS[number % len(POINTS)] for number in range(100)]
 
 
 @pytest.fixture
@@ -88,3 +91,34 @@ def test_a_killed_worker_wakes_who_waits_for_its_task(site: Site, broker_dies: b
     told = site.run("delegations", "--stuck", "--json").stdout.splitlines()
     assert [json.loads(line)["id"] for line in told] == ["task_1"]
     assert "lead -> worker" in site.run("delegations").stdout
+
+
+@pytest.mark.skipif(not is_deep(), reason="takes minutes: PALACE_TEST_PROFILE=deep")
+def test_a_task_with_a_key_is_asked_for_once_whoever_dies(site: Site, tmp_path: Path) -> None:
+    """The owner dies in the midst of it, then the agent; others ask again until all have lived."""
+    assert site.run("config", "set", "own_tools=on").returncode == 0
+    points = Failpoints(site, tmp_path / "points")
+    work = {"project": "x", "from_agent": "lead", "to_agent": "worker", "goal": "mend it"}
+    work |= {"done": "it is mended", "branch": "main", "base_commit": "abcdef0"}
+    tasks = set()
+    for number, point in enumerate(DEATHS):
+        arguments = {**work, "idempotency_key": f"k{number}"}
+        asked = {"name": "palace_delegate", "arguments": arguments}
+        line = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": asked}
+        with site.session() as lead:
+            lead.tool("status")
+            owner = site.record()["pid"]
+            points.arm((point, 1))
+            lead.send(json.dumps(line).encode() + b"\n")
+            wait_gone(owner)
+            os.kill(lead.process.pid, signal.SIGKILL)
+        for _ in range(2):
+            with site.session() as again:
+                reply = again.call("palace_delegate", **arguments)
+                told = json.loads(reply["result"]["content"][0]["text"])
+        assert told["existing"] is True
+        tasks.add(told["task"]["id"])
+    with closing(sqlite3.connect(site.palace / "logstream.sqlite3")) as connection:
+        found = connection.execute("SELECT correlation_id FROM events").fetchall()
+    assert sorted(task for (task,) in found) == sorted(tasks)
+    assert len(tasks) == len(DEATHS)

@@ -1,5 +1,7 @@
 """What is served on loopback: /healthz, /mcp, /metrics, and /v1 (palace/broker/http/contract.py).
 
+And /palace/v1/delegations, as /metrics for the palace's owner (palace/broker/http/delegations.py).
+
 `POST /mcp` speaks to three kinds of clients.  Stock's (its command line, its hooks,
 `mempalace-mcp`) send one JSON-RPC line without a session and take JSON.  MCP hosts follow the
 streamable HTTP transport, in one of two eras: until 2025-11-25 `initialize` opens a session, whose
@@ -43,7 +45,7 @@ from palace.settings.environment import is_true
 from palace.transport.http import Receive, Scope, Send
 from palace.transport.pending import PendingRequest
 
-MCP, METRICS = "/mcp", "/metrics"
+MCP, METRICS, DELEGATIONS = "/mcp", "/metrics", "/palace/v1/delegations"
 PLAIN_S = 2.0  # a reply within it comes as plain JSON
 BEAT_S = 15.0
 RETRY_S = "5"  # what a client is told that comes before the register is read
@@ -170,13 +172,18 @@ class HttpApp:
             await exchange.answer(200, b"ok\n", TEXT)
             return
         # Before the token: clients probe for OAuth where a path asks for what they can't show.
-        if exchange.path not in (MCP, METRICS):
+        if exchange.path not in (MCP, METRICS, DELEGATIONS):
             raise Refused(404, f"There is {MCP}, {METRICS} and /healthz.")
         self._check_token(exchange)
-        if exchange.path == METRICS:
+        if exchange.path != MCP:
             if exchange.token:
                 raise Refused(403, "Figures are the palace's owner's: show the palace's token.")
             _check_method(exchange, "GET")
+        if exchange.path == DELEGATIONS:
+            from palace.broker.http.delegations import serve_delegations  # where one asks alone
+
+            await serve_delegations(self.state, self.sessions, exchange)
+        elif exchange.path == METRICS:
             await exchange.answer(200, metrics_text(self.state).encode(), CONTENT_TYPE)
         else:
             _check_method(exchange, *modern.methods(exchange))

@@ -80,12 +80,17 @@ def answer_delegations(server: Server, call: ToolCall) -> JsonObject:
 
 
 def _list(log: Logstream, arguments: Arguments) -> JsonObject:
-    """Return the newest tasks, the oldest of them first; `states` are those that are asked for."""
+    """Return the newest tasks, the oldest of them first; `states` are those that are asked for.
+
+    `goal_chars` is how much of each goal is asked for.
+    """
     states = arguments.get("states")
-    tasks = fold(map(event_of, log._conn().execute(_ALL)))  # noqa: SLF001
-    asked = [task for task in tasks if states is None or task.state in states]
-    told = asked[-TOLD_MAX:]
-    return {"tasks": [attrs.asdict(task) for task in told], "more": len(asked) - len(told)}
+    found = fold(map(event_of, log._conn().execute(_ALL)))  # noqa: SLF001
+    asked = [task for task in found if states is None or task.state in states]
+    told = [attrs.asdict(task) for task in asked[-TOLD_MAX:]]
+    for task in told:
+        task["goal"] = task["goal"][: arguments.get("goal_chars")]
+    return {"tasks": told, "more": len(asked) - len(told)}
 
 
 def _watched(log: Logstream, arguments: Arguments) -> JsonObject:
@@ -189,6 +194,7 @@ def _text(value: object) -> str:
 
 DELEGATIONS: Mapping[str, Callable[[Logstream, Arguments], JsonObject]] = {
     "palace_delegation_list": _list,
+    "palace_task_list": _list,
     "palace_task_watched": _watched,
     "palace_task_stuck": _end,
 }

@@ -70,9 +70,9 @@ def test_the_ledger_is_the_fold_however_often_its_log_was_cut_off(log: Any) -> N
         for _ in range(chance.randrange(1, 25)):
             for _ in range(chance.randrange(4)):
                 say(log, chance, f"t{chance.randrange(5)}")
-            if chance.random() < 0.2:
-                die(log, chance)
-                deaths += 1
+                if chance.random() < 0.15:  # what is said next may have its number
+                    die(log, chance)
+                    deaths += 1
             told = delegations._watched(log, {"since": end})
             grown += not told["whole"]
             end = told["end"]
