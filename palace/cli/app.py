@@ -51,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     "config": settings.config,
     "mesh": places.mesh,
     "feed": federation.feed,
+    "pull": federation.pull,
     "rebuild": journal.rebuild,
     "move-store": journal.move_store,
     "purge": journal.purge,
@@ -73,6 +74,8 @@ GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
     "namespace": (namespaces.ABOUT, namespaces.COMMANDS),
     "token": (tokens.ABOUT, tokens.COMMANDS),
     "provider": (provider.ABOUT, provider.COMMANDS),
+    "remote": (federation.ABOUT, federation.REMOTE_COMMANDS),
+    "candidates": (federation.CANDIDATES, federation.CANDIDATE_COMMANDS),
 }
 # Spellings that keep working without a place in the overview.
 ALIASES = {"log": "history"}

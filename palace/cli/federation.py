@@ -1,10 +1,15 @@
 """Commands for what other palaces know."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palace.cli.options import PalaceOption, find
+from palace.cli.options import PalaceOption, find, path
+from palace.kernel.output import say
+
+if TYPE_CHECKING:
+    from palace.commands.federation import Owner
 
 WingOption = Annotated[
     list[str] | None,
@@ -35,3 +40,143 @@ def feed(
     return print_offers(
         paths, environment.all, since=since, wings=tuple(wing or ()), kinds=tuple(kind or ())
     )
+
+
+ABOUT = """Add palaces to pull from: a directory of another palace, or a copy of one.
+
+\b
+    palace remote add desk /mnt/desk/.mempalace/palace --wing project
+    palace pull desk
+    palace candidates list
+
+What they know is shown as candidates, and changes nothing here until you accept it.
+"""
+CANDIDATES = """Decide on what other palaces know: each is accepted, dismissed, or waits.
+
+\b
+    palace candidates list
+    palace candidates accept cand_0123
+    palace candidates dismiss cand_4567
+
+A candidate that says something else after it was accepted is `changed`, one that is gone there is
+`withdrawn`: what was accepted stays as it is, until you change it.
+"""
+KeyArgument = Annotated[
+    str, typer.Argument(metavar="KEY", help="As it is listed.", show_default=False)
+]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The remote.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+
+
+def _owner(palace: str) -> "Owner":
+    from palace.commands.federation import Owner
+
+    return Owner(*find(palace))
+
+
+def add(
+    name: NameArgument,
+    directory: Annotated[
+        str,
+        typer.Argument(metavar="DIR", callback=path, help="The palace.", show_default=False),
+    ],
+    palace: PalaceOption = "",
+    wing: WingOption = None,
+    kind: KindOption = None,
+) -> int:
+    """Add a palace to pull from; nothing is pulled yet."""
+    from palace.commands.federation import add_remote
+
+    say(add_remote(_owner(palace), name, directory, wing or [], kind or []))
+    return 0
+
+
+def list_remotes(palace: PalaceOption = "", as_json: JsonOption = False) -> int:
+    """Show the palaces that are pulled from."""
+    from palace.commands.federation import remotes_text
+
+    say(remotes_text(_owner(palace), as_json=as_json))
+    return 0
+
+
+def remove(name: NameArgument, palace: PalaceOption = "") -> int:
+    """Forget a remote and its candidates; what was accepted stays."""
+    from palace.commands.federation import remove_remote
+
+    say(remove_remote(_owner(palace), name))
+    return 0
+
+
+def pull(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The remote; all without it.")] = "",
+    palace: PalaceOption = "",
+) -> int:
+    """See what other palaces know that is new, as candidates."""
+    from palace.commands.federation import pull as pull_from
+
+    say(pull_from(_owner(palace), name))
+    return 0
+
+
+def list_candidates(
+    palace: PalaceOption = "",
+    remote: Annotated[str, typer.Option("--remote", metavar="NAME", help="Only of this.")] = "",
+    status: Annotated[
+        str, typer.Option("--status", metavar="STATUS", help="Only of this status.")
+    ] = "",
+    every: Annotated[bool, typer.Option("--all", help="Also those that were decided on.")] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Show the candidates that wait for a decision."""
+    from palace.commands.federation import candidates_text
+
+    text = candidates_text(_owner(palace), remote, status, every=every, as_json=as_json)
+    if text:
+        say(text)
+    return 0
+
+
+def show(key: KeyArgument, palace: PalaceOption = "") -> int:
+    """Show all that a candidate says, as JSON."""
+    from palace.commands.federation import show_text
+
+    say(show_text(_owner(palace), key))
+    return 0
+
+
+def accept(
+    key: KeyArgument,
+    palace: PalaceOption = "",
+    wing: Annotated[
+        str, typer.Option("--wing", metavar="WING", help="Where to file it; as there without it.")
+    ] = "",
+    room: Annotated[str, typer.Option("--room", metavar="ROOM", help="As --wing.")] = "",
+) -> int:
+    """File what a candidate says as your own."""
+    from palace.commands.federation import accept as accept_one
+
+    say(accept_one(_owner(palace), key, wing=wing, room=room))
+    return 0
+
+
+def dismiss(key: KeyArgument, palace: PalaceOption = "") -> int:
+    """Have a candidate not shown until it says something else."""
+    from palace.commands.federation import dismiss as dismiss_one
+
+    say(dismiss_one(_owner(palace), key))
+    return 0
+
+
+REMOTE_COMMANDS: dict[str, Callable[..., int]] = {
+    "add": add,
+    "list": list_remotes,
+    "remove": remove,
+}
+CANDIDATE_COMMANDS: dict[str, Callable[..., int]] = {
+    "list": list_candidates,
+    "show": show,
+    "accept": accept,
+    "dismiss": dismiss,
+}

@@ -39,8 +39,8 @@ from palace.protocol.keyring import ANYBODYS, Keyring
 
 DRAWERS, FACTS = "chroma:mempalace_drawers", "graph:triple"
 _KINDS = {DRAWERS: DRAWER, FACTS: FACT}
-OURS = "palace_"  # begins what palace adds to a drawer's metadata: whose it is, or whence it came
-TAKEN = "palace:"  # begins the source of a fact that was accepted
+OURS = "palace_"  # begins what palace adds to the metadata of a namespace's drawer
+TAKEN = "palace:"  # begins who added a drawer, or a fact's source, that came from elsewhere
 _DIARY = "diary_entry"
 _FACT = ("subject", "predicate", "object", "valid_from", "valid_to")
 _ID_DIGITS = 24
@@ -139,6 +139,8 @@ def _content(kind: str, payload: Payload, scope: Scope) -> Content | None:
 def _drawer(payload: Mapping[str, object]) -> dict[str, object] | None:
     metadata = object_of(payload.get("metadata"))
     if metadata.get("type") == _DIARY or any(name.startswith(OURS) for name in metadata):
+        return None
+    if str(metadata.get("added_by") or "").startswith(TAKEN):
         return None
     part_of = metadata.get("parent_drawer_id")
     return {

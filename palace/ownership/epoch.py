@@ -53,7 +53,7 @@ def _journalled_epoch(paths: Paths, kernel: Kernel) -> int:
 def _sweep(paths: Paths, kernel: Kernel) -> None:
     """Remove what owners that were killed in the middle of a write left beside their files."""
     kept = (paths.record, paths.epoch, paths.palace_id, paths.protocol, paths.catalogue)
-    ours = {os.path.basename(path) for path in (*kept, paths.register)}
+    ours = {os.path.basename(path) for path in (*kept, paths.register, paths.candidates)}
     for name in kernel.list_directory(paths.root):
         base, _, pid = name.removesuffix(".tmp").rpartition(".")
         if name.endswith(".tmp") and pid.isdigit() and base in ours:

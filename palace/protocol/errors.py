@@ -252,6 +252,14 @@ class WorkspaceRefused(PalaceError):
     exit_code = 84
 
 
+class RemoteRefused(PalaceError):
+    """Another palace, or what it says, can't be taken as it is; nothing was changed."""
+
+    wire_code = -31069
+    name = "remote_refused"
+    exit_code = 88
+
+
 class EngineError(PalaceError):
     """The hosted engine can't do its work."""
 

@@ -34,6 +34,7 @@ DRAWER, FACT = "drawer", "fact"
 NEW, CHANGED, ACCEPTED, DISMISSED, WITHDRAWN = (
     *("new", "changed", "accepted", "dismissed", "withdrawn"),
 )
+STATUSES = (NEW, CHANGED, ACCEPTED, DISMISSED, WITHDRAWN)
 UNDECIDED = frozenset({NEW, CHANGED, WITHDRAWN})  # somebody has to look at these
 
 BATCH_OFFERS = 200

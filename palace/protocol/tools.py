@@ -195,6 +195,18 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_memory_store": Tool(Kind.MUTATION, Lane.REMOTE, embeds=True),
     "palace_memory_drop": Tool(Kind.MUTATION, Lane.REMOTE),
 }
+# Of the owner's, those about other palaces (palace/engine/durability/federation.py).
+FEDERATION_TOOLS: dict[str, Tool] = {
+    "palace_remote_list": _QUERY,
+    "palace_remote_add": _MUTATION,
+    "palace_remote_remove": _MUTATION,
+    "palace_remote_fold": _MUTATION,
+    "palace_candidate_known": _QUERY,
+    "palace_candidate_list": _QUERY,
+    "palace_candidate_show": _QUERY,
+    "palace_candidate_decide": _MUTATION,
+}
+OWNER_TOOLS |= FEDERATION_TOOLS
 # Of the owner's, those that move memories: they may ask a server that holds namespaces elsewhere
 # (palace/memory/moving.py).
 MOVING_TOOLS = (

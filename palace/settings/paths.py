@@ -74,6 +74,10 @@ class Paths:
         return self._in_root("palace.sqlite3")
 
     @property
+    def candidates(self) -> str:
+        return self._in_root("candidates.sqlite3")
+
+    @property
     def palace_id(self) -> str:
         return self._in_root("palace_id")
 

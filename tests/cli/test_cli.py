@@ -18,7 +18,7 @@ from tests.support.processes.clients import PALACE
 NAMES = {
     *("shim", "serve", "ensure", "status", "list", "stop", "start", "try", "model"),
     *("history", "logs", "doctor", "rebuild", "move-store", "purge", "backup", "restore"),
-    *("deaths", "recover", "trust", "mesh", "feed", "delegations"),
+    *("deaths", "recover", "trust", "mesh", "feed", "pull", "delegations"),
     *("dial", "own", "expose", "config", "install", "uninstall", "service"),
     *("provision-peer", "unprovision-peer"),
 }
@@ -28,6 +28,8 @@ GROUPS = {
     "memory": {"list", "search", "commit", "forget", "export", "import", "backfill"},
     "namespace": {"add", "list", "remove"},
     "token": {"new", "list", "revoke"},
+    "remote": {"add", "list", "remove"},
+    "candidates": {"list", "show", "accept", "dismiss"},
 }
 WITHOUT_PALACE = ("list", "try", "model", "install", "uninstall", "show", "release")
 

@@ -198,7 +198,9 @@ class Comparison:
         stores = self.stores
         named = {PREFIX + name for name in self._files.of(COLLECTION)}
         said = {kind for kind in self.known.kinds() if stores.drawers.owns(kind)}
-        return sorted({*named, *said, COLLECTION, *stores.register.kinds()})
+        return sorted(
+            {*named, *said, COLLECTION, *stores.register.kinds(), *stores.candidates.kinds()}
+        )
 
     def _changed(self, tail: Tail) -> Differences:
         """Compare what rows say; those that the journal doesn't know are foreign."""

@@ -59,6 +59,7 @@ from palace.protocol.tools import SHOW_DRAWERS, SHOWN_TO_PEERS, Kind
 from palace.settings.config import DUAL, NEVER
 
 if TYPE_CHECKING:
+    from palace.engine.durability.federation import FederationTools
     from palace.engine.durability.own_tools import OpenStore, OwnTools
 
 # Each look at a name lets go of the interpreter's lock.  With four busy clients the threads then
@@ -266,6 +267,13 @@ class DurableCalls:
                 server=open_elsewhere(plugin, open_s=COPY_OPEN_S) if plugin is not None else None,
             )
         return self._own
+
+    def federation(self) -> "FederationTools":
+        """Return what answers the tools about other palaces, imported once one is called."""
+        from palace.engine.durability.federation import FederationTools
+
+        stamp, kernel = self.journal.stamp, self.journal.kernel
+        return FederationTools(self.stores.candidates, self.groups, kernel, stamp.origin)
 
     def status(self) -> JsonObject:
         return {

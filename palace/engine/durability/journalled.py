@@ -23,6 +23,7 @@ from palace.protocol.principals import OWNER, UNKNOWN_PRINCIPAL, is_confined, re
 from palace.protocol.request import translated
 from palace.protocol.resolver import Tree
 from palace.protocol.tools import (
+    FEDERATION_TOOLS,
     FILE_TEXTS,
     MOVING_TOOLS,
     OWN_TOOLS,
@@ -138,6 +139,8 @@ class JournalledEngine:
         own = self._memory.own_tools() if is_own and self._memory else None
         if own is not None:
             return own.answer(OWNER, call.request, read_only=call.read_only)
+        if call.request.name in FEDERATION_TOOLS and self._memory is not None:
+            return self._memory.federation().answer(call.request, read_only=call.read_only)
         if self._memory is not None and self._memory.owner is not None:
             return self._memory.owner.answer(call.request, read_only=call.read_only)
         text = (

@@ -5,14 +5,12 @@ ordinal, and answered once, whatever dies meanwhile.  What it is asked is checke
 register as it is when its turn comes, so that two that exclude each other can't both be made.
 """
 
-import json
-import logging
 import os
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
+from palace.engine.durability.answering import answered
 from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.namespaces import (
     check_known,
@@ -34,11 +32,9 @@ from palace.engine.stores.register import (
     row_of_token,
 )
 from palace.kernel.kernel import Kernel
-from palace.protocol import jsonrpc
-from palace.protocol.errors import Forbidden, PalaceError, StoreUnavailable, WorkspaceRefused
+from palace.protocol.errors import WorkspaceRefused
 from palace.protocol.request import ToolCall
 from palace.protocol.resolver import HOPS_MAX, Tree
-from palace.protocol.tools import Kind
 from palace.protocol.workspaces import (
     PLUGIN,
     PREFIX_MIN,
@@ -63,8 +59,6 @@ _NAMING = {  # what a tool takes to keep it as it is
     "palace_token_add": ("label",),
 }
 
-logger = logging.getLogger("palace.engine")
-
 
 @attrs.frozen(eq=False)
 class OwnerTools:
@@ -76,20 +70,13 @@ class OwnerTools:
 
     def answer(self, call: ToolCall, *, read_only: bool) -> Json:
         """Return the reply to a call as JSON-RPC; raises nothing for what was asked."""
-        try:
-            if read_only and call.tool.kind is not Kind.QUERY:
-                raise Forbidden(f"{call.name} changes the palace, and this session may only read.")
+
+        def answer(arguments: Mapping[str, object]) -> Json:
             _check_no_secret(call)
-            told = self._answers[call.name](call.arguments)
-        except PalaceError as problem:
-            return jsonrpc.failure(call.id, problem)
-        except (sqlite3.Error, OSError) as error:
-            logger.error("the register can't be used: %s", type(error).__name__)  # noqa: TRY400
-            why = f"The register {self.register.path} can't be read or written: {error}."
-            self.groups.fail(f"{why} Nothing was changed; see palace doctor, and ask again.")
-            return jsonrpc.failure(call.id, StoreUnavailable(f"{why} See palace doctor."))
-        text = json.dumps(told, ensure_ascii=False)
-        return jsonrpc.result(call.id, {"content": [{"type": "text", "text": text}]})
+            return self._answers[call.name](arguments)
+
+        path = self.register.path
+        return answered(call, answer, self.groups, path, read_only=read_only)
 
     @property
     def _answers(self) -> Mapping[str, Callable[[Mapping[str, object]], Json]]:

@@ -145,7 +145,8 @@ class Exchange:
         return path[len(start) :] if path.startswith(start) else None
 
     def _is_store(self, name: str) -> bool:
-        tables = (EXACT_STORE, "logstream.sqlite3", os.path.basename(self.paths.register))
+        own = (os.path.basename(self.paths.register), os.path.basename(self.paths.candidates))
+        tables = (EXACT_STORE, "logstream.sqlite3", *own)
         known = {
             "journal",
             TABLES_MARK,

@@ -34,6 +34,8 @@ _NEEDS = {
     "graph_stats": ("tunnels",),
     "mine": ("hallways", "tunnels"),
     "palace_workspace": ("register",),
+    "palace_remote": ("candidates",),
+    "palace_candidate": ("candidates",),
     "palace_token": ("register",),
     "palace_commit": ("register",),
     "palace_forget": ("register",),

@@ -9,6 +9,7 @@ from typing import cast
 
 import attrs
 
+from palace.engine.stores.candidates import Candidates, open_candidates
 from palace.engine.stores.chroma import Chroma
 from palace.engine.stores.chroma_api import ChromaApi, ChromaClient, Vector
 from palace.engine.stores.exact import Exact
@@ -47,6 +48,7 @@ class Stores:
     hallways: JsonList
     files: Files
     register: Register
+    candidates: Candidates
 
     @property
     def all(self) -> tuple[Projection, ...]:
@@ -58,6 +60,7 @@ class Stores:
             self.tunnels,
             self.hallways,
             self.register,
+            self.candidates,
         )
 
     @property
@@ -78,12 +81,12 @@ class Stores:
     @property
     def tables(self) -> tuple[Rows, ...]:
         """Return those that are a file of SQLite's and nothing else."""
-        return (self.graph, self.logstream, self.register)
+        return (self.graph, self.logstream, self.register, self.candidates)
 
     @property
     def own(self) -> frozenset[str]:
         """Return the names of those that no other program writes: the journal knows better."""
-        return frozenset({self.register.name})
+        return frozenset({self.register.name, self.candidates.name})
 
     @property
     def beside(self) -> tuple[Rows | JsonList, ...]:
@@ -132,6 +135,7 @@ def build_stores(
         hallways=_hallways(lists, kernel),
         files=Files(paths.root, kernel),
         register=open_register(paths, kernel),
+        candidates=open_candidates(paths, kernel),
     )
 
 

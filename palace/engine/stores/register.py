@@ -11,16 +11,14 @@ it in its journal (docs/decisions/0046).
 """
 
 import json
-import os
-import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 
 import attrs
 
-from palace.engine.stores.projection import Change, ChangeJournal
-from palace.engine.stores.rows import RowPayload, Rows, Table
+from palace.engine.stores.own_rows import OwnRows, Row, file_of
+from palace.engine.stores.projection import Change
+from palace.engine.stores.rows import Table
 from palace.journal.record import Json, JsonObject
 from palace.kernel.kernel import Kernel
 from palace.ownership.format import need_register
@@ -64,17 +62,14 @@ CREATE TABLE audit (
     sha256 TEXT, bytes INTEGER);
 """
 
-Row = Mapping[str, Json]
-
 
 @attrs.define(eq=False, kw_only=True)
-class Register(Rows):
+class Register(OwnRows):
     """One palace's register; a missing file is an empty one.  From `open_register`.
 
-    Threads share one.  `keep_older_away` is called before each change is journalled.
+    Threads share one.
     """
 
-    keep_older_away: Callable[[], None]
     epoch: int = 0  # of the owner that has it
     _memory: dict[str, dict[str, Row]] = attrs.field(factory=dict)  # replaced, never changed
     _tree: Tree | None = None  # made of it when it is asked for
@@ -126,23 +121,6 @@ class Register(Rows):
             if token.counts(self.epoch) and (not token.workspace) is plugin
         }
 
-    # How it is changed.
-
-    def put(self, journal: ChangeJournal, kind: str, ident: str, row: Row | None) -> None:
-        """Make a row what it should be (None: remove it), within the call that this thread runs.
-
-        Raises JournalFailed and OSError, and then nothing was changed.
-        """
-        with self.lock:
-            self.keep_older_away()
-            before = self.read(kind, [ident]).get(ident)
-            after: RowPayload | None = None
-            if row is not None:
-                rowid = before["rowid"] if before is not None else self.next_rowid(kind)
-                after = {"rowid": rowid, "row": {**row}}
-            change = Change(kind, ident, before, after)
-            journal.change(self, [change], lambda: self.write(kind, {ident: after}))
-
     # As the journal uses it.
 
     def applied(self, changes: Iterable[Change]) -> None:
@@ -156,11 +134,6 @@ class Register(Rows):
                     rows[change.id] = change.after["row"]
                 self._memory[change.kind] = rows
             self._tree = None
-
-    def fingerprint(self) -> JsonObject | None:
-        """Return None for an empty one: nothing is said of what isn't used."""
-        found = self.sums()
-        return found if any(count for count, _ in found.values()) else None
 
     def read_fingerprint(self) -> JsonObject | None:
         super().read_fingerprint()
@@ -264,20 +237,9 @@ def row_of_namespace(namespace: Namespace) -> Row:
 
 def open_register(paths: Paths, kernel: Kernel) -> Register:
     """Return a palace's register; nothing is opened yet."""
-    path = paths.register
-
-    def create() -> None:
-        with closing(sqlite3.connect(":memory:")) as made:
-            made.executescript(_SCHEMA)
-            kernel.write_durable(path, made.serialize())  # whole, or not at all
-
     return Register(
         name=NAME,
-        path=path,
         tables=TABLES,
-        schema=_SCHEMA,
-        create=create,
-        # One that somebody has emptied is none: SQLite would find no tables in it.
-        exists=lambda: os.path.exists(path) and os.path.getsize(path) > 0,
+        **file_of(paths.register, _SCHEMA, kernel),
         keep_older_away=lambda: need_register(paths, kernel),
     )

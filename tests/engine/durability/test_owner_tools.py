@@ -18,7 +18,7 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalFailed
 from palace.protocol.request import ToolCall, tool_call
 from palace.protocol.resolver import HOPS_MAX
-from palace.protocol.tools import MOVING_TOOLS, OWNER_TOOLS
+from palace.protocol.tools import FEDERATION_TOOLS, MOVING_TOOLS, OWNER_TOOLS
 from palace.protocol.workspaces import RESTORED, digest_of
 from palace.settings.paths import Paths
 from tests.support.disks.memory import Disk
@@ -126,7 +126,7 @@ def test_a_restored_palace_accepts_no_token_of_before(owner: Owner) -> None:
 def test_every_tool_of_the_table_is_answered(owner: Owner) -> None:
     # What forgets memories goes through the gate, as palace's own tools do; and delegations are
     # mempalace's events.
-    others = {"palace_sweep", "palace_delegation_list", *MOVING_TOOLS}
+    others = {"palace_sweep", "palace_delegation_list", *MOVING_TOOLS, *FEDERATION_TOOLS}
     assert set(owner.tools._answers) == set(OWNER_TOOLS) - others
 
 

@@ -31,6 +31,8 @@ from palace.engine.durability.owner_tools import OwnerTools
 from palace.engine.durability.plugin import announce, plugin_settings, problem_of
 from palace.engine.durability.recovery import Recovery
 from palace.engine.embedding.supply import ModelState
+from palace.engine.stores.candidates import NAME as CANDIDATES
+from palace.engine.stores.candidates import Candidates, open_candidates
 from palace.engine.stores.files import Files
 from palace.engine.stores.projection import Change, Unshared
 from palace.engine.stores.register import NAME, Register, open_register
@@ -292,14 +294,22 @@ class LightMemories:
 class LightStores:
     """What `DurableCalls` asks of all stores together."""
 
-    def __init__(self, light: LightStore, files: Files, register: Register | None) -> None:
+    def __init__(
+        self,
+        light: LightStore,
+        files: Files,
+        register: Register | None,
+        candidates: Candidates | None,
+    ) -> None:
         self.light = light
         self.files = files
         self.register = register
+        self.candidates = candidates
 
     @property
     def all(self) -> tuple[Any, ...]:
-        return (self.files, self.light, *([self.register] if self.register is not None else []))
+        own = (self.register, self.candidates)
+        return (self.files, self.light, *(store for store in own if store is not None))
 
     @property
     def beside(self) -> tuple[()]:
@@ -348,7 +358,8 @@ class MempalaceEngine(JournalledEngine):
         self._here = threading.local()
         light = self.store_class(paths.root, kernel, stamp.epoch)
         register = open_register(paths, kernel) if self.has_register else None
-        self._stores = LightStores(light, Files(paths.root, kernel), register)
+        candidates = open_candidates(paths, kernel) if self.has_register else None
+        self._stores = LightStores(light, Files(paths.root, kernel), register, candidates)
 
     def load(self) -> Catalogue:
         journal = Journal.open(
@@ -360,7 +371,7 @@ class MempalaceEngine(JournalledEngine):
             projections=stores.all,
             progress=no_progress,
             dual=self._dual,
-            own=frozenset({NAME}),
+            own=frozenset({NAME, CANDIDATES}),
         )
         recovery.scan()
         stores.light.open()

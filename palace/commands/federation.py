@@ -1,0 +1,255 @@
+"""`palace remote`, `palace pull` and `palace candidates`: what other palaces know.
+
+A pull reads the other palace's journal in this process, as `palace history` reads one, and has the
+broker take it over batch by batch.  It may die between any two: what was taken stays, and the next
+one goes on from there.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from palace.commands.agent import Agent, ask_broker
+from palace.journal.offering import TAKEN, Scope, offers
+from palace.journal.origin import origins_of
+from palace.journal.segment import list_segments
+from palace.kernel.kernel import Kernel
+from palace.kernel.output import one_line
+from palace.protocol.errors import ConfigError, RemoteRefused
+from palace.protocol.federation import (
+    DRAWER,
+    FACT,
+    UNDECIDED,
+    Batch,
+    Entity,
+    Place,
+    Unacceptable,
+    batches,
+    item_fields,
+    position_fields,
+    read_position,
+)
+from palace.protocol.keyring import ANYBODYS
+from palace.protocol.wire import identity_of
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths, python_command
+
+Json = dict[str, Any]
+NONE_YET = "There is no remote. Add the first: palace remote add NAME DIR"
+ALL_DECIDED = "There is nothing to decide. See all candidates: palace candidates list --all"
+SHOWN_CHARS = 100
+
+
+@attrs.frozen
+class Owner:
+    """Asks the broker of the palace that pulls."""
+
+    paths: Paths
+    environment: ShimEnvironment
+
+    def ask(self, tool: str, /, **arguments: Any) -> Json:
+        return ask_broker(self.paths, self.environment, f"palace_{tool}", **arguments)
+
+    def remotes(self, name: str = "") -> list[Json]:
+        """Return all remotes, or the one of a name; raises RemoteRefused where there is none."""
+        found: list[Json] = self.ask("remote_list")["remotes"]
+        named = [remote for remote in found if name in ("", remote["name"])]
+        if name and not named:
+            raise RemoteRefused(f"There is no remote {name}. See palace remote list.")
+        return named
+
+    def known(self, remote: str) -> Iterator[Entity]:
+        """Yield the candidates of a remote that are there and not gone."""
+        for told in self._pages("candidate_known", remote=remote):
+            yield from ((kind, ident) for kind, ident in told["known"])
+
+    def candidates(self, remote: str, status: str = "") -> Iterator[Json]:
+        for told in self._pages("candidate_list", remote=remote, status=status):
+            yield from told["candidates"]
+
+    def _pages(self, tool: str, **arguments: Any) -> Iterator[Json]:
+        told = self.ask(tool, **arguments)
+        yield told
+        while told["next"]:
+            told = self.ask(tool, **arguments, after=told["next"])
+            yield told
+
+
+# Remotes.
+
+
+def add_remote(owner: Owner, name: str, address: str, wings: list[str], kinds: list[str]) -> str:
+    """Register a palace to pull from; return what is told of it."""
+    if not os.path.isdir(address):
+        raise ConfigError(
+            f"{address} is no directory. Name that of a palace, or of a copy on this machine."
+        )
+    place = os.path.realpath(address)
+    told = owner.ask("remote_add", name=name, address=place, wings=wings, kinds=kinds)["remote"]
+    return f"{told['name']} is added. See what it knows: palace pull {told['name']}"
+
+
+def remove_remote(owner: Owner, name: str) -> str:
+    """Forget a remote and its candidates; return what is told of it."""
+    many, more = 0, True
+    while more:
+        told = owner.ask("remote_remove", remote=name)
+        many, more = many + told["removed"], told["more"]
+    return f"{name} is removed, and {many} candidates of it. What was accepted stays."
+
+
+def remotes_text(owner: Owner, *, as_json: bool) -> str:
+    """Return all remotes, one a line."""
+    found = owner.remotes()
+    if as_json:
+        return "\n".join(json.dumps(one) for one in found)
+    return "\n".join(map(_remote_line, found)) or NONE_YET
+
+
+def _remote_line(remote: Mapping[str, Any]) -> str:
+    pulled = f"pulled {remote['pulled_at']}" if remote["pulled_at"] else "never pulled"
+    return one_line(f"{remote['name']}  {remote['address']}  {pulled}")
+
+
+# Pulling.
+
+
+def pull(owner: Owner, name: str) -> str:
+    """Take over what remotes, or one of them, say that is new; return what became of it."""
+    found = owner.remotes(name)
+    return "\n".join(_pulled(owner, remote) for remote in found) or NONE_YET
+
+
+def _pulled(owner: Owner, remote: Json) -> str:
+    name, changed = remote["name"], 0
+    source = Source.at(remote["address"], owner.paths)
+    place = Place(position=read_position(remote["position"]), step=remote["step"])
+    scope = Scope(wings=tuple(remote["wings"]), kinds=tuple(remote["kinds"]) or (DRAWER, FACT))
+    # Nobody here knows its keys: what it says is another's in any case.
+    items = offers(source.journal, Kernel(), place.position, scope, ANYBODYS)
+    try:
+        for batch in batches(items, place, lambda: set(owner.known(name))):
+            told = owner.ask("remote_fold", **_arguments(name, source, batch))
+            if told.get("stale"):
+                return f"{name}: another pull is under way, and goes on."
+            changed += told["changed"]
+    except Unacceptable as problem:
+        raise RemoteRefused(
+            f"What {name} says can't be taken from some point on: {problem}."
+        ) from None
+    waiting = sum(one["status"] in UNDECIDED for one in owner.candidates(name))
+    return f"{name}: {changed} changed, {waiting} to decide: palace candidates list"
+
+
+def _arguments(name: str, source: "Source", batch: Batch) -> Json:
+    return {
+        "remote": name,
+        "palace": source.palace,
+        "was": list(source.was),
+        "step": batch.step,
+        "offers": [item_fields(offer) for offer in batch.offers],
+        "upto": None if batch.upto is None else position_fields(batch.upto),
+    }
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """A palace's directory, or a copy of it; `was` are the identities that it had before."""
+
+    journal: str
+    palace: str
+    was: tuple[str, ...]
+
+    @classmethod
+    def at(cls, address: str, ours: Paths) -> "Source":
+        """Return what stands in a directory.
+
+        Raises ConfigError where that is no palace, RemoteRefused where it is our own.
+        """
+        paths, kernel = Paths(address), Kernel()
+        palace = identity_of(kernel.read_hint(paths.palace_id, 200))
+        segments = list_segments(paths.journal, kernel, archived=True)
+        if not palace or not segments:
+            raise ConfigError(
+                f"{address} holds no palace with a journal. Of a copy, palace_id and journal/ are "
+                "needed."
+            )
+        if palace == identity_of(kernel.read_hint(ours.palace_id, 200)):
+            raise RemoteRefused(f"{address} is this very palace, or a copy of it.")
+        was = {origin for _, origin in origins_of(segments, kernel, ANYBODYS)} - {palace, ""}
+        return cls(journal=paths.journal, palace=palace, was=tuple(sorted(was)))
+
+
+# Candidates.
+
+
+def candidates_text(owner: Owner, remote: str, status: str, *, every: bool, as_json: bool) -> str:
+    """Return candidates, one a line: those that somebody has to decide on, unless it is said."""
+    found = [
+        one
+        for one in owner.candidates(remote, status)
+        if every or status or one["status"] in UNDECIDED
+    ]
+    if as_json:
+        return "\n".join(json.dumps(one) for one in found)
+    return "\n".join(map(_line, found)) or ALL_DECIDED
+
+
+def _line(one: Mapping[str, Any]) -> str:
+    text = _text_of(one["says"]) or f"(accepted as {one['local']})"
+    return one_line(f"{one['key']}  {one['status']:<9}  {one['remote']}  {text[:SHOWN_CHARS]}")
+
+
+def _text_of(says: Mapping[str, str]) -> str:
+    if "text" in says:
+        return f"{says['wing']}/{says['room']}: {says['text']}"
+    return " ".join(says[name] for name in ("subject", "predicate", "object") if name in says)
+
+
+def show_text(owner: Owner, key: str) -> str:
+    """Return all that a candidate says, as JSON: it is another's text."""
+    return json.dumps(owner.ask("candidate_show", key=key)["candidate"], indent=2)
+
+
+def accept(owner: Owner, key: str, *, wing: str, room: str) -> str:
+    """File what a candidate says as our own; return what is told of it.
+
+    A death between filing and noting it leaves it to be decided, and filing it again finds it.
+    """
+    told = owner.ask("candidate_show", key=key)["candidate"]
+    says = told["says"]
+    if not says:
+        raise RemoteRefused(f"{key} is {told['status']}: there is nothing to accept.")
+    filed = _filed(owner, says, f"{TAKEN}{told['remote']}", wing, room)
+    done = owner.ask("candidate_decide", key=key, digest=told["digest"], local=filed)
+    return f"{key} is {done['status']}, as {filed}."
+
+
+def _filed(owner: Owner, says: Json, mark: str, wing: str, room: str) -> str:
+    """File it by stock's own tools, as an agent would; return its id."""
+    argv = [*python_command(), "shim", f"--palace={owner.paths.root}"]
+    agent = Agent("palace candidates", argv, owner.environment.all, quiet=True)
+    try:
+        if "text" not in says:
+            return _id_of(agent.tool("mempalace_kg_add", **says, source_file=mark), "triple_id")
+        where = {"wing": wing or says["wing"], "room": room or says["room"]}
+        made = agent.tool("mempalace_add_drawer", **where, content=says["text"], added_by=mark)
+        return _id_of(made, "drawer_id")
+    finally:
+        agent.close()
+
+
+def _id_of(made: Json, name: str) -> str:
+    if not made.get(name):
+        raise RemoteRefused(f"It can't be filed: {made.get('error') or made.get('reason')}")
+    return str(made[name])
+
+
+def dismiss(owner: Owner, key: str) -> str:
+    """Have a candidate not shown until it says something else; return what is told of it."""
+    told = owner.ask("candidate_show", key=key)["candidate"]
+    done = owner.ask("candidate_decide", key=key, digest=told["digest"])
+    return f"{key} is {done['status']}."

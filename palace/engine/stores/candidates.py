@@ -1,0 +1,165 @@
+"""Remotes, and what they say as candidates: `candidates.sqlite3` (palace/protocol/federation.py).
+
+A file of its own: what other palaces say is much, and nobody's rights hang on it.  A palace without
+a remote has none, and no fingerprint of it in its journal.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from palace.engine.stores.own_rows import OwnRows, Row, file_of
+from palace.engine.stores.rows import Table
+from palace.journal.record import Json
+from palace.kernel.kernel import Kernel
+from palace.protocol.decoding import decode_json
+from palace.protocol.federation import (
+    Candidate,
+    Entity,
+    Place,
+    Position,
+    Version,
+    key_of,
+)
+from palace.settings.paths import Paths
+
+NAME = "candidates"
+REMOTE, CANDIDATE = "palace:remote", "palace:candidate"
+TABLES = (
+    Table(kind=REMOTE, name="remote", key=("name",)),
+    Table(kind=CANDIDATE, name="candidate", key=("key",)),
+)
+_SCHEMA = """
+CREATE TABLE remote (
+    name TEXT PRIMARY KEY, address TEXT, palace TEXT, scope TEXT, epoch INTEGER, seq INTEGER,
+    writer TEXT, origin TEXT, step INTEGER, created_at TEXT, pulled_at TEXT);
+CREATE TABLE candidate (
+    key TEXT PRIMARY KEY, remote TEXT, kind TEXT, ident TEXT, epoch INTEGER, seq INTEGER,
+    writer TEXT, origin TEXT, digest TEXT, says TEXT, decided TEXT, local TEXT, gone INTEGER);
+CREATE INDEX candidate_remote ON candidate (remote);
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Remote:
+    """A palace that is pulled from; `palace` is its identity, "" before it was met."""
+
+    name: str
+    address: str
+    palace: str = ""
+    wings: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    place: Place = attrs.field(factory=Place)
+    created_at: str = ""
+    pulled_at: str = ""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Candidates(OwnRows):
+    """One palace's remotes and candidates.  From `open_candidates`; threads share one."""
+
+    def remotes(self) -> list[Remote]:
+        """Return all remotes, by name."""
+        found = (remote_of(payload["row"]) for _, payload in self.scan(REMOTE))
+        return sorted(found, key=lambda remote: remote.name)
+
+    def of(self, remote: str, entities: Iterable[Entity]) -> dict[Entity, Candidate]:
+        """Return a remote's candidates among these."""
+        keys = {key_of(remote, entity): entity for entity in entities}
+        found = self.read(CANDIDATE, keys)
+        return {keys[key]: candidate_of(payload["row"]) for key, payload in found.items()}
+
+    def page(self, after: str, most: int, remote: str = "") -> Iterator[tuple[str, Row]]:
+        """Yield so many rows of candidates behind a key, in the order of keys."""
+        if not self.exists():
+            return
+        query = "SELECT * FROM candidate WHERE key > ? AND (? = '' OR remote = ?)"
+        with self._open() as connection:
+            rows = connection.execute(
+                f"{query} ORDER BY key LIMIT ?", [after, remote, remote, most]
+            )
+            for row in rows.fetchall():
+                yield str(row["key"]), dict(row)
+
+
+def remote_of(row: Row) -> Remote:
+    """Return a row of the table as what it says."""
+    scope = decode_json(row["scope"])
+    return Remote(
+        name=row["name"],
+        address=row["address"],
+        palace=row["palace"],
+        wings=tuple(scope["wings"]),
+        kinds=tuple(scope["kinds"]),
+        place=Place(position=_position(row), step=row["step"]),
+        created_at=row["created_at"],
+        pulled_at=row["pulled_at"],
+    )
+
+
+def row_of_remote(remote: Remote) -> Row:
+    """Return a remote as a row of the table."""
+    scope = {"wings": remote.wings, "kinds": remote.kinds}
+    return {
+        "name": remote.name,
+        "address": remote.address,
+        "palace": remote.palace,
+        "scope": json.dumps(scope),
+        **_columns(remote.place.position),
+        "step": remote.place.step,
+        "created_at": remote.created_at,
+        "pulled_at": remote.pulled_at,
+    }
+
+
+def candidate_of(row: Row) -> Candidate:
+    """Return a row of the table as what it says."""
+    return Candidate(
+        kind=row["kind"],
+        ident=row["ident"],
+        at=_position(row),
+        digest=row["digest"],
+        says=decode_json(row["says"]) if row["says"] else None,
+        decided=row["decided"],
+        local=row["local"],
+        gone=bool(row["gone"]),
+    )
+
+
+def row_of_candidate(remote: str, candidate: Candidate) -> Row:
+    """Return a candidate as a row of the table."""
+    says = json.dumps(dict(candidate.says), ensure_ascii=False) if candidate.says else ""
+    return {
+        "key": key_of(remote, (candidate.kind, candidate.ident)),
+        "remote": remote,
+        "kind": candidate.kind,
+        "ident": candidate.ident,
+        **_columns(candidate.at),
+        "digest": candidate.digest,
+        "says": says,
+        "decided": candidate.decided,
+        "local": candidate.local,
+        "gone": 1 if candidate.gone else 0,
+    }
+
+
+def _position(row: Row) -> Position:
+    version = Version(row["epoch"], row["seq"])
+    return Position(version=version, writer=row["writer"], origin=row["origin"])
+
+
+def _columns(at: Position) -> dict[str, Json]:
+    version = at.version
+    told = {"epoch": version.epoch, "seq": version.seq}
+    return {**told, "writer": at.writer, "origin": at.origin}
+
+
+def open_candidates(paths: Paths, kernel: Kernel) -> Candidates:
+    """Return a palace's candidates; nothing is opened yet."""
+    return Candidates(
+        name=NAME,
+        tables=TABLES,
+        **file_of(paths.candidates, _SCHEMA, kernel),
+        keep_older_away=lambda: None,  # they leave alone what they don't know
+    )

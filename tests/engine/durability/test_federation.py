@@ -1,0 +1,372 @@
+"""Candidates as a projection: what was pulled survives each death, and nothing else is changed.
+
+The journal of the palace that pulls lies on a disk in memory, at any call of which its owner may
+die; its file of candidates is a real one.  The other palace is a journal on another disk.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from palace.engine.durability.federation import FederationTools
+from palace.engine.durability.groups import CallGroups
+from palace.engine.durability.recovery import Recovery
+from palace.engine.stores.candidates import CANDIDATE, TABLES, Candidates, open_candidates
+from palace.journal.journal import Journal
+from palace.journal.offering import DRAWERS, offers
+from palace.journal.purge import Going, purge_journal, purge_mark
+from palace.journal.record import DELETE, PUT, Draft, Stamp
+from palace.journal.replay import no_progress, replay
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import JournalFailed
+from palace.protocol.federation import (
+    DRAWER,
+    Place,
+    batches,
+    item_fields,
+    position_fields,
+    read_position,
+)
+from palace.protocol.request import tool_call
+from palace.protocol.tools import FEDERATION_TOOLS
+from palace.settings.paths import Paths
+from tests.support.disks.memory import ROOT, Disk, Stopped, all_kept, all_lost
+from tests.support.faults.killing import is_deep
+from tests.support.stores.memory import JOURNAL, KEYS
+
+STRIDE = 1 if is_deep() else 17  # of the kernel's calls at which an owner dies
+OURS, THEIRS, THIRD = "0a" * 16, "0b" * 16, "0c" * 16
+THERE = f"{ROOT}/there"
+
+
+def drawer(ident: str, text: str | None) -> Draft:
+    if text is None:
+        return Draft(action=DELETE, kind=DRAWERS, id=ident, deleted=True)
+    metadata = {"wing": "w", "room": "r"}
+    return Draft(
+        action=PUT,
+        kind=DRAWERS,
+        id=ident,
+        payload={"document": text, "metadata": metadata, "vector": ""},
+    )
+
+
+def other_palace(disk: Disk, epoch: int = 1) -> Journal:
+    return Journal.open(THERE, disk, Stamp(epoch=epoch, writer=f"there{epoch}", origin=THEIRS))
+
+
+@attrs.define(eq=False)
+class Life:
+    """One owner's life over candidates in a real directory."""
+
+    disk: Disk
+    root: Path
+    journal: Journal
+    groups: CallGroups
+    store: Candidates
+    tools: FederationTools
+    calls: int = 0
+
+    def ask(self, name: str, /, *, read_only: bool = False, **arguments: Any) -> Any:
+        """Return the result, or the error's name and message."""
+        self.calls += 1
+        params = {"name": f"palace_{name}", "arguments": json.loads(json.dumps(arguments))}
+        call = tool_call({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
+        key = f"s{self.journal.stamp.epoch}:{self.calls}"
+        with self.groups.group(key, non_atomic=False) as group:
+            reply: Any = self.tools.answer(call, read_only=read_only)
+        self.groups.commit(group, json.dumps(reply))
+        if "error" in reply:
+            return f"{reply['error']['data']['palace']}: {reply['error']['message']}"
+        return json.loads(reply["result"]["content"][0]["text"])
+
+    def pull(self, there: Disk, palace: str = THEIRS, most: int = 2) -> None:
+        (remote,) = self.ask("remote_list")["remotes"]
+        place = Place(position=read_position(remote["position"]), step=remote["step"])
+
+        def known() -> list[tuple[str, str]]:
+            told = self.ask("candidate_known", remote="desk")
+            return [(kind, ident) for kind, ident in told["known"]]
+
+        for batch in batches(offers(THERE, there, place.position), place, known, most):
+            told = self.ask("remote_fold", **folding(batch, palace))
+            assert "changed" in told, told
+
+    @property
+    def texts(self) -> list[str]:
+        told = self.ask("candidate_list")["candidates"]
+        return sorted(one["says"]["text"] for one in told if one["says"])
+
+    def check(self) -> None:
+        """Assert that the file and the journal say the same."""
+        known = replay(JOURNAL, self.disk)
+        told: Any = {entity: known.payload(entity) for entity in known.live}
+        kept = {
+            (table.kind, ident): payload
+            for table in TABLES
+            for ident, payload in self.store.scan(table.kind)
+        }
+        assert {e: payload["row"] for e, payload in told.items()} == {
+            e: payload["row"] for e, payload in kept.items()
+        }
+        sums = self.store.sums()
+        self.store.read_fingerprint()
+        assert self.store.sums() == sums
+
+
+def folding(batch: Any, palace: str = THEIRS, **more: Any) -> dict[str, Any]:
+    upto = None if batch.upto is None else position_fields(batch.upto)
+    offered = [item_fields(one) for one in batch.offers]
+    told = {"remote": "desk", "palace": palace, "step": batch.step, "offers": offered}
+    return {**told, "upto": upto, **more}
+
+
+def awake(disk: Disk, root: Path, epoch: int = 1) -> Life:
+    root.mkdir(exist_ok=True)
+    journal = Journal.open(JOURNAL, disk, Stamp(epoch=epoch, writer=f"w{epoch}", keys=KEYS))
+    store = open_candidates(Paths(str(root)), Kernel())
+    recovery = Recovery(
+        journal=journal, projections=[store], progress=no_progress, own=frozenset({store.name})
+    )
+    recovery.scan()
+    journal.fingerprints = recovery.fingerprints
+    recovery.run()
+    groups = CallGroups(journal)
+    return Life(disk, root, journal, groups, store, FederationTools(store, groups, Kernel(), OURS))
+
+
+@pytest.fixture
+def there() -> Disk:
+    disk = Disk()
+    other_palace(disk).append([drawer(ident, f"text {ident}") for ident in "abcde"])
+    return disk
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    life = awake(Disk(), tmp_path / "palace")
+    life.ask("remote_add", name="desk", address="/desk")
+    return life
+
+
+def key_of(life: Life, text: str) -> str:
+    told = life.ask("candidate_list")["candidates"]
+    key: str = next(one["key"] for one in told if one["says"].get("text") == text)
+    return key
+
+
+def decide(life: Life, text: str, local: str = "") -> Any:
+    key = key_of(life, text)
+    digest = life.ask("candidate_show", key=key)["candidate"]["digest"]
+    return life.ask("candidate_decide", key=key, digest=digest, local=local)
+
+
+# What a pull leaves.
+
+
+def test_what_another_palace_knows_is_shown_and_changes_no_drawer(life: Life, there: Disk) -> None:
+    life.pull(there)
+    assert life.texts == [f"text {ident}" for ident in "abcde"]
+    kinds = {kind for kind, _ in replay(JOURNAL, life.disk).live}
+    assert kinds == {"palace:remote", "palace:candidate"}
+    (before,) = life.ask("remote_list")["remotes"]
+    life.pull(there)
+    assert life.ask("remote_list")["remotes"] == [before]
+    life.check()
+
+
+def test_what_changes_goes_and_is_purged_there_follows(life: Life, there: Disk) -> None:
+    life.pull(there)
+    decide(life, "text a", "drawer_1")
+    decide(life, "text b", "drawer_2")
+    decide(life, "text c")
+    journal = other_palace(there, 2)
+    journal.append([drawer("a", "other"), drawer("b", None), drawer("c", None), drawer("d", "new")])
+    journal.sync(journal.seq)
+    life.pull(there)
+    found = life.ask("candidate_list")["candidates"]
+    assert sorted((one["status"], one["says"].get("text", "")) for one in found) == [
+        ("changed", "other"),
+        ("new", "new"),
+        ("new", "text e"),
+        ("withdrawn", ""),
+    ]
+    purge_journal(THERE, there, Going(entities=frozenset({(DRAWERS, "e")})))
+    other_palace(there, 3).append([purge_mark()])
+    life.pull(there)
+    assert life.texts == ["new", "other"]
+    life.check()
+
+
+@pytest.mark.parametrize("lose", [all_kept, all_lost])
+def test_a_death_at_any_call_of_a_pull_costs_no_offer_and_doubles_none(
+    life: Life, there: Disk, lose: Any
+) -> None:
+    life.pull(there)
+    decide(life, "text a", "drawer_1")
+    journal = other_palace(there, 2)
+    journal.append([drawer("a", "other"), drawer("b", None), drawer("f", "text f")])
+    journal.sync(journal.seq)
+    purge_journal(THERE, there, Going(entities=frozenset({(DRAWERS, "c")})))
+    other_palace(there, 3).append([purge_mark(), drawer("g", "text g")])
+    life.journal.sync(life.journal.seq)
+    again, deaths = copies(life), 0
+    while True:
+        disk, root = next(again)
+        owner = awake(disk, root, 2)
+        disk.stop_after(deaths)
+        try:
+            owner.pull(there)
+            owner.journal.sync(owner.journal.seq)
+        except Stopped:
+            deaths += STRIDE
+        else:
+            break
+        heir = awake(disk.power_cut(lose), root, 3)
+        heir.check()
+        before = {"text a", "text b", "text c", "text d", "text e", "text f", "text g", "other"}
+        assert set(heir.texts) <= before
+        heir.pull(there)
+        assert heir.texts == ["other", "text d", "text e", "text f", "text g"]
+        told = heir.ask("candidate_list")["candidates"]
+        assert sum(one["status"] == "changed" for one in told) == 1
+        heir.check()
+    assert deaths > 50
+
+
+def copies(life: Life) -> Iterator[tuple[Disk, Path]]:
+    number = 0
+    while True:
+        number += 1
+        root = life.root.with_name(f"copy-{number}")
+        shutil.copytree(life.root, root)
+        yield life.disk.power_cut(all_kept), root
+
+
+def test_a_batch_whose_outcome_can_not_be_written_moves_no_cursor(life: Life, there: Disk) -> None:
+    (before,) = life.ask("remote_list")["remotes"]
+
+    def failpoint(name: str) -> None:
+        if name == "outcome":
+            raise JournalFailed("the disk is full")
+
+    life.disk.failpoint = failpoint  # type: ignore[method-assign]
+    (first, *_) = batches(offers(THERE, there), Place(), list, 2)
+    with pytest.raises(JournalFailed):
+        life.ask("remote_fold", **folding(first))
+    assert life.store.count(CANDIDATE) == 0
+    (now,) = (json.loads(json.dumps(one)) for one in life.tools._list({})["remotes"])  # type: ignore[attr-defined]
+    assert now == before
+
+
+def test_five_pulls_at_once_are_one(life: Life, there: Disk) -> None:
+    pulls = [batches(offers(THERE, there), Place(), list, 2) for _ in range(5)]
+    stale = 0
+    while pulls:
+        for work in list(pulls):
+            batch = next(work, None)
+            if batch is None or "stale" in life.ask("remote_fold", **folding(batch)):
+                stale += batch is not None
+                pulls.remove(work)
+    assert stale == 4
+    assert life.texts == [f"text {ident}" for ident in "abcde"]
+    (remote,) = life.ask("remote_list")["remotes"]
+    assert remote["step"] == 3
+    life.check()
+
+
+# What is refused.
+
+
+def test_every_tool_of_the_table_is_answered(life: Life) -> None:
+    assert set(life.tools._answers) == set(FEDERATION_TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"palace": OURS}, "this very palace"),
+        ({"palace": "../x"}, "no palace"),
+        ({"palace": 7}, "no palace"),
+        ({"palace": "\N{EURO SIGN}"}, "no palace"),
+        ({"was": "x"}, "no list"),
+        ({"remote": "lap"}, "no remote lap"),
+        ({"step": -1}, "the number of the one before"),
+        ({"step": True}, "the number of the one before"),
+        ({"offers": {}}, "up to 200 offers"),
+        ({"offers": [{}] * 201}, "up to 200 offers"),
+        ({"offers": [{"gap": True}]}, "and nothing else"),
+        ({"offers": [{"kind": "palace:token", "id": "x"}]}, "neither a drawer nor a fact"),
+        ({"upto": {"epoch": 1, "seq": 1 << 63, "writer": "", "origin": ""}}, "no numbers"),
+        ({"upto": {"epoch": 0, "seq": 0, "writer": "", "origin": ""}}, "after its own end"),
+    ],
+)
+def test_what_no_pull_sends_is_refused(
+    life: Life, there: Disk, change: dict[str, Any], why: str
+) -> None:
+    (first, *_) = batches(offers(THERE, there), Place(), list, 2)
+    answer = life.ask("remote_fold", **{**folding(first), **change})
+    assert isinstance(answer, str)
+    assert answer.startswith("remote_refused: ")
+    assert why in answer
+    assert not life.texts
+    life.check()
+
+
+def test_another_palace_in_a_remotes_place_is_refused_unless_it_was_that_one(
+    life: Life, there: Disk
+) -> None:
+    life.pull(there, most=100)
+    (batch,) = batches(
+        [*offers(THERE, there)], Place(step=1), lambda: [(DRAWER, "x")], 100
+    )  # as if anew
+    assert "Another palace" in life.ask("remote_fold", **folding(batch, THIRD))
+    assert "changed" not in life.ask("remote_fold", **folding(batch, THIRD, was=[OURS]))
+    back = life.ask("remote_fold", **folding(attrs.evolve(batch, upto=None), THIRD, was=[THEIRS]))
+    assert back["remote"]["palace"] == THIRD
+    life.ask("remote_add", name="lap", address="/lap")
+    assert "of the remote desk" in life.ask("remote_fold", **folding(batch, THIRD, remote="lap"))
+
+
+def test_a_decision_is_upon_what_was_seen(life: Life, there: Disk) -> None:
+    life.pull(there)
+    key = key_of(life, "text a")
+    assert "has changed meanwhile" in life.ask("candidate_decide", key=key, digest="0" * 64)
+    assert decide(life, "text a", "drawer_1")["status"] == "accepted"
+    digest = life.ask("candidate_show", key=key)["candidate"]["digest"]
+    again = life.ask("candidate_decide", key=key, digest=digest, local="drawer_1")
+    assert "nothing to accept" in again
+    for named in (7, "x" * 99, "a\nb"):
+        assert "named by its key" in life.ask("candidate_show", key=named)
+    assert "no candidate" in life.ask("candidate_show", key="cand_0")
+    assert "one of new" in life.ask("candidate_list", status="good")
+
+
+def test_a_session_that_may_only_read_changes_nothing(life: Life) -> None:
+    for name in ("remote_add", "remote_remove", "remote_fold", "candidate_decide"):
+        assert life.ask(name, read_only=True).startswith("forbidden"), name
+
+
+def test_remotes_are_added_once_and_go_with_what_they_said(life: Life, there: Disk) -> None:
+    life.pull(there)
+    assert "already" in life.ask("remote_add", name="desk", address="/x")
+    for given in ({"wings": "w"}, {"kinds": ["file"]}, {"wings": ["a\nb"]}):
+        answer = life.ask("remote_add", name="more", address="/x", **given)
+        assert isinstance(answer, str)
+    assert life.ask("remote_remove", remote="desk") == {"removed": 5, "more": False}
+    assert life.ask("remote_list") == {"remotes": []}
+    assert not life.texts
+    life.check()
+
+
+def test_a_palace_without_remotes_says_nothing_of_them(tmp_path: Path) -> None:
+    life = awake(Disk(), tmp_path / "palace")
+    assert life.store.fingerprint() is None
+    assert life.ask("remote_list") == {"remotes": []}
+    assert life.ask("candidate_list") == {"candidates": [], "next": ""}
+    assert not list(life.root.iterdir())

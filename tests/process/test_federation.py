@@ -1,0 +1,104 @@
+"""`palace pull` through real processes: brokers and pullers that die in the middle of it."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.faults.killing import is_deep
+from tests.support.loads.light import fail_at_points, storm_site
+from tests.support.processes.clients import PALACE, Site
+from tests.support.stores.exporter import export
+
+pytestmark = pytest.mark.process
+
+# Before it is in a store, after that, before its outcome is recorded, and before it is answered.
+POINTS = ("apply", "applied", "outcome", "reply") if is_deep() else ("applied", "outcome")
+MANY, KILLS = (10_000, 100) if is_deep() else (450, 4)
+
+
+def run(site: Site, *arguments: str) -> str:
+    done = site.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def listed(site: Site, *options: str) -> list[dict[str, Any]]:
+    lines = run(site, "candidates", "list", "--json", *options).splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def texts(site: Site) -> list[str]:
+    return sorted(one["says"]["text"] for one in listed(site))
+
+
+def test_a_pull_is_carried_out_once_wherever_the_broker_dies(short_dir: Path) -> None:
+    site, there = storm_site(short_dir), short_dir / "there"
+    failpoints = fail_at_points(site)
+    export(there, {"0": "text 0"})
+    assert "is added" in run(site, "remote", "add", "desk", str(there))
+    for number, point in enumerate(POINTS, 1):
+        export(there, {f"{number}": f"text {number}"}, epoch=number + 1)
+        failpoints.arm((point, 1))
+        run(site, "pull")
+        assert failpoints.left() == ""
+        assert texts(site) == [f"text {one}" for one in range(number + 1)]
+
+    key = listed(site)[0]["key"]
+    assert "dismissed" in run(site, "candidates", "dismiss", key)
+    assert len(listed(site)) == len(POINTS)
+    assert len(listed(site, "--all")) == len(POINTS) + 1
+    assert "withdrawn" not in run(site, "candidates", "list")
+    assert key in run(site, "candidates", "show", key)
+    assert "0 changed" in run(site, "pull", "desk")
+    assert "candidates of it" in run(site, "remote", "remove", "desk")
+    assert "There is no remote" in run(site, "remote", "list")
+    assert run(site, "stop") is not None
+
+
+def test_pullers_that_are_killed_and_pullers_at_once_come_to_one_end(short_dir: Path) -> None:
+    site, there = storm_site(short_dir), short_dir / "there"
+    export(there, {f"{number}": f"text {number}" for number in range(MANY)})
+    run(site, "remote", "add", "desk", str(there))
+    steps: list[int] = []
+    for _ in range(KILLS):
+        puller = subprocess.Popen(
+            [*PALACE, "pull"], env=site.environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        (remote,) = map(json.loads, run(site, "remote", "list", "--json").splitlines())
+        steps.append(remote["step"])
+        puller.kill()
+        puller.communicate()
+    assert steps == sorted(steps)
+
+    pulls = [
+        subprocess.Popen([*PALACE, "pull"], env=site.environ(), stdout=subprocess.PIPE, text=True)
+        for _ in range(5)
+    ]
+    said = [pull.communicate()[0] for pull in pulls]
+    assert [pull.returncode for pull in pulls] == [0] * 5
+    assert all("desk: " in text for text in said)
+    run(site, "pull")
+    assert texts(site) == sorted(f"text {number}" for number in range(MANY))
+    assert run(site, "stop") is not None
+
+
+def test_what_is_no_other_palace_is_refused(short_dir: Path) -> None:
+    site, there = storm_site(short_dir), short_dir / "there"
+    there.mkdir()
+    run(site, "remote", "add", "desk", str(there))
+    assert "holds no palace" in site.run("pull").stderr
+    run(site, "remote", "add", "self", str(site.palace))
+    assert "this very palace" in site.run("pull", "self").stderr
+    (short_dir / "copy").mkdir()
+    shutil.copy(site.palace / "palace_id", short_dir / "copy")
+    shutil.copytree(site.palace / "journal", short_dir / "copy" / "journal")
+    run(site, "remote", "add", "copy", str(short_dir / "copy"))
+    assert "or a copy of it" in site.run("pull", "copy").stderr
+    assert "no directory" in site.run("remote", "add", "x", str(short_dir / "none")).stderr
+    assert "no remote" in site.run("pull", "lap").stderr
+    assert not listed(site, "--all")
+    assert run(site, "stop") is not None
