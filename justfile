@@ -167,9 +167,13 @@ image-refs *arguments:
 image-lock:
     images/lock
 
-# Build an image with a Docker engine: shim or full.
+# Build an image with a Docker engine: shim, full or distroless.
 image target *options:
     docker build --file Dockerfile.base --target {{target}} --tag palace-{{target}} {{options}} .
+
+# Build an image by melange and apko, which have to be installed (docs/images.md says what was run).
+image-apko *steps:
+    images/apko/build {{steps}}
 
 # Write the generated parts of docs/ again.
 reference:

@@ -21,7 +21,10 @@ from palace.commands.agent import Agent
 from palace.protocol.errors import PalaceError
 
 ELSEWHERE = ("/dev", "/mempalace", "/proc", "/run", "/sys", "/tmp")
+SHELLS = ("ash", "bash", "busybox", "dash", "ksh", "sh", "zsh")
+MANAGERS = ("apk", "apt", "apt-get", "dpkg", "perl", "rpm")
 COMPILERS = ("as", "c++", "cc", "clang", "g++", "gcc", "git", "ld", "make", "pip", "rustc")
+PACKAGES = "/var/lib/dpkg/status.d"
 CACHES = (
     *("/etc/pip.conf", "/locks", "/run/secrets", "/steps", "/tools", "/var/cache/apt/pkgcache.bin"),
     *("/var/lib/apt/lists", "/var/log/apt", "/wheels"),
@@ -63,6 +66,10 @@ def check_files() -> None:
     check(os.stat(os.path.expanduser("~")).st_uid == os.getuid(), "its home is its own")
     found = [name for name in COMPILERS if shutil.which(name)]
     check(not found, f"no compiler, and no pip ({found})")
+    if os.path.isdir(PACKAGES):  # an image without a package manager
+        there = {os.path.basename(path) for path in paths if not os.path.isdir(path)}
+        found = sorted(there & {*SHELLS, *MANAGERS, *COMPILERS})
+        check(not found, f"no shell, and no package manager ({found})")
     left = [path for path in CACHES if os.path.isdir(path) and os.listdir(path)]
     left += [path for path in CACHES if os.path.isfile(path)]
     check(not left, f"no cache is left ({left})")

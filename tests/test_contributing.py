@@ -158,7 +158,8 @@ def test_a_release_is_shown_first_and_then_made(repository: Path) -> None:
         *(f"palace-contract-{contract}.tgz", "images.txt", "SHA256SUMS"),
     }
     assert re.fullmatch(
-        r"palace-shim:([0-9a-f]{20})\npalace-full:\1\n", (dist / "images.txt").read_text()
+        r"palace-shim:([0-9a-f]{20})\npalace-full:\1\npalace-distroless:\1\n",
+        (dist / "images.txt").read_text(),
     )
     assert run(dist, "sha256sum", "--check", "--strict", "SHA256SUMS").returncode == 0
     assert "git push --atomic origin HEAD v0.2.0" in made.stdout

@@ -1,14 +1,15 @@
 """Dockerfile.base carried out, and what comes of it run: without a Docker engine, as root.
 
-PALACE_TEST_PROFILE=deep builds the shim's image; full builds both, and the shim's again, from this
-directory and from a repository.  The smoke test inside of them is the one that CI runs in real
-containers.
+PALACE_TEST_PROFILE=full builds all targets, some of them again, from this directory and from a
+repository.  The smoke test inside of them is the one that CI runs in real containers.
 """
 
 import os
 import re
+import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from images.smoke import COMPILERS, MANAGERS, SHELLS
 from palace.commands.config import change_settings
 from palace.kernel.kernel import Kernel
 from palace.settings.environment import ShimEnvironment
@@ -58,6 +60,25 @@ def shim(builder: Builder) -> Image:
 @pytest.fixture(scope="module")
 def full(builder: Builder) -> Image:
     return builder.build("full")
+
+
+@pytest.fixture(scope="module")
+def distroless(builder: Builder) -> Image:
+    return builder.build("distroless")
+
+
+@pytest.fixture(scope="module", params=["shim", "distroless"])
+def reaching(request: pytest.FixtureRequest) -> Image:
+    """Images whose shims come from elsewhere."""
+    found: Image = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="module", params=["full", "distroless"])
+def owning(request: pytest.FixtureRequest) -> Image:
+    """Images that have palaces of their own."""
+    found: Image = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -104,38 +125,38 @@ def test_its_files_are_in_order(shim: Image) -> None:
     assert not [path for path in shim.root.rglob("site-packages/*") if "mempalace" in path.name]
 
 
-def test_a_shim_reaches_a_broker_outside_by_its_socket(shim: Image, outside: Site) -> None:
+def test_a_shim_reaches_a_broker_outside_by_its_socket(reaching: Image, outside: Site) -> None:
     mounts = SMOKE | {outside.palace.parent: "/mempalace"}
-    done = shim.run("python", "/smoke.py", "shim", "0", mounts=mounts)
-    status = shim.run("palace", "status", mounts=mounts)
-    doctor = shim.run("palace", "doctor", "--boundary", mounts=mounts)
+    done = reaching.run("python", "/smoke.py", "shim", "0", mounts=mounts)
+    status = reaching.run("palace", "status", mounts=mounts)
+    doctor = reaching.run("palace", "doctor", "--boundary", mounts=mounts)
 
     assert done.returncode == 0, done.stdout
     assert status.returncode == 0, status.stdout  # by another name than the broker's own
     assert "it answers: epoch 1." in doctor.stdout
 
 
-def test_a_shim_reaches_a_broker_that_is_named(shim: Image, outside: Site) -> None:
+def test_a_shim_reaches_a_broker_that_is_named(reaching: Image, outside: Site) -> None:
     url = next(url for url in outside.record()["endpoints"] if url.startswith("wss:"))
     mounts = SMOKE | {outside.palace: "/mempalace/palace"}
-    done = shim.run("python", "/smoke.py", "shim", "1", mounts=mounts, MEMPALACE_BROKER=url)
+    done = reaching.run("python", "/smoke.py", "shim", "1", mounts=mounts, MEMPALACE_BROKER=url)
 
     assert done.returncode == 0, done.stdout
 
 
 def test_a_shim_reaches_a_broker_of_another_kernel(
-    shim: Image, outside: Site, tmp_path: Path
+    reaching: Image, outside: Site, tmp_path: Path
 ) -> None:
     with mounted(outside.palace.parent, tmp_path / "mount") as mount:
         mounts = SMOKE | {mount: "/mempalace"}
-        done = shim.run("python", "/smoke.py", "shim", "2", mounts=mounts)
-        healthy = shim.run(*shim.config["Healthcheck"]["Test"][1:], mounts=mounts)
+        done = reaching.run("python", "/smoke.py", "shim", "2", mounts=mounts)
+        healthy = reaching.run(*reaching.config["Healthcheck"]["Test"][1:], mounts=mounts)
 
     assert done.returncode == 0, done.stdout
     assert healthy.returncode == 0, healthy.stdout
 
 
-def test_a_shim_reaches_a_broker_over_ssh(shim: Image, site: Site, tmp_path: Path) -> None:
+def test_a_shim_reaches_a_broker_over_ssh(reaching: Image, site: Site, tmp_path: Path) -> None:
     environ = {"HOME": str(site.home), "MEMPALACE_PATH": str(site.palace)}
     with open_sshd(tmp_path / "ssh", environ=environ) as sshd:
         command = os.path.join(os.path.dirname(sys.executable), "palace")
@@ -153,7 +174,7 @@ def test_a_shim_reaches_a_broker_over_ssh(shim: Image, site: Site, tmp_path: Pat
             mounts |= {state: "/state"}
             words = ("python", "/smoke.py", "shim", "3")
             # The palace, and sshd, are root's.
-            done = shim.run(*words, user="0:0", mounts=mounts, XDG_STATE_HOME="/state")
+            done = reaching.run(*words, user="0:0", mounts=mounts, XDG_STATE_HOME="/state")
 
     assert done.returncode == 0, done.stdout
 
@@ -191,9 +212,9 @@ def test_health_is_whether_the_next_request_is_answered(
     assert shim.run(*check).returncode == 1
 
 
-def test_the_full_image_needs_no_network(full: Image) -> None:
-    files = full.run("python", "/smoke.py", "files", mounts=SMOKE)
-    own = full.run("python", "/smoke.py", "own", mounts=SMOKE, network=False)
+def test_an_image_with_the_engine_needs_no_network(owning: Image) -> None:
+    files = owning.run("python", "/smoke.py", "files", mounts=SMOKE)
+    own = owning.run("python", "/smoke.py", "own", mounts=SMOKE, network=False)
     print(files.stdout, own.stdout)
 
     assert files.returncode == 0, files.stdout
@@ -201,15 +222,15 @@ def test_the_full_image_needs_no_network(full: Image) -> None:
     assert "is lost with it" in own.stdout
 
 
-def test_a_serving_container_is_healthy_and_keeps_its_palace(full: Image, tmp_path: Path) -> None:
+def test_a_serving_container_is_healthy_and_keeps_its_palace(owning: Image, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir(mode=0o700)
     os.chown(volume, int(UID), int(UID))
     for _ in range(2):
-        with full.container(mounts=SMOKE | {volume: "/mempalace"}, network=False) as serving:
+        with owning.container(mounts=SMOKE | {volume: "/mempalace"}, network=False) as serving:
             wait_until(lambda: serving.execute("palace", "status") == 0, what="it serves")
             codes = [
-                serving.execute(*full.config["Healthcheck"]["Test"][1:]),
+                serving.execute(*owning.config["Healthcheck"]["Test"][1:]),
                 serving.execute("python", "/smoke.py", "shim", "0"),
             ]
             assert codes == [0, 0]
@@ -218,12 +239,71 @@ def test_a_serving_container_is_healthy_and_keeps_its_palace(full: Image, tmp_pa
     assert int((volume / "palace" / "epoch").read_text()) == 2
 
 
-def test_it_is_the_same_when_it_is_built_again(builder: Builder, shim: Image) -> None:
-    again = builder.build("shim", "again")
-    first, second = fingerprints(shim.root), fingerprints(again.root)
+def test_nothing_of_debian_is_left_but_what_palace_needs(distroless: Image) -> None:
+    kinds = fingerprints(distroless.root)
+    files = {
+        path: about for path, about in kinds.items() if not stat.S_ISDIR(int(about.split()[0], 8))
+    }
+    names = {path.rpartition("/")[2] for path in files}
+    programs = {
+        path for path in files if path.startswith(("usr/bin/", "usr/sbin/", "usr/local/bin/"))
+    }
+
+    assert not names & {
+        *SHELLS,
+        *MANAGERS,
+        *COMPILERS,
+        "env",
+        "su",
+        "sudo",
+        "mount",
+        "wget",
+        "curl",
+    }
+    assert {path for path in programs if not path.startswith("usr/bin/python3")} == {"usr/bin/ssh"}
+    for shell in ("sh", "bash", "/bin/sh", "apt-get", "dpkg"):
+        none = distroless.run(shell, "-c", "true")
+        assert (none.returncode, "can't be run: No such file" in none.stdout) == (127, True)
+    assert distroless.config["User"] == f"{UID}:{UID}"
+    assert not [path for path, about in files.items() if int(about.split()[0], 8) & 0o6000]
+    described = {path.name for path in (distroless.root / "var/lib/dpkg/status.d").iterdir()}
+    assert described >= {"libc6", "libssl3t64", "openssh-client", "python3.13-minimal", "tzdata"}
+    for name in described:
+        assert (distroless.root / "usr/share/doc" / name / "copyright").exists(), name
+
+
+def test_whoever_runs_it_needs_nothing_but_a_volume_to_write_to(
+    distroless: Image, tmp_path: Path
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir(mode=0o700)
+    anybody = 20_000 + secrets.randbelow(40_000)
+    os.chown(volume, anybody, anybody)
+    more = {"user": f"{anybody}:{anybody}", "read_only": True, "network": False}
+    probe = "import sys; print([open(f'{path}/x', 'w') for path in sys.argv[1:]])"
+    for path in ("/", "/tmp", "/home/palace", "/opt/palace", "/var/tmp"):
+        closed = distroless.run("python", "-c", probe, path, mounts={volume: "/mempalace"}, **more)
+        assert "Read-only file system" in closed.stdout, path
+    done = distroless.run(
+        "python", "/smoke.py", "own", mounts=SMOKE | {volume: "/mempalace"}, **more
+    )
+    print(done.stdout)
+
+    assert done.returncode == 0, done.stdout
+    assert "was killed with SIGKILL" in done.stdout
+    assert {path.name for path in volume.iterdir()} == {"palace", f"home-{anybody}"}
+
+
+@pytest.mark.parametrize("target", ["shim", "distroless"])
+def test_it_is_the_same_when_it_is_built_again(
+    builder: Builder, request: pytest.FixtureRequest, target: str
+) -> None:
+    image: Image = request.getfixturevalue(target)
+    again = builder.build(target, f"{target}-again")
+    first, second = fingerprints(image.root), fingerprints(again.root)
     differing = {path for path in {*first, *second} if first.get(path) != second.get(path)}
 
-    assert len(first) > 5_000
+    assert len(first) > 4_000
     assert differing == set()
 
 

@@ -1,6 +1,7 @@
 """What a build reads, by a real directory: each file, its mode, and nothing that isn't copied."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,8 +84,9 @@ def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
 CHANGES: dict[str, Callable[[Path], object]] = {
     "the Dockerfile": add_line("Dockerfile.base"),
     "what is ignored": add_line(".dockerignore"),
-    "the entry point": add_line("images/entrypoint"),
-    "the health check": add_line("images/health"),
+    "the entry point": add_line("images/entry.py"),
+    "the health check": add_line("images/health.py"),
+    "what is taken of Debian": add_line("images/distroless.py"),
     "a step": add_line("images/steps/install"),
     "a step's mode": lambda tree: (tree / "images/steps/install").chmod(0o644),
     "a lock": add_line("images/locks/engine.txt"),
@@ -162,7 +164,7 @@ def test_a_file_that_is_to_be_copied_must_be_there(tree: Path) -> None:
         read_files(tree)
 
 
-@pytest.mark.parametrize("name", ["shim", "full"])
+@pytest.mark.parametrize("name", ["shim", "full", "distroless"])
 def test_an_image_runs_as_the_builds_user_on_files_of_roots(name: str) -> None:
     found = instructions((ROOT / "Dockerfile.base").read_text())
     (stage,) = (
@@ -181,16 +183,21 @@ def test_an_image_runs_as_the_builds_user_on_files_of_roots(name: str) -> None:
 
 def test_what_a_container_runs_needs_no_environment_that_a_second_process_lacks() -> None:
     """`docker exec` has the image's own, and nothing of what the entry point has exported."""
-    lines = (ROOT / "images/entrypoint").read_text().splitlines()
-    exported = [line.strip().removeprefix("export ") for line in lines if "export " in line]
+    lines = (ROOT / "images/entry.py").read_text().splitlines()
+    changes = [line.strip() for line in lines if re.search(r"environ(\[.*\] = |\.(?!get))", line)]
 
-    assert exported == ["HOME", 'PALACE_IDLE_S="${PALACE_IDLE_S:-0}"']
+    assert changes == [
+        'os.environ.setdefault("PALACE_IDLE_S", "0")',
+        'os.environ["HOME"] = home = found',
+        'os.environ["TMPDIR"] = f"{home}/tmp"',
+    ]
 
 
 def test_all_that_the_dockerfile_takes_from_here_is_known() -> None:
     assert sources((ROOT / "Dockerfile.base").read_text()) == [
-        *("LICENSE", "README.md", "docs/design.md", "docs/operating.md", "images/entrypoint"),
-        *("images/health", "images/locks", "images/steps", "palace", "pyproject.toml"),
+        *("LICENSE", "README.md", "docs/design.md", "docs/operating.md", "images/distroless.py"),
+        *("images/entry.py", "images/health.py", "images/locks", "images/steps", "palace"),
+        "pyproject.toml",
     ]
 
 

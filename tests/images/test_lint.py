@@ -14,7 +14,7 @@ from images.inputs import arguments
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 SCRIPTS = sorted(
-    [*(ROOT / ".ci").iterdir(), *(ROOT / "images").glob("steps/*")]
+    [*(ROOT / ".ci").iterdir(), *(ROOT / "images").glob("steps/*"), ROOT / "images/apko/build"]
     + [path for path in (ROOT / "images").iterdir() if path.is_file() and not path.suffix]
 )
 WORKFLOWS = sorted(ROOT.glob(".git*/workflows/*.yml"))

@@ -2,7 +2,8 @@
 
 buildah carries out Dockerfile.base as it stands, on a Debian that mmdebstrap unpacks.  What is
 built runs in a mount, a pid and, if wanted, a network namespace of its own, chrooted to an overlay
-over the image, as its user, with its environment.  Namespaces take their mounts with them.
+over the image, as its user, with its environment.  Namespaces take their mounts with them.  Nothing
+of an image is needed to start a command in it: it may have no shell.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +38,7 @@ SLIM = (
 CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/cert.pem")
 RUN = """
 set -eu
-root=$1 scratch=$2 user=$3
+root=$1 scratch=$2 mode=$3
 shift 3
 mount -t tmpfs tmpfs "$scratch"
 mkdir "$scratch/upper" "$scratch/work" "$scratch/root"
@@ -50,7 +52,22 @@ while [ "$1" != -- ]; do
   shift 2
 done
 shift
-exec chroot --userspec="$user" --groups= "$scratch/root" "$@"
+[ "$mode" = rw ] || mount -o "remount,$mode" "$scratch/root"
+exec "$@"
+"""
+# Runs a command in a root, as a user, with an environment.
+ENTER = """
+import os, sys, warnings  # which execvpe imports
+root, user, directory, count, *rest = sys.argv[1:]
+pairs, words = rest[: int(count)], rest[int(count) :]
+uid, gid = map(int, user.split(":"))
+os.chroot(root)
+os.chdir(directory)
+os.setgroups([])
+os.setgid(gid)
+os.setuid(uid)
+environ = dict(pair.split("=", 1) for pair in pairs)
+os.execvpe(words[0], words, environ)
 """
 
 
@@ -74,22 +91,27 @@ class Image:
         user: str = "",
         mounts: Mapping[Path, str] | None = None,
         network: bool = True,
+        read_only: bool = False,
         **environ: str,
     ) -> Iterator["Container"]:
-        """Start a command by the image's entry point, or its own one; kill it at the end."""
+        """Start a command by the image's entry point, or its own one; kill it at the end.
+
+        `read_only`: the image, not the mounts, as for `docker run --read-only`.
+        """
         user = user or self.config["User"]
         values = self.environ(user) | environ
         pairs = [f"{name}={value}" for name, value in values.items()]
-        inside = ["env", "-i", f"--chdir={self.config['WorkingDir']}", *pairs]
+        inside = [user, self.config["WorkingDir"], str(len(pairs)), *pairs]
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         binds = [word for pair in (mounts or {}).items() for word in map(str, pair)]
         command = [*self.config["Entrypoint"], *(words or self.config["Cmd"])]
         with tempfile.TemporaryDirectory(prefix="palace-container-") as scratch:
+            enter = [sys.executable, "-I", "-S", "-c", ENTER, f"{scratch}/root", *inside]
             process = subprocess.Popen(
                 [
                     *(*unshare, *([] if network else ["--net"])),
-                    *("sh", "-c", RUN, "sh", str(self.root), scratch, user, *binds, "--"),
-                    *(*inside, *command),
+                    *("sh", "-c", RUN, "sh", str(self.root), scratch, "ro" if read_only else "rw"),
+                    *(*binds, "--", *enter, *command),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -97,7 +119,7 @@ class Image:
                 text=True,
             )
             try:
-                yield Container(process=process, user=user, inside=inside)
+                yield Container(process=process, enter=enter)
             finally:
                 process.kill()
                 process.communicate()
@@ -114,18 +136,16 @@ class Container:
     """A container that runs."""
 
     process: "subprocess.Popen[str]"
-    user: str
-    inside: list[str]
+    enter: list[str]
 
     def execute(self, *words: str) -> int:
         """Run another command in it, as `docker exec` does; return its exit code."""
         wait_until(self._is_inside, what="the container's command runs")
         (first,) = children_of(self.process.pid)
-        uid, _, gid = self.user.partition(":")
         done = subprocess.run(
             [
-                *("nsenter", f"--target={first}", "--mount", "--pid", "--net", "--root"),
-                *(f"--setuid={uid}", f"--setgid={gid}", "--", *self.inside, *words),
+                *("nsenter", f"--target={first}", "--mount", "--pid", "--net", "--"),
+                *(*self.enter, *words),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
