@@ -86,6 +86,33 @@ def test_pullers_that_are_killed_and_pullers_at_once_come_to_one_end(short_dir: 
     assert run(site, "stop") is not None
 
 
+@pytest.mark.engine
+def test_what_is_accepted_is_ours_and_is_not_offered_again(site: Site, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    export(there, {"1": "The gate opens at seven."}, facts=[("bob", "works_at", "acme")])
+    run(site, "remote", "add", "desk", str(there))
+    run(site, "pull")
+    drawer, fact = sorted(listed(site), key=lambda one: one["kind"])
+
+    told = run(site, "candidates", "accept", drawer["key"], "--wing", "mine")
+    assert "is accepted, as drawer_mine_r_" in told
+    assert "is accepted, as " in run(site, "candidates", "accept", fact["key"])
+    assert "nothing to accept" in site.run("candidates", "accept", drawer["key"]).stderr
+    assert not listed(site)
+    filed = [json.loads(line) for line in run(site, "history", "--json").splitlines()]
+    ours = [one for one in filed if one["kind"] == "chroma:mempalace_drawers"]
+    assert [one["payload"]["document"] for one in ours] == ["The gate opens at seven."]
+    assert {one["kind"] for one in filed} >= {"graph:triple"}
+    offered = [json.loads(line) for line in run(site, "feed").splitlines()]
+    assert not [line for line in offered if line.get("content")]
+
+    export(there, {"1": "The gate opens at eight."}, epoch=2)
+    run(site, "pull")
+    (changed,) = listed(site)
+    assert changed["status"] == "changed"
+    assert run(site, "stop") is not None
+
+
 def test_what_is_no_other_palace_is_refused(short_dir: Path) -> None:
     site, there = storm_site(short_dir), short_dir / "there"
     there.mkdir()

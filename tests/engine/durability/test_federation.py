@@ -6,7 +6,9 @@ die; its file of candidates is a real one.  The other palace is a journal on ano
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +280,39 @@ def test_five_pulls_at_once_are_one(life: Life, there: Disk) -> None:
     (remote,) = life.ask("remote_list")["remotes"]
     assert remote["step"] == 3
     life.check()
+
+
+# Nobody but palace writes it.
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM candidate",
+        "UPDATE candidate SET decided = digest, local = 'drawer_1'",
+        "UPDATE remote SET seq = 0, step = 0",
+        "INSERT INTO remote SELECT 'more', '/etc', palace, scope, 0, 0, '', '', 0, '', '' "
+        "FROM remote",
+    ],
+)
+def test_what_another_program_writes_is_put_back(life: Life, there: Disk, statement: str) -> None:
+    life.pull(there)
+    with closing(sqlite3.connect(life.store.path)) as connection, connection:
+        connection.execute(statement)
+    heir = awake(life.disk.power_cut(all_kept), life.root, 2)
+    heir.check()
+    assert heir.texts == [f"text {ident}" for ident in "abcde"]
+    assert [one["name"] for one in heir.ask("remote_list")["remotes"]] == ["desk"]
+    heir.pull(there)
+    assert {one["status"] for one in heir.ask("candidate_list")["candidates"]} == {"new"}
+
+
+def test_a_file_that_is_gone_is_written_again(life: Life, there: Disk) -> None:
+    life.pull(there)
+    Path(life.store.path).unlink()
+    heir = awake(life.disk.power_cut(all_kept), life.root, 2)
+    heir.check()
+    assert heir.texts == [f"text {ident}" for ident in "abcde"]
 
 
 # What is refused.

@@ -248,7 +248,7 @@ class Probe:
         self.send(encode("tools/call", self.ids, name=f"mempalace_{name}", arguments=arguments))
         return json.loads(self.receive())
 
-    def owner(self, name: str, **arguments: Any) -> Any:
+    def owner(self, name: str, /, **arguments: Any) -> Any:
         """Call one of the owner's tools, which must work; return what it says."""
         params = {"name": f"palace_{name}", "arguments": arguments}
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}

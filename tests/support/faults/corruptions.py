@@ -60,6 +60,7 @@ def fill(probe: Probe, root: Path) -> dict[str, str]:
         probe.owner("workspace_add", id=ident, parent=parent, cwd=f"/srv/{ident}")
     probe.owner("workspace_move", id="gone", parent="lead")
     probe.owner("workspace_remove", id="gone")
+    probe.owner("remote_add", name="desk", address="/srv/desk")
     return ids
 
 
@@ -135,6 +136,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "in-log": garbage_in("logstream.sqlite3"),
     "register": no("palace.sqlite3"),
     "in-register": garbage_in("palace.sqlite3"),
+    "candidates": no("candidates.sqlite3"),
+    "in-candidates": garbage_in("candidates.sqlite3"),
     "tunnels": no("../tunnels.json"),
     "in-hallways": garbage_in("../hallways.json"),
     "head": no("journal/HEAD.json"),
@@ -152,4 +155,4 @@ CHOICES = [
 ]
 # Of one thing, only one kind of damage.
 EXCLUSIVE = [{"drawers", "in-drawers", "half-drawers"}, {"segments", "in-segments"}]
-EXCLUSIVE += [{name, f"in-{name}"} for name in ("graph", "log", "register", "head")]
+EXCLUSIVE += [{name, f"in-{name}"} for name in ("graph", "log", "register", "candidates", "head")]

@@ -172,6 +172,7 @@ _TRIGGER = (
 )
 _WORDS = "embedding_fulltext_search"
 GRAPH, REGISTER = "knowledge_graph.sqlite3", "palace.sqlite3"
+CANDIDATES = "candidates.sqlite3"
 TUNNELS, HALLWAYS = "../tunnels.json", "../hallways.json"
 
 INDEX: dict[str, Damaging] = {
@@ -247,6 +248,10 @@ BESIDE: dict[str, tuple[str, Damaging]] = {
     "register-gone": ("register", partial(gone, name=REGISTER)),
     "register-emptied": ("register", partial(emptied, name=REGISTER)),
     "register-cut": ("register", partial(file_cut, name=REGISTER)),
+    "candidates-gone": ("candidates", partial(gone, name=CANDIDATES)),
+    "candidates-emptied": ("candidates", partial(emptied, name=CANDIDATES)),
+    "candidates-cut": ("candidates", partial(file_cut, name=CANDIDATES)),
+    "candidates-no-key": ("candidates", forged(CANDIDATES, "UPDATE remote SET name = NULL")),
     "tunnels-gone": ("tunnels", partial(gone, name=TUNNELS)),
     "tunnels-cut": ("tunnels", partial(file_cut, name=TUNNELS)),
     "tunnels-emptied": ("tunnels", partial(emptied, name=TUNNELS)),
