@@ -10,6 +10,7 @@ from palace.doctor.deaths import check_deaths
 from palace.doctor.delegations import check_delegations
 from palace.doctor.diagnostics import Diagnostics, gather
 from palace.doctor.embedder import check_embedder
+from palace.doctor.federation import check_candidates
 from palace.doctor.finding import DATA_ERROR, ERROR, NOTE, OK, WARNING, Finding
 from palace.doctor.home import check_home
 from palace.doctor.hosts import check_hosts
@@ -54,6 +55,7 @@ CHECKS: tuple[Check, ...] = (
     check_stock_tools,
     check_journal,
     check_workspaces,
+    check_candidates,
     check_mesh,
     check_delegations,
     check_provider,

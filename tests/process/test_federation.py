@@ -106,10 +106,12 @@ def test_what_is_accepted_is_ours_and_is_not_offered_again(site: Site, tmp_path:
     offered = [json.loads(line) for line in run(site, "feed").splitlines()]
     assert not [line for line in offered if line.get("content")]
 
+    assert "from other palaces" not in site.run("doctor").stdout
     export(there, {"1": "The gate opens at eight."}, epoch=2)
     run(site, "pull")
     (changed,) = listed(site)
     assert changed["status"] == "changed"
+    assert "1 memories that were accepted from other palaces" in site.run("doctor").stdout
     assert run(site, "stop") is not None
 
 

@@ -40,6 +40,9 @@ CREATE TABLE candidate (
 CREATE INDEX candidate_remote ON candidate (remote);
 """
 
+# Of what was accepted, how much says something else now, or is gone.
+CONFLICTS = "SELECT count(*) FROM candidate WHERE local != '' AND digest != decided"
+
 
 @attrs.frozen(kw_only=True)
 class Remote:
