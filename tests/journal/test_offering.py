@@ -1,5 +1,8 @@
 """What a journal offers to other palaces, and that whoever takes it over has what is there."""
 
+import threading
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from palace.journal.purge import Going, purge_journal, purge_mark
 from palace.journal.record import DELETE, PUT, UNDO, Draft, Stamp
 from palace.journal.replay import replay
 from palace.journal.segment import ARCHIVE, list_segments
+from palace.kernel.kernel import Kernel
 from palace.protocol.federation import DRAWER, FACT, START, Gap, Item, Offer, Read, Whole
 from palace.protocol.keyring import Key, Keyring
 from tests.support.disks.memory import ROOT, Disk, all_kept, all_lost
@@ -190,6 +194,41 @@ def test_a_line_that_is_missing_costs_no_more_than_itself(cut: int) -> None:
     assert isinstance(list(offers(JOURNAL, disk, START))[-1], Whole)
     puller.read(offers(JOURNAL, disk, START))
     assert len(shown(puller)) == 2
+
+
+def test_copies_that_are_made_while_it_is_written_come_to_what_is_there(tmp_path: Path) -> None:
+    """As rsync makes them: file after file, some of them half written, others gone meanwhile."""
+    there, copy, kernel = str(tmp_path / "journal"), tmp_path / "copy", Kernel()
+    stamp, ended = Stamp(epoch=1, writer="w", keys=KEYS), threading.Event()
+
+    def write() -> None:
+        journal = Journal.open(there, kernel, stamp, segment_bytes=4000)
+        for number in range(400):
+            journal.append([drawer(f"{number % 50}", f"text {number}")])
+            if number % 90 == 89:
+                make_checkpoint(there, kernel, stamp)
+        journal.close()
+        ended.set()
+
+    writer, puller, rounds = threading.Thread(target=write), Puller(), 0
+    writer.start()
+    while not ended.is_set() or not rounds:
+        if Path(there).exists():
+            copy_files(Path(there), copy)
+            puller.read(offers(str(copy), kernel, puller.place.position))
+            rounds += 1
+    writer.join()
+    puller.read(offers(there, kernel, puller.place.position))
+    assert shown(puller) == sorted(f"text {number}" for number in range(350, 400))
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Bring a copy up to date, as far as files stay where they are."""
+    for path in sorted(source.rglob("*.jsonl")):
+        where = target / path.relative_to(source)
+        where.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            where.write_bytes(path.read_bytes())
 
 
 # In any order.

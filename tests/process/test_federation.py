@@ -1,6 +1,7 @@
 """`palace pull` through real processes: brokers and pullers that die in the middle of it."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -127,6 +128,13 @@ def test_what_is_no_other_palace_is_refused(short_dir: Path) -> None:
     shutil.copytree(site.palace / "journal", short_dir / "copy" / "journal")
     run(site, "remote", "add", "copy", str(short_dir / "copy"))
     assert "or a copy of it" in site.run("pull", "copy").stderr
+    export(there, {"1": "one"})
+    for odd in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        path = there / "journal" / f"{100:020d}.jsonl"
+        odd(path)
+        refused = site.run("pull", "desk")
+        assert (refused.returncode != 0, len(refused.stderr.splitlines())) == (True, 1)
+        path.unlink()
     assert "no directory" in site.run("remote", "add", "x", str(short_dir / "none")).stderr
     assert "no remote" in site.run("pull", "lap").stderr
     assert not listed(site, "--all")
