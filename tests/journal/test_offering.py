@@ -70,7 +70,7 @@ def test_drawers_and_facts_are_offered_and_what_is_the_owners_alone_is_not() -> 
             fact(valid_from="2026-01-01"),
             drawer("diary", "dear diary", type="diary_entry"),
             drawer("mine", "of a namespace", palace_ns="workspace:lead"),
-            drawer("echo", "accepted", palace_origin="other"),
+            drawer("echo", "accepted", added_by="palace:desk"),
             fact(source_file="palace:other"),
             drawer("broken", "no wing", wing=7),
             Draft(action=PUT, kind="palace:token", id="x", payload={"row": {}}),

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from palace.engine.stores.projection import same
+from palace.journal.inspect import read_from
 from palace.journal.journal import Journal
-from palace.journal.record import PUT, Draft, Stamp
+from palace.journal.purge import is_purge_mark
+from palace.journal.record import PUT, Draft, Record, Stamp
 from palace.kernel.kernel import Kernel
 from palace.ownership.keys import ANY_SEQ
 from palace.protocol.keyring import Key, Keyring
@@ -193,6 +195,12 @@ def test_a_purge_that_died_is_finished_by_the_next_one(
     assert ended["code"] == 0
     assert ended["entities"].keys() == expected.keys()
     assert holders(copied.parent, maintenance.home, filed.log.parent) == []
+    told_to_followers = [
+        record
+        for record in read_from(f"{copied}/journal", Kernel())
+        if isinstance(record, Record) and is_purge_mark(record)
+    ]
+    assert len(told_to_followers) == 1
     gone = lost(before, maintenance.ask("contents", copied))
     assert gone == expected.keys() & {f"{k} {i}" for k in before for i in before[k]}
     assert maintenance.ask("doctor", copied) == []
