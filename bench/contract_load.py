@@ -205,8 +205,9 @@ def work(clients: list[Talks], seconds: float, first: int) -> Load:
             if not one.talks.is_whole(one.answer):
                 continue
             in_time = time.perf_counter() < until_s
+            is_refused = one.talks.is_refused(one.answer)
             load.note(one, in_time=in_time)
-            if in_time:
+            if in_time and not is_refused:  # which ends a connection of the contract's
                 one.ask()
             else:
                 waiting.unregister(one.talks)

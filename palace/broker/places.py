@@ -33,11 +33,15 @@ class Places:
     def enter(self, party: str, send_away: Callable[[], None]) -> Place:
         """Take a place; another client, or this one, may be sent away for it."""
         place = Place(party, send_away)
+        self.add(place)
+        return place
+
+    def add(self, place: Place) -> None:
+        """Take a place, as `enter`."""
         self._held[place] = None
-        self.budget.take(party)
+        self.budget.take(place.party)
         while loser := self.budget.loser():
             self._send_away(loser)
-        return place
 
     def is_full(self) -> bool:
         """Tell whether the next one takes another's place."""

@@ -145,7 +145,6 @@ class Scheduler:
         started = self.admission.take_ready(now_s)
         batch = self._batch([job for job in started if job.group])
         for job in started:
-            job.began_s = now_s
             running = self.admission.in_lane(job.tool.lane)
             self.telemetry.meter.began(job.tool.lane, running)
             self.lanes.run(job, self._call(job, batch if job.group else None), running=running)
@@ -159,7 +158,9 @@ class Scheduler:
         while True:
             while not self.admission.held:
                 await self._held.park()
-            await trio.sleep_until(self.admission.window.until_s(trio.current_time()))
+            with trio.move_on_at(self.admission.wake_s):
+                await self._held.park()
+                continue  # something else is held, perhaps for less
             self.start_ready()
 
     def _batch(self, jobs: list[Job]) -> Batch[Any] | None:

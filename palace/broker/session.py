@@ -4,7 +4,7 @@ import attrs
 import trio
 
 from palace.protocol import wire
-from palace.protocol.budget import HTTP, Use
+from palace.protocol.budget import Use
 from palace.protocol.pathmap import Whereabouts
 from palace.protocol.principals import Principal
 from palace.protocol.rights import NOBODY, Peer
@@ -46,6 +46,7 @@ class LiveSession:
     called: bool = False  # a tool, once
     claims: dict[str, None] = attrs.field(factory=dict)  # of tasks, for which it stands
     is_own: bool = False  # the broker's own work: no client has asked for it
+    renews: bool = False  # its client begins another one without being asked
 
     def __attrs_post_init__(self) -> None:
         self.hello = Hello(session=self.id)
@@ -70,7 +71,7 @@ class LiveSession:
             return Use.LEFT
         if not self.machine.is_idle or self.stream.waiting:
             return Use.BUSY
-        if self.party != HTTP:
+        if not self.renews:
             return Use.IDLE
         return Use.RENEWED if self.called else Use.UNUSED
 

@@ -190,6 +190,13 @@ class Engine(Protocol):
         """Say whether the embedding model is there; calls that need it wait while it is pending."""
         ...
 
+    def searches(self) -> frozenset[str]:
+        """Return by what memories are found, as the memory contract calls it; any thread may ask.
+
+        "embedding" is their meaning, "fts" their words.
+        """
+        ...
+
     def close(self) -> None:
         """Close the store.  The engine can't be used afterwards.  Blocks."""
         ...

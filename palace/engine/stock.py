@@ -130,6 +130,15 @@ class DrawerRecord(TypedDict):
     metadata: Metadata
 
 
+class LexicalHit(Protocol):
+    id: str
+    metadata: Metadata
+
+
+class LexicalResult(Protocol):
+    hits: Sequence[LexicalHit]
+
+
 class Collection(Protocol):
     """mempalace's `ChromaCollection`."""
 
@@ -141,9 +150,13 @@ class Collection(Protocol):
         *,
         ids: Sequence[str] = ...,
         where: JsonObject | None = ...,
+        where_document: JsonObject | None = ...,
         include: Sequence[str],
         limit: int | None = ...,
     ) -> GetResult: ...
+    def lexical_search(
+        self, *, query: str, n_results: int, where: JsonObject | None
+    ) -> LexicalResult: ...
     def delete(self, *, ids: Sequence[str]) -> None: ...
     def upsert(
         self, *, ids: Sequence[str], documents: Sequence[str], metadatas: Sequence[Metadata]

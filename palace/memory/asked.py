@@ -56,7 +56,8 @@ class Commit:
 class Search:
     """What is searched for; () means all that may be read, and all kinds.
 
-    `since` and `before` bound when it was stored, as memories say it; "" doesn't.
+    `since` and `before` bound when it was stored, as memories say it; "" doesn't.  `by_words`: by a
+    query's words as well as by its meaning.
     """
 
     query: str = ""
@@ -65,6 +66,7 @@ class Search:
     limit: int = LIMIT
     since: str = ""
     before: str = ""
+    by_words: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -19,7 +19,6 @@ Pure but for the store, the audit and the names of new memories, which are hande
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, zip_longest
 from typing import Protocol
 
 import attrs
@@ -33,6 +32,7 @@ from palace.memory.asked import (
     asked_search,
     asked_summary,
 )
+from palace.memory.both import copy_of, merged
 from palace.memory.memory import ID_PREFIX, Memory
 from palace.memory.redact import redact
 from palace.memory.wrap import is_wrapped, wrap
@@ -64,7 +64,7 @@ class Wanted:
     All but those of `without`, where it is all: what is over must take nobody's place.
 
     `since` and `before` are instants as memories carry them (expiry.py), "" for no bound: the first
-    is included, the second is not.
+    is included, the second is not.  `by_words`: by a query's words as well as by its meaning.
     """
 
     query: str
@@ -75,6 +75,7 @@ class Wanted:
     since: str = ""
     before: str = ""
     without: tuple[str, ...] = ()
+    by_words: bool = False
 
 
 class MemoryStore(Protocol):
@@ -102,6 +103,10 @@ class MemoryStore(Protocol):
         """Count what is wanted, whatever its limit and query, by namespace and kind."""
         ...
 
+    def idents(self, namespace: str) -> Sequence[str]:
+        """Return the ids of all that is in a namespace."""
+        ...
+
 
 class OtherStore(Protocol):
     """Namespaces that a server holds elsewhere (palace/plugin/elsewhere.py), "" for none of it.
@@ -110,6 +115,10 @@ class OtherStore(Protocol):
     """
 
     def holds(self, namespace: str) -> bool: ...
+
+    def id_of(self, ident: str) -> str:
+        """Return the id under which a memory of ours is there."""
+        ...
 
     def commit(self, memory: Memory) -> Memory:
         """Store a memory; return it as it is called there."""
@@ -265,8 +274,8 @@ class Gate:
                 )
         where = self.elsewhere.forget(ident, there) if there else ""
         if where:
-            copy = self.store.get(ident)
-            if copy is not None and copy.namespace == where:  # else going back would show it
+            copy = copy_of(self.store, self.elsewhere, ident, where)
+            if copy is not None:  # else going back would show it
                 self.store.delete([copy])
             self._note(FORGET, Memory(id=ident, namespace=where, content=""))
         return where
@@ -312,7 +321,7 @@ class Gate:
         seen = [one for one in here if self._sees(one)]
         if there:
             others = [one for one in self._found_elsewhere(wanted, there) if self._sees(one)]
-            seen = _merged(seen, others, by_time=not asked.query)
+            seen = merged(seen, others, by_time=not asked.query)
         return seen[: asked.limit]
 
     def tally(self, asked: Search) -> Mapping[tuple[str, str], int]:
@@ -396,6 +405,7 @@ class Gate:
             now_s=self.now_s,
             since=asked.since,
             before=asked.before,
+            by_words=asked.by_words,
         )
 
     def _shown(self, memory: Memory) -> Json:
@@ -483,14 +493,3 @@ def _told(stored: Stored) -> Json:
     told: Json = {"id": memory.id, "namespace": memory.namespace, "kind": memory.kind}
     told |= {"expires_at": memory.expires_at or None, "redacted": stored.redacted}
     return {**told, "replaced": stored.replaced}
-
-
-def _merged(here: list[Memory], there: list[Memory], *, by_time: bool) -> list[Memory]:
-    """Return what two stores have found, in one order.
-
-    How near a memory is to what was asked is not told by both in the same measure, so they take
-    turns.
-    """
-    if by_time:
-        return sorted(here + there, key=lambda one: one.created_at, reverse=True)
-    return [one for one in chain(*zip_longest(here, there)) if one is not None]

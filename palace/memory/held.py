@@ -63,6 +63,10 @@ class HeldStore:
         with self.store.held(self.call):
             return self.store.tally(wanted)
 
+    def idents(self, namespace: str) -> Sequence[str]:
+        with self.store.held(self.call):
+            return self.store.idents(namespace)
+
 
 def id_of(key: str, number: int) -> str:
     """Return the id of the memory that a call makes: the same whenever it is sent again."""

@@ -7,7 +7,6 @@ Pure, as the gate is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import attrs
 
@@ -29,18 +28,12 @@ _REFUSALS = (Forbidden, InvalidMemory, WorkspaceRefused)
 Arguments = Mapping[str, object]
 
 
-class Other(OtherStore, Protocol):
-    def called(self, ident: str) -> str:
-        """Return the id under which a memory of ours is there."""
-        ...
-
-
 @attrs.frozen(kw_only=True)
 class Moving:
     """One call's.  `server` is what is copied to, None where the settings name none."""
 
     gate: Gate
-    server: Other | None = None
+    server: OtherStore | None = None
 
     def answer(self, tool: str, arguments: Arguments) -> Json:
         return _ANSWERS[tool](self, arguments)
@@ -132,7 +125,7 @@ class Moving:
             "more": bool(part) and part[-1].id != ordered[-1].id,
         }
 
-    def _stored(self, server: Other, memory: Memory) -> str:
+    def _stored(self, server: OtherStore, memory: Memory) -> str:
         """Store a memory there; say why it was not taken."""
         try:
             server.commit(attrs.evolve(memory, content=redact(memory.content)))
@@ -140,12 +133,12 @@ class Moving:
             return problem.message
         return ""
 
-    def _missed(self, server: Other, memory: Memory) -> str:
+    def _missed(self, server: OtherStore, memory: Memory) -> str:
         """Say what a reader there would miss of a memory, "" for nothing."""
         content = redact(memory.content)
         query = content[:QUERY_CHARS_MAX].strip()
         found = server.search(self._wanted(memory.namespace, FOUND_MAX, query), [memory.namespace])
-        ident = server.called(memory.id)
+        ident = server.id_of(memory.id)
         there = next((one for one in found if one.id == ident), None)
         if there is None:
             return "it isn't found there"

@@ -168,6 +168,7 @@ class Operations:
                     namespaces=tuple(wanted),
                     kinds=tuple(map(checked_kind, asked.kinds)),
                     limit=asked.limit,
+                    by_words=True,
                 )
             )
         if self.gate.warnings:  # a part of what was asked for would be taken for all of it

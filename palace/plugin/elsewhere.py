@@ -53,7 +53,7 @@ class Elsewhere:
     def out_of_reach(self) -> "OutOfReach":
         return OutOfReach(kinds=self.kinds, called=self.client.called)
 
-    def called(self, ident: str) -> str:
+    def id_of(self, ident: str) -> str:
         """Return the id under which a memory of ours is there."""
         return f"{ID_PREFIX}{id_there(ident)}"
 
@@ -161,6 +161,9 @@ class OutOfReach:
 
     def forget(self, _ident: str, namespaces: Sequence[str]) -> str:
         raise self._problem(namespaces[0])
+
+    def id_of(self, ident: str) -> str:
+        return f"{ID_PREFIX}{id_there(ident)}"
 
     def _problem(self, namespace: str) -> PluginUnavailable:
         return PluginUnavailable(

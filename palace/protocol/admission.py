@@ -3,7 +3,8 @@
 Theory of operation.  Each session has a queue, and parties (budget.py) take turns, as do the
 sessions of one party: a client that floods its own queue, or has many sessions, delays only itself.
 A full lane, and a full queue, have a reserve for parties that hold much less than another does, so
-that calls which run for long hold up none of somebody else.
+that calls which run for long hold up none of somebody else.  While others are about, a party has no
+more of the readers, nor of a batch, than its equal part (company.py).
 
 Changes go in another order than queries: a party that has had much of the writer's time lately is
 put back behind those that had little (writer_time.py).
@@ -30,10 +31,13 @@ import attrs
 
 from palace.protocol.batch_window import BatchWindow
 from palace.protocol.budget import Shares
+from palace.protocol.company import Company
 from palace.protocol.request import ToolCall
 from palace.protocol.tools import Kind, Lane, Tool
 
 _EXCLUSIVE = (Lane.WRITER, Lane.BULK, Lane.LONG, Lane.LARGE)
+# Lanes of which a party has its part alone while others are about, and into how many at most.
+_PARTS = {Lane.WRITER: 2, Lane.READER: 64}
 
 
 class Offer(enum.Enum):
@@ -121,8 +125,13 @@ class Admission:
     _running: dict[tuple[str, int], Job] = attrs.field(factory=dict)
     _batch: list[Job] = attrs.field(factory=list)  # the writer lane's running, or last one
     _forming: bool = False
+    _now_s: float = 0.0
+    _each: dict[Lane, int] = attrs.field(factory=dict)  # how many slots a party may have at once
+    _refused: set[tuple[str, Lane]] = attrs.field(factory=set)  # parties' new calls, in this pass
     window: BatchWindow = attrs.field(factory=BatchWindow)
-    held: bool = False  # something would have started, but its batch waits for others
+    company: Company = attrs.field(factory=Company)
+    held: bool = False  # something would have started, but its batch waits, or its party rests
+    wake_s: float = float("inf")  # when to ask again what may start, where something is held
     choked: set[str] = attrs.field(factory=set)  # sessions whose replies aren't read: no more begin
     ready: bool = False
     reading: bool = False  # while not ready: what a copy of the stores can answer may run
@@ -179,21 +188,27 @@ class Admission:
     def take_ready(self, now_s: float = 0.0) -> list[Job]:
         """Return the jobs that start now, in order; they count as running from here on.
 
-        Those of the writer lane are one batch.  `held` says whether to ask again at
-        `window.until_s`.
+        Those of the writer lane are one batch.  `held` says whether to ask again at `wake_s`.
         """
         started: list[Job] = []
         self.held = self._forming = False
+        self.wake_s = float("inf")
         if not self._turns or not (self.ready or self.reading):
             return started
+        self._now_s = now_s
         patient = self.window.until_s(now_s) > now_s
+        for lane, parts in _PARTS.items():
+            self._each[lane] = self.company.share(self.capacity[lane], now_s, parts)
         progress = True
         while progress and self._turns:
             progress = False
             had_turn: set[str] = set()
+            self._refused.clear()
             for session in self._in_turn(now_s):  # a session that can't start keeps its turn
                 queue = self._queues[session]
-                job = None if queue.party in had_turn else self._startable(queue, patient=patient)
+                if queue.party in had_turn or self._is_refused(queue):
+                    continue
+                job = self._startable(queue, patient=patient)
                 if job is None:
                     continue
                 self._start(job, now_s)
@@ -239,6 +254,7 @@ class Admission:
     def finish(self, job: Job, now_s: float = 0.0) -> None:
         """Note that a running job has ended."""
         del self._running[job.key]
+        self._note(job, now_s)
         self.slots[job.tool.lane].give_back(job.party, job.session)
         if job.tool.lane is Lane.WRITER and not self.in_lane(Lane.WRITER):
             sessions = [member.session for member in self._batch]
@@ -246,6 +262,8 @@ class Admission:
                 if session in self._queues and self._queues[session].waiting:
                     self.window.came(session)  # before the batch even began
             self.window.ended(sessions, now_s)
+        if job.tool.lane is Lane.WRITER and not job.own:
+            self.company.spent(job.party, (now_s - job.began_s) / len(self._batch), now_s)
         if job.exclusive:
             self._due_s.pop(job.party, None)  # it asks again now that its time was counted
         if not job.cancelled:
@@ -312,7 +330,9 @@ class Admission:
         if job is None or not (self.ready or job.readable):
             return None
         lane = job.tool.lane
-        if not self.slots[lane].has_room(job.party, job.session):
+        if not self._has_room(job):
+            if not self.slots[lane].sessions.of(job.session):
+                self._refused.add((job.party, lane))
             return None
         if job.exclusive and queue.shared:
             return None
@@ -320,18 +340,48 @@ class Admission:
             return None
         return job
 
+    def _has_room(self, job: Job) -> bool:
+        """Tell whether a job's lane has a slot for it, and for its party another one."""
+        lane = job.tool.lane
+        if not self.slots[lane].has_room(job.party, job.session):
+            return False
+        each = self._each.get(lane)
+        return each is None or self.slots[lane].parties.of(job.party) < each
+
+    def _is_refused(self, queue: _Queue) -> bool:
+        """Tell at once, for one of a party's many sessions, what another was told in this pass."""
+        lane = queue.waiting[0].tool.lane
+        if self.model_pending or (queue.party, lane) not in self._refused:
+            return False
+        return not self.slots[lane].sessions.of(queue.session)
+
     def _fits(self, job: Job, *, patient: bool) -> bool:
         """Tell whether a job may begin a batch, or join the one that forms."""
         if not self.in_lane(Lane.WRITER):
-            if job.group and patient:
-                self.held = True
+            if self._rests(job):
                 return False
+            if job.group and patient:
+                return self._hold(self.window.until_s(self._now_s))
             return True
+        if self._forming and self._rests(job):
+            return False
         return (
             self._forming
             and bool(job.group)
             and all(member.group not in ("", job.group) for member in self._batch)
         )
+
+    def _rests(self, job: Job) -> bool:
+        until_s = self.company.rests_until_s(job.party, self._now_s)
+        if until_s <= self._now_s or self.places.parties.of(job.party) == 1:
+            return False
+        self._refused.add((job.party, Lane.WRITER))
+        return not self._hold(until_s)
+
+    def _hold(self, until_s: float) -> bool:
+        """Let something wait, and return False."""
+        self.held, self.wake_s = True, min(self.wake_s, until_s)
+        return False
 
     def _next(self, queue: _Queue) -> Job | None:
         """Return the first job, or the first behind those that nothing has to wait for.
@@ -361,6 +411,7 @@ class Admission:
             self._batch.append(job)
         queue = self._queues[job.session]
         queue.waiting.remove(job)
+        job.began_s = now_s
         self.places.give_back(job.party, job.session)
         if job.exclusive:
             self._due_s.pop(job.party, None)
@@ -369,11 +420,16 @@ class Admission:
         if queue.waiting:
             self._turns.append(job.session)
         self._running[job.key] = job
+        self._note(job, now_s)
         self.slots[job.tool.lane].take(job.party, job.session)
         if job.exclusive:
             queue.exclusive += 1
         elif job.shared:
             queue.shared += 1
+
+    def _note(self, job: Job, now_s: float) -> None:
+        if not job.own:
+            self.company.note(job.party, now_s)
 
     def _leave_order(self, job: Job) -> None:
         queue = self._queues[job.session]

@@ -1,9 +1,9 @@
 """What one client may hold of that which all share, and from whom it is taken back.
 
 Theory of operation.  A *party* is what the kernel, a token or an address tells apart: a process of
-the owner's, another user, a guest's address, the clients over HTTP.  Whatever is limited (sessions,
-connections, places for those without a token, the slots of a lane, waiting calls, bytes) is a
-`Budget`: one limit for all parties together, and what each of them holds.
+the owner's, another user, a guest's address, whoever shows the same token over HTTP.  Whatever is
+limited (sessions, connections, places for those without a token, the slots of a lane, waiting
+calls, bytes) is a `Budget`: one limit for all parties together, and what each of them holds.
 
 Nobody has a fixed share, so a party that is alone may use all of it.  Parties are compared only
 when nothing is left:
@@ -23,7 +23,7 @@ import attrs
 
 H = TypeVar("H", bound="Holder")
 
-HTTP = "HTTP"  # the party of all clients that came over HTTP: nothing proven tells them apart
+HTTP = "HTTP"  # all that show the palace's token over HTTP: nothing proven tells them apart
 
 
 def party_of(*, pid: int, uid: int | None, owner: int, address: str = "") -> str:
@@ -35,6 +35,11 @@ def party_of(*, pid: int, uid: int | None, owner: int, address: str = "") -> str
     if uid is None:
         return f"guest {address}".rstrip()
     return f"pid {pid}" if uid in (0, owner) else f"uid {uid}"
+
+
+def party_of_token(digest: str) -> str:
+    """Return the party of all clients over HTTP that show one token, by the token's digest."""
+    return f"token {digest[:8]}"
 
 
 class Use(enum.IntEnum):

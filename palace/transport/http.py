@@ -29,6 +29,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from palace.protocol.budget import HTTP
 from palace.protocol.pace import Pace
 
 LOGIN_S = 10.0  # for a client to show by a whole request that it may come in
@@ -52,9 +53,10 @@ class HttpConnection:
     """One connection.  The application calls `admit` once a client has shown its token.
 
     `heard` is called when the first byte has come, `let_in` when the client is admitted, `ended` by
-    its listener at its end.
+    its listener at its end.  `party` is whose it is while no token says.
     """
 
+    party: str = HTTP
     admitted: bool = False
     heard: Callable[[], None] = lambda: None
     let_in: Callable[[], None] = lambda: None

@@ -118,6 +118,23 @@ def test_a_search_finds_the_newest_of_the_namespaces_that_are_named(
     client.drop("team:aside")
 
 
+def test_a_memory_is_found_by_any_word_of_a_query_where_that_is_announced(
+    client: ContractClient, name: str
+) -> None:
+    if "fts" not in client.health()["capabilities"]:
+        pytest.skip("it has no fts")
+    for content in ("Quokka burrows", "the tide", "a quokka by the tide"):
+        client.commit(name, content)
+
+    both = client.found(name, query="tide quokka", limit=1)
+    assert both == ["a quokka by the tide"], "which holds both words"
+    assert {*client.found(name, query="no quokka", limit=2)} == {
+        "Quokka burrows",
+        "a quokka by the tide",
+    }
+    assert client.found(name, query="q", limit=2, kinds=["none"]) == []
+
+
 def test_what_is_over_is_not_there(client: ContractClient, name: str) -> None:
     if "ttl" not in client.health()["capabilities"]:
         pytest.skip("it has no ttl")

@@ -28,9 +28,13 @@ class There:
     """Teams' memories in another store, under the ids that they have here."""
 
     memories: dict[str, Memory] = attrs.field(factory=dict)
+    names: dict[str, str] = attrs.field(factory=dict)  # ids there, by those here
 
     def holds(self, namespace: str) -> bool:
         return namespace.startswith("team:")
+
+    def id_of(self, ident: str) -> str:
+        return self.names.get(ident, ident)
 
     def commit(self, memory: Memory) -> Memory:
         self.memories[memory.id] = memory
@@ -100,6 +104,18 @@ def test_forgetting_by_any_tool_asks_where_it_is(office: Team) -> None:
             gate_of(office, there).forget({"id": copy.id})
     assert there.memories == {}
     assert office.shelf.get(copy.id) is None
+
+
+def test_forgetting_by_its_id_there_takes_the_copy_that_was_left_here(office: Team) -> None:
+    copy, there = left(office), There(names={"mem-a": "mem-b"})
+    kept = office.commit("coder", "another", namespace="team:lead", id="mem-c")["id"]
+    there.commit(attrs.evolve(copy, id="mem-b"))
+    with office.groups.group("s1:99", non_atomic=False):
+        told = gate_of(office, there).forget({"id": "mem-b", "namespace": "team:lead"})
+        assert (told["namespace"], told["forgotten"]) == ("team:lead", True)
+    assert there.memories == {}
+    assert office.shelf.get(copy.id) is None, "going back would show it"
+    assert office.shelf.get(kept) is not None
 
 
 def test_forgetting_by_the_contract_asks_where_it_is(office: Team) -> None:

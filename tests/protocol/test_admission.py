@@ -390,6 +390,68 @@ def test_a_party_has_one_turn_before_the_next_when_several_slots_are_free() -> N
     assert keys(admission.take_ready()) == [("a0", 0), ("b", 0)]
 
 
+def test_a_party_has_all_readers_alone_and_its_part_while_others_are_about() -> None:
+    admission = make(readers=4)
+    for number in range(10):
+        admission.offer(job(f"many{number}", 0, party="many"))
+    alone = admission.take_ready(0.0)
+    assert len(alone) == 4
+
+    admission.offer(job("one", 0, party="one"))
+    (ours,) = admission.take_ready(0.1)
+    assert ours.party == "one", "the reserve is for it"
+    for done in alone[:2]:
+        admission.finish(done, 0.2)
+        assert admission.take_ready(0.2) == [], "it has its part, and no more"
+    admission.finish(ours, 0.3)
+    admission.finish(alone[2], 0.3)
+    assert len(admission.take_ready(0.3)) == 1, "whoever thinks for a moment is about"
+    assert len(admission.take_ready(1.4)) == 2, "who was silent for long is not"
+
+
+def test_a_party_of_many_changes_rests_for_the_others_part_and_holds_up_no_other() -> None:
+    admission = make(batch=4)
+    admission.offer(job("one", 0, party="one"))
+    (query,) = admission.take_ready(0.0)
+    admission.finish(query, 0.0)
+    for number in range(3):
+        admission.offer(job(f"many{number}", 0, WRITE, party="many"))
+    (first,) = admission.take_ready(0.0)
+    admission.finish(first, 0.2)
+
+    assert admission.take_ready(0.2) == []
+    assert admission.held
+    assert admission.wake_s == pytest.approx(0.4)
+    admission.offer(job("one", 1, WRITE, party="one"))
+    (ours,) = admission.take_ready(0.3)
+    assert ours.party == "one"
+    admission.finish(ours, 0.31)
+    assert admission.take_ready(0.35) == []
+    (second,) = admission.take_ready(0.41)
+    admission.finish(second, 0.61)
+    (last,) = admission.take_ready(0.61)
+    assert last.party == "many", "who waits for one change alone does not rest"
+
+
+def test_a_party_that_is_alone_rests_never() -> None:
+    admission = make()
+    for number in range(3):
+        admission.offer(job(f"many{number}", 0, WRITE, party="many"))
+    for number in range(3):
+        (change,) = admission.take_ready(number)
+        admission.finish(change, number + 1)
+
+
+def test_the_brokers_own_work_is_no_company() -> None:
+    admission = make(readers=2)
+    admission.offer(job("own", 0, WRITE, own=True))
+    (own,) = admission.take_ready(0.0)
+    admission.finish(own, 0.1)
+    for number in range(2):
+        admission.offer(job(f"many{number}", 0, party="many"))
+    assert len(admission.take_ready(0.2)) == 2
+
+
 def test_one_partys_polls_leave_slots_for_others() -> None:
     admission = make()
     for number in range(3):

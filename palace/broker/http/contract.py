@@ -154,6 +154,7 @@ class Contract:
                 client=exchange.header("user-agent")[:100],
                 token=exchange.token,
                 use=Use.CONTRACT,
+                party=exchange.connection.party,
             )
             pending = self.sessions.post(session, call)
         except PalaceError as problem:  # full, or leaving
@@ -180,12 +181,17 @@ class Contract:
             told |= {"code": CODES[503], "message": self._trouble}
             await exchange.answer(503, json.dumps(told).encode(), retry_after=RETRY_S)
             return
-        is_ready = self.state.lifecycle.engine is EngineState.READY
-        if is_ready and not self.state.services.engine.model().pending:
-            told["status"] = "ok"
-        capabilities = ["embedding"] if told["status"] == "ok" else []
-        told["capabilities"] = [*capabilities, "ttl", "pin", "propagation"]
+        searches = self._searches()
+        told["status"] = "ok" if searches else "degraded"
+        told["capabilities"] = [*sorted(searches), "ttl", "pin", "propagation"]
         await exchange.answer(200, json.dumps(told).encode())
+
+    def _searches(self) -> frozenset[str]:
+        """Return by what memories are found now: nothing is without the model."""
+        engine = self.state.services.engine
+        is_ready = self.state.lifecycle.engine is EngineState.READY
+        model = engine.model()
+        return engine.searches() if is_ready and not (model.pending or model.text) else frozenset()
 
     @property
     def _trouble(self) -> str:

@@ -14,7 +14,7 @@ from functools import partial
 import attrs
 import trio
 
-from palace.broker.connections import neighbour
+from palace.broker.connections import neighbour, party_of_peer
 from palace.broker.endpoint import listen_at
 from palace.broker.http.contract import is_served
 from palace.broker.state import BrokerState
@@ -34,11 +34,11 @@ logger = logging.getLogger("palace.http")
 
 @attrs.define(eq=False, kw_only=True)
 class Door:
-    """One owner's; `take` serves a connection and closes it."""
+    """One owner's; `take` serves a connection of a party and closes it."""
 
     state: BrokerState
     counters: HttpCounters
-    take: Callable[[socket.socket], None]
+    take: Callable[[socket.socket, str], None]
     _listener: socket.socket | None = None
     _file_id: tuple[int, int] | None = None
 
@@ -96,12 +96,13 @@ class Door:
 
     def _admit(self, sock: socket.socket) -> None:
         """Take a connection of the owner's; the mode of the file keeps others out as well."""
-        if neighbour(self.state, sock).who not in OWNERS:
+        peer = neighbour(self.state, sock)
+        if peer.who not in OWNERS:
             self.counters.refused += 1
             sock.close()
             return
         sock.setblocking(False)
-        self.take(sock)
+        self.take(sock, party_of_peer(peer))
 
     def close(self) -> None:
         """Listen no more, and remove the socket if it is ours; safe to call twice."""

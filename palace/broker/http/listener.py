@@ -245,18 +245,21 @@ class HttpListener:
         server: "Server",
         sessions: trio.Nursery,
         sock: socket.socket,
-        address: str = ADDRESS,
+        address: str = "",
     ) -> None:
         """Serve a connection: one without the token may have to make room, none with it does.
 
         So only clients with the token meet the limits, and the oldest of those without.  Each
-        server has as many connections, whatever others have.
+        server has as many connections, whatever others have.  `address` says whose it is: a process
+        at http.sock, an address over TLS.
         """
         from palace.transport.http import HttpConnection
 
-        connection = HttpConnection()
-        place = self._strangers.enter(address, connection.connected.cancel)
-        party = HTTP if address == ADDRESS else address
+        party = address or HTTP
+        connection = HttpConnection(party=party)
+        place = Place(address or ADDRESS, connection.connected.cancel)
+        if server is not self._unix_server:  # where the kernel has said whose they are
+            self._strangers.add(place)
         connection.heard = place.note_heard
         connection.let_in = partial(self._strangers.leave, place)
         counted = self.state.connections.enter(party, connection.close)

@@ -93,7 +93,8 @@ class MeshPages:
     async def ask(self, exchange: Exchange, tool: str, **arguments: object) -> dict[str, Any]:
         """Return what a tool says; raises PalaceError, and Gone where the client hangs up."""
         client = exchange.header("user-agent")[:100]
-        session = self.sessions.open(client=client, token="", use=Use.PEER)
+        party = exchange.connection.party
+        session = self.sessions.open(client=client, token="", use=Use.PEER, party=party)
         pending = self.sessions.post(session, call_of(tool, arguments))
         try:
             await answered(exchange, pending, float("inf"))

@@ -17,7 +17,7 @@ from palace.broker.session import LiveSession
 from palace.broker.state import BrokerState
 from palace.broker.telemetry.telemetry import HttpCounters
 from palace.protocol import wire
-from palace.protocol.budget import HTTP
+from palace.protocol.budget import HTTP, party_of_token
 from palace.protocol.errors import Busy, Draining
 from palace.protocol.pathmap import Whereabouts
 from palace.protocol.proof import proof_of
@@ -86,23 +86,26 @@ class HttpSessions:
         read_only: bool = False,
         lasting: bool = False,
         use: Use = Use.ANY,
+        party: str = HTTP,
     ) -> HttpSession:
         """Open a session; raises Draining or Busy.
 
         `token` is the digest of a workspace's token, "" for a client that has shown the palace's.
-        `use` is what it is for, and nothing else.
+        `use` is what it is for, and nothing else.  `party` is whose it is where no such token says.
         """
         state = self.state
         now_s = trio.current_time()
         if state.lifecycle.drain is not None:
             raise Draining(LEAVING)
-        if not make_room(state, HTTP):
+        party = party_of_token(token) if token else party
+        if not make_room(state, party):
             raise Busy(f"{state.sessions.full_text}. Nothing was done; ask again later.")
         ident = state.services.kernel.token(16)
         # No HELLO can prove that it is an HTTP client's: nobody is told of a secret.
         proof = state.services.kernel.token()
         name = name_of(ident)
-        session = LiveSession(id=name, pid=0, since_s=now_s, party=HTTP, proof=proof)
+        session = LiveSession(id=name, pid=0, since_s=now_s, party=party, proof=proof)
+        session.renews = True
         session.is_own = use is Use.PULL
         session.peer = BY_TOKEN if token else OVER_HTTP
         if token:  # it may be anywhere, and names no file of the broker's machine

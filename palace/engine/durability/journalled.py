@@ -35,6 +35,7 @@ from palace.protocol.tools import (
 if TYPE_CHECKING:
     from palace.engine.durability.own_tools import OwnTools
 
+SEARCHES = frozenset({"embedding", "fts"})  # all backends that have memories keep an index of words
 # The owner's that are about memories, and own_tools' therefore.
 _OWN_TOOLS = frozenset({"palace_sweep", *MOVING_TOOLS})
 
@@ -61,6 +62,10 @@ class JournalledEngine:
         if memory.owner is None:
             return Tree()
         return memory.owner.register.tree()
+
+    def searches(self) -> frozenset[str]:
+        memory = self._memory
+        return SEARCHES if memory is not None and not memory.health.left else frozenset()
 
     def not_permitted(self, call: Call) -> Forbidden | None:
         """Say why whoever calls may not, as the tree is now."""

@@ -4,17 +4,22 @@ Nothing of it is imported before a call has to ask it, and nothing at all where 
 """
 
 import logging
+import socket
 import threading
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import attrs
 
 from palace.protocol.breaker import OPEN_S, Breaker
+from palace.protocol.errors import PalaceError
+from palace.protocol.plugin_address import address_in
 from palace.settings.config import Config
 
 if TYPE_CHECKING:
     from palace.plugin.elsewhere import Elsewhere
 
+REACH_S = 2.0  # for a server that is only prepared to be reached
 COPY_OPEN_S = 1.0  # somebody looks on while memories are copied
 
 logger = logging.getLogger("palace.plugin")
@@ -65,18 +70,37 @@ def announce(config: Config) -> None:
 
 
 def _probe(settings: PluginSettings) -> None:
-    from palace.protocol.errors import PalaceError
-
+    if not settings.counts:  # nobody asks it, so nothing is imported that would
+        problem = _out_of_reach(settings.address)
+        if problem:
+            logger.info("the memory plugin %s can't be reached: %s", settings.address, problem)
+        return
     elsewhere = open_elsewhere(settings)
     try:
         elsewhere.client.health()
     except PalaceError as error:
-        if settings.counts:
-            logger.warning("half configured: memory_cutover is on. %s", error.message)
-        else:
-            logger.info("%s", error.message)
+        logger.warning("half configured: memory_cutover is on. %s", error.message)
     finally:
         elsewhere.client.wire.close()
+
+
+def _out_of_reach(text: str) -> str:
+    """Say why nobody listens at a server's address, "" where somebody does."""
+    try:
+        address = address_in(text)
+        if address.socket:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(REACH_S)
+                sock.connect(address.socket)
+            return ""
+        parts = urlsplit(address.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname, port), REACH_S).close()
+    except PalaceError as error:
+        return error.message
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def told_of(
@@ -105,7 +129,6 @@ def open_elsewhere(settings: PluginSettings, *, open_s: float = OPEN_S) -> "Else
     from palace.plugin.client import Client
     from palace.plugin.elsewhere import Elsewhere
     from palace.plugin.wire import Wire
-    from palace.protocol.plugin_address import address_in
 
     address = address_in(settings.address)
     wire = Wire(address=address, token_file=settings.token_file, certificate=settings.certificate)

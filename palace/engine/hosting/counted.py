@@ -6,15 +6,12 @@ among 20,000.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 
-from palace.engine.patches import need
+from palace.engine.hosting.chroma_rows import conditions, snapshot_of
 from palace.engine.stock import Server
 from palace.memory.gate import Wanted
 from palace.memory.memory import KIND, NAMESPACE, UNTIL
-
-NAME = "memories"
 
 # The first part of a memory stands for all of it.
 _COUNTS = """
@@ -31,7 +28,6 @@ WHERE ns.key = ? AND part.int_value = 0 AND {which}
 GROUP BY 1, 2
 """
 
-Snapshot = Callable[[str, str], AbstractContextManager[sqlite3.Connection | None]]
 Counts = Mapping[tuple[str, str], int]
 
 
@@ -42,36 +38,16 @@ def count(server: Server, wanted: Wanted) -> Counts | None:
     """
     if not server._is_chroma_backend():  # noqa: SLF001
         return None
-    from mempalace.backends import chroma
-
-    snapshot: Snapshot = need(chroma, "sqlite_metadata_snapshot", NAME)
-    config = server._config  # noqa: SLF001
+    name = server._config.collection_name  # noqa: SLF001
     try:
-        with snapshot(config.palace_path, config.collection_name) as database:
-            return None if database is None else _counted(database, config.collection_name, wanted)
+        with snapshot_of(server) as database:
+            return None if database is None else _counted(database, name, wanted)
     except sqlite3.Error:
         return None
 
 
 def _counted(database: sqlite3.Connection, collection: str, wanted: Wanted) -> Counts:
-    conditions = list(_conditions(wanted))
-    statement = _COUNTS.format(which=" AND ".join(condition for condition, _ in conditions))
-    given = [KIND, UNTIL, collection, NAMESPACE, *(one for _, many in conditions for one in many)]
-    return {(namespace, kind): many for namespace, kind, many in database.execute(statement, given)}
-
-
-def _conditions(wanted: Wanted) -> Iterator[tuple[str, Sequence[object]]]:
-    yield "coalesce(ends.float_value, ends.int_value) > ?", [wanted.now_s]
-    yield "filed.string_value >= ?", [wanted.since]
-    if wanted.before:
-        yield "filed.string_value < ?", [wanted.before]
-    if wanted.namespaces is None:
-        yield "ns.string_value <> ''", []
-    else:
-        yield _among("ns", wanted.namespaces)
-    if wanted.kinds:
-        yield _among("kind", wanted.kinds)
-
-
-def _among(name: str, values: Sequence[str]) -> tuple[str, Sequence[object]]:
-    return f"{name}.string_value IN ({', '.join('?' * len(values))})", values
+    which, values = conditions(wanted)
+    given = [KIND, UNTIL, collection, NAMESPACE, *values]
+    rows = database.execute(_COUNTS.format(which=which), given)
+    return {(namespace, kind): many for namespace, kind, many in rows}

@@ -15,9 +15,11 @@ from itertools import islice, starmap
 import attrs
 
 from palace.engine.hosting.counted import count
+from palace.engine.hosting.dated import newest
 from palace.engine.hosting.delegating import answer_delegating
 from palace.engine.hosting.host import HostedState
 from palace.engine.hosting.newest import FAR_S, Looking, Row, Span
+from palace.engine.hosting.worded import fused, in_chroma
 from palace.engine.patches import need
 from palace.engine.stock import Collection, DrawerRecord, JsonObject, Method, RequestLock, Server
 from palace.memory.gate import Wanted
@@ -34,7 +36,7 @@ from palace.memory.memory import (
 from palace.protocol.delegating import Speaker
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.request import ToolCall
-from palace.protocol.tools import STANDS_FOR, Kind, Lane
+from palace.protocol.tools import CONTRACT_TOOLS, STANDS_FOR, Kind, Lane, body_of
 from palace.settings.paths import Paths
 
 NAME = "memories"
@@ -86,6 +88,9 @@ class Memories:
         fresh = nullcontext() if is_query or batched else self.state.lookups.suspended()
         # One that waits for a server has no turn yet, unlike all other changes.
         is_turnless = call.tool.lane is Lane.REMOTE and not is_query
+        query = _query_of(call) if is_query else ""
+        if query and self.state.prefetch is not None:
+            self.state.prefetch.warm(query)  # not with the lock, which whoever changes waits for
         turn = self.state.turns.turn() if is_turnless else nullcontext()
         with turn, fresh, lock:
             yield
@@ -153,17 +158,32 @@ class Memories:
         if collection is None:
             return []
         if not wanted.query:
-            return self._read(collection, newest_in(collection, wanted))
+            latest = newest(self.server, wanted)
+            if latest is None:
+                latest = newest_in(collection, wanted)
+            return self._read(collection, latest)
         near = self._nearest(collection, wanted)
         metric = self._metric(collection)
+        idents = list(near)
+        if wanted.by_words:
+            idents = fused(idents, self._worded(collection, wanted))[: wanted.limit]
         return [
             attrs.evolve(
                 memory,
                 distance=round(near[memory.id], 4),
                 similarity=round(self._similarity(near[memory.id], metric), 3),
             )
-            for memory in self._read(collection, list(near))
+            if memory.id in near
+            else memory
+            for memory in self._read(collection, idents)
         ]
+
+    def idents(self, namespace: str) -> Sequence[str]:
+        collection = self._opened(create=False)
+        if collection is None:
+            return []
+        found = collection.get(where={NAMESPACE: namespace}, include=["metadatas"])
+        return list(dict.fromkeys(map(_logical, found.ids, found.metadatas)))
 
     def tally(self, wanted: Wanted) -> Mapping[tuple[str, str], int]:
         collection = self._opened(create=False)
@@ -213,6 +233,27 @@ class Memories:
                 near.setdefault(_logical(ident, entry), distance)
         return near, len(found.ids[0])
 
+    def _worded(self, collection: Collection, wanted: Wanted) -> list[str]:
+        """Return the memories with words of a query in them, those first that tell most."""
+        found = in_chroma(self.server, wanted)
+        if found is not None:
+            return found
+        where, query = _all_of(_clauses(wanted)), wanted.query.strip()
+        if len(query) > 1:
+            hits = collection.lexical_search(
+                query=query, n_results=wanted.limit * POOL, where=where
+            ).hits
+            rows: Sequence[tuple[str, Metadata]] = [(hit.id, hit.metadata) for hit in hits]
+        else:  # no index knows words of one character
+            got = collection.get(
+                where=where,
+                where_document={"$contains": query},
+                include=["metadatas"],
+                limit=wanted.limit * POOL,
+            )
+            rows = list(zip(got.ids, got.metadatas, strict=True))
+        return list(dict.fromkeys(_logical(*row) for row in rows if _is_wanted(row[1], wanted)))
+
     def _rows(self, collection: Collection, wanted: Wanted) -> list[tuple[str, Metadata]]:
         found = collection.get(where=_all_of(_clauses(wanted)), include=["metadatas"])
         rows = zip(found.ids, found.metadatas, strict=True)
@@ -229,6 +270,12 @@ class Memories:
                     "done; see palace doctor."
                 )
         return collection
+
+
+def _query_of(call: ToolCall) -> str:
+    asked = body_of(call.arguments) if call.name in CONTRACT_TOOLS else call.arguments
+    query = asked.get("query")
+    return query.strip() if isinstance(query, str) else ""
 
 
 def _memory(ident: str, record: Record) -> Memory:

@@ -6,7 +6,7 @@ palace/engine/embedding/inference.py.  With no embedding left to do, the lock is
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from palace.engine.embedding.inference import CACHED_CHARS_MAX
 from palace.engine.hosting.current_call import CurrentCall
@@ -52,6 +52,10 @@ class QueryPrefetch:
 
         return mode
 
+    def warm(self, query: str) -> None:
+        """Embed a query of palace's own searches; whatever is wrong with it, the search says so."""
+        self._try(lambda: query)
+
     def prepare(self, message: JsonObject) -> None:
         """Embed what a call will search for; whatever is wrong with it, stock says so itself."""
         self._current.query_is_embedded = self._embed_query_of(message)
@@ -64,8 +68,11 @@ class QueryPrefetch:
         query = arguments.get("query")
         if not isinstance(query, str) or arguments.get("cli_compatible"):
             return False
+        return self._try(lambda: str(self._sanitize(query)["clean_query"]))
+
+    def _try(self, text: Callable[[], str]) -> bool:
         try:
-            return self._embed(self._sanitize(query)["clean_query"])
+            return self._embed(text())
         except Exception:
             logger.debug("a query could not be embedded early", exc_info=True)
             return False

@@ -1,6 +1,7 @@
 """The memory contract's requests and answers, with an engine whose answers the test says."""
 
 import json
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,8 +13,10 @@ import pytest
 import trio
 
 from palace.broker.http import contract, exchange
+from palace.broker.http.listener import STRANGERS_MAX
 from palace.engine.api import Call, Reply
 from palace.protocol import jsonrpc, pace
+from palace.protocol.budget import HTTP, party_of_token
 from palace.protocol.errors import (
     Forbidden,
     JournalFailed,
@@ -24,7 +27,7 @@ from palace.protocol.errors import (
 )
 from palace.protocol.lifecycle import EngineState
 from palace.protocol.resolver import Tree
-from palace.protocol.workspaces import Namespace
+from palace.protocol.workspaces import TOKEN_DIGITS, Namespace, digest_of
 from palace.transport import http
 from tests.broker.http.test_http import home, open_web
 from tests.broker.test_rights import USER
@@ -137,6 +140,48 @@ async def test_without_a_store_nothing_is_asked_and_health_says_so(
     assert engine.asked == []
 
 
+async def test_fts_and_embedding_are_announced_while_the_model_is_there(
+    running: Running, engine: Answering, ask: Ask
+) -> None:
+    told = (await ask("GET", "/v1/health")).json()["capabilities"]
+    assert told == ["embedding", "fts", "ttl", "pin", "propagation"]
+    running.engine.model_pending = True
+    assert (await ask("GET", "/v1/health")).json()["capabilities"] == told[2:]
+
+
+async def test_many_connections_of_a_program_are_no_strangers_at_the_socket(
+    home: Path, running: Running, engine: Answering
+) -> None:
+    """Whoever could connect is the owner's: none has to go since others have not asked yet."""
+    callers = [await dial(home) for _ in range(STRANGERS_MAX + 2)]
+    await until(lambda: running.state.connections.open == len(callers))
+    for caller in callers:
+        assert (await caller.ask("GET", "/v1/health", authorization="")).status == 200
+        await caller.aclose()
+
+
+async def test_whoever_asks_at_the_socket_or_shows_a_token_is_a_party(
+    home: Path, running: Running, engine: Answering
+) -> None:
+    """So that no program's many requests are taken for another's."""
+    engine.held = {"palace_v1_search"}
+    tokens = ["a" * TOKEN_DIGITS, "b" * TOKEN_DIGITS]
+    digests = [digest_of(token) for token in tokens]
+    engine.tree = Tree(plugins=frozenset(digests))
+    body = json.dumps({"namespaces": ["team:a"]}).encode()
+    callers = [await dial(home) for _ in range(3)] + [await Caller.open(home)]
+    for caller, shown in zip(callers, ("", *tokens, None), strict=True):
+        more = {} if shown is None else {"authorization": shown and f"Bearer {shown}"}
+        await caller.begin("POST", SEARCH, body=body, **more)
+    await until(lambda: len(list(running.state.sessions)) == 4)
+    parties = {session.party for session in running.state.sessions}
+    assert parties == {f"pid {os.getpid()}", HTTP, *(party_of_token(one) for one in digests)}
+    engine.gate("palace_v1_search").set()
+    for caller in callers:
+        assert (await caller.answer()).status == 200
+        await caller.aclose()
+
+
 async def test_where_nobody_knows_whose_namespaces_there_are_none_is_touched(
     engine: Answering, ask: Ask
 ) -> None:
@@ -178,7 +223,7 @@ async def test_each_operation_is_a_call_of_a_session_of_its_own(
         gone = await ask("DELETE", NAMED)
         assert (gone.status, gone.body) == (204, b"")
         assert "content-length" not in gone.headers
-    assert engine.parties == ["HTTP", "HTTP"]
+    assert engine.parties == [f"pid {os.getpid()}"] * 2
     assert [one is not None and one.plugin for one in engine.principals] == [True, True]
     await until(lambda: not running.state.sessions)
 

@@ -17,7 +17,7 @@ from palace.engine.api import Call
 from palace.engine.hosting.memories import Memories
 from palace.memory.gate import Wanted
 from palace.protocol.errors import Forbidden, InvalidMemory
-from palace.protocol.principals import OWNER, Principal
+from palace.protocol.principals import OWNER, Principal, plugin_with
 from palace.protocol.request import tool_call
 from palace.protocol.tools import BASIC_TOOLS, TOOLS
 from palace.settings.environment import ShimEnvironment
@@ -388,6 +388,42 @@ def test_all_other_tools_are_refused_by_name(palace: Palace) -> None:
         assert told["code"] == FORBIDDEN, name
         assert name in told["message"]
         assert "the workspace coder, which is confined" in told["message"]
+
+
+# The contract's searches.
+
+
+def contract(palace: Palace, tool: str, **arguments: Any) -> Any:
+    call = attrs.evolve(palace.call(f"palace_v1_{tool}", **arguments), principal=plugin_with(""))
+    reply = json.loads(palace.engine.call(call).payload or b"")
+    return json.loads(reply["result"]["content"][0]["text"]).get("body")
+
+
+def test_the_contract_finds_by_words_what_means_something_else(palace: Palace) -> None:
+    name = "team:words"
+    contract(palace, "put_namespace", name=name, body={"kind": "team"})
+
+    def commit(content: str, **more: Any) -> str:
+        body = {"content": content, "kind": "fact", "source": "user"} | more
+        return str(contract(palace, "commit", name=name, body=body)["id"])
+
+    def search(query: str, **more: Any) -> list[str]:
+        body = {"namespaces": [name], "query": query, "limit": 3} | more
+        return [one["id"] for one in contract(palace, "search", body=body)["memories"]]
+
+    long = commit(f"{LONG} Ticket Qu0kka-Ärger. {LONG}", kind="summary")
+    over = commit("Qu0kka", expires_at="2001-01-01T00:00:00Z")
+    for number in range(6):
+        commit(f"a quokka, a kangaroo and a wallaby, note {number}")
+    for query in ("qu0kka", "QU0KKA", "ärger"):
+        assert long in search(query), query
+        assert over not in search(query), query
+    assert search("qu0kka", kinds=["summary"]) == [long]
+    assert search("0", kinds=["summary"]) == [long], "one character"
+    assert search("qu0kka", kinds=["rule"]) == []
+    assert search('"; DROP TABLE documents --', kinds=["rule"]) == []
+    contract(palace, "delete_namespace", name=name)
+    assert search("qu0kka") == []
 
 
 # What is counted.

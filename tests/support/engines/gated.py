@@ -151,6 +151,9 @@ class GatedEngine:
     def model(self) -> ModelState:
         return ModelState(pending=self.model_pending)
 
+    def searches(self) -> frozenset[str]:
+        return frozenset({"embedding", "fts"})
+
     def progress(self) -> int:
         return self._progress
 

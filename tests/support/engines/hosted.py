@@ -285,6 +285,9 @@ class HostedEngine:
     def model(self) -> ModelState:
         return ModelState()
 
+    def searches(self) -> frozenset[str]:
+        return frozenset({"embedding", "fts"})
+
     def progress(self) -> int:
         return int(self._ask("progress"))
 

@@ -92,6 +92,9 @@ class Shelf:
         self.asked += 1
         return Counter((one.namespace, one.kind) for one in self._wanted(wanted))
 
+    def idents(self, namespace: str) -> list[str]:
+        return [ident for ident, row in self.store.scan(KIND) if row["namespace"] == namespace]
+
     def _wanted(self, wanted: Wanted) -> list[Memory]:
         def takes(one: Memory) -> bool:
             in_place = wanted.namespaces is None or one.namespace in wanted.namespaces

@@ -266,12 +266,22 @@ class LightMemories:
         return [one for one in found if one.until <= now_s or one.namespace in namespaces][:most]
 
     def find(self, wanted: Any) -> list[Any]:
-        found = [one for one in self._wanted(wanted) if wanted.query in one.content]
-        found.sort(key=lambda one: (one.created_at, one.id), reverse=True)
+        words = wanted.query.lower().split() if wanted.by_words else [wanted.query]
+
+        def held(one: Any) -> int:
+            text = one.content.lower() if wanted.by_words else one.content
+            return sum(word in text for word in words)
+
+        found = [one for one in self._wanted(wanted) if not words or held(one)]
+        found.sort(key=lambda one: (held(one), one.created_at, one.id), reverse=True)
         return found[: wanted.limit]
 
     def tally(self, wanted: Any) -> Any:
         return Counter((one.namespace, one.kind) for one in self._wanted(wanted))
+
+    def idents(self, namespace: str) -> list[str]:
+        memories = map(self.get, self._store.ids("memory"))
+        return [one.id for one in memories if one.namespace == namespace]
 
     def _wanted(self, wanted: Any) -> list[Any]:
         found = [self.get(ident) for ident in self._store.ids("memory")]

@@ -1,0 +1,58 @@
+"""Who has asked for anything lately, and how many slots of a lane that leaves to each.
+
+Theory of operation.  Queries run beside each other in threads, and what they cost is mostly
+Python's, of which one thread at a time has the interpreter: of five that run, each takes five times
+as long.  Changes go together in a batch, which takes the longer, the more are in it.  A party with
+many sessions would fill either whenever it is free, and somebody else's call would wait for all of
+those.  So while others are about, a party has no more slots than its equal part, and one at least;
+alone it has all of them.  Others are about who have begun or ended a call within LATELY_S: an agent
+thinks between its calls.
+
+A batch also takes most of its time whatever is in it, and keeps the interpreter meanwhile (decision
+49).  So a party that has more calls waiting than one rests after each batch for as long as that
+took: half of the time is the others'.
+
+Rule for this file: pure; the clock is the caller's, and always the same one.
+"""
+
+import attrs
+
+LATELY_S = 1.0
+REST_MAX_S = 1.0
+
+
+@attrs.define(eq=False)
+class Company:
+    """The parties that are about."""
+
+    _seen_s: dict[str, float] = attrs.field(factory=dict)
+    _rests_s: dict[str, float] = attrs.field(factory=dict)  # until when
+
+    def note(self, party: str, now_s: float) -> None:
+        """Note that a party has begun or ended a call."""
+        self._seen_s.pop(party, None)
+        self._seen_s[party] = now_s  # the last one is seen last
+
+    def share(self, width: int, now_s: float, parts_max: int = 64) -> int:
+        """Return how many of so many slots a party may have now: one of `parts_max` at least."""
+        return max(1, width // min(parts_max, max(1, self.count(now_s))))
+
+    def count(self, now_s: float) -> int:
+        """Return how many parties are about."""
+        while self._seen_s:
+            party = next(iter(self._seen_s))
+            if now_s - self._seen_s[party] < LATELY_S:
+                break
+            del self._seen_s[party]
+        return len(self._seen_s)
+
+    def spent(self, party: str, seconds: float, now_s: float) -> None:
+        """Note for how long a party has just had what there is one of; it rests for as long."""
+        self._rests_s = {one: until for one, until in self._rests_s.items() if until > now_s}
+        since_s = max(now_s, self._rests_s.get(party, now_s))
+        self._rests_s[party] = min(since_s + seconds, now_s + REST_MAX_S)
+
+    def rests_until_s(self, party: str, now_s: float) -> float:
+        """Return until when a party rests; now for one that doesn't, or is alone."""
+        alone = self.count(now_s) <= (party in self._seen_s)
+        return now_s if alone else self._rests_s.get(party, now_s)

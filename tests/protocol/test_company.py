@@ -1,0 +1,49 @@
+"""How many slots a party has while others are about."""
+
+import pytest
+
+from palace.protocol.company import LATELY_S, REST_MAX_S, Company
+
+
+def test_who_is_alone_may_have_all() -> None:
+    company = Company()
+    assert company.share(4, 0.0) == 4
+    company.note("a", 0.0)
+    assert company.share(4, 0.0) == 4
+
+
+@pytest.mark.parametrize(("parties", "share"), [(2, 2), (3, 1), (4, 1), (5, 1), (99, 1)])
+def test_others_have_equal_parts_and_each_has_one(parties: int, share: int) -> None:
+    company = Company()
+    for number in range(parties):
+        company.note(f"p{number}", 0.0)
+    assert company.share(4, LATELY_S / 2) == share
+    assert company.share(4, LATELY_S / 2, parts_max=2) == 2
+
+
+def test_who_was_there_is_forgotten_and_who_stays_is_not() -> None:
+    company = Company()
+    company.note("stays", 0.0)
+    company.note("goes", 0.0)
+    company.note("stays", LATELY_S)
+    assert company.share(4, LATELY_S - 0.01) == 2
+    assert company.share(4, LATELY_S) == 4
+    assert company.share(4, 2 * LATELY_S) == 4
+    assert company._seen_s == {}
+
+
+def test_who_had_more_rests_longer_and_no_longer_than_a_moment() -> None:
+    company = Company()
+    for party in ("a", "b", "c"):
+        company.note(party, 0.0)
+    assert company.rests_until_s("a", 0.0) == 0.0
+    company.spent("a", 0.1, 0.1)
+    assert company.rests_until_s("a", 0.1) == pytest.approx(0.2)
+    company.spent("a", 0.1, 0.1)  # the batch's other member
+    assert company.rests_until_s("a", 0.1) == pytest.approx(0.3)
+    assert company.rests_until_s("b", 0.1) == 0.1
+    company.spent("b", 60.0, 0.2)
+    assert company.rests_until_s("b", 0.2) == pytest.approx(0.2 + REST_MAX_S)
+    assert company.rests_until_s("a", LATELY_S) == LATELY_S, "the others have gone"
+    company.spent("c", 0.0, 9.0)
+    assert set(company._rests_s) == {"c"}
