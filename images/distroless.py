@@ -133,9 +133,11 @@ def describe(package: str, root: Path) -> None:
     status = root / "var/lib/dpkg/status.d" / package
     status.parent.mkdir(parents=True, exist_ok=True)
     status.write_text("\n".join([*output("dpkg-query", "-s", package), ""]))
-    licence = f"/usr/share/doc/{package}/copyright"
-    for path in led_to(licence) if os.path.exists(licence) else ():
-        copy(path, root)
+    licence = Path(f"/usr/share/doc/{package}/copyright")
+    if licence.exists():  # its directory may be a link to another package's
+        target = root / str(licence).lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(licence, target)
 
 
 def make_root(root: Path, uid: int, gid: int) -> None:

@@ -9,6 +9,8 @@ them.
 Standard library only, and light: a shim that starts a broker loads this.
 """
 
+import os
+
 from palace.settings.process import QUIET
 
 TYPE_CHECKING = False
@@ -26,6 +28,7 @@ INHERITED: "dict[str, tuple[str, ...]]" = {
         *("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"),
         "XDG_DATA_HOME",
     ),
+    "where temporary files are, only if /tmp can't be written": ("TMPDIR",),
     "which palace it is": (
         *("MEMPALACE_PATH", "MEMPALACE_PALACE_PATH", "MEMPALACE_PALACE", "MEMPAL_PALACE_PATH"),
         "MEMPALACE_CONFIG_DIR",
@@ -99,10 +102,15 @@ def matches(name: str, patterns: "tuple[str, ...]") -> bool:
     )
 
 
-def inherited(environ: "Mapping[str, str]") -> "dict[str, str]":
+def inherited(
+    environ: "Mapping[str, str]",
+    temporary: str = "/tmp",  # noqa: S108 - where libraries look
+) -> "dict[str, str]":
     """Return what a broker takes over of an environment."""
     patterns = tuple(pattern for names in INHERITED.values() for pattern in names)
     kept = {name: value for name, value in environ.items() if matches(name, patterns)}
+    if os.access(temporary, os.W_OK):  # a session's own may go with it
+        kept.pop("TMPDIR", None)
     if any(kept.get(name) for name in _PROXIES):
         given = kept.get("no_proxy") or kept.get("NO_PROXY") or ""
         hosts = [host.strip() for host in given.split(",") if host.strip()]

@@ -291,7 +291,7 @@ def test_whoever_runs_it_needs_nothing_but_a_volume_to_write_to(
 
     assert done.returncode == 0, done.stdout
     assert "was killed with SIGKILL" in done.stdout
-    assert {path.name for path in volume.iterdir()} == {"palace", f"home-{anybody}"}
+    assert {path.name for path in volume.iterdir()} >= {"palace", f"home-{anybody}"}
 
 
 @pytest.mark.parametrize("target", ["shim", "distroless"])

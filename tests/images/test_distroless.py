@@ -71,7 +71,9 @@ def test_packages_are_noted_with_their_licences(tmp_path: Path) -> None:
     said = (tmp_path / "var/lib/dpkg/status.d" / name).read_text()
     assert said.startswith(f"Package: {name}\n")
     assert "\nVersion: " in said
-    assert (tmp_path / "usr/share/doc" / name / "copyright").stat().st_size
+    describe("libstdc++6", tmp_path)  # whose licence is another package's
+    for each in (name, "libstdc++6"):
+        assert (tmp_path / "usr/share/doc" / each / "copyright").stat().st_size
 
 
 def test_the_volumes_place_is_its_users_alone(tmp_path: Path) -> None:

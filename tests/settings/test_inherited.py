@@ -93,6 +93,15 @@ def test_without_a_proxy_nothing_is_excepted() -> None:
     assert inherited({"PATH": "/bin"}) == {"PATH": "/bin"}
 
 
+def test_a_sessions_place_for_temporary_files_is_taken_over_where_there_is_no_other(
+    tmp_path: Path,
+) -> None:
+    """Else it may be gone with that session, while the broker lives."""
+    given = {"TMPDIR": "/a/sessions"}
+    assert inherited(given, str(tmp_path)) == {}
+    assert inherited(given, str(tmp_path / "absent")) == given
+
+
 # palace.toml.
 
 
