@@ -70,7 +70,10 @@ ONLY_IN = {
         *("engine/stores/pgvector_tables.py", "engine/stores/pgvector_seam.py"),
     },
     # Where the palace's drawers are on a server: nobody else has to have it installed.
-    "psycopg": {"engine/stores/pgvector_session.py", "engine/stores/pgvector_tables.py"},
+    "psycopg": {
+        *("engine/stores/pgvector_fence.py", "engine/stores/pgvector_session.py"),
+        "engine/stores/pgvector_tables.py",
+    },
     "chromadb": {
         *("engine/embedding/archive.py", "engine/embedding/inference.py"),
         *("engine/stores/chroma.py", "engine/stores/chroma_seam.py"),

@@ -17,23 +17,36 @@ def own(
     release: Annotated[bool, typer.Option("--release", help="Give the claim up.")] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Override another machine's claim, if it is gone for good."),
+        typer.Option(
+            "--force",
+            help="Override another machine's claim, if it is gone for good; alone: take a "
+            "database's tables from an owner that ended in the middle.",
+        ),
     ] = False,
 ) -> int:
-    """Claim a palace on another kernel's mount for this machine alone, or show who owns it."""
+    """Claim a palace on another kernel's mount for this machine alone, or show who owns it.
+
+    Where a database keeps its drawers, say who has the right to write its tables, too.
+    """
     from palace.commands.own import claim_palace, release_palace, show_owner
 
     if here and release:
         raise typer.BadParameter("either --here or --release")
-    if force and not (here or release):
-        raise typer.BadParameter("--force goes with --here or --release")
     paths, environment = find(palace)
     if here:
         say(claim_palace(paths, environment, force=force))
     elif release:
         say(release_palace(paths, environment, force=force))
+    elif force:
+        from palace.commands.own_tables import take_tables
+
+        say(take_tables(paths, environment))
     else:
+        from palace.commands.own_tables import tables_text
+
         say(show_owner(paths, environment))
+        if text := tables_text(paths, environment):
+            say(text)
     return 0
 
 

@@ -153,6 +153,7 @@ def _prepare(
     tables = unopened_stores(paths, config, kernel, backend).pgvector
     if tables is not None:
         check_tables(tables, may_go=replace and _are_this_palaces(tables, paths, kernel))
+        tables.claim()
     epoch = max(last_epoch(paths, kernel), backup.manifest.epoch) + LEAP
     kernel.write_durable(paths.epoch, f"{epoch}\n".encode())
     identity = wire.identity_of(kernel.read_hint(paths.palace_id, 200))

@@ -26,6 +26,7 @@ from palace.doctor.software import check_software
 from palace.doctor.starts import check_starts
 from palace.doctor.stock_tools import check_stock_tools
 from palace.doctor.stores import check_stores
+from palace.doctor.tables import check_tables
 from palace.doctor.users import check_users
 from palace.doctor.workspaces import check_workspaces
 from palace.journal.replay import Progress, no_progress
@@ -49,6 +50,7 @@ CHECKS: tuple[Check, ...] = (
     check_software,
     check_embedder,
     check_backend,
+    check_tables,
     check_locks,
     check_starts,
     check_deaths,

@@ -277,6 +277,15 @@ class StoreUnavailable(EngineError):
     exit_code = 69
 
 
+class StoreOwned(StoreUnavailable):
+    """Another palace has the right to write the tables of a database; `owner` says which."""
+
+    wire_code = -31083
+    name = "store_owned"
+    retry = "same_request"
+    exit_code = 73
+
+
 class EngineOlder(EngineError):
     """The installed engine is older than one that has served the palace."""
 

@@ -39,9 +39,8 @@ def find_tables(tail: Tail, tables: PgVector) -> None:
     Raises StoreUnavailable where they are others.
     """
     baseline = tail.baseline or {}
-    if tables.name not in baseline:
-        return
-    tables.check_place(baseline[tables.name])
+    if tables.name in baseline:
+        tables.check_place(baseline[tables.name])
     tables.mark_again()
 
 

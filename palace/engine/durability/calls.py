@@ -42,6 +42,7 @@ from palace.engine.durability.swap import Exchange
 from palace.engine.stores.chroma_api import ChromaApi
 from palace.engine.stores.health import WHOLE_AT_OPENING, note_refusals
 from palace.engine.stores.palace_stores import Stores, build_stores, migrate
+from palace.engine.stores.pgvector import PgVector, release_tables
 from palace.engine.stores.seams import install_seams
 from palace.journal.author import Author
 from palace.journal.journal import Journal, SyncCallback
@@ -87,6 +88,7 @@ class DurableCalls:
     files: StoreFiles | None = None  # None: another engine's stores, or what is damaged was left
     examiner: Examiner | None = None
     adoption: Adoption | None = None  # None: nothing had to be adopted
+    tables: PgVector | None = None  # of a server, which another palace may have the right to
     looks: int = 0
     _whole_s: float = -LOOK_S  # when all files were last found
     _own: "OwnTools | None" = None
@@ -147,7 +149,11 @@ class DurableCalls:
         return trouble
 
     def _suspicion(self) -> str:
-        return self.examiner.suspicion if self.examiner is not None else ""
+        return self.lost() or (self.examiner.suspicion if self.examiner is not None else "")
+
+    def lost(self) -> str:
+        """Return why nothing may be written to a server's tables any more, "" where it may."""
+        return self.tables.lost() if self.tables is not None else ""
 
     def _trouble(self) -> str:
         return self._suspicion() or (self.files.trouble() if self.files is not None else "")
@@ -316,7 +322,10 @@ class DurableCalls:
             self.journal.append(drafts)
             self.stores.files.applied(changes)
             self.journal.close_key("", STATE)
+        is_settled = not self.groups.stuck and not self.journal.tail.open
         self.journal.close()
+        if self.tables is not None:
+            release_tables(self.tables.root, settled=is_settled)
 
 
 def open_durable_calls(
@@ -341,6 +350,7 @@ def open_durable_calls(
     stores = build_stores(paths, palace.config, kernel, open_chroma)
     if stores.pgvector is not None:
         find_tables(journal.tail, stores.pgvector)
+        stores.pgvector.claim()
     dual = palace.config.journal == DUAL
     health = heal_stores(palace, journal, stores, progress)
     migrate(stores, besides=health.left_names)
@@ -371,6 +381,7 @@ def open_durable_calls(
     announce(config)
     stores.register.epoch = palace.stamp.epoch
     memory.owner = OwnerTools(stores.register, groups, kernel)
+    memory.tables = stores.pgvector
     if not health.left:
         memory.files = StoreFiles(stores, kernel)
         memory.examiner = Examiner(

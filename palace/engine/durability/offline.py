@@ -12,9 +12,11 @@ from palace.engine.durability.pinned import check_not_older, installed_versions
 from palace.engine.durability.swap import Exchange
 from palace.engine.durability.translation import Translation
 from palace.engine.stores.palace_stores import Stores, opened_stores
-from palace.journal.journal import Journal
+from palace.engine.stores.pgvector import release_tables
+from palace.journal.journal import Journal, read_tail
 from palace.journal.record import Stamp
 from palace.journal.replay import Progress, replay
+from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership.exclusive import exclusive_use
 from palace.ownership.lock import Ownership
@@ -58,7 +60,14 @@ def hold_palace(
             keys=ANYBODYS if keys is None else keys.ring,
             origin=ownership.palace_id,
         )
-        yield OwnedPalace(paths=paths, config=config, kernel=kernel, stamp=stamp, keys=keys)
+        settled: bool | None = False
+        try:
+            yield OwnedPalace(paths=paths, config=config, kernel=kernel, stamp=stamp, keys=keys)
+            # What a broker left open stays so, unless this has made the stores anew.
+            segments = list_segments(paths.journal, kernel)
+            settled = not read_tail(segments, kernel, stamp.keys).open if segments else None
+        finally:
+            release_tables(paths.root, settled=settled)
 
 
 @contextmanager

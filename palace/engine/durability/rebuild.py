@@ -240,6 +240,7 @@ class Rebuild:
         """
         if not self.downgrade:
             check_not_older(self.paths, self.kernel, installed_versions())
+        self._claim_tables()
         if self.partial:
             return
         known = replay(self.paths.journal, self.kernel, self.progress, keys=self.journal.keys)
@@ -279,6 +280,13 @@ class Rebuild:
             "go back then; or go without it, the old stores are kept: palace rebuild --downgrade "
             "--partial"
         )
+
+    def _claim_tables(self) -> None:
+        """Have the right to write a server's tables, where some are left or replaced."""
+        if PGVECTOR in {self._kept_by, store_of_name(self._to_build)} and not self.is_proof:
+            real = self._real(PGVECTOR).pgvector
+            assert real is not None
+            real.claim()
 
     def _changed_by_others(self) -> Iterator[str]:
         """Yield stores that hold what the journal may lack; unreadable ones are passed over."""

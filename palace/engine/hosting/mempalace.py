@@ -48,6 +48,8 @@ from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.patches import Patches
 from palace.engine.stock import JsonObject, Server
 from palace.engine.stores.palace_stores import unopened_stores
+from palace.engine.stores.pgvector import release_tables
+from palace.engine.stores.pgvector_seam import fence_off
 from palace.engine.versions import SUPPORTED, installed_version
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
@@ -191,15 +193,17 @@ class MempalaceEngine(JournalledEngine):
         if not backend.is_journalled:
             self._why_no_journal = f"none, since the backend is {backend.name}"
             logger.warning("there is no journal: %s", self._why_no_journal)
-        if self._config.journal == "off" or self._stamp is None or self._why_no_journal:
+        if config.journal == "off" or self._stamp is None or self._why_no_journal:
             Journal.note_pause(self._paths.journal, self._kernel)
             if backend.is_journalled:
-                self._health = look_at_stores(unopened_stores(self._paths, config, self._kernel))
+                stores = unopened_stores(self._paths, config, self._kernel)
+                fence_off(stores.pgvector)
+                self._health = look_at_stores(stores)
             return
         remembered = self._ownership.memory if self._ownership is not None else None
         palace = OwnedPalace(
             paths=self._paths,
-            config=self._config,
+            config=config,
             kernel=self._kernel,
             stamp=self._stamp,
             memory=remembered,
@@ -260,7 +264,9 @@ class MempalaceEngine(JournalledEngine):
         if problem is not None:
             return attrs.evolve(self.refuse(call, problem), reopen=trouble)
         if self._memory is not None:
-            return self._memory.answer(call, lambda: self._dispatch(call))
+            reply = self._memory.answer(call, lambda: self._dispatch(call))
+            lost = call.tool.kind is Kind.QUERY and self._memory.lost()
+            return attrs.evolve(self.refuse(call, reopening(lost)), reopen=lost) if lost else reply
         verdict = unjournalled(call)
         return self._dispatch(call) if verdict is Verdict.RUN else refused(call, verdict)
 
@@ -391,6 +397,7 @@ class MempalaceEngine(JournalledEngine):
         if self._memory is not None:
             self._memory.close()
             self._memory = None
+        release_tables(self._paths.root, settled=None)  # what has no journal looked into none
         if self._server is not None:
             self._server._release_mcp_writer_lock()  # noqa: SLF001
             self._server = None

@@ -11,6 +11,7 @@ counting from there: what it lacks was lost.
 """
 
 import functools
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, cast
 import attrs
 
 from palace.engine.stores.drawers import COLLECTION, PGVECTOR, PREFIX, RecordPayload
-from palace.engine.stores.pgvector_session import Server
+from palace.engine.stores.pgvector_fence import Fence, Owner, fence_of, fences_at
+from palace.engine.stores.pgvector_session import Server, let_in
 from palace.engine.stores.pgvector_tables import (
     RECORD,
     WORDS,
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 
 NAMES = ("mempalace_drawers", "mempalace_closets")  # whose tables' names may not tell them
 _COMPARABLE = 1 << 31  # transactions, after which a row's number may stand for a later one
+
+logger = logging.getLogger("palace.engine")
 _NO_CLOCK = Clock("", "", "", 0, 0)
 
 
@@ -81,10 +85,15 @@ class PgVector(Unshared):
     _known: dict[str, Known] = attrs.field(factory=dict)  # by name
     _names: dict[str, str] = attrs.field(factory=dict)  # of collections, by that of their table
     _clock: Clock = _NO_CLOCK
+    fence: Fence | None = attrs.field(init=False)
     _server: Server = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._server = Server(self.target.dsn)
+        # Those which only palace knows of are made by whoever holds the palace's directory.
+        is_known = self.target.config is not None
+        target = self.target
+        self.fence = fence_of(target.dsn, target.prefix, self.root) if is_known else None
+        self._server = Server(target.dsn, self.fence)
         for name in NAMES:
             self.note_name(self.target.table(name), name)
 
@@ -96,6 +105,26 @@ class PgVector(Unshared):
     def close(self) -> None:
         """End the session; what is called afterwards opens another one."""
         self._server.close()
+
+    # The right to write.
+
+    def claim(self) -> None:
+        """Have the right to write the tables, in a new epoch; raises StoreOwned."""
+        if self.fence is not None:
+            self._server.run(self.fence.take)
+
+    def admit(self, session: "Session") -> None:
+        """Let a session that stock has opened write; raises StoreUnavailable."""
+        let_in(session, self.fence)
+
+    def lost(self) -> str:
+        """Return why this process may not write any longer, "" where it may."""
+        return self.fence.lost if self.fence is not None else ""
+
+    def owner(self) -> Owner | None:
+        """Return whose the tables are, or were last; None where nobody ever asked for them."""
+        fence = self.fence
+        return None if fence is None else self._server.run(fence.owner)
 
     def kinds(self) -> tuple[str, ...]:
         return (COLLECTION, *(PREFIX + name for name in self._known))
@@ -445,6 +474,23 @@ class PgVector(Unshared):
         then = sum(was.baseline is not None for was in ours.values())
         now = len(self._server.run(lambda s: ids_there(s, table, list(ours))))
         return bool(before - then != self._known[name].records - now)
+
+
+def release_tables(root: str, *, settled: bool | None) -> None:
+    """Give up the right to write, as far as this process has it for the palace in a directory.
+
+    `settled`: its journal has nothing left to make or to take back, None where nobody has looked.
+    Sessions are ended.
+    """
+    for fence in fences_at(root):
+        server = Server(fence.dsn, fence)
+        if fence.epoch and not fence.lost:
+            try:
+                server.run(functools.partial(fence.release, settled=settled), writes=True)
+                continue
+            except StoreUnavailable as error:
+                logger.warning("whose the tables %s_* are stays as it was: %s", fence.prefix, error)
+        fence.release(None, settled=False)
 
 
 def _can_be_stored(ident: str) -> bool:

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import attrs
 
-from palace.engine.patches import JOURNAL, Patch
+from palace.engine.patches import JOURNAL, Patch, Patches
 from palace.engine.stores.drawers import COLLECTION, PREFIX
 from palace.engine.stores.pgvector import PgVector
 from palace.engine.stores.pgvector_tables import given_record
 from palace.engine.stores.projection import Change, ChangeJournal
+from palace.protocol.errors import StoreUnavailable
 
 Stock = Callable[..., Any]  # a method of stock's, whose arguments and result only pass through
 Arguments = Mapping[str, Any]  # of such a method, by name
@@ -31,6 +32,7 @@ class StockClient(Protocol):
     """Stock's `_PgVectorClient`, as far as the seam needs it."""
 
     _config: StockConfig
+    _conn: Any
 
 
 def pgvector_patches(store: PgVector, journal: ChangeJournal) -> Iterator[Patch]:
@@ -44,6 +46,7 @@ def pgvector_patches(store: PgVector, journal: ChangeJournal) -> Iterator[Patch]
         attribute="create_table",
         replace=seam.creating,
     )
+    yield fence_patch(store)
     changing = {"upsert_rows": seam.put, "delete_rows": seam.deleted, "drop_table": seam.dropped}
     for name, changes in changing.items():
         replace = functools.partial(seam.changing, changes=changes)
@@ -54,6 +57,47 @@ def pgvector_patches(store: PgVector, journal: ChangeJournal) -> Iterator[Patch]
         attribute="_table_name",
         replace=seam.naming,
     )
+
+
+def fence_patch(store: PgVector) -> Patch:
+    """Return what has stock's own sessions hold the right to write."""
+    from mempalace.backends.pgvector import _PgVectorClient
+
+    return Patch(
+        name=JOURNAL,
+        why="whoever writes holds the right to",
+        owner=_PgVectorClient,
+        attribute="_connect",
+        replace=functools.partial(_connecting, store),
+    )
+
+
+def fence_off(store: PgVector | None) -> None:
+    """Have the right to write, where there are tables, though nothing is journalled: StoreOwned."""
+    if store is not None:
+        store.claim()
+        Patches().apply([fence_patch(store)])
+
+
+def _connecting(store: PgVector, stock: Stock) -> Stock:
+    from mempalace.backends.base import BackendError
+
+    @functools.wraps(stock)
+    def _connect(client: StockClient) -> Any:
+        before = client._conn  # noqa: SLF001
+        session = stock(client)
+        if session is before or client._config.dsn != store.target.dsn:  # noqa: SLF001
+            return session
+        try:
+            store.admit(session)
+            session.commit()
+        except StoreUnavailable as error:
+            client._conn = None  # noqa: SLF001
+            session.close()
+            raise BackendError(str(error)) from None
+        return session
+
+    return _connect
 
 
 @attrs.frozen

@@ -4,6 +4,8 @@ What a server or its driver says may quote the connection string, and with it a 
 that is passed on.
 """
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +25,12 @@ ALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+_TCP = {
+    "keepalives_idle": "TCP_KEEPIDLE",
+    "keepalives_interval": "TCP_KEEPINTVL",
+    "keepalives_count": "TCP_KEEPCNT",
+    "tcp_user_timeout": "TCP_USER_TIMEOUT",
+}
 LOCK_S = 10  # for which a write waits for what another session holds
 
 
@@ -38,11 +46,25 @@ class Cursor(Protocol):
     def executemany(self, query: object, values: Sequence[object]) -> None: ...
 
 
+class Info(Protocol):
+    """What psycopg knows of a connection."""
+
+    @property
+    def backend_pid(self) -> int: ...
+
+    def get_parameters(self) -> dict[str, str]: ...
+
+
 class Session(Protocol):
     """psycopg's connection, as far as it is used here."""
 
     @property
     def closed(self) -> bool: ...
+
+    @property
+    def info(self) -> Info: ...
+
+    def fileno(self) -> int: ...
 
     def execute(self, query: object, values: Sequence[object] = ...) -> Rows: ...
 
@@ -53,11 +75,22 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
+class Gate(Protocol):
+    """Who may write: it raises StoreUnavailable where a session may not, and psycopg's errors."""
+
+    def enter(self, session: Session) -> None: ...
+
+
 @attrs.define(eq=False)
 class Server:
-    """A server as one palace uses it.  Threads share its session; it ends with this object."""
+    """A server as one palace uses it.  Threads share its session; it ends with this object.
+
+    `fence` is the right to write: asked for where something is written, None where nobody else
+    can know of these tables.
+    """
 
     dsn: str = attrs.field(repr=False)
+    fence: "Gate | None" = None
     _lock: threading.RLock = attrs.field(factory=threading.RLock)
     _session: Session | None = None
 
@@ -71,12 +104,13 @@ class Server:
             if session is not None:
                 session.close()
 
-    def run(self, act: Callable[[Session], T]) -> T:
+    def run(self, act: Callable[[Session], T], *, writes: bool = False) -> T:
         """Return what `act` makes of the session; a statement alone is a transaction by itself.
 
         It is called once more where the server has ended the session, as a restart does.  What it
         writes then is the same once more: whether the first time was committed doesn't matter.
-        Raises StoreUnavailable where the server can't be reached, or refuses.
+        Raises StoreUnavailable where the server can't be reached, or refuses, and where it
+        `writes` and another palace has the right to: StoreOwned.
         """
         import psycopg
 
@@ -84,6 +118,8 @@ class Server:
             for is_last in (False, True):
                 session = self._opened()
                 try:
+                    if self.fence is not None and writes:
+                        self.fence.enter(session)
                     return act(session)
                 except psycopg.Error as error:
                     if is_last or not session.closed:
@@ -97,12 +133,37 @@ class Server:
             with session.transaction():
                 return act(session)
 
-        return self.run(whole)
+        return self.run(whole, writes=True)
 
     def _opened(self) -> Session:
         if self._session is None or self._session.closed:
             self._session = _open(self.dsn)
         return self._session
+
+
+def let_in(session: Session, gate: Gate | None) -> None:
+    """Let a session that somebody else has opened write; raises StoreUnavailable."""
+    import psycopg
+
+    try:
+        _look_alive(session)
+        if gate is not None:
+            gate.enter(session)
+    except (psycopg.Error, OSError) as error:
+        raise _refused(error) from None
+
+
+def _look_alive(session: Session) -> None:
+    """Have the system notice a peer that is gone, where its connection string doesn't say when."""
+    said = session.info.get_parameters()
+    with socket.socket(fileno=os.dup(session.fileno())) as connection:
+        if connection.family == socket.AF_UNIX:
+            return
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, option in _TCP.items():
+            number = getattr(socket, option, None)  # not every system has all of them
+            if number is not None and name not in said:
+                connection.setsockopt(socket.IPPROTO_TCP, number, ALIVE[name])
 
 
 def _open(dsn: str) -> Session:

@@ -35,6 +35,10 @@ _SERVER = (
     "tests/contract/test_plugins.py::"
     "test_a_server_that_is_away_is_an_error_at_once_and_never_a_silent_write"
 )
+_TABLES = (
+    "tests/process/test_server_backends.py::"
+    "test_a_palace_whose_tables_are_anothers_says_so_until_that_one_leaves"
+)
 _MESH = "tests/process/test_mesh.py"
 _WHY = "tests/process/test_why_cant_i_write.py"
 ELSEWHERE: dict[str, tuple[str, str]] = {
@@ -43,6 +47,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "http_unreachable": ("stock is sent to a port where nobody listens", _BESIDE),
     "no_token": ("the token file can't be written again", _BESIDE),
     "errors": ("the broker has met an error", _BESIDE),
+    "tables_away": ("PostgreSQL, which keeps the drawers, doesn't answer", _TABLES),
+    "tables_owned": ("another palace has the tables of the drawers", _TABLES),
     "server_away": ("the server that holds namespaces doesn't answer", _SERVER),
     "renewed": ("a control file was removed under the broker", _BESIDE),
     "mesh_pauses": (

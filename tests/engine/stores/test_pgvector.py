@@ -316,6 +316,8 @@ def test_what_a_promoted_replica_lacks_was_lost(own_server: Postgres, tmp_path: 
         own_server.ask("SELECT pg_promote()")
         for _ in range(5):
             own_server.ask("SELECT pg_current_xact_id()")
+        assert "took the place" in refusal_of(lambda: put(made, "c"))
+        made.store.claim()
         now = made.looked_at()
         assert now.fingerprint()["next"] > acknowledged["next"]
         assert now.suspects(acknowledged, {})

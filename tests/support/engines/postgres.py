@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -38,6 +39,9 @@ class Postgres:
     programs: Path
     user: str | None  # None: the one that runs the tests
     durable: bool = False  # for whoever measures it
+    prefix: tuple[str, ...] = ()  # of its command, for one that runs elsewhere
+    settings: dict[str, str] = attrs.field(factory=dict)
+    trusted: str = ""  # a network, besides this machine
     _process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -51,16 +55,23 @@ class Postgres:
         options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale")
         command = [str(self.programs / "initdb"), "-D", str(self.data), *options, "--no-sync"]
         subprocess.run(command, user=self.user, cwd="/", check=True, stdout=subprocess.DEVNULL)
+        if self.trusted:
+            with (self.data / "pg_hba.conf").open("a") as rules:
+                rules.write(f"host all all {self.trusted} trust\n")
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
-        settings = {**SETTINGS, "unix_socket_directories": str(self.root)}
+        settings = {**SETTINGS, **self.settings, "unix_socket_directories": str(self.root)}
         settings["fsync"] = "on" if self.durable else "off"
         command = [str(self.programs / "postgres"), "-D", str(self.data)]
         command += [f"--{name}={value}" for name, value in settings.items()]
+        user = self.user
+        if self.prefix:  # which only root may have
+            as_user = ["setpriv", f"--reuid={user}", "--clear-groups"] if user else []
+            command, user = [*self.prefix, *as_user, *command], None
         with (self.root / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, user=self.user, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, user=user, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         until = time.monotonic() + START_S
         while not self._answers():
@@ -102,10 +113,11 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
+def running_postgres(*, durable: bool = False, **more: Any) -> Iterator[Postgres]:
     """Yield a running server; skips where its wheel or its driver isn't there.
 
-    It is not `durable` in tests: it is killed there, and the machine is not.
+    It is not `durable` in tests: it is killed there, and the machine is not.  `more`: see
+    `Postgres`.
     """
     programs, user = _programs(), "nobody" if os.geteuid() == 0 else None
     try:
@@ -113,7 +125,7 @@ def running_postgres(*, durable: bool = False) -> Iterator[Postgres]:
     except PermissionError:
         want(PART, f"{user} can't reach {programs}")
     root = Path(tempfile.mkdtemp(prefix="p-pg-", dir="/tmp"))  # a socket's path is short
-    server = Postgres(root, programs, user, durable)
+    server = Postgres(root, programs, user, durable, **more)
     try:
         if user is not None:
             os.chown(root, pwd.getpwnam(user).pw_uid, -1)

@@ -1,0 +1,57 @@
+"""Whether the tables of a server, which keep the drawers, can be reached and are this palace's."""
+
+import importlib.util
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from palace.doctor.diagnostics import Diagnostics
+from palace.doctor.finding import ERROR, OK, Finding
+from palace.protocol.errors import PalaceError
+from palace.settings.stock_config import backend_of
+
+if TYPE_CHECKING:
+    from palace.engine.stores.pgvector import PgVector
+
+_NEEDED = ("mempalace", "psycopg")  # what only shims run on lacks them
+
+
+def check_tables(found: Diagnostics) -> Iterator[Finding]:
+    """Yield why a database's tables can't be written by this palace; nothing is written."""
+    config = found.config
+    if config is None or found.foreign is not None or found.is_anothers or not found.exists:
+        return
+    named = backend_of(found.paths.root, config.config_dir, found.environ)
+    if not named.is_pgvector or not all(map(importlib.util.find_spec, _NEEDED)):
+        return
+    from palace.engine.stores.palace_stores import unopened_stores  # only for such a palace
+
+    try:
+        tables = unopened_stores(found.paths, config, found.kernel).pgvector
+        if tables is not None:
+            yield _whose(tables)
+    except PalaceError as error:
+        yield Finding(
+            level=ERROR,
+            code="tables_away",
+            text=error.message,
+            remedy="See that PostgreSQL runs, and that its address is right: "
+            "MEMPALACE_PGVECTOR_DSN, or pgvector_dsn in mempalace's config.json",
+        )
+
+
+def _whose(tables: "PgVector") -> Finding:
+    owner, names = tables.owner(), f"{tables.target.prefix}_* in PostgreSQL"
+    assert tables.fence is not None, "stock knows of them"
+    if owner is None or tables.fence.is_ours(owner):
+        return Finding(level=OK, code="tables", text=f"{names}, which are this palace's")
+    if owner.settled:
+        text = f"{names}, which {owner.name} has left settled"
+        return Finding(level=OK, code="tables", text=text)
+    return Finding(
+        level=ERROR,
+        code="tables_owned",
+        text=f"The drawers are in {names}, which are those of {owner.name}, since {owner.since} "
+        f"(epoch {owner.epoch}): all that concerns them is refused here.",
+        remedy="Work through that one as its guest, or stop it there (palace stop). If its "
+        "machine is gone for good: palace stop --hold; palace own --force; palace start",
+    )
