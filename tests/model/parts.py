@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from tests.model import spin
+from tests.model import fence_search, spin
 from tests.model.code_mutants import ROOT, Outcome, all_patches, try_patch
 from tests.model.explore import Result, describe, explore
 from tests.model.lanes import Job
@@ -137,6 +137,7 @@ def all_parts(profile: Profile) -> list[Part]:
         _light_storm,
         _real_storm,
         _exploration,
+        _fence,
         _spin_searches,
         _simulation,
         _patches,
@@ -261,6 +262,46 @@ def _examples(profile: Profile) -> Part:
     return Part("examples", tuple(jobs), judge)
 
 
+def _explore_fence(name: str) -> Result:
+    return fence_search.explore(fence_search.SCOPES[name])
+
+
+def _run_fence_mutants() -> list[Result]:
+    return [fence_search.run(mutant) for mutant in fence_search.MUTANTS]
+
+
+def _fence(profile: Profile) -> Part:
+    scopes, mutants = fence_search.PROFILES[profile.name], fence_search.MUTANTS
+    floors = fence_search.FLOORS
+
+    def judge(results: list[Any]) -> Verdict:
+        *searched, broken = results
+        reached: Counter[str] = Counter()
+        verdict = Verdict(f"{len(scopes)} scopes whole, {len(mutants)} broken protocols")
+        for result in searched:
+            reached.update(result.reached)
+            if result.broken or result.states < floors[result.scope]:
+                verdict.wrong.append(f"{result.scope}, {result.states:,} states: {result.broken}")
+                verdict.wrong += fence_search.describe(result)
+        missing = sorted(fence_search.STEPS - reached.keys())
+        verdict.wrong += [f"a step that no scope took: {name}" for name in missing]
+        found = list(zip(mutants, broken, strict=True))
+        for mutant, result in found:
+            if result.invariant != mutant.breaks:
+                said = result.broken or "survived"
+                verdict.wrong.append(f"mutant {mutant.name}: {said}, expected {mutant.breaks}")
+        killed = sum(result.invariant == mutant.breaks for mutant, result in found)
+        states = sum(result.states for result in searched)
+        verdict.figures = [
+            ("states", states, sum(floors[scope.name] for scope in scopes)),
+            ("killed", killed, max(len(mutants), fence_search.MUTANTS_MIN)),
+        ]
+        return verdict
+
+    jobs = [Job("fence", scope.name, _explore_fence, (scope.name,)) for scope in scopes]
+    return Part("fence", (*jobs, Job("fence", "mutants", _run_fence_mutants)), judge)
+
+
 # The specs.
 
 
@@ -303,20 +344,24 @@ def _run_spin_mutants(mutants: Sequence[spin.Mutant]) -> list[spin.Found]:
     return [spin.run_mutant(mutant) for mutant in mutants]
 
 
-def _spin_mutants(_: Profile) -> Part:
-    groups = [spin.MUTANTS[first:last] for first, last in _chunks(len(spin.MUTANTS), 8)]
+def _spin_mutants(profile: Profile) -> Part:
+    is_quick = profile.name == "quick"
+    mutants = spin.QUICK_MUTANTS if is_quick else spin.MUTANTS
+    groups = [mutants[first:last] for first, last in _chunks(len(mutants), 8)]
 
     def judge(results: list[list[spin.Found]]) -> Verdict:
-        verdict = Verdict(f"{len(spin.MUTANTS)} searches of broken specs")
+        verdict = Verdict(f"{len(mutants)} searches of broken specs")
         found = [one for group in results for one in group]
         killed = set()
-        for mutant, one in zip(spin.MUTANTS, found, strict=True):
+        for mutant, one in zip(mutants, found, strict=True):
             if one.broken == mutant.breaks:
                 killed.add(mutant.name)
             else:
                 why = one.broken or "survived"
                 verdict.wrong.append(f"spec {mutant.name}: {why}, expected {mutant.breaks}")
-        verdict.figures = [("killed", len(killed), spin.MUTANTS_MIN)]
+        verdict.figures = [
+            ("killed", len(killed), spin.QUICK_MIN if is_quick else spin.MUTANTS_MIN)
+        ]
         return verdict
 
     jobs = [

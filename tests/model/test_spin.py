@@ -71,6 +71,7 @@ def test_scope_does_not_shrink() -> None:
     assert floor.states_min >= spin.FLOOR_STATES
     assert len(spin.actions()) >= spin.ACTIONS_MIN
     assert len({mutant.name for mutant in spin.MUTANTS}) >= spin.MUTANTS_MIN
+    assert len({mutant.name for mutant in spin.QUICK_MUTANTS}) >= spin.QUICK_MIN
 
 
 def test_every_switch_of_the_specs_has_its_mutant() -> None:
