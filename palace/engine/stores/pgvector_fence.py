@@ -20,6 +20,7 @@ only that journal can take it back.  So an owner says in the row when it leaves 
 
 import hashlib
 import json
+import select
 import threading
 import time
 import uuid
@@ -34,10 +35,12 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.record import read_record
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import StoreOwned, StoreUnavailable
-from palace.protocol.wire import identity_of
+from palace.protocol.wire import identity_of, whole_number
 from palace.settings.paths import Paths
 
 if TYPE_CHECKING:
+    import psycopg
+
     from palace.engine.stores.pgvector_session import Session
 
 TABLE = "palace_owners"
@@ -422,24 +425,30 @@ def _refuse_pooler(session: "Session", dsn: str) -> None:
 
 
 @contextmanager
-def _probe(dsn: str) -> Iterator[object]:
-    """Yield which process of the server serves another session, None where none is free."""
+def _probe(dsn: str) -> Iterator[int | None]:
+    """Yield which process of the server serves another session, None where none is free.
+
+    It is in a transaction until the block ends, so that no other session is lent the same one.
+    """
     import psycopg
 
-    session = psycopg.connect(dsn, connect_timeout=2)
-    found: list[object] = []
+    with psycopg.connect(dsn, connect_timeout=2) as session:
+        link = session.pgconn
+        link.send_query(b"BEGIN; SELECT pg_backend_pid()")
+        until_s = time.monotonic() + PROBE_S
+        while link.is_busy():
+            left_s = until_s - time.monotonic()
+            if left_s <= 0 or not select.select([session.fileno()], [], [], left_s)[0]:
+                break
+            link.consume_input()
+        yield None if link.is_busy() else _pid_in(session)
+        link.finish()
 
-    def ask() -> None:
-        try:
-            row = session.execute("SELECT pg_backend_pid()").fetchone()  # begins a transaction
-        except psycopg.Error:
-            return
-        found.extend(row or ())
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(PROBE_S)
-    try:
-        yield found[0] if found else None
-    finally:
-        session.close()
+def _pid_in(session: "psycopg.Connection") -> int | None:
+    """Return the number that a session's queries, which are over, have found."""
+    found = None
+    while (result := session.pgconn.get_result()) is not None:
+        if result.ntuples:
+            found = whole_number((result.get_value(0, 0) or b"0").decode())
+    return found
