@@ -6,8 +6,9 @@ the interpreter's lock.
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 
 from palace.engine.patches import need
 from palace.engine.stock import Server
@@ -16,6 +17,7 @@ from palace.memory.memory import KIND, NAMESPACE, UNTIL
 
 NAME = "memories"
 FEW = 512  # rows, of which all may be read
+STEPS = 1000  # of SQLite's machine, some milliseconds, after which it asks whether to go on
 LOGICAL = "coalesce(whole.string_value, record.embedding_id)"  # the memory of a row
 
 # Each join is a look by a key, so the order in which they stand is the one that is wanted.
@@ -45,6 +47,17 @@ def snapshot_of(server: Server) -> AbstractContextManager[sqlite3.Connection | N
     snapshot: Snapshot = need(chroma, "sqlite_metadata_snapshot", NAME)
     config = server._config  # noqa: SLF001
     return snapshot(config.palace_path, config.collection_name)
+
+
+@contextmanager
+def limited(database: sqlite3.Connection, seconds: float) -> Iterator[None]:
+    """Let a statement that runs `seconds` from now fail: sqlite3.OperationalError, interrupted."""
+    end_s = time.monotonic() + seconds
+    database.set_progress_handler(lambda: time.monotonic() >= end_s, STEPS)
+    try:
+        yield
+    finally:
+        database.set_progress_handler(None, 0)
 
 
 def of_namespaces(wanted: Wanted) -> tuple[str, list[object]]:

@@ -7,11 +7,16 @@ first, and stops at HITS_MAX that are wanted; where few rows can be wanted, thes
 other backends read all of a palace's rows at each search of memories in any case, and stock's own
 search by words does no more there.
 
+All this happens within stock's read lock, which whoever changes something waits for.  The index
+looks at each three characters of a word in each row that has them all, so a long word among many
+rows takes it seconds: words are cut, and after WORDS_S a search is by meaning alone.
+
 How much a word tells is how few memories it is in.  What is found by words and what is found by
 meaning take their places by their ranks in both (reciprocal rank fusion), since the two measure
 nothing that could be compared.
 """
 
+import logging
 import math
 import re
 import sqlite3
@@ -23,6 +28,7 @@ from palace.engine.hosting.chroma_rows import (
     are_few,
     conditions,
     joined,
+    limited,
     of_namespaces,
     snapshot_of,
 )
@@ -30,6 +36,8 @@ from palace.engine.stock import Server
 from palace.memory.gate import Wanted
 
 WORDS_MAX = 8  # of a query, the longest
+WORD_CHARS_MAX = 40  # of a word, its beginning, which is as rare as all of it
+WORDS_S = 1.0  # for all words of a query
 HITS_MAX = 200  # memories of a word
 ROWS_MAX = (
     5_000  # that are looked at for a word, the latest first; one that is in more tells little
@@ -38,6 +46,8 @@ INDEXED = 3  # characters; Chroma's index knows no shorter words
 FUSED = 60  # by how much the first ranks are damped, as is usual
 
 _WORD = re.compile(r"\w+")
+
+logger = logging.getLogger("palace.engine")
 
 _WITH_WORD = """
 SELECT {logical}
@@ -57,16 +67,22 @@ CROSS JOIN embedding_metadata AS text ON text.id = found.id AND text.key = 'chro
 def in_chroma(server: Server, wanted: Wanted) -> list[str] | None:
     """Return the ids of memories with words of a query in them, those first that tell most.
 
-    None where Chroma doesn't keep them, or has not yet taken in all that was written.
+    None where Chroma doesn't keep them.  None is found where its database can't be asked, lacks
+    what was written last, or takes too long: stock's own search would take much longer.
     """
     if not server._is_chroma_backend():  # noqa: SLF001
         return None
     name = server._config.collection_name  # noqa: SLF001
     try:
         with snapshot_of(server) as database:
-            return None if database is None else _found(database, name, wanted)
-    except sqlite3.Error:
-        return None
+            if database is None:
+                logger.info("words are not looked for: Chroma has yet to take in what was written")
+                return []
+            with limited(database, WORDS_S):
+                return _found(database, name, wanted)
+    except sqlite3.Error as error:
+        logger.warning("words are not looked for: %s", error)
+        return []
 
 
 def _found(database: sqlite3.Connection, name: str, wanted: Wanted) -> list[str]:
@@ -100,7 +116,7 @@ def fused(*rankings: Sequence[str]) -> list[str]:
 
 def _words_of(query: str) -> list[str]:
     """Return those of a query's words that are looked for."""
-    words = dict.fromkeys(_WORD.findall(query.casefold()))
+    words = dict.fromkeys(word[:WORD_CHARS_MAX] for word in _WORD.findall(query.casefold()))
     known = [word for word in words if len(word) >= INDEXED]
     return sorted(known, key=len, reverse=True)[:WORDS_MAX]
 

@@ -168,6 +168,55 @@ def test_what_holds_more_words_and_rarer_ones_comes_first(rows: Rows) -> None:
     assert worded.by_weight([["a", "b", "c"], ["d"], []]) == ["d", "a", "b", "c"]
 
 
+def test_a_long_word_is_looked_for_by_its_beginning(rows: Rows) -> None:
+    """The index takes seconds for thousands of characters, while stock's read lock is held."""
+    long = [f"{letter * 1_249}" for letter in "abcdefghi"]
+    for query in ("x" * 10_000, " ".join(long), "é" * 10_000):
+        words = worded._words_of(query)
+        assert 1 <= len(words) <= worded.WORDS_MAX
+        assert {len(word) for word in words} == {worded.WORD_CHARS_MAX}
+    assert worded._words_of("quokka") == ["quokka"]
+    rows.database.execute("SAVEPOINT before")
+    entry = metadata_of(attrs.evolve(rows.memories[0], until=1e17))
+    put(rows.database, 999, "mem-long", "z" * 60, entry)
+    found = worded.in_chroma(SERVER, wanted(200, query="z" * 50, namespaces=NAMES))
+    rows.database.execute("ROLLBACK TO before")
+    assert found == ["mem-long"]
+
+
+def test_words_that_take_too_long_are_not_found(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = wanted(200, query="quokka tide build node", namespaces=NAMES)
+    assert worded.in_chroma(SERVER, asked)
+    monkeypatch.setattr(worded, "WORDS_S", 0.0)
+    monkeypatch.setattr(chroma_rows, "STEPS", 1)
+    assert worded.in_chroma(SERVER, asked) == []
+    assert "words are not looked for: interrupted" in caplog.text
+    monkeypatch.undo()
+    assert rows.database.execute("SELECT count(*) FROM embeddings").fetchone()[0], (
+        "no limit is left"
+    )
+
+
+@pytest.mark.parametrize("problem", [None, sqlite3.OperationalError("database is locked")])
+def test_stocks_own_search_by_words_is_never_asked_of_chroma(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, problem: Exception | None
+) -> None:
+    """It reads all of the palace's rows with a word, while stock's read lock is held."""
+
+    @contextmanager
+    def snapshot(_server: object) -> Iterator[None]:
+        if problem is not None:
+            raise problem
+        yield None
+
+    caplog.set_level("INFO", "palace.engine")
+    monkeypatch.setattr(worded, "snapshot_of", snapshot)
+    assert worded.in_chroma(SERVER, wanted(query="quokka")) == []
+    assert ("database is locked" if problem else "yet to take in") in caplog.text
+
+
 def test_ranks_count_and_not_measures() -> None:
     assert worded.fused(["a", "b", "c"], ["c", "d"]) == ["c", "a", "b", "d"]
     assert worded.fused(["a"], []) == ["a"]

@@ -535,6 +535,13 @@ def test_they_are_counted_without_being_read(counted: Palace, backend: str, tmp_
     assert "" not in {namespace for namespace, _ in everyone}
 
 
+def test_chromas_own_search_by_words_is_not_asked_where_nothing_is_found(tmp_path: Path) -> None:
+    """It would rank all of a palace's rows with a word, while stock's read lock is held."""
+    collection: Any = SimpleNamespace(lexical_search=never, get=never)
+    asked = attrs.evolve(OF_CLERK, query="quokka", by_words=True)
+    assert unread(tmp_path)._worded(collection, asked) == []
+
+
 # What goes by itself, and what the owner settles.
 
 
