@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "127.0.0.1"
 BACKLOG = 128
-CONNECTIONS_MAX = 128
+CONNECTIONS_MAX = 128  # at the loopback address, and over TLS
 SOCKET_CONNECTIONS_MAX = 256  # at http.sock, whose clients are the owner's own programs
 STRANGERS_MAX = 32  # connections that have not shown the token yet
 AGAIN_S = 5.0  # after which a port that is taken is tried again
@@ -60,10 +60,15 @@ class HttpListener:
     _tls_server: "Server | None" = None
     _app: "HttpApp | None" = None
     _by_server: "dict[Server, set[HttpConnection]]" = attrs.field(factory=dict)
+    _at_socket: Places = attrs.field(init=False)
+    _over_tls: Places = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._strangers = Places(Budget("http_strangers", STRANGERS_MAX))
-        self.state.telemetry.budgets.append(self._strangers.budget)
+        self._at_socket = Places(Budget("http_socket", SOCKET_CONNECTIONS_MAX))
+        self._over_tls = Places(Budget("http_tls", CONNECTIONS_MAX))
+        for places in (self._strangers, self._at_socket, self._over_tls):
+            self.state.telemetry.budgets.append(places.budget)
 
     @classmethod
     def of(cls, state: BrokerState) -> "HttpListener | None":
@@ -250,14 +255,19 @@ class HttpListener:
         """Serve a connection: one without the token may have to make room, none with it does.
 
         So only clients with the token meet the limits, and the oldest of those without.  Each
-        server has as many connections, whatever others have.  `address` says whose it is: a process
-        at http.sock, an address over TLS.
+        server has as many connections, whatever others have; where it is told whose they are, the
+        heaviest party gives way.  `address` says whose it is: a process at http.sock, an address
+        over TLS.
         """
         from palace.transport.http import HttpConnection
 
         party = address or HTTP
         connection = HttpConnection(party=party)
-        place = Place(address or ADDRESS, connection.connected.cancel)
+        place = Place(
+            address or ADDRESS,
+            connection.connected.cancel,
+            is_kept=lambda: connection.is_kept,
+        )
         if server is not self._unix_server:  # where the kernel has said whose they are
             self._strangers.add(place)
         connection.heard = place.note_heard
@@ -265,11 +275,9 @@ class HttpListener:
         counted = self.state.connections.enter(party, connection.close)
         counted.use = partial(_use_of, connection)
         theirs = self._by_server.setdefault(server, set())
-        most = SOCKET_CONNECTIONS_MAX if server is self._unix_server else CONNECTIONS_MAX
-        is_full = len(theirs) >= most or self.state.connections.is_over
-        if is_full and not _end_idle(theirs):
+        if not self._has_room(server, place):
             self.state.connections.leave(counted)
-            self._strangers.leave(place)
+            self._leave(place)
             sock.close()
             self.counters.refused += 1
             return
@@ -278,6 +286,23 @@ class HttpListener:
         self._count()
         connection.ended = partial(self.state.connections.leave, counted)
         sessions.start_soon(self._serve, server, sock, connection, place)
+
+    def _has_room(self, server: "Server", place: Place) -> bool:
+        """Take one of a server's places; False where this is the one that would have to go."""
+        theirs = self._by_server[server]
+        is_full = self.state.connections.is_over
+        if server is self._unix_server or server is self._tls_server:
+            places = self._at_socket if server is self._unix_server else self._over_tls
+            places.add(place)
+            if not places.has(place):
+                return False
+        else:  # of these nothing is known but that they are of this machine
+            is_full = is_full or len(theirs) >= CONNECTIONS_MAX
+        return not is_full or _end_idle(theirs)
+
+    def _leave(self, place: Place) -> None:
+        for places in (self._strangers, self._at_socket, self._over_tls):
+            places.leave(place)
 
     def _count(self) -> None:
         self.counters.connections = sum(map(len, self._by_server.values()))
@@ -288,7 +313,7 @@ class HttpListener:
         try:
             await server.serve(sock, connection)
         finally:
-            self._strangers.leave(place)
+            self._leave(place)
             self._by_server[server].discard(connection)
             self.state.memory.forget(connection)
             self._count()

@@ -2,17 +2,19 @@
 
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from palace.broker.http import contract, exchange
+from palace.broker.http import contract, exchange, listener
 from palace.broker.http.listener import STRANGERS_MAX
 from palace.engine.api import Call, Reply
 from palace.protocol import jsonrpc, pace
@@ -158,6 +160,49 @@ async def test_many_connections_of_a_program_are_no_strangers_at_the_socket(
     for caller in callers:
         assert (await caller.ask("GET", "/v1/health", authorization="")).status == 200
         await caller.aclose()
+
+
+FILLS = """
+import socket, sys
+body = b'{"namespaces": ["team:a"]}'
+held = []
+for _ in range(int(sys.argv[2])):
+    held.append(socket.socket(socket.AF_UNIX))
+    held[-1].connect(sys.argv[1])
+    head = f"POST /v1/search HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: {len(body)}\\r\\n\\r\\n"
+    held[-1].sendall(head.encode() + body)
+sys.stdin.read()
+"""
+
+
+async def test_a_program_that_fills_the_socket_keeps_no_other_out(
+    home: Path, engine: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where all of its connections are at work."""
+    monkeypatch.setattr(listener, "SOCKET_CONNECTIONS_MAX", 4)
+    engine.held = {"palace_v1_search"}
+    async with open_web(home, engine, memory_contract="on") as running:
+        path = home.parent / "palace" / "http.sock"
+        await until(path.exists)
+        async with trio.open_nursery() as nursery:
+            fills = [sys.executable, "-c", FILLS, str(path), "4"]
+            start = partial(trio.run_process, fills, stdin=subprocess.PIPE)
+            program = await nursery.start(start)
+            await until(lambda: len(list(running.state.sessions)) == 4)
+            (places,) = running.state.telemetry.budgets_named("http_socket")
+            assert (places.held, places.shed) == (4, 0)
+            callers = [await dial(home) for _ in range(2)]
+            for caller in callers:
+                assert (await caller.ask("GET", "/v1/health", authorization="")).status == 200
+            assert (places.held, places.shed) == (4, 2)
+            assert places.last_shed == f"pid {program.pid}"
+            assert running.state.telemetry.http is not None
+            assert running.state.telemetry.http.refused == 0
+            engine.gate("palace_v1_search").set()
+            await program.stdin.aclose()
+        for caller in callers:
+            await caller.aclose()
+        await until(lambda: places.held == 0)
 
 
 async def test_whoever_asks_at_the_socket_or_shows_a_token_is_a_party(
