@@ -179,6 +179,46 @@ def test_a_release_that_can_not_be_installed_leaves_nothing_behind(repository: P
     assert list((repository / "dist").iterdir()) == []
 
 
+STUB = """#!/bin/sh
+case "$(basename "$0") $*" in
+  *"python -m build"*) mkdir -p "$6" && touch "$6/built" ;;
+  *"python -m images tag") echo t ;;
+  *towncrier*) git rm --quiet changelog.d/*.*.md && echo told > CHANGELOG.md ;;
+esac
+"""
+
+
+@pytest.mark.process
+def test_a_release_whose_tag_fails_leaves_no_commit_and_can_be_made_again(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With nothing checked, and nothing built: stubs have the names of what does that."""
+    commit(repository, "changelog.d/two.fix.md", "One thing works.\n")
+    before = git(repository, "rev-parse", "HEAD")
+    stubs = tmp_path_factory.mktemp("stubs")
+    for name in ("just", "python", "npm", "towncrier"):
+        (stubs / name).write_text(STUB)
+        (stubs / name).chmod(0o755)
+    made = ("env", f"PATH={stubs}:{os.environ['PATH']}", ".ci/release", "0.2.0", "--now")
+    git(repository, "config", "tag.gpgSign", "true")
+    git(repository, "config", "gpg.program", "false")
+    failed = run(repository, *made)
+
+    assert failed.returncode != 0
+    assert "tag" in failed.stderr, "it came that far"
+    assert git(repository, "rev-parse", "HEAD") == before
+    assert git(repository, "status", "--porcelain") == ""
+    assert git(repository, "tag") == ""
+    assert list((repository / "dist").iterdir()) == []
+
+    git(repository, "config", "tag.gpgSign", "false")
+    again = run(repository, *made)
+    assert again.returncode == 0, again.stderr
+    assert git(repository, "rev-parse", "v0.2.0^{commit}") == git(repository, "rev-parse", "HEAD")
+    assert git(repository, "rev-parse", "HEAD^") == before
+    assert (repository / "dist" / "0.2.0" / "images.txt").exists()
+
+
 @pytest.mark.process
 @pytest.mark.skipif(not is_full(), reason="installs palace four times: PALACE_TEST_PROFILE=full")
 def test_what_is_built_can_be_installed_and_tried(tmp_path: Path, model_home: Path) -> None:
