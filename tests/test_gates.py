@@ -92,8 +92,8 @@ GATES = {
             r"palace\.memory",
             {
                 "memory/gate.py": 10,
-                "memory/both.py": 2,  # the copy of what is forgotten elsewhere
-                "memory/held.py": 7,  # holds a store for each of its calls
+                "memory/both.py": 3,  # the copy of what is forgotten elsewhere
+                "memory/held.py": 8,  # holds a store for each of its calls
                 "memory/moving.py": 2,  # the owner's, who moves all of them
                 "engine/durability/own_tools.py": 1,  # whether a namespace is empty
                 "engine/durability/opening.py": 1,  # a path of that name
@@ -101,6 +101,7 @@ GATES = {
         ),
         breaks=(
             Change(CONSULTED, NEAREST, "    for one in gate.store.find("),
+            Change(CONSULTED, NEAREST, f"    gate.store.idents('team:a')\n{NEAREST}"),
             Change(CONSULTED, NEAREST, f"    store = gate.store\n{NEAREST}"),
         ),
         fits=(
