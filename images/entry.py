@@ -5,6 +5,7 @@ what it sets: so that is only what such a process can do without.
 """
 
 import os
+import stat
 import sys
 
 from palace.protocol.errors import PalaceError
@@ -42,15 +43,18 @@ def main(words: list[str]) -> int:
         return 127 if isinstance(error, FileNotFoundError) else 126
 
 
-def find_home(volume: str) -> None:
+def find_home(volume: str, temporary: str = "/tmp") -> None:
     """Name a home and a directory for temporary files that can be written.
 
-    Where the image is mounted read-only, the palace's volume may be all that there is.
+    Where the image is mounted read-only, the palace's volume may be all that there is.  In /tmp
+    anybody could have made a directory of that name before, so one that isn't ours is passed over.
     """
     home, uid = os.environ.get("HOME") or "/", os.getuid()
     if not os.access(home, os.W_OK):
-        others = [f"{parent}/home-{uid}" for parent in ("/tmp", volume)]
-        found = next((one for one in others if is_made(one)), others[0])
+        found, other = f"{temporary}/home-{uid}", f"{volume}/home-{uid}"
+        if not is_made(found) or not is_ours(found, uid):
+            found = other
+            is_made(found)
         say(
             f"uid {uid} can't write its home {home}, so it is {found} from now on. "
             "Name another: --env HOME=DIRECTORY"
@@ -67,6 +71,16 @@ def is_made(path: str) -> bool:
     except OSError:
         return False
     return os.access(path, os.W_OK)
+
+
+def is_ours(path: str, uid: int) -> bool:
+    """Tell whether this is a directory, no link to one, that nobody else can write."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == uid
+    return mine and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def link_model() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from images import entry
 from images.__main__ import ROOT
 
 SHOW = "import os; print(*map(os.environ.get, ('HOME', 'TMPDIR', 'PALACE_IDLE_S')))"
@@ -64,3 +65,39 @@ def test_a_path_that_is_none_is_said(tmp_path: Path) -> None:
     done = enter("palace", "status", HOME=str(tmp_path), MEMPALACE_PATH="")
     assert done.returncode in (0, 66, 78), done.stderr
     assert "Traceback" not in done.stderr
+
+
+FOREIGN = {
+    "a link": lambda path: path.symlink_to(path.parent),
+    "of a group": lambda path: (path.mkdir(), path.chmod(0o770)),
+    "of anybody": lambda path: (path.mkdir(), path.chmod(0o707)),
+    "a file": lambda path: path.touch(),
+}
+
+
+@pytest.mark.parametrize("name", ["", *FOREIGN, "another's"])
+def test_a_home_in_tmp_is_ours_alone_or_it_is_in_the_volume(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is known to everybody, and whoever has it has what is started."""
+    volume, temporary = tmp_path / "volume", tmp_path / "tmp"
+    volume.mkdir()
+    temporary.mkdir()
+    there = temporary / f"home-{os.getuid()}"
+    if name in FOREIGN:
+        FOREIGN[name](there)
+    elif name:
+        there.mkdir(0o700)
+        uid = os.getuid() + 1
+        there.rename(temporary / f"home-{uid}")
+        monkeypatch.setattr(os, "getuid", lambda: uid)
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    entry.find_home(str(volume), str(temporary))
+
+    home = (temporary if name == "" else volume) / f"home-{os.getuid()}"
+    assert os.environ["HOME"] == str(home)
+    assert home.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    entry.find_home(str(volume), str(temporary))
+    assert os.environ["HOME"] == str(home), "once it is there"
