@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 from palace.client.control import Control
 from palace.commands.agent import Agent
@@ -99,7 +100,7 @@ def tell_story(paths: Paths, environ: dict[str, str]) -> None:
         await_engine(paths, environment, steps)
         texts = paragraphs()
         for name, text in texts:
-            first.tool("mempalace_add_drawer", wing="palace", room=name, content=text)
+            _done(first, "mempalace_add_drawer", wing="palace", room=name, content=text)
         filed = _drawers(first)  # more than paragraphs, since mempalace splits long ones
         text = f"the first agent filed {len(texts)} paragraphs of palace's own documents"
         steps.done(f"{text} in {filed} drawers")
@@ -118,8 +119,18 @@ def tell_story(paths: Paths, environ: dict[str, str]) -> None:
 
 
 def _drawers(agent: Agent) -> int:
-    wings = agent.tool("mempalace_list_wings").get("wings", {})
+    wings = _done(agent, "mempalace_list_wings").get("wings", {})
     return int(wings.get("palace", 0))
+
+
+def _done(agent: Agent, name: str, /, **arguments: Any) -> dict[str, Any]:
+    """Call a tool of stock's; raises PalaceError also where its result tells of an error."""
+    told = agent.tool(name, **arguments)
+    problem = told.get("error") or (told.get("success") is False and told.get("reason"))
+    if problem:
+        more = [str(told[key]) for key in ("details", "hint") if told.get(key)]
+        raise PalaceError(f"{name}: {': '.join([str(problem), *more])}")
+    return told
 
 
 def stop(paths: Paths, environment: ShimEnvironment, steps: Steps) -> None:
@@ -166,7 +177,7 @@ def owner_text(paths: Paths, text: str) -> str:
 
 
 def _search(agent: Agent, steps: Steps, text: str) -> None:
-    results = agent.tool("mempalace_search", query=QUESTION, limit=3).get("results", [])
+    results = _done(agent, "mempalace_search", query=QUESTION, limit=3).get("results", [])
     if not results:
         raise PalaceError("The search found nothing. Please report this.")
     best = " ".join(str(results[0]["text"]).split())[:60]
