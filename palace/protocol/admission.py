@@ -126,11 +126,10 @@ class Admission:
     _batch: list[Job] = attrs.field(factory=list)  # the writer lane's running, or last one
     _forming: bool = False
     _now_s: float = 0.0
-    _each: dict[Lane, int] = attrs.field(factory=dict)  # how many slots a party may have at once
     _refused: set[tuple[str, Lane]] = attrs.field(factory=set)  # parties' new calls, in this pass
     window: BatchWindow = attrs.field(factory=BatchWindow)
     company: Company = attrs.field(factory=Company)
-    held: bool = False  # something would have started, but its batch waits, or its party rests
+    held: bool = False  # something would have started: its batch waits, or its party has its part
     wake_s: float = float("inf")  # when to ask again what may start, where something is held
     choked: set[str] = attrs.field(factory=set)  # sessions whose replies aren't read: no more begin
     ready: bool = False
@@ -197,8 +196,6 @@ class Admission:
             return started
         self._now_s = now_s
         patient = self.window.until_s(now_s) > now_s
-        for lane, parts in _PARTS.items():
-            self._each[lane] = self.company.share(self.capacity[lane], now_s, parts)
         progress = True
         while progress and self._turns:
             progress = False
@@ -345,8 +342,15 @@ class Admission:
         lane = job.tool.lane
         if not self.slots[lane].has_room(job.party, job.session):
             return False
-        each = self._each.get(lane)
-        return each is None or self.slots[lane].parties.of(job.party) < each
+        parts = _PARTS.get(lane)
+        if parts is None:
+            return True
+        each = self.company.share(job.party, self.capacity[lane], self._now_s, parts)
+        if self.slots[lane].parties.of(job.party) < each:
+            return True
+        if job.shared:  # a batch's end is told by itself; that the others have gone is not
+            self._hold(self.company.next_leaves_s(job.party, self._now_s))
+        return False
 
     def _is_refused(self, queue: _Queue) -> bool:
         """Tell at once, for one of a party's many sessions, what another was told in this pass."""

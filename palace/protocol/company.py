@@ -6,7 +6,8 @@ as long.  Changes go together in a batch, which takes the longer, the more are i
 many sessions would fill either whenever it is free, and somebody else's call would wait for all of
 those.  So while others are about, a party has no more slots than its equal part, and one at least;
 alone it has all of them.  Others are about who have begun or ended a call within LATELY_S: an agent
-thinks between its calls.
+thinks between its calls.  Nothing tells that they are no longer: who has to wait for that asks when
+it will be so (`next_leaves_s`).
 
 A batch also takes most of its time whatever is in it, and keeps the interpreter meanwhile (decision
 49).  So a party that has more calls waiting than one rests after each batch for as long as that
@@ -33,15 +34,25 @@ class Company:
         self._seen_s.pop(party, None)
         self._seen_s[party] = now_s  # the last one is seen last
 
-    def share(self, width: int, now_s: float, parts_max: int = 64) -> int:
-        """Return how many of so many slots a party may have now: one of `parts_max` at least."""
-        return max(1, width // min(parts_max, max(1, self.count(now_s))))
+    def share(self, party: str, width: int, now_s: float, parts_max: int = 64) -> int:
+        """Return how many of so many slots a party may have now: one of `parts_max` at least.
+
+        It counts itself, whether or not it is about.
+        """
+        parties = self.count(now_s) + (party not in self._seen_s)
+        return max(1, width // min(parts_max, parties))
+
+    def next_leaves_s(self, party: str, now_s: float) -> float:
+        """Return when the next of the others will be no longer about; infinity if none is."""
+        self.count(now_s)
+        others = (seen_s for one, seen_s in self._seen_s.items() if one != party)
+        return next(others, float("inf")) + LATELY_S
 
     def count(self, now_s: float) -> int:
         """Return how many parties are about."""
         while self._seen_s:
             party = next(iter(self._seen_s))
-            if now_s - self._seen_s[party] < LATELY_S:
+            if now_s < self._seen_s[party] + LATELY_S:  # as `next_leaves_s` says it
                 break
             del self._seen_s[party]
         return len(self._seen_s)
@@ -54,5 +65,7 @@ class Company:
 
     def rests_until_s(self, party: str, now_s: float) -> float:
         """Return until when a party rests; now for one that doesn't, or is alone."""
-        alone = self.count(now_s) <= (party in self._seen_s)
-        return now_s if alone else self._rests_s.get(party, now_s)
+        self.count(now_s)
+        others = (seen_s for one, seen_s in reversed(self._seen_s.items()) if one != party)
+        alone_s = next(others, float("-inf")) + LATELY_S
+        return max(now_s, min(alone_s, self._rests_s.get(party, now_s)))

@@ -442,6 +442,149 @@ def test_a_party_that_is_alone_rests_never() -> None:
         admission.finish(change, number + 1)
 
 
+def test_a_party_that_is_alone_has_whole_batches_one_after_the_other() -> None:
+    admission = make(batch=4)
+    for number in range(12):
+        session, group = f"many{number % 4}", str(number)
+        admission.offer(job(session, number, WRITE, party="many", group=group))
+    for number in range(3):
+        batch = admission.take_ready(float(number))
+        assert len(batch) == 4
+        for change in batch:
+            admission.finish(change, number + 1.0)
+
+
+def test_two_agents_that_change_one_thing_after_the_other_never_rest() -> None:
+    """And are in one batch, where both wait: what there is is theirs, as without a company."""
+    admission = make(batch=4)
+    now_s = 0.0
+    for number in range(50):
+        for party in ("a", "b"):
+            admission.offer(job(party, number, WRITE, party=party, group=party))
+        batch = admission.take_ready(now_s)
+        assert [change.party for change in batch] == ["a", "b"], number
+        now_s += 0.4
+        for change in batch:
+            admission.finish(change, now_s)
+
+    admission = make(batch=4)
+    for number in range(50):  # and in turns
+        party = "ab"[number % 2]
+        admission.offer(job(party, number, WRITE, party=party, group=party))
+        (change,) = admission.take_ready(now_s)
+        assert change.party == party, number
+        now_s += 0.4
+        admission.finish(change, now_s)
+        assert not admission.held
+
+
+def test_who_has_asked_for_nothing_lately_has_no_more_than_its_part_either() -> None:
+    """Not at once, nor where its calls have run for long while somebody else asks."""
+    admission = make(readers=4, batch=4)
+    now_s = 0.0
+
+    def one_asks(ordinal: int) -> None:
+        admission.offer(job("one", ordinal, party="one"))
+        (query,) = [one for one in admission.take_ready(now_s) if one.party == "one"]
+        admission.finish(query, now_s)
+
+    one_asks(0)
+    for number in range(10):
+        admission.offer(job(f"reads{number}", 0, party="reads"))
+        admission.offer(job(f"writes{number}", 0, WRITE, party="writes", group=str(number)))
+    admission.take_ready(0.5)
+    running = Counter(one.party for one in admission.running)
+    assert running == {"reads": 1, "writes": 2}, "a third of the readers, half of a batch"
+    for ordinal in range(1, 10):
+        now_s = 0.5 * ordinal
+        one_asks(ordinal)
+        assert Counter(one.party for one in admission.running)["reads"] <= 2
+
+
+def started_at(admission: Admission, now_s: float, until_s: float) -> dict[float, list[Job]]:
+    """Return what starts until then where nothing happens: when `wake_s` says, and only then."""
+    started = {}
+    while admission.held and admission.wake_s <= until_s:
+        assert admission.wake_s > now_s, "it asks again at once, for ever"
+        now_s = admission.wake_s
+        started[now_s] = admission.take_ready(now_s)
+    return started
+
+
+def test_readers_that_nobody_else_asks_for_any_more_are_not_left_idle() -> None:
+    """Nothing else would tell a party whose calls run for long that it is alone now."""
+    admission = make(readers=4)
+    admission.offer(job("one", 0, party="one"))
+    (query,) = admission.take_ready(0.0)
+    for number in range(6):
+        admission.offer(job(f"many{number}", 0, party="many"))
+    assert len(admission.take_ready(0.1)) == 2
+    admission.finish(query, 0.5)
+    assert admission.take_ready(0.5) == []
+
+    started = started_at(admission, 0.5, 60.0)
+    assert [(when, len(jobs)) for when, jobs in started.items() if jobs] == [(1.5, 2)]
+    assert not admission.held, "all slots are its own"
+
+
+def test_who_has_half_of_a_batch_is_told_of_its_end_and_asks_no_clock() -> None:
+    admission = make(batch=4)
+    admission.offer(job("one", 0, party="one"))
+    (query,) = admission.take_ready(0.0)
+    admission.finish(query, 0.0)
+    for number in range(4):
+        admission.offer(job(f"many{number}", 0, WRITE, party="many", group=str(number)))
+    assert len(admission.take_ready(0.1)) == 2
+    assert not admission.held
+
+
+@pytest.mark.parametrize(
+    ("took_s", "until_s"),
+    [(0.3, 0.6), (0.5, 1.0), (0.8, 1.0), (30.0, 30.0)],
+    ids=["its rest is over", "both", "the other is silent", "the other was silent for long"],
+)
+def test_a_party_that_rests_is_woken_once_it_has_rested_or_is_alone(
+    took_s: float, until_s: float
+) -> None:
+    admission = make(batch=4)
+    admission.offer(job("one", 0, party="one"))
+    (query,) = admission.take_ready(0.0)
+    admission.finish(query, 0.0)
+    for number in range(3):
+        admission.offer(job(f"many{number}", 0, WRITE, party="many"))
+    (first,) = admission.take_ready(0.0)
+    admission.finish(first, took_s)
+    now = admission.take_ready(took_s)
+    assert bool(now) is (until_s == took_s)
+    if not now:
+        started = started_at(admission, took_s, 60.0)
+        assert [(when, len(jobs)) for when, jobs in started.items()] == [(until_s, 1)]
+
+
+def test_a_rest_ends_also_while_another_goes_on_asking() -> None:
+    admission = make(batch=4)
+    for party in ("one", "many"):
+        admission.offer(job(party, 0, party=party))
+    for query in admission.take_ready(0.0):
+        admission.finish(query, 0.0)
+    for number in range(3):
+        admission.offer(job(f"many{number}", 0, WRITE, party="many"))
+    (first,) = admission.take_ready(0.0)
+    admission.offer(job("one", 1, party="one"))
+    (query,) = admission.take_ready(8.9)
+    admission.finish(query, 8.9)
+    admission.finish(first, 9.0)
+    now_s, ordinal = 9.0, 2
+    while True:
+        admission.offer(job("one", ordinal, party="one"))
+        started = {one.party: one for one in admission.take_ready(now_s)}
+        if "many" in started:
+            break
+        assert now_s < 10.2, "it rests for ever"
+        admission.finish(started["one"], now_s)
+        now_s, ordinal = now_s + 0.1, ordinal + 1
+
+
 def test_the_brokers_own_work_is_no_company() -> None:
     admission = make(readers=2)
     admission.offer(job("own", 0, WRITE, own=True))
