@@ -92,7 +92,8 @@ class Follower:
             if segment.first != position.first or not segment.first:
                 continue
             file = self.kernel.file_id(segment.path)
-            lines = read_lines(segment.path, self.kernel, position.offset)
+            most = self.keys.line_bytes_max
+            lines = read_lines(segment.path, self.kernel, position.offset, most)
             try:
                 place, line = next(lines)
                 record = decode(line, self.keys)
@@ -121,7 +122,8 @@ class Follower:
     def _read(self, segment: Segment, *, ends: bool) -> Iterator[Record | Gap | Broken]:
         self._enter(segment)
         unfinished: Broken | None = None
-        for place, line in read_lines(segment.path, self.kernel, self._offset):
+        most = self.keys.line_bytes_max
+        for place, line in read_lines(segment.path, self.kernel, self._offset, most):
             if unfinished is not None:  # something follows it
                 yield unfinished
                 unfinished = None

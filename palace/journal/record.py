@@ -88,6 +88,7 @@ Payload = object  # an entity as JSON, opaque to all but its store; None is its 
 # Begin what is said of a line that a crash has cut off, of one with a right checksum that says what
 # no palace writes, and of one that this palace's owner didn't write.
 TORN = "torn: "
+OVERLONG = b"a line that is too long to be read"  # what is read in its place
 FOREIGN = "not a record of palace: "
 NOT_OURS = "not a record of this palace's owner: "
 
@@ -234,6 +235,8 @@ def seal(body: bytes) -> bytes:
 
 def decode(line: bytes, keys: Keyring = ANYBODYS) -> Record:
     """Read one line (newlines excluded); raises BrokenRecord, also for one that isn't ours."""
+    if line == OVERLONG:
+        raise BrokenRecord(f"{FOREIGN}it is longer than any line may be")
     try:
         body = unseal(line)
         fields = _fields_of(body)

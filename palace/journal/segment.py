@@ -10,7 +10,16 @@ from collections.abc import Generator, Iterator, Sequence
 
 import attrs
 
-from palace.journal.record import FOREIGN, NOT_OURS, SEGMENT, TORN, BrokenRecord, Record, decode
+from palace.journal.record import (
+    FOREIGN,
+    NOT_OURS,
+    OVERLONG,
+    SEGMENT,
+    TORN,
+    BrokenRecord,
+    Record,
+    decode,
+)
 from palace.journal.schema import SEQ_MAX
 from palace.kernel.kernel import Kernel
 from palace.protocol.keyring import ANYBODYS, Keyring
@@ -155,11 +164,13 @@ def open_wherever(path: str, kernel: Kernel) -> int:
 
 
 def read_lines(
-    path: str, kernel: Kernel, offset: int = 0
+    path: str, kernel: Kernel, offset: int = 0, most: int = 0
 ) -> Generator[tuple[Place, bytes], None, None]:
     """Yield a file's lines that aren't empty, the unfinished last one included.
 
-    The file is open until the end: close the generator where its user may fail before that.
+    OVERLONG stands for one of more than `most` bytes, and of at least CHUNK, which is not kept in
+    memory; 0: all are.  The file is open until the end: close the generator where its user may fail
+    before that.
     """
     fd = open_wherever(path, kernel)
     try:
@@ -167,11 +178,17 @@ def read_lines(
         pieces: list[bytes] = []
         held = 0
         while chunk := kernel.read_at(fd, offset + held, CHUNK):
-            if b"\n" not in chunk:
-                pieces.append(chunk)
-                held += len(chunk)
+            piece, *lines = chunk.split(b"\n")
+            held += len(piece)
+            pieces.append(piece)
+            if most and held > most:
+                pieces = [OVERLONG]
+            if not lines:
                 continue
-            *lines, rest = b"".join((*pieces, chunk)).split(b"\n")
+            if held:
+                yield Place(path=path, offset=offset, length=held), b"".join(pieces)
+            offset += held + 1
+            *lines, rest = lines
             for line in lines:
                 if line:
                     yield Place(path=path, offset=offset, length=len(line)), line
@@ -193,7 +210,7 @@ def read_segment(segment: Segment, kernel: Kernel, keys: Keyring = ANYBODYS) -> 
     came since it was written, and write that many records again with the numbers of others.
     """
     begins = True
-    for place, line in read_lines(segment.path, kernel):
+    for place, line in read_lines(segment.path, kernel, most=keys.line_bytes_max):
         is_first, begins = begins, False
         try:
             record = decode(line, keys)

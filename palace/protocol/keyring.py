@@ -40,14 +40,15 @@ class Keyring:
 
     Records up to `floor` are accepted whatever key they were written with: those that were there
     when this user's first broker met the palace.  Without a key nothing is authenticated, and
-    everything is accepted.
+    everything is accepted; but no line of more than `line_bytes_max` bytes, unless that is 0.
     """
 
-    __slots__ = ("_by_id", "floor", "keys")
+    __slots__ = ("_by_id", "floor", "keys", "line_bytes_max")
 
-    def __init__(self, keys: "Sequence[Key]" = (), floor: int = 0) -> None:
+    def __init__(self, keys: "Sequence[Key]" = (), floor: int = 0, line_bytes_max: int = 0) -> None:
         self.keys = tuple(keys)
         self.floor = floor
+        self.line_bytes_max = line_bytes_max
         self._by_id = {key.id: key for key in self.keys}
 
     @property
@@ -69,3 +70,6 @@ class Keyring:
 
 
 ANYBODYS = Keyring()
+# For a journal of which nobody here knows the keys: what its owner, or somebody else, writes into
+# it must not cost us our memory.
+STRANGERS = Keyring(line_bytes_max=32 << 20)

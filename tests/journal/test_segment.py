@@ -5,7 +5,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palace.journal import segment as segments
-from palace.journal.record import OUTCOME, PUT, SEGMENT, BrokenRecord, Draft, Record, Stamp, encode
+from palace.journal.record import (
+    OUTCOME,
+    OVERLONG,
+    PUT,
+    SEGMENT,
+    BrokenRecord,
+    Draft,
+    Record,
+    Stamp,
+    decode,
+    encode,
+)
 from palace.journal.segment import (
     ARCHIVE,
     Broken,
@@ -171,3 +182,23 @@ def test_a_line_as_long_as_the_file_is_put_together_once(monkeypatch: pytest.Mon
     disk.put(f"{ROOT}/long", b"x" * (4 << 20) + b"\n" + b"y" * 200)
     found = [(place.offset, len(line)) for place, line in read_lines(f"{ROOT}/long", disk)]
     assert found == [(0, 4 << 20), ((4 << 20) + 1, 200)]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 20])
+def test_a_line_that_is_too_long_is_told_and_not_kept(
+    monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(segments, "CHUNK", chunk)
+    disk = Disk()
+    disk.put(f"{ROOT}/f", b"a" * 20 + b"\n" + b"b" * 21 + b"\n\nc\n" + b"d" * 30)
+    found = [
+        (place.offset, place.length, line) for place, line in read_lines(f"{ROOT}/f", disk, most=20)
+    ]
+    assert found == [
+        (0, 20, b"a" * 20),
+        (21, 21, OVERLONG),
+        (44, 1, b"c"),
+        (46, 30, OVERLONG),
+    ]
+    with pytest.raises(BrokenRecord, match="longer than any line"):
+        decode(OVERLONG)
