@@ -6,19 +6,22 @@ do.  Only what the owner knows is offered: no diary, no memory of a namespace, n
 itself accepted from elsewhere, so that nothing comes back to where it is from.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 
 import attrs
 
-from palace.journal.feed import Snapshot, Summary, go_on, read_feed
+from palace.journal.feed import Fed, Snapshot, Summary, go_on, read_feed
 from palace.journal.following import Follower
 from palace.journal.following import Position as Place
 from palace.journal.inspect import Gap
 from palace.journal.purge import is_purge_mark
-from palace.journal.record import ENTITIES, Payload, Record
+from palace.journal.record import ENTITIES, STATE, Payload, Record
+from palace.journal.replay import newest_checkpoint
 from palace.journal.schema import object_of
+from palace.journal.segment import Broken
 from palace.kernel.kernel import Kernel
+from palace.protocol.errors import RemoteRefused
 from palace.protocol.federation import (
     DRAWER,
     FACT,
@@ -56,6 +59,56 @@ class Scope:
 
 ALL = Scope()
 
+Told = Callable[[int], None]
+
+
+def _untold(_many: int) -> None:
+    return
+
+
+@attrs.define
+class _Holes:
+    """Records that are not where they should be: those that may still come, and those that won't.
+
+    Files are copied from their beginning on.  So what is missing of a file, and something behind it
+    is there, was damaged: no copy will ever have it.  The end of a file, or a whole one, may come.
+    """
+
+    follower: Follower
+    missing: list[Gap] = attrs.field(factory=list)
+    damaged: int = 0
+    _gap: Gap | None = None
+    _broken: int = 0  # whole lines that are no records, since the last one that is
+
+    def see(self, found: Fed) -> None:
+        """Take what a reader has found; each once, in order."""
+        if isinstance(found, Summary):  # what it covers is known
+            self.missing, self.damaged, self._gap, self._broken = [], 0, None, 0
+        elif isinstance(found, Gap):
+            self._gap = found
+        elif isinstance(found, Broken):
+            self._broken += self._is_ended(found)
+        elif isinstance(found, Record):
+            self._settle()
+            if found.action == STATE and object_of(found.payload).get("whole"):
+                self.missing = []  # what was missing was taken over from the stores
+
+    def _is_ended(self, broken: Broken) -> bool:
+        """Tell whether something stands behind a line, be it its own end."""
+        place, found = broken.place, self.follower.kernel.signature(broken.place.path)
+        return found is not None and found[1] > place.offset + place.length
+
+    def _settle(self) -> None:
+        gap, broken, at = self._gap, self._broken, self.follower.position
+        self._gap, self._broken = None, 0
+        if gap is None or at is None:
+            return
+        many = gap.last - gap.first + 1
+        if at.first <= gap.first or many <= broken:
+            self.damaged += many
+        else:
+            self.missing.append(gap)
+
 
 def offers(
     directory: str,
@@ -63,18 +116,23 @@ def offers(
     since: Position = START,
     scope: Scope = ALL,
     keys: Keyring = ANYBODYS,
+    told: Told = _untold,
 ) -> Iterator[Item]:
     """Yield what is new in a journal since a position, or all that there is, where that is gone.
 
-    Nothing is new in an older copy than the one that was read.
+    Nothing is new in an older copy than the one that was read.  `told` is called at the end with
+    how many records were passed over, since they are damaged.  Raises RemoteRefused where records
+    are missing that may still come.
     """
     follower = Follower(directory=directory, kernel=kernel, keys=keys)
     if since != START and any(go_on(follower, _place(since))):
-        yield from _everything(directory, kernel, since, scope, keys)
+        yield from _everything(directory, kernel, since, scope, keys, told)
         return
+    holes = _Holes(follower)
     for found in follower.read():
-        if isinstance(found, Gap) or (isinstance(found, Record) and is_purge_mark(found)):
-            yield from _everything(directory, kernel, since, scope, keys)
+        holes.see(found)
+        if holes.missing or _is_told_anew(found, directory, kernel):
+            yield from _everything(directory, kernel, since, scope, keys, told)
             return
         if not isinstance(found, Record) or follower.position is None:
             continue
@@ -83,15 +141,26 @@ def offers(
             yield offer
     if follower.position is not None:
         yield Read(_position(follower.position))
+    told(holes.damaged)
+
+
+def _is_told_anew(found: Fed, directory: str, kernel: Kernel) -> bool:
+    """Tell whether all that there is says more than what follows in the journal."""
+    if isinstance(found, Gap):
+        newest = newest_checkpoint(directory, kernel)
+        return newest is not None and newest[1] >= found.last
+    return isinstance(found, Record) and is_purge_mark(found)
 
 
 def _everything(
-    directory: str, kernel: Kernel, since: Position, scope: Scope, keys: Keyring
+    directory: str, kernel: Kernel, since: Position, scope: Scope, keys: Keyring, told: Told
 ) -> Iterator[Item]:
     """Yield all that there is; nothing, where that is no more than what was read."""
     follower = Follower(directory=directory, kernel=kernel, keys=keys)
+    holes = _Holes(follower)
     live: dict[tuple[str, str], Content] = {}
     for found in read_feed(follower):
+        holes.see(found)
         if isinstance(found, Summary):
             live.clear()
         record = found.record if isinstance(found, Snapshot) else found
@@ -100,6 +169,7 @@ def _everything(
             live.pop(record.entity, None)
             if content is not None:
                 live[record.entity] = content
+    _check_is_whole(directory, holes)
     if follower.position is None:
         return
     at = _position(follower.position)
@@ -109,6 +179,19 @@ def _everything(
     for (kind, ident), content in live.items():
         yield Offer(kind=_KINDS[kind], ident=_named(ident), at=at, says=content)
     yield Whole(at)
+    told(holes.damaged)
+
+
+def _check_is_whole(directory: str, holes: _Holes) -> None:
+    """Refuse to tell what is gone by a journal of which a part is not here, or not yet."""
+    if not holes.missing:
+        return
+    first = holes.missing[0]
+    raise RemoteRefused(
+        f"{directory} is not whole: records {first.first} to {first.last} are not there, and no "
+        "checkpoint says what they said. If it is a copy, bring all of journal/ and pull again; "
+        "otherwise see what is wrong there: palace doctor"
+    )
 
 
 def _offer(record: Record, at: Position, scope: Scope) -> Offer | None:

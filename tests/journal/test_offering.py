@@ -14,12 +14,25 @@ from palace.journal.checkpoint import make_checkpoint
 from palace.journal.journal import Journal
 from palace.journal.offering import ALL, DRAWERS, FACTS, Scope, offers
 from palace.journal.purge import Going, purge_journal, purge_mark
-from palace.journal.record import DELETE, PUT, UNDO, Draft, Stamp
+from palace.journal.record import DELETE, PUT, STATE, UNDO, Draft, Stamp
 from palace.journal.replay import replay
 from palace.journal.segment import ARCHIVE, list_segments
 from palace.kernel.kernel import Kernel
-from palace.protocol.federation import DRAWER, FACT, START, Gap, Item, Offer, Read, Whole
-from palace.protocol.keyring import Key, Keyring
+from palace.protocol.errors import RemoteRefused
+from palace.protocol.federation import (
+    DISMISSED,
+    DRAWER,
+    FACT,
+    NEW,
+    START,
+    Gap,
+    Item,
+    Offer,
+    Read,
+    Whole,
+    dismissed,
+)
+from palace.protocol.keyring import STRANGERS, Key, Keyring
 from tests.support.disks.memory import ROOT, Disk, all_kept, all_lost
 from tests.support.machines.puller import Puller
 
@@ -183,6 +196,141 @@ def test_without_its_archive_the_checkpoint_is_offered() -> None:
     assert texts(pulled(puller, disk)) == ["four"]
 
 
+def segmented(disk: Disk) -> Journal:
+    """Return a journal with three segments: a and b, c and d, e and f."""
+    journal = opened(disk)
+    for pair in ("ab", "cd", "ef"):
+        journal.append([drawer(ident, f"text {ident}") for ident in pair])
+        if pair != "ef":
+            journal.roll()
+    journal.sync(journal.seq)
+    return journal
+
+
+ALL_TEXTS = [f"text {ident}" for ident in "abcdef"]
+
+
+def without(disk: Disk, *paths: str) -> Disk:
+    copy = disk.power_cut(all_kept)
+    for path in paths:
+        copy.unlink(path)
+    return copy
+
+
+def damage(disk: Disk, number: int, nth: int) -> None:
+    """Change a byte of the nth record of a segment."""
+    path = list_segments(JOURNAL, disk, archived=True)[number].path
+    lines = disk.read(path).split(b"\n\n")
+    lines[nth] = lines[nth].replace(b"text", b"tent", 1)
+    disk.put(path, b"\n\n".join(lines))
+
+
+@pytest.mark.parametrize("gone", [[0], [1], [0, 1]])
+def test_from_a_half_made_copy_nothing_is_taken(gone: list[int]) -> None:
+    disk, puller = Disk(), Puller()
+    segmented(disk)
+    paths = [list_segments(JOURNAL, disk)[number].path for number in gone]
+    with pytest.raises(RemoteRefused, match="is not whole: records"):
+        pulled(puller, without(disk, *paths))
+    assert puller == Puller()
+    pulled(puller, disk)
+    assert shown(puller) == ALL_TEXTS
+
+
+def test_what_is_known_stays_while_a_copy_lacks_the_record_that_was_read_last() -> None:
+    disk, puller = Disk(), Puller()
+    journal = segmented(disk)
+    pulled(puller, disk)
+    found = ((entity, dismissed(one)) for entity, one in puller.candidates.items())
+    puller.candidates = {entity: one for entity, one in found if one is not None}
+    before = (puller.place, dict(puller.candidates))
+    journal.roll()
+    journal.append([drawer("g", "text g")])
+    with pytest.raises(RemoteRefused, match="records 5 to 6"):
+        pulled(puller, without(disk, list_segments(JOURNAL, disk)[2].path))
+    assert (puller.place, puller.candidates) == before
+    pulled(puller, disk)
+    assert [one.status for one in puller.candidates.values()] == [DISMISSED] * 6 + [NEW]
+
+
+def test_a_copy_whose_archive_is_still_to_come_is_refused_until_it_has() -> None:
+    disk, puller = Disk(), Puller()
+    journal = segmented(disk)
+    assert make_checkpoint(JOURNAL, disk, journal.stamp) is not None
+    archived = disk.list_directory(f"{JOURNAL}/{ARCHIVE}")
+    checkpoints = [name for name in disk.list_directory(JOURNAL) if name.startswith("checkpoint")]
+    archive = [f"{JOURNAL}/{ARCHIVE}/{name}" for name in archived]
+    with pytest.raises(RemoteRefused, match="records 1 to"):
+        pulled(puller, without(disk, *archive, *(f"{JOURNAL}/{name}" for name in checkpoints)))
+    assert puller == Puller()
+    pulled(puller, without(disk, *archive))  # it never comes: the checkpoint says what it said
+    assert shown(puller) == ALL_TEXTS
+
+
+def test_what_was_taken_over_from_the_stores_is_missed_no_more() -> None:
+    disk, puller = Disk(), Puller()
+    journal = segmented(disk)
+    whole = Draft(action=STATE, payload={"whole": True})
+    journal.append([drawer("c", "text c"), drawer("d", "text d"), whole])
+    pulled(puller, without(disk, list_segments(JOURNAL, disk)[1].path))
+    assert shown(puller) == ALL_TEXTS
+
+
+@pytest.mark.parametrize(("number", "nth"), [(1, 1), (1, 2), (2, 1), (0, 2)])
+def test_a_line_that_is_broken_for_good_is_said_and_takes_nothing_with_it(
+    number: int, nth: int
+) -> None:
+    disk, puller, lost = Disk(), Puller(), list[int]()
+    journal = segmented(disk)
+    pulled(puller, disk)
+    journal.append([drawer("g", "text g")])
+    damage(disk, number, nth)
+    pulled(puller, disk)
+    assert shown(puller) == [*ALL_TEXTS, "text g"]
+    found = list(offers(JOURNAL, disk, told=lost.append))
+    assert isinstance(found[-1], Read)
+    assert (len(texts(found)), lost) == (6, [1])
+    if nth == 2:  # a purge drops the line, and what the segment lacks then could still come
+        return
+    # A purge is followed all the same, whatever that line said.
+    purge_journal(JOURNAL, disk, Going(entities=frozenset({(DRAWERS, "g")})), KEYS)
+    opened(disk, 2).append([purge_mark()])
+    pulled(puller, disk)
+    assert "text g" not in shown(puller)
+    assert len(shown(puller)) == 5
+
+
+def test_what_a_damaged_line_said_is_taken_where_a_checkpoint_says_it_too() -> None:
+    disk, puller, lost = Disk(), Puller(), list[int]()
+    journal = segmented(disk)
+    assert make_checkpoint(JOURNAL, disk, journal.stamp) is not None
+    damage(disk, 0, 1)
+    puller.read(offers(JOURNAL, disk, keys=KEYS, told=lost.append))
+    assert (shown(puller), lost) == (ALL_TEXTS, [0])
+
+
+def test_a_line_that_is_too_long_costs_no_more_than_itself() -> None:
+    disk, puller, lost = Disk(), Puller(), list[int]()
+    long = STRANGERS.line_bytes_max
+    opened(disk).append([drawer("a", "one"), drawer("b", "x" * long), drawer("c", "three")])
+    puller.read(offers(JOURNAL, disk, keys=STRANGERS, told=lost.append))
+    assert (shown(puller), lost) == (["one", "three"], [1])
+
+
+def test_a_last_line_is_half_copied_where_it_has_no_end_and_else_damaged() -> None:
+    disk, puller, lost = Disk(), Puller(), list[int]()
+    segmented(disk)
+    path = list_segments(JOURNAL, disk)[0].path
+    whole = disk.read(path)
+    disk.put(path, whole[:-4])
+    with pytest.raises(RemoteRefused, match="records 2 to 2"):
+        pulled(puller, disk)
+    head, end, rest = whole.rpartition(b'"}')
+    disk.put(path, head + end.replace(b"}", b"]") + rest)
+    puller.read(offers(JOURNAL, disk, keys=KEYS, told=lost.append))
+    assert (shown(puller), lost) == ([one for one in ALL_TEXTS if one != "text b"], [1])
+
+
 @pytest.mark.parametrize("cut", [1, 2])
 def test_a_line_that_is_missing_costs_no_more_than_itself(cut: int) -> None:
     disk, puller = Disk(), Puller()
@@ -191,7 +339,7 @@ def test_a_line_that_is_missing_costs_no_more_than_itself(cut: int) -> None:
     lines = disk.read(path).split(b"\n\n")
     del lines[cut]
     disk.put(path, b"\n\n".join(lines))
-    assert isinstance(list(offers(JOURNAL, disk, START))[-1], Whole)
+    assert isinstance(list(offers(JOURNAL, disk, START))[-1], Read)
     puller.read(offers(JOURNAL, disk, START))
     assert len(shown(puller)) == 2
 
@@ -199,32 +347,46 @@ def test_a_line_that_is_missing_costs_no_more_than_itself(cut: int) -> None:
 def test_copies_that_are_made_while_it_is_written_come_to_what_is_there(tmp_path: Path) -> None:
     """As rsync makes them: file after file, some of them half written, others gone meanwhile."""
     there, copy, kernel = str(tmp_path / "journal"), tmp_path / "copy", Kernel()
-    stamp, ended = Stamp(epoch=1, writer="w", keys=KEYS), threading.Event()
+    stamp, ended, puller = Stamp(epoch=1, writer="w", keys=KEYS), threading.Event(), Puller()
+    journal = Journal.open(there, kernel, stamp)
 
-    def write() -> None:
-        journal = Journal.open(there, kernel, stamp, segment_bytes=4000)
-        for number in range(400):
-            journal.append([drawer(f"{number % 50}", f"text {number}")])
+    def write(numbers: range) -> None:
+        for number in numbers:
+            journal.append([drawer(f"{number}", f"text {number}")])
+            if number % 20 == 19:
+                journal.roll()
             if number % 90 == 89:
-                make_checkpoint(there, kernel, stamp)
-        journal.close()
+                assert make_checkpoint(there, kernel, stamp) is not None
+
+    def write_the_rest() -> None:
+        write(range(100, 400))
         ended.set()
 
-    writer, puller, rounds = threading.Thread(target=write), Puller(), 0
+    def copy_and_pull() -> None:
+        for pattern in ("0*.jsonl", "checkpoint-*", f"{ARCHIVE}/*"):
+            copy_files(Path(there), copy, pattern)
+            with suppress(RemoteRefused):
+                puller.read(offers(str(copy), kernel, puller.place.position))
+            # Each is a record: those up to the cursor are here, and no others.
+            upto = range(puller.place.position.version.seq)
+            assert shown(puller) == sorted(f"text {number}" for number in upto)
+
+    write(range(100))
+    copy_and_pull()
+    assert puller.place.position.version.seq
+    writer = threading.Thread(target=write_the_rest)
     writer.start()
-    while not ended.is_set() or not rounds:
-        if Path(there).exists():
-            copy_files(Path(there), copy)
-            puller.read(offers(str(copy), kernel, puller.place.position))
-            rounds += 1
+    while not ended.is_set():
+        copy_and_pull()
     writer.join()
+    journal.close()
     puller.read(offers(there, kernel, puller.place.position))
-    assert shown(puller) == sorted(f"text {number}" for number in range(350, 400))
+    assert shown(puller) == sorted(f"text {number}" for number in range(400))
 
 
-def copy_files(source: Path, target: Path) -> None:
-    """Bring a copy up to date, as far as files stay where they are."""
-    for path in sorted(source.rglob("*.jsonl")):
+def copy_files(source: Path, target: Path, pattern: str) -> None:
+    """Bring a part of a copy up to date, as far as files stay where they are."""
+    for path in sorted(source.glob(pattern)):
         where = target / path.relative_to(source)
         where.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
