@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from palace.cli.options import PalaceOption, find, path
+from palace.cli.output import end_failed
 from palace.kernel.output import say
 
 if TYPE_CHECKING:
@@ -116,8 +117,11 @@ def pull(
     """See what other palaces know that is new, as candidates."""
     from palace.commands.federation import pull as pull_from
 
-    say(pull_from(_owner(palace), name))
-    return 0
+    done = pull_from(_owner(palace), name)
+    if done.told:
+        say("\n".join(done.told))
+    codes = [end_failed("pull", problem) for problem in done.failed]
+    return codes[0] if codes else 0
 
 
 def list_candidates(

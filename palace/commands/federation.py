@@ -7,6 +7,7 @@ one goes on from there.
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,10 +17,13 @@ from palace.commands.agent import Agent, ask_broker
 from palace.journal.offering import TAKEN, Scope, offers
 from palace.journal.origin import origins_of
 from palace.journal.segment import list_segments
+from palace.kernel.causes import cause_text
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import one_line
-from palace.protocol.errors import ConfigError, RemoteRefused
+from palace.protocol.errors import ConfigError, PalaceError, RemoteRefused
 from palace.protocol.federation import (
+    CANDIDATES_BYTES_MAX,
+    CANDIDATES_MAX,
     DRAWER,
     FACT,
     UNDECIDED,
@@ -32,15 +36,16 @@ from palace.protocol.federation import (
     position_fields,
     read_position,
 )
-from palace.protocol.keyring import ANYBODYS
+from palace.protocol.keyring import STRANGERS
 from palace.protocol.wire import identity_of
 from palace.settings.environment import ShimEnvironment
-from palace.settings.paths import Paths, python_command
+from palace.settings.paths import Paths
 
 Json = dict[str, Any]
 NONE_YET = "There is no remote. Add the first: palace remote add NAME DIR"
 ALL_DECIDED = "There is nothing to decide. See all candidates: palace candidates list --all"
 SHOWN_CHARS = 100
+AS_OWNER = "palace.shim.as_owner"
 
 
 @attrs.frozen
@@ -117,31 +122,73 @@ def _remote_line(remote: Mapping[str, Any]) -> str:
 # Pulling.
 
 
-def pull(owner: Owner, name: str) -> str:
-    """Take over what remotes, or one of them, say that is new; return what became of it."""
-    found = owner.remotes(name)
-    return "\n".join(_pulled(owner, remote) for remote in found) or NONE_YET
+@attrs.define
+class Pulled:
+    """What became of a pull of one or all remotes: what is told, and of each that failed why."""
+
+    told: list[str] = attrs.field(factory=list)
+    failed: list[PalaceError | OSError] = attrs.field(factory=list)
+
+
+def pull(owner: Owner, name: str) -> Pulled:
+    """Take over what remotes, or one of them, say that is new.
+
+    One that can't be read keeps none of the others from being read.
+    """
+    done = Pulled()
+    for remote in owner.remotes(name):
+        try:
+            done.told.append(_pulled(owner, remote))
+        except (PalaceError, OSError) as problem:
+            done.failed.append(_of(remote, problem))
+    if not done.told and not done.failed:
+        done.told.append(NONE_YET)
+    return done
+
+
+def _of(remote: Json, problem: PalaceError | OSError) -> PalaceError | OSError:
+    """Return a problem that names the remote that has it."""
+    if isinstance(problem, PalaceError):
+        return type(problem)(f"{remote['name']}: {problem.message}")
+    return RemoteRefused(f"{remote['name']} was not pulled: {cause_text(problem)}")
 
 
 def _pulled(owner: Owner, remote: Json) -> str:
-    name, changed = remote["name"], 0
+    name, changed, left_out = remote["name"], 0, 0
     source = Source.at(remote["address"], owner.paths)
     place = Place(position=read_position(remote["position"]), step=remote["step"])
     scope = Scope(wings=tuple(remote["wings"]), kinds=tuple(remote["kinds"]) or (DRAWER, FACT))
-    # Nobody here knows its keys: what it says is another's in any case.
-    items = offers(source.journal, Kernel(), place.position, scope, ANYBODYS)
+    damaged: list[int] = []
+    items = offers(source.journal, Kernel(), place.position, scope, STRANGERS, told=damaged.append)
     try:
         for batch in batches(items, place, lambda: set(owner.known(name))):
             told = owner.ask("remote_fold", **_arguments(name, source, batch))
             if told.get("stale"):
                 return f"{name}: another pull is under way, and goes on."
-            changed += told["changed"]
+            changed, left_out = changed + told["changed"], left_out + told["left_out"]
     except Unacceptable as problem:
         raise RemoteRefused(
             f"What {name} says can't be taken from some point on: {problem}."
         ) from None
-    waiting = sum(one["status"] in UNDECIDED for one in owner.candidates(name))
-    return f"{name}: {changed} changed, {waiting} to decide: palace candidates list"
+    waiting = sum(one["undecided"] for one in owner.remotes(name))
+    text = f"{name}: {changed} changed, {waiting} to decide: palace candidates list"
+    return "\n".join((text, *_lacks(remote, sum(damaged), left_out)))
+
+
+def _lacks(remote: Json, damaged: int, left_out: int) -> Iterator[str]:
+    """Yield what was not taken, and why."""
+    name = remote["name"]
+    if damaged:
+        yield (
+            f"{name}: {damaged} records of its journal are damaged, and were passed over. What "
+            "they said may be missing here until it says it again: palace doctor there"
+        )
+    if left_out:
+        yield (
+            f"{name}: {left_out} left out, since as much is kept of it as there may be: "
+            f"{CANDIDATES_MAX} candidates, {CANDIDATES_BYTES_MAX >> 20} MiB. Have it offer less: "
+            f"palace remote remove {name}; palace remote add {name} DIR --wing WING"
+        )
 
 
 def _arguments(name: str, source: "Source", batch: Batch) -> Json:
@@ -179,7 +226,7 @@ class Source:
             )
         if palace == identity_of(kernel.read_hint(ours.palace_id, 200)):
             raise RemoteRefused(f"{address} is this very palace, or a copy of it.")
-        was = {origin for _, origin in origins_of(segments, kernel, ANYBODYS)} - {palace, ""}
+        was = {origin for _, origin in origins_of(segments, kernel, STRANGERS)} - {palace, ""}
         return cls(journal=paths.journal, palace=palace, was=tuple(sorted(was)))
 
 
@@ -199,7 +246,7 @@ def candidates_text(owner: Owner, remote: str, status: str, *, every: bool, as_j
 
 
 def _line(one: Mapping[str, Any]) -> str:
-    text = _text_of(one["says"]) or f"(accepted as {one['local']})"
+    text = _text_of(one["says"]) or f"(accepted as {', '.join(one['local'])})"
     return one_line(f"{one['key']}  {one['status']:<9}  {one['remote']}  {text[:SHOWN_CHARS]}")
 
 
@@ -219,18 +266,29 @@ def accept(owner: Owner, key: str, *, wing: str, room: str) -> str:
 
     A death between filing and noting it leaves it to be decided, and filing it again finds it.
     """
+    if owner.environment.workspace_token_file:
+        raise RemoteRefused(
+            "What is accepted is the owner's, and $PALACE_WORKSPACE_TOKEN_FILE has this command "
+            "act as a workspace. Nothing was filed. Unset it, and accept again."
+        )
     told = owner.ask("candidate_show", key=key)["candidate"]
     says = told["says"]
     if not says:
         raise RemoteRefused(f"{key} is {told['status']}: there is nothing to accept.")
     filed = _filed(owner, says, f"{TAKEN}{told['remote']}", wing, room)
     done = owner.ask("candidate_decide", key=key, digest=told["digest"], local=filed)
-    return f"{key} is {done['status']}, as {filed}."
+    before = ", ".join(done["before"])
+    still = f" What it said before is still here: {before}." if before else ""
+    return f"{key} is {done['status']}, as {filed}.{still}"
 
 
 def _filed(owner: Owner, says: Json, mark: str, wing: str, room: str) -> str:
-    """File it by stock's own tools, as an agent would; return its id."""
-    argv = [*python_command(), "shim", f"--palace={owner.paths.root}"]
+    """File it by stock's own tools, as an agent of the owner's would; return its id.
+
+    Never as a workspace's: its drawers are memories of namespaces, of which a wing names one, and
+    the wing is the other palace's.
+    """
+    argv = [sys.executable, "-P", "-m", AS_OWNER, f"--palace={owner.paths.root}"]
     agent = Agent("palace candidates", argv, owner.environment.all, quiet=True)
     try:
         if "text" not in says:

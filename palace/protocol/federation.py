@@ -39,7 +39,8 @@ UNDECIDED = frozenset({NEW, CHANGED, WITHDRAWN})  # somebody has to look at thes
 
 BATCH_OFFERS = 200
 BATCH_BYTES = 1 << 20
-CANDIDATES_MAX = 100_000
+CANDIDATES_MAX = 100_000  # of one remote
+CANDIDATES_BYTES_MAX = 256 << 20  # of what one remote's say together
 NUMBER_MAX = (1 << 53) - 1  # of a seq or an epoch; beyond it JSON's readers differ
 IDENT_CHARS_MAX = 1000
 NAME_CHARS_MAX = 256
@@ -156,8 +157,8 @@ class Candidate:
     """An entity of a remote's, as it is known here.
 
     `decided` is the digest of what was last accepted or dismissed, "" for nothing; `local` names
-    what was made of it here, "" where it never was accepted.  What is `gone` has no content, nor
-    has what is as it was accepted: that stands in our own store.
+    all that was made of it here, one a line, the newest last; "" where it never was accepted.  What
+    is `gone` has no content, nor has what is as it was accepted: that stands in our own store.
     """
 
     kind: str
@@ -435,8 +436,13 @@ def _settled(candidate: Candidate) -> Candidate:
 
 
 def accepted(candidate: Candidate, local: str) -> Candidate:
-    """Return a candidate of which something was made here; it has to have content."""
-    return _settled(attrs.evolve(candidate, decided=candidate.digest, local=local))
+    """Return a candidate of which something was made here; it has to have content.
+
+    What was made of it before stays here, too, so that it is still named.
+    """
+    before = [one for one in candidate.local.splitlines() if one != local]
+    made = "\n".join((*before, local))
+    return _settled(attrs.evolve(candidate, decided=candidate.digest, local=made))
 
 
 def dismissed(candidate: Candidate) -> Candidate | None:

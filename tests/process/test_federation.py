@@ -95,6 +95,11 @@ def test_what_is_accepted_is_ours_and_is_not_offered_again(site: Site, tmp_path:
     run(site, "pull")
     drawer, fact = sorted(listed(site), key=lambda one: one["kind"])
 
+    # Here agents are a workspace's; what is accepted is the owner's all the same.
+    run(site, "workspace", "add", "lead", "--cwd", os.getcwd(), "--confined")
+    token = str(tmp_path / "token")
+    refused = site.run("candidates", "accept", drawer["key"], PALACE_WORKSPACE_TOKEN_FILE=token)
+    assert (refused.returncode, "act as a workspace" in refused.stderr) == (88, True)
     told = run(site, "candidates", "accept", drawer["key"], "--wing", "mine")
     assert "is accepted, as drawer_mine_r_" in told
     assert "is accepted, as " in run(site, "candidates", "accept", fact["key"])
@@ -103,6 +108,7 @@ def test_what_is_accepted_is_ours_and_is_not_offered_again(site: Site, tmp_path:
     filed = [json.loads(line) for line in run(site, "history", "--json").splitlines()]
     ours = [one for one in filed if one["kind"] == "chroma:mempalace_drawers"]
     assert [one["payload"]["document"] for one in ours] == ["The gate opens at seven."]
+    assert not [name for name in ours[0]["payload"]["metadata"] if name.startswith("palace_")]
     assert {one["kind"] for one in filed} >= {"graph:triple"}
     offered = [json.loads(line) for line in run(site, "feed").splitlines()]
     assert not [line for line in offered if line.get("content")]
@@ -113,6 +119,8 @@ def test_what_is_accepted_is_ours_and_is_not_offered_again(site: Site, tmp_path:
     (changed,) = listed(site)
     assert changed["status"] == "changed"
     assert "1 memories that were accepted from other palaces" in site.run("doctor").stdout
+    told = run(site, "candidates", "accept", changed["key"])
+    assert "What it said before is still here: drawer_mine_r_" in told
     assert run(site, "stop") is not None
 
 
@@ -129,6 +137,13 @@ def test_what_is_no_other_palace_is_refused(short_dir: Path) -> None:
     run(site, "remote", "add", "copy", str(short_dir / "copy"))
     assert "or a copy of it" in site.run("pull", "copy").stderr
     export(there, {"1": "one"})
+    done = site.run("pull")
+    assert (done.returncode, done.stdout.splitlines()) == (
+        88,
+        ["desk: 1 changed, 1 to decide: palace candidates list"],
+    )
+    assert ["this very palace" in line for line in done.stderr.splitlines()] == [True, True]
+    run(site, "candidates", "dismiss", listed(site)[0]["key"])
     for odd in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
         path = there / "journal" / f"{100:020d}.jsonl"
         odd(path)
@@ -137,5 +152,5 @@ def test_what_is_no_other_palace_is_refused(short_dir: Path) -> None:
         path.unlink()
     assert "no directory" in site.run("remote", "add", "x", str(short_dir / "none")).stderr
     assert "no remote" in site.run("pull", "lap").stderr
-    assert not listed(site, "--all")
+    assert not listed(site)
     assert run(site, "stop") is not None

@@ -5,17 +5,20 @@ batches are taken, one call and one group each.  What it gives is checked as if 
 sent it.
 """
 
+import json
 from collections.abc import Callable, Mapping
 
 import attrs
 
 from palace.engine.durability.answering import answered
+from palace.engine.durability.candidate_room import fit
 from palace.engine.durability.groups import CallGroups
 from palace.engine.stores.candidates import (
     CANDIDATE,
     REMOTE,
     Candidates,
     Remote,
+    Size,
     candidate_of,
     remote_of,
     row_of_candidate,
@@ -28,7 +31,6 @@ from palace.protocol.errors import RemoteRefused
 from palace.protocol.federation import (
     ACCEPTED,
     BATCH_OFFERS,
-    CANDIDATES_MAX,
     DRAWER,
     FACT,
     NUMBER_MAX,
@@ -37,6 +39,7 @@ from palace.protocol.federation import (
     Candidate,
     Entity,
     Offer,
+    Place,
     Stale,
     Unacceptable,
     accepted,
@@ -56,6 +59,8 @@ REMOTES_MAX = 64
 SCOPES_MAX = 100  # wings of one remote
 KNOWN_PAGE = 5000
 LIST_MAX = 500
+LIST_BYTES = 1 << 20  # of a page, after which no further candidate is begun
+SHOWN_CHARS = 500  # of each text in a list; `palace_candidate_show` has all of it
 REMOVED_MAX = 500  # candidates that go in one turn
 ORIGINS_MAX = 64
 
@@ -93,7 +98,10 @@ class FederationTools:
     # Remotes.
 
     def _list(self, _arguments: Mapping[str, object]) -> Json:
-        return {"remotes": [_shown(remote) for remote in self.store.remotes()]}
+        found = ((_shown(one), one.name) for one in self.store.remotes())
+        return {
+            "remotes": [{**told, "undecided": self.store.undecided(name)} for told, name in found]
+        }
 
     def _add(self, arguments: Mapping[str, object]) -> Json:
         known = {remote.name: remote for remote in self.store.remotes()}
@@ -115,15 +123,19 @@ class FederationTools:
         return {"remote": _shown(remote)}
 
     def _remove(self, arguments: Mapping[str, object]) -> Json:
-        """Remove some of a remote's candidates; once there are none left, the remote as well."""
+        """Remove some of a remote's candidates; once there are none left, the remote as well.
+
+        While there are some left it stands at its beginning, since nobody may go on: the next pull
+        offers all of them again, and one that is under way is told to stop.
+        """
         remote = self._remote(arguments)
-        found = [key for key, _ in self.store.page("", REMOVED_MAX, remote.name)]
+        found = [key for key, _ in self.store.known("", REMOVED_MAX, remote.name)]
         if found:
             self.store.put_all(self.groups, CANDIDATE, dict.fromkeys(found))
-        if len(found) < REMOVED_MAX:
-            self.store.put(self.groups, REMOTE, remote.name, None)
-            return {"removed": len(found), "more": False}
-        return {"removed": len(found), "more": True}
+        more = len(found) == REMOVED_MAX
+        anew = attrs.evolve(remote, place=Place(step=remote.place.step + 1))
+        self.store.put(self.groups, REMOTE, remote.name, row_of_remote(anew) if more else None)
+        return {"removed": len(found), "more": more}
 
     def _remote(self, arguments: Mapping[str, object]) -> Remote:
         name = _name(arguments.get("remote"))
@@ -147,16 +159,24 @@ class FederationTools:
             return {"stale": True}
         except Unacceptable as problem:
             raise RemoteRefused(f"What {remote.name} says can't be taken: {problem}.") from None
-        self._check_room(taken.changes, known)
-        changes = {**taken.changes}
+        fitted = fit(taken.changes, known, self._size(remote))
         rows: dict[str, Row | None] = {}
-        for entity, candidate in changes.items():
+        for entity, candidate in fitted.changes.items():
             rows[_key(remote, entity)] = _row(remote, candidate)
         if rows:
             self.store.put_all(self.groups, CANDIDATE, rows)
         moved = attrs.evolve(remote, place=taken.place, pulled_at=self.kernel.utc_text())
         self.store.put(self.groups, REMOTE, remote.name, row_of_remote(moved))
-        return {"remote": _shown(moved), "changed": len(rows)}
+        self.store.sizes[remote.name] = (taken.place.step, fitted.size)
+        return {"remote": _shown(moved), "changed": len(rows), "left_out": fitted.left_out}
+
+    def _size(self, remote: Remote) -> Size:
+        """Return how much is kept of a remote: counted once, and then with each batch.
+
+        What was counted is of one step, and so of no batch that was taken back since.
+        """
+        step, size = self.store.sizes.get(remote.name, (-1, Size()))
+        return size if step == remote.place.step else self.store.size(remote.name)
 
     def _met(self, remote: Remote, arguments: Mapping[str, object]) -> Remote:
         """Return a remote as the palace that it is now; raises RemoteRefused for another one."""
@@ -179,21 +199,11 @@ class FederationTools:
                 raise RemoteRefused(f"{remote.address} is the palace of the remote {other.name}.")
         return attrs.evolve(remote, palace=palace)
 
-    def _check_room(
-        self, changes: Mapping[Entity, Candidate | None], known: Mapping[Entity, Candidate]
-    ) -> None:
-        more = sum(one is not None and entity not in known for entity, one in changes.items())
-        if more and self.store.count(CANDIDATE) + more > CANDIDATES_MAX:
-            raise RemoteRefused(
-                f"There are {CANDIDATES_MAX} candidates, which is as many as it takes. Have them "
-                "offer less: palace remote remove NAME; palace remote add NAME DIR --wing WING"
-            )
-
     def _known(self, arguments: Mapping[str, object]) -> Json:
         """Return what is known of a remote and not gone, in parts."""
         remote, after = self._remote(arguments), _after(arguments)
-        rows = list(self.store.page(after, KNOWN_PAGE, remote.name))
-        listed = [[row["kind"], row["ident"]] for _, row in rows if not row["gone"]]
+        rows = list(self.store.known(after, KNOWN_PAGE, remote.name))
+        listed = [[one.kind, one.ident] for _, one in rows if not one.gone]
         return {"known": listed, "next": rows[-1][0] if len(rows) == KNOWN_PAGE else ""}
 
     # Candidates.
@@ -203,11 +213,18 @@ class FederationTools:
         name, status = arguments.get("remote", ""), arguments.get("status", "")
         if status not in ("", *STATUSES) or not is_text(name, 64):
             raise RemoteRefused(f"A candidate's status is one of {', '.join(STATUSES)}.")
-        rows = list(self.store.page(_after(arguments), LIST_MAX, str(name)))
-        found = [_told(key, row) for key, row in rows]
+        found: list[Json] = []
+        last, size, is_more = "", 0, False
+        for key, row in self.store.page(_after(arguments), LIST_MAX + 1, str(name)):
+            if len(found) == LIST_MAX or size >= LIST_BYTES:
+                is_more = True
+                break
+            one = _told(key, row)
+            found.append(one)
+            last, size = key, size + len(json.dumps(one))
         return {
             "candidates": [one for one in found if status in ("", one["status"])],
-            "next": rows[-1][0] if len(rows) == LIST_MAX else "",
+            "next": last if is_more else "",
         }
 
     def _show(self, arguments: Mapping[str, object]) -> Json:
@@ -228,9 +245,14 @@ class FederationTools:
             raise RemoteRefused(f"{key} is {candidate.status}: there is nothing to accept.")
         after = accepted(candidate, str(local)) if local else dismissed(candidate)
         remote = str(row["remote"])
+        self.store.sizes.pop(remote, None)
         made = None if after is None else row_of_candidate(remote, after)
         self.store.put(self.groups, CANDIDATE, key, made)
-        return {"candidate": key, "status": after.status if after is not None else "gone"}
+        return {
+            "candidate": key,
+            "status": after.status if after is not None else "gone",
+            "before": [one for one in candidate.local.splitlines() if one != local],
+        }
 
     def _named(self, arguments: Mapping[str, object]) -> tuple[str, Row]:
         key = arguments.get("key")
@@ -266,16 +288,20 @@ def _shown(remote: Remote) -> Json:
 def _told(key: str, row: Row, *, whole: bool = False) -> Json:
     candidate = candidate_of(row)
     says = dict(candidate.says or {})
+    is_cut = False
     if not whole:
         says.pop("vector", None)
+        is_cut = any(len(text) > SHOWN_CHARS for text in says.values())
+        says = {name: text[:SHOWN_CHARS] for name, text in says.items()}
     return {
         "key": key,
         "remote": row["remote"],
         "kind": candidate.kind,
         "status": candidate.status,
         "says": says,
+        "cut": is_cut,
         "digest": candidate.digest,
-        "local": candidate.local,
+        "local": candidate.local.splitlines(),
         "at": position_fields(candidate.at),
     }
 

@@ -42,6 +42,30 @@ CREATE INDEX candidate_remote ON candidate (remote);
 
 # Of what was accepted, how much says something else now, or is gone.
 CONFLICTS = "SELECT count(*) FROM candidate WHERE local != '' AND digest != decided"
+_UNDECIDED = "SELECT count(*) FROM candidate WHERE remote = ? AND (gone OR digest != decided)"
+_SIZE = (
+    "SELECT count(*), coalesce(sum(length(CAST(says AS BLOB))), 0) FROM candidate WHERE remote = ?"
+)
+_WHERE = "WHERE key > ? AND (? = '' OR remote = ?) ORDER BY key LIMIT ?"
+_PAGE = "SELECT * FROM candidate "
+_KNOWN = "SELECT key, kind, ident, gone FROM candidate "
+
+
+@attrs.frozen
+class Known:
+    """A candidate that is there."""
+
+    kind: str
+    ident: str
+    gone: bool
+
+
+@attrs.frozen
+class Size:
+    """How many candidates a remote has, and how much they say."""
+
+    many: int = 0
+    bytes: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -60,7 +84,12 @@ class Remote:
 
 @attrs.define(eq=False, kw_only=True)
 class Candidates(OwnRows):
-    """One palace's remotes and candidates.  From `open_candidates`; threads share one."""
+    """One palace's remotes and candidates.  From `open_candidates`; threads share one.
+
+    `sizes` are those of remotes as they were at a step, for whoever counts on from there.
+    """
+
+    sizes: dict[str, tuple[int, Size]] = attrs.field(factory=dict, init=False)
 
     def remotes(self) -> list[Remote]:
         """Return all remotes, by name."""
@@ -74,16 +103,38 @@ class Candidates(OwnRows):
         return {keys[key]: candidate_of(payload["row"]) for key, payload in found.items()}
 
     def page(self, after: str, most: int, remote: str = "") -> Iterator[tuple[str, Row]]:
-        """Yield so many rows of candidates behind a key, in the order of keys."""
+        """Yield so many rows of candidates behind a key, in the order of keys.
+
+        They are read one by one, since each may be large: whoever has enough stops.
+        """
         if not self.exists():
             return
-        query = "SELECT * FROM candidate WHERE key > ? AND (? = '' OR remote = ?)"
         with self._open() as connection:
-            rows = connection.execute(
-                f"{query} ORDER BY key LIMIT ?", [after, remote, remote, most]
-            )
-            for row in rows.fetchall():
+            for row in connection.execute(_PAGE + _WHERE, [after, remote, remote, most]):
                 yield str(row["key"]), dict(row)
+
+    def known(self, after: str, most: int, remote: str) -> Iterator[tuple[str, Known]]:
+        """Yield which candidates there are, as `page` does, and nothing of what they say."""
+        if not self.exists():
+            return
+        with self._open() as connection:
+            rows = connection.execute(_KNOWN + _WHERE, [after, remote, remote, most])
+            for key, kind, ident, gone in rows:
+                yield str(key), Known(kind, ident, bool(gone))
+
+    def size(self, remote: str) -> Size:
+        """Return how much is kept of a remote; reads all that it says."""
+        return Size(*self._one(_SIZE, remote))
+
+    def undecided(self, remote: str) -> int:
+        """Return how many candidates of a remote somebody has to decide upon."""
+        return self._one(_UNDECIDED, remote)[0]
+
+    def _one(self, query: str, remote: str) -> tuple[int, ...]:
+        if not self.exists():
+            return (0, 0)
+        with self._open() as connection:
+            return tuple(connection.execute(query, [remote]).fetchone())
 
 
 def remote_of(row: Row) -> Remote:
@@ -130,9 +181,13 @@ def candidate_of(row: Row) -> Candidate:
     )
 
 
+def says_of(candidate: Candidate) -> str:
+    """Return what a candidate says as it is kept, "" for nothing."""
+    return json.dumps(dict(candidate.says), ensure_ascii=False) if candidate.says else ""
+
+
 def row_of_candidate(remote: str, candidate: Candidate) -> Row:
     """Return a candidate as a row of the table."""
-    says = json.dumps(dict(candidate.says), ensure_ascii=False) if candidate.says else ""
     return {
         "key": key_of(remote, (candidate.kind, candidate.ident)),
         "remote": remote,
@@ -140,7 +195,7 @@ def row_of_candidate(remote: str, candidate: Candidate) -> Row:
         "ident": candidate.ident,
         **_columns(candidate.at),
         "digest": candidate.digest,
-        "says": says,
+        "says": says_of(candidate),
         "decided": candidate.decided,
         "local": candidate.local,
         "gone": 1 if candidate.gone else 0,

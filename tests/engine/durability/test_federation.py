@@ -9,16 +9,18 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
+from palace.engine.durability.candidate_room import fit
 from palace.engine.durability.federation import FederationTools
 from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.recovery import Recovery
-from palace.engine.stores.candidates import CANDIDATE, TABLES, Candidates, open_candidates
+from palace.engine.stores.candidates import CANDIDATE, TABLES, Candidates, Size, open_candidates
 from palace.journal.journal import Journal
 from palace.journal.offering import DRAWERS, offers
 from palace.journal.purge import Going, purge_journal, purge_mark
@@ -28,6 +30,7 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalFailed
 from palace.protocol.federation import (
     DRAWER,
+    UNDECIDED,
     Place,
     batches,
     item_fields,
@@ -87,7 +90,7 @@ class Life:
             return f"{reply['error']['data']['palace']}: {reply['error']['message']}"
         return json.loads(reply["result"]["content"][0]["text"])
 
-    def pull(self, there: Disk, palace: str = THEIRS, most: int = 2) -> None:
+    def pull(self, there: Disk, palace: str = THEIRS, most: int = 2, left_out: int = 0) -> None:
         (remote,) = self.ask("remote_list")["remotes"]
         place = Place(position=read_position(remote["position"]), step=remote["step"])
 
@@ -98,6 +101,8 @@ class Life:
         for batch in batches(offers(THERE, there, place.position), place, known, most):
             told = self.ask("remote_fold", **folding(batch, palace))
             assert "changed" in told, told
+            left_out -= told["left_out"]
+        assert not left_out
 
     @property
     def texts(self) -> list[str]:
@@ -397,6 +402,107 @@ def test_remotes_are_added_once_and_go_with_what_they_said(life: Life, there: Di
     assert life.ask("remote_list") == {"remotes": []}
     assert not life.texts
     life.check()
+
+
+def test_a_remote_that_was_removed_in_part_is_pulled_from_its_beginning(
+    life: Life, there: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palace.engine.durability.federation.REMOVED_MAX", 2)
+    life.pull(there)
+    late = [batches(offers(THERE, there), Place(step=step), list, 2) for step in (0, 3)]
+    assert life.ask("remote_remove", remote="desk") == {"removed": 2, "more": True}
+    for one in late:
+        assert life.ask("remote_fold", **folding(next(one))) == {"stale": True}
+    life.pull(there)
+    assert life.texts == [f"text {ident}" for ident in "abcde"]
+    life.check()
+    told = [life.ask("remote_remove", remote="desk") for _ in range(3)]
+    assert [one["more"] for one in told] == [True, True, False]
+    assert life.ask("remote_list") == {"remotes": []}
+
+
+def test_one_that_says_too_much_is_told_so_and_still_takes_back_what_it_said(
+    life: Life, there: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = Size(3, 1 << 20)
+    monkeypatch.setattr("palace.engine.durability.federation.fit", partial(fit, most=most))
+    life.pull(there, left_out=2)
+    assert life.texts == ["text a", "text b", "text c"]
+    life.ask("remote_add", name="lap", address="/lap")
+    batch = next(batches(offers(THERE, there), Place(), list, 3))
+    other = life.ask("remote_fold", **folding(batch, THIRD, remote="lap"))
+    assert (other["changed"], other["left_out"]) == (3, 0)
+    life.ask("remote_remove", remote="lap")
+
+    journal = other_palace(there, 2)
+    journal.append([drawer("a", None), drawer("b", "other"), drawer("f", "text f")])
+    life.pull(there)
+    assert life.texts == ["other", "text c", "text f"]
+    assert life.store.size("desk").many == 3
+    life.check()
+
+
+def test_what_is_kept_of_a_remote_is_counted_as_it_is_in_the_file(life: Life, there: Disk) -> None:
+    def is_counted() -> bool:
+        return life.store.sizes.get("desk", (0, None))[1] in (None, life.store.size("desk"))
+
+    life.pull(there)
+    assert life.store.sizes
+    assert is_counted()
+    decide(life, "text a", "drawer_1")
+    journal = other_palace(there, 2)
+    journal.append([drawer("a", "\N{EURO SIGN}"), drawer("b", None), drawer("c", "longer text")])
+    life.pull(there)
+    assert life.store.sizes
+    assert is_counted()
+
+
+def test_a_page_of_candidates_is_bounded_and_all_is_in_one_of_them(
+    life: Life, there: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_palace(there, 2).append([drawer(f"x{one}", f"{one}" * 200_000) for one in range(9)])
+    life.pull(there)
+    monkeypatch.setattr("palace.engine.durability.federation.LIST_BYTES", 2000)
+    pages, after = [], ""
+    while True:
+        told = life.ask("candidate_list", after=after)
+        pages.append(told["candidates"])
+        assert len(json.dumps(told)) < 4000
+        after = told["next"]
+        if not after:
+            break
+    found = [one for page in pages for one in page]
+    assert len({one["key"] for one in found}) == len(found) == 14
+    assert sum(one["cut"] for one in found) == 9
+    cut = next(one for one in found if one["cut"])
+    whole = life.ask("candidate_show", key=cut["key"])["candidate"]
+    assert (len(whole["says"]["text"]), whole["cut"]) == (200_000, False)
+
+
+def test_how_many_are_to_decide_upon_is_counted_by_the_file(life: Life, there: Disk) -> None:
+    life.pull(there)
+    decide(life, "text a", "drawer_1")
+    decide(life, "text b", "drawer_2")
+    decide(life, "text c")
+    journal = other_palace(there, 2)
+    journal.append([drawer("a", "other"), drawer("b", None), drawer("f", "text f")])
+    life.pull(there)
+    (remote,) = life.ask("remote_list")["remotes"]
+    found = life.ask("candidate_list")["candidates"]
+    assert remote["undecided"] == sum(one["status"] in UNDECIDED for one in found) == 5
+
+
+def test_all_that_was_made_of_a_candidate_is_named(life: Life, there: Disk) -> None:
+    life.pull(there)
+    assert decide(life, "text a", "drawer_1")["before"] == []
+    journal = other_palace(there, 2)
+    journal.append([drawer("a", "other")])
+    life.pull(there)
+    assert decide(life, "other", "drawer my wing")["before"] == ["drawer_1"]
+    journal.append([drawer("a", None)])
+    life.pull(there)
+    (gone,) = life.ask("candidate_list", status="withdrawn")["candidates"]
+    assert gone["local"] == ["drawer_1", "drawer my wing"]
 
 
 def test_a_palace_without_remotes_says_nothing_of_them(tmp_path: Path) -> None:
