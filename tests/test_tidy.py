@@ -25,6 +25,7 @@ BROAD_EXCEPTS = {
     "broker/serve.py": 1,  # raised again: the canary is told what ends its owner
     "broker/leaving.py": 1,  # what the engine's closing raises must end no drain
     "client/guest/tunnel.py": 1,  # the end of a thread: the client is told what was raised
+    "commands/patience.py": 1,  # the end of a thread: it is raised where the items are taken
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next
     "engine/durability/adoption.py": 1,  # whatever a store raises, it is tried again later
     "engine/durability/own_tools.py": 1,  # raised again: what its call has changed is taken back

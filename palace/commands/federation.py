@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from palace.commands.agent import Agent, ask_broker
+from palace.commands.patience import CountingKernel, in_time
 from palace.journal.offering import TAKEN, Scope, offers
 from palace.journal.origin import origins_of
 from palace.journal.segment import list_segments
@@ -29,7 +30,9 @@ from palace.protocol.federation import (
     UNDECIDED,
     Batch,
     Entity,
+    Item,
     Place,
+    Position,
     Unacceptable,
     batches,
     item_fields,
@@ -155,13 +158,15 @@ def _of(remote: Json, problem: PalaceError | OSError) -> PalaceError | OSError:
 
 def _pulled(owner: Owner, remote: Json) -> str:
     name, changed, left_out = remote["name"], 0, 0
-    source = Source.at(remote["address"], owner.paths)
     place = Place(position=read_position(remote["position"]), step=remote["step"])
-    scope = Scope(wings=tuple(remote["wings"]), kinds=tuple(remote["kinds"]) or (DRAWER, FACT))
     damaged: list[int] = []
-    items = offers(source.journal, Kernel(), place.position, scope, STRANGERS, told=damaged.append)
+    kernel = CountingKernel()
+    items = in_time(_read(remote, owner.paths, place.position, kernel, damaged), kernel)
+    source = next(items)
+    assert isinstance(source, Source)
+    said = (item for item in items if not isinstance(item, Source))
     try:
-        for batch in batches(items, place, lambda: set(owner.known(name))):
+        for batch in batches(said, place, lambda: set(owner.known(name))):
             told = owner.ask("remote_fold", **_arguments(name, source, batch))
             if told.get("stale"):
                 return f"{name}: another pull is under way, and goes on."
@@ -173,6 +178,16 @@ def _pulled(owner: Owner, remote: Json) -> str:
     waiting = sum(one["undecided"] for one in owner.remotes(name))
     text = f"{name}: {changed} changed, {waiting} to decide: palace candidates list"
     return "\n".join((text, *_lacks(remote, sum(damaged), left_out)))
+
+
+def _read(
+    remote: Json, ours: Paths, since: Position, kernel: Kernel, damaged: list[int]
+) -> Iterator["Source | Item"]:
+    """Yield what stands at a remote's address, and then what that says which is new."""
+    source = Source.at(remote["address"], ours, kernel)
+    yield source
+    scope = Scope(wings=tuple(remote["wings"]), kinds=tuple(remote["kinds"]) or (DRAWER, FACT))
+    yield from offers(source.journal, kernel, since, scope, STRANGERS, told=damaged.append)
 
 
 def _lacks(remote: Json, damaged: int, left_out: int) -> Iterator[str]:
@@ -211,12 +226,12 @@ class Source:
     was: tuple[str, ...]
 
     @classmethod
-    def at(cls, address: str, ours: Paths) -> "Source":
+    def at(cls, address: str, ours: Paths, kernel: Kernel) -> "Source":
         """Return what stands in a directory.
 
         Raises ConfigError where that is no palace, RemoteRefused where it is our own.
         """
-        paths, kernel = Paths(address), Kernel()
+        paths = Paths(address)
         palace = identity_of(kernel.read_hint(paths.palace_id, 200))
         segments = list_segments(paths.journal, kernel, archived=True)
         if not palace or not segments:
