@@ -128,7 +128,9 @@ def _id_for(arguments: Arguments, caller: str) -> str:
     if key is not None and ident is not None:
         raise InvalidMemory("a task has an idempotency_key or a delegation_id, and not both")
     if ident is not None:
-        return checked_task(ident, "delegation_id")
+        if checked_task(ident, "delegation_id").startswith(BY_KEY):
+            raise InvalidMemory(f"delegation_id may not begin with {BY_KEY}: keys make such ids")
+        return str(ident)
     if key is None:
         return ""
     if not isinstance(key, str) or not 1 <= len(key) <= KEY_CHARS_MAX:
@@ -136,10 +138,14 @@ def _id_for(arguments: Arguments, caller: str) -> str:
     return id_of_key(caller, key)
 
 
+# Begins the ids that keys make, so that nobody can take one before its key is used.
+BY_KEY = "task_key_"
+
+
 def id_of_key(caller: str, key: str) -> str:
     """Return the id of the task that a caller knows by a key."""
     named = f"{len(caller)}:{caller}{key}".encode("utf-8", "surrogatepass")
-    return f"task_{hashlib.sha256(named).hexdigest()[:ID_DIGITS]}"
+    return f"{BY_KEY}{hashlib.sha256(named).hexdigest()[:ID_DIGITS]}"
 
 
 def checked_task(ident: object, name: str = "id") -> str:

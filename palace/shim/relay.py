@@ -36,6 +36,7 @@ LEDGER_BYTES_MAX = 67_108_864
 LEDGER_LINES_MAX = 2048
 REAP_MS = 200.0
 PARENT_MS = 5000.0  # how often to look for the parent where the kernel doesn't tell of its end
+UNASKED_MAX = 3
 LOCAL_BYTES_MAX = 65_536  # a longer line is no ping
 DISCOVER = b"server/discover"
 
@@ -63,6 +64,7 @@ class Relay:
         self._tasks = Tasks(site, self._ledger, self._progress, self._accept)
         self._connector = Connector(site)
         self._connection: Connection | None = None
+        self._unasked = 0  # connections lost since the last reply
         self._lost_in = 0  # the epoch whose last connection ended without a goodbye, 0 for none
         self._lost_child = False  # it was our own child's, to which nothing else leads
         self._input = backlog.input if backlog else InputLines()
@@ -176,10 +178,7 @@ class Relay:
             self._lost()
 
     def _lost(self) -> None:
-        """The connection has ended; what is unsettled wants a new one, silence does not.
-
-        A task that was claimed does: after a death, the next broker takes who is away for dead.
-        """
+        """The connection has ended; what is unsettled wants a new one, and so do claimed tasks."""
         assert self._connection is not None
         self._kernel.trace("C4.lost")
         is_parting = self._connection.state == Connection.PARTING
@@ -190,7 +189,9 @@ class Relay:
         # A broker that said goodbye was not killed by what it was asked.
         self._lost_in = 0 if is_parting else self._connector.epoch
         self._lost_child = self._connector.direct
-        if len(self._ledger) or ("claims" in self._client_fields and not is_parting):
+        self._unasked += 1  # each may die in opening what this one did
+        has_claims = "claims" in self._client_fields and self._unasked <= UNASKED_MAX
+        if len(self._ledger) or (has_claims and not is_parting):
             self._begin()
 
     def _is_dead(self, epoch: int) -> bool:
@@ -288,6 +289,7 @@ class Relay:
                     out.append(kept)
         finally:  # what was settled before a broken line is never sent again
             if out:
+                self._unasked = 0
                 out.append(b"")
                 self._write(b"\n".join(out))
         self._connection.acknowledge()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,33 @@ def test_a_session_that_has_claimed_a_task_comes_to_the_next_broker_by_itself(
                 again = heir.accept()  # its client has asked for nothing
                 assert again.hello()["claims"] == "evt_1,evt_2"
                 again.welcome(epoch="5")
+
+
+def test_a_claimed_task_starts_no_broker_for_ever(palace: Path) -> None:
+    """Each may die in opening the palace, and nobody has asked for anything."""
+    with start_shim(palace, palace) as shim, ExitStack() as stack:
+        broker = stack.enter_context(ScriptedBroker(palace))
+        served = broker.accept()
+        served.welcome(epoch="4")
+        shim.send(call(1))
+        served.line()
+        served.header(wire.CLAIMS, events="evt_1")
+        served.answer(0, 1, "done")
+        shim.receive()
+        for epoch in range(5, 8):
+            heir = stack.enter_context(broker.succeed())
+            served.close()
+            served = heir.accept()
+            served.welcome(epoch=str(epoch))
+            broker = heir
+        last = stack.enter_context(broker.succeed())
+        served.close()
+        assert not last.is_dialled(0.5)
+        shim.send(call(2))  # a client that asks is served as ever
+        again = last.accept()
+        assert again.hello()["claims"] == "evt_1"
+        again.welcome(epoch="8")
+        assert again.message()["id"] == 2
 
 
 def test_a_broker_that_dies_is_succeeded_and_told_what_may_have_run(palace: Path) -> None:

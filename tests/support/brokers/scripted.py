@@ -43,6 +43,10 @@ class ScriptedBroker:
         self.connections.append(Connection(sock))
         return self.connections[-1]
 
+    def is_dialled(self, within_s: float) -> bool:
+        """Tell whether somebody has connected, and is not accepted yet."""
+        return bool(select.select([self._listener], [], [], within_s)[0])
+
     def __enter__(self) -> Self:
         return self
 
