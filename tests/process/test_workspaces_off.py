@@ -53,4 +53,4 @@ def test_nothing_of_them_is_imported_or_written_until_there_is_one(
     imported, tools = imported_while(site, tmp_path / "with", with_workspace=True)
     assert "palace.memory.reserved" in imported, "else this test sees nothing"
     assert not {"pydantic", "palace.memory.contract"} & imported, "for the memory contract alone"
-    assert tools == 47 + 6
+    assert tools == 47 + 9

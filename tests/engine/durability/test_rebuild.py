@@ -56,7 +56,7 @@ QUERIES = 20
 KINDS = {
     *("chroma-collection", "chroma:made", "chroma:mempalace_closets", "chroma:mempalace_drawers"),
     *("file", "graph:entity", "graph:triple", "hallway", "tunnel"),
-    *("log:artifact", "log:attached", "log:event", "palace:workspace"),
+    *("log:artifact", "log:attached", "log:event", "palace:workspace", "palace:remote"),
 }
 
 Contents = dict[str, dict[str, Any]]

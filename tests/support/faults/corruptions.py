@@ -150,8 +150,11 @@ CHOICES = [
     ("in-segments",),
     ("drawers",),
     ("half-drawers", "graph"),
-    ("segments", "drawers", "graph", "log", "register", "tunnels", "head", "file"),
-    ("in-segments", "in-drawers", "in-graph", "in-log", "in-register", "in-hallways", "in-head"),
+    ("segments", "drawers", "graph", "log", "register", "candidates", "tunnels", "head", "file"),
+    (
+        *("in-segments", "in-drawers", "in-graph", "in-log", "in-register", "in-candidates"),
+        *("in-hallways", "in-head"),
+    ),
 ]
 # Of one thing, only one kind of damage.
 EXCLUSIVE = [{"drawers", "in-drawers", "half-drawers"}, {"segments", "in-segments"}]
