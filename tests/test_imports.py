@@ -72,7 +72,7 @@ ONLY_IN = {
     # Where the palace's drawers are on a server: nobody else has to have it installed.
     "psycopg": {
         *("engine/stores/pgvector_fence.py", "engine/stores/pgvector_session.py"),
-        "engine/stores/pgvector_tables.py",
+        *("engine/stores/pgvector_pooler.py", "engine/stores/pgvector_tables.py"),
     },
     "chromadb": {
         *("engine/embedding/archive.py", "engine/embedding/inference.py"),

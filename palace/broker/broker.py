@@ -34,7 +34,7 @@ from palace.broker.sweeping import Sweeping
 from palace.broker.task_watch import TaskWatch
 from palace.broker.watch import Holding, Lost, PublishedFile
 from palace.broker.watchdog import Watchdog
-from palace.engine.hosting.mempalace import load_error
+from palace.engine.hosting.degraded import load_error
 from palace.ownership import record
 from palace.ownership.lock import FENCE, Fence, mempalace_lock_path
 from palace.protocol.errors import LockFailed, PalaceError

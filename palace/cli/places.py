@@ -28,7 +28,7 @@ def own(
 
     Where a database keeps its drawers, say who has the right to write its tables, too.
     """
-    from palace.commands.own import claim_palace, release_palace, show_owner
+    from palace.commands.own import claim_palace, keeps_tables, release_palace, show_owner
 
     if here and release:
         raise typer.BadParameter("either --here or --release")
@@ -42,11 +42,11 @@ def own(
 
         say(take_tables(paths, environment))
     else:
-        from palace.commands.own_tables import tables_text
-
         say(show_owner(paths, environment))
-        if text := tables_text(paths, environment):
-            say(text)
+        if keeps_tables(paths, environment):
+            from palace.commands.own_tables import tables_text
+
+            say(tables_text(paths, environment))
     return 0
 
 

@@ -9,6 +9,7 @@ wrote its epoch, or its epoch is visible to the claimant.
 import os
 import time
 import uuid
+from importlib.util import find_spec
 
 import attrs
 
@@ -27,8 +28,10 @@ from palace.ownership.directory import check_palace, check_private
 from palace.protocol.broker_record import decode_broker_record
 from palace.protocol.errors import ConfigError, ForeignKernel, LockFailed, LockHeld, UnsafePalace
 from palace.protocol.wire import identity_of
+from palace.settings.config import load_config
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths, state_dir
+from palace.settings.stock_config import backend_of
 
 SEEN_S = 3.0  # a replaced file was seen after 0.93 s on virtiofs as it comes, later on 9p
 
@@ -58,6 +61,16 @@ def show_owner(paths: Paths, environment: ShimEnvironment) -> str:
     who = "this machine" if here else "another machine or user"
     name = f", as {claim.path}" if claim.path and claim.path != paths.root else ""
     return f"{paths.root} is owned by {claim.owner}: {who}{name}. {where}"
+
+
+def keeps_tables(paths: Paths, environment: ShimEnvironment) -> bool:
+    """Tell whether a database keeps the drawers, and what asks it is installed here."""
+    try:
+        config = load_config(paths, environment.all, Kernel())
+    except ConfigError:
+        return False
+    backend = backend_of(paths.root, config.config_dir, config.environment)
+    return backend.is_pgvector and all(map(find_spec, ("mempalace", "psycopg")))
 
 
 def claim_palace(

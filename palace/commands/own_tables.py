@@ -1,4 +1,7 @@
-"""`palace own` where a database keeps the drawers: who has the right to write its tables."""
+"""`palace own` where a database keeps the drawers: who has the right to write its tables.
+
+Loaded only where mempalace is there to say so.
+"""
 
 from palace.commands.maintenance import leave_request
 from palace.engine.durability.offline import hold_palace

@@ -33,6 +33,7 @@ from palace.engine.stores.drawers import PGVECTOR, backend_in
 from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.engine.stores.pgvector import PgVector
+from palace.engine.stores.pgvector_fence import TABLES_NOTE
 from palace.engine.stores.register import TOKEN, row_of_token
 from palace.journal.copying import Contents, copy_file, file_digest, read_contents
 from palace.journal.journal import read_tail
@@ -167,7 +168,8 @@ def _prepare(
 def _is_harmless(name: str, paths: Paths) -> bool:
     """Tell whether a file may exist already: settings, and what a killed restoration leaves."""
     ours = (paths.lock, paths.settings, paths.epoch, paths.palace_id, paths.protocol)
-    return name in {os.path.basename(path) for path in ours} or name.startswith(SCRATCH)
+    known = {TABLES_NOTE, *map(os.path.basename, ours)}
+    return name in known or name.startswith(SCRATCH)
 
 
 def _check_place(paths: Paths, backup: Backup, kernel: Kernel) -> None:

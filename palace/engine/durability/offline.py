@@ -13,6 +13,7 @@ from palace.engine.durability.swap import Exchange
 from palace.engine.durability.translation import Translation
 from palace.engine.stores.palace_stores import Stores, opened_stores
 from palace.engine.stores.pgvector import release_tables
+from palace.engine.stores.pgvector_fence import fences_at
 from palace.journal.journal import Journal, read_tail
 from palace.journal.record import Stamp
 from palace.journal.replay import Progress, replay
@@ -60,14 +61,20 @@ def hold_palace(
             keys=ANYBODYS if keys is None else keys.ring,
             origin=ownership.palace_id,
         )
-        settled: bool | None = False
         try:
             yield OwnedPalace(paths=paths, config=config, kernel=kernel, stamp=stamp, keys=keys)
-            # What a broker left open stays so, unless this has made the stores anew.
-            segments = list_segments(paths.journal, kernel)
-            settled = not read_tail(segments, kernel, stamp.keys).open if segments else None
         finally:
-            release_tables(paths.root, settled=settled)
+            if fences_at(paths.root):
+                release_tables(paths.root, settled=_is_settled(paths, kernel, stamp))
+
+
+def _is_settled(paths: Paths, kernel: Kernel, stamp: Stamp) -> bool | None:
+    """Tell whether the journal has nothing to make or to take back, None where there is none."""
+    try:
+        segments = list_segments(paths.journal, kernel)
+        return not read_tail(segments, kernel, stamp.keys).open if segments else None
+    except (OSError, JournalBroken):
+        return False
 
 
 @contextmanager

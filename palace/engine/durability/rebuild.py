@@ -47,7 +47,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
 from palace.ownership.format import need_register
 from palace.ownership.holders import BESIDE, LATER_HALLWAYS
-from palace.protocol.errors import JournalBroken, StoreCorrupt, StoreUnavailable
+from palace.protocol.errors import JournalBroken, StoreCorrupt, StoreOwned, StoreUnavailable
 from palace.settings.config import Config
 from palace.settings.paths import Paths
 
@@ -282,11 +282,22 @@ class Rebuild:
         )
 
     def _claim_tables(self) -> None:
-        """Have the right to write a server's tables, where some are left or replaced."""
-        if PGVECTOR in {self._kept_by, store_of_name(self._to_build)} and not self.is_proof:
-            real = self._real(PGVECTOR).pgvector
-            assert real is not None
+        """Have the right to write a server's tables, where some are left or replaced.
+
+        One that will not come back is left without.
+        """
+        builds = store_of_name(self._to_build) == PGVECTOR
+        if self.is_proof or not (builds or self._kept_by == PGVECTOR):
+            return
+        real = self._real(PGVECTOR).pgvector
+        assert real is not None
+        try:
             real.claim()
+        except StoreOwned:
+            raise
+        except StoreUnavailable:
+            if builds or not self.partial:
+                raise
 
     def _changed_by_others(self) -> Iterator[str]:
         """Yield stores that hold what the journal may lack; unreadable ones are passed over."""

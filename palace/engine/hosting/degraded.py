@@ -15,7 +15,8 @@ from typing import Any
 from palace.engine.durability.healing import Health, Left
 from palace.engine.patches import JOURNAL, Patch
 from palace.engine.stock import JsonObject, Server
-from palace.protocol.errors import StoreCorrupt
+from palace.kernel.causes import cause_text
+from palace.protocol.errors import EngineError, StoreCorrupt, StoreUnavailable
 
 CHROMA = "chroma"
 # What a tool's name says of the stores that it reads; no more than one of these fits a tool.
@@ -104,3 +105,15 @@ def index_patches(server: Server, left: Left) -> Iterator[Patch]:
             attribute="hnsw_capacity_status",
             replace=judging,
         )
+
+
+def load_error(error: BaseException) -> EngineError:
+    """Turn whatever `load` raised into an error that a client can read."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, OSError) and error.filename:
+        return StoreUnavailable(f"The palace can't be opened: {cause_text(error)}")
+    return StoreUnavailable(
+        f"The memory engine could not be loaded: {type(error).__name__}: {error}. "
+        "See the broker's log: palace status names it."
+    )

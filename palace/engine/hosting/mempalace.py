@@ -7,7 +7,7 @@ needs is done by named adjustments (palace/engine/hosting/adjustments.py).
 import importlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from palace.engine.hosting import adjustments
 from palace.engine.hosting.degraded import (
     CHROMA,
     index_patches,
+    load_error,
     reads_lists,
     refusal,
     reopening,
@@ -53,14 +54,12 @@ from palace.engine.stores.pgvector_seam import fence_off
 from palace.engine.versions import SUPPORTED, installed_version
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
-from palace.kernel.causes import cause_text
 from palace.kernel.collector import imports_uncollected
 from palace.kernel.kernel import Kernel
 from palace.kernel.odd_files import open_regular
 from palace.ownership.lock import Ownership
 from palace.protocol import jsonrpc
 from palace.protocol.errors import (
-    EngineError,
     Forbidden,
     PalaceError,
     StoreCorrupt,
@@ -140,6 +139,7 @@ class MempalaceEngine(JournalledEngine):
         self._loading = "starting"
         self._fingerprint = ""
         self._why_no_journal = ""
+        self._lost: Callable[[], str] = str
         self._health = Health()
 
     def check(self) -> None:
@@ -197,7 +197,7 @@ class MempalaceEngine(JournalledEngine):
             Journal.note_pause(self._paths.journal, self._kernel)
             if backend.is_journalled:
                 stores = unopened_stores(self._paths, config, self._kernel)
-                fence_off(stores.pgvector)
+                self._lost = fence_off(stores.pgvector)
                 self._health = look_at_stores(stores)
             return
         remembered = self._ownership.memory if self._ownership is not None else None
@@ -256,16 +256,17 @@ class MempalaceEngine(JournalledEngine):
 
     def _answer(self, call: Call) -> Reply:
         shared = call.tool.kind is Kind.QUERY and not reads_lists(call.request.name)
-        trouble = self._memory.trouble(shared=shared) if self._memory is not None else ""
+        memory = self._memory
+        trouble = memory.trouble(shared=shared) if memory is not None else self._lost()
         problem: PalaceError | None = reopening(trouble) if trouble else None
         if problem is None:
             problem = self.not_permitted(call) or refusal(self._health, call.request.name)
             problem = problem or self._not_held(call)
         if problem is not None:
             return attrs.evolve(self.refuse(call, problem), reopen=trouble)
-        if self._memory is not None:
-            reply = self._memory.answer(call, lambda: self._dispatch(call))
-            lost = call.tool.kind is Kind.QUERY and self._memory.lost()
+        if memory is not None:
+            reply = memory.answer(call, lambda: self._dispatch(call))
+            lost = call.tool.kind is Kind.QUERY and memory.lost()
             return attrs.evolve(self.refuse(call, reopening(lost)), reopen=lost) if lost else reply
         verdict = unjournalled(call)
         return self._dispatch(call) if verdict is Verdict.RUN else refused(call, verdict)
@@ -486,15 +487,3 @@ class MempalaceEngine(JournalledEngine):
             tools=tuple(entries),
             read_only_refused=frozenset(server._READ_ONLY_REFUSED_TOOLS),  # noqa: SLF001
         )
-
-
-def load_error(error: BaseException) -> EngineError:
-    """Turn whatever `load` raised into an error that a client can read."""
-    if isinstance(error, EngineError):
-        return error
-    if isinstance(error, OSError) and error.filename:
-        return StoreUnavailable(f"The palace can't be opened: {cause_text(error)}")
-    return StoreUnavailable(
-        f"The memory engine could not be loaded: {type(error).__name__}: {error}. "
-        "See the broker's log: palace status names it."
-    )

@@ -21,7 +21,8 @@ from typing import IO
 import attrs
 
 from palace.engine.api import Call
-from palace.engine.hosting.mempalace import MempalaceEngine, load_error
+from palace.engine.hosting.degraded import load_error
+from palace.engine.hosting.mempalace import MempalaceEngine
 from palace.engine.stores.health import WHOLE_BUT_WORDS, counts_in, find_damage
 from palace.engine.stores.palace_stores import Stores, unopened_stores
 from palace.engine.stores.snapshot import GRAPH, Originals, Stamp, copy_stores

@@ -112,6 +112,7 @@ class PgVector(Unshared):
         """Have the right to write the tables, in a new epoch; raises StoreOwned."""
         if self.fence is not None:
             self._server.run(self.fence.take)
+            self.fence.keeper = self._server  # whose session would end with this store
 
     def admit(self, session: "Session") -> None:
         """Let a session that stock has opened write; raises StoreUnavailable."""
@@ -483,7 +484,7 @@ def release_tables(root: str, *, settled: bool | None) -> None:
     Sessions are ended.
     """
     for fence in fences_at(root):
-        server = Server(fence.dsn, fence)
+        server = fence.keeper if isinstance(fence.keeper, Server) else Server(fence.dsn, fence)
         if fence.epoch and not fence.lost:
             try:
                 server.run(functools.partial(fence.release, settled=settled), writes=True)

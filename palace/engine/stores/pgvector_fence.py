@@ -20,30 +20,27 @@ only that journal can take it back.  So an owner says in the row when it leaves 
 
 import hashlib
 import json
-import select
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import attrs
 
+from palace.engine.stores.pgvector_pooler import lends_sessions, refuse_pooler, said_by
 from palace.engine.stores.pgvector_tables import Clock, clock_of
 from palace.kernel.kernel import Kernel
 from palace.ownership.record import read_record
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import StoreOwned, StoreUnavailable
-from palace.protocol.wire import identity_of, whole_number
+from palace.protocol.wire import identity_of
 from palace.settings.paths import Paths
 
 if TYPE_CHECKING:
-    import psycopg
-
     from palace.engine.stores.pgvector_session import Session
 
 TABLE = "palace_owners"
+TABLES_NOTE = "tables.owners"
 # For which an owner that is about to end, or was ended, is waited for; seconds.
 CLAIM_S = 3.0
 POLL_S = 0.05
@@ -52,11 +49,10 @@ NOTE_BYTES_MAX = 65_536
 NOTED = 64  # owners of this directory that are remembered
 # A server notices within half a minute that a machine is gone: seconds.
 ALIVE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
-PROBES = 10  # of a pooler
-PROBE_S = 2.0
 
-_CREATE = f"""
-CREATE TABLE {TABLE} (
+# {} is the table, with the name of its schema as the server quotes it.
+_CREATE = """
+CREATE TABLE {} (
     prefix text PRIMARY KEY,
     epoch bigint NOT NULL,
     incarnation text NOT NULL,
@@ -74,20 +70,28 @@ _COLUMNS = (
     "urls[1:16], left(fingerprint, 200), settled, to_char(since AT TIME ZONE 'UTC', "
     '\'YYYY-MM-DD"T"HH24:MI:SS"Z"\')'
 )
-_OWNER = f"SELECT {_COLUMNS} FROM {TABLE} WHERE prefix = %s"  # noqa: S608 - constants of this file
-_CLAIM = f"""
-INSERT INTO {TABLE} AS o VALUES (%s, 1, %s, %s, %s, %s, %s, %s, false, now())
+_OWNER = f"SELECT {_COLUMNS} FROM {{}} WHERE prefix = %s"  # noqa: S608 - constants of this file
+_CLAIM = """
+INSERT INTO {} AS o VALUES (%s, 1, %s, %s, %s, %s, %s, %s, false, now())
 ON CONFLICT (prefix) DO UPDATE SET epoch = o.epoch + 1, incarnation = EXCLUDED.incarnation,
     palace = EXCLUDED.palace, host = EXCLUDED.host, place = EXCLUDED.place, urls = EXCLUDED.urls,
     fingerprint = EXCLUDED.fingerprint, settled = false, since = now()
 RETURNING epoch
-"""  # noqa: S608 - constants of this file
-_SETTLE = f"UPDATE {TABLE} SET settled = true WHERE prefix = %s AND incarnation = %s"  # noqa: S608
+"""
+_SETTLE = "UPDATE {} SET settled = true WHERE prefix = %s AND incarnation = %s"
+# A server's crash must not forget what was said here, whatever its settings are for the rest.
+_DURABLY = "SET LOCAL synchronous_commit = on"
+# From where we come: a copy of a whole machine has its directory's note, and lives elsewhere.
 _HOLDERS = """
-SELECT pg_terminate_backend(pid) FROM pg_locks
+SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted AND pid <> pg_backend_pid()
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND objsubid = 1 AND classid::bigint = %s AND objid::bigint = %s
+      AND usename = current_user AND client_addr IS NOT DISTINCT FROM inet_client_addr()
+"""
+_HELD = """
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()
+       AND mode = 'ShareLock' AND objsubid = 1 AND classid::bigint = %s AND objid::bigint = %s
 """
 
 
@@ -116,15 +120,19 @@ class Owner(NamedTuple):
         return f"palace {self.palace[:8] or '(without a name)'} on {self.host}, in {self.place}"
 
     def public_dict(self) -> dict[str, object]:
-        return {"prefix_epoch": self.epoch, **self._asdict()}
+        """Return what programs may be told: not by what an owner is recognized."""
+        told = self._asdict()
+        del told["incarnation"], told["fingerprint"]
+        return told
 
 
 @attrs.define(eq=False)
 class Fence:
     """The right of one process to write the tables of one palace; threads share it.
 
-    `enter` is called with each new session before anything is written in it.  Methods raise
-    StoreOwned where another palace has the right, and psycopg's errors.
+    `enter` is called with each new session, in autocommit, before anything is written in it.
+    Methods raise StoreOwned where another palace has the right, and psycopg's errors.  `keeper` is
+    whose session is kept open for the lock, until it is released.
     """
 
     dsn: str = attrs.field(repr=False)
@@ -133,6 +141,8 @@ class Fence:
     force: bool = False  # past an owner that ended in the middle
     epoch: int = 0  # 0: this process has not asked for the right yet
     lost: str = ""  # why it has it no longer
+    keeper: object = None
+    _schema: str = ""
     _incarnation: str = ""
     _server: tuple[str, str] = ("", "")  # which, and its timeline
     _found_settled: bool = True  # by whoever had the right before
@@ -176,8 +186,10 @@ class Fence:
         with self._lock:
             is_settled = self._found_settled if settled is None else settled
             if session is not None and self.epoch and not self.lost and is_settled:
-                session.execute(_SETTLE, [self.prefix, self._incarnation])
-            self.epoch, self.lost, self._is_released = 0, "", True
+                with session.transaction():
+                    session.execute(_DURABLY)
+                    session.execute(self._of(_SETTLE), [self.prefix, self._incarnation])
+            self.epoch, self.lost, self._is_released, self.keeper = 0, "", True, None
             sessions, self._sessions = self._sessions, []
             for one in sessions:
                 one.close()
@@ -187,9 +199,10 @@ class Fence:
 
         `lock`: it stays so until the transaction ends.
         """
-        if not _is_there(session):
+        if not self._is_there(session):
             return None
-        row = session.execute(_OWNER + (" FOR SHARE" if lock else ""), [self.prefix]).fetchone()
+        query = self._of(_OWNER) + (" FOR SHARE" if lock else "")
+        row = self._allowed(session, query, [self.prefix])
         return None if row is None else Owner(*cast("Owner", row))
 
     def is_ours(self, owner: Owner) -> bool:
@@ -200,9 +213,9 @@ class Fence:
 
     def _claim(self, session: "Session") -> None:
         clock = _clock(session)
-        _refuse_pooler(session, self.dsn)
-        if not _is_there(session):
-            _make_table(session)
+        is_pooled = refuse_pooler(session, self.dsn)
+        if not self._is_there(session):
+            self._make_table(session)
         high, low = self._key()
         self._get_alone(session)
         try:
@@ -210,6 +223,8 @@ class Fence:
                 claimed = self._claim_row(session)
             # Shared from here on; nobody can have it alone between the two.
             session.execute("SELECT pg_advisory_lock_shared(%s)", [_number(high, low)])
+            if is_pooled and not said_by(session, _HELD, [high, low]):
+                raise lends_sessions()
         finally:
             if not session.closed:
                 session.execute("SELECT pg_advisory_unlock(%s)", [_number(high, low)])
@@ -231,29 +246,30 @@ class Fence:
         # Before the row: an owner that dies between the two finds either of them its own.  And none
         # is left out: a replica that takes over may have lost the last ones.
         self._note([[self._here(), incarnation], *self._noted()])
-        row = session.execute(
-            _CLAIM,
+        session.execute(_DURABLY)
+        row = self._allowed(
+            session,
+            self._of(_CLAIM),
             [
                 *(self.prefix, incarnation, palace, self._kernel.host_name(), self.root, urls),
                 record.fingerprint if record and urls else "",
             ],
-        ).fetchone()
-        assert row is not None
-        assert isinstance(row[0], int)
+        )
+        assert isinstance(row, tuple)
         return incarnation, row[0], owner is None or owner.settled
 
     def _get_alone(self, session: "Session") -> None:
         """Hold the lock alone: no session that may write is left then.  Waits for CLAIM_S."""
         high, low = self._key()
         until_s = time.monotonic() + CLAIM_S
-        while not _said(session, "SELECT pg_try_advisory_lock(%s)", [_number(high, low)]):
+        while not said_by(session, "SELECT pg_try_advisory_lock(%s)", [_number(high, low)]):
             with session.transaction():
                 # Nobody becomes the owner while this is looked at.
                 owner = self.owner(session, lock=True)
                 if owner is not None and self.is_ours(owner):
                     # This directory's own owner before, whose lock on it is ours now: it is dead,
                     # and the server has not missed it yet.
-                    session.execute(_HOLDERS, [high, low])
+                    _end_sessions(session, high, low)
             if time.monotonic() >= until_s:
                 raise self._owned(owner)
             time.sleep(POLL_S)
@@ -268,7 +284,7 @@ class Fence:
         if (clock.server, clock.timeline) != self._server:
             self.lost = (
                 "another PostgreSQL server took the place of the one that this palace's drawers "
-                "were in: what that one lacks is written again at the next opening"
+                "were in, so that they have to be opened anew: what it lacks is in the journal"
             )
         elif owner is None or owner.incarnation != self._incarnation:
             now = "nobody's" if owner is None else f"those of {owner.name}, since {owner.since}"
@@ -279,25 +295,62 @@ class Fence:
 
     def _key(self) -> tuple[int, int]:
         """Return the two halves of the lock's number, as the server lists them."""
-        digest = hashlib.sha256(f"palace:{self.prefix}".encode()).digest()
+        digest = hashlib.sha256(f"{self._schema}.{TABLE}:{self.prefix}".encode()).digest()
         return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
+
+    # The table.
+
+    def _of(self, query: str) -> str:
+        """Return a query of the table that lies where mempalace's lie."""
+        return query.format(f"{self._schema}.{TABLE}")
+
+    def _is_there(self, session: "Session") -> bool:
+        self._schema = str(said_by(session, "SELECT quote_ident(current_schema())", []))
+        return bool(said_by(session, "SELECT to_regclass(%s) IS NOT NULL", [self._of("{}")]))
+
+    def _make_table(self, session: "Session") -> None:
+        from psycopg import errors
+
+        try:
+            session.execute(self._of(_CREATE))
+        except (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation):
+            return  # another palace has just made it
+        except errors.InsufficientPrivilege:
+            raise self._not_allowed("can't be made", f"CREATE ON SCHEMA {self._schema}") from None
+
+    def _allowed(self, session: "Session", query: str, values: list[object]) -> object:
+        """Return a query's first row; raises StoreUnavailable where this user may not."""
+        from psycopg import errors
+
+        try:
+            return session.execute(query, values).fetchone()
+        except errors.InsufficientPrivilege:
+            rights = f"SELECT, INSERT, UPDATE ON {self._of('{}')}"
+            raise self._not_allowed("is another user's", rights) from None
+
+    def _not_allowed(self, what: str, rights: str) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"The table {self._of('{}')} in PostgreSQL, by which palaces know whose tables are "
+            f"whose, {what}. Nothing was changed. Let its owner, or the database's, grant it: "
+            f"GRANT {rights} TO whoever the connection string names."
+        )
 
     # What is remembered of the owners that this directory had: the right of one that died in the
     # middle is its successor's here, whose journal can settle it, and nobody else's.
 
     @property
     def _note_path(self) -> str:
-        return f"{self.root}/tables.owners"
+        return f"{self.root}/{TABLES_NOTE}"
 
     def _here(self) -> str:
-        """Name this directory on this machine: a copy of it, with the note, is another one."""
-        machine = self._kernel.read_hint("/etc/machine-id", 64) or b""
-        place = self._kernel.file_id(self.root)
-        assert place is not None, "its lock is held"
-        # Not the file system, whose number may be another one after a start of the machine.
-        return (
-            f"{machine.decode('ascii', 'replace').strip() or self._kernel.host_name()}:{place[1]}"
-        )
+        """Name this directory: a copy of it, with the note, is another one.
+
+        By the inodes of the directory and of its lock, which is made once.  Not by their file
+        system or machine: the one has another number after a start, and a container that has the
+        directory calls itself otherwise each time.
+        """
+        ids = map(self._kernel.file_id, (self.root, Paths(self.root).lock))
+        return ":".join("" if one is None else str(one[1]) for one in ids)
 
     def _noted(self) -> list[list[str]]:
         """Return the owners that are noted, each as where it was and its incarnation."""
@@ -320,8 +373,8 @@ class Fence:
                 "Nothing was changed. Ask again."
             )
         way = (
-            f"it answers guests at {owner.urls[0]}: let it expose a token (palace expose guest), "
-            "and name that here"
+            f"it says that it answers guests at {owner.urls[0]}: let it expose a token there "
+            "(palace expose guest), and name that here"
             if owner.urls
             else "stop that one (palace stop)"
         )
@@ -375,80 +428,13 @@ def _number(high: int, low: int) -> int:
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
-def _is_there(session: "Session") -> bool:
-    return bool(_said(session, "SELECT to_regclass(%s) IS NOT NULL", [TABLE]))
-
-
-def _make_table(session: "Session") -> None:
-    from psycopg import errors
-
-    try:
-        session.execute(_CREATE)
-    except (errors.DuplicateTable, errors.DuplicateObject, errors.UniqueViolation):
-        return  # another palace has just made it
-    except errors.InsufficientPrivilege as error:
-        raise StoreUnavailable(
-            f"The table {TABLE}, by which palaces know whose tables are whose, can't be made in "
-            f"PostgreSQL: {str(error).partition(chr(10))[0]}. Nothing was changed. Let the "
-            "database's owner grant this user CREATE on the schema"
-        ) from None
-
-
-def _said(session: "Session", query: str, values: list[object]) -> object:
-    row = session.execute(query, values).fetchone()
-    assert row is not None
-    return row[0]
-
-
-def _refuse_pooler(session: "Session", dsn: str) -> None:
-    """Refuse a pooler that lends a server's session for a transaction: a lock there holds nothing.
-
-    A server says at the beginning which of its processes serves a session, and says so again when
-    it is asked; a pooler says a number of its own.  Where it keeps one process for us, no other
-    session ever gets that one.
-    """
-    ours = _said(session, "SELECT pg_backend_pid()", [])
-    if ours == session.info.backend_pid:
-        return
-    with ExitStack() as probes:
-        for _ in range(PROBES):
-            pid = probes.enter_context(_probe(dsn))
-            if pid is None:
-                return  # none is free, and ours would have been
-            if pid == ours:
-                raise StoreUnavailable(
-                    "Between palace and PostgreSQL is a pooler that lends its sessions for single "
-                    "transactions, so that no lock holds there, and two palaces could write at "
-                    "once. Nothing was changed. Connect to PostgreSQL itself, or let the pooler "
-                    "keep a session for each client (PgBouncer: pool_mode = session)"
-                )
-
-
-@contextmanager
-def _probe(dsn: str) -> Iterator[int | None]:
-    """Yield which process of the server serves another session, None where none is free.
-
-    It is in a transaction until the block ends, so that no other session is lent the same one.
-    """
+def _end_sessions(session: "Session", high: int, low: int) -> None:
+    """End the sessions of a dead owner; one that this user may not end is waited for."""
     import psycopg
 
-    with psycopg.connect(dsn, connect_timeout=2) as session:
-        link = session.pgconn
-        link.send_query(b"BEGIN; SELECT pg_backend_pid()")
-        until_s = time.monotonic() + PROBE_S
-        while link.is_busy():
-            left_s = until_s - time.monotonic()
-            if left_s <= 0 or not select.select([session.fileno()], [], [], left_s)[0]:
-                break
-            link.consume_input()
-        yield None if link.is_busy() else _pid_in(session)
-        link.finish()
-
-
-def _pid_in(session: "psycopg.Connection") -> int | None:
-    """Return the number that a session's queries, which are over, have found."""
-    found = None
-    while (result := session.pgconn.get_result()) is not None:
-        if result.ntuples:
-            found = whole_number((result.get_value(0, 0) or b"0").decode())
-    return found
+    for (pid,) in list(session.execute(_HOLDERS, [high, low])):
+        try:
+            with session.transaction():
+                session.execute("SELECT pg_terminate_backend(%s)", [pid])
+        except psycopg.errors.InsufficientPrivilege:
+            continue

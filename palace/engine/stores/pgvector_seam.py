@@ -72,11 +72,16 @@ def fence_patch(store: PgVector) -> Patch:
     )
 
 
-def fence_off(store: PgVector | None) -> None:
-    """Have the right to write, where there are tables, though nothing is journalled: StoreOwned."""
-    if store is not None:
-        store.claim()
-        Patches().apply([fence_patch(store)])
+def fence_off(store: PgVector | None) -> Callable[[], str]:
+    """Have the right to write, where there are tables, though nothing is journalled: StoreOwned.
+
+    Returns what tells why that is lost, "" for as long as it isn't.
+    """
+    if store is None:
+        return str
+    store.claim()
+    Patches().apply([fence_patch(store)])
+    return store.lost
 
 
 def _connecting(store: PgVector, stock: Stock) -> Stock:
@@ -90,7 +95,6 @@ def _connecting(store: PgVector, stock: Stock) -> Stock:
             return session
         try:
             store.admit(session)
-            session.commit()
         except StoreUnavailable as error:
             client._conn = None  # noqa: SLF001
             session.close()

@@ -58,6 +58,8 @@ class Info(Protocol):
 class Session(Protocol):
     """psycopg's connection, as far as it is used here."""
 
+    autocommit: bool
+
     @property
     def closed(self) -> bool: ...
 
@@ -147,8 +149,10 @@ def let_in(session: Session, gate: Gate | None) -> None:
 
     try:
         _look_alive(session)
+        before, session.autocommit = session.autocommit, True  # each look sees what is there then
         if gate is not None:
             gate.enter(session)
+        session.autocommit = before
     except (psycopg.Error, OSError) as error:
         raise _refused(error) from None
 

@@ -3,6 +3,7 @@
 Sessions are ended, servers crash and replicas take over in the middle; poolers are PgBouncer.
 """
 
+import gc
 import os
 import shutil
 import signal
@@ -18,9 +19,11 @@ import attrs
 import psycopg
 import pytest
 
-from palace.engine.stores import pgvector_fence
+from palace.engine.stores import pgvector_fence, pgvector_pooler
+from palace.engine.stores.pgvector import PgVector, release_tables
 from palace.engine.stores.pgvector_fence import Fence
-from palace.engine.stores.pgvector_session import Server
+from palace.engine.stores.pgvector_session import Server, let_in
+from palace.engine.stores.pgvector_tables import Target
 from palace.protocol.errors import StoreOwned, StoreUnavailable
 from tests.support.engines.postgres import Postgres, running_postgres
 from tests.support.machines.needs import want
@@ -125,9 +128,9 @@ def test_all_sessions_of_an_owner_hold_it(lines: Postgres, tmp_path: Path) -> No
     """Stock writes in a session of its own: that of the owner that is left keeps all others out."""
     a, b = Party.at(tmp_path / "a", lines), Party.at(tmp_path / "b", lines)
     a.take()
-    stocks = psycopg.connect(lines.dsn())
-    a.fence.enter(stocks)
-    stocks.commit()
+    stocks: Any = psycopg.connect(lines.dsn())
+    let_in(stocks, a.fence)
+    assert not stocks.autocommit, "as stock has it"
     b.fence.force = True  # so that it is the lock alone that keeps it out
     a.die()
     with pytest.raises(StoreOwned, match="one palace at a time"):
@@ -424,10 +427,84 @@ def test_a_user_who_may_make_no_table_is_told(lines: Postgres, tmp_path: Path) -
     lines.ask("CREATE ROLE reader LOGIN")
     lines.ask("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     try:
-        with pytest.raises(StoreUnavailable, match="grant this user CREATE"):
+        with pytest.raises(StoreUnavailable, match="GRANT CREATE ON SCHEMA public"):
             Party.at(tmp_path / "a", lines, lines.dsn(user="reader")).take()
     finally:
         lines.ask("DROP ROLE reader")
+
+
+def test_another_user_is_told_what_to_be_granted(lines: Postgres, tmp_path: Path) -> None:
+    a = Party.at(tmp_path / "a", lines)
+    a.take()
+    a.leave()
+    lines.ask("CREATE ROLE colleague LOGIN")
+    try:
+        b = Party.at(tmp_path / "b", lines, lines.dsn(user="colleague"))
+        with pytest.raises(StoreUnavailable, match="GRANT SELECT, INSERT, UPDATE ON"):
+            b.take()
+        lines.ask(f"GRANT SELECT, INSERT, UPDATE ON {pgvector_fence.TABLE} TO colleague")
+        assert b.take() == 2
+    finally:
+        lines.end_sessions()
+        lines.ask("DROP OWNED BY colleague")
+        lines.ask("DROP ROLE colleague")
+
+
+def test_tables_of_another_schema_are_others(lines: Postgres, tmp_path: Path) -> None:
+    lines.ask("CREATE SCHEMA other")
+    try:
+        a = Party.at(tmp_path / "a", lines)
+        elsewhere = f"{lines.dsn()}&options=-csearch_path%3Dother,public"
+        b = Party.at(tmp_path / "b", lines, elsewhere)
+        assert (a.take(), b.take()) == (1, 1)
+    finally:
+        lines.end_sessions()
+        lines.ask("DROP SCHEMA other CASCADE")
+
+
+def test_what_a_session_reads_is_as_of_when_it_has_the_lock(
+    lines: Postgres, tmp_path: Path
+) -> None:
+    """Whatever isolation its database gives to those that don't ask for one."""
+    a = Party.at(tmp_path / "a", lines)
+    a.take()
+    a.die()
+    high, low = a.fence._key()
+    number = pgvector_fence._number(high, low)
+    isolated = f"{lines.dsn()}&options=-cdefault_transaction_isolation%3Drepeatable%5C%20read"
+    refused: list[StoreUnavailable] = []
+    with psycopg.connect(lines.dsn(), autocommit=True) as b, psycopg.connect(isolated) as stocks:
+
+        def come() -> None:
+            try:
+                let_in(stocks, a.fence)
+            except StoreUnavailable as error:
+                refused.append(error)
+
+        b.execute("SELECT pg_advisory_lock(%s)", [number])
+        coming = threading.Thread(target=come)
+        coming.start()
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        wait_until(lambda: bool(lines.ask(waiting)))
+        b.execute(f"UPDATE {pgvector_fence.TABLE} SET incarnation = 'b'")
+        b.execute("SELECT pg_advisory_unlock(%s)", [number])
+        coming.join()
+    assert "are those of" in str(refused)
+
+
+def test_the_lock_is_held_until_it_is_released(lines: Postgres, tmp_path: Path) -> None:
+    """Whatever becomes of the store that has asked for it."""
+    root = tmp_path / "a"
+    root.mkdir()
+    target = Target(lines.dsn(), "shared", config="stock's")
+    PgVector(str(root), target).claim()
+    gc.collect()
+    b = Party.at(tmp_path / "b", lines)
+    b.fence.force = True
+    with pytest.raises(StoreOwned, match="one palace at a time"):
+        b.take()
+    release_tables(str(root), settled=True)
+    assert b.take() == 2
 
 
 # Poolers.
@@ -492,7 +569,7 @@ def test_a_pooler_that_lends_sessions_for_transactions_is_refused(
 def test_a_pooler_that_keeps_a_session_for_each_client_is_taken(
     lines: Postgres, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pgvector_fence, "PROBE_S", 0.3)
+    monkeypatch.setattr(pgvector_pooler, "PROBE_S", 0.3)
     with pooler(lines, "session", default_pool_size=size) as dsn:
         a = Party.at(tmp_path / "a", lines, dsn)
         assert a.take() == 1
@@ -500,3 +577,24 @@ def test_a_pooler_that_keeps_a_session_for_each_client_is_taken(
         with pytest.raises(StoreOwned):
             Party.at(tmp_path / "b", lines).take()
         a.die()
+
+
+def test_a_pooler_is_recognized_however_busy_it_is(lines: Postgres, tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def keep_busy(dsn: str) -> None:
+        with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as session:
+            while not over.is_set():
+                session.execute("SELECT pg_sleep(0.002)")
+
+    with pooler(lines, "transaction", default_pool_size=4) as dsn:
+        others = [threading.Thread(target=keep_busy, args=[dsn]) for _ in range(3)]
+        for other in others:
+            other.start()
+        try:
+            with pytest.raises(StoreUnavailable, match="a pooler that lends its sessions"):
+                Party.at(tmp_path / "a", lines, dsn).take()
+        finally:
+            over.set()
+            for other in others:
+                other.join()

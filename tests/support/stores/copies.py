@@ -83,7 +83,8 @@ def tables_with(site: Site, data: bytes) -> list[str]:
 
     found: list[str] = []
     with psycopg.connect(dsn, autocommit=True) as session:
-        named = "SELECT tablename FROM pg_tables WHERE starts_with(tablename, 'mempalace')"
+        named = "SELECT relname::text FROM pg_class JOIN pg_attribute ON oid = attrelid"
+        named += " WHERE attname = 'embedding' AND relkind = 'r'"
         for (table,) in session.execute(named).fetchall():
             query = "SELECT concat(id, document, metadata), vector_send(embedding) FROM {}"
             for text, vector in session.execute(SQL(query).format(Identifier(table))):
