@@ -93,6 +93,7 @@ def test_a_palace_whose_tables_are_anothers_says_so_until_that_one_leaves(
         assert a.run("stop").returncode == 0
         wait_until(lambda: lists(client), timeout_s=60)
     assert "tables_owned" not in told(b)
+    assert "can't be mended" not in b.log(), "there is no index of words beside a server's tables"
     b.extra["MEMPALACE_PGVECTOR_DSN"] = "postgresql://u@127.0.0.1:1/nobody"
     assert "can't be reached" in told(b)["tables_away"]["text"]
 

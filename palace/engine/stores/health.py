@@ -199,7 +199,7 @@ def mend_words_of(stores: Stores, depth: Depth) -> Damage | None:
     Only while no process has it open.  Returns what was wrong, None where nothing was mended.
     """
     path, kernel = stores.drawers.path, stores.files.kernel
-    if not kernel.file_id(path):
+    if not stores.drawer_files or not kernel.file_id(path):  # a server's have none
         return None
     suspect = f"{stores.drawers.root}/{SUSPECT}"
     noted = kernel.read_hint(suspect)

@@ -12,7 +12,6 @@ counting from there: what it lacks was lost.
 
 import functools
 import logging
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
@@ -38,6 +37,7 @@ from palace.engine.stores.pgvector_tables import (
     ids_since,
     ids_there,
     ids_where,
+    is_marked,
     mark,
     page_of,
     put_records,
@@ -226,7 +226,7 @@ class PgVector(Unshared):
             self._mark()
 
     def _mark(self) -> None:
-        if self.target.config is not None and not os.path.exists(self.path):
+        if self.target.config is not None and not is_marked(self.path):
             mark(self.root, self.target)
 
     def _write_collections(

@@ -16,6 +16,7 @@ import attrs
 from palace.engine.stores.drawers import RecordPayload, payload, vector_of
 from palace.engine.stores.projection import BATCH
 from palace.journal.record import JsonObject
+from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import ConfigError
 from palace.settings.stock_config import read_stock_config
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 RECORD = "id, document, metadata::text, vector_send(embedding)"
 WORDS = "id, document, metadata::text, NULL::bytea"
+_MARK_BYTES_MAX = 65_536
 _HEAD_BYTES = 4  # of a vector as pgvector sends it: how many numbers, and a reserve
 _XIDS = 1 << 32  # a row holds the lower half of its transaction's number
 
@@ -144,6 +146,14 @@ def target_of(root: str, config_dir: str, environ: Mapping[str, str]) -> Target:
     palace = PalaceRef(id=root, local_path=root)
     prefix = PgVectorBackend()._table_prefix(palace=palace, config=config)  # noqa: SLF001
     return Target(config.dsn, prefix, config)
+
+
+def is_marked(path: str) -> bool:
+    """Tell whether a mark is there whole: stock writes it in place, and may be killed meanwhile."""
+    try:
+        return isinstance(decode_json(Kernel().read_hint(path, _MARK_BYTES_MAX) or b""), dict)
+    except ValueError:
+        return False
 
 
 def mark(root: str, target: Target, directory: str = "") -> None:

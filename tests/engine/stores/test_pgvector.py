@@ -201,6 +201,16 @@ def test_stock_finds_tables_whose_mark_was_lost(made: SeamedPalace) -> None:
     assert "pgvector" in Path(made.store.path).read_text()
 
 
+@pytest.mark.parametrize("torn", ["", '{"backend": "pgv'])
+def test_a_mark_that_a_kill_has_torn_is_made_again(made: SeamedPalace, torn: str) -> None:
+    put(made, "a")
+    Path(made.store.path).write_text(torn)
+    with pytest.raises(BackendError, match="marker is unreadable"):
+        made.backend.get_collection(str(made.root), NAME)
+    made.store.mark_again()
+    assert made.backend.get_collection(str(made.root), NAME).count() == 1
+
+
 def test_tables_of_another_database_are_refused_by_name(made: SeamedPalace) -> None:
     put(made, "a")
     then = made.store.fingerprint()
