@@ -133,6 +133,9 @@ class Country:
         (place,) = self.server.ask(f"SELECT place FROM {TABLE}")[0]
         return next(host for host in self.hosts if str(host.site.palace) == place)
 
+    def epoch(self) -> int:
+        return int(self.server.ask(f"SELECT epoch FROM {TABLE}")[0][0])
+
     def other(self, host: Host) -> Host:
         return next(one for one in self.hosts if one is not host)
 
@@ -169,8 +172,13 @@ class Country:
         self.server.end_sessions()
 
     def killed(self) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(self.owner().broker(), signal.SIGKILL)
+        """Its successor settles what it left; until then the other host is refused, and rightly."""
+        owner, epoch = self.owner(), self.epoch()
+        try:
+            os.kill(owner.broker(), signal.SIGKILL)
+        except ProcessLookupError:
+            return  # it was just leaving
+        wait_until(lambda: self.epoch() > epoch, timeout_s=WATCHDOG_S)
 
     def handed_over(self) -> None:
         """Its owner leaves for a while, and the other one has it."""
