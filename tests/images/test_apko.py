@@ -14,6 +14,7 @@ import yaml
 from images.__main__ import ROOT
 from images.inputs import instructions, read_files
 from palace import __version__
+from tests.support.machines.needs import need_command
 
 FOLDER = ROOT / "images" / "apko"
 STUB = """#!/bin/sh
@@ -167,6 +168,7 @@ def test_what_can_not_be_built_is_said(tree: Path) -> None:
 
 
 def test_git_keeps_none_of_what_is_built() -> None:
+    need_command("git")
     for name in ("melange.rsa", "packages/x86_64/a.apk", "palace.tar", "sbom-x86_64.spdx.json"):
         for place in (name, f"dist/apko/{name}"):
             done = subprocess.run(["git", "check-ignore", "--quiet", place], cwd=ROOT, check=False)
