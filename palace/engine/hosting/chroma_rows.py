@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 from palace.engine.patches import need
 from palace.engine.stock import Server
@@ -32,6 +33,7 @@ CROSS JOIN collections ON collections.id = segments.collection AND collections.n
 LEFT JOIN embedding_metadata AS whole ON whole.id = found.id AND whole.key = 'parent_drawer_id'
 """
 
+T = TypeVar("T")
 Snapshot = Callable[[str, str], AbstractContextManager[sqlite3.Connection | None]]
 
 
@@ -47,6 +49,23 @@ def snapshot_of(server: Server) -> AbstractContextManager[sqlite3.Connection | N
     snapshot: Snapshot = need(chroma, "sqlite_metadata_snapshot", NAME)
     config = server._config  # noqa: SLF001
     return snapshot(config.palace_path, config.collection_name)
+
+
+def read(server: Server, look: Callable[[sqlite3.Connection, str], T | None]) -> T | None:
+    """Return what a look at Chroma's database finds, given it and the name of the collection.
+
+    None where that has to be found out otherwise: so it is with another backend, while Chroma has
+    not yet taken in all that was written, and where its database can't be read.
+    """
+    if not server._is_chroma_backend():  # noqa: SLF001
+        return None
+    try:
+        with snapshot_of(server) as database:
+            if database is None:
+                return None
+            return look(database, server._config.collection_name)  # noqa: SLF001
+    except sqlite3.Error:
+        return None
 
 
 @contextmanager

@@ -7,8 +7,9 @@ among 20,000.
 
 import sqlite3
 from collections.abc import Mapping
+from functools import partial
 
-from palace.engine.hosting.chroma_rows import conditions, snapshot_of
+from palace.engine.hosting.chroma_rows import conditions, read
 from palace.engine.stock import Server
 from palace.memory.gate import Wanted
 from palace.memory.memory import KIND, NAMESPACE, UNTIL
@@ -32,21 +33,11 @@ Counts = Mapping[tuple[str, str], int]
 
 
 def count(server: Server, wanted: Wanted) -> Counts | None:
-    """Count what is wanted, by namespace and kind; None where that has to be read.
-
-    So it is with another backend, and while Chroma has not yet taken in all that was written.
-    """
-    if not server._is_chroma_backend():  # noqa: SLF001
-        return None
-    name = server._config.collection_name  # noqa: SLF001
-    try:
-        with snapshot_of(server) as database:
-            return None if database is None else _counted(database, name, wanted)
-    except sqlite3.Error:
-        return None
+    """Count what is wanted, by namespace and kind; None where that has to be read."""
+    return read(server, partial(_counted, wanted))
 
 
-def _counted(database: sqlite3.Connection, collection: str, wanted: Wanted) -> Counts:
+def _counted(wanted: Wanted, database: sqlite3.Connection, collection: str) -> Counts:
     which, values = conditions(wanted)
     given = [KIND, UNTIL, collection, NAMESPACE, *values]
     rows = database.execute(_COUNTS.format(which=which), given)

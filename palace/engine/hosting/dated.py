@@ -6,6 +6,7 @@ Python's.  Where wanted ones are few, and old, among many that are newer, this g
 
 import sqlite3
 from collections.abc import Iterator
+from functools import partial
 
 from palace.engine.hosting.chroma_rows import (
     JOINED,
@@ -14,7 +15,7 @@ from palace.engine.hosting.chroma_rows import (
     conditions,
     joined,
     of_namespaces,
-    snapshot_of,
+    read,
 )
 from palace.engine.stock import Server
 from palace.memory.gate import Wanted
@@ -40,17 +41,10 @@ def newest(server: Server, wanted: Wanted) -> list[str] | None:
 
     None where that has to be found out otherwise.
     """
-    if not server._is_chroma_backend():  # noqa: SLF001
-        return None
-    name = server._config.collection_name  # noqa: SLF001
-    try:
-        with snapshot_of(server) as database:
-            return None if database is None else _newest(database, name, wanted)
-    except sqlite3.Error:
-        return None
+    return read(server, partial(_newest, wanted))
 
 
-def _newest(database: sqlite3.Connection, name: str, wanted: Wanted) -> list[str] | None:
+def _newest(wanted: Wanted, database: sqlite3.Connection, name: str) -> list[str] | None:
     which, given = conditions(wanted)
     given = [*joined(name), AT, *given]
     if are_few(database, wanted):

@@ -39,9 +39,7 @@ WORDS_MAX = 8  # of a query, the longest
 WORD_CHARS_MAX = 40  # of a word, its beginning, which is as rare as all of it
 WORDS_S = 1.0  # for all words of a query
 HITS_MAX = 200  # memories of a word
-ROWS_MAX = (
-    5_000  # that are looked at for a word, the latest first; one that is in more tells little
-)
+ROWS_MAX = 5_000  # that are looked at for a word, latest first; one that is in more tells little
 INDEXED = 3  # characters; Chroma's index knows no shorter words
 FUSED = 60  # by how much the first ranks are damped, as is usual
 

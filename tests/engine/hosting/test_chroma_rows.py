@@ -8,6 +8,7 @@ import random
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import attrs
 import pytest
 
-from palace.engine.hosting import chroma_rows, dated, worded
+from palace.engine.hosting import chroma_rows, counted, dated, worded
 from palace.memory.gate import Wanted
 from palace.memory.memory import Memory, metadata_of
 
@@ -102,7 +103,7 @@ def rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Row
     def snapshot(_server: object) -> Iterator[sqlite3.Connection]:
         yield rows.database
 
-    for module in (dated, worded):
+    for module in (chroma_rows, worded):
         monkeypatch.setattr(module, "snapshot_of", snapshot)
     return rows
 
@@ -199,20 +200,21 @@ def test_words_that_take_too_long_are_not_found(
     )
 
 
+@contextmanager
+def none_of(problem: Exception | None, _server: object) -> Iterator[None]:
+    """Yield no snapshot: Chroma has yet to take in what was written, or there is a problem."""
+    if problem is not None:
+        raise problem
+    yield None
+
+
 @pytest.mark.parametrize("problem", [None, sqlite3.OperationalError("database is locked")])
 def test_stocks_own_search_by_words_is_never_asked_of_chroma(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, problem: Exception | None
 ) -> None:
     """It reads all of the palace's rows with a word, while stock's read lock is held."""
-
-    @contextmanager
-    def snapshot(_server: object) -> Iterator[None]:
-        if problem is not None:
-            raise problem
-        yield None
-
     caplog.set_level("INFO", "palace.engine")
-    monkeypatch.setattr(worded, "snapshot_of", snapshot)
+    monkeypatch.setattr(worded, "snapshot_of", partial(none_of, problem))
     assert worded.in_chroma(SERVER, wanted(query="quokka")) == []
     assert ("database is locked" if problem else "yet to take in") in caplog.text
 
@@ -227,3 +229,12 @@ def test_another_backend_is_asked_otherwise() -> None:
     server: Any = SimpleNamespace(_is_chroma_backend=lambda: False)
     assert dated.newest(server, wanted()) is None
     assert worded.in_chroma(server, wanted(query="x")) is None
+
+
+@pytest.mark.parametrize("problem", [None, sqlite3.OperationalError("database is locked")])
+def test_what_chroma_has_not_taken_in_is_found_out_otherwise(
+    problem: sqlite3.Error | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chroma_rows, "snapshot_of", partial(none_of, problem))
+    assert dated.newest(SERVER, wanted()) is None
+    assert counted.count(SERVER, wanted()) is None
