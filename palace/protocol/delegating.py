@@ -35,6 +35,7 @@ NOTE_CHARS_MAX = 4096
 NAME_CHARS_MAX = 256  # as stock's routing fields
 KEY_CHARS_MAX = 200
 ID_DIGITS = 24
+BY_KEY = "task_key_"  # begins the ids that keys make: nobody else can ask for one before
 LIMIT, LIMIT_MAX = 20, 100
 CLAIMED = "claimed"
 STATUSES = (CLAIMED, "ready", "blocked", "failed")
@@ -136,10 +137,6 @@ def _id_for(arguments: Arguments, caller: str) -> str:
     if not isinstance(key, str) or not 1 <= len(key) <= KEY_CHARS_MAX:
         raise InvalidMemory(f"idempotency_key must be a text of 1 to {KEY_CHARS_MAX} characters")
     return id_of_key(caller, key)
-
-
-# Begins the ids that keys make, so that nobody can take one before its key is used.
-BY_KEY = "task_key_"
 
 
 def id_of_key(caller: str, key: str) -> str:

@@ -103,6 +103,7 @@ def test_a_key_is_its_callers_own() -> None:
         ({"idempotency_key": "k", "delegation_id": "i"}, "not both"),
         ({"delegation_id": "../up"}, "delegation_id"),
         ({"delegation_id": "i" * 129}, "delegation_id"),
+        ({"delegation_id": id_of_key("coder", "k")}, "keys make such ids"),
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused(wrong: dict[str, Any], why: str) -> None:

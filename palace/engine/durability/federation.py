@@ -37,7 +37,6 @@ from palace.protocol.federation import (
     STATUSES,
     Batch,
     Candidate,
-    Entity,
     Offer,
     Place,
     Stale,
@@ -106,7 +105,7 @@ class FederationTools:
     def _add(self, arguments: Mapping[str, object]) -> Json:
         known = {remote.name: remote for remote in self.store.remotes()}
         remote = Remote(
-            name=_name(arguments.get("name")),
+            name=checked_id(arguments.get("name")),
             address=checked_line(arguments.get("address"), "a palace's address"),
             wings=_wings(arguments.get("wings", [])),
             kinds=_kinds(arguments.get("kinds", [])),
@@ -138,7 +137,7 @@ class FederationTools:
         return {"removed": len(found), "more": more}
 
     def _remote(self, arguments: Mapping[str, object]) -> Remote:
-        name = _name(arguments.get("remote"))
+        name = checked_id(arguments.get("remote"))
         found = self.store.read(REMOTE, [name]).get(name)
         if found is None:
             raise RemoteRefused(
@@ -162,7 +161,7 @@ class FederationTools:
         fitted = fit(taken.changes, known, self._size(remote))
         rows: dict[str, Row | None] = {}
         for entity, candidate in fitted.changes.items():
-            rows[_key(remote, entity)] = _row(remote, candidate)
+            rows[key_of(remote.name, entity)] = _row(remote, candidate)
         if rows:
             self.store.put_all(self.groups, CANDIDATE, rows)
         moved = attrs.evolve(remote, place=taken.place, pulled_at=self.kernel.utc_text())
@@ -264,10 +263,6 @@ class FederationTools:
         return str(key), found["row"]
 
 
-def _key(remote: Remote, entity: Entity) -> str:
-    return key_of(remote.name, entity)
-
-
 def _row(remote: Remote, candidate: Candidate | None) -> Row | None:
     return None if candidate is None else row_of_candidate(remote.name, candidate)
 
@@ -307,10 +302,6 @@ def _told(key: str, row: Row, *, whole: bool = False) -> Json:
 
 
 # What is refused, before anything is changed.
-
-
-def _name(given: object) -> str:
-    return checked_id(given)
 
 
 def _wings(given: object) -> tuple[str, ...]:
