@@ -9,7 +9,6 @@ wrote its epoch, or its epoch is visible to the claimant.
 import os
 import time
 import uuid
-from importlib.util import find_spec
 
 import attrs
 
@@ -69,8 +68,7 @@ def keeps_tables(paths: Paths, environment: ShimEnvironment) -> bool:
         config = load_config(paths, environment.all, Kernel())
     except ConfigError:
         return False
-    backend = backend_of(paths.root, config.config_dir, config.environment)
-    return backend.is_pgvector and all(map(find_spec, ("mempalace", "psycopg")))
+    return backend_of(paths.root, config.config_dir, config.environment).can_be_asked
 
 
 def claim_palace(

@@ -1,6 +1,5 @@
 """Whether the tables of a server, which keep the drawers, can be reached and are this palace's."""
 
-import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,8 +11,6 @@ from palace.settings.stock_config import backend_of
 if TYPE_CHECKING:
     from palace.engine.stores.pgvector import PgVector
 
-_NEEDED = ("mempalace", "psycopg")  # what only shims run on lacks them
-
 
 def check_tables(found: Diagnostics) -> Iterator[Finding]:
     """Yield why a database's tables can't be written by this palace; nothing is written."""
@@ -21,7 +18,7 @@ def check_tables(found: Diagnostics) -> Iterator[Finding]:
     if config is None or found.foreign is not None or found.is_anothers or not found.exists:
         return
     named = backend_of(found.paths.root, config.config_dir, found.environ)
-    if not named.is_pgvector or not all(map(importlib.util.find_spec, _NEEDED)):
+    if not named.can_be_asked:
         return
     from palace.engine.stores.palace_stores import unopened_stores  # only for such a palace
 

@@ -104,6 +104,13 @@ class Backend:
         return self.name == PGVECTOR
 
     @property
+    def can_be_asked(self) -> bool:
+        """Tell whether what reads a database's tables is installed: shims do without."""
+        from importlib.util import find_spec
+
+        return self.is_pgvector and all(map(find_spec, ("mempalace", "psycopg")))
+
+    @property
     def is_given_vectors(self) -> bool:
         """Tell whether it is one of those, journalled, whose collections embed nothing."""
         return self.is_exact or self.is_pgvector

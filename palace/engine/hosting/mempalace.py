@@ -398,7 +398,8 @@ class MempalaceEngine(JournalledEngine):
         if self._memory is not None:
             self._memory.close()
             self._memory = None
-        release_tables(self._paths.root, settled=None)  # what has no journal looked into none
+        else:
+            release_tables(self._paths.root, settled=None)  # what has no journal looked into none
         if self._server is not None:
             self._server._release_mcp_writer_lock()  # noqa: SLF001
             self._server = None

@@ -484,7 +484,7 @@ def release_tables(root: str, *, settled: bool | None) -> None:
     Sessions are ended.
     """
     for fence in fences_at(root):
-        server = fence.keeper if isinstance(fence.keeper, Server) else Server(fence.dsn, fence)
+        server = fence.keeper or Server(fence.dsn, fence)
         if fence.epoch and not fence.lost:
             try:
                 server.run(functools.partial(fence.release, settled=settled), writes=True)

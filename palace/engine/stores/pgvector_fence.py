@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import attrs
 
 from palace.engine.stores.pgvector_pooler import lends_sessions, refuse_pooler, said_by
+from palace.engine.stores.pgvector_session import ALIVE
 from palace.engine.stores.pgvector_tables import Clock, clock_of
 from palace.kernel.kernel import Kernel
 from palace.ownership.record import read_record
@@ -37,7 +38,7 @@ from palace.protocol.wire import identity_of
 from palace.settings.paths import Paths
 
 if TYPE_CHECKING:
-    from palace.engine.stores.pgvector_session import Session
+    from palace.engine.stores.pgvector_session import Server, Session
 
 TABLE = "palace_owners"
 TABLES_NOTE = "tables.owners"
@@ -47,8 +48,8 @@ POLL_S = 0.05
 LOCK_S = 5  # for which a session waits while another process looks whether it may have the right
 NOTE_BYTES_MAX = 65_536
 NOTED = 64  # owners of this directory that are remembered
-# A server notices within half a minute that a machine is gone: seconds.
-ALIVE = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+# By which a server notices that a machine is gone, as soon as we notice that of a server.
+_ALIVE = ("keepalives_idle", "keepalives_interval", "keepalives_count")
 
 # {} is the table, with the name of its schema as the server quotes it.
 _CREATE = """
@@ -70,6 +71,9 @@ _COLUMNS = (
     "urls[1:16], left(fingerprint, 200), settled, to_char(since AT TIME ZONE 'UTC', "
     '\'YYYY-MM-DD"T"HH24:MI:SS"Z"\')'
 )
+_FIND = """
+SELECT quote_ident(current_schema()), to_regclass(quote_ident(current_schema()) || %s) IS NOT NULL
+"""
 _OWNER = f"SELECT {_COLUMNS} FROM {{}} WHERE prefix = %s"  # noqa: S608 - constants of this file
 _CLAIM = """
 INSERT INTO {} AS o VALUES (%s, 1, %s, %s, %s, %s, %s, %s, false, now())
@@ -141,7 +145,7 @@ class Fence:
     force: bool = False  # past an owner that ended in the middle
     epoch: int = 0  # 0: this process has not asked for the right yet
     lost: str = ""  # why it has it no longer
-    keeper: object = None
+    keeper: "Server | None" = None
     _schema: str = ""
     _incarnation: str = ""
     _server: tuple[str, str] = ("", "")  # which, and its timeline
@@ -166,8 +170,8 @@ class Fence:
                 raise StoreUnavailable(self.lost or f"{self.prefix}_* were just left by this owner")
             if session in self._sessions:
                 return
-            for name, value in ALIVE.items():
-                session.execute(_SOONER, [value, name, value])
+            for name in _ALIVE:
+                session.execute(_SOONER, [ALIVE[name], f"tcp_{name}", ALIVE[name]])
             if self.epoch:
                 self._come_again(session)
             else:
@@ -305,8 +309,10 @@ class Fence:
         return query.format(f"{self._schema}.{TABLE}")
 
     def _is_there(self, session: "Session") -> bool:
-        self._schema = str(said_by(session, "SELECT quote_ident(current_schema())", []))
-        return bool(said_by(session, "SELECT to_regclass(%s) IS NOT NULL", [self._of("{}")]))
+        row = session.execute(_FIND, [f".{TABLE}"]).fetchone()
+        assert row is not None
+        self._schema = str(row[0])
+        return bool(row[1])
 
     def _make_table(self, session: "Session") -> None:
         from psycopg import errors
