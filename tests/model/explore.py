@@ -161,8 +161,16 @@ def _stuck(search: _Search, model: Model, good: Callable[[State], bool]) -> int:
     into: list[list[int]] = [[] for _ in range(count)]
     for a, b in zip(search.edges_from, search.edges_to, strict=True):
         into[b].append(a)
-    todo = [n for n, s in enumerate(search.states) if good(s) or spent(model, s)]
-    can = bytearray(count)
+    return cut_off(into, [n for n, s in enumerate(search.states) if good(s) or spent(model, s)])
+
+
+def cut_off(into: list[list[int]], good: list[int]) -> int:
+    """Return the first state from which no good one can be reached, -1 for none.
+
+    `into` names, for each state, those that lead to it.
+    """
+    todo = list(good)
+    can = bytearray(len(into))
     for n in todo:
         can[n] = 1
     while todo:

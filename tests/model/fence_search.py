@@ -1,6 +1,6 @@
 """Searches of the fence's model: scopes, broken protocols, and the breadth-first search itself.
 
-Five of these are how the code is at its first version, and the model is of what mends them:
+Five of these are faults that the code had when it was first written, and a test on a real server:
 `settled_unseen`, `settles_elsewhere`, `note_keeps_one`, `terminates_later`, `copied_note`.
 
     python -m tests.model.fence_search [SCOPE | MUTANT ...]     all, without a name
@@ -11,7 +11,7 @@ import time
 
 import attrs
 
-from tests.model.explore import Result
+from tests.model.explore import Result, cut_off
 from tests.model.fence import FAULTS, Label, World, init, next_states
 from tests.model.fence_checks import violation
 from tests.model.fence_state import SERVE, Scope, State
@@ -195,16 +195,8 @@ def _check_liveness(
 ) -> None:
     """From every state, without a further fault, each directory's process can come to serve."""
     for d in range(len(states[0].procs)):
-        todo = [n for n, s in enumerate(states) if s.procs[d].at == SERVE or not s.left.claims]
-        can = bytearray(len(states))
-        for n in todo:
-            can[n] = 1
-        while todo:
-            for before in into[todo.pop()]:
-                if not can[before]:
-                    can[before] = 1
-                    todo.append(before)
-        stuck = can.find(0)
+        good = [n for n, s in enumerate(states) if s.procs[d].at == SERVE or not s.left.claims]
+        stuck = cut_off(into, good)
         if stuck >= 0:
             result.broken = f"F11 directory {d} never gets the right"
             result.trace = _trace(origin, stuck)
