@@ -66,6 +66,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = b""
+        self._has_heard = False  # whether the first line, the hello, was taken
         self.acks: list[int] = []
 
     def line(self) -> bytes:
@@ -75,6 +76,7 @@ class Connection:
                 return b""
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
+        self._has_heard = True
         return line
 
     def client_line(self) -> bytes:
@@ -108,6 +110,9 @@ class Connection:
         self._sock.sendall(wire.encode_header(kind, fields))
 
     def welcome(self, **fields: str) -> None:
+        """Welcome the shim; its hello is read first, lest it be taken for what comes after."""
+        if not self._has_heard:
+            self.hello()
         self.header(wire.WELCOME, **({"epoch": "1", "incarnation": "i"} | fields))
 
     def reply(self, ordinal: int, payload: bytes | None) -> None:
