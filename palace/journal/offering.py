@@ -139,6 +139,9 @@ def offers(
         offer = _offer(found, _position(follower.position), scope)
         if offer is not None:
             yield offer
+    if _is_covered(follower.expected, directory, kernel):  # the last records are gone, too
+        yield from _everything(directory, kernel, since, scope, keys, told)
+        return
     if follower.position is not None:
         yield Read(_position(follower.position))
     told(holes.damaged)
@@ -147,9 +150,14 @@ def offers(
 def _is_told_anew(found: Fed, directory: str, kernel: Kernel) -> bool:
     """Tell whether all that there is says more than what follows in the journal."""
     if isinstance(found, Gap):
-        newest = newest_checkpoint(directory, kernel)
-        return newest is not None and newest[1] >= found.last
+        return _is_covered(found.last, directory, kernel)
     return isinstance(found, Record) and is_purge_mark(found)
+
+
+def _is_covered(seq: int, directory: str, kernel: Kernel) -> bool:
+    """Tell whether a checkpoint says what a record said."""
+    newest = newest_checkpoint(directory, kernel)
+    return newest is not None and newest[1] >= seq
 
 
 def _everything(

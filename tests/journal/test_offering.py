@@ -192,8 +192,12 @@ def test_without_its_archive_the_checkpoint_is_offered() -> None:
     assert isinstance(pulled(puller, disk)[0], Gap)
     assert shown(puller) == ["one", "three"]
     assert texts(pulled(puller, disk)) == []
+    newcomer = Puller()
+    pulled(newcomer, disk)  # who has nothing to go on from, and reads no record either
+    assert shown(newcomer) == ["one", "three"]
     journal.append([drawer("a", "four")])
     assert texts(pulled(puller, disk)) == ["four"]
+    assert texts(pulled(newcomer, disk)) == ["four"]
 
 
 def segmented(disk: Disk) -> Journal:

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from tests.model import fence_search, spin
+from tests.model import federation_search, fence_search, spin
 from tests.model.code_mutants import ROOT, Outcome, all_patches, try_patch
 from tests.model.explore import Result, describe, explore
 from tests.model.lanes import Job
@@ -138,6 +138,7 @@ def all_parts(profile: Profile) -> list[Part]:
         _real_storm,
         _exploration,
         _fence,
+        _federation,
         _spin_searches,
         _simulation,
         _patches,
@@ -262,17 +263,25 @@ def _examples(profile: Profile) -> Part:
     return Part("examples", tuple(jobs), judge)
 
 
-def _explore_fence(name: str) -> Result:
-    return fence_search.explore(fence_search.SCOPES[name])
+def _explore_small(model: Any, name: str) -> Result:
+    return model.explore(model.SCOPES[name])
 
 
-def _run_fence_mutants() -> list[Result]:
-    return [fence_search.run(mutant) for mutant in fence_search.MUTANTS]
+def _run_small_mutants(model: Any) -> list[Result]:
+    return [model.run(mutant) for mutant in model.MUTANTS]
 
 
 def _fence(profile: Profile) -> Part:
-    scopes, mutants = fence_search.PROFILES[profile.name], fence_search.MUTANTS
-    floors = fence_search.FLOORS
+    return _small("fence", fence_search, profile)
+
+
+def _federation(profile: Profile) -> Part:
+    return _small("federation", federation_search, profile)
+
+
+def _small(part: str, model: Any, profile: Profile) -> Part:
+    """Return a model that has its own scopes, mutants and steps as a part."""
+    scopes, mutants, floors = model.PROFILES[profile.name], model.MUTANTS, model.FLOORS
 
     def judge(results: list[Any]) -> Verdict:
         *searched, broken = results
@@ -282,8 +291,8 @@ def _fence(profile: Profile) -> Part:
             reached.update(result.reached)
             if result.broken or result.states < floors[result.scope]:
                 verdict.wrong.append(f"{result.scope}, {result.states:,} states: {result.broken}")
-                verdict.wrong += fence_search.describe(result)
-        missing = sorted(fence_search.STEPS - reached.keys())
+                verdict.wrong += model.describe(result)
+        missing = sorted(model.STEPS - reached.keys())
         verdict.wrong += [f"a step that no scope took: {name}" for name in missing]
         found = list(zip(mutants, broken, strict=True))
         for mutant, result in found:
@@ -294,12 +303,12 @@ def _fence(profile: Profile) -> Part:
         states = sum(result.states for result in searched)
         verdict.figures = [
             ("states", states, sum(floors[scope.name] for scope in scopes)),
-            ("killed", killed, max(len(mutants), fence_search.MUTANTS_MIN)),
+            ("killed", killed, max(len(mutants), model.MUTANTS_MIN)),
         ]
         return verdict
 
-    jobs = [Job("fence", scope.name, _explore_fence, (scope.name,)) for scope in scopes]
-    return Part("fence", (*jobs, Job("fence", "mutants", _run_fence_mutants)), judge)
+    jobs = [Job(part, scope.name, _explore_small, (model, scope.name)) for scope in scopes]
+    return Part(part, (*jobs, Job(part, "mutants", _run_small_mutants, (model,))), judge)
 
 
 # The specs.
