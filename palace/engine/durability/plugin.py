@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from palace.kernel.left_out import left_out
 from palace.protocol.breaker import OPEN_S, Breaker
 from palace.protocol.errors import PalaceError
 from palace.protocol.plugin_address import address_in
@@ -126,9 +127,10 @@ def open_elsewhere(settings: PluginSettings, *, open_s: float = OPEN_S) -> "Else
 
     `open_s` is for how long it isn't asked after failures.
     """
-    from palace.plugin.client import Client
-    from palace.plugin.elsewhere import Elsewhere
-    from palace.plugin.wire import Wire
+    with left_out(absent=("httpx._main",)):  # its command line, with colours for terminals
+        from palace.plugin.client import Client
+        from palace.plugin.elsewhere import Elsewhere
+        from palace.plugin.wire import Wire
 
     address = address_in(settings.address)
     wire = Wire(address=address, token_file=settings.token_file, certificate=settings.certificate)

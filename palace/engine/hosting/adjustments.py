@@ -423,11 +423,14 @@ ALL: tuple[Adjustment, ...] = (
 @contextmanager
 def importing(off: Names[str]) -> Iterator[None]:
     """Leave out what mempalace's import does for nothing; `off` are adjustments switched off."""
-    patches = Patches()
-    if light_imports.NAME not in off:
-        patches.apply(light_imports.patches())
-    try:
+    if light_imports.NAME in off:
         yield
+        return
+    patches = Patches()
+    patches.apply(light_imports.patches())
+    try:
+        with light_imports.leaving_out():
+            yield
     finally:
         patches.undo()
 

@@ -1,47 +1,128 @@
-"""Imports that chromadb makes at its start, and that nothing in a broker uses.
+"""What mempalace's and chromadb's imports do at each start, and nothing in a broker uses.
 
-They are an exporter of traces over gRPC, which chromadb makes only where its settings name a
-collector, and the command line of httpx, with its terminal colours: a sixth of the time that
-mempalace's import takes, and 17 MB.  While mempalace is imported, the first has a stand-in, which
-imports the real one if it is ever called; httpx does without its command line by itself.
+They take a third of a start's processor time.  While mempalace is imported,
+
+* exporters of traces, validators of settings that chromadb itself writes, readers of YAML, an HTTP
+  client and numpy's texts for `help()` have stand-ins, which import the real ones if somebody does
+  use them (`palace/kernel/left_out.py`);
+* chromadb's methods are not compared with those that they override, which its release has passed:
+  that disassembles a class for each of its methods;
+* the files that mempalace reads, compiles and runs itself come compiled out of Python's own cache,
+  which is what an import of them would do.
+
+What one of these expects and doesn't find it leaves alone: a broker starts more slowly then.
 """
 
+import __future__
+
+import builtins
 import importlib
 import sys
-from collections.abc import Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+from importlib.machinery import SourceFileLoader
+from operator import or_
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 from palace.engine.patches import ABSENT, Patch, always
+from palace.kernel.left_out import Deferred, left_out
 
 NAME = "light_imports"
-EXPORTER = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
-COMMAND_LINE = "httpx._main"
+COMMAND_LINE = "httpx._main"  # with colours for terminals; httpx does without it by itself
+SCHEMAS = "chromadb.utils.embedding_functions.schemas"
+# What a source begins with `from __future__`, and passes on to what it compiles.
+FUTURE = reduce(
+    or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
+FRAGMENTS = "_exec_fragment"  # the function by which mempalace runs parts of a module
 
 
-class Deferred(ModuleType):
-    """Stands for a module that is imported when something of it is called."""
+def deferred() -> tuple[ModuleType, ...]:
+    """Return new stand-ins."""
+    return (
+        Deferred("opentelemetry.trace"),
+        Deferred("opentelemetry.sdk.resources", SERVICE_NAME="service.name"),
+        Deferred("opentelemetry.sdk.trace"),
+        Deferred("opentelemetry.sdk.trace.export"),
+        Deferred("opentelemetry.exporter.otlp.proto.grpc.trace_exporter"),
+        Deferred(f"{SCHEMAS}.schema_utils"),  # which needs jsonschema; all its users call it
+        Deferred(f"{SCHEMAS}.registry"),
+        Deferred("httpx"),
+        Deferred("yaml"),
+        # numpy imports these for what they do to its documentation, as it does without for `-OO`.
+        ModuleType("numpy._core._add_newdocs"),
+        ModuleType("numpy._core._add_newdocs_scalars"),
+    )
 
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("__"):  # the import system asks for what a module need not have
-            raise AttributeError(name)
 
-        def imported_at_last(*given: object, **named: object) -> object:
-            if sys.modules.get(self.__name__) is self:
-                del sys.modules[self.__name__]
-            return getattr(importlib.import_module(self.__name__), name)(*given, **named)
-
-        return imported_at_last
+@contextmanager
+def leaving_out() -> Iterator[None]:
+    """Leave out meanwhile what mempalace's import needs for nothing."""
+    with left_out(*deferred(), absent=(COMMAND_LINE,)):
+        yield
 
 
 def patches() -> Iterator[Patch]:
-    """Yield the patches of the table of modules; they are undone once mempalace is imported."""
-    for module, stand_in in ((EXPORTER, Deferred(EXPORTER)), (COMMAND_LINE, None)):
-        if module not in sys.modules:
-            yield Patch(
-                name=NAME,
-                why="nothing in a broker uses it",
-                owner=sys.modules,
-                attribute=module,
-                replace=always(stand_in),
-                expected=lambda found: found is ABSENT,
-            )
+    """Yield the patches of what an import does; they are undone once mempalace is imported."""
+    yield Patch(
+        name=NAME,
+        why="mempalace's files are compiled already",
+        owner=builtins,
+        attribute="compile",
+        replace=_compiling,
+    )
+    try:
+        checks = importlib.import_module("overrides.overrides")
+    except ImportError:
+        return
+    if _is_check(getattr(checks, "_overrides", ABSENT)):
+        yield Patch(
+            name=NAME,
+            why="chromadb's release has passed its checks",
+            owner=checks,
+            attribute="_overrides",
+            replace=always(_unchecked),
+        )
+
+
+def _is_check(found: object) -> bool:
+    return isinstance(found, FunctionType) and found.__code__.co_varnames[:3] == (
+        *("method", "check_signature", "check_at_runtime"),
+    )
+
+
+def _unchecked(method: Any, _signature: bool, _at_runtime: bool) -> Any:
+    method.__override__ = True  # which classes of chromadb ask for
+    return method
+
+
+def _compiling(stock: Callable[..., Any]) -> Callable[..., Any]:
+    def compile(  # noqa: A001
+        source: Any,
+        filename: Any,
+        mode: str,
+        flags: int = 0,
+        dont_inherit: bool = False,
+        *more: Any,
+        **named: Any,
+    ) -> Any:
+        asking = sys._getframe(1).f_code  # noqa: SLF001
+        if not dont_inherit:
+            flags |= asking.co_flags & FUTURE
+        if asking.co_name == FRAGMENTS and mode == "exec" and not (flags or more or named):
+            code = _from_cache(filename)
+            if code is not None:
+                return code
+        return stock(source, filename, mode, flags, True, *more, **named)
+
+    return compile
+
+
+def _from_cache(filename: object) -> CodeType | None:
+    """Return what an import of a file would run; None where the file should be compiled anew."""
+    try:
+        return SourceFileLoader(FRAGMENTS, str(filename)).get_code(FRAGMENTS)
+    except (OSError, ImportError, SyntaxError, ValueError):
+        return None

@@ -157,9 +157,10 @@ class MempalaceEngine(JournalledEngine):
         self._set_environment()
         with imports_uncollected(), adjustments.importing(self._config.adjustments_off):
             server = cast("Server", importlib.import_module("mempalace.mcp_server"))
-        adjustments.apply_all(
-            Host(server=server, state=self._state, paths=self._paths, config=self._config)
-        )
+            # In here, since some of them import more of chromadb.
+            adjustments.apply_all(
+                Host(server=server, state=self._state, paths=self._paths, config=self._config)
+            )
         return server
 
     def load(self) -> Catalogue:
