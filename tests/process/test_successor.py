@@ -131,6 +131,7 @@ def test_the_next_mine_reads_everything_again_and_files_it_once(then: Then, succ
     site = upgrade(then, successor)
     journal = size_of(site.palace / "journal")
     with site.shim() as client, site.shim() as other:
+        hallways_of(other)  # there is a broker now: a shim tells of its way to one, too
         client.send(mine_line(then.project))
         told = [json.loads(client.receive())]
         pid = site.kill_broker()  # in the midst of it
