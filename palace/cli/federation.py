@@ -43,10 +43,11 @@ def feed(
     )
 
 
-ABOUT = """Add palaces to pull from: a directory of another palace, or a copy of one.
+ABOUT = """Add palaces to pull from: a directory of another palace or of a copy, or one over ssh.
 
 \b
     palace remote add desk /mnt/desk/.mempalace/palace --wing project
+    palace remote add lab ssh://ada@lab.example.org
     palace pull desk
     palace candidates list
 
@@ -77,11 +78,22 @@ def _owner(palace: str) -> "Owner":
     return Owner(*find(palace))
 
 
+def _address(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """Return an address as it was given, and what names a directory as a path."""
+    return value if "://" in value else path(context, parameter, value)
+
+
 def add(
     name: NameArgument,
-    directory: Annotated[
+    address: Annotated[
         str,
-        typer.Argument(metavar="DIR", callback=path, help="The palace.", show_default=False),
+        typer.Argument(
+            metavar="ADDRESS",
+            callback=_address,
+            help="The palace: a directory, or ssh://[USER@]HOST[:PORT][/PALACE], which runs palace "
+            "feed there.",
+            show_default=False,
+        ),
     ],
     palace: PalaceOption = "",
     wing: WingOption = None,
@@ -90,7 +102,7 @@ def add(
     """Add a palace to pull from; nothing is pulled yet."""
     from palace.commands.federation import add_remote
 
-    say(add_remote(_owner(palace), name, directory, wing or [], kind or []))
+    say(add_remote(_owner(palace), name, address, wing or [], kind or []))
     return 0
 
 

@@ -6,7 +6,6 @@ one goes on from there.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,32 +13,26 @@ from typing import Any
 import attrs
 
 from palace.commands.agent import Agent, ask_broker
-from palace.commands.patience import CountingKernel, in_time
-from palace.journal.offering import TAKEN, Scope, offers
-from palace.journal.origin import origins_of
-from palace.journal.segment import list_segments
+from palace.commands.sources import Asked, checked_address, read_source
+from palace.journal.offering import TAKEN
 from palace.kernel.causes import cause_text
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import one_line
-from palace.protocol.errors import ConfigError, PalaceError, RemoteRefused
+from palace.protocol.errors import PalaceError, RemoteRefused
 from palace.protocol.federation import (
     CANDIDATES_BYTES_MAX,
     CANDIDATES_MAX,
-    DRAWER,
-    FACT,
     UNDECIDED,
     Batch,
     Entity,
-    Item,
     Place,
-    Position,
     Unacceptable,
     batches,
     item_fields,
     position_fields,
     read_position,
 )
-from palace.protocol.keyring import STRANGERS
+from palace.protocol.feed_lines import Header
 from palace.protocol.wire import identity_of
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
@@ -91,11 +84,7 @@ class Owner:
 
 def add_remote(owner: Owner, name: str, address: str, wings: list[str], kinds: list[str]) -> str:
     """Register a palace to pull from; return what is told of it."""
-    if not os.path.isdir(address):
-        raise ConfigError(
-            f"{address} is no directory. Name that of a palace, or of a copy on this machine."
-        )
-    place = os.path.realpath(address)
+    place = checked_address(address)
     told = owner.ask("remote_add", name=name, address=place, wings=wings, kinds=kinds)["remote"]
     return f"{told['name']} is added. See what it knows: palace pull {told['name']}"
 
@@ -159,14 +148,14 @@ def _of(remote: Json, problem: PalaceError | OSError) -> PalaceError | OSError:
 def _pulled(owner: Owner, remote: Json) -> str:
     name, changed, left_out = remote["name"], 0, 0
     place = Place(position=read_position(remote["position"]), step=remote["step"])
-    damaged: list[int] = []
-    kernel = CountingKernel()
-    items = in_time(_read(remote, owner.paths, place.position, kernel, damaged), kernel)
-    source = next(items)
-    assert isinstance(source, Source)
-    said = (item for item in items if not isinstance(item, Source))
+    asked = Asked(remote, place.position, owner.paths, owner.environment)
     try:
-        for batch in batches(said, place, lambda: set(owner.known(name))):
+        said = read_source(asked)
+        source = next(said)
+        assert isinstance(source, Header), "what stands there comes first"
+        _check_is_another(source, remote, owner.paths)
+        items = (item for item in said if not isinstance(item, Header))
+        for batch in batches(items, place, lambda: set(owner.known(name))):
             told = owner.ask("remote_fold", **_arguments(name, source, batch))
             if told.get("stale"):
                 return f"{name}: another pull is under way, and goes on."
@@ -177,17 +166,13 @@ def _pulled(owner: Owner, remote: Json) -> str:
         ) from None
     waiting = sum(one["undecided"] for one in owner.remotes(name))
     text = f"{name}: {changed} changed, {waiting} to decide: palace candidates list"
-    return "\n".join((text, *_lacks(remote, sum(damaged), left_out)))
+    return "\n".join((text, *_lacks(remote, sum(asked.damaged), left_out)))
 
 
-def _read(
-    remote: Json, ours: Paths, since: Position, kernel: Kernel, damaged: list[int]
-) -> Iterator["Source | Item"]:
-    """Yield what stands at a remote's address, and then what that says which is new."""
-    source = Source.at(remote["address"], ours, kernel)
-    yield source
-    scope = Scope(wings=tuple(remote["wings"]), kinds=tuple(remote["kinds"]) or (DRAWER, FACT))
-    yield from offers(source.journal, kernel, since, scope, STRANGERS, told=damaged.append)
+def _check_is_another(source: Header, remote: Json, ours: Paths) -> None:
+    """Refuse our own palace before all of it is read; whoever takes its batches refuses it, too."""
+    if source.palace == identity_of(Kernel().read_hint(ours.palace_id, 200)):
+        raise RemoteRefused(f"{remote['address']} is this very palace, or a copy of it.")
 
 
 def _lacks(remote: Json, damaged: int, left_out: int) -> Iterator[str]:
@@ -206,7 +191,7 @@ def _lacks(remote: Json, damaged: int, left_out: int) -> Iterator[str]:
         )
 
 
-def _arguments(name: str, source: "Source", batch: Batch) -> Json:
+def _arguments(name: str, source: Header, batch: Batch) -> Json:
     return {
         "remote": name,
         "palace": source.palace,
@@ -215,34 +200,6 @@ def _arguments(name: str, source: "Source", batch: Batch) -> Json:
         "offers": [item_fields(offer) for offer in batch.offers],
         "upto": None if batch.upto is None else position_fields(batch.upto),
     }
-
-
-@attrs.frozen(kw_only=True)
-class Source:
-    """A palace's directory, or a copy of it; `was` are the identities that it had before."""
-
-    journal: str
-    palace: str
-    was: tuple[str, ...]
-
-    @classmethod
-    def at(cls, address: str, ours: Paths, kernel: Kernel) -> "Source":
-        """Return what stands in a directory.
-
-        Raises ConfigError where that is no palace, RemoteRefused where it is our own.
-        """
-        paths = Paths(address)
-        palace = identity_of(kernel.read_hint(paths.palace_id, 200))
-        segments = list_segments(paths.journal, kernel, archived=True)
-        if not palace or not segments:
-            raise ConfigError(
-                f"{address} holds no palace with a journal. Of a copy, palace_id and journal/ are "
-                "needed."
-            )
-        if palace == identity_of(kernel.read_hint(ours.palace_id, 200)):
-            raise RemoteRefused(f"{address} is this very palace, or a copy of it.")
-        was = {origin for _, origin in origins_of(segments, kernel, STRANGERS)} - {palace, ""}
-        return cls(journal=paths.journal, palace=palace, was=tuple(sorted(was)))
 
 
 # Candidates.

@@ -3,10 +3,11 @@
 What ssh runs on the other machine.  It needs no broker and no lock.
 """
 
-import json
 from collections.abc import Mapping
 
 from palace.journal.offering import Scope, offers
+from palace.journal.origin import origins_of
+from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import say
 from palace.ownership.keys import known_keys
@@ -19,13 +20,12 @@ from palace.protocol.federation import (
     START,
     Position,
     Unacceptable,
-    item_fields,
     read_position,
 )
+from palace.protocol.feed_lines import End, Header, end_line, header_line, item_line
+from palace.protocol.keyring import Keyring
 from palace.protocol.wire import identity_of
 from palace.settings.paths import Paths
-
-VERSION = 1
 
 
 def print_offers(
@@ -41,14 +41,30 @@ def print_offers(
     check_there(paths, environ, kernel)
     at, scope = _position(since), _scope(wings, kinds)
     keys = known_keys(paths, environ, kernel)
-    palace = identity_of(kernel.read_hint(paths.palace_id, 200)) or ""
-    say(json.dumps({"feed": VERSION, "palace": palace}))
-    many = 0
-    for item in offers(paths.journal, kernel, at, scope, keys):
-        say(json.dumps(item_fields(item)))
+    _print(header_line(header_at(paths, kernel, keys)))
+    many, damaged = 0, list[int]()
+    for item in offers(paths.journal, kernel, at, scope, keys, told=damaged.append):
+        _print(item_line(item))
         many += 1
-    say(json.dumps({"end": many}))
+    _print(end_line(End(items=many, damaged=sum(damaged))))
     return 0
+
+
+def _print(line: bytes) -> None:
+    say(line.decode().rstrip())
+
+
+def header_at(paths: Paths, kernel: Kernel, keys: Keyring) -> Header:
+    """Return which palace stands in a directory; raises ConfigError where none does."""
+    palace = identity_of(kernel.read_hint(paths.palace_id, 200))
+    segments = list_segments(paths.journal, kernel, archived=True)
+    if not palace or not segments:
+        raise ConfigError(
+            f"{paths.root} holds no palace with a journal. Of a copy, palace_id and journal/ are "
+            "needed."
+        )
+    was = {origin for _, origin in origins_of(segments, kernel, keys)} - {palace, ""}
+    return Header(palace=palace, was=tuple(sorted(was)))
 
 
 def _position(since: str) -> Position:

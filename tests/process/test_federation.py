@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.faults.killing import is_deep
 from tests.support.loads.light import fail_at_points, storm_site
+from tests.support.machines.feeds import DIRECTORY, WAYS, Way, way_to
 from tests.support.processes.clients import PALACE, Site
 from tests.support.stores.exporter import export
 
@@ -21,8 +23,8 @@ POINTS = ("apply", "applied", "outcome", "reply") if is_deep() else ("applied", 
 MANY, KILLS = (10_000, 100) if is_deep() else (450, 4)
 
 
-def run(site: Site, *arguments: str) -> str:
-    done = site.run(*arguments)
+def run(site: Site, *arguments: str, **environ: Any) -> str:
+    done = site.run(*arguments, **environ)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -36,15 +38,22 @@ def texts(site: Site) -> list[str]:
     return sorted(one["says"]["text"] for one in listed(site))
 
 
-def test_a_pull_is_carried_out_once_wherever_the_broker_dies(short_dir: Path) -> None:
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[Way]:
+    with way_to(short_dir / "there", request.param, short_dir) as found:
+        yield found
+
+
+@pytest.mark.parametrize("way", WAYS if is_deep() else [DIRECTORY], indirect=True)
+def test_a_pull_is_carried_out_once_wherever_the_broker_dies(short_dir: Path, way: Way) -> None:
     site, there = storm_site(short_dir), short_dir / "there"
     failpoints = fail_at_points(site)
     export(there, {"0": "text 0"})
-    assert "is added" in run(site, "remote", "add", "desk", str(there))
+    assert "is added" in run(site, "remote", "add", "desk", *way.address)
     for number, point in enumerate(POINTS, 1):
         export(there, {f"{number}": f"text {number}"}, epoch=number + 1)
         failpoints.arm((point, 1))
-        run(site, "pull")
+        run(site, "pull", **way.environ)
         assert failpoints.left() == ""
         assert texts(site) == [f"text {one}" for one in range(number + 1)]
 
@@ -54,20 +63,23 @@ def test_a_pull_is_carried_out_once_wherever_the_broker_dies(short_dir: Path) ->
     assert len(listed(site, "--all")) == len(POINTS) + 1
     assert "withdrawn" not in run(site, "candidates", "list")
     assert key in run(site, "candidates", "show", key)
-    assert "0 changed" in run(site, "pull", "desk")
+    assert "0 changed" in run(site, "pull", "desk", **way.environ)
     assert "candidates of it" in run(site, "remote", "remove", "desk")
     assert "There is no remote" in run(site, "remote", "list")
     assert run(site, "stop") is not None
 
 
-def test_pullers_that_are_killed_and_pullers_at_once_come_to_one_end(short_dir: Path) -> None:
+def test_pullers_that_are_killed_and_pullers_at_once_come_to_one_end(
+    short_dir: Path, way: Way
+) -> None:
     site, there = storm_site(short_dir), short_dir / "there"
     export(there, {f"{number}": f"text {number}" for number in range(MANY)})
-    run(site, "remote", "add", "desk", str(there))
+    run(site, "remote", "add", "desk", *way.address)
     steps: list[int] = []
+    environ = site.environ(**way.environ)
     for _ in range(KILLS):
         puller = subprocess.Popen(
-            [*PALACE, "pull"], env=site.environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*PALACE, "pull"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         (remote,) = map(json.loads, run(site, "remote", "list", "--json").splitlines())
         steps.append(remote["step"])
@@ -76,13 +88,13 @@ def test_pullers_that_are_killed_and_pullers_at_once_come_to_one_end(short_dir: 
     assert steps == sorted(steps)
 
     pulls = [
-        subprocess.Popen([*PALACE, "pull"], env=site.environ(), stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([*PALACE, "pull"], env=environ, stdout=subprocess.PIPE, text=True)
         for _ in range(5)
     ]
     said = [pull.communicate()[0] for pull in pulls]
     assert [pull.returncode for pull in pulls] == [0] * 5
     assert all("desk: " in text for text in said)
-    run(site, "pull")
+    run(site, "pull", **way.environ)
     assert texts(site) == sorted(f"text {number}" for number in range(MANY))
     assert run(site, "stop") is not None
 

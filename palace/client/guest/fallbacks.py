@@ -14,6 +14,7 @@ from socket import socket
 from palace.client.endpoints import expected_palace_id, published_for_guests
 from palace.client.guest.tunnel import TokenRefused, Tunnel, TunnelProblem
 from palace.kernel.causes import cause_text
+from palace.kernel.kernel import Kernel
 from palace.ownership.directory import prepare_private
 from palace.ownership.guest_file import GuestFile, guest_path, read_guest_file
 from palace.ownership.record import read_record
@@ -26,12 +27,14 @@ from palace.protocol.errors import (
     LockFailed,
     UnsafePalace,
 )
-from palace.settings.paths import runtime_dir
+from palace.settings.paths import Paths, runtime_dir
 from palace.settings.site import Site
 from palace.settings.user_settings import read_toml, read_user_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from palace.client.guest.ssh import Bridge
 
 BRIDGE_KEYS = ("bridge", "bridge_config", "bridge_command")
@@ -213,17 +216,7 @@ class Fallbacks:
         return guest or read_record(self._paths, self._kernel)
 
     def _settings(self) -> dict[str, str]:
-        """Return the user's settings for ssh; raises ConfigError for what can't be understood.
-
-        None are taken from palace.toml: ssh runs what its configuration says.
-        """
-        user = read_user_settings(self._paths, self._environment.all, self._kernel)
-        found = {key: user.values[key] for key in BRIDGE_KEYS if key in user.values}
-        for key, value in found.items():
-            if not isinstance(value, str):
-                shown = repr(value)[:200]
-                raise ConfigError(f"{user.path}: {key} = {shown} must be text. Correct it.")
-        return {key: value for key, value in found.items() if isinstance(value, str)}
+        return bridge_settings(self._paths, self._environment.all, self._kernel)
 
     def ignored(self) -> str:
         """Say which ways palace.toml names in vain, "" where it names none."""
@@ -274,6 +267,20 @@ class Fallbacks:
         tried = problem or self.no_way()
         kind = BrokerUnreachable if self._tried else ForeignKernel  # there is, or was, a way
         return kind(foreign.text(tried), **foreign.details)
+
+
+def bridge_settings(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) -> dict[str, str]:
+    """Return the user's settings for ssh; raises ConfigError for what can't be understood.
+
+    None are taken from palace.toml: ssh runs what its configuration says.
+    """
+    user = read_user_settings(paths, environ, kernel)
+    found = {key: user.values[key] for key in BRIDGE_KEYS if key in user.values}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            shown = repr(value)[:200]
+            raise ConfigError(f"{user.path}: {key} = {shown} must be text. Correct it.")
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def _candidate(url: str, where: str) -> Candidate:

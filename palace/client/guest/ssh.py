@@ -116,7 +116,7 @@ class Bridge:
             text = f"{self._target.url}: `palace ensure` gave no answer in {ENSURE_S:.0f} s"
             raise TunnelProblem("broker_unreachable", text, final=False) from None
         if done.returncode:
-            raise self._problem(done.returncode, done.stderr.decode(errors="replace"))
+            raise problem_of(self._target, done.returncode, done.stderr.decode(errors="replace"))
         try:
             record = decode_json(done.stdout.splitlines()[-1])
             found, endpoints = record["palace_id"], record["endpoints"]
@@ -137,24 +137,6 @@ class Bridge:
             str(url).removeprefix("unix:") for url in endpoints if str(url).startswith("unix:")
         ]
         return paths[0] if paths else ""
-
-    def _problem(self, status: int, said: str) -> TunnelProblem:
-        """Say what went wrong, in the words of whoever knows."""
-        words = "; ".join(line.strip() for line in said.splitlines() if line.strip())[-600:]
-        url = self._target.url
-        if status == LOST_EXIT:
-            final = any(_FINAL_LINES.match(line.strip()) for line in said.splitlines())
-            text = f"ssh to {url} failed: {words or 'it said nothing'}"
-            return TunnelProblem("broker_unreachable", text, final=final)
-        if status == UNKNOWN_COMMAND_EXIT or "not found" in words:
-            text = (
-                f"{url} knows no command {self._target.command!r} in a shell without a login "
-                f"({words}). Install palace there, or say where it is: "
-                "palace config set bridge_command=/path/to/palace, or PALACE_BRIDGE_COMMAND"
-            )
-            return TunnelProblem("spawn_failed", text)
-        name = FINAL_EXITS.get(status, "broker_unreachable")
-        return TunnelProblem(name, f"{url}: {words or f'exit code {status}'}")
 
     # Forwarding the broker's socket.
 
@@ -186,7 +168,7 @@ class Bridge:
         try:
             yield process
         finally:
-            _end(process)
+            end_ssh(process)
             # A ControlMaster keeps what was forwarded through it; without one this does nothing.
             argv = self._target.argv("-O", "cancel", "-L", f"{local}:{remote}")
             try:
@@ -210,10 +192,30 @@ class Bridge:
                 carry(near, SocketEnd(ours), first)
             finally:
                 ours.close()
-                _end(process)
+                end_ssh(process)
             if process.returncode > 0:
                 said.seek(0)
-                raise self._problem(process.returncode, said.read().decode(errors="replace"))
+                words = said.read().decode(errors="replace")
+                raise problem_of(self._target, process.returncode, words)
+
+
+def problem_of(target: Target, status: int, said: str) -> TunnelProblem:
+    """Say what went wrong, in the words of whoever knows."""
+    words = "; ".join(line.strip() for line in said.splitlines() if line.strip())[-600:]
+    url = target.url
+    if status == LOST_EXIT:
+        final = any(_FINAL_LINES.match(line.strip()) for line in said.splitlines())
+        text = f"ssh to {url} failed: {words or 'it said nothing'}"
+        return TunnelProblem("broker_unreachable", text, final=final)
+    if status == UNKNOWN_COMMAND_EXIT or "not found" in words:
+        text = (
+            f"{url} knows no command {target.command!r} in a shell without a login "
+            f"({words}). Install palace there, or say where it is: "
+            "palace config set bridge_command=/path/to/palace, or PALACE_BRIDGE_COMMAND"
+        )
+        return TunnelProblem("spawn_failed", text)
+    name = FINAL_EXITS.get(status, "broker_unreachable")
+    return TunnelProblem(name, f"{url}: {words or f'exit code {status}'}")
 
 
 def _first_line(near: socket.socket) -> bytes:
@@ -271,7 +273,7 @@ def _ask(socket_end: socket.socket, first: bytes) -> bytes:
         return b""
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end_ssh(process: "subprocess.Popen[bytes]") -> None:
     """Let an ssh end by itself, as it does when its input ends; help where it doesn't."""
     if process.stdin is not None:
         process.stdin.close()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from palace.client.guest.ssh import LOST_EXIT, Bridge, Target
+from palace.client.guest.ssh import LOST_EXIT, Target, problem_of
 
 FINAL = [
     "Host key verification failed.",
@@ -30,8 +30,7 @@ NOISE = [
 
 
 def is_final(said: str) -> bool:
-    bridge = Bridge(Target("ssh://example.org"), palace_id="", directory="/nowhere")
-    return bridge._problem(LOST_EXIT, said).final
+    return problem_of(Target("ssh://example.org"), LOST_EXIT, said).final
 
 
 @pytest.mark.parametrize("line", FINAL)

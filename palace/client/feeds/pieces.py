@@ -1,0 +1,15 @@
+"""Lines of what comes in pieces, each of bounded length."""
+
+from collections.abc import Iterable, Iterator
+
+
+def lines_of(pieces: Iterable[bytes], line_bytes_max: int) -> Iterator[bytes]:
+    """Yield lines without their ends; of one that is longer, its beginning alone, as the last."""
+    kept = b""
+    for piece in pieces:
+        *whole, kept = (kept + piece).split(b"\n")
+        yield from whole
+        if len(kept) > line_bytes_max:
+            break
+    if kept:
+        yield kept

@@ -1,0 +1,128 @@
+"""Where another palace is read: a directory of this machine, or its feed, which comes over ssh.
+
+Each yields what stands there first, then what it says.  What comes is checked alike, whichever way
+it came (palace/protocol/feed_lines.py, palace/protocol/federation.py).
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from palace.client.feeds.ssh import ssh_feed
+from palace.client.guest.fallbacks import bridge_settings
+from palace.client.guest.ssh import Target
+from palace.client.guest.tunnel import TunnelProblem
+from palace.commands.feed import header_at
+from palace.commands.patience import SILENT_S, CountingKernel, in_time
+from palace.journal.offering import Scope, offers
+from palace.kernel.kernel import Kernel
+from palace.protocol.errors import ConfigError, RemoteRefused
+from palace.protocol.federation import (
+    DRAWER,
+    FACT,
+    START,
+    Item,
+    Position,
+    position_fields,
+)
+from palace.protocol.feed_lines import LINE_BYTES_MAX, End, Header, read_lines
+from palace.protocol.keyring import STRANGERS
+from palace.settings.environment import ShimEnvironment
+from palace.settings.paths import Paths
+
+Json = dict[str, Any]
+SSH = "ssh://"
+
+
+@attrs.frozen
+class Asked:
+    """What a pull asks a remote for; `damaged` gets how many records there can't be read."""
+
+    remote: Mapping[str, Any]
+    since: Position
+    ours: Paths
+    environment: ShimEnvironment
+    damaged: list[int] = attrs.field(factory=list)
+
+    @property
+    def address(self) -> str:
+        return str(self.remote["address"])
+
+    @property
+    def scope(self) -> Scope:
+        kinds = tuple(self.remote["kinds"]) or (DRAWER, FACT)
+        return Scope(wings=tuple(self.remote["wings"]), kinds=kinds)
+
+
+def checked_address(address: str) -> str:
+    """Return where a remote is, as it is kept; raises ConfigError for what can't be one."""
+    if address.startswith(SSH):
+        _target(address)
+        return address
+    if not os.path.isdir(address):
+        raise ConfigError(
+            f"{address} is no directory. Name that of a palace, or of a copy on this machine, or "
+            "another machine's: ssh://[USER@]HOST[:PORT][/PALACE]"
+        )
+    return os.path.realpath(address)
+
+
+def read_source(asked: Asked) -> Iterator[Header | Item]:
+    """Yield what stands at a remote's address, and then what that says which is new.
+
+    Raises ConfigError, RemoteRefused, OSError, and Unacceptable for what no palace says.
+    """
+    if asked.address.startswith(SSH):
+        return _read_feed(asked, _ssh_lines(asked))
+    kernel = CountingKernel()
+    return in_time(_read_directory(asked, kernel), kernel)
+
+
+# A directory.
+
+
+def _read_directory(asked: Asked, kernel: Kernel) -> Iterator[Header | Item]:
+    paths = Paths(asked.address)
+    yield header_at(paths, kernel, STRANGERS)
+    told = asked.damaged.append
+    yield from offers(paths.journal, kernel, asked.since, asked.scope, STRANGERS, told=told)
+
+
+# A feed.
+
+
+def _read_feed(asked: Asked, lines: Iterator[bytes]) -> Iterator[Header | Item]:
+    for said in read_lines(lines):
+        if isinstance(said, End):
+            asked.damaged.append(said.damaged)
+        else:
+            yield said
+
+
+def _ssh_lines(asked: Asked) -> Iterator[bytes]:
+    options = []
+    if asked.since != START:
+        options.append(f"--since={json.dumps(position_fields(asked.since))}")
+    options += [f"--wing={wing}" for wing in asked.remote["wings"]]
+    options += [f"--kind={kind}" for kind in asked.remote["kinds"]]
+    environment = asked.environment
+    settings = bridge_settings(asked.ours, environment.all, Kernel())
+    target = _target(
+        asked.address,
+        config=environment.bridge_config or settings.get("bridge_config", ""),
+        command=environment.bridge_command or settings.get("bridge_command", "palace"),
+    )
+    try:
+        yield from ssh_feed(target, options, line_bytes_max=LINE_BYTES_MAX, silent_s=SILENT_S)
+    except TunnelProblem as problem:
+        raise RemoteRefused(f"It was not pulled to its end: {problem.text}") from None
+
+
+def _target(url: str, *, config: str = "", command: str = "palace") -> Target:
+    try:
+        return Target(url, config=config, command=command)
+    except (TunnelProblem, ValueError) as problem:
+        raise ConfigError(f"{url!r:.200} is no ssh address: {problem}") from None

@@ -1,0 +1,21 @@
+"""Lines out of pieces: the same ones, wherever it is cut, and none that grows without end."""
+
+from itertools import repeat
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palace.client.feeds.pieces import lines_of
+
+
+@given(text=st.binary(max_size=60), size=st.integers(1, 7))
+def test_lines_are_the_same_wherever_they_are_cut(text: bytes, size: int) -> None:
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    whole = text.split(b"\n")
+    assert list(lines_of(pieces, 100)) == (whole if whole[-1] else whole[:-1])
+
+
+def test_a_line_without_an_end_is_cut_and_nothing_is_read_behind_it() -> None:
+    (line,) = lines_of(repeat(b"x" * 100), 1000)
+    assert 1000 < len(line) <= 1100
+    assert [*lines_of([b"a\n", b"b" * 20, b"c\n"], 10)] == [b"a", b"b" * 20]
