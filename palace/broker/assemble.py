@@ -24,6 +24,7 @@ from palace.journal.record import Stamp
 from palace.kernel.kernel import Kernel
 from palace.ownership.guest_book import guests_directory
 from palace.ownership.lock import Ownership
+from palace.ownership.owners import owners_directory
 from palace.protocol.admission import Admission
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.keyring import ANYBODYS
@@ -68,6 +69,7 @@ def assemble(
         backend=backend_of(ownership.paths.root, config.config_dir, config.environment).name,
         home=home_dir(environ),
         guests_directory=guests_directory(ownership.paths.root, environ),
+        owners_directory=owners_directory(ownership.paths.root, environ),
     )
     stays = config.idle_s == 0
     return connect_parts(

@@ -29,6 +29,7 @@ from palace.broker.http.listener import HttpListener
 from palace.broker.mesh.rounds import MeshRounds
 from palace.broker.principals import catalogue_for
 from palace.broker.reading import Reading
+from palace.broker.services import Services
 from palace.broker.state import BrokerState
 from palace.broker.sweeping import Sweeping
 from palace.broker.task_watch import TaskWatch
@@ -37,7 +38,8 @@ from palace.broker.watchdog import Watchdog
 from palace.engine.hosting.degraded import load_error
 from palace.ownership import record
 from palace.ownership.lock import FENCE, Fence, mempalace_lock_path
-from palace.protocol.errors import LockFailed, PalaceError
+from palace.ownership.owners import read_way
+from palace.protocol.errors import LockFailed, PalaceError, StoreOwned
 from palace.protocol.jsonrpc import Catalogue
 from palace.protocol.lifecycle import EngineState, Reason
 from palace.transport.accepting import accept_forever
@@ -364,8 +366,12 @@ class Broker:
             logger.exception("the engine could not be loaded")
             failure = load_error(error)
             state.telemetry.note_error(failure.message)
-            state.lifecycle.load_failed(failure.message, trio.current_time())
             services.kernel.trace("B9.fail")
+            away = _way_round(failure, services)
+            if away:
+                state.leaving.stop(Reason.AWAY, text=failure.message, away=away)
+                return
+            state.lifecycle.load_failed(failure.message, trio.current_time())
             state.scheduler.engine_failed(failure)
             return
         catalogue = catalogue.served(extras=services.config.mcp_extras)
@@ -455,6 +461,13 @@ class Broker:
         if services.kernel.file_id(path) is not None:
             text = f"{path} was moved or replaced. {holdings.STOP_FIRST}"
             self.state.watch.add(holdings.name_of(FENCE, path, services.kernel, text=text))
+
+
+def _way_round(failure: PalaceError, services: Services) -> str:
+    """Return the palace that clients are carried to, since it has what this one lacks, else ""."""
+    palace = failure.palace if isinstance(failure, StoreOwned) else ""
+    way = read_way(services.owners_directory, palace, services.kernel) if palace else None
+    return palace if way is not None else ""
 
 
 def _taken(fence: Fence) -> bool | LockFailed:

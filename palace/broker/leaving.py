@@ -53,9 +53,14 @@ class Leaving:
     withdraw: Callable[[], None] = lambda: None
     open_to_the_end: list[socket.socket] = attrs.field(factory=list)
 
-    def stop(self, reason: Reason, *, grace_s: float | None = None, text: str = "") -> None:
-        """Begin to leave, unless that has begun; one step, so that no request slips in between."""
-        drain = self.lifecycle.stop(reason, grace_s=grace_s, text=text)
+    def stop(
+        self, reason: Reason, *, grace_s: float | None = None, text: str = "", away: str = ""
+    ) -> None:
+        """Begin to leave, unless that has begun; one step, so that no request slips in between.
+
+        `away` is the palace that clients are carried to (Reason.AWAY).
+        """
+        drain = self.lifecycle.stop(reason, grace_s=grace_s, text=text, away=away)
         if drain is not None:
             self._begin(drain)
 
@@ -199,7 +204,7 @@ class Leaving:
     @property
     def exit_code(self) -> int:
         assert self.lifecycle.drain is not None
-        return 70 if self.lifecycle.drain.reason is Reason.FAILED else 0
+        return 70 if self.lifecycle.drain.reason in (Reason.FAILED, Reason.AWAY) else 0
 
 
 def _unfinished(job: Job) -> OutcomeUnknown:

@@ -178,6 +178,7 @@ class Scheduler:
             read_only=session is not None and session.hello.read_only,
             maybe_ran=job.maybe_ran,
             epoch=session.hello.epoch if session is not None else 0,
+            elsewhere=session is not None and job.ordinal in session.hello.elsewhere,
             client=session.client if session is not None else "",
             party=job.party,
             batch=batch,
@@ -389,7 +390,12 @@ class Scheduler:
             if job.ordinal in session.machine.calls:
                 session.machine.settle(job.ordinal)
                 self.progress.forget(job)
-        session.goodbye(self._reason(), [job.ordinal for job in jobs if not job.maybe_ran])
+        drain = self.lifecycle.drain
+        session.goodbye(
+            drain.reason.value if drain else "",
+            [job.ordinal for job in jobs if not job.maybe_ran],
+            away=drain.away if drain else "",
+        )
         return True
 
     def hand_on(self, job: Job) -> None:
@@ -416,9 +422,6 @@ class Scheduler:
         if session is not None:
             session.machine.settle(job.ordinal)
             session.note_settled()
-
-    def _reason(self) -> str:
-        return self.lifecycle.drain.reason.value if self.lifecycle.drain else ""
 
     async def wait_for_calls(self) -> None:
         """Return when nothing runs but long-polls and what was handed on; cancelled calls count."""

@@ -28,8 +28,8 @@ class Services:
     names what keeps the drawers.  `home` is
     where stock looks for servers; "": it isn't told.  `ignored` says which settings in palace.toml
     don't count, "" for none.  `guests_directory` is where tokens and certificate of guests are
-    kept, "" for nowhere.  `life` is told what becomes of this
-    owner.  `place` names the files this process sees.
+    kept, `owners_directory` where the ways to palaces are that may have our tables, "" for
+    nowhere.  `life` is told what becomes of this owner.  `place` names the files this process sees.
     """
 
     ownership: Ownership
@@ -44,6 +44,7 @@ class Services:
     home: str = ""
     ignored: str = ""
     guests_directory: str = ""
+    owners_directory: str = ""
     life: Life = attrs.field(factory=Life)
     place: str = attrs.field(init=False)
 

@@ -124,9 +124,9 @@ class LiveSession:
         if self.stream is not None:
             self.stream.send_header(kind, fields)
 
-    def goodbye(self, reason: str, unrun: list[int]) -> None:
+    def goodbye(self, reason: str, unrun: list[int], *, away: str = "") -> None:
         """Tell the client's shim to go, and which of its lines did not run; read no more."""
-        goodbye = self.machine.say_goodbye(reason, unrun)
+        goodbye = self.machine.say_goodbye(reason, unrun, away)
         self.header(wire.GOODBYE, goodbye.fields())
         self.reading.cancel()
         self.note_settled()

@@ -23,17 +23,36 @@ def own(
             "database's tables from an owner that ended in the middle.",
         ),
     ] = False,
+    through: Annotated[
+        str,
+        typer.Option(
+            "--through",
+            metavar="DIR",
+            help="While the palace that made this guest's directory has the tables, carry agents "
+            "there.",
+        ),
+    ] = "",
+    forget: Annotated[
+        str,
+        typer.Option("--forget", metavar="PALACE", help="Forget the way to that palace."),
+    ] = "",
 ) -> int:
     """Claim a palace on another kernel's mount for this machine alone, or show who owns it.
 
-    Where a database keeps its drawers, say who has the right to write its tables, too.
+    Where a database keeps its drawers, say who has the right to write its tables, too, and by which
+    ways agents are carried to another palace that has it.
     """
     from palace.commands.own import claim_palace, keeps_tables, release_palace, show_owner
 
-    if here and release:
-        raise typer.BadParameter("either --here or --release")
+    if sum(map(bool, (here, release, through, forget))) > 1:
+        raise typer.BadParameter("one of --here, --release, --through and --forget")
     paths, environment = find(palace)
-    if here:
+    if through or forget:
+        from palace.commands.own_ways import forget_way, keep_way
+
+        change, given = (keep_way, through) if through else (forget_way, forget)
+        say(change(paths, environment, given))
+    elif here:
         say(claim_palace(paths, environment, force=force))
     elif release:
         say(release_palace(paths, environment, force=force))
@@ -47,6 +66,9 @@ def own(
             from palace.commands.own_tables import tables_text
 
             say(tables_text(paths, environment))
+            from palace.commands.own_ways import ways_text
+
+            say(ways_text(paths, environment))
     return 0
 
 

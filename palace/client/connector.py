@@ -63,7 +63,8 @@ class Connector:
         self._machine: election.Election | None = None
         self._children = Children(site)
         self._wake_s = 0.0
-        self._epoch = 0
+        self._epochs: dict[str, int] = {}  # of the last owner that said welcome, by palace
+        self._away = ""  # the palace that the last broker sent us to, for one attempt
         self._older = 0  # epoch of an owner that this attempt has turned away from
         self._fallbacks: Fallbacks | None = None
         self._speak = wire.VERSION
@@ -85,7 +86,23 @@ class Connector:
     @property
     def epoch(self) -> int:
         """Return the epoch of the last owner that said welcome, 0 before the first."""
-        return self._epoch
+        return self._epochs.get(self.palace, 0)
+
+    @property
+    def palace(self) -> str:
+        """Return the palace whose owner said welcome last, "" before the first."""
+        return self.welcome.get("palace_id", "")
+
+    @property
+    def wanted(self) -> str:
+        """Return the palace that this attempt is to reach, "" where it isn't known by name."""
+        if self._fallbacks is not None and self._fallbacks.palace_id:
+            return self._fallbacks.palace_id
+        return expected_palace_id(self._kernel, self._paths)
+
+    def go_to(self, palace_id: str) -> None:
+        """Let the next attempt be a guest's, at a palace that has what our own has not."""
+        self._away = palace_id
 
     def begin(self, hello: "Callable[[], bytes]") -> None:
         """Start an attempt; `hello` returns the first line of each connection."""
@@ -96,8 +113,14 @@ class Connector:
         if self._fallbacks is not None and not named and not is_foreign(self._site):
             self._fallbacks.end()  # `palace own` has changed whose palace it is
             self._fallbacks = None
+        # Once: whose it is by the next attempt, our own broker has to find out anew.
+        away, self._away = self._away, ""
         if named and not named_socket(self._environment):
             self._become_guest()
+        elif away and self._fallbacks is None:
+            from palace.client.guest.owner import OwnersWay
+
+            self._fallbacks = OwnersWay(self._site, away)
         guest = self._fallbacks is not None
         self._may_spawn = not (self._environment.no_spawn or named or guest)
         now_s = self._kernel.monotonic()
@@ -107,7 +130,7 @@ class Connector:
             may_spawn=self._may_spawn,
             may_direct=self._may_direct and not named and not guest,
             wait_before_spawn_s=self._courtesy_s(),
-            others_until_s=now_s + SUCCESSION_S if self._epoch or guest else 0.0,
+            others_until_s=now_s + SUCCESSION_S if self.epoch or guest else 0.0,
         )
         self.error = None
         self.direct = False
@@ -350,22 +373,22 @@ class Connector:
 
     def _welcomed(self, response: Response) -> None:
         fields, epoch = response.fields, response.epoch
-        expected = expected_palace_id(self._kernel, self._paths)
-        if expected and fields.get("palace_id") != expected:
+        palace, expected = fields.get("palace_id", ""), self.wanted
+        if expected and palace != expected:
             self._close_sock()
             text = (
                 f"the broker at {self._address} serves another palace "
-                f"({fields.get('palace_id')}) than {self._paths.root} ({expected})"
+                f"({palace}) than {self._paths.root} ({expected})"
             )
             self._happened(election.REFUSED, "wrong_palace", text)
-        elif epoch < self._epoch:  # an owner that was replaced: its answers are void
+        elif epoch < self._epochs.get(palace, 0):  # it was replaced: its answers are void
             # It may be stopped, and not know yet that it was fenced: dial again, as at silence.
             self._kernel.trace("C3.refused")
             self._older = epoch
             self._close_sock()
             self._happened(election.DIAL_FAILED, election.SILENT)
         else:
-            self._epoch = epoch
+            self._epochs[palace] = epoch
             self._kernel.trace("C2.welcome", epoch=epoch)
             self.welcome = fields
             self._happened(election.WELCOMED)
@@ -408,7 +431,7 @@ class Connector:
         self._close_sock()
         self._children.drop()
         if self._older and text == election.SILENT:
-            text = older_text(self._older, self._epoch, self._paths)
+            text = older_text(self._older, self._epochs.get(self.wanted, self.epoch), self._paths)
         if self._fallbacks is not None and name in ("broker_unreachable", "no_spawn"):
             self.error = self._fallbacks.failure(text)
         else:

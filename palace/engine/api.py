@@ -28,12 +28,13 @@ class Call:
     """One `tools/call` of a session.
 
     (`session`, `ordinal`) is its idempotency key.  `maybe_ran` says that an earlier owner may have
-    begun it; `epoch` is that of the session's last owner, 0 if unknown.  `client` is what the
-    session's client calls itself, "" where it doesn't.  `party` is whose the session is, as far as
-    shares of what all use are concerned.  `batch` is what `Engine.batch` made for it
-    and the calls that run with it.  `principal` is whom the session acts as, None where that can't
-    be known now: the call is refused then.  `is_stopping` tells, in any thread, whether it is to
-    end before it is done, where it can do so without anything half done.
+    begun it, `elsewhere` that this was another palace's; `epoch` is that of the session's last
+    owner, 0 if unknown.  `client` is what the session's client calls itself, "" where it doesn't.
+    `party` is whose the session is, as far as shares of what all use are concerned.  `batch` is
+    what `Engine.batch` made for it and the calls that run with it.  `principal` is whom the session
+    acts as, None where that can't be known now: the call is refused then.  `is_stopping` tells, in
+    any thread, whether it is to end before it is done, where it can do so without anything half
+    done.
     """
 
     request: ToolCall
@@ -41,6 +42,7 @@ class Call:
     ordinal: int = 0
     read_only: bool = False
     maybe_ran: bool = False
+    elsewhere: bool = False
     epoch: int = 0
     client: str = ""
     party: str = ""

@@ -285,6 +285,20 @@ class StoreOwned(StoreUnavailable):
     retry = "same_request"
     exit_code = 73
 
+    @property
+    def palace(self) -> str:
+        """Return the identity of that palace, "" where it is not known."""
+        owner = self.details.get("owner")
+        return str(owner.get("palace", "")) if isinstance(owner, dict) else ""
+
+
+class StoreElsewhere(ElectionError):
+    """The palace that has the right to write our tables was not reached."""
+
+    wire_code = -31084
+    name = "store_elsewhere"
+    exit_code = 73
+
 
 class EngineOlder(EngineError):
     """The installed engine is older than one that has served the palace."""

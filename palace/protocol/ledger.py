@@ -71,6 +71,11 @@ class Ledger:
     def maybe_ran(self, ordinal: int) -> bool:
         return ordinal in self._sent
 
+    @property
+    def may_have_run(self) -> "list[int]":
+        """Return the unsettled lines that may have been carried out, oldest first."""
+        return sorted(self._sent)
+
     def outstanding(self) -> "list[tuple[int, bytes]]":
         """Return the unsettled lines, oldest first."""
         return list(self._lines.items())

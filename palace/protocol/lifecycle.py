@@ -34,6 +34,7 @@ class Reason(enum.Enum):
     FAILED = "failed"
     MOVED = "moved"
     DIRECT = "direct"
+    AWAY = "away"  # another palace has what this one would need, and clients are carried there
 
 
 @attrs.frozen(kw_only=True)
@@ -43,6 +44,7 @@ class Drain:
     reason: Reason
     grace_s: float
     text: str = ""
+    away: str = ""  # the palace that has it
 
 
 @attrs.define(eq=False)
@@ -102,11 +104,13 @@ class Lifecycle:
             return self.stop(Reason.IDLE)
         return None
 
-    def stop(self, reason: Reason, *, grace_s: float | None = None, text: str = "") -> Drain | None:
+    def stop(
+        self, reason: Reason, *, grace_s: float | None = None, text: str = "", away: str = ""
+    ) -> Drain | None:
         """Begin to drain; None when that has begun before (the first reason stands)."""
         if self.phase is Phase.DRAINING:
             return None
         self.phase = Phase.DRAINING
         grace_s = self.grace_s if grace_s is None else grace_s
-        self.drain = Drain(reason=reason, grace_s=grace_s, text=text)
+        self.drain = Drain(reason=reason, grace_s=grace_s, text=text, away=away)
         return self.drain

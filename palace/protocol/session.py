@@ -28,7 +28,11 @@ from palace.protocol.errors import WireError
 from palace.protocol.request import Request, ToolCall
 from palace.protocol.workspaces import digest_of
 
-LENGTHS = {"session": wire.SESSION_MAX, "resend": wire.HEADER_BYTES_MAX}
+LENGTHS = {
+    "session": wire.SESSION_MAX,
+    "resend": wire.HEADER_BYTES_MAX,
+    "elsewhere": wire.HEADER_BYTES_MAX,
+}
 KEPT_MAX = 1024  # replies without a connection; the journal has those of changes besides
 KEPT_BYTES_MAX = 4 << 20  # of them all; what is longer is asked again
 SMALL_BYTES = 1024  # kept all the same: what can't be asked again is short
@@ -66,7 +70,7 @@ class Hello:
     but one of palace's commands, which asks for its user.  `workspace` is whom it acted as at an
     earlier owner, None where it doesn't say.  `is_contract`: it is no shim's at all, but a request
     of the memory contract's; `is_mesh`: one of a peer's, or of the broker's own pulling.  `claims`
-    are of tasks for which it stands.
+    are of tasks for which it stands.  `elsewhere`: lines sent again that went to another palace.
     """
 
     session: str
@@ -86,6 +90,7 @@ class Hello:
     is_contract: bool = False
     is_mesh: bool = False
     claims: tuple[str, ...] = ()
+    elsewhere: frozenset[int] = frozenset()
 
     @classmethod
     def read(cls, fields: Mapping[str, str]) -> "Hello":
@@ -111,6 +116,7 @@ class Hello:
             is_command=fields.get("command", "") == "1",
             workspace=fields.get("workspace"),
             claims=decode_claims(fields.get("claims", "")),
+            elsewhere=frozenset(wire.decode_ordinals(fields.get("elsewhere", ""))),
         )
 
 
@@ -123,18 +129,23 @@ def _number(fields: Mapping[str, str], name: str) -> int:
 
 @attrs.frozen(kw_only=True)
 class Goodbye:
-    """The owner's last word: lines after `read_upto`, and those in `unrun`, did not run."""
+    """The owner's last word: lines after `read_upto`, and those in `unrun`, did not run.
+
+    `away` is another palace, which is to be asked for the next connection, "" for this one.
+    """
 
     reason: str
     read_upto: int
     unrun: tuple[int, ...]
+    away: str = ""
 
     def fields(self) -> dict[str, str]:
-        return {
+        said = {
             "reason": self.reason,
             "read_upto": str(self.read_upto),
             "unrun": wire.encode_ordinals(list(self.unrun)),
         }
+        return said | {"away": self.away} if self.away else said
 
 
 @attrs.define(eq=False)
@@ -208,7 +219,7 @@ class Session:
         """Note that the owner leaves: `say_goodbye` follows in the same step."""
         self.phase = Phase.LEAVING
 
-    def say_goodbye(self, reason: str, unrun: Iterable[int]) -> Goodbye:
+    def say_goodbye(self, reason: str, unrun: Iterable[int], away: str = "") -> Goodbye:
         """Return what the client is told; `unrun` adds to what is known here."""
         self.phase = Phase.LEAVING
         not_begun = {*unrun, *self._early}
@@ -217,7 +228,10 @@ class Session:
         # Of resent lines that were not read yet only this is known: what was said of them.
         not_begun.update(ordinal for ordinal, maybe_ran in self._resend if not maybe_ran)
         return Goodbye(
-            reason=reason, read_upto=self.next_ordinal - 1, unrun=tuple(sorted(not_begun))
+            reason=reason,
+            read_upto=self.next_ordinal - 1,
+            unrun=tuple(sorted(not_begun)),
+            away=away,
         )
 
     # Lines.

@@ -31,6 +31,7 @@ It leaves (X); X1 has no line, since record and socket are removed in the loop's
     X0.upgrade   a younger client has asked for room
     X0.failed    its engine could not be loaded
     X0.moved     the palace's directory is no longer where it was
+    X0.away      another palace has the tables, and its clients are carried there
     X0.direct    the client whose child it is has ended
     X2.goodbye   it says goodbye to every session
     X4.hangup    it stops listening; what waited in the backlog was answered before (X3)

@@ -9,20 +9,22 @@ import os
 import select
 
 from palace.client.connector import Connector
-from palace.client.endpoints import client_fields, expected_palace_id
+from palace.client.endpoints import client_fields
 from palace.client.handshake import receive
 from palace.kernel.factory import kernel_for
 from palace.kernel.output import complain, say
 from palace.protocol import wire
-from palace.protocol.errors import ConfigError, OutcomeUnknown, PalaceError, WireError
-from palace.protocol.ledger import DEATHS_MAX, Ledger
+from palace.protocol.errors import ConfigError, PalaceError, WireError
+from palace.protocol.ledger import Ledger
 from palace.protocol.proof import proof_of
+from palace.protocol.sent_to import SentTo
 from palace.settings.environment import read_environment
 from palace.settings.paths import find_palace
 from palace.settings.site import Site
 from palace.shim.arguments import parse_arguments
 from palace.shim.connection import Connection
 from palace.shim.input_lines import CHUNK, LINE_BYTES_MAX, STDIN, STDOUT, ClientGone, InputLines
+from palace.shim.outcomes import suspected, unanswered
 from palace.shim.progress import ProgressNotes
 from palace.shim.tasks import Tasks
 
@@ -60,12 +62,13 @@ class Relay:
         self._backlog = backlog
         self._client_fields = client_fields(site.kernel, site.environment) | (fields or {})
         self._ledger = Ledger()
+        self._sent_to = SentTo()
         self._progress = ProgressNotes(site.kernel, self._ledger)
         self._tasks = Tasks(site, self._ledger, self._progress, self._accept)
         self._connector = Connector(site)
         self._connection: Connection | None = None
         self._unasked = 0  # connections lost since the last reply
-        self._lost_in = 0  # the epoch whose last connection ended without a goodbye, 0 for none
+        self._lost_in = ("", 0)  # palace and epoch of a connection that ended without a goodbye
         self._lost_child = False  # it was our own child's, to which nothing else leads
         self._input = backlog.input if backlog else InputLines()
         self._stdin_open = True
@@ -118,7 +121,7 @@ class Relay:
         fields = {
             "session": self._session,
             "secret": self._secret,
-            "palace_id": expected_palace_id(self._kernel, self._paths),
+            "palace_id": self._connector.wanted,
             "next": str(self._ledger.next_ordinal),
             "epoch": str(self._ledger.epoch_of_lines(self._connector.epoch)),
             **self._client_fields,
@@ -128,6 +131,9 @@ class Relay:
         self._promised_next = self._ledger.next_ordinal
         if resend:
             fields["resend"] = wire.encode_resend(resend)
+            elsewhere = self._sent_to.than(self._connector.wanted, self._ledger.may_have_run)
+            if elsewhere:
+                fields["elsewhere"] = wire.encode_ordinals(elsewhere)
         if self._client:
             fields["client"] = self._client
         if self._workspace is not None:
@@ -165,9 +171,11 @@ class Relay:
         except ValueError:
             limit = LINE_BYTES_MAX
         self._input.line_bytes_max = limit
-        if self._is_dead(self._lost_in):
-            self._give_up_poison()
-        self._lost_in = 0
+        lost_at, epoch = self._lost_in
+        if lost_at == self._connector.palace:
+            if self._is_dead(epoch):
+                self._give_up_poison()
+            self._lost_in = ("", 0)
         lines = dict(self._ledger.outstanding())
         for ordinal in (*self._promised, *range(self._promised_next, self._ledger.next_ordinal)):
             lines.setdefault(ordinal, b"")  # answered here meanwhile: both sides count it
@@ -186,8 +194,10 @@ class Relay:
         self._connection = None
         for ordinal, line in self._ledger.outstanding():
             self._answer_locally(ordinal, line)
+        self._sent_to.note(self._ledger.may_have_run, self._connector.palace)
         # A broker that said goodbye was not killed by what it was asked.
-        self._lost_in = 0 if is_parting else self._connector.epoch
+        if not is_parting:
+            self._lost_in = (self._connector.palace, self._connector.epoch)
         self._lost_child = self._connector.direct
         self._unasked += 1  # each may die in opening what this one did
         has_claims = "claims" in self._client_fields and self._unasked <= UNASKED_MAX
@@ -309,6 +319,7 @@ class Relay:
         elif kind == wire.GOODBYE:
             unrun = wire.decode_ordinals(fields.get("unrun", ""))
             self._ledger.goodbye(wire.decode_read_upto(fields), unrun)
+            self._connector.go_to(fields.get("away", ""))
             self._kernel.trace("C.goodbye")
             assert self._connection is not None
             self._connection.part()
@@ -421,29 +432,17 @@ class Relay:
         """No owner can be had: answer what waits with the reason; the next request tries again."""
         complain(f"palace shim: {problem.message}")
         for ordinal, line in self._ledger.outstanding():
-            reason = problem
-            if self._ledger.maybe_ran(ordinal):
-                text = (
-                    f"The broker ended before it answered. {problem.message} If this was a "
-                    "change, it may or may not have been carried out."
-                )
-                reason = OutcomeUnknown(text)
+            reason = unanswered(problem, maybe_ran=self._ledger.maybe_ran(ordinal))
             self._ledger.settle(ordinal)
             self._say_failure(ordinal, line, reason)
 
     def _give_up_poison(self) -> None:
         """Answer lines that were unanswered at so many deaths that they may be the cause."""
         lost = self._ledger.died()
-        others = f" and {len(lost) - 1} more requests" if len(lost) > 1 else ""
         for ordinal in lost:
-            text = (
-                f"{DEATHS_MAX} brokers ended while they had this{others} to answer. Which request "
-                "ended them isn't known here, so none is sent again; this one may or may not have "
-                f"been carried out. The broker's log: {self._paths.log}"
-            )
             line = self._ledger.line(ordinal)
             self._ledger.settle(ordinal)
-            self._say_failure(ordinal, line, OutcomeUnknown(text))
+            self._say_failure(ordinal, line, suspected(len(lost), self._paths.log))
 
     def _say_failure(self, ordinal: int, line: bytes, reason: PalaceError) -> None:
         from palace.shim.local_answers import failure_line

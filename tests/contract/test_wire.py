@@ -65,7 +65,7 @@ def test_each_field_of_a_hello_is_published_and_no_other() -> None:
 
 
 def test_a_goodbye_has_the_fields_that_are_published() -> None:
-    told = Goodbye(reason="idle", read_upto=1, unrun=(0,)).fields()
+    told = Goodbye(reason="away", read_upto=1, unrun=(0,), away="a" * 32).fields()
 
     assert set(told) == set(DOCUMENT["kinds"]["goodbye"]["fields"])
     for kind in DOCUMENT["kinds"]:

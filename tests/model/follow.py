@@ -67,11 +67,13 @@ OFTEN = 1 << 20
 WORLDS_MAX = 5_000
 DIALS_MAX = 4  # hellos of one shim that may still be answered
 # What the model calls otherwise.  A moved palace is left as at a stop; an owner that could not take
-# a change back hands over as at an upgrade; who blocks B4 is told apart by the message alone; work
-# that outlasts a grace is no part of these states.
+# a change back hands over as at an upgrade; one whose tables another palace has is a failed one;
+# who blocks B4 is told apart by the message alone; work that outlasts a grace is no part of these
+# states.
 NAMES = {
     "X0.moved": ("X0.stop",),
     "X0.failed": ("X0.idle", "X0.upgrade"),
+    "X0.away": ("X0.idle", "X0.upgrade"),
     "B4.foreign": ("B4.shared",),
     "X4.grace": ("X4.settled", "X4.grace"),
 }
@@ -430,7 +432,8 @@ def _observed(event: Event, before: Proc, after: Proc) -> bool:
     act = event["act"]
     if "epoch" in event and event["epoch"] != after.epoch:
         return False
-    if act in ("X0.idle", "X0.failed") and after.life[2] not in (act[3:], "upgrade"):
+    reason = "failed" if act == "X0.away" else act[3:]
+    if act in ("X0.idle", "X0.failed", "X0.away") and after.life[2] not in (reason, "upgrade"):
         return False
     if act == "X6.exit" and "status" in event:
         return bool(event["status"]) == (before.life[2] == "failed")

@@ -76,6 +76,7 @@ PARTED = [*event("C.goodbye", 7), *event("C4.lost", 7)]
         [*life(acts=BECOMES[:2]), *event("fault"), *life(42)],
         [*life(acts=BECOMES[:5]), *event("fault"), *life(42, 2)],
         [*life(acts=SERVES[:8]), *event("B9.fail"), *event("X0.failed"), *LEFT[1:4]],
+        [*life(acts=SERVES[:8]), *event("B9.fail"), *event("X0.away"), *LEFT[1:4]],
     ],
 )
 def test_what_can_happen_is_followed(events: Events) -> None:

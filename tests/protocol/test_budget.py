@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palace.protocol.budget import Budget, Holder, Shares, Use, party_of
+from palace.protocol.budget import Budget, Holder, Shares, Use, party_of, party_of_token
 
 
 def holding(limit: int, reserve: int = 0, **held: int) -> Budget:
@@ -120,6 +120,7 @@ def test_a_process_of_the_owners_another_user_and_a_guests_address_are_parties()
     assert party_of(pid=9, uid=1001, owner=1000) == "uid 1001"
     assert party_of(pid=0, uid=None, owner=1000, address="10.0.0.3") == "guest 10.0.0.3"
     assert party_of(pid=0, uid=None, owner=1000) == "guest"
+    assert party_of_token("0123456789abcdef") == "token 01234567", "no more of it than tells it"
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 9)), max_size=40))

@@ -64,6 +64,12 @@ def test_what_is_left_out_of_an_order() -> None:
     assert ordered(ASKED, attrs.evolve(OWNER, workspace="coder")).caller == "coder"
 
 
+def test_an_order_says_by_when_and_how_long_its_worker_may_be_silent() -> None:
+    order = ordered({**ASKED, "from_agent": "lead", "deadline_s": 1, "silence_s": 60.5}, OWNER)
+
+    assert order.metadata == {"palace": {"deadline_s": 1.0, "silence_s": 60.5}}
+
+
 def test_a_key_is_its_callers_own() -> None:
     ids = {
         id_of_key(*pair)

@@ -253,6 +253,12 @@ def test_an_offer_of_what_may_have_run_is_not_said_to_be_unrun() -> None:
     assert session.say_goodbye("stop", []).unrun == ()
 
 
+def test_a_goodbye_says_where_else_to_ask() -> None:
+    session = Session()
+    assert "away" not in session.say_goodbye("stop", []).fields()
+    assert session.say_goodbye("away", [], "a" * 32).fields()["away"] == "a" * 32
+
+
 def test_the_end_of_an_older_connections_offer_leaves_the_new_one_alone() -> None:
     session = opened()
     session.begin_offer(session.take_line())

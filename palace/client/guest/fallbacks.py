@@ -57,6 +57,8 @@ class Candidate:
 class Fallbacks:
     """The ways to one palace's broker, looked up again for each attempt."""
 
+    palace_id = ""  # whose it is, where that is not our own palace
+
     def __init__(self, site: Site) -> None:
         self._kernel = site.kernel
         self._paths = site.paths
@@ -283,9 +285,13 @@ def bridge_settings(paths: Paths, environ: "Mapping[str, str]", kernel: Kernel) 
     return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
+def wss_candidate(url: str) -> Candidate:
+    return Candidate(url, WSS_S)
+
+
 def _candidate(url: str, where: str) -> Candidate:
     if url.startswith("wss://"):
-        return Candidate(url, WSS_S)
+        return wss_candidate(url)
     if url.startswith("ssh://"):
         return Candidate(url, SSH_S)
     raise ConfigError(

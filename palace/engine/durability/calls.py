@@ -232,7 +232,7 @@ class DurableCalls:
         is_open = call.key in self.journal.tail.open
         forgotten = self.journal.is_forgotten(call.session, call.ordinal, call.epoch)
         return Trace(
-            kept=not is_open and not forgotten,
+            kept=not (is_open or forgotten or call.elsewhere),
             recorded=known is not None,
             crashes=0 if call.tool.non_atomic else self.journal.crashes(call.key),
         )

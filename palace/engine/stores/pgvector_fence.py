@@ -379,10 +379,10 @@ class Fence:
                 "Nothing was changed. Ask again."
             )
         way = (
-            f"it says that it answers guests at {owner.urls[0]}: let it expose a token there "
-            "(palace expose guest), and name that here"
+            f"it says that it answers guests at {owner.urls[0]}: make a guest's directory there "
+            "(palace expose guest), and name it here (palace own --through DIR)"
             if owner.urls
-            else "stop that one (palace stop)"
+            else "stop that one (palace stop), or let it answer guests (palace expose)"
         )
         return StoreOwned(
             f"The tables {self.prefix}_* in PostgreSQL are those of {owner.name}, since "

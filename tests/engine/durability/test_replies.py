@@ -33,7 +33,11 @@ def calls(life: Life) -> DurableCalls:
 
 
 def call(
-    tool: str = "mempalace_add_drawer", *, maybe_ran: bool = False, who: Principal | None = OWNER
+    tool: str = "mempalace_add_drawer",
+    *,
+    maybe_ran: bool = False,
+    elsewhere: bool = False,
+    who: Principal | None = OWNER,
 ) -> Call:
     params = {"name": tool, "arguments": {"wing": "w", "room": "r", "content": "c"}}
     message = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
@@ -42,6 +46,7 @@ def call(
         session="s",
         ordinal=3,
         maybe_ran=maybe_ran,
+        elsewhere=elsewhere,
         epoch=1,
         principal=who,
     )
@@ -81,6 +86,18 @@ def test_a_reply_that_was_purged_is_not_repeated_and_neither_is_the_change(life:
 
     assert reply["id"] == 7
     assert reply["error"]["data"]["palace"] == "outcome_unknown"
+
+
+def test_what_another_palace_may_have_carried_out_is_not_begun_here(life: Life) -> None:
+    """Our journal knows nothing of it, and would know if it had been ours."""
+    reply = json.loads(
+        calls(life).answer(call(maybe_ran=True, elsewhere=True), never).payload or b""
+    )
+    assert reply["error"]["data"]["palace"] == "outcome_unknown"
+
+    change(life, b'{"filed"}')
+    asked = calls(life).answer(call(maybe_ran=True, elsewhere=True), never)
+    assert asked.payload == b'{"filed"}', "what we have recorded, we have carried out"
 
 
 LEAD = Principal("lead")
