@@ -2,12 +2,12 @@
 
 Theory of operation.  Each session has a queue, and parties (budget.py) take turns, as do the
 sessions of one party: a client that floods its own queue, or has many sessions, delays only itself.
-A full lane, and a full queue, have a reserve for parties that hold much less than another does, so
-that calls which run for long hold up none of somebody else.  While others are about, a party has no
-more of the readers, nor of a batch, than its equal part (company.py).
+A full lane, and a full queue, have a reserve for parties that hold much less than another does.
+While others are about, a party has no more of the readers than its equal part, and a *crowd*, a
+party that asks for more than an agent with a few helpers, has small batches and rests (company.py).
 
 Changes go in another order than queries: a party that has had much of the writer's time lately is
-put back behind those that had little (writer_time.py).
+put back behind those that had little (writer_time.py), a few helpers of one each for itself.
 
 Of a session, queries overlap with each other, while a mutation waits for what came before it and
 holds up what comes after it, so that a client which pipelines dependent calls sees what it would
@@ -32,12 +32,13 @@ import attrs
 from palace.protocol.batch_window import BatchWindow
 from palace.protocol.budget import Shares
 from palace.protocol.company import Company
+from palace.protocol.queue import Group, Queue
 from palace.protocol.request import ToolCall
 from palace.protocol.tools import Kind, Lane, Tool
 
 _EXCLUSIVE = (Lane.WRITER, Lane.BULK, Lane.LONG, Lane.LARGE)
-# Lanes of which a party has its part alone while others are about, and into how many at most.
-_PARTS = {Lane.WRITER: 2, Lane.READER: 64}
+CROWD = 4  # calls of one party at once: more of them are a crowd's
+CROWDS_BATCH = 2  # each takes the longer, the more are embedded
 
 
 class Offer(enum.Enum):
@@ -93,15 +94,6 @@ class Job:
         return self.tool.kind is Kind.QUERY and self.tool.lane is not Lane.POLL
 
 
-@attrs.define(eq=False)
-class _Queue:
-    session: str
-    party: str
-    waiting: deque[Job] = attrs.field(factory=deque)
-    shared: int = 0  # running readers
-    exclusive: int = 0  # running writers that still count for the order
-
-
 @attrs.define(eq=False, kw_only=True)
 class Admission:
     """All queues of one owner.
@@ -120,7 +112,7 @@ class Admission:
     _asked: dict[str, int] = attrs.field(factory=dict)  # waiting party -> since which turn
     _turn: int = 0
     _due_s: dict[str, float] = attrs.field(factory=dict)  # party -> when its next change is due
-    _queues: dict[str, _Queue] = attrs.field(factory=dict)
+    _queues: dict[str, Queue[Job]] = attrs.field(factory=dict)
     _turns: deque[str] = attrs.field(factory=deque)  # sessions with waiting jobs, next first
     _running: dict[tuple[str, int], Job] = attrs.field(factory=dict)
     _batch: list[Job] = attrs.field(factory=list)  # the writer lane's running, or last one
@@ -174,13 +166,13 @@ class Admission:
         if not self.places.has_room(job.party, job.session):
             return Offer.FULL
         if queue is None:
-            queue = self._queues[job.session] = _Queue(job.session, job.party)
+            queue = self._queues[job.session] = Queue(job.session, job.party)
         self.places.take(job.party, job.session)
         if self.places.parties.of(job.party) == 1:
             self._ask(job.party)
         if not queue.waiting:
             self._turns.append(job.session)
-        queue.waiting.append(job)
+        queue.append(job)
         self.window.came(job.session)
         return Offer.ADMITTED
 
@@ -201,16 +193,14 @@ class Admission:
             progress = False
             had_turn: set[str] = set()
             self._refused.clear()
-            for session in self._in_turn(now_s):  # a session that can't start keeps its turn
-                queue = self._queues[session]
-                if queue.party in had_turn or self._is_refused(queue):
-                    continue
-                job = self._startable(queue, patient=patient)
+            for group in self._in_turn(now_s):  # a session that can't start keeps its turn
+                party = group[0].party
+                job = None if party in had_turn else self._first(group, patient=patient)
                 if job is None:
                     continue
                 self._start(job, now_s)
                 started.append(job)
-                had_turn.add(queue.party)
+                had_turn.add(party)
                 progress = True
         return started
 
@@ -223,29 +213,45 @@ class Admission:
             self._asked.pop(party, None)
             self._due_s.pop(party, None)
 
-    def _in_turn(self, now_s: float) -> Sequence[str]:
+    def _in_turn(self, now_s: float) -> Sequence[Sequence[Queue[Job]]]:
         """Return the sessions with waiting jobs, those first whose party has waited longest.
 
-        Those that wait to change something have the places among them by who is due first.
+        A party's sessions that ask for the same lane are together: what one of them is refused for
+        what its party holds, all are.  Those that wait to change something have the places among
+        them by who is due first.
         """
-        if len(self._turns) == 1 and not _changes_next(self._queues[self._turns[0]]):
-            return tuple(self._turns)
-        order = sorted(self._turns, key=lambda session: self._asked[self._queues[session].party])
-        changing = {
-            session: self._note_due(self._queues[session].party, now_s)
-            for session in order
-            if _changes_next(self._queues[session])
-        }
-        if not changing:
-            return order
-        due = iter(sorted(changing, key=changing.__getitem__))
-        return [next(due) if session in changing else session for session in order]
+        groups: dict[Group, list[Queue[Job]]] = {}
+        queues = self._queues
+        for session in self._turns:  # hundreds where a party has many, at each call's begin and end
+            queue = queues[session]
+            groups.setdefault(queue.group or queue.grouped(), []).append(queue)
+        order = sorted(groups, key=lambda key: self._asked[key[0]])
+        changing = [key for key in order if key[1]]
+        due = iter(
+            sorted(changing, key=lambda key: self._note_due(key[0], len(groups[key]), now_s))
+        )
+        order = [next(due) if key[1] else key for key in order]
+        return [groups[key] for key in order]
 
-    def _note_due(self, party: str, now_s: float) -> float:
-        """Return when a party's next change is due, as of when that was first asked."""
+    def _first(self, group: Sequence[Queue[Job]], *, patient: bool) -> Job | None:
+        """Return the first job of these sessions that may start."""
+        for queue in group:
+            if self._is_refused(queue):
+                return None
+            job = self._startable(queue, patient=patient)
+            if job is not None:
+                return job
+        return None
+
+    def _note_due(self, party: str, sessions: int, now_s: float) -> float:
+        """Return when a party's next change is due, as of when that was first asked.
+
+        Each of its few sessions may have had as much of the writer's time as another's only one.
+        """
         due_s = self._due_s.get(party)
         if due_s is None:
-            due_s = self._due_s[party] = now_s + self.put_back_s(party)
+            each = sessions if sessions <= CROWD else 1
+            due_s = self._due_s[party] = now_s + self.put_back_s(party) / each
         return due_s
 
     def finish(self, job: Job, now_s: float = 0.0) -> None:
@@ -259,8 +265,9 @@ class Admission:
                 if session in self._queues and self._queues[session].waiting:
                     self.window.came(session)  # before the batch even began
             self.window.ended(sessions, now_s)
-        if job.tool.lane is Lane.WRITER and not job.own:
-            self.company.spent(job.party, (now_s - job.began_s) / len(self._batch), now_s)
+        if job.tool.lane in (Lane.WRITER, Lane.READER) and not job.own:
+            beside = len(self._batch) if job.tool.lane is Lane.WRITER else 1
+            self.company.spent(job.party, job.tool.lane, (now_s - job.began_s) / beside, now_s)
         if job.exclusive:
             self._due_s.pop(job.party, None)  # it asks again now that its time was counted
         if not job.cancelled:
@@ -320,7 +327,7 @@ class Admission:
         self.held = self.held and self.waiting > 0
         return jobs
 
-    def _startable(self, queue: _Queue, *, patient: bool) -> Job | None:
+    def _startable(self, queue: Queue[Job], *, patient: bool) -> Job | None:
         if queue.exclusive or queue.session in self.choked:
             return None
         job = self._next(queue)
@@ -335,6 +342,8 @@ class Admission:
             return None
         if lane is Lane.WRITER and not self._fits(job, patient=patient):
             return None
+        if lane is Lane.READER and self._is_met(job) and self._rests(job):
+            return None
         return job
 
     def _has_room(self, job: Job) -> bool:
@@ -342,17 +351,24 @@ class Admission:
         lane = job.tool.lane
         if not self.slots[lane].has_room(job.party, job.session):
             return False
-        parts = _PARTS.get(lane)
-        if parts is None:
-            return True
-        each = self.company.share(job.party, self.capacity[lane], self._now_s, parts)
-        if self.slots[lane].parties.of(job.party) < each:
-            return True
-        if job.shared:  # a batch's end is told by itself; that the others have gone is not
-            self._hold(self.company.next_leaves_s(job.party, self._now_s))
-        return False
+        held = self.slots[lane].parties.of(job.party)
+        if lane is Lane.WRITER:
+            return held < CROWDS_BATCH or self._is_alone(job) or not self._is_crowd(job)
+        if lane is Lane.READER:
+            each = self.company.share(job.party, self.capacity[lane], self._now_s)
+            if held >= each:  # a batch's end is told by itself; that the others have gone is not
+                return self._hold(self.company.next_leaves_s(job.party, self._now_s))
+        return True
 
-    def _is_refused(self, queue: _Queue) -> bool:
+    def _is_alone(self, job: Job) -> bool:
+        return self.company.next_leaves_s(job.party, self._now_s) == float("inf")
+
+    def _is_crowd(self, job: Job) -> bool:
+        """Tell whether a party asks for more at once than others would wait for gladly."""
+        running = self.slots[job.tool.lane].parties.of(job.party)
+        return self.places.parties.of(job.party) + running > CROWD
+
+    def _is_refused(self, queue: Queue[Job]) -> bool:
         """Tell at once, for one of a party's many sessions, what another was told in this pass."""
         lane = queue.waiting[0].tool.lane
         if self.model_pending or (queue.party, lane) not in self._refused:
@@ -367,27 +383,41 @@ class Admission:
             if job.group and patient:
                 return self._hold(self.window.until_s(self._now_s))
             return True
-        if self._forming and self._rests(job):
+        if not self._forming:
+            self._refused.add((job.party, Lane.WRITER))
             return False
-        return (
-            self._forming
-            and bool(job.group)
-            and all(member.group not in ("", job.group) for member in self._batch)
+        if self._rests(job) or self._crowds(job):
+            return False
+        return bool(job.group) and all(one.group not in ("", job.group) for one in self._batch)
+
+    def _is_met(self, job: Job) -> bool:
+        """Tell whether somebody else's call runs beside a job."""
+        return any(
+            other.party != job.party and not other.own and other.tool.lane is not Lane.POLL
+            for other in self._running.values()
         )
 
     def _rests(self, job: Job) -> bool:
-        until_s = self.company.rests_until_s(job.party, self._now_s)
-        if until_s <= self._now_s or self.places.parties.of(job.party) == 1:
+        """Tell whether a party that asks for much leaves time to the others."""
+        until_s = self.company.rests_until_s(job.party, job.tool.lane, self._now_s)
+        if until_s <= self._now_s or not self._is_crowd(job):
+            return False
+        self._refused.add((job.party, job.tool.lane))
+        return not self._hold(until_s)
+
+    def _crowds(self, job: Job) -> bool:
+        """Tell whether a batch that somebody else began would take the longer for its party."""
+        if self._batch[0].party == job.party or not self._is_crowd(job):
             return False
         self._refused.add((job.party, Lane.WRITER))
-        return not self._hold(until_s)
+        return True
 
     def _hold(self, until_s: float) -> bool:
         """Let something wait, and return False."""
         self.held, self.wake_s = True, min(self.wake_s, until_s)
         return False
 
-    def _next(self, queue: _Queue) -> Job | None:
+    def _next(self, queue: Queue[Job]) -> Job | None:
         """Return the first job, or the first behind those that nothing has to wait for.
 
         These are long-polls that find their lane full, and queries that wait for the model; the
@@ -414,7 +444,7 @@ class Admission:
                 self.window.began(now_s)
             self._batch.append(job)
         queue = self._queues[job.session]
-        queue.waiting.remove(job)
+        queue.remove(job)
         job.began_s = now_s
         self.places.give_back(job.party, job.session)
         if job.exclusive:
@@ -444,7 +474,7 @@ class Admission:
 
     def _remove(self, job: Job) -> None:
         queue = self._queues[job.session]
-        queue.waiting.remove(job)
+        queue.remove(job)
         self.places.give_back(job.party, job.session)
         if not self.places.parties.of(job.party):
             del self._asked[job.party]
@@ -458,14 +488,6 @@ class Admission:
         runs = any(key[0] == session for key in self._running)
         if not queue.waiting and not runs:
             del self._queues[session]
-
-
-def _changes_next(queue: _Queue) -> bool:
-    """Tell whether what a session waits for first changes something; long-polls are passed."""
-    for job in queue.waiting:
-        if job.tool.lane is not Lane.POLL:
-            return job.exclusive
-    return False
 
 
 def _reserve(lane: Lane, width: int) -> int:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palace.protocol.admission import Admission, Job, Offer
+from palace.protocol.admission import CROWD, CROWDS_BATCH, Admission, Job, Offer
 from palace.protocol.request import ToolCall
 from palace.protocol.tools import TOOLS, Kind, Lane, Tool
 
@@ -414,7 +414,7 @@ def test_a_party_of_many_changes_rests_for_the_others_part_and_holds_up_no_other
     admission.offer(job("one", 0, party="one"))
     (query,) = admission.take_ready(0.0)
     admission.finish(query, 0.0)
-    for number in range(3):
+    for number in range(CROWD + 2):
         admission.offer(job(f"many{number}", 0, WRITE, party="many"))
     (first,) = admission.take_ready(0.0)
     admission.finish(first, 0.2)
@@ -430,7 +430,70 @@ def test_a_party_of_many_changes_rests_for_the_others_part_and_holds_up_no_other
     (second,) = admission.take_ready(0.41)
     admission.finish(second, 0.61)
     (last,) = admission.take_ready(0.61)
-    assert last.party == "many", "who waits for one change alone does not rest"
+    assert last.party == "many", "no more of them wait than an agent's helpers make"
+
+
+def test_a_crowd_has_a_few_changes_in_a_batch_and_joins_none_of_another() -> None:
+    admission = make(batch=16)
+    admission.offer(job("one", 0, WRITE, party="one", group="one"))
+    for number in range(CROWD + 1):
+        item = job(f"many{number}", 0, WRITE, party="many", group=str(number))
+        admission.offer(item)
+    admission.offer(job("two", 0, WRITE, party="two", group="two"))
+
+    batch = admission.take_ready(0.0)
+    assert [one.party for one in batch] == ["one", "two"], "it would take the longer"
+    for done in batch:
+        admission.finish(done, 0.1)
+    admission.offer(job("one", 1, WRITE, party="one", group="one"))
+    batch = admission.take_ready(0.2)
+    assert Counter(one.party for one in batch) == {"many": CROWDS_BATCH, "one": 1}, "others may"
+
+
+def test_a_few_helpers_of_one_party_are_served_like_as_many_parties() -> None:
+    admission = make(batch=16)
+    for turn in range(20):
+        for number in range(CROWD):
+            party, group = "few", f"few{number}"
+            admission.offer(job(f"few{number}", turn, WRITE, party=party, group=group))
+        admission.offer(job("one", turn, WRITE, party="one", group="one"))
+        batch = admission.take_ready(turn)
+        assert Counter(one.party for one in batch) == {"few": CROWD, "one": 1}, turn
+        for done in batch:
+            admission.finish(done, turn + 0.9)
+
+
+def test_a_party_is_put_back_for_each_of_its_few_sessions_time_and_a_crowd_for_all() -> None:
+    for sessions, first in ((CROWD, "few0"), (CROWD + 1, "one")):
+        admission = make()
+        admission.put_back_s = {"few": CROWD * 1.0, "one": 1.5}.__getitem__
+        for number in range(sessions):
+            admission.offer(job(f"few{number}", 0, WRITE, party="few"))
+        admission.offer(job("one", 0, WRITE, party="one"))
+        assert keys(admission.take_ready(10.0)) == [(first, 0)]
+
+
+def test_a_crowds_queries_rest_while_anothers_call_runs_and_not_otherwise() -> None:
+    admission = make(readers=4, batch=4)
+    admission.offer(job("one", 0, party="one"))
+    (theirs,) = admission.take_ready(0.0)
+    for number in range(CROWD + 5):
+        admission.offer(job(f"many{number}", 0, party="many"))
+    first, second = admission.take_ready(0.0)  # half of the readers
+    admission.finish(first, 0.2)
+    assert admission.take_ready(0.2) == []
+    assert admission.held
+    assert admission.wake_s == pytest.approx(0.4)
+    admission.finish(second, 0.3)
+    admission.finish(theirs, 0.35)
+    assert len(admission.take_ready(0.35)) == 2, "nobody else's runs"
+    for running in admission.running:
+        admission.finish(running, 0.36)
+    admission.offer(job("own", 0, own=True))
+    polling = job("polls", 0, POLL, party="one")
+    admission.offer(polling)
+    parties = Counter(one.party for one in admission.take_ready(0.36))
+    assert parties == {"own": 1, "one": 1, "many": 2}, "nor is a poll met, nor the broker's work"
 
 
 def test_a_party_that_is_alone_rests_never() -> None:
@@ -494,7 +557,7 @@ def test_who_has_asked_for_nothing_lately_has_no_more_than_its_part_either() -> 
         admission.offer(job(f"writes{number}", 0, WRITE, party="writes", group=str(number)))
     admission.take_ready(0.5)
     running = Counter(one.party for one in admission.running)
-    assert running == {"reads": 1, "writes": 2}, "a third of the readers, half of a batch"
+    assert running == {"reads": 1, "writes": 2}, "a third of the readers, two changes"
     for ordinal in range(1, 10):
         now_s = 0.5 * ordinal
         one_asks(ordinal)
@@ -527,12 +590,12 @@ def test_readers_that_nobody_else_asks_for_any_more_are_not_left_idle() -> None:
     assert not admission.held, "all slots are its own"
 
 
-def test_who_has_half_of_a_batch_is_told_of_its_end_and_asks_no_clock() -> None:
+def test_who_has_its_part_of_a_batch_is_told_of_its_end_and_asks_no_clock() -> None:
     admission = make(batch=4)
     admission.offer(job("one", 0, party="one"))
     (query,) = admission.take_ready(0.0)
     admission.finish(query, 0.0)
-    for number in range(4):
+    for number in range(CROWD + 2):
         admission.offer(job(f"many{number}", 0, WRITE, party="many", group=str(number)))
     assert len(admission.take_ready(0.1)) == 2
     assert not admission.held
@@ -550,7 +613,7 @@ def test_a_party_that_rests_is_woken_once_it_has_rested_or_is_alone(
     admission.offer(job("one", 0, party="one"))
     (query,) = admission.take_ready(0.0)
     admission.finish(query, 0.0)
-    for number in range(3):
+    for number in range(CROWD + 2):
         admission.offer(job(f"many{number}", 0, WRITE, party="many"))
     (first,) = admission.take_ready(0.0)
     admission.finish(first, took_s)
@@ -567,7 +630,7 @@ def test_a_rest_ends_also_while_another_goes_on_asking() -> None:
         admission.offer(job(party, 0, party=party))
     for query in admission.take_ready(0.0):
         admission.finish(query, 0.0)
-    for number in range(3):
+    for number in range(CROWD + 2):
         admission.offer(job(f"many{number}", 0, WRITE, party="many"))
     (first,) = admission.take_ready(0.0)
     admission.offer(job("one", 1, party="one"))

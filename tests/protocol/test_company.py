@@ -26,7 +26,6 @@ def test_others_have_equal_parts_and_each_has_one(parties: int, share: int) -> N
     for number in range(parties):
         company.note(f"p{number}", 0.0)
     assert company.share("p0", 4, LATELY_S / 2) == share
-    assert company.share("p0", 4, LATELY_S / 2, parts_max=2) == 2
 
 
 def test_who_was_there_is_forgotten_and_who_stays_is_not() -> None:
@@ -49,25 +48,28 @@ def test_when_the_next_other_leaves_is_told_and_the_last_other_ends_a_rest() -> 
     company.note("b", 0.1)
     company.note("c", 0.3)
     assert company.next_leaves_s("a", 0.3) == pytest.approx(0.1 + LATELY_S)
-    company.spent("a", 60.0, 0.4)
-    assert company.rests_until_s("a", 0.4) == pytest.approx(0.3 + LATELY_S)
-    assert company.rests_until_s("a", 0.3 + LATELY_S) == pytest.approx(0.3 + LATELY_S)
+    company.spent("a", "lane", 60.0, 0.4)
+    assert company.rests_until_s("a", "lane", 0.4) == pytest.approx(0.3 + LATELY_S)
+    assert company.rests_until_s("a", "lane", 0.3 + LATELY_S) == pytest.approx(0.3 + LATELY_S)
 
 
 def test_who_had_more_rests_longer_and_no_longer_than_a_moment() -> None:
     company = Company()
     for party in ("a", "b", "c"):
         company.note(party, 0.0)
-    assert company.rests_until_s("a", 0.0) == 0.0
-    company.spent("a", 0.1, 0.1)
-    assert company.rests_until_s("a", 0.1) == pytest.approx(0.2)
-    company.spent("a", 0.1, 0.1)  # the batch's other member
-    assert company.rests_until_s("a", 0.1) == pytest.approx(0.3)
-    assert company.rests_until_s("b", 0.1) == 0.1
+    assert company.rests_until_s("a", "lane", 0.0) == 0.0
+    company.spent("a", "lane", 0.1, 0.1)
+    assert company.rests_until_s("a", "lane", 0.1) == pytest.approx(0.2)
+    company.spent("a", "lane", 0.1, 0.1)  # the batch's other member
+    assert company.rests_until_s("a", "lane", 0.1) == pytest.approx(0.3)
+    assert company.rests_until_s("b", "lane", 0.1) == 0.1
+    assert company.rests_until_s("a", "another lane", 0.1) == 0.1
     for party in ("a", "b", "c"):
         company.note(party, 0.2)
-    company.spent("b", 60.0, 0.2)
-    assert company.rests_until_s("b", 0.2) == pytest.approx(0.2 + REST_MAX_S)
-    assert company.rests_until_s("a", 0.2 + LATELY_S) == 0.2 + LATELY_S, "the others have gone"
-    company.spent("c", 0.0, 9.0)
-    assert set(company._rests_s) == {"c"}
+    company.spent("b", "lane", 60.0, 0.2)
+    assert company.rests_until_s("b", "lane", 0.2) == pytest.approx(0.2 + REST_MAX_S)
+    assert company.rests_until_s("a", "lane", 0.2 + LATELY_S) == 0.2 + LATELY_S, (
+        "the others have gone"
+    )
+    company.spent("c", "lane", 0.0, 9.0)
+    assert set(company._rests_s) == {("c", "lane")}
