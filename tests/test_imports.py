@@ -23,7 +23,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "ownership": ({"kernel", "protocol", "settings"}, {"attrs"}),
     "client": ({"kernel", "ownership", "protocol", "settings"}, {"wsproto"}),
     "shim": ({"client", "kernel", "protocol", "settings"}, set()),
-    "transport": ({"protocol"}, {"attrs", "h11", "hypercorn", "trio", "trio_websocket"}),
+    "transport": ({"kernel", "protocol"}, {"attrs", "h11", "hypercorn", "trio", "trio_websocket"}),
     "journal": ({"kernel", "protocol"}, {"attrs"}),
     "engine": (
         {"journal", "kernel", "memory", "ownership", "plugin", "protocol", "settings"},

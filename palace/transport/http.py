@@ -21,16 +21,27 @@ from typing import Any
 import attrs
 import h11
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 
+from palace.kernel.left_out import Deferred, left_out
 from palace.protocol.budget import HTTP
 from palace.protocol.pace import Pace
+
+# HTTP/2, websockets and its own server, of which nothing is used here: half of its import.
+UNUSED = (
+    "hypercorn.protocol.h2",
+    "hypercorn.protocol.ws_stream",
+    "hypercorn.trio.run",
+    "h2.events",
+    "multiprocessing.synchronize",
+)
+with left_out(*map(Deferred, UNUSED)):
+    from hypercorn.app_wrappers import ASGIWrapper
+    from hypercorn.config import Config
+    from hypercorn.protocol.h11 import H11Protocol
+    from hypercorn.trio.task_group import TaskGroup
+    from hypercorn.trio.tcp_server import TCPServer
+    from hypercorn.trio.worker_context import WorkerContext
+    from hypercorn.typing import ConnectionState
 
 LOGIN_S = 10.0  # for a client to show by a whole request that it may come in
 KEEP_ALIVE_S = 75.0  # between requests: longer than clients keep their end of a connection

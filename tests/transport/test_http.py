@@ -1,7 +1,9 @@
 """HTTP on real sockets, without a broker: when a connection ends, and what a bad client costs."""
 
+import importlib
 import logging
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from palace.kernel.left_out import Deferred
 from palace.protocol import pace
 from palace.transport import http
 from palace.transport.http import HttpConnection, Receive, Scope, Send, Server
@@ -322,3 +325,32 @@ async def test_a_connection_is_kept_only_while_its_client_waits_for_nothing() ->
     connection.under_way = 0
     connection.close()
     assert not connection.is_kept
+
+
+@attrs.define(eq=False)
+class Doorkeeper(App):
+    """Turns websockets away, as the broker's application does."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["connection"].admit()
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.close"})
+
+
+async def test_a_websocket_is_answered_though_nothing_of_it_was_imported_at_the_start() -> None:
+    asked = (
+        b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    async with served(Doorkeeper()) as (_, connect):
+        connection = await connect()
+        await connection.stream.send_all(asked)
+
+        assert (await connection.read()).startswith(b"HTTP/1.1 403")
+    assert sys.modules["hypercorn.protocol.ws_stream"].__file__
+
+
+def test_no_stand_in_is_left_where_others_import_what_it_stood_for() -> None:
+    for name in http.UNUSED:
+        assert not isinstance(importlib.import_module(name), Deferred)
+    assert callable(importlib.import_module("hypercorn.trio").serve)

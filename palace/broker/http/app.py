@@ -17,6 +17,7 @@ import hmac
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import attrs
@@ -25,7 +26,6 @@ import trio
 from palace.broker.http import contract, modern
 from palace.broker.http.contract import Contract
 from palace.broker.http.exchange import EVENTS, JSON, TEXT, Exchange, Gone, Refused
-from palace.broker.http.mesh import MeshPages, is_mesh_path
 from palace.broker.http.sessions import HttpSession, HttpSessions
 from palace.broker.http.tasks import HttpTasks
 from palace.broker.http.waiting import answered
@@ -44,6 +44,9 @@ from palace.protocol.workspaces import TOKEN_DIGITS, digest_of, is_digits
 from palace.settings.environment import is_true
 from palace.transport.http import Receive, Scope, Send
 from palace.transport.pending import PendingRequest
+
+if TYPE_CHECKING:
+    from palace.broker.http.mesh import MeshPages
 
 MCP, METRICS, DELEGATIONS = "/mcp", "/metrics", "/palace/v1/delegations"
 PLAIN_S = 2.0  # a reply within it comes as plain JSON
@@ -65,10 +68,8 @@ class HttpApp:
     answers: Counter[int]
     tasks: HttpTasks = attrs.field(init=False)
     contract: Contract = attrs.field(init=False)
-    mesh: MeshPages = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.mesh = MeshPages(state=self.state, sessions=self.sessions, port=self.port)
         self.tasks = HttpTasks(state=self.state)
         self.contract = Contract(state=self.state, sessions=self.sessions)
 
@@ -120,14 +121,24 @@ class HttpApp:
         """
         if scope["type"] == "http":
             exchange = Exchange(scope, receive, send, self.answers)
-            if is_mesh_path(exchange.path) and self.state.mesh.is_served:
-                await self._serve_peer(exchange)
+            pages = self._pages_of_peers(exchange)
+            if pages is not None:
+                await self._serve_peer(exchange, pages)
             else:
                 await self._serve_contract(exchange, self._check_scoped)
         else:
             await send({"type": "websocket.close"})
 
-    async def _serve_peer(self, exchange: Exchange) -> None:
+    def _pages_of_peers(self, exchange: Exchange) -> "MeshPages | None":
+        """Return what answers a request that peers make, None for any other and without a mesh."""
+        if not self.state.mesh.is_served:
+            return None
+        from palace.broker.http.mesh import MeshPages, is_mesh_path
+
+        pages = MeshPages(state=self.state, sessions=self.sessions, port=self.port)
+        return pages if is_mesh_path(exchange.path) else None
+
+    async def _serve_peer(self, exchange: Exchange, pages: "MeshPages") -> None:
         """Answer a peer of another machine's, which shows what peers are given."""
         try:
             if exchange.header("origin"):
@@ -136,7 +147,7 @@ class HttpApp:
                 text = "Show the token that peers are given (Authorization: Bearer ...)."
                 raise Refused(401, text, www_authenticate="Bearer")
             exchange.connection.admit()
-            await self.mesh.serve(exchange)
+            await pages.serve(exchange)
         except Refused as refused:
             await exchange.refuse(refused)
         except Gone:
@@ -162,9 +173,10 @@ class HttpApp:
         if exchange.path.startswith(contract.PREFIX) and contract.is_served(self.state):
             await self.contract.serve(exchange, self._check_contract)
             return
-        if is_mesh_path(exchange.path) and self.state.mesh.is_served:
+        pages = self._pages_of_peers(exchange)
+        if pages is not None:
             self._check_peer(exchange)
-            await self.mesh.serve(exchange)
+            await pages.serve(exchange)
             return
         self._check_origin(exchange)
         if exchange.path == "/healthz":

@@ -4,13 +4,16 @@ Opened as another one's, a palace would look empty: the journal would take all o
 """
 
 import os
+from typing import TYPE_CHECKING
 
 from palace.engine.durability.owned import OwnedPalace
 from palace.engine.stores.drawers import COLLECTION, EXACT, backend_in
-from palace.engine.stores.pgvector import PgVector
 from palace.journal.tail import Tail
 from palace.protocol.errors import NotEmpty, StoreUnavailable
 from palace.settings.stock_config import Backend, backend_of
+
+if TYPE_CHECKING:
+    from palace.engine.stores.pgvector import PgVector
 
 
 def check_backend(palace: OwnedPalace, tail: Tail) -> None:
@@ -33,7 +36,7 @@ def check_backend(palace: OwnedPalace, tail: Tail) -> None:
     raise _mismatch(palace, named, known)
 
 
-def find_tables(tail: Tail, tables: PgVector) -> None:
+def find_tables(tail: Tail, tables: "PgVector") -> None:
     """See that a server's tables are those that the journal is of; let stock find them again.
 
     Raises StoreUnavailable where they are others.
@@ -44,7 +47,7 @@ def find_tables(tail: Tail, tables: PgVector) -> None:
     tables.mark_again()
 
 
-def check_tables(tables: PgVector | None, *, may_go: bool = False) -> None:
+def check_tables(tables: "PgVector | None", *, may_go: bool = False) -> None:
     """Refuse tables that are there, unless they may make way: NotEmpty.
 
     They may be a living palace's: names don't depend on a directory where a namespace is shared.

@@ -42,7 +42,6 @@ from palace.engine.durability.swap import Exchange
 from palace.engine.stores.chroma_api import ChromaApi
 from palace.engine.stores.health import WHOLE_AT_OPENING, note_refusals
 from palace.engine.stores.palace_stores import Stores, build_stores, migrate
-from palace.engine.stores.pgvector import PgVector, release_tables
 from palace.engine.stores.seams import install_seams
 from palace.journal.author import Author
 from palace.journal.journal import Journal, SyncCallback
@@ -62,6 +61,7 @@ from palace.settings.config import DUAL, NEVER
 if TYPE_CHECKING:
     from palace.engine.durability.federation import FederationTools
     from palace.engine.durability.own_tools import OpenStore, OwnTools
+    from palace.engine.stores.pgvector import PgVector
 
 # Each look at a name lets go of the interpreter's lock.  With four busy clients the threads then
 # take turns ten times a call rather than four, and 1,400 calls a second are answered, not 1,900.
@@ -88,7 +88,7 @@ class DurableCalls:
     files: StoreFiles | None = None  # None: another engine's stores, or what is damaged was left
     examiner: Examiner | None = None
     adoption: Adoption | None = None  # None: nothing had to be adopted
-    tables: PgVector | None = None  # of a server, which another palace may have the right to
+    tables: "PgVector | None" = None  # of a server, which another palace may have the right to
     looks: int = 0
     _whole_s: float = -LOOK_S  # when all files were last found
     _own: "OwnTools | None" = None
@@ -325,6 +325,8 @@ class DurableCalls:
         is_settled = not self.groups.stuck and not self.journal.tail.open
         self.journal.close()
         if self.tables is not None:
+            from palace.engine.stores.pgvector import release_tables
+
             release_tables(self.tables.root, settled=is_settled)
 
 

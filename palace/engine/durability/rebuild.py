@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -34,8 +35,6 @@ from palace.engine.stores.palace_stores import (
     opened_stores,
     unopened_stores,
 )
-from palace.engine.stores.pgvector import PgVector
-from palace.engine.stores.pgvector_tables import mark
 from palace.engine.stores.projection import BATCH, Projection, fingerprints_of, in_batches
 from palace.engine.stores.rows import FILE_ENDS
 from palace.journal.journal import Journal
@@ -50,6 +49,9 @@ from palace.ownership.holders import BESIDE, LATER_HALLWAYS
 from palace.protocol.errors import JournalBroken, StoreCorrupt, StoreOwned, StoreUnavailable
 from palace.settings.config import Config
 from palace.settings.paths import Paths
+
+if TYPE_CHECKING:
+    from palace.engine.stores.pgvector import PgVector
 
 # How stores have changed, in words for their names, and how a broker takes that over.
 _BY_ANOTHER = (
@@ -166,10 +168,12 @@ class Rebuild:
             moving = {MOVING: store_of_name(self._to_build)}
             self.journal.sync(self.journal.append([Draft(action=STATE, payload=moving)]))
 
-    def _tables_in(self, new: Stores) -> PgVector | None:
+    def _tables_in(self, new: Stores) -> "PgVector | None":
         """Return the tables of a server that new ones replace; stock finds these by a file."""
         if new.pgvector is None:
             return None
+        from palace.engine.stores.pgvector_tables import mark
+
         real = self._real(self._to_build).pgvector
         assert real is not None
         mark(self.paths.root, real.target, new.drawers.root)

@@ -7,6 +7,7 @@ needs is done by named adjustments (palace/engine/hosting/adjustments.py).
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -42,15 +43,12 @@ from palace.engine.hosting.degraded import (
 from palace.engine.hosting.delegations import DELEGATIONS, answer_delegations
 from palace.engine.hosting.host import Host, HostedState
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
-from palace.engine.hosting.mesh import answer_mesh
 from palace.engine.hosting.replies import error_code, succeeded
 from palace.engine.hosting.succession import Succession, ask_successor
 from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.patches import Patches
 from palace.engine.stock import JsonObject, Server
 from palace.engine.stores.palace_stores import unopened_stores
-from palace.engine.stores.pgvector import release_tables
-from palace.engine.stores.pgvector_seam import fence_off
 from palace.engine.versions import SUPPORTED, installed_version
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
@@ -86,6 +84,7 @@ IMPORTED_BY_CALLS = (
     *("daemon", "logsync", "mcp_proxy", "repair", "server_registry", "service", "sync", "tasks"),
     "update_awareness",
 )
+TABLES = "palace.engine.stores.pgvector"
 # The lanes whose calls change drawers and have turns; mine yields by stock's own lock.
 CHANGING = (Lane.WRITER, Lane.LARGE, Lane.LONG)
 _OUTDATED_CODE = -32005
@@ -198,7 +197,10 @@ class MempalaceEngine(JournalledEngine):
             Journal.note_pause(self._paths.journal, self._kernel)
             if backend.is_journalled:
                 stores = unopened_stores(self._paths, config, self._kernel)
-                self._lost = fence_off(stores.pgvector)
+                if stores.pgvector is not None:
+                    from palace.engine.stores.pgvector_seam import fence_off
+
+                    self._lost = fence_off(stores.pgvector)
                 self._health = look_at_stores(stores)
             return
         remembered = self._ownership.memory if self._ownership is not None else None
@@ -312,6 +314,8 @@ class MempalaceEngine(JournalledEngine):
         if call.request.name in DELEGATIONS:
             return answer_delegations(self._server, call.request)
         if call.request.name in MESH_TOOLS:
+            from palace.engine.hosting.mesh import answer_mesh  # where there are peers alone
+
             return answer_mesh(self._server, call.request)
         own = self.answer_own(call)
         if own is not None:
@@ -399,8 +403,8 @@ class MempalaceEngine(JournalledEngine):
         if self._memory is not None:
             self._memory.close()
             self._memory = None
-        else:
-            release_tables(self._paths.root, settled=None)  # what has no journal looked into none
+        elif tables := sys.modules.get(TABLES):  # else it has a right to none
+            tables.release_tables(self._paths.root, settled=None)  # nobody looked into a journal
         if self._server is not None:
             self._server._release_mcp_writer_lock()  # noqa: SLF001
             self._server = None

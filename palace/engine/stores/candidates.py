@@ -6,6 +6,7 @@ a remote has none, and no fingerprint of it in its journal.
 
 import json
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -14,15 +15,11 @@ from palace.engine.stores.rows import Table
 from palace.journal.record import Json
 from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_json
-from palace.protocol.federation import (
-    Candidate,
-    Entity,
-    Place,
-    Position,
-    Version,
-    key_of,
-)
 from palace.settings.paths import Paths
+
+# Imported where there is a remote, or one is asked after.
+if TYPE_CHECKING:
+    from palace.protocol.federation import Candidate, Entity, Place, Position
 
 NAME = "candidates"
 REMOTE, CANDIDATE = "palace:remote", "palace:candidate"
@@ -51,6 +48,12 @@ _PAGE = "SELECT * FROM candidate "
 _KNOWN = "SELECT key, kind, ident, gone FROM candidate "
 
 
+def _nowhere() -> "Place":
+    from palace.protocol.federation import Place
+
+    return Place()
+
+
 @attrs.frozen
 class Known:
     """A candidate that is there."""
@@ -77,7 +80,7 @@ class Remote:
     palace: str = ""
     wings: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
-    place: Place = attrs.field(factory=Place)
+    place: "Place" = attrs.field(factory=_nowhere)
     created_at: str = ""
     pulled_at: str = ""
 
@@ -96,8 +99,10 @@ class Candidates(OwnRows):
         found = (remote_of(payload["row"]) for _, payload in self.scan(REMOTE))
         return sorted(found, key=lambda remote: remote.name)
 
-    def of(self, remote: str, entities: Iterable[Entity]) -> dict[Entity, Candidate]:
+    def of(self, remote: str, entities: "Iterable[Entity]") -> "dict[Entity, Candidate]":
         """Return a remote's candidates among these."""
+        from palace.protocol.federation import key_of
+
         keys = {key_of(remote, entity): entity for entity in entities}
         found = self.read(CANDIDATE, keys)
         return {keys[key]: candidate_of(payload["row"]) for key, payload in found.items()}
@@ -139,6 +144,8 @@ class Candidates(OwnRows):
 
 def remote_of(row: Row) -> Remote:
     """Return a row of the table as what it says."""
+    from palace.protocol.federation import Place
+
     scope = decode_json(row["scope"])
     return Remote(
         name=row["name"],
@@ -167,8 +174,10 @@ def row_of_remote(remote: Remote) -> Row:
     }
 
 
-def candidate_of(row: Row) -> Candidate:
+def candidate_of(row: Row) -> "Candidate":
     """Return a row of the table as what it says."""
+    from palace.protocol.federation import Candidate
+
     return Candidate(
         kind=row["kind"],
         ident=row["ident"],
@@ -181,13 +190,15 @@ def candidate_of(row: Row) -> Candidate:
     )
 
 
-def says_of(candidate: Candidate) -> str:
+def says_of(candidate: "Candidate") -> str:
     """Return what a candidate says as it is kept, "" for nothing."""
     return json.dumps(dict(candidate.says), ensure_ascii=False) if candidate.says else ""
 
 
-def row_of_candidate(remote: str, candidate: Candidate) -> Row:
+def row_of_candidate(remote: str, candidate: "Candidate") -> Row:
     """Return a candidate as a row of the table."""
+    from palace.protocol.federation import key_of
+
     return {
         "key": key_of(remote, (candidate.kind, candidate.ident)),
         "remote": remote,
@@ -202,12 +213,14 @@ def row_of_candidate(remote: str, candidate: Candidate) -> Row:
     }
 
 
-def _position(row: Row) -> Position:
+def _position(row: Row) -> "Position":
+    from palace.protocol.federation import Position, Version
+
     version = Version(row["epoch"], row["seq"])
     return Position(version=version, writer=row["writer"], origin=row["origin"])
 
 
-def _columns(at: Position) -> dict[str, Json]:
+def _columns(at: "Position") -> dict[str, Json]:
     version = at.version
     told = {"epoch": version.epoch, "seq": version.seq}
     return {**told, "writer": at.writer, "origin": at.origin}

@@ -14,13 +14,12 @@ from contextlib import closing
 
 import attrs
 
-from palace.engine.stores.chroma import DELETE, has_tables
+from palace.engine.stores.chroma import DELETE, Chroma, has_tables
 from palace.engine.stores.drawers import COLLECTION, PREFIX
 from palace.engine.stores.exact import Exact
 from palace.engine.stores.exact_rows import has_tables as has_exact_tables
 from palace.engine.stores.health import Access, connect, queued
-from palace.engine.stores.palace_stores import Stores
-from palace.engine.stores.pgvector import PgVector
+from palace.engine.stores.palace_stores import Stores, is_tables
 from palace.engine.stores.projection import Projection
 from palace.engine.stores.rows import Rows, row_id
 from palace.journal.record import JsonObject
@@ -84,10 +83,10 @@ class FileIds:
         if then is None:
             return True
         drawers = self.stores.drawers
-        if isinstance(drawers, PgVector):
+        if is_tables(drawers):
             if store is drawers:
                 drawers.read_fingerprint()
-        elif store is drawers and _is_there(drawers.path):
+        elif store is drawers and isinstance(drawers, (Chroma, Exact)) and _is_there(drawers.path):
             with closing(connect(drawers.path, self.access)) as connection:
                 drawers.take_fingerprint(connection)
         return not store.was_replaced(then)

@@ -5,19 +5,18 @@ import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import cast
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import attrs
 
 from palace.engine.stores.candidates import Candidates, open_candidates
 from palace.engine.stores.chroma import Chroma
 from palace.engine.stores.chroma_api import ChromaApi, ChromaClient, Vector
+from palace.engine.stores.drawers import PGVECTOR, DrawerStore
 from palace.engine.stores.exact import Exact
 from palace.engine.stores.files import Files
 from palace.engine.stores.hallways import SINCE, Hallways, StockHallways
 from palace.engine.stores.lists import JsonList
-from palace.engine.stores.pgvector import PgVector
-from palace.engine.stores.pgvector_tables import target_of
 from palace.engine.stores.projection import Projection
 from palace.engine.stores.register import Register, open_register
 from palace.engine.stores.rows import GRAPH, LOGSTREAM, Rows, Table
@@ -33,15 +32,23 @@ from palace.settings.environment import read_environment
 from palace.settings.paths import Paths
 from palace.settings.stock_config import Backend, backend_of
 
+if TYPE_CHECKING:
+    from palace.engine.stores.pgvector import PgVector
+
 # A variable of scratch palaces: the directory of the one whose new tables are made.
 MADE_FOR = "PALACE_TABLES_MADE_FOR"
+
+
+def is_tables(drawers: DrawerStore) -> "TypeGuard[PgVector]":
+    """Tell whether a store is tables of a server, without the import of what asks one."""
+    return drawers.name == PGVECTOR
 
 
 @attrs.frozen(kw_only=True)
 class Stores:
     """All projections of one palace, in the order in which they are written."""
 
-    drawers: Chroma | Exact | PgVector
+    drawers: "Chroma | Exact | PgVector"
     graph: Rows
     logstream: Rows
     tunnels: JsonList
@@ -69,14 +76,14 @@ class Stores:
         return self.drawers if isinstance(self.drawers, Chroma) else None
 
     @property
-    def pgvector(self) -> PgVector | None:
+    def pgvector(self) -> "PgVector | None":
         """Return the store of drawers where it is tables of a server, and no file."""
-        return self.drawers if isinstance(self.drawers, PgVector) else None
+        return self.drawers if is_tables(self.drawers) else None
 
     @property
     def drawer_files(self) -> tuple[Chroma | Exact, ...]:
         """Return the store of drawers where it is a database of the palace's, else nothing."""
-        return () if isinstance(self.drawers, PgVector) else (self.drawers,)
+        return (self.drawers,) if isinstance(self.drawers, (Chroma, Exact)) else ()
 
     @property
     def tables(self) -> tuple[Rows, ...]:
@@ -166,7 +173,7 @@ def _hallways(place: str, kernel: Kernel) -> JsonList:
 
 def _drawers(
     paths: Paths, config: Config, kernel: Kernel, open_chroma: Callable[[], ChromaApi], name: str
-) -> Chroma | Exact | PgVector:
+) -> "Chroma | Exact | PgVector":
     root = paths.root
     said = backend_of(root, config.config_dir, config.environment)
     backend = Backend(name, said.said_by) if name else said
@@ -174,6 +181,10 @@ def _drawers(
         return Exact(root)
     if not backend.is_pgvector:
         return Chroma(root, open_chroma, create_as_stock)
+    # Imported where there are tables, here as everywhere: no other palace needs it.
+    from palace.engine.stores.pgvector import PgVector
+    from palace.engine.stores.pgvector_tables import target_of
+
     # The connection string is no setting that palace keeps: it may hold a password.
     environ = {**read_environment().all, **config.environment}
     made_for = config.environment.get(MADE_FOR)

@@ -16,18 +16,20 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from types import CodeType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from palace.engine.patches import JOURNAL, Patch, Patches
-from palace.engine.stores import chroma_seam, exact_seam, pgvector_seam
+from palace.engine.stores import chroma_seam
 from palace.engine.stores.chroma import Chroma
 from palace.engine.stores.exact import Exact
 from palace.engine.stores.lists import JsonList
-from palace.engine.stores.palace_stores import Stores
-from palace.engine.stores.pgvector import PgVector
+from palace.engine.stores.palace_stores import Stores, is_tables
 from palace.engine.stores.projection import Change, ChangeJournal
 from palace.engine.stores.rows import OnCommit, Rows, WatchedConnection
 from palace.journal.record import Json
+
+if TYPE_CHECKING:
+    from palace.engine.stores.pgvector import PgVector
 
 # What stock's `_conn` does, in the names that it uses: the replacement opens a connection alike.
 _CONN_NAMES = frozenset(
@@ -71,11 +73,18 @@ def seam_patches(stores: Stores, journal: ChangeJournal) -> tuple[Patch, ...]:
     )
 
 
-def _drawer_patches(drawers: Chroma | Exact | PgVector, journal: ChangeJournal) -> Iterable[Patch]:
+def _drawer_patches(
+    drawers: "Chroma | Exact | PgVector", journal: ChangeJournal
+) -> Iterable[Patch]:
     if isinstance(drawers, Chroma):
         return chroma_seam.chroma_patches(drawers, journal)
-    if isinstance(drawers, PgVector):
+    if is_tables(drawers):
+        from palace.engine.stores import pgvector_seam
+
         return pgvector_seam.pgvector_patches(drawers, journal)
+    assert isinstance(drawers, Exact)
+    from palace.engine.stores import exact_seam
+
     return exact_seam.exact_patches(drawers, journal)
 
 
