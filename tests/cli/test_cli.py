@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from palace import __main__ as palace_main
 from palace import __version__
 from palace.cli.app import app
 from palace.commands.status_text import status_text
@@ -52,7 +53,20 @@ def test_the_version_is_that_of_the_package() -> None:
     assert run("--version").stdout == f"palace {__version__}\n"
 
 
-def test_every_command_has_help_and_stands_in_the_overview() -> None:
+def in_process(capsys: pytest.CaptureFixture[str], *arguments: str) -> "tuple[int, str]":
+    """Return what a command line ends with and prints, without a process for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["palace", *arguments])
+        try:
+            code = palace_main.run(list(arguments))
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    return code, capsys.readouterr().out
+
+
+def test_every_command_has_help_and_stands_in_the_overview(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     overview = run("--help").stdout
 
     assert {command.name for command in app.registered_commands} == NAMES | {"log"}
@@ -65,16 +79,25 @@ def test_every_command_has_help_and_stands_in_the_overview() -> None:
     assert inner == GROUPS
     for above, names in GROUPS.items():
         assert above in overview
-        assert names <= set(run(above, "--help").stdout.split())
+        assert names <= set(in_process(capsys, above, "--help")[1].split())
         for name in names:
-            done = run(above, name, "--help")
-            assert done.returncode == 0
-            assert "--palace" in done.stdout or name in WITHOUT_PALACE
+            code, said = in_process(capsys, above, name, "--help")
+            assert code == 0
+            assert "--palace" in said or name in WITHOUT_PALACE
     for name in NAMES:
-        done = run(name, "--help")
+        code, said = in_process(capsys, name, "--help")
         assert name in overview
-        assert done.returncode == 0
-        assert "--palace" in done.stdout or name in WITHOUT_PALACE
+        assert code == 0
+        assert "--palace" in said or name in WITHOUT_PALACE
+
+
+@pytest.mark.parametrize("arguments", [["shim"], ["status"], ["workspace", "add"]])
+def test_a_process_helps_as_the_command_does(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(*arguments, "--help")
+
+    assert (done.returncode, done.stdout) == in_process(capsys, *arguments, "--help")
 
 
 def test_the_old_name_of_history_works_and_is_not_in_the_overview(tmp_path: Path) -> None:
