@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,7 @@ found = chromadb.PersistentClient(sys.argv[1]).get_collection("made", embedding_
 found.delete(ids=["made-9"])
 """
 ABOUT = {"wing": "w", "room": "r", "content": "About to be written."}
+ONES = [1.0] * 32
 OWNED = ("drawers", "workspace", "collection", "diary")
 CHANGES = {
     "a number": "UPDATE embedding_metadata SET int_value = 4711 WHERE key = 'n' AND int_value = 7",
@@ -88,6 +90,12 @@ def compared(site: Site, known: Replay | None = None) -> Differences:
         kernel=kernel,
         keys=ANYBODYS,
     ).run()
+
+
+def change_made(probe: Probe, method: str, **arguments: Any) -> None:
+    """Change the collection of made vectors, as a call does."""
+    refused = probe.on_collection("made", method, **arguments)
+    assert refused is None, refused
 
 
 def leave_and_compare(probe: Probe, site: Site) -> None:
@@ -126,9 +134,7 @@ def test_rows_that_an_owner_missed_come_back_though_stock_deletes_others(copied:
     with Probe(copied.environ(), copied.palace) as probe:
         lose_drawers(copied.palace)
         assert probe.ask("examine")
-        probe.on_collection(
-            "made", "add", ids=["late"], embeddings=[[1.0] * 32], documents=["late"]
-        )
+        change_made(probe, "add", ids=["late"], embeddings=[ONES], documents=["late"])
         assert len(compared(copied).missing["chroma:" + DRAWERS]) == 2
         probe.kill()
     stock = [sys.executable, "-P", "-c", DELETING, str(copied.palace)]
@@ -332,10 +338,10 @@ def test_a_palace_whose_journal_is_on_trial_says_it_and_goes_on(copied: Site) ->
 def test_what_calls_write_meanwhile_is_no_difference(copied: Site) -> None:
     with Probe(copied.environ(), copied.palace) as probe:
         known = journal_says(copied)
-        probe.on_collection("made", "add", ids=["new"], embeddings=[[1.0] * 32], documents=["new"])
-        probe.on_collection("made", "delete", ids=["made-5"])
-        probe.on_collection("made", "update", ids=["made-6"], documents=["another"])
-        probe.on_collection("made", "update", ids=["made-7"], metadatas=[{"n": 70}])
+        change_made(probe, "add", ids=["new"], embeddings=[ONES], documents=["new"])
+        change_made(probe, "delete", ids=["made-5"])
+        change_made(probe, "update", ids=["made-6"], embeddings=[ONES], documents=["another"])
+        change_made(probe, "update", ids=["made-7"], metadatas=[{"n": 70}])
         assert compared(copied, known) == Differences()
         assert compared(copied) == Differences()
         probe.leave()
@@ -378,9 +384,10 @@ def test_nothing_is_told_while_calls_come_and_go(copied: Site) -> None:
         comparing.start()
         for number in range(40):
             ids = [f"n-{number}-{i}" for i in range(5)]
-            probe.on_collection("made", "add", ids=ids, embeddings=[[1.0] * 32] * 5, documents=ids)
-            probe.on_collection("made", "update", ids=ids[:2], documents=["a", "b"])
-            probe.on_collection("made", "delete", ids=ids[1:4])
+            change_made(probe, "add", ids=ids, embeddings=[ONES] * 5, documents=ids)
+            two = {"ids": ids[:2], "embeddings": [ONES] * 2, "documents": ["a", "b"]}
+            change_made(probe, "update", **two)
+            change_made(probe, "delete", ids=ids[1:4])
         ended.set()
         comparing.join()
         probe.leave()
