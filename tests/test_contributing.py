@@ -222,15 +222,8 @@ def test_a_release_whose_tag_fails_leaves_no_commit_and_can_be_made_again(
 @pytest.mark.process
 @pytest.mark.skipif(not is_full(), reason="installs palace four times: PALACE_TEST_PROFILE=full")
 def test_what_is_built_can_be_installed_and_tried(tmp_path: Path, model_home: Path) -> None:
-    """The wheel's share that a shim needs stays small, and needs nothing of the engine's."""
+    """And what a shim needs is nothing of the engine's."""
     run(ROOT, sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path)
-    [path] = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(path) as wheel:
-        sizes = {one.filename: one.compress_size for one in wheel.infolist()}
-    engines = sum(size for name, size in sizes.items() if name.startswith("palace/engine/"))
-    print(f"wheel {path.stat().st_size}, of that the engine's room {engines}")
-    assert path.stat().st_size - engines < 1_000_000
-
     environ = os.environ | {"HOME": str(model_home), "PATH": f"{BIN}:{os.environ['PATH']}"}
     tried = subprocess.run(
         [ROOT / ".ci" / "try-release", tmp_path],

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from palace.commands.try_out import PARAGRAPH_CHARS_MIN, PARAGRAPHS_MAX
 from tests.support.processes.clients import Client, Site, end_brokers
 
 pytestmark = pytest.mark.process
 ROOT = Path(__file__).parent.parent.parent
+SHARE_BYTES_MAX = 900_000  # of what a shim's container carries, as it is fetched
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,27 @@ def test_the_wheel_holds_the_catalogue_the_texts_and_no_tests(wheel: Path) -> No
     assert {"palace/settings/tools.json", "palace/texts/design.md"} <= names
     assert not [name for name in names if name.startswith(("tests", "bench"))]
     assert "palace/py.typed" not in names, "a program has no API whose types it could promise"
+
+
+def test_a_shims_share_of_the_wheel_is_small(wheel: Path) -> None:
+    """Containers that only need the shim carry the rest of the package, too."""
+    with zipfile.ZipFile(wheel) as members:
+        sizes = {one.filename: one.compress_size for one in members.infolist()}
+    engines = sum(size for name, size in sizes.items() if name.startswith("palace/engine/"))
+    print(f"wheel {wheel.stat().st_size}, of that the engine's room {engines}")
+
+    assert wheel.stat().st_size - engines < SHARE_BYTES_MAX
+
+
+def test_the_wheel_holds_no_text_that_no_tryout_stores(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as members:
+        names = sorted(name for name in members.namelist() if name.startswith("palace/texts/"))
+        texts = [members.read(name).decode() for name in names]
+    stored = [
+        sum(len(piece) >= PARAGRAPH_CHARS_MIN for piece in text.split("\n\n")) for text in texts
+    ]
+
+    assert sum(stored[:-1]) < PARAGRAPHS_MAX <= sum(stored)
 
 
 def test_without_the_engine_the_shim_answers_and_says_what_is_missing(light: Site) -> None:
