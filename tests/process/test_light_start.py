@@ -63,7 +63,7 @@ def imported_at_work(site: Site, log: Path) -> set[str]:
 def test_a_plain_broker_imports_nothing_that_is_off(site: Site, tmp_path: Path) -> None:
     found = imported_at_work(site, tmp_path / "log")
 
-    assert {"palace.broker.http.app", "mempalace.searcher", "chromadb.api.rust"} <= found
+    assert {"palace.broker.http.app", "mempalace.searcher", "chromadb_rust_bindings"} <= found
     for what, names in OFF.items():
         loaded = [
             name for name in sorted(found) if any(f"{name}.".startswith(f"{off}.") for off in names)

@@ -12,8 +12,6 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
-from collections.abc import Collection as Names
-from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -418,21 +416,6 @@ ALL: tuple[Adjustment, ...] = (
     mark_memories,
     lent_files,
 )
-
-
-@contextmanager
-def importing(off: Names[str]) -> Iterator[None]:
-    """Leave out what mempalace's import does for nothing; `off` are adjustments switched off."""
-    if light_imports.NAME in off:
-        yield
-        return
-    patches = Patches()
-    patches.apply(light_imports.patches())
-    try:
-        with light_imports.leaving_out():
-            yield
-    finally:
-        patches.undo()
 
 
 def apply_all(host: Host) -> Patches:

@@ -10,23 +10,25 @@ They take a third of a start's processor time.  While mempalace is imported,
 * the files that mempalace reads, compiles and runs itself come compiled out of Python's own cache,
   which is what an import of them would do.
 
-What one of these expects and doesn't find it leaves alone: a broker starts more slowly then.
+What one of these expects and doesn't find it leaves alone, and a release that can't be imported so
+is imported as it is: a broker starts more slowly then.
 """
 
 import __future__
 
 import builtins
 import importlib
+import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from functools import reduce
 from importlib.machinery import SourceFileLoader
 from operator import or_
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from palace.engine.patches import ABSENT, Patch, always
+from palace.engine.patches import ABSENT, Patch, Patches, always
 from palace.kernel.left_out import Deferred, left_out
 
 NAME = "light_imports"
@@ -37,6 +39,8 @@ FUTURE = reduce(
     or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
 FRAGMENTS = "_exec_fragment"  # the function by which mempalace runs parts of a module
+
+logger = logging.getLogger("palace.engine")
 
 
 def deferred() -> tuple[ModuleType, ...]:
@@ -51,20 +55,46 @@ def deferred() -> tuple[ModuleType, ...]:
         Deferred(f"{SCHEMAS}.registry"),
         Deferred("httpx"),
         Deferred("yaml"),
-        # numpy imports these for what they do to its documentation, as it does without for `-OO`.
+        # numpy imports these for what they add to its documentation, and nothing else.
         ModuleType("numpy._core._add_newdocs"),
         ModuleType("numpy._core._add_newdocs_scalars"),
     )
 
 
+def import_server(off: Collection[str]) -> ModuleType:
+    """Import stock's server, and what of chromadb its clients are made of; `off` as in settings.
+
+    A release that can't be imported so is imported as it is.
+    """
+    if NAME not in off:
+        try:
+            with _lightly():
+                return _server()
+        except (ImportError, TypeError, AttributeError, ValueError):
+            # What a stand-in can cause: it was asked for a class to make another from, say.
+            logger.warning("mempalace is imported once more, with all it asks for", exc_info=True)
+    return _server()
+
+
+def _server() -> ModuleType:
+    server = importlib.import_module("mempalace.mcp_server")
+    with suppress(ImportError):  # who needs it says so
+        importlib.import_module("chromadb.api.rust")
+    return server
+
+
 @contextmanager
-def leaving_out() -> Iterator[None]:
-    """Leave out meanwhile what mempalace's import needs for nothing."""
-    with left_out(*deferred(), absent=(COMMAND_LINE,)):
-        yield
+def _lightly() -> Iterator[None]:
+    patches = Patches()
+    patches.apply(patches_of_imports())
+    try:
+        with left_out(*deferred(), absent=(COMMAND_LINE,)):
+            yield
+    finally:
+        patches.undo()
 
 
-def patches() -> Iterator[Patch]:
+def patches_of_imports() -> Iterator[Patch]:
     """Yield the patches of what an import does; they are undone once mempalace is imported."""
     yield Patch(
         name=NAME,

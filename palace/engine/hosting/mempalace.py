@@ -42,6 +42,7 @@ from palace.engine.hosting.degraded import (
 )
 from palace.engine.hosting.delegations import DELEGATIONS, answer_delegations
 from palace.engine.hosting.host import Host, HostedState
+from palace.engine.hosting.light_imports import import_server
 from palace.engine.hosting.lookup_cache import metadata_file, stamp_of
 from palace.engine.hosting.replies import error_code, succeeded
 from palace.engine.hosting.succession import Succession, ask_successor
@@ -154,12 +155,11 @@ class MempalaceEngine(JournalledEngine):
         self._prepare_model()
         self._loading = "importing mempalace"
         self._set_environment()
-        with imports_uncollected(), adjustments.importing(self._config.adjustments_off):
-            server = cast("Server", importlib.import_module("mempalace.mcp_server"))
-            # In here, since some of them import more of chromadb.
-            adjustments.apply_all(
-                Host(server=server, state=self._state, paths=self._paths, config=self._config)
-            )
+        with imports_uncollected():
+            server = cast("Server", import_server(self._config.adjustments_off))
+        adjustments.apply_all(
+            Host(server=server, state=self._state, paths=self._paths, config=self._config)
+        )
         return server
 
     def load(self) -> Catalogue:

@@ -22,7 +22,7 @@ LEFT_OUT = (
 IMPORTING = """
 import builtins, importlib, json, os, sys
 answers = open(os.dup(1), "w")  # stock takes standard output away
-from palace.engine.hosting import adjustments, light_imports
+from palace.engine.hosting import light_imports
 
 compile, from_cache, fragments = builtins.compile, light_imports._from_cache, []
 
@@ -41,9 +41,8 @@ def noted_check(*given):
 
 checks._validate_method = noted_check
 left_out = [module.__name__ for module in light_imports.deferred()]
-with adjustments.importing({off!r}):
-    import mempalace.mcp_server
-    import chromadb.api.rust
+{more}
+assert light_imports.import_server({off!r}).__name__ == "mempalace.mcp_server"
 told = dict(
     loaded=sorted(sys.modules),
     standing=[name for name in left_out if name in sys.modules],
@@ -91,9 +90,9 @@ print(json.dumps(told), file=answers)
 """
 
 
-def run(program: str, off: tuple[str, ...] = ()) -> dict[str, Any]:
+def run(program: str, off: tuple[str, ...] = (), more: str = "") -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", (program + TELLING).format(off=off)],
+        [sys.executable, "-c", (program + TELLING).format(off=off, more=more)],
         capture_output=True,
         text=True,
         check=False,
@@ -134,6 +133,20 @@ def test_it_can_be_switched_off() -> None:
     assert told["compared"] > 100
 
 
+def test_a_release_that_needs_at_once_what_has_a_stand_in_is_imported_as_it_is() -> None:
+    """Chromadb's settings are a class made from one of pydantic_settings'."""
+    told = run(
+        IMPORTING,
+        more="""
+stand_ins = light_imports.deferred
+light_imports.deferred = lambda: (*stand_ins(), light_imports.Deferred("pydantic_settings"))
+""",
+    )
+
+    assert {"mempalace.mcp_server", "chromadb.api.rust", "pydantic_settings"} <= set(told["loaded"])
+    assert told["restored"]
+
+
 def test_a_server_of_the_memory_contract_is_asked_without_a_command_line() -> None:
     program = """
 import sys
@@ -161,7 +174,7 @@ def compile_like(tmp_path: Path) -> Any:
         named: dict[str, Any] = {"Path": Path}
         exec(compile(text, "a module", "exec", 0, True), named)
         patches = Patches()
-        patches.apply(p for p in light_imports.patches() if p.owner is builtins)
+        patches.apply(p for p in light_imports.patches_of_imports() if p.owner is builtins)
         try:
             return named[function](str(fragment))
         finally:

@@ -23,6 +23,7 @@ from palace.engine.durability.groups import CallContext, CallGroups
 from palace.engine.embedding.supply import ModelSupply
 from palace.engine.hosting import adjustments
 from palace.engine.hosting.host import Host, HostedState
+from palace.engine.hosting.light_imports import import_server
 from palace.engine.patches import JOURNAL, Patch
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.engine.stores.seams import seam_patches
@@ -53,8 +54,7 @@ def survey() -> list[Seam]:
     """Return what palace needs of the engine that is installed."""
     with tempfile.TemporaryDirectory(prefix="p-") as scratch:
         os.environ["HOME"] = scratch
-        with adjustments.importing(()):
-            server = importlib.import_module("mempalace.mcp_server")
+        server = import_server(())
         paths = Paths(f"{scratch}/palace")
         config = Config(
             graph=f"{scratch}/graph", config_dir=scratch, path_map={"/there": f"{scratch}/here"}
