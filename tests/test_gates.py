@@ -94,7 +94,7 @@ GATES = {
                 "memory/gate.py": 10,
                 "memory/both.py": 3,  # the copy of what is forgotten elsewhere
                 "memory/held.py": 8,  # holds a store for each of its calls
-                "memory/moving.py": 2,  # the owner's, who moves all of them
+                "memory/moving.py": 4,  # the owner's, who moves all of them
                 "engine/durability/own_tools.py": 1,  # whether a namespace is empty
                 "engine/durability/opening.py": 1,  # a path of that name
             },

@@ -151,6 +151,25 @@ def backfill(
     return _ended(told, f"{told.done} memories {done[chosen[0]]}.")
 
 
+def retire(
+    ident: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Which, by their ids at the server or here."),
+    ] = None,
+    palace: PalaceOption = "",
+    every: Annotated[
+        bool, typer.Option("--all", help="All that the server is found to have.")
+    ] = False,
+) -> int:
+    """Forget copies that were left here once a server holds them; there is no going back."""
+    from palace.commands import moving
+
+    if bool(ident) == every:
+        raise typer.BadParameter("say which by their ids, or --all")
+    told = moving.retire(*find(palace), idents=ident or (), say=say)
+    return _ended(told, f"{told.done} copies that were left here are forgotten.")
+
+
 def _ended(told: "Told", text: str) -> int:
     """Say how many it were, and what was not done; return the exit code."""
     for problem in told.problems:
@@ -167,4 +186,5 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "export": export,
     "import": import_all,
     "backfill": backfill,
+    "retire": retire,
 }

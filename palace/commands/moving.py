@@ -1,4 +1,4 @@
-"""`palace memory export`, `import` and `backfill`: memories on the move.
+"""`palace memory export`, `import`, `backfill` and `retire`: memories on the move.
 
 Each asks a page at a time, and is asked again where it was cut off; a memory that is stored twice
 is there once.
@@ -194,6 +194,44 @@ def _backfill_one(owner: Agent, name: str, what: str, sample: int, told: Told) -
         page = _patiently(partial(owner.tool, "palace_memory_copy", verify=verify, **given))
         told.done += page["done"]
         left -= page["done"] + len(page["problems"])
+        told.problems += [f"{one['id']} of {name}: {one['why']}." for one in page["problems"]]
+        after, is_more = page["last"], page["more"]
+
+
+def retire(
+    paths: Paths,
+    environment: ShimEnvironment,
+    *,
+    idents: Sequence[str] = (),
+    say: Callable[[str], None],
+) -> Told:
+    """Forget copies that were left here: those that are named, or all that the server has."""
+    told = Told()
+    with _owner(paths, environment) as owner:
+        for ident in idents:
+            told.done += owner.tool("palace_memory_retire", id=ident)["done"]
+        if idents:
+            return told
+        named = owner.tool("palace_memory_page")["namespaces"]
+        wanted = [one["name"] for one in named if one["counts"]]
+        if not wanted:
+            raise InvalidMemory(
+                "no server holds a namespace in this palace's place, so no copy was left of any "
+                "(memory_cutover). Nothing was done."
+            )
+        for name in wanted:
+            before = told.done
+            _retire_all(owner, name, told)
+            say(f"{name}  {told.done - before}")
+    return told
+
+
+def _retire_all(owner: Agent, name: str, told: Told) -> None:
+    after, is_more = "", True
+    while is_more:
+        ask = partial(owner.tool, "palace_memory_retire", namespace=name, after=after, most=PAGE)
+        page = _patiently(ask)
+        told.done += page["done"]
         told.problems += [f"{one['id']} of {name}: {one['why']}." for one in page["problems"]]
         after, is_more = page["last"], page["more"]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from palace.memory.asked import asked_commit, is_id
+from palace.memory.both import copy_of
 from palace.memory.expiry import is_expired, parse_expires_at, written
 from palace.memory.gate import Gate, Json, OtherStore, Wanted
 from palace.memory.memory import Memory
@@ -111,7 +112,7 @@ class Moving:
                 "would bring back what was forgotten there, and overwrite what is newer. To go "
                 "back to what is here: palace config set memory_cutover=false; palace stop"
             )
-        found = self.gate.store.find(self._wanted(name, NAMESPACE_MAX))
+        found = self._left(name)
         if len(found) >= NAMESPACE_MAX:
             raise InvalidMemory(f"{name} holds {NAMESPACE_MAX} memories or more, too many to copy")
         ordered = sorted(found, key=lambda one: one.id)
@@ -135,11 +136,7 @@ class Moving:
 
     def _missed(self, server: OtherStore, memory: Memory) -> str:
         """Say what a reader there would miss of a memory, "" for nothing."""
-        content = redact(memory.content)
-        query = content[:QUERY_CHARS_MAX].strip()
-        found = server.search(self._wanted(memory.namespace, FOUND_MAX, query), [memory.namespace])
-        ident = server.id_of(memory.id)
-        there = next((one for one in found if one.id == ident), None)
+        there = self._found(server, memory)
         if there is None:
             return "it isn't found there"
         names = [
@@ -147,8 +144,61 @@ class Moving:
             for name in ("kind", "expires_at", "pinned", "propagation")
             if getattr(there, name) != getattr(memory, name)
         ]
-        names += ["content"] if there.content != content else []
+        names += ["content"] if there.content != redact(memory.content) else []
         return f"its {', '.join(names)} differ there" if names else ""
+
+    def _found(self, server: OtherStore, memory: Memory) -> Memory | None:
+        """Return a memory of ours as a search for its own words finds it there."""
+        query = redact(memory.content)[:QUERY_CHARS_MAX].strip()
+        found = server.search(self._wanted(memory.namespace, FOUND_MAX, query), [memory.namespace])
+        ident = server.id_of(memory.id)
+        return next((one for one in found if one.id == ident), None)
+
+    # What was left here.
+
+    def retire(self, arguments: Arguments) -> Json:
+        """Forget copies that were left here of a namespace that the server holds by now.
+
+        Of all of them, a page at a time, those that are found there; `id` names one, as it is
+        called there or here, wherever it is.  Raises PluginUnavailable, as `copy` does.
+        """
+        if arguments.get("id") is not None:
+            return self._retire_one(arguments["id"])
+        name = checked_namespace(arguments.get("namespace"))
+        server = self.gate.elsewhere
+        if server is None or not server.holds(name):
+            raise InvalidMemory(
+                f"{name} is held here: what is stored of it is no copy that was left (memory_plugin"
+                ", memory_plugin_kinds, memory_cutover)"
+            )
+        ordered = sorted(self._left(name), key=lambda one: one.id)
+        part = _behind(ordered, arguments)
+        gone = [one for one in part if self._found(server, one) is not None]
+        if gone:
+            self.gate.store.delete(gone)
+        why = "it isn't found at the server, and stays here; name its id to forget it all the same"
+        return {
+            "done": len(gone),
+            "problems": [{"id": one.id, "why": why} for one in part if one not in gone],
+            "last": part[-1].id if part else "",
+            "more": bool(part) and part[-1].id != ordered[-1].id,
+        }
+
+    def _left(self, name: str) -> Sequence[Memory]:
+        """Return what is stored here of a namespace, whoever holds it now."""
+        return self.gate.store.find(self._wanted(name, NAMESPACE_MAX))
+
+    def _retire_one(self, ident: object) -> Json:
+        server = self.gate.elsewhere
+        if not isinstance(ident, str) or not is_id(ident):
+            raise InvalidMemory("the id must be one that a memory has")
+        for name in filter(self._counts, everything(self.gate.tree)):
+            assert server is not None, "it holds it"
+            copy = copy_of(self.gate.store, server, ident, name)
+            if copy is not None:
+                self.gate.store.delete([copy])
+                return {"done": 1, "problems": [], "last": copy.id, "more": False}
+        raise InvalidMemory(f"no copy of {ident} was left here of what a server holds now")
 
     # In.
 
@@ -218,4 +268,5 @@ _ANSWERS: Mapping[str, Callable[[Moving, Arguments], Json]] = {
     "palace_memory_page": Moving.page,
     "palace_memory_copy": Moving.copy,
     "palace_memory_store": Moving.store,
+    "palace_memory_retire": Moving.retire,
 }

@@ -168,6 +168,7 @@ STANDS_FOR = {
     "palace_memory_page": "mempalace_list_drawers",
     "palace_memory_copy": "mempalace_list_drawers",
     "palace_memory_store": "mempalace_add_drawer",
+    "palace_memory_retire": "mempalace_delete_drawer",
     "palace_v1_commit": "mempalace_add_drawer",
     "palace_v1_search": "mempalace_search",
     "palace_v1_forget": "mempalace_delete_drawer",
@@ -194,6 +195,7 @@ OWNER_TOOLS: dict[str, Tool] = {
     "palace_memory_copy": Tool(Kind.QUERY, Lane.REMOTE),
     "palace_memory_store": Tool(Kind.MUTATION, Lane.REMOTE, embeds=True),
     "palace_memory_drop": Tool(Kind.MUTATION, Lane.REMOTE),
+    "palace_memory_retire": Tool(Kind.MUTATION, Lane.REMOTE),
 }
 # Of the owner's, those about other palaces (palace/engine/durability/federation.py).
 FEDERATION_TOOLS: dict[str, Tool] = {
@@ -211,6 +213,7 @@ OWNER_TOOLS |= FEDERATION_TOOLS
 # (palace/memory/moving.py).
 MOVING_TOOLS = (
     *("palace_memory_page", "palace_memory_copy", "palace_memory_store", "palace_memory_drop"),
+    "palace_memory_retire",
 )
 # The memory contract's operations (contract/memory-plugin-v1.yaml), for what is served below /v1:
 # no list names them, and no MCP client may call them.

@@ -26,7 +26,7 @@ NAMES = {
 GROUPS = {
     "workspace": {"add", "list", "tree", "move", "remove", "audit", "on", "off"},
     "provider": {"show", "claim", "release"},
-    "memory": {"list", "search", "commit", "forget", "export", "import", "backfill"},
+    "memory": {"list", "search", "commit", "forget", "export", "import", "backfill", "retire"},
     "namespace": {"add", "list", "remove"},
     "token": {"new", "list", "revoke"},
     "remote": {"add", "list", "remove"},

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import random
 import signal
 import threading
@@ -17,14 +16,14 @@ import pytest
 from tests.contract.conftest import ON
 from tests.support.calls.contract import ContractClient
 from tests.support.engines.light.engine import STORE
+from tests.support.faults.killing import is_deep
 from tests.support.loads.light import storm_site
 from tests.support.processes.brokers import Serving, settle
 from tests.support.processes.clients import Site, wait_until
 
 pytestmark = pytest.mark.process
 
-DEEP = os.environ.get("PALACE_TEST_PROFILE") == "deep"
-WRITERS, KILLS = 4, 60 if DEEP else 8
+WRITERS, KILLS = 4, 60 if is_deep() else 8
 LOST = (OSError, http.client.HTTPException)
 
 

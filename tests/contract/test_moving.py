@@ -1,11 +1,11 @@
 """Memories on the move: exported, imported, and copied to a server, whoever dies meanwhile."""
 
 import json
-import os
 import random
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ from tests.contract.test_doors import run
 from tests.contract.test_plugins import SECRET, Office, found, told
 from tests.support.calls.contract import ContractClient
 from tests.support.engines.light.engine import STORE
+from tests.support.faults.killing import is_deep
 from tests.support.loads.light import storm_site
-from tests.support.processes.brokers import Serving, make_palace, settle
+from tests.support.processes.brokers import Serving, make_palace, make_site, settle
 from tests.support.processes.clients import Site, end_brokers, wait_until
 
 pytestmark = pytest.mark.process
 
-DEEP = os.environ.get("PALACE_TEST_PROFILE") == "deep"
 PAGES = 40  # more than one page holds
 PATIENCE_S = 600
-ROOTS, CHILDREN, EACH, KILLS = (10, 3, 75, 20) if DEEP else (2, 2, 20, 6)
+ROOTS, CHILDREN, EACH, KILLS = (10, 3, 75, 20) if is_deep() else (2, 2, 20, 6)
 
 
 def rows_in(path: Path) -> list[dict[str, Any]]:
@@ -151,9 +151,48 @@ def test_a_cutover_shows_what_was_copied_and_goes_back(short_dir: Path) -> None:
     end_brokers(short_dir)
 
 
-def grow(root: Path, ids: list[str]) -> Site:
-    """Make a palace with memories in every namespace of all of its workspaces."""
-    site = storm_site(root)
+def test_copies_are_retired_that_the_server_has_and_others_by_their_ids(short_dir: Path) -> None:
+    site, lead = storm_site(short_dir), "team:lead"
+    with flat() as address, ContractClient(address) as client:
+        settle(site, f'memory_plugin = "http://{address}"')
+        with Serving(site) as broker:
+            team(site)
+            with Office(site, "").agent("lead") as speaking:
+                for content in ("one", "two", "three"):
+                    told(speaking.call("palace_commit_memory", content=content, namespace=lead))
+                told(speaking.call("palace_commit_memory", content="mine"))
+            early = site.run("memory", "retire", "--all")
+            assert early.returncode != 0
+            assert "no server holds" in early.stderr
+            run(site, "memory", "backfill", "--apply")
+            broker.end()
+        settle(site, "memory_cutover = true")
+        with Serving(site) as broker:
+            there = {one["content"]: one["id"] for one in client.search(lead)["memories"]}
+            client.forget(there["one"], lead)  # another client of the server's
+            retired = site.run("memory", "retire", f"mem-{there['two']}")
+            assert retired.returncode == 0, retired.stderr
+            assert "1 copies that were left here are forgotten." in retired.stderr
+            again = site.run("memory", "retire", f"mem-{there['two']}")
+            assert "no copy of" in again.stderr
+            rest = site.run("memory", "retire", "--all")
+            assert rest.returncode == 1
+            assert "isn't found at the server, and stays here" in rest.stderr
+            assert "team:lead  1\n" in rest.stdout
+            assert site.run("memory", "retire").returncode == 2
+            assert site.run("memory", "retire", "x", "--all").returncode == 2
+            assert sorted(client.found(lead)) == ["three", "two"], "nothing is forgotten there"
+            broker.end()
+        assert sorted(stored(site).values()) == ["mine", "one"]
+        settle(site, "memory_cutover = false")
+        with Serving(site):
+            refused = site.run("memory", "retire", "--all")
+            assert "no server holds" in refused.stderr
+    end_brokers(short_dir)
+
+
+def grow(site: Site, root: Path, ids: list[str]) -> None:
+    """Give a palace memories in every namespace of all of its workspaces."""
     with Serving(site):
         file = root / "grown.jsonl"
         with file.open("w") as lines:
@@ -176,8 +215,8 @@ def grow(root: Path, ids: list[str]) -> Site:
                 row = {"id": ident, "namespace": name, "content": f"{ident} of {name}"}
                 row |= {"kind": "fact", "created_at": "2026-01-01T00:00:00Z"}
                 lines.write(json.dumps(row) + "\n")
-        run(site, "memory", "import", str(file))
-    return site
+        done = site.run("memory", "import", str(file), timeout_s=PATIENCE_S)
+        assert done.returncode == 0, done.stderr
 
 
 @attrs.define(eq=False)
@@ -213,12 +252,42 @@ def stored(site: Site) -> dict[str, str]:
     return live
 
 
-def test_all_is_copied_once_whichever_side_is_killed(short_dir: Path) -> None:
+def real_site(root: Path, model_home: Path) -> Site:
+    site = make_site(root, model_home)
+    make_palace(site)
+    return site
+
+
+def held_at(address: Path, site: Site, root: Path) -> tuple[list[str], list[str]]:
+    """Return what a palace has in its namespaces, and what its server has in the same ones."""
+    file = root / "held.jsonl"
+    run(site, "memory", "export", str(file))
+    here = rows_in(file)
+    with ContractClient(str(address)) as client:
+        names = {row["namespace"] for row in here}
+        there = [content for name in names for content in client.found(name, limit=100)]
+    return sorted(row["content"] for row in here), sorted(there)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "light",
+        pytest.param(
+            "real", marks=pytest.mark.skipif(not is_deep(), reason="PALACE_TEST_PROFILE=deep")
+        ),
+    ],
+)
+def test_all_is_copied_once_whichever_side_is_killed(
+    short_dir: Path, model_home: Path, engine: str
+) -> None:
     """Both sides are palaces; each is killed, in turn, while the command runs."""
     ids: list[str] = []
     for name in ("here", "there"):
         (short_dir / name).mkdir()
-    site, other = grow(short_dir / "here", ids), storm_site(short_dir / "there")
+    make = storm_site if engine == "light" else partial(real_site, model_home=model_home)
+    site, other = make(short_dir / "here"), make(short_dir / "there")
+    grow(site, short_dir / "here", ids)
     settle(other, ON)
     address = other.palace / "http.sock"
     kinds = 'memory_plugin_kinds = ["team", "org", "workspace"]'
@@ -231,6 +300,9 @@ def test_all_is_copied_once_whichever_side_is_killed(short_dir: Path) -> None:
         while kills < KILLS:
             kills += 1
             time.sleep(chosen.uniform(0.05, 0.4))
+            if engine == "real":  # which takes longer to be there than to be killed again
+                wait_until(address.exists, what="the server serves")
+                time.sleep(chosen.uniform(0.05, 4))
             if kills % 2:
                 server.end(signal.SIGKILL)
                 server = Serving(other)
@@ -244,12 +316,15 @@ def test_all_is_copied_once_whichever_side_is_killed(short_dir: Path) -> None:
         verified = site.run("memory", "backfill", "--verify", timeout_s=PATIENCE_S)
         assert verified.returncode == 0, verified.stderr
         assert f"{len(ids)} memories are there as here." in verified.stderr
+        if engine == "real":
+            here, contents = held_at(address, site, short_dir)
     finally:
         server.end(signal.SIGKILL)
         end_brokers(short_dir)
 
-    contents = sorted(stored(other).values())
-    assert contents == sorted(stored(site).values())
+    if engine == "light":  # read past every broker
+        here, contents = sorted(stored(site).values()), sorted(stored(other).values())
+    assert contents == here
     assert len(contents) == len(set(contents)) == len(ids)
     print(f"{len(ids)} memories, {kills} kills, {filling.tries} runs of the command")
 

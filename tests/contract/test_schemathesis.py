@@ -5,35 +5,43 @@ was removed is gone, and methods that it doesn't name are refused as such.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.contract.conftest import flat, serving
+from tests.contract.conftest import ON, flat, serving
 from tests.contract.reading import document
 from tests.contract.test_doors import owners_token
 from tests.support.brokers.http import serverinfo_of
+from tests.support.faults.killing import is_deep
+from tests.support.processes.brokers import Serving, make_palace, make_site
 from tests.support.processes.clients import wait_until
 
 pytestmark = pytest.mark.process
 
-EXAMPLES = 300 if os.environ.get("PALACE_TEST_PROFILE") == "deep" else 8
+EXAMPLES = 300 if is_deep() else 8
 
 
-@pytest.fixture(params=["palace", "flat"])
+@pytest.fixture(params=["palace", "flat", *(["the real engine"] if is_deep() else [])])
 def served(request: pytest.FixtureRequest, short_dir: Path) -> Iterator[tuple[str, str]]:
     """Yield a server's URL, and the token that it wants."""
     if request.param == "flat":
         with flat() as address:
             yield f"http://{address}", ""
         return
-    with serving(short_dir) as site:
+    with ExitStack() as stack:
+        if request.param == "palace":
+            site = stack.enter_context(serving(short_dir))
+        else:
+            site = make_site(short_dir, request.getfixturevalue("model_home"))
+            make_palace(site, ON)
+            stack.enter_context(Serving(site))
         wait_until(lambda: serverinfo_of(site.home).exists(), what="stock is told")
         port = json.loads(serverinfo_of(site.home).read_text())["port"]
         yield f"http://127.0.0.1:{port}", owners_token(site)
