@@ -306,3 +306,16 @@ def test_a_loser_of_the_election_loads_nothing_heavy() -> None:
     loaded = {name.split(".")[0] for name in done.stdout.split()}
 
     assert not loaded & {"trio", "attr", "attrs", "chromadb", "mempalace", "numpy", "typer"}
+
+
+def test_a_doctor_loads_nothing_that_hosts_an_engine() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import palace.doctor.examine; "
+        "print(' '.join(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+
+    assert "palace.doctor.software" in loaded
+    assert not [name for name in loaded if name.startswith("palace.engine.hosting.")]
+    assert not {"trio", "chromadb", "mempalace", "numpy"} & set(loaded)

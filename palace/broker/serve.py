@@ -155,7 +155,8 @@ def _check(startup: Startup) -> int:
 
     One whose mempalace was replaced asks.  Without a palace, versions alone are looked at.
     """
-    from palace.engine.hosting.mempalace import MempalaceEngine, check_installed
+    from palace.engine.hosting.mempalace import MempalaceEngine
+    from palace.engine.versions import check_installed
     from palace.settings.config import load_config
 
     options, environ, kernel = startup.options, startup.environ, startup.kernel
@@ -256,7 +257,7 @@ def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config,
     with imports_uncollected():
         import_module("palace.broker.assemble")  # with nearly all that a broker is
     from palace.broker.life import Life
-    from palace.engine.hosting.mempalace import check_installed
+    from palace.engine.versions import check_installed
     from palace.settings.config import adopt, ignored_text, load_settings
     from palace.settings.inherited import broker_environment
 

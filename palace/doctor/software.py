@@ -7,7 +7,7 @@ from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.embedder import embedder_of
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.engine.durability.pinned import installed_versions, older_than_served, way_on
-from palace.engine.hosting.mempalace import check_installed
+from palace.engine.versions import check_installed
 from palace.ownership.format import Served, decode_served
 from palace.protocol.errors import StoreUnavailable, WireError
 from palace.settings.embedder import MINILM

@@ -3,7 +3,9 @@
 import importlib.metadata
 import re
 
+from palace.protocol.errors import StoreUnavailable
 from palace.protocol.wire import whole_number
+from palace.settings.installation import WITH_ENGINE, command_for
 
 SUPPORTED = "3.11"  # the line of mempalace that this palace works with
 _DIGITS = 9  # of one part: dates fit
@@ -15,6 +17,22 @@ def installed_version(name: str = "mempalace") -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def check_installed() -> None:
+    """Refuse early, and with the remedy, where the engine is missing or of another line."""
+    version = installed_version()
+    if not version or not installed_version("chromadb"):
+        raise StoreUnavailable(
+            "The memory engine is not installed here, so no broker can run. Install it: "
+            f"{command_for(WITH_ENGINE)} (containers that only need the shim can do "
+            "without, when a broker runs elsewhere on this machine)."
+        )
+    if not version.startswith(SUPPORTED + "."):
+        raise StoreUnavailable(
+            f"mempalace {version} is installed; this palace works with {SUPPORTED}.x. "
+            f"Install that: {command_for(f'mempalace=={SUPPORTED}.*')}"
+        )
 
 
 def _numbers(version: str) -> list[int]:

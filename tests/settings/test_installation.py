@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from palace.engine.hosting import mempalace
+from palace.engine import versions
 from palace.protocol.errors import StoreUnavailable
 from palace.settings.installation import OURS, WITH_ENGINE, command_for
 
@@ -81,8 +81,8 @@ def test_an_engine_of_another_line_is_answered_with_this_installations_command(
     ):
         found = {"mempalace": version, "chromadb": "1.5"}
         monkeypatch.setattr(
-            mempalace, "installed_version", lambda name="mempalace", found=found: found[name]
+            versions, "installed_version", lambda name="mempalace", found=found: found[name]
         )
         with pytest.raises(StoreUnavailable) as refused:
-            mempalace.check_installed()
+            versions.check_installed()
         assert words in refused.value.message

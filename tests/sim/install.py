@@ -232,7 +232,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         (broker.assemble, "MempalaceEngine", SimEngine),
         (broker.assemble, "reading_of", lambda *_: None),  # its reader is another program
         (broker.assemble, "installed_version", lambda: CATALOGUE.engine_version),
-        (engine.hosting.mempalace, "check_installed", lambda: None),
+        (engine.versions, "check_installed", lambda: None),
         (time, "sleep", _sleep),
         (trio, "run", _run_trio),
         (trio, "open_signal_receiver", _signal_receiver),

@@ -50,7 +50,7 @@ from palace.engine.hosting.writes import DrawerBatch
 from palace.engine.patches import Patches
 from palace.engine.stock import JsonObject, Server
 from palace.engine.stores.palace_stores import unopened_stores
-from palace.engine.versions import SUPPORTED, installed_version
+from palace.engine.versions import check_installed, installed_version
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.kernel.collector import imports_uncollected
@@ -70,7 +70,6 @@ from palace.protocol.tools import MESH_TOOLS, Kind, Lane
 from palace.settings.config import Config
 from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.environment import forbids_downloads
-from palace.settings.installation import WITH_ENGINE, command_for
 from palace.settings.paths import Paths, holds_store, home_dir
 from palace.settings.process import QUIET
 from palace.settings.stock_config import backend_of, check_backend_fits
@@ -93,22 +92,6 @@ _DAMAGED_CODE = -32002
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
 logger = logging.getLogger("palace.engine")
-
-
-def check_installed() -> None:
-    """Refuse early, and with the remedy, where the engine is missing or of another line."""
-    version = installed_version()
-    if not version or not installed_version("chromadb"):
-        raise StoreUnavailable(
-            "The memory engine is not installed here, so no broker can run. Install it: "
-            f"{command_for(WITH_ENGINE)} (containers that only need the shim can do "
-            "without, when a broker runs elsewhere on this machine)."
-        )
-    if not version.startswith(SUPPORTED + "."):
-        raise StoreUnavailable(
-            f"mempalace {version} is installed; this palace works with {SUPPORTED}.x. "
-            f"Install that: {command_for(f'mempalace=={SUPPORTED}.*')}"
-        )
 
 
 class MempalaceEngine(JournalledEngine):

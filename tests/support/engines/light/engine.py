@@ -12,7 +12,6 @@ process has it open (an flock tells, at any instant) is noted in `overlaps` besi
 
 import errno
 import fcntl
-import importlib.metadata
 import json
 import os
 import threading
@@ -57,10 +56,6 @@ _64_BITS = (1 << 64) - 1
 
 def installed_version(_name: str = "mempalace") -> str:
     return load_catalogue(None).engine_version
-
-
-def check_installed() -> None:
-    importlib.metadata.version("trio")  # something has to be there, as for the real one
 
 
 def load_error(error: BaseException) -> EngineError:
