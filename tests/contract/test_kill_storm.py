@@ -17,12 +17,13 @@ from tests.contract.conftest import ON
 from tests.support.calls.contract import ContractClient
 from tests.support.engines.light.engine import STORE
 from tests.support.faults.killing import is_deep
-from tests.support.loads.light import storm_site
+from tests.support.loads.light import fail_at_points, storm_site
 from tests.support.processes.brokers import Serving, settle
-from tests.support.processes.clients import Site, wait_until
+from tests.support.processes.clients import Site, end_brokers, wait_until
 
 pytestmark = pytest.mark.process
 
+LARGE = 150  # memories: more than go in two parts
 WRITERS, KILLS = 4, 60 if is_deep() else 8
 LOST = (OSError, http.client.HTTPException)
 
@@ -129,3 +130,27 @@ def test_every_201_is_there_once_and_a_request_that_was_cut_is_repeated(short_di
     assert Counter(found.values()) == Counter(answered.values()), "none is there twice"
     assert sum(writer.again for writer in writers) >= 1, "requests were cut and sent again"
     assert len(answered) > KILLS * 8
+
+
+@pytest.mark.parametrize("point", ["apply", "applied", "outcome", "reply"])
+def test_a_namespace_that_is_deleted_is_emptied_whoever_dies(short_dir: Path, point: str) -> None:
+    """It is gone at once; its memories go in parts, and a broker dies in one of them."""
+    site = storm_site(short_dir)
+    failpoints = fail_at_points(site)
+    settle(site, ON)
+    with Serving(site):
+        wait_until((site.palace / "http.sock").exists, what="it serves")
+        assert site.run("workspace", "add", "x").returncode == 0
+        with ContractClient(str(site.palace / "http.sock")) as client:
+            for name, many in (("team:large", LARGE), ("team:other", 1)):
+                client.put(name)
+                for number in range(many):
+                    assert client.commit(name, f"{name} {number}").status == 201
+            assert client.drop("team:large").status == 204
+            assert client.found("team:large", "team:other") == ["team:other 0"]
+        failpoints.arm((point, 3))  # the workspace's end and a part come before
+        done = site.run("workspace", "remove", "x", "--purge", timeout_s=120)
+        assert done.returncode == 0, done.stderr
+        assert failpoints.left() == "", "it has died there"
+        assert list(stored(site).values()) == ["team:other 0"]
+    end_brokers(short_dir)

@@ -25,7 +25,7 @@ from tests.support.processes.clients import Site, end_brokers, wait_until
 pytestmark = pytest.mark.process
 
 PAGES = 40  # more than one page holds
-PATIENCE_S = 600
+PATIENCE_S = 1200
 ROOTS, CHILDREN, EACH, KILLS = (10, 3, 75, 20) if is_deep() else (2, 2, 20, 6)
 
 

@@ -19,13 +19,13 @@ from tests.contract.conftest import ON, flat, serving
 from tests.contract.reading import document
 from tests.contract.test_doors import owners_token
 from tests.support.brokers.http import serverinfo_of
-from tests.support.faults.killing import is_deep
+from tests.support.faults.killing import is_deep, is_full
 from tests.support.processes.brokers import Serving, make_palace, make_site
 from tests.support.processes.clients import wait_until
 
 pytestmark = pytest.mark.process
 
-EXAMPLES = 300 if is_deep() else 8
+EXAMPLES = 1000 if is_full() else 300 if is_deep() else 8
 
 
 @pytest.fixture(params=["palace", "flat", *(["the real engine"] if is_deep() else [])])
@@ -67,7 +67,7 @@ def complaints(url: str, token: str, tmp: Path, names: Sequence[str] = ()) -> st
         *((f"--header=Authorization: Bearer {token}",) if token else ()),
         "--exclude-checks=ignored_auth",  # it wants a header, which http.sock doesn't
     ]
-    run = subprocess.run(argv, cwd=tmp, capture_output=True, text=True, timeout=3000, check=False)
+    run = subprocess.run(argv, cwd=tmp, capture_output=True, text=True, timeout=9000, check=False)
     return run.stdout[-6000:] + run.stderr[-2000:] if run.returncode else ""
 
 
