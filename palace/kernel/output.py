@@ -10,8 +10,11 @@ Rule for this file: light, since the shim imports it; no other module prints
 """
 
 import errno
+import os
 import sys
 
+STDERR = 2
+AT_ONCE_BYTES = 512  # POSIX: a pipe that says that it can be written takes that much, everywhere
 LINE_MAX = 4000  # characters of one line of somebody else's
 ENTER_SCREEN = "\x1b[?1049h\x1b[?25l"  # the alternate screen, no cursor
 LEAVE_SCREEN = "\x1b[?25h\x1b[?1049l"
@@ -54,6 +57,31 @@ def complain(text: str) -> None:
         _write(sys.stderr, printable(text) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):  # closed, full, or there is none
+        return
+
+
+def remark(text: str) -> None:
+    """Print to standard error what it takes at once, for a process that others wait for.
+
+    A host that starts a server need not read what that says there: once the pipe is full, a write
+    to it would wait for good.  What has no room is left out.
+    """
+    write_at_once(STDERR, f"{printable(text)}\n".encode(errors="backslashreplace"))
+
+
+def write_at_once(fd: int, data: bytes) -> None:
+    """Write as much of some bytes as a descriptor takes without waiting; raises nothing."""
+    import select
+
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        for start in range(0, len(data), AT_ONCE_BYTES):
+            ready = poll.poll(0)
+            if not ready or not ready[0][1] & select.POLLOUT:
+                return
+            os.write(fd, data[start : start + AT_ONCE_BYTES])
+    except OSError:  # closed, full, or there is none
         return
 
 

@@ -12,7 +12,7 @@ from palace.client.connector import Connector
 from palace.client.endpoints import client_fields
 from palace.client.handshake import receive
 from palace.kernel.factory import kernel_for
-from palace.kernel.output import complain, say
+from palace.kernel.output import remark, say
 from palace.protocol import wire
 from palace.protocol.errors import ConfigError, PalaceError, WireError
 from palace.protocol.ledger import Ledger
@@ -430,7 +430,7 @@ class Relay:
 
     def _fail_all(self, problem: PalaceError) -> None:
         """No owner can be had: answer what waits with the reason; the next request tries again."""
-        complain(f"palace shim: {problem.message}")
+        remark(f"palace shim: {problem.message}")
         for ordinal, line in self._ledger.outstanding():
             reason = unanswered(problem, maybe_ran=self._ledger.maybe_ran(ordinal))
             self._ledger.settle(ordinal)
@@ -489,7 +489,7 @@ def main(arguments: "list[str]", fields: "dict[str, str] | None" = None) -> int:
             site, backlog = wait_for_palace(lambda: find_site(given), error)
         Relay(site, backlog, fields).run()
     except PalaceError as error:
-        complain(f"palace shim: {error.message}")
+        remark(f"palace shim: {error.message}")
         return error.exit_code
     except ClientGone:
         # What is still buffered nowhere can't be flushed: leave as stock does, with 0.

@@ -8,7 +8,7 @@ import os
 import sys
 
 from palace.kernel.kernel import Kernel
-from palace.kernel.output import complain
+from palace.kernel.output import remark
 from palace.protocol.errors import ConfigError
 from palace.settings.environment import read_environment
 from palace.settings.paths import Paths
@@ -46,7 +46,7 @@ def wait_for_palace(find: "Callable[[], Site]", problem: ConfigError) -> "tuple[
 
     Exits where the client has closed its end before; raises ClientGone where it reads no more.
     """
-    complain(f"palace shim: {problem.message}")
+    remark(f"palace shim: {problem.message}")
     code = problem.exit_code
     kernel, backlog, is_open = Kernel(), Backlog(), True
     while is_open:

@@ -1,7 +1,9 @@
 """What commands print: nothing that others chose controls a terminal or ends the command."""
 
 import io
+import os
 import sys
+import threading
 
 import pytest
 
@@ -86,3 +88,26 @@ def test_progress_and_screens_control_the_terminal_by_themselves_alone(
     for own in ("\x1b[H", "\x1b[K", "\x1b[J"):
         drawn = drawn.replace(own, "")
     assert "\x1b" not in drawn
+
+
+def test_what_has_no_room_at_once_is_left_out_and_nobody_waits_for_it() -> None:
+    read, write = os.pipe()
+    try:
+        output.write_at_once(write, b"first\n")
+        assert os.read(read, 100) == b"first\n"
+        writing = threading.Thread(target=output.write_at_once, args=(write, b"x" * (1 << 20)))
+        writing.start()
+        writing.join(5)
+        waited = writing.is_alive()
+        taken = 0
+        while writing.is_alive() or not taken:  # one that waits has to be helped out
+            taken += len(os.read(read, 1 << 20))
+        assert not waited
+        assert 0 < taken < 1 << 20
+        output.write_at_once(write, b"again\n")
+        assert os.read(read, 1 << 20).endswith(b"again\n")
+    finally:
+        os.close(read)
+    output.write_at_once(write, b"nobody reads it\n")
+    os.close(write)
+    output.write_at_once(write, b"it is closed\n")

@@ -18,6 +18,7 @@ from palace.broker.telemetry.log_file import LOG_BYTES_MAX, open_log
 from palace.broker.telemetry.redaction import origin, redacted
 from palace.kernel.kernel import Kernel
 from palace.kernel.logline import log_line
+from palace.kernel.output import STDERR, write_at_once
 
 TEXT_CHARS_MAX = 2000
 REPEATS_MAX = 20  # lines of one warning in REPEATS_S
@@ -133,7 +134,11 @@ class BoundedHandler(logging.Handler):
 
     def _write(self, record: logging.LogRecord) -> None:
         try:
-            os.write(2, self.format(record).encode(errors="backslashreplace") + b"\n")
+            line = self.format(record).encode(errors="backslashreplace") + b"\n"
+            if self._path:
+                os.write(STDERR, line)
+            else:  # whoever started this broker may not read it
+                write_at_once(STDERR, line)
             # Behind the write: a line is never torn between two files.  The limit may be exceeded
             # by that one line, and by what native code and faulthandler write past this handler.
             if self._path and os.fstat(2).st_size > self._bytes_max:
