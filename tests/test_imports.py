@@ -88,6 +88,7 @@ ONLY_IN = {
         *("cli/app.py", "cli/options.py", "cli/running.py", "cli/journal.py"),
         *("cli/examining.py", "cli/federation.py", "cli/places.py", "cli/agents.py"),
         *("cli/settings.py", "cli/workspaces.py", "cli/tokens.py", "cli/namespaces.py"),
+        "cli/shares.py",
         *("cli/memories.py", "cli/provider.py"),
     },
     "trio_websocket": {"transport/websocket.py"},

@@ -96,6 +96,15 @@ def keep_identity(config: Config, kernel: Kernel, directory: str) -> str:
     return make_identity(config, kernel, directory).fingerprint
 
 
+def door_fingerprint(config: Config, kernel: Kernel, directory: str) -> str:
+    """Return the fingerprint of what is shown over TLS at `serve_http`, made if it isn't there.
+
+    Raises ConfigError and OSError.
+    """
+    host = config.serve_http.rpartition(":")[0].strip("[]")
+    return keep_door_identity(config, kernel, directory, host)[0].fingerprint
+
+
 def _kept_identity(context: ssl.SSLContext, path: str, pem: bytes) -> Identity:
     try:
         context.load_cert_chain(path)

@@ -23,6 +23,7 @@ from palace.cli import (
     provider,
     running,
     settings,
+    shares,
     tokens,
     workspaces,
 )
@@ -74,6 +75,7 @@ GROUPS: dict[str, tuple[str, dict[str, Command]]] = {
     "namespace": (namespaces.ABOUT, namespaces.COMMANDS),
     "token": (tokens.ABOUT, tokens.COMMANDS),
     "provider": (provider.ABOUT, provider.COMMANDS),
+    "share": (shares.ABOUT, shares.COMMANDS),
     "remote": (federation.ABOUT, federation.REMOTE_COMMANDS),
     "candidates": (federation.CANDIDATES, federation.CANDIDATE_COMMANDS),
 }

@@ -1,5 +1,6 @@
 """Commands for what other palaces know."""
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,11 +44,12 @@ def feed(
     )
 
 
-ABOUT = """Add palaces to pull from: a directory of another palace or of a copy, or one over ssh.
+ABOUT = """Add palaces to pull from: directories of other palaces, or other machines.
 
 \b
     palace remote add desk /mnt/desk/.mempalace/palace --wing project
     palace remote add lab ssh://ada@lab.example.org
+    palace remote add team https://lab.example.org:7254#FINGERPRINT --token-file ~/team.token
     palace pull desk
     palace candidates list
 
@@ -90,19 +92,36 @@ def add(
         typer.Argument(
             metavar="ADDRESS",
             callback=_address,
-            help="The palace: a directory, or ssh://[USER@]HOST[:PORT][/PALACE], which runs palace "
-            "feed there.",
+            help="The palace: a directory; or ssh://[USER@]HOST[:PORT][/PALACE], which runs palace "
+            "feed there; or a share of it, "
+            "https://HOST[:PORT][#FINGERPRINT], as palace share shows it.",
             show_default=False,
         ),
     ],
     palace: PalaceOption = "",
     wing: WingOption = None,
     kind: KindOption = None,
+    token_file: Annotated[
+        str,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            callback=path,
+            help="Of a share at https://: the file with its token, which nobody else may read.",
+        ),
+    ] = "",
 ) -> int:
     """Add a palace to pull from; nothing is pulled yet."""
-    from palace.commands.federation import add_remote
+    from palace.commands.federation import NewRemote, add_remote
 
-    say(add_remote(_owner(palace), name, address, wing or [], kind or []))
+    new = NewRemote(
+        name=name,
+        address=address,
+        wings=wing or [],
+        kinds=kind or [],
+        token_file=os.path.abspath(token_file) if token_file else "",
+    )
+    say(add_remote(_owner(palace), new))
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from palace.commands.agent import Agent, ask_broker
-from palace.commands.sources import Asked, checked_address, read_source
+from palace.commands.sources import HTTPS, Asked, checked_address, read_source, token_in
 from palace.journal.offering import TAKEN
 from palace.kernel.causes import cause_text
 from palace.kernel.kernel import Kernel
@@ -82,10 +82,29 @@ class Owner:
 # Remotes.
 
 
-def add_remote(owner: Owner, name: str, address: str, wings: list[str], kinds: list[str]) -> str:
+@attrs.frozen(kw_only=True)
+class NewRemote:
+    """What a remote is added with; `token_file` is for https alone."""
+
+    name: str
+    address: str
+    wings: list[str]
+    kinds: list[str]
+    token_file: str = ""
+
+
+def add_remote(owner: Owner, new: NewRemote) -> str:
     """Register a palace to pull from; return what is told of it."""
-    place = checked_address(address)
-    told = owner.ask("remote_add", name=name, address=place, wings=wings, kinds=kinds)["remote"]
+    place = checked_address(new.address)
+    is_https = place.startswith(HTTPS)
+    if is_https != bool(new.token_file):
+        raise RemoteRefused(
+            "A share at https:// has a token, in a file: --token-file FILE. Another address has "
+            "none."
+        )
+    if is_https:
+        token_in(new.token_file)
+    told = owner.ask("remote_add", **(attrs.asdict(new) | {"address": place}))["remote"]
     return f"{told['name']} is added. See what it knows: palace pull {told['name']}"
 
 

@@ -6,7 +6,7 @@ What ssh runs on the other machine.  It needs no broker and no lock.
 from collections.abc import Mapping
 
 from palace.journal.offering import Scope, offers
-from palace.journal.origin import origins_of
+from palace.journal.origin import earlier_palaces
 from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import say
@@ -57,14 +57,12 @@ def _print(line: bytes) -> None:
 def header_at(paths: Paths, kernel: Kernel, keys: Keyring) -> Header:
     """Return which palace stands in a directory; raises ConfigError where none does."""
     palace = identity_of(kernel.read_hint(paths.palace_id, 200))
-    segments = list_segments(paths.journal, kernel, archived=True)
-    if not palace or not segments:
+    if not palace or not list_segments(paths.journal, kernel, archived=True):
         raise ConfigError(
             f"{paths.root} holds no palace with a journal. Of a copy, palace_id and journal/ are "
             "needed."
         )
-    was = {origin for _, origin in origins_of(segments, kernel, keys)} - {palace, ""}
-    return Header(palace=palace, was=tuple(sorted(was)))
+    return Header(palace=palace, was=earlier_palaces(paths.journal, palace, kernel, keys))
 
 
 def _position(since: str) -> Position:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from palace.journal.record import SEGMENT, Record
 from palace.journal.schema import NAME_MAX, SEQ_MAX, object_of
-from palace.journal.segment import Segment, read_segment
+from palace.journal.segment import Segment, list_segments, read_segment
 from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import is_number
 from palace.protocol.keyring import ANYBODYS, Keyring
@@ -72,6 +72,16 @@ def origins_of(
         if not found or (segment.first > found[-1][0] and origin != found[-1][1]):
             found.append((segment.first, origin))
     return found[-ORIGINS_MAX:]
+
+
+def earlier_palaces(
+    directory: str, palace: str, kernel: Kernel, keys: Keyring = ANYBODYS
+) -> tuple[str, ...]:
+    """Return the identities that a palace had before, as its journal names them."""
+    segments = list_segments(directory, kernel, archived=True)
+    return tuple(
+        sorted({origin for _, origin in origins_of(segments, kernel, keys)} - {palace, ""})
+    )
 
 
 def origin_at(origins: Sequence[Origin], seq: int) -> str:

@@ -29,6 +29,7 @@ GROUPS = {
     "memory": {"list", "search", "commit", "forget", "export", "import", "backfill", "retire"},
     "namespace": {"add", "list", "remove"},
     "token": {"new", "list", "revoke"},
+    "share": {"new", "list", "revoke"},
     "remote": {"add", "list", "remove"},
     "candidates": {"list", "show", "accept", "dismiss"},
 }

@@ -20,6 +20,7 @@ EXAMPLES = {
     "modern": 300,
     "memories": 60,
     "register": 12,
+    "feed": 200,
     "connection": 12,  # a broker for each from here on
     "http": 10,
     "websocket": 2,

@@ -33,6 +33,7 @@ from palace.broker.progress import TELL_S
 from palace.broker.reporting.metrics import CONTENT_TYPE, metrics_text
 from palace.broker.requests import parsed
 from palace.broker.state import BrokerState
+from palace.ownership.share_book import shares_path
 from palace.protocol import jsonrpc
 from palace.protocol.budget import HTTP
 from palace.protocol.errors import PalaceError
@@ -46,9 +47,11 @@ from palace.transport.http import Receive, Scope, Send
 from palace.transport.pending import PendingRequest
 
 if TYPE_CHECKING:
+    from palace.broker.http.feeds import Feeds
     from palace.broker.http.mesh import MeshPages
 
 MCP, METRICS, DELEGATIONS = "/mcp", "/metrics", "/palace/v1/delegations"
+FEED = "/palace/v1/feed"
 PLAIN_S = 2.0  # a reply within it comes as plain JSON
 BEAT_S = 15.0
 RETRY_S = "5"  # what a client is told that comes before the register is read
@@ -68,6 +71,7 @@ class HttpApp:
     answers: Counter[int]
     tasks: HttpTasks = attrs.field(init=False)
     contract: Contract = attrs.field(init=False)
+    _feeds: "Feeds | None" = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.tasks = HttpTasks(state=self.state)
@@ -114,16 +118,18 @@ class HttpApp:
         exchange.connection.admit()
 
     async def serve_tls(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer what came over TLS: the contract, for whoever has a token of its own, and peers.
+        """Answer what came over TLS, to whoever has a token of its own: the contract, peers, feeds.
 
         The palace's token is refused: who has read it on the palace's machine, or in what was taken
         from it, has nothing by it from elsewhere.
         """
         if scope["type"] == "http":
             exchange = Exchange(scope, receive, send, self.answers)
-            pages = self._pages_of_peers(exchange)
+            pages, feeds = self._pages_of_peers(exchange), self.feeds()
             if pages is not None:
                 await self._serve_peer(exchange, pages)
+            elif exchange.path == FEED and feeds is not None:
+                await self._serve_feed(exchange, feeds)
             else:
                 await self._serve_contract(exchange, self._check_scoped)
         else:
@@ -137,6 +143,25 @@ class HttpApp:
 
         pages = MeshPages(state=self.state, sessions=self.sessions, port=self.port)
         return pages if is_mesh_path(exchange.path) else None
+
+    def feeds(self) -> "Feeds | None":
+        """Return what is shared with other palaces, None where nothing ever was."""
+        services = self.state.services
+        directory = services.guests_directory
+        if self._feeds is None and directory and services.kernel.file_id(shares_path(directory)):
+            from palace.broker.http.feeds import Feeds
+
+            self._feeds = Feeds.of(self.state)
+        return self._feeds
+
+    async def _serve_feed(self, exchange: Exchange, feeds: "Feeds") -> None:
+        """Answer whoever pulls from here, which shows a share's token."""
+        try:
+            await feeds.serve(exchange)
+        except Refused as refused:
+            await exchange.refuse(refused)
+        except Gone:
+            logger.debug("a puller hung up in the middle of its page")
 
     async def _serve_peer(self, exchange: Exchange, pages: "MeshPages") -> None:
         """Answer a peer of another machine's, which shows what peers are given."""
@@ -214,7 +239,11 @@ class HttpApp:
     def comes_from_elsewhere(self, shown: bytes) -> bool:
         """Tell whether it shows a token that counts over TLS as well."""
         mesh = self.state.mesh
-        return (mesh.is_served and mesh.is_token(shown)) or self.is_scoped(shown)
+        is_peers = mesh.is_served and mesh.is_token(shown)
+        if is_peers or self.is_scoped(shown):
+            return True
+        feeds = self.feeds()
+        return feeds is not None and feeds.is_known(shown)
 
     def is_scoped(self, shown: bytes) -> bool:
         """Tell whether an Authorization header shows a token that is not the palace's own."""

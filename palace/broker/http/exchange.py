@@ -113,7 +113,11 @@ class Exchange:
 
     async def start_events(self, **headers: str) -> None:
         """Begin a stream of events."""
-        await self._start(200, headers | {"content_type": EVENTS, "cache_control": "no-cache"})
+        await self.start_stream(EVENTS, cache_control="no-cache", **headers)
+
+    async def start_stream(self, kind: str, **headers: str) -> None:
+        """Begin an answer that comes in pieces (`frame`), and ends with `last_event`."""
+        await self._start(200, headers | {"content_type": kind})
 
     async def beat(self) -> None:
         """Send what clients pass over, so that a long call is not taken for a dead one."""

@@ -7,24 +7,26 @@ no fingerprint is known (a broker named by hand) the system's authorities vouch 
 The thread speaks wsproto over a socket that never blocks; the relay sees a plain socket.
 """
 
-import hmac
 import socket
 import ssl
-from hashlib import sha256
 from urllib.parse import urlsplit
 
 from wsproto import ConnectionType, WSConnection, events
 from wsproto.utilities import ProtocolError
 
+from palace.client.guest.tls import CONNECT_S, Peer, Words, open_tls
 from palace.client.guest.tunnel import READ_BYTES, TokenRefused, TunnelProblem, carry
 from palace.protocol.wire import WEBSOCKET_PATH
 
-CONNECT_S = 5.0
 PORT = 7253
 END = "end"
 _WRONG_TOKEN = (401, 429)  # the latter after many wrong ones: the right one is never counted
-# A guest's host sleeps, or its network goes: noticed within half a minute.
-KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+WORDS = Words(
+    "Name the palace by a mount that shows its record, or give the broker a certificate that this "
+    "machine trusts",
+    "the broker of this palace",
+    "the record says",
+)
 
 
 class WebSocketEnd:
@@ -105,56 +107,9 @@ def carry_websocket(near: socket.socket, url: str, token: str, fingerprint: str)
         raise TunnelProblem("config", f"the token for {url} is no line of plain text")
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or PORT
-    with _open_tls(url, host, port, fingerprint) as sock:
+    with open_tls(url, Peer(host, port, fingerprint, WORDS)) as sock:
         remote = WebSocketEnd(sock, *_log_in(sock, url, host, token))
         carry(near, remote)
-
-
-def _open_tls(url: str, host: str, port: int, fingerprint: str) -> ssl.SSLSocket:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    if fingerprint:  # the pin says more than any authority, or a clock that a guest may lack
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    try:
-        plain = socket.create_connection((host, port), CONNECT_S)
-    except OSError as error:
-        text = f"nothing listens at {url}: {error.strerror or error}"
-        raise TunnelProblem("broker_unreachable", text, final=False) from None
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE:
-        if hasattr(socket, name):
-            plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    try:
-        sock = context.wrap_socket(plain, server_hostname=host)
-    except ssl.SSLCertVerificationError as error:
-        plain.close()
-        text = (
-            f"the certificate at {url} is not to be trusted: {error.verify_message}. Name the "
-            "palace by a mount that shows its record, or give the broker a certificate that this "
-            "machine trusts"
-        )
-        raise TunnelProblem("untrusted", text) from None
-    except OSError as error:
-        plain.close()
-        text = f"what answers at {url} speaks no TLS: {error}"
-        raise TunnelProblem("broker_unreachable", text, final=False) from None
-    if fingerprint:
-        _check_pin(sock, url, fingerprint)
-    return sock
-
-
-def _check_pin(sock: ssl.SSLSocket, url: str, fingerprint: str) -> None:
-    found = sha256(sock.getpeercert(binary_form=True) or b"").hexdigest()
-    if not hmac.compare_digest(found, fingerprint):
-        sock.close()
-        text = (
-            f"what answers at {url} is not the broker of this palace: its certificate's "
-            f"fingerprint is {found[:16]}..., the record says {fingerprint[:16]}..."
-        )
-        # A record may be a second old on a guest's mount: a new owner has a new certificate.
-        raise TunnelProblem("untrusted", text, final=False)
 
 
 def _log_in(sock: ssl.SSLSocket, url: str, host: str, token: str) -> tuple[WSConnection, bytes]:

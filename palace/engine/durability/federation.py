@@ -109,6 +109,7 @@ class FederationTools:
             address=checked_line(arguments.get("address"), "a palace's address"),
             wings=_wings(arguments.get("wings", [])),
             kinds=_kinds(arguments.get("kinds", [])),
+            token_file=_path(arguments.get("token_file", "")),
             created_at=self.kernel.utc_text(),
         )
         if remote.name in known:
@@ -274,6 +275,7 @@ def _shown(remote: Remote) -> Json:
         "palace": remote.palace,
         "wings": list(remote.wings),
         "kinds": list(remote.kinds),
+        "token_file": remote.token_file,
         "position": position_fields(remote.place.position),
         "step": remote.place.step,
         "pulled_at": remote.pulled_at,
@@ -314,6 +316,10 @@ def _kinds(given: object) -> tuple[str, ...]:
     if not isinstance(given, list) or any(one not in (DRAWER, FACT) for one in given):
         raise RemoteRefused(f"A remote offers {DRAWER}, {FACT}, or both.")
     return tuple(given)
+
+
+def _path(given: object) -> str:
+    return checked_line(given, "a token's file") if given else ""
 
 
 def _after(arguments: Mapping[str, object]) -> str:

@@ -73,13 +73,17 @@ class Size:
 
 @attrs.frozen(kw_only=True)
 class Remote:
-    """A palace that is pulled from; `palace` is its identity, "" before it was met."""
+    """A palace that is pulled from; `palace` is its identity, "" before it was met.
+
+    `token_file` names the file with the token that one at https:// is shown.
+    """
 
     name: str
     address: str
     palace: str = ""
     wings: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    token_file: str = ""
     place: "Place" = attrs.field(factory=_nowhere)
     created_at: str = ""
     pulled_at: str = ""
@@ -153,6 +157,7 @@ def remote_of(row: Row) -> Remote:
         palace=row["palace"],
         wings=tuple(scope["wings"]),
         kinds=tuple(scope["kinds"]),
+        token_file=scope.get("token_file", ""),
         place=Place(position=_position(row), step=row["step"]),
         created_at=row["created_at"],
         pulled_at=row["pulled_at"],
@@ -161,7 +166,9 @@ def remote_of(row: Row) -> Remote:
 
 def row_of_remote(remote: Remote) -> Row:
     """Return a remote as a row of the table."""
-    scope = {"wings": remote.wings, "kinds": remote.kinds}
+    scope: dict[str, Json] = {"wings": list(remote.wings), "kinds": list(remote.kinds)}
+    if remote.token_file:
+        scope["token_file"] = remote.token_file
     return {
         "name": remote.name,
         "address": remote.address,

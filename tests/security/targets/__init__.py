@@ -12,7 +12,7 @@ from types import ModuleType
 CORPUS = Path(__file__).parent.parent / "corpus"
 NAMES = (
     *("wire", "journal", "records", "settings", "hosts", "backups"),
-    *("modern", "memories", "register"),
+    *("modern", "memories", "register", "feed"),
     *("connection", "http", "websocket"),
 )
 
