@@ -52,8 +52,18 @@ def _why(paths: Paths, environment: ShimEnvironment, status: dict[str, Any]) -> 
 def print_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> int:
     """Print the status once; return the exit code."""
     status, code = ask_status(paths, environment)
-    say(json.dumps(status) if as_json else text_of(status))
+    say(json.dumps(status) if as_json else _text(paths, status))
     return code
+
+
+def _text(paths: Paths, status: dict[str, Any]) -> str:
+    """Return a status for people, with what waits for them to decide."""
+    kernel, text = Kernel(), text_of(status)
+    if not kernel.file_id(paths.candidates):
+        return text
+    from palace.doctor.federation import remotes_line  # of whom there are none but for few
+
+    return "\n".join(filter(None, (text, remotes_line(paths, kernel))))
 
 
 def watch_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -> int:
@@ -64,9 +74,9 @@ def watch_status(paths: Paths, environment: ShimEnvironment, *, as_json: bool) -
             while True:
                 status, _ = ask_status(paths, environment)
                 if live:
-                    show_screen(text_of(status), *_size())
+                    show_screen(_text(paths, status), *_size())
                 else:
-                    say(json.dumps(status) if as_json else text_of(status) + "\n")
+                    say(json.dumps(status) if as_json else _text(paths, status) + "\n")
                 sys.stdout.flush()
                 time.sleep(WATCH_S)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.process
 # Before it is in a store, after that, before its outcome is recorded, and before it is answered.
 POINTS = ("apply", "applied", "outcome", "reply") if is_deep() else ("applied", "outcome")
 MANY, KILLS = (10_000, 100) if is_deep() else (450, 4)
+STEP = 50  # what one owner there writes
 
 
 def run(site: Site, *arguments: str, **environ: Any) -> str:
@@ -49,7 +51,9 @@ def test_a_pull_is_carried_out_once_wherever_the_broker_dies(short_dir: Path, wa
     site, there = storm_site(short_dir), short_dir / "there"
     failpoints = fail_at_points(site)
     export(there, {"0": "text 0"})
+    assert "remotes" not in run(site, "start") + run(site, "status")
     assert "is added" in run(site, "remote", "add", "desk", *way.address)
+    assert run(site, "status").endswith("\nremotes     1\n")
     for number, point in enumerate(POINTS, 1):
         export(there, {f"{number}": f"text {number}"}, epoch=number + 1)
         failpoints.arm((point, 1))
@@ -57,6 +61,8 @@ def test_a_pull_is_carried_out_once_wherever_the_broker_dies(short_dir: Path, wa
         assert failpoints.left() == ""
         assert texts(site) == [f"text {one}" for one in range(number + 1)]
 
+    waiting = f"remotes     1, {len(POINTS) + 1} candidates to decide: palace candidates list\n"
+    assert run(site, "status").endswith(waiting)
     key = listed(site)[0]["key"]
     assert "dismissed" in run(site, "candidates", "dismiss", key)
     assert len(listed(site)) == len(POINTS)
@@ -73,8 +79,34 @@ def test_pullers_that_are_killed_and_pullers_at_once_come_to_one_end(
     short_dir: Path, way: Way
 ) -> None:
     site, there = storm_site(short_dir), short_dir / "there"
-    export(there, {f"{number}": f"text {number}" for number in range(MANY)})
+    export(there, {f"{number}": f"text {number}" for number in range(MANY // 2)})
     run(site, "remote", "add", "desk", *way.address)
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit(write_on, there)
+        kill_pullers(site, way)
+        written.result()
+    pulls = [
+        subprocess.Popen(
+            [*PALACE, "pull"], env=site.environ(**way.environ), stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(5)
+    ]
+    said = [pull.communicate()[0] for pull in pulls]
+    assert [pull.returncode for pull in pulls] == [0] * 5
+    assert all("desk: " in text for text in said)
+    run(site, "pull", **way.environ)
+    assert texts(site) == sorted(f"text {number}" for number in range(MANY))
+    assert run(site, "stop") is not None
+
+
+def write_on(there: Path) -> None:
+    """Have one owner after another write what is lacking yet, while others pull."""
+    for epoch, first in enumerate(range(MANY // 2, MANY, STEP), 2):
+        more = range(first, min(first + STEP, MANY))
+        export(there, {f"{number}": f"text {number}" for number in more}, epoch=epoch)
+
+
+def kill_pullers(site: Site, way: Way) -> None:
     steps: list[int] = []
     environ = site.environ(**way.environ)
     for _ in range(KILLS):
@@ -86,17 +118,6 @@ def test_pullers_that_are_killed_and_pullers_at_once_come_to_one_end(
         puller.kill()
         puller.communicate()
     assert steps == sorted(steps)
-
-    pulls = [
-        subprocess.Popen([*PALACE, "pull"], env=environ, stdout=subprocess.PIPE, text=True)
-        for _ in range(5)
-    ]
-    said = [pull.communicate()[0] for pull in pulls]
-    assert [pull.returncode for pull in pulls] == [0] * 5
-    assert all("desk: " in text for text in said)
-    run(site, "pull", **way.environ)
-    assert texts(site) == sorted(f"text {number}" for number in range(MANY))
-    assert run(site, "stop") is not None
 
 
 @pytest.mark.engine

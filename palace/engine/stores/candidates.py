@@ -40,6 +40,11 @@ CREATE INDEX candidate_remote ON candidate (remote);
 # Of what was accepted, how much says something else now, or is gone.
 CONFLICTS = "SELECT count(*) FROM candidate WHERE local != '' AND digest != decided"
 _UNDECIDED = "SELECT count(*) FROM candidate WHERE remote = ? AND (gone OR digest != decided)"
+# How many remotes there are, and candidates that somebody has to decide upon.
+REMOTES = (
+    "SELECT (SELECT count(*) FROM remote), "
+    "(SELECT count(*) FROM candidate WHERE gone OR digest != decided)"
+)
 _SIZE = (
     "SELECT count(*), coalesce(sum(length(CAST(says AS BLOB))), 0) FROM candidate WHERE remote = ?"
 )
