@@ -6,6 +6,7 @@ it came (palace/protocol/feed_lines.py, palace/protocol/federation.py).
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from urllib.parse import urlencode
 
 import attrs
 
-from palace.client.feeds.https import Door, https_feed
+from palace.client.feeds.https import BUSY, Door, https_feed
 from palace.client.feeds.ssh import ssh_feed
 from palace.client.guest.fallbacks import bridge_settings
 from palace.client.guest.ssh import Target
@@ -43,6 +44,7 @@ from palace.settings.paths import Paths
 Json = dict[str, Any]
 SSH, HTTPS = "ssh://", "https://"
 TOKEN_BYTES_MAX = 4096
+AGAIN_S = 1.0  # after which one that is busy is asked again
 
 
 @attrs.frozen
@@ -157,10 +159,16 @@ def _ssh_lines(asked: Asked, since: Position) -> Iterator[bytes]:
 def _https_lines(asked: Asked, since: Position) -> Iterator[bytes]:
     door = Door(url=asked.address, token=token_in(str(asked.remote["token_file"])))
     query = "" if since == START else urlencode({"since": json.dumps(position_fields(since))})
-    try:
-        yield from https_feed(door, query, line_bytes_max=LINE_BYTES_MAX, silent_s=SILENT_S)
-    except TunnelProblem as problem:
-        raise RemoteRefused(f"It was not pulled to its end: {problem.text}") from None
+    until_s = time.monotonic() + SILENT_S
+    while True:
+        try:
+            yield from https_feed(door, query, line_bytes_max=LINE_BYTES_MAX, silent_s=SILENT_S)
+        except TunnelProblem as problem:
+            if problem.name == BUSY and time.monotonic() < until_s:
+                time.sleep(AGAIN_S)
+                continue
+            raise RemoteRefused(f"It was not pulled to its end: {problem.text}") from None
+        return
 
 
 def token_in(path: str) -> str:

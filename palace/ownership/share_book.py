@@ -11,11 +11,10 @@ from collections.abc import Mapping
 import attrs
 
 from palace.kernel.kernel import Kernel
-from palace.ownership.guest_book import BOOK_BYTES_MAX, digest_of
+from palace.ownership.guest_book import BOOK_BYTES_MAX, SCHEMA, digest_of
 from palace.protocol.decoding import decode_json, is_word
 from palace.protocol.errors import ConfigError
 
-SCHEMA = 1
 SHARES_MAX = 64
 WINGS_MAX = 100
 
@@ -44,20 +43,23 @@ def read_shares(directory: str, palace_id: str, kernel: Kernel) -> dict[str, Sha
     Raises ConfigError for a book that can't be understood.
     """
     path = shares_path(directory)
-    data = kernel.read_file(path, BOOK_BYTES_MAX)
-    if data is None:
-        return {}
     try:
-        found = decode_json(data)
-        if found["v"] != SCHEMA or found["palace_id"] != palace_id:
-            return {}
-        shares = [_share(fields) for fields in found["shares"][:SHARES_MAX]]
+        shares = [_share(fields) for fields in _listed(path, palace_id, kernel)[:SHARES_MAX]]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} can't be understood ({error!r:.100}): nothing is shared by it. Remove it, and "
             "share again: palace share new NAME"
         ) from None
     return {one.name: one for one in shares}
+
+
+def _listed(path: str, palace_id: str, kernel: Kernel) -> list[Mapping[str, object]]:
+    data = kernel.read_file(path, BOOK_BYTES_MAX)
+    if data is None:
+        return []
+    book = decode_json(data)
+    is_ours = book["v"] == SCHEMA and book["palace_id"] == palace_id
+    return list(book["shares"]) if is_ours else []
 
 
 def _share(fields: Mapping[str, object]) -> Share:

@@ -29,7 +29,7 @@ LINES = "application/x-ndjson"
 PAGE_OFFERS = 1000
 PIECE_BYTES = 65_536
 QUERY_CHARS_MAX = 4096
-AT_ONCE = 4  # pages; each has a thread for as long as it reads a piece
+AT_ONCE = 16  # pages; each has a thread for as long as it reads a piece
 RETRY_S = "5"
 
 logger = logging.getLogger("palace.http")

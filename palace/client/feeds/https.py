@@ -23,6 +23,7 @@ WORDS = Words(
     "its address",
 )
 SAID_BYTES_MAX = 4096
+BUSY, BUSY_STATUS = "busy", 503  # nothing was read, and it may be asked again
 
 
 class Door:
@@ -86,6 +87,8 @@ def _check(answer: http.client.HTTPResponse, door: Door) -> None:
         return
     if answer.status in (401, 403):
         raise TunnelProblem("forbidden", f"{door.url} refuses the token: it may be revoked there")
+    if answer.status == BUSY_STATUS:
+        raise TunnelProblem(BUSY, f"{door.url} has as many to serve as it takes", final=False)
     if 300 <= answer.status < 400:
         raise TunnelProblem("forbidden", f"{door.url} names another address, and isn't followed")
     said = answer.read(SAID_BYTES_MAX).decode(errors="replace")

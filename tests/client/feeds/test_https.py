@@ -82,6 +82,7 @@ def test_lines_come_as_they_are_and_no_proxy_is_asked(
         (HEAD + b"content-encoding: gzip\r\n\r\n", "is not unpacked"),
         (b"HTTP/1.1 401 No\r\n\r\n", "refuses the token"),
         (b"HTTP/1.1 409 No\r\ncontent-length: 4\r\n\r\nhalf", "status 409: half"),
+        (b"HTTP/1.1 503 No\r\n\r\n", "as many to serve as it takes"),
         (CHUNKED + b"5\r\nab", "broke off"),
         (CHUNKED + b"zz\r\n", "broke off"),
         (b"SSH-2.0-x\r\n", "broke off"),

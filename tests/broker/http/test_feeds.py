@@ -1,0 +1,152 @@
+"""Pages of a share: who is told something, how long, and how a page that can't be told ends."""
+
+import json
+from collections import Counter
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from palace.broker.http.exchange import Exchange, Gone, Refused
+from palace.broker.http.feeds import AT_ONCE, PIECE_BYTES, RETRY_S, Feeds
+from palace.journal.journal import Journal
+from palace.journal.record import Stamp
+from palace.journal.segment import list_segments
+from palace.kernel.kernel import Kernel
+from palace.ownership.guest_book import digest_of
+from palace.ownership.share_book import Share, shares_path, write_shares
+from palace.transport.http import HttpConnection
+from tests.support.stores.exporter import IDENTITY, export
+
+TOKEN, OTHER = "5e" * 32, "6f" * 32
+
+
+@attrs.define
+class Asking:
+    """A client: `pieces` is what it was sent, and `heard` is called with each, as it comes."""
+
+    token: str = TOKEN
+    query: bytes = b""
+    pieces: list[bytes] = attrs.field(factory=list)
+    heard: Any = None
+    status: int = 0
+
+    def exchange(self) -> Exchange:
+        scope = {
+            "method": "GET",
+            "path": "/palace/v1/feed",
+            "query_string": self.query,
+            "headers": [(b"authorization", f"Bearer {self.token}".encode())],
+            "state": {"connection": HttpConnection()},
+        }
+        return Exchange(scope, self.receive, self.send, Counter())
+
+    async def receive(self) -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.status = message.get("status", self.status)
+        if body := message.get("body"):
+            self.pieces.append(body)
+            if self.heard is not None:
+                await self.heard(body)
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in b"".join(self.pieces).splitlines()]
+
+
+@pytest.fixture
+def feeds(tmp_path: Path) -> Feeds:
+    """A palace of several pieces, and a share of all of it."""
+    export(tmp_path / "there", {f"{n}": "x" * 1000 for n in range(4 * PIECE_BYTES // 1000)})
+    made = Feeds(
+        journal=str(tmp_path / "there" / "journal"),
+        palace=IDENTITY,
+        directory=str(tmp_path),
+        kernel=Kernel(),
+    )
+    share(made, TOKEN)
+    return made
+
+
+def share(feeds: Feeds, token: str) -> None:
+    made = Share(name="all", digest=digest_of(token), wings=(), kinds=("drawer",), since="2026")
+    write_shares(feeds.directory, IDENTITY, {made.name: made}, feeds.kernel)
+
+
+async def test_a_page_comes_in_pieces_and_has_an_end(feeds: Feeds) -> None:
+    asking = Asking()
+    await feeds.serve(asking.exchange())
+    assert asking.status == 200
+    assert len(asking.pieces) >= 4
+    assert max(map(len, asking.pieces)) < 2 * PIECE_BYTES
+    *_, read, end = asking.lines()
+    assert (list(read), end["more"]) == (["read"], False)
+
+
+async def test_a_share_that_is_revoked_meanwhile_is_told_no_further(feeds: Feeds) -> None:
+    async def revoke(_piece: bytes) -> None:
+        share(feeds, OTHER)
+
+    asking = Asking(heard=revoke)
+    await feeds.serve(asking.exchange())
+    assert len(asking.pieces) == 1
+    assert "end" not in asking.lines()[-1]
+    with pytest.raises(Refused) as refused:
+        await feeds.serve(Asking().exchange())
+    assert refused.value.status == 401
+    await feeds.serve(Asking(token=OTHER).exchange())
+
+
+async def test_so_many_are_told_at_once_and_those_who_leave_make_room(feeds: Feeds) -> None:
+    told = trio.Event()
+
+    async def wait(_piece: bytes) -> None:
+        told.set()
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(AT_ONCE):
+            nursery.start_soon(feeds.serve, Asking(heard=wait).exchange())
+            await told.wait()
+            told = trio.Event()
+        with pytest.raises(Refused) as refused:
+            await feeds.serve(Asking().exchange())
+        assert (refused.value.status, refused.value.headers) == (503, {"retry_after": RETRY_S})
+        nursery.cancel_scope.cancel()
+    await feeds.serve(Asking().exchange())
+
+    async def leave(_piece: bytes) -> None:
+        raise Gone
+
+    with pytest.raises(Gone):
+        await feeds.serve(Asking(heard=leave).exchange())
+
+
+async def test_a_journal_that_is_not_whole_is_told_to_nobody_as_a_whole(
+    feeds: Feeds, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    stamp = Stamp(epoch=2, writer="there2", origin=IDENTITY)
+    journal = Journal.open(feeds.journal, feeds.kernel, stamp)
+    journal.roll()
+    journal.close()
+    export(there, {"late": "late"}, epoch=3)
+    Path(list_segments(feeds.journal, feeds.kernel)[0].path).rename(tmp_path / "kept")
+    asking = Asking()
+    with pytest.raises(Refused) as refused:
+        await feeds.serve(asking.exchange())
+    assert (refused.value.status, asking.pieces) == (409, [])
+    assert str(there) not in refused.value.text
+
+
+@pytest.mark.parametrize("book", [b"{}", b"[", b'{"v": 1, "palace_id": "x", "shares": [{}]}'])
+async def test_by_a_book_that_is_none_nothing_is_shared(feeds: Feeds, book: bytes) -> None:
+    assert feeds.is_known(f"Bearer {TOKEN}".encode())
+    Path(shares_path(feeds.directory)).write_bytes(book)
+    assert not feeds.is_known(f"Bearer {TOKEN}".encode())
+    assert not feeds.is_known(b"")
