@@ -69,7 +69,7 @@ def test_lines_come_as_they_are_and_no_proxy_is_asked(
 ) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    with served(tmp_path, CHUNKED + b"3\r\na\nb\r\n2\r\n\nc\r\n0\r\n\r\n") as (server, url):
+    with served(tmp_path, CHUNKED + b"3\r\na\nb\r\n3\r\n\nc\n\r\n0\r\n\r\n") as (server, url):
         assert read(url) == [b"a", b"b", b"c"]
     assert server.asked.startswith(b"GET /palace/v1/feed?since=1 HTTP/1.1\r\n")
     assert f"Authorization: Bearer {TOKEN}\r\n".encode() in server.asked
