@@ -55,6 +55,7 @@ COMMANDS: dict[str, Command] = {
     "pull": federation.pull,
     "rebuild": journal.rebuild,
     "move-store": journal.move_store,
+    "set-embedder": journal.set_embedder,
     "purge": journal.purge,
     "backup": journal.backup,
     "restore": journal.restore,

@@ -126,6 +126,38 @@ def move_store(
     return 0
 
 
+def set_embedder(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="minilm, embeddinggemma, embeddinggemma2 or openai-compat.",
+        ),
+    ],
+    palace: PalaceOption = "",
+    url: Annotated[
+        str, typer.Option("--url", metavar="URL", help="Of a server that speaks as OpenAI's.")
+    ] = "",
+    api_model: Annotated[
+        str, typer.Option("--api-model", metavar="MODEL", help="What that server is asked for.")
+    ] = "",
+    again: Annotated[
+        bool, typer.Option("--again", help="Even if it has made the vectors already.")
+    ] = False,
+    stop_first: StopOption = False,
+) -> int:
+    """Embed all memories anew with another embedder; the old stores are kept.
+
+    Interrupted, it goes on where it was when it is asked again.
+    """
+    from palace.commands.set_embedder import Wish, changed_text
+    from palace.commands.set_embedder import set_embedder as change
+
+    wish = Wish(name=name, url=url, model=api_model, again=again)
+    say(changed_text(change(*find(palace), wish, stop=stop_first)))
+    return 0
+
+
 def purge(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The ids that search shows.")],
     palace: PalaceOption = "",

@@ -28,6 +28,7 @@ def own(
         typer.Option(
             "--through",
             metavar="DIR",
+            callback=path,
             help="While the palace that made this guest's directory has the tables, carry agents "
             "there.",
         ),

@@ -85,7 +85,7 @@ def move_store(
             _check(rebuild, backend)
             rebuild.palace = _without_name(held, environment)
             made = rebuild.build()
-        _say(held, environment, {**held.config.environment, VARIABLE: backend})
+        fix_environment(held, environment, {**held.config.environment, VARIABLE: backend})
     return Moved(rebuilt=made, was=was, backend=backend)
 
 
@@ -126,10 +126,12 @@ def _check_settings(held: OwnedPalace, backend: str) -> None:
 def _without_name(held: OwnedPalace, environment: ShimEnvironment) -> OwnedPalace:
     """Have the settings say nothing of a backend; return the palace with these."""
     fixed = {name: value for name, value in held.config.environment.items() if name != VARIABLE}
-    return _say(held, environment, fixed)
+    return fix_environment(held, environment, fixed)
 
 
-def _say(held: OwnedPalace, environment: ShimEnvironment, fixed: Mapping[str, str]) -> OwnedPalace:
+def fix_environment(
+    held: OwnedPalace, environment: ShimEnvironment, fixed: Mapping[str, str]
+) -> OwnedPalace:
     """Fix the broker's environment in the user's settings, and in the copy for other homes."""
     paths, kernel = held.paths, held.kernel
     change_settings(paths, environment, {"environment": dict(fixed)}, kernel)

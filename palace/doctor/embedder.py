@@ -66,7 +66,8 @@ def _recorded(found: Diagnostics, embedder: str) -> Iterator[Finding]:
         "now.",
         remedy=f"If {name} made them: mempalace --palace {root} palace set-embedder --model {name} "
         f"--force. If {other} did, let brokers use it: palace config set environment="
-        f"{VARIABLE}={other}. Then: palace stop",
+        f"{VARIABLE}={other}. Then: palace stop. To have {name} embed all anew: palace "
+        f"set-embedder {name} --stop",
     )
 
 

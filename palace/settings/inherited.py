@@ -52,13 +52,14 @@ INHERITED: "dict[str, tuple[str, ...]]" = {
     ),
     "only as the directory of palace itself, where it is installed nowhere else": ("PYTHONPATH",),
 }
+EMBEDDERS = (
+    *("MEMPALACE_EMBEDDING_MODEL", "MEMPALACE_EMBEDDING_API_URL"),
+    *("MEMPALACE_EMBEDDING_API_MODEL", "MEMPALACE_EMBEDDINGGEMMA2_DIMENSION"),
+    *("MEMPALACE_EMBEDDINGGEMMA2_MODALITIES", "MEMPALACE_EMBEDDINGGEMMA2_REVISION"),
+)
 # What the settings fix at adoption, and why it must not change with the session.
 FIXED: "dict[str, tuple[str, ...]]" = {
-    "vectors of one embedder can't be searched with another's": (
-        *("MEMPALACE_EMBEDDING_MODEL", "MEMPALACE_EMBEDDING_API_URL"),
-        *("MEMPALACE_EMBEDDING_API_MODEL", "MEMPALACE_EMBEDDINGGEMMA2_DIMENSION"),
-        *("MEMPALACE_EMBEDDINGGEMMA2_MODALITIES", "MEMPALACE_EMBEDDINGGEMMA2_REVISION"),
-    ),
+    "vectors of one embedder can't be searched with another's": EMBEDDERS,
     "how embedding uses the machine": (
         *("MEMPALACE_EMBEDDING_DEVICE", "MEMPALACE_EMBEDDING_THREADS"),
         *("MEMPALACE_EMBEDDINGGEMMA_BATCH_SIZE", "MEMPALACE_EMBEDDINGGEMMA2_BATCH_SIZE"),

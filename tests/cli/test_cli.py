@@ -18,7 +18,8 @@ from tests.support.processes.clients import PALACE
 
 NAMES = {
     *("shim", "serve", "ensure", "status", "list", "stop", "start", "try", "model"),
-    *("history", "logs", "doctor", "rebuild", "move-store", "purge", "backup", "restore"),
+    *("history", "logs", "doctor", "rebuild", "purge", "backup", "restore"),
+    *("move-store", "set-embedder"),
     *("deaths", "recover", "trust", "mesh", "feed", "pull", "delegations"),
     *("dial", "own", "expose", "config", "install", "uninstall", "service"),
     *("provision-peer", "unprovision-peer"),

@@ -19,6 +19,7 @@ ARGUMENTS = {
     "restore": ("b",),
     "purge": ("id",),
     "move-store": ("chroma",),
+    "set-embedder": ("minilm",),
     "install": ("--list",),
     "uninstall": ("cursor",),
     "service": ("status",),

@@ -141,7 +141,7 @@ def test_a_server_behind_a_proxy_is_as_near_as_the_proxy(
     place: Place, proxy: str, excepted: str, is_there: bool
 ) -> None:
     place.configure(embedding_model="openai-compat", embedding_api_url="http://nowhere.invalid/v1")
-    url = place.after.enter_context(serve_embedder())
+    url = place.after.enter_context(serve_embedder()).url
     place.environ |= {"http_proxy": proxy and url, "no_proxy": excepted}
 
     codes = {finding.code for finding in place.findings()}

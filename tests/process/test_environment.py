@@ -207,7 +207,8 @@ def test_a_user_who_wants_it_may_switch_it_on(site: Site) -> None:
 
 @pytest.fixture
 def embedder() -> Iterator[str]:
-    with serve_embedder() as url:
+    with serve_embedder() as embedder:
+        url = embedder.url
         yield url
 
 

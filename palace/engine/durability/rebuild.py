@@ -24,6 +24,7 @@ from palace.engine.durability.pinned import (
     way_up,
 )
 from palace.engine.durability.reconciliation import take_over
+from palace.engine.durability.reembedding import Reembedded, Reembedding
 from palace.engine.durability.swap import Exchange, Move
 from palace.engine.durability.translation import Source, Translation, fits
 from palace.engine.stores.drawers import COLLECTION, PGVECTOR, backend_in, is_drawer_file
@@ -90,6 +91,7 @@ class Rebuild:
     keep: bool = True
     downgrade: bool = False  # for an engine that is older than one that has served the palace
     backend: str = ""  # which keeps the drawers from now on, "" the one that does
+    anew: "Reembedding | None" = None  # whose vectors the drawers have from now on
     is_proof: bool = False  # with another backend: its stores are looked at, and never served
 
     def run(self) -> Rebuilt:
@@ -154,8 +156,16 @@ class Rebuild:
     def _is_move(self) -> bool:
         return store_of_name(self._to_build) != self._kept_by
 
+    @property
+    def _differs(self) -> bool:
+        """Tell whether the new stores hold something else than the journal says until now."""
+        return self._is_move or self.anew is not None
+
     def _entities(self, known: Replay) -> Source:
         """Return what the new stores are made of; raises StoreUnavailable for what can't be."""
+        if self.anew is not None:
+            self.anew.embed(known, self.progress)
+            return Reembedded(known, self.anew, store_of_name(self._to_build))
         if not self._is_move:
             return known
         translation = Translation(known, store_of_name(self._to_build))
@@ -184,7 +194,7 @@ class Rebuild:
 
         Returns of how many, collections left out.
         """
-        if not self._is_move:
+        if not self._differs:
             return 0
         altered = 0
         with opened_stores(self.paths, self.palace.config, self.kernel, self._to_build) as stores:

@@ -182,14 +182,18 @@ class Translation:
     def _noted(self) -> dict[str, JsonObject]:
         if (FILE, EMBEDDERS) not in self.known.live:
             return {}
-        payload = cast("JsonObject", self.known.payload((FILE, EMBEDDERS)))
-        try:
-            noted = decode_json(base64.b64decode(payload["base64"]))
-        except ValueError:
-            return {}
-        if not isinstance(noted, dict):
-            return {}
-        return {name: entry for name, entry in noted.items() if isinstance(entry, dict)}
+        return noted_embedders(self.known.payload((FILE, EMBEDDERS)))
+
+
+def noted_embedders(payload: Payload) -> dict[str, JsonObject]:
+    """Return what stock's small file says of each collection, nothing where it can't be read."""
+    try:
+        noted = decode_json(base64.b64decode(cast("JsonObject", payload)["base64"]))
+    except ValueError:
+        return {}
+    if not isinstance(noted, dict):
+        return {}
+    return {name: entry for name, entry in noted.items() if isinstance(entry, dict)}
 
 
 def fits(found: Payload, wanted: Payload) -> bool:

@@ -241,12 +241,13 @@ def _whole_model(place: Place) -> None:
 
 
 def _embedder_gone(place: Place) -> None:
-    with serve_embedder() as url:
+    with serve_embedder() as embedder:
+        url = embedder.url
         place.configure(embedding_model="openai-compat", embedding_api_url=url)
 
 
 def _embedder_there(place: Place) -> None:
-    url = place.after.enter_context(serve_embedder())
+    url = place.after.enter_context(serve_embedder()).url
     place.configure(embedding_model="openai-compat", embedding_api_url=url)
 
 

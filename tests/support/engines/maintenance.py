@@ -16,6 +16,7 @@ from typing import Any, Self
 from palace.commands import maintenance, restore
 from palace.commands import move_store as moving
 from palace.commands import purge as purging
+from palace.commands import set_embedder as embedding
 from palace.commands.backup import find_backup, keys_of, make_backup
 from palace.commands.config import change_settings
 from palace.doctor.drift import drifted
@@ -105,6 +106,21 @@ def move_store(root: str, backend: str, *, renames: int = sys.maxsize, last: str
         FrailKernel.last = ""
         exclusive.Kernel = Kernel  # type: ignore[attr-defined]
     return {"kept": moved.rebuilt.kept, "was": moved.was, "renames": FrailKernel.made}
+
+
+def set_embedder(root: str, name: str, url: str, model: str, *, last: str = "") -> Any:
+    """Embed anew; stop for good at a failpoint, if one is named."""
+    FrailKernel.renames, FrailKernel.made, FrailKernel.last = sys.maxsize, 0, last
+    exclusive.Kernel = FrailKernel  # type: ignore[attr-defined]
+    wish = embedding.Wish(name=name, url=url, model=model)
+    try:
+        changed = embedding.set_embedder(Paths(root), _environment(), wish, stop=False)
+    except Interrupted:
+        return {"interrupted": last}
+    finally:
+        FrailKernel.last = ""
+        exclusive.Kernel = Kernel  # type: ignore[attr-defined]
+    return {"kept": changed.rebuilt.kept}
 
 
 def back_up(root: str, into: str) -> Any:
@@ -234,6 +250,7 @@ def nearest(root: str, collection: str, vectors: list[list[float]], count: int) 
 REQUESTS = (
     rebuild,
     move_store,
+    set_embedder,
     back_up,
     restore_from,
     prove,
