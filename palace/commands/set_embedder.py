@@ -73,6 +73,8 @@ def set_embedder(paths: Paths, environment: ShimEnvironment, wish: Wish, *, stop
     with hold_palace(paths, environment, ask_to_leave=leave) as held:
         fixed = wish.fixed(dict(held.config.environment))
         path = _path(paths, environment, held)
+        with opened_journal(held) as journal:
+            Rebuild(palace=held, journal=journal, progress=progress_shown()).settle()
         with opened_journal(held) as journal, embedding_with(fixed):
             _check_new(held, journal, wish, fixed)
             as_chroma = store_of(named_backend(held)) == CHROMA

@@ -217,7 +217,7 @@ def _replacements() -> list[tuple[object, str, object]]:
         (client.children, "socketpair", kernel.sim_socketpair),
         (socket, "socketpair", _socketpair),
         (shim.relay, "select", kernel.SELECT),
-        (shim.relay, "complain", _print),
+        (shim.relay, "remark", _print),
         (shim.relay, "kernel_for", _kernel_for),
         (shim.relay, "read_environment", _environment),
         (broker.serve, "kernel_for", _kernel_for),

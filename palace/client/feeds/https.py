@@ -19,7 +19,7 @@ FINGERPRINT_DIGITS = 64
 WORDS = Words(
     "Name its fingerprint in the address, https://HOST:PORT#FINGERPRINT: palace share list shows "
     "it there",
-    "the palace that was named",
+    "is not the palace that was named",
     "its address",
 )
 SAID_BYTES_MAX = 4096

@@ -16,11 +16,11 @@ KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 
 
 class Words:
-    """What is said of somebody else's certificate: what to do, who was meant, and who says so."""
+    """What is said of another's certificate: what to do, that it isn't theirs, and who says so."""
 
-    def __init__(self, remedy: str, who: str, whence: str) -> None:
+    def __init__(self, remedy: str, denial: str, whence: str) -> None:
         self.remedy = remedy
-        self.who = who
+        self.denial = denial
         self.whence = whence
 
 
@@ -73,7 +73,7 @@ def _check_pin(sock: ssl.SSLSocket, url: str, peer: Peer) -> None:
     if not hmac.compare_digest(found, peer.fingerprint):
         sock.close()
         text = (
-            f"what answers at {url} is not {peer.words.who}: its certificate's fingerprint is "
+            f"what answers at {url} {peer.words.denial}: its certificate's fingerprint is "
             f"{found[:16]}..., {peer.words.whence} {peer.fingerprint[:16]}..."
         )
         # A record may be a second old on a guest's mount: a new owner has a new certificate.

@@ -24,7 +24,7 @@ _WRONG_TOKEN = (401, 429)  # the latter after many wrong ones: the right one is 
 WORDS = Words(
     "Name the palace by a mount that shows its record, or give the broker a certificate that this "
     "machine trusts",
-    "the broker of this palace",
+    "is not the broker of this palace",
     "the record says",
 )
 

@@ -174,7 +174,7 @@ class Rebuild:
 
     def _note_move(self) -> None:
         """Have the next owner know, durably, that either store may be in place."""
-        if self._is_move and not self.is_proof:
+        if self._differs and not self.is_proof:
             moving = {MOVING: store_of_name(self._to_build)}
             self.journal.sync(self.journal.append([Draft(action=STATE, payload=moving)]))
 
@@ -194,8 +194,15 @@ class Rebuild:
 
         Returns of how many, collections left out.
         """
-        if not self._differs:
-            return 0
+        return self._adopt_new(known) if self._differs else 0
+
+    def settle(self) -> None:
+        """Journal what a change of the vectors that was killed has put in place, if one was."""
+        if self.journal.tail.moving == self._kept_by:
+            self._adopt_new(replay(self.paths.journal, self.kernel, keys=self.journal.keys))
+            self._record_fingerprints()
+
+    def _adopt_new(self, known: Replay) -> int:
         altered = 0
         with opened_stores(self.paths, self.palace.config, self.kernel, self._to_build) as stores:
             for store in (stores.files, stores.drawers):

@@ -178,6 +178,20 @@ def test_another_broker_ends_what_was_interrupted(place: Place, is_swapped: bool
         assert place.upkeep.ask("doctor", place.site.palace) == []
 
 
+@pytest.mark.parametrize("last", ["embedded", "swapped"])
+def test_the_same_command_ends_what_was_interrupted(place: Place, last: str) -> None:
+    """No broker is needed in between, though after the swap the stores say what no journal does."""
+    wanted = place.contents()
+    size = len(base64.b64decode(vector_of_some(wanted))) // 4 + SIZE
+    with serve_embedder(size=size) as embedder:
+        asked = {"name": "openai-compat", "url": embedder.url, "model": embedder.model}
+        told = place.upkeep.ask("set_embedder", place.site.palace, **asked, last=last)
+        assert told == {"interrupted": last}
+        assert "kept" in place.upkeep.ask("set_embedder", place.site.palace, **asked)
+        assert_same_but_for_vectors(place.contents(), wanted, size)
+        assert place.upkeep.ask("doctor", place.site.palace) == []
+
+
 def vector_of_some(contents: Contents) -> str:
     vector: str = next(iter(contents["chroma:mempalace_drawers"].values()))["vector"]
     return vector
