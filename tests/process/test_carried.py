@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.engines.postgres import Postgres
-from tests.support.processes.clients import Client, Site, end_brokers
+from tests.support.processes.clients import Client, Site, end_brokers, wait_until
 from tests.support.processes.sites import make_site
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]
@@ -72,6 +72,14 @@ def ask(client: Client, ident: int, text: str) -> None:
 
 def identity_of(site: Site) -> str:
     return (site.palace / "palace_id").read_text().strip()
+
+
+def has_unread(site: Site) -> bool:
+    """Tell whether a guest has sent something that the broker has not read."""
+    (url,) = (url for url in site.record()["endpoints"] if url.startswith("wss:"))
+    door = f":{int(url.rpartition(':')[2]):04X}"
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[1].endswith(door) and int(row[4].partition(":")[2], 16) for row in rows)
 
 
 def is_done(reply: dict[str, Any]) -> bool:
@@ -146,6 +154,7 @@ def test_what_an_owner_that_is_gone_may_have_carried_out_is_not_begun_again(
         broker = int(owner.record()["pid"])
         os.kill(broker, signal.SIGSTOP)
         ask(client, 70, "Perhaps.")
+        wait_until(lambda: has_unread(owner), what="the call is at the owner's door")
         os.kill(client.process.pid, signal.SIGSTOP)  # it looks for nobody until the tables are free
         os.kill(broker, signal.SIGKILL)
         assert owner.run("start").returncode == 0
