@@ -17,7 +17,7 @@ from palace.broker.certificate import Identity, make_identity
 from palace.broker.connections import serve_connection
 from palace.broker.places import Places
 from palace.broker.state import BrokerState
-from palace.ownership.guest_book import Guest, book_path, guest_with, read_guests
+from palace.ownership.guest_book import Guest, book_path, read_guests, whose_token
 from palace.ownership.record import Remote
 from palace.protocol.budget import Budget
 from palace.protocol.errors import ConfigError
@@ -121,7 +121,7 @@ class Guests:
 
     def _named(self, token: str) -> str | None:
         self._look()
-        found = guest_with(token, self._book)
+        found = whose_token(token, self._book)
         return found.name if found is not None else None
 
     async def _end_revoked(self) -> None:

@@ -8,7 +8,7 @@ import os
 from palace.commands.guests import identity_here
 from palace.commands.own import keeps_tables
 from palace.kernel.kernel import Kernel
-from palace.ownership.directory import prepare_private
+from palace.ownership.directory import prepare_in_state
 from palace.ownership.guest_file import GUEST_BYTES_MAX, NAME, GuestFile, decode_guest_file
 from palace.ownership.owners import owners_directory, read_way, way_path
 from palace.protocol.errors import ConfigError
@@ -84,11 +84,8 @@ def _read(given: str, kernel: Kernel) -> GuestFile:
 
 def _prepare(paths: Paths, environment: ShimEnvironment, kernel: Kernel) -> str:
     directory = owners_directory(paths.root, environment.all)
-    for path in (os.path.dirname(directory), directory):
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        prepare_private(
-            path, kernel, called="The directory of ways", remedy="Correct or remove it."
-        )
+    called = "The directory of ways"
+    prepare_in_state(directory, kernel, called=called, remedy="Correct or remove it.")
     return directory
 
 

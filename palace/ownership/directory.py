@@ -61,6 +61,13 @@ def prepare_private(path: str, kernel: Kernel, *, called: str, remedy: str) -> N
     check_private(path, kernel, called=called, remedy=remedy)
 
 
+def prepare_in_state(path: str, kernel: Kernel, *, called: str, remedy: str) -> None:
+    """Prepare a directory two levels below the user's state directory, and the one above it."""
+    for one in (os.path.dirname(path), path):
+        os.makedirs(os.path.dirname(one), 0o700, exist_ok=True)
+        prepare_private(one, kernel, called=called, remedy=remedy)
+
+
 def check_palace(paths: Paths, kernel: Kernel) -> None:
     """Refuse a palace's directory that this user can't serve; raises UnsafePalace."""
     root = paths.root

@@ -6,14 +6,14 @@ that a digest of it can't be guessed backwards and needs no salt.
 """
 
 import hmac
-import os
 from collections.abc import Mapping
 from hashlib import sha256
+from typing import Protocol, TypeVar
 
 import attrs
 
 from palace.kernel.kernel import Kernel
-from palace.ownership.directory import prepare_private
+from palace.ownership.directory import prepare_in_state
 from palace.protocol.decoding import decode_json, is_word
 from palace.protocol.errors import ConfigError
 from palace.settings.paths import Paths, path_key, state_dir
@@ -33,6 +33,16 @@ class Guest:
     digest: str
     read_only: bool
     since: str
+
+
+class HasDigest(Protocol):
+    """Whoever a token of its own lets in; `digest` is the token's."""
+
+    @property
+    def digest(self) -> str: ...
+
+
+T = TypeVar("T", bound=HasDigest)
 
 
 def digest_of(token: str) -> str:
@@ -100,19 +110,16 @@ def prepare_directory(paths: Paths, environ: Mapping[str, str], kernel: Kernel) 
     Raises UnsafePalace.
     """
     directory = guests_directory(paths.root, environ)
-    for path in (os.path.dirname(directory), directory):
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        prepare_private(
-            path, kernel, called="The guests' directory", remedy="Correct or remove it."
-        )
+    called = "The guests' directory"
+    prepare_in_state(directory, kernel, called=called, remedy="Correct or remove it.")
     return directory
 
 
-def guest_with(token: str, guests: Mapping[str, Guest]) -> Guest | None:
+def whose_token(token: str, known: Mapping[str, T]) -> T | None:
     """Return whose token it is, None for nobody's; takes as long, whoever's it is."""
     digest = digest_of(token)
     found = None
-    for guest in guests.values():
-        if hmac.compare_digest(digest, guest.digest):
-            found = guest
+    for one in known.values():
+        if hmac.compare_digest(digest, one.digest):
+            found = one
     return found

@@ -4,14 +4,13 @@ The book lies beside the guests' (guest_book.py), where nobody else can read or 
 digests of tokens.  A share's token opens its feed and nothing else.
 """
 
-import hmac
 import json
 from collections.abc import Mapping
 
 import attrs
 
 from palace.kernel.kernel import Kernel
-from palace.ownership.guest_book import BOOK_BYTES_MAX, SCHEMA, digest_of
+from palace.ownership.guest_book import BOOK_BYTES_MAX, SCHEMA
 from palace.protocol.decoding import decode_json, is_word
 from palace.protocol.errors import ConfigError
 
@@ -81,12 +80,3 @@ def write_shares(
     listed = [attrs.asdict(shares[name]) for name in sorted(shares)]
     book = {"v": SCHEMA, "palace_id": palace_id, "shares": listed}
     kernel.write_durable(shares_path(directory), json.dumps(book, indent=1).encode() + b"\n")
-
-
-def share_with(token: str, shares: Mapping[str, Share]) -> Share | None:
-    """Return whose token it is, None for nobody's; takes as long, whoever's it is."""
-    digest, found = digest_of(token), None
-    for share in shares.values():
-        if hmac.compare_digest(digest, share.digest):
-            found = share
-    return found

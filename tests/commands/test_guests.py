@@ -11,7 +11,7 @@ from palace.commands.config import change_settings
 from palace.commands.expose import expose_to_guest
 from palace.commands.guests import Wish, guests_text, revoke_guest
 from palace.kernel.kernel import Kernel
-from palace.ownership.guest_book import guest_with, guests_directory, read_guests
+from palace.ownership.guest_book import guests_directory, read_guests, whose_token
 from palace.ownership.guest_file import GuestFile, read_guest_file
 from palace.protocol.errors import ConfigError, UnsafePalace
 from palace.settings.config import load_config
@@ -60,7 +60,7 @@ def test_a_guests_directory_has_address_pin_and_token_and_nothing_else(place: Pl
     directory = Path(place.directory, "ci")
     config = load_config(place.paths, place.environment.all, KERNEL)
     shown = make_identity(config, KERNEL, place.directory)
-    guest = guest_with(found.token, read_guests(place.directory, ID, KERNEL))
+    guest = whose_token(found.token, read_guests(place.directory, ID, KERNEL))
     assert [path.name for path in directory.iterdir()] == ["guest.json"]
     assert (directory / "guest.json").stat().st_mode & 0o777 == 0o600
     assert found.endpoints == ["wss://h:1", "wss://192.0.2.7:1"]

@@ -13,10 +13,10 @@ from palace.ownership.guest_book import (
     book_path,
     check_name,
     digest_of,
-    guest_with,
     guests_directory,
     prepare_directory,
     read_guests,
+    whose_token,
     write_guests,
 )
 from palace.ownership.guest_file import GuestFile, guest_path, read_guest_file
@@ -55,11 +55,11 @@ def test_a_book_holds_digests_and_is_its_palaces_alone(directory: str) -> None:
 
 
 def test_a_token_is_its_guests_and_nobody_elses() -> None:
-    assert guest_with(TOKENS["two"], GUESTS) == GUESTS["two"]
+    assert whose_token(TOKENS["two"], GUESTS) == GUESTS["two"]
     alike = attrs.evolve(GUESTS["one"], digest=GUESTS["one"].digest[:-1] + "x")
-    assert guest_with(TOKENS["one"], {"alike": alike}) is None
+    assert whose_token(TOKENS["one"], {"alike": alike}) is None
     for token in ("", TOKENS["one"][:-1], TOKENS["one"] + "1", GUESTS["one"].digest):
-        assert guest_with(token, GUESTS) is None
+        assert whose_token(token, GUESTS) is None
 
 
 @pytest.mark.parametrize(

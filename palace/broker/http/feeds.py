@@ -18,7 +18,8 @@ from palace.broker.state import BrokerState
 from palace.journal.offering import Scope, offers
 from palace.journal.origin import earlier_palaces
 from palace.kernel.kernel import Kernel
-from palace.ownership.share_book import Share, read_shares, share_with, shares_path
+from palace.ownership.guest_book import whose_token
+from palace.ownership.share_book import Share, read_shares, shares_path
 from palace.protocol.decoding import decode_json_once
 from palace.protocol.errors import ConfigError, RemoteRefused
 from palace.protocol.federation import START, Gap, Offer, Position, Unacceptable, read_position
@@ -66,7 +67,7 @@ class Feeds:
         """Return the share whose token an Authorization header shows."""
         self._look()
         kind, _, token = shown.decode("latin-1").partition(" ")
-        return share_with(token, self._book) if kind == "Bearer" and self._book else None
+        return whose_token(token, self._book) if kind == "Bearer" and self._book else None
 
     def is_known(self, shown: bytes) -> bool:
         return self.share(shown) is not None

@@ -16,7 +16,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.claim import Claim, check_kernel, find_foreign, own_id, read_claim
 from palace.ownership.epoch import last_epoch, take_epoch
-from palace.ownership.guest_book import book_path, guest_with, guests_directory, read_guests
+from palace.ownership.guest_book import book_path, guests_directory, read_guests, whose_token
 from palace.ownership.guest_file import GuestFile, decode_guest_file, read_guest_file
 from palace.ownership.keys import key_path, known_keys, read_keys, ring_of
 from palace.ownership.record import publish, read_record
@@ -296,7 +296,7 @@ def _look_at_secrets(place: Place) -> None:
         guests = read_guests(guests_directory(paths.root, environ), ID, kernel)
     except (PalaceError, OSError):
         guests = {}
-    assert guest_with("t", guests) is None
+    assert whose_token("t", guests) is None
     assert all(len(guest.name) <= 4096 for guest in guests.values())
     with suppress(PalaceError):
         keys = read_keys(ID, environ, kernel)
