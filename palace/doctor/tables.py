@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, OK, Finding
+from palace.ownership.owners import owners_directory, read_way
 from palace.protocol.errors import PalaceError
 from palace.settings.stock_config import backend_of
 
@@ -25,7 +26,7 @@ def check_tables(found: Diagnostics) -> Iterator[Finding]:
     try:
         tables = unopened_stores(found.paths, config, found.kernel).pgvector
         if tables is not None:
-            yield _whose(tables)
+            yield _whose(tables, found)
     except PalaceError as error:
         yield Finding(
             level=ERROR,
@@ -36,7 +37,7 @@ def check_tables(found: Diagnostics) -> Iterator[Finding]:
         )
 
 
-def _whose(tables: "PgVector") -> Finding:
+def _whose(tables: "PgVector", found: Diagnostics) -> Finding:
     owner, names = tables.owner(), f"{tables.target.prefix}_* in PostgreSQL"
     assert tables.fence is not None, "stock knows of them"
     if owner is None or tables.fence.is_ours(owner):
@@ -44,11 +45,19 @@ def _whose(tables: "PgVector") -> Finding:
     if owner.settled:
         text = f"{names}, which {owner.name} has left settled"
         return Finding(level=OK, code="tables", text=text)
+    directory = owners_directory(found.paths.root, found.environ)
+    way = read_way(directory, owner.palace, found.kernel)
+    here = (
+        "all that concerns them is refused here"
+        if way is None
+        else f"agents are carried to it as its guest {way.name}, and HTTP is refused here"
+    )
     return Finding(
         level=ERROR,
         code="tables_owned",
         text=f"The drawers are in {names}, which are those of {owner.name}, since {owner.since} "
-        f"(epoch {owner.epoch}): all that concerns them is refused here.",
-        remedy="Work through that one as its guest, or stop it there (palace stop). If its "
-        "machine is gone for good: palace stop --hold; palace own --force; palace start",
+        f"(epoch {owner.epoch}): {here}.",
+        remedy="Work through that one as its guest (palace expose guest there, palace own "
+        "--through DIR here), or stop it there (palace stop). If its machine is gone for good: "
+        "palace stop --hold; palace own --force; palace start",
     )

@@ -110,6 +110,9 @@ def test_agents_are_carried_to_the_palace_that_has_the_tables(pair: tuple[Site, 
     shown = other.run("own").stdout
     assert "Ways to palaces that may have them:" in shown
     assert "as guest b" in shown
+    said = other.run("doctor").stdout
+    assert "agents are carried to it as its guest b" in said
+    assert "is refused here" not in said.replace("and HTTP is refused here", "")
 
 
 def test_once_the_owner_has_left_the_other_serves_and_then_it_is_the_other_way_round(
