@@ -26,7 +26,7 @@ from palace.protocol.errors import ConfigError
 from palace.settings.embedder import VARIABLE, configured_embedder
 from palace.settings.environment import ShimEnvironment
 from palace.settings.inherited import EMBEDDERS
-from palace.settings.paths import Paths, path_key, state_dir
+from palace.settings.paths import Paths, embedded_file
 
 SERVER = "openai-compat"
 URL, MODEL = "MEMPALACE_EMBEDDING_API_URL", "MEMPALACE_EMBEDDING_API_MODEL"
@@ -124,12 +124,13 @@ def _used(held: OwnedPalace, fixed: Mapping[str, str]) -> tuple[str | None, ...]
 
 
 def _path(paths: Paths, environment: ShimEnvironment, held: OwnedPalace) -> str:
-    directory = f"{state_dir(environment.all)}/embedding"
+    path = embedded_file(paths.root, environment.all)
+    directory = os.path.dirname(path)
     os.makedirs(os.path.dirname(directory), 0o700, exist_ok=True)
     prepare_private(
         directory, held.kernel, called="The directory of vectors", remedy="Correct or remove it."
     )
-    return f"{directory}/{path_key(paths.root)}.sqlite3"
+    return path
 
 
 def changed_text(changed: Changed) -> str:

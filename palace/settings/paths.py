@@ -156,6 +156,11 @@ def provider_dir(environ: "Mapping[str, str]") -> str:
     return f"{state_dir(environ)}/provider"
 
 
+def embedded_file(root: str, environ: "Mapping[str, str]") -> str:
+    """Return where vectors of another embedder are kept until all of a palace has them."""
+    return f"{state_dir(environ)}/embedding/{path_key(root)}.sqlite3"
+
+
 def heartbeat_file(root: str, environ: "Mapping[str, str]") -> str:
     """Return the file that a broker that stays touches, where a slot names it."""
     return f"{provider_dir(environ)}/{path_key(root)}.heartbeat"

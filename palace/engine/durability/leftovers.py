@@ -16,6 +16,7 @@ from contextlib import suppress
 import attrs
 
 from palace.engine.durability.traces import Traces, files_below, is_held
+from palace.engine.embedding.anew import forget_embedded
 from palace.engine.stores.drawers import TABLES_MARK
 from palace.journal.aside import ASIDE
 from palace.journal.inspect import read_from
@@ -28,7 +29,14 @@ from palace.ownership.holders import BESIDE, LATER_HALLWAYS
 from palace.ownership.served import saved_copies
 from palace.protocol.keyring import Keyring
 from palace.settings.config import Config
-from palace.settings.paths import Paths, copies_for_readers, holds_store, home_dir, state_dir
+from palace.settings.paths import (
+    Paths,
+    copies_for_readers,
+    embedded_file,
+    holds_store,
+    home_dir,
+    state_dir,
+)
 
 _PUT_ASIDE = ("replaced-", "rebuild-", "restore-", "recover-")
 _SCRATCH = ("palace-verify-", "palace-try-")
@@ -62,6 +70,8 @@ class Surroundings:
     def clean(self, going: Going, traces: Traces, palace_id: str) -> None:
         """Take what goes out of copies that are this palace's alone, as far as that is possible."""
         shutil.rmtree(copies_for_readers(palace_id, self.environ), ignore_errors=True)
+        # Vectors of the texts that go, by their digests, where `palace set-embedder` was killed.
+        forget_embedded(embedded_file(self.paths.root, self.environ), self.kernel)
         # What is the last word on another entity may differ from one journal to the next.
         entities = Going(entities=going.entities)
         for journal in self._journals_aside():

@@ -196,8 +196,13 @@ class Embedded:
 
     def remove(self) -> None:
         self._rows.close()
-        for end in ("", "-journal"):
-            self._kernel.unlink(f"{self.path}{end}")
+        forget_embedded(self.path, self._kernel)
+
+
+def forget_embedded(path: str, kernel: Kernel) -> None:
+    """Remove what was kept; all of it can be embedded again."""
+    for end in ("", "-journal"):
+        kernel.unlink(f"{path}{end}")
 
 
 def _key(text: Text) -> bytes:

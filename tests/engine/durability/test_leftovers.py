@@ -17,7 +17,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.served import saved_copy_path
 from palace.protocol.keyring import ANYBODYS, Key, Keyring
 from palace.settings.config import load_config
-from palace.settings.paths import Paths, copies_for_readers
+from palace.settings.paths import Paths, copies_for_readers, embedded_file
 
 WORD = "skLive9f8e7d6c5b4a"
 TRACES = Traces((WORD.lower(),))
@@ -103,6 +103,19 @@ def test_a_clean_palace_has_no_leftovers(around: Surroundings) -> None:
     journal_at(around.paths.journal)
     around.clean(GOING, TRACES, IDENTITY)
     assert [each.path for each in found(around)] == [around.paths.journal], "that is not its part"
+
+
+def test_what_was_embedded_until_it_was_killed_goes_and_another_palaces_stays(
+    around: Surroundings,
+) -> None:
+    mine = put(embedded_file(around.paths.root, around.environ), "vectors")
+    put(f"{mine}-journal", "vectors")
+    another = put(embedded_file(f"{around.paths.root}2", around.environ), "vectors")
+
+    around.clean(GOING, TRACES, IDENTITY)
+
+    left = os.listdir(os.path.dirname(mine))
+    assert left == [os.path.basename(another)]
 
 
 def test_copies_of_the_journal_lose_what_goes_and_keep_the_rest(around: Surroundings) -> None:
