@@ -17,7 +17,8 @@ from palace.broker.certificate import Identity, make_identity
 from palace.broker.connections import serve_connection
 from palace.broker.places import Places
 from palace.broker.state import BrokerState
-from palace.ownership.guest_book import Guest, book_path, read_guests, whose_token
+from palace.ownership.book import Watched, whose_token
+from palace.ownership.guest_book import Guest, book_path, read_guests
 from palace.ownership.record import Remote
 from palace.protocol.budget import Budget
 from palace.protocol.errors import ConfigError
@@ -46,8 +47,7 @@ class Guests:
     _gate: TokenGate = attrs.field(init=False)
     _listeners: list[trio.SocketListener] = attrs.field(factory=list)
     _strangers: Places = attrs.field(init=False)
-    _book: dict[str, Guest] = attrs.field(factory=dict)
-    _read: object = None  # the book's signature when it was read
+    _book: Watched[Guest] = attrs.field(init=False)
     _live: dict[WebSocketLines, Guest] = attrs.field(factory=dict)
     _pace: Pace = attrs.field(factory=Pace)
 
@@ -55,6 +55,15 @@ class Guests:
         self._strangers = Places(Budget("guest_strangers", STRANGERS_MAX))
         self.state.telemetry.budgets.append(self._strangers.budget)
         self._gate = TokenGate(self.token, trio.current_time, self._named)
+        services = self.state.services
+        directory = services.guests_directory
+        known = (directory, services.ownership.palace_id, services.kernel)
+        self._book = Watched(
+            path=book_path(directory) if directory else "",
+            read=partial(read_guests, *known),
+            kernel=services.kernel,
+            note=self._note_broken,
+        )
 
     @classmethod
     def of(cls, state: BrokerState) -> "Guests":
@@ -101,36 +110,21 @@ class Guests:
 
     # Guests with tokens of their own.
 
-    def _look(self) -> None:
-        """Read the guests' book again where it has changed; a broken one admits no guest."""
-        services = self.state.services
-        if not services.guests_directory:
-            return
-        signature = services.kernel.signature(book_path(services.guests_directory))
-        if signature == self._read:
-            return
-        try:
-            self._book = read_guests(
-                services.guests_directory, services.ownership.palace_id, services.kernel
-            )
-        except (ConfigError, OSError) as error:
-            self._book = {}
-            logger.warning("%s", error)
-            self.state.telemetry.note_error(str(error))
-        self._read = signature
+    def _note_broken(self, text: str) -> None:
+        logger.warning("%s", text)
+        self.state.telemetry.note_error(text)
 
     def _named(self, token: str) -> str | None:
-        self._look()
-        found = whose_token(token, self._book)
+        found = whose_token(token, self._book.look())
         return found.name if found is not None else None
 
     async def _end_revoked(self) -> None:
         """Hang up on guests whose token is not theirs any more."""
         while True:
             await trio.sleep(LOOK_S)
-            self._look()
+            known = self._book.look()
             for lines, guest in tuple(self._live.items()):
-                if self._book.get(guest.name) != guest:
+                if known.get(guest.name) != guest:
                     logger.info("guest %s: its token was revoked", guest.name)
                     lines.close()
 
@@ -187,7 +181,7 @@ class Guests:
         if not lines.token_of:
             await serve_connection(self.state, lines, peer)
             return
-        guest = self._book.get(lines.token_of)
+        guest = self._book.look().get(lines.token_of)
         if guest is None:
             return  # revoked in the middle of it
         logger.info("guest %s has connected", guest.name)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from palace.kernel.kernel import Kernel
+from palace.ownership.book import digest_of
 from palace.ownership.directory import prepare_private
 from palace.ownership.guest_book import (
     GUESTS_MAX,
     Guest,
     check_name,
-    digest_of,
     guests_directory,
     prepare_directory,
     read_guests,

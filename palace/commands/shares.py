@@ -8,7 +8,8 @@ import attrs
 from palace.commands.guests import identity_here
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import one_line
-from palace.ownership.guest_book import check_name, digest_of, guests_directory, prepare_directory
+from palace.ownership.book import digest_of
+from palace.ownership.guest_book import check_name, guests_directory, prepare_directory
 from palace.ownership.share_book import (
     SHARES_MAX,
     WINGS_MAX,

@@ -1,25 +1,19 @@
-"""The guests of a palace: their names, what they may do, and digests of their tokens.
+"""The guests of a palace: their names, what they may do, and digests of their tokens (book.py).
 
-The book lies in the user's state directory, beside the certificate that guests pin: neither is
-where a container that was lent the palace can read or write it.  A token is 256 random bits, so
-that a digest of it can't be guessed backwards and needs no salt.
+The book lies beside the certificate that guests pin.
 """
 
-import hmac
 from collections.abc import Mapping
-from hashlib import sha256
-from typing import Protocol, TypeVar
 
 import attrs
 
 from palace.kernel.kernel import Kernel
+from palace.ownership.book import listed, write_book
 from palace.ownership.directory import prepare_in_state
-from palace.protocol.decoding import decode_json, is_word
+from palace.protocol.decoding import is_word
 from palace.protocol.errors import ConfigError
 from palace.settings.paths import Paths, path_key, state_dir
 
-SCHEMA = 1
-BOOK_BYTES_MAX = 1 << 20
 GUESTS_MAX = 256
 NAME_CHARS = "abcdefghijklmnopqrstuvwxyz0123456789-_."
 NAME_CHARS_MAX = 64
@@ -33,20 +27,6 @@ class Guest:
     digest: str
     read_only: bool
     since: str
-
-
-class HasDigest(Protocol):
-    """Whoever a token of its own lets in; `digest` is the token's."""
-
-    @property
-    def digest(self) -> str: ...
-
-
-T = TypeVar("T", bound=HasDigest)
-
-
-def digest_of(token: str) -> str:
-    return sha256(token.encode()).hexdigest()
 
 
 def guests_directory(root: str, environ: Mapping[str, str]) -> str:
@@ -74,14 +54,9 @@ def read_guests(directory: str, palace_id: str, kernel: Kernel) -> dict[str, Gue
     Raises ConfigError for a book that can't be understood: its guests are not to be forgotten.
     """
     path = book_path(directory)
-    data = kernel.read_file(path, BOOK_BYTES_MAX)
-    if data is None:
-        return {}
     try:
-        found = decode_json(data)
-        if found["v"] != SCHEMA or found["palace_id"] != palace_id:
-            return {}
-        guests = [Guest(**fields) for fields in found["guests"][:GUESTS_MAX]]
+        found = listed(path, "guests", palace_id, kernel)[:GUESTS_MAX]
+        guests = [Guest(**fields) for fields in found]
         texts = [text for one in guests for text in (one.name, one.digest, one.since)]
         if not all(map(is_word, texts)) or any(type(one.read_only) is not bool for one in guests):
             raise ValueError("a guest is none")
@@ -97,11 +72,8 @@ def write_guests(
     directory: str, palace_id: str, guests: Mapping[str, Guest], kernel: Kernel
 ) -> None:
     """Keep the book of a palace's guests."""
-    import json
-
-    listed = [attrs.asdict(guests[name]) for name in sorted(guests)]
-    book = {"v": SCHEMA, "palace_id": palace_id, "guests": listed}
-    kernel.write_durable(book_path(directory), json.dumps(book, indent=1).encode() + b"\n")
+    entries = [attrs.asdict(guests[name]) for name in sorted(guests)]
+    write_book(book_path(directory), "guests", palace_id, entries, kernel)
 
 
 def prepare_directory(paths: Paths, environ: Mapping[str, str], kernel: Kernel) -> str:
@@ -113,13 +85,3 @@ def prepare_directory(paths: Paths, environ: Mapping[str, str], kernel: Kernel) 
     called = "The guests' directory"
     prepare_in_state(directory, kernel, called=called, remedy="Correct or remove it.")
     return directory
-
-
-def whose_token(token: str, known: Mapping[str, T]) -> T | None:
-    """Return whose token it is, None for nobody's; takes as long, whoever's it is."""
-    digest = digest_of(token)
-    found = None
-    for one in known.values():
-        if hmac.compare_digest(digest, one.digest):
-            found = one
-    return found

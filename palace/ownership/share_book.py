@@ -4,14 +4,13 @@ The book lies beside the guests' (guest_book.py), where nobody else can read or 
 digests of tokens.  A share's token opens its feed and nothing else.
 """
 
-import json
 from collections.abc import Mapping
 
 import attrs
 
 from palace.kernel.kernel import Kernel
-from palace.ownership.guest_book import BOOK_BYTES_MAX, SCHEMA
-from palace.protocol.decoding import decode_json, is_word
+from palace.ownership.book import listed, write_book
+from palace.protocol.decoding import is_word
 from palace.protocol.errors import ConfigError
 
 SHARES_MAX = 64
@@ -43,22 +42,13 @@ def read_shares(directory: str, palace_id: str, kernel: Kernel) -> dict[str, Sha
     """
     path = shares_path(directory)
     try:
-        shares = [_share(fields) for fields in _listed(path, palace_id, kernel)[:SHARES_MAX]]
+        shares = [_share(one) for one in listed(path, "shares", palace_id, kernel)[:SHARES_MAX]]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} can't be understood ({error!r:.100}): nothing is shared by it. Remove it, and "
             "share again: palace share new NAME"
         ) from None
     return {one.name: one for one in shares}
-
-
-def _listed(path: str, palace_id: str, kernel: Kernel) -> list[Mapping[str, object]]:
-    data = kernel.read_file(path, BOOK_BYTES_MAX)
-    if data is None:
-        return []
-    book = decode_json(data)
-    is_ours = book["v"] == SCHEMA and book["palace_id"] == palace_id
-    return list(book["shares"]) if is_ours else []
 
 
 def _share(fields: Mapping[str, object]) -> Share:
@@ -77,6 +67,5 @@ def write_shares(
     directory: str, palace_id: str, shares: Mapping[str, Share], kernel: Kernel
 ) -> None:
     """Keep the book of a palace's shares."""
-    listed = [attrs.asdict(shares[name]) for name in sorted(shares)]
-    book = {"v": SCHEMA, "palace_id": palace_id, "shares": listed}
-    kernel.write_durable(shares_path(directory), json.dumps(book, indent=1).encode() + b"\n")
+    entries = [attrs.asdict(shares[name]) for name in sorted(shares)]
+    write_book(shares_path(directory), "shares", palace_id, entries, kernel)

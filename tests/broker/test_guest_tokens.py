@@ -17,7 +17,8 @@ from palace.broker.reporting.status import status_of
 from palace.client.guest.fallbacks import Fallbacks
 from palace.client.guest.tunnel import Tunnel
 from palace.kernel.kernel import Kernel
-from palace.ownership.guest_book import Guest, book_path, digest_of, write_guests
+from palace.ownership.book import digest_of
+from palace.ownership.guest_book import Guest, book_path, write_guests
 from palace.ownership.guest_file import GuestFile, guest_path
 from palace.settings.config import Config
 from palace.settings.environment import ShimEnvironment

@@ -11,7 +11,8 @@ from palace.commands.config import change_settings
 from palace.commands.expose import expose_to_guest
 from palace.commands.guests import Wish, guests_text, revoke_guest
 from palace.kernel.kernel import Kernel
-from palace.ownership.guest_book import guests_directory, read_guests, whose_token
+from palace.ownership.book import whose_token
+from palace.ownership.guest_book import guests_directory, read_guests
 from palace.ownership.guest_file import GuestFile, read_guest_file
 from palace.protocol.errors import ConfigError, UnsafePalace
 from palace.settings.config import load_config

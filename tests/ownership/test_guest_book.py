@@ -7,16 +7,15 @@ import attrs
 import pytest
 
 from palace.kernel.kernel import Kernel
+from palace.ownership.book import digest_of, whose_token
 from palace.ownership.claim import find_foreign
 from palace.ownership.guest_book import (
     Guest,
     book_path,
     check_name,
-    digest_of,
     guests_directory,
     prepare_directory,
     read_guests,
-    whose_token,
     write_guests,
 )
 from palace.ownership.guest_file import GuestFile, guest_path, read_guest_file

@@ -18,10 +18,10 @@ from palace.broker.state import BrokerState
 from palace.journal.offering import Scope, offers
 from palace.journal.origin import earlier_palaces
 from palace.kernel.kernel import Kernel
-from palace.ownership.guest_book import whose_token
+from palace.ownership.book import Watched, whose_token
 from palace.ownership.share_book import Share, read_shares, shares_path
 from palace.protocol.decoding import decode_json_once
-from palace.protocol.errors import ConfigError, RemoteRefused
+from palace.protocol.errors import RemoteRefused
 from palace.protocol.federation import START, Gap, Offer, Position, Unacceptable, read_position
 from palace.protocol.feed_lines import End, Header, end_line, header_line, item_line
 from palace.protocol.keyring import ANYBODYS, Keyring
@@ -45,9 +45,16 @@ class Feeds:
     directory: str
     kernel: Kernel
     keys: Keyring = ANYBODYS
-    _book: dict[str, Share] = attrs.field(factory=dict)
-    _read: object = None  # the book's signature when it was read
+    _book: Watched[Share] = attrs.field(init=False)
     _under_way: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self._book = Watched(
+            path=shares_path(self.directory) if self.directory else "",
+            read=partial(read_shares, self.directory, self.palace, self.kernel),
+            kernel=self.kernel,
+            note=partial(logger.warning, "%s"),
+        )
 
     @classmethod
     def of(cls, state: BrokerState) -> "Feeds":
@@ -65,26 +72,11 @@ class Feeds:
 
     def share(self, shown: bytes) -> Share | None:
         """Return the share whose token an Authorization header shows."""
-        self._look()
         kind, _, token = shown.decode("latin-1").partition(" ")
-        return whose_token(token, self._book) if kind == "Bearer" and self._book else None
+        return whose_token(token, self._book.look()) if kind == "Bearer" else None
 
     def is_known(self, shown: bytes) -> bool:
         return self.share(shown) is not None
-
-    def _look(self) -> None:
-        """Read the book again where it has changed; of a broken one nothing is shared."""
-        if not self.directory:
-            return
-        signature = self.kernel.signature(shares_path(self.directory))
-        if signature == self._read:
-            return
-        try:
-            self._book = read_shares(self.directory, self.palace, self.kernel)
-        except (ConfigError, OSError) as error:
-            self._book = {}
-            logger.warning("%s", error)
-        self._read = signature
 
     async def serve(self, exchange: Exchange) -> None:
         """Answer a request; raises Refused and Gone."""

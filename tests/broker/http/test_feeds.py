@@ -16,7 +16,7 @@ from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
-from palace.ownership.guest_book import digest_of
+from palace.ownership.book import digest_of
 from palace.ownership.share_book import Share, shares_path, write_shares
 from palace.transport.http import HttpConnection
 from tests.support.stores.exporter import IDENTITY, export

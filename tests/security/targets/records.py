@@ -14,9 +14,10 @@ from typing import Any
 
 from palace.kernel.kernel import Kernel
 from palace.ownership import lock
+from palace.ownership.book import whose_token
 from palace.ownership.claim import Claim, check_kernel, find_foreign, own_id, read_claim
 from palace.ownership.epoch import last_epoch, take_epoch
-from palace.ownership.guest_book import book_path, guests_directory, read_guests, whose_token
+from palace.ownership.guest_book import book_path, guests_directory, read_guests
 from palace.ownership.guest_file import GuestFile, decode_guest_file, read_guest_file
 from palace.ownership.keys import key_path, known_keys, read_keys, ring_of
 from palace.ownership.record import publish, read_record

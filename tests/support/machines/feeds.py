@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from palace.kernel.kernel import Kernel
-from palace.ownership.guest_book import digest_of
+from palace.ownership.book import digest_of
 from palace.ownership.share_book import Share, write_shares
 from tests.support.machines.needs import need_command, need_root
 from tests.support.machines.sshd import NAME, open_sshd
