@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from palace.broker.canary import FAILED, Canary
-from palace.canary.lifecycle_log import CANARY, MEMORY_SERVER, OWNER, LifecycleLog
+from palace.canary.lifecycle_log import CANARY, MEMORY_SERVER, OWNER, SWEEP, LifecycleLog
 from palace.canary.recording import Former
 from palace.canary.records import MARK, NAME, Directory, Owner, deaths_in, open_directory
 from palace.kernel.kernel import Kernel
@@ -84,19 +84,8 @@ class Life:
 
         `log_path` is "" where this process doesn't log into a file.
         """
-        kernel, pid = self.kernel, os.getpid()
-        self._root_id = kernel.file_id(self._root)
-        self._armed = {
-            "server_pid": str(pid),
-            "start_time": kernel.start_time(pid),
-            "boot_id": kernel.boot_id(),
-            "pid_namespace": kernel.pid_namespace(),
-            "armed_at": kernel.utc_text(),
-        }
+        self._root_id = self.kernel.file_id(self._root)
         self._about = {
-            "pid": str(pid),
-            "start_time": self._armed["start_time"],
-            "armed_at": self._armed["armed_at"],
             "epoch": str(self._owner.epoch),
             "incarnation": self._owner.incarnation,
             "root": self._root,
@@ -106,6 +95,20 @@ class Life:
         self._begin_watch()
 
     def _begin_watch(self) -> None:
+        kernel, pid = self.kernel, os.getpid()
+        started = kernel.start_time(pid)
+        if not started:  # of whom a canary doesn't know this, it would take a living one for dead
+            self.canary.fail("the kernel doesn't say when this process was started")
+            return
+        armed_at = kernel.utc_text()
+        self._armed = {
+            "server_pid": str(pid),
+            "start_time": started,
+            "boot_id": kernel.boot_id(),
+            "pid_namespace": kernel.pid_namespace(),
+            "armed_at": armed_at,
+        }
+        self._about |= {"pid": str(pid), "start_time": started, "armed_at": armed_at}
         try:
             directory = self._opened()
         except OSError as error:
@@ -152,6 +155,10 @@ class Life:
         state = "open" if told["open"] else "closed"
         fields = {"server": told["address"], "opened": str(told["opened"])}
         self._note(MEMORY_SERVER, state=state, **fields)
+
+    def swept(self, forgotten: int) -> None:
+        """Log that so many memories that were over are forgotten."""
+        self._note(SWEEP, forgotten=str(forgotten))
 
     def _look_at_mark(self) -> None:
         """Make the mark again where it was removed; what was moved with its palace stays ours."""

@@ -63,6 +63,7 @@ class Sweeping:
             return 0
         if many:
             logger.info("%d memories that were over are forgotten", many)
+            state.services.life.swept(many)
         return many
 
     async def _sweep_parts(self) -> int:

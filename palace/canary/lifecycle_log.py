@@ -26,6 +26,7 @@ OWNER = "owner"
 CANARY = "canary"
 SERVER_EXIT = "server-exit"
 MEMORY_SERVER = "memory-server"
+SWEEP = "sweep"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

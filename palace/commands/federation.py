@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from palace.canary.lifecycle_log import LifecycleLog
 from palace.commands.agent import Agent, ask_broker
 from palace.commands.sources import HTTPS, Asked, checked_address, read_source, token_in
 from palace.journal.offering import TAKEN
@@ -42,6 +43,7 @@ NONE_YET = "There is no remote. Add the first: palace remote add NAME DIR"
 ALL_DECIDED = "There is nothing to decide. See all candidates: palace candidates list --all"
 SHOWN_CHARS = 100
 AS_OWNER = "palace.shim.as_owner"
+EVENT = "federation-pull"  # in the lifecycle log
 
 
 @attrs.frozen
@@ -142,16 +144,22 @@ class Pulled:
 
 
 def pull(owner: Owner, name: str) -> Pulled:
-    """Take over what remotes, or one of them, say that is new.
+    """Take over what remotes, or one of them, say that is new; each has a line in lifecycle.log.
 
     One that can't be read keeps none of the others from being read.
     """
-    done = Pulled()
+    done, log = Pulled(), LifecycleLog(owner.paths.root, Kernel())
     for remote in owner.remotes(name):
         try:
-            done.told.append(_pulled(owner, remote))
+            told, fields = _pulled(owner, remote)
         except (PalaceError, OSError) as problem:
             done.failed.append(_of(remote, problem))
+            # By its kind alone: the text may be another machine's.
+            name_of = problem.name if isinstance(problem, PalaceError) else type(problem).__name__
+            fields = {"state": "failed", "reason": name_of}
+        else:
+            done.told.append(told)
+        log.note(EVENT, {"remote": remote["name"], **fields})
     if not done.told and not done.failed:
         done.told.append(NONE_YET)
     return done
@@ -164,7 +172,8 @@ def _of(remote: Json, problem: PalaceError | OSError) -> PalaceError | OSError:
     return RemoteRefused(f"{remote['name']} was not pulled: {cause_text(problem)}")
 
 
-def _pulled(owner: Owner, remote: Json) -> str:
+def _pulled(owner: Owner, remote: Json) -> tuple[str, dict[str, str]]:
+    """Pull from one remote; return what is told of it, and what is logged."""
     name, changed, left_out = remote["name"], 0, 0
     place = Place(position=read_position(remote["position"]), step=remote["step"])
     asked = Asked(remote, place.position, owner.paths, owner.environment)
@@ -177,7 +186,7 @@ def _pulled(owner: Owner, remote: Json) -> str:
         for batch in batches(items, place, lambda: set(owner.known(name))):
             told = owner.ask("remote_fold", **_arguments(name, source, batch))
             if told.get("stale"):
-                return f"{name}: another pull is under way, and goes on."
+                return f"{name}: another pull is under way, and goes on.", {"state": "overtaken"}
             changed, left_out = changed + told["changed"], left_out + told["left_out"]
     except Unacceptable as problem:
         raise RemoteRefused(
@@ -185,7 +194,9 @@ def _pulled(owner: Owner, remote: Json) -> str:
         ) from None
     waiting = sum(one["undecided"] for one in owner.remotes(name))
     text = f"{name}: {changed} changed, {waiting} to decide: palace candidates list"
-    return "\n".join((text, *_lacks(remote, sum(asked.damaged), left_out)))
+    counts = {"changed": changed, "left_out": left_out, "damaged": sum(asked.damaged)}
+    logged = {"state": "ok", **{key: str(count) for key, count in counts.items()}}
+    return "\n".join((text, *_lacks(remote, counts["damaged"], left_out))), logged
 
 
 def _check_is_another(source: Header, remote: Json, ours: Paths) -> None:

@@ -34,7 +34,7 @@ from palace.engine.stores.files import NAMES as FILES
 from palace.engine.stores.palace_stores import unopened_stores
 from palace.engine.stores.pgvector import PgVector
 from palace.engine.stores.pgvector_fence import TABLES_NOTE
-from palace.engine.stores.register import TOKEN, row_of_token
+from palace.engine.stores.register import TOKEN, WORKSPACE, row_of_token
 from palace.journal.copying import Contents, copy_file, file_digest, read_contents
 from palace.journal.journal import read_tail
 from palace.journal.reseal import reseal
@@ -83,6 +83,7 @@ class Restored:
     epoch: int
     same: bool  # it has the identity of the palace that was backed up
     tokens: int  # that its workspaces had, and that don't count
+    workspaces: int
     kept: str
 
 
@@ -117,6 +118,7 @@ def restore_backup(
             epoch=held.stamp.epoch,
             same=identity == backup.manifest.palace_id,
             tokens=0 if how.keep_tokens else made.kinds.get(TOKEN, 0),
+            workspaces=made.kinds.get(WORKSPACE, 0),
             kept=kept,
         )
 
@@ -279,6 +281,11 @@ def restored_text(
         lines.append("It has an identity of its own: back it up to a directory of its own.")
     if restored.kept:
         lines.append(f"What was there before is in {restored.kept}.")
+    if restored.workspaces:
+        lines.append(
+            f"Its {restored.workspaces} workspaces are as they were then: one that was removed or "
+            "moved since is back in its place. See palace workspace tree."
+        )
     if restored.tokens:
         lines.append(
             "The tokens of its workspaces don't count, since any may have been revoked after the "

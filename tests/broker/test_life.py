@@ -1,7 +1,10 @@
 """An owner and its canary: armed before it serves, replaced when lost, told at the end."""
 
 import os
+import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership.lock import Ownership
 from palace.protocol.errors import LockFailed
 from palace.settings.paths import Paths
+from tests.support.brokers.loglines import fields_of
 from tests.support.processes.brokers import state_of
 from tests.support.processes.clients import wait_until
 
@@ -152,6 +156,64 @@ def test_a_canary_that_cannot_be_started_fails_nothing_and_is_tried_again(
     life.tick(200.0)
     assert life.report()["canary"]["state"] == "armed"
     assert states(tmp_path, "canary") == ["failed", "spawned"]
+
+
+@pytest.mark.parametrize("scarce", ["descriptors", "disk"])
+def test_scarcity_at_the_arming_fails_nothing_and_is_made_up_for(
+    tmp_path: Path, lives: list[Life], scarce: str
+) -> None:
+    """What is scarce is so for this process, by its limits: the kernel itself refuses."""
+    name = {"descriptors": resource.RLIMIT_NOFILE, "disk": resource.RLIMIT_FSIZE}[scarce]
+    soft, hard = resource.getrlimit(name)
+    ownership = Ownership(Paths(str(tmp_path)), -1)
+    ownership.epoch = 1
+    life = Life(kernel=KERNEL)
+    life.begin(ownership, "0")
+    lives.append(life)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(name, ({"descriptors": free, "disk": 0}[scarce], hard))
+    try:
+        life.arm("", log_path="")
+        life.serving()
+        report = life.report()
+    finally:
+        resource.setrlimit(name, (soft, hard))
+
+    assert report["canary"]["problem"]
+    assert report["canary"]["state"] == ("failed" if scarce == "descriptors" else "armed")
+    life.tick(100.0)
+    told = life.report()["canary"]
+    assert (told["state"], told["problem"]) == ("armed", "")
+    [mark] = (tmp_path / "deaths").glob("*.armed")
+    known = fields_of(mark.read_text())
+    assert known["start_time"] == KERNEL.start_time(os.getpid()), "else a living one seems dead"
+    assert known["boot_id"] == KERNEL.boot_id()
+    assert f"start_time={known['start_time']}".encode() in life.canary._armed
+
+
+def test_what_calls_itself_a_canary_is_none(tmp_path: Path, lives: list[Life]) -> None:
+    """Its title says all that the real one's says; nobody looks for titles."""
+    life = begin(lives, tmp_path)
+    title = Path(f"/proc/{life.canary.pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    code = "import os, sys; os.write(1, b'.'); os.read(0, 1)"
+    with subprocess.Popen(
+        [*title[:1], "-c", code, *title[1:]],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        executable=sys.executable,
+    ) as impostor:
+        assert impostor.stdout is not None
+        assert impostor.stdout.read(1) == b"."
+        end(life.canary.pid)
+        life.tick(100.0)
+        assert life.canary.pid != impostor.pid
+        assert life.report()["canary"]["lost"] == 1
+        life.left("test")
+        wait_until(lambda: KERNEL.reap(life.canary.pid) is not None, what="the real one has ended")
+        assert impostor.poll() is None, "and nobody ends it"
+        life.canary.pid = 0
+        impostor.communicate(b".")
 
 
 def test_without_a_place_for_records_there_is_no_canary_until_there_is_one(

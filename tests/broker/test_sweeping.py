@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from palace.broker.sweeping import Part, Sweeping, sweep_part
+from palace.canary.lifecycle_log import LifecycleLog
 from palace.engine.api import Call, Reply
 from palace.protocol.principals import OWNER
 from palace.protocol.resolver import Tree
@@ -41,6 +42,8 @@ def root(short_dir: Path) -> Path:
 async def test_it_sweeps_in_parts_once_somebody_has_asked(root: Path) -> None:
     engine = SweptEngine(tree=TREE)
     async with open_broker(root, engine) as running:
+        services = running.state.services
+        services.life.begin(services.ownership, "0")  # which is when logging begins
         sweeping = Sweeping(running.state)
         assert await sweeping.sweep() == 0, "nobody has asked for anything"
         shim = await running.session("a")
@@ -49,6 +52,8 @@ async def test_it_sweeps_in_parts_once_somebody_has_asked(root: Path) -> None:
         await shim.reply()
         idle_before = running.state.lifecycle.idle_for_s(trio.current_time())
         assert await sweeping.sweep() == 3
+        log = LifecycleLog(str(root), services.kernel)
+        assert [line["forgotten"] for line in log.latest() if line["ev"] == "sweep"] == ["3"]
         assert engine.begun.count("sweep") == 3
         assert running.state.lifecycle.idle_for_s(trio.current_time()) > idle_before
         assert not running.state.scheduler.admission.busy

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from palace.protocol.errors import RemoteRefused
+from tests.support.brokers.loglines import fields_of
 from tests.support.faults.killing import is_deep
 from tests.support.loads.light import fail_at_points, storm_site
 from tests.support.machines.feeds import DIRECTORY, WAYS, Way, way_to
@@ -34,6 +36,17 @@ def run(site: Site, *arguments: str, **environ: Any) -> str:
 def listed(site: Site, *options: str) -> list[dict[str, Any]]:
     lines = run(site, "candidates", "list", "--json", *options).splitlines()
     return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def logged_pulls(site: Site) -> list[tuple[str, ...]]:
+    """Return what the lifecycle log says of pulls: of whom, with what end, and how much came."""
+    lines = map(fields_of, (site.palace / "lifecycle.log").read_text().splitlines())
+    names = ("remote", "state", "reason", "changed")
+    return [
+        tuple(line.get(name, "") for name in names)
+        for line in lines
+        if line["ev"] == "federation-pull"
+    ]
 
 
 def texts(site: Site) -> list[str]:
@@ -176,6 +189,12 @@ def test_what_is_no_other_palace_is_refused(short_dir: Path) -> None:
         ["desk: 1 changed, 1 to decide: palace candidates list"],
     )
     assert ["this very palace" in line for line in done.stderr.splitlines()] == [True, True]
+    refused_by = ("failed", RemoteRefused.name, "")
+    assert logged_pulls(site)[-3:] == [
+        ("copy", *refused_by),
+        ("desk", "ok", "", "1"),
+        ("self", *refused_by),
+    ]
     run(site, "candidates", "dismiss", listed(site)[0]["key"])
     for odd in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
         path = there / "journal" / f"{100:020d}.jsonl"

@@ -90,7 +90,8 @@ def test_rights_and_audits_are_there_after_a_rebuild_and_a_restoration(
     did(team, "backup", str(tmp_path / "backups"))
     elsewhere = Site(home=team.home, palace=tmp_path / "restored" / "palace")
     elsewhere.palace.parent.mkdir()
-    did(elsewhere, "restore", str(tmp_path / "backups"))
+    told = did(elsewhere, "restore", str(tmp_path / "backups"))
+    assert "Its 3 workspaces are as they were then" in told
     try:
         assert seen(elsewhere) == before
     finally:
