@@ -1,5 +1,6 @@
 """What is told of a machine: by the kernel's files, bounded, and nothing of others' arguments."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,25 @@ def test_once_the_time_is_up_the_rest_is_left_out(tmp_path: Path) -> None:
     assert "(left out: there was no time)" in lines
     assert lines[0] == "== memory"
     assert lines[1] != "(left out: there was no time)"
+
+
+def test_fresh_core_files_and_crash_reports_are_named_and_nothing_else(tmp_path: Path) -> None:
+    fresh = ("core.77", "var/crash/report", "Library/Logs/DiagnosticReports/palace.ips")
+    for name in (*fresh, "vmlinuz", "core.7", "var/lib/systemd/coredump/core.old"):
+        write(tmp_path, {name: "its memory"})
+    (tmp_path / "core").mkdir()
+    (tmp_path / "cores").mkdir()
+    (tmp_path / "cores" / "core.link").symlink_to(tmp_path / "core.77")
+    for name in ("core.7", "var/lib/systemd/coredump/core.old"):
+        os.utime(tmp_path / name, (1000, 1000))
+    evidence = Evidence(str(tmp_path), MemoryGroup(""), top=str(tmp_path))
+    evidence.armed_s = 2000.0
+
+    lines = evidence.lines(Kernel())
+    begin = lines.index("== core files since it was armed")
+    named = lines[begin + 1 : lines.index("== the end of its log")]
+    assert {Path(one).relative_to(tmp_path).as_posix() for one in named} == set(fresh)
+    assert "its memory" not in "".join(lines)
 
 
 STACKS = (

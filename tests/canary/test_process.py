@@ -23,6 +23,7 @@ from palace.canary.records import deaths_of
 from palace.kernel.kernel import Kernel
 from palace.protocol import deaths, wire
 from tests.support.brokers.loglines import fields_of
+from tests.support.machines.needs import need_command, need_root
 from tests.support.processes.brokers import state_of
 from tests.support.processes.clients import wait_until
 
@@ -370,6 +371,44 @@ def test_it_holds_nothing_but_its_pipe_and_the_directory_and_knows_no_environmen
     finally:
         os.close(other)
         case.end()
+
+
+# In a namespace where numbers are given out as one likes: another process gets the dead one's.
+REUSED = """
+import os, subprocess, sys, time
+from palace.broker.canary import Canary
+from palace.kernel.kernel import Kernel
+
+kernel, root = Kernel(), sys.argv[1]
+SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
+owner = subprocess.Popen(SLEEP)
+canary = Canary(kernel=kernel)
+os.makedirs(f"{root}/deaths", 0o700)
+about = {"pid": str(owner.pid), "start_time": kernel.start_time(owner.pid), "epoch": "7"}
+canary.arm(about | {"incarnation": "a" * 32, "root": root})
+canary.say("serving")
+time.sleep(0.05)  # else both would have started in one tick of the kernel's clock
+owner.kill()
+owner.wait()
+with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+    last.write(str(owner.pid - 1))
+heir = subprocess.Popen(SLEEP)
+assert heir.pid == owner.pid, (heir.pid, owner.pid)
+os.close(canary._pipe)
+while kernel.reap(canary.pid) is None:
+    time.sleep(0.05)
+assert heir.poll() is None
+"""
+
+
+def test_a_number_that_another_process_has_got_hides_no_death(tmp_path: Path) -> None:
+    need_root()
+    space = [need_command("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"]
+    argv = [*space, sys.executable, "-P", "-c", REUSED, str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert [death.cause for death in deaths_of(str(tmp_path), KERNEL)] == [deaths.VANISHED]
 
 
 def test_a_stopped_canary_holds_up_nobody(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_each_command_has_its_occasion_one_call_an_agent_and_runtime(site: Site)
     give, take = sh(site.home / "give", JOURNALLING), sh(site.home / "take", JOURNALLING)
     args = ("{occasion}:{personality}:{runtime}",)
     declared(slot_of(site), provision=block(give, *args), unprovision=block(take, *args))
+    before = slot_of(site).read_bytes(), slot_of(site).stat()
 
     assert add(site, "a", "codex", "claude-code").returncode == 0
     assert add(site, "b", "telegram").returncode == 0
@@ -133,6 +134,11 @@ def test_each_command_has_its_occasion_one_call_an_agent_and_runtime(site: Site)
     assert off.returncode == 0
     assert "b telegram: skipped-no-agentic-runtime" in off.stdout
     assert site.run("workspace", "remove", "a").returncode == 0
+    # Whoever owns the slot never writes it: not even its times.
+    assert (slot_of(site).read_bytes(), slot_of(site).stat().st_mtime_ns) == (
+        before[0],
+        before[1].st_mtime_ns,
+    )
 
     both = ("a:claude-code", "a:codex")
     assert sorted(journal_of(give)) == [

@@ -42,7 +42,7 @@ from tests.support.processes.clients import PALACE, Client, Site, end_brokers, w
 pytestmark = pytest.mark.process
 KERNEL = Kernel()
 KILLS = 100 if is_deep() else 4
-ENDS = 100 if is_deep() else 10
+ENDS = 100 if is_deep() else 11
 RACES = 200 if is_deep() else 4
 STORMS = 50 if is_deep() else 3  # of each other way to end
 SEEDS = (11, 12, 13)
@@ -276,6 +276,7 @@ WAYS = (
     "upgrade",
     "direct",
     "failed",
+    "doctor --compact --stop",
 )
 
 
@@ -385,7 +386,12 @@ def ended_unserved(site: Site) -> set[int]:
 def test_a_stop_that_races_a_kill_is_one_or_the_other(site: Site) -> None:
     """What was told on the pipe decides; an owner that told it goes on to say so in the log."""
     dice = random.Random(SEEDS[1])
-    epochs = {race(site, dice.random() * 0.03) for _ in range(RACES)}
+    trace = site.home / "stop.jsonl"
+    site.extra["PALACE_TRACE"] = str(trace)
+    try:
+        epochs = {race(site, dice.random() * 0.03) for _ in range(RACES)}
+    finally:
+        del site.extra["PALACE_TRACE"]
     wait_until(lambda: not canaries(site), 60, "all canaries have ended")
     serve(site)  # which tells what they could not
     ends = lines(site, ev="server-exit")
@@ -394,6 +400,9 @@ def test_a_stop_that_races_a_kill_is_one_or_the_other(site: Site) -> None:
 
     assert len(set(recorded)) == len(recorded), "never two records of one"
     assert not set(recorded) & left, "no record of one that has left"
+    # Killed after it had told its canary that it left, and before it had told the log.
+    silent = (epochs - left - set(recorded)) & ended_by_themselves(trace)
+    assert epochs == (set(recorded) | left | silent) & epochs, "none is forgotten"
     assert {death.cause for death in deaths(site)} <= {"died-leaving", "vanished"}
     print(f"{len(recorded)} of {RACES} were killed before they had left")
 

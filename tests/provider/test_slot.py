@@ -3,8 +3,10 @@
 import os
 import signal
 import time
+from inspect import signature
 from pathlib import Path
 
+import attrs
 import pytest
 
 from palace.provider.births import (
@@ -16,9 +18,10 @@ from palace.provider.births import (
     SKIPPED,
     SWEEP_ON,
     Peer,
+    Provider,
 )
-from palace.provider.declaration import heartbeat_age_s, read_slot
-from palace.provider.run import FAILED, NOT_EXECUTABLE, OK, TIMEOUT
+from palace.provider.declaration import Command, heartbeat_age_s, read_slot
+from palace.provider.run import FAILED, NOT_EXECUTABLE, OK, TIMEOUT, TIMEOUT_S, run_command
 from tests.provider.scripts import ALL, JOURNALLING, block, declared, journal_of, provider, script
 
 STRANGE = "/tmp/some peer's dir; $(id) `id` {runtime}"
@@ -40,6 +43,21 @@ def test_argv_is_given_verbatim_with_spaces_and_metacharacters(tmp_path: Path) -
         *("--cwd", STRANGE, "--runtime=claude-code", "boris", "--occasion", "birth"),
         *(literal, ""),
     ]
+
+
+def test_an_outcome_says_what_was_run_and_how_long_it_took(tmp_path: Path) -> None:
+    command = script(tmp_path / "give", "sleep 0.1")
+    block = Command(command=str(command), args=("--in={cwd}",))
+    told = run_command(block, {"cwd": "/a b"}, dict(os.environ))
+
+    assert told.argv == (str(command), "--in=/a b")
+    assert 100 <= told.ms < 5000
+
+
+def test_a_command_has_two_minutes() -> None:
+    assert TIMEOUT_S == 120.0
+    assert signature(run_command).parameters["timeout_s"].default == TIMEOUT_S
+    assert attrs.fields(Provider).timeout_s.default == TIMEOUT_S
 
 
 def test_both_shapes_of_a_placeholder_are_replaced_once(tmp_path: Path) -> None:

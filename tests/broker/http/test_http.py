@@ -18,6 +18,8 @@ from palace.broker import progress
 from palace.broker.http import app, exchange, listener, sessions
 from palace.broker.http.sessions import name_of
 from palace.broker.reporting.status import status_of
+from palace.canary.recording import record_death
+from palace.canary.records import Owner, open_directory
 from palace.engine.api import Call, Reply
 from palace.protocol import jsonrpc
 from palace.protocol.lifecycle import Reason
@@ -740,6 +742,31 @@ async def test_metrics_tell_of_the_journal(
         "palace_journal_broken_lines": "4",
         "palace_journal_left": "0",
     }
+
+
+async def test_metrics_tell_of_deaths_and_whether_one_would_be_noticed(
+    home: Path, dial: Dial
+) -> None:
+    async def told() -> list[str]:
+        answer = await (await dial()).ask("GET", "/metrics")
+        rows = answer.body.decode().splitlines()
+        return [row for row in rows if row.startswith(("palace_deaths", "palace_canary"))]
+
+    async with open_web(home) as running:
+        services = running.state.services
+        life, kernel = services.life, services.kernel
+        assert await told() == ["palace_deaths_total 0", "palace_canary_armed 0"]
+        life.begin(services.ownership, "0")
+        life.arm("", log_path="")
+        directory = open_directory(services.ownership.paths.root, kernel)
+        for epoch in (5, 6):
+            assert record_death(directory, Owner(epoch, "a" * 32), {"cause": "oom"}, kernel)
+        directory.close()
+        try:
+            assert await told() == ["palace_deaths_total 2", "palace_canary_armed 1"]
+        finally:
+            life.left("test")
+        await until(lambda: kernel.reap(life.canary.pid) is not None)
 
 
 async def test_metrics_count_what_was_done(home: Path, dial: Dial) -> None:
