@@ -158,6 +158,28 @@ def test_a_canary_that_cannot_be_started_fails_nothing_and_is_tried_again(
     assert states(tmp_path, "canary") == ["failed", "spawned"]
 
 
+def test_no_canary_is_told_of_an_owner_that_it_could_not_know_again(
+    tmp_path: Path, lives: list[Life]
+) -> None:
+    """It would take it for dead as soon as its pipe was lost."""
+
+    class Forgetful(Kernel):
+        forgets = True
+
+        def start_time(self, pid: int) -> str:
+            return "" if self.forgets else super().start_time(pid)
+
+    kernel = Forgetful()
+    life = begin(lives, tmp_path, kernel=kernel)
+    report = life.report()["canary"]
+    assert (report["state"], report["pid"], marks(tmp_path)) == ("failed", 0, [])
+    assert "when this process was started" in report["problem"]
+    kernel.forgets = False
+    life.tick(100.0)
+    assert life.report()["canary"]["state"] == "armed"
+    assert f"start_time={KERNEL.start_time(os.getpid())}".encode() in life.canary._armed
+
+
 @pytest.mark.parametrize("scarce", ["descriptors", "disk"])
 def test_scarcity_at_the_arming_fails_nothing_and_is_made_up_for(
     tmp_path: Path, lives: list[Life], scarce: str

@@ -12,12 +12,14 @@ from palace.memory.asked import Commit
 from palace.memory.gate import Gate, Wanted
 from palace.memory.held import HeldStore
 from palace.memory.memory import Memory, metadata_of
+from palace.memory.moving import Moving
 from palace.memory.operations import Operations
 from palace.plugin.client import Client
 from palace.plugin.elsewhere import Elsewhere
 from palace.plugin.wire import Wire
 from palace.protocol.errors import InvalidMemory
 from palace.protocol.plugin_address import address_in
+from palace.protocol.policy import OFF, Policy
 from palace.protocol.principals import Principal
 from palace.protocol.request import tool_call
 from tests.support.stores.team import Team
@@ -192,3 +194,19 @@ def test_stocks_own_tools_show_no_copy_that_was_left_here(office: Team) -> None:
     for kind, is_shown in (("team", False), ("org", True)):
         own = attrs.evolve(office.own, elsewhere=Elsewhere(client=client, kinds=[kind]))
         assert (own.marked_row(*row) is not None) is is_shown
+
+
+def test_what_was_stored_with_its_secrets_leaves_the_palace_without_them(office: Team) -> None:
+    """Stored where the owner had switched that off: exported, or copied to a server."""
+    secret = "ghp_" + "a1B2c3D4e5F6" * 3
+    office.own = attrs.evolve(office.own, policy=Policy(redact=OFF))
+    stored = office.commit("coder", f"use {secret}", namespace="team:lead")
+    there = There()
+    moving = Moving(gate=gate_of(office, None), server=there)
+
+    page: Any = moving.page({"namespace": "team:lead"})
+    [row] = page["memories"]
+    assert (row["id"], row["content"]) == (stored["id"], "use [REDACTED:github-token]")
+    assert moving.copy({"namespace": "team:lead"})["done"] == 1
+    assert [one.content for one in there.memories.values()] == ["use [REDACTED:github-token]"]
+    assert moving.copy({"namespace": "team:lead", "verify": True})["problems"] == []

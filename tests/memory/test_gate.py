@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from palace.memory.memory import Memory
 from palace.protocol.errors import Forbidden, InvalidMemory, WorkspaceRefused
-from palace.protocol.principals import Principal
+from palace.protocol.principals import Principal, Whence, principal_of, refusal_of
+from palace.protocol.rights import Peer, Who
 from tests.support.disks.memory import Stopped
 from tests.support.stores.team import Team, team
 
@@ -22,6 +29,7 @@ FORBIDDEN, INVALID, REFUSED = (
     kind.wire_code for kind in (Forbidden, InvalidMemory, WorkspaceRefused)
 )
 SECRET = "ghp_" + "a1B2c3D4e5F6" * 3
+NEIGHBOUR = Peer(who=Who.OWNER, pid=7, uid=1000)  # of the palace's owner
 IDS = [*"abcde"]
 NAMESPACES = [f"{kind}:{ident}" for kind in ("workspace", "team", "org") for ident in IDS]
 
@@ -38,6 +46,7 @@ class Reference:
         self.removed: set[str] = set()
         self.memories: dict[str, tuple[str, str, float]] = {}  # id: namespace, content, end
         self.decrees: list[tuple[str, str, str]] = []
+        self.tokens: dict[str, str] = {}  # the workspace of each, "" once it was revoked
 
     def root(self, ident: str) -> str:
         while self.parents[ident]:
@@ -72,6 +81,14 @@ class Offices(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.directory.cleanup()
+
+    @initialize()
+    def begin(self) -> None:
+        """Else hardly any example would come as far as rights that change."""
+        for ident, parent in (("a", ""), ("b", "a")):
+            self.add(ident, parent)
+        for pick in range(2):
+            self.give_a_token(pick)
 
     @rule(ident=st.sampled_from(IDS), parent=st.sampled_from(["", *IDS]))
     def add(self, ident: str, parent: str) -> None:
@@ -141,6 +158,41 @@ class Offices(RuleBasedStateMachine):
             del self.paper.memories[ident]
             self.paper.audit("forget", namespace, ident, content)
 
+    @precondition(lambda self: self.paper.parents)
+    @rule(pick=st.integers(0, 4))
+    def give_a_token(self, pick: int) -> None:
+        who = [*self.paper.parents][pick % len(self.paper.parents)]
+        digest = f"{next(self.numbers):064x}"
+        given = "token" in self.office.ask("", "token_add", workspace=who, sha256=digest)
+        assert given is (who not in self.paper.removed)
+        if given:
+            self.paper.tokens[digest] = who
+
+    @precondition(lambda self: self.paper.tokens)
+    @rule(pick=st.integers(0, 3), revoked=st.booleans(), cwd=st.sampled_from(["/", "/a"]))
+    def show_a_token(self, pick: int, cwd: str, *, revoked: bool) -> None:
+        """Whoever shows one is its workspace, and nobody at all once it counts no more."""
+        digest = [*self.paper.tokens][pick % len(self.paper.tokens)]
+        if revoked:
+            assert "token" in self.office.ask("", "token_revoke", prefix=digest)
+            self.paper.tokens[digest] = ""
+        who = self.paper.tokens[digest]
+        who = "" if who in self.paper.removed else who
+        tree = self.office.register.tree()
+        found = principal_of(tree, Whence(peer=NEIGHBOUR, token=digest, cwd=cwd, said=""))
+        assert found == Principal(who, confined=True, token=digest)
+        assert bool(refusal_of(tree, found, "palace_search_memory")) is (who == "")
+        if who:
+            seen = {one["id"] for one in self.office.found(found, limit=50)}
+            assert seen == self._readable(self.paper.reads(who))
+
+    def _readable(self, namespaces: set[str]) -> set[str]:
+        return {
+            ident
+            for ident, (namespace, _, end) in self.paper.memories.items()
+            if namespace in namespaces and self.office.now[0] < end
+        }
+
     @rule(seconds=st.sampled_from([1, 5, 600]))
     def wait(self, seconds: int) -> None:
         self.office.now[0] += seconds
@@ -152,12 +204,7 @@ class Offices(RuleBasedStateMachine):
     def search(self, who: str, wanted: list[str]) -> None:
         found = self.office.found(who, namespaces=wanted, limit=50)
         reads = self.paper.reads(who) & set(wanted) if wanted else self.paper.reads(who)
-        expected = {
-            ident
-            for ident, (namespace, _, end) in self.paper.memories.items()
-            if namespace in reads and self.office.now[0] < end
-        }
-        assert {one["id"] for one in found} == expected
+        assert {one["id"] for one in found} == self._readable(reads)
         for one in found:
             namespace, content, _ = self.paper.memories[one["id"]]
             shared = namespace != f"workspace:{who}"

@@ -47,6 +47,7 @@ def test_others_are_not(tool: str, arguments: dict[str, Any]) -> None:
 
 MEMORY = {NAMESPACE: "team:a", "wing": "ns.team.a"}
 PLAIN = {"wing": "w"}
+ELSEWHERE = {NAMESPACE: "team:a", "wing": "w"}  # a memory by what the gate goes by
 EARLIER = {"wing": "ns.mine"}  # filed before there were workspaces
 
 
@@ -54,6 +55,8 @@ EARLIER = {"wing": "ns.mine"}  # filed before there were workspaces
     ("before", "after"),
     [
         (None, MEMORY),
+        (None, ELSEWHERE),
+        (PLAIN, ELSEWHERE),
         (None, EARLIER),
         (PLAIN, MEMORY),
         (PLAIN, EARLIER),

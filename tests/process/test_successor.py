@@ -17,7 +17,7 @@ from palace.protocol.errors import EngineOlder
 from tests.support.calls.mutations import make_project
 from tests.support.engines.successor import imported, stand_in
 from tests.support.processes.brokers import wait_ready
-from tests.support.processes.clients import Client, Site, end_brokers
+from tests.support.processes.clients import Client, Site, end_brokers, wait_until
 from tests.support.processes.sites import make_site
 
 pytestmark = [pytest.mark.process, pytest.mark.engine]
@@ -170,6 +170,9 @@ def test_a_backup_and_a_rebuild_hold_all_of_it(then: Then, successor: str, tmp_p
     ):
         done = site.run(*command, timeout_s=120)
         assert done.returncode == 0, done.stderr
+    deaths = site.palace / "deaths"
+    wait_until(lambda: not list(deaths.glob("*.armed")), 60, "the broker's end is told")
+    assert not list(deaths.glob("*.txt")), "it was asked to leave for the rebuild"
     with site.shim() as client:
         assert hallways_of(client) == then.hallways
         texts = {one["content_preview"] for one in client.tool("list_drawers", wing="w")["drawers"]}

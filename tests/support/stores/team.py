@@ -149,7 +149,7 @@ class Team:
     def commit(self, who: str, content: str, **more: Any) -> Any:
         return self.ask(who, "commit_memory", content=content, **more)
 
-    def found(self, who: str, **more: Any) -> list[Any]:
+    def found(self, who: str | Principal, **more: Any) -> list[Any]:
         found: list[Any] = self.ask(who, "search_memory", **more)["memories"]
         return found
 
