@@ -121,6 +121,11 @@ def _incomplete(found: Diagnostics, served: Served) -> Iterator[Finding]:
                 "its journal was removed. The next broker began another one with what the stores "
                 "held; what they lacked is gone, and so is all history."
             )
+        elif served.lost_with:
+            why = (
+                f"another program had replaced the directory, and {served.lost_with}, where its "
+                "broker had saved them, was removed before another one took them up."
+            )
         yield Finding(
             level=ERROR,
             code="records_lost",

@@ -74,11 +74,17 @@ def _engine(found: Diagnostics) -> Iterator[Finding]:
             level=ERROR,
             code="engine_older",
             text=f"{older}: brokers of this installation open nothing.",
-            remedy=way_on(found.paths, found.kernel, installed),
+            remedy=way_on(found.paths, found.kernel, installed, _start(found)),
         )
         return
     versions = ", ".join(f"{name} {version}" for name, version in installed.items())
     yield Finding(level=OK, code="installation", text=f"palace {__version__}, {versions}")
+
+
+def _start(found: Diagnostics) -> str:
+    """Return what starts a broker that takes over what others wrote."""
+    is_off = found.config is not None and found.config.journal == "off"
+    return "palace config set journal=on; palace start" if is_off else "palace start"
 
 
 def _environment(found: Diagnostics) -> Iterator[Finding]:

@@ -90,6 +90,7 @@ def _to_remember(ownership: "Ownership", known: "Served | None", kernel: Kernel)
         served.copied_from, served.former_id = known.copied_from, known.former_id
         served.unjournalled, served.begun = known.unjournalled, known.begun
         served.seq, served.lost_from, served.lost_to = known.seq, known.lost_from, known.lost_to
+        served.lost_with = known.lost_with
     elif known is not None and not is_empty(known):
         served.former_id = known.palace_id
     served.saved = known.saved if known is not None else ""  # until it is taken up

@@ -33,9 +33,12 @@ REPLACED = ".old"  # what stock's migrate calls the directory that it removes a 
 ARCHIVED = (".pre-rebuild-", ".pre-migrate.", REPLACED)
 SWAP_S = 10.0
 SWAP_POLL_S = 0.05
-_TEXTS = ("path", "palace_id", "since", "moved_to", "copied_from", "former_id", "saved", "disk")
+_TEXTS = (
+    *("path", "palace_id", "since", "moved_to", "copied_from", "former_id"),
+    *("saved", "disk", "lost_with"),
+)
 _NUMBERS = ("epoch", "seq", "lost_from", "lost_to", "begun")
-_NEWER = ("saved", "begun", "disk")  # which older versions don't write
+_NEWER = ("saved", "begun", "disk", "lost_with")  # which older versions don't write
 
 
 class Served:
@@ -46,6 +49,7 @@ class Served:
     copy, and `former_id` the other one that was served at this path before, "" for none.
     `saved` is where a broker saved what the directory held when it was replaced, "" for nowhere.
     The records `lost_from` to `lost_to` were acknowledged and are in no copy; 0: nothing is lost.
+    `lost_with` is where a broker had saved them, and is gone; "" where none had.
     `unjournalled` says that it held memories which no journal knew.
     `disk` is what it lay on (see `disk_of`), "" where that isn't known.
     `begun` is the epoch in which its journal was begun, 0 where that isn't known: an owner whose
@@ -58,7 +62,7 @@ class Served:
         self.path = path
         self.palace_id = palace_id
         self.since = self.moved_to = self.copied_from = self.former_id = self.saved = ""
-        self.disk = ""
+        self.disk = self.lost_with = ""
         self.epoch = self.seq = self.lost_from = self.lost_to = self.begun = 0
         self.held = self.unjournalled = False
 
@@ -242,6 +246,7 @@ class Memory:
     def note_lost(self, first: int, last: int) -> None:
         """Remember that records which were acknowledged are in no copy of the journal."""
         self.served.lost_from, self.served.lost_to = first, last
+        self.served.lost_with = ""
         self._keep()
 
     def _keep(self) -> None:

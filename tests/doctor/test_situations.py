@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from palace.commands.config import change_settings
 from palace.doctor.examine import why_no_broker
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
 from palace.doctor.mending import fixes_of, mend
@@ -187,9 +188,14 @@ def test_the_engine_is_older_than_one_that_served_the_palace(place: Place) -> No
     found = {finding.code: finding for finding in place.findings()}
     assert found["engine_older"].level == ERROR
     assert "was served with 3.11.999" in found["engine_older"].text
-    # tests/process/test_newer_engine.py follows both ways.
+    # tests/process/test_newer_engine.py does what it says.
     assert "'mempalace>=3.11.999'" in found["engine_older"].remedy
+    assert "; palace start; palace stop; " in found["engine_older"].remedy
     assert found["engine_older"].remedy.endswith("palace rebuild --stop --downgrade")
+    change_settings(place.paths, ShimEnvironment(place.environ), {"journal": "off"}, KERNEL)
+    found = {finding.code: finding for finding in place.findings()}
+    on_again = "; palace config set journal=on; palace start; palace stop; "
+    assert on_again in found["engine_older"].remedy
 
     note_made_by(place.paths, KERNEL, installed_versions())
     assert "engine_older" not in {finding.code for finding in place.findings()}

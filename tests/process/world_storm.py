@@ -185,8 +185,9 @@ def errors_of(site: Site, *more: str) -> list[dict[str, Any]]:
 
 def command_in(remedy: str) -> list[str]:
     """Return the arguments of the palace command that a remedy names, [] for none."""
-    found = re.search(r"\bpalace ((?:recover|start|rebuild|restore)\b[^;,)]*)", remedy)
-    return shlex.split(found[1].rstrip(".")) if found else []
+    found = re.finditer(r"\bpalace ((?:recover|start|rebuild|restore)\b[^;,)]*)", remedy)
+    commands = [shlex.split(one[1].rstrip(".")) for one in found]
+    return next((one for one in commands if "DIR" not in one), [])  # here nobody has a backup
 
 
 def refusal_of(site: Site) -> str:

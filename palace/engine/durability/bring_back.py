@@ -117,6 +117,8 @@ def bring_back(
         # A resent line may be among what is missing: it is answered with "unknown".
         Journal.note_lost(paths.journal, kernel)
         missing.lost_from, missing.lost_to, missing.seq = best.seq + 1, missing.seq, best.seq
+        is_there = kernel.file_id(missing.saved) is not None
+        missing.lost_with = "" if is_there else missing.saved
     copies = saved_copies(paths.root, environ, kernel)
     missing.moved_to = missing.saved = ""
     keep(missing, environ, kernel, durable=True)

@@ -8,10 +8,11 @@ that has opened its stores; whoever has an older one opens nothing.
 import re
 from collections.abc import Mapping
 
+from palace import __version__
 from palace.engine.versions import SUPPORTED, installed_version, is_older
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import EngineOlder
-from palace.settings.installation import command_for
+from palace.settings.installation import OURS, command_for
 from palace.settings.paths import Paths
 
 WATCHED = ("mempalace", "chromadb")
@@ -61,10 +62,29 @@ def way_up(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> str:
     return "; ".join(command_for(f"{name}>={version}") for name, version in older.items())
 
 
-def way_on(paths: Paths, kernel: Kernel, installed: Mapping[str, str]) -> str:
+def way_back(
+    paths: Paths, kernel: Kernel, installed: Mapping[str, str], start: str = "palace start"
+) -> str:
+    """Return the commands that make the palace one of what is installed, whoever wrote to it.
+
+    What another program has written since the last broker is in no journal, and none but the newer
+    version may read it: so that one is started first (`start`).
+    """
+    up = way_up(paths, kernel, installed)
+    older = {name: installed[name] for name in older_packages(paths, kernel, installed)}
+    if up == command_for():  # that one would not work with what is installed
+        older = {OURS: __version__, **older}
+    down = (command_for(f"{name}=={version}") for name, version in older.items())
+    return "; ".join((up, start, "palace stop", *down, "palace rebuild --stop --downgrade"))
+
+
+def way_on(
+    paths: Paths, kernel: Kernel, installed: Mapping[str, str], start: str = "palace start"
+) -> str:
     return (
-        f"Upgrade it: {way_up(paths, kernel, installed)}. To go back for good, make stores for the "
-        "older version from the journal: palace rebuild --stop --downgrade"
+        f"Upgrade it: {way_up(paths, kernel, installed)}. To go back for good, let the newer "
+        "version take over what other programs have written, and make stores for the older one "
+        f"from the journal then: {way_back(paths, kernel, installed, start)}"
     )
 
 

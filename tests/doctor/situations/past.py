@@ -12,7 +12,7 @@ from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.ownership import lock
 from palace.ownership.place import take_place
-from palace.ownership.served import Memory, saved_copy_path
+from palace.ownership.served import Memory, saved_copy_path, write_served
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 from tests.doctor.situations.place import KERNEL, Place, Situation
@@ -64,6 +64,12 @@ def begun_again(place: Place) -> None:
 
 def older_copy(place: Place) -> None:
     _served(place).note_lost(6, 7)
+
+
+def saved_copy_gone(place: Place) -> None:
+    served = _served(place).served
+    served.lost_from, served.lost_to, served.lost_with = 6, 7, "/state/served/p.saved-2"
+    write_served(served, place.environ, KERNEL)
 
 
 def without_journal(place: Place) -> None:
@@ -160,6 +166,14 @@ SITUATIONS = {
         code="records_lost",
         level=ERROR,
         text="Records 6 to 7 were acknowledged",
+        remedy="palace recover --forget",
+        heal=_forget,
+    ),
+    "what a broker had saved of a replaced directory was removed": Situation(
+        arrange=saved_copy_gone,
+        code="records_lost",
+        level=ERROR,
+        text="/state/served/p.saved-2, where its broker had saved them, was removed before",
         remedy="palace recover --forget",
         heal=_forget,
     ),

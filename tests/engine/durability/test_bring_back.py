@@ -92,6 +92,28 @@ def test_a_journal_that_was_begun_beside_the_palaces_own_counts_last(
     assert len(kept) == (1 if where == "palace" and begun else 0)
 
 
+@pytest.mark.parametrize("saved", ["", "gone", "unreadable"])
+def test_what_a_broker_had_saved_and_is_gone_is_why_records_are_lost(
+    tmp_path: Path, paths: Paths, environ: dict[str, str], saved: str
+) -> None:
+    """Whoever clears the state directory of a user takes what was saved there along."""
+    write(tmp_path / "palace.pre-migrate.20260101_000000", 4, range(1))
+    served = Served(paths.root, IDENTITY)
+    served.epoch, served.seq = 5, 3
+    if saved:
+        served.saved = f"{tmp_path}/saved-5"
+    if saved == "unreadable":
+        Path(served.saved).mkdir()
+    write_served(served, environ, KERNEL)
+
+    bring_back(lock.take_lock(paths, KERNEL), environ, KERNEL)
+
+    found = read_served(paths.root, environ, KERNEL)
+    assert found is not None
+    assert (found.lost_from, found.lost_to) == (2, 3)
+    assert found.lost_with == (f"{tmp_path}/saved-5" if saved == "gone" else "")
+
+
 def test_a_journal_that_no_longer_has_its_beginning_counts_as_the_palaces_own(
     tmp_path: Path, paths: Paths, environ: dict[str, str]
 ) -> None:

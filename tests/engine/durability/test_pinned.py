@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from palace import __version__
 from palace.engine.durability.pinned import (
     check_not_older,
     note_made_by,
     note_served,
     older_than_served,
     served_by,
+    way_back,
     way_up,
 )
 from palace.engine.hosting.mempalace import MempalaceEngine
@@ -61,6 +63,14 @@ def test_another_line_of_the_engine_comes_with_a_newer_palace(tmp_path: Path) ->
     paths = Paths(str(tmp_path))
     note_served(paths, KERNEL, {**NOW, "mempalace": "3.12.0"})
     assert way_up(paths, KERNEL, NOW) == command_for()
+    assert way_back(paths, KERNEL, NOW).split("; ") == [
+        command_for(),
+        "palace start",
+        "palace stop",
+        command_for(f"palace-broker=={__version__}"),
+        command_for("mempalace==3.11.0"),
+        "palace rebuild --stop --downgrade",
+    ]
 
 
 @pytest.mark.engine

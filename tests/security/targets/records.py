@@ -105,7 +105,7 @@ def _guest_file(root: str) -> dict[str, Any]:
 
 def _served(root: str) -> dict[str, Any]:
     texts = {"path": root, "palace_id": ID, "since": TIME, "moved_to": "", "copied_from": ""}
-    texts |= {"former_id": "", "saved": "", "disk": ""}
+    texts |= {"former_id": "", "saved": "", "disk": "", "lost_with": ""}
     numbers = {"epoch": 7, "seq": 9, "lost_from": 0, "lost_to": 0}
     return {"v": 1, **texts, **numbers, "held": False, "unjournalled": False}
 
