@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+from palace.doctor.contents import WITHIN_S, changed_rows
 from palace.doctor.diagnostics import Diagnostics
 from palace.doctor.finding import ERROR, NOTE, OK, WARNING, Finding
-from palace.doctor.lacking import check_lacking
+from palace.doctor.lacking import EVERY_ENTRY, check_lacking
 from palace.journal.tail import Tail
 from palace.protocol.decoding import decode_json
 from palace.settings.config import DUAL
@@ -24,7 +25,8 @@ def check_stores(found: Diagnostics) -> Iterator[Finding]:
     yield from (finding for _, finding in damages)
     lacks = list(check_lacking(found, tail, (store for store, _ in damages)))
     yield from lacks
-    differs = list(_differing(found))
+    is_readable = not any(store for store, _ in damages)
+    differs = list(_differing(found, tail, is_readable=is_readable))
     yield from differs
     yield from _kept(found)
     is_ready = found.status is not None and found.status["engine"]["state"] == "ready"
@@ -104,11 +106,24 @@ def _by_the_files(found: Diagnostics, tail: Tail) -> Iterator[tuple[str, Finding
         )
 
 
-def _differing(found: Diagnostics) -> Iterator[Finding]:
-    """Yield which texts a broker found to be others than the journal's, while nobody asked it."""
+def _differing(found: Diagnostics, tail: Tail, *, is_readable: bool) -> Iterator[Finding]:
+    """Yield which records are others than the journal's: as a broker found while nobody asked it.
+
+    Where none has noted any, and none serves, they are compared now.
+    """
     noted = found.kernel.read_hint(found.paths.differing_texts)
-    if noted is not None:
-        text = noted.decode("utf-8", "replace")
+    text: str | None = (noted or b"").decode("utf-8", "replace")
+    if noted is None and is_readable and found.status is None and found.is_closed():
+        text = changed_rows(found, tail)
+    if text is None:
+        yield Finding(
+            level=NOTE,
+            code="not_compared",
+            text=f"Texts and metadata were not compared with the journal: {WITHIN_S:.0f} s were "
+            "not enough. A broker compares them while nobody asks it.",
+            remedy=EVERY_ENTRY,
+        )
+    elif text:
         yield Finding(
             level=ERROR,
             code="texts_differ",

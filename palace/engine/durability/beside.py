@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from palace.engine.stores.drawers import COLLECTION, PREFIX
-from palace.engine.stores.file_ids import FileIds
+from palace.engine.stores.file_ids import FileIds, TimeIsUpError
 from palace.engine.stores.health import Access, flushed_rows
 from palace.engine.stores.palace_stores import Stores
 from palace.engine.stores.projection import same
@@ -144,13 +144,30 @@ def differences_of(said: JsonObject) -> Differences:
 
 @attrs.frozen(kw_only=True)
 class Comparison:
-    """One comparison; `known` was read before it.  Raises sqlite3.Error from `run`."""
+    """One comparison; `known` was read before it.
+
+    Raises sqlite3.Error, and TimeIsUpError once `time_is_up`.
+    """
 
     stores: Stores
     known: Replay
     directory: str  # the journal's
     kernel: Kernel
     keys: Keyring
+    access: Access = Access.SHARED
+    time_is_up: Callable[[], bool] = lambda: False
+
+    def changed(self) -> str:
+        """Return which records say something else, as a clause, while no owner is there.
+
+        What the last one has touched since a baseline is the next one's to look at.
+        """
+        tail = self._tail()
+        ours = {change.entity for changes in tail.open.values() for change in changes}
+        ours |= tail.touched.keys()
+        found = attrs.asdict(self._changed(tail), recurse=False)
+        kept = {part: _kept(ids, lambda e: e not in ours) for part, ids in found.items()}
+        return Differences(**kept).changed()
 
     def run(self) -> Differences:
         tail = self._tail()
@@ -170,7 +187,7 @@ class Comparison:
 
     @property
     def _files(self) -> FileIds:
-        return FileIds(stores=self.stores, access=Access.SHARED, time_is_up=lambda: False)
+        return FileIds(stores=self.stores, access=self.access, time_is_up=self.time_is_up)
 
     def _tail(self) -> Tail:
         segments = list_segments(self.directory, self.kernel, archived=True)
@@ -207,7 +224,9 @@ class Comparison:
         texts: dict[str, list[str]] = {}
         metadata: dict[str, list[str]] = {}
         vectors: dict[str, list[str]] = {}
-        for collection, ident, row in flushed_rows(self.stores):
+        for collection, ident, row in flushed_rows(self.stores, self.access):
+            if self.time_is_up():
+                raise TimeIsUpError
             kind = PREFIX + collection
             last = self.known.live.get((kind, ident))
             if last is None or not tail.is_settled(last.seq):

@@ -243,7 +243,9 @@ def flushed_vectors(stores: Stores) -> "Iterator[tuple[str, str, npt.NDArray[Any
                     yield index.collection, record, vector
 
 
-def flushed_rows(stores: Stores) -> Iterator[tuple[str, str, JsonObject]]:
+def flushed_rows(
+    stores: Stores, access: Access = Access.SHARED
+) -> Iterator[tuple[str, str, JsonObject]]:
     """Yield (collection, record, its text and metadata) for the rows that nothing waits to change.
 
     And its vector, where that is in the row.  Raises sqlite3.Error.
@@ -252,10 +254,10 @@ def flushed_rows(stores: Stores) -> Iterator[tuple[str, str, JsonObject]]:
         yield from stores.pgvector.rows()
         return
     if stores.chroma is None:
-        with closing(connect(stores.drawers.path, Access.SHARED)) as connection:
+        with closing(connect(stores.drawers.path, access)) as connection:
             yield from exact_rows.rows_in(connection)
         return
-    with closing(connect(stores.drawers.path, Access.SHARED)) as connection:
+    with closing(connect(stores.drawers.path, access)) as connection:
         # What is no text any more differs, too, and must not end the reading.
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
         for found in connection.execute(_COLLECTIONS).fetchall():
