@@ -160,11 +160,10 @@ class Comparison:
     def changed(self) -> str:
         """Return which records say something else, as a clause, while no owner is there.
 
-        What the last one has touched since a baseline is the next one's to look at.
+        What the last one had begun is left out: the next one takes it back.
         """
         tail = self._tail()
         ours = {change.entity for changes in tail.open.values() for change in changes}
-        ours |= tail.touched.keys()
         found = attrs.asdict(self._changed(tail), recurse=False)
         kept = {part: _kept(ids, lambda e: e not in ours) for part, ids in found.items()}
         return Differences(**kept).changed()

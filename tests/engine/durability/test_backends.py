@@ -1,5 +1,7 @@
 """A palace is never opened as another backend's than the one whose records its journal has."""
 
+import json
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -15,9 +17,11 @@ from palace.settings.stock_config import check_journalled
 from tests.support.engines.probe import Probe
 from tests.support.processes.clients import Site, end_brokers
 from tests.support.processes.sites import make_site
+from tests.support.stores.nonces import PGVECTOR_DSN
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
 
+EACH_BACKEND = ("sqlite_exact", "pgvector")
 TEXT = "Herons live where the river bends."
 
 
@@ -145,6 +149,39 @@ def test_a_damaged_index_of_words_is_named_and_made_again(
     with closing(sqlite3.connect(path)) as others:
         found = "SELECT count(*) FROM docs_fts WHERE docs_fts MATCH 'herons'"
         assert others.execute(found).fetchone() == (3,)
+
+
+def test_rows_deleted_by_sql_are_named_and_come_back(
+    tmp_path: Path, model_home: Path, backend: str
+) -> None:
+    site = make_site(tmp_path, model_home, backend=backend)
+    with Probe(site.environ(), site.palace) as probe:
+        for n in range(3):
+            probe.tool("add_drawer", wing="w", room="r", content=f"{TEXT} {n}")
+        probe.leave()
+    if backend == "pgvector":
+        import psycopg
+
+        target = json.loads((site.palace / "pgvector_backend.json").read_text())["pgvector"]
+        with psycopg.connect(os.environ[PGVECTOR_DSN], autocommit=True) as others:
+            table = f"{target['table_prefix']}_mempalace_drawers"
+            others.execute(f'DELETE FROM "{table}" WHERE document LIKE %s', ["%2"])
+    else:
+        with closing(sqlite3.connect(site.palace / "sqlite_exact.sqlite3")) as others, others:
+            others.execute("DELETE FROM documents WHERE document LIKE '%2'")
+
+    said = site.run("doctor", "--json")
+    [lacks] = [one for one in map(json.loads, said.stdout.splitlines()) if one["code"] == "lacking"]
+    assert said.returncode == 65
+    assert "lacks 1 of the 4 entries" in lacks["text"]
+    # A server numbers what is deleted: another program may have meant it.
+    word = "rebuild --partial" if backend == "pgvector" else "start"
+    assert lacks["remedy"].endswith(f"palace {word}")
+    told = site.run(*word.split())
+    assert told.returncode == 0, told.stderr
+    assert len(found_in(site)) == 3
+    assert site.run("stop").returncode == 0
+    assert "lacking" not in site.run("doctor", "--json").stdout
 
 
 def codes(site: Site) -> dict[str, Finding]:

@@ -81,7 +81,7 @@ def test_what_another_program_did_in_chromas_own_way_is_no_fault(copied: Site) -
     assert differs(copied) == [], "the next broker takes all of it over"
 
 
-def test_what_a_killed_broker_had_changed_is_left_to_the_next_one(
+def test_what_a_killed_broker_had_begun_is_left_to_the_next_one(
     copied: Site, tmp_path: Path
 ) -> None:
     """Chroma's file may lack the last of it, where the machine went down with the broker."""
