@@ -3,7 +3,7 @@
 Used when a palace is opened (recovery.py), and beside a running owner (outsiders.py).
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -21,15 +21,16 @@ class Reconciliation:
 
     `lost` says that what the store lacks was not deleted; `older`, that what differs in it was not
     changed either.  For the `believed` entities the store counts all the same: whether their
-    changes were finished can't be known.  `past` holds the digests of states that were ours once:
-    in a store that isn't the one that we wrote, they are no change.  Nor is what it holds of an
-    entity under another kind (`by_id`): stock's `migrate` files the records of all collections
-    among the drawers.  What a palace that shares the store has taken back (`taken_back`) is neither
-    lost nor former.  With `held` the store is not written: where it would have to be, its name is
-    put there.  An own store (`is_own`) is written by no other program, so that it is made what the
-    journal says.  What an owner has `missed` in a store that it had to itself was lost, too,
-    whatever was done with the store since; what had `changed` there by itself is left alone.  Of a
-    store that was just made and verified nothing can be missing (`is_complete`): StoreCorrupt.
+    changes were finished can't be known.  `past` holds the marks (`marks_of`) of states that were
+    ours once: in a store that isn't the one that we wrote, they are no change.  Nor is what it
+    holds of an entity under another kind (`by_id`): stock's `migrate` files the records of all
+    collections among the drawers.  What a palace that shares the store has taken back
+    (`taken_back`) is neither lost nor former.  With `held` the store is not written: where it would
+    have to be, its name is put there.  An own store (`is_own`) is written by no other program, so
+    that it is made what the journal says.  What an owner has `missed` in a store that it had to
+    itself was lost, too, whatever was done with the store since; what had `changed` there by itself
+    is left alone.  Of a store that was just made and verified nothing can be missing
+    (`is_complete`): StoreCorrupt.
     """
 
     journal: Journal
@@ -134,10 +135,10 @@ class Reconciliation:
         live, digest = self.known.live.get((kind, ident)), digest_of(payload)
         if live is None and self.projection.is_used(kind, ident):
             return False  # another palace made it once more, just as it was, for what names it
-        if live is None and digest in self.by_id.get(ident, ()):
+        if live is None and _was_ours(payload, self.by_id.get(ident, set())):
             return True
         is_newest = live is not None and live.digest == digest  # but for its vector
-        return not is_newest and digest in self.past.get((kind, ident), ())
+        return not is_newest and _was_ours(payload, self.past.get((kind, ident), set()))
 
     def _is_held(self, ids: list[str]) -> bool:
         if self.held is not None and ids:
@@ -188,12 +189,37 @@ def take_over(journal: Journal, projection: Projection, known: Replay) -> Reconc
     )
 
 
-def by_id_of(known: Replay) -> dict[str, set[int]]:
-    """Return the digests of what the journal knows under each id, whatever its kind."""
+def by_id_of(known: Replay, past: Mapping[Entity, set[int]]) -> dict[str, set[int]]:
+    """Return the marks of what the journal knows, or knew, under each id, whatever its kind."""
     found: dict[str, set[int]] = {}
     for (_, ident), live in known.live.items():
         found.setdefault(ident, set()).add(live.digest)
+    for (_, ident), marks in past.items():
+        found.setdefault(ident, set()).update(marks)
     return found
+
+
+def marks_of(payload: Payload) -> set[int]:
+    """Return the digests of a state, and of its parts."""
+    return {digest_of(payload)} | _parts_of(payload)
+
+
+def _parts_of(payload: Payload) -> set[int]:
+    """Return the digests of a record's text and of its metadata; none for what has no text.
+
+    Stock's `migrate` reads the texts of all records, and then the metadata of each, beside whoever
+    writes: what it files may be a text with the metadata of a later state.
+    """
+    if not isinstance(payload, dict) or "document" not in payload:
+        return set()
+    parts = (["text", payload["document"]], ["metadata", payload.get("metadata")])
+    return set(map(digest_of, parts))
+
+
+def _was_ours(payload: Payload, ours: set[int]) -> bool:
+    """Tell whether a state is one of ours, or made of their parts."""
+    parts = _parts_of(payload)
+    return digest_of(payload) in ours or bool(parts and parts <= ours)
 
 
 def states_of(open_keys: Iterable[Sequence[Draft]]) -> dict[Entity, list[Payload]]:

@@ -41,6 +41,7 @@ from palace.engine.durability.reconciliation import (
     among,
     append_adopted,
     by_id_of,
+    marks_of,
     states_of,
 )
 from palace.engine.stores.files import KIND as FILE
@@ -63,7 +64,7 @@ from palace.journal.record import (
     Payload,
     Record,
 )
-from palace.journal.replay import Progress, digest_of, replay
+from palace.journal.replay import Progress, replay
 from palace.journal.tail import HELD, Adopting, split_key
 from palace.journal.undo import first_changes, newest_first, undo
 from palace.protocol.resend import CRASHES_MAX
@@ -264,6 +265,7 @@ class Recovery:
         is_new = baseline is None and self.journal.tail.moving == projection.name
         lost = is_new or (baseline is not None and self._is_lost(projection, baseline))
         unfinished = states_of(self.journal.tail.open.values())
+        past = self._past_of(projection) if lost and not is_new else {}
         work = Reconciliation(
             journal=self.journal,
             projection=projection,
@@ -277,8 +279,8 @@ class Recovery:
             is_own=projection.name in self.own and not self._is_partial,
             missed=self.noted.lost(),
             changed=self.noted.left(),
-            past=self._past_of(projection) if lost and not is_new else {},
-            by_id=by_id_of(known) if lost and not is_new else {},
+            past=past,
+            by_id=by_id_of(known, past) if lost and not is_new else {},
         )
         kinds = {*projection.kinds(), *(kind for kind in known.kinds() if projection.owns(kind))}
         for number, kind in enumerate(sorted(kinds)):  # a collection comes before its records
@@ -286,7 +288,7 @@ class Recovery:
             work.run(kind)
 
     def _past_of(self, projection: Projection) -> "dict[Entity, set[int]]":
-        """Return the digests of all states that the journal ever gave to a store's entities.
+        """Return the marks of all states that the journal ever gave to a store's entities.
 
         A store that another program has made from an older copy, as stock's `migrate` does, holds
         some of them: they are no change, and what came after them was acknowledged.
@@ -301,7 +303,7 @@ class Recovery:
                 and found.kind != FILE
                 and projection.owns(found.kind)
             ):
-                past.setdefault(found.entity, set()).add(digest_of(found.payload))
+                past.setdefault(found.entity, set()).update(marks_of(found.payload))
         return past
 
     # What a dead owner left unfinished.

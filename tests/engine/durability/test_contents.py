@@ -3,20 +3,25 @@
 Each change is made to a copy of a palace that holds some of everything.
 """
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from palace.doctor import contents
 from palace.doctor.finding import ERROR, NOTE
+from palace.journal.journal import Journal
+from palace.journal.record import PUT, Draft, Stamp
+from palace.journal.replay import replay
+from palace.kernel.kernel import Kernel
+from palace.ownership.keys import known_keys
+from palace.settings.paths import Paths
 from tests.engine.durability.test_beside import CHANGES, FOREIGN
 from tests.engine.durability.test_damage import doctor, master
 from tests.engine.durability.test_rebuild import Master, copy_of, differing
 from tests.support.engines.maintenance import MaintenanceProcess
-from tests.support.engines.probe import Probe
 from tests.support.faults.killing import is_full
 from tests.support.faults.losses import run_sql
 from tests.support.processes.clients import Site
@@ -81,19 +86,21 @@ def test_what_another_program_did_in_chromas_own_way_is_no_fault(copied: Site) -
     assert differs(copied) == [], "the next broker takes all of it over"
 
 
-def test_what_a_killed_broker_had_begun_is_left_to_the_next_one(
-    copied: Site, tmp_path: Path
-) -> None:
-    """Chroma's file may lack the last of it, where the machine went down with the broker."""
-    database, before = copied.palace / "chroma.sqlite3", tmp_path / "before"
-    with Probe(copied.environ(), copied.palace) as probe:
-        shutil.copy2(database, before)
-        change = {"ids": ["made-9"], "metadatas": [{"n": 4711}]}
-        assert probe.on_collection("made", "update", **change) is None
-        probe.kill()
+def test_what_a_dead_owner_had_begun_is_left_to_the_next_one(copied: Site) -> None:
+    paths, kernel = Paths(str(copied.palace)), Kernel()
+    kind, ident = "chroma:made", "made-9"
+    before: Any = replay(paths.journal, kernel).payload((kind, ident))
+    after = {**before, "metadata": {"n": 4711}}
+    keys = known_keys(paths, copied.environ(), kernel)
+    journal = Journal.open(paths.journal, kernel, Stamp(epoch=9, writer="w", keys=keys))
+    draft = Draft(action=PUT, key="s:1", kind=kind, id=ident, payload=after, before=before)
+    journal.append([draft])
+    journal.close()
+
     assert differs(copied) == []
-    shutil.copy2(before, database)
-    assert differs(copied) == []
+    run_sql(copied.palace / "chroma.sqlite3", CHANGES["a text"])
+    [text] = differs(copied)
+    assert text.startswith("1 of the records in mempalace_drawers hold other metadata")
 
 
 def test_what_takes_too_long_is_said(copied: Site, monkeypatch: pytest.MonkeyPatch) -> None:

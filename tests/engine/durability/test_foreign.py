@@ -4,6 +4,7 @@ Stock is the real mempalace, started directly.  Whatever it did is served and jo
 broker is back, and stays when the stores are made again from the journal.
 """
 
+import json
 import os
 import random
 import shutil
@@ -22,6 +23,7 @@ from palace.journal.record import ADOPT, Record
 from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import OutcomeUnknown
+from palace.settings.paths import Paths
 from tests.support.calls.mutations import long_text
 from tests.support.engines.probe import Probe
 from tests.support.faults.corruptions import drawers_of
@@ -379,6 +381,60 @@ def begin_again_by_stock(site: Site) -> None:
     for path in site.palace.glob("*-*-*-*-*"):
         shutil.rmtree(path)
     change_by_stock(site)
+
+
+MIGRATED = """
+import json, sys, chromadb
+made = chromadb.PersistentClient(sys.argv[1]).create_collection(
+    "mempalace_drawers", metadata={"hnsw:space": "cosine"}, embedding_function=None
+)
+for record in json.loads(sys.argv[2]):
+    made.add(
+        ids=[record["id"]],
+        embeddings=[[0.5] * 384],
+        documents=[record["document"]],
+        metadatas=[record["metadata"]],
+    )
+"""
+
+
+def test_a_text_with_the_metadata_of_a_later_state_is_no_change(
+    tmp_path: Path, model_home: Path
+) -> None:
+    """Stock's `migrate` reads all texts first, and the metadata of each record long after that."""
+    site = make_site(tmp_path, model_home)
+    paths, kernel = Paths(str(site.palace)), Kernel()
+    with Probe(site.environ(), site.palace) as probe:
+        ident = probe.tool("add_drawer", wing="w", room="r", content="First.")["drawer_id"]
+        entity = ("chroma:mempalace_drawers", ident)
+        states: list[Any] = [replay(paths.journal, kernel).payload(entity)]
+        for content in ("Second.", "Third."):
+            probe.tool("update_drawer", drawer_id=ident, content=content)
+            states.append(replay(paths.journal, kernel).payload(entity))
+        closet = {"ids": ["closet"], "embeddings": [[0.5] * 384], "metadatas": [{"wing": "w"}]}
+        probe.ask("make_collection", name="mempalace_closets")
+        for method, document in (("add", "Old."), ("update", "New.")):
+            given = {**closet, "documents": [document]}
+            assert probe.on_collection("mempalace_closets", method, **given) is None
+        probe.leave()
+    for path in site.palace.glob("chroma.sqlite3*"):
+        path.unlink()
+    for path in site.palace.glob("*-*-*-*-*"):
+        shutil.rmtree(path)
+    torn = {"id": ident, "document": states[0]["document"], "metadata": states[1]["metadata"]}
+    stocks = {"id": "s", "document": "Stock was here.", "metadata": {"wing": "w", "room": "r"}}
+    # It takes the records of all collections for drawers.
+    former = {"id": "closet", "document": "Old.", "metadata": {"wing": "w"}}
+    argv = [str(site.palace), json.dumps([torn, stocks, former])]
+    write = [sys.executable, "-P", "-c", MIGRATED, *argv]
+    subprocess.run(write, env=site.environ(), check=True, timeout=60)
+
+    with Probe(site.environ(), site.palace) as probe:
+        assert "chroma" in probe.opening["suspects"]
+        found = {drawer["content_preview"] for drawer in probe.tool("list_drawers")["drawers"]}
+        assert found == {"Third.", "Stock was here."}
+        assert probe.ask("drift") == []
+        probe.leave()
 
 
 def change_by_stock(site: Site) -> None:
