@@ -26,7 +26,7 @@ def changed_rows(found: Diagnostics, tail: Tail) -> str | None:
     # Late, since they load the stores' modules.
     from palace.engine.durability.beside import Comparison
     from palace.engine.stores.file_ids import TimeIsUpError
-    from palace.engine.stores.health import Access, connect
+    from palace.engine.stores.health import UNFINISHED, Access, connect
     from palace.engine.stores.palace_stores import unopened_stores
     from palace.journal.replay import replay
 
@@ -34,6 +34,8 @@ def changed_rows(found: Diagnostics, tail: Tail) -> str | None:
     chroma, baseline = stores.chroma, (tail.baseline or {}).get(stores.drawers.name)
     if chroma is None or baseline is None or not found.kernel.file_id(chroma.path):
         return ""
+    if any(found.kernel.file_id(f"{chroma.path}{end}") for end in UNFINISHED):
+        return ""  # a transaction has to be taken back first, which is the next owner's
     until_s = time.monotonic() + WITHIN_S
 
     def is_up() -> bool:

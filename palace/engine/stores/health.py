@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SUSPECT = "index.suspect"  # in the palace: why an index is not trusted, though its files look whole
 CHECK_BYTES = 512 << 20  # a larger database is checked whole only where no call waits
-_UNFINISHED = ("-wal", "-journal")
+UNFINISHED = ("-wal", "-journal")
 _CORRUPT, _NOT_A_DATABASE, _READ_ERROR = 11, 26, 10  # SQLite's codes
 _COLLECTIONS = """
 SELECT c.id, c.name, v.id, m.id FROM collections c
@@ -154,7 +154,7 @@ def connect(path: str, access: Access) -> sqlite3.Connection:
 
 def _uri_of(path: str, access: Access) -> str:
     mode = "mode=rw" if access is Access.OWNED else "mode=ro"
-    if access is Access.IDLE and not any(os.path.exists(f"{path}{end}") for end in _UNFINISHED):
+    if access is Access.IDLE and not any(os.path.exists(f"{path}{end}") for end in UNFINISHED):
         mode = "immutable=1"  # else SQLite makes files beside it, and leaves them there
     return f"file:{path}?{mode}"
 

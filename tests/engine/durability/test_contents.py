@@ -101,6 +101,8 @@ def test_what_a_dead_owner_had_begun_is_left_to_the_next_one(copied: Site) -> No
     run_sql(copied.palace / "chroma.sqlite3", CHANGES["a text"])
     [text] = differs(copied)
     assert text.startswith("1 of the records in mempalace_drawers hold other metadata")
+    (copied.palace / "chroma.sqlite3-journal").touch()
+    assert differs(copied) == [], "SQLite would have to take back what was begun"
 
 
 def test_what_takes_too_long_is_said(copied: Site, monkeypatch: pytest.MonkeyPatch) -> None:
