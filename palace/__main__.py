@@ -28,7 +28,24 @@ def main() -> None:
         from palace.cli.output import end_failed
 
         code = end_failed(arguments[0] if arguments else "", error) or code
+    except ModuleNotFoundError as error:
+        code = end_without_engine(arguments[0], error)
     sys.exit(code)  # type: ignore[arg-type]  # what a SystemExit held
+
+
+def end_without_engine(command: str, error: ModuleNotFoundError) -> int:
+    """Say how the engine is installed; return an exit code, or raise `error` where that is not it.
+
+    Commands that may need the engine import it late, some of them deep in what they do.
+    """
+    from palace.cli.output import end_failed
+    from palace.engine.versions import check_installed
+
+    try:
+        check_installed()
+    except PalaceError as refusal:
+        return end_failed(command, refusal)
+    raise error
 
 
 def run(arguments: "list[str]") -> int:

@@ -155,7 +155,6 @@ def _check(startup: Startup) -> int:
 
     One whose mempalace was replaced asks.  Without a palace, versions alone are looked at.
     """
-    from palace.engine.hosting.mempalace import MempalaceEngine
     from palace.engine.versions import check_installed
     from palace.settings.config import load_config
 
@@ -163,6 +162,8 @@ def _check(startup: Startup) -> int:
     try:
         check_installed()
         if options.palace:
+            from palace.engine.hosting.mempalace import MempalaceEngine
+
             paths = Paths(options.palace, found_by=options.found_by or "--palace")
             MempalaceEngine(paths, load_config(paths, environ, kernel), environ, kernel).check()
     except PalaceError as error:
@@ -254,10 +255,12 @@ def _detach(paths: Paths, *, keep: int) -> None:
 def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config, lock.Fence]":
     from importlib import import_module
 
+    from palace.engine.versions import check_installed
+
+    check_installed()  # before what the wheel for shims lacks
     with imports_uncollected():
         import_module("palace.broker.assemble")  # with nearly all that a broker is
     from palace.broker.life import Life
-    from palace.engine.versions import check_installed
     from palace.settings.config import adopt, ignored_text, load_settings
     from palace.settings.inherited import broker_environment
 
@@ -269,7 +272,6 @@ def _become_owner(startup: Startup, ownership: lock.Ownership) -> "tuple[Config,
         say(startup.ignored, startup.report, kernel, level="warning")
     environ = startup.environ = broker_environment(startup.environ, config.environment)
     kernel.replace_environment(environ)
-    check_installed()
     fence = lock.Fence(ownership, config, environ, kernel)  # B4
     fence.take()  # else a stock process has it: clients are served meanwhile, and the store is shut
     take_data_locks(ownership, config, environ, kernel)

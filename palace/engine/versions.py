@@ -5,7 +5,7 @@ import re
 
 from palace.protocol.errors import StoreUnavailable
 from palace.protocol.wire import whole_number
-from palace.settings.installation import WITH_ENGINE, command_for
+from palace.settings.installation import WITH_ENGINE, command_for, is_light
 
 SUPPORTED = "3.11"  # the line of mempalace that this palace works with
 _DIGITS = 9  # of one part: dates fit
@@ -22,7 +22,7 @@ def installed_version(name: str = "mempalace") -> str:
 def check_installed() -> None:
     """Refuse early, and with the remedy, where the engine is missing or of another line."""
     version = installed_version()
-    if not version or not installed_version("chromadb"):
+    if is_light() or not version or not installed_version("chromadb"):
         raise StoreUnavailable(
             "The memory engine is not installed here, so no broker can run. Install it: "
             f"{command_for(WITH_ENGINE)} (containers that only need the shim can do "

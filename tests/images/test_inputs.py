@@ -196,8 +196,8 @@ def test_what_a_container_runs_needs_no_environment_that_a_second_process_lacks(
 def test_all_that_the_dockerfile_takes_from_here_is_known() -> None:
     assert sources((ROOT / "Dockerfile.base").read_text()) == [
         *("LICENSE", "README.md", "docs/design.md", "images/distroless.py"),
-        *("images/entry.py", "images/health.py", "images/locks", "images/steps", "palace"),
-        "pyproject.toml",
+        *("images/entry.py", "images/health.py", "images/light.py", "images/locks"),
+        *("images/steps", "palace", "pyproject.toml"),
     ]
 
 

@@ -21,7 +21,7 @@ from palace.engine.stores.projection import Projection
 from palace.engine.stores.register import Register, open_register
 from palace.engine.stores.rows import GRAPH, LOGSTREAM, Rows, Table
 from palace.engine.stores.undone import undone_of
-from palace.engine.versions import installed_version, is_older
+from palace.engine.versions import check_installed, installed_version, is_older
 from palace.kernel.kernel import Kernel
 from palace.ownership.directory import place_of_lists
 from palace.ownership.holders import LATER_HALLWAYS
@@ -240,8 +240,9 @@ def opened_stores(
     """Yield a palace's stores without seams; Chroma is opened when it is first needed.
 
     It is closed when the block ends: nothing may use the stores after that.  `backend`: see
-    `build_stores`.
+    `build_stores`.  Raises StoreUnavailable where the engine is not installed.
     """
+    check_installed()
     with ExitStack() as closing:
 
         def api() -> ChromaApi:
