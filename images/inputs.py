@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DOCKERFILE = "Dockerfile.base"
+RECIPE = "images/apko"  # of the same image by other tools, which take the same files beside it
 IGNORE = ".dockerignore"
 _GLOB = re.compile(r"[*?\[]")
 _ANYWHERE = re.compile(r"\*\*/(\*?)([\w.-]+)")
@@ -139,8 +140,8 @@ def read_files(directory: Path) -> dict[str, str]:
     """Return, by path, a digest of each file that a build in `directory` reads.
 
     A digest covers a file's content and whether it may be executed, and a link's target; empty
-    directories have none.  The Dockerfile and .dockerignore are among the files.  Raises
-    FileNotFoundError for a missing source, and NotUnderstood.
+    directories have none.  The Dockerfile and .dockerignore are among the files, and so is the
+    recipe for other tools.  Raises FileNotFoundError for a missing source, and NotUnderstood.
     """
     dockerfile = (directory / DOCKERFILE).read_text()
     ignore = directory / IGNORE
@@ -148,7 +149,8 @@ def read_files(directory: Path) -> dict[str, str]:
     found = {DOCKERFILE: _digest(directory / DOCKERFILE)}
     if ignore.exists():
         found[IGNORE] = _digest(ignore)
-    for source in sources(dockerfile):
+    recipe = [RECIPE] if (directory / RECIPE).is_dir() else []
+    for source in sources(dockerfile) + recipe:
         for path in _walk(directory / source):
             name = path.relative_to(directory).as_posix()
             if not ignored.covers(name):

@@ -13,6 +13,7 @@ import yaml
 
 from images.__main__ import ROOT
 from images.inputs import instructions, read_files
+from images.tag import image_tag
 from palace import __version__
 from tests.support.machines.needs import need_command
 
@@ -22,10 +23,75 @@ echo "$(basename "$0") $*" >> "$CALLS"
 [ "$1" = keygen ] && echo private > "$2" && echo public > "$2.pub"
 exit 0
 """
+# The fields of each object, as both tools' schemas have them: they refuse all others.
+ACCOUNTS = {
+    "groups": [{"groupname": str, "gid": int, "members": [str]}],
+    "users": [{"username": str, "uid": int, "gid": int, "shell": str, "homedir": str}],
+    "run-as": str,
+}
+CONTENTS = {"repositories": [str], "keyring": [str], "packages": [str]}
+ENVIRONMENT = {"contents": CONTENTS, "environment": {"": str}, "accounts": ACCOUNTS}
+PIPELINE = [{"name": str, "uses": str, "with": {"": str}, "runs": str, "working-directory": str}]
+PATHS = {"path": str, "type": str, "source": str, "uid": int, "gid": int, "permissions": str}
+FIELDS: dict[str, Any] = {
+    "apko": ENVIRONMENT
+    | {
+        "entrypoint": {"command": str, "type": str, "shell-fragment": str},
+        "cmd": str,
+        "work-dir": str,
+        "stop-signal": str,
+        "archs": [str],
+        "paths": [PATHS],
+        "annotations": {"": str},
+    },
+    "melange": {
+        "package": {
+            "name": str,
+            "version": str,
+            "epoch": int,
+            "description": str,
+            "url": str,
+            "copyright": [{"license": str, "paths": [str], "attestation": str}],
+            "target-architecture": [str],
+            "dependencies": {"runtime": [str], "provides": [str], "replaces": [str]},
+        },
+        "environment": ENVIRONMENT,
+        "pipeline": PIPELINE,
+        "subpackages": [
+            {"name": str, "description": str, "pipeline": PIPELINE, "dependencies": {"": [str]}}
+        ],
+    },
+}
+
+
+class Strict(yaml.SafeLoader):
+    """Takes no key twice: of two, one would be believed in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"{node.start_mark}: a key is there twice"
+        return super().construct_mapping(node, deep)
 
 
 def recipe(name: str, folder: Path = FOLDER) -> Any:
-    return yaml.safe_load((folder / f"{name}.yaml").read_text())
+    return yaml.load((folder / f"{name}.yaml").read_text(), Strict)
+
+
+def unknown(told: Any, known: Any, where: str = "") -> list[str]:
+    """Return what is no field, or no value of its kind."""
+    if isinstance(known, dict) and isinstance(told, dict):
+        parts = [
+            [f"{where}.{key}: no such field"]
+            if key not in known and "" not in known
+            else unknown(value, known.get(key, known.get("")), f"{where}.{key}")
+            for key, value in told.items()
+        ]
+    elif isinstance(known, list) and isinstance(told, list):
+        parts = [unknown(one, known[0], f"{where}[]") for one in told]
+    else:
+        right = isinstance(known, type) and type(told) is known
+        parts = [] if right else [[f"{where}: {told!r}"]]
+    return [one for part in parts for one in part]
 
 
 @pytest.fixture
@@ -64,6 +130,38 @@ def of_dockerfile(stages: set[str], name: str) -> list[str]:
         if one.name == name and stage in stages:
             found.append(one.text)
     return found
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_recipe_has_no_field_that_its_tool_refuses(name: str) -> None:
+    told = recipe(name)
+    assert unknown(told, FIELDS[name]) == []
+    lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
+    assert not [line for line in lines if line != line.rstrip() or "\t" in line]
+
+    said = {"apko": ("entrypoint", "commands"), "melange": ("package", "dependency")}[name]
+    for wrong in ({said[0]: {said[1]: "x"}}, {"archs ": []}, {said[0]: 1}, {said[0]: ["x"]}):
+        assert len(unknown(told | wrong, FIELDS[name])) == 1, wrong
+
+
+def test_a_key_that_is_there_twice_is_no_recipe(tmp_path: Path) -> None:
+    text = (FOLDER / "apko.yaml").read_text()
+    (tmp_path / "apko.yaml").write_text(f"{text}\ncmd: sh\n")
+    with pytest.raises(AssertionError, match="twice"):
+        recipe("apko", tmp_path)
+
+
+def test_the_images_tag_is_of_the_recipe_too(tmp_path: Path) -> None:
+    tags = [image_tag(read_files(ROOT), {}, str)]
+    for path in read_files(ROOT):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path, follow_symlinks=False)
+    assert image_tag(read_files(tmp_path), {}, str) == tags[0]
+    for name in ("apko.yaml", "melange.yaml", "build"):
+        with (tmp_path / "images" / "apko" / name).open("a") as file:
+            file.write("# more\n")
+        tags.append(image_tag(read_files(tmp_path), {}, str))
+    assert len(set(tags)) == 4
 
 
 def test_the_image_is_run_as_the_distroless_one() -> None:

@@ -163,7 +163,8 @@ def test_what_is_kept_is_as_it_was_and_recorded(whole: Path, tmp_path: Path) -> 
 def test_the_same_wheel_makes_the_same_bytes_by_the_file_alone(whole: Path, tmp_path: Path) -> None:
     first = make_light(whole, tmp_path).read_bytes()
     (tmp_path / "again").mkdir()
-    words = [sys.executable, "-I", ROOT / "images" / "light.py", whole, tmp_path / "again"]
+    words: list[str | Path] = [sys.executable, "-I", ROOT / "images" / "light.py"]
+    words += [whole, tmp_path / "again"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
 
     assert Path(done.stdout.strip()).read_bytes() == first
