@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.gates.searches import (
     ATTACKS,
+    JOURNAL,
     Sources,
     asks_at_will,
     dead_modules,
@@ -33,6 +34,7 @@ from tests.support.gates.searches import (
 BROKER = "palace/broker/broker.py"
 CONSULTED = "palace/memory/consulted.py"
 ENDED = "palace/engine/hosting/delegations.py"
+JOURNALLED = "palace/engine/stores/journalled.py"
 LIFE = "palace/broker/life.py"
 OWN = "palace/engine/durability/own_tools.py"
 RUN = "palace/provider/run.py"
@@ -56,7 +58,8 @@ class Change:
         text = sources.get(self.path, "")
         assert text.count(self.old) == 1 or not self.old, f"{self.path} has no one {self.old!r}"
         changed = text.replace(self.old, self.new) if self.old else text + self.new
-        ast.parse(changed)
+        if self.path.endswith(".py"):
+            ast.parse(changed)
         return {**sources, self.path: changed}
 
 
@@ -243,9 +246,15 @@ GATES = {
             Change(TABLE, LISTED, LISTED + LISTED.replace("forget", "pin")),
             Change(OWN, '    "palace_forget_memory": Gate.forget,\n', ""),
             Change(TABLE, '    "palace_forget_memory": "mempalace_delete_drawer",\n', ""),
+            Change(JOURNALLED, '    "palace_forget_memory": (_DRAWERS, _AUDIT),\n', ""),
+            Change(TABLE, LISTED, LISTED.replace("_MUTATION", "_QUERY")),
+            Change(JOURNAL, "| `palace_heartbeat` |", "| `palace_beat` |"),
             Change(ATTACKS, '"name": "palace_commit_memory"', '"name": "palace_commit_it"'),
         ),
-        fits=(Change(TABLE, LISTED, LISTED + "    # no palace_pin_memory\n"),),
+        fits=(
+            Change(TABLE, LISTED, LISTED + "    # no palace_pin_memory\n"),
+            Change(JOURNALLED, "(_DRAWERS, _AUDIT),", "(_AUDIT, _DRAWERS),"),
+        ),
     ),
     "a variable is a documented one": Gate(
         unknown_settings,

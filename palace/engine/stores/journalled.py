@@ -30,3 +30,12 @@ JOURNALLED: dict[str, tuple[str, ...]] = {
     "mempalace_artifact_put": ("log:artifact",),
     "mempalace_patch_submit": ("log:artifact", "log:event", "log:attached"),
 }
+# The same of palace's own tools, which agents have where there are workspaces.
+_AUDIT = "palace:audit"  # of what an organisation's root decrees
+OWN_JOURNALLED: dict[str, tuple[str, ...]] = {
+    "palace_commit_memory": (*_FIRST_DRAWERS, _AUDIT),
+    "palace_commit_summary": (*_FIRST_DRAWERS, _AUDIT),
+    "palace_forget_memory": (_DRAWERS, _AUDIT),
+    "palace_delegate": ("log:event",),
+    "palace_heartbeat": ("log:event",),
+}

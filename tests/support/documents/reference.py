@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from palace.cli.app import app
-from palace.engine.stores.journalled import JOURNALLED
+from palace.engine.stores.journalled import JOURNALLED, OWN_JOURNALLED
 from palace.protocol import errors
 from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS, OWNER_TOOLS, TOOLS
 from palace.settings.checks import PALACE, USER
@@ -181,12 +181,14 @@ def tools() -> str:
 
 def journal() -> str:
     rows = ["| tool | kinds of entities |", "|---|---|"]
-    rows += [f"| `{n}` | {', '.join(f'`{k}`' for k in kinds)} |" for n, kinds in JOURNALLED.items()]
+    tools = {**JOURNALLED, **OWN_JOURNALLED}
+    rows += [f"| `{n}` | {', '.join(f'`{k}`' for k in kinds)} |" for n, kinds in tools.items()]
     return (
         "# What is journalled\n\n"
         "Generated from palace/engine/stores/journalled.py by `just reference`.\n\n"
         "Each changed entity is journalled in full, before it is changed; `palace history` shows\n"
-        "them with their kinds. A tool that is not listed changes nothing in the palace.\n\n"
+        "them with their kinds. A tool of an agent's that is not listed changes nothing in the\n"
+        "palace; its owner's tools, which agents don't have, change `palace:...`.\n\n"
         "| kind | an entity is |\n|---|---|\n"
         "| `chroma:NAME` | a record of that collection (text, metadata, vector), whichever backend "
         "keeps it |\n"
@@ -194,9 +196,8 @@ def journal() -> str:
         "| `graph:...`, `log:...` | a row of the knowledge graph, or of events and artifacts |\n"
         "| `tunnel`, `hallway` | an entry of the file of that name |\n"
         "| `file` | a small file of mempalace, when the palace is opened or closed |\n"
-        "| `palace:...` | a row of palace's own register, which only its owner's tools change |\n\n"
-        + "\n".join(rows)
-        + "\n"
+        "| `palace:...` | a row of palace's own register; `palace:audit` is of what was decreed "
+        "|\n\n" + "\n".join(rows) + "\n"
     )
 
 

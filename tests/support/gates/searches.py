@@ -10,7 +10,10 @@ from pathlib import Path
 import attrs
 
 ROOT = Path(__file__).parent.parent.parent.parent
+JOURNAL = "docs/reference/journal.md"
 TABLES = ("docs/reference/tools.md", "docs/reference/settings.md", "contract/tools-own.json")
+TOOLS = "palace/protocol/tools.py"
+CHANGES = ("_FILING", "_MUTATION")  # the lanes of palace's own tools that change something
 ATTACKS = "tests/memory/test_gate.py"  # rights, names, lengths: of each tool that the gate answers
 TASK_ATTACKS = "tests/engine/hosting/test_delegating.py"  # and of each that speaks of tasks
 Sources = Mapping[str, str]
@@ -19,6 +22,7 @@ Parents = dict[ast.AST, ast.AST]
 
 def read_sources() -> dict[str, str]:
     paths = [*sorted((ROOT / "palace").rglob("*.py")), *(ROOT / name for name in TABLES)]
+    paths.append(ROOT / JOURNAL)
     paths += [ROOT / ATTACKS, ROOT / TASK_ATTACKS]
     return {str(path.relative_to(ROOT)): path.read_text() for path in paths}
 
@@ -282,17 +286,30 @@ def is_secret(node: ast.AST) -> bool:
 
 def keys_of(sources: Sources, path: str, name: str) -> set[str]:
     """Return the keys of a module's dict."""
+    return set(items_of(sources, path, name))
+
+
+def items_of(sources: Sources, path: str, name: str) -> dict[str, str]:
+    """Return the items of a module's dict; values as they are written."""
     for node in module(path, sources[path]).tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and target_of(node) == name:
             assert isinstance(node.value, ast.Dict), name
-            return {str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)}
+            pairs = zip(node.value.keys, node.value.values, strict=True)
+            return {
+                str(key.value): ast.unparse(value)
+                for key, value in pairs
+                if isinstance(key, ast.Constant)
+            }
     raise AssertionError(f"{path} has no {name}")
 
 
 def half_made_tools(sources: Sources) -> list[str]:
-    """Return where a tool of palace's own is missing: it is listed, answered, told of, attacked."""
-    known = keys_of(sources, "palace/protocol/tools.py", "OWN_TOOLS")
-    needs = keys_of(sources, "palace/protocol/tools.py", "STANDS_FOR")
+    """Return where a tool of palace's own is missing.
+
+    It is listed with its lane, answered, told of, attacked, and what it journals is listed.
+    """
+    known = keys_of(sources, TOOLS, "OWN_TOOLS")
+    needs = keys_of(sources, TOOLS, "STANDS_FOR")
     answers = "palace/engine/durability/own_tools.py"
     rights, gated = keys_of(sources, answers, "_RIGHTS"), keys_of(sources, answers, "_GATED")
     tasks = keys_of(sources, "palace/engine/hosting/delegating.py", "_ASKED")
@@ -301,6 +318,13 @@ def half_made_tools(sources: Sources) -> list[str]:
     wrong += [
         f"{name}: the table doesn't say what it stands for" for name in (gated | tasks) - needs
     ]
+    changing = {name for name, of in items_of(sources, TOOLS, "OWN_TOOLS").items() if of in CHANGES}
+    journalled = keys_of(sources, "palace/engine/stores/journalled.py", "OWN_JOURNALLED")
+    wrong += [
+        f"{name}: what it leaves in the journal is not listed, or it changes nothing"
+        for name in sorted(changing ^ journalled)
+    ]
+    wrong += [f"{name}: not in {JOURNAL}" for name in journalled if name not in sources[JOURNAL]]
     for path in (*TABLES[::2], "palace/broker/own_catalogue.py"):
         wrong += [f"{name}: not in {path}" for name in known if name not in sources[path]]
     attacks = {
