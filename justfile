@@ -159,6 +159,10 @@ lock:
 image-tag *arguments:
     @python -m images tag {{arguments}}
 
+# Remove what builds have made: releases, and the packages, images and keys of image-apko.
+clean:
+    rm -rf dist build
+
 # What Dockerfile.base pins beside today's; `--write` pins that.
 image-refs *arguments:
     @python -m images refs {{arguments}}

@@ -91,6 +91,18 @@ def test_hooks_are_of_pre_commit_s_schema() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_what_was_built_is_cleaned_away_and_nothing_else(repository: Path) -> None:
+    for path in ("dist/apko/melange.rsa", "dist/0.1.0/a.whl", "build/lib/a.py"):
+        (repository / path).parent.mkdir(parents=True)
+        (repository / path).touch()
+    before = git(repository, "ls-files")
+
+    assert run(repository, BIN / "just", "clean").returncode == 0
+    assert not [name for name in ("dist", "build") if (repository / name).exists()]
+    assert git(repository, "ls-files", "--deleted") == ""
+    assert git(repository, "ls-files") == before
+
+
 def test_a_change_of_the_package_wants_a_fragment(repository: Path) -> None:
     check = (BIN / "just", "changelog-check", "main")
     commit(repository, "README.md", "told in another way")

@@ -14,6 +14,7 @@ from palace.memory import contract
 from palace.protocol.decoding import decode_json_exact
 from palace.protocol.errors import InvalidMemory
 from tests.contract.reading import FOLDER, cases, document, golden, inlined
+from tests.support.brokers import flat_plugin
 from tests.support.machines.npm import npm_packages
 
 MODELS: dict[str, type[BaseModel]] = {model.__name__: model for model in contract.MODELS}
@@ -137,3 +138,33 @@ def test_an_error_names_the_place_and_repeats_no_value() -> None:
         assert secret not in told.value.message
     with pytest.raises(InvalidMemory, match="expires_at is wrong: it must be RFC3339"):
         contract.read(contract.MemoryWrite, body | {"expires_at": "tomorrow"})
+
+
+# Of those golden texts that are bodies of requests: where they are sent.
+SENT_TO = {
+    "MemoryWrite": ("POST", "/v1/namespaces/team:a/memories"),
+    "NamespaceUpsert": ("PUT", "/v1/namespaces/team:a"),
+    "NamespacePatch": ("PATCH", "/v1/namespaces/team:a"),
+    "SearchRequest": ("POST", "/v1/search"),
+    "ForgetRequest": ("DELETE", "/v1/memories/kept"),
+}
+
+
+def test_a_plugin_of_fifty_lines_reads_the_same_texts() -> None:
+    flat_plugin.NS["team:a"] = {"name": "team:a"}
+    wrong, read = [], 0
+    for schema, text, valid in CASES:
+        if schema not in SENT_TO:
+            continue
+        read += 1
+        try:
+            status, _ = flat_plugin.answer(*SENT_TO[schema], text.encode("utf-8", "surrogatepass"))
+        except (ValueError, IndexError, OverflowError, RecursionError):
+            status = 400  # as its server says
+        if (status == 400) is valid:
+            wrong.append((schema, text, status))
+    flat_plugin.NS.clear()
+    flat_plugin.MEM.clear()
+
+    assert wrong == []
+    assert read > 60

@@ -90,7 +90,8 @@ def outside(model_home: Path) -> Iterator[Site]:
     make_palace(site, f'listen = "127.0.0.1:{free_port()}"\n')
     subprocess.run(["chown", "-R", f"{UID}:{UID}", str(root)], check=True)
     try:
-        with Serving(site, prefix=AS_USER):
+        # It stays while images are built: without it some of them would start one of their own.
+        with Serving(site, prefix=AS_USER, PALACE_IDLE_S="0"):
             yield site
     finally:
         end_brokers(root)
