@@ -8,14 +8,24 @@ default:
 # Everything that a change must pass: what tests use is set up, then format, lint, types, tests.
 check: setup format-check lint types test
 
-# What a gate adds, in a quarter of an hour: more kills, the model with all its mutants.
+# What a gate adds to `check`, both at once: most of it waits.
+check-more: setup
+    #!/usr/bin/env bash
+    set -uo pipefail
+    python -m tests.support.machines.bare & bare=$! # it prints when it ends
+    trap 'kill "$bare" 2> /dev/null' EXIT
+    just check-deep
+    deep=$?
+    wait "$bare" && exit "$deep"
+
+# More kills, the model with all its mutants.
 check-deep: setup
     #!/usr/bin/env bash
     set -uo pipefail
     # Both at once: they wait more than they compute.
-    python -m tests.model.check --profile deep & model=$!
+    python -m tests.model.check --profile deep --cores 3 & model=$!
     trap 'kill "$model" 2> /dev/null' EXIT # a shell lets ctrl-C through to what it waits for alone
-    PALACE_TEST_PROFILE=deep python -m pytest -n 2 --dist loadfile \
+    PALACE_TEST_PROFILE=deep python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 \
         tests/process/test_kills.py tests/process/test_steps.py tests/process/test_world_storm.py \
         tests/promises/test_promises.py tests/engine/test_seams.py tests/test_contributing.py
     tests=$?
