@@ -56,7 +56,7 @@ INTEGERS = {
     "commands/progress.py": 1,  # a fraction
     "commands/logs.py": 1,  # its own argument
     "mcp_hosts/files.py": 1,  # of a file's name, which has 255 bytes at most
-    "provider/concurrency.py": 1,  # of seven digits
+    "settings/concurrency.py": 1,  # of seven digits
 }
 # Who may open a file by its name past the kernel's port, which refuses a FIFO and doesn't wait.
 OPENERS = {

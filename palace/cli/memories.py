@@ -139,7 +139,10 @@ def backfill(
         int, typer.Option("--sample", metavar="N", min=0, help="Verify N of each namespace.")
     ] = 0,
 ) -> int:
-    """Copy memories to the server that memory_plugin names: say exactly one of three."""
+    """Copy memories to the server that memory_plugin names: say exactly one of three.
+
+    Several namespaces at once: $PALACE_BACKFILL_CONCURRENCY, 4 unless set, 0 for all.
+    """
     from palace.commands import moving
 
     ways = {"dry-run": dry_run, "apply": apply, "verify": verify}

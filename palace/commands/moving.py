@@ -7,8 +7,10 @@ is there once.
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TextIO
@@ -17,6 +19,7 @@ import attrs
 
 from palace.commands.agent import OWNERS_SHIM, Agent
 from palace.kernel.odd_files import open_regular
+from palace.kernel.output import complain
 from palace.protocol.decoding import decode_json
 from palace.protocol.errors import (
     ConfigError,
@@ -24,6 +27,7 @@ from palace.protocol.errors import (
     MemoriesDiffer,
     PluginUnavailable,
 )
+from palace.settings.concurrency import BACKFILLS
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
@@ -167,10 +171,11 @@ def backfill(
                 "there is nothing to copy: memory_plugin names no server, or no workspace has a "
                 "namespace of memory_plugin_kinds. Nothing was done."
             )
-        for name in wanted:
-            before = told.done
-            _backfill_one(owner, name, what, sample, told)
-            say(f"{name}  {told.done - before}")
+    copying = _Copying(paths, environment, what, sample)
+    for name, found in copying.all(wanted, BACKFILLS.limit(environment.all, complain)):
+        told.done += found.done
+        told.problems += found.problems
+        say(f"{name}  {found.done}")
     if what == "verify" and told.problems:
         shown = "\n".join(told.problems[:PROBLEMS_MAX])
         raise MemoriesDiffer(
@@ -180,22 +185,53 @@ def backfill(
     return told
 
 
-def _backfill_one(owner: Agent, name: str, what: str, sample: int, told: Told) -> None:
-    after, is_more, left = "", True, sample or sys.maxsize
-    while is_more and left > 0:
-        if what == "dry-run":
-            given = {"namespace": name, "after": after, "most": PAGE, "here": True}
-            page = owner.tool("palace_memory_page", **given)
-            told.done += len(page["memories"])
-            after, is_more = page["memories"][-1]["id"] if page["memories"] else "", page["more"]
-            continue
-        given = {"namespace": name, "after": after, "most": min(PAGE, left)}
-        verify = what == "verify"
-        page = _patiently(partial(owner.tool, "palace_memory_copy", verify=verify, **given))
-        told.done += page["done"]
-        left -= page["done"] + len(page["problems"])
-        told.problems += [f"{one['id']} of {name}: {one['why']}." for one in page["problems"]]
-        after, is_more = page["last"], page["more"]
+@attrs.define(eq=False)
+class _Copying:
+    """Copies namespaces, several at once, each by a session of its own."""
+
+    paths: Paths
+    environment: ShimEnvironment
+    what: str
+    sample: int
+    _is_over: threading.Event = attrs.field(factory=threading.Event)
+
+    def all(self, names: Sequence[str], limit: int) -> Iterator[tuple[str, Told]]:
+        """Yield what became of each, in their order; where one fails, the others begin no page."""
+        with ThreadPoolExecutor(max(1, min(limit, len(names)))) as pool:
+            try:
+                yield from zip(names, pool.map(self._one, names), strict=True)
+            finally:
+                self._is_over.set()
+
+    def _one(self, name: str) -> Told:
+        told, is_done = Told(), False
+        try:
+            if not self._is_over.is_set():
+                with _owner(self.paths, self.environment) as owner:
+                    self._pages(owner, name, told)
+            is_done = True
+        finally:
+            if not is_done:
+                self._is_over.set()
+        return told
+
+    def _pages(self, owner: Agent, name: str, told: Told) -> None:
+        after, is_more, left = "", True, self.sample or sys.maxsize
+        while is_more and left > 0 and not self._is_over.is_set():
+            if self.what == "dry-run":
+                given = {"namespace": name, "after": after, "most": PAGE, "here": True}
+                page = owner.tool("palace_memory_page", **given)
+                told.done += len(page["memories"])
+                after = page["memories"][-1]["id"] if page["memories"] else ""
+                is_more = page["more"]
+                continue
+            given = {"namespace": name, "after": after, "most": min(PAGE, left)}
+            verify = self.what == "verify"
+            page = _patiently(partial(owner.tool, "palace_memory_copy", verify=verify, **given))
+            told.done += page["done"]
+            left -= page["done"] + len(page["problems"])
+            told.problems += [f"{one['id']} of {name}: {one['why']}." for one in page["problems"]]
+            after, is_more = page["last"], page["more"]
 
 
 def retire(

@@ -23,8 +23,8 @@ from palace.provider.births import (
     Provider,
     Result,
 )
-from palace.provider.concurrency import VARIABLE, concurrency
 from palace.provider.declaration import Slot, read_slot, slot_file
+from palace.settings.concurrency import PROVISIONS
 from palace.settings.environment import ShimEnvironment
 from palace.settings.paths import Paths
 
@@ -136,9 +136,7 @@ def _ask(
     occasion: str,
 ) -> list[Result]:
     assert slot.declaration is not None
-    limit, wrong = concurrency(environment.all.get(VARIABLE))
-    if wrong:
-        complain(f"warning: ${VARIABLE} is {wrong}.")
+    limit = PROVISIONS.limit(environment.all, complain)
     log = LifecycleLog(paths.root, Kernel())
     name = slot.declaration.provider
     peers = [Peer(personality=one.id, cwd=one.cwd, runtimes=one.runtimes) for one in workspaces]

@@ -5,7 +5,10 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +42,7 @@ def team(site: Site) -> None:
         run(site, "workspace", "add", name, *above, "--cwd", str(site.home / name))
 
 
-def fill(site: Site) -> None:
+def fill(site: Site, *, pin: bool = True) -> None:
     office = Office(site, "")
     with office.agent("lead") as lead, office.agent("coder") as coder:
         for client, where, text in (
@@ -48,7 +51,7 @@ def fill(site: Site) -> None:
             (coder, "team:lead", "the build needs node 20"),
             (coder, "workspace:coder", "I like tabs"),
         ):
-            told(client.call("palace_commit_memory", content=text, namespace=where, pin=True))
+            told(client.call("palace_commit_memory", content=text, namespace=where, pin=pin))
 
 
 def test_what_is_exported_is_imported_elsewhere_as_it_was(short_dir: Path) -> None:
@@ -188,6 +191,81 @@ def test_copies_are_retired_that_the_server_has_and_others_by_their_ids(short_di
         with Serving(site):
             refused = site.run("memory", "retire", "--all")
             assert "no server holds" in refused.stderr
+    end_brokers(short_dir)
+
+
+@attrs.define(eq=False)
+class Crowd:
+    """Stands before a server, and lets nobody store anything until so many are there at once."""
+
+    server: str
+    most: int
+    here: int = 0
+    seen: int = 0
+    _changed: threading.Condition = attrs.field(factory=threading.Condition)
+
+    def admit(self, wish: str) -> None:
+        if not wish.startswith("POST") or "/memories" not in wish:
+            return
+        with self._changed:
+            self.here += 1
+            self.seen = max(self.seen, self.here)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self.seen >= self.most, timeout=3)  # of the asker's 5
+            self._changed.wait_for(lambda: self.seen > self.most, timeout=1)  # nobody may come
+            self.here -= 1
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        crowd = self
+
+        class Door(BaseHTTPRequestHandler):
+            def _pass_on(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"] or 0))
+                crowd.admit(f"{self.command} {self.path}")
+                with ContractClient(crowd.server) as client:
+                    status, told = client.raw_status(self.command, self.path, body or None)
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(told)))
+                self.end_headers()
+                self.wfile.write(told)
+
+            do_GET = do_PUT = do_POST = do_DELETE = _pass_on  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        return Door
+
+    @contextmanager
+    def stand(self) -> Iterator[str]:
+        with ThreadingHTTPServer(("127.0.0.1", 0), self.handler()) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+
+@pytest.mark.parametrize(("said", "most"), [("", 4), ("2", 2), ("1", 1)])
+def test_as_many_namespaces_are_copied_at_once_as_it_says(
+    short_dir: Path, said: str, most: int
+) -> None:
+    site = storm_site(short_dir)
+    site.extra["PALACE_BACKFILL_CONCURRENCY"] = said
+    with flat() as address, ContractClient(address) as client:
+        crowd = Crowd(address, most)
+        with crowd.stand() as door:
+            kinds = 'memory_plugin_kinds = ["team", "org", "workspace"]'
+            settle(site, f'memory_plugin = "http://{door}"\n{kinds}')
+            with Serving(site):
+                team(site)
+                fill(site, pin=False)
+                done = site.run("memory", "backfill", "--apply")
+            assert done.returncode == 0, done.stderr
+            names = [row.split()[0] for row in done.stdout.splitlines()]
+            assert names == sorted(names), "told in their order, whoever was first"
+            assert crowd.seen == most
+        there = [len(client.found(name)) for name in names]
+        assert there == [1, 1, 1, 1]
     end_brokers(short_dir)
 
 

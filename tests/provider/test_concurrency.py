@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from palace.provider.births import SWEEP_ON, Peer, Provider
-from palace.provider.concurrency import DEFAULT, UNLIMITED, concurrency
+from palace.settings.concurrency import PROVISIONS, UNLIMITED
 from tests.provider.scripts import block, declared, python_script
+
+DEFAULT = 3
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ from tests.provider.scripts import block, declared, python_script
 def test_a_number_is_taken_and_nonsense_is_the_default_with_a_warning(
     text: str | None, limit: int, fine: bool
 ) -> None:
-    found, wrong = concurrency(text)
+    found, wrong = PROVISIONS.read(text)
 
     assert found == limit
     assert (wrong == "") is fine
@@ -74,7 +76,7 @@ def test_as_many_commands_run_at_once_as_it_says(
     provider = Provider(
         declaration=slot.declaration,
         environ=dict(os.environ),
-        limit=concurrency(text)[0],
+        limit=PROVISIONS.read(text)[0],
         note=lambda told: None,
     )
 

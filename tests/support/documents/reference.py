@@ -48,6 +48,11 @@ VARIABLES = (
         "How many of a provider's commands `palace workspace on` and `off` run at once: 3 unless "
         "set, 0 for all. What is no such number is told, and taken for 3.",
     ),
+    (
+        "PALACE_BACKFILL_CONCURRENCY",
+        "How many namespaces `palace memory backfill` copies or verifies at once: 4 unless set, 0 "
+        "for all. What is no such number is told, and taken for 4.",
+    ),
     ("PALACE_IDLE_S", "`idle_s` for a broker that this process starts."),
     ("PALACE_TRACE", "A file to which the process and its brokers append the protocol's steps."),
     (
