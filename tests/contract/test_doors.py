@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from tests.contract.conftest import serving
 from tests.support.brokers.http import serverinfo_of
 from tests.support.calls.contract import ContractClient
 from tests.support.loads.light import storm_site
+from tests.support.machines.needs import need_command
 from tests.support.processes.brokers import Serving, wait_ready
 from tests.support.processes.clients import PALACE, Client, Site, end_brokers, wait_until
 
@@ -126,6 +128,27 @@ def test_the_socket_is_its_owners_and_serves_nothing_else(office: Site) -> None:
         )
     wrong = at_socket(office, **bearer("f" * 64))
     assert wrong.raw("GET", "/v1/health").status == 401
+
+
+def test_curl_stores_and_finds_a_memory_by_the_socket(office: Site) -> None:
+    need_command("curl")
+    argv = ["curl", "-sS", "--unix-socket", str(office.palace / "http.sock")]
+
+    def asked(method: str, path: str, **body: object) -> Any:
+        more = ["-H", "content-type: application/json", "-d", json.dumps(body)]
+        done = subprocess.run(
+            [*argv, "-X", method, f"http://palace/v1/{path}", *more],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(done.stdout)
+
+    asked("PUT", "namespaces/custom:by-curl", kind="custom")
+    given = {"content": "by curl", "kind": "fact", "source": "agent"}
+    ident = asked("POST", "namespaces/custom:by-curl/memories", **given)["id"]
+    found = asked("POST", "search", namespaces=["custom:by-curl"])["memories"]
+    assert [(one["id"], one["content"]) for one in found] == [(ident, "by curl")]
 
 
 def test_the_socket_goes_with_its_broker_and_comes_with_the_next(short_dir: Path) -> None:

@@ -6,9 +6,11 @@ fifty lines, and another palace.
 
 import json
 import shutil
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,57 @@ def test_a_server_that_is_away_is_an_error_at_once_and_never_a_silent_write(
             assert script.commit("team:lead", "x").status == 503
     assert "team:lead" not in (site.palace / "chroma.sqlite3.light").read_text()
     assert "was given up 1 times" in findings(site)["server_was_away"]
+
+
+def test_the_next_owner_asks_a_server_that_the_last_one_gave_up(short_dir: Path) -> None:
+    """That it is away is what one process has seen, and no state of the palace's."""
+    site = storm_site(short_dir)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0)
+        settle(
+            site,
+            f'memory_plugin = "http://127.0.0.1:{listener.getsockname()[1]}"\n'
+            "memory_cutover = true",
+        )
+
+        def turned_away() -> int:
+            """Return how many have asked since; each is told nothing."""
+            many = 0
+            with suppress(BlockingIOError):
+                while True:
+                    listener.accept()[0].close()
+                    many += 1
+            return many
+
+        with Serving(site):
+            (site.home / "lead").mkdir()
+            run(site, "workspace", "add", "lead", "--cwd", str(site.home / "lead"))
+        with Office(site, "").agent("lead") as lead:
+
+            def refused() -> dict[str, Any]:
+                given = {"content": "x", "namespace": "team:lead"}
+                replies: list[dict[str, Any]] = []
+                asking = threading.Thread(
+                    target=lambda: replies.append(lead.call("palace_commit_memory", **given))
+                )
+                asking.start()
+                while asking.is_alive():
+                    counts.append(turned_away())
+                    asking.join(0.02)
+                assert replies[0]["error"]["code"] == UNAVAILABLE
+                return dict(replies[0]["error"]["data"])
+
+            counts: list[int] = []
+            wait_until(lambda: refused()["retry_after_s"] > 50, what="it is given up")
+            counts.clear()
+            refused()
+            assert sum(counts) == 0, "it isn't asked any more"
+            first = site.record()["incarnation"]
+            site.kill_broker()
+            refused()
+            assert site.record()["incarnation"] != first
+            assert sum(counts) > 0, "the next one has asked"
+    end_brokers(short_dir)
 
 
 def assert_told_of_as_away(site: Site, server: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import certifi
 import pytest
+import trustme
 
 from palace.broker.certificate import make_identity
 from palace.kernel.kernel import Kernel
@@ -233,6 +234,34 @@ def test_a_certificate_that_is_not_trusted_is_told_as_such() -> None:
         finally:
             wire.close()
             shaking.join()
+
+
+def test_a_name_that_leads_elsewhere_now_is_shown_nothing(tmp_path: Path) -> None:
+    """Whoever answers for the name must prove that they have it before they are sent a byte."""
+    authority, bundle, token = trustme.CA(), tmp_path / "trusted.pem", tmp_path / "token"
+    authority.cert_pem.write_to_path(bundle)
+    token.write_text("t" * 64)
+    token.chmod(0o600)
+    context, read = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), []
+    authority.issue_cert("elsewhere.example").configure_cert(context)
+
+    def answer_once(listener: socket.socket) -> None:
+        with suppress(OSError), listener.accept()[0] as sock:
+            with context.wrap_socket(sock, server_side=True) as secure:
+                read.append(secure.recv(1 << 16))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = threading.Thread(target=answer_once, args=[listener])
+        answering.start()
+        address = address_in(f"https://localhost:{listener.getsockname()[1]}")
+        wire = Wire(address=address, token_file=str(token), certificate=str(bundle))
+        try:
+            with pytest.raises(Unanswered, match="is another host's"):
+                wire.ask("POST", "/v1/search", b"{}")
+        finally:
+            wire.close()
+            answering.join()
+    assert b"".join(read) == b""
 
 
 def _shake_hands(listener: ssl.SSLSocket) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 PACKAGES = {
     "bindfs": ("bindfs",),
     "cc": ("gcc", "libc6-dev"),
+    "curl": ("curl",),
     "git": ("git",),
     "ip": ("iproute2",),
     "mount": ("mount",),
