@@ -59,6 +59,7 @@ CANDIDATES = """Decide on what other palaces know: each is accepted, dismissed, 
 
 \b
     palace candidates list
+    palace candidates search node build
     palace candidates accept cand_0123
     palace candidates dismiss cand_4567
 
@@ -144,11 +145,14 @@ def remove(name: NameArgument, palace: PalaceOption = "") -> int:
 def pull(
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="The remote; all without it.")] = "",
     palace: PalaceOption = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would change, and take nothing over.")
+    ] = False,
 ) -> int:
     """See what other palaces know that is new, as candidates."""
     from palace.commands.federation import pull as pull_from
 
-    done = pull_from(_owner(palace), name)
+    done = pull_from(_owner(palace), name, is_trial=dry_run)
     if done.told:
         say("\n".join(done.told))
     codes = [end_failed("pull", problem) for problem in done.failed]
@@ -168,6 +172,24 @@ def list_candidates(
     from palace.commands.federation import candidates_text
 
     text = candidates_text(_owner(palace), remote, status, every=every, as_json=as_json)
+    if text:
+        say(text)
+    return 0
+
+
+def search(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="WORD...", help="All of these, in any order.", show_default=False),
+    ],
+    palace: PalaceOption = "",
+    remote: Annotated[str, typer.Option("--remote", metavar="NAME", help="Only of this.")] = "",
+    as_json: JsonOption = False,
+) -> int:
+    """Find candidates by the words that they hold, whether they were decided on or not."""
+    from palace.commands.federation import found_text
+
+    text = found_text(_owner(palace), " ".join(words), remote, as_json=as_json)
     if text:
         say(text)
     return 0
@@ -211,6 +233,7 @@ REMOTE_COMMANDS: dict[str, Callable[..., int]] = {
 }
 CANDIDATE_COMMANDS: dict[str, Callable[..., int]] = {
     "list": list_candidates,
+    "search": search,
     "show": show,
     "accept": accept,
     "dismiss": dismiss,

@@ -7,7 +7,9 @@ one goes on from there.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -26,9 +28,11 @@ from palace.protocol.federation import (
     UNDECIDED,
     Batch,
     Entity,
+    Item,
     Place,
     Unacceptable,
     batches,
+    digest_of,
     item_fields,
     position_fields,
     read_position,
@@ -41,6 +45,7 @@ from palace.settings.paths import Paths
 Json = dict[str, Any]
 NONE_YET = "There is no remote. Add the first: palace remote add NAME DIR"
 ALL_DECIDED = "There is nothing to decide. See all candidates: palace candidates list --all"
+NONE_HOLDS = "No candidate holds all of these words. What was accepted is among your own memories."
 SHOWN_CHARS = 100
 AS_OWNER = "palace.shim.as_owner"
 EVENT = "federation-pull"  # in the lifecycle log
@@ -64,13 +69,13 @@ class Owner:
             raise RemoteRefused(f"There is no remote {name}. See palace remote list.")
         return named
 
-    def known(self, remote: str) -> Iterator[Entity]:
-        """Yield the candidates of a remote that are there and not gone."""
+    def known(self, remote: str) -> Iterator[tuple[Entity, str]]:
+        """Yield the candidates of a remote that are there and not gone, each with its digest."""
         for told in self._pages("candidate_known", remote=remote):
-            yield from ((kind, ident) for kind, ident in told["known"])
+            yield from (((kind, ident), digest) for kind, ident, digest in told["known"])
 
-    def candidates(self, remote: str, status: str = "") -> Iterator[Json]:
-        for told in self._pages("candidate_list", remote=remote, status=status):
+    def candidates(self, remote: str, status: str = "", query: str = "") -> Iterator[Json]:
+        for told in self._pages("candidate_list", remote=remote, status=status, query=query):
             yield from told["candidates"]
 
     def _pages(self, tool: str, **arguments: Any) -> Iterator[Json]:
@@ -143,15 +148,17 @@ class Pulled:
     failed: list[PalaceError | OSError] = attrs.field(factory=list)
 
 
-def pull(owner: Owner, name: str) -> Pulled:
+def pull(owner: Owner, name: str, *, is_trial: bool = False) -> Pulled:
     """Take over what remotes, or one of them, say that is new; each has a line in lifecycle.log.
 
-    One that can't be read keeps none of the others from being read.
+    With `is_trial` only say what would change.  One that can't be read keeps none of the others
+    from being read.
     """
     done, log = Pulled(), LifecycleLog(owner.paths.root, Kernel())
+    work = _foreseen if is_trial else _pulled
     for remote in owner.remotes(name):
         try:
-            told, fields = _pulled(owner, remote)
+            told, fields = work(owner, remote)
         except (PalaceError, OSError) as problem:
             done.failed.append(_of(remote, problem))
             # By its kind alone: the text may be another machine's.
@@ -159,7 +166,8 @@ def pull(owner: Owner, name: str) -> Pulled:
             fields = {"state": "failed", "reason": name_of}
         else:
             done.told.append(told)
-        log.note(EVENT, {"remote": remote["name"], **fields})
+        if not is_trial:
+            log.note(EVENT, {"remote": remote["name"], **fields})
     if not done.told and not done.failed:
         done.told.append(NONE_YET)
     return done
@@ -172,9 +180,60 @@ def _of(remote: Json, problem: PalaceError | OSError) -> PalaceError | OSError:
     return RemoteRefused(f"{remote['name']} was not pulled: {cause_text(problem)}")
 
 
-def _pulled(owner: Owner, remote: Json) -> tuple[str, dict[str, str]]:
+Logged = dict[str, str]
+
+
+def _pulled(owner: Owner, remote: Json) -> tuple[str, Logged]:
     """Pull from one remote; return what is told of it, and what is logged."""
     name, changed, left_out = remote["name"], 0, 0
+    with _read(owner, remote) as read:
+        known = partial(owner.known, name)
+        for batch in batches(read.items, read.place, lambda: {entity for entity, _ in known()}):
+            told = owner.ask("remote_fold", **_arguments(name, read.source, batch))
+            if told.get("stale"):
+                return f"{name}: another pull is under way, and goes on.", {"state": "overtaken"}
+            changed, left_out = changed + told["changed"], left_out + told["left_out"]
+    waiting = sum(one["undecided"] for one in owner.remotes(name))
+    text = f"{name}: {changed} changed, {waiting} to decide: palace candidates list"
+    counts = {"changed": changed, "left_out": left_out, "damaged": sum(read.damaged)}
+    logged = {"state": "ok", **{key: str(count) for key, count in counts.items()}}
+    return "\n".join((text, *_lacks(remote, counts["damaged"], left_out))), logged
+
+
+def _foreseen(owner: Owner, remote: Json) -> tuple[str, Logged]:
+    """Say what a pull from a remote would change."""
+    name = remote["name"]
+    known = dict(owner.known(name))
+    then = dict(known)
+    with _read(owner, remote) as read:
+        for batch in batches(read.items, read.place, lambda: set(then)):
+            for offer in batch.offers:
+                if offer.says is None:
+                    then.pop(offer.entity, None)
+                else:
+                    then[offer.entity] = digest_of(offer.says)
+    new, gone = len(then.keys() - known.keys()), len(known.keys() - then.keys())
+    other = sum(then[one] != digest for one, digest in known.items() if one in then)
+    text = (
+        f"{name}: {new} are new there, {other} changed, {gone} gone. Nothing was taken over. To "
+        f"see them as candidates: palace pull {name}"
+    )
+    return "\n".join((text, *_lacks(remote, sum(read.damaged), 0))), {}
+
+
+@attrs.frozen
+class _Reading:
+    """What a remote says; once its items are read, `damaged` counts what was passed over."""
+
+    source: Header
+    items: Iterator[Item]
+    place: Place
+    damaged: list[int]
+
+
+@contextmanager
+def _read(owner: Owner, remote: Json) -> Iterator[_Reading]:
+    """Yield what a remote says since it was read last; what can't be taken is refused by name."""
     place = Place(position=read_position(remote["position"]), step=remote["step"])
     asked = Asked(remote, place.position, owner.paths, owner.environment)
     try:
@@ -183,20 +242,11 @@ def _pulled(owner: Owner, remote: Json) -> tuple[str, dict[str, str]]:
         assert isinstance(source, Header), "what stands there comes first"
         _check_is_another(source, remote, owner.paths)
         items = (item for item in said if not isinstance(item, Header))
-        for batch in batches(items, place, lambda: set(owner.known(name))):
-            told = owner.ask("remote_fold", **_arguments(name, source, batch))
-            if told.get("stale"):
-                return f"{name}: another pull is under way, and goes on.", {"state": "overtaken"}
-            changed, left_out = changed + told["changed"], left_out + told["left_out"]
+        yield _Reading(source, items, place, asked.damaged)
     except Unacceptable as problem:
         raise RemoteRefused(
-            f"What {name} says can't be taken from some point on: {problem}."
+            f"What {remote['name']} says can't be taken from some point on: {problem}."
         ) from None
-    waiting = sum(one["undecided"] for one in owner.remotes(name))
-    text = f"{name}: {changed} changed, {waiting} to decide: palace candidates list"
-    counts = {"changed": changed, "left_out": left_out, "damaged": sum(asked.damaged)}
-    logged = {"state": "ok", **{key: str(count) for key, count in counts.items()}}
-    return "\n".join((text, *_lacks(remote, counts["damaged"], left_out))), logged
 
 
 def _check_is_another(source: Header, remote: Json, ours: Paths) -> None:
@@ -242,9 +292,17 @@ def candidates_text(owner: Owner, remote: str, status: str, *, every: bool, as_j
         for one in owner.candidates(remote, status)
         if every or status or one["status"] in UNDECIDED
     ]
-    if as_json:
-        return "\n".join(json.dumps(one) for one in found)
-    return "\n".join(map(_line, found)) or ALL_DECIDED
+    return _lines(found, as_json=as_json) or ("" if as_json else ALL_DECIDED)
+
+
+def found_text(owner: Owner, query: str, remote: str, *, as_json: bool) -> str:
+    """Return the candidates that hold all words of a query, one a line."""
+    found = _lines(owner.candidates(remote, query=query), as_json=as_json)
+    return found or ("" if as_json else NONE_HOLDS)
+
+
+def _lines(found: Iterable[Json], *, as_json: bool) -> str:
+    return "\n".join(json.dumps(one) if as_json else _line(one) for one in found)
 
 
 def _line(one: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ _FIELDS: Mapping[str, Mapping[str, int]] = {
     },
 }
 _NEEDED = 3
-_NOT_COMPARED = frozenset({"embedder", "vector"})  # a text that is embedded anew is the same
+NOT_COMPARED = frozenset({"embedder", "vector"})  # a text that is embedded anew is the same
 
 
 class Unacceptable(ValueError):
@@ -190,7 +190,7 @@ def key_of(remote: str, entity: Entity) -> str:
 
 def digest_of(content: Content) -> str:
     """Return what tells two contents apart that mean something else."""
-    told = {name: text for name, text in content.items() if name not in _NOT_COMPARED and text}
+    told = {name: text for name, text in content.items() if name not in NOT_COMPARED and text}
     return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -32,7 +32,7 @@ GROUPS = {
     "token": {"new", "list", "revoke"},
     "share": {"new", "list", "revoke"},
     "remote": {"add", "list", "remove"},
-    "candidates": {"list", "show", "accept", "dismiss"},
+    "candidates": {"list", "search", "show", "accept", "dismiss"},
 }
 WITHOUT_PALACE = ("list", "try", "model", "install", "uninstall", "show", "release")
 

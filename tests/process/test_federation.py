@@ -88,6 +88,28 @@ def test_a_pull_is_carried_out_once_wherever_the_broker_dies(short_dir: Path, wa
     assert run(site, "stop") is not None
 
 
+def test_a_dry_run_says_what_a_pull_would_change_and_changes_nothing(short_dir: Path) -> None:
+    site, there = storm_site(short_dir), short_dir / "there"
+    export(there, {"1": "one", "2": "two", "3": "three"})
+    run(site, "remote", "add", "desk", str(there))
+    assert "desk: 3 are new there, 0 changed, 0 gone" in run(site, "pull", "--dry-run")
+    assert listed(site) == []
+    assert not logged_pulls(site)
+    run(site, "pull")
+    export(there, {"1": "one more", "2": None, "3": "three", "4": "four", "5": "five"}, epoch=2)
+    before = listed(site)
+    for _ in range(2):
+        told = run(site, "pull", "desk", "--dry-run")
+        assert "desk: 2 are new there, 1 changed, 1 gone. Nothing was taken over" in told
+    assert listed(site) == before
+    run(site, "pull")
+    assert texts(site) == ["five", "four", "one more", "three"]
+    assert "0 are new there, 0 changed, 0 gone" in run(site, "pull", "--dry-run")
+    assert len(run(site, "candidates", "search", "ONE", "more").splitlines()) == 1
+    assert "No candidate holds all" in run(site, "candidates", "search", "one", "four")
+    assert run(site, "stop") is not None
+
+
 def test_pullers_that_are_killed_and_pullers_at_once_come_to_one_end(
     short_dir: Path, way: Way
 ) -> None:

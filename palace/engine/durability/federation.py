@@ -33,6 +33,7 @@ from palace.protocol.federation import (
     BATCH_OFFERS,
     DRAWER,
     FACT,
+    NOT_COMPARED,
     NUMBER_MAX,
     STATUSES,
     Batch,
@@ -59,6 +60,8 @@ SCOPES_MAX = 100  # wings of one remote
 KNOWN_PAGE = 5000
 LIST_MAX = 500
 LIST_BYTES = 1 << 20  # of a page, after which no further candidate is begun
+SEARCHED_MAX = 5000  # candidates that are looked at for a page
+QUERY_CHARS_MAX = 1000
 SHOWN_CHARS = 500  # of each text in a list; `palace_candidate_show` has all of it
 REMOVED_MAX = 500  # candidates that go in one turn
 ORIGINS_MAX = 64
@@ -203,25 +206,35 @@ class FederationTools:
         """Return what is known of a remote and not gone, in parts."""
         remote, after = self._remote(arguments), _after(arguments)
         rows = list(self.store.known(after, KNOWN_PAGE, remote.name))
-        listed = [[one.kind, one.ident] for _, one in rows if not one.gone]
+        listed = [[one.kind, one.ident, one.digest] for _, one in rows if not one.gone]
         return {"known": listed, "next": rows[-1][0] if len(rows) == KNOWN_PAGE else ""}
 
     # Candidates.
 
     def _candidates(self, arguments: Mapping[str, object]) -> Json:
-        """Return a page of candidates, those of a remote or a status alone where one is named."""
+        """Return a page of candidates, those of a remote or a status alone where one is named.
+
+        With a query, those that hold all of its words: of one that is here as it was accepted
+        nothing is kept but where, so that is found among our own memories.
+        """
         name, status = arguments.get("remote", ""), arguments.get("status", "")
         if status not in ("", *STATUSES) or not is_text(name, 64):
             raise RemoteRefused(f"A candidate's status is one of {', '.join(STATUSES)}.")
+        words = _words(arguments.get("query", ""))
+        most = SEARCHED_MAX if words else LIST_MAX
         found: list[Json] = []
         last, size, is_more = "", 0, False
-        for key, row in self.store.page(_after(arguments), LIST_MAX + 1, str(name)):
-            if len(found) == LIST_MAX or size >= LIST_BYTES:
+        rows = self.store.page(_after(arguments), most + 1, str(name))
+        for number, (key, row) in enumerate(rows):
+            if number == most or len(found) == LIST_MAX or size >= LIST_BYTES:
                 is_more = True
                 break
+            last = key
+            if words and not _holds(row, words):
+                continue
             one = _told(key, row)
             found.append(one)
-            last, size = key, size + len(json.dumps(one))
+            size += len(json.dumps(one))
         return {
             "candidates": [one for one in found if status in ("", one["status"])],
             "next": last if is_more else "",
@@ -316,6 +329,20 @@ def _kinds(given: object) -> tuple[str, ...]:
     if not isinstance(given, list) or any(one not in (DRAWER, FACT) for one in given):
         raise RemoteRefused(f"A remote offers {DRAWER}, {FACT}, or both.")
     return tuple(given)
+
+
+def _words(given: object) -> list[str]:
+    if not is_text(given, QUERY_CHARS_MAX):
+        raise RemoteRefused(f"What is searched for has up to {QUERY_CHARS_MAX} characters.")
+    return str(given).casefold().split()
+
+
+def _holds(row: Row, words: list[str]) -> bool:
+    """Tell whether a candidate's texts hold all of these words, as parts of longer ones, too."""
+    says = candidate_of(row).says or {}
+    told = [text for name, text in says.items() if name not in NOT_COMPARED]
+    text = "\n".join(told).casefold()
+    return all(word in text for word in words)
 
 
 def _path(given: object) -> str:

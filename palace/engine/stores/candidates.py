@@ -50,7 +50,7 @@ _SIZE = (
 )
 _WHERE = "WHERE key > ? AND (? = '' OR remote = ?) ORDER BY key LIMIT ?"
 _PAGE = "SELECT * FROM candidate "
-_KNOWN = "SELECT key, kind, ident, gone FROM candidate "
+_KNOWN = "SELECT key, kind, ident, digest, gone FROM candidate "
 
 
 def _nowhere() -> "Place":
@@ -65,6 +65,7 @@ class Known:
 
     kind: str
     ident: str
+    digest: str
     gone: bool
 
 
@@ -133,8 +134,8 @@ class Candidates(OwnRows):
             return
         with self._open() as connection:
             rows = connection.execute(_KNOWN + _WHERE, [after, remote, remote, most])
-            for key, kind, ident, gone in rows:
-                yield str(key), Known(kind, ident, bool(gone))
+            for key, kind, ident, digest, gone in rows:
+                yield str(key), Known(kind, ident, digest, bool(gone))
 
     def size(self, remote: str) -> Size:
         """Return how much is kept of a remote; reads all that it says."""

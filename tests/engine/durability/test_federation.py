@@ -96,7 +96,7 @@ class Life:
 
         def known() -> list[tuple[str, str]]:
             told = self.ask("candidate_known", remote="desk")
-            return [(kind, ident) for kind, ident in told["known"]]
+            return [(kind, ident) for kind, ident, _ in told["known"]]
 
         for batch in batches(offers(THERE, there, place.position), place, known, most):
             told = self.ask("remote_fold", **folding(batch, palace))
@@ -477,6 +477,35 @@ def test_a_page_of_candidates_is_bounded_and_all_is_in_one_of_them(
     cut = next(one for one in found if one["cut"])
     whole = life.ask("candidate_show", key=cut["key"])["candidate"]
     assert (len(whole["says"]["text"]), whole["cut"]) == (200_000, False)
+
+
+def test_a_search_finds_what_holds_all_words_on_whichever_page_it_is(
+    life: Life, there: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {f"x{one}": f"{'y' * 600} Node {one} builds." for one in range(9)}
+    other_palace(there, 2).append([drawer(ident, text) for ident, text in said.items()])
+    life.pull(there)
+    monkeypatch.setattr("palace.engine.durability.federation.SEARCHED_MAX", 4)
+
+    def found(query: str) -> list[str]:
+        keys, after = [], ""
+        while True:
+            told = life.ask("candidate_list", query=query, after=after)
+            keys += [one["key"] for one in told["candidates"]]
+            after = told["next"]
+            if not after:
+                return keys
+
+    assert len(found("BUILDS node")) == len(set(found("builds"))) == 9
+    (only,) = found("node 7")  # far behind what a list shows of it
+    assert life.ask("candidate_show", key=only)["candidate"]["says"]["text"] == said["x7"]
+    assert found("node text") == []
+    assert len(found(" ")) == 14, "no word is no search"
+    (third,) = found("node 3")
+    digest = life.ask("candidate_show", key=third)["candidate"]["digest"]
+    assert life.ask("candidate_decide", key=third, digest=digest)["status"] == "dismissed"
+    assert found("node 3") == [third], "what was dismissed is found, too"
+    assert "up to 1000 characters" in life.ask("candidate_list", query="x" * 1001)
 
 
 def test_how_many_are_to_decide_upon_is_counted_by_the_file(life: Life, there: Disk) -> None:
