@@ -35,30 +35,40 @@ def ssh_feed(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
         )
         assert process.stdout is not None
+        output = _Output(target, process.stdout.fileno(), silent_s)
         try:
-            pieces = _pieces(target, process.stdout.fileno(), silent_s)
-            yield from lines_of(pieces, line_bytes_max)
+            yield from lines_of(output.pieces(), line_bytes_max)
         finally:
             process.stdout.close()
             end_ssh(process)
-        if process.returncode:
+        # What we have read no further ends by our leaving, and that is no fault of its.
+        if process.returncode and output.is_over:
             said.seek(0)
             words = said.read(SAID_BYTES_MAX).decode(errors="replace")
             raise problem_of(target, process.returncode, words)
 
 
-def _pieces(target: Target, fd: int, silent_s: float) -> Iterator[bytes]:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    while True:
-        if not poll.poll(silent_s * 1000):
-            raise _silent(target, silent_s)
-        piece = os.read(fd, READ_BYTES)
-        if not piece:
-            return
-        yield piece
+class _Output:
+    """What comes from an ssh; `is_over` once all of it has come."""
 
+    def __init__(self, target: Target, fd: int, silent_s: float) -> None:
+        self.target = target
+        self.fd = fd
+        self.silent_s = silent_s
+        self.is_over = False
 
-def _silent(target: Target, silent_s: float) -> TunnelProblem:
-    text = f"{target.url} said nothing for {silent_s:g} s, and is waited for no longer"
-    return TunnelProblem("broker_unreachable", text)
+    def pieces(self) -> Iterator[bytes]:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        while True:
+            if not poll.poll(self.silent_s * 1000):
+                raise TunnelProblem(
+                    "broker_unreachable",
+                    f"{self.target.url} said nothing for {self.silent_s:g} s, and is waited for no "
+                    "longer",
+                )
+            piece = os.read(self.fd, READ_BYTES)
+            if not piece:
+                self.is_over = True
+                return
+            yield piece

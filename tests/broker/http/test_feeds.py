@@ -88,6 +88,25 @@ async def test_a_page_comes_in_pieces_and_has_an_end(feeds: Feeds) -> None:
     assert (list(read), end["more"]) == (["read"], False)
 
 
+async def test_a_token_opens_the_share_that_it_was_made_for_and_no_other(feeds: Feeds) -> None:
+    export(Path(feeds.journal).parent, {"secret": "of the other share"}, epoch=2, wing="v")
+    shares = {
+        name: Share(name=name, digest=digest_of(token), wings=(wing,), kinds=("drawer",), since="2")
+        for name, token, wing in (("one", TOKEN, "w"), ("other", OTHER, "v"))
+    }
+    write_shares(feeds.directory, IDENTITY, shares, feeds.kernel)
+    wings = {}
+    for token in (TOKEN, OTHER):
+        asking = Asking(token=token)
+        await feeds.serve(asking.exchange())
+        said = [line["content"] for line in asking.lines() if line.get("content")]
+        wings[token] = {one["wing"] for one in said}
+        with pytest.raises(Refused) as refused:  # an address names no share
+            await feeds.serve(Asking(token=token, query=b"share=other").exchange())
+        assert refused.value.status == 400
+    assert wings == {TOKEN: {"w"}, OTHER: {"v"}}
+
+
 async def test_a_share_that_is_revoked_meanwhile_is_told_no_further(feeds: Feeds) -> None:
     async def revoke(_piece: bytes) -> None:
         share(feeds, OTHER)

@@ -32,13 +32,14 @@ def export(
     texts: Mapping[str, str | None],
     epoch: int = 1,
     facts: Iterable[tuple[str, str, str]] = (),
+    wing: str = "w",
 ) -> None:
     """Have an owner of this epoch say what drawers hold; makes the palace where there is none."""
     (root / "journal").mkdir(parents=True, exist_ok=True)
     (root / "palace_id").write_text(f"{IDENTITY}\n")
     stamp = Stamp(epoch=epoch, writer=f"there{epoch}", origin=IDENTITY)
     journal = Journal.open(str(root / "journal"), Kernel(), stamp)
-    drafts = [drawer(ident, text) for ident, text in texts.items()]
+    drafts = [drawer(ident, text, wing) for ident, text in texts.items()]
     drafts += [fact(*told) for told in facts]
     for first in range(0, len(drafts), 500):
         journal.append(drafts[first : first + 500])
