@@ -20,8 +20,10 @@ def note_claim(session: LiveSession, notes: TaskNotes, payload: bytes) -> None:
     claim = claim_in(payload)
     if not claim:
         return
-    if session.party == HTTP and len(notes.heard) < HEARD_MAX:
-        notes.heard.add(claim)  # the session may be of this request alone
+    if len(notes.heard) < HEARD_MAX:
+        # Until the next look its session may be gone: over HTTP it may be of this request alone,
+        # and a worker that dies before an owner's first look was there all the same.
+        notes.heard.add(claim)
     if claim in session.claims:
         return
     session.claims[claim] = None

@@ -45,8 +45,8 @@ class TaskNotes:
     """What is known of the tasks that agents give each other (palace/broker/task_watch.py).
 
     `watched` is how many ask to be watched and are not over, `ended` how many this owner has given
-    up.  `heard` are claims whose workers have asked for something since the last look, where that
-    was in no session that lasts.
+    up.  `heard` are claims that were told of since the last look, whether their workers are there
+    at the next or not.
     """
 
     watched: int = 0
