@@ -202,9 +202,11 @@ class Crowd:
     most: int
     here: int = 0
     seen: int = 0
+    wishes: list[str] = attrs.field(factory=list)
     _changed: threading.Condition = attrs.field(factory=threading.Condition)
 
     def admit(self, wish: str) -> None:
+        self.wishes.append(wish)
         if not wish.startswith("POST") or "/memories" not in wish:
             return
         with self._changed:
@@ -266,6 +268,29 @@ def test_as_many_namespaces_are_copied_at_once_as_it_says(
             assert crowd.seen == most
         there = [len(client.found(name)) for name in names]
         assert there == [1, 1, 1, 1]
+    end_brokers(short_dir)
+
+
+def test_an_export_asks_the_server_once_for_each_namespace_that_it_holds(short_dir: Path) -> None:
+    """However many may read it: a team's and an organisation's members share one."""
+    site, file = storm_site(short_dir), short_dir / "memories.jsonl"
+    with flat() as address:
+        crowd = Crowd(address, 0)
+        with crowd.stand() as door:
+            settle(site, f'memory_plugin = "http://{door}"\nmemory_cutover = true')
+            with Serving(site):
+                team(site)
+                for name in ("tester", "writer"):
+                    run(site, "workspace", "add", name, "--parent", "lead")
+                fill(site, pin=False)
+                crowd.wishes.clear()
+                run(site, "memory", "export", str(file))
+        searches = [wish for wish in crowd.wishes if wish == "POST /v1/search"]
+    rows = rows_in(file)
+    held = [row["namespace"] for row in rows if not row["namespace"].startswith("workspace:")]
+    assert held == ["org:lead", "team:lead"]
+    assert len(rows) == 4
+    assert len(searches) == 2
     end_brokers(short_dir)
 
 
