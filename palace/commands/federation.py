@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import attrs
@@ -187,8 +186,7 @@ def _pulled(owner: Owner, remote: Json) -> tuple[str, Logged]:
     """Pull from one remote; return what is told of it, and what is logged."""
     name, changed, left_out = remote["name"], 0, 0
     with _read(owner, remote) as read:
-        known = partial(owner.known, name)
-        for batch in batches(read.items, read.place, lambda: {entity for entity, _ in known()}):
+        for batch in batches(read.items, read.place, lambda: dict(owner.known(name))):
             told = owner.ask("remote_fold", **_arguments(name, read.source, batch))
             if told.get("stale"):
                 return f"{name}: another pull is under way, and goes on.", {"state": "overtaken"}
@@ -206,7 +204,7 @@ def _foreseen(owner: Owner, remote: Json) -> tuple[str, Logged]:
     known = dict(owner.known(name))
     then = dict(known)
     with _read(owner, remote) as read:
-        for batch in batches(read.items, read.place, lambda: set(then)):
+        for batch in batches(read.items, read.place, lambda: then):
             for offer in batch.offers:
                 if offer.says is None:
                     then.pop(offer.entity, None)

@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, TextIO
 
 import attrs
@@ -162,7 +163,8 @@ def backfill(
     not there, or not as it is here.
     """
     told = Told()
-    with _owner(paths, environment) as owner:
+    with ExitStack() as sessions:
+        owner = sessions.enter_context(_owner(paths, environment))
         named = owner.tool("palace_memory_page")["namespaces"]
         wanted = [one["name"] for one in named if one["server"]]
         is_over = any(one["counts"] for one in named)
@@ -171,11 +173,12 @@ def backfill(
                 "there is nothing to copy: memory_plugin names no server, or no workspace has a "
                 "namespace of memory_plugin_kinds. Nothing was done."
             )
-    copying = _Copying(paths, environment, what, sample)
-    for name, found in copying.all(wanted, BACKFILLS.limit(environment.all, complain)):
-        told.done += found.done
-        told.problems += found.problems
-        say(f"{name}  {found.done}")
+        limit = min(BACKFILLS.limit(environment.all, complain), len(wanted))
+        more = [sessions.enter_context(_owner(paths, environment)) for _ in range(1, limit)]
+        for name, found in _Copying(what, sample).all(wanted, [owner, *more]):
+            told.done += found.done
+            told.problems += found.problems
+            say(f"{name}  {found.done}")
     if what == "verify" and told.problems:
         shown = "\n".join(told.problems[:PROBLEMS_MAX])
         raise MemoriesDiffer(
@@ -187,30 +190,30 @@ def backfill(
 
 @attrs.define(eq=False)
 class _Copying:
-    """Copies namespaces, several at once, each by a session of its own."""
+    """Copies namespaces, as many at once as there are sessions for it."""
 
-    paths: Paths
-    environment: ShimEnvironment
     what: str
     sample: int
+    _free: "SimpleQueue[Agent]" = attrs.field(factory=SimpleQueue)
     _is_over: threading.Event = attrs.field(factory=threading.Event)
 
-    def all(self, names: Sequence[str], limit: int) -> Iterator[tuple[str, Told]]:
+    def all(self, names: Sequence[str], owners: Sequence[Agent]) -> Iterator[tuple[str, Told]]:
         """Yield what became of each, in their order; where one fails, the others begin no page."""
-        with ThreadPoolExecutor(max(1, min(limit, len(names)))) as pool:
+        for owner in owners:
+            self._free.put(owner)
+        with ThreadPoolExecutor(len(owners)) as pool:
             try:
                 yield from zip(names, pool.map(self._one, names), strict=True)
             finally:
                 self._is_over.set()
 
     def _one(self, name: str) -> Told:
-        told, is_done = Told(), False
+        told, is_done, owner = Told(), False, self._free.get()
         try:
-            if not self._is_over.is_set():
-                with _owner(self.paths, self.environment) as owner:
-                    self._pages(owner, name, told)
+            self._pages(owner, name, told)
             is_done = True
         finally:
+            self._free.put(owner)
             if not is_done:
                 self._is_over.set()
         return told
