@@ -29,7 +29,7 @@ def main() -> None:
 
         code = end_failed(arguments[0] if arguments else "", error) or code
     except ModuleNotFoundError as error:
-        code = end_without_engine(arguments[0], error)
+        code = end_without_engine(arguments[0] if arguments else "", error)
     sys.exit(code)  # type: ignore[arg-type]  # what a SystemExit held
 
 
