@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,8 @@ def _words(code: CodeType) -> Iterator[str]:
 
 def main(arguments: list[str]) -> int:
     """Run the tests; return pytest's exit code, or 1 where none was skipped for want of a part."""
+    # Whoever ends this ends the tests, too: in a shell's background there is no ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="bare-") as directory:
         for path in essential():
             link = Path(directory, os.path.basename(path))
