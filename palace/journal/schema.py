@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 from palace.protocol.decoding import is_number, is_text
+from palace.protocol.keyring import CODE_BYTES
 
 SEQ_MAX = 10**20 - 1  # twenty digits in a segment's name
 STEP_MAX = 10**9
@@ -35,6 +36,8 @@ def problem_of(fields: Mapping[str, object]) -> str:
         return "its kind or id is no text"
     if type(fields["deleted"]) is not bool:
         return "its `deleted` is neither true nor false"
+    if "was" in fields and not _is_code(fields["was"]):
+        return "its `was` is no code of a record"
     return _entity_problem(kind, ident)
 
 
@@ -42,6 +45,13 @@ def _entity_problem(kind: object, ident: object) -> str:
     if kind == FILE_KIND and ident not in FILE_NAMES:
         return "it names a file that no palace keeps in its journal"
     return ""
+
+
+def _is_code(value: object) -> bool:
+    """Tell whether this may stand for a record's code; a purge keeps whatever stood there."""
+    if not isinstance(value, str) or len(value) > 2 * CODE_BYTES:
+        return False
+    return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def header_problem(payload: object) -> str:

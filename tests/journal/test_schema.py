@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 
 from palace.journal.inspect import read_from
@@ -15,7 +16,9 @@ from palace.journal.record import (
     SEGMENT,
     BrokenRecord,
     Draft,
+    Record,
     Stamp,
+    authenticate,
     decode,
     encode,
     seal,
@@ -24,6 +27,7 @@ from palace.journal.replay import newest_checkpoint, replay
 from palace.journal.schema import FILE_NAMES, header_problem
 from palace.journal.segment import Broken, list_segments, segment_path
 from palace.journal.tail import Tail
+from palace.protocol.keyring import CODE_BYTES, SECRET_BYTES, Key
 from tests.support.disks.memory import NOW, ROOT, Disk
 
 STAMP = Stamp(epoch=1, writer="w")
@@ -75,6 +79,27 @@ def test_a_text_out_of_bounds_is_damage(name: str, value: object) -> None:
 def test_other_shapes_are_damage(changes: dict[str, Any]) -> None:
     with pytest.raises(BrokenRecord):
         decode(line(**changes))
+
+
+@pytest.mark.parametrize("name", [*GOOD, "was"])
+@pytest.mark.parametrize(
+    "value",
+    [HUGE, -1, 1.5, True, None, "", "x", "x" * 33, "\ud800", "../x", [1], {}, {"a": []}],
+    ids=lambda value: repr(value)[:21],
+)
+def test_what_is_read_of_a_record_has_the_types_that_it_promises(name: str, value: object) -> None:
+    """Whoever wrote it: below the floor of a home's first meeting any key will do."""
+    key = Key(b"k" * SECRET_BYTES)
+    body = authenticate(json.dumps(GOOD | {name: value}).encode(), key, "0" * 2 * CODE_BYTES)
+    try:
+        record = decode(seal(body).strip(b"\n"))
+    except BrokenRecord:
+        return
+    opaque = {"payload", "before"}
+    for field in attrs.fields(Record):
+        if field.name not in opaque:
+            assert type(getattr(record, field.name)) is field.type, field.name
+    record.link.encode()
 
 
 @pytest.mark.parametrize("body", [b"[1]", b"1", b"[" * 30_000, b'{"v":' + b"9" * 5000 + b"}"])
