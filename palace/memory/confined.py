@@ -177,14 +177,20 @@ def _checkpoint(gate: Gate, arguments: Arguments) -> Json:
         filed[where].append(what)
     told: Json = {**filed}
     if diary is not None:
-        told["diary"] = _diary_of(gate, diary)
+        wrong = _wrong_with(diary)
+        if isinstance(diary, dict) and not wrong:
+            told["diary"] = _diary_of(gate, diary)
+        else:
+            filed["errors"].append({"diary": diary, "error": wrong})
     return told
 
 
 def _filed_item(gate: Gate, item: object, threshold: float) -> tuple[str, Json]:
     """Return to which list of a checkpoint's reply an item goes, and what is said of it."""
     if not isinstance(item, dict):
-        return "errors", {"success": False, "error": "item must be an object"}
+        return "errors", {"item": item, "error": "item must be an object"}
+    if not _is_text(item.get("content")):
+        return "errors", {"item": item, "error": "content must be a non-empty string"}
     try:
         alike = list(matches(gate, item.get("content"), threshold))
         if alike:
@@ -194,9 +200,19 @@ def _filed_item(gate: Gate, item: object, threshold: float) -> tuple[str, Json]:
         return "errors", {"success": False, "error": problem.message}
 
 
-def _diary_of(gate: Gate, diary: object) -> Json:
+def _wrong_with(diary: object) -> str:
+    """Return why a checkpoint's diary can't be one, "" where it can."""
     if not isinstance(diary, dict):
-        return {"success": False, "error": "diary must be an object"}
+        return "diary must be an object"
+    is_text = _is_text(diary.get("entry") or diary.get("content"))
+    return "" if is_text else "diary entry must be a non-empty string"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _diary_of(gate: Gate, diary: Arguments) -> Json:
     try:
         return _diary_write(gate, {"topic": "session-checkpoint", **diary})
     except _REFUSALS as problem:
