@@ -16,7 +16,7 @@ from palace.journal.following import Follower
 from palace.journal.following import Position as Place
 from palace.journal.inspect import Gap
 from palace.journal.purge import is_purge_mark
-from palace.journal.record import ENTITIES, STATE, Payload, Record
+from palace.journal.record import ENTITIES, PUT, STATE, Payload, Record
 from palace.journal.replay import newest_checkpoint
 from palace.journal.schema import object_of
 from palace.journal.segment import Broken
@@ -208,10 +208,19 @@ def _offer(record: Record, at: Position, scope: Scope) -> Offer | None:
     if kind not in scope.kinds or record.action not in ENTITIES:
         return None
     content = None if record.deleted else _content(record.kind, record.payload, scope)
-    was_theirs = record.before is None or _content(record.kind, record.before, scope) is not None
-    if content is None and not was_theirs:
+    if content is None and not _may_be_theirs(record, scope):
         return None
     return Offer(kind=str(kind), ident=_named(record.id), at=at, says=content)
+
+
+def _may_be_theirs(record: Record, scope: Scope) -> bool:
+    """Tell whether others may know an entity: of what is new, and not for them, they hear nothing.
+
+    What it was is told by changes alone: it may have been theirs before another program's.
+    """
+    if record.before is None:
+        return record.action != PUT
+    return _content(record.kind, record.before, scope) is not None
 
 
 def _content(kind: str, payload: Payload, scope: Scope) -> Content | None:

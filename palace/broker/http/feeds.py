@@ -14,12 +14,14 @@ import attrs
 import trio
 
 from palace.broker.http.exchange import Exchange, Refused
+from palace.broker.places import Place, Places
 from palace.broker.state import BrokerState
 from palace.journal.offering import Scope, offers
 from palace.journal.origin import earlier_palaces
 from palace.kernel.kernel import Kernel
 from palace.ownership.book import Watched, whose_token
 from palace.ownership.share_book import Share, read_shares, shares_path
+from palace.protocol.budget import Budget
 from palace.protocol.decoding import decode_json_once
 from palace.protocol.errors import RemoteRefused
 from palace.protocol.federation import START, Gap, Offer, Position, Unacceptable, read_position
@@ -30,7 +32,8 @@ LINES = "application/x-ndjson"
 PAGE_OFFERS = 1000
 PIECE_BYTES = 65_536
 QUERY_CHARS_MAX = 4096
-AT_ONCE = 16  # pages; each has a thread for as long as it reads a piece
+AT_ONCE = 16  # pages
+READ_AT_ONCE = 2  # pieces, one of a share's: a journal is read with the interpreter's lock held
 RETRY_S = "5"
 
 logger = logging.getLogger("palace.http")
@@ -45,8 +48,12 @@ class Feeds:
     directory: str
     kernel: Kernel
     keys: Keyring = ANYBODYS
+    places: Places = attrs.field(factory=lambda: Places(Budget("feed_pages", AT_ONCE, reserve=1)))
     _book: Watched[Share] = attrs.field(init=False)
-    _under_way: int = 0
+    _readers: trio.CapacityLimiter = attrs.field(
+        factory=partial(trio.CapacityLimiter, READ_AT_ONCE)
+    )
+    _turns: dict[str, trio.Lock] = attrs.field(factory=dict)  # by share
 
     def __attrs_post_init__(self) -> None:
         self._book = Watched(
@@ -62,13 +69,15 @@ class Feeds:
         services = state.services
         memory = services.ownership.memory
         keys = memory.keys.ring if memory is not None and memory.keys is not None else ANYBODYS
-        return cls(
+        made = cls(
             journal=services.ownership.paths.journal,
             palace=services.ownership.palace_id,
             directory=services.guests_directory,
             kernel=services.kernel,
             keys=keys,
         )
+        state.telemetry.budgets.append(made.places.budget)
+        return made
 
     def share(self, shown: bytes) -> Share | None:
         """Return the share whose token an Authorization header shows."""
@@ -92,19 +101,27 @@ class Feeds:
             raise Refused(405, "This path takes GET.", allow="GET")
         await exchange.body(0)
         since = _since(exchange)
-        if self._under_way >= AT_ONCE:
-            raise Refused(503, f"{AT_ONCE} feeds are read now. Ask again.", retry_after=RETRY_S)
-        self._under_way += 1
+        place = self._enter(share, exchange)
         try:
             await self._send(exchange, share, shown, self._pieces(share, since))
         finally:
-            self._under_way -= 1
+            self.places.leave(place)
+
+    def _enter(self, share: Share, exchange: Exchange) -> Place:
+        """Take a place for a page, of a share that holds much more if there is no other.
+
+        Raises Refused.
+        """
+        party = f"share {share.name}"
+        if not self.places.budget.has_room(party):
+            raise Refused(503, f"{AT_ONCE} feeds are read now. Ask again.", retry_after=RETRY_S)
+        return self.places.enter(party, exchange.connection.close)
 
     async def _send(
         self, exchange: Exchange, share: Share, shown: bytes, pieces: Iterator[bytes]
     ) -> None:
         """Send a page; one that can't be told to its end has none, and so is noticed."""
-        read = partial(trio.to_thread.run_sync, partial(next, pieces, b""))
+        read = partial(self._read, share, pieces)
         try:
             piece = await read()
         except (RemoteRefused, OSError) as problem:
@@ -119,6 +136,11 @@ class Feeds:
         except (RemoteRefused, OSError) as problem:
             logger.warning("the share %s can't be read further: %s", share.name, problem)
         await exchange.last_event(b"")
+
+    async def _read(self, share: Share, pieces: Iterator[bytes]) -> bytes:
+        """Return the next piece, b"" at the end; whoever has one token waits for its own turn."""
+        async with self._turns.setdefault(share.name, trio.Lock()):
+            return await trio.to_thread.run_sync(partial(next, pieces, b""), limiter=self._readers)
 
     def _pieces(self, share: Share, since: Position) -> Iterator[bytes]:
         piece = b""

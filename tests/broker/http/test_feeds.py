@@ -1,8 +1,10 @@
 """Pages of a share: who is told something, how long, and how a page that can't be told ends."""
 
 import json
+import threading
+import time
 from collections import Counter
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ import pytest
 import trio
 
 from palace.broker.http.exchange import Exchange, Gone, Refused
-from palace.broker.http.feeds import AT_ONCE, PIECE_BYTES, RETRY_S, Feeds
+from palace.broker.http.feeds import AT_ONCE, PIECE_BYTES, READ_AT_ONCE, RETRY_S, Feeds
 from palace.journal.journal import Journal
 from palace.journal.record import Stamp
 from palace.journal.segment import list_segments
 from palace.kernel.kernel import Kernel
 from palace.ownership.book import digest_of
 from palace.ownership.share_book import Share, shares_path, write_shares
+from palace.protocol.federation import Position
 from palace.transport.http import HttpConnection
 from tests.support.stores.exporter import IDENTITY, export
 
@@ -144,6 +147,75 @@ async def test_so_many_are_told_at_once_and_those_who_leave_make_room(feeds: Fee
 
     with pytest.raises(Gone):
         await feeds.serve(Asking(heard=leave).exchange())
+
+
+async def test_pages_that_one_share_does_not_read_keep_no_other_out(feeds: Feeds) -> None:
+    """Of the share that holds most the oldest page is cut, and the share is named."""
+    made = {
+        name: Share(name=name, digest=digest_of(token), wings=(), kinds=("drawer",), since="2")
+        for name, token in (("deaf", TOKEN), ("other", OTHER))
+    }
+    write_shares(feeds.directory, IDENTITY, made, feeds.kernel)
+    held = trio.Event()
+
+    async def wait(_piece: bytes) -> None:
+        held.set()
+        await trio.sleep_forever()
+
+    exchanges = [Asking(heard=wait).exchange() for _ in range(AT_ONCE)]
+    async with trio.open_nursery() as nursery:
+        for exchange in exchanges:
+            nursery.start_soon(_serve_connected, feeds, exchange)
+            await held.wait()
+            held = trio.Event()
+        asking = Asking(token=OTHER)
+        await feeds.serve(asking.exchange())
+        assert "end" in asking.lines()[-1]
+        cut = [one.connection.connected.cancel_called for one in exchanges]
+        assert cut == [True] + [False] * (AT_ONCE - 1)
+        assert (feeds.places.budget.shed, feeds.places.budget.last_shed) == (1, "share deaf")
+        nursery.cancel_scope.cancel()
+    assert feeds.places.budget.held == 0
+
+
+async def _serve_connected(feeds: Feeds, exchange: Exchange) -> None:
+    with exchange.connection.connected:
+        await feeds.serve(exchange)
+
+
+async def test_a_share_has_one_piece_read_at_a_time_and_all_have_a_few(
+    feeds: Feeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter's lock is held while a journal is read, and the loop waits for it."""
+    count, lock = 3, threading.Lock()
+    made = {
+        f"s{n}": Share(
+            name=f"s{n}", digest=digest_of(f"{n}" * 64), wings=(), kinds=("drawer",), since="2"
+        )
+        for n in range(count)
+    }
+    write_shares(feeds.directory, IDENTITY, made, feeds.kernel)
+    reading, most = Counter[str](), Counter[str]()
+    whole = Feeds._pieces
+
+    def pieces(self: Feeds, share: Share, since: Position) -> Iterator[bytes]:
+        found, piece = whole(self, share, since), b"first"
+        while piece:
+            with lock:
+                reading.update((share.name, "all"))
+                most["all"] = max(most["all"], reading["all"])
+                most["one"] = max(most["one"], reading[share.name])
+            piece = next(found, b"")
+            time.sleep(0.001)
+            with lock:
+                reading.subtract((share.name, "all"))
+            yield piece
+
+    monkeypatch.setattr(Feeds, "_pieces", pieces)
+    async with trio.open_nursery() as nursery:
+        for n in range(count * 4):
+            nursery.start_soon(feeds.serve, Asking(token=f"{n // 4}" * 64).exchange())
+    assert most == {"one": 1, "all": READ_AT_ONCE}
 
 
 async def test_a_journal_that_is_not_whole_is_told_to_nobody_as_a_whole(
