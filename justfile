@@ -139,7 +139,7 @@ bench-memories *arguments:
 bench-backends *arguments:
     python -m bench.backends {{arguments}}
 
-# Measure what honest clients wait for while others attack, beside peace.
+# Measure what honest clients wait for while others attack, beside peace; `--each`: also one by one.
 bench-hostile *arguments:
     python -m bench.hostile {{arguments}}
 

@@ -1,6 +1,8 @@
 """All attacks at once, by processes that do what they can, beside four honest clients."""
 
+import http.client
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ import attrs
 import pytest
 
 from tests.support.faults.killing import is_deep
-from tests.support.loads.attacks import ATTACKS, under_attack
+from tests.support.loads.attacks import ATTACKS, Place, under_attack
 from tests.support.loads.honest import Agent, honest_agents, place_of, work_together
 from tests.support.machines.sshd import free_port
 from tests.support.processes.brokers import (
@@ -34,6 +36,9 @@ ATTACK_S = 45
 # values are counted.  Without bounds the attacks take gigabytes.
 MEMORY_GROWTH_MAX = 1536 << 20
 DESCRIPTORS_MAX = 1024
+# The budgets that attacks here exceed; all others only make their parties wait.
+SHED = {"sessions", "client_bytes", "http_strangers", "guest_strangers"}
+_SHED = re.compile(r'(?m)^palace_budget_shed_total\{budget="(\w+)"\} (\d+)$')
 
 
 @attrs.define(eq=False)
@@ -75,6 +80,20 @@ class Lookout:
             thread.join()
 
 
+def metrics_of(place: Place) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", place.http, timeout=120)
+    try:
+        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {place.token}"})
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def shed_in(metrics: str) -> dict[str, int]:
+    """Return how often something was taken from a party, by budget."""
+    return {name: int(count) for name, count in _SHED.findall(metrics)}
+
+
 def sessions_of(status: dict[str, Any], agents: list[Agent]) -> dict[str, str]:
     """Return each honest client's session."""
     names = {f"honest-{agent.name}" for agent in agents}
@@ -102,6 +121,7 @@ def test_honest_clients_are_answered_beside_all_attacks_at_once(
             with under_attack(place), lookout.looking():
                 work_together(agents, ATTACK_S)
                 during = lookout.look()
+                metrics = metrics_of(place)
 
     assert {agent.name: agent.failures for agent in agents if agent.failures} == {}
     for agent in agents:
@@ -111,9 +131,10 @@ def test_honest_clients_are_answered_beside_all_attacks_at_once(
     assert sessions_of(during, agents) == sessions_of(before, agents)
     # What was taken from whom is named, and was taken from none of them.
     honest = {f"pid {entry['pid']}" for entry in before["sessions"]}
-    assert "sessions" in lookout.shed
+    assert set(lookout.shed) >= SHED, lookout.shed
     assert not honest & set().union(*lookout.shed.values()), lookout.shed
     assert set(lookout.shed) <= {budget["name"] for budget in during["budgets"]}
     assert lookout.memory_max - resting < MEMORY_GROWTH_MAX, lookout
     assert lookout.descriptors_max < DESCRIPTORS_MAX, lookout
-    assert len(ATTACKS) == 7
+    assert {name for name, count in shed_in(metrics).items() if count} >= SHED, metrics
+    assert len(ATTACKS) == 8

@@ -191,6 +191,19 @@ def deaf(place: Place) -> None:
     beside(*[ask] * 4)
 
 
+def mumbler(place: Place) -> None:
+    """Send most of a long line on each of many connections, and end none of them."""
+    half = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":"' + b"x" * (30 * MIB)
+
+    def mumble() -> None:
+        with hello(place) as sock:
+            sock.sendall(half)
+            while sock.send(b"x"):  # until it is hung up on
+                time.sleep(1)
+
+    beside(*[mumble] * 16)
+
+
 def poller(place: Place) -> None:
     """Take all long-polls, from two sessions."""
 
@@ -266,14 +279,21 @@ def hoarder_of_replies(place: Place) -> None:
 
 ATTACKS: dict[str, Callable[[Place], None]] = {
     attack.__name__: attack
-    for attack in (strangers, hoarder, deaf, poller, brackets, filer, hoarder_of_replies)
+    for attack in (strangers, hoarder, deaf, mumbler, poller, brackets, filer, hoarder_of_replies)
 }
 
 
+def nicely(nice: int) -> list[str]:
+    """Return what begins a command that leaves others the processors."""
+    return ["nice", "-n", str(nice)] if nice else []
+
+
 @contextmanager
-def under_attack(place: Place, names: Sequence[str] = tuple(ATTACKS)) -> Iterator[list[int]]:
+def under_attack(
+    place: Place, names: Sequence[str] = tuple(ATTACKS), nice: int = 0
+) -> Iterator[list[int]]:
     """Run attacks, each in a process; yield their pids, and end them."""
-    argv = [sys.executable, "-m", __name__]
+    argv = [*nicely(nice), sys.executable, "-m", __name__]
     told = json.dumps(attrs.asdict(place))
     processes: list[subprocess.Popen[bytes]] = []
     try:
