@@ -33,9 +33,11 @@ from tests.support.gates.searches import (
 
 BROKER = "palace/broker/broker.py"
 CONSULTED = "palace/memory/consulted.py"
+DECIDING = "palace/engine/durability/candidate_agents.py"
 ENDED = "palace/engine/hosting/delegations.py"
 JOURNALLED = "palace/engine/stores/journalled.py"
 LIFE = "palace/broker/life.py"
+LISTING = "palace/broker/candidate_catalogue.py"
 OWN = "palace/engine/durability/own_tools.py"
 RUN = "palace/provider/run.py"
 SERVE = "palace/broker/serve.py"
@@ -208,7 +210,6 @@ GATES = {
                 "engine/hosting/reader.py": 1,
                 "kernel/kernel.py": 1,  # who has started it
                 "ownership/lookout.py": 1,  # a command
-                "shim/as_owner.py": 1,
                 "shim/of_command.py": 1,
                 "shim/unnamed.py": 1,
             },
@@ -250,6 +251,9 @@ GATES = {
             Change(TABLE, LISTED, LISTED.replace("_MUTATION", "_QUERY")),
             Change(JOURNAL, "| `palace_heartbeat` |", "| `palace_beat` |"),
             Change(ATTACKS, '"name": "palace_commit_memory"', '"name": "palace_commit_it"'),
+            Change(JOURNAL, "| `palace_accept_candidate` |", "| `palace_take_candidate` |"),
+            Change(LISTING, '        "palace_dismiss_candidate",\n', '        "palace_drop",\n'),
+            Change(DECIDING, '"palace_search_candidates"', '"palace_find_candidates"'),
         ),
         fits=(
             Change(TABLE, LISTED, LISTED + "    # no palace_pin_memory\n"),

@@ -28,6 +28,7 @@ BROAD_EXCEPTS = {
     "commands/patience.py": 1,  # the end of a thread: it is raised where the items are taken
     "journal/journal.py": 1,  # one waiting reply's trouble must not reach the next
     "engine/durability/adoption.py": 1,  # whatever a store raises, it is tried again later
+    "engine/durability/candidate_filing.py": 1,  # raised again, as below
     "engine/durability/own_tools.py": 1,  # raised again: what its call has changed is taken back
     "plugin/wire.py": 1,  # the end of a thread: whoever waits for it must be told
     "plugin/client.py": 1,  # raised again: a call that was given up says nothing of its server

@@ -1,12 +1,12 @@
 """Whom a session acts as: bound once, when the register is known; and which tools it is shown."""
 
-from palace.broker.own_catalogue import CHANGING, ENTRIES
+from palace.broker.own_catalogue import CHANGING, ENTRIES, Entry
 from palace.broker.services import Services
 from palace.broker.session import LiveSession
 from palace.protocol import wire
 from palace.protocol.elsewhere import in_its_lane, may_go_elsewhere
 from palace.protocol.jsonrpc import Catalogue
-from palace.protocol.policy import shows_own
+from palace.protocol.policy import shows_candidates, shows_own
 from palace.protocol.principals import (
     OWNER,
     Principal,
@@ -96,19 +96,29 @@ def catalogue_for(services: Services, session: LiveSession) -> Catalogue | None:
     """Return what a session is told of the tools: stock's, and palace's own where they are used."""
     catalogue, tree = services.catalogue, services.engine.workspaces()
     own_tools = services.config.own_tools
-    if catalogue is None or tree is None or not (tree.workspaces or shows_own(own_tools, tree)):
+    offers = shows_candidates(own_tools, pulls=services.engine.pulls())
+    has_own = tree is not None and bool(tree.workspaces or shows_own(own_tools, tree))
+    if catalogue is None or tree is None or not (has_own or offers):
         return catalogue
     principal = bound_principal(services, session)
     stock = () if principal is None else catalogue.tools
     if principal is not None and principal != OWNER:
         stock = tuple(one for one in stock if not refusal_of(tree, principal, one["name"]))
     is_bound = principal is not None and not is_confined(tree, principal)
-    if is_bound and not shows_own(own_tools, tree):
+    is_told = has_own and (shows_own(own_tools, tree) or not is_bound)
+    own: tuple[Entry, ...] = ENTRIES if is_told else ()
+    changing = CHANGING
+    if is_bound and offers and stock:
+        from palace.broker import candidate_catalogue  # where other palaces are pulled from
+
+        own += candidate_catalogue.ENTRIES
+        changing |= candidate_catalogue.CHANGING
+    if not own:
         return catalogue
     return Catalogue(
         engine_version=catalogue.engine_version,
         protocol_versions=catalogue.protocol_versions,
-        tools=(*stock, *ENTRIES),
-        read_only_refused=catalogue.read_only_refused | CHANGING,
+        tools=(*stock, *own),
+        read_only_refused=catalogue.read_only_refused | changing,
         extras=catalogue.extras,
     )

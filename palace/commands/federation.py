@@ -6,7 +6,6 @@ one goes on from there.
 """
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,9 +13,8 @@ from typing import Any
 import attrs
 
 from palace.canary.lifecycle_log import LifecycleLog
-from palace.commands.agent import Agent, ask_broker
+from palace.commands.agent import ask_broker
 from palace.commands.sources import HTTPS, Asked, checked_address, read_source, token_in
-from palace.journal.offering import TAKEN
 from palace.kernel.causes import cause_text
 from palace.kernel.kernel import Kernel
 from palace.kernel.output import one_line
@@ -46,7 +44,6 @@ NONE_YET = "There is no remote. Add the first: palace remote add NAME DIR"
 ALL_DECIDED = "There is nothing to decide. See all candidates: palace candidates list --all"
 NONE_HOLDS = "No candidate holds all of these words. What was accepted is among your own memories."
 SHOWN_CHARS = 100
-AS_OWNER = "palace.shim.as_owner"
 EVENT = "federation-pull"  # in the lifecycle log
 
 
@@ -320,52 +317,24 @@ def show_text(owner: Owner, key: str) -> str:
 
 
 def accept(owner: Owner, key: str, *, wing: str, room: str) -> str:
-    """File what a candidate says as our own; return what is told of it.
+    """File what a candidate says as the owner's, wherever this is run; return what is told of it.
 
-    A death between filing and noting it leaves it to be decided, and filing it again finds it.
+    Never as a workspace's: its drawers are memories of namespaces, of which a wing names one, and
+    the wing is the other palace's.
     """
-    if owner.environment.workspace_token_file:
-        raise RemoteRefused(
-            "What is accepted is the owner's, and $PALACE_WORKSPACE_TOKEN_FILE has this command "
-            "act as a workspace. Nothing was filed. Unset it, and accept again."
-        )
     told = owner.ask("candidate_show", key=key)["candidate"]
-    says = told["says"]
-    if not says:
-        raise RemoteRefused(f"{key} is {told['status']}: there is nothing to accept.")
-    filed = _filed(owner, says, f"{TAKEN}{told['remote']}", wing, room)
-    done = owner.ask("candidate_decide", key=key, digest=told["digest"], local=filed)
+    seen = {"key": key, "digest": told["digest"]}
+    done = owner.ask("candidate_accept", **seen, wing=wing, room=room)
+    filed = ", ".join(done["local"])
+    if done["existing"]:
+        return f"{key} was accepted before, as {filed}. There is nothing to accept."
     before = ", ".join(done["before"])
     still = f" What it said before is still here: {before}." if before else ""
     return f"{key} is {done['status']}, as {filed}.{still}"
 
 
-def _filed(owner: Owner, says: Json, mark: str, wing: str, room: str) -> str:
-    """File it by stock's own tools, as an agent of the owner's would; return its id.
-
-    Never as a workspace's: its drawers are memories of namespaces, of which a wing names one, and
-    the wing is the other palace's.
-    """
-    argv = [sys.executable, "-P", "-m", AS_OWNER, f"--palace={owner.paths.root}"]
-    agent = Agent("palace candidates", argv, owner.environment.all, quiet=True)
-    try:
-        if "text" not in says:
-            return _id_of(agent.tool("mempalace_kg_add", **says, source_file=mark), "triple_id")
-        where = {"wing": wing or says["wing"], "room": room or says["room"]}
-        made = agent.tool("mempalace_add_drawer", **where, content=says["text"], added_by=mark)
-        return _id_of(made, "drawer_id")
-    finally:
-        agent.close()
-
-
-def _id_of(made: Json, name: str) -> str:
-    if not made.get(name):
-        raise RemoteRefused(f"It can't be filed: {made.get('error') or made.get('reason')}")
-    return str(made[name])
-
-
 def dismiss(owner: Owner, key: str) -> str:
     """Have a candidate not shown until it says something else; return what is told of it."""
     told = owner.ask("candidate_show", key=key)["candidate"]
-    done = owner.ask("candidate_decide", key=key, digest=told["digest"])
+    done = owner.ask("candidate_dismiss", key=key, digest=told["digest"])
     return f"{key} is {done['status']}."

@@ -160,6 +160,10 @@ class Engine(Protocol):
         """Return the workspaces as they are now, None where they can't be known; any thread."""
         ...
 
+    def pulls(self) -> bool:
+        """Tell whether this palace pulls from others, and it is known; any thread may ask."""
+        ...
+
     def status(self) -> dict[str, Any]:
         """Return what `palace status` shows of the engine's journal, JSON-ready."""
         ...

@@ -43,20 +43,21 @@ def wrap(content: str, ident: str, namespace: str) -> str:
     Raises InvalidMemory for an id that is none, WorkspaceRefused for such a namespace.
     """
     scope = checked_namespace(namespace).partition(":")[0].upper()
-    return f"[MEMORY id={checked_id(ident)} scope={scope} ns={namespace}]: {_guarded(content)}"
+    return f"[MEMORY id={checked_id(ident)} scope={scope} ns={namespace}]: {guarded(content)}"
 
 
-def _guarded(content: str) -> str:
+def guarded(content: str, prefix: re.Pattern[str] = _PREFIX) -> str:
+    """Return a content with a backslash before whatever reads like such a prefix."""
     pieces: list[str] = []
     done = 0
-    for place in prefixes_in(content):
+    for place in prefixes_in(content, prefix):
         pieces += (content[done:place], "\\")
         done = place
     pieces.append(content[done:])
     return "".join(pieces)
 
 
-def prefixes_in(content: str) -> list[int]:
+def prefixes_in(content: str, prefix: re.Pattern[str] = _PREFIX) -> list[int]:
     """Return where brackets stand that a reader may take for those of a prefix, in order.
 
     They are the first thing on a line but for blanks and backslashes, or hidden characters stand
@@ -64,7 +65,7 @@ def prefixes_in(content: str) -> list[int]:
     """
     view = view_of(content)
     places = []
-    for found in _PREFIX.finditer(view.text):
+    for found in prefix.finditer(view.text):
         before = found.start()
         while before and _passed_over(view.text[before - 1]):
             before -= 1

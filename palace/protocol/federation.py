@@ -41,6 +41,7 @@ BATCH_OFFERS = 200
 BATCH_BYTES = 1 << 20
 CANDIDATES_MAX = 100_000  # of one remote
 CANDIDATES_BYTES_MAX = 256 << 20  # of what one remote's say together
+AGENTS_LIMIT, AGENTS_LIMIT_MAX = 10, 50  # candidates that an agent is told of at once
 NUMBER_MAX = (1 << 53) - 1  # of a seq or an epoch; beyond it JSON's readers differ
 IDENT_CHARS_MAX = 1000
 NAME_CHARS_MAX = 256

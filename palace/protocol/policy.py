@@ -24,6 +24,11 @@ class Policy:
 DEFAULT = Policy()
 
 
+def shows_candidates(own_tools: str, *, pulls: bool) -> bool:
+    """Tell whether sessions that aren't confined have the tools for what other palaces know."""
+    return pulls and own_tools != OFF
+
+
 def shows_own(own_tools: str, tree: Tree) -> bool:
     """Tell whether sessions that aren't confined have palace's own tools."""
     return own_tools == ON or (own_tools == AUTO and bool(tree.workspaces))

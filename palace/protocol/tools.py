@@ -144,6 +144,13 @@ OWN_TOOLS: dict[str, Tool] = {
     "palace_heartbeat": _MUTATION,  # one that says only that somebody is there changes nothing
     "palace_delegations": _QUERY,
 }
+# palace's own, for the sessions of a palace that pulls from others, confined ones excepted
+# (palace/engine/durability/candidate_agents.py).
+CANDIDATE_TOOLS: dict[str, Tool] = {
+    "palace_search_candidates": _QUERY,
+    "palace_accept_candidate": _LARGE_FILING,
+    "palace_dismiss_candidate": _MUTATION,
+}
 # Stock's that a confined session has as well, carried out by the gate in stock's place
 # (palace/memory/confined.py).
 BASIC_TOOLS = frozenset(
@@ -206,8 +213,11 @@ FEDERATION_TOOLS: dict[str, Tool] = {
     "palace_candidate_known": _QUERY,
     "palace_candidate_list": _QUERY,
     "palace_candidate_show": _QUERY,
-    "palace_candidate_decide": _MUTATION,
+    "palace_candidate_accept": _LARGE_FILING,
+    "palace_candidate_dismiss": _MUTATION,
 }
+# Those whose text is a candidate's, and not in their arguments.
+ACCEPTING = frozenset({"palace_accept_candidate", "palace_candidate_accept"})
 OWNER_TOOLS |= FEDERATION_TOOLS
 # Of the owner's, those that move memories: they may ask a server that holds namespaces elsewhere
 # (palace/memory/moving.py).
@@ -270,7 +280,7 @@ FILE_TEXTS = frozenset(
         "create_tunnel",
     )
 ) | {"palace_delegate", "palace_heartbeat"}
-_KNOWN = TOOLS | OWN_TOOLS | OWNER_TOOLS | CONTRACT_TOOLS | MESH_TOOLS
+_KNOWN = TOOLS | OWN_TOOLS | CANDIDATE_TOOLS | OWNER_TOOLS | CONTRACT_TOOLS | MESH_TOOLS
 
 
 def classify_call(name: str, arguments: Mapping[str, Any]) -> Tool:

@@ -28,7 +28,8 @@ class MemorySettings:
     own_tools: str = attrs.field(
         default="auto",
         metadata=about(
-            "Whether sessions that aren't confined have palace's own tools: with workspaces alone.",
+            "Whether sessions that aren't confined have palace's own tools: with workspaces alone; "
+            "those for candidates with remotes.",
             counts=USER,
             choices=("auto", "on", "off"),
         ),

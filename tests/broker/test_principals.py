@@ -12,7 +12,7 @@ from palace.protocol import wire
 from palace.protocol.principals import OWNER, Principal
 from palace.protocol.resolver import Tree
 from palace.protocol.rights import Peer, Who
-from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS
+from palace.protocol.tools import BASIC_TOOLS, CANDIDATE_TOOLS, OWN_TOOLS
 from palace.protocol.workspaces import Workspace, digest_of
 from tests.broker.test_guests import set_out
 from tests.broker.test_rights import USER, asked, call, hello
@@ -115,6 +115,33 @@ async def test_the_tools_of_a_palace_with_workspaces(root: Path) -> None:
         basic = [tool for tool in stock if tool["name"] in BASIC_TOOLS]
         assert lists["locked"] == [*basic, *lists["owner"][47:]]
         assert {tool["name"] for tool in lists["locked"]} == {*BASIC_TOOLS, *OWN_TOOLS}
+
+
+async def tools_of(shim: Shim, *, is_bound: bool = True) -> list[str]:
+    """Return the names of the tools that a session is shown; `is_bound`: it knows whom it is."""
+    shim.say({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    if not is_bound:
+        assert (await shim.header())[0] == wire.WORKSPACE
+    return [tool["name"] for tool in (await shim.reply())[1]["result"]["tools"]]
+
+
+@pytest.mark.parametrize("has_workspaces", [False, True])
+@pytest.mark.parametrize("own_tools", ["auto", "on", "off"])
+async def test_tools_for_candidates_are_shown_where_there_are_remotes(
+    root: Path, own_tools: str, has_workspaces: bool
+) -> None:
+    """To whoever isn't confined, behind all others; without a remote the list is as it was."""
+    locked = Workspace(id="locked", cwd="/locked", confined=True)
+    engine = engine_with(*([LEAD, locked] if has_workspaces else []))
+    async with open_broker(root, engine, own_tools=own_tools) as running:
+        for name, cwd in (("owner", "/"), ("locked", "/locked")):
+            shim = await started_in(running, name, cwd)
+            engine.remotes = False
+            plain = await tools_of(shim, is_bound=not has_workspaces)
+            engine.remotes = True
+            more = await tools_of(shim)
+            hidden = own_tools == "off" or (name == "locked" and has_workspaces)
+            assert more == plain + ([] if hidden else list(CANDIDATE_TOOLS))
 
 
 async def test_both_eras_show_a_confined_session_the_same_tools(root: Path) -> None:

@@ -18,7 +18,8 @@ OFF = {
     "the exact backends": ("palace.engine.stores.exact_seam",),
     "other palaces' candidates": (
         *("palace.protocol.federation", "palace.engine.durability.federation"),
-        "palace.engine.durability.candidate_room",
+        *(f"palace.engine.durability.candidate_{name}" for name in ("room", "pages", "filing")),
+        *("palace.engine.durability.candidate_agents", "palace.broker.candidate_catalogue"),
     ),
     "peers": (
         *("palace.broker.http.mesh", "palace.broker.mesh.asking", "palace.broker.mesh.pulling"),

@@ -17,6 +17,14 @@ Answer = Callable[[Mapping[str, object]], Json]
 logger = logging.getLogger("palace.engine")
 
 
+class RefusedByStock(Exception):
+    """Stock's own reply, an error of the protocol, to what a call had it do."""
+
+    def __init__(self, reply: Json) -> None:
+        super().__init__()
+        self.reply = reply
+
+
 def answered(
     call: ToolCall, answer: Answer, groups: CallGroups, path: str, *, read_only: bool
 ) -> Json:
@@ -31,6 +39,8 @@ def answered(
         told = answer(call.arguments)
     except PalaceError as problem:
         return jsonrpc.failure(call.id, problem)
+    except RefusedByStock as problem:
+        return {**problem.reply, "id": call.id}
     except (sqlite3.Error, OSError) as error:
         logger.error("%s can't be used: %s", path, type(error).__name__)  # noqa: TRY400
         why = f"The file {path} can't be read or written: {error}."

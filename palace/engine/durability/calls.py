@@ -59,6 +59,8 @@ from palace.protocol.tools import SHOW_DRAWERS, SHOWN_TO_PEERS, Kind
 from palace.settings.config import DUAL, NEVER
 
 if TYPE_CHECKING:
+    from palace.engine.durability.candidate_agents import AgentTools
+    from palace.engine.durability.candidate_filing import File
     from palace.engine.durability.federation import FederationTools
     from palace.engine.durability.own_tools import OpenStore, OwnTools
     from palace.engine.stores.pgvector import PgVector
@@ -274,12 +276,22 @@ class DurableCalls:
             )
         return self._own
 
-    def federation(self) -> "FederationTools":
-        """Return what answers the tools about other palaces, imported once one is called."""
+    def federation(self, file: "File") -> "FederationTools":
+        """Return what answers the tools about other palaces, imported once one is called.
+
+        `file` files what is accepted by stock's own tools.
+        """
         from palace.engine.durability.federation import FederationTools
 
         stamp, kernel = self.journal.stamp, self.journal.kernel
-        return FederationTools(self.stores.candidates, self.groups, kernel, stamp.origin)
+        return FederationTools(self.stores.candidates, self.groups, kernel, stamp.origin, file)
+
+    def candidate_tools(self, file: "File") -> "AgentTools":
+        """Return what answers agents' tools for candidates, as `federation` does."""
+        from palace.engine.durability.candidate_agents import AgentTools
+        from palace.engine.durability.candidate_filing import Decisions
+
+        return AgentTools(Decisions(self.stores.candidates, self.groups, file))
 
     def status(self) -> JsonObject:
         return {

@@ -5,12 +5,13 @@ batches are taken, one call and one group each.  What it gives is checked as if 
 sent it.
 """
 
-import json
 from collections.abc import Callable, Mapping
 
 import attrs
 
 from palace.engine.durability.answering import answered
+from palace.engine.durability.candidate_filing import Decisions, File, named_in
+from palace.engine.durability.candidate_pages import after_in, page, told, wanted_in
 from palace.engine.durability.candidate_room import fit
 from palace.engine.durability.groups import CallGroups
 from palace.engine.stores.candidates import (
@@ -19,31 +20,25 @@ from palace.engine.stores.candidates import (
     Candidates,
     Remote,
     Size,
-    candidate_of,
     remote_of,
     row_of_candidate,
     row_of_remote,
 )
 from palace.engine.stores.own_rows import Row
 from palace.kernel.kernel import Kernel
-from palace.protocol.decoding import is_number, is_text, is_word
+from palace.protocol.decoding import is_number
 from palace.protocol.errors import RemoteRefused
 from palace.protocol.federation import (
-    ACCEPTED,
     BATCH_OFFERS,
     DRAWER,
     FACT,
-    NOT_COMPARED,
     NUMBER_MAX,
-    STATUSES,
     Batch,
     Candidate,
     Offer,
     Place,
     Stale,
     Unacceptable,
-    accepted,
-    dismissed,
     key_of,
     position_fields,
     read_item,
@@ -58,11 +53,6 @@ Json = dict[str, object]
 REMOTES_MAX = 64
 SCOPES_MAX = 100  # wings of one remote
 KNOWN_PAGE = 5000
-LIST_MAX = 500
-LIST_BYTES = 1 << 20  # of a page, after which no further candidate is begun
-SEARCHED_MAX = 5000  # candidates that are looked at for a page
-QUERY_CHARS_MAX = 1000
-SHOWN_CHARS = 500  # of each text in a list; `palace_candidate_show` has all of it
 REMOVED_MAX = 500  # candidates that go in one turn
 ORIGINS_MAX = 64
 
@@ -71,13 +61,14 @@ ORIGINS_MAX = 64
 class FederationTools:
     """Answers calls of `protocol.tools.FEDERATION_TOOLS` for one palace; threads share one.
 
-    `palace` is its own identity.
+    `palace` is its own identity, `file` what files by stock's own tools.
     """
 
     store: Candidates
     groups: CallGroups
     kernel: Kernel
     palace: str
+    file: File
 
     def answer(self, call: ToolCall, *, read_only: bool) -> Json:
         """Return the reply to a call as JSON-RPC; raises nothing for what was asked."""
@@ -94,7 +85,8 @@ class FederationTools:
             "palace_candidate_known": self._known,
             "palace_candidate_list": self._candidates,
             "palace_candidate_show": self._show,
-            "palace_candidate_decide": self._decide,
+            "palace_candidate_accept": self._decisions.accept,
+            "palace_candidate_dismiss": self._decisions.dismiss,
         }
 
     # Remotes.
@@ -204,7 +196,7 @@ class FederationTools:
 
     def _known(self, arguments: Mapping[str, object]) -> Json:
         """Return what is known of a remote and not gone, in parts."""
-        remote, after = self._remote(arguments), _after(arguments)
+        remote, after = self._remote(arguments), after_in(arguments)
         rows = list(self.store.known(after, KNOWN_PAGE, remote.name))
         listed = [[one.kind, one.ident, one.digest] for _, one in rows if not one.gone]
         return {"known": listed, "next": rows[-1][0] if len(rows) == KNOWN_PAGE else ""}
@@ -212,69 +204,16 @@ class FederationTools:
     # Candidates.
 
     def _candidates(self, arguments: Mapping[str, object]) -> Json:
-        """Return a page of candidates, those of a remote or a status alone where one is named.
-
-        With a query, those that hold all of its words: of one that is here as it was accepted
-        nothing is kept but where, so that is found among our own memories.
-        """
-        name, status = arguments.get("remote", ""), arguments.get("status", "")
-        if status not in ("", *STATUSES) or not is_text(name, 64):
-            raise RemoteRefused(f"A candidate's status is one of {', '.join(STATUSES)}.")
-        words = _words(arguments.get("query", ""))
-        most = SEARCHED_MAX if words else LIST_MAX
-        found: list[Json] = []
-        last, size, is_more = "", 0, False
-        rows = self.store.page(_after(arguments), most + 1, str(name))
-        for number, (key, row) in enumerate(rows):
-            if number == most or len(found) == LIST_MAX or size >= LIST_BYTES:
-                is_more = True
-                break
-            last = key
-            if words and not _holds(row, words):
-                continue
-            one = _told(key, row)
-            found.append(one)
-            size += len(json.dumps(one))
-        return {
-            "candidates": [one for one in found if status in ("", one["status"])],
-            "next": last if is_more else "",
-        }
+        """Return a page of candidates, those of a remote or a status alone where one is named."""
+        found, behind = page(self.store, wanted_in(arguments))
+        return {"candidates": found, "next": behind}
 
     def _show(self, arguments: Mapping[str, object]) -> Json:
-        key, row = self._named(arguments)
-        return {"candidate": _told(key, row, whole=True)}
+        return {"candidate": told(*named_in(self.store, arguments), whole=True)}
 
-    def _decide(self, arguments: Mapping[str, object]) -> Json:
-        """Note what was decided upon a candidate, if it still is what it was then."""
-        key, row = self._named(arguments)
-        candidate, local = candidate_of(row), arguments.get("local", "")
-        if arguments.get("digest") != candidate.digest:
-            raise RemoteRefused(
-                f"{key} has changed meanwhile. Look at it again: palace candidates show {key}"
-            )
-        if not is_word(local, 256):
-            raise RemoteRefused("What was made of a candidate is named by a line.")
-        if local and (candidate.gone or candidate.status == ACCEPTED):
-            raise RemoteRefused(f"{key} is {candidate.status}: there is nothing to accept.")
-        after = accepted(candidate, str(local)) if local else dismissed(candidate)
-        remote = str(row["remote"])
-        self.store.sizes.pop(remote, None)
-        made = None if after is None else row_of_candidate(remote, after)
-        self.store.put(self.groups, CANDIDATE, key, made)
-        return {
-            "candidate": key,
-            "status": after.status if after is not None else "gone",
-            "before": [one for one in candidate.local.splitlines() if one != local],
-        }
-
-    def _named(self, arguments: Mapping[str, object]) -> tuple[str, Row]:
-        key = arguments.get("key")
-        if not is_word(key, 64):
-            raise RemoteRefused("A candidate is named by its key: palace candidates list")
-        found = self.store.read(CANDIDATE, [str(key)]).get(str(key))
-        if found is None:
-            raise RemoteRefused(f"There is no candidate {key}: palace candidates list")
-        return str(key), found["row"]
+    @property
+    def _decisions(self) -> Decisions:
+        return Decisions(self.store, self.groups, self.file)
 
 
 def _row(remote: Remote, candidate: Candidate | None) -> Row | None:
@@ -295,27 +234,6 @@ def _shown(remote: Remote) -> Json:
     }
 
 
-def _told(key: str, row: Row, *, whole: bool = False) -> Json:
-    candidate = candidate_of(row)
-    says = dict(candidate.says or {})
-    is_cut = False
-    if not whole:
-        says.pop("vector", None)
-        is_cut = any(len(text) > SHOWN_CHARS for text in says.values())
-        says = {name: text[:SHOWN_CHARS] for name, text in says.items()}
-    return {
-        "key": key,
-        "remote": row["remote"],
-        "kind": candidate.kind,
-        "status": candidate.status,
-        "says": says,
-        "cut": is_cut,
-        "digest": candidate.digest,
-        "local": candidate.local.splitlines(),
-        "at": position_fields(candidate.at),
-    }
-
-
 # What is refused, before anything is changed.
 
 
@@ -331,29 +249,8 @@ def _kinds(given: object) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _words(given: object) -> list[str]:
-    if not is_text(given, QUERY_CHARS_MAX):
-        raise RemoteRefused(f"What is searched for has up to {QUERY_CHARS_MAX} characters.")
-    return str(given).casefold().split()
-
-
-def _holds(row: Row, words: list[str]) -> bool:
-    """Tell whether a candidate's texts hold all of these words, as parts of longer ones, too."""
-    says = candidate_of(row).says or {}
-    told = [text for name, text in says.items() if name not in NOT_COMPARED]
-    text = "\n".join(told).casefold()
-    return all(word in text for word in words)
-
-
 def _path(given: object) -> str:
     return checked_line(given, "a token's file") if given else ""
-
-
-def _after(arguments: Mapping[str, object]) -> str:
-    after = arguments.get("after", "")
-    if not is_text(after, 64):
-        raise RemoteRefused("A page begins behind a candidate's key.")
-    return str(after)
 
 
 def _ascii(given: object) -> bytes:

@@ -1,6 +1,6 @@
 """What an engine answers through its journal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -8,6 +8,7 @@ import attrs
 from palace.engine.api import Call, DurableCallback, Reply
 from palace.engine.durability import refusals
 from palace.engine.durability.calls import DurableCalls
+from palace.engine.stores.candidates import NAME as CANDIDATES
 from palace.engine.stores.register import NAME as REGISTER
 from palace.journal.purge import PURGED_REPLY
 from palace.journal.record import JsonObject
@@ -18,11 +19,13 @@ from palace.protocol.errors import (
     PalaceError,
     StoreUnavailable,
 )
-from palace.protocol.policy import ALL, DEFAULT, shows_own
+from palace.protocol.policy import ALL, DEFAULT, shows_candidates, shows_own
 from palace.protocol.principals import OWNER, UNKNOWN_PRINCIPAL, is_confined, refusal_of
 from palace.protocol.request import translated
 from palace.protocol.resolver import Tree
 from palace.protocol.tools import (
+    ACCEPTING,
+    CANDIDATE_TOOLS,
     FEDERATION_TOOLS,
     FILE_TEXTS,
     MOVING_TOOLS,
@@ -63,6 +66,12 @@ class JournalledEngine:
             return Tree()
         return memory.owner.register.tree()
 
+    def pulls(self) -> bool:
+        memory = self._memory
+        if memory is None or CANDIDATES in memory.health.left_names:
+            return False
+        return memory.owner is not None and memory.stores.candidates.has_remotes()
+
     def searches(self) -> frozenset[str]:
         memory = self._memory
         return SEARCHES if memory is not None and not memory.health.left else frozenset()
@@ -92,10 +101,7 @@ class JournalledEngine:
         """Say why a plain tool may not write what only the gate may."""
         if not tree.has_memories or call.tool.kind is Kind.QUERY:
             return None
-        from palace.memory.reserved import refused_write
-
-        text = refused_write(call.request.name, call.request.arguments)
-        return Forbidden(text) if text else None
+        return _kept_for_the_gate(call.request.name, call.request.arguments)
 
     def answer_own(self, call: Call) -> JsonObject | None:
         """Return the reply to a call of palace's own tools, or of a confined session; else None.
@@ -105,6 +111,8 @@ class JournalledEngine:
         name, principal = call.request.name, call.principal
         if name in OWNER_TOOLS:
             return self._answer_owner(call)
+        if name in CANDIDATE_TOOLS:
+            return self._answer_candidates(call)
         if principal is None or (principal == OWNER and name not in OWN_TOOLS):
             return None
         tree = self.workspaces()
@@ -132,6 +140,54 @@ class JournalledEngine:
             return self.refuse(call, problem)
         return answer(attrs.evolve(call, request=translated(call.request, message)))
 
+    def _answer_candidates(self, call: Call) -> JsonObject | None:
+        """Return the reply to a call of an agent's about candidates; None where there are none."""
+        if self._memory is None or not self._has_candidate_tools():
+            return None
+        tools = self._memory.candidate_tools(self._file)
+        return tools.answer(call.request, read_only=call.read_only)
+
+    def _has_candidate_tools(self) -> bool:
+        own_tools = (self._memory.policy if self._memory is not None else DEFAULT).own_tools
+        return shows_candidates(own_tools, pulls=self.pulls())
+
+    def to_embed(self, call: Call) -> JsonObject | None:
+        """Return the message of stock's by which a call of lane LARGE files its text.
+
+        That is its own, but for a candidate's text; None where nothing is known of what is filed.
+        """
+        name, memory = call.request.name, self._memory
+        if name not in ACCEPTING:
+            return call.message
+        is_hidden = name in CANDIDATE_TOOLS and not self._has_candidate_tools()
+        if memory is None or is_hidden or self.not_permitted(call) is not None:
+            return None
+        decisions = memory.candidate_tools(self._file).decisions
+        filing = decisions.foreseen(call.request.arguments)
+        if filing is None:
+            return None
+        return {"params": {"name": filing.tool, "arguments": self._clean(filing.arguments)}}
+
+    def _file(self, tool: str, arguments: JsonObject) -> JsonObject:
+        """File what was accepted as an agent of the owner's would, within this thread's call."""
+        tree = self.workspaces()
+        problem = _kept_for_the_gate(tool, arguments) if tree and tree.has_memories else None
+        if problem is not None:
+            raise problem
+        return self.file({"name": tool, "arguments": self._clean(arguments)})
+
+    def file(self, params: JsonObject) -> JsonObject:
+        """Carry a call of stock's out within the one that this thread runs; return its reply."""
+        raise NotImplementedError
+
+    def _clean(self, arguments: JsonObject) -> JsonObject:
+        """Return what is accepted as the owner lets texts be filed."""
+        if self._memory is None or self._memory.policy.redact != ALL:
+            return arguments
+        from palace.memory.redact import redacted_values
+
+        return {name: redacted_values(value) for name, value in arguments.items()}
+
     def showing(self, call: Call) -> "OwnTools | None":
         """Return what knows memories, for a tool of stock's that shows some; None where none is."""
         tree = self.workspaces() if call.request.name in SHOW_DRAWERS else None
@@ -145,7 +201,8 @@ class JournalledEngine:
         if own is not None:
             return own.answer(OWNER, call.request, read_only=call.read_only)
         if call.request.name in FEDERATION_TOOLS and self._memory is not None:
-            return self._memory.federation().answer(call.request, read_only=call.read_only)
+            federation = self._memory.federation(self._file)
+            return federation.answer(call.request, read_only=call.read_only)
         if self._memory is not None and self._memory.owner is not None:
             return self._memory.owner.answer(call.request, read_only=call.read_only)
         text = (
@@ -192,3 +249,11 @@ class JournalledEngine:
 
     def save(self, target: str) -> bool:
         return self._memory is not None and self._memory.journal.save_to(target) > 0
+
+
+def _kept_for_the_gate(tool: str, arguments: Mapping[str, object]) -> Forbidden | None:
+    """Say why a plain tool may not write where memories of namespaces are."""
+    from palace.memory.reserved import refused_write
+
+    text = refused_write(tool, arguments)
+    return Forbidden(text) if text else None

@@ -233,7 +233,9 @@ class MempalaceEngine(JournalledEngine):
             return self._answer(call)
         state = self._state
         if call.tool.lane is Lane.LARGE and not call.read_only and state.ahead is not None:
-            state.ahead.prepare(call.message)
+            message = self.to_embed(call)
+            if message is not None:
+                state.ahead.prepare(message)
         try:
             with state.turns.turn(call.batch, call.party):
                 return self._answer(call)
@@ -316,6 +318,14 @@ class MempalaceEngine(JournalledEngine):
         with nullcontext() if is_reader else state.lookups.suspended(), self._held(call):
             reply = self._server._http_dispatch(call.message)  # noqa: SLF001
         return reply if showing is None or reply is None else showing.marked(reply)
+
+    def file(self, params: JsonObject) -> JsonObject:
+        assert self._server is not None
+        message = {"jsonrpc": "2.0", "id": 0, "method": "tools/call", "params": params}
+        with self._state.lookups.suspended():
+            reply = self._server._http_dispatch(message)  # noqa: SLF001
+        assert reply is not None, "a request is answered"
+        return reply
 
     def _held(self, call: Call) -> AbstractContextManager[None]:
         """Hold a call to what its client was lent."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from palace.engine.stores.own_rows import OwnRows, Row, file_of
+from palace.engine.stores.projection import Change
 from palace.engine.stores.rows import Table
-from palace.journal.record import Json
+from palace.journal.record import Json, JsonObject
 from palace.kernel.kernel import Kernel
 from palace.protocol.decoding import decode_json
 from palace.settings.paths import Paths
@@ -103,6 +104,25 @@ class Candidates(OwnRows):
     """
 
     sizes: dict[str, tuple[int, Size]] = attrs.field(factory=dict, init=False)
+    _has_remotes: bool | None = attrs.field(default=None, init=False)  # None: look at the file
+
+    def has_remotes(self) -> bool:
+        """Tell whether any palace is pulled from; whoever lists tools asks it each time."""
+        found = self._has_remotes
+        if found is None:
+            self._has_remotes = found = self.count(REMOTE) > 0
+        return found
+
+    def applied(self, changes: Iterable[Change]) -> None:
+        listed = list(changes)
+        super().applied(listed)
+        if any(_is_of_their_number(change) for change in listed):
+            self._has_remotes = None
+
+    def read_fingerprint(self) -> JsonObject | None:
+        super().read_fingerprint()
+        self._has_remotes = None
+        return self.fingerprint()
 
     def remotes(self) -> list[Remote]:
         """Return all remotes, by name."""
@@ -150,6 +170,11 @@ class Candidates(OwnRows):
             return (0, 0)
         with self._open() as connection:
             return tuple(connection.execute(query, [remote]).fetchone())
+
+
+def _is_of_their_number(change: Change) -> bool:
+    """Tell whether a remote is added or removed: each batch of a pull changes one, too."""
+    return change.kind == REMOTE and (change.before is None or change.after is None)
 
 
 def remote_of(row: Row) -> Remote:

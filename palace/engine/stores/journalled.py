@@ -39,3 +39,9 @@ OWN_JOURNALLED: dict[str, tuple[str, ...]] = {
     "palace_delegate": ("log:event",),
     "palace_heartbeat": ("log:event",),
 }
+_CANDIDATE = "palace:candidate"
+# The same of those which agents have where other palaces are pulled from.
+CANDIDATES_JOURNALLED: dict[str, tuple[str, ...]] = {
+    "palace_accept_candidate": (*_FIRST_DRAWERS, *_FACTS, _CANDIDATE),
+    "palace_dismiss_candidate": (_CANDIDATE,),
+}

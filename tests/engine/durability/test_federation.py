@@ -22,7 +22,7 @@ from palace.engine.durability.groups import CallGroups
 from palace.engine.durability.recovery import Recovery
 from palace.engine.stores.candidates import CANDIDATE, TABLES, Candidates, Size, open_candidates
 from palace.journal.journal import Journal
-from palace.journal.offering import DRAWERS, offers
+from palace.journal.offering import DRAWERS, FACTS, offers
 from palace.journal.purge import Going, purge_journal, purge_mark
 from palace.journal.record import DELETE, PUT, Draft, Stamp
 from palace.journal.replay import no_progress, replay
@@ -42,11 +42,14 @@ from palace.protocol.tools import FEDERATION_TOOLS
 from palace.settings.paths import Paths
 from tests.support.disks.memory import ROOT, Disk, Stopped, all_kept, all_lost
 from tests.support.faults.killing import is_deep
-from tests.support.stores.memory import JOURNAL, KEYS
+from tests.support.stores.memory import JOURNAL, KEYS, MemoryStore, Platter
 
 STRIDE = 1 if is_deep() else 17  # of the kernel's calls at which an owner dies
 OURS, THEIRS, THIRD = "0a" * 16, "0b" * 16, "0c" * 16
 THERE = f"{ROOT}/there"
+ACCEPT = "accept"
+FILED = "drawer"  # the kind of what stands for stock's drawers here
+UNFILED = "what stock refuses"
 
 
 def drawer(ident: str, text: str | None) -> Draft:
@@ -59,6 +62,12 @@ def drawer(ident: str, text: str | None) -> Draft:
         id=ident,
         payload={"document": text, "metadata": metadata, "vector": ""},
     )
+
+
+def fact(text: str) -> Draft:
+    subject, predicate, obj = text.split(" ", 1)[0], "works_at", text.rsplit(" ", 1)[1]
+    row = {"subject": subject, "predicate": predicate, "object": obj}
+    return Draft(action=PUT, kind=FACTS, id=text, payload={"row": row})
 
 
 def other_palace(disk: Disk, epoch: int = 1) -> Journal:
@@ -75,7 +84,12 @@ class Life:
     groups: CallGroups
     store: Candidates
     tools: FederationTools
+    shelf: MemoryStore
     calls: int = 0
+
+    @property
+    def filed(self) -> list[str]:
+        return sorted(payload["text"] for _, payload in self.shelf.scan(FILED))
 
     def ask(self, name: str, /, *, read_only: bool = False, **arguments: Any) -> Any:
         """Return the result, or the error's name and message."""
@@ -84,7 +98,11 @@ class Life:
         call = tool_call({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})
         key = f"s{self.journal.stamp.epoch}:{self.calls}"
         with self.groups.group(key, non_atomic=False) as group:
-            reply: Any = self.tools.answer(call, read_only=read_only)
+            try:
+                reply: Any = self.tools.answer(call, read_only=read_only)
+            except ValueError:  # an engine answers so whatever escapes, and goes on
+                data = {"palace": "internal"}
+                reply = {"error": {"message": "Internal error", "data": data}}
         self.groups.commit(group, json.dumps(reply))
         if "error" in reply:
             return f"{reply['error']['data']['palace']}: {reply['error']['message']}"
@@ -112,7 +130,8 @@ class Life:
     def check(self) -> None:
         """Assert that the file and the journal say the same."""
         known = replay(JOURNAL, self.disk)
-        told: Any = {entity: known.payload(entity) for entity in known.live}
+        ours = {table.kind for table in TABLES}
+        told: Any = {one: known.payload(one) for one in known.live if one[0] in ours}
         kept = {
             (table.kind, ident): payload
             for table in TABLES
@@ -133,18 +152,38 @@ def folding(batch: Any, palace: str = THEIRS, **more: Any) -> dict[str, Any]:
     return {**told, "upto": upto, **more}
 
 
-def awake(disk: Disk, root: Path, epoch: int = 1) -> Life:
+def awake(disk: Disk, root: Path, epoch: int = 1, shelf: Platter | None = None) -> Life:
     root.mkdir(exist_ok=True)
     journal = Journal.open(JOURNAL, disk, Stamp(epoch=epoch, writer=f"w{epoch}", keys=KEYS))
     store = open_candidates(Paths(str(root)), Kernel())
+    drawers = MemoryStore(name="drawers", kinds_=(FILED,), kernel=disk, platter=shelf or Platter())
     recovery = Recovery(
-        journal=journal, projections=[store], progress=no_progress, own=frozenset({store.name})
+        journal=journal,
+        projections=[store, drawers],
+        progress=no_progress,
+        own=frozenset({store.name}),
     )
     recovery.scan()
     journal.fingerprints = recovery.fingerprints
     recovery.run()
     groups = CallGroups(journal)
-    return Life(disk, root, journal, groups, store, FederationTools(store, groups, Kernel(), OURS))
+    file = partial(filed_on, drawers, groups)
+    tools = FederationTools(store, groups, Kernel(), OURS, file)
+    return Life(disk, root, journal, groups, store, tools, drawers)
+
+
+def filed_on(
+    shelf: MemoryStore, groups: CallGroups, tool: str, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """Answer as stock does, and file each time anew: a text that is filed twice is seen."""
+    text = arguments.get("content", arguments.get("object"))
+    if text == UNFILED:
+        made = {"success": False, "error": "room contains invalid characters"}
+    else:
+        ident = f"drawer_{shelf.count(FILED) + 1}"
+        shelf.set(groups, FILED, {ident: {"text": text, "tool": tool, **arguments}})
+        made = {"success": True, ("drawer_id" if "content" in arguments else "triple_id"): ident}
+    return {"id": 0, "result": {"content": [{"type": "text", "text": json.dumps(made)}]}}
 
 
 @pytest.fixture
@@ -167,10 +206,10 @@ def key_of(life: Life, text: str) -> str:
     return key
 
 
-def decide(life: Life, text: str, local: str = "") -> Any:
+def decide(life: Life, text: str, what: str = "dismiss", **more: Any) -> Any:
     key = key_of(life, text)
     digest = life.ask("candidate_show", key=key)["candidate"]["digest"]
-    return life.ask("candidate_decide", key=key, digest=digest, local=local)
+    return life.ask(f"candidate_{what}", key=key, digest=digest, **more)
 
 
 # What a pull leaves.
@@ -181,6 +220,7 @@ def test_what_another_palace_knows_is_shown_and_changes_no_drawer(life: Life, th
     assert life.texts == [f"text {ident}" for ident in "abcde"]
     kinds = {kind for kind, _ in replay(JOURNAL, life.disk).live}
     assert kinds == {"palace:remote", "palace:candidate"}
+    assert not life.filed
     (before,) = life.ask("remote_list")["remotes"]
     life.pull(there)
     assert life.ask("remote_list")["remotes"] == [before]
@@ -189,8 +229,8 @@ def test_what_another_palace_knows_is_shown_and_changes_no_drawer(life: Life, th
 
 def test_what_changes_goes_and_is_purged_there_follows(life: Life, there: Disk) -> None:
     life.pull(there)
-    decide(life, "text a", "drawer_1")
-    decide(life, "text b", "drawer_2")
+    decide(life, "text a", ACCEPT)
+    decide(life, "text b", ACCEPT)
     decide(life, "text c")
     journal = other_palace(there, 2)
     journal.append([drawer("a", "other"), drawer("b", None), drawer("c", None), drawer("d", "new")])
@@ -215,7 +255,7 @@ def test_a_death_at_any_call_of_a_pull_costs_no_offer_and_doubles_none(
     life: Life, there: Disk, lose: Any
 ) -> None:
     life.pull(there)
-    decide(life, "text a", "drawer_1")
+    decide(life, "text a", ACCEPT)
     journal = other_palace(there, 2)
     journal.append([drawer("a", "other"), drawer("b", None), drawer("f", "text f")])
     journal.sync(journal.seq)
@@ -225,7 +265,8 @@ def test_a_death_at_any_call_of_a_pull_costs_no_offer_and_doubles_none(
     again, deaths = copies(life), 0
     while True:
         disk, root = next(again)
-        owner = awake(disk, root, 2)
+        shelf = life.shelf.platter.copy()
+        owner = awake(disk, root, 2, shelf)
         disk.stop_after(deaths)
         try:
             owner.pull(there)
@@ -234,7 +275,7 @@ def test_a_death_at_any_call_of_a_pull_costs_no_offer_and_doubles_none(
             deaths += STRIDE
         else:
             break
-        heir = awake(disk.power_cut(lose), root, 3)
+        heir = awake(disk.power_cut(lose), root, 3, shelf)
         heir.check()
         before = {"text a", "text b", "text c", "text d", "text e", "text f", "text g", "other"}
         assert set(heir.texts) <= before
@@ -244,6 +285,124 @@ def test_a_death_at_any_call_of_a_pull_costs_no_offer_and_doubles_none(
         assert sum(one["status"] == "changed" for one in told) == 1
         heir.check()
     assert deaths > 50
+
+
+# What is decided.
+
+
+def test_what_is_accepted_is_filed_once_and_says_whom_it_is_from(life: Life, there: Disk) -> None:
+    other_palace(there, 2).append([fact("bob works at acme")])
+    life.pull(there)
+    first = decide(life, "text a", ACCEPT, wing="mine")
+    assert first == {
+        "candidate": first["candidate"],
+        "status": "accepted",
+        "local": ["drawer_1"],
+        "before": [],
+        "existing": False,
+    }
+    (row,) = (payload for _, payload in life.shelf.scan(FILED))
+    assert row == {
+        "text": "text a",
+        "tool": "mempalace_add_drawer",
+        "wing": "mine",
+        "room": "r",
+        "content": "text a",
+        "added_by": "palace:desk",
+    }
+    digest = life.ask("candidate_show", key=first["candidate"])["candidate"]["digest"]
+    again = life.ask("candidate_accept", key=first["candidate"], digest=digest, wing="other")
+    assert again == {**first, "existing": True}
+    assert life.filed == ["text a"]
+
+    (told,) = (one for one in life.ask("candidate_list")["candidates"] if one["kind"] == "fact")
+    made = life.ask("candidate_accept", key=told["key"], digest=told["digest"])
+    assert made["local"] == ["drawer_2"]
+    assert life.shelf.read(FILED, ["drawer_2"])["drawer_2"] == {
+        "text": "acme",
+        "tool": "mempalace_kg_add",
+        "subject": "bob",
+        "predicate": "works_at",
+        "object": "acme",
+        "source_file": "palace:desk",
+    }
+    life.check()
+
+
+def test_what_stock_refuses_to_file_stays_to_be_decided(life: Life, there: Disk) -> None:
+    other_palace(there, 2).append([drawer("u", UNFILED)])
+    life.pull(there)
+    told = decide(life, UNFILED, ACCEPT)
+    assert told.startswith("remote_refused: ")
+    assert "can't be filed: room contains invalid characters. Nothing was changed." in told
+    assert "up to 256 characters" in decide(life, UNFILED, ACCEPT, wing="x" * 257)
+    assert {one["status"] for one in life.ask("candidate_list")["candidates"]} == {"new"}
+    assert not life.filed
+    assert decide(life, UNFILED)["status"] == "dismissed"
+    life.check()
+
+
+def test_what_is_gone_there_is_nothing_to_accept(life: Life, there: Disk) -> None:
+    life.pull(there)
+    key = decide(life, "text a", ACCEPT)["candidate"]
+    other_palace(there, 2).append([drawer("a", None)])
+    life.pull(there)
+    told = life.ask("candidate_show", key=key)["candidate"]
+    assert (told["status"], told["digest"]) == ("withdrawn", "")
+    assert "nothing to accept" in life.ask("candidate_accept", key=key, digest="")
+    assert life.ask("candidate_dismiss", key=key, digest="")["status"] == "gone"
+    assert life.filed == ["text a"], "it is ours"
+
+
+@pytest.mark.parametrize("lose", [all_kept, all_lost])
+def test_a_death_at_any_call_of_accepting_files_nothing_or_all_of_it(
+    life: Life, there: Disk, lose: Any
+) -> None:
+    life.pull(there)
+    life.journal.sync(life.journal.seq)
+    again, deaths = copies(life), 0
+    while True:
+        disk, root = next(again)
+        shelf = life.shelf.platter.copy()
+        owner = awake(disk, root, 2, shelf)
+        disk.stop_after(deaths)
+        try:
+            decide(owner, "text a", ACCEPT)
+            owner.journal.sync(owner.journal.seq)
+        except Stopped:
+            deaths += 1
+        else:
+            break
+        heir = awake(disk.power_cut(lose), root, 3, shelf)
+        heir.check()
+        waits = "text a" in heir.texts
+        assert heir.filed == ([] if waits else ["text a"]), "both, or neither"
+        if waits:
+            assert decide(heir, "text a", ACCEPT)["existing"] is False
+        assert heir.filed == ["text a"]
+        heir.check()
+    assert deaths > 10
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), ValueError("?")])
+def test_a_decision_that_can_not_be_noted_files_nothing(
+    life: Life, there: Disk, error: Exception
+) -> None:
+    life.pull(there)
+    passes: list[str] = []
+
+    def failpoint(name: str) -> None:
+        passes.append(name)
+        if name == "apply" and passes.count("apply") == 2:  # the drawer is filed
+            raise error
+
+    life.disk.failpoint = failpoint  # type: ignore[method-assign]
+    with pytest.raises(JournalFailed, match="was not filed"):
+        decide(life, "text a", ACCEPT)
+    del life.disk.failpoint
+    assert not life.filed
+    assert "text a" in life.texts
+    life.check()
 
 
 def copies(life: Life) -> Iterator[tuple[Disk, Path]]:
@@ -376,11 +535,14 @@ def test_another_palace_in_a_remotes_place_is_refused_unless_it_was_that_one(
 def test_a_decision_is_upon_what_was_seen(life: Life, there: Disk) -> None:
     life.pull(there)
     key = key_of(life, "text a")
-    assert "has changed meanwhile" in life.ask("candidate_decide", key=key, digest="0" * 64)
-    assert decide(life, "text a", "drawer_1")["status"] == "accepted"
-    digest = life.ask("candidate_show", key=key)["candidate"]["digest"]
-    again = life.ask("candidate_decide", key=key, digest=digest, local="drawer_1")
-    assert "nothing to accept" in again
+    for what in ("accept", "dismiss"):
+        told = life.ask(f"candidate_{what}", key=key)
+        assert "has changed meanwhile" in told
+        for digest in ("0" * 64, "", 7, None):
+            told = life.ask(f"candidate_{what}", key=key, digest=digest)
+            assert "has changed meanwhile" in told
+    assert not life.filed
+    assert decide(life, "text a", ACCEPT)["status"] == "accepted"
     for named in (7, "x" * 99, "a\nb"):
         assert "named by its key" in life.ask("candidate_show", key=named)
     assert "no candidate" in life.ask("candidate_show", key="cand_0")
@@ -388,7 +550,13 @@ def test_a_decision_is_upon_what_was_seen(life: Life, there: Disk) -> None:
 
 
 def test_a_session_that_may_only_read_changes_nothing(life: Life) -> None:
-    for name in ("remote_add", "remote_remove", "remote_fold", "candidate_decide"):
+    for name in (
+        "remote_add",
+        "remote_remove",
+        "remote_fold",
+        "candidate_accept",
+        "candidate_dismiss",
+    ):
         assert life.ask(name, read_only=True).startswith("forbidden"), name
 
 
@@ -449,7 +617,7 @@ def test_what_is_kept_of_a_remote_is_counted_as_it_is_in_the_file(life: Life, th
     life.pull(there)
     assert life.store.sizes
     assert is_counted()
-    decide(life, "text a", "drawer_1")
+    decide(life, "text a", ACCEPT)
     journal = other_palace(there, 2)
     journal.append([drawer("a", "\N{EURO SIGN}"), drawer("b", None), drawer("c", "longer text")])
     life.pull(there)
@@ -462,7 +630,7 @@ def test_a_page_of_candidates_is_bounded_and_all_is_in_one_of_them(
 ) -> None:
     other_palace(there, 2).append([drawer(f"x{one}", f"{one}" * 200_000) for one in range(9)])
     life.pull(there)
-    monkeypatch.setattr("palace.engine.durability.federation.LIST_BYTES", 2000)
+    monkeypatch.setattr("palace.engine.durability.candidate_pages.LIST_BYTES", 2000)
     pages, after = [], ""
     while True:
         told = life.ask("candidate_list", after=after)
@@ -485,7 +653,7 @@ def test_a_search_finds_what_holds_all_words_on_whichever_page_it_is(
     said = {f"x{one}": f"{'y' * 600} Node {one} builds." for one in range(9)}
     other_palace(there, 2).append([drawer(ident, text) for ident, text in said.items()])
     life.pull(there)
-    monkeypatch.setattr("palace.engine.durability.federation.SEARCHED_MAX", 4)
+    monkeypatch.setattr("palace.engine.durability.candidate_pages.SEARCHED_MAX", 4)
 
     def found(query: str) -> list[str]:
         keys, after = [], ""
@@ -503,15 +671,15 @@ def test_a_search_finds_what_holds_all_words_on_whichever_page_it_is(
     assert len(found(" ")) == 14, "no word is no search"
     (third,) = found("node 3")
     digest = life.ask("candidate_show", key=third)["candidate"]["digest"]
-    assert life.ask("candidate_decide", key=third, digest=digest)["status"] == "dismissed"
+    assert life.ask("candidate_dismiss", key=third, digest=digest)["status"] == "dismissed"
     assert found("node 3") == [third], "what was dismissed is found, too"
     assert "up to 1000 characters" in life.ask("candidate_list", query="x" * 1001)
 
 
 def test_how_many_are_to_decide_upon_is_counted_by_the_file(life: Life, there: Disk) -> None:
     life.pull(there)
-    decide(life, "text a", "drawer_1")
-    decide(life, "text b", "drawer_2")
+    decide(life, "text a", ACCEPT)
+    decide(life, "text b", ACCEPT)
     decide(life, "text c")
     journal = other_palace(there, 2)
     journal.append([drawer("a", "other"), drawer("b", None), drawer("f", "text f")])
@@ -523,15 +691,15 @@ def test_how_many_are_to_decide_upon_is_counted_by_the_file(life: Life, there: D
 
 def test_all_that_was_made_of_a_candidate_is_named(life: Life, there: Disk) -> None:
     life.pull(there)
-    assert decide(life, "text a", "drawer_1")["before"] == []
+    assert decide(life, "text a", ACCEPT)["before"] == []
     journal = other_palace(there, 2)
     journal.append([drawer("a", "other")])
     life.pull(there)
-    assert decide(life, "other", "drawer my wing")["before"] == ["drawer_1"]
+    assert decide(life, "other", ACCEPT)["before"] == ["drawer_1"]
     journal.append([drawer("a", None)])
     life.pull(there)
     (gone,) = life.ask("candidate_list", status="withdrawn")["candidates"]
-    assert gone["local"] == ["drawer_1", "drawer my wing"]
+    assert gone["local"] == ["drawer_1", "drawer_2"]
 
 
 def test_a_palace_without_remotes_says_nothing_of_them(tmp_path: Path) -> None:

@@ -573,7 +573,7 @@ def test_what_is_over_or_ends_is_swept_and_nothing_else(palace: Palace) -> None:
 
 
 def set_to(home: Path, root: Path, *settings: str) -> None:
-    root.mkdir(parents=True, mode=0o700)
+    root.mkdir(parents=True, mode=0o700, exist_ok=True)
     environment = ShimEnvironment({"HOME": str(home), "PATH": os.environ["PATH"]})
     set_config(Paths(str(root)), environment, list(settings))
 

@@ -7,9 +7,9 @@ from typing import Any
 import typer
 
 from palace.cli.app import app
-from palace.engine.stores.journalled import JOURNALLED, OWN_JOURNALLED
+from palace.engine.stores.journalled import CANDIDATES_JOURNALLED, JOURNALLED, OWN_JOURNALLED
 from palace.protocol import errors
-from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS, OWNER_TOOLS, TOOLS
+from palace.protocol.tools import BASIC_TOOLS, CANDIDATE_TOOLS, OWN_TOOLS, OWNER_TOOLS, TOOLS
 from palace.settings.checks import PALACE, USER
 from palace.settings.config import SETTINGS
 from palace.shim.usage import USAGE
@@ -161,9 +161,9 @@ def exit_codes() -> str:
 def tools() -> str:
     rows = ["| tool | kind | lane |", "|---|---|---|"]
     rows += [f"| `{n}` | {tool.kind.value} | {tool.lane.value} |" for n, tool in TOOLS.items()]
-    own, owners = (
+    own, candidates, owners = (
         [*rows[:2], *(f"| `{n}` | {t.kind.value} | {t.lane.value} |" for n, t in table.items())]
-        for table in (OWN_TOOLS, OWNER_TOOLS)
+        for table in (OWN_TOOLS, CANDIDATE_TOOLS, OWNER_TOOLS)
     )
     return (
         "# Tools\n\nGenerated from palace/protocol/tools.py by `just reference`.\n\n"
@@ -178,6 +178,10 @@ def tools() -> str:
         "memories of its namespaces then: "
         + ", ".join(f"`{name}`" for name in TOOLS if name in BASIC_TOOLS)
         + ".\n\n"
+        "## Tools of a palace that pulls from others\n\n"
+        "Listed behind those, once there is a remote; no confined session has them.\n\n"
+        + "\n".join(candidates)
+        + "\n\n"
         "## The owner's tools\n\n"
         "palace's commands (`palace workspace`) call these, and no MCP client may: they are on no\n"
         "list, and change palace's own register.\n\n" + "\n".join(owners) + "\n"
@@ -186,7 +190,7 @@ def tools() -> str:
 
 def journal() -> str:
     rows = ["| tool | kinds of entities |", "|---|---|"]
-    tools = {**JOURNALLED, **OWN_JOURNALLED}
+    tools = {**JOURNALLED, **OWN_JOURNALLED, **CANDIDATES_JOURNALLED}
     rows += [f"| `{n}` | {', '.join(f'`{k}`' for k in kinds)} |" for n, kinds in tools.items()]
     return (
         "# What is journalled\n\n"

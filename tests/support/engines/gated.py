@@ -44,6 +44,7 @@ class GatedEngine:
     adopting: bool = False
     change: str = ""
     tree: Tree | None = field(default_factory=Tree)
+    remotes: bool = False
     principals: list[Principal | None] = field(default_factory=list)  # of each call
     outcomes: dict[tuple[str, int], bytes] = field(default_factory=dict)  # an earlier owner's
     closed: bool = False
@@ -129,6 +130,9 @@ class GatedEngine:
 
     def workspaces(self) -> Tree | None:
         return self.tree
+
+    def pulls(self) -> bool:
+        return self.remotes
 
     def status(self) -> dict[str, Any]:
         return {"journal": "off"}

@@ -13,9 +13,10 @@ ROOT = Path(__file__).parent.parent.parent.parent
 JOURNAL = "docs/reference/journal.md"
 TABLES = ("docs/reference/tools.md", "docs/reference/settings.md", "contract/tools-own.json")
 TOOLS = "palace/protocol/tools.py"
-CHANGES = ("_FILING", "_MUTATION")  # the lanes of palace's own tools that change something
+CHANGES = ("_FILING", "_LARGE_FILING", "_MUTATION")  # of palace's own tools
 ATTACKS = "tests/memory/test_gate.py"  # rights, names, lengths: of each tool that the gate answers
 TASK_ATTACKS = "tests/engine/hosting/test_delegating.py"  # and of each that speaks of tasks
+CANDIDATE_ATTACKS = "tests/engine/hosting/test_candidates.py"  # and of each about candidates
 Sources = Mapping[str, str]
 Parents = dict[ast.AST, ast.AST]
 
@@ -23,7 +24,7 @@ Parents = dict[ast.AST, ast.AST]
 def read_sources() -> dict[str, str]:
     paths = [*sorted((ROOT / "palace").rglob("*.py")), *(ROOT / name for name in TABLES)]
     paths.append(ROOT / JOURNAL)
-    paths += [ROOT / ATTACKS, ROOT / TASK_ATTACKS]
+    paths += [ROOT / ATTACKS, ROOT / TASK_ATTACKS, ROOT / CANDIDATE_ATTACKS]
     return {str(path.relative_to(ROOT)): path.read_text() for path in paths}
 
 
@@ -303,36 +304,55 @@ def items_of(sources: Sources, path: str, name: str) -> dict[str, str]:
     raise AssertionError(f"{path} has no {name}")
 
 
+def answered_by(sources: Sources, path: str) -> set[str]:
+    """Return the tools that a module's class answers: the keys of what its `_answers` returns."""
+    for node in ast.walk(module(path, sources[path]).tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "_answers":
+            given = [one.value for one in ast.walk(node) if isinstance(one, ast.Return)]
+            assert len(given) == 1
+            assert isinstance(given[0], ast.Dict)
+            return {str(key.value) for key in given[0].keys if isinstance(key, ast.Constant)}
+    raise AssertionError(f"{path} answers nothing")
+
+
 def half_made_tools(sources: Sources) -> list[str]:
     """Return where a tool of palace's own is missing.
 
     It is listed with its lane, answered, told of, attacked, and what it journals is listed.
     """
-    known = keys_of(sources, TOOLS, "OWN_TOOLS")
+    tables = {name: keys_of(sources, TOOLS, name) for name in ("OWN_TOOLS", "CANDIDATE_TOOLS")}
+    known = tables["OWN_TOOLS"] | tables["CANDIDATE_TOOLS"]
     needs = keys_of(sources, TOOLS, "STANDS_FOR")
     answers = "palace/engine/durability/own_tools.py"
     rights, gated = keys_of(sources, answers, "_RIGHTS"), keys_of(sources, answers, "_GATED")
     tasks = keys_of(sources, "palace/engine/hosting/delegating.py", "_ASKED")
-    answered = rights ^ gated ^ tasks
+    candidates = answered_by(sources, "palace/engine/durability/candidate_agents.py")
+    answered = rights ^ gated ^ tasks ^ candidates
     wrong = [f"{name}: {answers} doesn't answer it, or twice" for name in known ^ answered]
     wrong += [
         f"{name}: the table doesn't say what it stands for" for name in (gated | tasks) - needs
     ]
-    changing = {name for name, of in items_of(sources, TOOLS, "OWN_TOOLS").items() if of in CHANGES}
-    journalled = keys_of(sources, "palace/engine/stores/journalled.py", "OWN_JOURNALLED")
+    lanes = items_of(sources, TOOLS, "OWN_TOOLS") | items_of(sources, TOOLS, "CANDIDATE_TOOLS")
+    changing = {name for name, of in lanes.items() if of in CHANGES}
+    journalled: set[str] = set()
+    for name in ("OWN_JOURNALLED", "CANDIDATES_JOURNALLED"):
+        journalled |= keys_of(sources, "palace/engine/stores/journalled.py", name)
     wrong += [
         f"{name}: what it leaves in the journal is not listed, or it changes nothing"
         for name in sorted(changing ^ journalled)
     ]
     wrong += [f"{name}: not in {JOURNAL}" for name in journalled if name not in sources[JOURNAL]]
-    for path in (*TABLES[::2], "palace/broker/own_catalogue.py"):
-        wrong += [f"{name}: not in {path}" for name in known if name not in sources[path]]
+    listing = {"OWN_TOOLS": "own", "CANDIDATE_TOOLS": "candidate"}
+    for table, names in tables.items():
+        for path in (*TABLES[::2], f"palace/broker/{listing[table]}_catalogue.py"):
+            wrong += [f"{name}: not in {path}" for name in names if name not in sources[path]]
     attacks = {
         node.value.removeprefix("palace_")
-        for path in (ATTACKS, TASK_ATTACKS)
+        for path in (ATTACKS, TASK_ATTACKS, CANDIDATE_ATTACKS)
         for node in ast.walk(module(path, sources[path]).tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
+    gated |= candidates
     tried = {name for name in gated if name.removeprefix("palace_") in attacks}
     return wrong + [f"{name}: {ATTACKS} never tries it" for name in sorted(gated - tried)]
 

@@ -452,6 +452,15 @@ class MempalaceEngine(JournalledEngine):
         reply = {"jsonrpc": "2.0", "id": call.message.get("id"), "result": result}
         return Reply(payload=jsonrpc.encode(reply))
 
+    def file(self, params: dict[str, Any]) -> dict[str, Any]:
+        """File a drawer that was accepted from another palace."""
+        assert self._memory is not None, "load() comes first"
+        given = params["arguments"]
+        arguments = {"who": given["added_by"], "nonce": given["content"], "parts": 1}
+        told = self.run_tool("add_drawer", self._memory.groups, arguments)
+        made = {**told, "drawer_id": told["ids"][0]} if told["success"] else told
+        return jsonrpc.result(0, {"content": [{"type": "text", "text": json.dumps(made)}]})
+
     def run_tool(self, name: str, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = getattr(self, f"_{name}")(durable, arguments)
