@@ -94,17 +94,17 @@ def read_mesh(path: str, palace_id: str, kernel: Kernel) -> MeshFile:
             raise ValueError("its addresses are none")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} can't be used ({_words(error)}), so this palace takes no part in the mesh. "
-            "Remove it, and agree to the peers again: palace mesh --trust"
+            f"{path} can't be used ({_words(error, path)}), so this palace takes no part in the "
+            "mesh. Remove it, and agree to the peers again: palace mesh --trust"
         ) from None
     urls = None if agreed is None else tuple(agreed[:URLS_MAX])
     return MeshFile(token=token, agreed=urls, port=port)
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, path: str) -> str:
     """Say what is wrong with a file that holds a token: what it holds is not quoted."""
     if isinstance(error, OSError):
-        return cause_text(error)
+        return cause_text(error).removeprefix(f"{path}: ").rstrip(".")
     return f"{type(error).__name__}: {error!s:.100}"
 
 

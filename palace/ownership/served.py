@@ -94,7 +94,7 @@ def _decode(data: "bytes | None") -> "Served | None":
         served.unjournalled = found.get("unjournalled") is True  # older versions don't write it
     except (ValueError, KeyError, TypeError, RecursionError):
         return None  # written by another version, or by another program
-    return served if served.palace_id and found["v"] == SCHEMA else None
+    return served if served.palace_id and found.get("v") == SCHEMA else None
 
 
 def directory_of(environ: "Mapping[str, str]") -> str:

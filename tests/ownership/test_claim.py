@@ -10,6 +10,7 @@ from palace.kernel.kernel import Kernel
 from palace.ownership import lock
 from palace.ownership.claim import (
     Claim,
+    Foreign,
     check_kernel,
     find_foreign,
     id_file,
@@ -17,6 +18,7 @@ from palace.ownership.claim import (
     read_claim,
 )
 from palace.ownership.data_locks import take_other_locks
+from palace.ownership.guest_file import GuestFile, guest_path
 from palace.protocol.errors import ForeignKernel, LockFailed
 from palace.settings.config import Config
 from palace.settings.paths import Paths
@@ -167,3 +169,29 @@ def test_a_claim_that_palace_own_never_writes_is_another_kernels(
     claim = read_claim(palace, KERNEL)
     assert claim is not None
     assert claim.owner == "an owner that can't be read"
+
+
+def test_a_guests_file_beside_a_claim_says_nothing(palace: Paths, environ: dict[str, str]) -> None:
+    texts = {"name": "g", "palace": "/p", "palace_id": ID, "token": "t", "fingerprint": "f"}
+    Path(guest_path(palace)).write_bytes(GuestFile(["wss://h:1"], **texts).encode())
+
+    guest = find_foreign(palace, KERNEL, environ)
+    assert guest is not None
+    assert guest.details == {"guest": "g"}
+    claim(palace)
+    assert find_foreign(palace, KERNEL, environ) is None
+    assert palace.local == local_directory(palace.root, environ)
+    claim(palace, id="cd" * 16)
+    foreign = find_foreign(palace, KERNEL, environ)
+    assert foreign is not None
+    assert foreign.details == {"owner": "container-7"}
+
+
+def test_what_was_tried_is_told_where_something_was() -> None:
+    foreign = Foreign("It is theirs", "Ask them.")
+
+    assert foreign.text() == "It is theirs, so it is not opened here. Ask them."
+    assert foreign.text("no route") == (
+        "It is theirs, so it is not opened here, and its broker was not reached: no route. Ask "
+        "them."
+    )

@@ -27,6 +27,10 @@ def test_nothing_is_made_below_a_directory_of_another_user(short_dir: Path) -> N
     os.chown(theirs, OTHER, OTHER)
     with pytest.raises(UnsafePalace, match=f"{theirs}, in which it lies, belongs to uid {OTHER}"):
         prepare_private(str(theirs / "inner"), KERNEL, called="The directory", remedy="")
+    (short_dir / "open").mkdir()
+    (short_dir / "open").chmod(0o777)
+    with pytest.raises(UnsafePalace, match=r"The directory .*open can't be used: .* Mend it"):
+        prepare_private(str(short_dir / "open"), KERNEL, called="The directory", remedy="Mend it.")
     palace = Paths(str(short_dir / ("l" * 100)))
     lock.check_directory(palace, KERNEL, {})
     owner = lock.take_lock(palace, KERNEL)

@@ -116,3 +116,36 @@ def test_a_command_whose_palace_is_not_locked_any_more_ends(palace: Paths) -> No
 
     assert said.startswith(f"palace: {palace.lock} was removed or replaced.")
     assert said.endswith("Run it again.\n")
+
+
+def test_what_cant_be_looked_at_for_long_ends_the_command(held: Ownership) -> None:
+    kernel = Doubtful()
+    lookout = Lookout(held, kernel)
+
+    for now_s in (100.0, 109.9):
+        kernel.now_s = now_s
+        lookout.look()
+    kernel.in_trouble = False
+    lookout.look()  # which ends the trouble
+    kernel.in_trouble = True
+    for now_s in (110.0, 119.9):
+        kernel.now_s = now_s
+        lookout.look()
+    kernel.now_s = 120.0
+    with pytest.raises(LockFailed, match=r"can't be taken again: .*no room"):
+        lookout.look()
+
+
+class Doubtful(Kernel):
+    """A kernel that can't tell whether a lock's file is there, and whose time stands still."""
+
+    now_s = 0.0
+    in_trouble = True
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def same_file(self, fd: int, path: str) -> bool:
+        if self.in_trouble:
+            raise OSError("no room")
+        return super().same_file(fd, path)

@@ -50,11 +50,13 @@ def make(root: Path) -> Paths:
     return Paths(str(root))
 
 
-def take(paths: Paths, environ: dict[str, str], *, serves: bool = True) -> Memory:
+def take(
+    paths: Paths, environ: dict[str, str], *, serves: bool = True, kernel: Kernel = KERNEL
+) -> Memory:
     """Own a palace for a moment, as a broker or as maintenance does."""
     owner = lock.take_lock(paths, KERNEL)
     try:
-        return take_place(owner, environ, KERNEL, serves=serves)
+        return take_place(owner, environ, kernel, serves=serves)
     finally:
         KERNEL.close(owner.lock_fd)
 
@@ -121,7 +123,10 @@ def test_a_note_of_a_later_schema_or_of_no_palace_is_none(
         assert read_served(paths.root, environ, KERNEL) is None
 
 
-def test_a_hold_is_remembered_durably(tmp_path: Path, environ: dict[str, str]) -> None:
+@pytest.mark.parametrize("what", ["hold", "restored", "served"])
+def test_what_must_outlast_a_crash_is_remembered_durably(
+    tmp_path: Path, environ: dict[str, str], what: str
+) -> None:
     paths = make(tmp_path / "palace")
     serve(paths, environ)
     durable = []
@@ -131,11 +136,90 @@ def test_a_hold_is_remembered_durably(tmp_path: Path, environ: dict[str, str]) -
             durable.append(path)
             super().write_durable(path, data, mode)
 
-    note_hold(paths, environ, Noting(), held=True)
-    assert set(durable) == {entry_path(paths.root, environ), beside_path(paths.root)}
-    durable.clear()
-    note_hold(paths, environ, Noting(), held=True)
-    assert durable == [], "it is remembered already"
+    if what == "hold":
+        note_hold(paths, environ, Noting(), held=True)
+    elif what == "restored":
+        note_restored(paths, environ, Noting(), seq=5)
+    else:
+        take(paths, environ, kernel=Noting())
+    assert {entry_path(paths.root, environ), beside_path(paths.root)} <= set(durable)
+
+
+def test_a_note_of_an_older_version_is_read_without_what_it_lacks(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ, seq=9)
+    os.unlink(beside_path(paths.root))
+    entry = Path(entry_path(paths.root, environ))
+    fields = json.loads(entry.read_bytes())
+    newer = ("saved", "begun", "disk", "lost_with", "unjournalled")
+    entry.write_text(json.dumps({key: fields[key] for key in fields if key not in newer}))
+
+    found = read_served(paths.root, environ, KERNEL)
+    assert found is not None
+    assert (found.seq, found.epoch) == (9, 1)
+    assert [getattr(found, name) for name in newer] == ["", 0, "", "", False]
+    for lacking in ("v", "path", "palace_id", "since", "moved_to", "former_id", "held"):
+        entry.write_text(json.dumps({key: fields[key] for key in fields if key != lacking}))
+        assert read_served(paths.root, environ, KERNEL) is None, lacking
+
+
+@pytest.mark.parametrize(
+    ("head", "seq"),
+    [
+        ('{"seq": 12}', 12),
+        *((text, 9) for text in ("", "{", "[]", "{}", '{"seq": "12"}', '{"seq": 3}', "[" * 399)),
+    ],
+)
+def test_what_the_journal_says_is_remembered_where_it_is_further(
+    tmp_path: Path, environ: dict[str, str], head: str, seq: int
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ, seq=9)
+    Path(paths.journal_head).parent.mkdir(exist_ok=True)
+    Path(paths.journal_head).write_text(head)
+
+    assert take(paths, environ).served.seq == seq
+
+
+def test_a_new_palaces_journal_says_nothing_where_there_is_none(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    memory = take(make(tmp_path / "palace"), environ)
+
+    assert (memory.served.seq, memory.is_first) == (0, True)
+    assert saved_copies(str(tmp_path / "nothing"), environ, KERNEL) == []
+
+
+def test_saved_copies_are_listed_oldest_first_with_another_homes_before(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    memory = serve(paths, environ)
+    for epoch in (10, 9, 2):
+        os.mkdir(saved_copy_path(paths.root, epoch, environ))
+    os.mkdir(saved_copy_path(paths.root, 1, environ) + "x")
+    elsewhere = saved_copy_path(paths.root, 11, other_home(tmp_path))
+    memory.note_saved(elsewhere)
+    ours = [saved_copy_path(paths.root, epoch, environ) for epoch in (2, 9, 10)]
+
+    assert saved_copies(paths.root, environ, KERNEL) == ours, "it is not there yet"
+    os.makedirs(elsewhere)
+    assert saved_copies(paths.root, environ, KERNEL) == [elsewhere, *ours]
+
+
+def test_what_is_remembered_already_is_not_written_again(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    serve(paths, environ)
+    note_hold(paths, environ, KERNEL, held=True)
+    before = os.stat(entry_path(paths.root, environ)).st_ino
+
+    note_hold(paths, environ, KERNEL, held=True)
+
+    assert os.stat(entry_path(paths.root, environ)).st_ino == before
 
 
 def test_its_past_is_told_as_far_as_there_is_one() -> None:
