@@ -4,13 +4,14 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from palace.kernel.kernel import Kernel
-from palace.ownership import lock
+from palace.ownership import lock, lookout
 from palace.ownership.data_locks import take_other_locks
 from palace.ownership.exclusive import exclusive_use
 from palace.ownership.lock import FENCE, Ownership
@@ -19,6 +20,7 @@ from palace.protocol.errors import ForeignWriter, LockFailed
 from palace.settings.config import load_config
 from palace.settings.environment import read_environment
 from palace.settings.paths import Paths
+from tests.support.processes.clients import wait_until
 
 KERNEL = Kernel()
 HOLDING = """
@@ -134,6 +136,22 @@ def test_what_cant_be_looked_at_for_long_ends_the_command(held: Ownership) -> No
     kernel.now_s = 120.0
     with pytest.raises(LockFailed, match=r"can't be taken again: .*no room"):
         lookout.look()
+
+
+def test_locks_are_looked_after_until_the_end(
+    held: Ownership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "LOOK_S", 0.01)
+    fence = path_of(held, FENCE)
+    looking = Lookout(held, KERNEL)
+    looking.start()
+    fence.unlink()
+    wait_until(fence.exists, what="the lock is made again")
+    looking.end()
+    fence.unlink()
+
+    assert "palace-lookout" not in [thread.name for thread in threading.enumerate()]
+    assert not fence.exists()
 
 
 class Doubtful(Kernel):

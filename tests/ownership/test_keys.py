@@ -8,10 +8,11 @@ import pytest
 
 from palace.kernel.kernel import Kernel
 from palace.ownership.keys import ANY_SEQ, accept_keys, key_path, known_keys, read_keys, take_keys
+from palace.ownership.served import known_here
 from palace.protocol.errors import LockFailed
 from palace.protocol.keyring import Key
 from palace.settings.paths import Paths
-from tests.ownership.test_served import make, serve
+from tests.ownership.test_served import make, serve, take
 
 KERNEL = Kernel()
 ONE, TWO = "1" * 32, "2" * 32
@@ -67,6 +68,24 @@ def test_a_copy_accepts_what_the_original_wrote(tmp_path: Path, environ: dict[st
     own, other = copy.ring.keys
     assert (other.id, own.id != other.id) == (original.ring.keys[0].id, True)
     assert (copy.is_settled, copy.ring.floor) == (True, original.ring.floor)
+
+
+def test_maintenance_of_a_copy_has_the_originals_keys(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    paths = make(tmp_path / "palace")
+    original = serve(paths, environ).keys
+    os.system(f"cp -a {paths.root} {tmp_path}/copy")
+
+    memory = take(Paths(f"{tmp_path}/copy"), environ, serves=False)
+
+    assert original is not None
+    assert memory.keys is not None
+    assert memory.keys.palace_id == original.palace_id
+    assert memory.keys.ring.keys[0].id == original.ring.keys[0].id
+    assert known_here(f"{tmp_path}/copy", environ, KERNEL) == "", "it is remembered by its broker"
+    assert known_here(paths.root, environ, KERNEL) == original.palace_id
+    assert known_here(paths.root, {"HOME": str(tmp_path / "third")}, KERNEL) == ""
 
 
 def test_a_moved_palace_has_the_keys_that_it_had(tmp_path: Path, environ: dict[str, str]) -> None:

@@ -128,9 +128,16 @@ def test_a_book_that_was_changed_is_read_again_and_once(tmp_path: Path) -> None:
     assert book.look() == {}
 
 
-def test_no_book_is_kept_without_a_path(tmp_path: Path) -> None:
-    book = Watched(path="", read=lambda: SHARES, kernel=KERNEL, note=print)
-    assert book.look() == {}
+def test_no_book_is_kept_without_a_path() -> None:
+    looked: list[str] = []
+
+    class Noting(Kernel):
+        def signature(self, path: str) -> tuple[int, int, int] | None:
+            looked.append(path)
+            return super().signature(path)
+
+    book = Watched(path="", read=lambda: SHARES, kernel=Noting(), note=print)
+    assert (book.look(), looked) == ({}, [])
 
 
 def test_a_book_beyond_its_size_is_none(tmp_path: Path) -> None:
