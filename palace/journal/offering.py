@@ -7,6 +7,7 @@ itself accepted from elsewhere, so that nothing comes back to where it is from.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from hashlib import sha256
 
 import attrs
@@ -16,7 +17,7 @@ from palace.journal.following import Follower
 from palace.journal.following import Position as Place
 from palace.journal.inspect import Gap
 from palace.journal.purge import is_purge_mark
-from palace.journal.record import ENTITIES, PUT, STATE, Payload, Record
+from palace.journal.record import ENTITIES, PUT, STATE, Entity, Payload, Record
 from palace.journal.replay import newest_checkpoint
 from palace.journal.schema import object_of
 from palace.journal.segment import Broken
@@ -110,6 +111,30 @@ class _Holes:
             self.missing.append(gap)
 
 
+@attrs.define
+class _Shared:
+    """Which entities of a journal were ever for others, since some records don't say it.
+
+    What another program has written, and what is taken back, comes without what was there before.
+    Whoever has read from the journal's beginning knows of all that they were told themselves; for
+    others it is looked for where it is first asked for.  `is_in_doubt`: a part of the journal that
+    may have said it can't be read.
+    """
+
+    read: Callable[[], Iterator[Entity | None]]
+    known: set[Entity | None] = attrs.field(factory=set)
+    is_whole: bool = False
+    is_in_doubt: bool = False
+
+    def has(self, entity: Entity) -> bool:
+        if entity not in self.known and not self.is_whole:
+            self.known.update(self.read())
+            self.is_whole = True
+        has = entity in self.known
+        self.is_in_doubt = self.is_in_doubt or (not has and None in self.known)
+        return has
+
+
 def offers(
     directory: str,
     kernel: Kernel,
@@ -129,6 +154,8 @@ def offers(
         yield from _everything(directory, kernel, since, scope, keys, told)
         return
     holes = _Holes(follower)
+    read = partial(_ever_shared, directory, kernel, scope, keys)
+    shared = _Shared(read, is_whole=since == START)
     for found in follower.read():
         holes.see(found)
         if holes.missing or _is_told_anew(found, directory, kernel):
@@ -136,8 +163,13 @@ def offers(
             return
         if not isinstance(found, Record) or follower.position is None:
             continue
-        offer = _offer(found, _position(follower.position), scope)
+        offer = _offer(found, _position(follower.position), scope, shared)
+        if shared.is_in_doubt:
+            yield from _everything(directory, kernel, since, scope, keys, told)
+            return
         if offer is not None:
+            if offer.says is not None:
+                shared.known.add(found.entity)
             yield offer
     if _is_covered(follower.expected, directory, kernel):  # the last records are gone, too
         yield from _everything(directory, kernel, since, scope, keys, told)
@@ -202,24 +234,38 @@ def _check_is_whole(directory: str, holes: _Holes) -> None:
     )
 
 
-def _offer(record: Record, at: Position, scope: Scope) -> Offer | None:
+def _ever_shared(
+    directory: str, kernel: Kernel, scope: Scope, keys: Keyring
+) -> Iterator[Entity | None]:
+    """Yield which entities of a journal were for others once; None for a part that can't be read.
+
+    What a checkpoint bridges can: whoever knew of what it doesn't hold was told all anew.
+    """
+    for found in read_feed(Follower(directory=directory, kernel=kernel, keys=keys)):
+        if isinstance(found, Gap | Broken):
+            yield None
+        record = found.record if isinstance(found, Snapshot) else found
+        if isinstance(record, Record) and record.action in ENTITIES and record.kind in _KINDS:
+            for payload in (record.payload, record.before):
+                if _content(record.kind, payload, scope) is not None:
+                    yield record.entity
+
+
+def _offer(record: Record, at: Position, scope: Scope, shared: _Shared) -> Offer | None:
     """Return what a record says to others, None for nothing."""
     kind = _KINDS.get(record.kind)
     if kind not in scope.kinds or record.action not in ENTITIES:
         return None
     content = None if record.deleted else _content(record.kind, record.payload, scope)
-    if content is None and not _may_be_theirs(record, scope):
+    if content is None and not _was_theirs(record, scope, shared):
         return None
     return Offer(kind=str(kind), ident=_named(record.id), at=at, says=content)
 
 
-def _may_be_theirs(record: Record, scope: Scope) -> bool:
-    """Tell whether others may know an entity: of what is new, and not for them, they hear nothing.
-
-    What it was is told by changes alone: it may have been theirs before another program's.
-    """
+def _was_theirs(record: Record, scope: Scope, shared: _Shared) -> bool:
+    """Tell whether others may know an entity: of what was never for them, they hear nothing."""
     if record.before is None:
-        return record.action != PUT
+        return record.action != PUT and shared.has(record.entity)  # a put without it is the first
     return _content(record.kind, record.before, scope) is not None
 
 

@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from palace.journal.checkpoint import make_checkpoint
 from palace.journal.journal import Journal
-from palace.journal.offering import ALL, DRAWERS, FACTS, Scope, offers
+from palace.journal.offering import ALL, DRAWERS, FACTS, Scope, _named, offers
 from palace.journal.purge import Going, purge_journal, purge_mark
-from palace.journal.record import DELETE, PUT, STATE, UNDO, Draft, Stamp
+from palace.journal.record import ADOPT, DELETE, PUT, STATE, UNDO, Draft, Stamp
 from palace.journal.replay import replay
 from palace.journal.segment import ARCHIVE, list_segments
 from palace.kernel.kernel import Kernel
@@ -123,6 +123,55 @@ def test_a_scope_hides_other_wings_and_what_leaves_it() -> None:
     journal.append([drawer("a", "one", before=drawer("a", "one").payload, wing="private")])
     assert texts(pulled(puller, disk, scope)) == [None]
     assert not puller.candidates
+
+
+SCOPE = Scope(wings=("w",), kinds=(DRAWER,))
+
+
+@pytest.mark.parametrize("since_the_beginning", [True, False])
+def test_of_what_never_was_in_a_scope_nothing_is_told_whoever_wrote_it(
+    since_the_beginning: bool,
+) -> None:
+    """What another program wrote, and what is taken back, doesn't say what was there before."""
+    disk, puller = Disk(), Puller()
+    journal = opened(disk)
+    journal.append([drawer("a", "one"), drawer("b", "two"), drawer("c", "three")])
+    if not since_the_beginning:
+        pulled(puller, disk, SCOPE)
+    private = drawer("x", "secret", wing="private").payload
+    diary = drawer("y", "dear diary", type="diary_entry").payload
+    for ident, payload in (("x", private), ("y", diary)):
+        journal.append([Draft(action=ADOPT, kind=DRAWERS, id=ident, payload=payload)])
+        journal.append([Draft(action=PUT, kind=DRAWERS, id=f"new {ident}", payload=payload)])
+        journal.append([Draft(action=UNDO, kind=DRAWERS, id=f"new {ident}", deleted=True)])
+        journal.append([Draft(action=ADOPT, kind=DRAWERS, id=ident, deleted=True)])
+    assert set(texts(pulled(puller, disk, SCOPE))) <= {"one", "two", "three"}
+    assert shown(puller) == ["one", "three", "two"]
+    journal.append([Draft(action=ADOPT, kind=DRAWERS, id="a", payload=private)])
+    journal.append([Draft(action=ADOPT, kind=DRAWERS, id="b", deleted=True)])
+    journal.append([Draft(action=UNDO, kind=DRAWERS, id="c", deleted=True)])
+    assert texts(pulled(puller, disk, SCOPE)) == [None, None, None]
+    late = Puller()
+    pulled(late, disk, SCOPE)
+    assert not puller.candidates
+    assert not late.candidates
+
+
+def test_what_a_damaged_record_may_have_shared_is_told_as_a_whole() -> None:
+    """Not by a name, which may be of something else, and it doesn't stay as it was either."""
+    disk, puller = Disk(), Puller()
+    journal = segmented(disk)
+    pulled(puller, disk, SCOPE)
+    journal.sync(journal.seq)
+    damage(disk, 0, 1)
+    journal.append([Draft(action=ADOPT, kind=DRAWERS, id="never shared", deleted=True)])
+    found = pulled(puller, disk, SCOPE)
+    assert [one for one in found if isinstance(one, Whole)]
+    told = {one.ident for one in found if isinstance(one, Offer)}
+    assert _named("never shared") not in told
+    journal.append([Draft(action=ADOPT, kind=DRAWERS, id="f", deleted=True)])
+    pulled(puller, disk, SCOPE)
+    assert "text f" not in shown(puller)
 
 
 def test_only_what_is_new_is_offered() -> None:
@@ -427,6 +476,32 @@ class Pulling(RuleBasedStateMachine):
     def write(self, written: list[tuple[str, str | None]]) -> None:
         self.journal.append([drawer(ident, text) for ident, text in written])
 
+    @rule(
+        ident=st.sampled_from("uvabcd"),
+        action=st.sampled_from([PUT, UNDO, ADOPT]),
+        wing=st.none() | st.sampled_from(["private", "w"]),
+    )
+    def write_by_others(self, ident: str, action: str, wing: str | None) -> None:
+        """Say something that may be for nobody, in ways in which a record may come."""
+        wing = "private" if ident in "uv" and wing else wing
+        if wing is None and action == PUT:
+            action = DELETE
+        payload = drawer(ident, f"of {wing}", wing=wing).payload if wing else None
+        before = replay(JOURNAL, self.disk, keys=KEYS)
+        known: Any = before.payload((DRAWERS, ident)) if (DRAWERS, ident) in before.live else None
+        self.journal.append(
+            [
+                Draft(
+                    action=action,
+                    kind=DRAWERS,
+                    id=ident,
+                    payload=payload,
+                    deleted=payload is None,
+                    before=known if action in (PUT, DELETE) else None,
+                )
+            ]
+        )
+
     @rule()
     def checkpoint_and_lose_the_archive(self) -> None:
         self.journal.roll()
@@ -464,16 +539,24 @@ class Pulling(RuleBasedStateMachine):
     @rule(number=st.integers(0, 5))
     def pull_from_a_copy(self, number: int) -> None:
         if self.copies:
-            pulled(self.puller, self.copies[number % len(self.copies)])
+            self.pulled(self.copies[number % len(self.copies)])
+
+    def pulled(self, disk: Disk) -> None:
+        """Pull what one wing has, and hear of nothing that never was in it."""
+        found = pulled(self.puller, disk, SCOPE)
+        told = {one.ident for one in found if isinstance(one, Offer)}
+        assert told.isdisjoint(map(_named, "uv"))
 
     @rule()
     def pull(self) -> None:
-        pulled(self.puller, self.disk)
+        self.pulled(self.disk)
         self.journal.append([drawer("e", f"{self.journal.seq}")])  # it is the newest there is
-        pulled(self.puller, self.disk)
+        self.pulled(self.disk)
         known = replay(JOURNAL, self.disk, keys=KEYS)
         payloads: list[Any] = [known.payload(entity) for entity in known.live]
-        assert shown(self.puller) == sorted(one["document"] for one in payloads)
+        assert shown(self.puller) == sorted(
+            one["document"] for one in payloads if one["metadata"]["wing"] == "w"
+        )
 
 
 Pulling.TestCase.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import attrs
 import pytest
 
 from palace.journal.checkpoint import make_checkpoint
@@ -124,7 +125,10 @@ def written(told: Journal) -> Disk:
             journal.append([purge_mark()])
         else:
             text = SECRET if record.text == BLANK else says(record.text)["text"]
-            journal.append([drawer(str(record.what), text if record.text else None)])
+            draft = drawer(str(record.what), text if record.text else None)
+            # A change says what was there; of what comes without it, see test_offering.py.
+            was = drawer(str(record.what), "what it was").payload if draft.deleted else None
+            journal.append([attrs.evolve(draft, before=was)])
             blank |= {record.what} if record.text == BLANK else set()
         journal.sync(seq)
         journal.roll()
