@@ -6,7 +6,7 @@ Standard library only: the canary loads this.
 import os
 
 from palace.canary.lifecycle_log import SERVER_EXIT, LifecycleLog
-from palace.canary.records import MARK, RECORD, Directory, Owner
+from palace.canary.records import KEPT_MAX, MARK, RECORD, Directory, Owner
 from palace.kernel.logline import log_line
 from palace.protocol.deaths import unwitnessed_cause
 from palace.protocol.wire import whole_number
@@ -91,11 +91,12 @@ class Former:
 
     def look(self) -> bool:
         """Record those whose canaries are gone; True while there are others.  Raises OSError."""
-        waiting = False
-        for owner in self._directory.owners(MARK):
-            if owner.incarnation != self._own.incarnation:
-                waiting |= not self._settle(owner)
-        return waiting
+        marked = self._directory.owners(MARK)
+        former = [owner for owner in marked if owner.incarnation != self._own.incarnation]
+        for owner in former[:-KEPT_MAX]:  # owners don't leave so many, but whoever may write here
+            self._directory.unmark(owner)
+        settled = [self._settle(owner) for owner in former[-KEPT_MAX:]]
+        return not all(settled)
 
     def _settle(self, owner: Owner) -> bool:
         directory, kernel = self._directory, self._kernel

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,6 +273,25 @@ def test_what_a_killed_recorder_had_left_to_do_is_done(
     assert causes_in(tmp_path) == [cause]
     assert [line["cause"] for line in exits_in(tmp_path)] == [cause]
     assert directory.names() == [owner(3).named(".txt")]
+
+
+def test_marks_by_the_thousand_are_somebody_elses_and_cost_a_start_no_minutes(
+    tmp_path: Path, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 3 * KEPT_MAX):
+        (tmp_path / "deaths" / owner(number).named(".armed")).touch()
+    directory.mark(OWN, mark_of(directory))
+    recorded = []
+
+    def record(*given: Any, **named: Any) -> bool:
+        recorded.append(given[1].epoch)
+        return record_death(*given, **named)
+
+    monkeypatch.setattr("palace.canary.recording.record_death", record)
+
+    assert not Former(directory, OWN, KERNEL).look()
+    assert recorded == [*range(2 * KEPT_MAX, 3 * KEPT_MAX)], "the latest"
+    assert [one.epoch for one in directory.owners(".armed")] == [OWN.epoch]
 
 
 def test_a_mark_that_a_power_cut_emptied_is_a_death_all_the_same(
