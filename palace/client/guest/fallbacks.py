@@ -69,6 +69,7 @@ class Fallbacks:
         self._last_problem = ""  # why the last candidate failed
         self._refused: tuple[str, str] = ("", "")  # the address and token that were refused last
         self._refused_s = 0.0  # when that was first
+        self._had_token = False
         self._tried = False
 
     def begin(self) -> None:
@@ -130,12 +131,8 @@ class Fallbacks:
         given = self._given_token() if self._environment.broker else ""
         token = given or (record.token if record else "")
         if not token:
-            text = (
-                f"{url} wants a token, and no record of its broker is to be seen at "
-                f"{self._paths.record}: mount the palace's directory, or name the token's file "
-                "with PALACE_TOKEN_FILE"
-            )
-            raise TunnelProblem("config", text)
+            raise self._no_token(url)
+        self._had_token = True
         pin = record.fingerprint if record and not given else ""
         if (url, token) != self._refused:
             try:
@@ -144,6 +141,24 @@ class Fallbacks:
             except TokenRefused:
                 self._refused, self._refused_s = (url, token), self._kernel.monotonic()
         raise self._token_refused(url, given=bool(given))
+
+    def _no_token(self, url: str) -> TunnelProblem:
+        """Return what to say where no record holds a token; one that was there may come back.
+
+        A broker that leaves takes its record along, and the next one's has no token before that one
+        listens for guests.
+        """
+        if self._had_token:
+            text = (
+                f"{url} has no broker now, by {self._paths.record}, and the next one is waited for"
+            )
+            return TunnelProblem("broker_unreachable", text, final=False)
+        text = (
+            f"{url} wants a token, and no record of its broker is to be seen at "
+            f"{self._paths.record}: mount the palace's directory, or name the token's file "
+            "with PALACE_TOKEN_FILE"
+        )
+        return TunnelProblem("config", text)
 
     def _token_refused(self, url: str, *, given: bool) -> TunnelProblem:
         """Return what to say of a token that its broker refused, which is not shown to it again.

@@ -10,6 +10,7 @@ import pytest
 
 from palace.broker.certificate import Identity, make_identity
 from palace.client.guest.fallbacks import Candidate, Fallbacks
+from palace.client.guest.tunnel import TunnelProblem
 from palace.kernel.kernel import Kernel
 from palace.settings.config import Config
 from palace.settings.environment import ShimEnvironment
@@ -59,24 +60,32 @@ def impostor(tmp_path: Path) -> Iterator[Impostor]:
     found.close()
 
 
-def told(impostor: Impostor, root: Path, **environ: str) -> bytes:
-    """Return what the impostor hears of a guest to whose palace it has written a record."""
-    (root / "palace").mkdir()
-    (root / "token").write_text(OWN)
-    write_record(
-        Paths(str(root / "palace")),
-        token=RECORDS,
-        endpoints=[impostor.url],
-        fingerprint=impostor.fingerprint,
-    )
-    environment = ShimEnvironment(environ | {"HOME": str(root)})
-    fallbacks = Fallbacks(Site(Kernel(), Paths(str(root / "palace")), environment))
-    tunnel = fallbacks.open(Candidate(impostor.url, 5))
+def published(impostor: Impostor, root: Path, token: str = RECORDS) -> Paths:
+    paths = Paths(str(root / "palace"))
+    endpoints = [impostor.url] if token else []
+    write_record(paths, token=token, endpoints=endpoints, fingerprint=impostor.fingerprint)
+    return paths
+
+
+def gone(fallbacks: Fallbacks, url: str) -> TunnelProblem:
+    """Return why a guest that set out for an address came nowhere."""
+    tunnel = fallbacks.open(Candidate(url, 5))
     tunnel.sock.settimeout(20)
     while tunnel.sock.recv(1):
         pass
     tunnel.sock.close()
     tunnel.join(20)
+    assert tunnel.problem is not None
+    return tunnel.problem
+
+
+def told(impostor: Impostor, root: Path, **environ: str) -> bytes:
+    """Return what the impostor hears of a guest to whose palace it has written a record."""
+    (root / "palace").mkdir()
+    (root / "token").write_text(OWN)
+    paths = published(impostor, root)
+    environment = ShimEnvironment(environ | {"HOME": str(root)})
+    gone(Fallbacks(Site(Kernel(), paths, environment)), impostor.url)
     return b"".join(impostor.heard)
 
 
@@ -106,3 +115,26 @@ def test_a_records_token_goes_to_the_certificate_that_it_names(
     impostor: Impostor, tmp_path: Path
 ) -> None:
     assert RECORDS.encode() in told(impostor, tmp_path)
+
+
+@pytest.mark.parametrize("token", ["", "none"])
+def test_a_record_that_was_there_is_waited_for_and_one_that_never_was_is_not(
+    impostor: Impostor, tmp_path: Path, token: str
+) -> None:
+    """An owner that leaves takes its record along, and the next one's begins without a token."""
+    (tmp_path / "palace").mkdir()
+    paths = Paths(str(tmp_path / "palace"))
+    environment = ShimEnvironment({"MEMPALACE_BROKER": impostor.url, "HOME": str(tmp_path)})
+    fallbacks = Fallbacks(Site(Kernel(), paths, environment))
+
+    never = gone(fallbacks, impostor.url)
+    published(impostor, tmp_path)
+    gone(fallbacks, impostor.url)
+    Path(paths.record).unlink()
+    if not token:
+        published(impostor, tmp_path, "")
+    left = gone(fallbacks, impostor.url)
+
+    assert (never.name, never.final) == ("config", True)
+    assert (left.name, left.final) == ("broker_unreachable", False)
+    assert paths.record in left.text
