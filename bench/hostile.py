@@ -92,7 +92,12 @@ def open_round(root: Path) -> Iterator[tuple[Site, Place, list[Agent]]]:
         work_together(agents, 1)
         for agent in agents:
             agent.forget()
-        yield site, place, agents
+        try:
+            yield site, place, agents
+        except Broken as broken:
+            deaths = site.run("deaths").stdout
+            said = "".join(path.read_text()[-2000:] for path in site.home.glob("serve-*.log"))
+            raise Broken(f"{broken}\n{deaths}\n{said}") from None
 
 
 def measure_all(options: argparse.Namespace, root: Path) -> Round:
