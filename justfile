@@ -36,6 +36,14 @@ check-hosts:
     PALACE_TEST_PROFILE=deep python -m pytest -s \
         tests/process/test_real_hosts.py tests/process/test_mcp_conformance.py
 
+# What milvus-lite keeps, by the tests of all backends (minutes); first: pip install --editable '.[engine,dev,milvus]'.
+check-milvus:
+    python -c 'import milvus_lite, pymilvus'
+    PALACE_TEST_PROFILE=deep python -m pytest -n 2 --dist loadfile -k milvus \
+        tests/engine/test_conformance.py tests/engine/durability/test_foreign.py
+    python -m pytest -n 2 --dist loadfile -k milvus \
+        tests/engine tests/process/test_kills.py
+
 # The tests that use spin, sshd and the like, on a machine that seems to have none of them.
 check-bare:
     python -m tests.support.machines.bare

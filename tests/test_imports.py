@@ -27,7 +27,10 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "journal": ({"kernel", "protocol"}, {"attrs"}),
     "engine": (
         {"journal", "kernel", "memory", "ownership", "plugin", "protocol", "settings"},
-        {"attrs", "mempalace", "chromadb", "numpy", "onnx", "psycopg"},
+        {
+            *("attrs", "mempalace", "chromadb", "numpy", "onnx", "psycopg"),
+            *("pymilvus", "milvus_lite", "pyarrow"),
+        },
     ),
     "broker": (
         {
@@ -68,7 +71,13 @@ ONLY_IN = {
         *("engine/stores/palace_stores.py", "engine/stores/exact.py"),
         *("engine/stores/exact_rows.py", "engine/stores/exact_seam.py"),
         *("engine/stores/pgvector_tables.py", "engine/stores/pgvector_seam.py"),
+        *("engine/stores/milvus_open.py", "engine/stores/milvus_seam.py"),
+        "engine/stores/milvus_rows.py",
     },
+    # Where milvus-lite keeps them: nobody else has to have these installed.
+    "milvus_lite": {"engine/stores/milvus_open.py"},
+    "pymilvus": {"engine/stores/milvus_rows.py"},
+    "pyarrow": {"engine/stores/milvus_files.py"},
     # Where the palace's drawers are on a server: nobody else has to have it installed.
     "psycopg": {
         *("engine/stores/pgvector_fence.py", "engine/stores/pgvector_session.py"),

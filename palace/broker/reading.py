@@ -177,10 +177,10 @@ class Reading:
         root = self.originals.paths.root
         backend = backend_of(root, config.config_dir, config.environment)
         if reads_drawers(tool) and not backend.is_file:
-            raise StoreUnavailable(
-                f"queries are answered from a copy of its files, and {backend.name} keeps its "
-                "drawers elsewhere"
-            )
+            why = f"{backend.name} keeps its drawers elsewhere"
+            if backend.is_milvus_lite:
+                why = "none is made of what milvus-lite keeps"
+            raise StoreUnavailable(f"queries are answered from a copy of its files, and {why}")
 
     def close(self) -> None:
         """End the reader, and remove its copy.  Blocks."""

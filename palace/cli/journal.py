@@ -107,7 +107,9 @@ def rebuild(
 def move_store(
     backend: Annotated[
         str,
-        typer.Argument(metavar="BACKEND", help="chroma, sqlite_exact, rust_exact or pgvector."),
+        typer.Argument(
+            metavar="BACKEND", help="chroma, sqlite_exact, rust_exact, pgvector or milvus."
+        ),
     ],
     palace: PalaceOption = "",
     stop_first: StopOption = False,

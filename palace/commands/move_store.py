@@ -29,14 +29,16 @@ from palace.settings.paths import Paths
 from palace.settings.stock_config import (
     CHROMA,
     EXACT,
+    MILVUS,
     PGVECTOR,
     backend_of,
     config_file,
+    is_milvus_elsewhere,
     read_stock_config,
 )
 from palace.settings.user_settings import read_settings, toml_text
 
-BACKENDS = (CHROMA, *EXACT, PGVECTOR)
+BACKENDS = (CHROMA, *EXACT, PGVECTOR, MILVUS)
 VARIABLE = "MEMPALACE_BACKEND"
 
 
@@ -113,6 +115,12 @@ def _already(held: OwnedPalace, backend: str, named: str) -> str:
 def _check_settings(held: OwnedPalace, backend: str) -> None:
     """Refuse while mempalace's own settings name another backend: they come before all else."""
     where = held.config.config_dir
+    if backend == MILVUS and is_milvus_elsewhere(read_stock_config(where), held.config.environment):
+        raise ConfigError(
+            "mempalace's settings name a server, a namespace or a database for milvus (MILVUS_URI, "
+            "MILVUS_NAMESPACE, MILVUS_DB_NAME), and palace journals what milvus-lite keeps in the "
+            "palace's own directory alone. Nothing was changed. Take them away, and ask again."
+        )
     named = str(read_stock_config(where).get("backend") or "").strip().lower()
     if named and store_of_name(named) != store_of_name(backend):
         raise ConfigError(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 STORE, EXACT_STORE = "chroma.sqlite3", "sqlite_exact.sqlite3"  # of the backends that are files
+MILVUS_STORE, MILVUS_MARK = "milvus.db", "milvus_backend.json"  # a directory, and what tells of it
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 SUN_PATH_BYTES_MAX = 103
 _STOCK_VARIABLES = ("MEMPALACE_PALACE_PATH", "MEMPALACE_PALACE", "MEMPAL_PALACE_PATH")

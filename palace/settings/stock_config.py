@@ -19,12 +19,15 @@ CHROMA = "chroma"
 DEFAULT = "default"
 EXACT = ("sqlite_exact", "rust_exact")  # one format
 PGVECTOR = "pgvector"
+MILVUS = "milvus"
+# What has drawers of milvus elsewhere than in the file of milvus-lite in the palace.
+_MILVUS_ELSEWHERE = ("uri", "namespace", "db_name")
 # By which files stock knows what a palace was made by (mempalace 3.11: backends/*.py, detect).
 _ARTIFACTS = {
     "chroma.sqlite3": CHROMA,
     "sqlite_exact.sqlite3": "sqlite_exact",
-    "milvus_backend.json": "milvus",
-    "milvus.db": "milvus",
+    "milvus_backend.json": MILVUS,
+    "milvus.db": MILVUS,
     "pgvector_backend.json": PGVECTOR,
     "qdrant_backend.json": "qdrant",
 }
@@ -75,15 +78,16 @@ def server_directory(home: str, palace: str) -> str:
 class Backend:
     """Which backend stock keeps a palace's drawers in, and what says so."""
 
-    __slots__ = ("name", "said_by")
+    __slots__ = ("is_elsewhere", "name", "said_by")
 
-    def __init__(self, name: str, said_by: str) -> None:
+    def __init__(self, name: str, said_by: str, *, is_elsewhere: bool = False) -> None:
         self.name = name
         self.said_by = said_by
+        self.is_elsewhere = is_elsewhere  # of milvus: on a server, or in another place of its own
 
     @property
     def is_journalled(self) -> bool:
-        return self.is_file or self.is_pgvector
+        return self.is_file or self.is_pgvector or self.is_milvus_lite
 
     @property
     def is_file(self) -> bool:
@@ -104,6 +108,11 @@ class Backend:
         return self.name == PGVECTOR
 
     @property
+    def is_milvus_lite(self) -> bool:
+        """Tell whether the drawers are in milvus-lite's database in the palace's directory."""
+        return self.name == MILVUS and not self.is_elsewhere
+
+    @property
     def can_be_asked(self) -> bool:
         """Tell whether what reads a database's tables is installed: shims do without."""
         from importlib.util import find_spec
@@ -113,21 +122,37 @@ class Backend:
     @property
     def is_given_vectors(self) -> bool:
         """Tell whether it is one of those, journalled, whose collections embed nothing."""
-        return self.is_exact or self.is_pgvector
+        return self.is_exact or self.is_pgvector or self.is_milvus_lite
 
 
 def backend_of(root: str, config_dir: str, environ: "Mapping[str, str]") -> Backend:
     """Return what stock would resolve: its settings, the environment, what is there, Chroma."""
-    named = read_stock_config(config_dir).get("backend")
-    if named:
-        return Backend(str(named).strip().lower(), config_file(config_dir))
+    settings = read_stock_config(config_dir)
+    name, said_by = _named(root, config_dir, settings, environ)
+    is_elsewhere = name == MILVUS and is_milvus_elsewhere(settings, environ)
+    return Backend(name, said_by, is_elsewhere=is_elsewhere)
+
+
+def is_milvus_elsewhere(settings: "Mapping[str, Any]", environ: "Mapping[str, str]") -> bool:
+    """Tell whether milvus would keep drawers elsewhere than in milvus-lite's own file there."""
+    return any(
+        environ.get(f"MEMPALACE_MILVUS_{key.upper()}") or settings.get(f"milvus_{key}")
+        for key in _MILVUS_ELSEWHERE
+    )
+
+
+def _named(
+    root: str, config_dir: str, settings: "dict[str, Any]", environ: "Mapping[str, str]"
+) -> "tuple[str, str]":
+    if named := settings.get("backend"):
+        return str(named).strip().lower(), config_file(config_dir)
     given = environ.get("MEMPALACE_BACKEND", "").strip().lower()
     if given:
-        return Backend(given, "$MEMPALACE_BACKEND")
+        return given, "$MEMPALACE_BACKEND"
     for name, backend in _ARTIFACTS.items():
         if root and os.path.exists(f"{root}/{name}"):
-            return Backend(backend, f"{root}/{name}")
-    return Backend(CHROMA, DEFAULT)
+            return backend, f"{root}/{name}"
+    return CHROMA, DEFAULT
 
 
 def backend_mismatch(
@@ -168,10 +193,11 @@ def check_journalled(root: str, config_dir: str, environ: "Mapping[str, str]") -
 
 def no_journal_text(root: str, backend: Backend) -> str:
     """Say that a palace has no journal because of its backend."""
+    where = ", in another place than the palace's own directory" if backend.is_elsewhere else ""
     return (
-        f"{root} keeps its memories in the backend {backend.name} (says {backend.said_by}), and "
-        "palace journals those of chroma, sqlite_exact, rust_exact and pgvector alone: a journal "
-        "that lies there is of an earlier time."
+        f"{root} keeps its memories in the backend {backend.name} (says {backend.said_by}){where}, "
+        "and palace journals those of chroma, sqlite_exact, rust_exact, pgvector and milvus-lite "
+        "alone: a journal that lies there is of an earlier time."
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.engines.maintenance import MaintenanceProcess
+from tests.support.engines.milvus import need_milvus
 from tests.support.processes.sites import make_site
 from tests.support.stores.nonces import PGVECTOR_DSN
 
@@ -13,6 +14,7 @@ BACKENDS = (
     "chroma",
     "sqlite_exact",
     "pgvector",
+    "milvus",
 )  # each keeps the journal's promises, by the same tests
 
 
@@ -37,6 +39,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
             database = f"of_{request.module.__name__.rpartition('.')[2]}"
             server.ask(f"CREATE DATABASE {database}")
             patch.setenv(PGVECTOR_DSN, server.dsn(database))
+        if name == "milvus":
+            need_milvus()
         yield name
 
 

@@ -142,7 +142,8 @@ def _play(name: str, root: Path, model_home: Path, backend: str) -> Played:
         return start_stock(environ, "--palace", str(site.palace))
 
     def call(client: Client, calls: tuple[corpus.Call, ...]) -> None:
-        replies = run_calls(client, calls, kept)
+        # Stock mistakes what milvus-lite says of nearness, and reads no id with an apostrophe.
+        replies = run_calls(client, calls, kept, may_fail=backend == "milvus")
         played.calls |= {key: canonical(reply, mask) for key, reply in replies.items()}
 
     try:
@@ -171,6 +172,9 @@ def _play(name: str, root: Path, model_home: Path, backend: str) -> Played:
         played.exit_codes.append(client.close())
     finally:
         end_brokers(root)
+    if backend == "milvus":  # whose drawers went on changing after this was cached
+        stale = (c.name for c in (*READ_ONLY, *AFTERWARDS) if c.tool == "graph_stats")
+        played.calls |= dict.fromkeys(stale, '{"result": "of a cache"}')
     root.rename(root.with_name(name))
     return played
 

@@ -21,6 +21,7 @@ import pytest
 from palace.engine.stores.drawers import PREFIX
 from palace.engine.stores.journalled import JOURNALLED
 from tests.support.calls.mutations import MUTATIONS, Mutation
+from tests.support.engines.milvus import need_milvus
 from tests.support.faults.killing import (
     POINTS,
     UNFINISHED,
@@ -123,12 +124,14 @@ def kills_of_drawers() -> list[tuple[str, str]]:
     return [(tool, POINTS[place % len(POINTS)]) for place, tool in enumerate(IN_DRAWERS)]
 
 
-@pytest.fixture(scope="module", params=["sqlite_exact", "pgvector"])
+@pytest.fixture(scope="module", params=["sqlite_exact", "pgvector", "milvus"])
 def other_arenas(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, model_home: Path
 ) -> Iterator[Arenas]:
     if request.param == "pgvector":
         request.getfixturevalue("postgres")
+    if request.param == "milvus":
+        need_milvus()
     arenas = Arenas(tmp_path_factory.mktemp("other"), model_home, backend=request.param)
     try:
         yield arenas

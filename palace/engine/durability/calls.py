@@ -336,6 +336,8 @@ class DurableCalls:
             self.journal.close_key("", STATE)
         is_settled = not self.groups.stuck and not self.journal.tail.open
         self.journal.close()
+        if self.stores.milvus is not None:
+            self.stores.milvus.leave()
         if self.tables is not None:
             from palace.engine.stores.pgvector import release_tables
 

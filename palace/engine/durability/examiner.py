@@ -164,7 +164,7 @@ class Examiner:
         """Return what is known of the last write to the database of drawers."""
         if self.journal.tail.open:
             return Written()
-        if self.stores.pgvector is not None:
+        if self.stores.pgvector is not None or self.stores.milvus is not None:
             return Written()  # no file tells
         seq, path = self.journal.seq, self.stores.drawers.path
         return Written(seq, [self.kernel.signature(path + end) for end in ("", "-wal")])

@@ -30,6 +30,7 @@ from palace.ownership.served import saved_copies
 from palace.protocol.keyring import Keyring
 from palace.settings.config import Config
 from palace.settings.paths import (
+    MILVUS_STORE,
     Paths,
     copies_for_readers,
     embedded_file,
@@ -154,7 +155,12 @@ class Surroundings:
 
     def _problem(self, path: str, traces: Traces) -> str:
         try:
-            return " holds it" if is_held(path, traces) else ""
+            held = is_held(path, traces)
+            if not held and path.endswith(".parquet") and f"/{MILVUS_STORE}/" in path:
+                from palace.engine.stores.milvus_files import texts_in  # where there are such files
+
+                held = any(map(traces.in_bytes, texts_in(path)))
+            return " holds it" if held else ""
         except FileNotFoundError:
             return ""
         except OSError as error:

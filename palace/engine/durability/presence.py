@@ -9,6 +9,7 @@ Lists and small files need no such thing: they are written back as they were (`k
 """
 
 import os
+import stat
 
 import attrs
 
@@ -32,10 +33,20 @@ class StoreFiles:
     def trouble(self) -> str:
         """Return what has become of a file, "" where all are what they were."""
         stores = self.stores
-        for own in (*stores.drawer_files, stores.graph, stores.logstream):
-            if problem := self._look(own.path):
+        for path in (*self._drawers(), stores.graph.path, stores.logstream.path):
+            if problem := self._look(path):
                 return problem
         return self._look_at_indexes()
+
+    def _drawers(self) -> list[str]:
+        milvus = self.stores.milvus
+        if milvus is None:
+            return [own.path for own in self.stores.drawer_files]
+        if milvus.drops != self._drops:
+            self._drops = milvus.drops
+            inside = f"{milvus.path}/"
+            self._known = {k: v for k, v in self._known.items() if not k.startswith(inside)}
+        return milvus.watched()
 
     def _look(self, path: str) -> str:
         try:
@@ -45,7 +56,7 @@ class StoreFiles:
         identity, size = self._known.get(path, ((found.st_dev, found.st_ino), 0))
         if identity != (found.st_dev, found.st_ino):
             return f"{path} was replaced while it was open"
-        if found.st_size < size:
+        if found.st_size < size and not stat.S_ISDIR(found.st_mode):
             return f"{path} was cut from {size} to {found.st_size} bytes while it was open"
         self._known[path] = identity, found.st_size
         return ""

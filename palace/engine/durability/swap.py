@@ -25,7 +25,7 @@ from palace.ownership.directory import place_of_lists
 from palace.ownership.holders import BESIDE, LATER_HALLWAYS
 from palace.protocol.decoding import decode_json, is_text
 from palace.protocol.errors import StoreCorrupt
-from palace.settings.paths import EXACT_STORE, Paths
+from palace.settings.paths import EXACT_STORE, MILVUS_MARK, MILVUS_STORE, Paths
 
 PLAN = "swap.json"
 PLAN_BYTES_MAX = 1 << 22
@@ -150,6 +150,8 @@ class Exchange:
         known = {
             "journal",
             TABLES_MARK,
+            MILVUS_MARK,
+            MILVUS_STORE,
             *FILES,
             *(f"{name}{end}" for name in tables for end in FILE_ENDS),
         }

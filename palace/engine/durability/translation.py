@@ -8,6 +8,7 @@ What differs is small, and said here once:
 | chroma | how Chroma made it; {} is as stock makes one | has flat metadata, may have a uri |
 | sqlite_exact | the embedder that its file notes | has a text, "" for none |
 | pgvector | how many numbers its vectors have | has numbers and texts as JSONB keeps them |
+| milvus | the same; one that is empty has those of another | has a short text, and JSON |
 
 The embedder's name is a small file of the palace's on all but sqlite_exact.  Entities of other
 stores stay as they are.
@@ -24,6 +25,7 @@ from palace.engine.stores.drawers import (
     CHROMA,
     COLLECTION,
     EXACT,
+    MILVUS,
     PGVECTOR,
     PREFIX,
     RecordPayload,
@@ -37,6 +39,7 @@ from palace.protocol.decoding import decode_json
 from palace.protocol.errors import StoreUnavailable
 
 EMBEDDERS = "mempalace_embedder.json"  # stock's, for backends that have no place of their own
+_DIMENSION = 384  # of the embedder that nothing names, stock's first one
 NAMED = 5  # of the records that can't be kept
 
 
@@ -102,8 +105,19 @@ class Translation:
         if self.target == CHROMA:
             nested = [key for key, value in (record["metadata"] or {}).items() if _nests(value)]
             return f"its metadata {nested[0]!r} is nested" if nested else ""
+        if self.target == MILVUS:
+            return self._problem_in_milvus(ident, record)
         is_text = "\0" not in ident and not any("\ud800" <= sign <= "\udfff" for sign in ident)
         return "" if is_text or self.target != PGVECTOR else "PostgreSQL has no such id"
+
+    def _problem_in_milvus(self, ident: str, record: RecordPayload) -> str:
+        from palace.engine.stores.milvus_rows import kept_record
+
+        try:
+            kept_record(ident, record)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     # One entity.
 
@@ -124,7 +138,16 @@ class Translation:
         if self.target == EXACT:
             named = model.get("embedder") or self._noted().get(name, {}).get("model_name")
             return {"embedder": None if named is None else str(named)}
-        return {"dimension": self._dimension(name) or model.get("dimension")}
+        dimension = self._dimension(name) or model.get("dimension")
+        if self.target == MILVUS and not dimension:
+            dimension = self._dimension_of_others()
+        return {"dimension": dimension}
+
+    def _dimension_of_others(self) -> int:
+        """Return how many numbers the vectors of an empty collection will have."""
+        names = [*self.known.ids(COLLECTION), *self._noted()]
+        noted = [entry.get("dimension") for entry in self._noted().values()]
+        return next(filter(None, [*map(self._dimension, names), *noted]), _DIMENSION)
 
     def _record(self, ident: str, record: RecordPayload) -> Payload:
         if self.target == PGVECTOR:
@@ -137,6 +160,10 @@ class Translation:
                 "embedding": vector_of(record),
             }
             return given_record(row)[1]
+        if self.target == MILVUS:
+            from palace.engine.stores.milvus_rows import kept_record
+
+            return kept_record(ident, record)
         if self.target == EXACT:
             metadata = record["metadata"] or None
             return {

@@ -72,7 +72,7 @@ from palace.settings.embedder import MINILM, configured_embedder
 from palace.settings.environment import forbids_downloads
 from palace.settings.paths import Paths, holds_store, home_dir
 from palace.settings.process import QUIET
-from palace.settings.stock_config import backend_of, check_backend_fits
+from palace.settings.stock_config import MILVUS, backend_of, check_backend_fits
 
 if TYPE_CHECKING:
     from palace.engine.hosting.memories import Memories
@@ -173,6 +173,10 @@ class MempalaceEngine(JournalledEngine):
     def _open_memory(self, server: Server) -> None:
         config = self._config
         backend = backend_of(self._paths.root, config.config_dir, config.environment)
+        if backend.name == MILVUS:
+            from palace.engine.stores.milvus_open import serve_privately
+
+            serve_privately()
         if not backend.is_journalled:
             self._why_no_journal = f"none, since the backend is {backend.name}"
             logger.warning("there is no journal: %s", self._why_no_journal)

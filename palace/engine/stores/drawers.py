@@ -9,6 +9,7 @@ so that a palace can be carried from one to another.
 | chroma | chroma.py | under chromadb's lowest Python class (chroma_seam.py) |
 | sqlite_exact, rust_exact (one format) | exact.py | at mempalace's own collection (exact_seam.py) |
 | pgvector | pgvector.py | at what reaches its server (pgvector_seam.py) |
+| milvus, as milvus-lite | milvus.py | at mempalace's own collection (milvus_seam.py) |
 """
 
 import base64
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, NotRequired, Protocol, TypedDict, cast
 
 from palace.engine.stores.projection import Projection
 from palace.journal.record import Json, JsonObject
-from palace.settings.paths import EXACT_STORE
+from palace.settings.paths import EXACT_STORE, MILVUS_MARK, MILVUS_STORE
 
 if TYPE_CHECKING:
     from palace.engine.stores.chroma_api import Vector
@@ -29,7 +30,8 @@ COLLECTION = "chroma-collection"
 CHROMA = "chroma"
 EXACT = "sqlite_exact"
 PGVECTOR = "pgvector"
-NAMES = (CHROMA, EXACT, PGVECTOR)  # of these stores, in fingerprints
+MILVUS = "milvus"
+NAMES = (CHROMA, EXACT, PGVECTOR, MILVUS)  # of these stores, in fingerprints
 TABLES_MARK = "pgvector_backend.json"  # by which stock knows that a palace is in tables
 
 
@@ -69,7 +71,8 @@ def backend_in(baseline: Mapping[str, object] | None) -> str:
 
 def is_drawer_file(root: str, name: str) -> bool:
     """Tell whether a name in the palace belongs to a store of drawers, of whichever backend."""
-    return name == TABLES_MARK or name.startswith(EXACT_STORE) or is_chroma_file(root, name)
+    named = (TABLES_MARK, MILVUS_MARK, MILVUS_STORE)
+    return name in named or name.startswith(EXACT_STORE) or is_chroma_file(root, name)
 
 
 def is_chroma_file(root: str, name: str) -> bool:

@@ -13,7 +13,6 @@ a record.  Of each collection there is when it was made, how many records it has
 their digests.
 """
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,8 +41,9 @@ from palace.engine.stores.exact_rows import (
     record_of,
     write_collection,
 )
-from palace.engine.stores.projection import BATCH, Change, Unshared, in_batches
+from palace.engine.stores.projection import BATCH, in_batches
 from palace.engine.stores.rows import TIMEOUT_S
+from palace.engine.stores.summed import Summed
 from palace.journal.record import Entity, JsonObject, Payload
 from palace.journal.replay import digest_of
 from palace.journal.tail import Touched
@@ -59,7 +59,7 @@ class Known:
 
 
 @attrs.define(eq=False)
-class Exact(Unshared):
+class Exact(Summed):
     """All collections of one palace.  Threads share one, under `lock`."""
 
     root: str
@@ -73,15 +73,6 @@ class Exact(Unshared):
     @property
     def path(self) -> str:
         return f"{self.root}/{EXACT_STORE}"
-
-    def exists(self) -> bool:
-        return os.path.exists(self.path)
-
-    def kinds(self) -> tuple[str, ...]:
-        return (COLLECTION, *(PREFIX + name for name in self._known))
-
-    def owns(self, kind: str) -> bool:
-        return kind == COLLECTION or kind.startswith(PREFIX)
 
     # Reading and writing past the journal.
 
@@ -134,12 +125,6 @@ class Exact(Unshared):
             query = "SELECT id FROM documents WHERE collection_id = ? ORDER BY rowid"
             return [row[0] for row in connection.execute(query, [number])]
 
-    def count(self, kind: str) -> int:
-        if kind == COLLECTION:
-            return len(self._known)
-        known = self._known.get(kind.removeprefix(PREFIX))
-        return 0 if known is None else known.records.count
-
     def write(self, kind: str, changes: Mapping[str, Payload]) -> None:
         if not self.exists():
             if all(after is None for after in changes.values()):
@@ -179,17 +164,6 @@ class Exact(Unshared):
 
     # What it looks like.
 
-    def applied(self, changes: Iterable[Change]) -> None:
-        for change in changes:
-            if change.kind == COLLECTION:
-                self._note_collection(change.id)
-                continue
-            records = self._known[change.kind.removeprefix(PREFIX)].records
-            if change.before is not None:
-                records.remove(digest_of(change.before))
-            if change.after is not None:
-                records.add(digest_of(change.after))
-
     def _note_collection(self, name: str) -> None:
         with self._open_if_there() as connection:
             made = made_at(connection, name) if connection is not None else None
@@ -197,10 +171,6 @@ class Exact(Unshared):
             self.drops += self._known.pop(name, None) is not None
         elif name not in self._known:
             self._known[name] = Known(made)
-
-    def knows(self, name: str) -> bool:
-        """Tell whether there is a collection of this name, as far as this process has seen."""
-        return name in self._known
 
     def wrote(self, kind: str, ids: Iterable[str]) -> None:
         """Note that records were written, by stock or past it: its clocks have gone on."""
@@ -249,9 +219,6 @@ class Exact(Unshared):
             records = DigestSum.of(digest_of(record_of(row)) for row in found)
             self._known[str(name)] = Known(str(made), records)
 
-    def recount(self) -> None:
-        return  # the file says the same whether it is open or not
-
     def was_replaced(self, baseline: JsonObject) -> bool:
         # A deletion adds to the index of words: where that stands still, nothing was deleted.
         return self._written <= baseline["written"] or any(
@@ -267,27 +234,11 @@ class Exact(Unshared):
     def suspects(self, baseline: JsonObject, touched: Mapping[Entity, Touched]) -> bool:
         """Compare sums, with what we touched taken out, and look for what is newer than ours."""
         then = baseline["collections"]
-        ours = {ident for kind, ident in touched if kind == COLLECTION}
-        if any(
-            self._made(name) != then.get(name, [""])[0]
-            for name in {*self._known, *then}
-            if name not in ours
-        ):
+        if self._others_made(then, touched):
             return True
         if any(self._differs(name, then, touched) for name in self._known):
             return True
         return bool(self._newer_than(str(baseline["newest"])) - touched.keys())
-
-    def _made(self, name: str) -> str:
-        return self._known[name].made if name in self._known else ""
-
-    def _differs(self, name: str, then: JsonObject, touched: Mapping[Entity, Touched]) -> bool:
-        kind = PREFIX + name
-        ours = {ident: was for (of, ident), was in touched.items() if of == kind}
-        before = [digest_of(was.baseline) for was in ours.values() if was.baseline is not None]
-        after = [digest_of(record) for record in self.read(kind, ours).values()]
-        was = DigestSum(*then.get(name, ["", 0, 0])[1:])
-        return was.without(before) != self._known[name].records.without(after)
 
     def _newer_than(self, when: str) -> set[Entity]:
         with self._open_if_there() as connection:

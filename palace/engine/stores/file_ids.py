@@ -19,7 +19,7 @@ from palace.engine.stores.drawers import COLLECTION, PREFIX
 from palace.engine.stores.exact import Exact
 from palace.engine.stores.exact_rows import has_tables as has_exact_tables
 from palace.engine.stores.health import Access, connect, queued
-from palace.engine.stores.palace_stores import Stores, is_tables
+from palace.engine.stores.palace_stores import Stores, is_milvus, is_tables
 from palace.engine.stores.projection import Projection
 from palace.engine.stores.rows import Rows, row_id
 from palace.journal.record import JsonObject
@@ -83,7 +83,7 @@ class FileIds:
         if then is None:
             return True
         drawers = self.stores.drawers
-        if is_tables(drawers):
+        if is_tables(drawers) or is_milvus(drawers):
             if store is drawers:
                 drawers.read_fingerprint()
         elif store is drawers and isinstance(drawers, (Chroma, Exact)) and _is_there(drawers.path):

@@ -28,6 +28,8 @@ from palace.protocol.errors import StoreCorrupt
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from palace.engine.stores.milvus import Milvus
+
 SUSPECT = "index.suspect"  # in the palace: why an index is not trusted, though its files look whole
 CHECK_BYTES = 512 << 20  # a larger database is checked whole only where no call waits
 UNFINISHED = ("-wal", "-journal")
@@ -162,6 +164,9 @@ def _uri_of(path: str, access: Access) -> str:
 def _drawers(stores: Stores, depth: Depth) -> Iterator[Damage]:
     if stores.pgvector is not None:
         return  # whether its files are whole is the server's to say
+    if stores.milvus is not None:
+        yield from _tables_of_files(stores.milvus, depth)
+        return
     path, name = stores.drawers.path, stores.drawers.name
     if text := database_damage(path, depth):
         yield Damage(store=name, text=text)
@@ -179,6 +184,11 @@ def _drawers(stores: Stores, depth: Depth) -> Iterator[Damage]:
                 yield Damage(store=name, text=f"{path} is damaged: its tables are not mempalace's")
     except sqlite3.Error:
         return  # tables of another version, or in use
+
+
+def _tables_of_files(milvus: "Milvus", depth: Depth) -> Iterator[Damage]:
+    for problem in milvus.damages(depth.database_bytes):
+        yield Damage(store=milvus.name, text=problem)
 
 
 def note_suspect(stores: Stores, text: str) -> None:
@@ -199,7 +209,7 @@ def mend_words_of(stores: Stores, depth: Depth) -> Damage | None:
     Only while no process has it open.  Returns what was wrong, None where nothing was mended.
     """
     path, kernel = stores.drawers.path, stores.files.kernel
-    if not stores.drawer_files or not kernel.file_id(path):  # a server's have none
+    if stores.pgvector or stores.milvus or not kernel.file_id(path):  # they make it themselves
         return None
     suspect = f"{stores.drawers.root}/{SUSPECT}"
     noted = kernel.read_hint(suspect)
@@ -252,6 +262,9 @@ def flushed_rows(
     """
     if stores.pgvector is not None:
         yield from stores.pgvector.rows()
+        return
+    if stores.milvus is not None:
+        yield from stores.milvus.rows()
         return
     if stores.chroma is None:
         with closing(connect(stores.drawers.path, access)) as connection:

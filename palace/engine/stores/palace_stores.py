@@ -12,7 +12,7 @@ import attrs
 from palace.engine.stores.candidates import Candidates, open_candidates
 from palace.engine.stores.chroma import Chroma
 from palace.engine.stores.chroma_api import ChromaApi, ChromaClient, Vector
-from palace.engine.stores.drawers import PGVECTOR, DrawerStore
+from palace.engine.stores.drawers import MILVUS, PGVECTOR, DrawerStore
 from palace.engine.stores.exact import Exact
 from palace.engine.stores.files import Files
 from palace.engine.stores.hallways import SINCE, Hallways, StockHallways
@@ -33,6 +33,7 @@ from palace.settings.paths import Paths
 from palace.settings.stock_config import Backend, backend_of
 
 if TYPE_CHECKING:
+    from palace.engine.stores.milvus import Milvus
     from palace.engine.stores.pgvector import PgVector
 
 # A variable of scratch palaces: the directory of the one whose new tables are made.
@@ -44,11 +45,16 @@ def is_tables(drawers: DrawerStore) -> "TypeGuard[PgVector]":
     return drawers.name == PGVECTOR
 
 
+def is_milvus(drawers: DrawerStore) -> "TypeGuard[Milvus]":
+    """Tell whether a store is milvus-lite's, without the import of what reads its files."""
+    return drawers.name == MILVUS
+
+
 @attrs.frozen(kw_only=True)
 class Stores:
     """All projections of one palace, in the order in which they are written."""
 
-    drawers: "Chroma | Exact | PgVector"
+    drawers: "Chroma | Exact | PgVector | Milvus"
     graph: Rows
     logstream: Rows
     tunnels: JsonList
@@ -81,8 +87,15 @@ class Stores:
         return self.drawers if is_tables(self.drawers) else None
 
     @property
-    def drawer_files(self) -> tuple[Chroma | Exact, ...]:
+    def milvus(self) -> "Milvus | None":
+        """Return the store of drawers where it is milvus-lite's, a directory of files."""
+        return self.drawers if is_milvus(self.drawers) else None
+
+    @property
+    def drawer_files(self) -> "tuple[Chroma | Exact | Milvus, ...]":
         """Return the store of drawers where it is a database of the palace's, else nothing."""
+        if is_milvus(self.drawers):
+            return (self.drawers,)
         return (self.drawers,) if isinstance(self.drawers, (Chroma, Exact)) else ()
 
     @property
@@ -173,12 +186,19 @@ def _hallways(place: str, kernel: Kernel) -> JsonList:
 
 def _drawers(
     paths: Paths, config: Config, kernel: Kernel, open_chroma: Callable[[], ChromaApi], name: str
-) -> "Chroma | Exact | PgVector":
+) -> "Chroma | Exact | PgVector | Milvus":
     root = paths.root
     said = backend_of(root, config.config_dir, config.environment)
     backend = Backend(name, said.said_by) if name else said
     if backend.is_exact:
         return Exact(root)
+    made_for = config.environment.get(MADE_FOR)
+    if backend.is_milvus_lite:
+        from palace.engine.stores.milvus import Milvus
+        from palace.engine.stores.milvus_open import check_milvus
+
+        check_milvus()
+        return Milvus(root, made_for or "")
     if not backend.is_pgvector:
         return Chroma(root, open_chroma, create_as_stock)
     # Imported where there are tables, here as everywhere: no other palace needs it.
@@ -187,7 +207,6 @@ def _drawers(
 
     # The connection string is no setting that palace keeps: it may hold a password.
     environ = {**read_environment().all, **config.environment}
-    made_for = config.environment.get(MADE_FOR)
     target = target_of(made_for or root, config.config_dir, environ)
     palace = identity_of(kernel.read_hint(Paths(made_for or root).palace_id, 200)) or ""
     return PgVector(root, target.made(palace) if made_for else target, palace=palace)
@@ -250,7 +269,10 @@ def opened_stores(
             closing.callback(client.close)
             return client._server  # noqa: SLF001
 
-        yield build_stores(paths, config, kernel, api, backend)
+        stores = build_stores(paths, config, kernel, api, backend)
+        if stores.milvus is not None:
+            closing.callback(stores.milvus.close)
+        yield stores
 
 
 def unopened_stores(paths: Paths, config: Config, kernel: Kernel, backend: str = "") -> Stores:

@@ -14,6 +14,7 @@ import attrs
 
 from palace.engine.patches import JOURNAL, Patch, Patches
 from palace.engine.stores.drawers import COLLECTION, PREFIX
+from palace.engine.stores.new_collections import note_new
 from palace.engine.stores.pgvector import PgVector
 from palace.engine.stores.pgvector_tables import given_record
 from palace.engine.stores.projection import Change, ChangeJournal
@@ -123,7 +124,7 @@ class _Seam:
                 return stock(client, table, *args, **options)
             asked = signature.bind(client, table, *args, **options).arguments
             with store.lock:
-                self._note_new(name)
+                note_new(self._store, self._journal, name)
                 found = changes(name, asked)
 
                 def make() -> object:
@@ -142,7 +143,7 @@ class _Seam:
             name = self._name(client, table)
             if name is not None:
                 with self._store.lock:
-                    self._note_new(name)
+                    note_new(self._store, self._journal, name)
 
         return create_table
 
@@ -154,16 +155,6 @@ class _Seam:
             return table
 
         return table_name
-
-    def _note_new(self, name: str) -> None:
-        # Made first and journalled at once after: an empty collection holds no memory, and is never
-        # taken back.
-        if self._store.knows(name):
-            return
-        now = self._store.read(COLLECTION, [name]).get(name)
-        if now is not None:
-            changes = [Change(COLLECTION, name, None, now)]
-            self._journal.change_for_good(self._store, changes, lambda: None)
 
     def _name(self, client: StockClient, table: str) -> str | None:
         return self._store.name_of(client._config.dsn, table)  # noqa: SLF001

@@ -5,6 +5,7 @@
 | Chroma | the methods of chromadb's lowest Python class (chroma_seam.py) |
 | sqlite_exact, rust_exact | the methods of stock's collection (exact_seam.py) |
 | pgvector | the methods of stock's client of its server (pgvector_seam.py) |
+| milvus | the methods of stock's collection (milvus_seam.py) |
 | knowledge graph, events and artifacts | how stock opens its connection (rows.py) |
 | tunnels, hallways | stock's functions that load and save the whole list |
 | small files | nothing: they are compared when the palace is opened and closed |
@@ -23,12 +24,13 @@ from palace.engine.stores import chroma_seam
 from palace.engine.stores.chroma import Chroma
 from palace.engine.stores.exact import Exact
 from palace.engine.stores.lists import JsonList
-from palace.engine.stores.palace_stores import Stores, is_tables
+from palace.engine.stores.palace_stores import Stores, is_milvus, is_tables
 from palace.engine.stores.projection import Change, ChangeJournal
 from palace.engine.stores.rows import OnCommit, Rows, WatchedConnection
 from palace.journal.record import Json
 
 if TYPE_CHECKING:
+    from palace.engine.stores.milvus import Milvus
     from palace.engine.stores.pgvector import PgVector
 
 # What stock's `_conn` does, in the names that it uses: the replacement opens a connection alike.
@@ -74,7 +76,7 @@ def seam_patches(stores: Stores, journal: ChangeJournal) -> tuple[Patch, ...]:
 
 
 def _drawer_patches(
-    drawers: "Chroma | Exact | PgVector", journal: ChangeJournal
+    drawers: "Chroma | Exact | PgVector | Milvus", journal: ChangeJournal
 ) -> Iterable[Patch]:
     if isinstance(drawers, Chroma):
         return chroma_seam.chroma_patches(drawers, journal)
@@ -82,6 +84,10 @@ def _drawer_patches(
         from palace.engine.stores import pgvector_seam
 
         return pgvector_seam.pgvector_patches(drawers, journal)
+    if is_milvus(drawers):
+        from palace.engine.stores import milvus_seam
+
+        return milvus_seam.milvus_patches(drawers, journal)
     assert isinstance(drawers, Exact)
     from palace.engine.stores import exact_seam
 

@@ -90,7 +90,7 @@ def test_a_backend_that_nothing_names_any_more_is_the_journals(lost: Site) -> No
 
 def test_a_backend_that_is_not_journalled_is_named() -> None:
     with pytest.raises(
-        ConfigError, match="those of chroma, sqlite_exact, rust_exact and pgvector alone"
+        ConfigError, match="of chroma, sqlite_exact, rust_exact, pgvector and milvus-lite alone"
     ):
         check_journalled("/p", "", {"MEMPALACE_BACKEND": "qdrant"})
 

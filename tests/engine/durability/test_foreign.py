@@ -377,7 +377,7 @@ def repair_by_stock(site: Site) -> None:
 def begin_again_by_stock(site: Site) -> None:
     """Lose the store, and let stock make another one, whose numbers begin again."""
     for path in site.palace.glob(f"{drawers_of(site.palace).name}*"):
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in site.palace.glob("*-*-*-*-*"):
         shutil.rmtree(path)
     change_by_stock(site)

@@ -29,6 +29,7 @@ from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
 from palace.protocol.errors import StoreCorrupt
 from tests.support.engines.maintenance import MaintenanceProcess, Refused
+from tests.support.engines.milvus import need_milvus
 from tests.support.engines.postgres import Postgres
 from tests.support.engines.probe import Probe
 from tests.support.faults.corruptions import SECRET, SIZE, fill
@@ -38,11 +39,15 @@ from tests.support.processes.sites import make_site, start_stock
 from tests.support.stores.copies import DSN
 
 pytestmark = [pytest.mark.engine, pytest.mark.process]
-ROUND = ("sqlite_exact", "pgvector", "chroma")
+ROUNDS = (
+    ("sqlite_exact", "pgvector", "chroma"),
+    ("milvus", "pgvector", "milvus", "sqlite_exact", "chroma"),
+)
 FILES = {
     "chroma": "chroma.sqlite3",
     "sqlite_exact": "sqlite_exact.sqlite3",
     "pgvector": "pgvector_backend.json",
+    "milvus": "milvus.db",
 }
 ENDINGS = ("another broker", "once more", "back")
 KILLS = 10 if is_deep() else 3
@@ -101,11 +106,17 @@ def served_by(backend: str, site: Site) -> dict[str, str]:
     return site.environ() | {"MEMPALACE_BACKEND": backend}
 
 
+@pytest.mark.parametrize("backends", ROUNDS, ids="-".join)
 def test_from_one_backend_to_the_next_and_back_the_same_memories_are_there(
-    mover: MaintenanceProcess, master: tuple[Site, Contents], copied: Site
+    mover: MaintenanceProcess,
+    master: tuple[Site, Contents],
+    copied: Site,
+    backends: tuple[str, ...],
 ) -> None:
+    if "milvus" in backends:
+        need_milvus()
     wanted, was = master[1], "chroma"
-    for backend in ROUND:
+    for backend in backends:
         moved = mover.ask("move_store", copied.palace, backend=backend)
 
         assert moved["was"] == was
@@ -360,9 +371,19 @@ def test_drawers_of_a_server_that_will_not_come_back_are_made_from_the_journal(
 
 
 def test_a_name_that_palace_does_not_journal_is_refused(copied: Site) -> None:
-    told = copied.run("move-store", "milvus")
+    told = copied.run("move-store", "qdrant")
     assert told.returncode == 78
-    assert "chroma, sqlite_exact, rust_exact or pgvector" in told.stderr
+    assert "chroma, sqlite_exact, rust_exact, pgvector or milvus" in told.stderr
+
+
+def test_a_server_of_milvus_is_no_place_to_move_to(copied: Site) -> None:
+    copied.extra["MEMPALACE_MILVUS_URI"] = "http://127.0.0.1:1"
+    fixed = 'environment={MEMPALACE_MILVUS_URI = "http://127.0.0.1:1"}'
+    assert copied.run("config", "set", fixed).returncode == 0
+    told = copied.run("move-store", "milvus")
+    assert told.returncode == 78, told.stderr
+    assert "MILVUS_URI" in told.stderr
+    assert "Nothing was changed" in told.stderr
 
 
 def test_the_backend_that_is_there_is_refused(mover: MaintenanceProcess, copied: Site) -> None:

@@ -40,6 +40,7 @@ def memory(tmp_path: Path, clock: StoppedClock) -> Iterator[DurableCalls]:
     chroma = SimpleNamespace(path=str(tmp_path / "chroma"), root=str(tmp_path), drops=0)
     stores: Any = SimpleNamespace(
         chroma=chroma,
+        milvus=None,
         drawer_files=(chroma,),
         drawers=chroma,
         graph=SimpleNamespace(path=str(tmp_path / "graph")),

@@ -79,8 +79,13 @@ def canonical(reply: bytes, mask: Mask) -> str:
     return json.dumps(mask(message), sort_keys=True, indent=1)
 
 
-def run_calls(client: Speaker, calls: Iterable[Call], kept: dict[str, Any]) -> dict[str, bytes]:
-    """Make the calls one after the other; return the replies by the calls' names."""
+def run_calls(
+    client: Speaker, calls: Iterable[Call], kept: dict[str, Any], *, may_fail: bool = False
+) -> dict[str, bytes]:
+    """Make the calls one after the other; return the replies by the calls' names.
+
+    `may_fail`: a backend of stock's doesn't do all that others do, and later calls are told so.
+    """
     replies: dict[str, bytes] = {}
     for call in calls:
         client.ids += 1
@@ -90,7 +95,12 @@ def run_calls(client: Speaker, calls: Iterable[Call], kept: dict[str, Any]) -> d
         assert call.name not in replies, call.name
         replies[call.name] = reply
         for name, path in call.keep.items():
-            kept[name] = _pick(json.loads(reply), path)
+            try:
+                kept[name] = _pick(json.loads(reply), path)
+            except LookupError:
+                if not may_fail:
+                    raise
+                kept[name] = f"no {name}"
     return replies
 
 

@@ -24,6 +24,7 @@ from palace.doctor.journal import inspect_journal
 from palace.doctor.remembered import unfinished_purge
 from palace.engine.durability import offline
 from palace.engine.durability.rebuild import Rebuilt
+from palace.engine.stores.milvus_open import mark
 from palace.engine.stores.palace_stores import open_chroma
 from palace.journal.purge import Going, purge_journal
 from palace.journal.replay import no_progress
@@ -225,6 +226,13 @@ def contents(root: str) -> Any:
             return {kind: dict(store.scan(kind)) for store in stores.all for kind in store.kinds()}
 
 
+def end_databases() -> None:
+    """Close what milvus-lite has open in this process."""
+    from milvus_lite.server_manager import server_manager_instance
+
+    server_manager_instance.release_all()
+
+
 def nearest(root: str, collection: str, vectors: list[list[float]], count: int) -> Any:
     """Return the ids that are found for each vector, the nearest first."""
     with offline.hold_palace(Paths(root), _environment(), ask_to_leave=None) as held:
@@ -234,12 +242,16 @@ def nearest(root: str, collection: str, vectors: list[list[float]], count: int) 
             # Late: mempalace takes what PYTHONPATH names out of where modules are looked for.
             from mempalace.backends import registry
 
+            if named.is_milvus_lite:  # stock opens no copy under another path
+                mark(root, root)
             backend: Any = type(registry.get_backend(named.name))()
             try:
                 found = backend.get_collection(root, collection, options={"read_only": True})
                 return found.query(**query)["ids"]
             finally:
                 backend.close()
+                if named.is_milvus_lite:
+                    end_databases()
         client: Any = open_chroma(held.paths.root)
         try:
             return client.get_collection(collection, embedding_function=None).query(**query)["ids"]

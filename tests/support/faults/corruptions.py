@@ -73,7 +73,7 @@ def segments_of(palace: Path) -> list[Path]:
 
 def drawers_of(palace: Path) -> Path:
     """Return the database of drawers, of whichever backend."""
-    names = ("chroma.sqlite3", "sqlite_exact.sqlite3", "pgvector_backend.json")
+    names = ("chroma.sqlite3", "sqlite_exact.sqlite3", "pgvector_backend.json", "milvus.db")
     return next(palace / name for name in names if (palace / name).exists())
 
 
@@ -95,16 +95,24 @@ def no_small_file(palace: Path) -> None:
     next(palace / name for name in names if (palace / name).exists()).unlink()
 
 
+def inside_drawers(palace: Path) -> str:
+    """Return the database of drawers, or the largest file of it where it is a directory."""
+    files = [path for path in palace.glob("milvus.db/**/*") if path.is_file()]
+    largest = max(files, key=lambda path: (path.stat().st_size, path), default=drawers_of(palace))
+    return str(largest.relative_to(palace))
+
+
 def no_drawers(palace: Path) -> None:
-    drawers_of(palace).unlink()
+    drawers = drawers_of(palace)
+    shutil.rmtree(drawers) if drawers.is_dir() else drawers.unlink()
 
 
 def garbage_in_drawers(palace: Path) -> None:
-    garbage_in(drawers_of(palace).name)(palace)
+    garbage_in(inside_drawers(palace))(palace)
 
 
 def torn_drawers(palace: Path) -> None:
-    torn(drawers_of(palace).name)(palace)
+    torn(inside_drawers(palace))(palace)
 
 
 def no(name: str) -> Callable[[Path], object]:

@@ -342,12 +342,14 @@ def assert_journal_is_right(palace: Path, *, files: bool = False, torn: bool = F
 _VECTORS = """
 import json, os, sys
 import chromadb
+from mempalace.backends.milvus import MilvusBackend
 from mempalace.backends.pgvector import PgVectorBackend
 from mempalace.backends.sqlite_exact import SQLiteExactBackend
 found = {}
 named = os.environ.get("MEMPALACE_BACKEND")
 if named:
-    backend = {"sqlite_exact": SQLiteExactBackend, "pgvector": PgVectorBackend}[named]()
+    kinds = {"sqlite_exact": SQLiteExactBackend, "pgvector": PgVectorBackend}
+    backend = {**kinds, "milvus": MilvusBackend}[named]()
     for name in sys.argv[3:]:
         rows = backend.get_collection(sys.argv[1], name).get(include=["embeddings"])
         found[name] = dict(zip(rows.ids, rows.embeddings))
@@ -368,7 +370,8 @@ def assert_vectors_are_right(site: Site, scratch: Path) -> None:
     if (site.palace / MARKER).exists():  # which no copy of the directory is of
         copy = site.palace
     else:
-        shutil.copytree(site.palace, copy, ignore=shutil.ignore_patterns("*.sock", "journal"))
+        ignored = ("*.sock", "journal", "milvus_backend.json")  # which says where it was
+        shutil.copytree(site.palace, copy, ignore=shutil.ignore_patterns(*ignored))
     names = read_stores(site.palace).collections
     argv = [sys.executable, "-P", "-c", _VECTORS, str(copy), str(found), *names]
     subprocess.run(argv, env=site.environ(), check=True, capture_output=True)

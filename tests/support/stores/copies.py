@@ -40,6 +40,8 @@ class Kept:
             shutil.rmtree(folder / "store", ignore_errors=True)
             shutil.copytree(self.site.palace.parent, folder / "store")
             palace = folder / "store" / "palace"
+            # It says where the palace is, and stock opens none that says another place.
+            (palace / "milvus_backend.json").unlink(missing_ok=True)
             return Site(home=self.site.home, palace=palace, extra=self.site.extra)
         shutil.rmtree(self.site.palace.parent)
         shutil.copytree(self._store, self.site.palace.parent)

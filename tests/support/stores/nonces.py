@@ -7,8 +7,10 @@ Other processes may have the palace open meanwhile, but this one must not.
 import json
 import os
 import re
+import shutil
 import sqlite3
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +22,8 @@ NONCE = re.compile(r"\bn\d+x\d+z[a-z]?\b")
 DRAWERS = "mempalace_drawers"
 GRAPH = "knowledge_graph.sqlite3"
 MARKER = "pgvector_backend.json"
+MILVUS = "milvus.db"
+MILVUS_FILES = (MILVUS, "milvus_backend.json")
 PGVECTOR_DSN = "PALACE_TEST_PGVECTOR_DSN"  # of the server that the tests have started
 
 _RECORDS = """
@@ -84,6 +88,8 @@ def read_stores(palace: Path) -> Stores:
         stores.collections = _collections(chroma)
     elif exact.exists():
         stores.collections = _exact_collections(exact)
+    elif (palace / MILVUS).exists():
+        stores.collections = _milvus_collections(palace / MILVUS)
     elif (palace / MARKER).exists():
         stores.collections = _pgvector_collections(palace / MARKER)
     for kind, (name, table) in _TABLES.items():
@@ -160,6 +166,33 @@ def _pgvector_collections(marker: Path) -> dict[str, list[Record]]:
                 SQL("SELECT id, document, metadata FROM {}").format(Identifier(table))
             )
             found[table.removeprefix(prefix)] = [Record(*row) for row in rows]
+    return found
+
+
+def _milvus_collections(database: Path) -> dict[str, list[Record]]:
+    """Open a copy of milvus-lite's database, which one process may have open at a time."""
+    for _ in range(20):
+        with tempfile.TemporaryDirectory(prefix="p-mv-", dir="/tmp") as scratch:
+            try:
+                shutil.copytree(database, f"{scratch}/{MILVUS}")
+            except shutil.Error:
+                continue  # files were replaced by others meanwhile
+            return _opened_collections(f"{scratch}/{MILVUS}")
+    raise AssertionError(f"{database} is never still")
+
+
+def _opened_collections(database: str) -> dict[str, list[Record]]:
+    from milvus_lite.db import MilvusLite
+
+    found: dict[str, list[Record]] = {}
+    with MilvusLite(database) as opened:
+        for name in opened.list_collections():
+            collection = opened.get_collection(name)
+            collection.load()
+            rows = collection.query(None, output_fields=["id", "document", "metadata"])
+            found[name] = [
+                Record(row["id"], row["document"], json.loads(row["metadata"])) for row in rows
+            ]
     return found
 
 
