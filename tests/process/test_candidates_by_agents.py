@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from palace.journal.offering import DRAWERS
 from palace.journal.replay import replay
 from palace.kernel.kernel import Kernel
 from palace.protocol.tools import CANDIDATE_TOOLS
@@ -57,8 +58,8 @@ def waiting(agent: Client) -> list[dict[str, str]]:
 def filed(site: Site) -> Counter[str]:
     """Return how often each text is among our drawers, as the journal has them."""
     known = replay(str(site.palace / "journal"), Kernel())
-    drawers: list[Any] = [known.payload(one) for one in known.live if one[0] == "drawer"]
-    return Counter(one["nonce"] for one in drawers)
+    drawers: list[Any] = [known.payload(one) for one in known.live if one[0] == DRAWERS]
+    return Counter(one["document"] for one in drawers)
 
 
 def test_what_is_accepted_is_filed_once_wherever_the_broker_dies(

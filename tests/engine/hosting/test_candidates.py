@@ -263,3 +263,16 @@ def test_without_remotes_or_where_the_owner_wants_none_there_are_no_tools(
         assert done["status"] == "accepted", "commands go on"
     finally:
         palace.engine.end()
+
+
+def test_calls_at_once_file_it_once(palace: Pulling) -> None:
+    """They are large ones, of a lane that runs some beside each other and beside the writer's."""
+    (key,) = palace.hears(drawer("for several at once"))
+    digest = palace.seen(key)["digest"]
+    calls = [palace.call("palace_accept_candidate", key=key, digest=digest) for _ in range(4)]
+    told = [
+        json.loads(json.loads(reply.payload or b"")["result"]["content"][0]["text"])
+        for reply in palace.engine.call_apart(calls)
+    ]
+    assert sorted(one["existing"] for one in told) == [False, True, True, True]
+    assert len({one["local"][0] for one in told}) == 1

@@ -53,6 +53,9 @@ def call_together(calls):
     batch = engine.batch([call["message"] for call in calls])
     with ThreadPoolExecutor(len(calls)) as threads:
         return list(threads.map(lambda call: answer(made(batch=batch, **call)), calls))
+def call_apart(calls):
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return list(threads.map(lambda call: answer(made(**call)), calls))
 def call_between(call, others):
     # Answer a call, and others that come when it yields for the third time.  Tell how often it had
     # yielded when they were answered, and how often in all.
@@ -149,6 +152,8 @@ for line in sys.stdin:
         value = call_between(**arguments)
     elif name == "call_before":
         value = call_before(**arguments)
+    elif name == "call_apart":
+        value = call_apart(**arguments)
     elif name == "call_together":
         value = call_together(**arguments)
     else:
@@ -215,6 +220,11 @@ class HostedEngine:
     def call_together(self, calls: Sequence[Call]) -> list[Reply]:
         """Answer calls as one batch, each in a thread of its own."""
         answers = self._ask("call_together", calls=[_plain(call) for call in calls])
+        return [_reply(*answer) for answer in answers]
+
+    def call_apart(self, calls: Sequence[Call]) -> list[Reply]:
+        """Answer calls at once, each in a thread of its own and in no batch."""
+        answers = self._ask("call_apart", calls=[_plain(call) for call in calls])
         return [_reply(*answer) for answer in answers]
 
     def call_between(self, call: Call, others: Sequence[Call]) -> tuple[Reply, list[Any], int]:

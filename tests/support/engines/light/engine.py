@@ -43,15 +43,18 @@ from palace.ownership.lock import Ownership
 from palace.protocol import jsonrpc
 from palace.protocol.errors import EngineError, StoreUnavailable
 from palace.protocol.jsonrpc import Catalogue
+from palace.protocol.tools import Lane
 from palace.settings.catalogue import load_catalogue
 from palace.settings.config import Config
 from palace.settings.paths import Paths
 
 STORE = "chroma.sqlite3.light"  # the watcher takes it for a store by its name
-KINDS = ("drawer", "entry", "tally", "memory")
+OFFERED = "chroma:mempalace_drawers"  # stock's, which other palaces may pull
+KINDS = ("drawer", "entry", "tally", "memory", OFFERED)
 SEGMENT_BYTES = 64 << 10  # so that storms meet new segments and checkpoints
 CHECKPOINT_BYTES = 128 << 10
 _64_BITS = (1 << 64) - 1
+CHANGING = (Lane.WRITER, Lane.LARGE)
 
 
 def installed_version(_name: str = "mempalace") -> str:
@@ -361,6 +364,7 @@ class MempalaceEngine(JournalledEngine):
         self._config = config
         self._progress = 0
         self._here = threading.local()
+        self._turns = threading.Lock()
         light = self.store_class(paths.root, kernel, stamp.epoch)
         register = open_register(paths, kernel) if self.has_register else None
         candidates = open_candidates(paths, kernel) if self.has_register else None
@@ -404,9 +408,16 @@ class MempalaceEngine(JournalledEngine):
         problem = self.not_permitted(call)
         if problem is not None:
             return self.refuse(call, problem)
-        with nullcontext() if call.batch is None else call.batch.member():
+        with self._turn_of(call) if call.batch is None else call.batch.member():
             self._here.batch = call.batch
             return memory.answer(call, lambda: self._dispatch(memory.groups, call))
+
+    def _turn_of(self, call: Call) -> Any:
+        """Let changes of the lanes that run beside each other have turns, as the real engine does.
+
+        Those of a batch need none: each of them changes what no other one does.
+        """
+        return self._turns if self.has_register and call.tool.lane in CHANGING else nullcontext()
 
     def batch(self, messages: Sequence[dict[str, Any]]) -> Batch[Any]:
         return Batch(messages, lambda puts: store_or_each(puts, self._store))
@@ -455,10 +466,7 @@ class MempalaceEngine(JournalledEngine):
     def file(self, params: dict[str, Any]) -> dict[str, Any]:
         """File a drawer that was accepted from another palace."""
         assert self._memory is not None, "load() comes first"
-        given = params["arguments"]
-        arguments = {"who": given["added_by"], "nonce": given["content"], "parts": 1}
-        told = self.run_tool("add_drawer", self._memory.groups, arguments)
-        made = {**told, "drawer_id": told["ids"][0]} if told["success"] else told
+        made = self.run_tool("add_drawer", self._memory.groups, params["arguments"])
         return jsonrpc.result(0, {"content": [{"type": "text", "text": json.dumps(made)}]})
 
     def run_tool(self, name: str, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -481,7 +489,12 @@ class MempalaceEngine(JournalledEngine):
         self._progress += 1
 
     def _add_drawer(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
-        """File a drawer in parts under ids of its own, and count it in its author's tally."""
+        """File a drawer in parts under ids of its own, and count it in its author's tally.
+
+        One with a `content` is filed as stock has drawers, each time anew.
+        """
+        if "content" in arguments:
+            return self._file_offered(durable, arguments)
         who = arguments["who"]
         ids = [self._kernel.token(self.token_bytes) for _ in range(arguments["parts"])]
         for part, ident in enumerate(ids):
@@ -489,6 +502,13 @@ class MempalaceEngine(JournalledEngine):
         tally = self._stores.light.read("tally", [who]).get(who, {"count": 0})
         self._change(durable, "tally", who, {"count": tally["count"] + 1})
         return {"success": True, "ids": ids}
+
+    def _file_offered(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
+        ident = f"drawer_{self._kernel.token(self.token_bytes)}"
+        metadata = {name: value for name, value in arguments.items() if name != "content"}
+        payload = {"document": arguments["content"], "metadata": metadata, "vector": ""}
+        self._change(durable, OFFERED, ident, payload)
+        return {"success": True, "drawer_id": ident}
 
     def _diary_write(self, durable: CallGroups, arguments: dict[str, Any]) -> dict[str, Any]:
         """File an entry, together with whoever else does."""
