@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 TASK = {"id": "t", "sign": "e", "in_progress": True, "is_heard": True, "deadline_at": None}
 WATCHED = "palace_task_watched"
 ACK = "mempalace_event_ack"
+WORKERS = 400
 CLAIMED = {**TASK, "silence_s": 600, "claim": "evt_1", "worker": "coder"}
 
 
@@ -172,6 +173,27 @@ async def test_a_worker_whose_session_lasts_is_not_silent_until_it_ends(root: Pa
         await until(lambda: not any(one.is_connected for one in running.state.sessions))
 
         assert await looks(watch, 50) == 10
+
+
+async def test_four_hundred_workers_are_not_silent_and_the_one_that_goes_is(root: Path) -> None:
+    """A look asks once, however many there are, and writes nothing but an end."""
+    tasks = [{**CLAIMED, "id": f"t{n}", "claim": f"evt_{n}"} for n in range(WORKERS)]
+    engine = WatchedEngine(*tasks)
+    async with open_broker(root, engine, sessions_max=WORKERS) as running:
+        (root / "logstream.sqlite3").write_text("one")
+        watch = watch_of(running)
+        shims = [await running.session(f"w{n}") for n in range(WORKERS)]
+        for n, shim in enumerate(shims):
+            await claim(shim, f"evt_{n}")
+        engine.begun.clear()
+        assert await looks(watch, 50) == 0, engine.verdicts
+        assert set(engine.begun) == {WATCHED}
+        assert len(engine.begun) <= 50
+        shims[7].stream.close()
+        await until(lambda: sum(one.is_connected for one in running.state.sessions) == WORKERS - 1)
+
+        assert await looks(watch, 50) == 10
+        assert [one["id"] for one in engine.verdicts] == ["t7"]
 
 
 async def test_a_worker_that_was_gone_before_the_first_look_is_silent_all_the_same(

@@ -172,3 +172,23 @@ def test_a_task_is_one_group_of_the_journal(palace: Palace) -> None:
     of_it = [one for one in kept if told["task"]["id"] in json.dumps(one.payload)]
     assert len(of_it) == 1, "its event, and nothing beside it"
     assert "event" in of_it[0].kind
+
+
+def test_four_hundred_sessions_that_are_still_at_it_write_not_a_byte(palace: Palace) -> None:
+    """Each says so once: no record, no fsync, no event, however often they do."""
+    idents = []
+    for number in range(4):
+        task = palace.ask("delegate", "coder", idempotency_key=f"beat {number}", **WORK)["task"]
+        palace.ask("heartbeat", "tester", id=task["id"], status="claimed")
+        idents.append(task["id"])
+
+    def kept() -> dict[str, tuple[int, int]]:
+        files = [path for path in palace.root.rglob("*") if path.is_file()]
+        found = {str(path): path.stat() for path in files}
+        return {path: (one.st_size, one.st_mtime_ns) for path, one in found.items()}
+
+    before = kept()
+    for number in range(400):
+        told = palace.ask("heartbeat", "tester", id=idents[number % 4])
+        assert told["task"]["state"] == "in_progress"
+    assert kept() == before
