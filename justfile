@@ -143,6 +143,10 @@ bench-redaction *arguments:
 bench-memories *arguments:
     python -m bench.memories {{arguments}}
 
+# Measure a pull of another palace's drawers, and what accepting them costs.
+bench-candidates *arguments:
+    python -m bench.candidates {{arguments}}
+
 # Drawers that PostgreSQL keeps, beside stock on the same server and a bare psycopg.
 bench-backends *arguments:
     python -m bench.backends {{arguments}}

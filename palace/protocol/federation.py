@@ -46,7 +46,6 @@ NUMBER_MAX = (1 << 53) - 1  # of a seq or an epoch; beyond it JSON's readers dif
 IDENT_CHARS_MAX = 1000
 NAME_CHARS_MAX = 256
 TEXT_BYTES_MAX = 256 << 10
-VECTOR_CHARS_MAX = 64 << 10
 _KEY_DIGITS = 24
 
 Content = Mapping[str, str]
@@ -57,8 +56,6 @@ _FIELDS: Mapping[str, Mapping[str, int]] = {
         "wing": NAME_CHARS_MAX,
         "room": NAME_CHARS_MAX,
         "part_of": IDENT_CHARS_MAX,
-        "embedder": NAME_CHARS_MAX,
-        "vector": VECTOR_CHARS_MAX,
     },
     FACT: {
         "subject": NAME_CHARS_MAX,
@@ -69,7 +66,6 @@ _FIELDS: Mapping[str, Mapping[str, int]] = {
     },
 }
 _NEEDED = 3
-NOT_COMPARED = frozenset({"embedder", "vector"})  # a text that is embedded anew is the same
 
 
 class Unacceptable(ValueError):
@@ -191,7 +187,7 @@ def key_of(remote: str, entity: Entity) -> str:
 
 def digest_of(content: Content) -> str:
     """Return what tells two contents apart that mean something else."""
-    told = {name: text for name, text in content.items() if name not in NOT_COMPARED and text}
+    told = {name: text for name, text in content.items() if text}
     return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

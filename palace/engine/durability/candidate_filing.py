@@ -25,7 +25,6 @@ from palace.protocol.errors import RemoteRefused
 from palace.protocol.federation import (
     ACCEPTED,
     NAME_CHARS_MAX,
-    NOT_COMPARED,
     Candidate,
     accepted,
     dismissed,
@@ -64,7 +63,7 @@ def filing_of(row: Row, arguments: Mapping[str, object]) -> Filing:
     It says whom it is from, so that it is never offered on.
     """
     candidate = candidate_of(row)
-    says = {k: text for k, text in (candidate.says or {}).items() if k not in NOT_COMPARED}
+    says = candidate.says or {}
     if not says:
         raise RemoteRefused(f"It is {candidate.status}: there is nothing to accept.")
     mark = f"{TAKEN}{row['remote']}"

@@ -9,7 +9,7 @@ from palace.engine.stores.candidates import Candidates, candidate_of
 from palace.engine.stores.own_rows import Row
 from palace.protocol.decoding import is_text
 from palace.protocol.errors import RemoteRefused
-from palace.protocol.federation import NOT_COMPARED, STATUSES, position_fields
+from palace.protocol.federation import STATUSES, position_fields
 
 Json = dict[str, object]
 LIST_MAX = 500
@@ -83,7 +83,6 @@ def told(key: str, row: Row, *, whole: bool = False) -> Json:
     says = dict(candidate.says or {})
     is_cut = False
     if not whole:
-        says.pop("vector", None)
         is_cut = any(len(text) > SHOWN_CHARS for text in says.values())
         says = {name: text[:SHOWN_CHARS] for name, text in says.items()}
     return {
@@ -115,7 +114,5 @@ def _words(given: object) -> tuple[str, ...]:
 
 def _holds(row: Row, words: Iterable[str]) -> bool:
     """Tell whether a candidate's texts hold all of these words, as parts of longer ones, too."""
-    says = candidate_of(row).says or {}
-    texts = [text for name, text in says.items() if name not in NOT_COMPARED]
-    text = "\n".join(texts).casefold()
+    text = "\n".join((candidate_of(row).says or {}).values()).casefold()
     return all(word in text for word in words)
