@@ -21,6 +21,7 @@ from palace.protocol import wire
 from palace.protocol.budget import HTTP
 from palace.protocol.claims import CLAIMS_MAX
 from palace.protocol.errors import StoreUnavailable
+from palace.protocol.lifecycle import EngineState
 from palace.protocol.resolver import Tree
 from palace.protocol.workspaces import Workspace
 from tests.support.brokers.owner import Running, Shim, open_broker, until
@@ -110,12 +111,14 @@ async def test_what_is_silent_ends_and_nobody_has_used_the_palace(root: Path) ->
     async with open_broker(root, engine) as running:
         (root / "logstream.sqlite3").write_text("one")
         watch = watch_of(running)
-        before = running.state.lifecycle.idle_for_s(trio.current_time())
+        lifecycle = running.state.lifecycle
+        await until(lambda: lifecycle.engine is EngineState.READY)  # which is a use of it
+        before = lifecycle.idle_for_s(trio.current_time())
         assert [await watch.look() for _ in range(11)] == [[]] * 10 + [["t"]]
         assert [(one["id"], one["sign"], one["why"]) for one in engine.verdicts] == [
             ("t", "e", "silent")
         ]
-        assert running.state.lifecycle.idle_for_s(trio.current_time()) >= before
+        assert lifecycle.idle_for_s(trio.current_time()) >= before
         assert set(engine.clients) == {"palace tasks"}
         told = status_of(running.state)
         assert told["tasks"] == {"watched": 1, "stuck": 1}
