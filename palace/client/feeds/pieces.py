@@ -8,10 +8,15 @@ def lines_of(pieces: Iterable[bytes], line_bytes_max: int) -> Iterator[bytes]:
 
     One that has no end broke off, and says nothing.
     """
-    kept = b""
+    kept = bytearray()  # what comes in small pieces would else be copied once for each of them
     for piece in pieces:
-        *whole, kept = (kept + piece).split(b"\n")
-        yield from whole
+        first, newline, others = piece.partition(b"\n")
+        kept.extend(first)
+        if newline:
+            yield bytes(kept)
+            *whole, last = others.split(b"\n")
+            yield from whole
+            kept = bytearray(last)
         if len(kept) > line_bytes_max:
-            yield kept
+            yield bytes(kept)
             return
