@@ -111,8 +111,19 @@ async def test_another_user_may_use_memories_or_nothing(root: Path, allowed: boo
         assert "mempalace_sync" not in running.engine.begun
 
 
-async def test_a_container_counts_as_one_whatever_it_says(root: Path) -> None:
-    need_root()
+ROOTLESS = ("--user", "--map-root-user", "--mount")
+
+
+@pytest.mark.parametrize(
+    "namespaces",
+    [("--mount",), ROOTLESS, (*ROOTLESS, "--pid", "--fork"), ("--user", "--map-user=4", "--mount")],
+    ids=" ".join,
+)
+async def test_a_container_counts_as_one_whatever_it_says(
+    root: Path, namespaces: tuple[str, ...]
+) -> None:
+    if "--user" not in namespaces:
+        need_root()
     need_command("unshare")
     async with open_broker(root, path_map=LENT) as running:
         place = running.state.services.place
@@ -120,7 +131,7 @@ async def test_a_container_counts_as_one_whatever_it_says(root: Path) -> None:
         assert list(map(code, await asked(running, lines=near))) == [None, None]
         for said in ({}, {"place": ""}, {"place": place}):
             far = [[hello(**said), *lines_for("/etc")[0][1:]]]
-            answers = await asked(running, "unshare", "--mount", lines=far)
+            answers = await asked(running, "unshare", *namespaces, lines=far)
             assert list(map(code, answers)) == [None, None, None, PATH, PATH, None, None]
 
 
