@@ -119,8 +119,11 @@ class Engine(Protocol):
         """Forget a session that will never come again."""
         ...
 
-    def recorded(self, session: str, ordinal: int) -> bytes | None:
-        """Return the recorded reply of a change, whichever owner made it; None where none is."""
+    def recorded(self, session: str, ordinal: int, workspace: str) -> bytes | None:
+        """Return the recorded reply of a change, whichever owner made it; None where none is.
+
+        `workspace` is for whom it has to have been made, "" for the palace's owner.
+        """
         ...
 
     def resumes(self) -> bool:

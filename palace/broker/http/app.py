@@ -328,7 +328,7 @@ class HttpApp:
                 await exchange.answer(*refusal)
                 return
             if request.modern and request.method in TASK_METHODS and request.id is not None:
-                await self._send(exchange, self.tasks.answer(request))
+                await self._send(exchange, self.tasks.answer(request, exchange.token))
                 return
         try:
             if stands_alone:  # no session is named, and none is given

@@ -16,9 +16,10 @@ from palace.transport.pending import PendingRequest
 
 @attrs.define(eq=False)
 class HttpTask:
-    """A task, and the call that it stands for."""
+    """A task, and the call that it stands for, which `workspace` has made ("": the owner)."""
 
     task: Task
+    workspace: str
     http: HttpSession
     pending: PendingRequest
 
@@ -34,16 +35,24 @@ class HttpTasks:
         """Make a call that is under way a task; return the reply that hands it out."""
         http.is_task = True
         task = Task(http.ident, self._now())
-        self._tasks[task.ident] = HttpTask(task, http, pending)
+        hello = http.session.hello
+        workspace = self._workspace_of(hello.token)
+        self._tasks[task.ident] = HttpTask(task, workspace, http, pending)
         self._look()
         return jsonrpc.encode(task.created_reply(request.id, self._head()))
 
-    def answer(self, request: Request) -> bytes:
-        """Answer a well-formed request about a task."""
+    def answer(self, request: Request, token: str) -> bytes:
+        """Answer a well-formed request about a task, of whoever shows a token.
+
+        The id alone makes nobody somebody else: there is a task for whom it was made alone.
+        """
         self._look()
-        ident = jsonrpc.params_of(request.message)["taskId"]
+        workspace, ident = self._workspace_of(token), jsonrpc.params_of(request.message)["taskId"]
         known = self._tasks.get(ident)
-        task = known.task if known is not None else self._of_earlier_owner(ident)
+        if known is not None:
+            task = known.task if known.workspace == workspace else None
+        else:
+            task = self._of_earlier_owner(ident, workspace)
         if task is None:
             return jsonrpc.encode(modern.no_task(request.message))
         if request.method == "tasks/get":
@@ -74,9 +83,14 @@ class HttpTasks:
             return known.pending.payload
         return jsonrpc.encode(jsonrpc.failure(None, problem))
 
-    def _of_earlier_owner(self, ident: str) -> Task | None:
-        """Return what the journal knows of a task whose owner has ended."""
-        reply = self.state.services.engine.recorded(name_of(ident), 0)
+    def _workspace_of(self, token: str) -> str:
+        """Return the workspace that a token's digest stands for, "" for the palace's owner."""
+        tree = self.state.services.engine.workspaces() if token else None
+        return tree.tokens.get(token, token) if tree is not None else token
+
+    def _of_earlier_owner(self, ident: str, workspace: str) -> Task | None:
+        """Return what the journal knows of a workspace's task whose owner has ended."""
+        reply = self.state.services.engine.recorded(name_of(ident), 0, workspace)
         if reply is None:
             return None
         task = Task(ident, self._now())

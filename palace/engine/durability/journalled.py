@@ -219,9 +219,11 @@ class JournalledEngine:
         if self._memory is not None:
             self._memory.journal.acknowledge(session, upto)
 
-    def recorded(self, session: str, ordinal: int) -> bytes | None:
+    def recorded(self, session: str, ordinal: int, workspace: str) -> bytes | None:
         text = self._memory.journal.reply(session, ordinal) if self._memory is not None else None
-        if text is None or text == PURGED_REPLY:
+        if self._memory is None or text is None or text == PURGED_REPLY:
+            return None
+        if self._memory.journal.reply_for(session, ordinal) != workspace:
             return None
         return text.encode("utf-8", "surrogatepass") or None
 

@@ -8,13 +8,18 @@ from typing import Any
 import attrs
 import pytest
 
+from palace.broker.http import app
+from palace.broker.http.sessions import name_of
+from palace.protocol import jsonrpc
 from palace.protocol.errors import PathUnknown
 from palace.protocol.principals import OWNER, Principal
 from palace.protocol.resolver import Tree
 from palace.protocol.tools import BASIC_TOOLS, OWN_TOOLS
 from palace.protocol.workspaces import Workspace, digest_of
 from tests.broker.http.test_http import Dial, begin_session, home, open_web
+from tests.broker.http.test_modern import ask
 from tests.broker.test_transcripts import modern
+from tests.protocol.test_tasks import DECLARED
 from tests.support.brokers.http import ACCEPT, Answer, Caller, call, request, serverinfo_of
 from tests.support.brokers.owner import Running
 from tests.support.engines.gated import GatedEngine
@@ -149,3 +154,36 @@ async def test_where_the_register_is_not_read_yet_a_client_may_come_again(
     assert (refused.status, refused.headers["retry-after"]) == (503, "5")
     assert wrong.status == 401
     assert running.engine.principals == []
+
+
+async def about_task(caller: Caller, method: str, ident: str, token: str) -> Any:
+    who = shown(token) if token else {}
+    message = request(method, "q", taskId=ident)
+    return (await ask(caller, message, DECLARED, mcp_name=ident, **who)).json()
+
+
+@pytest.mark.parametrize("others", [CODERS, ""], ids=["another workspace", "the owner"])
+async def test_a_task_is_for_whom_it_was_made_whoever_knows_its_id(
+    running: Running, dial: Dial, monkeypatch: pytest.MonkeyPatch, others: str
+) -> None:
+    """Also after that one's token was exchanged for another one, and after its broker's end."""
+    monkeypatch.setattr(app, "AFTER_S", 0.2)
+    caller = await dial()
+    begun = await ask(caller, call("add_drawer", "c", hold="w"), DECLARED, **shown(LEADS))
+    ident = begun.json()["result"]["taskId"]
+    for method in ("tasks/get", "tasks/cancel"):
+        assert "error" in await about_task(caller, method, ident, others)
+    working = await about_task(caller, "tasks/get", ident, LEADS)
+    assert working["result"]["status"] == "working"
+    running.engine.gate("w").set()
+
+    recorded = jsonrpc.encode(jsonrpc.result("c", {"content": []}))
+    running.engine.outcomes[name_of("earlier"), 0] = recorded
+    running.engine.outcomes_for = "lead"
+    assert "error" in await about_task(caller, "tasks/get", "earlier", others)
+    tree = running.engine.tree
+    assert tree is not None
+    running.engine.tree = attrs.evolve(tree, tokens={**tree.tokens, digest_of(WRONG): "lead"})
+    for token in (LEADS, WRONG):
+        found = await about_task(caller, "tasks/get", "earlier", token)
+        assert found["result"]["status"] == "completed"

@@ -133,6 +133,11 @@ def test_a_reply_is_told_to_nobody_but_whom_it_was_made_for(
         life.journal.roll()
     for one in (life, after(life)):
         told = calls(one).answer(call(maybe_ran=True, who=asks), never).payload or b""
+        engine = JournalledEngine()
+        engine.remember(calls(one))
+        if asks is not None:  # by the id of a task, which is a session's
+            recorded = engine.recorded("s", 3, asks.signature)
+            assert (recorded is not None) == (was.signature == asks.signature)
         if is_told:
             assert told == b'{"filed"}'
             continue

@@ -47,6 +47,7 @@ class GatedEngine:
     remotes: bool = False
     principals: list[Principal | None] = field(default_factory=list)  # of each call
     outcomes: dict[tuple[str, int], bytes] = field(default_factory=dict)  # an earlier owner's
+    outcomes_for: str = ""  # the workspace for which those were made
     closed: bool = False
     left: int = 0  # how often it was told that its owner leaves
     may_load: threading.Event = field(default_factory=threading.Event)
@@ -140,8 +141,9 @@ class GatedEngine:
     def search_fingerprint(self) -> str:
         return "light"
 
-    def recorded(self, session: str, ordinal: int) -> bytes | None:
-        return self.outcomes.get((session, ordinal))
+    def recorded(self, session: str, ordinal: int, workspace: str) -> bytes | None:
+        is_theirs = workspace == self.outcomes_for
+        return self.outcomes.get((session, ordinal)) if is_theirs else None
 
     def resumes(self) -> bool:
         return self.journalled
