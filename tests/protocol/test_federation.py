@@ -144,7 +144,7 @@ def test_a_name_of_ours_is_made_of_digits_and_of_whose_it_is() -> None:
     assert key_of("b", (FACT, "x")) != key_of("b", (DRAWER, "x"))
 
 
-def test_a_text_that_was_embedded_anew_is_the_same() -> None:
+def test_what_is_left_empty_makes_no_other_text() -> None:
     assert digest_of({**content("t"), "valid_to": ""}) == digest_of(content("t"))
     assert digest_of(content("t")) != digest_of(content("u"))
 
