@@ -7,6 +7,7 @@ adjustment that doesn't find its targets refuses the engine, rather than let it 
 planned.
 """
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -201,7 +202,7 @@ STOPPED = "its client has cancelled it; what was filed until then stays"
 
 def watch_progress(host: Host) -> Iterator[Patch]:
     """Count storage writes and mine's file boundaries: a long mine is not a stuck write."""
-    from mempalace.backends import chroma, pgvector, sqlite_exact
+    from mempalace.backends import chroma, milvus, pgvector, sqlite_exact
 
     def counting(before: Callable[[], None], owner: object, attribute: str) -> Patch:
         return Patch(
@@ -217,6 +218,9 @@ def watch_progress(host: Host) -> Iterator[Patch]:
     yield counting(host.state.tick, exact, "_write_lock")
     client = need(pgvector, "_PgVectorClient", "watch_progress")
     yield counting(host.state.tick, client, "_execute")
+    collection = need(milvus, "MilvusCollection", "watch_progress")
+    for method in ("add", "upsert"):
+        yield counting(host.state.tick, collection, method)
 
     def letting_others_look(stock: Callable[[], object]) -> Callable[[], object]:
         def mine_yield_point() -> object:
@@ -266,6 +270,7 @@ def yield_between_items(host: Host) -> Iterator[Patch]:
 
 
 def _preceded(before: Callable[[], None], stock: Callable[..., T]) -> Callable[..., T]:
+    @functools.wraps(stock)  # a seam above it binds arguments by stock's names
     def wrapped(*given: object, **named: object) -> T:
         before()
         return stock(*given, **named)

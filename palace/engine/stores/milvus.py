@@ -90,8 +90,10 @@ class Milvus(Summed):
 
     def leave(self) -> None:
         """Leave nothing behind for whoever reads the directory: this process is about to end."""
-        if self._database is not None:
-            self._database.leave()
+        if self.is_hosted:
+            from palace.engine.stores.milvus_open import leave
+
+            leave(self.path)
 
     def _live(self) -> "Database | None":
         """Return the database where this process has it open, or is to."""

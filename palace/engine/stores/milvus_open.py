@@ -115,10 +115,6 @@ class Database:
                 consistency_level=self.config.consistency_level,
             )
 
-    def leave(self) -> None:
-        """Let nobody else come in: this process is about to end, and what it has is in its log."""
-        Kernel().unlink(_servers()[self.path][-1])
-
     def close(self) -> None:
         from milvus_lite.server_manager import server_manager_instance
 
@@ -135,6 +131,13 @@ def serve_privately() -> None:
     from milvus_lite.server_manager import ServerManager
 
     ServerManager.start_and_get_uri = _start
+
+
+def leave(path: str) -> None:
+    """Let nobody else come in: this process is about to end, and what it has is in its log."""
+    entry = _servers().get(os.path.abspath(path))
+    if entry is not None:
+        Kernel().unlink(str(entry[-1]))
 
 
 def check_milvus() -> None:

@@ -19,6 +19,7 @@ from palace.engine.stores.milvus_open import mark, serve_privately
 from palace.engine.stores.milvus_rows import record_of_row
 from palace.engine.stores.new_collections import note_new
 from palace.engine.stores.projection import Change, ChangeJournal
+from palace.protocol.errors import StoreUnavailable
 
 Stock = Callable[..., Any]  # a method of stock's, whose arguments and result only pass through
 Arguments = Mapping[str, Any]  # of such a method, by name
@@ -73,7 +74,7 @@ class _Seam:
 
     def putting(self, stock: Stock, *, replaces: bool) -> Stock:
         """Return stock's method with what it writes journalled before."""
-        signature = inspect.signature(stock)
+        signature = _signature(stock)
         store = self._store
 
         @functools.wraps(stock)
@@ -120,7 +121,7 @@ class _Seam:
 
     def deleting(self, stock: Stock) -> Stock:
         """Return a method that deletes the records that stock would, by their ids."""
-        signature = inspect.signature(stock)
+        signature = _signature(stock)
         store = self._store
 
         @functools.wraps(stock)
@@ -196,6 +197,14 @@ class _Seam:
 
     def _is_here(self, root: str) -> bool:
         return os.path.realpath(root) == os.path.realpath(self._store.root)
+
+
+def _signature(stock: Stock) -> inspect.Signature:
+    """Return how a method is called; what it is called with must not be passed over."""
+    signature = inspect.signature(stock)
+    if "ids" not in signature.parameters:
+        raise StoreUnavailable(f"{stock!r} of the installed mempalace names no ids")
+    return signature
 
 
 def _name(collection: Any) -> str:

@@ -15,6 +15,7 @@ from palace.kernel.kernel import Kernel
 from palace.protocol.request import tool_call
 from palace.settings.paths import Paths
 from tests.support.engines.hosted import HostedEngine
+from tests.support.engines.milvus import need_milvus
 
 pytestmark = pytest.mark.engine
 
@@ -76,10 +77,12 @@ def without_times(value: Any) -> Any:
     return TIMES.sub("TIME", value) if isinstance(value, str) else value
 
 
-@pytest.fixture(params=["chroma", "sqlite_exact"])
+@pytest.fixture(params=["chroma", "sqlite_exact", "milvus"])
 def palaces(
     model_home: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Palace, Palace]]:
+    if request.param == "milvus":
+        need_milvus()
     environ = {} if request.param == "chroma" else {"MEMPALACE_BACKEND": str(request.param)}
     both = (
         Palace(model_home, tmp_path / "a" / "palace", environ=environ),

@@ -369,6 +369,7 @@ PLACES: dict[str, list[tuple[str, str]]] = {
         (CHROMA, "_count_write"),
         ("mempalace.backends.sqlite_exact", "SQLiteExactCollection"),
         ("mempalace.backends.pgvector", "_PgVectorClient"),
+        ("mempalace.backends.milvus", "MilvusCollection"),
         ("mempalace.miner", "mine_yield_point"),
         ("mempalace.convo_miner", "mine_yield_point"),
         ("mempalace.format_miner", "mine_yield_point"),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mempalace.backends.milvus import MilvusBackend
 
+from palace.engine.durability.presence import StoreFiles
 from palace.engine.stores import milvus_open
 from palace.engine.stores.drawers import COLLECTION, PREFIX
 from palace.engine.stores.milvus import Milvus
 from palace.engine.stores.milvus_seam import milvus_patches
+from palace.kernel.kernel import Kernel
 from palace.protocol.errors import JournalFailed, StoreUnavailable
 from tests.support.engines.milvus import need_milvus
 from tests.support.stores.drawers import NAME, SeamedPalace, calls, make_all, put, seamed
@@ -295,3 +298,31 @@ def test_vectors_are_kept_to_the_bit(made: SeamedPalace) -> None:
     assert other.read(KIND, ["a"]) == {"a": told}
     other.close()
     assert other.read(KIND, ["a"]) == {"a": told}
+
+
+def test_an_owner_that_ends_leaves_no_socket(made: SeamedPalace) -> None:
+    put(made, "a")
+    assert (made.root / "milvus.sock").is_socket()
+    made.store.leave()
+    assert not (made.root / "milvus.sock").exists()
+    assert made.collection.count() == 1, "what is under way goes on"
+
+
+def test_a_database_that_is_taken_away_under_its_owner_is_missed(made: SeamedPalace) -> None:
+    put(made, "a")
+    stores: Any = SimpleNamespace(
+        milvus=made.store,
+        chroma=None,
+        graph=SimpleNamespace(path=str(made.root / "graph")),
+        logstream=SimpleNamespace(path=str(made.root / "log")),
+    )
+    files = StoreFiles(stores, Kernel())
+    assert files.trouble() == ""
+    made.collection.upsert(ids=["b"], **RECORD)
+    made.store.open()._engine.get_collection(NAME).flush()
+    assert files.trouble() == ""
+    moved = made.root / "milvus.db" / "collections" / NAME
+    moved.rename(made.root / "elsewhere")
+    assert "was removed while it was open" in files.trouble()
+    (made.root / "elsewhere").rename(moved)
+    assert files.trouble() == ""
