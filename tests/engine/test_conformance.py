@@ -146,6 +146,13 @@ def _play(name: str, root: Path, model_home: Path, backend: str) -> Played:
         replies = run_calls(client, calls, kept, may_fail=backend == "milvus")
         played.calls |= {key: canonical(reply, mask) for key, reply in replies.items()}
 
+    def leave(client: Client) -> None:
+        played.exit_codes.append(client.close())
+        if backend != "chroma" and name != "stock":
+            # What stock says of the graph it reads once a minute there, and each session of stock's
+            # is a process of its own: so is this one, then.
+            assert site.run("stop").returncode == 0
+
     try:
         if name == TEAM:
             assert site.run("workspace", "add", "lead").returncode == 0
@@ -156,7 +163,7 @@ def _play(name: str, root: Path, model_home: Path, backend: str) -> Played:
         client.send(b"".join(lines))
         played.burst = [json.loads(canonical(client.receive(), mask)) for _ in lines]
         played.tools = client.request("tools/list")["result"]
-        played.exit_codes.append(client.close())
+        leave(client)
         if name == "palace":  # from here on it has a register, and stock's tools are as before
             assert site.run("workspace", "add", "lead").returncode == 0
         client = start(MEMPALACE_MCP_READ_ONLY="1")
@@ -166,7 +173,7 @@ def _play(name: str, root: Path, model_home: Path, backend: str) -> Played:
             tools = played.tools_read_only["tools"]
             queries = {name for name, tool in OWN_TOOLS.items() if tool.kind is Kind.QUERY}
             assert {tools.pop()["name"] for _ in queries} == queries
-        played.exit_codes.append(client.close())
+        leave(client)
         client = start()
         call(client, AFTERWARDS)
         played.exit_codes.append(client.close())
