@@ -2,7 +2,7 @@
 
 import pytest
 
-from palace.ownership.holders import how_to_avoid, how_to_end
+from palace.ownership.holders import how_to_avoid, how_to_end, maintenance_in, stays
 from palace.settings.paths import Paths
 
 PATHS = Paths("/p/palace", found_by="default")
@@ -32,3 +32,28 @@ def test_only_what_agents_use_can_be_replaced_for_them(
 ) -> None:
     assert end in how_to_end(title, 7, PATHS)
     assert ("palace shim" in how_to_avoid(title)) is has_agents
+
+
+@pytest.mark.parametrize(
+    ("title", "command"),
+    [
+        ("python3 /usr/bin/palace rebuild --partial", "palace rebuild"),
+        ("palace purge", "palace purge"),
+        ("palace serve", ""),
+        ("palace", ""),
+        ("python3 -m palace --palace /p restore", ""),
+        ("mempalace rebuild", ""),
+        ("vim palace rebuild", "palace rebuild"),  # which says so by itself
+        ("", ""),
+    ],
+)
+def test_a_command_that_needs_the_palace_for_itself_is_known(title: str, command: str) -> None:
+    assert maintenance_in(title) == command
+
+
+def test_a_session_a_server_and_the_daemon_stay() -> None:
+    for title in ("mempalace-mcp", "python -m mempalace.mcp_server", "mempalace serve"):
+        assert stays(title)
+    assert stays("mempalace daemon serve")
+    assert not stays("mempalace mine src")
+    assert not stays("")

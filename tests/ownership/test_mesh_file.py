@@ -56,6 +56,14 @@ def test_what_was_kept_is_read_for_this_user_alone(path: Path) -> None:
     assert mesh_path("/lent/other", {"XDG_STATE_HOME": str(path.parents[1])}) != str(path)
 
 
+def test_a_file_beyond_its_size_is_refused(path: Path) -> None:
+    write_mesh(str(path), ID, KEPT, KERNEL)
+    path.write_text(path.read_text()[:-2] + " " * FILE_BYTES_MAX + "}")
+
+    with pytest.raises(ConfigError):
+        read_mesh(str(path), ID, KERNEL)
+
+
 def test_a_token_is_in_no_text_about_it() -> None:
     assert KEPT.token not in f"{KEPT} {KEPT!r}"
 

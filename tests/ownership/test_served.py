@@ -31,6 +31,7 @@ from palace.ownership.served import (
     read_served,
     saved_copies,
     saved_copy_path,
+    where_moved,
 )
 from palace.protocol.errors import LockHeld, OnHold, PalaceReplaced
 from palace.settings.paths import Paths
@@ -207,6 +208,24 @@ def test_saved_copies_are_listed_oldest_first_with_another_homes_before(
     assert saved_copies(paths.root, environ, KERNEL) == ours, "it is not there yet"
     os.makedirs(elsewhere)
     assert saved_copies(paths.root, environ, KERNEL) == [elsewhere, *ours]
+
+
+def test_what_an_owner_notes_is_remembered(tmp_path: Path, environ: dict[str, str]) -> None:
+    paths = make(tmp_path / "palace")
+    memory = serve(paths, environ, seq=9)
+    memory.note_begun(3)
+    memory.note_seq(8)
+    memory.note_unjournalled()
+    memory.note_moved("/elsewhere")
+    memory.note_lost(5, 7)
+
+    found = read_served(paths.root, environ, KERNEL)
+    assert found is not None
+    assert (found.begun, found.seq, found.unjournalled, found.moved_to) == (
+        *(3, 9, True, "/elsewhere"),
+    )
+    assert (found.lost_from, found.lost_to, found.lost_with) == (5, 7, "")
+    assert where_moved(found, KERNEL) == ""
 
 
 def test_what_is_remembered_already_is_not_written_again(
