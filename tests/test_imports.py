@@ -67,6 +67,7 @@ ONLY_IN = {
     "mempalace": {
         *("engine/hosting/adjustments.py", "engine/hosting/batched_writer.py"),
         *("engine/hosting/query_prefetch.py", "engine/hosting/lookup_cache.py"),
+        "engine/hosting/by_ids.py",
         *("engine/hosting/chroma_rows.py", "engine/embedding/anew.py"),
         *("engine/stores/palace_stores.py", "engine/stores/exact.py"),
         *("engine/stores/exact_rows.py", "engine/stores/exact_seam.py"),

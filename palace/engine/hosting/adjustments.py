@@ -32,7 +32,7 @@ from palace.ownership.directory import place_of_lists
 from palace.ownership.holders import BESIDE
 from palace.protocol.errors import StoreUnavailable
 from palace.settings.paths import home_dir
-from palace.settings.stock_config import backend_of
+from palace.settings.stock_config import PGVECTOR, backend_of
 
 T = TypeVar("T")
 
@@ -293,6 +293,16 @@ def store_together(host: Host) -> Iterator[Patch]:
     yield from state.writer.patches()
 
 
+def read_by_ids(host: Host) -> Iterator[Patch]:
+    """Find drawers of PostgreSQL by their ids without reading all of them (by_ids.py)."""
+    config = host.config
+    if backend_of(host.paths.root, config.config_dir, config.environment).name != PGVECTOR:
+        return
+    from palace.engine.hosting import by_ids  # where drawers are tables of a server
+
+    yield from by_ids.patches()
+
+
 def embed_ahead(host: Host) -> Iterator[Patch]:
     """Embed a search's query, and what a large change files, before the store is waited for."""
     from mempalace.backends import chroma
@@ -415,6 +425,7 @@ ALL: tuple[Adjustment, ...] = (
     yield_between_items,
     look_rarely,
     store_together,
+    read_by_ids,
     embed_ahead,
     list_files,
     keep_modes,
