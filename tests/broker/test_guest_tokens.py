@@ -144,7 +144,8 @@ async def test_a_revoked_guest_is_hung_up_on_and_others_go_on(
         await writer.welcome("w")
 
         place.admit("writer")
-        assert await reader.line() == b""
+        with trio.fail_after(20):
+            assert await reader.line() == b""
         await until(lambda: not tunnel.alive)
         again = await failure(*place.set_out("reader"))
         writer.call("status", 1)

@@ -219,8 +219,10 @@ async def test_one_partys_long_lines_leave_another_its_turn(
         await until(lambda: asked)
         await trio.testing.wait_all_tasks_blocked(0.05)
         shims[5].call("search", 1, name="another's", more=[0] * SHORT_BYTES)
-        await until(lambda: requests._LONG_LINES.statistics().tasks_waiting == 1)
-        may_go.set()
+        try:
+            await until(lambda: requests._LONG_LINES.statistics().tasks_waiting == 1)
+        finally:
+            may_go.set()
         for shim in shims:
             await shim.reply()
 
