@@ -302,6 +302,8 @@ class LightMemories:
 class LightStores:
     """What `DurableCalls` asks of all stores together."""
 
+    milvus = None  # no store of it has anything open that is to be left
+
     def __init__(
         self,
         light: LightStore,
