@@ -107,8 +107,11 @@ class Translation:
             return f"its metadata {nested[0]!r} is nested" if nested else ""
         if self.target == MILVUS:
             return self._problem_in_milvus(ident, record)
-        is_text = "\0" not in ident and not any("\ud800" <= sign <= "\udfff" for sign in ident)
-        return "" if is_text or self.target != PGVECTOR else "PostgreSQL has no such id"
+        if self.target == PGVECTOR:
+            from palace.engine.stores.pgvector_tables import can_be_stored
+
+            return "" if can_be_stored(ident) else "PostgreSQL has no such id"
+        return ""
 
     def _problem_in_milvus(self, ident: str, record: RecordPayload) -> str:
         from palace.engine.stores.milvus_rows import kept_record

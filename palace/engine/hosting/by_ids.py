@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from palace.engine.patches import Patch, need
+from palace.engine.stores.pgvector_tables import can_be_stored
 
 if TYPE_CHECKING:
     from palace.engine.stock import JsonObject, Method
@@ -64,7 +65,7 @@ def patches() -> Iterator[Patch]:
     def found(
         collection: Collection, ids: Iterable[object], *, with_embedding: bool
     ) -> "list[JsonObject]":
-        wanted = sorted({one for one in ids if isinstance(one, str) and _can_be_stored(one)})
+        wanted = sorted({one for one in ids if isinstance(one, str) and can_be_stored(one)})
         if not wanted:
             return []
         columns = "id, document, metadata" + (", embedding" if with_embedding else "")
@@ -81,7 +82,3 @@ def patches() -> Iterator[Patch]:
         attribute="_rows",
         replace=reading,
     )
-
-
-def _can_be_stored(ident: str) -> bool:
-    return "\0" not in ident and not any("\ud800" <= sign <= "\udfff" for sign in ident)

@@ -14,6 +14,7 @@ from palace.engine.patches import JOURNAL, Patch
 from palace.engine.stores.drawers import COLLECTION, PREFIX, RecordPayload, payload
 from palace.engine.stores.exact import Exact
 from palace.engine.stores.projection import Change, ChangeJournal
+from palace.engine.stores.whole_collections import dropped, note_new
 from palace.journal.record import JsonObject
 
 Stock = Callable[..., Any]  # a method of stock's, whose arguments and result only pass through
@@ -104,19 +105,11 @@ class _Seam:
             made: StockCollection = stock(backend, *args, **options)
             name, root = made._collection_name, made._handle.palace_path  # noqa: SLF001
             if not self._store.knows(name) and self._is_ours(root):
-                self._note_new(name)
+                with self._store.lock:
+                    note_new(self._store, self._journal, name)
             return made
 
         return get_collection
-
-    def _note_new(self, name: str) -> None:
-        # Made first and journalled at once after: an empty collection holds no memory, and is never
-        # taken back.
-        with self._store.lock:
-            now = self._store.read(COLLECTION, [name]).get(name)
-            if now is not None and not self._store.knows(name):
-                changes = [Change(COLLECTION, name, None, now)]
-                self._journal.change_for_good(self._store, changes, lambda: None)
 
     def dropping(self, stock: Stock) -> Stock:
         @functools.wraps(stock)
@@ -125,9 +118,7 @@ class _Seam:
                 return stock(backend, palace_path, collection_name)
             kind = PREFIX + collection_name
             with self._store.lock:
-                was = self._store.read(COLLECTION, [collection_name])
-                changes = [Change(kind, ident, old, None) for ident, old in self._store.scan(kind)]
-                changes += [Change(COLLECTION, name, old, None) for name, old in was.items()]
+                changes = dropped(self._store, collection_name)
 
                 def make() -> object:
                     made = stock(backend, palace_path, collection_name)

@@ -13,17 +13,16 @@ from typing import Any, cast
 import attrs
 
 from palace.engine.patches import JOURNAL, Patch
-from palace.engine.stores.drawers import COLLECTION, PREFIX, RecordPayload
+from palace.engine.stores.drawers import PREFIX, RecordPayload
 from palace.engine.stores.milvus import Milvus
 from palace.engine.stores.milvus_open import mark, serve_privately
 from palace.engine.stores.milvus_rows import record_of_row
-from palace.engine.stores.new_collections import note_new
 from palace.engine.stores.projection import Change, ChangeJournal
+from palace.engine.stores.whole_collections import dropped, note_new
 from palace.protocol.errors import StoreUnavailable
 
 Stock = Callable[..., Any]  # a method of stock's, whose arguments and result only pass through
 Arguments = Mapping[str, Any]  # of such a method, by name
-Changes = Callable[[Any, Arguments], list[Change]]
 
 
 def milvus_patches(store: Milvus, journal: ChangeJournal) -> Iterator[Patch]:
@@ -159,11 +158,9 @@ class _Seam:
         def delete_collection(backend: Any, palace_path: str, collection_name: str) -> object:
             if not self._is_here(palace_path):
                 return stock(backend, palace_path, collection_name)
-            store, kind = self._store, PREFIX + collection_name
+            store = self._store
             with store.lock:
-                was = store.read(COLLECTION, [collection_name])
-                changes = [Change(kind, ident, old, None) for ident, old in store.scan(kind)]
-                changes += [Change(COLLECTION, name, old, None) for name, old in was.items()]
+                changes = dropped(store, collection_name)
 
                 def make() -> object:
                     return stock(backend, palace_path, collection_name)

@@ -28,6 +28,7 @@ from palace.engine.stores.pgvector_tables import (
     PgCollection,
     Table,
     Target,
+    can_be_stored,
     clock_of,
     count_of,
     create_table,
@@ -136,7 +137,7 @@ class PgVector(Unshared):
     # Reading and writing past the journal.
 
     def read(self, kind: str, ids: Iterable[str]) -> dict[str, Payload]:
-        wanted = [ident for ident in ids if _can_be_stored(ident)]
+        wanted = [ident for ident in ids if can_be_stored(ident)]
         if not wanted:
             return {}
         if kind == COLLECTION:
@@ -492,7 +493,3 @@ def release_tables(root: str, *, settled: bool | None) -> None:
             except StoreUnavailable as error:
                 logger.warning("whose the tables %s_* are stays as it was: %s", fence.prefix, error)
         fence.release(None, settled=False)
-
-
-def _can_be_stored(ident: str) -> bool:
-    return "\0" not in ident and not any("\ud800" <= sign <= "\udfff" for sign in ident)

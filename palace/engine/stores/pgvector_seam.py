@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import attrs
 
 from palace.engine.patches import JOURNAL, Patch, Patches
-from palace.engine.stores.drawers import COLLECTION, PREFIX
-from palace.engine.stores.new_collections import note_new
+from palace.engine.stores.drawers import PREFIX
 from palace.engine.stores.pgvector import PgVector
 from palace.engine.stores.pgvector_tables import given_record
 from palace.engine.stores.projection import Change, ChangeJournal
+from palace.engine.stores.whole_collections import dropped, note_new
 from palace.protocol.errors import StoreUnavailable
 
 Stock = Callable[..., Any]  # a method of stock's, whose arguments and result only pass through
@@ -176,7 +176,4 @@ class _Seam:
         return [Change(kind, ident, record, None) for ident, record in old.items()]
 
     def dropped(self, name: str, _asked: Arguments) -> list[Change]:
-        kind = PREFIX + name
-        was = self._store.read(COLLECTION, [name])
-        changes = [Change(kind, ident, old, None) for ident, old in self._store.scan(kind)]
-        return changes + [Change(COLLECTION, name, old, None) for old in was.values()]
+        return dropped(self._store, name)

@@ -169,6 +169,11 @@ def mark(root: str, target: Target, directory: str = "") -> None:
     )
 
 
+def can_be_stored(ident: str) -> bool:
+    """Tell whether PostgreSQL may have a text like this at all."""
+    return "\0" not in ident and not any("\ud800" <= sign <= "\udfff" for sign in ident)
+
+
 def _digest(prefix: str) -> str:
     return sha256(prefix.encode()).hexdigest()[:16]
 

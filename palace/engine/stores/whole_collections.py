@@ -1,8 +1,8 @@
-"""What the seams of stores do with a collection that was just made."""
+"""What the seams of stores journal of a collection that was made, or is about to be dropped."""
 
 from typing import Protocol
 
-from palace.engine.stores.drawers import COLLECTION
+from palace.engine.stores.drawers import COLLECTION, PREFIX
 from palace.engine.stores.projection import Change, ChangeJournal, Projection
 
 
@@ -22,3 +22,11 @@ def note_new(store: Knowing, journal: ChangeJournal, name: str) -> None:
     if now is not None:
         changes = [Change(COLLECTION, name, None, now)]
         journal.change_for_good(store, changes, lambda: None)
+
+
+def dropped(store: Projection, name: str) -> list[Change]:
+    """Return what dropping a collection changes: its records go, and then itself."""
+    kind = PREFIX + name
+    was = store.read(COLLECTION, [name])
+    changes = [Change(kind, ident, old, None) for ident, old in store.scan(kind)]
+    return changes + [Change(COLLECTION, name, old, None) for old in was.values()]
